@@ -1,0 +1,307 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CODEC_NONE: _ClassVar[Codec]
+    CODEC_ZSTD: _ClassVar[Codec]
+CODEC_NONE: Codec
+CODEC_ZSTD: Codec
+
+class Header(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: bytes
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class Record(_message.Message):
+    __slots__ = ("value", "offset", "term", "type", "key", "headers", "timestamp")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    value: bytes
+    offset: int
+    term: int
+    type: int
+    key: bytes
+    headers: _containers.RepeatedCompositeFieldContainer[Header]
+    timestamp: int
+    def __init__(self, value: _Optional[bytes] = ..., offset: _Optional[int] = ..., term: _Optional[int] = ..., type: _Optional[int] = ..., key: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., timestamp: _Optional[int] = ...) -> None: ...
+
+class RecordBatch(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[Record]
+    def __init__(self, records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ...) -> None: ...
+
+class ProduceRequest(_message.Message):
+    __slots__ = ("record", "log", "expect_offset", "producer_id", "producer_sequence")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    EXPECT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    record: Record
+    log: str
+    expect_offset: int
+    producer_id: int
+    producer_sequence: int
+    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ...) -> None: ...
+
+class ProduceResponse(_message.Message):
+    __slots__ = ("offset",)
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    def __init__(self, offset: _Optional[int] = ...) -> None: ...
+
+class ConsumeRequest(_message.Message):
+    __slots__ = ("offset", "log")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    log: str
+    def __init__(self, offset: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+
+class ConsumeResponse(_message.Message):
+    __slots__ = ("record",)
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    record: Record
+    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ...) -> None: ...
+
+class GetServersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServersResponse(_message.Message):
+    __slots__ = ("servers", "cluster_uuid", "cluster_name")
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_UUID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
+    servers: _containers.RepeatedCompositeFieldContainer[Server]
+    cluster_uuid: bytes
+    cluster_name: str
+    def __init__(self, servers: _Optional[_Iterable[_Union[Server, _Mapping]]] = ..., cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ...) -> None: ...
+
+class Server(_message.Message):
+    __slots__ = ("id", "rpc_addr", "is_leader", "role", "grpc_addr", "is_alive")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RPC_ADDR_FIELD_NUMBER: _ClassVar[int]
+    IS_LEADER_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    GRPC_ADDR_FIELD_NUMBER: _ClassVar[int]
+    IS_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    rpc_addr: str
+    is_leader: bool
+    role: str
+    grpc_addr: str
+    is_alive: bool
+    def __init__(self, id: _Optional[str] = ..., rpc_addr: _Optional[str] = ..., is_leader: bool = ..., role: _Optional[str] = ..., grpc_addr: _Optional[str] = ..., is_alive: bool = ...) -> None: ...
+
+class ProduceBatchRequest(_message.Message):
+    __slots__ = ("batch", "record_count", "codec", "batch_crc", "log", "expect_offset", "producer_id", "producer_sequence")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    BATCH_CRC_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    EXPECT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    batch: bytes
+    record_count: int
+    codec: Codec
+    batch_crc: int
+    log: str
+    expect_offset: int
+    producer_id: int
+    producer_sequence: int
+    def __init__(self, batch: _Optional[bytes] = ..., record_count: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., batch_crc: _Optional[int] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ...) -> None: ...
+
+class ProduceBatchResponse(_message.Message):
+    __slots__ = ("base_offset", "record_count", "timestamp")
+    BASE_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    base_offset: int
+    record_count: int
+    timestamp: int
+    def __init__(self, base_offset: _Optional[int] = ..., record_count: _Optional[int] = ..., timestamp: _Optional[int] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("offset", "size_max", "log")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_MAX_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    size_max: int
+    log: str
+    def __init__(self, offset: _Optional[int] = ..., size_max: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+
+class FetchResponse(_message.Message):
+    __slots__ = ("frames", "next_offset")
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    frames: bytes
+    next_offset: int
+    def __init__(self, frames: _Optional[bytes] = ..., next_offset: _Optional[int] = ...) -> None: ...
+
+class BoundsRequest(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    def __init__(self, log: _Optional[str] = ...) -> None: ...
+
+class BoundsResponse(_message.Message):
+    __slots__ = ("lowest", "next")
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    lowest: int
+    next: int
+    def __init__(self, lowest: _Optional[int] = ..., next: _Optional[int] = ...) -> None: ...
+
+class FindOffsetRequest(_message.Message):
+    __slots__ = ("timestamp", "log")
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    timestamp: int
+    log: str
+    def __init__(self, timestamp: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+
+class FindOffsetResponse(_message.Message):
+    __slots__ = ("offset", "timestamp")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    timestamp: int
+    def __init__(self, offset: _Optional[int] = ..., timestamp: _Optional[int] = ...) -> None: ...
+
+class RegisterProducerRequest(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    def __init__(self, log: _Optional[str] = ...) -> None: ...
+
+class RegisterProducerResponse(_message.Message):
+    __slots__ = ("producer_id",)
+    PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
+    producer_id: int
+    def __init__(self, producer_id: _Optional[int] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("cluster_uuid", "cluster_name", "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset", "members", "removed")
+    CLUSTER_UUID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LOWEST_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    cluster_uuid: bytes
+    cluster_name: str
+    node: str
+    version: str
+    term: int
+    leader: str
+    commit_index: int
+    lowest_offset: int
+    next_offset: int
+    members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
+    removed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[str] = ..., commit_index: _Optional[int] = ..., lowest_offset: _Optional[int] = ..., next_offset: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MemberStatus(_message.Message):
+    __slots__ = ("name", "id", "role", "liveness", "is_leader", "match_index", "address", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    LIVENESS_FIELD_NUMBER: _ClassVar[int]
+    IS_LEADER_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    id: int
+    role: str
+    liveness: str
+    is_leader: bool
+    match_index: int
+    address: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., id: _Optional[int] = ..., role: _Optional[str] = ..., liveness: _Optional[str] = ..., is_leader: bool = ..., match_index: _Optional[int] = ..., address: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class AddRequest(_message.Message):
+    __slots__ = ("name", "learner")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    learner: bool
+    def __init__(self, name: _Optional[str] = ..., learner: bool = ...) -> None: ...
+
+class AddResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RemoveRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RemoveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LeaveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TransferRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class TransferResponse(_message.Message):
+    __slots__ = ("leader",)
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    leader: str
+    def __init__(self, leader: _Optional[str] = ...) -> None: ...
+
+class TrimRequest(_message.Message):
+    __slots__ = ("offset", "log")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    log: str
+    def __init__(self, offset: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+
+class TrimResponse(_message.Message):
+    __slots__ = ("lowest",)
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    lowest: int
+    def __init__(self, lowest: _Optional[int] = ...) -> None: ...

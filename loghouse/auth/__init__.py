@@ -1,0 +1,1 @@
+"""Who may do what: certificates, identities and the casbin policy."""

@@ -1,0 +1,297 @@
+"""Every error Loghouse raises on purpose, in one tree.
+
+Details are attributes; the text is made from them and tells an operator what
+happened, where, and what to do next. `code` is the number on the wire
+(`docs/wire_format.md`): append-only, never reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class LoghouseError(Exception):
+    """Base of every error raised on purpose."""
+
+    code: ClassVar[int] = 0
+
+
+# --- requests -----------------------------------------------------------------
+
+
+class RequestError(LoghouseError):
+    """A caller's request was answered with a refusal; nothing was appended unless said otherwise."""
+
+
+class InvalidRequestError(RequestError):
+    """A field of a request is missing, false or beyond its limit."""
+
+    code = 16
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class OffsetOutOfRangeError(RequestError):
+    """The offset holds no record: `lowest` is the first readable, `next_offset` the next to be given out."""
+
+    code = 17
+
+    def __init__(self, offset: int, lowest: int, next_offset: int) -> None:
+        held = (
+            f"{lowest} to {next_offset - 1}"
+            if next_offset > lowest
+            else f"none yet; the next is {next_offset}"
+        )
+        super().__init__(f"offset {offset} is out of range; offsets held: {held}")
+        self.offset = offset
+        self.lowest = lowest
+        self.next_offset = next_offset
+
+
+class NotLeaderError(RequestError):
+    """Certainly not appended: only the leader can do this. `leader` is the node to ask, if known."""
+
+    code = 18
+
+    def __init__(self, leader: str | None = None) -> None:
+        super().__init__(
+            f"not the leader; ask {leader}" if leader else "not the leader, and no leader is known; try again"
+        )
+        self.leader = leader
+
+
+class UnavailableError(RequestError):
+    """Certainly not appended: the node cannot do this now; trying again or elsewhere is safe."""
+
+    code = 19
+
+
+class OutcomeUnknownError(RequestError):
+    """The record may or may not have been appended; without a producer id a retry may duplicate it."""
+
+    code = 20
+
+
+class ExpectOffsetError(RequestError):
+    """`expect_offset` did not hold; nothing was appended."""
+
+    code = 21
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(f"expected next offset {expected}, but it is {actual}; nothing was appended")
+        self.expected = expected
+        self.actual = actual
+
+
+class SequenceError(RequestError):
+    """A producer's sequence leaves a gap, or is older than the batches remembered; nothing was appended."""
+
+    code = 22
+
+    def __init__(self, producer_id: int, sequence: int, expected: int) -> None:
+        super().__init__(
+            f"producer {producer_id} sent sequence {sequence}, expected {expected}; nothing was appended"
+        )
+        self.producer_id = producer_id
+        self.sequence = sequence
+        self.expected = expected
+
+
+class UnknownProducerError(RequestError):
+    """The producer id was never registered, belongs to another subject, or was evicted."""
+
+    code = 23
+
+    def __init__(self, producer_id: int) -> None:
+        super().__init__(f"producer {producer_id} is not known for this subject; register again")
+        self.producer_id = producer_id
+
+
+class ResourceExhaustedError(RequestError):
+    """A bound was reached; try again later, slower or smaller."""
+
+    code = 24
+
+    def __init__(self, resource: str, limit: str) -> None:
+        super().__init__(f"{resource}: {limit}")
+        self.resource = resource
+        self.limit = limit
+
+
+class DiskFullError(ResourceExhaustedError):
+    """No room to preallocate: appends are refused, reads go on, writing resumes when there is space."""
+
+    code = 25
+
+    def __init__(self, directory: str) -> None:
+        super().__init__("disk", f"no space left under {directory}; free some, appends resume by themselves")
+        self.directory = directory
+
+
+class PermissionDeniedError(RequestError):
+    """The policy does not allow this subject this action on this object."""
+
+    code = 26
+
+    def __init__(self, subject: str, action: str, object_: str) -> None:
+        super().__init__(f"{subject!r} is not permitted to {action} {object_!r}")
+        self.subject = subject
+        self.action = action
+        self.object = object_
+
+
+class UnauthenticatedError(RequestError):
+    """No verified client certificate came with the call."""
+
+    code = 27
+
+
+class UnknownLogError(RequestError):
+    """No log of that name is on this cluster."""
+
+    code = 28
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no log named {name!r}; this cluster has 'default'")
+        self.name = name
+
+
+class MembershipError(RequestError):
+    """A membership change was refused; the text says why and what would work."""
+
+    code = 29
+
+
+class NotSupportedError(RequestError):
+    """The call is specified, but this version does not serve it."""
+
+    code = 30
+
+
+# --- the wire -----------------------------------------------------------------
+
+
+class ProtocolError(LoghouseError):
+    """The peer broke the wire rules; its link must close."""
+
+    code = 1
+
+
+class FrameTooLargeError(ProtocolError):
+    """A frame header announces more bytes than its kind may have."""
+
+    code = 2
+
+    def __init__(self, kind: int, size: int, size_max: int) -> None:
+        super().__init__(f"frame kind {kind:#06x} announces {size} bytes; at most {size_max} are allowed")
+        self.kind = kind
+        self.size = size
+        self.size_max = size_max
+
+
+class MalformedMessageError(ProtocolError):
+    """A frame's body does not parse as its kind says."""
+
+    code = 3
+
+
+class IdentityError(ProtocolError):
+    """The peer is not who it must be: certificate, cluster, node or role do not fit."""
+
+    code = 4
+
+
+class VersionError(ProtocolError):
+    """No common protocol version."""
+
+    code = 5
+
+
+class PeerTimeoutError(ProtocolError):
+    """The peer did not finish a step in its time."""
+
+    code = 6
+
+
+# --- entries and storage -------------------------------------------------------
+
+
+class EntryError(LoghouseError):
+    """Bytes are not a valid entry frame of this log."""
+
+    code = 40
+
+
+class EntryTruncatedError(EntryError):
+    """The frame goes on behind the bytes at hand. `needed` counts bytes from the frame's start."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(f"the entry frame needs {needed} bytes")
+        self.needed = needed
+
+
+class EntryDamagedError(EntryError):
+    """A checksum or a field is wrong."""
+
+
+class StorageError(LoghouseError):
+    """The data directory cannot be used as it is; nothing was modified."""
+
+    code = 48
+
+
+class DataDirectoryError(StorageError):
+    """The data directory is in use, unreadable, of another cluster, or of another version."""
+
+
+class DamageError(StorageError):
+    """Acknowledged data is damaged. Nothing was modified.
+
+    `file` and `position` name the first bad byte; `last_index` and `last_term`
+    are the last entry the log is known to have held (0 when not known).
+    """
+
+    def __init__(
+        self,
+        file: str,
+        position: int,
+        problem: str,
+        *,
+        last_index: int = 0,
+        last_term: int = 0,
+        remedy: str = "",
+    ) -> None:
+        text = f"{file}: damaged at byte {position}: {problem}"
+        super().__init__(f"{text}; {remedy}" if remedy else text)
+        self.file = file
+        self.position = position
+        self.problem = problem
+        self.last_index = last_index
+        self.last_term = last_term
+
+
+class DiskFailedError(StorageError):
+    """A write or sync failed. The node must stop: a failed fsync is never retried."""
+
+
+# --- configuration --------------------------------------------------------------
+
+
+class ConfigError(LoghouseError):
+    """node.yaml is wrong; `problems` lists everything that is."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class CertificateError(LoghouseError):
+    """A certificate, key or CA file is missing, unreadable, or does not fit."""
+
+
+class ReactorError(LoghouseError):
+    """Another reactor than the asyncio one is already installed."""

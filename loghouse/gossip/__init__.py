@@ -1,0 +1,1 @@
+"""Membership by SWIM with Lifeguard: messages and ticks in, work out."""

@@ -1,0 +1,51 @@
+"""Every cap, in one place, with the reason for its size.
+
+Units last. Whatever can grow because of what somebody else does is bounded
+here, and a test reaches the bound.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# --- entries ------------------------------------------------------------------
+ENTRY_HEADER_SIZE: Final = 64
+PAYLOAD_SIZE_MAX: Final = 8 * MIB  # one entry must fit a follower's memory many times over
+ENTRY_SIZE_MAX: Final = ENTRY_HEADER_SIZE + PAYLOAD_SIZE_MAX
+RECORD_SIZE_MAX: Final = 1 * MIB  # default of node.yaml's limits.record_bytes_max
+RECORDS_PER_BATCH_MAX: Final = 1_000_000  # an empty record costs 2 bytes; this bounds the work of a check
+
+# --- replicated state -----------------------------------------------------------
+PRODUCERS_MAX: Final = 4096  # 64 batches x 16 bytes x 4096 = 4 MiB in a state file at worst
+PRODUCER_BATCHES_MAX: Final = 64  # also the batches a producer may have in flight
+MEMBERS_MAX: Final = 64
+VOTERS_MAX: Final = 5
+NAME_SIZE_MAX: Final = 63  # node and log names; also a DNS label
+SUBJECT_SIZE_MAX: Final = 255
+STATE_SIZE_MAX: Final = 8 * MIB
+
+# --- storage --------------------------------------------------------------------
+SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
+SEGMENT_SIZE_MIN: Final = 64 * KIB  # of node.yaml; tests build smaller ones directly
+INDEX_ENTRY_SIZE: Final = 12
+STORE_HEADER_SIZE: Final = 4 * KIB
+IOV_MAX: Final = 1024  # Linux's limit for one pwritev
+SYNC_GROUP_SIZE_MAX: Final = 8 * MIB  # bytes in one write and sync: bounds how long a sync can take
+RESERVE_SIZE_DEFAULT: Final = 16 * MIB
+
+# --- node -----------------------------------------------------------------------
+PROPOSALS_SIZE_MAX: Final = 64 * MIB  # bytes proposed and not yet committed
+PROPOSALS_MAX: Final = 16_384  # the same, counted: single records are small
+FETCH_SIZE_DEFAULT: Final = 1 * MIB
+FETCH_SIZE_MAX: Final = 8 * MIB
+WAITERS_MAX: Final = 16_384  # streams waiting at the tail
+
+# --- gRPC -----------------------------------------------------------------------
+GRPC_MESSAGE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 * KIB
+GRPC_STREAMS_PER_CONNECTION_MAX: Final = 256
+GRPC_METADATA_SIZE_MAX: Final = 16 * KIB
+PIPELINE_MAX: Final = 256  # requests of one produce stream awaiting their commit

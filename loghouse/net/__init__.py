@@ -1,0 +1,1 @@
+"""The one TLS port: peers, raw clients, and the way to gRPC."""

@@ -1,0 +1,1 @@
+"""Frames, entries and messages: bytes to values and back, without I/O."""

@@ -1,0 +1,95 @@
+"""Record batches: the payload of a records entry, checked and read in C.
+
+A payload is a serialized protobuf `RecordBatch`, compressed as a whole or not.
+Nothing here runs Python per record except `check_batch`'s size test, which is
+one `max` over a C iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import zstandard
+from google.protobuf.message import DecodeError
+
+from loghouse.api.v1.log_pb2 import Record, RecordBatch
+from loghouse.errors import InvalidRequestError
+from loghouse.limits import PAYLOAD_SIZE_MAX, RECORD_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.protocol.entry import Buffer, Codec, crc32c
+
+
+def encode_batch(records: Iterable[Record]) -> bytes:
+    """Return the uncompressed payload that holds these records."""
+    return RecordBatch(records=records).SerializeToString()
+
+
+def compress(payload: Buffer, codec: Codec) -> bytes:
+    """Return the payload compressed by `codec`."""
+    if codec == Codec.ZSTD:
+        return zstandard.ZstdCompressor().compress(payload)
+    return bytes(payload)
+
+
+def decompress(payload: Buffer, codec: int) -> Buffer:
+    """Return the payload uncompressed; never more than `PAYLOAD_SIZE_MAX` bytes are made.
+
+    Raises:
+        InvalidRequestError: The codec is unknown, the bytes are not of it, or they unpack to too much.
+    """
+    if codec == Codec.NONE:
+        return payload
+    if codec != Codec.ZSTD:
+        raise InvalidRequestError("codec", f"{codec} is unknown; allowed: 0 (none), 1 (zstd)")
+    try:
+        reader = zstandard.ZstdDecompressor(max_window_size=PAYLOAD_SIZE_MAX).stream_reader(payload)
+        unpacked = reader.read(PAYLOAD_SIZE_MAX + 1)
+    except zstandard.ZstdError as error:
+        raise InvalidRequestError("batch", f"is not valid zstd: {error}") from None
+    if len(unpacked) > PAYLOAD_SIZE_MAX:
+        raise InvalidRequestError("batch", f"unpacks to more than {PAYLOAD_SIZE_MAX} bytes")
+    return unpacked
+
+
+def decode_batch(payload: Buffer, codec: int = Codec.NONE) -> RecordBatch:
+    """Return the records of a payload.
+
+    Raises:
+        InvalidRequestError: It is not a batch of that codec.
+    """
+    unpacked = decompress(payload, codec)
+    try:
+        return RecordBatch.FromString(unpacked if isinstance(unpacked, bytes) else bytes(unpacked))
+    except DecodeError:
+        raise InvalidRequestError("batch", "is not a serialized RecordBatch") from None
+
+
+def check_batch(
+    payload: Buffer,
+    *,
+    record_count: int,
+    codec: int = Codec.NONE,
+    payload_crc: int | None = None,
+    record_size_max: int = RECORD_SIZE_MAX,
+) -> None:
+    """Raise unless a producer's batch is what it says it is.
+
+    Raises:
+        InvalidRequestError: Names the field and the limit.
+    """
+    if len(payload) > PAYLOAD_SIZE_MAX:
+        raise InvalidRequestError(
+            "batch", f"has {len(payload)} bytes; at most {PAYLOAD_SIZE_MAX} are allowed"
+        )
+    if payload_crc is not None and crc32c(payload) != payload_crc:
+        raise InvalidRequestError("batch_crc", "does not match the batch; it was damaged on the way")
+    if not 0 < record_count <= RECORDS_PER_BATCH_MAX:
+        raise InvalidRequestError("record_count", f"is {record_count}; allowed: 1 to {RECORDS_PER_BATCH_MAX}")
+    records = decode_batch(payload, codec).records
+    if len(records) != record_count:
+        raise InvalidRequestError("record_count", f"is {record_count}, but the batch holds {len(records)}")
+    # A record cannot be larger than the batch around it, so most batches need no look inside.
+    if len(payload) <= record_size_max and codec == Codec.NONE:
+        return
+    largest = max(record.ByteSize() for record in records)
+    if largest > record_size_max:
+        raise InvalidRequestError("record", f"has {largest} bytes; at most {record_size_max} are allowed")

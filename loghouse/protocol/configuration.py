@@ -1,0 +1,187 @@
+"""Payloads of the entries that are not records: configuration, trim, producer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Final
+
+from construct import (
+    Bytes,
+    ConstructError,
+    Int8ub,
+    Int32ub,
+    Int64ub,
+    PascalString,
+    PrefixedArray,
+    Struct,
+    Terminated,
+)
+
+from loghouse.errors import MalformedMessageError
+from loghouse.limits import MEMBERS_MAX, NAME_SIZE_MAX, SUBJECT_SIZE_MAX
+
+
+class Role(IntEnum):
+    """A member's part in the quorum. ONLY APPEND TO THIS LIST."""
+
+    VOTER = 1
+    LEARNER = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A node in the configuration: (name, disk uuid), with an id that is never reused."""
+
+    id: int
+    name: str
+    disk_uuid: bytes
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much of the log is kept; 0 means without limit."""
+
+    size_max: int = 0
+    age_max_seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Who is in the group, and its replicated settings. `next_id` is the id of the next new member."""
+
+    members: tuple[Member, ...] = ()
+    removed: tuple[str, ...] = ()
+    next_id: int = 1
+    retention: Retention = Retention()
+
+    @property
+    def voters(self) -> frozenset[int]:
+        """Ids of the voting members."""
+        return frozenset(member.id for member in self.members if member.role == Role.VOTER)
+
+    @property
+    def learners(self) -> frozenset[int]:
+        """Ids of the members that replicate and do not vote."""
+        return frozenset(member.id for member in self.members if member.role == Role.LEARNER)
+
+    def member(self, id_: int) -> Member | None:
+        """Return the member with this id, or None."""
+        return next((member for member in self.members if member.id == id_), None)
+
+    def named(self, name: str) -> Iterable[Member]:
+        """Return the members of this name: one, or a voter and the learner that is to replace it."""
+        return [member for member in self.members if member.name == name]
+
+    def with_member(self, name: str, disk_uuid: bytes, role: Role) -> Configuration:
+        """Return this configuration with one more member, under a new id."""
+        member = Member(id=self.next_id, name=name, disk_uuid=disk_uuid, role=role)
+        return replace(self, members=(*self.members, member), next_id=self.next_id + 1)
+
+    def with_role(self, id_: int, role: Role) -> Configuration:
+        """Return this configuration with a member's role changed."""
+        members = tuple(replace(member, role=role) if member.id == id_ else member for member in self.members)
+        return replace(self, members=members)
+
+    def without(self, id_: int) -> Configuration:
+        """Return this configuration without a member."""
+        return replace(self, members=tuple(member for member in self.members if member.id != id_))
+
+
+_NAME: Final = PascalString(Int8ub, "utf8")
+_CONFIGURATION: Final = Struct(
+    "members"
+    / PrefixedArray(
+        Int32ub, Struct("id" / Int32ub, "role" / Int8ub, "disk_uuid" / Bytes(16), "name" / _NAME)
+    ),
+    "removed" / PrefixedArray(Int32ub, _NAME),
+    "next_id" / Int32ub,
+    "retention_size_max" / Int64ub,
+    "retention_age_max_seconds" / Int64ub,
+    Terminated,
+).compile()
+_TRIM: Final = Struct("lowest_offset" / Int64ub, Terminated).compile()
+_PRODUCER: Final = Struct("subject" / PascalString(Int8ub, "utf8"), Terminated).compile()
+
+
+def encode_configuration(configuration: Configuration) -> bytes:
+    """Return the payload of a configuration entry."""
+    return bytes(
+        _CONFIGURATION.build(
+            {
+                "members": [
+                    {"id": m.id, "role": int(m.role), "disk_uuid": m.disk_uuid, "name": m.name}
+                    for m in configuration.members
+                ],
+                "removed": list(configuration.removed),
+                "next_id": configuration.next_id,
+                "retention_size_max": configuration.retention.size_max,
+                "retention_age_max_seconds": configuration.retention.age_max_seconds,
+            }
+        )
+    )
+
+
+def decode_configuration(payload: bytes) -> Configuration:
+    """Parse the payload of a configuration entry.
+
+    Raises:
+        MalformedMessageError: It is not one.
+    """
+    if int.from_bytes(payload[:4], "big") > MEMBERS_MAX:
+        raise MalformedMessageError(f"a configuration has at most {MEMBERS_MAX} members")
+    try:
+        parsed = _CONFIGURATION.parse(payload)
+        members = tuple(
+            Member(id=m.id, name=str(m.name), disk_uuid=bytes(m.disk_uuid), role=Role(m.role))
+            for m in parsed.members
+        )
+    except (ConstructError, UnicodeError, ValueError) as error:
+        raise MalformedMessageError(f"configuration: {error}") from error
+    if any(not 0 < len(m.name.encode()) <= NAME_SIZE_MAX for m in members):
+        raise MalformedMessageError(f"a member's name has 1 to {NAME_SIZE_MAX} bytes")
+    return Configuration(
+        members=members,
+        removed=tuple(str(name) for name in parsed.removed),
+        next_id=parsed.next_id,
+        retention=Retention(
+            size_max=parsed.retention_size_max, age_max_seconds=parsed.retention_age_max_seconds
+        ),
+    )
+
+
+def encode_trim(lowest_offset: int) -> bytes:
+    """Return the payload of a trim entry: records below this offset may be deleted."""
+    return bytes(_TRIM.build({"lowest_offset": lowest_offset}))
+
+
+def decode_trim(payload: bytes) -> int:
+    """Return the lowest offset that a trim entry keeps.
+
+    Raises:
+        MalformedMessageError: It is not a trim payload.
+    """
+    try:
+        return int(_TRIM.parse(payload).lowest_offset)
+    except ConstructError as error:
+        raise MalformedMessageError(f"trim: {error}") from error
+
+
+def encode_producer(subject: str) -> bytes:
+    """Return the payload of a producer entry: its index becomes the id, for this subject only."""
+    assert 0 < len(subject.encode()) <= SUBJECT_SIZE_MAX
+    return bytes(_PRODUCER.build({"subject": subject}))
+
+
+def decode_producer(payload: bytes) -> str:
+    """Return the subject that a producer entry registers.
+
+    Raises:
+        MalformedMessageError: It is not a producer payload.
+    """
+    try:
+        return str(_PRODUCER.parse(payload).subject)
+    except (ConstructError, UnicodeError) as error:
+        raise MalformedMessageError(f"producer: {error}") from error

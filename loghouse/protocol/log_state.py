@@ -1,0 +1,257 @@
+"""The replicated state: a function of the log up to an entry, the same on every replica.
+
+It holds what the log's own entries say of the log: who is in the group, where
+offsets stand, what is trimmed, and which producer sent what. Storage folds it
+over the entries it writes (`<base>.state`), the consensus core over the entries
+it appends; a suffix cut rolls it back because it is computed again from the
+shorter log. `architecture.md` 5 and 6.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from construct import (
+    Bytes,
+    ConstructError,
+    GreedyRange,
+    Int8ub,
+    Int32ub,
+    Int64ub,
+    PascalString,
+    Prefixed,
+    Struct,
+    Terminated,
+    this,
+)
+from construct import GreedyBytes as _GreedyBytes
+
+from loghouse.errors import (
+    EntryDamagedError,
+    MalformedMessageError,
+    SequenceError,
+    UnknownProducerError,
+)
+from loghouse.limits import PRODUCER_BATCHES_MAX, PRODUCERS_MAX
+from loghouse.protocol.configuration import (
+    Configuration,
+    decode_configuration,
+    decode_producer,
+    decode_trim,
+    encode_configuration,
+)
+from loghouse.protocol.entry import Entry, EntryKind
+
+
+@dataclass(frozen=True, slots=True)
+class ProducedBatch:
+    """A batch that a producer sent, and where it went."""
+
+    sequence: int
+    base_offset: int
+    record_count: int
+    index: int
+
+
+@dataclass(slots=True)
+class Producer:
+    """A registered producer: its subject and its last batches, oldest first."""
+
+    subject: str
+    batches: deque[ProducedBatch] = field(default_factory=lambda: deque(maxlen=PRODUCER_BATCHES_MAX))
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence its next new batch must carry; the first is 0."""
+        return self.batches[-1].sequence + 1 if self.batches else 0
+
+
+@dataclass(slots=True, kw_only=True)
+class LogState:
+    """The replicated state after the entry (`index`, `term`); the default is that of an empty log."""
+
+    index: int = 0
+    term: int = 0
+    timestamp: int = 0
+    next_offset: int = 0
+    lowest_offset: int = 0
+    configuration: Configuration = field(default_factory=Configuration)
+    configuration_index: int = 0
+    # Least recently used first; registering past PRODUCERS_MAX evicts from the front.
+    producers: dict[int, Producer] = field(default_factory=dict)
+
+    def check(self, entry: Entry) -> None:
+        """Raise unless `entry` may follow.
+
+        Raises:
+            EntryDamagedError: Its index, term, base offset or timestamp does not join this state.
+        """
+        if entry.index != self.index + 1:
+            raise EntryDamagedError(f"entry {entry.index} where {self.index + 1} belongs")
+        if entry.term < self.term:
+            raise EntryDamagedError(f"entry {entry.index} has term {entry.term}, below {self.term}")
+        if entry.base_offset != self.next_offset:
+            raise EntryDamagedError(
+                f"entry {entry.index} has base offset {entry.base_offset}, expected {self.next_offset}"
+            )
+        if entry.timestamp < self.timestamp:
+            raise EntryDamagedError(f"entry {entry.index} goes back in time")
+
+    def apply(self, entry: Entry) -> None:
+        """Fold one more entry in; `check` must have passed.
+
+        Raises:
+            MalformedMessageError: Its payload is not what its kind says.
+        """
+        kind = entry.kind
+        if kind == EntryKind.CONFIGURATION:
+            self.configuration = decode_configuration(bytes(entry.payload))
+            self.configuration_index = entry.index
+        elif kind == EntryKind.TRIM:
+            self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
+        elif kind == EntryKind.PRODUCER:
+            self._register(entry.index, decode_producer(bytes(entry.payload)))
+        elif entry.producer_id:
+            self._note_batch(entry)
+        self.index = entry.index
+        self.term = entry.term
+        self.timestamp = entry.timestamp
+        self.next_offset = entry.base_offset + entry.record_count
+
+    def _register(self, producer_id: int, subject: str) -> None:
+        self.producers[producer_id] = Producer(subject)
+        while len(self.producers) > PRODUCERS_MAX:
+            del self.producers[next(iter(self.producers))]
+
+    def _note_batch(self, entry: Entry) -> None:
+        producer = self.producers.pop(entry.producer_id, None)
+        if producer is None:
+            raise EntryDamagedError(f"entry {entry.index} is of unknown producer {entry.producer_id}")
+        producer.batches.append(
+            ProducedBatch(entry.producer_sequence, entry.base_offset, entry.record_count, entry.index)
+        )
+        self.producers[entry.producer_id] = producer  # now the most recently used
+
+    def find_batch(self, producer_id: int, subject: str, sequence: int) -> ProducedBatch | None:
+        """Return where this batch already is, or None when it is the producer's next one.
+
+        Raises:
+            UnknownProducerError: Never registered, evicted, or of another subject.
+            SequenceError: A gap, or older than the batches remembered.
+        """
+        producer = self.producers.get(producer_id)
+        if producer is None or producer.subject != subject:
+            raise UnknownProducerError(producer_id)
+        expected = producer.next_sequence
+        if sequence == expected:
+            return None
+        position = sequence - expected + len(producer.batches)
+        if not 0 <= position < len(producer.batches):
+            raise SequenceError(producer_id, sequence, expected)
+        return producer.batches[position]
+
+    def copy(self) -> LogState:
+        """Return an independent copy."""
+        return LogState(
+            index=self.index,
+            term=self.term,
+            timestamp=self.timestamp,
+            next_offset=self.next_offset,
+            lowest_offset=self.lowest_offset,
+            configuration=self.configuration,
+            configuration_index=self.configuration_index,
+            producers={
+                id_: Producer(producer.subject, producer.batches.copy())
+                for id_, producer in self.producers.items()
+            },
+        )
+
+
+_BATCH: Final = struct.Struct(">IQIQ")
+_WIRE: Final = Struct(
+    "index" / Int64ub,
+    "term" / Int64ub,
+    "timestamp" / Int64ub,
+    "next_offset" / Int64ub,
+    "lowest_offset" / Int64ub,
+    "configuration_index" / Int64ub,
+    "configuration" / Prefixed(Int32ub, _GreedyBytes),
+    "producers"
+    / Prefixed(
+        Int32ub,
+        GreedyRange(
+            Struct(
+                "id" / Int64ub,
+                "subject" / PascalString(Int8ub, "utf8"),
+                "batch_count" / Int8ub,
+                "batches" / Bytes(this.batch_count * _BATCH.size),
+            )
+        ),
+    ),
+    Terminated,
+)
+
+
+def encode_log_state(state: LogState) -> bytes:
+    """Return the bytes of a state, as in `<base>.state` and in a snapshot."""
+    return bytes(
+        _WIRE.build(
+            {
+                "index": state.index,
+                "term": state.term,
+                "timestamp": state.timestamp,
+                "next_offset": state.next_offset,
+                "lowest_offset": state.lowest_offset,
+                "configuration_index": state.configuration_index,
+                "configuration": encode_configuration(state.configuration),
+                "producers": [
+                    {
+                        "id": id_,
+                        "subject": producer.subject,
+                        "batch_count": len(producer.batches),
+                        "batches": b"".join(
+                            _BATCH.pack(b.sequence, b.base_offset, b.record_count, b.index)
+                            for b in producer.batches
+                        ),
+                    }
+                    for id_, producer in state.producers.items()
+                ],
+            }
+        )
+    )
+
+
+def decode_log_state(data: bytes) -> LogState:
+    """Parse the bytes of a state.
+
+    Raises:
+        MalformedMessageError: They are not one.
+    """
+    try:
+        parsed = _WIRE.parse(data)
+        producers = {
+            int(p.id): Producer(
+                str(p.subject),
+                deque(
+                    (ProducedBatch(*fields) for fields in _BATCH.iter_unpack(p.batches)), PRODUCER_BATCHES_MAX
+                ),
+            )
+            for p in parsed.producers
+        }
+    except (ConstructError, UnicodeError) as error:
+        raise MalformedMessageError(f"log state: {error}") from error
+    if len(producers) > PRODUCERS_MAX:
+        raise MalformedMessageError(f"log state: {len(producers)} producers, at most {PRODUCERS_MAX}")
+    return LogState(
+        index=parsed.index,
+        term=parsed.term,
+        timestamp=parsed.timestamp,
+        next_offset=parsed.next_offset,
+        lowest_offset=parsed.lowest_offset,
+        configuration=decode_configuration(parsed.configuration),
+        configuration_index=parsed.configuration_index,
+        producers=producers,
+    )

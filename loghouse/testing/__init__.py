@@ -1,0 +1,1 @@
+"""Simulated clock, network, disk and cluster; nothing outside tests imports this."""
