@@ -30,7 +30,7 @@ FLOORS = {
     "_reactor": 8,
     "testing": 10,
 }
-PURE_FORBIDDEN = {"twisted", "grpc", "asyncio", "socket", "threading", "time", "logging", "random"} | {"os", "mmap"}
+PURE_FORBIDDEN = {
     "twisted",
     "grpc",
     "asyncio",
