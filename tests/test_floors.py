@@ -63,7 +63,7 @@ def unit_of(module: str) -> str:
     return NEIGHBOURS.get(name, name)
 
 
-NEIGHBOURS = {"disk": "node", "solo": "node", "retention": "node"}
+NEIGHBOURS = {"node_api": "node", "disk": "node", "solo": "node", "retention": "node"}
 
 
 def imports_of(tree: ast.Module):

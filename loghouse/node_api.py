@@ -1,0 +1,150 @@
+"""What the doors may ask of a node: the seam between `loghouse.api`, `loghouse.net` and `loghouse.node`.
+
+Servicers and raw sessions know a node only through `NodeLike`. Offsets count records from 0 and have
+no gaps; times are microseconds since the epoch; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from loghouse.protocol.entry import Buffer
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A batch to append, already checked by `loghouse.protocol.batch.check_batch`.
+
+    `payload` is a serialized `RecordBatch`, compressed by `codec`; the node stores it as it is and may
+    keep it until the entry is on disk, so it must not change. `payload_crc` is the CRC32C its maker
+    sent, None when the node shall compute it. `subject` asked for the append.
+    """
+
+    payload: Buffer
+    record_count: int
+    codec: int = 0
+    payload_crc: int | None = None
+    expect_offset: int | None = None
+    producer_id: int = 0
+    producer_sequence: int = 0
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """Where a proposal went; it is durable. Its records got `base_offset` and the offsets behind it."""
+
+    base_offset: int
+    record_count: int
+    timestamp: int
+    index: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """Whole entry frames, checked, one after the other; the first records entry holds the asked offset.
+
+    `next_offset` is the offset of the first record behind them: where to go on.
+    """
+
+    frames: Buffer
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """`lowest` is the first readable offset, `next_offset` the next to be given out; equal: no records."""
+
+    lowest: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One node of the cluster. `grpc_address` is its direct gRPC door, empty when it has none."""
+
+    name: str
+    address: str
+    grpc_address: str = ""
+    is_leader: bool = False
+    role: str = "voter"
+    is_alive: bool = True
+
+
+class NodeLike(Protocol):
+    """A node as its doors see it.
+
+    Every Deferred may be cancelled. Cancelling a proposal does not take it back: the record may still be
+    appended, and only the answer is dropped. Errors are `loghouse.errors.RequestError`s.
+    """
+
+    @property
+    def name(self) -> str:
+        """The node's name in the cluster."""
+        ...
+
+    @property
+    def cluster_uuid(self) -> bytes:
+        """The cluster's uuid, 16 bytes."""
+        ...
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster's name."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The `frame_seed` of the default log, to check fetched frames with."""
+        ...
+
+    @property
+    def has_leader(self) -> bool:
+        """Whether a leader is known, so that appends and checked reads can be answered."""
+        ...
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the disk takes appends now."""
+        ...
+
+    def propose(self, proposal: Proposal) -> Deferred[Appended]:
+        """Append a batch; fires when it is durable on a majority."""
+        ...
+
+    def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
+        """Read entry frames from the one that holds `offset` on, at least one, else at most `size_max` bytes.
+
+        Raises (as failures):
+            OffsetOutOfRangeError: `offset` is below the lowest or not below the next one.
+        """
+        ...
+
+    def wait_for(self, offset: int) -> Deferred[None]:
+        """Fire once the record at `offset` is readable; at once when it is (or was, and is trimmed).
+
+        Cancelling forgets the waiter. Raises (as failure) ResourceExhaustedError when too many wait.
+        """
+        ...
+
+    def bounds(self) -> Deferred[Bounds]:
+        """The readable range, confirmed by the leader."""
+        ...
+
+    def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
+        """The first offset appended at or after `timestamp` and its append time; (next, 0) when none is."""
+        ...
+
+    def servers(self) -> Sequence[Server]:
+        """The nodes of the cluster, this one included."""
+        ...
+
+    def check_log(self, name: str) -> None:
+        """Raise UnknownLogError unless this cluster has a log of that name; empty means the default one."""
+        ...
