@@ -44,6 +44,13 @@ FETCH_SIZE_DEFAULT: Final = 1 * MIB
 FETCH_SIZE_MAX: Final = 8 * MIB
 WAITERS_MAX: Final = 16_384  # streams waiting at the tail
 
+# --- identities and permissions ---------------------------------------------------
+CERTIFICATE_FILE_SIZE_MAX: Final = 256 * KIB  # a bundle of a hundred CAs; anything larger is a wrong path
+IDENTITIES_MAX: Final = 1024  # parsed client certificates remembered, about 2 KiB each
+POLICY_SIZE_MAX: Final = 256 * KIB
+POLICY_RULES_MAX: Final = 1000  # a decision costs about 2.5 us a rule on the loop
+DECISIONS_MAX: Final = 4096  # remembered (subject, object, action) decisions
+
 # --- gRPC -----------------------------------------------------------------------
 GRPC_MESSAGE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 * KIB
 GRPC_STREAMS_PER_CONNECTION_MAX: Final = 256

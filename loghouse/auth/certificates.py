@@ -1,0 +1,369 @@
+"""Makes certificates: a CA, nodes' certificates and clients' certificates, and tells when they expire.
+
+Keys are P-256 by default; RSA-2048 is offered for software that cannot do better. Everything is PEM, key
+files are unencrypted and readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from loghouse.auth.identity import NODE_SUBJECT_PREFIX, node_uri
+from loghouse.errors import CertificateError, IdentityError
+from loghouse.limits import CERTIFICATE_FILE_SIZE_MAX
+
+CA_DAYS: Final = 3650
+LEAF_DAYS: Final = 365
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""A certificate counts from this long before it was made, for hosts whose clocks are behind."""
+
+COMMON_NAME_SIZE_MAX: Final = 64  # X.520's upper bound, which OpenSSL enforces
+
+
+class KeyKind(StrEnum):
+    """What key a certificate has."""
+
+    P256 = "p256"
+    RSA2048 = "rsa2048"
+
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A certificate and its private key, both PEM."""
+
+    certificate_pem: bytes
+    key_pem: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """When the first certificate of a file expires, and whose it is."""
+
+    path: Path
+    subject: str
+    expires_at: datetime
+
+
+def make_ca(name: str, *, now: datetime, key: KeyKind = KeyKind.P256, days: int = CA_DAYS) -> Issued:
+    """Make a self-signed CA that signs leaves only (path length 0).
+
+    Args:
+        name: Its common name.
+        now: An aware time; the certificate counts from five minutes before.
+        key: The kind of its key.
+        days: How long it counts.
+
+    Raises:
+        CertificateError: The name is not 1 to 64 printable characters.
+    """
+    private = _make_key(key)
+    subject = _name(name)
+    builder = _builder(subject, subject, private, now, days)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    return _issue(builder, private, private)
+
+
+def make_node_certificate(
+    ca: Issued,
+    *,
+    cluster: str,
+    node: str,
+    hosts: Sequence[str],
+    now: datetime,
+    key: KeyKind = KeyKind.P256,
+    days: int = LEAF_DAYS,
+) -> Issued:
+    """Make a node's certificate: it may serve, and it may open the peer role on other nodes.
+
+    Args:
+        ca: Signs it.
+        cluster: The cluster's name.
+        node: The node's name; it is also a DNS name of the certificate, by which peers check it.
+        hosts: DNS names and IP addresses under which clients reach the node.
+        now: An aware time.
+        key: The kind of its key.
+        days: How long it counts, at most as long as the CA.
+
+    Raises:
+        CertificateError: A name or host cannot be in a certificate, or the CA cannot sign.
+    """
+    try:
+        uri = node_uri(cluster, node)
+    except IdentityError as error:
+        raise CertificateError(str(error)) from None
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+    names += [_host(host) for host in dict.fromkeys([node, *hosts])]
+    builder = _leaf(ca, _name(node), private := _make_key(key), now, days)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    return _issue(builder, private, _signing_key(ca))
+
+
+def make_client_certificate(
+    ca: Issued,
+    *,
+    name: str,
+    now: datetime,
+    key: KeyKind = KeyKind.P256,
+    days: int = LEAF_DAYS,
+) -> Issued:
+    """Make a client's certificate; `name` is its common name, and so the subject that policy rules name.
+
+    Raises:
+        CertificateError: The name cannot be a client's, or the CA cannot sign.
+    """
+    if name.startswith(NODE_SUBJECT_PREFIX):
+        raise CertificateError(f"{name!r} cannot be a client's name; names that begin with node: are nodes'")
+    builder = _leaf(ca, _name(name), private := _make_key(key), now, days)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    return _issue(builder, private, _signing_key(ca))
+
+
+def read_issued(certificate_path: Path, key_path: Path) -> Issued:
+    """Read a certificate and its key back.
+
+    Raises:
+        CertificateError: A file is missing, unreadable or too large, or the two do not belong together.
+    """
+    issued = Issued(certificate_pem=read_pem(certificate_path), key_pem=read_pem(key_path))
+    check_pair(issued, certificate_path, key_path)
+    return issued
+
+
+def check_pair(issued: Issued, certificate_path: Path, key_path: Path) -> None:
+    """Raise unless the key is the certificate's.
+
+    Raises:
+        CertificateError: Says which of the two files is wrong.
+    """
+    certificate = _load_certificates(issued.certificate_pem, certificate_path)[0]
+    private = _load_key(issued.key_pem, key_path)
+    if private.public_key() != certificate.public_key():
+        raise CertificateError(f"{key_path} is not the key of {certificate_path}; make or copy both together")
+
+
+def check_bundle(pem: bytes, path: Path) -> None:
+    """Raise unless `pem`, read from `path`, holds at least one certificate and nothing broken.
+
+    Raises:
+        CertificateError: Names the file.
+    """
+    _load_certificates(pem, path)
+
+
+def write_issued(
+    issued: Issued, certificate_path: Path, key_path: Path, *, may_replace: bool = False
+) -> None:
+    """Write both files, mode 0600, each whole or not at all; the key first.
+
+    Raises:
+        CertificateError: A file is there already and `may_replace` is false, or it cannot be written.
+    """
+    for path in (key_path, certificate_path):
+        if not may_replace and path.exists():
+            raise CertificateError(f"{path} is there already; it was left as it is")
+    _write_private(key_path, issued.key_pem)
+    _write_private(certificate_path, issued.certificate_pem)
+
+
+def read_pem(path: Path) -> bytes:
+    """Read a PEM file, bounded.
+
+    Raises:
+        CertificateError: It is missing, unreadable, or too large to be one.
+    """
+    try:
+        with path.open("rb") as file:
+            pem = file.read(CERTIFICATE_FILE_SIZE_MAX + 1)
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(pem) > CERTIFICATE_FILE_SIZE_MAX:
+        raise CertificateError(
+            f"{path}: is larger than {CERTIFICATE_FILE_SIZE_MAX} bytes, so it is no certificate file"
+        )
+    return pem
+
+
+def read_expiry(path: Path) -> Expiry:
+    """Return which certificate of a file expires first, and when.
+
+    Raises:
+        CertificateError: The file is missing or holds no certificate.
+    """
+    certificates = _load_certificates(read_pem(path), path)
+    first = min(certificates, key=lambda certificate: certificate.not_valid_after_utc)
+    return Expiry(path=path, subject=first.subject.rfc4514_string(), expires_at=first.not_valid_after_utc)
+
+
+def find_expiring(paths: Iterable[Path], *, now: datetime, within: timedelta) -> list[Expiry]:
+    """Return the files whose first certificate expires within that time, soonest first; expired ones, too.
+
+    Raises:
+        CertificateError: A file is missing or holds no certificate.
+    """
+    found = [expiry for expiry in map(read_expiry, paths) if expiry.expires_at <= now + within]
+    return sorted(found, key=lambda expiry: expiry.expires_at)
+
+
+# --- the parts of a certificate ---------------------------------------------------
+
+
+def _make_key(kind: KeyKind) -> PrivateKey:
+    if kind == KeyKind.RSA2048:
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _name(common_name: str) -> x509.Name:
+    if not 0 < len(common_name) <= COMMON_NAME_SIZE_MAX or not common_name.isprintable():
+        raise CertificateError(
+            f"{common_name!r} cannot name a certificate;"
+            f" allowed: 1 to {COMMON_NAME_SIZE_MAX} printable characters"
+        )
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if not host or "*" in host:
+        # A wildcard would let one node's certificate stand for all.
+        raise CertificateError(f"{host!r} cannot be a host of a node; name every host")
+    try:
+        return x509.DNSName(host)
+    except ValueError:
+        raise CertificateError(f"{host!r} is neither a DNS name (in ASCII) nor an IP address") from None
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, private: PrivateKey, now: datetime, days: int
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now.astimezone(UTC) - CLOCK_SKEW)
+        .not_valid_after(now.astimezone(UTC) + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
+    )
+
+
+def _leaf(
+    ca: Issued, subject: x509.Name, private: PrivateKey, now: datetime, days: int
+) -> x509.CertificateBuilder:
+    authority = _load_certificates(ca.certificate_pem, Path("the CA's certificate"))[0]
+    left = (authority.not_valid_after_utc - now.astimezone(UTC)).days
+    if left < 1:
+        raise CertificateError(
+            f"the CA {authority.subject.rfc4514_string()} expires {authority.not_valid_after_utc:%Y-%m-%d};"
+            " make a new one"
+        )
+    builder = _builder(subject, authority.subject, private, now, min(days, left))
+    return (
+        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(_authority_key_identifier(authority), critical=False)
+    )
+
+
+def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    try:
+        identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        # A CA made elsewhere need not have one.
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_public_key(authority))
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def _public_key(authority: x509.Certificate) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
+    public = authority.public_key()
+    if not isinstance(public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise CertificateError(f"the CA's key is a {type(public).__name__}; allowed: elliptic curve or RSA")
+    return public
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    # TLS 1.3 only signs; key_encipherment is for the RSA key exchange of older versions, so nobody needs it.
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _issue(builder: x509.CertificateBuilder, private: PrivateKey, signer: PrivateKey) -> Issued:
+    certificate = builder.sign(signer, hashes.SHA256())
+    return Issued(
+        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
+        key_pem=private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+# --- reading and writing ------------------------------------------------------------
+
+
+def _signing_key(ca: Issued) -> PrivateKey:
+    return _load_key(ca.key_pem, Path("the CA's key"))
+
+
+def _load_key(pem: bytes, path: Path) -> PrivateKey:
+    try:
+        private = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise CertificateError(f"{path}: is not an unencrypted PEM private key: {error}") from None
+    if not isinstance(private, PrivateKey):
+        raise CertificateError(f"{path}: holds a {type(private).__name__}; allowed: elliptic curve or RSA")
+    return private
+
+
+def _load_certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise CertificateError(f"{path}: holds no PEM certificate: {error}") from None
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.unlink(missing_ok=True)
+        # Never readable by others, not even for a moment: the mode is there before the first byte.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise CertificateError(f"{path}: cannot be written: {error.strerror or error}") from None
