@@ -1,0 +1,63 @@
+"""Work runs on its own thread, in order, and answers on the caller's."""
+
+import threading
+from queue import SimpleQueue
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.disk import ThreadQueue
+
+
+class ThreadQueueTests(SynchronousTestCase):
+    """`ThreadQueue` runs work elsewhere and hands results back."""
+
+    def setUp(self):
+        self.answers = SimpleQueue()
+        self.queue = ThreadQueue("test", self.answers.put)
+
+    def run_answers(self):
+        while not self.answers.empty():
+            self.answers.get()()
+
+    def test_order_and_thread(self):
+        """With one thread, work is done in order, elsewhere, and answers wait for the caller's turn."""
+        seen = []
+        done = [self.queue.run(lambda n=n: seen.append((n, threading.get_ident()))) for n in range(100)]
+        self.queue.stop()
+        self.assertEqual([n for n, _ in seen], list(range(100)))
+        self.assertNotIn(threading.get_ident(), {thread for _, thread in seen})
+        for deferred in done:
+            self.assertNoResult(deferred)
+        self.run_answers()
+        for deferred in done:
+            self.successResultOf(deferred)
+
+    def test_failure(self):
+        """An exception of the work is the failure of its Deferred; the thread lives on."""
+        failed, fine = self.queue.run(lambda: 1 // 0), self.queue.run(lambda: 7)
+        self.queue.stop()
+        self.run_answers()
+        self.failureResultOf(failed, ZeroDivisionError)
+        self.assertEqual(self.successResultOf(fine), 7)
+
+    def test_cancelled_wait(self):
+        """Who cancels stops waiting; the work is done all the same and nothing is raised."""
+        gate, done = threading.Event(), []
+        self.queue.run(gate.wait)
+        waiting = self.queue.run(lambda: done.append(1))
+        waiting.cancel()
+        self.failureResultOf(waiting)
+        gate.set()
+        self.queue.stop()
+        self.run_answers()
+        self.assertEqual(done, [1])
+
+    def test_several_threads(self):
+        """With several threads, slow work does not hold up other work."""
+        queue = ThreadQueue("pool", self.answers.put, 2)
+        gate = threading.Event()
+        queue.run(gate.wait)
+        queue.run(gate.set)
+        queue.stop()
+        self.queue.stop()
+        self.assertTrue(gate.is_set())
