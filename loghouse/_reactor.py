@@ -31,7 +31,7 @@ def install() -> None:
     if "twisted.internet.reactor" not in sys.modules:
         loop = _new_event_loop()
         asyncio.set_event_loop(loop)
-        asyncioreactor.install(loop)  # type: ignore[no-untyped-call]
+        asyncioreactor.install(loop)
     from twisted.internet import reactor
 
     if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):

@@ -52,9 +52,10 @@ class ThreadQueue:
                 result = work()
             except Exception:
                 failure = Failure()
-                self._call_from_thread(lambda: _fire(done.errback, failure, done))
+                self._call_from_thread(lambda: None if done.called else done.errback(failure))
             else:
-                self._call_from_thread(lambda: _fire(done.callback, result, done))
+                # A caller may have cancelled its wait; the work was done all the same.
+                self._call_from_thread(lambda: None if done.called else done.callback(result))
 
         self._queue.put(job)
         return done
@@ -69,9 +70,3 @@ class ThreadQueue:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             job()
-
-
-def _fire(fire: Callable[[T], None], value: T, done: Deferred[T]) -> None:
-    # A caller may have cancelled its wait; the work was done all the same.
-    if not done.called:
-        fire(value)
