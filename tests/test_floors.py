@@ -25,10 +25,11 @@ FLOORS = {
     "client": 7,
     "service": 7,
     "config": 7,
-    "cli": 9,
-    "tap": 8,
+    "diagnostics": 8,
+    "cli": 10,
+    "tap": 9,
     "_reactor": 8,
-    "testing": 10,
+    "testing": 11,
 }
 PURE_FORBIDDEN = {
     "twisted",
@@ -63,7 +64,13 @@ def unit_of(module: str) -> str:
     return NEIGHBOURS.get(name, name)
 
 
-NEIGHBOURS = {"node_api": "node", "disk": "node", "solo": "node", "retention": "node"}
+NEIGHBOURS = {
+    "config_values": "config",
+    "node_api": "node",
+    "disk": "node",
+    "solo": "node",
+    "retention": "node",
+}
 
 
 def imports_of(tree: ast.Module):

@@ -1,0 +1,154 @@
+"""`twistd loghouse`: options, and the composition root of a node.
+
+Imported by twistd only when the user types `loghouse`, so installing our reactor here disturbs no other
+command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO, cast
+
+from loghouse import _reactor
+from loghouse.errors import ConfigError, LoghouseError, ReactorError
+
+try:
+    _reactor.install()  # before anything below imports the default reactor
+except ReactorError as error:
+    sys.exit(f"twistd loghouse: {error}")
+
+from twisted.application.service import IService, MultiService
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
+
+from loghouse import __version__
+from loghouse.config import NodeConfig, load
+from loghouse.diagnostics import make_observer
+
+
+class Options(usage.Options):
+    """The command line of `twistd loghouse`."""
+
+    synopsis = "[twistd options] loghouse --config node.yaml"
+    longdesc = (
+        "Run one node of Loghouse, a replicated append-only log. All settings are in node.yaml: "
+        "`loghouse config example` prints a commented one, `loghouse config check node.yaml` checks yours."
+    )
+    optParameters = [["config", "c", None, "The node's settings (node.yaml)."]]
+
+    config: NodeConfig
+
+    def opt_version(self) -> None:
+        """Print the version of Loghouse and exit."""
+        print(f"loghouse {__version__}")  # noqa: T201 - the answer to --version
+        sys.exit(0)
+
+    def postOptions(self) -> None:
+        """Read and check node.yaml; a daemon changes its directory later, so paths become absolute here.
+
+        Raises:
+            UsageError: No --config.
+            SystemExit: node.yaml is wrong; every problem is printed.
+        """
+        if not self["config"]:
+            raise usage.UsageError("--config is missing; `loghouse config example > node.yaml` makes one")
+        path = Path(os.path.abspath(self["config"]))
+        try:
+            self.config = load(path)
+        except ConfigError as error:
+            lines = "".join(f"\n  {problem}" for problem in error.problems)
+            sys.exit(f"twistd loghouse: {path} has {len(error.problems)} problem(s):{lines}")
+        self["config"] = str(path)
+
+
+class BootService(MultiService):
+    """The outermost service: sets up diagnostics, and gives a failed start one line and an exit code."""
+
+    logger = Logger()
+
+    def __init__(self, config: NodeConfig, twistd_options: Any = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._config = config
+        self._twistd_options = twistd_options
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join twistd's application and tell it where diagnostics go, in node.yaml's format.
+
+        twistd asks its application for an observer unless `--logger` names one.
+        """
+        if isinstance(parent, Componentized) and self._twistd_options is not None:
+            file = _log_file(self._twistd_options)
+            if file is not None:
+                parent.setComponent(ILogObserver, make_observer(self._config.logging, file))  # type: ignore[no-untyped-call]
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+    def privilegedStartService(self) -> None:
+        """Start what needs the rights of the user who typed the command."""
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]
+        except (LoghouseError, OSError) as error:
+            self._refuse(error)
+            raise
+
+    def startService(self) -> None:
+        """Start the node, synchronously as far as anything can fail.
+
+        Raises:
+            LoghouseError, OSError: The node cannot start; twistd exits with code 1.
+        """
+        try:
+            super().startService()  # type: ignore[no-untyped-call]
+        except (LoghouseError, OSError) as error:
+            self._refuse(error)
+            raise
+
+    def _refuse(self, error: Exception) -> None:
+        self.logger.critical("cannot start: {reason}", reason=str(error))
+        # twistd lets the error fly (it must, to remove its pid file), and Python would print a traceback.
+        sys.excepthook = _print_one_line
+
+
+def _print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, (LoghouseError, OSError)):
+        sys.stderr.write(f"twistd loghouse: cannot start: {error}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _log_file(options: Any) -> TextIO | None:
+    """Return the file that twistd would write diagnostics to; None leaves the choice (syslog) to twistd."""
+    if options.get("syslog"):
+        return None
+    name = options.get("logfile")
+    if options.get("nodaemon") and name in (None, "", "-"):
+        return sys.stdout
+    if name == "-":
+        return None  # twistd explains that a daemon cannot log to stdout
+    file = LogFile.fromFullPath(os.path.abspath(name or "twistd.log"))  # type: ignore[no-untyped-call]
+    if not signal.getsignal(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, lambda number, frame: _rotate(file))
+    return cast(TextIO, file)
+
+
+def _rotate(file: LogFile) -> None:
+    from twisted.internet import reactor
+
+    cast(Any, reactor).callFromThread(file.rotate)
+
+
+def makeService(options: Options) -> IService:
+    """Build the node's service tree; nothing is opened, bound or started yet."""
+    parent = getattr(options, "parent", None)
+    # `twist` has its own observer and no application to ask; only twistd's options know `nodaemon`.
+    twistd_options = parent if parent is not None and "nodaemon" in parent else None
+    boot = BootService(options.config, twistd_options)
+    service: Any = importlib.import_module("loghouse.service")
+    service.make_service(options.config).setServiceParent(boot)
+    return cast(IService, boot)

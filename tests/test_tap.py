@@ -1,0 +1,228 @@
+"""`twistd loghouse`: the plugin, its options, the boot service, and what it writes about itself."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.application import service
+from twisted.logger import FileLogObserver, ILogObserver, Logger, LogLevel
+from twisted.python import usage
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse import tap
+from loghouse.config import LoggingConfig, load
+from loghouse.diagnostics import make_observer
+from loghouse.errors import DataDirectoryError
+from tests.test_config import PLAIN
+
+ROOT = Path(__file__).resolve().parent.parent
+TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+
+
+def twistd(*arguments, cwd, code=None):
+    """Run the twistd script with this checkout's plugin; return the finished process."""
+    command = [sys.executable, "-c", code] if code else TWISTD
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+class FailingService(service.Service):
+    """Refuses to start, as a node whose disk is in use does."""
+
+    def startService(self):
+        raise DataDirectoryError("data is in use by another process")
+
+
+class TapCase(SynchronousTestCase):
+    """A folder with a node.yaml."""
+
+    def setUp(self):
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir(parents=True)
+        self.path = self.folder / "node.yaml"
+        self.path.write_text(PLAIN)
+
+
+class OptionsTests(TapCase):
+    """The command line of `twistd loghouse`."""
+
+    def test_config_is_required(self):
+        """Without --config the error says how to get a file."""
+        error = self.assertRaises(usage.UsageError, tap.Options().parseOptions, [])
+        self.assertIn("loghouse config example", str(error))
+
+    def test_path_becomes_absolute(self):
+        """A daemon changes its directory; the path still means the same file."""
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        options = tap.Options()
+        options.parseOptions(["--config", "node.yaml"])
+        self.assertEqual(options["config"], str(self.path))
+        self.assertEqual(options.config, load(self.path))
+
+    def test_every_problem_is_told(self):
+        """A wrong node.yaml ends the command with all its problems and exit code 1."""
+        self.path.write_text("node: A\nlisten: nowhere\nplaintext: true\n")
+        exit_ = self.assertRaises(SystemExit, tap.Options().parseOptions, ["-c", str(self.path)])
+        for part in ("4 problem(s)", "node (line 1)", "listen (line 2)", "cluster: is missing", "data_dir"):
+            self.assertIn(part, exit_.code)
+
+
+class BootServiceTests(TapCase):
+    """The outermost service."""
+
+    def boot(self, **twistd_options):
+        return tap.BootService(load(self.path), twistd_options or None)
+
+    def test_failed_start_is_logged_and_raised(self):
+        """The reason reaches the diagnostics and the caller, who makes it an exit code."""
+        self.addCleanup(setattr, sys, "excepthook", sys.excepthook)
+        events = []
+        self.patch(tap.BootService, "logger", Logger(observer=events.append))
+        boot = self.boot()
+        FailingService().setServiceParent(boot)
+        self.assertRaises(DataDirectoryError, boot.startService)
+        self.assertEqual(events[0]["log_level"], LogLevel.critical)
+        self.assertIn("in use by another", events[0]["reason"])
+
+    def test_failed_start_is_one_line(self):
+        """What Python prints for the error is its text, not a traceback."""
+        self.addCleanup(setattr, sys, "excepthook", sys.excepthook)
+        self.patch(tap.BootService, "logger", Logger(observer=lambda event: None))
+        self.patch(sys, "stderr", io.StringIO())
+        boot = self.boot()
+        FailingService().setServiceParent(boot)
+        error = self.assertRaises(DataDirectoryError, boot.startService)
+        sys.excepthook(type(error), error, None)
+        self.assertEqual(
+            sys.stderr.getvalue(), "twistd loghouse: cannot start: data is in use by another process\n"
+        )
+
+    def test_diagnostics_follow_the_file(self):
+        """twistd's application gets an observer of node.yaml's format for twistd's own log file."""
+        self.path.write_text(PLAIN + "logging: {format: json, level: warn}\n")
+        log_file = self.folder / "node.log"
+        application = service.Application("loghouse")
+        self.boot(nodaemon=True, logfile=str(log_file)).setServiceParent(application)
+        logger = Logger(namespace="test", observer=application.getComponent(ILogObserver))
+        logger.info("too quiet")
+        logger.warn("disk is {state}", state="slow")
+        lines = log_file.read_text().splitlines()
+        self.assertEqual([json.loads(line)["message"] for line in lines], ["disk is slow"])
+
+    def test_syslog_is_left_to_twistd(self):
+        """With --syslog twistd keeps its own observer."""
+        application = service.Application("loghouse")
+        self.boot(syslog=True).setServiceParent(application)
+        self.assertIsNone(application.getComponent(ILogObserver))
+
+
+class ObserverTests(SynchronousTestCase):
+    """Events as lines."""
+
+    def emit(self, write, **settings):
+        file = io.StringIO()
+        write(Logger(namespace="loghouse.test", observer=make_observer(LoggingConfig(**settings), file)))
+        return file.getvalue()
+
+    def test_json_line(self):
+        """An event is one object with its own fields beside time, level, logger and message."""
+        text = self.emit(
+            lambda logger: logger.info("leader {term}", term=3, uuid=b"\x01", peers=("a", "b"), odd=object),
+            format="json",
+        )
+        line = json.loads(text)
+        self.assertTrue(text.endswith("}\n"))
+        self.assertTrue(line.pop("time").endswith("+00:00"))
+        self.assertEqual(
+            line,
+            {
+                "level": "info",
+                "logger": "loghouse.test",
+                "message": "leader 3",
+                "term": 3,
+                "uuid": "01",
+                "peers": ["a", "b"],
+                "odd": "<class 'object'>",
+            },
+        )
+
+    def test_json_failure_has_its_traceback(self):
+        """A failure's traceback is a field; the line stays one line."""
+
+        def write(logger):
+            try:
+                raise ValueError("bug\nof two lines")
+            except ValueError:
+                logger.failure("while testing", Failure())
+
+        text = self.emit(write, format="json")
+        self.assertEqual(text.count("\n"), 1)
+        self.assertIn("ValueError: bug", json.loads(text)["traceback"])
+
+    def test_newlines_in_values_start_no_new_line(self):
+        """A value with newlines cannot fake another line, in either format."""
+        for format_ in ("text", "json"):
+            text = self.emit(lambda logger: logger.info("name {n}", n="a\n2026 fake"), format=format_)
+            self.assertEqual(
+                len([line for line in text.splitlines() if not line.startswith("\t")]), 1, format_
+            )
+
+    def test_unformattable_event_is_named(self):
+        """An event that cannot be written leaves a line that says so."""
+
+        class Odd:
+            def __str__(self):
+                raise ValueError("no text")
+
+        text = self.emit(lambda logger: logger.info("x", odd=Odd()), format="json")
+        self.assertIn("unformattable event", json.loads(text)["message"])
+
+    def test_text_and_level(self):
+        """Text goes through Twisted's own observer, filtered by level."""
+        text = self.emit(lambda logger: (logger.info("low"), logger.error("high")), level="error")
+        self.assertIn("high", text)
+        self.assertNotIn("low", text)
+        self.assertIsInstance(FileLogObserver, type)
+
+
+class TwistdTests(TapCase):
+    """The real command."""
+
+    def test_help_imports_neither_tap_nor_reactor(self):
+        """`twistd --help` lists loghouse without disturbing any other plugin."""
+        code = (
+            "import sys\nfrom twisted.scripts.twistd import run\nimport atexit\n"
+            "atexit.register(lambda: print('IMPORTED', [m for m in "
+            "('loghouse.tap', 'loghouse._reactor', 'twisted.internet.reactor') if m in sys.modules]))\nrun()"
+        )
+        done = twistd("--help", cwd=self.folder, code=code)
+        self.assertIn("Run a node of Loghouse", done.stdout)
+        self.assertIn("IMPORTED []", done.stdout)
+
+    def test_other_reactor_is_explained(self):
+        """`--reactor=epoll` fails with what to do, not a traceback."""
+        done = twistd("-n", "--reactor=epoll", "loghouse", "--config", str(self.path), cwd=self.folder)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertEqual(
+            done.stderr,
+            "twistd loghouse: loghouse needs the asyncio reactor, found EPollReactor; leave --reactor out\n",
+        )
+
+    def test_bad_file_prints_all_problems(self):
+        """Foreground and daemon alike exit with 1 and every problem, before anything is made."""
+        self.path.write_text(PLAIN + "nodes: 1\nlogging: {level: loud}\n")
+        for mode in (["-n"], []):
+            done = twistd(*mode, "loghouse", "--config", str(self.path), cwd=self.folder)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn("has 2 problem(s)", done.stderr)
+            self.assertIn("nodes (line 7): is not a setting; did you mean node?", done.stderr)
+            self.assertIn("logging.level (line 8): 'loud' is not known", done.stderr)
+        self.assertEqual(os.listdir(self.folder), ["node.yaml"])
