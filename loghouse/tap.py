@@ -86,7 +86,7 @@ class BootService(MultiService):
         if isinstance(parent, Componentized) and self._twistd_options is not None:
             file = _log_file(self._twistd_options)
             if file is not None:
-                parent.setComponent(ILogObserver, make_observer(self._config.logging, file))  # type: ignore[no-untyped-call]
+                parent.setComponent(ILogObserver, make_observer(self._config.logging, file))
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def privilegedStartService(self) -> None:
@@ -131,7 +131,7 @@ def _log_file(options: Any) -> TextIO | None:
         return sys.stdout
     if name == "-":
         return None  # twistd explains that a daemon cannot log to stdout
-    file = LogFile.fromFullPath(os.path.abspath(name or "twistd.log"))  # type: ignore[no-untyped-call]
+    file = LogFile.fromFullPath(os.path.abspath(name or "twistd.log"))
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, lambda number, frame: _rotate(file))
     return cast(TextIO, file)
