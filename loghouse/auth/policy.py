@@ -1,0 +1,222 @@
+"""Who may do what: a casbin policy in the files of the original, with every decision remembered.
+
+Default deny. Subjects, objects and actions match exactly. A decision costs casbin some 2.5 µs a rule,
+so each (subject, object, action) is asked once and remembered until the next reload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from casbin import Enforcer
+from casbin.model import Model
+from casbin.persist import Adapter
+
+from loghouse.errors import ConfigError, PermissionDeniedError
+from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
+
+ANY_OBJECT: Final = "*"
+"""In a rule: every log. As the object of a request: the whole cluster."""
+
+DEFAULT_LOG: Final = "default"
+
+# The effect of the original's model: one allowing rule is enough, and nothing can take it back.
+_ALLOW_OVERRIDE: Final = "some(where (p_eft == allow))"
+_REQUEST_TOKENS: Final = ["r_sub", "r_obj", "r_act"]
+_FORBIDDEN_IN_RULES: Final = frozenset("#\"'()[]")
+
+
+class Action(StrEnum):
+    """What a policy rule can allow."""
+
+    PRODUCE = "produce"
+    CONSUME = "consume"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """A parsed and checked policy. `matches_any_log`: `*` in a rule has to be asked for separately."""
+
+    enforcer: Enforcer
+    matches_any_log: bool
+
+    def decide(self, subject: str, object_: str, action: str) -> bool:
+        if self.enforcer.enforce(subject, object_, action):
+            return True
+        # With exact equalities only, a rule for `*` never meets the name of a log. Asking again is safe just
+        # because no rule of this effect can deny.
+        return self.matches_any_log and bool(self.enforcer.enforce(subject, ANY_OBJECT, action))
+
+
+class Authorizer:
+    """Decides by a model file and a policy file; see `certs/README.md`.
+
+    One instance serves every door, on one thread.
+    """
+
+    def __init__(self, model_path: Path, policy_path: Path) -> None:
+        """Read both files.
+
+        Raises:
+            ConfigError: Lists what is wrong with them.
+        """
+        self._model_path = model_path
+        self._policy_path = policy_path
+        self._rules = _load(model_path, policy_path)
+        self._decisions: dict[tuple[str, str, str], bool] = {}
+        self._any: dict[str, bool] = {}
+
+    def reload(self) -> None:
+        """Read both files again; from now on they decide, and what was remembered is forgotten.
+
+        Raises:
+            ConfigError: Lists what is wrong; the rules in force are still the old ones.
+        """
+        rules = _load(self._model_path, self._policy_path)
+        self._rules = rules
+        self._decisions = {}
+        self._any = {}
+
+    def permits(self, subject: str, object_: str, action: str) -> bool:
+        """Whether `subject` may do `action` on the log `object_` (`*`: on the cluster)."""
+        key = (subject, object_, action)
+        decision = self._decisions.get(key)
+        if decision is None:
+            decision = self._rules.decide(subject, object_, action)
+            _remember(self._decisions, key, decision)
+        return decision
+
+    def check(self, subject: str, object_: str, action: str) -> None:
+        """Raise unless `permits`.
+
+        Raises:
+            PermissionDeniedError: Names all three.
+        """
+        if not self.permits(subject, object_, action):
+            raise PermissionDeniedError(subject, action, object_)
+
+    def permits_anything(self, subject: str) -> bool:
+        """Whether there is any action on any log, or on the cluster, that `subject` may do."""
+        decision = self._any.get(subject)
+        if decision is None:
+            decision = any(
+                self.permits(subject, object_, action)
+                for object_ in (DEFAULT_LOG, ANY_OBJECT)
+                for action in Action
+            )
+            _remember(self._any, subject, decision)
+        return decision
+
+    def check_anything(self, subject: str, action: str) -> None:
+        """Raise unless `permits_anything`; `action` says in the error what was asked for.
+
+        Raises:
+            PermissionDeniedError: The subject may do nothing here.
+        """
+        if not self.permits_anything(subject):
+            raise PermissionDeniedError(subject, action, ANY_OBJECT)
+
+
+def _remember(decisions: dict[Any, bool], key: object, decision: bool) -> None:
+    if len(decisions) >= DECISIONS_MAX:
+        # The oldest goes: it costs one decision to know again, and nobody can make the table grow.
+        del decisions[next(iter(decisions))]
+    decisions[key] = decision
+
+
+# --- reading and checking the two files ----------------------------------------------
+
+
+class _CheckedRules(Adapter):  # type: ignore[misc]
+    """Hands casbin rules that were parsed here: its own reader skips what it does not understand."""
+
+    def __init__(self, rules: list[list[str]]) -> None:
+        self._rules = rules
+
+    def load_policy(self, model: Model) -> None:
+        for kind, *values in self._rules:
+            model[kind[0]][kind].policy.append(values)
+
+
+def _load(model_path: Path, policy_path: Path) -> _Rules:
+    model = _load_model(model_path)
+    rules = _parse_rules(_read(policy_path), policy_path, model)
+    try:
+        enforcer = Enforcer(model, _CheckedRules(rules))
+        # Meets every rule once: a matcher that cannot be evaluated shows now, not at the first call.
+        enforcer.enforce("", "", "")
+    except Exception as error:
+        raise ConfigError([f"{model_path} with {policy_path}: casbin cannot use them: {error}"]) from error
+    return _Rules(enforcer, matches_any_log=model["e"]["e"].value == _ALLOW_OVERRIDE)
+
+
+def _load_model(path: Path) -> Model:
+    model = Model()
+    try:
+        model.load_model_from_text(_read(path))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError([f"{path}: is not a casbin model: {error}"]) from error
+    missing = [section for section in "rpem" if section not in model.model]
+    if missing:
+        names = ", ".join(Model.section_name_map[section] for section in missing)
+        raise ConfigError([f"{path}: is not a casbin model: missing or empty: {names}"])
+    if model["r"]["r"].tokens != _REQUEST_TOKENS:
+        raise ConfigError([f"{path}: request_definition must be r = sub, obj, act"])
+    return model
+
+
+def _parse_rules(text: str, path: Path, model: Model) -> list[list[str]]:
+    """Return every rule as its kind and values, or raise with everything that is wrong."""
+    rules: list[list[str]] = []
+    problems: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        values = [value.strip() for value in line.split(",")]
+        problem = _rule_problem(values, model)
+        if problem:
+            problems.append(f"{path}:{number}: {problem}")
+        rules.append(values)
+    if len(rules) > POLICY_RULES_MAX:
+        problems.append(f"{path}: has {len(rules)} rules; at most {POLICY_RULES_MAX} are allowed")
+    if problems:
+        raise ConfigError(problems)
+    return rules
+
+
+def _rule_problem(values: list[str], model: Model) -> str:
+    kind = values[0]
+    kinds = {
+        name: len(rule.tokens) for section in "pg" for name, rule in model.model.get(section, {}).items()
+    }
+    if kind not in kinds:
+        return f"{kind!r} begins no rule of this model; allowed: {', '.join(kinds)}"
+    if len(values) - 1 != kinds[kind]:
+        return f"a rule {kind!r} has {kinds[kind]} values, this one has {len(values) - 1}"
+    if not all(values):
+        return "a value is empty"
+    forbidden = _FORBIDDEN_IN_RULES.intersection("".join(values))
+    if forbidden:
+        return f"a value holds {' '.join(sorted(forbidden))}, which would be a part of the name"
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(POLICY_SIZE_MAX + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror or error}"]) from None
+    if len(content) > POLICY_SIZE_MAX:
+        raise ConfigError([f"{path}: is larger than {POLICY_SIZE_MAX} bytes"])
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: is not UTF-8 text"]) from None

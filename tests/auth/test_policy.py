@@ -1,0 +1,230 @@
+"""What no rule allows is denied, a bad file changes nothing, and decisions are remembered within bounds."""
+
+import ast
+from pathlib import Path
+from unittest import mock
+
+from casbin import Enforcer
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.auth import policy
+from loghouse.auth.policy import Action, Authorizer
+from loghouse.errors import ConfigError, PermissionDeniedError
+from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODEL = (ROOT / "certs" / "model.conf").read_text()
+ORIGINAL_POLICY = "p, root, *, produce\np, root, *, consume\n"
+
+
+class PolicyTests(SynchronousTestCase):
+    """`Authorizer` over files."""
+
+    def setUp(self):
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        self.model = directory / "model.conf"
+        self.policy = directory / "policy.csv"
+        self.model.write_text(MODEL)
+
+    def authorizer(self, rules=ORIGINAL_POLICY):
+        self.policy.write_text(rules)
+        return Authorizer(self.model, self.policy)
+
+    def test_original_policy(self):
+        """The original's files work as they are: `*` is every log, everybody else is denied."""
+        authorizer = self.authorizer()
+        for action in ("produce", "consume"):
+            self.assertTrue(authorizer.permits("root", "default", action), action)
+            self.assertFalse(authorizer.permits("nobody", "default", action), action)
+        self.assertFalse(authorizer.permits("root", "default", "admin"))
+        self.assertFalse(authorizer.permits("", "default", "produce"))
+
+    def test_committed_files(self):
+        """The files in `certs/` let root do everything and nobody anything."""
+        authorizer = Authorizer(ROOT / "certs" / "model.conf", ROOT / "certs" / "policy.csv")
+        for action in Action:
+            self.assertTrue(authorizer.permits("root", "*", action), action)
+        self.assertTrue(authorizer.permits("root", "default", "produce"))
+        self.assertFalse(authorizer.permits_anything("nobody"))
+
+    def test_empty_policy_denies(self):
+        """No rule, no permission."""
+        authorizer = self.authorizer("")
+        self.assertFalse(authorizer.permits("root", "default", "produce"))
+        self.assertFalse(authorizer.permits_anything("root"))
+
+    def test_exact_match_only(self):
+        """Prefixes, patterns, cases and spaces inside never match."""
+        authorizer = self.authorizer("p, bob, default, consume\np, .*, default, produce\n")
+        for subject in ("bobby", "bo", "BOB", "bob ", "b.b", "*", ""):
+            self.assertFalse(authorizer.permits(subject, "default", "consume"), subject)
+        self.assertFalse(authorizer.permits("bob", "default", "produce"))
+        self.assertFalse(authorizer.permits("bob", "defaults", "consume"))
+        self.assertFalse(authorizer.permits("bob", "default", "consum"))
+        # A rule for one log says nothing about the cluster.
+        self.assertFalse(authorizer.permits("bob", "*", "consume"))
+
+    def test_a_rule_for_a_log_named_like_the_request(self):
+        """A rule for one log allows that log only."""
+        authorizer = self.authorizer("p, eve, other, consume\n")
+        self.assertTrue(authorizer.permits("eve", "other", "consume"))
+        self.assertFalse(authorizer.permits("eve", "default", "consume"))
+
+    def test_deny_rules_are_not_outvoted(self):
+        """With a model that can deny, asking for `*` never takes a denial back."""
+        self.model.write_text(
+            MODEL.replace("p = sub, obj, act", "p = sub, obj, act, eft")
+            .replace(
+                "some(where (p.eft == allow))", "some(where (p.eft == allow)) && !some(where (p.eft == deny))"
+            )
+            .replace("r.obj == p.obj", '(r.obj == p.obj || p.obj == "*")')
+        )
+        authorizer = self.authorizer("p, eve, *, consume, allow\np, eve, default, consume, deny\n")
+        self.assertTrue(authorizer.permits("eve", "other", "consume"))
+        self.assertFalse(authorizer.permits("eve", "default", "consume"))
+
+    def test_roles(self):
+        """A model with roles gives a member what its role may do."""
+        self.model.write_text(
+            MODEL.replace("r.sub == p.sub", "g(r.sub, p.sub)") + "\n[role_definition]\ng = _, _\n"
+        )
+        authorizer = self.authorizer("p, writers, *, produce\ng, bob, writers\n")
+        self.assertTrue(authorizer.permits("bob", "default", "produce"))
+        self.assertFalse(authorizer.permits("bobby", "default", "produce"))
+
+    def test_check_names_all_three(self):
+        """The error carries subject, action and object."""
+        error = self.assertRaises(PermissionDeniedError, self.authorizer().check, "eve", "default", "consume")
+        self.assertEqual((error.subject, error.action, error.object), ("eve", "consume", "default"))
+        self.authorizer().check("root", "default", "consume")
+
+    def test_anything_at_all(self):
+        """One permission is enough, on the log or on the cluster."""
+        authorizer = self.authorizer("p, a, default, consume\np, b, *, admin\np, c, default, nothing\n")
+        self.assertEqual([authorizer.permits_anything(s) for s in "abcd"], [True, True, False, False])
+        error = self.assertRaises(PermissionDeniedError, authorizer.check_anything, "d", "GetServers")
+        self.assertEqual((error.action, error.object), ("GetServers", "*"))
+
+    def test_comments_and_blank_lines(self):
+        """Comments, blank lines and spaces around values mean nothing."""
+        authorizer = self.authorizer("# who\n\n  p ,root,  * ,  produce  \r\n")
+        self.assertTrue(authorizer.permits("root", "default", "produce"))
+
+
+class BadFileTests(SynchronousTestCase):
+    """Files that are refused."""
+
+    setUp = PolicyTests.setUp
+    authorizer = PolicyTests.authorizer
+
+    def test_every_bad_line_is_named(self):
+        """All problems are reported at once, each with its line."""
+        error = self.assertRaises(
+            ConfigError,
+            self.authorizer,
+            "p, root, *\np, root, *, produce\nx, a, b, c\np, a, , c\np,a,b,c # d\n",
+        )
+        self.assertEqual([problem.split(":")[1] for problem in error.problems], ["1", "3", "4", "5"])
+
+    def test_bad_policies(self):
+        """Quotes, brackets, too many values, too many rules, too many bytes, no text, no file: refused."""
+        rows = [
+            ("quotes", 'p, "root", *, produce'),
+            ("brackets", "p, (root, *, produce)"),
+            ("too many values", "p, root, *, produce, allow"),
+            ("too many rules", "p, a, b, c\n" * (POLICY_RULES_MAX + 1)),
+            ("too large", "#" * (POLICY_SIZE_MAX + 1)),
+        ]
+        for row, rules in rows:
+            with self.assertRaises(ConfigError, msg=row):
+                self.authorizer(rules)
+        self.policy.write_bytes(b"\xff")
+        self.assertRaises(ConfigError, Authorizer, self.model, self.policy)
+        self.policy.unlink()
+        self.assertRaises(ConfigError, Authorizer, self.model, self.policy)
+
+    def test_the_largest_policy(self):
+        """As many rules as allowed are accepted and the last one counts."""
+        authorizer = self.authorizer("p, a, b, c\n" * (POLICY_RULES_MAX - 1) + "p, z, *, produce")
+        self.assertTrue(authorizer.permits("z", "default", "produce"))
+
+    def test_bad_models(self):
+        """A model with a part missing, other requests, or a matcher that cannot be evaluated is refused."""
+        rows = [
+            ("empty", ""),
+            ("no text", "garbage"),
+            ("no matcher", MODEL.split("[matchers]")[0]),
+            ("other request", MODEL.replace("r = sub, obj, act", "r = sub, act")),
+            ("unknown effect", MODEL.replace("some(where (p.eft == allow))", "whatever")),
+            ("unknown name", MODEL.replace("r.sub == p.sub", "r.who == p.sub")),
+            ("syntax", MODEL.replace("r.sub == p.sub", "r.sub ==")),
+        ]
+        for row, model in rows:
+            self.model.write_text(model)
+            with self.assertRaises(ConfigError, msg=row):
+                self.authorizer()
+
+
+class ReloadTests(SynchronousTestCase):
+    """Changing the rules of a running node."""
+
+    setUp = PolicyTests.setUp
+    authorizer = PolicyTests.authorizer
+
+    def test_reload_forgets_decisions(self):
+        """After a reload the new file decides, also about what was remembered."""
+        authorizer = self.authorizer()
+        self.assertTrue(authorizer.permits("root", "default", "produce"))
+        self.assertFalse(authorizer.permits_anything("eve"))
+        self.policy.write_text("p, eve, *, consume\n")
+        self.assertTrue(authorizer.permits("root", "default", "produce"))
+        authorizer.reload()
+        self.assertFalse(authorizer.permits("root", "default", "produce"))
+        self.assertTrue(authorizer.permits_anything("eve"))
+
+    def test_a_bad_file_keeps_the_old_rules(self):
+        """A reload that fails says why and changes nothing."""
+        authorizer = self.authorizer()
+        self.policy.write_text("p, eve, *\n")
+        error = self.assertRaises(ConfigError, authorizer.reload)
+        self.assertIn("policy.csv:1", str(error))
+        self.assertTrue(authorizer.permits("root", "default", "produce"))
+        self.assertFalse(authorizer.permits("eve", "default", "consume"))
+
+
+class DecisionTests(SynchronousTestCase):
+    """Decisions are remembered, and enforcement is never switched off."""
+
+    setUp = PolicyTests.setUp
+    authorizer = PolicyTests.authorizer
+
+    def test_each_decision_is_made_once(self):
+        """casbin is asked once for an allowed triple, and (for the log, for `*`) twice for a denied one."""
+        authorizer = self.authorizer("p, root, default, produce\n")
+        with mock.patch.object(Enforcer, "enforce", autospec=True, side_effect=Enforcer.enforce) as enforce:
+            for _ in range(3):
+                self.assertTrue(authorizer.permits("root", "default", "produce"))
+                self.assertFalse(authorizer.permits("eve", "default", "produce"))
+        self.assertEqual(enforce.call_count, 3)
+
+    def test_the_memory_is_bounded(self):
+        """More subjects than are remembered make the oldest go, and every answer is still right."""
+        authorizer = self.authorizer("p, s7, *, produce\n")
+        for number in range(DECISIONS_MAX + 10):
+            subject = f"s{number}"
+            self.assertEqual(authorizer.permits(subject, "default", "produce"), number == 7)
+        self.assertEqual(len(authorizer._decisions), DECISIONS_MAX)
+        self.assertTrue(authorizer.permits("s7", "default", "produce"))
+
+    def test_enforcement_is_never_switched_off(self):
+        """No code of ours calls casbin's switch that allows everything."""
+        self.assertTrue(self.authorizer()._rules.enforcer.enabled)
+        for path in sorted((ROOT / "loghouse").rglob("*.py")):
+            names = {
+                node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+            }
+            self.assertFalse(
+                names & {"enable_enforce", "enabled"} and "casbin" in path.read_text(), str(path)
+            )
+        self.assertIn("Enforcer", vars(policy))
