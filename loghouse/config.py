@@ -31,6 +31,7 @@ from loghouse.config_values import (
     read_file,
     read_folder,
     read_name,
+    read_subject,
     seconds_between,
     size_between,
 )
@@ -74,11 +75,15 @@ def _setting(key: str, read: Reader, example: str, comment: str, default: Any = 
     return field(default=default, metadata={"setting": setting})
 
 
-def _section(key: str, section: type[Any], comment: str, *, optional: bool = False, shown: bool) -> Any:
+def _section(
+    key: str, section: type[Any], comment: str, *, optional: bool = False, required: bool = False, shown: bool
+) -> Any:
     """Declare a group: None when an optional one is left out, else made of its defaults."""
     setting = _Setting(key, comment, section=section, shown=shown)
     if optional:
         return field(default=None, metadata={"setting": setting})
+    if required:
+        return field(metadata={"setting": setting})
     return field(default_factory=section, metadata={"setting": setting})
 
 
@@ -91,6 +96,15 @@ class TLSConfig:
         "certificate", read_file, "certs/node-1.pem", "This node, signed by the CA (`loghouse certs node`)."
     )
     key: Path = _setting("key", read_file, "certs/node-1.key", "Its private key.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTLSConfig:
+    """Certificates of a client; its common name is the subject that the policy names."""
+
+    ca: Path = _setting("ca", read_file, "certs/ca.pem", "Who signs the nodes.")
+    certificate: Path = _setting("certificate", read_file, "certs/root.pem", "This client.")
+    key: Path = _setting("key", read_file, "certs/root.key", "Its private key.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,10 +238,19 @@ class NodeConfig:
         "plaintext",
         read_boolean,
         "false",
-        "With true: no TLS and no identities, so everyone on this machine may do everything; loopback only.",
+        "With true: no TLS and no identities, for everyone on this machine; only on a loopback address.",
         False,
     )
-    acl: ACLConfig | None = _section("acl", ACLConfig, "Who may do what.", optional=True, shown=True)
+    plaintext_subject: str = _setting(
+        "plaintext_subject",
+        read_subject,
+        "root",
+        "With plaintext, whom the policy takes everyone for.",
+        "root",
+    )
+    acl: ACLConfig = _section(
+        "acl", ACLConfig, "Who may do what; what no rule allows is refused.", required=True, shown=True
+    )
     bootstrap: bool = _setting(
         "bootstrap",
         read_boolean,
@@ -250,6 +273,16 @@ class NodeConfig:
     def public_address(self) -> Address:
         """The address that others are told to dial."""
         return self.advertise or self.listen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """client.yaml: which node to talk to, and as whom."""
+
+    server: Address = _setting("server", read_address, "127.0.0.1:8400", "A node of the cluster.")
+    tls: ClientTLSConfig | None = _section(
+        "tls", ClientTLSConfig, "As whom; left out: no TLS.", optional=True, shown=True
+    )
 
 
 def settings_of(section: type[Any]) -> Iterator[tuple[str, _Setting, bool]]:
@@ -296,9 +329,8 @@ class _Reading:
             child = given.get(setting.key)
             if child is None:
                 if required:
-                    self.problem(
-                        path, f"is missing; it is required, such as {setting.key}: {setting.example}"
-                    )
+                    example = f", such as {setting.key}: {setting.example}" if setting.example else ""
+                    self.problem(path, f"is missing; it is required{example}")
             elif setting.section is not None:
                 problem_count = len(self.problems)
                 inner = self.section(setting.section, child, path + ".")
@@ -390,16 +422,21 @@ def load(path: str | os.PathLike[str]) -> NodeConfig:
         ConfigError: `problems` lists everything that is wrong, not only the first.
     """
     absolute = Path(os.path.abspath(path))
-    try:
-        with open(absolute, "rb") as file:
-            data = file.read(FILE_SIZE_MAX + 1)
-    except OSError as error:
-        raise ConfigError(
-            [f"{absolute}: {error.strerror}; `loghouse config example` prints one to start from"]
-        ) from None
-    if len(data) > FILE_SIZE_MAX:
-        raise ConfigError([f"{absolute}: has more than {FILE_SIZE_MAX} bytes; this is not a node.yaml"])
-    return parse(data, absolute)
+    return parse(_read_file(absolute), absolute)
+
+
+def load_client(path: str | os.PathLike[str]) -> ClientConfig:
+    """Read and check a client.yaml.
+
+    Raises:
+        ConfigError: As `load`.
+    """
+    absolute = Path(os.path.abspath(path))
+    reading = _Reading(absolute.parent)
+    values = reading.section(ClientConfig, _compose(_read_file(absolute), absolute), "")
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    return ClientConfig(**values)
 
 
 def parse(data: bytes | str, path: Path) -> NodeConfig:
@@ -408,12 +445,8 @@ def parse(data: bytes | str, path: Path) -> NodeConfig:
     Raises:
         ConfigError: As `load`.
     """
-    try:
-        root = yaml.compose(data, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError([f"{path}: is not YAML: {_yaml_problem(error)}"]) from None
     reading = _Reading(path.parent)
-    values = reading.section(NodeConfig, root, "")
+    values = reading.section(NodeConfig, _compose(data, path), "")
     _check_together(reading, values)
     if reading.problems:
         raise ConfigError(reading.problems)
@@ -421,13 +454,32 @@ def parse(data: bytes | str, path: Path) -> NodeConfig:
     return NodeConfig(path=path, **values)
 
 
+def _read_file(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(FILE_SIZE_MAX + 1)
+    except OSError as error:
+        raise ConfigError(
+            [f"{path}: {error.strerror}; `loghouse config example` prints one to start from"]
+        ) from None
+    if len(data) > FILE_SIZE_MAX:
+        raise ConfigError([f"{path}: has more than {FILE_SIZE_MAX} bytes; this is no settings file"])
+    return data
+
+
+def _compose(data: bytes | str, path: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(data, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError([f"{path}: is not YAML: {_yaml_problem(error)}"]) from None
+
+
 def _check_together(reading: _Reading, values: Mapping[str, Any]) -> None:
     """Note what is wrong with settings that are right one by one."""
     listen: Address | None = values.get("listen")
     if values.get("plaintext"):
-        for key in ("tls", "acl"):
-            if key in reading.lines:
-                reading.problem(key, "does not go with plaintext: true; remove one of the two")
+        if "tls" in reading.lines:
+            reading.problem("tls", "does not go with plaintext: true; remove one of the two")
         for key in ("listen", "grpc_listen"):
             address = values.get(key)
             if address is not None and not address.is_loopback:
@@ -435,10 +487,8 @@ def _check_together(reading: _Reading, values: Mapping[str, Any]) -> None:
                     key,
                     f"{str(address)!r} is not a loopback address, the only kind allowed with plaintext: true",
                 )
-    else:
-        for key in ("tls", "acl"):
-            if key not in reading.lines:
-                reading.problem(key, "is missing; it is required unless plaintext: true")
+    elif "tls" not in reading.lines:
+        reading.problem("tls", "is missing; it is required unless plaintext: true")
     if listen is not None and listen.is_wildcard and "advertise" not in reading.lines:
         reading.problem(
             "listen",

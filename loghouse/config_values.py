@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from loghouse.limits import GIB, KIB, MIB, NAME_SIZE_MAX
+from loghouse.limits import GIB, KIB, MIB, NAME_SIZE_MAX, SUBJECT_SIZE_MAX
 
 Reader = Callable[[object, Path], Any]
 
@@ -162,6 +162,17 @@ def read_name(value: object, base: Path) -> str:
     allowed = f"allowed: 1 to {NAME_SIZE_MAX} of a-z, 0-9 and -, not starting or ending with -"
     if not isinstance(value, str) or len(value) > NAME_SIZE_MAX or not _NAME.fullmatch(value):
         raise ValueError(f"is not a name; {allowed}")
+    return value
+
+
+def read_subject(value: object, base: Path) -> str:
+    """Read the subject that policy rules name."""
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value.encode()) <= SUBJECT_SIZE_MAX
+        or not value.isprintable()
+    ):
+        raise ValueError(f"is not a subject; allowed: 1 to {SUBJECT_SIZE_MAX} printable characters")
     return value
 
 

@@ -19,6 +19,7 @@ cluster: loghouse
 data_dir: data
 listen: 127.0.0.1:8400
 plaintext: true
+acl: {model: certs/model.conf, policy: certs/policy.csv}
 """
 
 
@@ -102,6 +103,8 @@ class ProblemTests(ConfigCase):
         ("name", PLAIN.replace("node-1", "Node_1"), "node (line 2): 'Node_1' is not a name; allowed: 1 to 6"),
         ("name too long", PLAIN.replace("node-1", "n" * 64), "is not a name"),
         ("name a number", PLAIN.replace("node-1", "17"), "node (line 2): 17 is not a name"),
+        ("subject", PLAIN + "plaintext_subject: ''\n", "'' is not a subject; allowed: 1 to 255"),
+        ("no acl", PLAIN.replace("acl:", "acll:"), "acl: is missing; it is required"),
         ("missing", PLAIN.replace("cluster: loghouse\n", ""), "cluster: is missing; it is required"),
         ("empty value", PLAIN.replace("loghouse", ""), "cluster (line 3): None is not a name"),
         ("no port", PLAIN.replace(":8400", ""), "listen (line 5): '127.0.0.1' has no port; allowed: host:po"),
@@ -110,31 +113,31 @@ class ProblemTests(ConfigCase):
         ("bare IPv6", PLAIN.replace("127.0.0.1", "::1"), "has no valid host"),
         ("port alone", PLAIN.replace("127.0.0.1:8400", "8400"), "listen (line 5): 8400 is not an address"),
         ("not loopback", PLAIN.replace("127.0.0.1", "10.0.0.1"), "not a loopback address"),
-        ("did you mean", PLAIN + "grpc_lisen: x\n", "grpc_lisen (line 7): is not a setting; did you mean gr"),
+        ("did you mean", PLAIN + "grpc_lisen: x\n", "grpc_lisen (line 8): is not a setting; did you mean gr"),
         ("wrong group", PLAIN + "segment_size: 64MiB\n", "did you mean storage.segment_size?"),
         ("unknown inside", PLAIN + "storage:\n  segmentsize: 1\n", "did you mean storage.segment_size?"),
-        ("unknown", PLAIN + "zzz: 1\n", "zzz (line 7): is not a setting; allowed: node, cluster"),
-        ("twice", PLAIN + "node: b\n", "node (line 7): is given twice, first on line 2"),
-        ("size word", PLAIN + "storage: {segment_size: big}\n", "storage.segment_size (line 7): 'big' is no"),
+        ("unknown", PLAIN + "zzz: 1\n", "zzz (line 8): is not a setting; allowed: node, cluster"),
+        ("twice", PLAIN + "node: b\n", "node (line 8): is given twice, first on line 2"),
+        ("size word", PLAIN + "storage: {segment_size: big}\n", "storage.segment_size (line 8): 'big' is no"),
         ("size small", PLAIN + "storage: {segment_size: 1}\n", "1 is out of range; allowed: 64KiB to 1GiB"),
         ("size bool", PLAIN + "storage: {segment_size: true}\n", "True is not a size"),
         ("negative", PLAIN + "storage: {reserve_size: -1}\n", "-1 is not a size"),
-        ("age", PLAIN + "retention: {age: 7 parsecs}\n", "retention.age (line 7): '7 parsecs' is not a time"),
+        ("age", PLAIN + "retention: {age: 7 parsecs}\n", "retention.age (line 8): '7 parsecs' is not a time"),
         ("age short", PLAIN + "retention: {age: 1ms}\n", "is too short"),
         ("drain", PLAIN + "shutdown: {drain_seconds: 1h}\n", "allowed: 0 to 600 seconds"),
         ("infinite", PLAIN + "shutdown: {drain_seconds: .inf}\n", "is not a time span"),
-        ("format", PLAIN + "logging: {format: xml}\n", "logging.format (line 7): 'xml' is not known; allowe"),
-        ("bool", PLAIN + "bootstrap: 1\n", "bootstrap (line 7): 1 is neither true nor false"),
-        ("group a word", PLAIN + "storage: fast\n", "storage (line 7): is not a group"),
+        ("format", PLAIN + "logging: {format: xml}\n", "logging.format (line 8): 'xml' is not known; allowe"),
+        ("bool", PLAIN + "bootstrap: 1\n", "bootstrap (line 8): 1 is neither true nor false"),
+        ("group a word", PLAIN + "storage: fast\n", "storage (line 8): is not a group"),
         ("join", PLAIN + "join: ['node-2:8400']\n", "joins no cluster; leave it empty"),
         ("join a word", PLAIN + "join: node-2\n", "is not a list"),
-        ("tls and plaintext", PLAIN + "tls: {}\n", "tls (line 7): does not go with plaintext: true"),
+        ("tls and plaintext", PLAIN + "tls: {}\n", "tls (line 8): does not go with plaintext: true"),
         ("neither", PLAIN.replace("plaintext: true\n", ""), "tls: is missing; it is required unless plainte"),
-        ("no file", PLAIN + "acl: {model: absent, policy: certs/policy.csv}\n", "names no file"),
+        ("no file", PLAIN.replace("model.conf", "absent"), "names no file"),
         ("wildcard", PLAIN.replace("127.0.0.1", "0.0.0.0"), "add advertise: HOST:8400"),
         ("advertise", PLAIN + "advertise: 0.0.0.0:1\n", "'0.0.0.0:1' cannot be dialled"),
         ("same door", PLAIN + "grpc_listen: 127.0.0.1:8400\n", "is the same as listen"),
-        ("tag", PLAIN + "join: !!python/object:os.system x\n", "join (line 7): is not plain YAML"),
+        ("tag", PLAIN + "join: !!python/object:os.system x\n", "join (line 8): is not plain YAML"),
         ("date", PLAIN.replace("loghouse", "2026-99-99"), "cluster (line 3): is not plain YAML"),
         ("not YAML", "node: [1\n", "is not YAML: line 2"),
         ("a list", "- 1\n", "the file: is not a group"),
@@ -152,12 +155,12 @@ class ProblemTests(ConfigCase):
             self.assertTrue(any(expected in problem for problem in problems), f"{name}: {problems}")
 
     def test_all_at_once(self):
-        """Five mistakes are five problems, in one go."""
+        """Six mistakes are six problems, in one go."""
         problems = self.problems(
             "node: A\ndata_dir: data\nlisten: nowhere\nplaintext: true\nlogging: {level: loud}\ntsl: 1\n"
         )
         keys = sorted(re.split(r"[ :]", problem)[0] for problem in problems)
-        self.assertEqual(keys, ["cluster", "listen", "logging.level", "node", "tsl"])
+        self.assertEqual(keys, ["acl", "cluster", "listen", "logging.level", "node", "tsl"])
 
     def test_values_are_shown_short(self):
         """A bomb of aliases is shown cut off, not expanded."""

@@ -47,6 +47,9 @@ class TapCase(SynchronousTestCase):
         self.folder.mkdir(parents=True)
         self.path = self.folder / "node.yaml"
         self.path.write_text(PLAIN)
+        (self.folder / "certs").mkdir()
+        for name in ("model.conf", "policy.csv"):
+            (self.folder / "certs" / name).write_text("not read here\n")
 
 
 class OptionsTests(TapCase):
@@ -71,7 +74,7 @@ class OptionsTests(TapCase):
         """A wrong node.yaml ends the command with all its problems and exit code 1."""
         self.path.write_text("node: A\nlisten: nowhere\nplaintext: true\n")
         exit_ = self.assertRaises(SystemExit, tap.Options().parseOptions, ["-c", str(self.path)])
-        for part in ("4 problem(s)", "node (line 1)", "listen (line 2)", "cluster: is missing", "data_dir"):
+        for part in ("5 problem(s)", "node (line 1)", "listen (line 2)", "cluster: is missing", "data_dir"):
             self.assertIn(part, exit_.code)
 
 
@@ -223,6 +226,6 @@ class TwistdTests(TapCase):
             done = twistd(*mode, "loghouse", "--config", str(self.path), cwd=self.folder)
             self.assertEqual(done.returncode, 1, done.stdout)
             self.assertIn("has 2 problem(s)", done.stderr)
-            self.assertIn("nodes (line 7): is not a setting; did you mean node?", done.stderr)
-            self.assertIn("logging.level (line 8): 'loud' is not known", done.stderr)
-        self.assertEqual(os.listdir(self.folder), ["node.yaml"])
+            self.assertIn("nodes (line 8): is not a setting; did you mean node?", done.stderr)
+            self.assertIn("logging.level (line 9): 'loud' is not known", done.stderr)
+        self.assertEqual(sorted(os.listdir(self.folder)), ["certs", "node.yaml"])

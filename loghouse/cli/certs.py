@@ -1,0 +1,105 @@
+"""`loghouse certs`: make a CA, and certificates of nodes and clients that it signs."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from loghouse.auth.certificates import (
+    Issued,
+    KeyKind,
+    make_ca,
+    make_client_certificate,
+    make_node_certificate,
+    read_issued,
+    write_issued,
+)
+from loghouse.cli.output import ExitCode, write_json, write_line
+
+CA_FILE = "ca"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its three actions to the parser."""
+    parser = commands.add_parser("certs", help="make a CA and certificates of nodes and clients")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    init = actions.add_parser("init", help="make a certificate authority: ca.pem and ca.key")
+    init.add_argument("--name", default="loghouse CA", help="its common name")
+    node = actions.add_parser("node", help="make a node's certificate: NAME.pem and NAME.key")
+    node.add_argument("name", metavar="NAME", help="the node's name, as `node` in its node.yaml")
+    node.add_argument("--cluster", required=True, help="the cluster's name, as in node.yaml")
+    node.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        help="a DNS name or IP address under which clients reach it (may be repeated)",
+    )
+    client = actions.add_parser("client", help="make a client's certificate: NAME.pem and NAME.key")
+    client.add_argument("name", metavar="NAME", help="the subject that the policy names")
+    for action, run in ((init, run_init), (node, run_node), (client, run_client)):
+        action.add_argument("--dir", type=Path, default=Path("certs"), help="where the files are (certs)")
+        action.add_argument(
+            "--key", choices=[kind.value for kind in KeyKind], default="p256", help="kind of key (p256)"
+        )
+        action.add_argument("--days", type=_days, help="how long it is valid")
+        action.add_argument("--force", action="store_true", help="replace files that are there")
+        action.add_argument("--json", action="store_true", help="print JSON")
+        action.set_defaults(run=run)
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 36500:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days; allowed: 1 to 36500")
+    return int(text)
+
+
+def run_init(args: argparse.Namespace) -> int:
+    """Make a CA."""
+    args.dir.mkdir(parents=True, exist_ok=True)
+    return _write(
+        args, make_ca(args.name, now=datetime.now(UTC), key=KeyKind(args.key), **_validity(args)), CA_FILE
+    )
+
+
+def run_node(args: argparse.Namespace) -> int:
+    """Make a node's certificate."""
+    issued = make_node_certificate(
+        _read_ca(args.dir),
+        cluster=args.cluster,
+        node=args.name,
+        hosts=args.host,
+        now=datetime.now(UTC),
+        key=KeyKind(args.key),
+        **_validity(args),
+    )
+    return _write(args, issued, args.name)
+
+
+def run_client(args: argparse.Namespace) -> int:
+    """Make a client's certificate."""
+    issued = make_client_certificate(
+        _read_ca(args.dir), name=args.name, now=datetime.now(UTC), key=KeyKind(args.key), **_validity(args)
+    )
+    return _write(args, issued, args.name)
+
+
+def _validity(args: argparse.Namespace) -> dict[str, int]:
+    return {} if args.days is None else {"days": args.days}
+
+
+def _read_ca(folder: Path) -> Issued:
+    return read_issued(folder / f"{CA_FILE}.pem", folder / f"{CA_FILE}.key")
+
+
+def _write(args: argparse.Namespace, issued: Issued, name: str) -> int:
+    # A name may hold what a file name must not; it is the certificate that says who it is.
+    stem = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name).lstrip(".") or "_"
+    certificate, key = args.dir / f"{stem}.pem", args.dir / f"{stem}.key"
+    write_issued(issued, certificate, key, may_replace=args.force)
+    if args.json:
+        write_json({"certificate": str(certificate), "key": str(key)})
+    else:
+        write_line(f"made {certificate} and {key}")
+    return ExitCode.OK

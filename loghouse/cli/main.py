@@ -1,0 +1,90 @@
+"""The `loghouse` command: its parts, and how each ends.
+
+No traceback for a user's mistake: an error of ours is one line on stderr and an exit code (`ExitCode`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from loghouse import __version__
+from loghouse.cli import certs, consume, produce, servers, settings
+from loghouse.cli.output import EXIT_CODES_TEXT, CommandError, ExitCode
+from loghouse.client.connection import CallError
+from loghouse.errors import ConfigError, DamageError, EntryError, LoghouseError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="loghouse",
+        description="Talk to a Loghouse node, and look after its files. The node itself runs under twistd: "
+        "twistd -n loghouse --config node.yaml",
+        epilog=EXIT_CODES_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"loghouse {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for part in (produce, consume, servers, certs, settings):
+        part.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code.
+
+    Args:
+        arguments: The words after `loghouse`; None takes those of this process.
+    """
+    args = make_parser().parse_args(arguments)
+    try:
+        code = int(args.run(args))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except (LoghouseError, OSError) as error:
+        _complain(args, error)
+        return _exit_code(error)
+    return code
+
+
+def _exit_code(error: Exception) -> ExitCode:
+    """Return how a command ends that failed so."""
+    if isinstance(error, CommandError):
+        return error.exit_code
+    if isinstance(error, ConfigError):
+        return ExitCode.USAGE
+    if isinstance(error, CallError):
+        if error.is_unreachable:
+            return ExitCode.UNREACHABLE
+        if error.is_outcome_unknown:
+            return ExitCode.OUTCOME_UNKNOWN
+    if isinstance(error, (DamageError, EntryError)):
+        return ExitCode.DAMAGED
+    return ExitCode.FAILED
+
+
+def _complain(args: argparse.Namespace, error: Exception) -> None:
+    """Say on stderr what went wrong; as JSON where the results would be."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    if not getattr(args, "json", False):
+        sys.stderr.write(f"loghouse {args.command}: {text}\n")
+        return
+    problem: dict[str, object] = {"error": text}
+    if isinstance(error, CallError):
+        problem.update(status=error.status, reason=error.reason, details=error.details)
+    sys.stderr.write(json.dumps(problem, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What a command writes: results on stdout (text or JSON), progress and problems on stderr."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+from tqdm import tqdm
+
+from loghouse.errors import LoghouseError
+
+
+class ExitCode(IntEnum):
+    """How every command ends; docs and `loghouse --help` list them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    OUTCOME_UNKNOWN = 4
+    DAMAGED = 5
+    INTERRUPTED = 130
+
+
+EXIT_CODES_TEXT = """exit codes:
+  0    done (also when the reader of a pipe has seen enough)
+  1    refused or failed
+  2    wrong command line, settings or input
+  3    no node could be reached; nothing was done
+  4    outcome unknown: records may or may not have been appended
+  5    damage found
+  130  interrupted (Ctrl-C)
+"""
+
+
+class CommandError(LoghouseError):
+    """A command cannot go on; the text is all that the user sees."""
+
+    def __init__(self, text: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """Write one JSON object on a line of its own."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def write_line(text: str = "") -> None:
+    """Write a line of text."""
+    sys.stdout.write(text + "\n")
+
+
+def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows under a header, columns aligned."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        write_line("  ".join(cells).rstrip())
+
+
+def bytes_as_json(name: str, value: bytes) -> dict[str, str]:
+    """Return bytes as a JSON field: `name` when they are UTF-8, else `name_base64`."""
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(value).decode()}
+
+
+def time_text(timestamp: int) -> str:
+    """Return microseconds since the epoch as ISO 8601 in UTC."""
+    seconds, microseconds = divmod(timestamp, 1_000_000)
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+    except (OverflowError, ValueError, OSError):
+        return f"{timestamp} us"
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def size_text(size: float) -> str:
+    """Return bytes for people: 1234567 is `1.2 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def progress_bar(total: int | None, unit: str, description: str) -> tqdm[Any]:
+    """Return a progress bar on stderr; silent unless stderr is a terminal."""
+    return tqdm(
+        total=total,
+        unit=unit,
+        desc=description,
+        unit_scale=True,
+        unit_divisor=1024 if unit == "B" else 1000,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        file=sys.stderr,
+    )

@@ -1,0 +1,50 @@
+"""`loghouse config`: check a node.yaml, or print a commented one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from loghouse.cli.output import ExitCode, write_json, write_line
+from loghouse.config import example_text, load
+from loghouse.errors import ConfigError
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its two actions to the parser."""
+    parser = commands.add_parser("config", help="check a node.yaml, or print an example")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="check a node.yaml; every problem is printed")
+    check.add_argument("file", metavar="FILE", help="the node.yaml")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=run_check)
+    example = actions.add_parser("example", help="print a commented node.yaml with every setting")
+    example.add_argument("--json", action="store_true", help="print it as a JSON string")
+    example.set_defaults(run=run_example)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Print all problems, or one line that there is none."""
+    try:
+        loaded = load(args.file)
+    except ConfigError as error:
+        if args.json:
+            write_json({"file": args.file, "problems": list(error.problems)})
+        else:
+            sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
+        return ExitCode.USAGE
+    if args.json:
+        write_json({"file": args.file, "problems": []})
+    else:
+        write_line(f"{args.file}: fine; node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}")
+    return ExitCode.OK
+
+
+def run_example(args: argparse.Namespace) -> int:
+    """Print the example."""
+    if args.json:
+        write_json({"example": example_text()})
+    else:
+        sys.stdout.write(example_text())
+    return ExitCode.OK
