@@ -91,6 +91,8 @@ class Configuration:
 
 
 _NAME: Final = PascalString(Int8ub, "utf8")
+# Not compiled: a compiled construct takes a truncated string or integer for a whole one, or raises
+# struct.error. These are rare, so the slow parser that checks lengths is the right one.
 _CONFIGURATION: Final = Struct(
     "members"
     / PrefixedArray(
@@ -101,9 +103,9 @@ _CONFIGURATION: Final = Struct(
     "retention_size_max" / Int64ub,
     "retention_age_max_seconds" / Int64ub,
     Terminated,
-).compile()
-_TRIM: Final = Struct("lowest_offset" / Int64ub, Terminated).compile()
-_PRODUCER: Final = Struct("subject" / PascalString(Int8ub, "utf8"), Terminated).compile()
+)
+_TRIM: Final = Struct("lowest_offset" / Int64ub, Terminated)
+_PRODUCER: Final = Struct("subject" / PascalString(Int8ub, "utf8"), Terminated)
 
 
 def encode_configuration(configuration: Configuration) -> bytes:
