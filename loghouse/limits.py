@@ -56,3 +56,23 @@ GRPC_MESSAGE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 * KIB
 GRPC_STREAMS_PER_CONNECTION_MAX: Final = 256
 GRPC_METADATA_SIZE_MAX: Final = 16 * KIB
 PIPELINE_MAX: Final = 256  # requests of one produce stream awaiting their commit
+
+# --- the wire -------------------------------------------------------------------
+LINK_HEADER_SIZE: Final = 16
+HELLO_SIZE_MAX: Final = 4 * KIB  # the only frame a stranger may send
+CONTROL_SIZE_MAX: Final = 8 * KIB  # link and client frames without bulk: errors carry the longest texts
+UNKNOWN_SIZE_MAX: Final = 64 * KIB  # a frame of a kind this version does not know: dropped or refused
+GOSSIP_SIZE_MAX: Final = 64 * KIB
+PUSH_PULL_SIZE_MAX: Final = 256 * KIB  # GOSSIP_MEMBERS_MAX statements of about 1 kB
+GOSSIP_MEMBERS_MAX: Final = 4 * MEMBERS_MAX  # also those seen and not (or no longer) in the configuration
+GOSSIP_BROADCASTS_MAX: Final = 32  # statements on one probe
+TAGS_MAX: Final = 16
+ADDRESS_SIZE_MAX: Final = 261  # a host name of 255 bytes, a colon, a port
+TEXT_SIZE_MAX: Final = 2 * KIB  # a sentence for an operator
+FAILURE_DETAILS_MAX: Final = 8
+LOGS_PER_DESCRIBE_MAX: Final = 1024
+DESCRIBE_SIZE_MAX: Final = 256 * KIB
+PRODUCE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64
+FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64
+REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
+FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead

@@ -1,0 +1,64 @@
+"""Kind numbers to message classes, and frames to messages and back.
+
+What a receiver does with a kind it does not know (`docs/wire_format.md`, "Unknown things"): kinds with
+`OPTIONAL_KIND` set are dropped; a client's request is answered with NotSupportedError on its stream;
+anything else closes the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from loghouse.errors import MalformedMessageError
+from loghouse.limits import UNKNOWN_SIZE_MAX
+from loghouse.protocol.client_messages import CLIENT_MESSAGES
+from loghouse.protocol.entry import Buffer
+from loghouse.protocol.framing import Frame, pack_header
+from loghouse.protocol.gossip_messages import GOSSIP_MESSAGES
+from loghouse.protocol.link_messages import LINK_MESSAGES
+from loghouse.protocol.message import Message
+
+OPTIONAL_KIND: Final = 0x0080  # set in a kind: whoever does not know it drops the frame
+CLIENT_KINDS: Final = range(0x0300, 0x0400)
+
+
+def _registry() -> Mapping[int, type[Message]]:
+    found: dict[int, type[Message]] = {}
+    for cls in (*LINK_MESSAGES, *GOSSIP_MESSAGES, *CLIENT_MESSAGES):
+        assert cls.KIND not in found, f"kind {cls.KIND:#06x} twice"
+        found[cls.KIND] = cls
+    return MappingProxyType(found)
+
+
+MESSAGES: Final = _registry()
+_SIZE_MAX: Final = {kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()}
+
+
+def body_size_max(kind: int) -> int:
+    """Return how many bytes the body of a frame of this kind may have."""
+    return _SIZE_MAX.get(kind, UNKNOWN_SIZE_MAX)
+
+
+def encode(message: Message, *, group: int = 0, stream: int = 0) -> tuple[Buffer, ...]:
+    """Return the frame of a message in pieces: the header and the body's small parts, then any bulk."""
+    head, *tail = message.encode()
+    length = len(head) + sum(map(len, tail))
+    assert length <= message.SIZE_MAX, f"{type(message).__name__} has {length} bytes"
+    header = pack_header(length, message.KIND, group=group, stream=stream)
+    return (header + bytes(head), *tail)
+
+
+def decode(frame: Frame) -> Message | None:
+    """Return the message in a frame; None when its kind is not known.
+
+    Raises:
+        MalformedMessageError: The body is not a message of that kind.
+    """
+    cls = MESSAGES.get(frame.kind)
+    if cls is None:
+        return None
+    if len(frame.body) > cls.SIZE_MAX:
+        raise MalformedMessageError(f"{cls.__name__} has {len(frame.body)} bytes, at most {cls.SIZE_MAX}")
+    return cls.decode(frame.body)

@@ -1,0 +1,94 @@
+"""Frames on a link: header and body, cut out of a byte stream. Nothing is buffered that may not come.
+
+The header is declared once (`WIRE`); `HEADER` is its `struct` twin for the hot path, held equal by a
+property test. See `docs/wire_format.md`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from construct import Int16ub, Int32ub, Struct
+
+from loghouse.errors import FrameTooLargeError, ProtocolError
+from loghouse.limits import LINK_HEADER_SIZE
+
+# Bits 0-7: a receiver that does not know a set one must close the link. Bits 8-15: it ignores them.
+FLAGS_CRITICAL: Final = 0x00FF
+FLAGS_KNOWN: Final = 0x0000
+
+WIRE: Final = Struct(
+    "length" / Int32ub,
+    "kind" / Int16ub,
+    "flags" / Int16ub,
+    "group" / Int32ub,
+    "stream" / Int32ub,
+).compile()
+
+HEADER: Final = struct.Struct(">IHHII")
+assert HEADER.size == LINK_HEADER_SIZE
+
+
+class Frame(NamedTuple):
+    """One frame: `kind` says what `body` is, `group` which log, `stream` which request (0: the link)."""
+
+    kind: int
+    flags: int
+    group: int
+    stream: int
+    body: bytes
+
+
+def pack_header(length: int, kind: int, *, flags: int = 0, group: int = 0, stream: int = 0) -> bytes:
+    """Return the header of a frame whose body has `length` bytes."""
+    return HEADER.pack(length, kind, flags, group, stream)
+
+
+class FrameBuffer:
+    """Cut frames out of received bytes, however these are split.
+
+    `size_max` gives the largest allowed body of a kind in bytes and may raise ProtocolError for a kind
+    that may not come at all. It is asked as soon as a header is there; the answer may change between frames.
+    """
+
+    __slots__ = ("_received", "size_max")
+
+    def __init__(self, size_max: Callable[[int], int]) -> None:
+        self.size_max = size_max
+        self._received = bytearray()
+
+    @property
+    def pending_size(self) -> int:
+        """Bytes of the frame that is not complete yet."""
+        return len(self._received)
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Add received bytes and yield every frame now complete. Exhaust it before the next call.
+
+        Raises:
+            FrameTooLargeError: A header announces more than its kind may have.
+            ProtocolError: A flag that must be understood is not known.
+        """
+        received = self._received
+        received += data
+        position = 0
+        unpack = HEADER.unpack_from
+        try:
+            while len(received) - position >= LINK_HEADER_SIZE:
+                length, kind, flags, group, stream = unpack(received, position)
+                size_max = self.size_max(kind)
+                if length > size_max:
+                    raise FrameTooLargeError(kind, length, size_max)
+                if flags & FLAGS_CRITICAL & ~FLAGS_KNOWN:
+                    raise ProtocolError(f"frame kind {kind:#06x} has unknown critical flags {flags:#06x}")
+                start = position + LINK_HEADER_SIZE
+                end = start + length
+                if end > len(received):
+                    break
+                position = end
+                # The view is gone at once: a bytearray with a live view cannot grow.
+                yield Frame(kind, flags, group, stream, bytes(memoryview(received)[start:end]))
+        finally:
+            del received[:position]  # once a read, in place

@@ -1,0 +1,131 @@
+"""Kinds 0x00xx: what every connection needs. See `docs/wire_format.md`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import ClassVar, Final
+
+from construct import Bytes, Const, GreedyBytes, Int8ub, Int16ub, Int64ub, Prefixed, Struct
+
+from loghouse.limits import CONTROL_SIZE_MAX, HELLO_SIZE_MAX, TEXT_SIZE_MAX
+from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.failures import FAILURE_WIRE, FailureFields
+from loghouse.protocol.message import LONG_TEXT, NO_UUID, SHORT_TEXT, Message, check_name, check_text
+
+MAGIC: Final = b"LGHS"
+VERSION_MIN: Final = 1
+VERSION_MAX: Final = 1
+
+
+class LinkRole(IntEnum):
+    """What the sender of a Hello is. ONLY APPEND TO THIS LIST."""
+
+    NODE = 1
+    CLIENT = 2
+
+
+class Capability(IntFlag):
+    """What the sender understands beyond its protocol version. ONLY APPEND TO THIS LIST."""
+
+    NONE = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(Message):
+    """The first frame, both ways: who I am and what I speak.
+
+    `cluster_uuid` is zero while the sender belongs to no cluster (a joiner) or, from a client, does not mind
+    which. `disk_uuid` and `node_name` are a node's; a client leaves them zero and empty. `entry_kinds` are
+    the kinds of entry the sender can store or read. `software` is for people, not for decisions.
+    """
+
+    KIND: ClassVar[int] = 0x0001
+    SIZE_MAX: ClassVar[int] = HELLO_SIZE_MAX
+    EXTENSIBLE: ClassVar[bool] = True
+    WIRE: ClassVar = Struct(
+        "magic" / Const(MAGIC),
+        "version_min" / Int16ub,
+        "version_max" / Int16ub,
+        "role" / Int8ub,
+        "capabilities" / Int64ub,
+        "cluster_uuid" / Bytes(16),
+        "disk_uuid" / Bytes(16),
+        "cluster_name" / SHORT_TEXT,
+        "node_name" / SHORT_TEXT,
+        "software" / SHORT_TEXT,
+        "entry_kinds" / Prefixed(Int8ub, GreedyBytes),
+    ).compile()
+
+    role: int
+    cluster_name: str = ""
+    cluster_uuid: bytes = NO_UUID
+    node_name: str = ""
+    disk_uuid: bytes = NO_UUID
+    version_min: int = VERSION_MIN
+    version_max: int = VERSION_MAX
+    capabilities: int = 0
+    entry_kinds: bytes = bytes(EntryKind)
+    software: str = ""
+
+    def check(self) -> None:
+        """Raise ValueError when a field is beyond what it may be."""
+        if not 0 < self.version_min <= self.version_max:
+            raise ValueError(f"versions {self.version_min} to {self.version_max} are not a range")
+        is_node = LinkRole(self.role) == LinkRole.NODE
+        check_name("cluster", self.cluster_name, empty=not is_node)
+        check_text("software", self.software, 255)
+        if is_node:
+            check_name("node", self.node_name)
+        elif self.node_name or self.disk_uuid != NO_UUID:
+            raise ValueError("a client has no node name and no disk uuid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping(Message):
+    """Answer with a Pong of the same token, at once."""
+
+    KIND: ClassVar[int] = 0x0002
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
+    WIRE: ClassVar = Struct("token" / Int64ub).compile()
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong(Message):
+    """The answer to a Ping."""
+
+    KIND: ClassVar[int] = 0x0003
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
+    WIRE: ClassVar = Struct("token" / Int64ub).compile()
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkError(FailureFields, Message):
+    """The peer broke a rule: `code` and `text` say which. The sender closes the connection behind it."""
+
+    KIND: ClassVar[int] = 0x0004
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
+    WIRE: ClassVar = FAILURE_WIRE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodbye(Message):
+    """The sender takes no new requests, finishes those open, and closes. `reason` is for people."""
+
+    KIND: ClassVar[int] = 0x0005
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
+    WIRE: ClassVar = Struct("reason" / LONG_TEXT).compile()
+
+    reason: str = ""
+
+    def check(self) -> None:
+        """Raise ValueError when the reason is too long or unprintable."""
+        check_text("reason", self.reason, TEXT_SIZE_MAX)
+
+
+LINK_MESSAGES: Final[tuple[type[Message], ...]] = (Hello, Ping, Pong, LinkError, Goodbye)
+__all__ = ["LINK_MESSAGES", "Capability", "Goodbye", "Hello", "LinkError", "LinkRole", "Ping", "Pong"]

@@ -1,0 +1,144 @@
+"""What every message of the wire has in common: a kind, a size cap, a declared layout, one encoding.
+
+A message is a frozen dataclass; its `WIRE` is the compiled `construct` declaration of its body. A value
+has exactly one encoding, and only that one is accepted: a body that parses but would be encoded
+differently (a short string, bytes left over) is malformed. `docs/wire_format.md` has the same in words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Self
+
+from construct import Construct, ConstructError, Int8ub, Int16ub, PascalString, SizeofError
+
+from loghouse.errors import MalformedMessageError
+from loghouse.limits import NAME_SIZE_MAX
+from loghouse.protocol.entry import Buffer
+
+SHORT_TEXT: Final = PascalString(Int8ub, "utf8")
+LONG_TEXT: Final = PascalString(Int16ub, "utf8")
+
+NO_UUID: Final = bytes(16)
+
+_NAME: Final = re.compile(rf"[a-z0-9](?:[a-z0-9-]{{0,{NAME_SIZE_MAX - 2}}}[a-z0-9])?")
+
+
+class Message:
+    """Base of every message.
+
+    `KIND` is its number in the frame header (append-only, never reused). `SIZE_MAX` bounds its body in
+    bytes and is checked before the body is buffered. When `TAIL` names a field, that field is the rest of
+    the body: it is never copied when encoding. When `EXTENSIBLE`, bytes behind the known fields are
+    ignored, so that later versions can append fields.
+    """
+
+    __slots__ = ()
+
+    KIND: ClassVar[int]
+    SIZE_MAX: ClassVar[int]
+    WIRE: ClassVar[Construct]
+    TAIL: ClassVar[str] = ""
+    EXTENSIBLE: ClassVar[bool] = False
+
+    def encode(self) -> tuple[Buffer, ...]:
+        """Return the body in pieces, to be written one behind the other."""
+        values = self._values()
+        if not self.TAIL:
+            return (bytes(self.WIRE.build(values)),)
+        tail: Buffer = values[self.TAIL]
+        values[self.TAIL] = b""
+        return (bytes(self.WIRE.build(values)), tail)
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Return the message that `body` is.
+
+        Raises:
+            MalformedMessageError: It is not this message, or not in its one encoding.
+        """
+        fixed = fixed_size(cls)
+        if fixed is not None and (len(body) < fixed or (len(body) > fixed and not cls.TAIL)):
+            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {fixed}")
+        try:
+            message = cls._from_values(cls.WIRE.parse(body))
+            message.check()
+            if fixed is None:
+                _check_canonical(message, body)
+        # A compiled construct raises struct.error where an interpreted one raises StreamError.
+        except (ConstructError, struct.error, UnicodeError, ValueError, OverflowError) as error:
+            raise MalformedMessageError(f"{cls.__name__}: {error}") from error
+        return message
+
+    def check(self) -> None:
+        """Raise ValueError when a field is beyond what it may be."""
+
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in field_names(type(self))}
+
+    @classmethod
+    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
+        return cls(**{name: parsed[name] for name in field_names(cls)})
+
+
+def _check_canonical(message: Message, body: bytes) -> None:
+    # The compiled parser reads strings without looking whether the body is long enough, so this is
+    # also what finds a truncated body.
+    encoded = b"".join(message.encode())
+    if message.EXTENSIBLE:
+        body = body[: len(encoded)]
+    if encoded != body:
+        raise ValueError("truncated, or not in its one encoding")
+
+
+_FIELD_NAMES: Final[dict[type[Message], tuple[str, ...]]] = {}
+_FIXED_SIZE: Final[dict[type[Message], int | None]] = {}
+
+
+def field_names(cls: type[Message]) -> tuple[str, ...]:
+    """Return the field names of a message class, in order."""
+    found = _FIELD_NAMES.get(cls)
+    if found is None:
+        found = _FIELD_NAMES[cls] = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+    return found
+
+
+def fixed_size(cls: type[Message]) -> int | None:
+    """Return the bytes of a body without its tail, or None when that depends on the values."""
+    if cls not in _FIXED_SIZE:
+        _FIXED_SIZE[cls] = _compute_fixed_size(cls)
+    return _FIXED_SIZE[cls]
+
+
+def _compute_fixed_size(cls: type[Message]) -> int | None:
+    if cls.EXTENSIBLE:
+        return None
+    try:
+        if cls.TAIL:
+            subcons = cls.WIRE.defersubcon.subcons  # what the compiled construct was made from
+            return sum(int(sub.sizeof()) for sub in subcons if sub.name != cls.TAIL)
+        return int(cls.WIRE.sizeof())
+    except SizeofError:
+        return None
+
+
+def check_name(what: str, name: str, *, empty: bool = False) -> None:
+    """Raise ValueError unless `name` can name a node, a cluster or a log.
+
+    A DNS label in lower case: nothing that could break a log line, a path or a certificate's URI.
+    """
+    if empty and not name:
+        return
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{what} {name!r} is not 1 to {NAME_SIZE_MAX} of a-z, 0-9 and -, no - at either end")
+
+
+def check_text(what: str, text: str, size_max: int) -> None:
+    """Raise ValueError unless `text` is printable and at most `size_max` bytes long."""
+    if len(text.encode()) > size_max:
+        raise ValueError(f"{what} has more than {size_max} bytes")
+    if not text.isprintable():
+        raise ValueError(f"{what} holds unprintable characters")

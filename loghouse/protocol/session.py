@@ -1,0 +1,411 @@
+"""One connection, sans-IO: received bytes in, events out, bytes to send.
+
+    dialler                          acceptor
+      GREETING  ---- Hello ---->     GREETING
+         |      <--- Hello -----        |         (or LinkError, then closed)
+        UP     <== frames, both ==>     UP
+         |      ---- Goodbye -->        |         either side, or none
+      CLOSING                        CLOSING      open requests are finished
+         |                              |
+      CLOSED                         CLOSED       connection gone, or a rule broken
+
+The driver feeds `receive`, writes `bytes_to_send()`, and closes the transport when `state` is CLOSED. It
+owns all timers: the session knows no time. See `docs/wire_format.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+from loghouse.errors import LoghouseError, NotSupportedError, ProtocolError, RequestError, UnavailableError
+from loghouse.protocol.client_messages import (
+    CLIENT_MESSAGES,
+    REPLIES,
+    Cancel,
+    Credit,
+    Describe,
+    DescribeReply,
+    Failure,
+    FollowFrames,
+)
+from loghouse.protocol.codec import CLIENT_KINDS, MESSAGES, OPTIONAL_KIND, body_size_max, decode, encode
+from loghouse.protocol.entry import Buffer
+from loghouse.protocol.framing import Frame, FrameBuffer
+from loghouse.protocol.greeting import Agreement, Certified, agree
+from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
+from loghouse.protocol.message import Message
+from loghouse.protocol.streams import AskedStreams, ServedStreams
+
+
+class LinkState(Enum):
+    """Where a connection is in its life."""
+
+    GREETING = "greeting"
+    UP = "up"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp:
+    """Both Hellos are here and fit."""
+
+    hello: Hello
+    agreement: Agreement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReceived:
+    """A node's message (Raft, gossip): no request and no answer."""
+
+    message: Message
+    group: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReceived:
+    """The dialler asks; answer with `answer` or `refuse`."""
+
+    request: Message
+    group: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditReceived:
+    """A followed stream may send more."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelReceived:
+    """The dialler does not want this stream's answer any more."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """The answer to a request; a Follow gets many."""
+
+    stream: int
+    reply: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The request failed; its stream is over."""
+
+    stream: int
+    error: LoghouseError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PongReceived:
+    """The peer answered a Ping."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoodbyeReceived:
+    """The peer takes no new requests and closes when the open ones are done."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFailed:
+    """The peer says that this side broke a rule, and closes."""
+
+    error: LoghouseError
+
+
+Event: TypeAlias = (
+    LinkUp
+    | MessageReceived
+    | RequestReceived
+    | CreditReceived
+    | CancelReceived
+    | Answered
+    | Refused
+    | PongReceived
+    | GoodbyeReceived
+    | LinkFailed
+)
+
+
+def _kinds(*classes: type[Message]) -> frozenset[int]:
+    return frozenset(cls.KIND for cls in classes)
+
+
+_LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
+_REPLY_KINDS: Final = _kinds(*REPLIES.values(), Failure)
+_REQUEST_KINDS: Final = _kinds(*CLIENT_MESSAGES) - _REPLY_KINDS
+_NODE_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0100 <= kind < 0x0300)
+_DESCRIBING: Final = _kinds(Describe, Cancel)
+_DESCRIBED: Final = _kinds(DescribeReply, Failure)
+
+
+def _admit_all(_: Hello) -> None:
+    return None
+
+
+class Session:
+    """One end of a connection.
+
+    Args:
+        hello: What this side says of itself.
+        is_dialler: Whether this side opened the connection.
+        certified: What the peer's certificate says; None without TLS.
+        expected_node: The node that was dialled, when a certain one must answer.
+        admit: Called with the peer's Hello once it fits; raises IdentityError to refuse the peer.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        *,
+        is_dialler: bool,
+        certified: Certified | None = None,
+        expected_node: str = "",
+        admit: Callable[[Hello], None] = _admit_all,
+    ) -> None:
+        self.state = LinkState.GREETING
+        self.peer: Hello | None = None
+        self.agreement: Agreement | None = None
+        self.served = ServedStreams()
+        self.asked = AskedStreams()
+        self._hello = hello
+        self._is_dialler = is_dialler
+        self._certified = certified
+        self._expected_node = expected_node
+        self._admit = admit
+        self._allowed = _kinds(Hello, LinkError) if is_dialler else _kinds(Hello)
+        self._frames = FrameBuffer(self._body_size_max)
+        self._outgoing: list[Buffer] = []
+        self._is_closing_here = False
+        if is_dialler:
+            self._send(hello)
+
+    # --- what the driver sees ---------------------------------------------------
+
+    @property
+    def pending_size(self) -> int:
+        """Bytes received of a frame that is not complete; the driver bounds how long that may last."""
+        return self._frames.pending_size
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more may come or go but what `bytes_to_send` still holds."""
+        return self.state is LinkState.CLOSED
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is open, either way."""
+        return not self.served.open and not self.asked.open
+
+    def bytes_to_send(self) -> list[Buffer]:
+        """Return what is to be written now, in order, and forget it."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take received bytes; return what they mean, in order.
+
+        Raises:
+            ProtocolError: The peer broke a rule. A LinkError is among the bytes to send, the state is
+                CLOSED, and the events of this call are lost: no part of what such a peer says counts.
+        """
+        events: list[Event] = []
+        if self.is_closed:
+            return events
+        try:
+            for frame in self._frames.feed(data):
+                event = self._receive_frame(frame)
+                if event is not None:
+                    events.append(event)
+                if self.is_closed:
+                    break
+        except ProtocolError as error:
+            self.fail(error)
+            raise
+        self._close_when_done()
+        return events
+
+    def fail(self, error: ProtocolError) -> None:
+        """Tell the peer why, and be closed. For rules that the driver watches: deadlines, identities."""
+        if self.state is not LinkState.CLOSED:
+            self._send(LinkError.of(error))
+            self.state = LinkState.CLOSED
+
+    def send(self, message: Message, *, group: int = 0, stream: int = 0) -> None:
+        """Queue a message that is neither a request nor an answer."""
+        assert self.state in (LinkState.UP, LinkState.CLOSING), self.state
+        self._send(message, group=group, stream=stream)
+
+    def ping(self, token: int) -> None:
+        """Ask the peer for a sign of life."""
+        self.send(Ping(token=token))
+
+    def say_goodbye(self, reason: str = "") -> None:
+        """Open nothing new; the connection is CLOSED when the open requests are done."""
+        if self.state is LinkState.GREETING:
+            self.state = LinkState.CLOSED
+        elif self.state in (LinkState.UP, LinkState.CLOSING) and not self._is_closing_here:
+            self._is_closing_here = True
+            self._send(Goodbye(reason=reason))
+            self.state = LinkState.CLOSING
+            self._close_when_done()
+
+    # --- the dialler's requests -------------------------------------------------
+
+    def request(self, request: Message, *, group: int = 1) -> int:
+        """Queue a request and return its stream.
+
+        Raises:
+            UnavailableError: The connection is not up, or the peer said goodbye.
+            ResourceExhaustedError: Too many are open.
+        """
+        if self.state is not LinkState.UP or not self._is_dialler:
+            raise UnavailableError(f"the connection is {self.state.value}; nothing was sent")
+        stream = self.asked.begin(request)
+        self._send(request, group=group, stream=stream)
+        return stream
+
+    def cancel(self, stream: int) -> None:
+        """Give up a request. What it asked for may still happen."""
+        if self.asked.end(stream) and self.state is not LinkState.CLOSED:
+            self._send(Cancel(), stream=stream)
+            self._close_when_done()
+
+    def add_credit(self, stream: int, credit: int) -> None:
+        """Let the peer send `credit` bytes more on a followed stream."""
+        if stream in self.asked.open and self.state is not LinkState.CLOSED:
+            self._send(Credit(credit=credit), stream=stream)
+
+    # --- the acceptor's answers --------------------------------------------------
+
+    def answer(self, stream: int, reply: Message) -> None:
+        """Queue the answer to a request; nothing when the stream is over already."""
+        if stream not in self.served.open or self.state is LinkState.CLOSED:
+            return
+        used = len(reply.frames) if isinstance(reply, FollowFrames) else 0
+        self.served.answer(stream, reply, credit_used=used)
+        self._send(reply, stream=stream)
+        self._close_when_done()
+
+    def refuse(self, stream: int, error: RequestError) -> None:
+        """Queue a refusal; the stream is over."""
+        self.answer(stream, Failure.of(error))
+
+    # --- frames ------------------------------------------------------------------
+
+    def _body_size_max(self, kind: int) -> int:
+        if kind in self._allowed:
+            return body_size_max(kind)
+        if self.state is LinkState.GREETING:
+            raise ProtocolError(f"frame kind {kind:#06x} before Hello")
+        if kind in MESSAGES:
+            raise ProtocolError(f"{MESSAGES[kind].__name__} may not come on this connection")
+        return body_size_max(kind)
+
+    def _receive_frame(self, frame: Frame) -> Event | None:
+        message = decode(frame)
+        if message is None:
+            self._receive_unknown(frame)
+            return None
+        match message:
+            case Hello():
+                return self._receive_hello(message)
+            case Ping():
+                self._send(Pong(token=message.token))
+                return None
+            case Pong():
+                return PongReceived(token=message.token)
+            case Goodbye():
+                self.state = LinkState.CLOSING
+                return GoodbyeReceived(reason=message.reason)
+            case LinkError():
+                self.state = LinkState.CLOSED
+                return LinkFailed(error=message.error())
+        if frame.kind not in CLIENT_KINDS:
+            return MessageReceived(message=message, group=frame.group, stream=frame.stream)
+        if self._is_dialler:
+            return self._receive_answer(message, frame.stream)
+        return self._receive_request(message, frame)
+
+    def _receive_unknown(self, frame: Frame) -> None:
+        if frame.kind & OPTIONAL_KIND:
+            return
+        if frame.kind in CLIENT_KINDS and frame.stream and not self._is_dialler:
+            error = NotSupportedError(f"request kind {frame.kind:#06x} is not known to this node's version")
+            self._send(Failure.of(error), stream=frame.stream)
+            return
+        raise ProtocolError(f"frame kind {frame.kind:#06x} is not known to this version")
+
+    def _receive_hello(self, hello: Hello) -> LinkUp:
+        if self.state is not LinkState.GREETING:
+            raise ProtocolError("a second Hello")
+        agreement = agree(
+            self._hello,
+            hello,
+            is_dialler=self._is_dialler,
+            certified=self._certified,
+            expected_node=self._expected_node,
+        )
+        self._admit(hello)
+        self.peer, self.agreement = hello, agreement
+        if not self._is_dialler:
+            self._send(self._hello)
+        self._allowed = _LINK | self._kinds_allowed(hello, agreement)
+        self.state = LinkState.UP
+        return LinkUp(hello=hello, agreement=agreement)
+
+    def _kinds_allowed(self, hello: Hello, agreement: Agreement) -> frozenset[int]:
+        if self._is_dialler:
+            return _REPLY_KINDS if self._hello.role == LinkRole.CLIENT else _DESCRIBED
+        if hello.role == LinkRole.CLIENT:
+            return _REQUEST_KINDS
+        return _DESCRIBING if agreement.is_restricted else _DESCRIBING | _NODE_KINDS
+
+    def _receive_request(self, message: Message, frame: Frame) -> Event | None:
+        try:
+            match message:
+                case Credit():
+                    if self.served.add_credit(frame.stream, message.credit):
+                        return CreditReceived(stream=frame.stream)
+                    return None
+                case Cancel():
+                    cancelled = self.served.cancel(frame.stream)
+                    return CancelReceived(stream=frame.stream) if cancelled else None
+            self.served.begin(frame.stream, message)
+        except RequestError as error:
+            was_open = self.served.open.pop(frame.stream, None) is not None
+            self._send(Failure.of(error), stream=frame.stream)
+            return CancelReceived(stream=frame.stream) if was_open else None
+        if self.state is LinkState.CLOSING:
+            self.refuse(
+                frame.stream, UnavailableError("this node is closing the connection; try another one")
+            )
+            return None
+        return RequestReceived(request=message, group=frame.group, stream=frame.stream)
+
+    def _receive_answer(self, message: Message, stream: int) -> Event | None:
+        if not self.asked.accept(stream, message):
+            return None
+        if isinstance(message, Failure):
+            return Refused(stream=stream, error=message.error())
+        return Answered(stream=stream, reply=message)
+
+    def _send(self, message: Message, *, group: int = 0, stream: int = 0) -> None:
+        self._outgoing += encode(message, group=group, stream=stream)
+
+    def _close_when_done(self) -> None:
+        if self.state is LinkState.CLOSING and self.is_idle:
+            self.state = LinkState.CLOSED

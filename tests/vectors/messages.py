@@ -1,0 +1,146 @@
+"""One message of every kind, and more where a field can be there or not: the source of the wire vectors."""
+
+from loghouse import errors
+from loghouse.protocol.client_messages import (
+    Bounds,
+    BoundsReply,
+    Cancel,
+    Credit,
+    Describe,
+    DescribedServer,
+    DescribeReply,
+    Failure,
+    Fetch,
+    FetchReply,
+    FindOffset,
+    FindOffsetReply,
+    Follow,
+    FollowFrames,
+    Produce,
+    ProduceReply,
+)
+from loghouse.protocol.configuration import Role
+from loghouse.protocol.entry import EntryKind, crc32c, frame_seed, make_entry
+from loghouse.protocol.gossip_messages import (
+    Liveness,
+    PushPull,
+    PushPullReply,
+    Statement,
+    SwimAck,
+    SwimBroadcast,
+    SwimNack,
+    SwimPing,
+    SwimPingReq,
+)
+from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
+
+CLUSTER = bytes.fromhex("6c6f67686f7573652d74657374000001")
+DISK_A = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
+DISK_B = bytes.fromhex("101112131415161718191a1b1c1d1e1f")
+GROUP = 1
+TIME = 1_700_000_000_000_000
+# A serialized RecordBatch of two records with the values "hello" and "world".
+BATCH = bytes.fromhex("0a070a0568656c6c6f0a070a05776f726c64")
+ENTRY = make_entry(
+    frame_seed(CLUSTER, GROUP),
+    index=3,
+    term=1,
+    kind=EntryKind.RECORDS,
+    base_offset=0,
+    timestamp=TIME,
+    payload=BATCH,
+    record_count=2,
+)
+
+ALIVE = Statement(
+    liveness=Liveness.ALIVE,
+    name="a",
+    disk_uuid=DISK_A,
+    incarnation=7,
+    address="10.0.0.1:8400",
+    grpc_address="10.0.0.1:8401",
+    version_min=1,
+    version_max=1,
+    tags=("zone=north",),
+)
+SUSPECT = Statement(liveness=Liveness.SUSPECT, name="b", disk_uuid=DISK_B, incarnation=2, accuser="a")
+LEFT = Statement(liveness=Liveness.LEFT, name="c", disk_uuid=DISK_B, incarnation=2**64 - 1)
+
+# name, message, stream
+MESSAGES = (
+    (
+        "hello of a node",
+        Hello(
+            role=LinkRole.NODE,
+            cluster_name="logs",
+            cluster_uuid=CLUSTER,
+            node_name="a",
+            disk_uuid=DISK_A,
+            entry_kinds=bytes([1, 2, 3, 4, 5]),
+            software="loghouse 0.1.0",
+        ),
+        0,
+    ),
+    ("hello of a client", Hello(role=LinkRole.CLIENT, entry_kinds=bytes([1, 2, 3, 4, 5])), 0),
+    ("ping", Ping(token=2**64 - 2), 0),
+    ("pong", Pong(token=2**64 - 2), 0),
+    ("link error", LinkError.of(errors.FrameTooLargeError(0x0301, 2**32 - 1, 8_388_672)), 0),
+    ("goodbye", Goodbye(reason="shutting down"), 0),
+    ("swim ping", SwimPing(sequence=9, name="b", disk_uuid=DISK_B, broadcasts=(ALIVE,)), 0),
+    ("swim ping request", SwimPingReq(sequence=10, name="b", disk_uuid=DISK_B), 0),
+    ("swim ack", SwimAck(sequence=9, broadcasts=(SUSPECT, LEFT)), 0),
+    ("swim nack", SwimNack(sequence=10), 0),
+    ("push pull", PushPull(members=(ALIVE, SUSPECT)), 0),
+    ("push pull reply", PushPullReply(members=()), 0),
+    ("swim broadcast", SwimBroadcast(broadcasts=(LEFT,)), 0),
+    ("produce", Produce(batch=BATCH, record_count=2, batch_crc=crc32c(BATCH)), 1),
+    (
+        "produce with everything",
+        Produce(
+            batch=BATCH,
+            record_count=2,
+            attributes=1,
+            batch_crc=0,
+            expect_offset=0,
+            producer_id=5,
+            producer_sequence=6,
+            timeout_milliseconds=1500,
+        ),
+        2,
+    ),
+    ("produce reply", ProduceReply(base_offset=0, record_count=2, timestamp=TIME), 1),
+    ("fetch", Fetch(offset=1, size_max=65_536), 3),
+    ("fetch reply", FetchReply(next_offset=2, frames=ENTRY.frame), 3),
+    ("follow", Follow(offset=0, credit=1_048_576), 4),
+    ("follow frames", FollowFrames(next_offset=2, frames=ENTRY.frame), 4),
+    ("credit", Credit(credit=65_536), 4),
+    ("cancel", Cancel(), 4),
+    ("describe", Describe(), 5),
+    (
+        "describe reply",
+        DescribeReply(
+            cluster_uuid=CLUSTER,
+            cluster_name="logs",
+            node_name="a",
+            logs=((1, "default"),),
+            servers=(
+                DescribedServer(name="a", address="10.0.0.1:8400", is_leader=True),
+                DescribedServer(
+                    name="b",
+                    address="10.0.0.2:8400",
+                    grpc_address="10.0.0.2:8401",
+                    role=Role.LEARNER,
+                    is_alive=False,
+                ),
+            ),
+        ),
+        5,
+    ),
+    ("bounds", Bounds(), 6),
+    ("bounds reply", BoundsReply(lowest=0, next_offset=2), 6),
+    ("find offset", FindOffset(timestamp=TIME), 7),
+    ("find offset reply", FindOffsetReply(offset=0, timestamp=TIME), 7),
+    ("failure: offset out of range", Failure.of(errors.OffsetOutOfRangeError(9, 0, 2)), 3),
+    ("failure: not permitted", Failure.of(errors.PermissionDeniedError("nobody", "produce", "default")), 1),
+    ("failure: not leader", Failure.of(errors.NotLeaderError("b")), 1),
+)
