@@ -278,6 +278,30 @@ class DiskFailedError(StorageError):
     """A write or sync failed. The node must stop: a failed fsync is never retried."""
 
 
+# --- consensus ------------------------------------------------------------------
+
+
+class ConsensusError(LoghouseError):
+    """Two members disagree on what is committed: the member must stop before it spreads."""
+
+
+class DivergenceError(ConsensusError):
+    """A leader's entry contradicts one that is committed here. This member must stop."""
+
+    code = 64
+
+    def __init__(self, group: int, index: int, term: int, leader_term: int) -> None:
+        super().__init__(
+            f"group {group}: the leader has term {leader_term} at index {index}, but this node committed "
+            f"term {term} there; one of the two logs was damaged or restored from a copy. Stop this node, "
+            f"compare the logs, and wipe the wrong one"
+        )
+        self.group = group
+        self.index = index
+        self.term = term
+        self.leader_term = leader_term
+
+
 # --- configuration --------------------------------------------------------------
 
 

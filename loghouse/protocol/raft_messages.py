@@ -1,0 +1,370 @@
+"""Kinds 0x01xx: what the members of a group say to each other (Raft, figure 2 and figure 13).
+
+Each message is a frozen dataclass beside the compiled `construct` declaration of its body. On the wire a
+body follows `source` and `target` (`ADDRESS`); the group is in the link frame's header. Entries travel as
+the frames they are on disk: `AppendEntries` encodes a header and passes their bytes on untouched.
+
+Terms and indices are u64 and start at 1; 0 means "none". Member ids are u32; 0 is nobody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self, TypeAlias, cast
+
+from construct import Construct, Flag, Int32ub, Int64ub, Struct
+
+from loghouse.errors import EntryError, MalformedMessageError
+from loghouse.limits import ENTRY_SIZE_MAX, MIB, STATE_SIZE_MAX
+from loghouse.protocol.entry import Buffer, Entry, decode_entries
+
+NOBODY: Final = 0
+ADDRESS: Final = Struct("source" / Int32ub, "target" / Int32ub).compile()
+ADDRESS_SIZE: Final = 8
+_CONTROL_SIZE_MAX: Final = ADDRESS_SIZE + 64
+
+
+class _Message:
+    """What the messages share: one compiled layout of fixed size, built from and parsed to the fields."""
+
+    __slots__ = ()
+
+    KIND: ClassVar[int]
+    SIZE_MAX: ClassVar[int] = _CONTROL_SIZE_MAX
+    WIRE: ClassVar[Construct]
+
+    def encode(self) -> list[Buffer]:
+        """Return the body in pieces, to be written one behind the other."""
+        return [bytes(self.WIRE.build({name: getattr(self, name) for name in _FIELDS[self.KIND]}))]
+
+    @classmethod
+    def decode(cls, body: Buffer, seed: int) -> Self:
+        """Return the message that `body` is.
+
+        Args:
+            seed: The log's frame seed (`frame_seed`), for the entries in it.
+
+        Raises:
+            MalformedMessageError: It is not one.
+        """
+        if len(body) != _SIZES[cls.KIND]:
+            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {_SIZES[cls.KIND]}")
+        parsed = cls.WIRE.parse(body)
+        return cls(**{name: parsed[name] for name in _FIELDS[cls.KIND]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestVote(_Message):
+    """Ask a member for its vote (Raft 5.2, 5.4.1, figure 2).
+
+    With `pre_vote` the sender only asks whether it would get it; `term` is then the term it would
+    campaign in, and nobody changes state (thesis 9.6). `transfer` says that the leader asked for this
+    election, so a recent leader is no reason to refuse (thesis 3.10).
+    """
+
+    KIND: ClassVar[int] = 0x0101
+    WIRE: ClassVar[Construct] = Struct(
+        "term" / Int64ub,
+        "last_log_index" / Int64ub,
+        "last_log_term" / Int64ub,
+        "pre_vote" / Flag,
+        "transfer" / Flag,
+    ).compile()
+
+    term: int
+    last_log_index: int
+    last_log_term: int
+    pre_vote: bool = False
+    transfer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestVoteReply(_Message):
+    """The answer. A granted pre-vote carries the asked-for term, everything else the voter's own."""
+
+    KIND: ClassVar[int] = 0x0102
+    WIRE: ClassVar[Construct] = Struct("term" / Int64ub, "granted" / Flag, "pre_vote" / Flag).compile()
+
+    term: int
+    granted: bool
+    pre_vote: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendEntries(_Message):
+    """Entries to follow the one at (`prev_log_index`, `prev_log_term`); none is a probe (Raft 5.3)."""
+
+    KIND: ClassVar[int] = 0x0103
+    SIZE_MAX: ClassVar[int] = ENTRY_SIZE_MAX + 1 * MIB
+    WIRE: ClassVar[Construct] = Struct(
+        "term" / Int64ub,
+        "prev_log_index" / Int64ub,
+        "prev_log_term" / Int64ub,
+        "commit_index" / Int64ub,
+    ).compile()
+
+    term: int
+    prev_log_index: int
+    prev_log_term: int
+    commit_index: int
+    entries: Sequence[Entry] = ()
+
+    def encode(self) -> list[Buffer]:
+        """Return the header and, untouched, the bytes of each entry."""
+        pieces = _Message.encode(self)
+        for entry in self.entries:
+            pieces.append(entry.head)
+            if entry.payload:
+                pieces.append(entry.payload)
+        return pieces
+
+    @classmethod
+    def decode(cls, body: Buffer, seed: int) -> Self:
+        """Return the message; the payloads of its entries are views of `body`.
+
+        Raises:
+            MalformedMessageError: Too short, an entry is damaged, or the entries do not follow each other.
+        """
+        size = _SIZES[cls.KIND]
+        if len(body) < size:
+            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, at least {size} expected")
+        parsed = cls.WIRE.parse(body)
+        try:
+            entries = tuple(decode_entries(seed, memoryview(body)[size:]))
+        except EntryError as error:
+            raise MalformedMessageError(f"{cls.__name__}: {error}") from error
+        message = cls(**{name: parsed[name] for name in _FIELDS[cls.KIND]}, entries=entries)
+        message.check()
+        return message
+
+    def check(self) -> None:
+        """Raise unless the entries follow `prev_log_index` and each other, in terms up to this one.
+
+        Raises:
+            MalformedMessageError: They do not.
+        """
+        index, term = self.prev_log_index, self.prev_log_term
+        for entry in self.entries:
+            index += 1
+            if entry.index != index or not term <= entry.term <= self.term:
+                raise MalformedMessageError(
+                    f"AppendEntries: entry ({entry.index}, term {entry.term}) where index {index} and "
+                    f"a term from {term} to {self.term} belong"
+                )
+            term = entry.term
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendEntriesReply(_Message):
+    """What a follower holds (Raft 5.3; also the answer to `InstallSnapshot`).
+
+    `success`: everything up to `index` is the leader's and durable here. Otherwise `index` is the
+    `prev_log_index` that did not fit, and (`hint_index`, `hint_term`) the last entry of the follower's that
+    could: no entry behind it has a term at or below the leader's there.
+    """
+
+    KIND: ClassVar[int] = 0x0104
+    WIRE: ClassVar[Construct] = Struct(
+        "term" / Int64ub,
+        "success" / Flag,
+        "index" / Int64ub,
+        "hint_index" / Int64ub,
+        "hint_term" / Int64ub,
+    ).compile()
+
+    term: int
+    success: bool
+    index: int
+    hint_index: int = 0
+    hint_term: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat(_Message):
+    """The leader is there. `commit_index` is what of it the target is known to hold.
+
+    `read_round` counts the leader's ReadIndex rounds of this term; an answer with it confirms them all.
+    """
+
+    KIND: ClassVar[int] = 0x0105
+    WIRE: ClassVar[Construct] = Struct(
+        "term" / Int64ub, "commit_index" / Int64ub, "read_round" / Int64ub
+    ).compile()
+
+    term: int
+    commit_index: int
+    read_round: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatReply(_Message):
+    """The follower is there, too.
+
+    `last_index` tells a leader when the follower holds less than it once said (lost or damaged).
+    `timestamp` is the follower's wall clock in microseconds, 0 when not known; nothing in Raft depends on it.
+    """
+
+    KIND: ClassVar[int] = 0x0106
+    WIRE: ClassVar[Construct] = Struct(
+        "term" / Int64ub, "read_round" / Int64ub, "last_index" / Int64ub, "timestamp" / Int64ub
+    ).compile()
+
+    term: int
+    read_round: int
+    last_index: int
+    timestamp: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallSnapshot(_Message):
+    """The log starts behind the entry that `state` (an encoded `LogState`) is the state after (Raft 7)."""
+
+    KIND: ClassVar[int] = 0x0107
+    SIZE_MAX: ClassVar[int] = STATE_SIZE_MAX + _CONTROL_SIZE_MAX
+    WIRE: ClassVar[Construct] = Struct("term" / Int64ub).compile()
+
+    term: int
+    state: bytes
+
+    def encode(self) -> list[Buffer]:
+        """Return the header and the state's bytes."""
+        return [*_Message.encode(self), self.state]
+
+    @classmethod
+    def decode(cls, body: Buffer, seed: int) -> Self:
+        """Return the message; its state is not parsed yet.
+
+        Raises:
+            MalformedMessageError: It is too short.
+        """
+        size = _SIZES[cls.KIND]
+        if len(body) < size:
+            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, at least {size} expected")
+        return cls(term=cls.WIRE.parse(body).term, state=bytes(memoryview(body)[size:]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutNow(_Message):
+    """Campaign at once: leadership is being handed to the target (thesis 3.10)."""
+
+    KIND: ClassVar[int] = 0x0108
+    WIRE: ClassVar[Construct] = Struct("term" / Int64ub).compile()
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadIndex(_Message):
+    """A member asks its leader for an index that is safe to read at; `context` is new in each attempt."""
+
+    KIND: ClassVar[int] = 0x0109
+    WIRE: ClassVar[Construct] = Struct("term" / Int64ub, "context" / Int64ub).compile()
+
+    term: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadIndexReply(_Message):
+    """The answer: everything acknowledged before `context` was asked is at or below `index`."""
+
+    KIND: ClassVar[int] = 0x010A
+    WIRE: ClassVar[Construct] = Struct("term" / Int64ub, "context" / Int64ub, "index" / Int64ub).compile()
+
+    term: int
+    context: int
+    index: int
+
+
+Message: TypeAlias = (
+    RequestVote
+    | RequestVoteReply
+    | AppendEntries
+    | AppendEntriesReply
+    | Heartbeat
+    | HeartbeatReply
+    | InstallSnapshot
+    | TimeoutNow
+    | ReadIndex
+    | ReadIndexReply
+)
+
+# ONLY APPEND TO THIS LIST.
+MESSAGES: Final[tuple[type[_Message], ...]] = (
+    RequestVote,
+    RequestVoteReply,
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+    TimeoutNow,
+    ReadIndex,
+    ReadIndexReply,
+)
+BY_KIND: Final[dict[int, type[_Message]]] = {message.KIND: message for message in MESSAGES}
+# Bytes of the layouts, and the names in them.
+_SIZES: Final[dict[int, int]] = {kind: int(message.WIRE.sizeof()) for kind, message in BY_KIND.items()}
+_FIELDS: Final[dict[int, tuple[str, ...]]] = {
+    kind: tuple(
+        field.name
+        for field in dataclasses.fields(cast(Any, message))
+        if field.name not in ("entries", "state")
+    )
+    for kind, message in BY_KIND.items()
+}
+# Messages that may be large: a link's control frames overtake them.
+BULK_KINDS: Final = frozenset((AppendEntries.KIND, InstallSnapshot.KIND))
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message between two members of a group."""
+
+    group: int
+    source: int
+    target: int
+    message: Message
+
+
+def to_wire(message: Message) -> tuple[int, list[Buffer]]:
+    """Return the kind and the body of a message, in pieces; entry payloads are not copied."""
+    return message.KIND, message.encode()
+
+
+def from_wire(kind: int, body: Buffer, seed: int) -> Message:
+    """Return the message of this kind that `body` is.
+
+    Args:
+        seed: The frame seed of the log it belongs to (`frame_seed(cluster, group)`).
+
+    Raises:
+        MalformedMessageError: The kind is not known, or the body does not parse as it.
+    """
+    cls = BY_KIND.get(kind)
+    if cls is None:
+        raise MalformedMessageError(f"kind {kind:#06x} is not a Raft message")
+    message: Message = cls.decode(body, seed)  # type: ignore[assignment]
+    return message
+
+
+def envelope_to_wire(envelope: Envelope) -> tuple[int, int, list[Buffer]]:
+    """Return kind, group and body (addresses first) of the frame that carries an envelope."""
+    kind, pieces = to_wire(envelope.message)
+    address = ADDRESS.build({"source": envelope.source, "target": envelope.target})
+    return kind, envelope.group, [bytes(address), *pieces]
+
+
+def envelope_from_wire(kind: int, group: int, body: Buffer, seed: int) -> Envelope:
+    """Return the envelope that a frame of this kind and group carries.
+
+    Raises:
+        MalformedMessageError: As `from_wire`, or there are no addresses.
+    """
+    if len(body) < ADDRESS_SIZE:
+        raise MalformedMessageError(f"kind {kind:#06x}: no source and target")
+    address = ADDRESS.parse(body)
+    message = from_wire(kind, memoryview(body)[ADDRESS_SIZE:], seed)
+    return Envelope(group, address.source, address.target, message)

@@ -1,0 +1,138 @@
+"""What a leader knows of one follower, and how much it may send it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+
+class ProgressState(Enum):
+    """How a leader sends to a follower.
+
+    PROBE: one append at a time, until the follower says where its log fits. REPLICATE: a stream, bounded by
+    `Inflights`. SNAPSHOT: it was told where the log starts; nothing until it answers, or time passes.
+    """
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+class Inflights:
+    """Appends sent and not acknowledged: each one's last index and bytes, oldest first."""
+
+    __slots__ = ("_entries", "_sent", "entries_max", "size", "size_max")
+
+    def __init__(self, entries_max: int, size_max: int) -> None:
+        self.entries_max = entries_max
+        self.size_max = size_max
+        self.size = 0
+        self._entries = 0
+        self._sent: deque[tuple[int, int, int]] = deque()
+
+    def __len__(self) -> int:
+        return self._entries
+
+    def room(self) -> tuple[int, int]:
+        """Return how many more entries and bytes may be sent; zero or less means none."""
+        return self.entries_max - self._entries, self.size_max - self.size
+
+    def add(self, last_index: int, entries: int, size: int) -> None:
+        """Note an append of this many entries and bytes, up to `last_index`."""
+        self._sent.append((last_index, entries, size))
+        self._entries += entries
+        self.size += size
+
+    def free_to(self, index: int) -> None:
+        """Forget the appends that an acknowledgement of `index` covers."""
+        sent = self._sent
+        while sent and sent[0][0] <= index:
+            _, entries, size = sent.popleft()
+            self._entries -= entries
+            self.size -= size
+
+    def clear(self) -> None:
+        """Forget all: they are sent again or not at all."""
+        self._sent.clear()
+        self._entries = self.size = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """A follower, as its leader sees it.
+
+    `match_index` is the highest entry it is known to hold durably, `next_index` the next to send; always
+    match_index < next_index. `paused` stops a PROBE after its one message; an answer to it or to a heartbeat
+    lifts it. `nudged`: it answered a heartbeat, so silence about entries may mean that they are lost.
+    `active` says whether it was heard since the last quorum check. `waited_ticks` counts since a snapshot
+    was sent, `caught_up_ticks` how long it was within one in-flight window. `timestamp` is its wall clock at
+    its last heartbeat reply, microseconds since the epoch.
+    """
+
+    next_index: int
+    inflights: Inflights
+    match_index: int = 0
+    state: ProgressState = ProgressState.PROBE
+    paused: bool = False
+    nudged: bool = False
+    active: bool = False
+    pending_snapshot: int = 0
+    waited_ticks: int = 0
+    caught_up_ticks: int = 0
+    sent_commit: int = 0
+    read_round: int = 0
+    timestamp: int = 0
+
+    def become_probe(self) -> None:
+        """Send one append at a time, behind what it is known to hold."""
+        if self.state == ProgressState.SNAPSHOT:
+            self.next_index = max(self.match_index, self.pending_snapshot) + 1
+        else:
+            self.next_index = self.match_index + 1
+        self._reset(ProgressState.PROBE)
+
+    def become_replicate(self) -> None:
+        """Stream entries behind what it is known to hold."""
+        self._reset(ProgressState.REPLICATE)
+        self.next_index = self.match_index + 1
+
+    def become_snapshot(self, index: int) -> None:
+        """Wait until it took the snapshot at `index`."""
+        self._reset(ProgressState.SNAPSHOT)
+        self.pending_snapshot = index
+
+    def _reset(self, state: ProgressState) -> None:
+        self.state = state
+        self.paused = False
+        self.pending_snapshot = 0
+        self.waited_ticks = 0
+        self.inflights.clear()
+
+    def acknowledge(self, index: int) -> bool:
+        """Note that it holds everything up to `index`; return whether that is news."""
+        self.next_index = max(self.next_index, index + 1)
+        if index <= self.match_index:
+            return False
+        self.match_index = index
+        self.paused = False
+        return True
+
+    def reject(self, index: int, next_index: int) -> bool:
+        """Note that an append behind `index` did not fit and `next_index` may; return False when stale."""
+        if self.state == ProgressState.REPLICATE:
+            if index <= self.match_index:
+                return False
+            self.become_probe()
+            return True
+        if self.next_index - 1 != index:
+            return False
+        self.next_index = max(min(index, next_index), self.match_index + 1)
+        self.paused = False
+        return True
+
+    def lost(self, last_index: int) -> None:
+        """Note that it holds less than it said: find its end again and send the rest once more."""
+        self.match_index = last_index
+        self.become_probe()
+        self.next_index = last_index + 1

@@ -1,0 +1,186 @@
+"""What a leader is asked to do: append, change the configuration, hand over (Raft 5.3, 6, 8; thesis 3.10)."""
+
+from __future__ import annotations
+
+from loghouse.errors import (
+    ExpectOffsetError,
+    InvalidRequestError,
+    MalformedMessageError,
+    MembershipError,
+    NotLeaderError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from loghouse.limits import PAYLOAD_SIZE_MAX, PRODUCER_BATCHES_MAX
+from loghouse.protocol.configuration import (
+    Configuration,
+    decode_producer,
+    decode_trim,
+    encode_configuration,
+)
+from loghouse.protocol.entry import EntryKind
+from loghouse.raft.elections import Elections
+from loghouse.raft.membership import check_change
+from loghouse.raft.progress import Progress, ProgressState
+from loghouse.raft.ready import Proposal, Role, Ticket
+
+
+class Proposals(Elections):
+    """Requests to the leader, and their refusals."""
+
+    def propose(self, proposal: Proposal, now: int) -> Ticket:
+        """Append an entry to the leader's log.
+
+        Args:
+            now: Wall clock in microseconds since the epoch; a log's timestamps never decrease.
+
+        Returns:
+            Where it is; it is acknowledged when that entry is committed. For a batch that is already in the
+            log (same producer, same sequence) the original's place.
+
+        Raises:
+            NotLeaderError, UnavailableError, ResourceExhaustedError, InvalidRequestError,
+            UnknownProducerError, SequenceError, ExpectOffsetError: Certainly not appended.
+        """
+        self._check_leading()
+        if proposal.kind != EntryKind.RECORDS:
+            self._check_other_kind(proposal)
+        elif proposal.record_count < 1:
+            raise InvalidRequestError("record_count", "a batch has at least 1 record")
+        state = self._log.state
+        if proposal.producer_id:
+            original = self._find_original(proposal)
+            if original is not None:
+                return original
+        if proposal.expect_offset is not None and proposal.expect_offset != state.next_offset:
+            raise ExpectOffsetError(proposal.expect_offset, state.next_offset)
+        self._check_room(len(proposal.payload))
+        entry = self._append_own(
+            proposal.kind,
+            now,
+            proposal.payload,
+            attributes=proposal.attributes,
+            record_count=proposal.record_count,
+            producer_id=proposal.producer_id,
+            producer_sequence=proposal.producer_sequence,
+            payload_crc=proposal.payload_crc,
+        )
+        return Ticket(entry.index, entry.term, entry.base_offset, entry.record_count)
+
+    def _check_leading(self) -> None:
+        if self.role is not Role.LEADER:
+            leader = self.configuration.member(self.leader)
+            raise NotLeaderError(leader.name if leader else None)
+        if self._transfer_target:
+            raise UnavailableError("leadership is being handed over; try again in a moment")
+
+    def _check_other_kind(self, proposal: Proposal) -> None:
+        if proposal.record_count or proposal.producer_id or proposal.attributes:
+            raise InvalidRequestError("kind", "only a records entry has records, a producer or attributes")
+        try:
+            if proposal.kind == EntryKind.TRIM:
+                lowest = decode_trim(bytes(proposal.payload))
+                if lowest > self._log.state.next_offset:
+                    raise InvalidRequestError(
+                        "lowest_offset", f"{lowest} is beyond the log's end {self._log.state.next_offset}"
+                    )
+            elif proposal.kind == EntryKind.PRODUCER:
+                decode_producer(bytes(proposal.payload))
+            else:
+                raise InvalidRequestError("kind", f"{proposal.kind} cannot be proposed")
+        except MalformedMessageError as error:
+            raise InvalidRequestError("payload", str(error)) from None
+
+    def _find_original(self, proposal: Proposal) -> Ticket | None:
+        """Return the ticket of a batch that is already in the log; its commit is the one to wait for."""
+        state = self._log.state
+        batch = state.find_batch(proposal.producer_id, proposal.subject, proposal.producer_sequence)
+        if batch is not None:
+            term = self._log.term_at(batch.index)
+            return Ticket(batch.index, term, batch.base_offset, batch.record_count, duplicate=True)
+        batches = state.producers[proposal.producer_id].batches
+        if len(batches) == PRODUCER_BATCHES_MAX and batches[0].index > self._log.commit_index:
+            # One more would push an uncommitted batch out of the table: its retry could not be recognised.
+            raise ResourceExhaustedError(
+                f"producer {proposal.producer_id}",
+                f"{PRODUCER_BATCHES_MAX} batches are in flight; wait for the oldest",
+            )
+        return None
+
+    def _check_room(self, payload_size: int) -> None:
+        config, log = self.config, self._log
+        if payload_size > PAYLOAD_SIZE_MAX:
+            raise InvalidRequestError(
+                "payload", f"has {payload_size} bytes; at most {PAYLOAD_SIZE_MAX} are allowed"
+            )
+        if log.last_index - log.commit_index >= config.proposals_max:
+            raise ResourceExhaustedError("proposals", f"{config.proposals_max} entries wait to be committed")
+        size_max = config.proposals_size_max
+        if log.uncommitted_size + payload_size > size_max and log.uncommitted_size:
+            raise ResourceExhaustedError("proposals", f"{size_max} bytes wait to be committed")
+
+    # --- membership -------------------------------------------------------------------
+
+    def propose_configuration(self, configuration: Configuration, now: int) -> Ticket:
+        """Append a configuration entry; it counts at once, and is acknowledged when committed.
+
+        One voter may be added, removed, promoted or demoted at a time (Raft 6, single-server changes).
+
+        Raises:
+            NotLeaderError, UnavailableError, ResourceExhaustedError: As `propose`.
+            MembershipError: The change is not one of these, another is not committed yet, this leader has
+                committed nothing of its own term yet, or a learner to be promoted is not caught up.
+        """
+        self._check_leading()
+        if not self.has_own_commit:
+            # Without this, two leaders could count different majorities (Ongaro 2015).
+            raise MembershipError("the leader has not committed an entry of its own term yet; try again")
+        if not self.configuration_is_committed:
+            raise MembershipError("another membership change is not committed yet; try again")
+        check_change(self.configuration, configuration)
+        for id_ in configuration.voters & self.configuration.learners:
+            if not self.is_caught_up(id_):
+                raise MembershipError(f"learner {id_} is not caught up yet; try again later")
+        payload = encode_configuration(configuration)
+        self._check_room(len(payload))
+        entry = self._append_own(EntryKind.CONFIGURATION, now, payload)
+        return Ticket(entry.index, entry.term, entry.base_offset, 0)
+
+    def is_caught_up(self, id: int) -> bool:
+        """Whether a member was, for an election timeout, replicating within one in-flight window."""
+        progress = self._progress.get(id)
+        return progress is not None and progress.caught_up_ticks >= self.config.election_ticks
+
+    @property
+    def followers(self) -> dict[int, Progress]:
+        """What a leader knows of the others, by id; empty on others. To look at, not to touch."""
+        return self._progress
+
+    # --- transfer ---------------------------------------------------------------------
+
+    @property
+    def transfer_target(self) -> int:
+        """The member that leadership is being handed to; 0 when none is."""
+        return self._transfer_target
+
+    def transfer_leadership(self, target: int) -> None:
+        """Hand leadership to a voter: no proposals until it took over, or an election timeout passed.
+
+        Asking again for the same target changes nothing; for another, replaces it.
+
+        Raises:
+            NotLeaderError: This is not the leader.
+            MembershipError: The target is not another voter.
+        """
+        if self.role is not Role.LEADER:
+            self._check_leading()
+        if target == self.id or target not in self._voters:
+            raise MembershipError(f"member {target} is not another voter; leadership cannot go there")
+        if target == self._transfer_target:
+            return
+        self._transfer_target = target
+        self._transfer_ticks = 0
+        progress = self._progress[target]
+        if progress.state is ProgressState.PROBE:
+            progress.paused = False
+        self._hand_over_when_ready()

@@ -1,0 +1,254 @@
+"""The log as the core sees it: what is durable through `LogReader`, what is not yet in memory.
+
+Entries stay in memory (the window) from their append until they are durable, committed and delivered, and a
+little longer so that followers close behind cost no disk reads. Three marks move over them:
+
+    first_index .. commit_index      fixed for ever
+    first_index .. durable_index     on this member's disk, and not about to be cut from it
+    first_index .. delivered_index   given out in `Ready.committed`
+
+`commit_index` may be ahead of `durable_index` (the others have the entry, our disk is slow).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loghouse.protocol.entry import Entry
+from loghouse.protocol.log_state import LogState
+from loghouse.raft.ready import LogReader
+
+
+@dataclass(slots=True)
+class _Write:
+    """A write handed to the disk; once done, the log is durable up to `last_index`. Cuts lower that."""
+
+    token: int
+    last_index: int
+
+
+class RaftLog:
+    """Entries, the replicated state after the last of them, and what of it is committed and durable."""
+
+    def __init__(self, reader: LogReader, commit_index: int, cache_size_max: int) -> None:
+        """Take over a durable log.
+
+        Args:
+            reader: The log on disk, with nothing being written to it.
+            commit_index: A lower bound of what is committed, from the log's watermark; 0 when not known.
+            cache_size_max: Bytes of entries kept in memory though the disk has them.
+        """
+        self._reader = reader
+        self._cache_size_max = cache_size_max
+        self.last_index = reader.last_index
+        self.last_term = reader.term_at(reader.last_index)
+        self.state = reader.state_at(reader.last_index)
+        # What was trimmed had been committed.
+        self.commit_index = max(min(commit_index, reader.last_index), reader.first_index - 1)
+        self.delivered_index = self.commit_index
+        self.durable_index = reader.last_index
+        self._window: list[Entry] = []
+        self._window_first = self.last_index + 1
+        # Bytes appended up to and including each window entry, counted from _bytes_before.
+        self._ends: list[int] = []
+        self._bytes_before = 0
+        # Set while a snapshot is not durable: the reader is not to be asked then.
+        self._start: LogState | None = None
+        self._start_token: int | None = None
+        # What the disk has or was told to write, and how much of that was cut since the last hand-over.
+        self._handed_index = self.last_index
+        self._cut_index: int | None = None
+        self._writes: deque[_Write] = deque()
+
+    # --- reading ------------------------------------------------------------------
+
+    @property
+    def first_index(self) -> int:
+        """The first entry held; the one before it is known by its term only."""
+        return self._reader.first_index if self._start is None else self._start.index + 1
+
+    @property
+    def uncommitted_size(self) -> int:
+        """Bytes of the entries in memory that are not committed."""
+        return self._end_of(self.last_index) - self._end_of(self.commit_index)
+
+    @property
+    def undurable_size(self) -> int:
+        """Bytes of the entries that are not durable."""
+        return self._end_of(self.last_index) - self._end_of(self.durable_index)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the disk was handed something that it has not finished."""
+        return bool(self._writes)
+
+    def term_at(self, index: int) -> int:
+        """Return the term of an entry, or 0 when the log does not (or no longer) hold it; 0 is no entry's."""
+        if index >= self._window_first:
+            return self._window[index - self._window_first].term if index <= self.last_index else 0
+        if index == self.last_index:
+            return self.last_term
+        if self._start is not None:
+            return self._start.term if index == self._start.index else 0
+        if index < self._reader.first_index - 1:
+            return 0
+        try:
+            return self._reader.term_at(index)
+        except IndexError:  # trimmed meanwhile
+            return 0
+
+    def matches(self, index: int, term: int) -> bool:
+        """Return whether the log holds this entry; the empty beginning (0, 0) is always held."""
+        return index <= self.last_index and self.term_at(index) == term and (term > 0 or index == 0)
+
+    def entries(self, low: int, high: int, size_max: int) -> Sequence[Entry]:
+        """Return entries from `low` up to `high`: at least one, then while they fit `size_max` bytes.
+
+        Raises:
+            IndexError: `low` is (or was meanwhile) trimmed.
+        """
+        assert low <= high <= self.last_index
+        if low < self._window_first:
+            if self._start is not None or low < self._reader.first_index:
+                raise IndexError(f"entry {low} is trimmed")
+            return self._reader.entries(low, min(high, self._window_first - 1), size_max)
+        start = low - self._window_first
+        end = bisect_right(self._ends, self._end_of(low - 1) + size_max, start, high + 1 - self._window_first)
+        return self._window[start : max(end, start + 1)]
+
+    def last_at_or_below(self, index: int, term: int) -> int:
+        """Return the highest index up to `index` whose term is at most `term` (terms never fall in a log)."""
+        low, high = self.first_index - 1, min(index, self.last_index)
+        if high < low:
+            return low
+        found = low + bisect_right(range(low, high + 1), term, key=self.term_at)
+        return max(found - 1, low)
+
+    def start_state(self) -> LogState:
+        """Return the state before the first entry: what a snapshot carries."""
+        return self._start.copy() if self._start is not None else self._reader.state_at(self.first_index - 1)
+
+    def _end_of(self, index: int) -> int:
+        position = index - self._window_first
+        return self._ends[position] if position >= 0 else self._bytes_before
+
+    # --- writing ------------------------------------------------------------------
+
+    def append(self, entry: Entry) -> None:
+        """Add the next entry.
+
+        Raises:
+            EntryDamagedError, MalformedMessageError: It does not join the state before it.
+        """
+        self.state.check(entry)
+        self.state.apply(entry)
+        self._ends.append(self._end_of(self.last_index) + entry.size)
+        self._window.append(entry)
+        self.last_index = entry.index
+        self.last_term = entry.term
+
+    def truncate(self, index: int) -> None:
+        """Cut everything behind `index`, state included, before entries of a newer leader go there."""
+        assert self.commit_index <= index < self.last_index, "a committed entry is never cut"
+        self.state = self._state_at(index)
+        self.last_term = self.term_at(index)
+        del self._window[max(0, index + 1 - self._window_first) :]
+        del self._ends[len(self._window) :]
+        if index < self._window_first - 1:
+            self._window_first = index + 1
+        self.last_index = index
+        # Whatever is written of the old suffix, now or later, no longer counts: even if the same entry
+        # comes back, the disk will cut it first (the ABA case).
+        self.durable_index = min(self.durable_index, index)
+        for write in self._writes:
+            write.last_index = min(write.last_index, index)
+        if index < self._handed_index:
+            self._handed_index = index
+            self._cut_index = index
+
+    def restore(self, state: LogState) -> None:
+        """Start anew behind `state`, which is committed; everything else is dropped."""
+        assert state.index > self.commit_index
+        self.state = state.copy()
+        self.last_index, self.last_term = state.index, state.term
+        self.commit_index = self.delivered_index = state.index
+        self.durable_index = 0
+        self._window, self._ends, self._window_first = [], [], state.index + 1
+        self._start, self._start_token = state, None
+        self._handed_index = state.index
+        self._cut_index = None
+        for write in self._writes:
+            write.last_index = 0
+
+    def commit(self, index: int) -> bool:
+        """Raise the commit index to `index`, if that is a rise; return whether it was."""
+        assert index <= self.last_index
+        if index <= self.commit_index:
+            return False
+        self.commit_index = index
+        return True
+
+    def _state_at(self, index: int) -> LogState:
+        """Return the state after `index` by replaying what is in memory onto what is on disk."""
+        base = min(index, self._window_first - 1)
+        state = self._start.copy() if self._start is not None else self._reader.state_at(base)
+        for entry in self._window[: index + 1 - self._window_first]:
+            state.apply(entry)
+        assert state.index == index
+        return state
+
+    # --- the disk -------------------------------------------------------------------
+
+    @property
+    def has_writes(self) -> bool:
+        """Whether `take_writes` would return any."""
+        return (
+            self._handed_index < self.last_index
+            or self._cut_index is not None
+            or (self._start is not None and self._start_token is None)
+        )
+
+    def take_writes(self, token: int) -> tuple[LogState | None, int | None, tuple[Entry, ...]]:
+        """Hand over what the disk must do next: start anew, cut behind an index, then append."""
+        snapshot = None
+        if self._start is not None and self._start_token is None:
+            snapshot, self._start_token = self._start, token
+        cut_index, self._cut_index = self._cut_index, None
+        entries = tuple(self._window[self._handed_index + 1 - self._window_first :])
+        self._handed_index = self.last_index
+        self._writes.append(_Write(token, self.last_index))
+        return snapshot, cut_index, entries
+
+    def persisted(self, token: int) -> bool:
+        """Note that everything handed over up to `token` is durable; return whether `durable_index` rose."""
+        durable_index = self.durable_index
+        writes = self._writes
+        while writes and writes[0].token <= token:
+            self.durable_index = max(self.durable_index, writes.popleft().last_index)
+        if self._start_token is not None and self._start_token <= token:
+            self._start = self._start_token = None
+        return self.durable_index > durable_index
+
+    def take_committed(self, size_max: int) -> tuple[Entry, ...]:
+        """Return the next committed entries not yet delivered, up to about `size_max` bytes."""
+        if self.delivered_index >= self.commit_index:
+            return ()
+        committed = tuple(self.entries(self.delivered_index + 1, self.commit_index, size_max))
+        self.delivered_index = committed[-1].index
+        return committed
+
+    def release(self) -> None:
+        """Drop from memory what is durable, committed and delivered, beyond the cache's size."""
+        if not self._ends or self._ends[-1] - self._bytes_before <= self._cache_size_max:
+            return
+        keep = min(self.durable_index, self.commit_index, self.delivered_index) + 1 - self._window_first
+        count = min(bisect_left(self._ends, self._ends[-1] - self._cache_size_max), keep)
+        # In chunks: deleting from the front of a list moves the rest.
+        if count > 0 and (count == keep or count * 4 > len(self._window)):
+            self._bytes_before = self._ends[count - 1]
+            self._window_first += count
+            del self._window[:count]
+            del self._ends[:count]

@@ -1,0 +1,290 @@
+"""Log replication (Raft 5.3, 5.4.2, 7): a leader's stream to each follower, and a follower's side of it."""
+
+from __future__ import annotations
+
+from loghouse.errors import DivergenceError
+from loghouse.protocol.log_state import decode_log_state, encode_log_state
+from loghouse.protocol.raft_messages import (
+    NOBODY,
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+    TimeoutNow,
+)
+from loghouse.raft.progress import Progress, ProgressState
+from loghouse.raft.quorum import committed_index
+from loghouse.raft.ready import Role
+from loghouse.raft.roles import Roles
+
+
+class Replication(Roles):
+    """Sending, taking and committing entries."""
+
+    # --- the leader sends -----------------------------------------------------------
+
+    def _flush_appends(self) -> None:
+        """Send every follower what it lacks and may be sent. Called once a turn, so appends are batched."""
+        for id_, progress in self._progress.items():
+            if progress.state is ProgressState.REPLICATE:
+                self._stream(id_, progress)
+            elif progress.state is ProgressState.PROBE and not progress.paused:
+                self._send_append(
+                    id_, progress, self.config.inflight_entries_max, self.config.append_size_max
+                )
+                progress.paused = True
+
+    def _stream(self, id_: int, progress: Progress) -> None:
+        """Send entries while there are any and the in-flight window has room."""
+        last_index = self._log.last_index
+        while progress.next_index <= last_index:
+            count_max, size_max = progress.inflights.room()
+            if count_max <= 0 or size_max <= 0:
+                break
+            size_max = min(size_max, self.config.append_size_max)
+            if not self._send_append(id_, progress, count_max, size_max):
+                break
+        if progress.state is not ProgressState.REPLICATE:
+            return
+        if progress.next_index > last_index and progress.sent_commit < self._log.commit_index:
+            # Readers on followers should not wait for the next heartbeat to see the commit.
+            self._send_append(id_, progress, 0, 0)
+        elif progress.nudged and progress.match_index < last_index:
+            # Everything in flight may be lost; an empty append behind it brings that to light.
+            self._send_append(id_, progress, 0, 0)
+        progress.nudged = False
+
+    def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
+        """Send one append of up to that much (or a snapshot); return whether entries were sent."""
+        log = self._log
+        next_index = progress.next_index
+        prev_term = log.term_at(next_index - 1)
+        if prev_term == 0 and next_index > 1:
+            self._send_snapshot(id_, progress)
+            return False
+        high = min(log.last_index, next_index + count_max - 1)
+        try:
+            entries = tuple(log.entries(next_index, high, size_max)) if high >= next_index else ()
+        except IndexError:  # trimmed
+            self._send_snapshot(id_, progress)
+            return False
+        size = sum(entry.size for entry in entries)
+        if size > size_max and len(progress.inflights) > 0:
+            return False  # a single large entry waits until it is alone in flight
+        self._send(
+            id_,
+            AppendEntries(
+                term=self.term,
+                prev_log_index=next_index - 1,
+                prev_log_term=prev_term,
+                commit_index=log.commit_index,
+                entries=entries,
+            ),
+        )
+        progress.sent_commit = log.commit_index
+        if entries and progress.state is ProgressState.REPLICATE:
+            progress.next_index = entries[-1].index + 1
+            progress.inflights.add(entries[-1].index, len(entries), size)
+        return bool(entries)
+
+    def _send_snapshot(self, id_: int, progress: Progress) -> None:
+        """Tell a follower that needs trimmed entries where the log starts."""
+        if not progress.active:
+            return  # it may be gone; a state can be megabytes
+        state = self._log.start_state()
+        progress.become_snapshot(state.index)
+        self._send(id_, InstallSnapshot(term=self.term, state=encode_log_state(state)))
+
+    def _broadcast_heartbeat(self) -> None:
+        """Tell everybody that the leader is there; the read round rides along."""
+        for id_, progress in self._progress.items():
+            # Only what the follower is known to hold: with more, it might commit entries of its own.
+            commit_index = min(progress.match_index, self._log.commit_index)
+            read_round = self._reads.round
+            self._send(id_, Heartbeat(term=self.term, commit_index=commit_index, read_round=read_round))
+
+    # --- the leader hears -----------------------------------------------------------
+
+    def _on_append_reply(self, source: int, message: AppendEntriesReply) -> None:
+        progress = self._progress.get(source)
+        if progress is None:
+            return self._refuse("reply from no follower")
+        if message.success and message.index > self._log.last_index:
+            return self._refuse("reply beyond the log")
+        progress.active = True
+        if message.success:
+            self._on_append_success(source, progress, message.index)
+        else:
+            hint = self._log.last_at_or_below(message.hint_index, message.hint_term)
+            if not progress.reject(message.index, hint + 1):
+                self._refuse("stale rejection")
+        return None
+
+    def _on_append_success(self, source: int, progress: Progress, index: int) -> None:
+        news = progress.acknowledge(index)
+        if progress.state is ProgressState.PROBE:
+            if news or index == progress.match_index:
+                progress.become_replicate()
+        elif progress.state is ProgressState.SNAPSHOT:
+            # It may have got there by other entries than the snapshot: what counts is that the log joins.
+            if progress.match_index + 1 >= self._log.first_index:
+                progress.become_replicate()
+        else:
+            progress.inflights.free_to(index)
+        if news:
+            if source in self._voters and index > self._log.commit_index:
+                self._advance_commit()
+            self._hand_over_when_ready()
+
+    def _on_heartbeat_reply(self, source: int, message: HeartbeatReply) -> None:
+        progress = self._progress.get(source)
+        if progress is None:
+            return self._refuse("reply from no follower")
+        progress.active = True
+        progress.timestamp = message.timestamp
+        if message.last_index < progress.match_index:
+            # Its disk lost what it had acknowledged (or this is an old message: then one probe too many).
+            self._refuse("follower lost entries")
+            progress.lost(message.last_index)
+        elif progress.state is ProgressState.SNAPSHOT and progress.waited_ticks >= self.config.snapshot_ticks:
+            progress.become_probe()
+        progress.paused = False
+        progress.nudged = True
+        if progress.read_round < message.read_round <= self._reads.round:
+            progress.read_round = message.read_round
+        return None
+
+    def _advance_commit(self) -> None:
+        """Commit what a majority of voters holds durably (Raft 5.3), this leader's disk included."""
+        if not self._voters:
+            return
+        matches = [
+            self._log.durable_index if id_ == self.id else self._progress[id_].match_index
+            for id_ in self._voters
+        ]
+        index = committed_index(matches)
+        # Raft 5.4.2: an entry of an older term is committed only by committing one of our own on top of
+        # it, so counting replicas of older entries is not enough.
+        if index >= self._term_start_index and self._log.commit(index):
+            self._on_commit()
+
+    def _on_commit(self) -> None:
+        """A leader that is no voter of the now committed configuration has done its duty (Raft 6)."""
+        if self.role is Role.LEADER and not self.is_voter and self.configuration_is_committed:
+            self._flush_appends()  # with the commit index, as far as it goes
+            self._abdicate()
+
+    def _abdicate(self) -> None:
+        """Step down, and let the best follower campaign at once instead of after a timeout."""
+        candidates = [id_ for id_ in self._voters if id_ in self._progress and self._progress[id_].active]
+        if candidates:
+            best = max(candidates, key=lambda id_: (self._progress[id_].match_index, -id_))
+            self._send(best, TimeoutNow(term=self.term))
+        self._become_follower(self.term, NOBODY)
+
+    def _hand_over_when_ready(self) -> None:
+        """In a transfer, let the target campaign as soon as it has the whole log (thesis 3.10)."""
+        target = self._transfer_target
+        if target != NOBODY and self._progress[target].match_index == self._log.last_index:
+            self._send(target, TimeoutNow(term=self.term))
+
+    # --- a follower takes -------------------------------------------------------------
+
+    def _follow(self, leader: int) -> None:
+        """Accept the sender as leader of this term (Raft 5.2)."""
+        if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+            self._become_follower(self.term, leader)
+        self.leader = leader
+        self._election_elapsed = 0
+
+    def _on_append_entries(self, source: int, message: AppendEntries) -> None:
+        """Take entries that fit, cutting what contradicts them (Raft 5.3).
+
+        Raises:
+            MalformedMessageError: The entries do not follow each other.
+            DivergenceError, EntryDamagedError: They contradict what is committed here.
+        """
+        self._follow(source)
+        message.check()
+        log = self._log
+        prev_index = message.prev_log_index
+        if prev_index < log.commit_index:
+            # Old: everything up to the commit index is known to be the leader's, too.
+            return self._acknowledge(source, log.commit_index)
+        if not log.matches(prev_index, message.prev_log_term):
+            return self._reject(source, message)
+        if log.undurable_size >= 2 * self.config.inflight_size_max and message.entries:
+            return self._refuse("more appends than the disk takes")
+        last_new = prev_index + len(message.entries)
+        if last_new > log.last_index or log.term_at(last_new) != (
+            message.entries[-1].term if message.entries else message.prev_log_term
+        ):
+            self._take(message)
+        log.commit(min(message.commit_index, last_new))
+        return self._acknowledge(source, last_new)
+
+    def _take(self, message: AppendEntries) -> None:
+        """Append the entries not yet held; the first that contradicts cuts the rest of the log."""
+        log = self._log
+        try:
+            for entry in message.entries:
+                if entry.index <= log.last_index:
+                    if log.term_at(entry.index) == entry.term:
+                        continue
+                    if entry.index <= log.commit_index:
+                        raise DivergenceError(self.group, entry.index, log.term_at(entry.index), entry.term)
+                    log.truncate(entry.index - 1)
+                log.append(entry)
+        finally:
+            self._refresh_membership()
+
+    def _acknowledge(self, leader: int, index: int) -> None:
+        # Never "now", whatever the append held: what it builds on may still be on its way to the disk.
+        self._send_after_persist(leader, AppendEntriesReply(term=self.term, success=True, index=index))
+
+    def _reject(self, leader: int, message: AppendEntries) -> None:
+        """Say what did not fit and the last entry that could, skipping whole terms (Raft 5.3, end)."""
+        hint_index = self._log.last_at_or_below(message.prev_log_index, message.prev_log_term)
+        self._send(
+            leader,
+            AppendEntriesReply(
+                term=self.term,
+                success=False,
+                index=message.prev_log_index,
+                hint_index=hint_index,
+                hint_term=self._log.term_at(hint_index),
+            ),
+        )
+
+    def _on_heartbeat(self, source: int, message: Heartbeat) -> None:
+        self._follow(source)
+        # Clamped: a member that lost entries must be repaired, not crash (etcd#10166).
+        self._log.commit(min(message.commit_index, self._log.last_index))
+        self._send(
+            source,
+            HeartbeatReply(
+                term=self.term,
+                read_round=message.read_round,
+                last_index=self._log.last_index,
+                timestamp=self._now,
+            ),
+        )
+
+    def _on_install_snapshot(self, source: int, message: InstallSnapshot) -> None:
+        """Start the log anew where the leader's starts, unless that is already known (Raft 7).
+
+        Raises:
+            MalformedMessageError: Its state does not parse.
+        """
+        self._follow(source)
+        log = self._log
+        state = decode_log_state(message.state)
+        if state.index <= log.commit_index:
+            return self._acknowledge(source, log.commit_index)
+        if log.matches(state.index, state.term):
+            log.commit(state.index)  # a prefix of what we hold: keep the rest
+        else:
+            log.restore(state)
+            self._refresh_membership()
+        return self._acknowledge(source, state.index)

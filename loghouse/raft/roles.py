@@ -1,0 +1,244 @@
+"""A member's state and its changes of role: what all the other parts of the core stand on.
+
+The core is a chain of small classes, each adding one part of the protocol to those below it:
+`Roles` < `Replication` < `Reads` < `Elections` < `Proposals` < `Raft`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from loghouse.errors import StorageError
+from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.entry import Buffer, Entry, EntryKind, make_entry
+from loghouse.protocol.raft_messages import NOBODY, Envelope, Message
+from loghouse.raft.config import RaftConfig
+from loghouse.raft.progress import Inflights, Progress, ProgressState
+from loghouse.raft.raft_log import RaftLog
+from loghouse.raft.read_queue import ReadQueue
+from loghouse.raft.ready import Chance, Damage, HardState, LogReader, ReadState, Role
+
+
+class Roles:
+    """Term, vote, role, leader, log and outgoing messages of one member."""
+
+    def __init__(
+        self,
+        config: RaftConfig,
+        *,
+        id: int,
+        group: int,
+        seed: int,
+        reader: LogReader,
+        hard_state: HardState,
+        rng: Chance,
+        commit_index: int = 0,
+        damage: Damage | None = None,
+        now: int = 0,
+    ) -> None:
+        self.config = config
+        self.id = id
+        self.group = group
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.role = Role.FOLLOWER
+        self.leader = NOBODY
+        self.damage = damage
+        # Why messages were ignored, counted, for diagnostics.
+        self.refusals: Counter[str] = Counter()
+        self._seed = seed
+        self._rng = rng
+        self._now = now
+        self._log = RaftLog(reader, commit_index, config.cache_size_max)
+        if hard_state.term < self._log.last_term:
+            raise StorageError(
+                f"group {group}: the hard state has term {hard_state.term}, but the log ends in term "
+                f"{self._log.last_term}; the hard state is of another time or another disk"
+            )
+        # Others, as their leader sees them; empty unless leading.
+        self._progress: dict[int, Progress] = {}
+        self._votes: dict[int, bool] = {}
+        self._reads = ReadQueue(rng.getrandbits(62))
+        self._read_states: list[ReadState] = []
+        self._transfer_target = NOBODY
+        self._transfer_ticks = 0
+        self._election_elapsed = 0
+        self._election_timeout = 0
+        self._heartbeat_elapsed = 0
+        self._stalled_ticks = 0
+        # The index of the no-op that began this leader's term.
+        self._term_start_index = 0
+        self._token = 0
+        self._hard_handed = hard_state
+        self._hard_durable = hard_state
+        self._hard_writes: deque[tuple[int, HardState]] = deque()
+        self._messages_now: list[Envelope] = []
+        self._messages_after_persist: list[Envelope] = []
+        self._voters: frozenset[int] = frozenset()
+        self._configuration: Configuration | None = None
+        self._refresh_membership()
+        self._reset_election_timer()
+        self._forget_repaired_damage()
+
+    # --- reading ------------------------------------------------------------------
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration in the log, committed or not (Raft 6)."""
+        return self._log.state.configuration
+
+    @property
+    def configuration_is_committed(self) -> bool:
+        """Whether that configuration is committed."""
+        return self._log.state.configuration_index <= self._log.commit_index
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether the latest configuration gives this member a vote."""
+        return self.id in self._voters
+
+    @property
+    def commit_index(self) -> int:
+        """The highest index known to be committed."""
+        return self._log.commit_index
+
+    @property
+    def last_index(self) -> int:
+        """The last index of the log, durable or not."""
+        return self._log.last_index
+
+    @property
+    def durable_index(self) -> int:
+        """The highest index durable here and not about to be cut."""
+        return self._log.durable_index
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that the next appended record gets."""
+        return self._log.state.next_offset
+
+    @property
+    def has_own_commit(self) -> bool:
+        """Whether this is a leader that committed an entry of its own term."""
+        return self.role is Role.LEADER and self._log.commit_index >= self._term_start_index
+
+    def term_at(self, index: int) -> int:
+        """Return the term of an entry of the log; 0 when it is trimmed or not there."""
+        return self._log.term_at(index)
+
+    # --- sending --------------------------------------------------------------------
+
+    def _send(self, target: int, message: Message) -> None:
+        """Send a message that promises nothing but its term: now, if that is durable."""
+        durable = self._hard_durable
+        if durable.term == self.term and durable.vote == self.vote:
+            self._messages_now.append(Envelope(self.group, self.id, target, message))
+        else:
+            self._send_after_persist(target, message)
+
+    def _send_after_persist(self, target: int, message: Message) -> None:
+        """Send a message that promises what is being written (Raft thesis 3.8)."""
+        self._messages_after_persist.append(Envelope(self.group, self.id, target, message))
+
+    def _refuse(self, reason: str) -> None:
+        """Count a message that is ignored."""
+        self.refusals[reason] += 1
+
+    # --- roles ------------------------------------------------------------------------
+
+    def _become_follower(self, term: int, leader: int) -> None:
+        """Follow `leader` (or nobody yet) in `term`, which is not below the own one (Raft 5.1)."""
+        assert term >= self.term, "terms never fall"
+        if term > self.term:
+            self.term = term
+            self.vote = NOBODY
+        self._reset()
+        self.role = Role.FOLLOWER if self.is_voter else Role.LEARNER
+        self.leader = leader
+
+    def _reset(self) -> None:
+        """Forget what belonged to the last role: votes, followers, reads, a transfer under way."""
+        self.leader = NOBODY
+        self._votes = {}
+        self._progress = {}
+        self._transfer_target = NOBODY
+        self._read_states += self._reads.fail_all(self.id)
+        self._reset_election_timer()
+
+    def _reset_election_timer(self) -> None:
+        ticks = self.config.election_ticks
+        self._election_elapsed = 0
+        self._election_timeout = self._rng.randrange(ticks, 2 * ticks)
+
+    def _forget_repaired_damage(self) -> None:
+        """Be a full member again once the durable log is as up to date as the damaged one was."""
+        damage = self.damage
+        if damage is not None:
+            durable_index = self._log.durable_index
+            durable = (self._log.term_at(durable_index), durable_index)
+            if durable >= (damage.last_term, damage.last_index):
+                self.damage = None
+
+    # --- the log's end ------------------------------------------------------------------
+
+    def _append_own(
+        self,
+        kind: int,
+        now: int,
+        payload: Buffer = b"",
+        *,
+        attributes: int = 0,
+        record_count: int = 0,
+        producer_id: int = 0,
+        producer_sequence: int = 0,
+        payload_crc: int | None = None,
+    ) -> Entry:
+        """Append an entry of the own term: index, offset and timestamp follow from the log before it."""
+        assert self.role is Role.LEADER
+        state = self._log.state
+        entry = make_entry(
+            self._seed,
+            index=state.index + 1,
+            term=self.term,
+            kind=kind,
+            base_offset=state.next_offset,
+            timestamp=max(now, state.timestamp),
+            payload=payload,
+            attributes=attributes,
+            record_count=record_count,
+            producer_id=producer_id,
+            producer_sequence=producer_sequence,
+            payload_crc=payload_crc,
+        )
+        self._log.append(entry)
+        if kind == EntryKind.CONFIGURATION:
+            self._refresh_membership()
+        return entry
+
+    def _refresh_membership(self) -> None:
+        """Take up the latest configuration in the log; it counts from its append (Raft 6)."""
+        state = self._log.state
+        if state.configuration is self._configuration:
+            return
+        self._configuration = state.configuration
+        self._voters = state.configuration.voters
+        if self.role is Role.LEADER:
+            self._follow_membership(state.configuration)
+        elif self.role in (Role.FOLLOWER, Role.LEARNER):
+            self.role = Role.FOLLOWER if self.is_voter else Role.LEARNER
+
+    def _follow_membership(self, configuration: Configuration) -> None:
+        """Lead exactly the configuration's members."""
+        ids = {member.id for member in configuration.members} - {self.id}
+        for id_ in [id_ for id_ in self._progress if id_ not in ids]:
+            del self._progress[id_]
+        for id_ in sorted(ids - self._progress.keys()):
+            self._progress[id_] = Progress(
+                next_index=self._log.last_index + 1,
+                inflights=Inflights(self.config.inflight_entries_max, self.config.inflight_size_max),
+                # A newcomer is not counted as silent before it had a chance to speak.
+                active=True,
+                state=ProgressState.PROBE,
+            )
+        if self._transfer_target not in self._voters:
+            self._transfer_target = NOBODY
