@@ -160,6 +160,16 @@ class UnknownLogError(RequestError):
         self.name = name
 
 
+class UnknownServiceError(RequestError):
+    """Health was asked about a gRPC service that no node has."""
+
+    code = 31
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no gRPC service named {name!r} here")
+        self.name = name
+
+
 class MembershipError(RequestError):
     """A membership change was refused; the text says why and what would work."""
 

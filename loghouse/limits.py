@@ -56,6 +56,8 @@ GRPC_MESSAGE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 * KIB
 GRPC_STREAMS_PER_CONNECTION_MAX: Final = 256
 GRPC_METADATA_SIZE_MAX: Final = 16 * KIB
 PIPELINE_MAX: Final = 256  # requests of one produce stream awaiting their commit
+PIPELINE_SIZE_MAX: Final = 16 * MIB  # the same in bytes: two of the largest batches
+GRPC_CALLS_MAX: Final = 4096  # calls and streams under way on the whole door
 
 # --- the wire -------------------------------------------------------------------
 LINK_HEADER_SIZE: Final = 16

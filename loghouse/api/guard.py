@@ -1,0 +1,240 @@
+"""The one gate of the gRPC door: who calls, whether they may, and how every failure is answered.
+
+Each call of each service is an `Rpc` in a table; `handlers_of` turns a table into what grpc serves. Requests
+come as raw bytes, so nothing is parsed before the caller is known, and a malformed one is answered by us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc import aio
+from twisted.logger import Logger
+
+from loghouse.api.status import answer_of
+from loghouse.auth.identity import Identity, IdentityReader
+from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
+from loghouse.errors import IdentityError, InvalidRequestError, PermissionDeniedError, UnauthenticatedError
+from loghouse.limits import IDENTITIES_MAX, NAME_SIZE_MAX
+
+DENIALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a refused client that retries must not fill the disk
+
+
+class Shape(Enum):
+    """How many messages go each way."""
+
+    UNARY = "unary"
+    SERVER_STREAM = "server stream"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One call: its request, the action it needs, and what does it.
+
+    `behaviour` is awaited with a `Call` (and the request, unless `shape` is STREAM). A unary one returns
+    the serialized response; the others write theirs through the call. `action` None means that any
+    permission at all is enough.
+    """
+
+    request: type[Message]
+    action: Action | None
+    behaviour: Callable[..., Awaitable[bytes | None]]
+    shape: Shape = Shape.UNARY
+
+
+class Guard:
+    """Says who calls and whether they may.
+
+    Without TLS there are no certificates: then every caller is `anonymous`, and what it may do is up to the
+    policy like everybody else's.
+    """
+
+    logger = Logger()
+
+    def __init__(self, authorizer: Authorizer, *, clock: Callable[[], float], anonymous: str = "") -> None:
+        """`clock` gives seconds since the epoch; without `anonymous` every caller needs a certificate."""
+        self.authorizer = authorizer
+        self._clock = clock
+        self._identities = IdentityReader(IDENTITIES_MAX)
+        self._anonymous = Identity(subject=anonymous, expires_at=float("inf")) if anonymous else None
+        self._denials_minute = 0
+        self._denials = 0
+
+    def identify(self, context: Any) -> Identity:
+        """Return who makes this call.
+
+        Raises:
+            UnauthenticatedError, IdentityError: There is no certificate, or no single meaning in it.
+        """
+        if self._anonymous is not None:
+            return self._anonymous
+        auth_context = context.auth_context()
+        version = next(iter(auth_context.get("ssl_tls_version", ())), b"TLSv1.3")
+        if version != b"TLSv1.3":
+            # grpcio cannot set a lowest version, so an old one gets through the handshake, but no further.
+            raise UnauthenticatedError(f"{version.decode(errors='replace')} is too old; TLS 1.3 is needed")
+        identity = self._identities.read(auth_context)
+        self.check_not_expired(identity)
+        return identity
+
+    def check_not_expired(self, identity: Identity) -> None:
+        """Raise once the certificate of an open connection has expired.
+
+        Raises:
+            UnauthenticatedError: It has.
+        """
+        if self._clock() >= identity.expires_at:
+            raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
+
+    def report(self, error: BaseException, method: str) -> None:
+        """Write down refusals (at most so many a minute) and our own bugs (all of them)."""
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
+            minute = int(self._clock() // 60)
+            if minute != self._denials_minute:
+                self._denials_minute, self._denials = minute, 0
+            self._denials += 1
+            if self._denials <= DENIALS_PER_MINUTE_MAX:
+                self.logger.warn("refused {method}: {error}", method=method, error=error)
+
+
+class Call:
+    """One call under way: its caller, and its messages.
+
+    `read` returns None at the client's half-close; `write` waits for flow control.
+    """
+
+    __slots__ = ("_context", "_guard", "_identity", "_rpc")
+
+    def __init__(self, guard: Guard, rpc: Rpc, context: Any) -> None:
+        self._guard = guard
+        self._rpc = rpc
+        self._context = context
+        self._identity = guard.identify(context)
+
+    @property
+    def subject(self) -> str:
+        """The caller's casbin subject."""
+        return self._identity.subject
+
+    def check(self, log: str) -> None:
+        """Raise unless the caller may (still) do this on that log; empty means the default one.
+
+        Streams ask again for every message, so a new policy or an expired certificate ends them.
+
+        Raises:
+            PermissionDeniedError, UnauthenticatedError, InvalidRequestError: As they say.
+        """
+        if len(log) > NAME_SIZE_MAX:
+            raise InvalidRequestError(
+                "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
+            )
+        self._guard.check_not_expired(self._identity)
+        action = self._rpc.action
+        assert action is not None
+        self._guard.authorizer.check(self.subject, log or DEFAULT_LOG, action)
+
+    def check_cluster(self, name: str) -> None:
+        """Raise unless the caller may do this on the cluster; `name` says what.
+
+        Raises:
+            PermissionDeniedError, UnauthenticatedError: As they say.
+        """
+        self._guard.check_not_expired(self._identity)
+        if self._rpc.action is None:
+            self._guard.authorizer.check_anything(self.subject, name)
+        else:
+            self._guard.authorizer.check(self.subject, ANY_OBJECT, self._rpc.action)
+
+    async def read(self) -> Any:
+        """Return the next request, or None when there will be no more."""
+        message = await self._context.read()
+        return None if message is aio.EOF else parse(self._rpc.request, message)
+
+    async def write(self, response: bytes) -> None:
+        """Send a serialized response; returns when flow control took it."""
+        await self._context.write(response)
+
+
+def parse(kind: type[Message], message: bytes) -> Any:
+    """Return the parsed request.
+
+    Raises:
+        InvalidRequestError: It is none of that kind.
+    """
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidRequestError("request", f"is not a serialized {kind.DESCRIPTOR.name}") from None
+
+
+def handlers_of(guard: Guard, service: str, rpcs: Mapping[str, Rpc]) -> Any:
+    """Return grpc's generic handler for one service, every call of it behind the guard."""
+    handlers = {}
+    for name, rpc in rpcs.items():
+        method = f"/{service}/{name}"
+        # No (de)serializers: both ways are bytes.
+        match rpc.shape:
+            case Shape.UNARY:
+                handlers[name] = grpc.unary_unary_rpc_method_handler(_unary(guard, rpc, method))
+            case Shape.SERVER_STREAM:
+                handlers[name] = grpc.unary_stream_rpc_method_handler(_server_stream(guard, rpc, method))
+            case Shape.STREAM:
+                handlers[name] = grpc.stream_stream_rpc_method_handler(_stream(guard, rpc, method))
+    return grpc.method_handlers_generic_handler(service, handlers)
+
+
+def _unary(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any], Awaitable[bytes | None]]:
+    async def answer(message: bytes, context: Any) -> bytes | None:
+        try:
+            call = Call(guard, rpc, context)
+            return await rpc.behaviour(call, parse(rpc.request, message))
+        except Exception as error:
+            await _refuse(guard, context, method, error)
+        return None
+
+    return answer
+
+
+def _server_stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any], Awaitable[None]]:
+    async def answer(message: bytes, context: Any) -> None:
+        try:
+            call = Call(guard, rpc, context)
+            await rpc.behaviour(call, parse(rpc.request, message))
+        except Exception as error:
+            await _refuse(guard, context, method, error)
+
+    return answer
+
+
+def _stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitable[None]]:
+    async def answer(_: Any, context: Any) -> None:
+        try:
+            await rpc.behaviour(Call(guard, rpc, context))
+        except Exception as error:
+            await _refuse(guard, context, method, error)
+
+    return answer
+
+
+async def _refuse(guard: Guard, context: Any, method: str, error: Exception) -> None:
+    if context.cancelled() or isinstance(error, aio.UsageError):
+        # The client is gone; a write or read failed only because of that, and nobody hears an answer.
+        raise asyncio.CancelledError
+    answer = answer_of(error)
+    if answer.is_internal:
+        guard.logger.error("{method} failed", method=method, log_failure=_failure_of(error))
+    guard.report(error, method)
+    await context.abort(answer.code, answer.text, answer.trailers)
+
+
+def _failure_of(error: Exception) -> Any:
+    from twisted.python.failure import Failure
+
+    return Failure(error)

@@ -1,0 +1,283 @@
+"""The service `Log`: the original's five calls, and those for batches.
+
+Records are the unit of the first, entries of the second: a batch goes in and out as the bytes it came in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from loghouse.api.coalescer import Coalescer
+from loghouse.api.guard import Call, Rpc, Shape
+from loghouse.api.pipeline import Pipeline
+from loghouse.api.v1 import log_pb2
+from loghouse.auth.policy import Action
+from loghouse.bridge import to_asyncio
+from loghouse.errors import InvalidRequestError, NotSupportedError
+from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, KIB, PAYLOAD_SIZE_MAX
+from loghouse.node_api import Appended, NodeLike, Proposal
+from loghouse.protocol.batch import check_batch, decode_batch
+from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
+
+SERVICE: Final = "log.v1.Log"
+
+UNPACK_SIZE_MAX: Final = 64 * KIB
+"""Bytes of a compressed batch up to which it is unpacked on the loop; unpacking leaves the GIL alone."""
+
+CONSUME_SIZE: Final = 256 * KIB
+"""Bytes of entries that a record stream takes at a time: what a reader who stops reading holds."""
+
+
+class LogService:
+    """Answers the calls of `log.v1.Log` from a node.
+
+    Args:
+        node: Appends and reads.
+        record_size_max: Bytes one record may have.
+    """
+
+    def __init__(self, node: NodeLike, *, record_size_max: int) -> None:
+        self._node = node
+        self._record_size_max = record_size_max
+        self._coalescer = Coalescer(node)
+
+    def rpcs(self) -> Mapping[str, Rpc]:
+        """Return every call of the service, by name."""
+        produce, consume = Action.PRODUCE, Action.CONSUME
+        return {
+            "Produce": Rpc(log_pb2.ProduceRequest, produce, self._produce),
+            "ProduceStream": Rpc(log_pb2.ProduceRequest, produce, self._produce_stream, Shape.STREAM),
+            "Consume": Rpc(log_pb2.ConsumeRequest, consume, self._consume),
+            "ConsumeStream": Rpc(log_pb2.ConsumeRequest, consume, self._consume_stream, Shape.SERVER_STREAM),
+            "GetServers": Rpc(log_pb2.GetServersRequest, None, self._get_servers),
+            "ProduceBatch": Rpc(log_pb2.ProduceBatchRequest, produce, self._produce_batch),
+            "ProduceBatchStream": Rpc(
+                log_pb2.ProduceBatchRequest, produce, self._produce_batch_stream, Shape.STREAM
+            ),
+            "Fetch": Rpc(log_pb2.FetchRequest, consume, self._fetch),
+            "FetchStream": Rpc(log_pb2.FetchRequest, consume, self._fetch_stream, Shape.SERVER_STREAM),
+            "Bounds": Rpc(log_pb2.BoundsRequest, consume, self._bounds),
+            "FindOffset": Rpc(log_pb2.FindOffsetRequest, consume, self._find_offset),
+            "RegisterProducer": Rpc(log_pb2.RegisterProducerRequest, produce, self._register_producer),
+        }
+
+    # --- appending ------------------------------------------------------------------
+
+    async def _produce(self, call: Call, request: Any) -> bytes:
+        return await self._submit_record(call, request)
+
+    async def _produce_stream(self, call: Call) -> None:
+        async def submit(request: Any) -> asyncio.Future[bytes]:
+            return self._submit_record(call, request)
+
+        await Pipeline(call, submit).run()
+
+    def _submit_record(self, call: Call, request: Any) -> asyncio.Future[bytes]:
+        """Check a record and propose it, with others of its turn if it may share."""
+        self._check_log(call, request.log)
+        if not request.HasField("record"):
+            raise InvalidRequestError("record", "is missing; an append needs one")
+        record = request.record
+        record.ClearField("offset")  # ours to give
+        size = record.ByteSize()
+        if size > self._record_size_max:
+            raise InvalidRequestError(
+                "record", f"has {size} bytes; at most {self._record_size_max} are allowed"
+            )
+        if not request.producer_id and not request.HasField("expect_offset"):
+            return _answered(
+                self._coalescer.add(call.subject, record, size),
+                lambda offset: log_pb2.ProduceResponse(offset=offset),
+            )
+        payload = log_pb2.RecordBatch(records=[record]).SerializeToString()
+        proposed = self._propose(call, request, payload, record_count=1)
+        return _answered(proposed, lambda appended: log_pb2.ProduceResponse(offset=appended.base_offset))
+
+    async def _produce_batch(self, call: Call, request: Any) -> bytes:
+        return await (await self._submit_batch(call, request))
+
+    async def _produce_batch_stream(self, call: Call) -> None:
+        async def submit(request: Any) -> asyncio.Future[bytes]:
+            return await self._submit_batch(call, request)
+
+        await Pipeline(call, submit).run()
+
+    async def _submit_batch(self, call: Call, request: Any) -> asyncio.Future[bytes]:
+        """Check a batch and propose its bytes as they are."""
+        self._check_log(call, request.log)
+        batch = request.batch
+        payload_crc = request.batch_crc if request.HasField("batch_crc") else None
+        arguments = {
+            "record_count": request.record_count,
+            "codec": request.codec,
+            "payload_crc": payload_crc,
+            "record_size_max": self._record_size_max,
+        }
+        if request.codec != Codec.NONE and UNPACK_SIZE_MAX < len(batch) <= PAYLOAD_SIZE_MAX:
+            await asyncio.to_thread(check_batch, batch, **arguments)
+        else:
+            check_batch(batch, **arguments)
+        proposed = self._propose(
+            call, request, batch, request.record_count, codec=request.codec, payload_crc=payload_crc
+        )
+        return _answered(
+            proposed,
+            lambda appended: log_pb2.ProduceBatchResponse(
+                base_offset=appended.base_offset,
+                record_count=appended.record_count,
+                timestamp=appended.timestamp,
+            ),
+        )
+
+    def _propose(
+        self,
+        call: Call,
+        request: Any,
+        payload: bytes,
+        record_count: int,
+        *,
+        codec: int = Codec.NONE,
+        payload_crc: int | None = None,
+    ) -> asyncio.Future[Appended]:
+        # Records of this client that came before are proposed before.
+        self._coalescer.flush()
+        return to_asyncio(
+            self._node.propose(
+                Proposal(
+                    payload=payload,
+                    record_count=record_count,
+                    codec=codec,
+                    payload_crc=payload_crc,
+                    expect_offset=request.expect_offset if request.HasField("expect_offset") else None,
+                    producer_id=request.producer_id,
+                    producer_sequence=request.producer_sequence,
+                    subject=call.subject,
+                )
+            )
+        )
+
+    async def _register_producer(self, call: Call, request: Any) -> bytes:
+        self._check_log(call, request.log)
+        raise NotSupportedError(
+            "RegisterProducer is not served by this version; append without a producer id"
+        )
+
+    # --- reading ----------------------------------------------------------------------
+
+    async def _consume(self, call: Call, request: Any) -> bytes:
+        self._check_log(call, request.log)
+        fetched = await to_asyncio(self._node.fetch(request.offset, 1))
+        for entry in decode_entries(self._node.seed, fetched.frames):
+            for record in await _records_from(entry, request.offset):
+                return bytes(log_pb2.ConsumeResponse(record=record).SerializeToString())
+        raise AssertionError(f"a fetch at {request.offset} did not hold that offset")
+
+    async def _consume_stream(self, call: Call, request: Any) -> None:
+        offset = request.offset
+        while True:
+            self._check_log(call, request.log)
+            await to_asyncio(self._node.wait_for(offset))
+            fetched = await to_asyncio(self._node.fetch(offset, CONSUME_SIZE))
+            for entry in decode_entries(self._node.seed, fetched.frames):
+                for record in await _records_from(entry, offset):
+                    await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
+            offset = fetched.next_offset
+
+    async def _fetch(self, call: Call, request: Any) -> bytes:
+        self._check_log(call, request.log)
+        fetched = await to_asyncio(self._node.fetch(request.offset, _fetch_size(request.size_max)))
+        return _fetch_response(fetched.frames, fetched.next_offset)
+
+    async def _fetch_stream(self, call: Call, request: Any) -> None:
+        offset = request.offset
+        size_max = _fetch_size(request.size_max)
+        while True:
+            self._check_log(call, request.log)
+            await to_asyncio(self._node.wait_for(offset))
+            fetched = await to_asyncio(self._node.fetch(offset, size_max))
+            await call.write(_fetch_response(fetched.frames, fetched.next_offset))
+            offset = fetched.next_offset
+
+    async def _bounds(self, call: Call, request: Any) -> bytes:
+        self._check_log(call, request.log)
+        bounds = await to_asyncio(self._node.bounds())
+        response = log_pb2.BoundsResponse(lowest=bounds.lowest, next=bounds.next_offset)
+        return bytes(response.SerializeToString())
+
+    async def _find_offset(self, call: Call, request: Any) -> bytes:
+        self._check_log(call, request.log)
+        offset, timestamp = await to_asyncio(self._node.find_offset(request.timestamp))
+        return bytes(log_pb2.FindOffsetResponse(offset=offset, timestamp=timestamp).SerializeToString())
+
+    async def _get_servers(self, call: Call, request: Any) -> bytes:
+        call.check_cluster("GetServers")
+        servers = [
+            log_pb2.Server(
+                id=server.name,
+                rpc_addr=server.address,
+                is_leader=server.is_leader,
+                role=server.role,
+                grpc_addr=server.grpc_address,
+                is_alive=server.is_alive,
+            )
+            for server in self._node.servers()
+        ]
+        response = log_pb2.GetServersResponse(
+            servers=servers, cluster_uuid=self._node.cluster_uuid, cluster_name=self._node.cluster_name
+        )
+        return bytes(response.SerializeToString())
+
+    def _check_log(self, call: Call, name: str) -> None:
+        # Permission first: who may do nothing here does not learn which logs there are.
+        call.check(name)
+        self._node.check_log(name)
+
+
+def _answered(work: asyncio.Future[Any], response: Any) -> asyncio.Future[bytes]:
+    """Return a future of the serialized response made of `work`'s result; cancelling it cancels `work`."""
+    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def finish(done: asyncio.Future[Any]) -> None:
+        if done.cancelled():
+            answer.cancel()
+        elif (error := done.exception()) is not None:
+            if not answer.done():
+                answer.set_exception(error)
+        elif not answer.done():
+            answer.set_result(response(done.result()).SerializeToString())
+
+    work.add_done_callback(finish)
+    answer.add_done_callback(lambda _: work.cancel())
+    return answer
+
+
+def _fetch_size(size_max: int) -> int:
+    return min(size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)
+
+
+def _fetch_response(frames: Any, next_offset: int) -> bytes:
+    response = log_pb2.FetchResponse(frames=bytes(frames), next_offset=next_offset)
+    return bytes(response.SerializeToString())
+
+
+async def _records_from(entry: Entry, offset: int) -> Iterator[Any]:
+    """Return the records of an entry from `offset` on, each with its offset and a time."""
+    if entry.kind != EntryKind.RECORDS or entry.next_offset <= offset:
+        return iter(())
+    codec = entry.attributes & CODEC_MASK
+    if codec != Codec.NONE and len(entry.payload) > UNPACK_SIZE_MAX:
+        batch = await asyncio.to_thread(decode_batch, entry.payload, codec)
+    else:
+        batch = decode_batch(entry.payload, codec)
+    return _filled(entry, batch.records, max(0, offset - entry.base_offset))
+
+
+def _filled(entry: Entry, records: Any, first: int) -> Iterator[Any]:
+    for place in range(first, len(records)):
+        record = records[place]
+        record.offset = entry.base_offset + place
+        if not record.timestamp:
+            record.timestamp = entry.timestamp
+        yield record

@@ -1,0 +1,136 @@
+"""The gRPC door: one grpc.aio server, its services, its limits, and its ordered stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from typing import Any, Final
+
+from grpc import aio
+
+from loghouse.api import cluster_service, health, log_service, reflection
+from loghouse.api.cluster_service import ClusterService
+from loghouse.api.credentials import ServerCredentials
+from loghouse.api.guard import Guard, handlers_of
+from loghouse.api.health import HealthService
+from loghouse.api.log_service import LogService
+from loghouse.api.reflection import ReflectionService
+from loghouse.auth.policy import Authorizer
+from loghouse.errors import ConfigError
+from loghouse.limits import (
+    GRPC_CALLS_MAX,
+    GRPC_MESSAGE_SIZE_MAX,
+    GRPC_METADATA_SIZE_MAX,
+    GRPC_STREAMS_PER_CONNECTION_MAX,
+    RECORD_SIZE_MAX,
+)
+from loghouse.node_api import NodeLike
+
+HEALTH_SECONDS: Final = 1.0
+
+OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # A taken port is an error at boot, not half of the connections.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
+    ("grpc.max_send_message_length", GRPC_MESSAGE_SIZE_MAX),
+    # Equal, so that nothing is refused at random between a soft and a hard limit.
+    ("grpc.max_metadata_size", GRPC_METADATA_SIZE_MAX),
+    ("grpc.absolute_max_metadata_size", GRPC_METADATA_SIZE_MAX),
+    ("grpc.max_concurrent_streams", GRPC_STREAMS_PER_CONNECTION_MAX),
+    # Only identity: a few compressed bytes must not become eight megabytes before anybody looked at them.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    # A client that vanished is noticed, and what its streams hold is freed.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Clients may ping every ten seconds, also without a call; a third early ping ends the connection.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+)
+
+
+class GrpcServer:
+    """Serves a node over gRPC.
+
+    `bind` may be called for several addresses, before `start`, without a running loop: whatever can go wrong
+    at boot goes wrong there, synchronously. Then `start`, and `stop` once.
+
+    Args:
+        node: What is served.
+        authorizer: Decides about every call.
+        clock: Seconds since the epoch, to notice certificates that expire on open connections.
+        credentials: mTLS; None is plaintext, which only loopback addresses may have.
+        anonymous: The subject of every caller without TLS. Without TLS and without this nothing is permitted.
+        record_size_max: Bytes one record may have.
+    """
+
+    def __init__(
+        self,
+        node: NodeLike,
+        authorizer: Authorizer,
+        *,
+        clock: Callable[[], float],
+        credentials: ServerCredentials | None,
+        anonymous: str = "",
+        record_size_max: int = RECORD_SIZE_MAX,
+    ) -> None:
+        self._credentials = credentials
+        guard = Guard(authorizer, clock=clock, anonymous="" if credentials else anonymous)
+        self.health = HealthService(node)
+        self._health_timer: asyncio.TimerHandle | None = None
+        self._server = aio.server(options=OPTIONS, maximum_concurrent_rpcs=GRPC_CALLS_MAX)
+        services: list[tuple[str, Any]] = [
+            (log_service.SERVICE, LogService(node, record_size_max=record_size_max)),
+            (cluster_service.SERVICE, ClusterService()),
+            (health.SERVICE, self.health),
+        ]
+        services.append((reflection.SERVICE, ReflectionService([name for name, _ in services])))
+        self._server.add_generic_rpc_handlers(
+            tuple(handlers_of(guard, name, service.rpcs()) for name, service in services)
+        )
+
+    def bind(self, address: str) -> int:
+        """Listen on `host:port` (port 0: any free one) or `unix:PATH`; return the port.
+
+        Raises:
+            ConfigError: The address cannot be had, or is not a loopback one although there is no TLS.
+        """
+        try:
+            if self._credentials is not None:
+                return int(self._server.add_secure_port(address, self._credentials.grpc_credentials()))
+            if not _is_loopback(address):
+                raise ConfigError([f"{address}: without TLS only loopback addresses are allowed"])
+            return int(self._server.add_insecure_port(address))
+        except RuntimeError:
+            raise ConfigError(
+                [f"{address}: cannot listen for gRPC; is it in use, or not an address of this host?"]
+            ) from None
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        await self._server.start()
+        self._refresh_health()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no new calls, give those under way `grace_seconds`, cancel the rest, and close."""
+        if self._health_timer is not None:
+            self._health_timer.cancel()
+        self.health.enter_stop()
+        await self._server.stop(grace_seconds)
+
+    def _refresh_health(self) -> None:
+        self.health.refresh()
+        loop = asyncio.get_running_loop()
+        self._health_timer = loop.call_later(HEALTH_SECONDS, self._refresh_health)
+
+
+def _is_loopback(address: str) -> bool:
+    if address.startswith("unix:"):
+        return True  # guarded by the file system
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

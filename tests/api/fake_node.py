@@ -1,0 +1,149 @@
+"""An honest node in memory: what it acknowledges it keeps, in real entry frames, and it forgets waiters."""
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from loghouse.errors import ExpectOffsetError, OffsetOutOfRangeError, UnknownLogError
+from loghouse.node_api import Appended, Bounds, Fetched, Server
+from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+
+
+class FakeNode:
+    """A `NodeLike` over a list of entries. `hold()` keeps proposals back until `release()`."""
+
+    name = "n1"
+    cluster_uuid = bytes(range(16))
+    cluster_name = "c1"
+    has_leader = True
+    is_writable = True
+
+    def __init__(self):
+        self.seed = frame_seed(self.cluster_uuid, 1)
+        self.entries = []
+        self.lowest = 0
+        self.next_offset = 0
+        self.timestamp = 1_000_000
+        self.proposals = []
+        self.waiters = {}
+        self.fetches = 0
+        self.checks = 0
+        self.failure = None
+        self._held = None
+
+    # --- what tests turn ----------------------------------------------------------
+
+    def hold(self):
+        self._held = []
+
+    def release(self, count=None):
+        held = self._held
+        due = held[:count] if count is not None else held
+        self._held = held[len(due) :] if count is not None else None
+        for proposal, answer in due:
+            self._append(proposal, answer)
+
+    @property
+    def held_count(self):
+        return len(self._held or ())
+
+    def trim(self, lowest):
+        self.lowest = lowest
+        self.entries = [entry for entry in self.entries if entry.next_offset > lowest]
+
+    # --- NodeLike -------------------------------------------------------------------
+
+    def propose(self, proposal):
+        self.proposals.append(proposal)
+        if self.failure is not None:
+            return fail(self.failure)
+        answer = Deferred()
+        if self._held is not None:
+            self._held.append((proposal, answer))
+        else:
+            self._append(proposal, answer)
+        return answer
+
+    def _append(self, proposal, answer):
+        if self.failure is not None:
+            answer.errback(self.failure)
+            return
+        if proposal.expect_offset not in (None, self.next_offset):
+            answer.errback(ExpectOffsetError(proposal.expect_offset, self.next_offset))
+            return
+        self.timestamp += 1
+        entry = make_entry(
+            self.seed,
+            index=len(self.entries) + 1,
+            term=1,
+            kind=EntryKind.RECORDS,
+            base_offset=self.next_offset,
+            timestamp=self.timestamp,
+            payload=proposal.payload,
+            attributes=proposal.codec,
+            record_count=proposal.record_count,
+            payload_crc=proposal.payload_crc,
+        )
+        self.entries.append(entry)
+        self.next_offset = entry.next_offset
+        answer.callback(
+            Appended(
+                base_offset=entry.base_offset,
+                record_count=entry.record_count,
+                timestamp=entry.timestamp,
+                index=entry.index,
+                term=1,
+            )
+        )
+        for waiter, offset in list(self.waiters.items()):
+            if offset < self.next_offset:
+                del self.waiters[waiter]
+                waiter.callback(None)
+
+    def fetch(self, offset, size_max):
+        self.fetches += 1
+        if not self.lowest <= offset < self.next_offset:
+            return fail(OffsetOutOfRangeError(offset, self.lowest, self.next_offset))
+        frames = []
+        size = 0
+        next_offset = offset
+        for entry in self.entries:
+            if entry.next_offset <= offset:
+                continue
+            if frames and size + entry.size > size_max:
+                break
+            frames.append(entry.frame)
+            size += entry.size
+            next_offset = entry.next_offset
+        return succeed(Fetched(frames=memoryview(b"".join(frames)), next_offset=next_offset))
+
+    def wait_for(self, offset):
+        if offset < self.next_offset:
+            return succeed(None)
+        waiter = Deferred(lambda cancelled: self.waiters.pop(cancelled))
+        self.waiters[waiter] = offset
+        return waiter
+
+    def bounds(self):
+        return succeed(Bounds(lowest=self.lowest, next_offset=self.next_offset))
+
+    def find_offset(self, timestamp):
+        for entry in self.entries:
+            if entry.timestamp >= timestamp:
+                return succeed((entry.base_offset, entry.timestamp))
+        return succeed((self.next_offset, 0))
+
+    def servers(self):
+        return [
+            Server(name="n1", address="127.0.0.1:8400", is_leader=True),
+            Server(
+                name="n2",
+                address="127.0.0.1:8410",
+                grpc_address="127.0.0.1:8411",
+                role="learner",
+                is_alive=False,
+            ),
+        ]
+
+    def check_log(self, name):
+        self.checks += 1
+        if name not in ("", "default"):
+            raise UnknownLogError(name)

@@ -1,0 +1,186 @@
+"""The calls of `log.v1.Log`, over real gRPC and TLS, against a node in memory."""
+
+import asyncio
+
+import grpc
+from google.rpc import error_details_pb2
+
+from loghouse.api.coalescer import ENTRIES_MAX
+from loghouse.api.v1 import log_pb2
+from loghouse.protocol.batch import compress, decode_batch
+from loghouse.protocol.entry import Codec, crc32c, decode_entries
+from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
+
+
+class UnaryTests(DoorCase):
+    """One request, one answer."""
+
+    @asynchronous
+    async def test_produce_and_consume(self):
+        """A record comes back as it was sent, with its offset and a time."""
+        await self.open_door()
+        stub = self.stub()
+        header = log_pb2.Header(key="h", value=b"1")
+        sent = log_pb2.Record(value=b"hello", key=b"k", headers=[header], term=7, type=9, offset=55)
+        first = await stub.Produce(log_pb2.ProduceRequest(record=sent))
+        second = await stub.Produce(log_pb2.ProduceRequest(record=log_pb2.Record(timestamp=5), log="default"))
+        self.assertEqual((first.offset, second.offset), (0, 1))
+        record = (await stub.Consume(log_pb2.ConsumeRequest(offset=0))).record
+        self.assertEqual((record.value, record.key, record.headers[0]), (b"hello", b"k", header))
+        self.assertEqual((record.offset, record.term, record.type), (0, 7, 9))
+        self.assertEqual(record.timestamp, self.node.entries[0].timestamp)
+        record = (await stub.Consume(log_pb2.ConsumeRequest(offset=1))).record
+        self.assertEqual((record.offset, record.timestamp, record.value), (1, 5, b""))
+
+    @asynchronous
+    async def test_out_of_range(self):
+        """Below the lowest and at the next offset: OUT_OF_RANGE with the bounds and the original's text."""
+        await self.open_door()
+        stub = self.stub()
+        error = await self.refused(stub.Consume(log_pb2.ConsumeRequest()), grpc.StatusCode.OUT_OF_RANGE)
+        info, _ = details_of(error)
+        self.assertEqual(dict(info.metadata), {"lowest": "0", "next": "0"})
+        for _ in range(3):
+            await stub.Produce(produce())
+        self.node.trim(1)
+        for offset in (0, 3, 2**64 - 1):
+            for call in (
+                stub.Consume(log_pb2.ConsumeRequest(offset=offset)),
+                stub.Fetch(log_pb2.FetchRequest(offset=offset)),
+            ):
+                error = await self.refused(call, grpc.StatusCode.OUT_OF_RANGE)
+                info, rest = details_of(error)
+                self.assertEqual((info.domain, info.reason), ("loghouse", "OFFSET_OUT_OF_RANGE"))
+                self.assertEqual(dict(info.metadata), {"lowest": "1", "highest": "2", "next": "3"})
+                message = error_details_pb2.LocalizedMessage()
+                self.assertTrue(rest[0].Unpack(message))
+                self.assertEqual(
+                    (message.locale, message.message),
+                    ("en-US", f"The requested offset is outside the log's range: {offset}"),
+                )
+
+    @asynchronous
+    async def test_unary_produces_of_a_turn_share_an_entry(self):
+        """Records that arrive together become few entries, each with its own offset."""
+        await self.open_door()
+        stub = self.stub()
+        self.node.hold()
+        values = [b"%d" % number for number in range(64)]
+        calls = asyncio.gather(*[stub.Produce(produce(value)) for value in values])
+        await until(lambda: self.node.checks == 64)
+        self.assertLessEqual(self.node.held_count, ENTRIES_MAX)
+        self.node.release()
+        answers = await calls
+        self.assertLessEqual(len(self.node.proposals), ENTRIES_MAX + 1)
+        for value, answer in zip(values, answers, strict=True):
+            record = (await stub.Consume(log_pb2.ConsumeRequest(offset=answer.offset))).record
+            self.assertEqual((record.value, record.offset), (value, answer.offset))
+        self.assertEqual(sorted(answer.offset for answer in answers), list(range(64)))
+
+    @asynchronous
+    async def test_bad_records(self):
+        """No record, a too large one, no request at all, an unknown log: refused, nothing appended."""
+        await self.open_door(record_size_max=1000)
+        stub = self.stub()
+        rows = [
+            (log_pb2.ProduceRequest(), "record"),
+            (produce(b"x" * 1001), "record"),
+            (produce(log="x" * 64), "log"),
+        ]
+        for request, field in rows:
+            error = await self.refused(stub.Produce(request), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertEqual(details_of(error)[0].metadata["field"], field)
+        raw = self.channel().unary_unary("/log.v1.Log/Produce")
+        error = await self.refused(raw(b"\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertEqual(details_of(error)[0].metadata["field"], "request")
+        error = await self.refused(stub.Produce(produce(log="other")), grpc.StatusCode.NOT_FOUND)
+        self.assertEqual(details_of(error)[0].metadata["log"], "other")
+        self.assertEqual(self.node.proposals, [])
+        self.assertEqual((await stub.Produce(produce())).offset, 0)
+
+    @asynchronous
+    async def test_batches(self):
+        """A batch's bytes are stored as they came, and fetched as whole frames."""
+        await self.open_door()
+        stub = self.stub()
+        request = batch([b"a", b"b", b"c"])
+        request.batch_crc = crc32c(request.batch)
+        answer = await stub.ProduceBatch(request)
+        self.assertEqual(
+            (answer.base_offset, answer.record_count, answer.timestamp),
+            (0, 3, self.node.entries[0].timestamp),
+        )
+        packed = batch([b"d" * 100, b"e" * 100])
+        packed.batch, packed.codec = compress(packed.batch, Codec.ZSTD), log_pb2.CODEC_ZSTD
+        self.assertEqual((await stub.ProduceBatch(packed)).base_offset, 3)
+        fetched = await stub.Fetch(log_pb2.FetchRequest(offset=1))
+        entries = list(decode_entries(self.node.seed, fetched.frames))
+        self.assertEqual([bytes(entry.payload) for entry in entries], [request.batch, packed.batch])
+        self.assertEqual(entries[0].payload_crc, request.batch_crc)
+        self.assertEqual(fetched.next_offset, 5)
+        self.assertEqual(decode_batch(entries[1].payload, 1).records[1].value, b"e" * 100)
+        record = (await stub.Consume(log_pb2.ConsumeRequest(offset=4))).record
+        self.assertEqual((record.value, record.offset), (b"e" * 100, 4))
+        one = await stub.Fetch(log_pb2.FetchRequest(offset=0, size_max=1))
+        self.assertEqual(one.next_offset, 3)
+
+    @asynchronous
+    async def test_bad_batches(self):
+        """False count or CRC, no records, an unknown codec, rubbish: INVALID_ARGUMENT naming the field."""
+        await self.open_door(record_size_max=100)
+        stub = self.stub()
+        good = batch([b"a", b"b"])
+        rows = [
+            (batch([b"a", b"b"], record_count=3), "record_count"),
+            (batch([b"a", b"b"], record_count=0), "record_count"),
+            (batch([], record_count=0), "record_count"),
+            (batch([b"a"], batch_crc=1), "batch_crc"),
+            (batch([b"a"], codec=5), "codec"),
+            (batch([b"a"], codec=1), "batch"),
+            (log_pb2.ProduceBatchRequest(batch=b"\xff", record_count=1), "batch"),
+            (batch([b"x" * 101]), "record"),
+        ]
+        for request, field in rows:
+            error = await self.refused(stub.ProduceBatch(request), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertEqual(details_of(error)[0].metadata["field"], field, str(request))
+        self.assertEqual(self.node.proposals, [])
+        self.assertEqual((await stub.ProduceBatch(good)).base_offset, 0)
+
+    @asynchronous
+    async def test_expect_offset_and_producer(self):
+        """Both reach the node unshared, and a conflict is FAILED_PRECONDITION with what was expected."""
+        await self.open_door()
+        stub = self.stub()
+        await stub.Produce(produce(expect_offset=0))
+        error = await self.refused(
+            stub.Produce(produce(expect_offset=0)), grpc.StatusCode.FAILED_PRECONDITION
+        )
+        self.assertEqual(dict(details_of(error)[0].metadata), {"expected": "0", "actual": "1"})
+        await stub.Produce(produce(producer_id=5, producer_sequence=6))
+        await stub.ProduceBatch(batch([b"a"], producer_id=7, producer_sequence=8, expect_offset=2))
+        sent = [(p.expect_offset, p.producer_id, p.producer_sequence) for p in self.node.proposals]
+        self.assertEqual(sent, [(0, 0, 0), (0, 0, 0), (None, 5, 6), (2, 7, 8)])
+        self.assertEqual({p.subject for p in self.node.proposals}, {"root"})
+
+    @asynchronous
+    async def test_bounds_times_and_servers(self):
+        """Bounds, the offset of a time, and the nodes."""
+        await self.open_door()
+        stub = self.stub()
+        for _ in range(3):
+            await stub.Produce(produce())
+        self.node.trim(1)
+        bounds = await stub.Bounds(log_pb2.BoundsRequest())
+        self.assertEqual((bounds.lowest, bounds.next), (1, 3))
+        time = self.node.entries[1].timestamp
+        found = await stub.FindOffset(log_pb2.FindOffsetRequest(timestamp=time))
+        self.assertEqual((found.offset, found.timestamp), (2, time))
+        servers = await stub.GetServers(log_pb2.GetServersRequest())
+        self.assertEqual((servers.cluster_uuid, servers.cluster_name), (self.node.cluster_uuid, "c1"))
+        self.assertEqual(
+            [(s.id, s.rpc_addr, s.is_leader, s.role, s.grpc_addr, s.is_alive) for s in servers.servers],
+            [
+                ("n1", "127.0.0.1:8400", True, "voter", "", True),
+                ("n2", "127.0.0.1:8410", False, "learner", "127.0.0.1:8411", False),
+            ],
+        )
