@@ -19,13 +19,33 @@ from loghouse.auth.certificates import (
 from loghouse.cli.output import ExitCode, write_json, write_line
 
 CA_FILE = "ca"
+MODEL_FILE = "model.conf"
+POLICY_FILE = "policy.csv"
+
+# The same as in the repository's certs/ folder, for those who have only the package.
+MODEL_TEXT = """[request_definition]
+r = sub, obj, act
+
+[policy_definition]
+p = sub, obj, act
+
+[policy_effect]
+e = some(where (p.eft == allow))
+
+[matchers]
+m = r.sub == p.sub && r.obj == p.obj && r.act == p.act
+"""
+POLICY_TEXT = """p, root, *, produce
+p, root, *, consume
+p, root, *, admin
+"""
 
 
 def add_parser(commands: Any) -> None:
     """Add the command and its three actions to the parser."""
     parser = commands.add_parser("certs", help="make a CA and certificates of nodes and clients")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    init = actions.add_parser("init", help="make a certificate authority: ca.pem and ca.key")
+    init = actions.add_parser("init", help="make a certificate authority, and a policy to start from")
     init.add_argument("--name", default="loghouse CA", help="its common name")
     node = actions.add_parser("node", help="make a node's certificate: NAME.pem and NAME.key")
     node.add_argument("name", metavar="NAME", help="the node's name, as `node` in its node.yaml")
@@ -58,6 +78,7 @@ def _days(text: str) -> int:
 def run_init(args: argparse.Namespace) -> int:
     """Make a CA."""
     args.dir.mkdir(parents=True, exist_ok=True)
+    write_policy(args.dir)
     return _write(
         args, make_ca(args.name, now=datetime.now(UTC), key=KeyKind(args.key), **_validity(args)), CA_FILE
     )
@@ -83,6 +104,13 @@ def run_client(args: argparse.Namespace) -> int:
         _read_ca(args.dir), name=args.name, now=datetime.now(UTC), key=KeyKind(args.key), **_validity(args)
     )
     return _write(args, issued, args.name)
+
+
+def write_policy(folder: Path) -> None:
+    """Write the permissions to start from: `root` may do everything. Files that are there stay."""
+    for name, text in ((MODEL_FILE, MODEL_TEXT), (POLICY_FILE, POLICY_TEXT)):
+        if not (folder / name).exists():
+            (folder / name).write_text(text)
 
 
 def _validity(args: argparse.Namespace) -> dict[str, int]:

@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
-    UNREACHABLE = 3
+    UNAVAILABLE = 3
     OUTCOME_UNKNOWN = 4
     DAMAGED = 5
     INTERRUPTED = 130
@@ -31,7 +31,7 @@ EXIT_CODES_TEXT = """exit codes:
   0    done (also when the reader of a pipe has seen enough)
   1    refused or failed
   2    wrong command line, settings or input
-  3    no node could be reached; nothing was done
+  3    not available now; nothing was done, trying again is safe
   4    outcome unknown: records may or may not have been appended
   5    damage found
   130  interrupted (Ctrl-C)

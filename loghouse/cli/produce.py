@@ -69,12 +69,17 @@ class Appended:
     first_offset: int | None = None
     last_offset: int | None = None
     seconds: float = 0.0
+    ranges: list[range] = field(default_factory=list)  # of offsets; more than one when others append, too
 
     def note(self, base_offset: int, record_count: int, size: int) -> None:
         """Add one acknowledgement."""
         if self.first_offset is None:
             self.first_offset = base_offset
         self.last_offset = base_offset + record_count - 1
+        if self.ranges and self.ranges[-1].stop == base_offset:
+            self.ranges[-1] = range(self.ranges[-1].start, base_offset + record_count)
+        else:
+            self.ranges.append(range(base_offset, base_offset + record_count))
         self.record_count += record_count
         self.size += size
 
@@ -227,7 +232,7 @@ def lines_of(descriptor: int, name: str) -> Iterator[bytes]:
 
 def _explain(error: BaseException, appended: Appended) -> None:
     """Say on stderr what is certain after a broken stream."""
-    if isinstance(error, CallError) and error.is_unreachable and not appended.record_count:
+    if isinstance(error, CallError) and error.is_retryable and not appended.record_count:
         return
     if appended.record_count:
         done = f"{appended.record_count} records are durable, the last at offset {appended.last_offset}"

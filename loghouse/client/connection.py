@@ -53,7 +53,8 @@ class CallError(LoghouseError):
         details: Mapping[str, str] | None = None,
     ) -> None:
         # gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".
-        self.is_unreachable = status == "UNAVAILABLE" and _NEVER_SENT.search(message) is not None
+        # With a reason it is the node's own word that nothing happened.
+        self.is_retryable = status == "UNAVAILABLE" and bool(reason or _NEVER_SENT.search(message))
         message = _plain_message(message)
         self.server = server
         self.status = status
@@ -65,8 +66,8 @@ class CallError(LoghouseError):
     @property
     def is_outcome_unknown(self) -> bool:
         """Whether an append that failed so may still have happened."""
-        if self.status == "UNAVAILABLE":  # with a reason it is the node's own word that nothing happened
-            return not self.reason and not self.is_unreachable
+        if self.status == "UNAVAILABLE":
+            return not self.is_retryable
         return self.status in ("ABORTED", "DEADLINE_EXCEEDED", "UNKNOWN", "CANCELLED", "INTERNAL")
 
 
@@ -166,10 +167,14 @@ class Connection:
             )
         return reply
 
-    def bounds(self, log: str = "") -> tuple[int, int]:
-        """Return (lowest readable offset, next offset to be given out)."""
+    def bounds(self, log: str = "", *, wait_for_ready: bool = False) -> tuple[int, int]:
+        """Return (lowest readable offset, next offset to be given out).
+
+        With `wait_for_ready` it goes on dialling a node that is not there yet, until the timeout.
+        """
+        request = log_pb2.BoundsRequest(log=log)
         with self.errors():
-            reply = self.log.Bounds(log_pb2.BoundsRequest(log=log), timeout=self.timeout_seconds)
+            reply = self.log.Bounds(request, timeout=self.timeout_seconds, wait_for_ready=wait_for_ready)
         return reply.lowest, reply.next
 
     def read(self, offset: int, *, log: str = "", size_max: int = 0) -> Iterator[list[ReadRecord]]:

@@ -1,0 +1,127 @@
+"""A node in memory behind a real gRPC port, for tests of the command line."""
+
+import threading
+from concurrent import futures
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.client.connection import DEFAULT_GROUP
+from loghouse.protocol.batch import check_batch, encode_batch
+from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+
+CLUSTER = bytes(range(16))
+
+
+def refusal(code, message, reason="", **details):
+    """Return a status with ErrorInfo, as a node makes it."""
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="loghouse", metadata=details))
+    return rpc_status.to_status(
+        status_pb2.Status(code=code.value[0], message=message, details=[packed] if reason else [])
+    )
+
+
+class FakeNode(log_pb2_grpc.LogServicer):
+    """Keeps entries in a list; `refuse` maps a call's name to (records answered before, status)."""
+
+    def __init__(self):
+        self.seed = frame_seed(CLUSTER, DEFAULT_GROUP)
+        self.entries = []
+        self.lowest = 0
+        self.refuse = {}
+        self.frames_hook = lambda frames: frames
+        self.appended = threading.Condition()
+        self.append(None)  # a no-op, as each start of a node writes one
+
+    @property
+    def next_offset(self):
+        return self.entries[-1].next_offset if self.entries else 0
+
+    def append(self, payload, record_count=0, codec=0):
+        with self.appended:
+            offset = self.next_offset
+            self.entries.append(
+                make_entry(
+                    self.seed,
+                    index=len(self.entries) + 1,
+                    term=1,
+                    kind=EntryKind.RECORDS if record_count else EntryKind.NOOP,
+                    base_offset=offset,
+                    timestamp=1_700_000_000_000_000 + len(self.entries),
+                    payload=payload or b"",
+                    attributes=codec,
+                    record_count=record_count,
+                )
+            )
+            self.appended.notify_all()
+        return offset
+
+    def records(self, *records):
+        return self.append(encode_batch(records), len(records))
+
+    def _check(self, call, context, answered=0):
+        if call in self.refuse and answered >= self.refuse[call][0]:
+            context.abort_with_status(self.refuse[call][1])
+
+    def GetServers(self, request, context):
+        self._check("GetServers", context)
+        server = log_pb2.Server(
+            id="node-1", rpc_addr="127.0.0.1:8400", is_leader=True, role="voter", is_alive=True
+        )
+        return log_pb2.GetServersResponse(servers=[server], cluster_uuid=CLUSTER, cluster_name="fake")
+
+    def Bounds(self, request, context):
+        self._check("Bounds", context)
+        return log_pb2.BoundsResponse(lowest=self.lowest, next=self.next_offset)
+
+    def ProduceStream(self, requests, context):
+        for answered, request in enumerate(requests):
+            self._check("ProduceStream", context, answered)
+            yield log_pb2.ProduceResponse(offset=self.records(request.record))
+
+    def ProduceBatchStream(self, requests, context):
+        for answered, request in enumerate(requests):
+            self._check("ProduceBatchStream", context, answered)
+            check_batch(
+                request.batch,
+                record_count=request.record_count,
+                codec=request.codec,
+                payload_crc=request.batch_crc,
+            )
+            offset = self.append(request.batch, request.record_count, request.codec)
+            yield log_pb2.ProduceBatchResponse(base_offset=offset, record_count=request.record_count)
+
+    def FetchStream(self, request, context):
+        self._check("FetchStream", context)
+        offset = request.offset
+        while context.is_active():
+            with self.appended:
+                found = [entry for entry in self.entries if entry.next_offset > offset]
+                if not found:
+                    self.appended.wait(0.1)  # then look whether the client is still there
+            if found:
+                frames = self.frames_hook(b"".join(entry.frame for entry in found))
+                offset = found[-1].next_offset
+                yield log_pb2.FetchResponse(frames=frames, next_offset=offset)
+
+
+class FakeServer:
+    """Serves a `FakeNode` on a free port until `stop`."""
+
+    def __init__(self, credentials=None):
+        self.node = FakeNode()
+        self._server = grpc.server(futures.ThreadPoolExecutor(4))
+        log_pb2_grpc.add_LogServicer_to_server(self.node, self._server)
+        if credentials is None:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self.address = f"127.0.0.1:{port}"
+        self._server.start()
+
+    def stop(self):
+        self._server.stop(None).wait()

@@ -1,0 +1,123 @@
+"""`loghouse demo`: what it makes, and what it refuses."""
+
+import argparse
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from loghouse import config
+from loghouse.auth.certificates import make_client_certificate, read_issued, write_issued
+from loghouse.cli import certs, demo
+from loghouse.cli import target as demo_target
+from loghouse.cli.output import CommandError
+from loghouse.config_values import Address
+from tests.cli.fake_node import FakeServer
+from tests.cli.support import CommandCase
+
+LISTEN = Address("127.0.0.1", 8400)
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class PrepareTests(CommandCase):
+    """The files of a development node."""
+
+    def test_files_are_accepted(self):
+        """node.yaml and client.yaml are valid and name files that are there."""
+        demo.prepare(self.folder / "dev", LISTEN)
+        node = config.load("dev/node.yaml")
+        self.assertEqual((node.listen, node.data_dir), (LISTEN, self.folder / "dev" / "data"))
+        self.assertEqual(config.load_client("dev/client.yaml").tls.ca, node.tls.ca)
+
+    def test_again_keeps_certificates(self):
+        """A second run keeps what clients already trust, and takes a new address."""
+        demo.prepare(self.folder / "dev", LISTEN)
+        before = Path("dev/certs/ca.pem").read_bytes()
+        demo.prepare(self.folder / "dev", Address("127.0.0.1", 8500))
+        self.assertEqual(Path("dev/certs/ca.pem").read_bytes(), before)
+        self.assertEqual(config.load("dev/node.yaml").listen.port, 8500)
+
+    def test_expired_certificates_are_made_anew(self):
+        """A certificate that ends within a day means new ones for all."""
+        demo.prepare(self.folder / "dev", LISTEN)
+        folder = Path("dev/certs")
+        before = (folder / "ca.pem").read_bytes()
+        old = make_client_certificate(
+            read_issued(folder / "ca.pem", folder / "ca.key"),
+            name="root",
+            now=datetime.now(UTC) - timedelta(days=2),
+            days=1,
+        )
+        write_issued(old, folder / "root.pem", folder / "root.key", may_replace=True)
+        demo.prepare(self.folder / "dev", LISTEN)
+        self.assertNotEqual((folder / "ca.pem").read_bytes(), before)
+
+    def test_policy_is_the_repositorys(self):
+        """The policy in the package is the one in certs/."""
+        self.assertEqual(certs.MODEL_TEXT, (ROOT / "certs" / "model.conf").read_text())
+        self.assertEqual(certs.POLICY_TEXT, (ROOT / "certs" / "policy.csv").read_text())
+
+
+class RefusalTests(CommandCase):
+    """What stops a demo before anything runs."""
+
+    def test_port_in_use(self):
+        """A taken port is explained with the way out, and nothing is made."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            Path("input").write_text("a\n")
+            code, out, err = self.run_command("demo", "--file", "input", "--listen", address)
+        self.assertEqual((code, out), (1, ""))
+        self.assertIn(f"{address} cannot be used: Address already in use", err)
+        self.assertIn("make run LISTEN=", err)
+        self.assertEqual(os.listdir("."), ["input"])
+
+    def test_mistakes(self):
+        """No file, or an address that others could reach: exit code 2."""
+        for words, expected in [
+            (["--file", "absent"], "absent: no such file"),
+            (["--listen", "0.0.0.0:8400"], "allowed: a port of 127.0.0.1"),
+            (["--listen", "127.0.0.1"], "has no port"),
+        ]:
+            code, out, err = self.run_command("demo", *words)
+            self.assertEqual((code, out), (2, ""), words)
+            self.assertIn(expected, err)
+
+
+class RoundTripTests(CommandCase):
+    """A file there and back."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = FakeServer()
+        self.addCleanup(self.server.stop)
+        self.path = self.folder / "input"
+        self.path.write_bytes(b"one\n\ntwo\xff\nthree")
+
+    def connection(self):
+        args = argparse.Namespace(
+            server=self.server.address,
+            config=None,
+            plaintext=True,
+            timeout=10.0,
+            ca=None,
+            cert=None,
+            key=None,
+        )
+        return demo_target.connect(args)
+
+    def test_same_bytes(self):
+        """Every line is appended, read back and counted; a second time goes behind the first."""
+        for first in (0, 4):
+            with self.connection() as connection:
+                result = demo.round_trip(connection, self.path)
+            self.assertEqual((result["records"], result["bytes"]), (4, 12))
+            self.assertEqual((result["first_offset"], result["last_offset"]), (first, first + 3))
+
+    def test_difference_is_found(self):
+        """A byte that comes back different fails the demo."""
+        append = self.server.node.append
+        self.server.node.append = lambda payload, *rest: append(payload.replace(b"three", b"thre3"), *rest)
+        with self.connection() as connection:
+            error = self.assertRaises(CommandError, demo.round_trip, connection, self.path)
+        self.assertIn("offset 3 came back different", str(error))

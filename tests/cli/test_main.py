@@ -1,0 +1,206 @@
+"""The rest of the `loghouse` command: certificates, settings, where to connect, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+
+from loghouse import __version__
+from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, size_text, time_text
+from loghouse.config import example_text
+from tests.cli.fake_node import FakeServer
+from tests.cli.support import CommandCase
+from tests.test_config import PLAIN
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class CertificatesCase(CommandCase):
+    """A CA, a node `node-1` and a client `root` in ./certs."""
+
+    def setUp(self):
+        super().setUp()
+        for words in (
+            ["init"],
+            ["node", "node-1", "--cluster", "c", "--host", "127.0.0.1"],
+            ["client", "root"],
+        ):
+            code, _, err = self.run_command("certs", *words)
+            self.assertEqual((code, err), (0, ""), words)
+
+
+class CertsTests(CertificatesCase):
+    """`loghouse certs`."""
+
+    def test_they_work_for_mutual_tls(self):
+        """A node with the made certificate serves a client with the made certificate, and no other."""
+        certs = self.folder / "certs"
+        credentials = grpc.ssl_server_credentials(
+            [((certs / "node-1.key").read_bytes(), (certs / "node-1.pem").read_bytes())],
+            (certs / "ca.pem").read_bytes(),
+            require_client_auth=True,
+        )
+        server = FakeServer(credentials)
+        self.addCleanup(server.stop)
+        tls = ["--ca", "certs/ca.pem", "--cert", "certs/root.pem", "--key", "certs/root.key"]
+        code, out, err = self.run_command("servers", "--server", server.address, *tls)
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("node-1", out)
+        self.assertEqual(self.run_command("certs", "init", "--dir", "other")[0], 0)
+        self.assertEqual(self.run_command("certs", "client", "root", "--dir", "other")[0], 0)
+        foreign = ["--ca", "certs/ca.pem", "--cert", "other/root.pem", "--key", "other/root.key"]
+        code, out, err = self.run_command("servers", "--server", server.address, *foreign)
+        self.assertEqual(out, "")
+        self.assertIn(code, (ExitCode.UNAVAILABLE, ExitCode.OUTCOME_UNKNOWN))
+        self.assertNotIn("Traceback", err)
+
+    def test_files_are_kept(self):
+        """What is there stays, unless --force."""
+        before = (self.folder / "certs" / "root.key").read_bytes()
+        code, _, err = self.run_command("certs", "client", "root")
+        self.assertEqual(code, 1)
+        self.assertIn("root.key is there already", err)
+        self.assertEqual((self.folder / "certs" / "root.key").read_bytes(), before)
+        code, out, _ = self.run_command("certs", "client", "root", "--force", "--json", "--key", "rsa2048")
+        self.assertEqual((code, json.loads(out)["key"]), (0, "certs/root.key"))
+        self.assertNotEqual((self.folder / "certs" / "root.key").read_bytes(), before)
+
+    def test_mistakes(self):
+        """No CA, a bad name, a bad number: one line each."""
+        for words, code, expected in [
+            (["client", "x", "--dir", "absent"], 1, "absent/ca.pem"),
+            (["client", "node:x"], 1, "cannot be a client's name"),
+            (["node", "Bad Name", "--cluster", "c"], 1, "Bad Name"),
+            (["client", "x", "--days", "0"], 2, "allowed: 1 to 36500"),
+            (["client", "x", "--key", "dsa"], 2, "invalid choice"),
+            (["node", "node-2"], 2, "--cluster"),
+        ]:
+            found, out, err = self.run_command("certs", *words)
+            self.assertEqual((found, out), (code, ""), words)
+            self.assertIn(expected, err, words)
+            self.assertNotIn("Traceback", err)
+
+    def test_name_becomes_a_file_name(self):
+        """A subject with a slash cannot leave the folder."""
+        code, _, _ = self.run_command("certs", "client", "../evil")
+        self.assertEqual(code, 0)
+        self.assertFalse((self.folder / "evil.pem").exists())
+
+
+class TargetTests(CertificatesCase):
+    """Where a command connects, and as whom."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = FakeServer()
+        self.addCleanup(self.server.stop)
+
+    def test_order(self):
+        """The command line wins over the environment, that over client.yaml."""
+        (self.folder / "client.yaml").write_text(f"server: {self.server.address}\n")
+        self.assertEqual(self.run_command("servers")[0], 0)
+        self.addCleanup(os.environ.pop, "LOGHOUSE_SERVER")
+        os.environ["LOGHOUSE_SERVER"] = "127.0.0.1:1"
+        self.assertEqual(self.run_command("servers")[0], 3)
+        self.assertEqual(self.run_command("servers", "--server", self.server.address)[0], 0)
+
+    def test_development_folder(self):
+        """With nothing said, ./dev/client.yaml is taken; its paths start from its folder."""
+        (self.folder / "dev").mkdir()
+        (self.folder / "dev" / "client.yaml").write_text(f"server: {self.server.address}\n")
+        self.assertEqual(self.run_command("servers")[0], 0)
+
+    def test_mistakes(self):
+        """What is missing is named, and where to give it."""
+        (self.folder / "bad.yaml").write_text("servr: x\n")
+        (self.folder / "no.pem").write_text("hello")
+        tls = ["--ca", "certs/ca.pem", "--cert", "certs/root.pem", "--key"]
+        for words, expected in [
+            ([], "no node to talk to: give --server"),
+            (["--server", "x"], "--server: 'x' has no port"),
+            (["--server", "h:1"], "--ca, --cert, --key missing"),
+            (["--server", "h:1", "--ca", "certs/ca.pem"], "--cert, --key missing"),
+            (["--server", "h:1", *tls, "absent"], "--key: absent: No such file"),
+            (["--server", "h:1", *tls, "no.pem"], "--key: no.pem is not a PEM file"),
+            (["--config", "bad.yaml"], "did you mean server?"),
+            (["--config", "absent.yaml"], "absent.yaml: No such file"),
+        ]:
+            code, out, err = self.run_command("servers", *words)
+            self.assertEqual((code, out), (2, ""), words)
+            self.assertIn(expected, err, words)
+
+
+class SettingsTests(CommandCase):
+    """`loghouse config`."""
+
+    def test_example(self):
+        """The example is printed as it is, or as a JSON string."""
+        self.assertEqual(self.run_command("config", "example"), (0, example_text(), ""))
+        _, out, _ = self.run_command("config", "example", "--json")
+        self.assertEqual(json.loads(out)["example"], example_text())
+
+    def test_check(self):
+        """A right file is exit code 0; a wrong one 2, with every problem."""
+        path = self.folder / "node.yaml"
+        (self.folder / "certs").mkdir()
+        for name in ("model.conf", "policy.csv"):
+            (self.folder / "certs" / name).write_text("not read here\n")
+        path.write_text(PLAIN)
+        code, out, err = self.run_command("config", "check", path)
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("fine; node node-1 of cluster loghouse on 127.0.0.1:8400", out)
+        path.write_text(PLAIN.replace("node-1", "Node") + "lissten: 1\n")
+        code, out, err = self.run_command("config", "check", path)
+        self.assertEqual((code, out, len(err.splitlines())), (2, "", 2))
+        code, out, _ = self.run_command("config", "check", path, "--json")
+        self.assertEqual((code, len(json.loads(out)["problems"])), (2, 2))
+
+
+class MainTests(CommandCase):
+    """The command as a whole."""
+
+    def test_help_lists_exit_codes(self):
+        """--help names every command and every exit code there is."""
+        code, out, _ = self.run_command("--help")
+        self.assertEqual(code, 0)
+        for word in ("produce", "consume", "servers", "certs", "config"):
+            self.assertIn(word, out)
+        for exit_code in ExitCode:
+            self.assertRegex(EXIT_CODES_TEXT, rf"(?m)^  {exit_code.value} ")
+
+    def test_version(self):
+        """--version prints the package's version."""
+        self.assertEqual(self.run_command("--version"), (0, f"loghouse {__version__}\n", ""))
+
+    def test_no_command(self):
+        """Without a command it says which there are."""
+        code, _, err = self.run_command()
+        self.assertEqual(code, 2)
+        self.assertIn("COMMAND", err)
+
+    def test_closed_stdout(self):
+        """Output into a pipe that nobody reads ends quietly with 0."""
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "loghouse.cli.main", "config", "example"],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=write_end,
+                stderr=subprocess.PIPE,
+                timeout=30,
+            )
+        finally:
+            os.close(write_end)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_texts(self):
+        """Sizes and times for people."""
+        self.assertEqual(
+            [size_text(size) for size in (0, 1023, 1536, 2**40)], ["0 B", "1023 B", "1.5 KiB", "1.0 TiB"]
+        )
+        self.assertEqual(time_text(1_500_000), "1970-01-01T00:00:01.500000Z")
+        self.assertEqual(time_text(2**64 - 1), "18446744073709551615 us")

@@ -1,0 +1,288 @@
+"""`loghouse produce`, `consume` and `servers` against a node in memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+
+from loghouse.api.v1.log_pb2 import Header, Record
+from loghouse.errors import EntryDamagedError
+from loghouse.protocol.entry import Codec
+from tests.cli.fake_node import FakeServer, refusal
+from tests.cli.support import CommandCase
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class RecordsCase(CommandCase):
+    """A node to talk to."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = FakeServer()
+        self.node = self.server.node
+        self.addCleanup(self.server.stop)
+        self.target = ["--server", self.server.address, "--plaintext"]
+
+    def start(self, *arguments):
+        """Start the command as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "loghouse.cli.main", *arguments, *self.target],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+
+class ProduceTests(RecordsCase):
+    """What is appended, and what is said about it."""
+
+    def values(self):
+        code, out, err = self.run_command("consume", "--json", *self.target)
+        self.assertEqual((code, err), (0, ""))
+        return [json.loads(line)["value"] for line in out.splitlines()]
+
+    def test_values(self):
+        """Each --value is one record."""
+        code, out, _ = self.run_command("produce", "--value", "one", "--value", "zwölf", *self.target)
+        self.assertEqual(code, 0)
+        self.assertRegex(out, r"^appended 2 records \(9 B\), offsets 0 to 1, in ")
+        self.assertEqual(self.values(), ["one", "zwölf"])
+
+    def test_lines_of_stdin(self):
+        """Each line is one record, empty ones and a last one without newline included."""
+        code, _, err = self.run_command("produce", *self.target, stdin=b"a\n\nb\r\nc")
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(self.values(), ["a", "", "b\r", "c"])
+
+    def test_file_in_batches(self):
+        """--batch sends checked batches, cut by size, and reports in JSON what got which offsets."""
+        lines = [f"line {number}" for number in range(1000)]
+        (self.folder / "input").write_text("\n".join(lines) + "\n")
+        for codec in ("none", "zstd"):
+            self.node.entries.clear()
+            code, out, err = self.run_command(
+                "produce", "--file", "input", "--batch", "2KiB", "--codec", codec, "--json", *self.target
+            )
+            self.assertEqual((code, err), (0, ""))
+            result = json.loads(out)
+            self.assertEqual(
+                (result["records"], result["first_offset"], result["last_offset"]), (1000, 0, 999)
+            )
+            self.assertEqual(result["bytes"], sum(map(len, lines)))
+            self.assertEqual(self.values(), lines)
+            self.assertEqual({entry.attributes for entry in self.node.entries}, {Codec[codec.upper()]})
+            self.assertGreater(len(self.node.entries), 10)
+            self.assertTrue(all(len(entry.payload) <= 2048 for entry in self.node.entries))
+
+    def test_nothing_to_append(self):
+        """Empty input appends nothing and says so."""
+        code, out, _ = self.run_command("produce", *self.target, stdin=b"")
+        self.assertEqual((code, out), (0, "nothing to append\n"))
+
+    def test_line_too_long(self):
+        """A line no record can hold is an error that names it; the ones before are appended."""
+        code, _, err = self.run_command("produce", *self.target, stdin=b"ok\n" + b"x" * (9 * 1024 * 1024))
+        self.assertEqual(code, 2)
+        self.assertIn("stdin: line 2 has more than 8388608 bytes", err)
+        self.assertEqual(self.values(), ["ok"])
+
+    def test_refused_midway(self):
+        """What was acknowledged before a refusal is told, with the offset and the way on."""
+        status = refusal(
+            grpc.StatusCode.PERMISSION_DENIED, "'nobody' is not permitted to produce 'default'", "DENIED"
+        )
+        self.node.refuse["ProduceStream"] = (2, status)
+        code, out, err = self.run_command("produce", *self.target, stdin=b"a\nb\nc\nd\n")
+        self.assertEqual((code, out), (1, ""))
+        self.assertIn("2 records are durable, the last at offset 1\n", err)
+        self.assertIn("'nobody' is not permitted to produce 'default'", err)
+        self.assertIn("ask for a rule in the node's policy", err)
+
+    def test_outcome_unknown(self):
+        """A broken link after sending is an exit code of its own, and says that records may be there."""
+        for status in (
+            refusal(grpc.StatusCode.ABORTED, "leader lost", "OUTCOME_UNKNOWN"),
+            refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed"),
+        ):
+            self.node.refuse["ProduceStream"] = (1, status)
+            code, _, err = self.run_command("produce", *self.target, stdin=b"a\nb\n")
+            self.assertEqual(code, 4)
+            self.assertIn("1 records are durable", err)
+            self.assertIn("may or may not have been appended", err)
+
+    def test_error_as_json(self):
+        """With --json an error is JSON, too, with the server's own details."""
+        status = refusal(
+            grpc.StatusCode.UNAVAILABLE, "not the leader; ask node-2", "NOT_LEADER", leader="node-2"
+        )
+        self.node.refuse["ProduceStream"] = (0, status)
+        code, out, err = self.run_command("produce", "--value", "x", "--json", *self.target)
+        self.assertEqual((code, out), (3, ""))
+        problem = json.loads(err.splitlines()[-1])
+        self.assertEqual(
+            (problem["status"], problem["reason"], problem["details"]),
+            ("UNAVAILABLE", "NOT_LEADER", {"leader": "node-2"}),
+        )
+
+    def test_mistakes(self):
+        """A wrong command line is exit code 2 and says what is allowed, without a traceback."""
+        for arguments, expected in [
+            (["--file", "absent"], "--file: absent: No such file"),
+            (["--file", str(self.folder)], "Is a directory"),
+            (["--batch", "9MiB", "--value", "x"], "out of range; allowed: 1 to 8388608"),
+            (["--batch", "much", "--value", "x"], "is not a size"),
+            (["--codec", "zstd", "--value", "x"], "--codec goes with --batch"),
+            (["--timeout", "soon", "--value", "x"], "is not a time span"),
+        ]:
+            code, out, err = self.run_command("produce", *arguments, *self.target)
+            self.assertEqual((code, out), (2, ""), arguments)
+            self.assertIn(expected, err, arguments)
+            self.assertNotIn("Traceback", err)
+
+    def test_interrupt_reports_and_ends(self):
+        """Ctrl-C during input says what is durable and exits with 130, without a traceback."""
+        process = self.start("produce")
+        process.stdin.write(b"first\n")
+        process.stdin.flush()
+        with self.node.appended:
+            self.assertTrue(self.node.appended.wait_for(lambda: self.node.next_offset == 1, 20))
+        # The answer is on its way to the command; only that it ends well is certain, not that it was counted.
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 130, err)
+        self.assertNotIn(b"Traceback", err)
+        self.assertIn(b"may or may not have been appended", err)
+
+
+class ConsumeTests(RecordsCase):
+    """What is read, and where reading ends."""
+
+    def setUp(self):
+        super().setUp()
+        self.node.records(Record(value=b"a"), Record(value=b"b"))
+        self.node.append(None)
+        self.node.records(Record(value=b"c"))
+
+    def test_reads_to_the_end(self):
+        """Without --follow it ends where the log ended at the start."""
+        code, out, err = self.run_command("consume", *self.target)
+        self.assertEqual((code, out, err), (0, "a\nb\nc\n", ""))
+
+    def test_range(self):
+        """--offset and --count choose records, inside an entry too."""
+        for arguments, expected in [
+            (["--offset", "1"], "1\tb\n2\tc\n"),
+            (["--offset", "1", "--count", "1"], "1\tb\n"),
+            (["--offset", "earliest", "-n", "0"], ""),
+            (["--offset", "latest"], ""),
+            (["--offset", "3"], ""),
+            (["--offset", "0", "--count", "99"], "0\ta\n1\tb\n2\tc\n"),
+        ]:
+            code, out, err = self.run_command("consume", "--offsets", *arguments, *self.target)
+            self.assertEqual((code, out, err), (0, expected, ""), arguments)
+
+    def test_out_of_range(self):
+        """An offset beyond the end names what is held; --follow would wait for it."""
+        code, out, err = self.run_command("consume", "--offset", "9", *self.target)
+        self.assertEqual((code, out), (1, ""))
+        self.assertIn("offset 9 is out of range; offsets held: 0 to 2", err)
+
+    def test_json(self):
+        """Every field of a record is there; bytes that are no text are base64."""
+        self.node.entries.clear()
+        self.node.records(
+            Record(value=b"\xff", key=b"k", timestamp=5, headers=[Header(key="h", value=b"v")]),
+            Record(value=b"text"),
+        )
+        code, out, _ = self.run_command("consume", "--json", *self.target)
+        first, second = map(json.loads, out.splitlines())
+        self.assertEqual(code, 0)
+        self.assertEqual(
+            first,
+            {
+                "offset": 0,
+                "timestamp": 5,
+                "time": "1970-01-01T00:00:00.000005Z",
+                "value_base64": "/w==",
+                "key": "k",
+                "headers": [{"key": "h", "value": "v"}],
+            },
+        )
+        self.assertEqual((second["value"], second["timestamp"]), ("text", 1_700_000_000_000_000))
+
+    def test_damaged_frames(self):
+        """A byte that changed on the way is noticed, printed nowhere, and is exit code 5."""
+        self.node.frames_hook = lambda frames: frames[:-1] + bytes([frames[-1] ^ 1])
+        code, out, err = self.run_command("consume", *self.target)
+        self.assertEqual((code, out), (5, ""))
+        self.assertIn("checksum", err)
+        self.assertTrue(issubclass(EntryDamagedError, Exception))
+
+    def test_follow(self):
+        """--follow waits for what is appended later; --count ends it."""
+        process = self.start("consume", "--offset", "2", "--follow", "--count", "2")
+        self.assertEqual(process.stdout.readline(), b"c\n")
+        self.node.records(Record(value=b"later"), Record(value=b"not read"))
+        out, err = process.communicate(timeout=20)
+        self.assertEqual((process.returncode, out, err), (0, b"later\n", b""))
+
+    def test_interrupted(self):
+        """Ctrl-C ends --follow quietly with 130."""
+        process = self.start("consume", "--offset", "2", "--follow")
+        self.assertEqual(process.stdout.readline(), b"c\n")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        self.assertEqual((process.returncode, err), (130, b""))
+
+    def test_closed_pipe(self):
+        """A reader that has seen enough ends the command quietly with 0."""
+        process = self.start("consume", "--follow", "--count", "100000")
+        self.assertEqual(process.stdout.readline(), b"a\n")
+        process.stdout.close()
+        for _ in range(3):
+            self.node.records(*[Record(value=b"x" * 1000)] * 200)
+        self.assertEqual(process.wait(timeout=20), 0)
+        self.assertEqual(process.stderr.read(), b"")
+        process.stdin.close()
+        process.stderr.close()
+
+    def test_mistakes(self):
+        """A wrong number is exit code 2 and says what is allowed."""
+        for arguments in (
+            ["--offset", "-1"],
+            ["--offset", "x"],
+            ["--count", "1.5"],
+            ["--offset", str(2**64)],
+        ):
+            code, _, err = self.run_command("consume", *arguments, *self.target)
+            self.assertEqual(code, 2, arguments)
+            self.assertIn("allowed", err, arguments)
+
+
+class ServersTests(RecordsCase):
+    """The nodes of the cluster."""
+
+    def test_table_and_json(self):
+        """Both forms name the cluster, the node and who leads."""
+        code, out, _ = self.run_command("servers", *self.target)
+        self.assertEqual(code, 0)
+        self.assertIn("cluster fake (000102030405060708090a0b0c0d0e0f)", out)
+        self.assertRegex(out, r"node-1 +127\.0\.0\.1:8400 +- +voter +leader +alive")
+        code, out, _ = self.run_command("servers", "--json", *self.target)
+        self.assertEqual(json.loads(out)["servers"][0]["is_leader"], True)
+
+    def test_unreachable(self):
+        """No node there: exit code 3, the address, the cause, and what to try."""
+        self.server.stop()
+        code, out, err = self.run_command("servers", *self.target)
+        self.assertEqual((code, out), (3, ""))
+        self.assertIn(self.server.address, err)
+        self.assertIn("Connection refused", err)
+        self.assertIn("is a node running", err)
