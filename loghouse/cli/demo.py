@@ -234,7 +234,7 @@ def _died(process: subprocess.Popen[bytes], folder: Path) -> str:
     lines = (folder / "node.log").read_text(errors="replace").splitlines()
     tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
     return (
-        f"the node ended with exit code {process.returncode}; its log {_shown(folder / 'node.log')} ends:\n{tail}\n"
+        f"the node ended with exit code {process.returncode}; {_shown(folder / 'node.log')} ends:\n{tail}\n"
         f"to start over with an empty log: rm -r {_shown(folder)}"
     )
 
