@@ -1,0 +1,170 @@
+"""Making segments: room is taken first, so that a full disk is noticed before anything is written.
+
+Order for a new segment: its state file; its store's header block, synced; its names; the
+directory synced (`architecture.md` 5). The room is a *spare*: files already allocated under
+another name, which become the segment by renaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from loghouse.errors import DiskFullError
+from loghouse.limits import INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.files import FULL_ERRNOS, Files, OpenFile
+from loghouse.storage.index import INDEX_ENTRY
+from loghouse.storage.recovery import INDEX, RESERVE_NAME, SPARE_PREFIX, STORE, segment_name
+from loghouse.storage.segment import End, Segment
+from loghouse.storage.start import write_state
+from loghouse.storage.store import StoreHeader, new_block
+
+T = TypeVar("T")
+assert INDEX_ENTRY.size == INDEX_ENTRY_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSizes:
+    """How large a log's files are made, in bytes."""
+
+    segment: int
+    index: int
+    reserve: int
+
+    @property
+    def index_capacity(self) -> int:
+        """Entries a segment's index has room for."""
+        return self.index // INDEX_ENTRY_SIZE
+
+    def store_for(self, entry_size: int) -> int:
+        """Return the size of a store whose first entry has `entry_size` bytes."""
+        return max(self.segment, STORE_HEADER_SIZE + entry_size)
+
+
+def create_allocated(files: Files, path: str, size: int) -> None:
+    """Make a file of `size` bytes that has its room on the disk; on an error it is not there.
+
+    Raises:
+        OSError: ENOSPC among others.
+    """
+    if files.exists(path):
+        files.unlink(path)
+    file = OpenFile(files, files.create(path), path)
+    try:
+        files.allocate(file.fd, 0, size)
+    except OSError:
+        file.close()
+        files.unlink(path)
+        raise
+    file.close()
+
+
+class Rooms:
+    """Takes and keeps room in one log's directory: spares for new segments, and the reserve.
+
+    The reserve is a file that is given back when the disk is full, so that cuts, state
+    files and a clean stop still find room; appends resume only when it could be made again.
+    """
+
+    def __init__(self, files: Files, directory: str, sizes: LogSizes) -> None:
+        self._files = files
+        self._directory = directory
+        self.sizes = sizes
+        self._spares: list[int] = []  # store sizes of the spares made, in order
+
+    def spare_path(self, number: int, suffix: str) -> str:
+        """Return the path of a spare's file."""
+        return f"{self._directory}/{SPARE_PREFIX}{number}{suffix}"
+
+    def ensure_reserve(self) -> None:
+        """Make the reserve when it is not there.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        path = f"{self._directory}/{RESERVE_NAME}"
+        if self.sizes.reserve and not self._files.exists(path):
+            create_allocated(self._files, path, self.sizes.reserve)
+
+    def release_reserve(self) -> bool:
+        """Give the reserve back to the disk; False when there was none."""
+        path = f"{self._directory}/{RESERVE_NAME}"
+        if not self._files.exists(path):
+            return False
+        self._files.unlink(path)
+        return True
+
+    def using_reserve(self, work: Callable[[], T]) -> T:
+        """Do small work that must succeed on a full disk; after a release it is done again from its start."""
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS or not self.release_reserve():
+                raise
+        return work()
+
+    def ensure_spares(self, store_sizes: list[int]) -> None:
+        """Make the spares for these stores, in this order.
+
+        Raises:
+            DiskFullError: There is no room; nothing of the log changed.
+            OSError: Another error.
+        """
+        try:
+            self.ensure_reserve()
+            for number, size in enumerate(store_sizes):
+                if number < len(self._spares) and self._spares[number] >= size:
+                    continue
+                del self._spares[number:]
+                create_allocated(self._files, self.spare_path(number, INDEX), self.sizes.index)
+                create_allocated(self._files, self.spare_path(number, STORE), size)
+                self._spares.append(size)
+        except OSError as error:
+            if error.errno in FULL_ERRNOS:
+                raise DiskFullError(self._directory) from error
+            raise
+
+    def forget_spares(self) -> None:
+        """Remove spares that were not used; failing to is not worth an error."""
+        for number in range(len(self._spares)):
+            for suffix in (STORE, INDEX):
+                if self._files.exists(self.spare_path(number, suffix)):
+                    self._files.unlink(self.spare_path(number, suffix))
+        self._spares.clear()
+
+    def create_segment(self, cluster: bytes, group: int, state: LogState, *, remedy: str) -> Segment:
+        """Turn the first spare into the segment behind `state`; durable on return.
+
+        Raises:
+            OSError: A step failed; what is on the disk is a crash in creation.
+        """
+        files, directory = self._files, self._directory
+        header = StoreHeader(
+            cluster=cluster,
+            group=group,
+            base_index=state.index + 1,
+            base_offset=state.next_offset,
+            previous_term=state.term,
+        )
+        size = self._spares.pop(0)
+        self.using_reserve(lambda: write_state(files, directory, header.seed, state))
+        store = OpenFile.open(files, self.spare_path(0, STORE), write=True)
+        files.pwritev(store.fd, [new_block(header)], 0)
+        files.fsync(store.fd)
+        store.close()
+        for suffix in (INDEX, STORE):
+            files.rename(self.spare_path(0, suffix), f"{directory}/{segment_name(header.base_index, suffix)}")
+        files.sync_directory(directory)
+        for number in range(len(self._spares)):
+            for suffix in (INDEX, STORE):
+                files.rename(self.spare_path(number + 1, suffix), self.spare_path(number, suffix))
+        return Segment(
+            files,
+            directory,
+            header,
+            end=End(0, STORE_HEADER_SIZE, state.term, state.next_offset),
+            size=size,
+            remedy=remedy,
+        )

@@ -1,0 +1,325 @@
+"""The data directory: who may use it, whose it is, and the logs in it.
+
+    data_dir/ lock  node  members  logs/<group>/...
+
+`node` is written last when a directory is made, so a crash in the first boot leaves
+something without it that holds no data, which the next boot wipes and makes again.
+With `node` there, anything missing is damage, never a new disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from construct import (
+    Bytes,
+    Const,
+    Construct,
+    ConstructError,
+    Int8ub,
+    Int16ub,
+    PascalString,
+    Struct,
+    Terminated,
+)
+
+from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError
+from loghouse.limits import RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
+from loghouse.protocol.entry import crc32c
+from loghouse.storage.files import Files, OpenFile, read_file, replace_file
+from loghouse.storage.log import Log
+from loghouse.storage.opening import end_of_nonzero
+from loghouse.storage.recovery import ASIDE_NAME, STORE
+
+FORMAT_VERSION: Final = 1
+DEFAULT_GROUP: Final = 1
+LOCK_NAME: Final = "lock"
+NODE_NAME: Final = "node"
+MEMBERS_NAME: Final = "members"
+LOGS_NAME: Final = "logs"
+MEMBERS_SIZE_MAX: Final = 64 * 1024  # 64 members with addresses of a DNS name each
+_NODE_SIZE_MAX: Final = 4096
+UUID_SIZE: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose data this is: the cluster, the node, and this disk. The uuids have 16 bytes."""
+
+    WIRE: ClassVar[Construct] = Struct(
+        "magic" / Const(b"LOGHNODE"),
+        "version" / Int16ub,
+        "cluster_uuid" / Bytes(UUID_SIZE),
+        "disk_uuid" / Bytes(UUID_SIZE),
+        "cluster_name" / PascalString(Int8ub, "utf8"),
+        "node_name" / PascalString(Int8ub, "utf8"),
+        Terminated,
+    )
+
+    cluster_uuid: bytes
+    disk_uuid: bytes
+    cluster_name: str
+    node_name: str
+
+    def encode(self) -> bytes:
+        """Return the bytes of the `node` file."""
+        fields = bytes(
+            self.WIRE.build(
+                {
+                    "version": FORMAT_VERSION,
+                    "cluster_uuid": self.cluster_uuid,
+                    "disk_uuid": self.disk_uuid,
+                    "cluster_name": self.cluster_name,
+                    "node_name": self.node_name,
+                }
+            )
+        )
+        return fields + crc32c(fields).to_bytes(4, "big")
+
+    @classmethod
+    def decode(cls, path: str, content: bytes) -> Identity:
+        """Parse a `node` file.
+
+        Raises:
+            DamageError: It is not one.
+            DataDirectoryError: It is one of a newer version.
+        """
+        fields, crc = content[:-4], content[-4:]
+        remedy = "nothing was modified; restore the file from a backup"
+        if crc32c(fields).to_bytes(4, "big") != crc:
+            raise DamageError(path, 0, "checksum of the node's identity does not match", remedy=remedy)
+        version = int.from_bytes(fields[8:10], "big")
+        if fields[:8] == b"LOGHNODE" and version != FORMAT_VERSION:
+            raise DataDirectoryError(
+                f"{path}: format {version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
+            )
+        try:
+            parsed = cls.WIRE.parse(fields)
+        except (ConstructError, UnicodeError):
+            raise DamageError(path, 0, "not a node's identity", remedy=remedy) from None
+        return cls(
+            cluster_uuid=bytes(parsed.cluster_uuid),
+            disk_uuid=bytes(parsed.disk_uuid),
+            cluster_name=str(parsed.cluster_name),
+            node_name=str(parsed.node_name),
+        )
+
+
+class DataDirectory:
+    """A locked data directory.
+
+    `lock` takes it, whatever is in it; `identity` is then None for an empty disk, and `create` makes it
+    somebody's. `open` does both for a node that bootstraps by itself.
+    """
+
+    def __init__(
+        self, files: Files, path: str, lock: OpenFile, *, segment_size: int, reserve_size: int
+    ) -> None:
+        """Use `lock` or `open`."""
+        self._files = files
+        self._lock = lock
+        self._segment_size = segment_size
+        self._reserve_size = reserve_size
+        self.path = path
+        self._identity = self._read_identity()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the disk belongs to nobody yet."""
+        return self._identity is None
+
+    @property
+    def identity(self) -> Identity:
+        """Whose disk this is; only when not `is_empty`."""
+        assert self._identity is not None, "the data directory is empty"
+        return self._identity
+
+    @classmethod
+    def lock(
+        cls,
+        files: Files,
+        path: str,
+        *,
+        segment_size: int = SEGMENT_SIZE_DEFAULT,
+        reserve_size: int = RESERVE_SIZE_DEFAULT,
+    ) -> DataDirectory:
+        """Take the directory for this process, making it (not its parents) when it is not there.
+
+        Raises:
+            DataDirectoryError: It is in use, unreadable, or of a newer version.
+            DamageError: Its `node` file is damaged.
+        """
+        path = path.rstrip("/")
+        try:
+            if not files.exists(path):
+                files.make_directory(path)
+                files.sync_directory(path.rpartition("/")[0] or ("/" if path.startswith("/") else "."))
+            lock = OpenFile(files, files.lock(f"{path}/{LOCK_NAME}"), f"{path}/{LOCK_NAME}")
+        except BlockingIOError:
+            raise DataDirectoryError(f"{path} is in use by another process; stop that one first") from None
+        except OSError as error:
+            raise DataDirectoryError(f"{path} cannot be used: {error}; check its owner and mode") from error
+        try:
+            return cls(files, path, lock, segment_size=segment_size, reserve_size=reserve_size)
+        except OSError as error:
+            lock.close()
+            raise DataDirectoryError(f"{path} cannot be read: {error}; check its owner and mode") from error
+        except BaseException:
+            lock.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        files: Files,
+        path: str,
+        *,
+        cluster_name: str,
+        node_name: str,
+        random_bytes: Callable[[int], bytes],
+        segment_size: int = SEGMENT_SIZE_DEFAULT,
+        reserve_size: int = RESERVE_SIZE_DEFAULT,
+    ) -> DataDirectory:
+        """Take the directory of a node that bootstraps by itself; an empty one becomes a new cluster's.
+
+        Args:
+            random_bytes: Makes the new uuids (`os.urandom`).
+
+        Raises:
+            DataDirectoryError: As `lock`, or it belongs to another cluster or node.
+            DamageError: Its `node` file is damaged or gone.
+        """
+        directory = cls.lock(files, path, segment_size=segment_size, reserve_size=reserve_size)
+        try:
+            if directory.is_empty:
+                directory.create(
+                    Identity(
+                        cluster_uuid=random_bytes(UUID_SIZE),
+                        disk_uuid=random_bytes(UUID_SIZE),
+                        cluster_name=cluster_name,
+                        node_name=node_name,
+                    )
+                )
+            directory.check_names(cluster_name=cluster_name, node_name=node_name)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    def check_names(self, *, cluster_name: str, node_name: str) -> None:
+        """Raise unless the directory belongs to this cluster and node.
+
+        Raises:
+            DataDirectoryError: It is somebody else's; nothing was modified.
+        """
+        for what, wanted, found in (
+            ("cluster", cluster_name, self.identity.cluster_name),
+            ("node", node_name, self.identity.node_name),
+        ):
+            if wanted != found:
+                raise DataDirectoryError(
+                    f"{self.path} belongs to {what} {found!r}, not {wanted!r}; "
+                    f"name another data directory, or correct the name in node.yaml"
+                )
+
+    def _read_identity(self) -> Identity | None:
+        path = f"{self.path}/{NODE_NAME}"
+        if not self._files.exists(path):
+            return None
+        return Identity.decode(path, read_file(self._files, path, _NODE_SIZE_MAX))
+
+    def create(self, identity: Identity, *, group: int = DEFAULT_GROUP) -> None:
+        """Make the empty disk this node's, with an empty log; durable on return.
+
+        What a crash in an earlier first boot left is wiped, unless there is an entry in it.
+
+        Raises:
+            DamageError: `node` is gone, but there are entries; nothing was modified.
+            DiskFullError: No room for the first segment.
+            DiskFailedError: The disk refuses.
+        """
+        assert self._identity is None
+        files, logs = self._files, f"{self.path}/{LOGS_NAME}"
+        try:
+            if files.exists(logs):
+                self._wipe(logs)
+            else:
+                files.make_directory(logs)
+            files.sync_directory(self.path)
+            directory = self.log_directory(group)
+            if not files.exists(directory):
+                files.make_directory(directory)
+            files.sync_directory(logs)
+            Log.create(files, directory, cluster=identity.cluster_uuid, group=group)
+            self._open_log(identity, group).close()
+            replace_file(files, self.path, NODE_NAME, identity.encode())
+        except OSError as error:
+            raise DiskFailedError(f"cannot make {self.path}: {error}") from error
+        self._identity = identity
+
+    def _wipe(self, logs: str) -> None:
+        """Remove what a crash in the first boot left; refuse when anything in it could be data."""
+        files = self._files
+        paths = [
+            f"{logs}/{group}/{name}"
+            for group in files.list_directory(logs)
+            for name in files.list_directory(f"{logs}/{group}")
+        ]
+        for path in paths:
+            if path.endswith(f"/{ASIDE_NAME}"):
+                raise self._node_is_gone(path)
+            store = OpenFile.open(files, path)
+            if path.endswith(STORE) and (
+                end_of_nonzero(store, STORE_HEADER_SIZE, store.size()) > STORE_HEADER_SIZE
+            ):
+                raise self._node_is_gone(path)
+        for path in paths:
+            files.unlink(path)
+
+    def _node_is_gone(self, path: str) -> DamageError:
+        return DamageError(
+            f"{self.path}/{NODE_NAME}",
+            0,
+            f"the node's identity is gone, but there are entries in {path}",
+            remedy="nothing was modified; restore the file from a backup",
+        )
+
+    def log_directory(self, group: int = DEFAULT_GROUP) -> str:
+        """Return the directory of a group's log."""
+        return f"{self.path}/{LOGS_NAME}/{group}"
+
+    def open_log(self, group: int = DEFAULT_GROUP) -> Log:
+        """Open a group's log; see `Log.open` for errors."""
+        return self._open_log(self.identity, group)
+
+    def _open_log(self, identity: Identity, group: int) -> Log:
+        return Log.open(
+            self._files,
+            self.log_directory(group),
+            cluster=identity.cluster_uuid,
+            group=group,
+            segment_size=self._segment_size,
+            reserve_size=self._reserve_size,
+        )
+
+    def read_members(self) -> bytes:
+        """Return the last known addresses as `write_members` got them; empty when there are none."""
+        path = f"{self.path}/{MEMBERS_NAME}"
+        return read_file(self._files, path, MEMBERS_SIZE_MAX) if self._files.exists(path) else b""
+
+    def write_members(self, content: bytes) -> None:
+        """Keep the last known addresses (opaque here); durable on return.
+
+        Raises:
+            DiskFailedError: The disk refuses.
+        """
+        try:
+            replace_file(self._files, self.path, MEMBERS_NAME, content)
+        except OSError as error:
+            raise DiskFailedError(f"cannot write {self.path}/{MEMBERS_NAME}: {error}") from error
+
+    def close(self) -> None:
+        """Let the directory go; its logs must be closed."""
+        self._lock.close()

@@ -1,0 +1,297 @@
+"""The seam between storage and the disk: `Files`, and the real one, `OsFiles`.
+
+Storage reaches files only through this, so that a simulated disk
+(`loghouse.testing.disk.SimDisk`) can stand in. Files are named by paths and, once
+open, by small integers. Every method may raise `OSError`; what an error means is
+decided by the caller (`storage/log.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from loghouse.limits import IOV_MAX
+from loghouse.protocol.entry import Buffer
+
+# What says "no room" when space is asked for: a full disk, a quota, or the process's file size limit.
+FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Mapping(Protocol):
+    """A read-only view of a file's first bytes. Slices are copies, so nothing outlives it."""
+
+    def __getitem__(self, where: slice, /) -> bytes:
+        """Return a copy of these bytes."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the mapped size in bytes."""
+        ...
+
+
+class Files(Protocol):
+    """Everything storage asks of a disk. All methods are synchronous and may raise `OSError`."""
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        """Open an existing file and return its number."""
+        ...
+
+    def create(self, path: str) -> int:
+        """Create a file that must not exist, open for reading and writing; return its number."""
+        ...
+
+    def close(self, fd: int) -> None:
+        """Close a file number."""
+        ...
+
+    def size(self, fd: int) -> int:
+        """Return the file's size in bytes."""
+        ...
+
+    def pread(self, fd: int, size: int, position: int) -> bytes:
+        """Return `size` bytes from `position`; fewer only at the end of the file."""
+        ...
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
+        """Write all buffers, one after the other, from `position` on."""
+        ...
+
+    def fdatasync(self, fd: int) -> None:
+        """Make the file's bytes, and the size needed to read them, durable."""
+        ...
+
+    def fsync(self, fd: int) -> None:
+        """Make the file durable."""
+        ...
+
+    def allocate(self, fd: int, position: int, size: int) -> None:
+        """Make sure that these bytes have room on the disk; new ones read as zero.
+
+        On an error the file has the size that it had before.
+        """
+        ...
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        ...
+
+    def map(self, fd: int, size: int) -> Mapping:
+        """Return a read-only view of the file's first `size` bytes."""
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name, replacing what had it."""
+        ...
+
+    def unlink(self, path: str) -> None:
+        """Remove a file's name."""
+        ...
+
+    def list_directory(self, path: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        ...
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory; its parent must exist."""
+        ...
+
+    def sync_directory(self, path: str) -> None:
+        """Make a directory's names durable."""
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Return whether the path names something."""
+        ...
+
+    def lock(self, path: str) -> int:
+        """Open (or create) a file and lock it for this process; `BlockingIOError` when another has it."""
+        ...
+
+    def free_size(self, path: str) -> int:
+        """Return the free bytes of the disk that holds `path`."""
+        ...
+
+
+class OsFiles:
+    """The real disk."""
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        """Open an existing file and return its number."""
+        return os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
+
+    def create(self, path: str) -> int:
+        """Create a file that must not exist, open for reading and writing; return its number."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def close(self, fd: int) -> None:
+        """Close a file number."""
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        """Return the file's size in bytes."""
+        return os.fstat(fd).st_size
+
+    def pread(self, fd: int, size: int, position: int) -> bytes:
+        """Return `size` bytes from `position`; fewer only at the end of the file."""
+        chunk = os.pread(fd, size, position)
+        if len(chunk) == size or not chunk:
+            return chunk
+        chunks = [chunk]
+        got = len(chunk)
+        while got < size:
+            chunk = os.pread(fd, size - got, position + got)
+            if not chunk:
+                break
+            chunks.append(chunk)
+            got += len(chunk)
+        return b"".join(chunks)
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
+        """Write all buffers, one after the other, from `position` on."""
+        for first in range(0, len(buffers), IOV_MAX):
+            chunk = buffers[first : first + IOV_MAX]
+            size = sum(map(len, chunk))
+            written = os.pwritev(fd, chunk, position)
+            if written < size:
+                self._write_rest(fd, b"".join(chunk), written, position)
+            position += size
+
+    def _write_rest(self, fd: int, buffer: bytes, written: int, position: int) -> None:
+        """Go on behind a short write (a full disk, a signal): the next try writes more or says why not."""
+        view = memoryview(buffer)
+        while written < len(buffer):
+            count = os.pwrite(fd, view[written:], position + written)
+            if count == 0:
+                raise OSError(errno.EIO, "write made no progress")
+            written += count
+
+    def fdatasync(self, fd: int) -> None:
+        """Make the file's bytes, and the size needed to read them, durable."""
+        os.fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        """Make the file durable."""
+        os.fsync(fd)
+
+    def allocate(self, fd: int, position: int, size: int) -> None:
+        """Make sure that these bytes have room on the disk; new ones read as zero."""
+        before = os.fstat(fd).st_size
+        try:
+            os.posix_fallocate(fd, position, size)
+        except OSError:
+            # A refused posix_fallocate may leave the file grown and the disk full (measured on ext4).
+            os.ftruncate(fd, before)
+            raise
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(fd, size)
+
+    def map(self, fd: int, size: int) -> Mapping:
+        """Return a read-only view of the file's first `size` bytes."""
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name, replacing what had it."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file's name."""
+        os.unlink(path)
+
+    def list_directory(self, path: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        return sorted(os.listdir(path))
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory; its parent must exist."""
+        os.mkdir(path, 0o700)
+
+    def sync_directory(self, path: str) -> None:
+        """Make a directory's names durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        """Return whether the path names something."""
+        return os.path.exists(path)
+
+    def lock(self, path: str) -> int:
+        """Open (or create) a file and lock it for this process; `BlockingIOError` when another has it."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def free_size(self, path: str) -> int:
+        """Return the free bytes of the disk that holds `path`."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
+
+class OpenFile:
+    """A file number that is closed when nobody holds it any more, so no reader ever uses a reused one."""
+
+    __slots__ = ("_files", "fd", "path")
+
+    def __init__(self, files: Files, fd: int, path: str) -> None:
+        self._files = files
+        self.fd = fd
+        self.path = path
+
+    @classmethod
+    def open(cls, files: Files, path: str, *, write: bool = False) -> OpenFile:
+        """Open an existing file."""
+        return cls(files, files.open(path, write=write), path)
+
+    def size(self) -> int:
+        """Return the file's size in bytes."""
+        return self._files.size(self.fd)
+
+    def pread(self, size: int, position: int) -> bytes:
+        """Return `size` bytes from `position`; fewer only at the end of the file."""
+        return self._files.pread(self.fd, size, position)
+
+    def close(self) -> None:
+        """Close now; nothing may use it afterwards."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._files.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def read_file(files: Files, path: str, size_max: int) -> bytes:
+    """Return a small file's bytes, at most `size_max` + 1 of them."""
+    file = OpenFile.open(files, path)
+    return file.pread(min(file.size(), size_max + 1), 0)
+
+
+def replace_file(files: Files, directory: str, name: str, content: bytes) -> None:
+    """Replace a small file so that after any crash the old or the new one is there, whole.
+
+    Order: write a temporary file, sync it, rename it, sync the directory. It is durable on return.
+    """
+    temporary = f"{directory}/{name}.tmp"
+    if files.exists(temporary):
+        files.unlink(temporary)
+    file = OpenFile(files, files.create(temporary), temporary)
+    try:
+        files.pwritev(file.fd, [content], 0)
+        files.fsync(file.fd)
+    finally:
+        file.close()
+    files.rename(temporary, f"{directory}/{name}")
+    files.sync_directory(directory)

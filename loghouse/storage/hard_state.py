@@ -1,0 +1,119 @@
+"""Term and vote: two slots, so that no crash and no single damaged sector loses them.
+
+A change is written and synced to one slot, then to the other, before any message
+depends on it (Raft figure 2, "persistent state on all servers"). With no valid slot
+the node must not start: term 0 would let it vote twice.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from construct import Const, Construct, Int32ub, Int64ub, Struct
+
+from loghouse.errors import DamageError
+from loghouse.protocol.entry import crc32c
+from loghouse.storage.files import Files, OpenFile, read_file, replace_file
+from loghouse.storage.recovery import HARD_STATE_NAME
+
+SLOT_SIZE: Final = 4096  # pages of their own
+MAGIC: Final = b"LOGHTERM"
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What a member must never forget. `vote` is a member id; 0 is no vote."""
+
+    term: int = 0
+    vote: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slot; the highest valid counter counts."""
+
+    WIRE: ClassVar[Construct] = Struct(
+        "magic" / Const(MAGIC), "counter" / Int64ub, "term" / Int64ub, "vote" / Int32ub
+    ).compile()
+    SIZE: ClassVar[int] = 32
+
+    counter: int
+    state: HardState
+
+    def encode(self, seed: int) -> bytes:
+        """Return the slot's bytes, bound to the log by `seed` (`frame_seed`)."""
+        fields = _SLOT.pack(MAGIC, self.counter, self.state.term, self.state.vote)
+        return fields + crc32c(fields, seed).to_bytes(4, "big")
+
+    @classmethod
+    def decode(cls, raw: bytes, seed: int) -> Slot | None:
+        """Parse a slot; None when it is not valid."""
+        fields, crc = raw[: cls.SIZE - 4], raw[cls.SIZE - 4 : cls.SIZE]
+        if len(raw) < cls.SIZE or crc32c(fields, seed).to_bytes(4, "big") != crc:
+            return None
+        magic, counter, term, vote = _SLOT.unpack(fields)
+        return cls(counter, HardState(term, vote)) if magic == MAGIC else None
+
+
+_SLOT: Final = struct.Struct(">8sQQI")  # the twin of Slot.WIRE
+
+
+def create_hard_state(files: Files, directory: str, seed: int) -> None:
+    """Make the file with term 0; it is durable on return."""
+    slot = Slot(1, HardState()).encode(seed).ljust(SLOT_SIZE, b"\0")
+    replace_file(files, directory, HARD_STATE_NAME, slot * 2)
+
+
+def read_slots(files: Files, directory: str, seed: int, remedy: str) -> list[Slot | None]:
+    """Return both slots, None where one is not valid; reads only.
+
+    Raises:
+        DamageError: The file is gone, or has no valid slot.
+    """
+    path = f"{directory}/{HARD_STATE_NAME}"
+    if not files.exists(path):
+        raise DamageError(path, 0, "the file with term and vote is gone", remedy=remedy)
+    raw = read_file(files, path, 2 * SLOT_SIZE)
+    slots = [Slot.decode(raw[position : position + Slot.SIZE], seed) for position in (0, SLOT_SIZE)]
+    if slots == [None, None]:
+        raise DamageError(path, 0, "no valid slot with term and vote", remedy=remedy)
+    return slots
+
+
+class HardStateFile:
+    """Reads once at `open`; `save` returns when both slots are durable."""
+
+    def __init__(self, files: Files, directory: str, seed: int, *, remedy: str) -> None:
+        """Read the file without changing it.
+
+        Raises:
+            DamageError: It is gone, or has no valid slot.
+        """
+        self._files = files
+        self._seed = seed
+        self._slots = read_slots(files, directory, seed, remedy)
+        newest = max((slot for slot in self._slots if slot), key=lambda slot: slot.counter)
+        self._counter = newest.counter
+        self.state = newest.state
+        self._file = OpenFile.open(files, f"{directory}/{HARD_STATE_NAME}", write=True)
+
+    def heal(self) -> None:
+        """Write both slots again when a crash or damage left them unequal."""
+        if self._slots[0] != self._slots[1]:
+            self.save(self.state)
+
+    def save(self, state: HardState) -> None:
+        """Make `state` durable in one slot, then in the other."""
+        counter = self._counter + 1
+        slot = Slot(counter, state).encode(self._seed)
+        for position in (0, SLOT_SIZE):
+            self._files.pwritev(self._file.fd, [slot], position)
+            self._files.fdatasync(self._file.fd)
+        self._counter = counter
+        self.state = state
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

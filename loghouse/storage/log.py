@@ -1,0 +1,766 @@
+"""The log of one group on one disk: append, sync, read, cut, trim, install a start.
+
+    log = Log.open(OsFiles(), f"{data_dir}/logs/1", cluster=uuid16, group=1)
+    log.append(entries); log.sync(commit_index)           # disk thread
+    frames, next_offset = log.read(offset, size_max, high_index)   # any thread
+
+Threads: ONE thread (the disk thread) calls what writes: `append`, `sync`, `prepare`,
+`truncate_suffix`, `trim_prefix`, `install_start`, `save_hard_state`, `close`. Everything else may
+be called from any thread at any time: it works on a `View` that the writer swaps as a whole.
+Nothing here takes time, starts threads or logs.
+
+Errors of the writing calls: `DiskFullError` - no room to preallocate, nothing changed, try again later;
+`DiskFailedError` - a write or sync failed, every further writing call is refused, the node must stop.
+Reading calls: `DamageError` (never serves a byte that fails its checksum), `OffsetOutOfRangeError`.
+`docs/disk_format.md` has the bytes and the rules.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from loghouse.errors import DiskFailedError, EntryDamagedError, OffsetOutOfRangeError
+from loghouse.limits import RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
+from loghouse.protocol.configuration import decode_configuration, decode_producer, decode_trim
+from loghouse.protocol.entry import Entry, EntryKind, decode_entries, frame_seed
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.creation import LogSizes, Rooms
+from loghouse.storage.files import Files
+from loghouse.storage.hard_state import HardState, HardStateFile, create_hard_state
+from loghouse.storage.index import RELATIVE_OFFSET_MAX
+from loghouse.storage.opening import (
+    Settlement,
+    Survey,
+    allocate_or_leave,
+    fold,
+    remedy_for,
+    replace_index,
+    survey,
+)
+from loghouse.storage.recovery import INDEX, STATE, segment_name
+from loghouse.storage.segment import End, FrameHeader, Segment
+from loghouse.storage.start import read_state, write_start
+from loghouse.storage.store import Watermark, newest_watermark
+
+OPEN_SEGMENTS_MAX: Final = 64  # sealed segments whose files stay open: bounds file numbers and maps
+CHECKPOINT_ENTRIES: Final = 4096  # a fold over as many headers takes a few milliseconds
+INDEX_SHARE: Final = (
+    8  # an index has an eighth of its store's size: entries of 96 bytes and more fill the store
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What readers see; replaced as a whole, never changed.
+
+    `end` is of the last segment. `durable_index` and `durable_offset` (the next offset there) are what the
+    last sync covered; only bytes below may leave the node as stored.
+    """
+
+    segments: tuple[Segment, ...]
+    base_indexes: tuple[int, ...]
+    base_offsets: tuple[int, ...]
+    end: End
+    durable_index: int
+    durable_offset: int
+
+    @property
+    def first_index(self) -> int:
+        """The first entry held (or to come)."""
+        return self.base_indexes[0]
+
+    @property
+    def last_index(self) -> int:
+        """The last entry written."""
+        return self.base_indexes[-1] + self.end.count - 1
+
+    def end_of(self, place: int) -> End:
+        """Return where the segment at `place` ends in this view."""
+        return self.end if place == len(self.segments) - 1 else self.segments[place].end
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSegment:
+    """A segment that takes no more appends, as retention sees it. `size` is of its files' bytes in use."""
+
+    base_index: int
+    base_offset: int
+    next_offset: int
+    size: int
+    newest_timestamp: int
+
+
+class Log:
+    """One group's log; see the module's text for threads and errors."""
+
+    def __init__(
+        self, files: Files, found: Survey, rooms: Rooms, hard_state: HardStateFile, warnings: Sequence[str]
+    ) -> None:
+        """Use `Log.open`."""
+        assert found.watermark is not None
+        self._files = files
+        self._directory = found.directory
+        self._remedy = found.segments[-1].remedy
+        self._rooms = rooms
+        self._hard_state = hard_state
+        self._start_state = found.start_state
+        self._state = found.state
+        # A state to fold from that no cut will undo, and the next one to be that.
+        self._checkpoint = found.state.copy()
+        self._next_checkpoint: LogState | None = None
+        self._watermark = found.watermark
+        self._failed = ""
+        self._open_segments: dict[int, Segment] = {}
+        self.cluster = found.cluster
+        self.group = found.group
+        self.seed = found.seed
+        self.warnings = tuple(warnings)
+        found.segments[-1].activate()
+        self._view = self._make_view(found.segments, durable=True)
+
+    # --- opening ------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, files: Files, directory: str, *, cluster: bytes, group: int) -> None:
+        """Make an empty log's files in an existing directory; `open` finishes it.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        seed = frame_seed(cluster, group)
+        create_hard_state(files, directory, seed)
+        write_start(files, directory, seed, LogState(), installing=True)
+
+    @classmethod
+    def open(
+        cls,
+        files: Files,
+        directory: str,
+        *,
+        cluster: bytes,
+        group: int,
+        segment_size: int = SEGMENT_SIZE_DEFAULT,
+        index_size: int | None = None,
+        reserve_size: int = RESERVE_SIZE_DEFAULT,
+    ) -> Log:
+        """Open a log, settling what a crash left; `warnings` says what that was.
+
+        Args:
+            directory: DATA_DIR/logs/<group>, without a slash at the end.
+            cluster: The cluster's uuid, 16 bytes.
+            segment_size, index_size, reserve_size: Bytes; the sizes of files made from now on.
+
+        Raises:
+            DamageError: Acknowledged data is damaged or missing; nothing was modified.
+            DataDirectoryError: Files of a newer version; nothing was modified.
+            DiskFailedError: Reading or settling failed.
+        """
+        remedy = remedy_for(directory)
+        sizes = LogSizes(
+            segment=segment_size, index=index_size or segment_size // INDEX_SHARE, reserve=reserve_size
+        )
+        rooms = Rooms(files, directory, sizes)
+        try:
+            hard_state = HardStateFile(files, directory, frame_seed(cluster, group), remedy=remedy)
+            found = survey(files, directory, cluster=cluster, group=group, remedy=remedy)
+            settlement = Settlement(files, found, rooms, remedy)
+            settlement.run(hard_state)
+            return cls(files, found, rooms, hard_state, settlement.warnings)
+        except OSError as error:
+            raise DiskFailedError(f"cannot open the log in {directory}: {error}") from error
+
+    def close(self) -> None:
+        """Sync what is written and close; a failed log is only let go.
+
+        Raises:
+            DiskFailedError: The last sync failed.
+        """
+        active = self._active
+        try:
+            if not self._failed:
+                self.sync(self._watermark.commit_index)
+                with self._writing("closing"):
+                    self._files.fdatasync(active.store().fd)  # the watermark too
+                    self._rooms.forget_spares()
+        finally:
+            self._failed = self._failed or "the log is closed"
+            self._hard_state.close()
+            for segment in self._view.segments:
+                segment.let_go()
+
+    # --- what there is (any thread) -------------------------------------------------
+
+    @property
+    def first_index(self) -> int:
+        """The first Raft index held; last_index + 1 when the log holds none."""
+        return self._view.first_index
+
+    @property
+    def last_index(self) -> int:
+        """The last Raft index written; first_index - 1 when the log holds none."""
+        return self._view.last_index
+
+    @property
+    def last_term(self) -> int:
+        """The term of the last entry written, or of the one before the log's start."""
+        return self._view.end.term
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that the next record will get."""
+        return self._view.end.next_offset
+
+    @property
+    def durable_index(self) -> int:
+        """The last Raft index that is on the disk for certain."""
+        return self._view.durable_index
+
+    @property
+    def first_offset(self) -> int:
+        """The first offset whose bytes are still here."""
+        return self._view.base_offsets[0]
+
+    @property
+    def lowest_offset(self) -> int:
+        """The lowest offset that is readable: trimmed ones are not, even while their bytes are still here."""
+        return max(self._state.lowest_offset, self.first_offset)
+
+    @property
+    def state(self) -> LogState:
+        """A copy of the replicated state at `last_index`; not while the disk thread appends."""
+        return self._state.copy()
+
+    @property
+    def commit_index(self) -> int:
+        """The commit index of the last watermark: committed before the last stop for certain."""
+        return self._watermark.commit_index
+
+    @property
+    def hard_state(self) -> HardState:
+        """Term and vote as they are on the disk."""
+        return self._hard_state.state
+
+    @property
+    def failure(self) -> str:
+        """Why writing is refused for good; "" while it is not."""
+        return self._failed
+
+    def sealed_segments(self) -> list[SealedSegment]:
+        """Return the segments that take no more appends, oldest first."""
+        view = self._view
+        return [
+            SealedSegment(
+                segment.base_index,
+                segment.base_offset,
+                segment.end.next_offset,
+                segment.end.position,
+                segment.newest_timestamp,
+            )
+            for segment in view.segments[:-1]
+        ]
+
+    @property
+    def active_size(self) -> int:
+        """Bytes in use of the segment that takes appends."""
+        return self._view.end.position
+
+    # --- reading (any thread) -------------------------------------------------------
+
+    def term_at(self, index: int) -> int:
+        """Return the term of an entry; `first_index` - 1 is known too.
+
+        Raises:
+            LookupError: The log does not hold it.
+            DamageError: Its header is damaged.
+        """
+        view = self._view
+        if index == view.last_index:
+            return view.end.term
+        if index == view.first_index - 1:
+            return view.segments[0].header.previous_term
+        return self._header(view, index).term
+
+    def _header(self, view: View, index: int) -> FrameHeader:
+        if not view.first_index <= index <= view.last_index:
+            raise LookupError(f"entry {index} is not in the log ({view.first_index} to {view.last_index})")
+        segment = self._segment(view, bisect_right(view.base_indexes, index) - 1)
+        return segment.frame_header(index - segment.base_index)
+
+    def _segment(self, view: View, place: int) -> Segment:
+        """Return a segment and keep its files open for the next look, within bounds."""
+        segment = view.segments[place]
+        if place < len(view.segments) - 1 and segment.base_index not in self._open_segments:
+            self._open_segments[segment.base_index] = segment
+            if len(self._open_segments) > OPEN_SEGMENTS_MAX:
+                for oldest in list(self._open_segments)[:1]:
+                    forgotten = self._open_segments.pop(oldest, None)
+                    if forgotten is not None:
+                        forgotten.let_go()
+        return segment
+
+    def entries(self, low: int, high: int, size_max: int) -> list[Entry]:
+        """Return checked entries from `low` up to, not including, `high`; for consensus, committed or not.
+
+        At least one, then as many as fit in `size_max` bytes; they may end at a segment's end.
+
+        Raises:
+            LookupError: The log does not hold `low` (trimmed, or not written).
+            DamageError: The first of them is damaged.
+        """
+        view = self._view
+        high = min(high, view.last_index + 1)
+        header = self._header(view, low)
+        if high <= low:
+            return []
+        place = bisect_right(view.base_indexes, low) - 1
+        segment, end = view.segments[place], view.end_of(place)
+        count = min(high - segment.base_index, end.count)
+        buffer, _ = segment.frames(header, count=count, end=end, size_max=size_max, mapped=False)
+        return list(decode_entries(self.seed, buffer))
+
+    def state_at(self, index: int) -> LogState:
+        """Return the replicated state after an entry, from `first_index` - 1 on; reads the segment's headers.
+
+        Raises:
+            LookupError: The log does not reach there.
+            DamageError: What it is computed from is damaged.
+        """
+        view = self._view
+        if not view.first_index - 1 <= index <= view.last_index:
+            raise LookupError(f"no state at {index}: the log holds {view.first_index} to {view.last_index}")
+        place = max(bisect_right(view.base_indexes, index) - 1, 0)
+        return self._state_in(view, place, index)
+
+    def _state_in(self, view: View, place: int, index: int) -> LogState:
+        segment = view.segments[place]
+        checkpoint = self._checkpoint
+        if segment.base_index - 1 <= checkpoint.index <= index:
+            return fold(segment, checkpoint.copy(), index)
+        state = read_state(self._files, self._directory, self.seed, segment.base_index)
+        if state is None and place == 0:
+            state = self._start_state.copy()
+        elif state is None:
+            state = self._state_in(view, place - 1, segment.base_index - 1)
+        return fold(segment, state, index)
+
+    def is_hot(self, offset: int) -> bool:
+        """Return whether a read from `offset` touches only the active segment: fit for the reactor thread."""
+        return offset >= self._view.base_offsets[-1]
+
+    def read(self, offset: int, size_max: int, high_index: int) -> tuple[bytes, int]:
+        """Return whole checked entry frames from the entry that holds `offset` on.
+
+        Args:
+            size_max: Bytes; the first entry comes whole even when larger. A read ends at a segment's end.
+            high_index: The last Raft index to read: the commit index. What is not durable is never read.
+
+        Returns:
+            The frames (entries of other kinds than records among them), and the offset to read next;
+            nothing and `offset` itself when no readable entry holds it.
+
+        Raises:
+            OffsetOutOfRangeError: It is below what is held.
+            DamageError: The entry is damaged.
+        """
+        view = self._view
+        if offset < view.base_offsets[0]:
+            raise OffsetOutOfRangeError(offset, self.lowest_offset, view.durable_offset)
+        place = bisect_right(view.base_offsets, offset) - 1
+        segment, end = self._segment(view, place), view.end_of(place)
+        count = min(min(high_index, view.durable_index) - segment.base_index + 1, end.count)
+        if count < 1:
+            return b"", offset
+        header = segment.number_at_offset(offset, count)
+        if header.next_offset <= offset:
+            return b"", offset
+        return segment.frames(header, count=count, end=end, size_max=size_max, mapped=True)
+
+    def index_of_offset(self, offset: int) -> int:
+        """Return the Raft index of the durable entry that holds a record.
+
+        Raises:
+            OffsetOutOfRangeError: None does.
+            DamageError: It is damaged.
+        """
+        view = self._view
+        place = bisect_right(view.base_offsets, offset) - 1
+        if place >= 0:
+            segment = self._segment(view, place)
+            count = min(view.durable_index - segment.base_index + 1, view.end_of(place).count)
+            if count > 0:
+                header = segment.number_at_offset(offset, count)
+                if offset < header.next_offset:
+                    return header.index
+        raise OffsetOutOfRangeError(offset, self.lowest_offset, view.durable_offset)
+
+    def index_of_time(self, timestamp: int, high_index: int) -> int | None:
+        """Return the Raft index of the first entry up to `high_index` at or after a time, or None.
+
+        Args:
+            timestamp: Microseconds since the epoch.
+        """
+        view = self._view
+        high = min(high_index, view.durable_index)
+        newest = [segment.newest_timestamp for segment in view.segments]
+        for place in range(bisect_left(newest, timestamp), len(view.segments)):
+            segment = self._segment(view, place)
+            count = min(high - segment.base_index + 1, view.end_of(place).count)
+            if count < 1:
+                return None
+            number = segment.first_at_time(timestamp, count)
+            if number < count:
+                return segment.base_index + number
+        return None
+
+    def find_time(self, timestamp: int, high_index: int) -> tuple[int, int] | None:
+        """Return (offset, timestamp) of the first record up to `high_index` at or after a time, or None.
+
+        A record's time is its entry's. Entries without records are passed over.
+        """
+        view = self._view
+        index = self.index_of_time(timestamp, high_index)
+        while index is not None and index <= min(high_index, view.durable_index):
+            header = self._header(view, index)
+            if header.record_count:
+                return header.base_offset, header.timestamp
+            index += 1
+        return None
+
+    # --- writing (disk thread) --------------------------------------------------------
+
+    @property
+    def _active(self) -> Segment:
+        return self._view.segments[-1]
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Refuse when the log has failed; make any error of the disk its failure for good."""
+        if self._failed:
+            raise DiskFailedError(f"{self._directory}: writing is refused since: {self._failed}")
+        try:
+            yield
+        except OSError as error:
+            self._failed = f"{what}: {error}"
+            raise DiskFailedError(
+                f"{self._directory}: {self._failed}; the node must stop, check the disk before a restart"
+            ) from error
+
+    def _make_view(self, segments: Sequence[Segment], *, durable: bool) -> View:
+        end = segments[-1].end
+        last_index = segments[-1].last_index
+        old = None if durable else self._view
+        return View(
+            segments=tuple(segments),
+            base_indexes=tuple(segment.base_index for segment in segments),
+            base_offsets=tuple(segment.base_offset for segment in segments),
+            end=end,
+            durable_index=min(old.durable_index, last_index) if old else last_index,
+            durable_offset=min(old.durable_offset, end.next_offset) if old else end.next_offset,
+        )
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write entries behind the last one, in as few writes as possible; rolls as needed. Not durable yet.
+
+        Raises:
+            EntryDamagedError: They do not join the log; nothing was written.
+            DiskFullError: No room for a segment they need; nothing was written.
+            DiskFailedError: A write failed; what is written is not known.
+        """
+        if not entries:
+            return
+        with self._writing("append"):
+            check_entries(self._state, entries)
+            chunks = self._split(entries)
+            self._rooms.ensure_spares([self._rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
+            for place, chunk in enumerate(chunks):
+                if place:
+                    self._roll()
+                if chunk:
+                    self._active.append(chunk)
+                    for entry in chunk:
+                        self._state.apply(entry)
+            self._view = replace(self._view, end=self._active.end)
+
+    def _split(self, entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+        """Return the entries for the active segment (may be none), then those for each new one."""
+        active = self._active
+        room, places = active.size - active.end.position, active.index().capacity - active.end.count
+        base_offset = active.base_offset
+        chunks: list[Sequence[Entry]] = []
+        first = 0
+        for place, entry in enumerate(entries):
+            if entry.size > room or places < 1 or entry.base_offset - base_offset > RELATIVE_OFFSET_MAX:
+                chunks.append(entries[first:place])
+                first, base_offset = place, entry.base_offset
+                room = self._rooms.sizes.store_for(entry.size) - STORE_HEADER_SIZE
+                places = self._rooms.sizes.index_capacity
+            room -= entry.size
+            places -= 1
+        chunks.append(entries[first:])
+        return chunks
+
+    def _roll(self) -> None:
+        """End the sync group, then start a new segment in the room made before."""
+        sealed = self._active
+        self._files.fdatasync(sealed.store().fd)
+        self._publish_durable(sealed.end)
+        self._write_watermark(sealed, self._watermark.commit_index)
+        segment = self._rooms.create_segment(self.cluster, self.group, self._state, remedy=self._remedy)
+        segment.newest_timestamp = sealed.newest_timestamp
+        segment.activate()
+        self._watermark = self._first_watermark(segment)
+        self._view = self._make_view([*self._view.segments, segment], durable=True)
+        sealed.seal()
+        sealed.let_go()
+
+    def _first_watermark(self, segment: Segment) -> Watermark:
+        watermark = newest_watermark(segment.store().pread(STORE_HEADER_SIZE, 0), self.seed)
+        assert watermark is not None
+        return replace(watermark, commit_index=self._watermark.commit_index)
+
+    def _publish_durable(self, end: End) -> None:
+        view = replace(self._view, end=end)
+        self._view = replace(view, durable_index=view.last_index, durable_offset=end.next_offset)
+
+    def sync(self, commit_index: int) -> None:
+        """Make everything written durable, publish it, and write the watermark (not synced itself).
+
+        Args:
+            commit_index: Known to be committed; kept in the watermark.
+
+        Raises:
+            DiskFailedError: The sync failed; a failed sync is never retried.
+        """
+        with self._writing("sync"):
+            active = self._active
+            if self._view.durable_index == self._view.last_index and (
+                commit_index <= self._watermark.commit_index
+            ):
+                return
+            self._files.fdatasync(active.store().fd)
+            self._publish_durable(active.end)
+            self._write_watermark(active, max(commit_index, self._watermark.commit_index))
+            self._move_checkpoint(self._watermark.commit_index)
+
+    def _move_checkpoint(self, commit_index: int) -> None:
+        """Keep a recent state that is committed, so that cuts and `state_at` fold little."""
+        if self._next_checkpoint is not None and self._next_checkpoint.index <= commit_index:
+            self._checkpoint, self._next_checkpoint = self._next_checkpoint, None
+        if self._next_checkpoint is None and self._state.index - self._checkpoint.index >= CHECKPOINT_ENTRIES:
+            self._next_checkpoint = self._state.copy()
+
+    def _write_watermark(self, segment: Segment, commit_index: int) -> None:
+        self._watermark = Watermark(
+            counter=self._watermark.counter + 1,
+            durable_index=segment.last_index,
+            durable_term=segment.end.term,
+            position=segment.end.position,
+            commit_index=commit_index,
+        )
+        self._files.pwritev(
+            segment.store().fd, [self._watermark.encode(self.seed)], self._watermark.slot_position
+        )
+
+    def prepare(self) -> None:
+        """Take room for the next segment now, so that no append waits for it; for an idle disk thread.
+
+        Raises:
+            DiskFullError: There is none; nothing changed.
+        """
+        with self._writing("preallocation"):
+            self._rooms.ensure_spares([self._rooms.sizes.segment])
+
+    def save_hard_state(self, *, term: int, vote: int) -> None:
+        """Make term and vote durable. `vote` is a member id, 0 for none.
+
+        Raises:
+            DiskFailedError: A write or sync failed.
+        """
+        with self._writing("saving term and vote"):
+            self._hard_state.save(HardState(term, vote))
+
+    def truncate_suffix(self, index: int) -> None:
+        """Cut every entry above `index`; durable on return (Raft 5.3: a follower's conflict).
+
+        Raises:
+            DiskFailedError: A step failed.
+        """
+        view = self._view
+        assert index >= view.first_index - 1
+        if index >= view.last_index:
+            return
+        with self._writing("cutting the log"):
+            place = max(bisect_right(view.base_indexes, index) - 1, 0)
+            state = self.state_at(index)
+            target = self._cut_target(view, place, index, state)
+            removed = view.segments[place + 1 :]
+            self._checkpoint, self._next_checkpoint = state.copy(), None
+            self._state = state
+            self._view = self._make_view([*view.segments[:place], target], durable=False)
+            self._lower_watermark(view, place, target)
+            for segment in reversed(removed):
+                # One after the other: a crash must never leave a gap.
+                self._files.unlink(segment.path)
+                self._files.sync_directory(self._directory)
+            self._unlink_companions(removed)
+            cut = target.end.position
+            fd = target.store().fd
+            self._files.truncate(fd, cut)
+            self._files.fsync(fd)
+            if target.size > cut:
+                target.size = allocate_or_leave(self._files, self._rooms, fd, cut, target.size)
+
+    def _cut_target(self, view: View, place: int, index: int, state: LogState) -> Segment:
+        """Return the segment that becomes the last one, opened for appending."""
+        segment = view.segments[place]
+        count = index - segment.base_index + 1
+        position = STORE_HEADER_SIZE
+        if count:
+            header = segment.frame_header(count - 1)
+            position = header.position + header.length
+        target = segment.with_end(End(count, position, state.term, state.next_offset))
+        target.newest_timestamp = state.timestamp
+        self._open_segments.pop(segment.base_index, None)
+        self._ensure_index_file(target)
+        target.activate()
+        return target
+
+    def _ensure_index_file(self, segment: Segment) -> None:
+        """Make the index of a segment that is to take appends again when it is missing or short."""
+        if segment.known_header(max(segment.end.count - 1, 0)) is not None or (
+            segment.end.count == 0 and self._files.exists(segment.index_path)
+        ):
+            return
+        entries = bytes(segment.scan_headers(segment.end.count).entries)
+        size = max(self._rooms.sizes.index, len(entries))
+        replace_index(self._files, self._rooms, self._directory, segment.base_index, entries, size)
+
+    def _lower_watermark(self, view: View, place: int, target: Segment) -> None:
+        fd = target.store().fd
+        if place == len(view.segments) - 1:
+            newest = self._watermark
+        else:
+            found = newest_watermark(target.store().pread(STORE_HEADER_SIZE, 0), self.seed)
+            newest = replace(found or self._watermark, commit_index=self._watermark.commit_index)
+        self._watermark = Watermark(
+            counter=newest.counter + 1,
+            durable_index=min(target.last_index, view.durable_index),
+            durable_term=target.end.term,
+            position=min(newest.position, target.end.position),
+            commit_index=newest.commit_index,
+        )
+        self._files.pwritev(fd, [self._watermark.encode(self.seed)], self._watermark.slot_position)
+        self._files.fdatasync(fd)
+
+    def _unlink_companions(self, segments: Sequence[Segment]) -> None:
+        """Remove index and state files whose stores are gone; what a crash leaves, the next open removes."""
+        for segment in segments:
+            segment.let_go()
+            self._open_segments.pop(segment.base_index, None)
+            for suffix in (INDEX, STATE):
+                path = f"{self._directory}/{segment_name(segment.base_index, suffix)}"
+                if self._files.exists(path):
+                    self._files.unlink(path)
+
+    def trim_prefix(self, lowest_offset: int | None = None, high_index: int | None = None) -> int:
+        """Remove whole segments whose records are all below an offset; return the new first index.
+
+        Args:
+            lowest_offset: Records from here on stay; default: the replicated state's lowest offset.
+            high_index: Entries above stay whatever they hold (the commit index); default: the durable end.
+
+        Raises:
+            DiskFailedError: A step failed.
+        """
+        view = self._view
+        lowest = self._state.lowest_offset if lowest_offset is None else lowest_offset
+        high = view.durable_index if high_index is None else min(high_index, view.durable_index)
+        place = 0
+        while (
+            place + 1 < len(view.segments)
+            and view.base_offsets[place + 1] <= lowest
+            and view.base_indexes[place + 1] - 1 <= high
+        ):
+            place += 1
+        if place == 0:
+            return view.first_index
+        with self._writing("trimming the log"):
+            start = self._state_in(view, place - 1, view.base_indexes[place] - 1)
+            self._rooms.using_reserve(
+                lambda: write_start(self._files, self._directory, self.seed, start, installing=False)
+            )
+            self._start_state = start
+            self._view = replace(
+                view,
+                segments=view.segments[place:],
+                base_indexes=view.base_indexes[place:],
+                base_offsets=view.base_offsets[place:],
+            )
+            removed = view.segments[:place]
+            for segment in removed:
+                self._files.unlink(segment.path)
+            self._unlink_companions(removed)
+        return self._view.first_index
+
+    def install_start(self, state: LogState) -> None:
+        """Forget the whole log and begin behind `state` (a snapshot: "the log starts here"); durable then.
+
+        The caller has checked that the log does not hold (`state.index`, `state.term`).
+
+        Raises:
+            DiskFullError: No room for the first segment; nothing changed.
+            DiskFailedError: A step failed.
+        """
+        with self._writing("installing a start"):
+            self._rooms.ensure_spares([self._rooms.sizes.segment])
+            start = state.copy()
+            # From this rename on, the old log does not count.
+            self._rooms.using_reserve(
+                lambda: write_start(self._files, self._directory, self.seed, start, installing=True)
+            )
+            removed = self._view.segments
+            for segment in removed:
+                self._files.unlink(segment.path)
+            self._unlink_companions(removed)
+            self._files.sync_directory(self._directory)
+            segment = self._rooms.create_segment(self.cluster, self.group, start, remedy=self._remedy)
+            segment.newest_timestamp = start.timestamp
+            segment.activate()
+            write_start(self._files, self._directory, self.seed, start, installing=False)
+            self._start_state = start
+            self._state = start.copy()
+            self._checkpoint, self._next_checkpoint = start.copy(), None
+            self._watermark = self._first_watermark(segment)
+            self._view = self._make_view([segment], durable=True)
+
+
+def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
+    """Raise unless the entries may follow `state` and can be folded into it.
+
+    Raises:
+        EntryDamagedError: They do not join, or one is of an unknown producer.
+        MalformedMessageError: A payload is not what its kind says.
+    """
+    probe = LogState(
+        index=state.index, term=state.term, timestamp=state.timestamp, next_offset=state.next_offset
+    )
+    registered: set[int] = set()
+    for entry in entries:
+        probe.check(entry)
+        if entry.kind == EntryKind.RECORDS:
+            known = entry.producer_id in state.producers or entry.producer_id in registered
+            if entry.producer_id and not known:
+                raise EntryDamagedError(f"entry {entry.index} is of unknown producer {entry.producer_id}")
+        elif entry.kind == EntryKind.CONFIGURATION:
+            decode_configuration(bytes(entry.payload))
+        elif entry.kind == EntryKind.TRIM:
+            decode_trim(bytes(entry.payload))
+        elif entry.kind == EntryKind.PRODUCER:
+            decode_producer(bytes(entry.payload))
+            registered.add(entry.index)
+        probe.index, probe.term, probe.timestamp = entry.index, entry.term, entry.timestamp
+        probe.next_offset = entry.next_offset

@@ -1,0 +1,429 @@
+"""Opening a log: first look at everything without changing a byte, then settle what a crash left.
+
+`survey` raises `DamageError` before anything is modified; `settle` only does what the
+survey found to be safe: remove leftovers, cut a torn tail (kept aside), write the part
+behind the watermark again, mend caches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError
+from loghouse.limits import MIB, STORE_HEADER_SIZE
+from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.creation import Rooms
+from loghouse.storage.files import FULL_ERRNOS, Files, OpenFile
+from loghouse.storage.hard_state import HardStateFile
+from loghouse.storage.recovery import (
+    ASIDE_NAME,
+    INDEX,
+    DirectoryPlan,
+    FrameScan,
+    Tail,
+    judge_tail,
+    plan_directory,
+    segment_name,
+)
+from loghouse.storage.segment import End, Segment
+from loghouse.storage.start import read_start, read_state, write_start, write_state
+from loghouse.storage.store import StoreHeader, Watermark, newest_watermark
+
+_ZEROES: Final = bytes(1 * MIB)
+
+
+def remedy_for(directory: str) -> str:
+    """Return what to tell an operator about damage in DATA_DIR/logs/<group>."""
+    data_directory = directory.rsplit("/", 2)[0]
+    return (
+        f"nothing was modified; restore the file from a backup, or give up what is lost with: "
+        f"loghouse recover {data_directory} --accept-data-loss"
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """What a log's directory holds; made without changing it."""
+
+    directory: str
+    cluster: bytes
+    group: int
+    seed: int
+    start_state: LogState
+    is_installing: bool
+    plan: DirectoryPlan
+    segments: list[Segment] = field(default_factory=list)
+    # Rebuilt indexes of sealed segments, by base index.
+    indexes: dict[int, bytes] = field(default_factory=dict)
+    state: LogState = field(default_factory=LogState)
+    scan: FrameScan | None = None  # of the active store
+    watermark: Watermark | None = None
+    tail: Tail = Tail.CLEAN
+    tail_end: int = 0  # the byte behind the last one that is not zero
+
+
+def survey(files: Files, directory: str, *, cluster: bytes, group: int, remedy: str | None = None) -> Survey:
+    """Look at a log's directory; change nothing.
+
+    Raises:
+        DamageError: Acknowledged data is damaged or missing.
+        DataDirectoryError: It is of a newer version.
+    """
+    remedy = remedy_for(directory) if remedy is None else remedy
+    seed = frame_seed(cluster, group)
+    start_state, is_installing = read_start(files, directory, seed, remedy)
+    plan = plan_directory(
+        files.list_directory(directory), first_index=start_state.index + 1, is_installing=is_installing
+    )
+    found = Survey(
+        directory=directory,
+        cluster=cluster,
+        group=group,
+        seed=seed,
+        start_state=start_state,
+        is_installing=is_installing,
+        plan=plan,
+    )
+    if is_installing:
+        found.state = start_state.copy()
+        return found
+    _read_headers(files, found, remedy)
+    for segment, following in zip(found.segments, found.segments[1:], strict=False):
+        _check_sealed(found, segment, following.header)
+    _scan_active(files, found)
+    return found
+
+
+def _read_headers(files: Files, found: Survey, remedy: str) -> None:
+    first_index = found.start_state.index + 1
+    bases = list(found.plan.bases)
+    for place, base in enumerate(bases):
+        path = f"{found.directory}/{segment_name(base, '.store')}"
+        store = OpenFile.open(files, path)
+        size = store.size()
+        try:
+            header = StoreHeader.decode(store.pread(STORE_HEADER_SIZE, 0))
+        except EntryDamagedError as error:
+            is_last = place == len(bases) - 1 and place > 0
+            if is_last and end_of_nonzero(store, STORE_HEADER_SIZE, size) == STORE_HEADER_SIZE:
+                # A crash in creation: without entries nothing can be lost.
+                found.plan = DirectoryPlan(
+                    tuple(bases[:-1]),
+                    (*found.plan.leftovers, *(segment_name(base, s) for s in (".store", ".index", ".state"))),
+                )
+                break
+            raise DamageError(path, 0, str(error), remedy=remedy) from None
+        problem = _misplaced(header, found, base)
+        if problem:
+            raise DamageError(path, 0, problem, remedy=remedy)
+        found.segments.append(
+            Segment(
+                files,
+                found.directory,
+                header,
+                end=End(0, STORE_HEADER_SIZE, header.previous_term, header.base_offset),
+                size=size,
+                remedy=remedy,
+            )
+        )
+    expected = segment_name(first_index, ".store")
+    if not found.segments or found.segments[0].base_index != first_index:
+        raise DamageError(f"{found.directory}/{expected}", 0, "the file is gone", remedy=remedy)
+    first = found.segments[0].header
+    if (first.previous_term, first.base_offset) != (found.start_state.term, found.start_state.next_offset):
+        raise DamageError(found.segments[0].path, 0, "does not join the log's start", remedy=remedy)
+
+
+def _misplaced(header: StoreHeader, found: Survey, base: int) -> str:
+    if header.cluster != found.cluster:
+        return f"the segment is of another cluster ({header.cluster.hex()})"
+    if header.group != found.group:
+        return f"the segment is of another log (group {header.group})"
+    if header.base_index != base:
+        return f"the segment's first index is {header.base_index}, its name says {base}"
+    return ""
+
+
+def _check_sealed(found: Survey, segment: Segment, following: StoreHeader) -> None:
+    """Find a sealed segment's end by its last entry; look at all headers only when the index is wrong."""
+    count = following.base_index - segment.base_index
+    if count < 1:
+        raise segment.damage(0, "has the same first index as the next segment")
+    segment.end = End(count, 0, following.previous_term, following.base_offset)
+    header = segment.known_header(count - 1)
+    if header is None:
+        scan = segment.scan_headers(count)
+        if scan.count < count:
+            raise segment.damage(
+                scan.position, scan.problem or f"entries from {scan.index + 1} on are missing"
+            )
+        found.indexes[segment.base_index] = bytes(scan.entries)
+        segment.use_index(found.indexes[segment.base_index])
+        header = segment.frame_header(count - 1)
+    if (header.term, header.next_offset) != (following.previous_term, following.base_offset):
+        raise segment.damage(header.position, f"entry {header.index} does not join the next segment")
+    segment.end = End(count, header.position + header.length, header.term, header.next_offset)
+    segment.newest_timestamp = header.timestamp
+    segment.let_go()
+
+
+def state_before(files: Files, found: Survey, place: int) -> LogState:
+    """Return the replicated state before a segment, from its file or folded from an earlier one."""
+    segment = found.segments[place]
+    state = read_state(files, found.directory, found.seed, segment.base_index)
+    if state is not None:
+        return state
+    if place == 0:
+        return found.start_state.copy()
+    return fold(found.segments[place - 1], state_before(files, found, place - 1), segment.base_index - 1)
+
+
+def fold(segment: Segment, state: LogState, index: int) -> LogState:
+    """Return the state at `index`, from the state somewhere in or just before `segment`.
+
+    Raises:
+        DamageError: The entries between are damaged.
+    """
+    if index == state.index:
+        return state
+    at_base = state.index == segment.base_index - 1
+    number = state.index - segment.base_index + 1
+    scan = FrameScan(
+        segment.seed,
+        index=state.index,
+        term=state.term,
+        next_offset=state.next_offset,
+        base_offset=segment.base_offset,
+        position=STORE_HEADER_SIZE if at_base else segment.frame_header(number).position,
+        timestamp=state.timestamp,
+        state=state,
+        check_payloads=False,
+        index_max=index,
+    )
+    scan.run(segment.store().pread, segment.size)
+    if scan.index < index:
+        raise segment.damage(scan.position, scan.problem or f"entries from {scan.index + 1} on are missing")
+    return state
+
+
+def _scan_active(files: Files, found: Survey) -> None:
+    """Check every byte of the last segment and decide what its end is."""
+    place = len(found.segments) - 1
+    segment = found.segments[place]
+    store = segment.store()
+    watermark = newest_watermark(store.pread(STORE_HEADER_SIZE, 0), found.seed)
+    if watermark is None:
+        raise segment.damage(1024, "no valid watermark slot")
+    state = state_before(files, found, place)
+    if (state.term, state.next_offset) != (segment.header.previous_term, segment.base_offset):
+        raise segment.damage(0, "does not join the state before it")
+    scan = FrameScan(
+        found.seed,
+        index=segment.base_index - 1,
+        term=segment.header.previous_term,
+        next_offset=segment.base_offset,
+        base_offset=segment.base_offset,
+        position=STORE_HEADER_SIZE,
+        timestamp=state.timestamp,
+        state=state,
+    )
+    scan.run(store.pread, segment.size)
+    if scan.is_newer:
+        raise DataDirectoryError(
+            f"{segment.path}: byte {scan.position}: {scan.problem}; use a newer Loghouse"
+        )
+    segment.end = End(scan.count, scan.position, scan.term, scan.next_offset)
+    segment.newest_timestamp = scan.timestamp
+    found.tail_end = end_of_nonzero(store, scan.position, segment.size)
+    found.tail = judge_tail(
+        scan, durable_position=watermark.position, is_zero_behind=found.tail_end == scan.position
+    )
+    if found.tail == Tail.DAMAGED:
+        error = segment.damage(scan.position, scan.problem or "entries are missing")
+        error.last_index, error.last_term = watermark.durable_index, watermark.durable_term
+        raise error
+    found.scan, found.watermark, found.state = scan, watermark, state
+
+
+def end_of_nonzero(store: OpenFile, start: int, size: int) -> int:
+    """Return the byte behind the last one that is not zero, `start` when all are."""
+    end = start
+    for position in range(start, size, len(_ZEROES)):
+        chunk = store.pread(min(len(_ZEROES), size - position), position)
+        if chunk != _ZEROES[: len(chunk)]:
+            end = position + len(chunk.rstrip(b"\0"))
+    return end
+
+
+class Settlement:
+    """Carries a survey's findings out; afterwards the directory is as a clean stop leaves it.
+
+    `warnings` says, for people, what was found and done.
+    """
+
+    def __init__(self, files: Files, found: Survey, rooms: Rooms, remedy: str) -> None:
+        self._files = files
+        self._found = found
+        self._rooms = rooms
+        self._remedy = remedy
+        self.warnings: list[str] = []
+
+    def run(self, hard_state: HardStateFile) -> None:
+        """Settle everything.
+
+        Raises:
+            OSError: The disk failed or is too full even for this.
+        """
+        found, files, directory = self._found, self._files, self._found.directory
+        hard_state.heal()
+        for name in found.plan.leftovers:
+            files.unlink(f"{directory}/{name}")
+        if found.plan.leftovers:
+            files.sync_directory(directory)
+        if found.is_installing:
+            self._finish_installation()
+            return
+        for base, entries in found.indexes.items():
+            replace_index(files, self._rooms, directory, base, entries, len(entries))
+            self.warnings.append(f"{segment_name(base, INDEX)}: did not fit its store, was rebuilt")
+        self._settle_active()
+        self._make_reserve()
+
+    def _make_reserve(self) -> None:
+        try:
+            self._rooms.ensure_reserve()
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS:
+                raise
+            self.warnings.append(f"{self._found.directory}: no room for the reserve; appends wait for space")
+
+    def _finish_installation(self) -> None:
+        found = self._found
+        self._rooms.ensure_spares([self._rooms.sizes.segment])
+        segment = self._rooms.create_segment(
+            found.cluster, found.group, found.start_state, remedy=self._remedy
+        )
+        segment.newest_timestamp = found.start_state.timestamp
+        write_start(self._files, found.directory, found.seed, found.start_state, installing=False)
+        found.segments = [segment]
+        found.watermark = newest_watermark(segment.store().pread(STORE_HEADER_SIZE, 0), found.seed)
+        segment.let_go()
+
+    def _settle_active(self) -> None:
+        found, files = self._found, self._files
+        segment, watermark, scan = found.segments[-1], found.watermark, found.scan
+        assert watermark is not None
+        assert scan is not None
+        store = OpenFile.open(files, segment.path, write=True)
+        end = segment.end.position
+        if found.tail == Tail.TORN:
+            kept = self._keep_aside(segment, store)
+            self.warnings.append(
+                f"{segment.path}: torn tail at byte {end} cut, it was never acknowledged ({kept}): "
+                f"{scan.problem or 'bytes behind the end'}"
+            )
+        wanted = max(self._rooms.sizes.segment, segment.size)
+        if found.tail == Tail.TORN:
+            files.truncate(store.fd, end)
+            files.fsync(store.fd)
+        if wanted > end and (found.tail == Tail.TORN or segment.size < wanted):
+            segment.size = allocate_or_leave(files, self._rooms, store.fd, end, wanted)
+        if watermark.position < end:
+            # What lies behind the watermark may be in the page cache only, marked clean by a sync that
+            # failed: written again, it is dirty again, and this sync tells the truth.
+            for position in range(watermark.position, end, MIB):
+                files.pwritev(store.fd, [store.pread(min(MIB, end - position), position)], position)
+            files.fdatasync(store.fd)
+        found.watermark = Watermark(
+            counter=watermark.counter + 1,
+            durable_index=segment.last_index,
+            durable_term=segment.end.term,
+            position=end,
+            commit_index=watermark.commit_index,
+        )
+        files.pwritev(store.fd, [found.watermark.encode(found.seed)], found.watermark.slot_position)
+        files.fdatasync(store.fd)
+        if read_state(files, found.directory, found.seed, segment.base_index) is None:
+            before = state_before(files, found, len(found.segments) - 1)
+            self._rooms.using_reserve(lambda: write_state(files, found.directory, found.seed, before))
+        self._mend_active_index(segment, scan)
+
+    def _keep_aside(self, segment: Segment, store: OpenFile) -> str:
+        found = self._found
+        end = segment.end.position
+        content = store.pread(found.tail_end - end, end)
+        name = f"{segment.base_index:020d}-{end}.torn"
+        try:
+            self._rooms.using_reserve(lambda: keep_aside(self._files, found.directory, name, content))
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS:
+                raise
+            return "not kept: the disk is full"
+        return f"kept as {ASIDE_NAME}/{name}"
+
+    def _mend_active_index(self, segment: Segment, scan: FrameScan) -> None:
+        files = self._files
+        wanted = max(self._rooms.sizes.index, len(scan.entries))
+        if files.exists(segment.index_path):
+            index = OpenFile.open(files, segment.index_path, write=True)
+            if index.size() >= wanted:
+                if index.pread(len(scan.entries), 0) != scan.entries:
+                    files.pwritev(index.fd, [scan.entries], 0)
+                return
+        replace_index(
+            files, self._rooms, self._found.directory, segment.base_index, bytes(scan.entries), wanted
+        )
+
+
+def replace_index(files: Files, rooms: Rooms, directory: str, base: int, entries: bytes, size: int) -> None:
+    """Make a segment's index file anew, `size` bytes long. It is a cache, so nothing is synced."""
+    name = segment_name(base, INDEX)
+    temporary = f"{directory}/{name}.tmp"
+
+    def make() -> None:
+        if files.exists(temporary):
+            files.unlink(temporary)
+        file = OpenFile(files, files.create(temporary), temporary)
+        try:
+            files.allocate(file.fd, 0, max(size, 1))
+            if entries:
+                files.pwritev(file.fd, [entries], 0)
+        finally:
+            file.close()
+        files.rename(temporary, f"{directory}/{name}")
+
+    rooms.using_reserve(make)
+
+
+def allocate_or_leave(files: Files, rooms: Rooms, fd: int, end: int, wanted: int) -> int:
+    """Give a store its room behind `end` again; return its size, `end` when the disk is full.
+
+    A store without room is no error: the next append rolls, and finds the disk full or not.
+    """
+    try:
+        files.allocate(fd, end, wanted - end)
+    except OSError as error:
+        if error.errno not in FULL_ERRNOS:
+            raise
+        return files.size(fd)
+    return files.size(fd)
+
+
+def keep_aside(files: Files, directory: str, name: str, content: bytes) -> None:
+    """Keep bytes that are cut from a log in its `lost+found`; durable on return."""
+    aside = f"{directory}/{ASIDE_NAME}"
+    if not files.exists(aside):
+        files.make_directory(aside)
+        files.sync_directory(directory)
+    path = f"{aside}/{name}"
+    if files.exists(path):
+        files.unlink(path)
+    file = OpenFile(files, files.create(path), path)
+    try:
+        files.pwritev(file.fd, [content], 0)
+        files.fsync(file.fd)
+    finally:
+        file.close()
+    files.sync_directory(aside)

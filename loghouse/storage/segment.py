@@ -1,0 +1,358 @@
+"""One segment: a store with its offset index, and the checks between a look-up and its bytes.
+
+Readers on any thread use what the log published of it; only the disk thread appends.
+A segment object is never rolled back: a cut makes a new one over the same files.
+Nothing is served unchecked; a wrong index is rebuilt from the store, a wrong store is `DamageError`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loghouse.errors import DamageError
+from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
+from loghouse.protocol.entry import HEADER, Buffer, Entry, crc32c
+from loghouse.storage.files import Files, Mapping, OpenFile
+from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX, OffsetIndex
+from loghouse.storage.recovery import INDEX, STORE, FrameScan, segment_name
+from loghouse.storage.store import StoreHeader
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """The fields of a frame's header that look-ups need, and where it is."""
+
+    position: int
+    length: int
+    kind: int
+    record_count: int
+    index: int
+    term: int
+    base_offset: int
+    timestamp: int
+
+    @property
+    def next_offset(self) -> int:
+        """The offset of the first record behind the entry."""
+        return self.base_offset + self.record_count
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How far a segment counts: entries, the byte behind the last one, and what the last one leaves."""
+
+    count: int
+    position: int
+    term: int
+    next_offset: int
+
+
+class Segment:
+    """A store and its index. `end` is where the disk thread has written to."""
+
+    __slots__ = (
+        "_index",
+        "_index_file",
+        "_map",
+        "_store",
+        "directory",
+        "end",
+        "files",
+        "header",
+        "index_path",
+        "newest_timestamp",
+        "path",
+        "remedy",
+        "seed",
+        "size",
+    )
+
+    def __init__(
+        self, files: Files, directory: str, header: StoreHeader, *, end: End, size: int, remedy: str
+    ) -> None:
+        """Describe a segment whose files exist; nothing is opened yet.
+
+        Args:
+            end: What is in it.
+            size: Of the store file, in bytes.
+            remedy: What an operator does about damage.
+        """
+        self.files = files
+        self.directory = directory
+        self.header = header
+        self.end = end
+        self.size = size
+        self.remedy = remedy
+        self.seed = header.seed
+        self.path = f"{directory}/{segment_name(header.base_index, STORE)}"
+        self.index_path = f"{directory}/{segment_name(header.base_index, INDEX)}"
+        self.newest_timestamp = 0
+        self._store: OpenFile | None = None
+        self._index_file: OpenFile | None = None
+        self._index: OffsetIndex | None = None
+        self._map: Mapping | None = None
+
+    # --- what it is -----------------------------------------------------------------
+
+    @property
+    def base_index(self) -> int:
+        """The Raft index of its first entry."""
+        return self.header.base_index
+
+    @property
+    def base_offset(self) -> int:
+        """The offset of its first record."""
+        return self.header.base_offset
+
+    @property
+    def last_index(self) -> int:
+        """The Raft index of its last written entry; base - 1 when it is empty."""
+        return self.header.base_index + self.end.count - 1
+
+    # --- files ------------------------------------------------------------------------
+
+    def store(self) -> OpenFile:
+        """Return the open store; opened on first use."""
+        store = self._store
+        if store is None:
+            store = self._store = OpenFile.open(self.files, self.path)
+        return store
+
+    def index(self) -> OffsetIndex:
+        """Return the index; mapped on first use, rebuilt when its file is missing or short."""
+        index = self._index
+        if index is None:
+            entries = self._map_index()
+            if entries is None:
+                return self.rebuild_index()
+            index = self._index = OffsetIndex(entries)
+        return index
+
+    def _map_index(self) -> Mapping | None:
+        if not self.files.exists(self.index_path):
+            return None
+        file = OpenFile.open(self.files, self.index_path)
+        size = file.size()
+        if size < max(self.end.count, 1) * INDEX_ENTRY_SIZE:
+            return None
+        return self.files.map(file.fd, size)
+
+    def use_index(self, entries: Mapping) -> None:
+        """Use these index entries until the handles are let go."""
+        self._index = OffsetIndex(entries)
+
+    def rebuild_index(self) -> OffsetIndex:
+        """Return an index made from the store's frame headers; keeps it in memory when sealed."""
+        scan = self.scan_headers(self.end.count)
+        index = OffsetIndex(bytes(scan.entries))
+        if self._index_file is None:  # sealed
+            self._index = index
+        return index
+
+    def scan_headers(self, count: int) -> FrameScan:
+        """Walk the headers of the first `count` frames."""
+        scan = FrameScan(
+            self.seed,
+            index=self.base_index - 1,
+            term=self.header.previous_term,
+            next_offset=self.base_offset,
+            base_offset=self.base_offset,
+            position=STORE_HEADER_SIZE,
+            check_payloads=False,
+            index_max=self.base_index + count - 1,
+        )
+        scan.run(self.store().pread, self.size)
+        return scan
+
+    def activate(self) -> None:
+        """Open for appending: store and index writable, both mapped for reading."""
+        self._store = OpenFile.open(self.files, self.path, write=True)
+        self._index_file = OpenFile.open(self.files, self.index_path, write=True)
+        self._map = self.files.map(self._store.fd, self.size)
+        self._index = OffsetIndex(self.files.map(self._index_file.fd, self._index_file.size()))
+
+    def seal(self) -> None:
+        """Take no more appends; from now on it is read with pread, and its files are opened when needed."""
+        self._index_file = None
+        self._map = None
+
+    def let_go(self) -> None:
+        """Forget open files and maps; who is reading keeps his until he is done."""
+        self._store = None
+        self._index = None
+        self._index_file = None
+        self._map = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds open files."""
+        return self._store is not None or self._index is not None
+
+    def with_end(self, end: End) -> Segment:
+        """Return a segment over the same files with another end, not opened."""
+        return Segment(self.files, self.directory, self.header, end=end, size=self.size, remedy=self.remedy)
+
+    # --- writing (disk thread) ---------------------------------------------------------------
+
+    def has_room(self, entry_size: int, base_offset: int, *, behind: End | None = None) -> bool:
+        """Return whether one more entry fits behind `behind` (default: the end), in store and index."""
+        end = behind or self.end
+        assert self._index is not None
+        return (
+            end.position + entry_size <= self.size
+            and end.count < self._index.capacity
+            and base_offset - self.base_offset <= RELATIVE_OFFSET_MAX
+        )
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write frames and index entries behind the end; the caller checked that there is room.
+
+        Raises:
+            OSError: A write failed; what was written is not known.
+        """
+        assert self._store is not None
+        assert self._index_file is not None
+        count, start = self.end.count, self.end.position
+        buffers: list[Buffer] = []
+        position, packed = start, []
+        for entry in entries:
+            buffers.append(entry.head)
+            if entry.payload:
+                buffers.append(entry.payload)
+            packed.append(INDEX_ENTRY.pack(entry.base_offset - self.base_offset, position))
+            position += entry.size
+        assert position <= self.size
+        self.files.pwritev(self._store.fd, buffers, start)
+        self.files.pwritev(self._index_file.fd, [b"".join(packed)], count * INDEX_ENTRY_SIZE)
+        last = entries[-1]
+        self.end = End(count + len(entries), position, last.term, last.next_offset)
+        self.newest_timestamp = last.timestamp
+
+    # --- reading (any thread) -------------------------------------------------------------------
+
+    def read_bytes(self, start: int, end: int, *, mapped: bool = False) -> bytes:
+        """Return store bytes; from the map when `mapped` and it is there (committed entries only)."""
+        mapping = self._map
+        if mapped and mapping is not None:
+            return mapping[start:end]
+        return self.store().pread(end - start, start)
+
+    def frame_header(self, number: int) -> FrameHeader:
+        """Return the checked header of the entry at place `number`, which the caller knows is written.
+
+        Raises:
+            DamageError: The store holds no such entry there.
+        """
+        header = self._header_at(self.index(), number)
+        if header is None:
+            scan = self.scan_headers(number + 1)
+            index = OffsetIndex(bytes(scan.entries))
+            header = self._header_at(index, number) if scan.count > number else None
+            if header is None:
+                raise self.damage(scan.position, scan.problem or "entries are missing")
+            if self._index_file is None:  # sealed: go on with a right index
+                self.rebuild_index()
+        return header
+
+    def known_header(self, number: int) -> FrameHeader | None:
+        """Return an entry's header when the index file leads to it; None when index or store is wrong."""
+        entries = self._map_index()
+        return self._header_at(OffsetIndex(entries), number) if entries is not None else None
+
+    def _header_at(self, index: OffsetIndex, number: int) -> FrameHeader | None:
+        if number >= index.capacity:
+            return None
+        position = index.position(number)
+        if not STORE_HEADER_SIZE <= position <= self.size - ENTRY_HEADER_SIZE:
+            return None
+        raw = self.read_bytes(position, position + ENTRY_HEADER_SIZE)
+        if len(raw) < ENTRY_HEADER_SIZE:
+            return None
+        crc, length, _, kind, _, records, i, term, base, timestamp, _, _, _ = HEADER.unpack(raw)
+        if crc32c(memoryview(raw)[4:], self.seed) != crc or i != self.base_index + number:
+            return None
+        if not ENTRY_HEADER_SIZE <= length <= ENTRY_SIZE_MAX:
+            return None
+        return FrameHeader(position, length, kind, records, i, term, base, timestamp)
+
+    def number_at_offset(self, offset: int, count: int) -> FrameHeader:
+        """Return the header of the last of the first `count` entries whose base offset is not above `offset`.
+
+        Raises:
+            DamageError: The store is damaged where the entry must be.
+        """
+        relative = offset - self.base_offset
+        for attempt in ("as mapped", "rebuilt"):
+            index = self.index() if attempt == "as mapped" else self.rebuild_index()
+            number = max(index.last_at_offset(relative, min(count, index.capacity)), 0)
+            header = self._header_at(index, number)
+            # The entry either holds the offset or is the last one; else the index is wrong.
+            if (
+                header
+                and (number == count - 1 or offset < header.next_offset)
+                and header.base_offset <= offset
+            ):
+                return header
+        self.frame_header(number)
+        raise self.damage(index.position(number), f"offset {offset} is not where it belongs")
+
+    def first_at_time(self, timestamp: int, count: int) -> int:
+        """Return the first of `count` places whose entry is at or after a time; `count` when none is."""
+        return bisect_left(range(count), timestamp, key=lambda number: self.frame_header(number).timestamp)
+
+    def end_of(self, number: int, end: End) -> int:
+        """Return the byte behind the entry at place `number`, given the published end."""
+        return end.position if number == end.count - 1 else self.index().position(number + 1)
+
+    def frames(
+        self, header: FrameHeader, *, count: int, end: End, size_max: int, mapped: bool
+    ) -> tuple[bytes, int]:
+        """Return whole checked frames from `header`'s on, and the next offset behind them.
+
+        Args:
+            header: Of the first frame; it is returned even when it is larger than `size_max`.
+            count: How many of the segment's entries may be read.
+            end: The published end of the segment.
+            size_max: Bytes.
+            mapped: Whether all of them are committed, so that the map may be used.
+
+        Raises:
+            DamageError: The first frame is damaged. (A later one ends what is returned.)
+        """
+        first = header.index - self.base_index
+        start, limit = header.position, header.position + size_max
+        last = first
+        if header.position + header.length < limit:
+            starts = self.index().last_ending_by(limit, first + 1, count)  # the last one that starts in time
+            last = starts if starts == count - 1 and self.end_of(starts, end) <= limit else starts - 1
+        stop = max(self.end_of(last, end), start + header.length) if last > first else start + header.length
+        # A wrong index must not make us read more than was asked for.
+        stop = min(stop, max(limit, start + header.length))
+        buffer = self.read_bytes(start, stop, mapped=mapped)
+        scan = FrameScan(
+            self.seed,
+            index=header.index - 1,
+            term=header.term,
+            next_offset=header.base_offset,
+            base_offset=self.base_offset,
+            position=start,
+            index_max=self.base_index + count - 1,
+        )
+        scan.feed(buffer)
+        if scan.count == 0:
+            raise self.damage(start, scan.problem or "the entry is cut short")
+        good = scan.position - start
+        return (buffer if good == len(buffer) else buffer[:good]), scan.next_offset
+
+    def damage(self, position: int, problem: str) -> DamageError:
+        """Return the error that names this store."""
+        return DamageError(
+            self.path,
+            position,
+            problem,
+            last_index=self.last_index,
+            last_term=self.end.term,
+            remedy=self.remedy,
+        )

@@ -1,0 +1,108 @@
+"""`start` and `<base>.state`: the replicated state before an entry, in a checked file.
+
+`start` says where the log begins: at the entry after its state. While a new start is
+being installed (first boot, or a snapshot) it is marked so; then nothing else in the
+directory counts, and the next open finishes the installation.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from construct import Bytes, ConstructError, Int16ub, Int32ub, Prefixed, Struct, Terminated
+from construct import GreedyBytes as _GreedyBytes
+
+from loghouse.errors import DamageError, DataDirectoryError, MalformedMessageError
+from loghouse.limits import STATE_SIZE_MAX
+from loghouse.protocol.entry import crc32c
+from loghouse.protocol.log_state import LogState, decode_log_state, encode_log_state
+from loghouse.storage.files import Files, read_file, replace_file
+from loghouse.storage.recovery import START_NAME, STATE, segment_name
+
+START_MAGIC: Final = b"LOGHSTRT"
+STATE_MAGIC: Final = b"LOGHSTAT"
+FORMAT_VERSION: Final = 1
+FLAG_INSTALLING: Final = 1
+WIRE: Final = Struct(
+    "magic" / Bytes(8),
+    "version" / Int16ub,
+    "flags" / Int16ub,
+    "state" / Prefixed(Int32ub, _GreedyBytes),
+    Terminated,
+)
+_OVERHEAD: Final = 8 + 2 + 2 + 4 + 4
+
+
+def encode_state_file(magic: bytes, seed: int, state: LogState, flags: int = 0) -> bytes:
+    """Return the bytes of a `start` or state file, its CRC bound to the log by `seed`."""
+    fields = bytes(
+        WIRE.build(
+            {"magic": magic, "version": FORMAT_VERSION, "flags": flags, "state": encode_log_state(state)}
+        )
+    )
+    return fields + crc32c(fields, seed).to_bytes(4, "big")
+
+
+def decode_state_file(magic: bytes, seed: int, content: bytes) -> tuple[LogState, int]:
+    """Return the state and the flags.
+
+    Raises:
+        MalformedMessageError: It is not such a file of this log.
+        DataDirectoryError: It is one of a newer format.
+    """
+    fields, crc = content[:-4], content[-4:]
+    if len(content) < _OVERHEAD or crc32c(fields, seed).to_bytes(4, "big") != crc:
+        raise MalformedMessageError("checksum does not match (damaged, or of another log)")
+    try:
+        parsed = WIRE.parse(fields)
+    except ConstructError as error:
+        raise MalformedMessageError(f"not a state file: {error}") from error
+    if parsed.magic != magic:
+        raise MalformedMessageError("not a file of this kind")
+    if parsed.version != FORMAT_VERSION:
+        raise DataDirectoryError(
+            f"state format {parsed.version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
+        )
+    return decode_log_state(bytes(parsed.state)), parsed.flags
+
+
+def write_start(files: Files, directory: str, seed: int, state: LogState, *, installing: bool) -> None:
+    """Make `state` the start of the log; durable on return."""
+    flags = FLAG_INSTALLING if installing else 0
+    replace_file(files, directory, START_NAME, encode_state_file(START_MAGIC, seed, state, flags))
+
+
+def read_start(files: Files, directory: str, seed: int, remedy: str) -> tuple[LogState, bool]:
+    """Return the state before the log's first entry, and whether it is still being installed.
+
+    Raises:
+        DamageError: `start` is gone or damaged.
+    """
+    path = f"{directory}/{START_NAME}"
+    if not files.exists(path):
+        raise DamageError(path, 0, "the file that says where the log starts is gone", remedy=remedy)
+    try:
+        content = read_file(files, path, STATE_SIZE_MAX + _OVERHEAD)
+        state, flags = decode_state_file(START_MAGIC, seed, content)
+    except MalformedMessageError as error:
+        raise DamageError(path, 0, str(error), remedy=remedy) from None
+    return state, bool(flags & FLAG_INSTALLING)
+
+
+def write_state(files: Files, directory: str, seed: int, state: LogState) -> None:
+    """Write the state file of the segment that starts behind `state`; durable on return."""
+    name = segment_name(state.index + 1, STATE)
+    replace_file(files, directory, name, encode_state_file(STATE_MAGIC, seed, state))
+
+
+def read_state(files: Files, directory: str, seed: int, base_index: int) -> LogState | None:
+    """Return the state before a segment's first entry; None when its file is gone or damaged."""
+    path = f"{directory}/{segment_name(base_index, STATE)}"
+    if not files.exists(path):
+        return None
+    try:
+        content = read_file(files, path, STATE_SIZE_MAX + _OVERHEAD)
+        state, _ = decode_state_file(STATE_MAGIC, seed, content)
+    except MalformedMessageError:
+        return None
+    return state if state.index == base_index - 1 else None

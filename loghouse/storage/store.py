@@ -1,0 +1,170 @@
+"""The store file: a header block of 4 KiB, then entry frames (`docs/disk_format.md`).
+
+The block holds what the segment is (first sector) and two watermark slots, each in
+a sector of its own. Here are only bytes and values; the file work is in `segment.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from construct import Bytes, Const, Construct, ConstructError, Int16ub, Int32ub, Int64ub, Struct
+
+from loghouse.errors import DataDirectoryError, EntryDamagedError
+from loghouse.limits import STORE_HEADER_SIZE
+from loghouse.protocol.entry import crc32c, frame_seed
+
+FORMAT_VERSION: Final = 1
+MAGIC: Final = b"LOGHOUSE"
+WATERMARK_POSITIONS: Final = (1024, 2048)  # sectors of their own: a torn write of one leaves the other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreHeader:
+    """What a segment is; written once, before the segment appears."""
+
+    WIRE: ClassVar[Construct] = Struct(
+        "magic" / Const(MAGIC),
+        "version" / Int16ub,
+        "reserved" / Int16ub,
+        "group" / Int32ub,
+        "cluster" / Bytes(16),
+        "base_index" / Int64ub,
+        "base_offset" / Int64ub,
+        "previous_term" / Int64ub,
+    ).compile()
+    SIZE: ClassVar[int] = 60  # the CRC behind the fields included
+
+    cluster: bytes
+    group: int
+    base_index: int
+    base_offset: int
+    previous_term: int
+
+    def encode(self) -> bytes:
+        """Return the bytes at the start of the store."""
+        fields = self.WIRE.build(
+            {
+                "version": FORMAT_VERSION,
+                "reserved": 0,
+                "group": self.group,
+                "cluster": self.cluster,
+                "base_index": self.base_index,
+                "base_offset": self.base_offset,
+                "previous_term": self.previous_term,
+            }
+        )
+        return bytes(fields) + crc32c(fields).to_bytes(4, "big")
+
+    @classmethod
+    def decode(cls, block: bytes) -> StoreHeader:
+        """Parse the start of a store.
+
+        Raises:
+            EntryDamagedError: It is not a store header.
+            DataDirectoryError: It is one of a newer format.
+        """
+        fields, crc = block[: cls.SIZE - 4], block[cls.SIZE - 4 : cls.SIZE]
+        if crc32c(fields).to_bytes(4, "big") != crc:
+            raise EntryDamagedError("store header checksum does not match")
+        try:
+            parsed = cls.WIRE.parse(fields)
+        except ConstructError:
+            raise EntryDamagedError("not a store header") from None
+        if parsed.version != FORMAT_VERSION:
+            raise DataDirectoryError(
+                f"store format {parsed.version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
+            )
+        return cls(
+            cluster=bytes(parsed.cluster),
+            group=parsed.group,
+            base_index=parsed.base_index,
+            base_offset=parsed.base_offset,
+            previous_term=parsed.previous_term,
+        )
+
+    @property
+    def seed(self) -> int:
+        """The CRC that this log's frame headers and watermarks continue from."""
+        return frame_seed(self.cluster, self.group)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """How far a store was durable when this was written.
+
+    `position` is the byte behind the last durable frame; the highest `counter` counts.
+    """
+
+    WIRE: ClassVar[Construct] = Struct(
+        "counter" / Int64ub,
+        "durable_index" / Int64ub,
+        "durable_term" / Int64ub,
+        "position" / Int64ub,
+        "commit_index" / Int64ub,
+    ).compile()
+    SIZE: ClassVar[int] = 44
+
+    counter: int
+    durable_index: int
+    durable_term: int
+    position: int
+    commit_index: int
+
+    @property
+    def slot_position(self) -> int:
+        """Where in the header block this one is written: slots alternate with the counter."""
+        return WATERMARK_POSITIONS[self.counter % 2]
+
+    def encode(self, seed: int) -> bytes:
+        """Return the slot's bytes, bound to the log by `seed`."""
+        fields = _WATERMARK.pack(
+            self.counter, self.durable_index, self.durable_term, self.position, self.commit_index
+        )
+        return fields + crc32c(fields, seed).to_bytes(4, "big")
+
+    @classmethod
+    def decode(cls, slot: bytes, seed: int) -> Watermark | None:
+        """Parse a slot; None when it holds no valid watermark of this log."""
+        fields, crc = slot[: cls.SIZE - 4], slot[cls.SIZE - 4 : cls.SIZE]
+        if len(slot) < cls.SIZE or crc32c(fields, seed).to_bytes(4, "big") != crc:
+            return None
+        counter, durable_index, durable_term, position, commit_index = _WATERMARK.unpack(fields)
+        return cls(
+            counter=counter,
+            durable_index=durable_index,
+            durable_term=durable_term,
+            position=position,
+            commit_index=commit_index,
+        )
+
+
+_WATERMARK: Final = struct.Struct(">QQQQQ")  # the twin of Watermark.WIRE
+
+
+def newest_watermark(block: bytes, seed: int) -> Watermark | None:
+    """Return the valid watermark of a header block with the highest counter; None when no slot is valid."""
+    found = [
+        watermark
+        for position in WATERMARK_POSITIONS
+        if (watermark := Watermark.decode(block[position : position + Watermark.SIZE], seed))
+    ]
+    return max(found, key=lambda watermark: watermark.counter, default=None)
+
+
+def new_block(header: StoreHeader) -> bytes:
+    """Return the header block of a store without entries."""
+    block = bytearray(STORE_HEADER_SIZE)
+    encoded = header.encode()
+    block[: len(encoded)] = encoded
+    watermark = Watermark(
+        counter=0,
+        durable_index=header.base_index - 1,
+        durable_term=header.previous_term,
+        position=STORE_HEADER_SIZE,
+        commit_index=0,
+    )
+    block[watermark.slot_position : watermark.slot_position + Watermark.SIZE] = watermark.encode(header.seed)
+    return bytes(block)

@@ -1,0 +1,49 @@
+"""Entries for storage tests, made as a leader makes them."""
+
+from loghouse.protocol.configuration import encode_producer, encode_trim
+from loghouse.protocol.entry import Entry, EntryKind, frame_seed, make_entry
+from loghouse.protocol.log_state import LogState
+
+CLUSTER = bytes(range(16))
+GROUP = 1
+SEED = frame_seed(CLUSTER, GROUP)
+
+
+class Writer:
+    """Makes entries that follow each other, and remembers them."""
+
+    def __init__(self, state: LogState | None = None, seed: int = SEED) -> None:
+        self.state = state.copy() if state else LogState()
+        self.seed = seed
+
+    def records(self, count: int = 1, size: int = 20, *, term: int = 1, **fields: int) -> Entry:
+        """Make a records entry with a payload of `size` bytes that tells its index."""
+        payload = (b"%d " % (self.state.index + 1) * size)[:size]
+        return self._make(EntryKind.RECORDS, payload, record_count=count, term=term, **fields)
+
+    def noop(self, *, term: int = 1) -> Entry:
+        """Make an entry without records."""
+        return self._make(EntryKind.NOOP, b"", term=term)
+
+    def trim(self, lowest_offset: int, *, term: int = 1) -> Entry:
+        """Make a trim entry."""
+        return self._make(EntryKind.TRIM, encode_trim(lowest_offset), term=term)
+
+    def producer(self, subject: str, *, term: int = 1) -> Entry:
+        """Make an entry that registers a producer."""
+        return self._make(EntryKind.PRODUCER, encode_producer(subject), term=term)
+
+    def _make(self, kind: EntryKind, payload: bytes, *, term: int, **fields: int) -> Entry:
+        state = self.state
+        entry = make_entry(
+            self.seed,
+            index=state.index + 1,
+            term=max(term, state.term),
+            kind=kind,
+            base_offset=state.next_offset,
+            timestamp=state.timestamp + 10,
+            payload=payload,
+            **fields,
+        )
+        state.apply(entry)
+        return entry

@@ -1,0 +1,224 @@
+"""The log on a real file system, against a list."""
+
+import os
+import random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.errors import EntryDamagedError, OffsetOutOfRangeError
+from loghouse.protocol.entry import EntryKind, decode_entries
+from loghouse.protocol.log_state import LogState, encode_log_state
+from loghouse.storage.files import OsFiles
+from loghouse.storage.log import Log
+from tests.storage.entries import CLUSTER, GROUP, SEED, Writer
+
+
+def frames_of(log, size_max=5000, high=10**9):
+    """Read everything that is readable, as a consumer would."""
+    offset, found = log.first_offset, []
+    while True:
+        frames, next_offset = log.read(offset, size_max, high)
+        if not frames:
+            return found
+        assert next_offset > offset
+        found += list(decode_entries(SEED, frames))
+        offset = next_offset
+
+
+class LogCase(SynchronousTestCase):
+    """A log with small segments in a temporary directory."""
+
+    def setUp(self):
+        self.directory = os.path.join(os.path.abspath(self.mktemp()), "logs", "1")
+        os.makedirs(self.directory)
+        Log.create(OsFiles(), self.directory, cluster=CLUSTER, group=GROUP)
+        self.log = self.open()
+
+    def tearDown(self):
+        self.log.close()
+
+    def open(self, **sizes):
+        options = {"segment_size": 16384, "reserve_size": 4096, **sizes}
+        return Log.open(OsFiles(), self.directory, cluster=CLUSTER, group=GROUP, **options)
+
+    def reopen(self, **sizes):
+        self.log.close()
+        self.log = self.open(**sizes)
+
+    def check(self, entries):
+        """The log holds exactly these entries, every way of looking at it."""
+        log = self.log
+        self.assertEqual(log.last_index, entries[-1].index)
+        self.assertEqual(log.next_offset, entries[-1].next_offset)
+        records = [entry.frame for entry in entries if entry.kind == EntryKind.RECORDS]
+        self.assertEqual([e.frame for e in frames_of(log) if e.kind == EntryKind.RECORDS], records)
+        state = log.state_at(entries[0].index - 1)
+        for entry in entries:
+            state.apply(entry)
+            self.assertEqual(log.term_at(entry.index), entry.term)
+            self.assertEqual(log.entries(entry.index, entry.index + 1, 0)[0].frame, entry.frame)
+            self.assertEqual(log.index_of_time(entry.timestamp, 10**9), entry.index)
+            for offset in range(entry.base_offset, entry.next_offset):
+                self.assertEqual(log.index_of_offset(offset), entry.index)
+        for entry in entries[:: max(1, len(entries) // 10)]:
+            self.assertEqual(log.state_at(entry.index).next_offset, entry.next_offset)
+        self.assertEqual(encode_log_state(log.state), encode_log_state(state))
+
+
+class LogTests(LogCase):
+    """Append, read, look up, cut, trim and install, over several segments."""
+
+    def fill(self, count=600):
+        writer = Writer(self.log.state)
+        entries = [writer.records(i % 4 + 1, i % 90) if i % 5 else writer.noop() for i in range(count)]
+        self.log.append(entries)
+        self.log.sync(entries[-1].index)
+        return entries
+
+    def test_reads_back_what_was_appended(self):
+        """Everything appended is read back, by index, offset and time, before and after a reopening."""
+        entries = self.fill()
+        self.assertGreater(len(self.log.sealed_segments()), 3)
+        self.check(entries)
+        self.reopen()
+        self.assertEqual(self.log.warnings, ())
+        self.check(entries)
+
+    def test_rolls_when_the_index_is_full(self):
+        """A full index ends a segment although its store has room."""
+        self.reopen(index_size=10 * 12)
+        entries = self.fill(400)
+        bases = [segment.base_index for segment in self.log.sealed_segments()][1:]
+        self.assertGreater(len(bases), 5)
+        self.assertEqual({after - before for before, after in zip(bases, bases[1:], strict=False)}, {10})
+        self.check(entries)
+
+    def test_entry_larger_than_a_segment(self):
+        """An entry that fits no segment gets one of its own size."""
+        writer = Writer()
+        entries = [writer.records(), writer.records(1, 50_000), writer.records()]
+        self.log.append(entries)
+        self.log.sync(3)
+        self.check(entries)
+        self.reopen()
+        self.check(entries)
+
+    def test_reads_only_what_is_durable_and_committed(self):
+        """A read ends at the durable end and at the caller's high index."""
+        writer = Writer()
+        self.log.append([writer.records(2), writer.records(3)])
+        self.assertEqual(self.log.read(0, 1000, 9), (b"", 0))
+        self.assertEqual(len(self.log.entries(1, 3, 1000)), 2)
+        self.log.sync(1)
+        frames, next_offset = self.log.read(0, 1000, 1)
+        self.assertEqual(([e.index for e in decode_entries(SEED, frames)], next_offset), ([1], 2))
+        self.assertEqual(self.log.read(2, 1000, 1), (b"", 2))
+        self.assertEqual(self.log.read(2, 1000, 2)[1], 5)
+        self.assertEqual(self.log.durable_index, 2)
+
+    def test_size_max(self):
+        """A read returns as many whole frames as fit, and at least one."""
+        entries = self.fill(50)
+        for size_max in (0, 64, 100, 500, 1000, 4000):
+            frames, _ = self.log.read(0, size_max, 10**9)
+            count = len(list(decode_entries(SEED, frames)))
+            sizes = [entry.size for entry in entries[1:]]  # the first holds no record
+            fitting = next((n for n in range(50) if sum(sizes[: n + 1]) > size_max), 49)
+            self.assertEqual(count, max(fitting, 1), size_max)
+
+    def test_out_of_range(self):
+        """What is below the log, and looking up what is not there, are typed errors."""
+        self.fill(10)
+        with self.assertRaises(OffsetOutOfRangeError):
+            self.log.index_of_offset(self.log.next_offset)
+        with self.assertRaises(LookupError):
+            self.log.term_at(11)
+        with self.assertRaises(LookupError):
+            self.log.state_at(11)
+        with self.assertRaises(LookupError):
+            self.log.entries(11, 12, 100)
+
+    def test_refuses_what_does_not_join(self):
+        """Entries that do not follow the last one are refused, and nothing is written."""
+        entries = self.fill(10)
+        stray = Writer(LogState(index=40)).records()
+        with self.assertRaises(EntryDamagedError):
+            self.log.append([Writer(self.log.state).records(), stray])
+        self.check(entries)
+
+    def test_cut(self):
+        """A cut keeps exactly the entries up to an index, in any segment, and appends go on."""
+        entries = self.fill()
+        rng = random.Random(1)
+        while len(entries) > 1:
+            keep = rng.randrange(max(0, len(entries) - 150), len(entries))
+            self.log.truncate_suffix(keep)
+            entries = entries[:keep]
+            writer = Writer(self.log.state)
+            new = [writer.records(2, 30, term=writer.state.term + 1) for _ in range(3)]
+            self.log.append(new)
+            self.log.sync(0)
+            entries += new
+            self.check(entries)
+            if rng.random() < 0.5:
+                self.reopen()
+                self.check(entries)
+            entries = entries[: len(entries) - 3] if len(entries) > 20 else entries[:1]
+            self.log.truncate_suffix(len(entries))
+
+    def test_cut_everything(self):
+        """A cut may leave nothing."""
+        self.fill()
+        self.log.truncate_suffix(0)
+        self.assertEqual((self.log.first_index, self.log.last_index, self.log.next_offset), (1, 0, 0))
+        self.check(self.fill(20))
+
+    def test_trim(self):
+        """A trim removes whole segments below the lowest offset, and no entry that must stay."""
+        entries = self.fill()
+        sealed = self.log.sealed_segments()
+        self.assertEqual(self.log.trim_prefix(sealed[1].next_offset - 1), sealed[1].base_index)
+        self.assertEqual(
+            self.log.trim_prefix(sealed[2].next_offset, sealed[1].base_index), sealed[1].base_index
+        )
+        first = sealed[1].base_index
+        self.assertEqual(self.log.first_offset, sealed[1].base_offset)
+        self.check(entries[first - 1 :])
+        with self.assertRaises(OffsetOutOfRangeError):
+            self.log.read(0, 100, 10**9)
+        self.reopen()
+        self.assertEqual(self.log.first_index, first)
+        self.check(entries[first - 1 :])
+        self.assertEqual(self.log.term_at(first - 1), 1)
+
+    def test_install_start(self):
+        """Installing a start forgets the log and goes on behind the state."""
+        entries = self.fill()
+        state = self.log.state
+        state.index, state.term, state.next_offset = 5000, 7, 9000
+        self.log.install_start(state)
+        self.assertEqual((self.log.first_index, self.log.last_index, self.log.last_term), (5001, 5000, 7))
+        self.assertEqual(self.log.lowest_offset, 9000)
+        writer = Writer(self.log.state)
+        entries = [writer.records(term=8) for _ in range(5)]
+        self.log.append(entries)
+        self.log.sync(5000)
+        self.reopen()
+        self.check(entries)
+
+    def test_find_time(self):
+        """A time finds the first record at or after it, passing over entries without records."""
+        entries = self.fill(30)
+        self.assertEqual(self.log.find_time(0, 30), (0, entries[1].timestamp))
+        noop = entries[25]
+        self.assertEqual(
+            self.log.find_time(noop.timestamp, 30), (entries[26].base_offset, entries[26].timestamp)
+        )
+        self.assertIsNone(self.log.find_time(noop.timestamp, 26))
+        self.assertIsNone(self.log.find_time(10**9, 30))
+
+    def test_hard_state(self):
+        """Term and vote are there after a reopening."""
+        self.log.save_hard_state(term=3, vote=2)
+        self.reopen()
+        self.assertEqual((self.log.hard_state.term, self.log.hard_state.vote), (3, 2))
