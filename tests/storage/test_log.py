@@ -1,5 +1,6 @@
 """The log on a real file system, against a list."""
 
+import itertools
 import os
 import random
 
@@ -90,7 +91,7 @@ class LogTests(LogCase):
         entries = self.fill(400)
         bases = [segment.base_index for segment in self.log.sealed_segments()][1:]
         self.assertGreater(len(bases), 5)
-        self.assertEqual({after - before for before, after in zip(bases, bases[1:], strict=False)}, {10})
+        self.assertEqual({after - before for before, after in itertools.pairwise(bases)}, {10})
         self.check(entries)
 
     def test_entry_larger_than_a_segment(self):
