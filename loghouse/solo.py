@@ -35,6 +35,10 @@ class Solo:
         """The term that entries get."""
         return self._term
 
+    def rewind(self, state: LogState) -> None:
+        """Go on from `state`: the entries made behind it were not written."""
+        self.state = state.copy()
+
     def first_entries(self, name: str, disk_uuid: bytes, retention: Retention, now: int) -> list[Entry]:
         """Return what a new leader writes first: a configuration if the log has none, and a no-op.
 

@@ -73,6 +73,14 @@ class SoloTests(SynchronousTestCase):
         self.assertEqual((error.expected, error.actual), (1, 2))
         self.assertEqual(solo.state.next_offset, 2)
 
+    def test_rewind(self):
+        """Entries that were not written are made again from where the log ends, in the same term."""
+        solo = self.started()
+        before = solo.state.copy()
+        first = solo.propose(proposal(2), now=11)
+        solo.rewind(before)
+        self.assertEqual(solo.propose(proposal(2), now=11), first)
+
     def test_producer(self):
         """A producer's retry gets its first offsets; a gap and a foreign subject are refused."""
         state = LogState()

@@ -1,0 +1,210 @@
+"""The service tree of one node: what starts after what, and the ordered stop.
+
+Everything that can fail at boot fails synchronously in `startService`, so twistd
+exits with a code that is not 0 and a reason. The stop is one coroutine: doors
+first, with a grace for calls under way, then the log.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, cast
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.api.credentials import ServerCredentials, TlsFiles
+from loghouse.api.server import GrpcServer
+from loghouse.auth.policy import Authorizer
+from loghouse.bridge import from_asyncio
+from loghouse.config import NodeConfig
+from loghouse.disk import ThreadQueue, WorkQueue
+from loghouse.errors import LoghouseError
+from loghouse.node import Clocks, Node, NodeOptions
+from loghouse.protocol.configuration import Retention
+from loghouse.storage.files import OsFiles
+
+WATCH_SECONDS: Final = 5.0
+EXIT_DISK_FAILED: Final = 1
+
+
+def make_service(config: NodeConfig) -> IService:
+    """Compose a node's service tree from its settings; nothing is opened, bound or started yet.
+
+    Raises:
+        LoghouseError: Certificates or policy are missing or wrong.
+    """
+    from twisted.internet import reactor
+
+    return cast(IService, NodeService(config, cast(Any, reactor)))
+
+
+class FileWatch:
+    """Calls `reload` when one of the files changed; looks at their times and sizes, never inside."""
+
+    def __init__(self, paths: Iterable[Path], reload: Callable[[], None]) -> None:
+        self._paths = tuple(paths)
+        self._reload = reload
+        self._seen = self._look()
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp(path) for path in self._paths)
+
+    def check(self) -> None:
+        """Reload if something changed since the last look."""
+        seen = self._look()
+        if seen != self._seen:
+            self._seen = seen
+            self._reload()
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+class NodeService(Service):
+    """The node and its doors."""
+
+    logger = Logger()
+
+    def __init__(self, config: NodeConfig, reactor: Any) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._watches: list[FileWatch] = []
+        self._watching: LoopingCall | None = None
+        self.node = Node(
+            _node_options(config),
+            files=OsFiles(),
+            clocks=Clocks(cast(IReactorTime, reactor), time.time, time.monotonic),
+            random_bytes=os.urandom,
+            make_queue=self._make_queue,
+            on_fatal=self._die,
+        )
+
+    def _make_queue(self, name: str, thread_count: int) -> WorkQueue:
+        return ThreadQueue(name, self._reactor.callFromThread, thread_count)
+
+    def _die(self, failure: Failure) -> None:
+        """End the process at once: what the disk holds after a failed sync is known only to a new start."""
+        self.logger.failure("the node cannot go on: {reason}", failure, reason=failure.getErrorMessage())
+        sys.stdout.flush()
+        sys.stderr.write(f"loghouse: {failure.getErrorMessage()}\n")
+        sys.stderr.flush()
+        os._exit(EXIT_DISK_FAILED)
+
+    def startService(self) -> None:
+        """Open the log, bind the doors, begin to serve.
+
+        Raises:
+            LoghouseError: Says why the node cannot start.
+        """
+        config = self._config
+        authorizer, credentials = self._read_security()
+        self.node.startService()
+        try:
+            self._server = self._bind(authorizer, credentials)
+        except BaseException:
+            self.node.stopService()
+            raise
+        from_asyncio(self._server.start()).addErrback(self._die)
+        self._watching = LoopingCall(self._check_files)
+        self._watching.clock = self._reactor
+        self._watching.start(WATCH_SECONDS, now=False).addErrback(
+            lambda failure: self.logger.failure("watching certificates and policy", failure)
+        )
+        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._reload_all))
+        super().startService()  # type: ignore[no-untyped-call]
+        self.logger.info(
+            "node {name} of cluster {cluster} serves on {listen}",
+            name=config.name,
+            cluster=config.cluster,
+            listen=str(config.listen),
+        )
+
+    def _read_security(self) -> tuple[Authorizer, ServerCredentials | None]:
+        config = self._config
+        authorizer = Authorizer(config.acl.model, config.acl.policy)
+        self._watches = [FileWatch((config.acl.model, config.acl.policy), self._reloader(authorizer.reload))]
+        if config.tls is None:
+            return authorizer, None
+        files = TlsFiles(certificate=config.tls.certificate, key=config.tls.key, ca=config.tls.ca)
+        credentials = ServerCredentials(files)
+        paths = (files.certificate, files.key, files.ca)
+        self._watches.append(FileWatch(paths, self._reloader(credentials.reload)))
+        return authorizer, credentials
+
+    def _bind(self, authorizer: Authorizer, credentials: ServerCredentials | None) -> GrpcServer:
+        config = self._config
+        server = GrpcServer(
+            self.node,
+            authorizer,
+            clock=time.time,
+            credentials=credentials,
+            anonymous=config.plaintext_subject,
+            record_size_max=config.limits.record_size_max,
+        )
+        server.bind(str(config.listen))
+        if config.grpc_listen is not None:
+            server.bind(str(config.grpc_listen))
+        return server
+
+    def _reloader(self, reload: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                reload()
+            except LoghouseError as error:
+                self.logger.error("the new file is not used, the old one still is: {error}", error=str(error))
+
+        return run
+
+    def _check_files(self) -> None:
+        for watch in self._watches:
+            watch.check()
+
+    def _reload_all(self) -> None:
+        self.logger.info("SIGHUP: reading certificates and policy again")
+        self._check_files()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the doors, give calls under way their grace, close the log."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._watching is not None and self._watching.running:
+            self._watching.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        seconds = self._config.shutdown.drain_seconds
+        self.logger.info("stopping: calls under way get {seconds} s", seconds=seconds)
+        # Followers wait at the tail for ever; without this each stop would last the whole grace.
+        self.node.release_waiters()
+        await from_asyncio(self._server.stop(seconds))
+        await self.node.stopService()
+
+
+def _node_options(config: NodeConfig) -> NodeOptions:
+    return NodeOptions(
+        name=config.name,
+        cluster_name=config.cluster,
+        data_dir=str(config.data_dir),
+        address=str(config.advertise or config.listen),
+        grpc_address=str(config.grpc_listen or ""),
+        segment_size=config.storage.segment_size,
+        reserve_size=config.storage.reserve_size,
+        proposals_size_max=config.limits.proposals_size_max,
+        retention=Retention(
+            size_max=config.retention.size_max, age_max_seconds=config.retention.age_max_seconds
+        ),
+    )

@@ -1,0 +1,224 @@
+"""Real nodes for tests and benchmarks: `twistd -n loghouse` as a child process, with its own files.
+
+Nothing here waits by sleeping a fixed time: it waits for a condition, with a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.auth.certificates import (
+    Issued,
+    make_ca,
+    make_client_certificate,
+    make_node_certificate,
+    write_issued,
+)
+from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
+
+DEADLINE_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.01
+CLUSTER: Final = "test"
+POLICY: Final = "p, root, *, produce\np, root, *, consume\np, root, *, admin\n"
+MODEL: Final = """[request_definition]
+r = sub, obj, act
+
+[policy_definition]
+p = sub, obj, act
+
+[policy_effect]
+e = some(where (p.eft == allow))
+
+[matchers]
+m = r.sub == p.sub && (p.obj == "*" || r.obj == p.obj) && r.act == p.act
+"""
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds_max: float = DEADLINE_SECONDS) -> None:
+    """Return once `condition` holds.
+
+    Raises:
+        TimeoutError: It did not within `seconds_max`; `what` says what was waited for.
+    """
+    deadline = time.monotonic() + seconds_max
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds_max:g} s for {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listened on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Certificates:
+    """A CA with node-1 to node-5, root and nobody, as `<name>.pem` and `<name>.key` in a folder."""
+
+    def __init__(self, folder: Path, cluster: str = CLUSTER) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        now = datetime.now(UTC)
+        self.authority = make_ca("test CA", now=now)
+        self._write("ca", self.authority)
+        for number in range(1, 6):
+            name = f"node-{number}"
+            issued = make_node_certificate(
+                self.authority, cluster=cluster, node=name, hosts=["localhost", "127.0.0.1"], now=now
+            )
+            self._write(name, issued)
+        for name in ("root", "nobody"):
+            self._write(name, make_client_certificate(self.authority, name=name, now=now))
+        (folder / "policy.csv").write_text(POLICY)
+        (folder / "model.conf").write_text(MODEL)
+
+    def _write(self, name: str, issued: Issued) -> None:
+        write_issued(issued, self.path(name), self.key_path(name))
+
+    def path(self, name: str) -> Path:
+        """The certificate's file."""
+        return self.folder / f"{name}.pem"
+
+    def key_path(self, name: str) -> Path:
+        """The private key's file."""
+        return self.folder / f"{name}.key"
+
+    def channel_credentials(self, name: str) -> grpc.ChannelCredentials:
+        """gRPC credentials of the client or node `name`."""
+        return grpc.ssl_channel_credentials(
+            self.path("ca").read_bytes(), self.key_path(name).read_bytes(), self.path(name).read_bytes()
+        )
+
+
+class NodeProcess:
+    """One node: its node.yaml, its data directory, and its process while it runs."""
+
+    def __init__(
+        self, folder: Path, certificates: Certificates, *, name: str = "node-1", settings: str = ""
+    ) -> None:
+        """Write the settings; nothing is started.
+
+        Args:
+            settings: More YAML for node.yaml, at the top level.
+        """
+        self.folder = folder
+        self.certificates = certificates
+        self.name = name
+        self.port = free_port()
+        self.data_dir = folder / "data"
+        self.output_path = folder / "output.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config_path = folder / "node.yaml"
+        self.config_path.write_text(
+            f"node: {name}\ncluster: {CLUSTER}\ndata_dir: {self.data_dir}\nlisten: 127.0.0.1:{self.port}\n"
+            f"tls:\n  ca: {certificates.path('ca')}\n  certificate: {certificates.path(name)}\n"
+            f"  key: {certificates.key_path(name)}\n"
+            f"acl:\n  model: {certificates.folder}/model.conf\n  policy: {certificates.folder}/policy.csv\n"
+            f"{settings}\n"
+        )
+
+    @property
+    def address(self) -> str:
+        """Where clients dial."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self, *, wait: bool = True, prefix: tuple[str, ...] = ()) -> None:
+        """Start the process and, unless told not to, wait until it answers a call.
+
+        Args:
+            prefix: Words before the command, such as `prlimit --fsize=…`.
+        """
+        twistd = Path(sys.executable).with_name("twistd")
+        node = [sys.executable, twistd, "-n", "--pidfile=", "loghouse", "--config", self.config_path]
+        with open(self.output_path, "ab") as output:
+            self.process = subprocess.Popen(
+                [*prefix, *map(str, node)],
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        if wait:
+            self.wait_serving()
+
+    def wait_serving(self) -> None:
+        """Wait until the node answers a call.
+
+        Raises:
+            RuntimeError: The process ended instead; the text holds what it wrote.
+        """
+        with self.channel() as channel:
+            stub = log_pb2_grpc.LogStub(channel)  # type: ignore[no-untyped-call]
+
+            def answers() -> bool:
+                assert self.process is not None
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"the node ended with {self.process.returncode}:\n{self.output()}")
+                try:
+                    stub.Bounds(log_pb2.BoundsRequest(), timeout=5)
+                except grpc.RpcError:
+                    return False
+                return True
+
+            wait_until(answers, "the node to serve")
+
+    def channel(self, subject: str = "root") -> grpc.Channel:
+        """A blocking channel to the node as `subject`; it dials again at once after a refusal."""
+        options = [
+            ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
+            ("grpc.max_send_message_length", GRPC_MESSAGE_SIZE_MAX),
+            ("grpc.initial_reconnect_backoff_ms", 20),
+            ("grpc.min_reconnect_backoff_ms", 20),
+            ("grpc.max_reconnect_backoff_ms", 100),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        return grpc.secure_channel(self.address, self.certificates.channel_credentials(subject), options)
+
+    def output(self) -> str:
+        """What the process wrote so far."""
+        return self.output_path.read_text(errors="replace") if self.output_path.exists() else ""
+
+    def kill(self) -> None:
+        """`kill -9`, and wait until it is gone."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return the exit code once the process ends by itself."""
+        assert self.process is not None
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def close(self) -> None:
+        """End the process in whatever state it is; for cleanups."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+    def anonymous_size(self) -> int:
+        """Bytes of private anonymous memory of the running process."""
+        assert self.process is not None
+        for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("the kernel gave no Anonymous line")

@@ -1,0 +1,516 @@
+"""The driver: what shares a sync, what is refused, who wakes, and how it stops."""
+
+import os
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse import limits
+from loghouse import node as node_module
+from loghouse.errors import (
+    DiskFailedError,
+    DiskFullError,
+    ExpectOffsetError,
+    OffsetOutOfRangeError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnknownLogError,
+    UnknownProducerError,
+)
+from loghouse.limits import KIB, MIB
+from loghouse.node import Clocks, Node, NodeOptions
+from loghouse.node_api import Proposal
+from loghouse.protocol.configuration import Retention
+from loghouse.protocol.entry import EntryKind, decode_entries
+from loghouse.storage.files import OsFiles
+
+DAY = 86_400.0
+
+
+class ManualQueue:
+    """A work queue that does its next piece of work when told to."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Callable, Deferred]] = deque()
+
+    def run(self, work):
+        done = Deferred()
+        self.waiting.append((work, done))
+        return done
+
+    def step(self) -> None:
+        """Do one piece of work and hand its result back."""
+        work, done = self.waiting.popleft()
+        try:
+            result = work()
+        except Exception:
+            done.errback(Failure())
+        else:
+            done.callback(result)
+
+    def drain(self) -> None:
+        while self.waiting:
+            self.step()
+
+    def stop(self) -> None:
+        self.drain()
+
+
+class NodeTestCase(SynchronousTestCase):
+    """Runs a node over real files, with a clock and a disk thread that the test moves."""
+
+    def setUp(self):
+        self.clock = Clock()
+        self.wall = 1_000_000.0
+        self.monotonic = 50.0
+        self.path = os.path.abspath(self.mktemp())
+        self.queues: dict[str, ManualQueue] = {}
+        self.fatal: list[Failure] = []
+
+    def make_queue(self, name: str, thread_count: int) -> ManualQueue:
+        self.queues[name] = ManualQueue()
+        return self.queues[name]
+
+    def start(self, **options) -> Node:
+        settings = {
+            "name": "node-1",
+            "cluster_name": "test",
+            "data_dir": self.path,
+            "segment_size": 64 * KIB,
+            "reserve_size": 0,
+            "proposals_size_max": MIB,
+        }
+        node = Node(
+            NodeOptions(**{**settings, **options}),
+            files=OsFiles(),
+            clocks=Clocks(self.clock, lambda: self.wall, lambda: self.monotonic),
+            random_bytes=os.urandom,
+            make_queue=self.make_queue,
+            on_fatal=self.fatal.append,
+        )
+        node.startService()
+        self.addCleanup(self.stop, node)
+        return node
+
+    def stop(self, node: Node) -> None:
+        if node.running:
+            self.finish(node.stopService())
+
+    def finish(self, stopping: Deferred) -> None:
+        self.clock.advance(0)
+        self.disk.drain()
+        self.successResultOf(stopping)
+
+    @property
+    def disk(self) -> ManualQueue:
+        return self.queues["loghouse-disk"]
+
+    @property
+    def readers(self) -> ManualQueue:
+        return self.queues["loghouse-reader"]
+
+    def propose(self, node: Node, count: int = 1, size: int = 10, **fields) -> Deferred:
+        return node.propose(Proposal(payload=bytes(size), record_count=count, **fields))
+
+    def append(self, node: Node, count: int = 1, size: int = 10) -> int:
+        done = self.propose(node, count, size)
+        self.clock.advance(0)
+        self.disk.drain()
+        return self.successResultOf(done).base_offset
+
+    def fetch(self, node: Node, offset: int, size_max: int = MIB):
+        done = node.fetch(offset, size_max)
+        self.readers.drain()
+        return done
+
+    def kinds(self, node: Node) -> list[int]:
+        log = node._log
+        return [entry.kind for entry in log.entries(log.first_index, log.last_index + 1, MIB)]
+
+
+class AppendTests(NodeTestCase):
+    """Proposals become entries in groups; each is answered once its group is durable."""
+
+    def test_first_start_and_restart(self):
+        """The first start writes a configuration and a no-op; each later one a no-op in a higher term."""
+        node = self.start()
+        self.assertEqual(self.kinds(node), [EntryKind.CONFIGURATION, EntryKind.NOOP])
+        self.stop(node)
+        again = self.start()
+        self.assertEqual(self.kinds(again), [EntryKind.CONFIGURATION, EntryKind.NOOP, EntryKind.NOOP])
+        self.assertEqual((again._log.last_term, again._log.hard_state.vote), (2, 1))
+
+    def test_one_turn_shares_one_write(self):
+        """What one turn of the reactor brings goes to the disk as one piece of work."""
+        node = self.start()
+        done = [self.propose(node, count) for count in (1, 3, 2)]
+        self.assertEqual(len(self.disk.waiting), 0, "not before the turn ends")
+        self.clock.advance(0)
+        self.assertEqual(len(self.disk.waiting), 1)
+        self.assertNoResult(done[0])
+        self.disk.step()
+        self.assertEqual([self.successResultOf(d).base_offset for d in done], [0, 1, 4])
+
+    def test_arrivals_during_a_sync_share_the_next(self):
+        """One group is on its way at a time; what arrives meanwhile is the next one, also over many turns."""
+        node = self.start()
+        first = self.propose(node)
+        self.clock.advance(0)
+        later = []
+        for _ in range(5):
+            later.append(self.propose(node))
+            self.clock.advance(0)
+        self.assertEqual(len(self.disk.waiting), 1)
+        self.disk.step()
+        self.successResultOf(first)
+        self.assertNoResult(later[0])
+        self.assertEqual(len(self.disk.waiting), 1)
+        self.disk.step()
+        self.assertEqual([self.successResultOf(d).base_offset for d in later], [1, 2, 3, 4, 5])
+
+    def test_group_is_bounded(self):
+        """A group ends before the byte bound of one sync; the rest is the next group."""
+        self.patch(node_module, "SYNC_GROUP_SIZE_MAX", 1000)
+        node = self.start()
+        done = [self.propose(node, 1, 400) for _ in range(4)]
+        self.clock.advance(0)
+        self.disk.step()
+        answered = [d for d in done if d.called]
+        self.assertEqual(len(answered), 2)
+        self.disk.drain()
+        self.assertTrue(all(d.called for d in done))
+
+    def test_appended_says_where(self):
+        """The answer carries offset, count, time, index and term."""
+        node = self.start()
+        done = self.propose(node, 3)
+        self.clock.advance(0)
+        self.disk.step()
+        appended = self.successResultOf(done)
+        self.assertEqual((appended.base_offset, appended.record_count), (0, 3))
+        self.assertEqual((appended.index, appended.term), (3, 1))
+        self.assertEqual(appended.timestamp, int(self.wall * 1_000_000))
+
+    def test_bound_of_waiting_bytes(self):
+        """Past the bound a proposal is refused at once and costs the others nothing; room comes back."""
+        node = self.start(proposals_size_max=1000)
+        taken = self.propose(node, 1, 900)
+        refused = self.failureResultOf(self.propose(node, 1, 101), ResourceExhaustedError)
+        self.assertIn("1000", refused.getErrorMessage())
+        self.clock.advance(0)
+        self.disk.step()
+        self.successResultOf(taken)
+        self.assertEqual(self.append(node, 1, 1000), 1)
+
+    def test_bound_of_waiting_proposals(self):
+        """Small proposals are bounded by number."""
+        self.patch(node_module, "PROPOSALS_MAX", 3)
+        node = self.start()
+        taken = [self.propose(node) for _ in range(3)]
+        self.failureResultOf(self.propose(node), ResourceExhaustedError)
+        self.clock.advance(0)
+        self.disk.drain()
+        self.assertEqual([self.successResultOf(d).base_offset for d in taken], [0, 1, 2])
+
+    def test_cancelled_before_its_group(self):
+        """A proposal cancelled while it waits is not appended; one on its way is, and nobody is answered."""
+        node = self.start()
+        waiting = self.propose(node)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.clock.advance(0)
+        self.assertEqual(len(self.disk.waiting), 0)
+        under_way = self.propose(node)
+        self.clock.advance(0)
+        under_way.cancel()
+        self.failureResultOf(under_way, CancelledError)
+        self.disk.drain()
+        self.assertEqual(self.append(node), 1)
+
+    def test_refused_ones_leave_their_group(self):
+        """A wrong expectation or an unknown producer fails alone; its neighbours are appended."""
+        node = self.start()
+        first = self.propose(node)
+        wrong = self.propose(node, expect_offset=7)
+        unknown = self.propose(node, producer_id=99, subject="root")
+        right = self.propose(node, expect_offset=1)
+        self.clock.advance(0)
+        self.disk.drain()
+        self.failureResultOf(wrong, ExpectOffsetError)
+        self.failureResultOf(unknown, UnknownProducerError)
+        self.assertEqual([self.successResultOf(d).base_offset for d in (first, right)], [0, 1])
+
+    def test_only_refused_ones(self):
+        """A turn in which everything is refused writes nothing and the node goes on."""
+        node = self.start()
+        wrong = self.propose(node, expect_offset=7)
+        self.clock.advance(0)
+        self.failureResultOf(wrong, ExpectOffsetError)
+        self.assertEqual(self.append(node), 0)
+
+
+class FaultTests(NodeTestCase):
+    """Full and failing disks."""
+
+    def break_append(self, node: Node, error: Exception) -> Callable[[], None]:
+        """Make appends raise; returns what mends them."""
+        real = node._log.append
+
+        def append(entries):
+            raise error
+
+        node._log.append = append
+
+        def mend() -> None:
+            node._log.append = real
+
+        return mend
+
+    def test_disk_full_and_back(self):
+        """On a full disk each append is refused, reads go on, and with room again offsets go on."""
+        node = self.start()
+        self.append(node)
+        mend = self.break_append(node, DiskFullError("/data"))
+        refused = [self.propose(node), self.propose(node)]
+        self.clock.advance(0)
+        also_refused = self.propose(node)
+        self.disk.drain()
+        for done in (*refused, also_refused):
+            self.failureResultOf(done, DiskFullError)
+        self.assertFalse(node.is_writable)
+        self.assertTrue(node.has_leader)
+        self.successResultOf(self.fetch(node, 0))
+        mend()
+        self.assertEqual(self.append(node), 1)
+        self.assertTrue(node.is_writable)
+
+    def test_disk_full_is_probed(self):
+        """While nobody appends, the node itself finds out that there is room again."""
+        node = self.start()
+        mend = self.break_append(node, DiskFullError("/data"))
+        refused = self.propose(node)
+        self.clock.advance(0)
+        self.disk.drain()
+        self.failureResultOf(refused, DiskFullError)
+        self.clock.advance(node_module.HOUSEKEEPING_SECONDS)
+        self.disk.drain()
+        self.assertFalse(node.is_writable)
+        mend()
+        self.clock.advance(node_module.HOUSEKEEPING_SECONDS)
+        self.disk.drain()
+        self.assertTrue(node.is_writable)
+        self.assertEqual(self.append(node), 0)
+
+    def test_disk_failed(self):
+        """A failed write ends the node once: the outcome is unknown, and nothing is taken any more."""
+        node = self.start()
+        self.break_append(node, DiskFailedError("dead"))
+        done = self.propose(node)
+        self.clock.advance(0)
+        waiting = self.propose(node)
+        self.disk.drain()
+        self.failureResultOf(done, OutcomeUnknownError)
+        self.assertEqual(len(self.fatal), 1)
+        self.assertFalse(node.is_writable or node.has_leader)
+        self.failureResultOf(self.propose(node), UnavailableError)
+        self.failureResultOf(waiting, UnavailableError)
+
+
+class ReadTests(NodeTestCase):
+    """Fetching, waiting at the tail, and looking up times."""
+
+    def test_fetch(self):
+        """A fetch returns the whole frames from the one that holds the offset on, and where to go on."""
+        node = self.start()
+        for count in (2, 3, 1):
+            self.append(node, count)
+        fetched = self.successResultOf(self.fetch(node, 3))
+        entries = list(decode_entries(node.seed, fetched.frames))
+        self.assertEqual([(e.base_offset, e.record_count) for e in entries], [(2, 3), (5, 1)])
+        self.assertEqual(fetched.next_offset, 6)
+
+    def test_cold_reads_leave_the_reactor(self):
+        """Sealed segments are read on a reader thread, the active one at once."""
+        node = self.start()
+        for _ in range(4):
+            self.append(node, 1, 30_000)
+        cold = node.fetch(0, KIB)
+        self.assertNoResult(cold)
+        self.readers.drain()
+        self.assertEqual(self.successResultOf(cold).next_offset, 1)
+        self.successResultOf(node.fetch(3, KIB))
+
+    def test_out_of_range(self):
+        """Offsets without a record carry the bounds."""
+        node = self.start()
+        self.append(node, 2)
+        for offset in (2, 2**63):
+            error = self.failureResultOf(node.fetch(offset, KIB), OffsetOutOfRangeError).value
+            self.assertEqual((error.lowest, error.next_offset), (0, 2))
+
+    def test_nothing_is_readable_before_it_is_durable(self):
+        """A record on its way to the disk is out of range until the sync is done."""
+        node = self.start()
+        self.propose(node)
+        self.clock.advance(0)
+        self.failureResultOf(node.fetch(0, KIB), OffsetOutOfRangeError)
+        self.disk.drain()
+        self.successResultOf(node.fetch(0, KIB))
+
+    def test_wait_for(self):
+        """Who waits for an offset wakes when it is readable; who waits for more goes on waiting."""
+        node = self.start()
+        near, far = node.wait_for(0), node.wait_for(2)
+        self.append(node, 2)
+        self.successResultOf(near)
+        self.assertNoResult(far)
+        self.append(node)
+        self.successResultOf(far)
+        self.successResultOf(node.wait_for(1))
+
+    def test_cancelled_waiters_are_forgotten(self):
+        """A cancelled waiter leaves nothing behind."""
+        node = self.start()
+        for _ in range(1000):
+            waiter = node.wait_for(5)
+            waiter.cancel()
+            self.failureResultOf(waiter, CancelledError)
+        self.assertEqual((node._waiters, node._waiter_count), ({}, 0))
+
+    def test_bound_of_waiters(self):
+        """One waiter too many is refused, and room comes back."""
+        self.patch(node_module, "WAITERS_MAX", 2)
+        node = self.start()
+        waiting = [node.wait_for(0), node.wait_for(1)]
+        self.failureResultOf(node.wait_for(0), ResourceExhaustedError)
+        self.append(node)
+        self.successResultOf(waiting[0])
+        third = node.wait_for(1)
+        self.assertNoResult(third)
+        self.append(node)
+        self.successResultOf(waiting[1])
+        self.successResultOf(third)
+
+    def test_find_offset(self):
+        """A time finds the first record at or after it; one in the future finds the next offset."""
+        node = self.start()
+        self.append(node)
+        self.wall += 10
+        self.append(node)
+        found = node.find_offset(int((self.wall - 5) * 1_000_000))
+        future = node.find_offset(int((self.wall + 1) * 1_000_000))
+        self.readers.drain()
+        self.assertEqual(self.successResultOf(found), (1, int(self.wall * 1_000_000)))
+        self.assertEqual(self.successResultOf(future), (2, 0))
+
+    def test_names(self):
+        """The default log has two names; any other is unknown."""
+        node = self.start()
+        node.check_log("")
+        node.check_log("default")
+        self.assertRaises(UnknownLogError, node.check_log, "other")
+        (server,) = node.servers()
+        self.assertEqual((server.name, server.is_leader), ("node-1", True))
+
+
+class RetentionTests(NodeTestCase):
+    """The node proposes trims; every trim is an entry."""
+
+    def house(self, node: Node, seconds: float = node_module.RETENTION_SECONDS) -> None:
+        """Let time pass on all clocks, and housekeeping happen."""
+        self.wall += seconds
+        self.monotonic += seconds
+        self.clock.advance(node_module.HOUSEKEEPING_SECONDS)
+        self.disk.drain()
+
+    def fill(self, node: Node, segments: int) -> None:
+        while len(node._log.sealed_segments()) < segments:
+            self.append(node, 1, 30_000)
+
+    def test_by_size(self):
+        """Past the bound the oldest segments go; the new lowest offset survives a restart."""
+        node = self.start(retention=Retention(size_max=200 * KIB))
+        self.fill(node, 6)
+        self.house(node)
+        lowest = self.successResultOf(node.bounds()).lowest
+        self.assertGreater(lowest, 0)
+        self.assertEqual(node._log.first_offset, lowest)
+        self.failureResultOf(node.fetch(lowest - 1, KIB), OffsetOutOfRangeError)
+        self.stop(node)
+        again = self.start()
+        self.assertEqual(self.successResultOf(again.bounds()).lowest, lowest)
+
+    def test_by_age(self):
+        """Segments older than the bound go, and only those."""
+        node = self.start(retention=Retention(age_max_seconds=int(DAY)))
+        self.fill(node, 2)
+        self.house(node, DAY / 2)
+        self.assertEqual(self.successResultOf(node.bounds()).lowest, 0)
+        self.fill(node, 4)
+        self.house(node, DAY * 0.6)
+        trimmed = self.successResultOf(node.bounds()).lowest
+        self.assertGreater(trimmed, 0)
+        self.assertEqual(len(node._log.sealed_segments()), 2)
+
+    def test_start_one_year_ahead(self):
+        """A start-up that meets a clock one year ahead trims nothing, and the node serves."""
+        node = self.start(retention=Retention(age_max_seconds=int(DAY)))
+        self.fill(node, 3)
+        self.stop(node)
+        self.wall += 365 * DAY
+        again = self.start()
+        self.house(again)
+        self.assertEqual(self.successResultOf(again.bounds()).lowest, 0)
+        self.append(again)
+
+    def test_jump_while_running(self):
+        """A wall clock that jumps while the node runs trims nothing and is reported once."""
+        node = self.start(retention=Retention(age_max_seconds=int(DAY)))
+        self.fill(node, 3)
+        self.wall += 365 * DAY
+        self.house(node)
+        self.house(node)
+        self.assertEqual(self.successResultOf(node.bounds()).lowest, 0)
+
+
+class StopTests(NodeTestCase):
+    """A stop finishes what was taken and lets the directory go."""
+
+    def test_stop_finishes_what_was_taken(self):
+        """Proposals taken before the stop are answered; later ones are refused."""
+        node = self.start()
+        first = self.propose(node)
+        self.clock.advance(0)
+        second = self.propose(node)
+        stopping = node.stopService()
+        self.failureResultOf(self.propose(node), UnavailableError)
+        self.assertNoResult(stopping)
+        self.finish(stopping)
+        self.assertEqual([self.successResultOf(d).base_offset for d in (first, second)], [0, 1])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_wakes_followers(self):
+        """Who waits at the tail is told to go on elsewhere."""
+        node = self.start()
+        waiter = node.wait_for(9)
+        self.stop(node)
+        self.failureResultOf(waiter, UnavailableError)
+        self.failureResultOf(node.wait_for(9), UnavailableError)
+
+    def test_directory_is_free_afterwards(self):
+        """The data directory can be used again at once, and everything is there."""
+        node = self.start()
+        self.append(node, 3)
+        self.stop(node)
+        again = self.start()
+        self.assertEqual(self.successResultOf(again.bounds()).next_offset, 3)
+
+    def test_limits_are_those_of_the_limits_module(self):
+        """The bounds that the tests above lower are the documented ones."""
+        for name in ("PROPOSALS_MAX", "WAITERS_MAX", "SYNC_GROUP_SIZE_MAX"):
+            self.assertEqual(getattr(node_module, name), getattr(limits, name), name)
