@@ -1,0 +1,152 @@
+"""The wire specification, the example client written from it, and the code are held against each other."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.limits import KIB, MIB
+from loghouse.protocol.batch import decode_batch
+from loghouse.protocol.codec import body_size_max
+from loghouse.protocol.entry import crc32c
+from loghouse.protocol.failures import FAILURE_FIELDS
+from tests.vectors.generate import DIRECTORY
+from tests.vectors.messages import CLUSTER, ENTRY, GROUP
+from tests.vectors.sample_session import lines
+
+ROOT = Path(__file__).resolve().parent.parent
+PATH = ROOT / "examples" / "raw_client.py"
+SPECIFICATION = ROOT / "docs" / "wire_format.md"
+
+
+def load():
+    """Import examples/raw_client.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("raw_client", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+raw_client = load()
+
+
+def block(name):
+    """Return the text of a fenced block of the specification."""
+    return SPECIFICATION.read_text().split(f"```{name}\n")[1].split("```")[0]
+
+
+VECTORS = ("wire.json", "wire_raft.json")
+LIMITS = (
+    ("| Hello | 4 KiB |", 0x0001, 4 * KIB),
+    ("Failure | 8 KiB |", 0x030F, 8 * KIB),
+    ("| 64 KiB; 256 KiB |", 0x0201, 64 * KIB),
+    ("| 64 KiB; 256 KiB |", 0x0205, 256 * KIB),
+    ("| Produce | 8 MiB + 64 |", 0x0301, 8 * MIB + 64),
+    ("FollowFrames | 8 MiB + 128 |", 0x0306, 8 * MIB + 128),
+    ("| DescribeReply | 256 KiB |", 0x030A, 256 * KIB),
+    ("9 MiB + 72; 8 MiB + 80; 80 |", 0x0103, 9 * MIB + 72),
+    ("9 MiB + 72; 8 MiB + 80; 80 |", 0x0107, 8 * MIB + 80),
+    ("9 MiB + 72; 8 MiB + 80; 80 |", 0x0105, 80),
+    ("does not know | 64 KiB |", 0x7FFF, 64 * KIB),
+)
+
+
+def as_published(found):
+    """Return decoded fields in the form of the vectors, which show what is not given as null."""
+    for extra in ("magic", "later"):
+        found.pop(extra, None)
+    if "given" in found:
+        given = found.pop("given")
+        found["batch_crc"] = found["batch_crc"] if given & 1 else None
+        found["expect_offset"] = found["expect_offset"] if given & 2 else None
+    if "logs" in found:
+        found["logs"] = [[log["group"], log["name"]] for log in found["logs"]]
+    return found
+
+
+def as_json(value):
+    """Return what the example decoded in the form of the vectors."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    return value
+
+
+class SpecificationTests(SynchronousTestCase):
+    """docs/wire_format.md says what the code does."""
+
+    def test_layouts_read_every_vector(self):
+        """By the document's layouts an independent decoder reads every vector as it is published."""
+        layouts = raw_client.parse_layouts(block("layouts"))
+        kinds = set()
+        for vector in [vector for name in VECTORS for vector in json.loads((DIRECTORY / name).read_text())]:
+            data = bytes.fromhex(vector["hex"])
+            length, kind, flags, group, stream = raw_client.HEADER.unpack(data[:16])
+            expected = (vector["kind"], 0, vector["group"], vector["stream"])
+            self.assertEqual((kind, flags, group, stream), expected)
+            self.assertEqual(length, len(data) - 16, vector["name"])
+            found = as_json(raw_client.decode(kind, data[16:], layouts))
+            self.assertEqual(as_published(found), vector["fields"], vector["name"])
+            kinds.add(f"0x{kind:04X}")
+        self.assertEqual(kinds, {name for name in layouts if name.startswith("0x")})
+
+    def test_example_has_the_same_layouts(self):
+        """The example's own layouts are the document's."""
+        layouts = raw_client.parse_layouts(block("layouts"))
+        for name, layout in raw_client.LAYOUTS.items():
+            self.assertEqual(layout, layouts[name], name)
+
+    def test_session(self):
+        """The worked session is what the code sends."""
+        self.assertEqual(block("session").splitlines(), lines())
+
+    def test_error_codes(self):
+        """Every error that can be on the wire has its row: code, numbers, texts."""
+        rows = {
+            int(cells[1]): (cells[3], cells[4].replace(", or empty", ""))
+            for cells in (row.split("|") for row in SPECIFICATION.read_text().splitlines())
+            if len(cells) == 6 and cells[1].strip().isdigit()
+        }
+        expected = {
+            cls.code: (", ".join(numbers), ", ".join(texts))
+            for cls, (numbers, texts, _) in FAILURE_FIELDS.items()
+        }
+        self.assertEqual({code: tuple(map(str.strip, row)) for code, row in rows.items()}, expected)
+
+    def test_limits(self):
+        """The limits it states are those of the code."""
+        stated = SPECIFICATION.read_text()
+        for text, kind, size in LIMITS:
+            self.assertIn(text, stated)
+            self.assertEqual(body_size_max(kind), size, text)
+
+
+class ExampleTests(SynchronousTestCase):
+    """The example's batches and entries are ours."""
+
+    def test_entry(self):
+        """It checks an entry frame as we do, and finds damage."""
+        [(kind, base, count, _, _, payload)] = raw_client.entries(CLUSTER, GROUP, ENTRY.frame)
+        self.assertEqual((kind, base, count, payload), (1, 0, 2, ENTRY.payload))
+        with self.assertRaises(ValueError):
+            list(raw_client.entries(CLUSTER, GROUP + 1, ENTRY.frame))
+        with self.assertRaises(ValueError):
+            list(raw_client.entries(CLUSTER, GROUP, ENTRY.frame[:-1] + b"x"))
+
+    def test_batch(self):
+        """Its batches and checksums are ours."""
+        values = [b"", b"hello", b"x" * 300]
+        batch = raw_client.encode_batch(values)
+        self.assertEqual([record.value for record in decode_batch(batch).records], values)
+        self.assertEqual(raw_client.crc32c(batch), crc32c(batch))
+
+    def test_size(self):
+        """It stays small enough to be read in one go, and imports nothing of ours."""
+        text = PATH.read_text()
+        self.assertLessEqual(len(text.splitlines()), 250)
+        self.assertNotIn("import loghouse", text)
+        self.assertNotIn("from loghouse", text)
