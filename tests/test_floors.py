@@ -24,7 +24,7 @@ FLOORS = {
     "api": 6,
     "client": 7,
     "service": 7,
-    "config": 7,
+    "config": 6,
     "diagnostics": 8,
     "cli": 10,
     "tap": 9,
