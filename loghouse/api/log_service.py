@@ -66,7 +66,12 @@ class LogService:
     # --- appending ------------------------------------------------------------------
 
     async def _produce(self, call: Call, request: Any) -> bytes:
-        return await self._submit_record(call, request)
+        size = self._check_record(call, request)
+        if _may_share(request):
+            offset = await self._coalescer.add(call.subject, request.record, size)
+        else:
+            offset = (await self._propose_record(call, request)).base_offset
+        return bytes(log_pb2.ProduceResponse(offset=offset).SerializeToString())
 
     async def _produce_stream(self, call: Call) -> None:
         async def submit(request: Any) -> asyncio.Future[bytes]:
@@ -75,7 +80,19 @@ class LogService:
         await Pipeline(call, submit).run()
 
     def _submit_record(self, call: Call, request: Any) -> asyncio.Future[bytes]:
-        """Check a record and propose it, with others of its turn if it may share."""
+        size = self._check_record(call, request)
+        if _may_share(request):
+            return _answered(
+                self._coalescer.add(call.subject, request.record, size),
+                lambda offset: log_pb2.ProduceResponse(offset=offset),
+            )
+        return _answered(
+            self._propose_record(call, request),
+            lambda appended: log_pb2.ProduceResponse(offset=appended.base_offset),
+        )
+
+    def _check_record(self, call: Call, request: Any) -> int:
+        """Return the size of a record that may be appended."""
         self._check_log(call, request.log)
         if not request.HasField("record"):
             raise InvalidRequestError("record", "is missing; an append needs one")
@@ -86,14 +103,11 @@ class LogService:
             raise InvalidRequestError(
                 "record", f"has {size} bytes; at most {self._record_size_max} are allowed"
             )
-        if not request.producer_id and not request.HasField("expect_offset"):
-            return _answered(
-                self._coalescer.add(call.subject, record, size),
-                lambda offset: log_pb2.ProduceResponse(offset=offset),
-            )
-        payload = log_pb2.RecordBatch(records=[record]).SerializeToString()
-        proposed = self._propose(call, request, payload, record_count=1)
-        return _answered(proposed, lambda appended: log_pb2.ProduceResponse(offset=appended.base_offset))
+        return int(size)
+
+    def _propose_record(self, call: Call, request: Any) -> asyncio.Future[Appended]:
+        payload = log_pb2.RecordBatch(records=[request.record]).SerializeToString()
+        return self._propose(call, request, payload, record_count=1)
 
     async def _produce_batch(self, call: Call, request: Any) -> bytes:
         return await (await self._submit_batch(call, request))
@@ -175,10 +189,11 @@ class LogService:
         raise AssertionError(f"a fetch at {request.offset} did not hold that offset")
 
     async def _consume_stream(self, call: Call, request: Any) -> None:
+        self._check_log(call, request.log)
         offset = request.offset
         while True:
-            self._check_log(call, request.log)
             await to_asyncio(self._node.wait_for(offset))
+            self._check_log(call, request.log)  # it may have waited for days
             fetched = await to_asyncio(self._node.fetch(offset, CONSUME_SIZE))
             for entry in decode_entries(self._node.seed, fetched.frames):
                 for record in await _records_from(entry, offset):
@@ -191,11 +206,12 @@ class LogService:
         return _fetch_response(fetched.frames, fetched.next_offset)
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
+        self._check_log(call, request.log)
         offset = request.offset
         size_max = _fetch_size(request.size_max)
         while True:
-            self._check_log(call, request.log)
             await to_asyncio(self._node.wait_for(offset))
+            self._check_log(call, request.log)
             fetched = await to_asyncio(self._node.fetch(offset, size_max))
             await call.write(_fetch_response(fetched.frames, fetched.next_offset))
             offset = fetched.next_offset
@@ -233,6 +249,11 @@ class LogService:
         # Permission first: who may do nothing here does not learn which logs there are.
         call.check(name)
         self._node.check_log(name)
+
+
+def _may_share(request: Any) -> bool:
+    """Whether a record may share an entry: sequences and expected offsets belong to whole entries."""
+    return not request.producer_id and not request.HasField("expect_offset")
 
 
 def _answered(work: asyncio.Future[Any], response: Any) -> asyncio.Future[bytes]:

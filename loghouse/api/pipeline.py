@@ -47,7 +47,7 @@ class Pipeline:
         finally:
             reader.cancel()
             for answer, _ in self._answers:
-                answer.cancel()
+                _forget(answer)
             await asyncio.gather(reader, return_exceptions=True)
 
     async def _read(self) -> None:
@@ -83,6 +83,12 @@ class Pipeline:
     async def _wait(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _forget(answer: asyncio.Future[bytes]) -> None:
+    """Cancel an answer that nobody will get; one that failed already counts as seen."""
+    if not answer.cancel() and not answer.cancelled():
+        answer.exception()
 
 
 def _failed(error: Exception) -> asyncio.Future[bytes]:
