@@ -39,7 +39,7 @@ class RaftConfig:
     snapshot_ticks: int = 20
     append_size_max: int = 1 * MIB
     inflight_entries_max: int = 4096
-    inflight_size_max: int = 16 * MIB
+    inflight_size_max: int = 4 * MIB
     proposals_max: int = PROPOSALS_MAX
     proposals_size_max: int = PROPOSALS_SIZE_MAX
     committed_size_max: int = 8 * MIB

@@ -198,9 +198,9 @@ class Elections(Reads):
         elif self.role is Role.CANDIDATE and not message.pre_vote:
             expected_term = self.term
         else:
-            return self._refuse("vote nobody asked for")
+            return self._refuse("vote not asked for, or too late")
         if message.term != expected_term or source not in self._voters:
-            return self._refuse("vote nobody asked for")
+            return self._refuse("vote of another term or of no voter")
         return self._count_vote(source, message.granted)
 
     def _on_timeout_now(self, source: int, message: TimeoutNow) -> None:

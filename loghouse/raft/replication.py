@@ -116,7 +116,9 @@ class Replication(Roles):
         if message.success:
             self._on_append_success(source, progress, message.index)
         else:
-            hint = self._log.last_at_or_below(message.hint_index, message.hint_term)
+            hint = message.hint_index
+            if hint >= self._log.first_index:
+                hint = self._log.last_at_or_below(hint, message.hint_term)
             if not progress.reject(message.index, hint + 1):
                 self._refuse("stale rejection")
         return None

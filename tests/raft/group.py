@@ -62,7 +62,10 @@ class Node:
 
     def describe(self):
         raft = self.raft
-        return f"{raft.role.value} term {raft.term} last {raft.last_index} commit {raft.commit_index}"
+        durable = f" durable {raft.durable_index}" if raft.durable_index != raft.last_index else ""
+        return (
+            f"{raft.role.value} term {raft.term} last {raft.last_index}{durable} commit {raft.commit_index}"
+        )
 
 
 class Group:

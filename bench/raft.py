@@ -1,0 +1,108 @@
+"""Propose-to-commit of a group of three cores in one process: no network, no disk, no encoding.
+
+    python bench/raft.py [--entries N] [--batch N ...] [--size BYTES]
+
+`--batch` proposals share a turn, as they do when a disk or a network is busy.
+"""
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.entry import frame_seed
+from loghouse.raft.config import RaftConfig
+from loghouse.raft.core import Raft
+from loghouse.raft.membership import bootstrap_entry
+from loghouse.raft.ready import HardState, Proposal, Role
+from loghouse.testing.memory_log import MemoryLog
+
+SEED = frame_seed(bytes(16), 1)
+
+
+class Trio:
+    """Three members whose messages arrive at once and whose disks are instant."""
+
+    def __init__(self) -> None:
+        configuration = Configuration()
+        for name in "abc":
+            configuration = configuration.with_member(name, name.encode() * 16, MemberRole.VOTER)
+        self.logs = {}
+        self.cores = {}
+        self.messages = 0
+        for id_ in (1, 2, 3):
+            log = MemoryLog([bootstrap_entry(SEED, configuration, 0)], HardState(1, 0))
+            self.logs[id_] = log
+            self.cores[id_] = Raft(
+                RaftConfig(),
+                id=id_,
+                group=1,
+                seed=SEED,
+                reader=log,
+                hard_state=log.hard_state,
+                rng=random.Random(id_),
+            )
+
+    def run(self) -> None:
+        """Work until there is none."""
+        cores, logs = self.cores, self.logs
+        busy = True
+        while busy:
+            busy = False
+            for id_, core in cores.items():
+                ready = core.ready()
+                if ready is None:
+                    continue
+                busy = True
+                for envelope in ready.messages_now:
+                    cores[envelope.target].step(envelope)
+                logs[id_].persist(ready)
+                core.persisted(ready.token)
+                for envelope in ready.messages_after_persist:
+                    cores[envelope.target].step(envelope)
+                self.messages += len(ready.messages_now) + len(ready.messages_after_persist)
+
+    def elect(self) -> Raft:
+        """Return the leader."""
+        while True:
+            for core in self.cores.values():
+                core.tick()
+            self.run()
+            for core in self.cores.values():
+                if core.role is Role.LEADER:
+                    return core
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--entries", type=int, default=60_000)
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 16, 64])
+    parser.add_argument("--size", type=int, default=170)
+    options = parser.parse_args()
+    proposal = Proposal(payload=bytes(options.size), record_count=1, payload_crc=0)
+    for batch in options.batch:
+        trio = Trio()
+        leader = trio.elect()
+        trio.messages = 0
+        first = leader.commit_index
+        start = time.process_time()
+        for _ in range(options.entries // batch):
+            for _ in range(batch):
+                leader.propose(proposal, 0)
+            trio.run()
+        seconds = time.process_time() - start
+        committed = leader.commit_index - first
+        assert committed == options.entries // batch * batch
+        print(
+            f"{batch:3} proposals a turn: {committed / seconds:9,.0f} entries/s, "
+            f"{trio.messages / seconds:9,.0f} messages/s"
+        )
+
+
+if __name__ == "__main__":
+    main()
