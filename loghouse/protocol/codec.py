@@ -13,6 +13,7 @@ from typing import Final
 
 from loghouse.errors import MalformedMessageError
 from loghouse.limits import UNKNOWN_SIZE_MAX
+from loghouse.protocol import raft_messages
 from loghouse.protocol.client_messages import CLIENT_MESSAGES
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.framing import Frame, pack_header
@@ -33,7 +34,14 @@ def _registry() -> Mapping[int, type[Message]]:
 
 
 MESSAGES: Final = _registry()
-_SIZE_MAX: Final = {kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()}
+# Raft's messages carry addresses before them and entries of a log in them, so they decode to envelopes.
+RAFT_KINDS: Final = frozenset(raft_messages.BY_KIND)
+BULK_KINDS: Final = raft_messages.BULK_KINDS
+_SIZE_MAX: Final = {
+    **{kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()},
+    **{kind: cls.SIZE_MAX + raft_messages.ADDRESS_SIZE for kind, cls in raft_messages.BY_KIND.items()},
+}
+assert len(_SIZE_MAX) == len(MESSAGES) + len(RAFT_KINDS), "a kind twice"
 
 
 def body_size_max(kind: int) -> int:
@@ -51,7 +59,7 @@ def encode(message: Message, *, group: int = 0, stream: int = 0) -> tuple[Buffer
 
 
 def decode(frame: Frame) -> Message | None:
-    """Return the message in a frame; None when its kind is not known.
+    """Return the message in a frame; None when its kind is not known (or is Raft's).
 
     Raises:
         MalformedMessageError: The body is not a message of that kind.
@@ -62,3 +70,23 @@ def decode(frame: Frame) -> Message | None:
     if len(frame.body) > cls.SIZE_MAX:
         raise MalformedMessageError(f"{cls.__name__} has {len(frame.body)} bytes, at most {cls.SIZE_MAX}")
     return cls.decode(frame.body)
+
+
+def encode_envelope(envelope: raft_messages.Envelope) -> tuple[Buffer, ...]:
+    """Return the frame of a Raft message in pieces; entry payloads are not copied."""
+    kind, group, body = raft_messages.envelope_to_wire(envelope)
+    header = pack_header(sum(map(len, body)), kind, group=group)
+    return (b"".join((header, *body[:2])), *body[2:])
+
+
+def decode_envelope(frame: Frame, seed: int) -> raft_messages.Envelope:
+    """Return the Raft message in a frame of one of `RAFT_KINDS`.
+
+    Args:
+        frame: What came.
+        seed: The `frame_seed` of its group.
+
+    Raises:
+        MalformedMessageError: The body is not a message of that kind, or an entry in it is damaged.
+    """
+    return raft_messages.envelope_from_wire(frame.kind, frame.group, frame.body, seed)

@@ -145,6 +145,7 @@ FAILURE_FIELDS: Final[Mapping[type[LoghouseError], _Fields]] = {
     ),
     errors.UnauthenticatedError: _plain(errors.UnauthenticatedError),
     errors.UnknownLogError: ((), ("name",), lambda f: errors.UnknownLogError(*f.texts)),
+    errors.UnknownServiceError: ((), ("name",), lambda f: errors.UnknownServiceError(*f.texts)),
     errors.MembershipError: _plain(errors.MembershipError),
     errors.NotSupportedError: _plain(errors.NotSupportedError),
 }

@@ -31,12 +31,22 @@ from loghouse.protocol.client_messages import (
     Failure,
     FollowFrames,
 )
-from loghouse.protocol.codec import CLIENT_KINDS, MESSAGES, OPTIONAL_KIND, body_size_max, decode, encode
+from loghouse.protocol.codec import (
+    CLIENT_KINDS,
+    MESSAGES,
+    OPTIONAL_KIND,
+    RAFT_KINDS,
+    body_size_max,
+    decode,
+    encode,
+    encode_envelope,
+)
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.framing import Frame, FrameBuffer
 from loghouse.protocol.greeting import Agreement, Certified, agree
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
 from loghouse.protocol.message import Message
+from loghouse.protocol.raft_messages import Envelope
 from loghouse.protocol.streams import AskedStreams, ServedStreams
 
 
@@ -59,11 +69,18 @@ class LinkUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageReceived:
-    """A node's message (Raft, gossip): no request and no answer."""
+    """A node's message other than Raft's: no request and no answer."""
 
     message: Message
     group: int
     stream: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftFrameReceived:
+    """A node's Raft message, not decoded: `codec.decode_envelope` does that with the group's seed."""
+
+    frame: Frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +146,7 @@ class LinkFailed:
 Event: TypeAlias = (
     LinkUp
     | MessageReceived
+    | RaftFrameReceived
     | RequestReceived
     | CreditReceived
     | CancelReceived
@@ -147,7 +165,7 @@ def _kinds(*classes: type[Message]) -> frozenset[int]:
 _LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
 _REPLY_KINDS: Final = _kinds(*REPLIES.values(), Failure)
 _REQUEST_KINDS: Final = _kinds(*CLIENT_MESSAGES) - _REPLY_KINDS
-_NODE_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0100 <= kind < 0x0300)
+_NODE_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0200 <= kind < 0x0300) | RAFT_KINDS
 _DESCRIBING: Final = _kinds(Describe, Cancel)
 _DESCRIBED: Final = _kinds(DescribeReply, Failure)
 
@@ -249,6 +267,11 @@ class Session:
         assert self.state in (LinkState.UP, LinkState.CLOSING), self.state
         self._send(message, group=group, stream=stream)
 
+    def send_raft(self, envelope: Envelope) -> None:
+        """Queue a Raft message."""
+        assert self.state in (LinkState.UP, LinkState.CLOSING), self.state
+        self._outgoing += encode_envelope(envelope)
+
     def ping(self, token: int) -> None:
         """Ask the peer for a sign of life."""
         self.send(Ping(token=token))
@@ -311,11 +334,13 @@ class Session:
             return body_size_max(kind)
         if self.state is LinkState.GREETING:
             raise ProtocolError(f"frame kind {kind:#06x} before Hello")
-        if kind in MESSAGES:
-            raise ProtocolError(f"{MESSAGES[kind].__name__} may not come on this connection")
+        if kind in MESSAGES or kind in RAFT_KINDS:
+            raise ProtocolError(f"frame kind {kind:#06x} may not come on this connection")
         return body_size_max(kind)
 
     def _receive_frame(self, frame: Frame) -> Event | None:
+        if frame.kind in RAFT_KINDS:
+            return RaftFrameReceived(frame=frame)
         message = decode(frame)
         if message is None:
             self._receive_unknown(frame)

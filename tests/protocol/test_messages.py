@@ -213,6 +213,7 @@ class FailureTests(SynchronousTestCase):
         errors.PermissionDeniedError("nobody", "produce", "default"),
         errors.UnauthenticatedError("no certificate"),
         errors.UnknownLogError("x"),
+        errors.UnknownServiceError("x"),
         errors.MembershipError("no"),
         errors.NotSupportedError("not yet"),
         errors.FrameTooLargeError(1, 2, 3),

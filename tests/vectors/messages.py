@@ -33,6 +33,20 @@ from loghouse.protocol.gossip_messages import (
     SwimPingReq,
 )
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
+from loghouse.protocol.log_state import LogState, encode_log_state
+from loghouse.protocol.raft_messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Envelope,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+    ReadIndex,
+    ReadIndexReply,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+)
 
 CLUSTER = bytes.fromhex("6c6f67686f7573652d74657374000001")
 DISK_A = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
@@ -143,4 +157,33 @@ MESSAGES = (
     ("failure: offset out of range", Failure.of(errors.OffsetOutOfRangeError(9, 0, 2)), 3),
     ("failure: not permitted", Failure.of(errors.PermissionDeniedError("nobody", "produce", "default")), 1),
     ("failure: not leader", Failure.of(errors.NotLeaderError("b")), 1),
+)
+
+# name, message; each from member 1 to member 2
+RAFT_MESSAGES = (
+    ("request vote", RequestVote(term=5, last_log_index=3, last_log_term=1, transfer=True)),
+    ("request pre-vote", RequestVote(term=5, last_log_index=3, last_log_term=1, pre_vote=True)),
+    ("request vote reply", RequestVoteReply(term=5, granted=True)),
+    (
+        "append entries",
+        AppendEntries(term=5, prev_log_index=2, prev_log_term=1, commit_index=2, entries=(ENTRY,)),
+    ),
+    ("append entries, none", AppendEntries(term=5, prev_log_index=2, prev_log_term=1, commit_index=2)),
+    ("append entries reply", AppendEntriesReply(term=5, success=True, index=3)),
+    (
+        "append entries reply, conflict",
+        AppendEntriesReply(term=5, success=False, index=9, hint_index=3, hint_term=1),
+    ),
+    ("heartbeat", Heartbeat(term=5, commit_index=3, read_round=2**64 - 1)),
+    ("heartbeat reply", HeartbeatReply(term=5, read_round=2**64 - 1, last_index=3, timestamp=TIME)),
+    (
+        "install snapshot",
+        InstallSnapshot(term=5, state=encode_log_state(LogState(index=3, term=1, next_offset=2))),
+    ),
+    ("timeout now", TimeoutNow(term=5)),
+    ("read index", ReadIndex(term=5, context=77)),
+    ("read index reply", ReadIndexReply(term=5, context=77, index=3)),
+)
+ENVELOPES = tuple(
+    (name, Envelope(group=GROUP, source=1, target=2, message=message)) for name, message in RAFT_MESSAGES
 )
