@@ -29,7 +29,7 @@ from loghouse.node_api import NodeLike
 
 HEALTH_SECONDS: Final = 1.0
 
-OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A taken port is an error at boot, not half of the connections.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
@@ -49,6 +49,11 @@ OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
 )
+
+
+def channel_options() -> list[tuple[str, int]]:
+    """Return the limits of every door of ours, for a grpc server."""
+    return list(_OPTIONS)
 
 
 class GrpcServer:
@@ -80,7 +85,7 @@ class GrpcServer:
         guard = Guard(authorizer, clock=clock, anonymous="" if credentials else anonymous)
         self.health = HealthService(node)
         self._health_timer: asyncio.TimerHandle | None = None
-        self._server = aio.server(options=OPTIONS, maximum_concurrent_rpcs=GRPC_CALLS_MAX)
+        self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=GRPC_CALLS_MAX)
         services: list[tuple[str, Any]] = [
             (log_service.SERVICE, LogService(node, record_size_max=record_size_max)),
             (cluster_service.SERVICE, ClusterService()),
