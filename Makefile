@@ -2,12 +2,97 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROTO_VENV := .venv-proto
+# What `make run` puts through the node, where the node listens, and whether it stops afterwards (ONCE=1).
+FILE ?= README.md
+LISTEN ?= 127.0.0.1:8400
+ONCE ?=
 
-.PHONY: lint types check
+# Everything the installed package is made of: a change makes pip install it again.
+SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
+	setup.cfg pyproject.toml README.md
 
-lint:
+.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging check clean
+
+help:
+	@echo 'make run      a node with certificates; FILE=... LISTEN=... ONCE=1'
+	@echo 'make test     the suite under both runners'
+	@echo 'make check    everything that must be green: lint, types, drift, tests'
+	@echo 'also: certs, proto, coverage, packaging, clean'
+
+# --- environments: each has a stamp file, newer than what it was made from ------
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Loghouse needs Python 3.11 or later; this is %s. Try: make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+# The package alone, not editable, for `make run`: what a user would get.
+$(VENV)/.installed: $(VENV)/pyvenv.cfg $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+# And what tests and checks need.
+$(VENV)/.developed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@touch $@
+
+$(PROTO_VENV)/.installed:
+	$(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.76.0
+	@touch $@
+
+# --- use -------------------------------------------------------------------------
+
+run: $(VENV)/.installed
+	@$(BIN)/loghouse demo --file '$(FILE)' --listen '$(LISTEN)' $(if $(ONCE),--once)
+
+certs: $(VENV)/.installed
+	$(BIN)/loghouse certs init
+	$(BIN)/loghouse certs node node-1 --cluster loghouse --host localhost --host 127.0.0.1
+	$(BIN)/loghouse certs client root
+	$(BIN)/loghouse certs client nobody
+
+# --- checks ----------------------------------------------------------------------
+
+test: test-pytest test-trial
+
+test-pytest: $(VENV)/.developed
+	$(BIN)/python -m pytest
+
+test-trial: $(VENV)/.developed
+	$(BIN)/python -m twisted.trial tests
+
+lint: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types:
+types: $(VENV)/.developed
 	$(BIN)/mypy
+
+coverage: $(VENV)/.developed
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+packaging: $(VENV)/.developed
+	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py
+
+check: lint types drift test
+
+# --- generated code ----------------------------------------------------------------
+
+# An old generator: what it makes runs with every newer grpcio and protobuf.
+PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto proto/loghouse/api/v1/log.proto
+
+proto: $(PROTO_VENV)/.installed
+	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=.
+
+drift: $(PROTO_VENV)/.installed
+	@rm -rf build/proto && mkdir -p build/proto
+	$(PROTOC) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto
+	@for file in build/proto/loghouse/api/v1/*; do \
+		diff -u "loghouse/api/v1/$$(basename $$file)" "$$file" \
+		|| { echo "generated code differs from proto/: run make proto and commit"; exit 1; }; \
+	done
+
+clean:
+	rm -rf $(VENV) $(PROTO_VENV) build dist dev *.egg-info _trial_temp* .coverage*

@@ -6,7 +6,6 @@ command.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -31,6 +30,7 @@ from twisted.python.logfile import LogFile
 from loghouse import __version__
 from loghouse.config import NodeConfig, load
 from loghouse.diagnostics import make_observer
+from loghouse.service import make_service
 
 
 class Options(usage.Options):
@@ -149,6 +149,5 @@ def makeService(options: Options) -> IService:
     # `twist` has its own observer and no application to ask; only twistd's options know `nodaemon`.
     twistd_options = parent if parent is not None and "nodaemon" in parent else None
     boot = BootService(options.config, twistd_options)
-    service: Any = importlib.import_module("loghouse.service")
-    service.make_service(options.config).setServiceParent(boot)
+    make_service(options.config).setServiceParent(boot)
     return cast(IService, boot)

@@ -1,0 +1,142 @@
+"""What is in the wheel and the sdist, and that both work from a clean venv (slow: LOGHOUSE_PACKAGING=1)."""
+
+import ast
+import configparser
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from tests.test_floors import imports_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command, cwd):
+    """Run a command outside the checkout's reach; return its output."""
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
+    )
+    if done.returncode:
+        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+class SettingsTests(SynchronousTestCase):
+    """The packaging files, read as they are."""
+
+    def setUp(self):
+        self.setup = configparser.ConfigParser()
+        self.setup.read(ROOT / "setup.cfg")
+
+    def test_pyproject_is_the_build_system_only(self):
+        """Everything but the build system is in setup.cfg."""
+        self.assertEqual(list(tomllib.loads((ROOT / "pyproject.toml").read_text())), ["build-system"])
+
+    def test_plugin_is_packaged(self):
+        """twisted.plugins is listed by name, because a folder without __init__.py is not found otherwise."""
+        included = self.setup["options.packages.find"]["include"].split()
+        self.assertEqual(included, ["loghouse", "loghouse.*", "twisted.plugins"])
+
+    def test_every_dependency_has_a_lower_bound(self):
+        """A dependency without one breaks on machines that have an old version."""
+        for line in self.setup["options"]["install_requires"].strip().splitlines():
+            self.assertRegex(line, r"^[A-Za-z0-9-]+(\[[a-z,]+\])?>=[0-9.]+(;.*)?$")
+
+    def test_every_import_is_a_dependency(self):
+        """The package imports nothing that installing it does not bring."""
+        names = {
+            "twisted": "Twisted",
+            "zope": "Twisted",
+            "OpenSSL": "pyOpenSSL",
+            "service_identity": "service-identity",
+            "grpc": "grpcio",
+            "grpc_health": "grpcio-health-checking",
+            "grpc_reflection": "grpcio-reflection",
+            "grpc_status": "grpcio-status",
+            "google": "protobuf",
+            "yaml": "PyYAML",
+        }
+        required = re.findall(r"(?m)^([A-Za-z0-9-]+)", self.setup["options"]["install_requires"].strip())
+        found = set()
+        for path in (ROOT / "loghouse").rglob("*.py"):
+            for name in imports_of(ast.parse(path.read_text())):
+                top = name.split(".")[0]
+                if top not in sys.stdlib_module_names and top != "loghouse":
+                    found.add(names.get(top, top))
+        self.assertEqual(found - set(required), set())
+
+
+class InstallTests(SynchronousTestCase):
+    """Both distributions, built and installed as a user would."""
+
+    timeout = 900
+
+    def setUp(self):
+        if not os.environ.get("LOGHOUSE_PACKAGING"):
+            raise SkipTest("slow, and needs a package index; set LOGHOUSE_PACKAGING=1")
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir(parents=True)
+        run(sys.executable, "-m", "build", "--outdir", self.folder / "dist", ROOT, cwd=self.folder)
+        (self.wheel,) = (self.folder / "dist").glob("*.whl")
+        (self.sdist,) = (self.folder / "dist").glob("*.tar.gz")
+
+    def test_distributions(self):
+        """Each holds what it should, and installs, works and goes away again."""
+        self.check_contents()
+        for distribution in (self.wheel, self.sdist):
+            self.check_install(distribution)
+
+    def check_contents(self):
+        names = zipfile.ZipFile(self.wheel).namelist()
+        self.assertIn("twisted/plugins/loghouse_plugin.py", names)
+        self.assertIn("loghouse/py.typed", names)
+        self.assertIn("loghouse/api/v1/log_pb2_grpc.py", names)
+        self.assertEqual(
+            [name for name in names if re.match(r"twisted/(?!plugins/loghouse_plugin)", name)], []
+        )
+        self.assertEqual([name for name in names if name.startswith(("tests/", "bench/"))], [])
+        self.assertTrue(any(name.endswith("/LICENSE") for name in names), names)
+        with tarfile.open(self.sdist) as archive:
+            inside = {name.split("/", 1)[-1] for name in archive.getnames()}
+        for name in (
+            "setup.cfg",
+            "README.md",
+            "LICENSE",
+            "loghouse/tap.py",
+            "twisted/plugins/loghouse_plugin.py",
+        ):
+            self.assertIn(name, inside)
+
+    def check_install(self, distribution):
+        home = self.folder / f"venv-{distribution.suffix.strip('.')}"
+        venv.create(home, with_pip=True)
+        python, scripts = home / "bin" / "python", home / "bin"
+        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        run(*pip, "install", distribution, cwd=self.folder)
+        self.assertIn("Run a node of Loghouse", run(scripts / "twistd", "--help", cwd=self.folder))
+        self.assertIn("--config", run(scripts / "twistd", "loghouse", "--help", cwd=self.folder))
+        self.assertRegex(run(scripts / "loghouse", "--version", cwd=self.folder), r"^loghouse \d")
+        self.assertIn("data_dir: data", run(scripts / "loghouse", "config", "example", cwd=self.folder))
+        input_file = self.folder / "input"
+        input_file.write_text("one\ntwo\n")
+        shown = run(
+            *(scripts / "loghouse", "demo", "--once", "--file", input_file, "--listen", "127.0.0.1:18411"),
+            *("--dir", home / "dev"),
+            cwd=self.folder,
+        )
+        self.assertIn("every byte came back as it went in", shown)
+        run(*pip, "check", cwd=self.folder)
+        run(*pip, "uninstall", "--yes", "loghouse", cwd=self.folder)
+        self.assertNotIn("oghouse", run(scripts / "twistd", "--help", cwd=self.folder))
+        run(python, "-c", "import twisted.plugins, twisted.application.service", cwd=self.folder)

@@ -1,0 +1,168 @@
+"""House rules that no linter knows (style.md of the design, CONTRIBUTING.md): sizes, names, leftovers."""
+
+import ast
+import re
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).resolve().parent.parent
+LINE_LENGTH_MAX = 110
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 600
+
+# Files that may be longer, each with the reason. Take an entry out when its file shrinks.
+LONGER_FILES: dict[str, str] = {
+    "loghouse/storage/log.py": "one class that readers and the one writer share; its parts are files already",
+    "loghouse/testing/disk.py": "one simulated disk; its faults make no sense apart",
+}
+# Functions that may be longer, as "path:name", each with the reason.
+LONGER_FUNCTIONS: dict[str, str] = {}
+
+PRINT_ALLOWED = ("loghouse/cli/", "loghouse/testing/", "bench/", "examples/")
+BANNED_WORDS = {"manager", "handler", "processor", "engine", "helper", "helpers", "util", "utils", "misc"}
+BANNED_NAMES = {"data", "info"}  # fine as a part of a name: data_dir, dataReceived
+
+# Text of one machine or one workplace has no business in a repository.
+PLACES = re.compile(r"(?<![\w.])/(?:work|root|home/[a-z]\w*|Users/[a-z]\w*)/[\w.]", re.IGNORECASE)
+# A leftover must say why, or where it is tracked: "TODO: because ..." alone says neither.
+LEFTOVER = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b(?!\([^)\s][^)]*\): \S)")
+TEXT_SUFFIXES = {".py", ".md", ".cfg", ".toml", ".yaml", ".yml", ".proto", ".conf", ".csv", ".txt", ".sh", ""}
+
+
+def sources(*folders):
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if "api/v1" not in path.as_posix():
+                yield path
+
+
+def texts():
+    """Every text file of ours that git would take."""
+    skipped = {"__pycache__", "build", "dist", "dev", "_trial_temp"}
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        if any(part in skipped or (part.startswith(".") and part != ".ci") for part in parts):
+            continue
+        if parts[0].startswith(("tests.", "_trial_temp")) or parts[0].endswith(".egg-info"):
+            continue
+        if path.is_file() and path.suffix in TEXT_SUFFIXES and "api/v1" not in path.as_posix():
+            yield path
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def definitions(tree):
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def words_of(name):
+    """The words of a snake_case or CamelCase name, in lower case."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
+
+
+class SizeTests(SynchronousTestCase):
+    """Lines, functions and files stay readable."""
+
+    def test_lines(self):
+        """No line of Python is longer than the limit; notes for tools at its end do not count."""
+        long = [
+            f"{relative(path)}:{number}: {len(line)} columns"
+            for path in sources("loghouse", "tests", "twisted")
+            for number, line in enumerate(path.read_text().splitlines(), 1)
+            if len(re.sub(r"  # (?:type: ignore|noqa|pragma).*", "", line)) > LINE_LENGTH_MAX
+        ]
+        self.assertEqual(long, [])
+
+    def test_functions(self):
+        """No function of ours is longer than the limit."""
+        long = {}
+        for path in sources("loghouse", "twisted"):
+            for node in definitions(ast.parse(path.read_text())):
+                line_count = node.end_lineno - node.lineno + 1
+                if not isinstance(node, ast.ClassDef) and line_count > FUNCTION_LINES_MAX:
+                    long[f"{relative(path)}:{node.name}"] = line_count
+        self.assertEqual({k: v for k, v in long.items() if k not in LONGER_FUNCTIONS}, {})
+        self.assertEqual(set(LONGER_FUNCTIONS) - set(long), set(), "no longer needed")
+
+    def test_files(self):
+        """No file is longer than the limit, unless it is listed with a reason."""
+        long = {
+            relative(path): line_count
+            for path in sources("loghouse", "tests", "twisted")
+            if (line_count := len(path.read_text().splitlines())) > FILE_LINES_MAX
+        }
+        self.assertEqual({k: v for k, v in long.items() if k not in LONGER_FILES}, {})
+        self.assertEqual(set(LONGER_FILES) - set(long), set(), "no longer needed")
+
+
+class NameTests(SynchronousTestCase):
+    """Names say what a thing is."""
+
+    def test_banned_words(self):
+        """No module, class or function of ours is a manager, handler, helper and the like."""
+        found = []
+        for path in sources("loghouse"):
+            names = [path.stem, *(node.name for node in definitions(ast.parse(path.read_text())))]
+            found += [
+                f"{relative(path)}: {name}"
+                for name in names
+                if words_of(name) & BANNED_WORDS or name.lower() in BANNED_NAMES
+            ]
+        self.assertEqual(found, [])
+
+    def test_words_are_found(self):
+        """The rule sees a banned word in any spelling."""
+        for name in ("RequestHandler", "string_utils", "HTTPManager", "_handler"):
+            self.assertTrue(words_of(name) & BANNED_WORDS, name)
+        for name in ("handle", "handlebar", "Utility", "data_dir"):
+            self.assertFalse(words_of(name) & BANNED_WORDS, name)
+
+
+class LeftoverTests(SynchronousTestCase):
+    """Nothing of the workshop is left in the house."""
+
+    def test_print(self):
+        """`print` is for the command line and for test support."""
+        found = []
+        for path in sources("loghouse", "twisted"):
+            if relative(path).startswith(PRINT_ALLOWED):
+                continue
+            lines = path.read_text().splitlines()
+            for node in ast.walk(ast.parse("\n".join(lines))):
+                called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                if called and node.func.id == "print" and "noqa: T201 - " not in lines[node.lineno - 1]:
+                    found.append(f"{relative(path)}:{node.lineno}")
+        self.assertEqual(found, [])
+
+    def test_leftovers(self):
+        """A TODO says in brackets where it is tracked or what it waits for, and then what is to do."""
+        found = [
+            f"{relative(path)}:{number}: {line.strip()}"
+            for path in texts()
+            if path != Path(__file__).resolve()
+            for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+            if LEFTOVER.search(line)
+        ]
+        self.assertEqual(found, [])
+        self.assertTrue(LEFTOVER.search("# TODO: later"))
+        self.assertFalse(LEFTOVER.search("# TODO(when Twisted 27 is out): use its own"))
+
+    def test_places(self):
+        """No file names a path of somebody's machine."""
+        found = [
+            f"{relative(path)}:{number}: {line.strip()}"
+            for path in texts()
+            for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+            if PLACES.search(line)
+        ]
+        self.assertEqual(found, [])
+        self.assertTrue(PLACES.search("open('" + "/" + "home/ann/x')"))
+        self.assertFalse(PLACES.search("https://example.com/work/x"))
+
+    def test_no_init_beside_the_plugin(self):
+        """An __init__.py under twisted/ would hide Twisted's own package."""
+        self.assertEqual([relative(path) for path in (ROOT / "twisted").rglob("__init__.py")], [])
