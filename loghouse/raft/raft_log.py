@@ -97,7 +97,7 @@ class RaftLog:
             return 0
         try:
             return self._reader.term_at(index)
-        except IndexError:  # trimmed meanwhile
+        except LookupError:  # trimmed meanwhile
             return 0
 
     def matches(self, index: int, term: int) -> bool:
@@ -108,13 +108,13 @@ class RaftLog:
         """Return entries from `low` up to `high`: at least one, then while they fit `size_max` bytes.
 
         Raises:
-            IndexError: `low` is (or was meanwhile) trimmed.
+            LookupError: `low` is (or was meanwhile) trimmed.
         """
         assert low <= high <= self.last_index
         if low < self._window_first:
             if self._start is not None or low < self._reader.first_index:
-                raise IndexError(f"entry {low} is trimmed")
-            return self._reader.entries(low, min(high, self._window_first - 1), size_max)
+                raise LookupError(f"entry {low} is trimmed")
+            return self._reader.entries(low, min(high + 1, self._window_first), size_max)
         start = low - self._window_first
         end = bisect_right(self._ends, self._end_of(low - 1) + size_max, start, high + 1 - self._window_first)
         return self._window[start : max(end, start + 1)]

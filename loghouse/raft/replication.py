@@ -66,7 +66,7 @@ class Replication(Roles):
         high = min(log.last_index, next_index + count_max - 1)
         try:
             entries = tuple(log.entries(next_index, high, size_max)) if high >= next_index else ()
-        except IndexError:  # trimmed
+        except LookupError:  # trimmed
             self._send_snapshot(id_, progress)
             return False
         size = sum(entry.size for entry in entries)

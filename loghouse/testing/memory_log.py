@@ -35,10 +35,10 @@ class MemoryLog:
         return self.stored[self._position(index)].term
 
     def entries(self, low: int, high: int, size_max: int) -> list[Entry]:
-        """Entries `low` to `high`, both included: at least one, then while they fit."""
+        """Entries from `low` up to, not including, `high`: at least one, then while they fit."""
         found: list[Entry] = []
         size = 0
-        for entry in self.stored[self._position(low) : self._position(high) + 1]:
+        for entry in self.stored[self._position(low) : self._position(high - 1) + 1]:
             size += entry.size
             if found and size > size_max:
                 break
@@ -56,7 +56,7 @@ class MemoryLog:
     def _position(self, index: int) -> int:
         position = index - self.first_index
         if not 0 <= position < len(self.stored):
-            raise IndexError(f"entry {index} is not held; {self.first_index} to {self.last_index} are")
+            raise LookupError(f"entry {index} is not held; {self.first_index} to {self.last_index} are")
         return position
 
     # --- writing ------------------------------------------------------------------
