@@ -53,7 +53,7 @@ class LogReader(Protocol):
         """The term of an entry from `first_index - 1` (0 for index 0) to `last_index`."""
 
     def entries(self, low: int, high: int, size_max: int) -> list[Entry]:
-        """Entries from `low` up to, not including, `high`: at least one, then while they fit `size_max` bytes.
+        """Entries from `low` up to, not including, `high`: at least one, then those that fit `size_max`.
 
         Fewer are fine. Raises LookupError when `low` was trimmed meanwhile; so do `term_at` and `state_at`.
         """
