@@ -31,7 +31,7 @@ class ThreadQueue:
     """A fixed number of threads taking work from one queue; with one thread, work keeps its order."""
 
     def __init__(
-        self, name: str, call_from_thread: Callable[[Callable[[], None]], None], thread_count: int = 1
+        self, name: str, call_from_thread: Callable[[Callable[[], None]], object], thread_count: int = 1
     ) -> None:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._call_from_thread = call_from_thread

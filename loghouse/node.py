@@ -67,9 +67,14 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Time, injected: the reactor's for scheduling, the wall's for timestamps, a monotonic one for age."""
+    """Time, injected.
+
+    `scheduler` is for what happens later, `soon` runs work at the end of this turn of the reactor, `wall` is
+    for timestamps, `monotonic` for age; both in seconds.
+    """
 
     scheduler: IReactorTime
+    soon: Callable[[Callable[[], None]], object]
     wall: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -260,7 +265,7 @@ class Node(Service):
         if self._group is None and not self._turn_scheduled:
             # Not at once: what else this turn of the reactor brings shares the sync.
             self._turn_scheduled = True
-            self._clocks.scheduler.callLater(0, self._turn)
+            self._clocks.soon(self._turn)
         return pending.done
 
     def _turn(self) -> None:

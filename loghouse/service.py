@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from loghouse.api.credentials import ServerCredentials, TlsFiles
 from loghouse.api.server import GrpcServer
 from loghouse.auth.policy import Authorizer
-from loghouse.bridge import from_asyncio
+from loghouse.bridge import call_from_thread, call_soon, from_asyncio
 from loghouse.config import NodeConfig
 from loghouse.disk import ThreadQueue, WorkQueue
 from loghouse.errors import LoghouseError
@@ -88,14 +88,14 @@ class NodeService(Service):
         self.node = Node(
             _node_options(config),
             files=OsFiles(),
-            clocks=Clocks(cast(IReactorTime, reactor), time.time, time.monotonic),
+            clocks=Clocks(cast(IReactorTime, reactor), call_soon, time.time, time.monotonic),
             random_bytes=os.urandom,
             make_queue=self._make_queue,
             on_fatal=self._die,
         )
 
     def _make_queue(self, name: str, thread_count: int) -> WorkQueue:
-        return ThreadQueue(name, self._reactor.callFromThread, thread_count)
+        return ThreadQueue(name, call_from_thread(), thread_count)
 
     def _die(self, failure: Failure) -> None:
         """End the process at once: what the disk holds after a failed sync is known only to a new start."""

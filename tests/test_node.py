@@ -76,6 +76,9 @@ class NodeTestCase(SynchronousTestCase):
         self.queues[name] = ManualQueue()
         return self.queues[name]
 
+    def soon(self, work: Callable[[], None]) -> None:
+        self.clock.callLater(0, work)
+
     def start(self, **options) -> Node:
         settings = {
             "name": "node-1",
@@ -88,7 +91,7 @@ class NodeTestCase(SynchronousTestCase):
         node = Node(
             NodeOptions(**{**settings, **options}),
             files=OsFiles(),
-            clocks=Clocks(self.clock, lambda: self.wall, lambda: self.monotonic),
+            clocks=Clocks(self.clock, self.soon, lambda: self.wall, lambda: self.monotonic),
             random_bytes=os.urandom,
             make_queue=self.make_queue,
             on_fatal=self.fatal.append,
