@@ -19,8 +19,8 @@ from loghouse.api.v1.log_pb2 import Record, RecordBatch
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
 
-ENTRIES_MAX: Final = 2
-"""Entries under way before records gather: one on its way to the disks, one behind it."""
+ENTRIES_MAX: Final = 1
+"""Entries under way before records gather. With a second one behind it entries get smaller, calls fewer."""
 
 _RECORD_OVERHEAD: Final = 6  # a tag and a length of at most five bytes before each record in a batch
 
