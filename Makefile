@@ -28,11 +28,13 @@ $(VENV)/pyvenv.cfg:
 
 # The package alone, not editable, for `make run`: what a user would get.
 $(VENV)/.installed: $(VENV)/pyvenv.cfg $(SOURCES)
+	@rm -rf build/lib  # setuptools would pack modules that are long gone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
 # And what tests and checks need.
 $(VENV)/.developed: $(VENV)/.installed
+	@rm -rf build/lib
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	@touch $@
 

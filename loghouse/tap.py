@@ -13,6 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, cast
 
+# gRPC's C core writes lines of its own past any logger; what it knows reaches us as errors, too.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from loghouse import _reactor
 from loghouse.errors import ConfigError, LoghouseError, ReactorError
 
@@ -117,7 +120,9 @@ class BootService(MultiService):
 
 def _print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, (LoghouseError, OSError)):
-        sys.stderr.write(f"twistd loghouse: cannot start: {error}\n")
+        # sys.stderr is a logger by now, and the logger has had the reason; this is for whoever started us.
+        if sys.__stderr__ is not None:
+            sys.__stderr__.write(f"twistd loghouse: cannot start: {error}\n")
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -1,8 +1,12 @@
 """`twistd loghouse`: the plugin, its options, the boot service, and what it writes about itself."""
 
+import contextlib
 import io
 import json
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +18,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import tap
+from loghouse.cli import certs
+from loghouse.client.connection import Connection
 from loghouse.config import LoggingConfig, load
 from loghouse.diagnostics import make_observer
 from loghouse.errors import DataDirectoryError
@@ -99,13 +105,13 @@ class BootServiceTests(TapCase):
         """What Python prints for the error is its text, not a traceback."""
         self.addCleanup(setattr, sys, "excepthook", sys.excepthook)
         self.patch(tap.BootService, "logger", Logger(observer=lambda event: None))
-        self.patch(sys, "stderr", io.StringIO())
+        self.patch(sys, "__stderr__", io.StringIO())
         boot = self.boot()
         FailingService().setServiceParent(boot)
         error = self.assertRaises(DataDirectoryError, boot.startService)
         sys.excepthook(type(error), error, None)
         self.assertEqual(
-            sys.stderr.getvalue(), "twistd loghouse: cannot start: data is in use by another process\n"
+            sys.__stderr__.getvalue(), "twistd loghouse: cannot start: data is in use by another process\n"
         )
 
     def test_diagnostics_follow_the_file(self):
@@ -229,3 +235,58 @@ class TwistdTests(TapCase):
             self.assertIn("nodes (line 8): is not a setting; did you mean node?", done.stderr)
             self.assertIn("logging.level (line 9): 'loud' is not known", done.stderr)
         self.assertEqual(sorted(os.listdir(self.folder)), ["certs", "node.yaml"])
+
+
+class RunningTests(TapCase):
+    """A real node under twistd."""
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "policy").mkdir()
+        certs.write_policy(self.folder / "policy")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        text = PLAIN.replace("127.0.0.1:8400", self.address).replace("certs/", "policy/")
+        self.path.write_text(text + "logging: {format: json}\n")
+
+    def test_daemon(self):
+        """The daemon serves from its file's paths, logs JSON, and SIGTERM stops it in order."""
+        rundir = self.folder / "elsewhere"
+        rundir.mkdir()
+        done = twistd("--rundir", str(rundir), "loghouse", "--config", "node.yaml", cwd=self.folder)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        process_id = int((self.folder / "twistd.pid").read_text())
+        descriptor = os.pidfd_open(process_id)
+        self.addCleanup(os.close, descriptor)
+        self.addCleanup(kill_quietly, process_id)
+        with Connection(self.address, None, timeout_seconds=20) as connection:
+            self.assertEqual(connection.bounds(wait_for_ready=True), (0, 0))
+        self.assertTrue((self.folder / "data").is_dir())
+        os.kill(process_id, signal.SIGTERM)
+        self.assertTrue(select.select([descriptor], [], [], 30)[0], "the daemon did not end")
+        lines = [json.loads(line) for line in (self.folder / "twistd.log").read_text().splitlines()]
+        self.assertIn("log closed", [line["message"] for line in lines])
+        self.assertEqual(os.listdir(rundir), [])
+        self.assertFalse((self.folder / "twistd.pid").exists())
+
+    def test_refused_start(self):
+        """A port in use: one line on stderr, the reason in the log, exit code 1, no pid file."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            self.path.write_text(self.path.read_text().replace(self.address, f"127.0.0.1:{port}"))
+            done = twistd("-n", "loghouse", "--config", "node.yaml", cwd=self.folder)
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertRegex(done.stderr, rf"^twistd loghouse: cannot start: .*{port}")
+            reasons = [json.loads(line) for line in done.stdout.splitlines()]
+            self.assertTrue(any(line["level"] == "critical" for line in reasons), reasons)
+            daemon = twistd("loghouse", "--config", "node.yaml", cwd=self.folder)
+            self.assertEqual(daemon.returncode, 1)
+            self.assertIn("An error has occurred", daemon.stdout + daemon.stderr)
+        self.assertFalse((self.folder / "twistd.pid").exists())
+
+
+def kill_quietly(process_id):
+    """End a daemon that a failed test left behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process_id, signal.SIGKILL)

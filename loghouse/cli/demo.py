@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -41,6 +42,7 @@ CLIENTS: Final = ("root", "nobody")
 START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 30.0
 LOG_TAIL_LINES: Final = 12
+REFUSAL: Final = "twistd loghouse: cannot start: "  # what the node writes on stderr then
 
 
 def add_parser(commands: Any) -> None:
@@ -81,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     _check_port(args.listen)
     prepare(folder, args.listen)
     say = (lambda text: None) if args.json else write_line
-    with _node(folder) as process, _connection(folder, args.listen) as connection:
-        _wait_until_serving(process, connection, folder)
+    with _node(folder) as node, _connection(folder, args.listen) as connection:
+        _wait_until_serving(node, connection)
         say(f"node {NODE} serves gRPC on {args.listen} (its diagnostics: {_shown(folder / 'node.log')})")
         result = round_trip(connection, args.file)
         if args.json:
@@ -92,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.once:
             _print_next(folder)
             sys.stdout.flush()
-            _serve_until_interrupted(process, folder)
+            _serve_until_interrupted(node)
         say("stopping the node")
     return ExitCode.OK
 
@@ -173,18 +175,46 @@ def _twistd() -> list[str]:
     return [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 
 
+@dataclass(frozen=True, slots=True)
+class _NodeProcess:
+    """The node as a child process. Its diagnostics go to `log_path`, from `log_position` on."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    log_position: int
+
+    def why_it_ended(self) -> str:
+        """Return the reason it gave, or else the end of what it wrote."""
+        with open(self.log_path, "rb") as log:
+            log.seek(self.log_position)
+            lines = log.read().decode(errors="replace").splitlines()
+        text = f"the node ended with exit code {self.process.returncode}"
+        for line in lines:
+            if line.startswith(REFUSAL):
+                reason = line.removeprefix(REFUSAL)
+                if " is in use " in reason:
+                    return f"{text}: {reason}"
+                return (
+                    f"{text}: {reason}\nto start over with an empty log: rm -r {_shown(self.log_path.parent)}"
+                )
+        tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
+        return f"{text}; {_shown(self.log_path)} ends:\n{tail}"
+
+
 @contextmanager
-def _node(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _node(folder: Path) -> Iterator[_NodeProcess]:
     """Run the node as a child while the block runs; then stop it in order, whatever happened."""
     command = [*_twistd(), "--nodaemon", "--pidfile=", "loghouse", "--config", str(folder / "node.yaml")]
-    with open(folder / "node.log", "ab") as log:
+    log_path = folder / "node.log"
+    with open(log_path, "ab") as log:
+        position = log.tell()
         # Its own session: Ctrl-C is for us, and we stop the node in order.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True
         )
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield process
+        yield _NodeProcess(process, log_path, position)
     finally:
         process.terminate()
         try:
@@ -210,13 +240,13 @@ def _connection(folder: Path, listen: Address) -> Connection:
     return Connection(str(listen), credentials, timeout_seconds=1.0)
 
 
-def _wait_until_serving(process: subprocess.Popen[bytes], connection: Connection, folder: Path) -> None:
+def _wait_until_serving(node: _NodeProcess, connection: Connection) -> None:
     """Return once the node answers a read that its leader confirmed."""
     deadline = time.monotonic() + START_SECONDS_MAX
     pause = threading.Event()
     while True:
-        if process.poll() is not None:
-            raise CommandError(_died(process, folder))
+        if node.process.poll() is not None:
+            raise CommandError(node.why_it_ended())
         try:
             connection.bounds(wait_for_ready=True)
             return
@@ -230,22 +260,13 @@ def _wait_until_serving(process: subprocess.Popen[bytes], connection: Connection
         pause.wait(0.05)  # nobody could wake us: another process starts
 
 
-def _died(process: subprocess.Popen[bytes], folder: Path) -> str:
-    lines = (folder / "node.log").read_text(errors="replace").splitlines()
-    tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
-    return (
-        f"the node ended with exit code {process.returncode}; {_shown(folder / 'node.log')} ends:\n{tail}\n"
-        f"to start over with an empty log: rm -r {_shown(folder)}"
-    )
-
-
-def _serve_until_interrupted(process: subprocess.Popen[bytes], folder: Path) -> None:
+def _serve_until_interrupted(node: _NodeProcess) -> None:
     try:
-        process.wait()
+        node.process.wait()
     except KeyboardInterrupt:
         write_line()
         return
-    raise CommandError(_died(process, folder))
+    raise CommandError(node.why_it_ended())
 
 
 # --- a file there and back ----------------------------------------------------------

@@ -1,8 +1,13 @@
 """`loghouse demo`: what it makes, and what it refuses."""
 
 import argparse
+import json
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -121,3 +126,68 @@ class RoundTripTests(CommandCase):
         with self.connection() as connection:
             error = self.assertRaises(CommandError, demo.round_trip, connection, self.path)
         self.assertIn("offset 3 came back different", str(error))
+
+
+class DemoTests(CommandCase):
+    """The whole demo with a real node under twistd."""
+
+    def setUp(self):
+        super().setUp()
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(ROOT)  # children start elsewhere and must import this checkout
+        self.addCleanup(
+            os.environ.pop if before is None else os.environ.__setitem__,
+            "PYTHONPATH",
+            *([] if before is None else [before]),
+        )
+        Path("input").write_text("one\ntwo\n")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def demo(self, *words):
+        return self.run_command("demo", "--file", "input", "--listen", self.address, *words)
+
+    def test_twice(self):
+        """It runs, stops its node in order, and runs again on the same log."""
+        for first in (0, 2):
+            code, out, err = self.demo("--once", "--json")
+            self.assertEqual((code, err), (0, ""))
+            result = json.loads(out)
+            self.assertEqual((result["records"], result["first_offset"]), (2, first))
+        self.assertIn("log closed", Path("dev/node.log").read_text())
+
+    def test_interrupted(self):
+        """It prints what to try, serves until Ctrl-C, and ends with 0 and the node stopped."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loghouse.cli.main", "demo", "--file", "input", "--listen", self.address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        shown = []
+        for line in process.stdout:
+            shown.append(line)
+            if line.startswith("serving until"):
+                break
+        # In use by the first: the second says so and does not offer to delete what runs.
+        other = self.address.rpartition(":")[0] + ":" + str(int(self.address.rpartition(":")[2]) ^ 1)
+        code, _, err = self.run_command("demo", "--file", "input", "--listen", other, "--once")
+        self.assertEqual(code, 1)
+        self.assertIn("is in use by another process", err)
+        self.assertNotIn("rm -r", err)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        self.assertEqual((process.returncode, err), (0, ""))
+        self.assertIn("stopping the node", out)
+        self.assertIn("consume --offset 0", "".join(shown))
+        self.assertIn("log closed", Path("dev/node.log").read_text())
+
+    def test_stale_data(self):
+        """Data of another cluster: the reason, and how to start over."""
+        self.assertEqual(self.demo("--once")[0], 0)
+        self.patch(demo, "CLUSTER", "other")
+        shutil.rmtree("dev/certs")
+        code, _, err = self.demo("--once")
+        self.assertEqual(code, 1)
+        self.assertIn("'dev'", err)
+        self.assertIn("to start over with an empty log: rm -r dev", err)
