@@ -154,8 +154,21 @@ class Call:
 
     async def read(self) -> Any:
         """Return the next request, or None when there will be no more."""
+        message = await self.read_raw()
+        return None if message is None else self.parse(message)
+
+    async def read_raw(self) -> bytes | None:
+        """Return the next request's bytes, for `parse`, or None when there will be no more."""
         message = await self._context.read()
-        return None if message is aio.EOF else parse(self._rpc.request, message)
+        return None if message is aio.EOF else message
+
+    def parse(self, message: bytes) -> Any:
+        """Return the parsed request.
+
+        Raises:
+            InvalidRequestError: It is none of this call's kind.
+        """
+        return parse(self._rpc.request, message)
 
     async def write(self, response: bytes) -> None:
         """Send a serialized response; returns when flow control took it."""

@@ -69,6 +69,7 @@ class GrpcServer:
         credentials: mTLS; None is plaintext, which only loopback addresses may have.
         anonymous: The subject of every caller without TLS. Without TLS and without this nothing is permitted.
         record_size_max: Bytes one record may have.
+        calls_max: Calls and streams under way at once; one more is RESOURCE_EXHAUSTED.
     """
 
     def __init__(
@@ -80,12 +81,13 @@ class GrpcServer:
         credentials: ServerCredentials | None,
         anonymous: str = "",
         record_size_max: int = RECORD_SIZE_MAX,
+        calls_max: int = GRPC_CALLS_MAX,
     ) -> None:
         self._credentials = credentials
         guard = Guard(authorizer, clock=clock, anonymous="" if credentials else anonymous)
         self.health = HealthService(node)
         self._health_timer: asyncio.TimerHandle | None = None
-        self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=GRPC_CALLS_MAX)
+        self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=calls_max)
         services: list[tuple[str, Any]] = [
             (log_service.SERVICE, LogService(node, record_size_max=record_size_max)),
             (cluster_service.SERVICE, ClusterService()),

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from datetime import UTC, datetime, timedelta
+from unittest import mock
 
 import grpc
 from grpc import aio
@@ -18,7 +19,12 @@ from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate
 from loghouse.errors import CertificateError, ConfigError, ResourceExhaustedError
-from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, MIB, PAYLOAD_SIZE_MAX
+from loghouse.limits import (
+    GRPC_MESSAGE_SIZE_MAX,
+    GRPC_STREAMS_PER_CONNECTION_MAX,
+    MIB,
+    PAYLOAD_SIZE_MAX,
+)
 from tests.api.doors import POLICY, DoorCase, asynchronous, authority, batch, details_of, produce, until
 
 ADMIN_POLICY = POLICY + "p, root, *, admin\n"
@@ -76,8 +82,10 @@ class HandshakeTests(DoorCase):
         self.assertEqual(self.node.next_offset, 1)
 
     @asynchronous
-    async def test_two_faced_certificates(self):
-        """A verified certificate without one clear identity is UNAUTHENTICATED."""
+    async def test_nodes_and_those_who_pretend(self):
+        """A node is `node:<name>`; a client whose common name says so is UNAUTHENTICATED."""
+        self.policy_path.write_text("p, root, *, produce\np, node:n1, *, produce\n")
+        self.authorizer.reload()
         await self.open_door()
         own_ca, _, _ = authority()
         now = datetime.now(UTC)
@@ -86,6 +94,13 @@ class HandshakeTests(DoorCase):
             self.stub(issued=node).Produce(produce()), grpc.StatusCode.PERMISSION_DENIED
         )
         self.assertEqual(details_of(error)[0].metadata["subject"], "node:n2")
+        with mock.patch("loghouse.auth.certificates.NODE_SUBJECT_PREFIX", "\0"):
+            pretender = make_client_certificate(own_ca, name="node:n1", now=now)
+        error = await self.refused(
+            self.stub(issued=pretender).Produce(produce()), grpc.StatusCode.UNAUTHENTICATED
+        )
+        self.assertEqual(details_of(error)[0].reason, "BAD_CERTIFICATE")
+        self.assertEqual(self.node.proposals, [])
 
     @asynchronous
     async def test_old_tls_gets_no_answer(self):
@@ -382,6 +397,55 @@ class LimitTests(DoorCase):
             grpc.StatusCode.UNIMPLEMENTED,
         )
         await stub.Produce(produce())
+
+    @asynchronous
+    async def test_calls_under_way(self):
+        """One call more than allowed is RESOURCE_EXHAUSTED; when one ends there is room again."""
+        await self.open_door(calls_max=3)
+        stub = self.stub()
+        followers = [stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(3)]
+        await until(lambda: len(self.node.waiters) == 3)
+        await self.refused(stub.Produce(produce()), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self.assertEqual(self.node.proposals, [])
+        followers[0].cancel()
+        await until(lambda: len(self.node.waiters) == 2)
+        self.assertEqual((await stub.Produce(produce())).offset, 0)
+        for follower in followers:
+            follower.cancel()
+
+    @asynchronous
+    async def test_streams_of_a_connection(self):
+        """A connection has so many streams; the next waits for one to end, and other connections do not."""
+        await self.open_door()
+        stub = self.stub()
+        count = GRPC_STREAMS_PER_CONNECTION_MAX
+        followers = [stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(count + 1)]
+        await until(lambda: len(self.node.waiters) == count)
+        self.assertEqual((await self.stub().Bounds(log_pb2.BoundsRequest())).next, 0)
+        self.assertEqual(len(self.node.waiters), count)
+        checks = self.node.checks
+        followers[0].cancel()
+        await until(lambda: self.node.checks > checks)
+        await until(lambda: len(self.node.waiters) == count)
+        for follower in followers:
+            follower.cancel()
+
+    @asynchronous
+    async def test_half_a_request(self):
+        """A connection that dies in the middle of a message costs nothing and leaves nothing."""
+        await self.open_door()
+        before = asyncio.all_tasks()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(b"\x16\x03\x01\x07")  # the beginning of a ClientHello
+        await writer.drain()
+        writer.transport.abort()
+        del reader
+        call = self.stub().ProduceStream()
+        await call.write(produce())
+        await call.read()
+        await self.closers.pop()()  # the channel, in the middle of the stream
+        await until(lambda: not any("answer" in str(t) for t in asyncio.all_tasks() - before))
+        self.assertEqual((await self.stub().Produce(produce())).offset, 1)
 
     @asynchronous
     async def test_bounds_of_the_node(self):

@@ -1,18 +1,19 @@
 """Streams: pipelines in order and bounded, followers that wait, stop, and leave nothing behind."""
 
 import asyncio
+import random
 import resource
 
 import grpc
 from grpc import aio
 
-from loghouse.api.log_service import CONSUME_SIZE
+from loghouse.api.log_service import CONSUME_SIZE, UNPACK_SIZE_MAX
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
 from loghouse.limits import KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX
 from loghouse.node_api import Proposal
-from loghouse.protocol.batch import encode_batch
-from loghouse.protocol.entry import decode_entries
+from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.entry import Codec, decode_entries
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
 
 
@@ -40,6 +41,27 @@ class PipelineTests(DoorCase):
         expected = [b"%d" % number for number in range(100)]
         self.assertEqual(values[:100], expected)
         self.assertEqual(values[100::2], expected)
+
+    @asynchronous
+    async def test_lock_step(self):
+        """A client of the original, which waits for each answer before the next request, is served."""
+        await self.open_door()
+        call = self.stub().ProduceStream()
+        for number in range(10):
+            await call.write(produce())
+            self.assertEqual((await call.read()).offset, number)
+        await call.done_writing()
+        self.assertIs(await call.read(), aio.EOF)
+
+    @asynchronous
+    async def test_empty_streams(self):
+        """A stream that closes without a request is OK without an answer."""
+        await self.open_door()
+        for name in ("ProduceStream", "ProduceBatchStream"):
+            call = getattr(self.stub(), name)()
+            await call.done_writing()
+            self.assertIs(await call.read(), aio.EOF)
+            self.assertEqual(await call.code(), grpc.StatusCode.OK)
 
     @asynchronous
     async def test_pipelines_without_waiting_for_answers(self):
@@ -139,6 +161,28 @@ class PipelineTests(DoorCase):
         await until(lambda: self.node.held_count == 1)
         self.node.release()
         self.assertEqual((await stub.Produce(produce())).offset, 1)
+
+    @asynchronous
+    async def test_large_compressed_batches_keep_their_order(self):
+        """Batches that are unpacked off the loop are appended in the order in which they were sent."""
+        await self.open_door()
+        call = self.stub().ProduceBatchStream()
+        noise = random.Random(7)
+        sent = []
+        for number in range(6):
+            values = [noise.randbytes(100 * KIB)] if number % 2 else [b"small"]
+            request = batch(values)
+            request.batch, request.codec = compress(request.batch, Codec.ZSTD), log_pb2.CODEC_ZSTD
+            self.assertEqual(len(request.batch) > UNPACK_SIZE_MAX, bool(number % 2))
+            sent.append(request.batch)
+            await call.write(request)
+        await call.done_writing()
+        self.assertEqual([a.base_offset for a in await self._read_all(call)], list(range(6)))
+        self.assertEqual([bytes(entry.payload) for entry in self.node.entries], sent)
+        follow = self.stub().ConsumeStream(log_pb2.ConsumeRequest())
+        sizes = [len((await follow.read()).record.value) for _ in range(6)]
+        self.assertEqual(sizes, [5, 100 * KIB] * 3)
+        follow.cancel()
 
     async def _bounds(self):
         return await self.stub().Bounds(log_pb2.BoundsRequest())
