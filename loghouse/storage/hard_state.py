@@ -18,6 +18,7 @@ from loghouse.protocol.entry import crc32c
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
 from loghouse.storage.recovery import HARD_STATE_NAME
 
+NAME: Final = HARD_STATE_NAME
 SLOT_SIZE: Final = 4096  # pages of their own
 MAGIC: Final = b"LOGHTERM"
 

@@ -20,6 +20,7 @@ from loghouse.storage.hard_state import HardStateFile
 from loghouse.storage.recovery import (
     ASIDE_NAME,
     INDEX,
+    SUFFIXES,
     DirectoryPlan,
     FrameScan,
     Tail,
@@ -109,10 +110,9 @@ def _read_headers(files: Files, found: Survey, remedy: str) -> None:
             is_last = place == len(bases) - 1 and place > 0
             if is_last and end_of_nonzero(store, STORE_HEADER_SIZE, size) == STORE_HEADER_SIZE:
                 # A crash in creation: without entries nothing can be lost.
-                found.plan = DirectoryPlan(
-                    tuple(bases[:-1]),
-                    (*found.plan.leftovers, *(segment_name(base, s) for s in (".store", ".index", ".state"))),
-                )
+                names = [segment_name(base, suffix) for suffix in SUFFIXES]
+                present = [name for name in names if files.exists(f"{found.directory}/{name}")]
+                found.plan = DirectoryPlan(tuple(bases[:-1]), (*found.plan.leftovers, *present))
                 break
             raise DamageError(path, 0, str(error), remedy=remedy) from None
         problem = _misplaced(header, found, base)

@@ -81,7 +81,8 @@ class FrameScan:
         self.problem = ""
         self.is_ended = False
         self.is_newer = False
-        self.payload_position = -1
+        self.is_payload_damaged = False
+        self._behind = (0, 0, 0, 0, 0)
 
     @property
     def is_done(self) -> bool:
@@ -129,6 +130,8 @@ class FrameScan:
                 break
             if payloads and crc32c(view[at + ENTRY_HEADER_SIZE : at + length]) != payload_crc:
                 problem = f"payload checksum of entry {i} does not match"
+                self.is_payload_damaged = True
+                self._behind = (position + at + length, i, t, base + records, time)
                 break
             if base - base_offset > RELATIVE_OFFSET_MAX or (records > 0) != (kind == EntryKind.RECORDS):
                 problem = f"entry {i} has {records} records at offset {base}"
@@ -151,6 +154,14 @@ class FrameScan:
             state.index, state.term = index, term
             state.timestamp, state.next_offset = timestamp, next_offset
         return needed
+
+    def skip_payload(self) -> None:
+        """Go on behind the frame whose payload is damaged: its header, which is good, tells where that is.
+
+        The state cannot be folded over it any more.
+        """
+        self.problem, self.is_payload_damaged, self.state = "", False, None
+        self.position, self.index, self.term, self.next_offset, self.timestamp = self._behind
 
     def run(self, read: Callable[[int, int], bytes], size: int) -> None:
         """Walk a store of `size` bytes to its end or the first bad byte.

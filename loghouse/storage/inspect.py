@@ -1,0 +1,187 @@
+"""Look into a data directory without locking or changing it: `loghouse inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loghouse.errors import DamageError, EntryError, LoghouseError
+from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
+from loghouse.protocol.entry import Entry, decode_entry, frame_seed
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.directory import LOGS_NAME, Identity
+from loghouse.storage.files import Files, OpenFile
+from loghouse.storage.hard_state import HardState, read_slots
+from loghouse.storage.recovery import STORE, FrameScan, plan_directory, segment_name
+from loghouse.storage.start import read_start
+from loghouse.storage.store import StoreHeader, newest_watermark
+from loghouse.storage.verify import groups_of, read_identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSummary:
+    """One segment. `problem` says where its frames' headers stop making sense; payloads are not checked."""
+
+    file: str
+    base_index: int
+    last_index: int
+    base_offset: int
+    next_offset: int
+    used_size: int
+    file_size: int
+    first_timestamp: int
+    last_timestamp: int
+    durable_index: int
+    commit_index: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSummary:
+    """One group's log."""
+
+    group: int
+    first_index: int
+    first_offset: int
+    hard_state: HardState | None
+    segments: tuple[SegmentSummary, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectorySummary:
+    """A data directory."""
+
+    path: str
+    identity: Identity
+    logs: tuple[LogSummary, ...]
+
+
+def inspect(files: Files, path: str) -> DirectorySummary:
+    """Return what is in a data directory; damage inside a log is told, not raised.
+
+    Raises:
+        DataDirectoryError: It cannot be read, or is of a newer version.
+        DamageError: Its `node` file is damaged.
+    """
+    path = path.rstrip("/")
+    identity = read_identity(files, path)
+    logs = tuple(_log(files, path, identity, group) for group in groups_of(files, path))
+    return DirectorySummary(path=path, identity=identity, logs=logs)
+
+
+def _log(files: Files, path: str, identity: Identity, group: int) -> LogSummary:
+    directory, seed = f"{path}/{LOGS_NAME}/{group}", frame_seed(identity.cluster_uuid, group)
+    problems = []
+    start, is_installing, hard_state = LogState(), False, None
+    try:
+        start, is_installing = read_start(files, directory, seed, "")
+    except DamageError as error:
+        problems.append(str(error))
+    try:
+        slots = [slot for slot in read_slots(files, directory, seed, "") if slot]
+        hard_state = max(slots, key=lambda slot: slot.counter).state
+    except DamageError as error:
+        problems.append(str(error))
+    if is_installing:
+        problems.append("a start is being installed; the next start of the node finishes it")
+    plan = plan_directory(
+        files.list_directory(directory), first_index=start.index + 1, is_installing=is_installing
+    )
+    segments = tuple(_segment(files, directory, seed, base) for base in plan.bases)
+    return LogSummary(
+        group=group,
+        first_index=start.index + 1,
+        first_offset=start.next_offset,
+        hard_state=hard_state,
+        segments=segments,
+        problems=tuple(problems),
+    )
+
+
+def _segment(files: Files, directory: str, seed: int, base: int) -> SegmentSummary:
+    path = f"{directory}/{segment_name(base, STORE)}"
+    store = OpenFile.open(files, path)
+    block, size = store.pread(STORE_HEADER_SIZE, 0), store.size()
+    try:
+        header = StoreHeader.decode(block)
+    except LoghouseError as error:
+        return SegmentSummary(
+            file=path,
+            base_index=base,
+            last_index=base - 1,
+            base_offset=0,
+            next_offset=0,
+            used_size=0,
+            file_size=size,
+            first_timestamp=0,
+            last_timestamp=0,
+            durable_index=0,
+            commit_index=0,
+            problem=str(error),
+        )
+    scan = FrameScan(
+        seed,
+        index=base - 1,
+        term=header.previous_term,
+        next_offset=header.base_offset,
+        base_offset=header.base_offset,
+        position=STORE_HEADER_SIZE,
+        check_payloads=False,
+        index_max=base,
+    )
+    scan.run(store.pread, size)
+    first_timestamp = scan.timestamp
+    scan.index_max = 2**64
+    scan.run(store.pread, size)
+    watermark = newest_watermark(block, seed)
+    return SegmentSummary(
+        file=path,
+        base_index=base,
+        last_index=scan.index,
+        base_offset=header.base_offset,
+        next_offset=scan.next_offset,
+        used_size=scan.position,
+        file_size=size,
+        first_timestamp=first_timestamp,
+        last_timestamp=scan.timestamp,
+        durable_index=watermark.durable_index if watermark else 0,
+        commit_index=watermark.commit_index if watermark else 0,
+        problem=scan.problem,
+    )
+
+
+def dump(files: Files, path: str, *, group: int, low: int, high: int) -> Iterator[tuple[str, int, Entry]]:
+    """Yield (file, position, entry) for the entries from index `low` up to, not including, `high`.
+
+    Raises:
+        DamageError: An entry of the range is damaged.
+        DataDirectoryError: The directory cannot be read.
+    """
+    summary = inspect(files, path)
+    for log in summary.logs:
+        if log.group != group:
+            continue
+        seed = frame_seed(summary.identity.cluster_uuid, group)
+        for segment in log.segments:
+            if segment.last_index >= low and segment.base_index < high:
+                yield from _entries(files, segment, seed, low, high)
+
+
+def _entries(
+    files: Files, segment: SegmentSummary, seed: int, low: int, high: int
+) -> Iterator[tuple[str, int, Entry]]:
+    store = OpenFile.open(files, segment.file)
+    position = STORE_HEADER_SIZE
+    while position < segment.used_size:
+        head = store.pread(ENTRY_HEADER_SIZE, position)
+        frame = store.pread(int.from_bytes(head[4:8], "big"), position)
+        try:
+            entry = decode_entry(seed, frame)
+        except EntryError as error:
+            raise DamageError(segment.file, position, str(error)) from None
+        if entry.index >= high:
+            return
+        if entry.index >= low:
+            yield segment.file, position, entry
+        position += entry.size

@@ -1,0 +1,232 @@
+"""Give up what is damaged, so that the rest can start: `loghouse recover DATA_DIR --accept-data-loss`.
+
+The log is cut at the first damage. Nothing is deleted: what is cut is kept in the log's
+`lost+found`. The node must be stopped; the caller holds the directory's lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loghouse.errors import DamageError, DiskFailedError, EntryDamagedError
+from loghouse.limits import MIB, STORE_HEADER_SIZE
+from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.files import Files, OpenFile, replace_file
+from loghouse.storage.hard_state import SLOT_SIZE, HardState, Slot, read_slots
+from loghouse.storage.opening import end_of_nonzero, survey
+from loghouse.storage.recovery import (
+    ASIDE_NAME,
+    HARD_STATE_NAME,
+    START_NAME,
+    STORE,
+    FrameScan,
+    parse_name,
+    segment_name,
+)
+from loghouse.storage.start import read_start, read_state, write_start
+from loghouse.storage.store import WATERMARK_POSITIONS, StoreHeader, Watermark, newest_watermark
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What was done. `last_index` and `next_offset` are where the log ends now.
+
+    `lost_index` is the last entry the log is known to have held; equal to `last_index` when nothing is lost.
+    """
+
+    actions: tuple[str, ...]
+    last_index: int
+    next_offset: int
+    lost_index: int
+
+
+def accept_data_loss(files: Files, directory: str, *, cluster: bytes, group: int) -> Repair:
+    """Make a damaged log's directory one that opens, at the price of what is behind the first damage.
+
+    Args:
+        directory: DATA_DIR/logs/<group>.
+
+    Raises:
+        DamageError: Not even the beginning of the log is known; nothing was modified.
+        DiskFailedError: The disk refuses.
+    """
+    try:
+        return _Surgery(files, directory, cluster, group).run()
+    except OSError as error:
+        raise DiskFailedError(f"cannot repair {directory}: {error}") from error
+
+
+class _Surgery:
+    def __init__(self, files: Files, directory: str, cluster: bytes, group: int) -> None:
+        self._files = files
+        self._directory = directory
+        self._cluster = cluster
+        self._group = group
+        self._seed = frame_seed(cluster, group)
+        self._actions: list[str] = []
+        self._lost_index = 0
+
+    def run(self) -> Repair:
+        bases = sorted(
+            found[0]
+            for name in self._files.list_directory(self._directory)
+            if (found := parse_name(name)) and found[1] == STORE
+        )
+        start, is_installing = self._start(bases)
+        bases = [] if is_installing else [base for base in bases if base > start.index]
+        end = start.copy()
+        self._note_lost(bases)
+        for place, base in enumerate(bases):
+            rest = bases[place + 1 :]
+            state = self._segment(base, end, is_last=not rest)
+            if state is None:
+                self._move_aside(bases[place:])
+                break
+            end = state
+            if rest and state.index + 1 != rest[0]:
+                self._move_aside(rest)
+                break
+        if end.index == start.index and not self._has_segment(start.index + 1):
+            # The next open makes an empty log behind the start.
+            write_start(self._files, self._directory, self._seed, start, installing=True)
+            self._actions.append(f"{START_NAME}: the log is empty and starts at entry {start.index + 1}")
+        self._hard_state(end)
+        # Proof that it opens: the same look that the next start takes.
+        state = survey(self._files, self._directory, cluster=self._cluster, group=self._group).state
+        return Repair(
+            tuple(self._actions), state.index, state.next_offset, max(self._lost_index, state.index)
+        )
+
+    def _note_lost(self, bases: list[int]) -> None:
+        """Find the last entry that any header block knows of, before anything is cut."""
+        for base in bases:
+            store = OpenFile.open(self._files, f"{self._directory}/{segment_name(base, STORE)}")
+            watermark = newest_watermark(store.pread(STORE_HEADER_SIZE, 0), self._seed)
+            self._lost_index = max(self._lost_index, base - 1, watermark.durable_index if watermark else 0)
+
+    def _has_segment(self, base: int) -> bool:
+        return self._files.exists(f"{self._directory}/{segment_name(base, STORE)}")
+
+    def _start(self, bases: list[int]) -> tuple[LogState, bool]:
+        """Return the log's start; from the oldest segment's state file when `start` is lost."""
+        try:
+            return read_start(self._files, self._directory, self._seed, "")
+        except DamageError as error:
+            for base in bases[:1]:
+                state = read_state(self._files, self._directory, self._seed, base)
+                if state is None and base == 1:
+                    state = LogState()
+                if state is not None:
+                    write_start(self._files, self._directory, self._seed, state, installing=False)
+                    self._actions.append(f"{START_NAME}: written anew, the log starts at entry {base}")
+                    return state, False
+            raise DamageError(
+                error.file,
+                error.position,
+                f"{error.problem}, and no segment tells where the log starts",
+                remedy="nothing was modified; restore the directory from a backup",
+            ) from None
+
+    def _segment(self, base: int, before: LogState, *, is_last: bool) -> LogState | None:
+        """Cut one segment at its first damage; return the state at its end, None when it cannot be used."""
+        path = f"{self._directory}/{segment_name(base, STORE)}"
+        store = OpenFile.open(self._files, path, write=True)
+        block, size = store.pread(STORE_HEADER_SIZE, 0), store.size()
+        try:
+            header = StoreHeader.decode(block)
+        except EntryDamagedError:
+            return None
+        found = (header.cluster, header.group, header.base_index, header.previous_term, header.base_offset)
+        if found != (self._cluster, self._group, before.index + 1, before.term, before.next_offset):
+            return None
+        scan = FrameScan(
+            self._seed,
+            index=before.index,
+            term=before.term,
+            next_offset=before.next_offset,
+            base_offset=header.base_offset,
+            position=STORE_HEADER_SIZE,
+            timestamp=before.timestamp,
+            state=before.copy(),
+        )
+        scan.run(store.pread, size)
+        watermark = newest_watermark(block, self._seed)
+        assert scan.state is not None
+        is_cut = scan.position < (watermark.position if watermark else size)
+        if is_cut or watermark is None or (scan.problem and not is_last):
+            self._cut(store, scan, size, watermark)
+        return scan.state
+
+    def _cut(self, store: OpenFile, scan: FrameScan, size: int, watermark: Watermark | None) -> None:
+        files, end = self._files, scan.position
+        last = end_of_nonzero(store, end, size)
+        if last > end:
+            aside = self._aside_directory()
+            name = f"{store.path.rpartition('/')[2]}-{end}.cut"
+            if files.exists(f"{aside}/{name}"):
+                files.unlink(f"{aside}/{name}")
+            copy = OpenFile(files, files.create(f"{aside}/{name}"), name)
+            for position in range(end, last, MIB):
+                files.pwritev(copy.fd, [store.pread(min(MIB, last - position), position)], position - end)
+            files.fsync(copy.fd)
+            files.sync_directory(aside)
+            self._actions.append(
+                f"{store.path}: cut at byte {end}, behind entry {scan.index} ({scan.problem or 'its end'}); "
+                f"{last - end} bytes kept in {aside}/{name}"
+            )
+        else:
+            self._actions.append(f"{store.path}: ends at byte {end}, behind entry {scan.index}")
+        lowered = Watermark(
+            counter=watermark.counter + 1 if watermark else 0,
+            durable_index=scan.index,
+            durable_term=scan.term,
+            position=end,
+            commit_index=min(watermark.commit_index, scan.index) if watermark else 0,
+        )
+        files.pwritev(store.fd, [lowered.encode(self._seed)], WATERMARK_POSITIONS[lowered.counter % 2])
+        files.fdatasync(store.fd)
+        files.truncate(store.fd, end)
+        files.fsync(store.fd)
+
+    def _move_aside(self, bases: list[int]) -> None:
+        """Keep whole segments aside, from the highest down."""
+        aside = self._aside_directory()
+        for base in reversed(bases):
+            name = segment_name(base, STORE)
+            self._copy(f"{self._directory}/{name}", f"{aside}/{name}")
+            self._files.unlink(f"{self._directory}/{name}")
+            self._files.sync_directory(self._directory)
+            self._actions.append(f"{self._directory}/{name}: moved to {aside}/{name}")
+
+    def _copy(self, source: str, target: str) -> None:
+        files = self._files
+        old = OpenFile.open(files, source)
+        if files.exists(target):
+            files.unlink(target)
+        new = OpenFile(files, files.create(target), target)
+        size = end_of_nonzero(old, 0, old.size())
+        for position in range(0, size, MIB):
+            files.pwritev(new.fd, [old.pread(min(MIB, size - position), position)], position)
+        files.fsync(new.fd)
+        files.sync_directory(target.rpartition("/")[0])
+
+    def _aside_directory(self) -> str:
+        aside = f"{self._directory}/{ASIDE_NAME}"
+        if not self._files.exists(aside):
+            self._files.make_directory(aside)
+            self._files.sync_directory(self._directory)
+        return aside
+
+    def _hard_state(self, end: LogState) -> None:
+        try:
+            read_slots(self._files, self._directory, self._seed, "")
+        except DamageError:
+            # A term that no vote of ours can have been in, as far as the log can tell.
+            state = HardState(end.term + 1, 0)
+            slot = Slot(1, state).encode(self._seed).ljust(SLOT_SIZE, b"\0")
+            replace_file(self._files, self._directory, HARD_STATE_NAME, slot * 2)
+            self._actions.append(
+                f"{HARD_STATE_NAME}: written anew with term {state.term} and no vote; "
+                "a member of a cluster should rejoin with an empty disk instead"
+            )

@@ -1,0 +1,251 @@
+"""Check every byte of a data directory, changing none: `loghouse verify`.
+
+    for step in verify(files, data_dir):   # Progress and Finding, as they come
+        ...
+
+A `Finding` with `is_damage` means that acknowledged data is damaged; without, it is something that the
+next start mends by itself (a torn tail, an index that does not fit, what a crash left over).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError
+from loghouse.limits import INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
+from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.directory import LOGS_NAME, NODE_NAME, Identity
+from loghouse.storage.files import Files, OpenFile, read_file
+from loghouse.storage.hard_state import read_slots
+from loghouse.storage.opening import end_of_nonzero
+from loghouse.storage.recovery import (
+    HARD_STATE_NAME,
+    INDEX,
+    SCAN_CHUNK_SIZE,
+    START_NAME,
+    STATE,
+    STORE,
+    FrameScan,
+    plan_directory,
+    segment_name,
+)
+from loghouse.storage.start import read_start, read_state
+from loghouse.storage.store import StoreHeader, newest_watermark
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the check is, in bytes of all stores."""
+
+    file: str
+    done_size: int
+    total_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be, at a byte of a file."""
+
+    file: str
+    position: int
+    problem: str
+    is_damage: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The end of the check: what was read and found good."""
+
+    segments: int
+    entries: int
+    records: int
+    size: int
+
+
+Step = Progress | Finding | Checked
+
+
+def read_identity(files: Files, path: str) -> Identity:
+    """Return whose data directory this is, without locking it.
+
+    Raises:
+        DataDirectoryError: There is no `node` file, or it is of a newer version.
+        DamageError: It is damaged.
+    """
+    node = f"{path}/{NODE_NAME}"
+    try:
+        content = read_file(files, node, 4096)
+    except OSError as error:
+        raise DataDirectoryError(f"{path} is no data directory that can be read: {error}") from None
+    return Identity.decode(node, content)
+
+
+def groups_of(files: Files, path: str) -> list[int]:
+    """Return the groups that have a log in a data directory."""
+    names = files.list_directory(f"{path}/{LOGS_NAME}") if files.exists(f"{path}/{LOGS_NAME}") else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def verify(files: Files, path: str) -> Iterator[Step]:
+    """Check everything in a data directory; the last step is `Checked`.
+
+    Raises:
+        DataDirectoryError: It cannot be read, or is of a newer version.
+        DamageError: Its `node` file is damaged, so nothing in it can be checked.
+        OSError: The disk cannot be read.
+    """
+    path = path.rstrip("/")
+    identity = read_identity(files, path)
+    groups = groups_of(files, path)
+    if not groups:
+        yield Finding(f"{path}/{LOGS_NAME}", 0, "there is no log")
+    counted = [0, 0, 0, 0]
+    for group in groups:
+        check = _LogCheck(files, f"{path}/{LOGS_NAME}/{group}", identity.cluster_uuid, group)
+        yield from check.run()
+        for place, more in enumerate((check.segments, check.entries, check.records, check.size)):
+            counted[place] += more
+    yield Checked(*counted)
+
+
+class _LogCheck:
+    def __init__(self, files: Files, directory: str, cluster: bytes, group: int) -> None:
+        self._files = files
+        self._directory = directory
+        self._cluster = cluster
+        self._group = group
+        self._seed = frame_seed(cluster, group)
+        self._done_size = self._total_size = 0
+        self.segments = self.entries = self.records = self.size = 0
+
+    def run(self) -> Iterator[Step]:
+        files, directory = self._files, self._directory
+        try:
+            read_slots(files, directory, self._seed, "")
+        except DamageError as error:
+            yield Finding(f"{directory}/{HARD_STATE_NAME}", error.position, error.problem)
+        start, is_installing = LogState(), False
+        try:
+            start, is_installing = read_start(files, directory, self._seed, "")
+        except DamageError as error:
+            yield Finding(f"{directory}/{START_NAME}", error.position, error.problem)
+        plan = plan_directory(
+            files.list_directory(directory), first_index=start.index + 1, is_installing=is_installing
+        )
+        for name in plan.leftovers:
+            yield Finding(f"{directory}/{name}", 0, "left over by a crash; the next start removes it", False)
+        if is_installing:
+            return
+        if not plan.bases:
+            yield Finding(f"{directory}/{segment_name(start.index + 1, STORE)}", 0, "the file is gone")
+        sizes = [OpenFile.open(files, self._path(base, STORE)).size() for base in plan.bases]
+        self._total_size = sum(sizes)
+        state: LogState | None = start
+        for place, base in enumerate(plan.bases):
+            is_last = place == len(plan.bases) - 1
+            state = yield from self._segment(base, sizes[place], state, is_last=is_last)
+
+    def _path(self, base: int, suffix: str) -> str:
+        return f"{self._directory}/{segment_name(base, suffix)}"
+
+    def _segment(
+        self, base: int, size: int, before: LogState | None, *, is_last: bool
+    ) -> Generator[Step, None, LogState | None]:
+        """Check one segment; returns the state behind it, None when that is not known."""
+        path = self._path(base, STORE)
+        store = OpenFile.open(self._files, path)
+        self.segments += 1
+        block = store.pread(STORE_HEADER_SIZE, 0)
+        try:
+            header = StoreHeader.decode(block)
+        except (EntryDamagedError, DataDirectoryError) as error:
+            yield Finding(path, 0, str(error))
+            self._done_size += size
+            return None
+        problem = self._header_problem(header, base, before)
+        if problem:
+            yield Finding(path, 0, problem)
+        state = read_state(self._files, self._directory, self._seed, base)
+        if state is None:
+            yield Finding(
+                self._path(base, STATE), 0, "missing or damaged; the next start makes it anew", False
+            )
+            state = before
+        scan = FrameScan(
+            self._seed,
+            index=base - 1,
+            term=header.previous_term,
+            next_offset=header.base_offset,
+            base_offset=header.base_offset,
+            position=STORE_HEADER_SIZE,
+            state=state.copy() if state is not None and state.index == base - 1 else None,
+        )
+        watermark = newest_watermark(block, self._seed)
+        if watermark is None:
+            yield Finding(path, 1024, "no valid watermark slot")
+        durable = watermark.position if watermark and is_last else 0
+        good = yield from self._frames(scan, store, size, durable if is_last else size)
+        if scan.problem or scan.position < durable:
+            is_damage = not is_last or scan.position < durable or scan.is_newer
+            what = "" if is_damage else "torn tail, the next start cuts it: "
+            yield Finding(path, scan.position, what + (scan.problem or "entries are missing"), is_damage)
+        elif is_last and end_of_nonzero(store, scan.position, size) > scan.position:
+            yield Finding(path, scan.position, "torn tail, the next start cuts it", False)
+        if good and not scan.problem:
+            yield from self._index(base, scan)
+        self.entries += scan.count
+        self.records += scan.next_offset - header.base_offset
+        self.size += scan.position
+        return scan.state if good and not scan.problem else None
+
+    def _header_problem(self, header: StoreHeader, base: int, before: LogState | None) -> str:
+        if header.cluster != self._cluster or header.group != self._group:
+            return f"is of another log: cluster {header.cluster.hex()}, group {header.group}"
+        if header.base_index != base:
+            return f"its first index is {header.base_index}, its name says {base}"
+        if before is not None:
+            joined = (before.index + 1, before.term, before.next_offset)
+            if joined != (base, header.previous_term, header.base_offset):
+                return f"does not join entry {before.index}: entries between are missing"
+        return ""
+
+    def _frames(
+        self, scan: FrameScan, store: OpenFile, size: int, durable: int
+    ) -> Generator[Step, None, bool]:
+        """Walk all frames; a damaged payload before `durable` is reported and passed over.
+
+        Returns whether all were good.
+        """
+        needed, good, path = 64, True, store.path
+        before = self._done_size
+        while not scan.is_done and scan.position + needed <= size:
+            chunk = store.pread(min(max(needed, SCAN_CHUNK_SIZE), size - scan.position), scan.position)
+            if len(chunk) < needed:
+                scan.problem = "the file is shorter than it was"
+                break
+            needed = scan.feed(chunk)
+            if scan.is_payload_damaged and scan.position < durable:
+                good = False
+                yield Finding(path, scan.position, scan.problem)
+                scan.skip_payload()
+                needed = 64
+            self._done_size = before + scan.position
+            yield Progress(path, self._done_size, self._total_size)
+        if not scan.is_done and scan.position + needed > size and needed > 64:
+            scan.problem = f"the file ends inside an entry of {needed} bytes"
+        self._done_size = before + size
+        return good
+
+    def _index(self, base: int, scan: FrameScan) -> Iterator[Step]:
+        path = self._path(base, INDEX)
+        found = b""
+        if self._files.exists(path):
+            found = OpenFile.open(self._files, path).pread(len(scan.entries), 0)
+        if found != scan.entries:
+            wrong = next(
+                (i for i, (a, b) in enumerate(zip(found, scan.entries, strict=False)) if a != b), len(found)
+            )
+            position = wrong // INDEX_ENTRY_SIZE * INDEX_ENTRY_SIZE
+            yield Finding(path, position, "does not fit its store; it is a cache and is made anew", False)
