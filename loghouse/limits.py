@@ -57,6 +57,8 @@ GRPC_STREAMS_PER_CONNECTION_MAX: Final = 256
 GRPC_METADATA_SIZE_MAX: Final = 16 * KIB
 PIPELINE_MAX: Final = 256  # requests of one produce stream awaiting their commit
 PIPELINE_SIZE_MAX: Final = 16 * MIB  # the same in bytes: two of the largest batches
+READERS_SIZE_MAX: Final = 32 * MIB  # entries that readers take at a time, shared among those under way
+READER_SIZE_MIN: Final = 64 * KIB  # a reader's least share; one entry at least, whatever its size
 GRPC_CALLS_MAX: Final = 4096  # calls and streams under way on the whole door
 
 # --- the wire -------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from loghouse.api.coalescer import Coalescer
@@ -16,8 +17,15 @@ from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.bridge import to_asyncio
 from loghouse.errors import InvalidRequestError, NotSupportedError
-from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, KIB, PAYLOAD_SIZE_MAX
-from loghouse.node_api import Appended, NodeLike, Proposal
+from loghouse.limits import (
+    FETCH_SIZE_DEFAULT,
+    FETCH_SIZE_MAX,
+    KIB,
+    PAYLOAD_SIZE_MAX,
+    READER_SIZE_MIN,
+    READERS_SIZE_MAX,
+)
+from loghouse.node_api import Appended, Fetched, NodeLike, Proposal
 from loghouse.protocol.batch import check_batch, decode_batch
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
 
@@ -42,6 +50,7 @@ class LogService:
         self._node = node
         self._record_size_max = record_size_max
         self._coalescer = Coalescer(node)
+        self._reader_count = 0
 
     def rpcs(self) -> Mapping[str, Rpc]:
         """Return every call of the service, by name."""
@@ -191,30 +200,48 @@ class LogService:
     async def _consume_stream(self, call: Call, request: Any) -> None:
         self._check_log(call, request.log)
         offset = request.offset
-        while True:
-            await to_asyncio(self._node.wait_for(offset))
-            self._check_log(call, request.log)  # it may have waited for days
-            fetched = await to_asyncio(self._node.fetch(offset, CONSUME_SIZE))
-            for entry in decode_entries(self._node.seed, fetched.frames):
-                for record in await _records_from(entry, offset):
-                    await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
-            offset = fetched.next_offset
+        with self._reader():
+            while True:
+                fetched = await self._read_on(call, request, offset, CONSUME_SIZE)
+                for entry in decode_entries(self._node.seed, fetched.frames):
+                    for record in await _records_from(entry, offset):
+                        await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
+                offset = fetched.next_offset
 
     async def _fetch(self, call: Call, request: Any) -> bytes:
         self._check_log(call, request.log)
-        fetched = await to_asyncio(self._node.fetch(request.offset, _fetch_size(request.size_max)))
-        return _fetch_response(fetched.frames, fetched.next_offset)
+        with self._reader():
+            size_max = self._share_of(_fetch_size(request.size_max))
+            fetched = await to_asyncio(self._node.fetch(request.offset, size_max))
+        return _fetch_response(fetched)
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
         self._check_log(call, request.log)
         offset = request.offset
         size_max = _fetch_size(request.size_max)
-        while True:
-            await to_asyncio(self._node.wait_for(offset))
-            self._check_log(call, request.log)
-            fetched = await to_asyncio(self._node.fetch(offset, size_max))
-            await call.write(_fetch_response(fetched.frames, fetched.next_offset))
-            offset = fetched.next_offset
+        with self._reader():
+            while True:
+                fetched = await self._read_on(call, request, offset, size_max)
+                await call.write(_fetch_response(fetched))
+                offset = fetched.next_offset
+
+    async def _read_on(self, call: Call, request: Any, offset: int, size_max: int) -> Fetched:
+        """Return entries from `offset` on, sleeping in the node while there are none."""
+        await to_asyncio(self._node.wait_for(offset))
+        self._check_log(call, request.log)  # it may have waited for days
+        return await to_asyncio(self._node.fetch(offset, self._share_of(size_max)))
+
+    @contextmanager
+    def _reader(self) -> Iterator[None]:
+        self._reader_count += 1
+        try:
+            yield
+        finally:
+            self._reader_count -= 1
+
+    def _share_of(self, size_max: int) -> int:
+        """Return what one reader may take at a time: many who do not read on must not fill the memory."""
+        return min(size_max, max(READER_SIZE_MIN, READERS_SIZE_MAX // self._reader_count))
 
     async def _bounds(self, call: Call, request: Any) -> bytes:
         self._check_log(call, request.log)
@@ -278,8 +305,8 @@ def _fetch_size(size_max: int) -> int:
     return min(size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)
 
 
-def _fetch_response(frames: Any, next_offset: int) -> bytes:
-    response = log_pb2.FetchResponse(frames=bytes(frames), next_offset=next_offset)
+def _fetch_response(fetched: Fetched) -> bytes:
+    response = log_pb2.FetchResponse(frames=bytes(fetched.frames), next_offset=fetched.next_offset)
     return bytes(response.SerializeToString())
 
 

@@ -26,6 +26,7 @@ class FakeNode:
         self.waiters = {}
         self.fetches = 0
         self.checks = 0
+        self.sizes = []
         self.failure = None
         self._held = None
 
@@ -100,6 +101,7 @@ class FakeNode:
 
     def fetch(self, offset, size_max):
         self.fetches += 1
+        self.sizes.append(size_max)
         if not self.lowest <= offset < self.next_offset:
             return fail(OffsetOutOfRangeError(offset, self.lowest, self.next_offset))
         frames = []

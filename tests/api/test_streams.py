@@ -10,7 +10,7 @@ from grpc import aio
 from loghouse.api.log_service import CONSUME_SIZE, UNPACK_SIZE_MAX
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
-from loghouse.limits import KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX
+from loghouse.limits import FETCH_SIZE_MAX, KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX, READERS_SIZE_MAX
 from loghouse.node_api import Proposal
 from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.entry import Codec, decode_entries
@@ -313,6 +313,24 @@ class FollowTests(DoorCase):
             await call.read()
             received += 1
         call.cancel()
+
+    @asynchronous
+    async def test_readers_share_what_they_hold(self):
+        """The more readers there are, the less each takes at a time: all together hold a bounded size."""
+        await self.open_door()
+        stub = self.stub()
+        await stub.Produce(produce())
+        calls = []
+        for _ in range(64):
+            call = stub.FetchStream(log_pb2.FetchRequest(size_max=FETCH_SIZE_MAX))
+            await call.read()
+            calls.append(call)
+        self.assertEqual(self.node.sizes, [min(FETCH_SIZE_MAX, READERS_SIZE_MAX // n) for n in range(1, 65)])
+        for call in calls:
+            call.cancel()
+        await until(lambda: not self.node.waiters)
+        await stub.Fetch(log_pb2.FetchRequest(size_max=FETCH_SIZE_MAX))
+        self.assertEqual(self.node.sizes[-1], FETCH_SIZE_MAX)
 
     @asynchronous
     async def test_many_followers_go_at_once(self):
