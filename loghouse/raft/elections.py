@@ -82,16 +82,24 @@ class Elections(Reads):
     def may_campaign(self) -> bool:
         """Whether this member may stand for election.
 
-        Not without a vote in its own configuration, not while its log is damaged, not while its disk stalls,
-        and not again before its last campaign is on disk.
+        Not without a vote, not while its log is damaged, not while its disk stalls, and not again before its
+        last campaign is on disk. One that just lost its vote may still be needed to commit that: it stands,
+        without counting itself (thesis 4.2.2, figure 4.6).
         """
         return (
-            self.is_voter
-            and self.role is not Role.LEADER
+            self.role is not Role.LEADER
+            and (self.is_voter or self._was_voter)
             and self.damage is None
             and not self.is_stalled
             and not (self.role is Role.CANDIDATE and self._hard_durable.term < self.term)
         )
+
+    @property
+    def _was_voter(self) -> bool:
+        """Whether the configuration before the latest, which is not known to be committed, gives a vote."""
+        if self.configuration_is_committed:
+            return False
+        return self.id in self._log.configuration_before().voters
 
     def _campaign(self, *, transfer: bool = False) -> None:
         """Ask for votes: first whether there would be any, unless that is known."""

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState
 from loghouse.raft.ready import LogReader
@@ -129,7 +130,19 @@ class RaftLog:
 
     def start_state(self) -> LogState:
         """Return the state before the first entry: what a snapshot carries."""
-        return self._start.copy() if self._start is not None else self._reader.state_at(self.first_index - 1)
+        if self._start is not None:
+            return self._start.copy()
+        while True:
+            first_index = self._reader.first_index
+            try:
+                return self._reader.state_at(first_index - 1)
+            except LookupError:
+                if first_index == self._reader.first_index:
+                    raise  # not trimmed meanwhile: it should be there
+
+    def configuration_before(self) -> Configuration:
+        """Return the configuration that the latest one replaced; may read the disk."""
+        return self._state_at(max(self.state.configuration_index, self.first_index) - 1).configuration
 
     def _end_of(self, index: int) -> int:
         position = index - self._window_first
@@ -193,12 +206,26 @@ class RaftLog:
 
     def _state_at(self, index: int) -> LogState:
         """Return the state after `index` by replaying what is in memory onto what is on disk."""
-        base = min(index, self._window_first - 1)
-        state = self._start.copy() if self._start is not None else self._reader.state_at(base)
-        for entry in self._window[: index + 1 - self._window_first]:
+        if self._start is not None:
+            base, state = self._start.index, self._start.copy()
+        else:
+            base, state = self._durable_state(index)
+        low, high = base + 1 - self._window_first, index + 1 - self._window_first
+        for entry in self._window[max(0, low) : max(0, high)]:
             state.apply(entry)
         assert state.index == index
         return state
+
+    def _durable_state(self, index: int) -> tuple[int, LogState]:
+        """Return the last state up to `index` that is on disk for certain, and its index."""
+        while True:
+            # The window may begin before the log does: what is trimmed stays in the cache for a while.
+            base = min(index, max(self._window_first, self._reader.first_index) - 1)
+            try:
+                return base, self._reader.state_at(base)
+            except LookupError:
+                if base >= self._reader.first_index - 1:
+                    raise  # not trimmed meanwhile: it should be there
 
     # --- the disk -------------------------------------------------------------------
 

@@ -76,6 +76,7 @@ class Group:
         self.config = config or RaftConfig()
         self.rng_seed = rng_seed
         self.nodes = {}
+        self.starts = 0
         self.queue = deque()
         self.dropped = []
         self.cut = set()  # (source, target) pairs that lose everything
@@ -90,6 +91,7 @@ class Group:
 
     def start(self, id_, log=None, **fields):
         """Start (or restart) a member on its log."""
+        self.starts += 1  # never the same randomness twice: read ids depend on it
         log = log if log is not None else self.nodes[id_].log
         raft = Raft(
             fields.pop("config", self.config),
@@ -98,7 +100,7 @@ class Group:
             seed=SEED,
             reader=log,
             hard_state=log.hard_state,
-            rng=random.Random(self.rng_seed * 1000 + id_),
+            rng=random.Random(self.rng_seed * 1000_000 + self.starts * 1000 + id_),
             **fields,
         )
         self.nodes[id_] = Node(id_, raft, log)
