@@ -136,9 +136,21 @@ class Call:
                 "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
             )
         self._guard.check_not_expired(self._identity)
-        action = self._rpc.action
-        assert action is not None
-        self._guard.authorizer.check(self.subject, log or DEFAULT_LOG, action)
+        self.check_admitted(log or DEFAULT_LOG)
+        assert self._rpc.action is not None
+        self._guard.authorizer.check(self.subject, log or DEFAULT_LOG, self._rpc.action)
+
+    def check_admitted(self, object_: str) -> None:
+        """Raise for a caller who may do nothing here at all; remembered for each caller, whatever it names.
+
+        So a stranger's invented logs cost no decisions, and a stream that a stranger opens ends before its
+        first message.
+
+        Raises:
+            PermissionDeniedError: Names `object_`.
+        """
+        if not self._guard.authorizer.permits_anything(self.subject):
+            raise PermissionDeniedError(self.subject, self._rpc.action or "use", object_)
 
     def check_cluster(self, name: str) -> None:
         """Raise unless the caller may do this on the cluster; `name` says what.
@@ -229,7 +241,9 @@ def _server_stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any]
 def _stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitable[None]]:
     async def answer(_: Any, context: Any) -> None:
         try:
-            await rpc.behaviour(Call(guard, rpc, context))
+            call = Call(guard, rpc, context)
+            call.check_admitted(ANY_OBJECT if rpc.action is None else DEFAULT_LOG)
+            await rpc.behaviour(call)
         except Exception as error:
             await _refuse(guard, context, method, error)
 

@@ -238,6 +238,23 @@ class PermissionTests(DoorCase):
         self.assertEqual(self.node.proposals, [])
 
     @asynchronous
+    async def test_strangers_cost_little(self):
+        """Who may do nothing is refused before a stream begins, and makes casbin decide nothing."""
+        await self.open_door()
+        channel = self.channel("nobody")
+        stub = log_pb2_grpc.LogStub(channel)
+        await self.refused(stub.ProduceStream().read(), grpc.StatusCode.PERMISSION_DENIED)
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        await self.refused(reflection.ServerReflectionInfo().read(), grpc.StatusCode.PERMISSION_DENIED)
+        decisions = len(self.authorizer._decisions)
+        for number in range(20):
+            error = await self.refused(
+                stub.Produce(produce(log=f"log-{number}")), grpc.StatusCode.PERMISSION_DENIED
+            )
+            self.assertEqual(details_of(error)[0].metadata["object"], f"log-{number}")
+        self.assertEqual(len(self.authorizer._decisions), decisions)
+
+    @asynchronous
     async def test_actions_are_separate(self):
         """A subject that may only consume may read, look and ask for servers, and nothing else."""
         self.policy_path.write_text("p, nobody, default, consume\n")

@@ -5,11 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.certificates import (
+    Issued,
     KeyKind,
     check_bundle,
     find_expiring,
@@ -84,6 +87,35 @@ class MakeTests(SynchronousTestCase):
         self.assertEqual(leaf.not_valid_before_utc, NOW - timedelta(minutes=5))
         with self.assertRaises(CertificateError):
             make_client_certificate(ca, name="root", now=NOW + timedelta(days=11))
+
+    def test_foreign_authorities(self):
+        """A CA made elsewhere signs without a key identifier; one with an unknown kind of key does not."""
+        for private, works in (
+            (ec.generate_private_key(ec.SECP256R1()), True),
+            (Ed25519PrivateKey.generate(), False),
+        ):
+            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "elsewhere")])
+            authority = (
+                x509.CertificateBuilder()
+                .subject_name(name)
+                .issuer_name(name)
+                .public_key(private.public_key())
+                .serial_number(1)
+                .not_valid_before(NOW)
+                .not_valid_after(NOW + timedelta(days=400))
+                .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+                .sign(private, hashes.SHA256() if works else None)
+            )
+            key_pem = private.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            ca = Issued(certificate_pem=authority.public_bytes(serialization.Encoding.PEM), key_pem=key_pem)
+            if works:
+                leaf = self.load(make_client_certificate(ca, name="root", now=NOW))
+                leaf.verify_directly_issued_by(authority)
+            else:
+                with self.assertRaises(CertificateError):
+                    make_client_certificate(ca, name="root", now=NOW)
 
     def test_refused_names(self):
         """What could be taken for somebody else, or cannot be written, is refused."""
