@@ -10,6 +10,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.cli.main import main
 
 
+class _Terminal(io.StringIO):
+    """A stderr that a person looks at."""
+
+    def isatty(self):
+        return True
+
+
 class CommandCase(SynchronousTestCase):
     """A fresh current directory, a clean environment, and `run`."""
 
@@ -21,11 +28,11 @@ class CommandCase(SynchronousTestCase):
         for name in [name for name in os.environ if name.startswith("LOGHOUSE_")]:
             self.addCleanup(os.environ.__setitem__, name, os.environ.pop(name))
 
-    def run_command(self, *arguments, stdin=None):
+    def run_command(self, *arguments, stdin=None, terminal=False):
         """Return (exit code, stdout, stderr) of `loghouse ARGUMENTS`."""
         streams = sys.stdout, sys.stderr, sys.stdin
         sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-        sys.stderr = io.StringIO()
+        sys.stderr = _Terminal() if terminal else io.StringIO()
         try:
             if stdin is not None:
                 path = self.folder / "stdin"

@@ -166,7 +166,7 @@ class MainTests(CommandCase):
         """--help names every command and every exit code there is."""
         code, out, _ = self.run_command("--help")
         self.assertEqual(code, 0)
-        for word in ("produce", "consume", "servers", "certs", "config"):
+        for word in ("produce", "consume", "servers", "certs", "config", "inspect", "verify", "recover"):
             self.assertIn(word, out)
         for exit_code in ExitCode:
             self.assertRegex(EXIT_CODES_TEXT, rf"(?m)^  {exit_code.value} ")

@@ -1,0 +1,265 @@
+"""`loghouse inspect`, `verify` and `recover`: what is in a data directory, and what to do when it is bad.
+
+They read the files themselves; no node needs to run. `recover` refuses while one does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import Any
+
+from loghouse.cli.output import (
+    CommandError,
+    ExitCode,
+    progress_bar,
+    size_text,
+    time_text,
+    write_json,
+    write_line,
+    write_table,
+)
+from loghouse.protocol.entry import Entry, EntryKind
+from loghouse.storage.directory import DEFAULT_GROUP, DataDirectory
+from loghouse.storage.files import Files, OsFiles
+from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
+from loghouse.storage.repair import accept_data_loss
+from loghouse.storage.verify import Checked, Finding, Progress, groups_of, read_identity, verify
+
+INDEX_MAX = 2**64 - 1
+
+
+def add_parser(commands: Any) -> None:
+    """Add the three commands to the parser."""
+    looking = commands.add_parser(
+        "inspect",
+        help="show the segments of a data directory, or dump its entries",
+        description="Show whose a data directory is, its segments, ranges and sizes. Changes nothing; a "
+        "running node does not mind. Payloads are not checked (`verify` does).",
+    )
+    looking.add_argument("--entries", action="store_true", help="list the entries, too")
+    looking.add_argument("--from", dest="low", type=_index, default=0, metavar="INDEX", help="first entry")
+    looking.add_argument(
+        "--to", dest="high", type=_index, default=INDEX_MAX, metavar="INDEX", help="last entry"
+    )
+    looking.set_defaults(run=run_inspect)
+    checking = commands.add_parser(
+        "verify",
+        help="read and check everything in a data directory",
+        description="Read every byte and check every checksum. Changes nothing. Exit code 5: damage. "
+        "The tail of a log that is being written may look torn.",
+    )
+    checking.set_defaults(run=run_verify)
+    cutting = commands.add_parser(
+        "recover",
+        help="cut a damaged log at the damage, so that the rest can start",
+        description="Cut the log at its first damage. What is cut is kept aside in the log's lost+found. "
+        "The node must be stopped.",
+    )
+    cutting.add_argument(
+        "--accept-data-loss", action="store_true", help="needed: records behind the damage are given up"
+    )
+    cutting.set_defaults(run=run_recover)
+    for parser in (looking, checking, cutting):
+        parser.add_argument("data_dir", metavar="DATA_DIR", help="the node's data_dir")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _index(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > INDEX_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an entry's index; allowed: a number from 0")
+    return int(text)
+
+
+# --- inspect ----------------------------------------------------------------------
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Print the segments, then the entries if asked for; damage seen on the way is exit code 5."""
+    files = OsFiles()
+    summary = inspect(files, args.data_dir)
+    identity = summary.identity
+    if args.json:
+        write_json(
+            {
+                "path": summary.path,
+                "cluster": identity.cluster_name,
+                "cluster_uuid": identity.cluster_uuid.hex(),
+                "node": identity.node_name,
+                "disk_uuid": identity.disk_uuid.hex(),
+                "logs": [dataclasses.asdict(log) for log in summary.logs],
+            }
+        )
+    else:
+        write_line(f"{summary.path}: node {identity.node_name} of cluster {identity.cluster_name}")
+        write_line(f"cluster uuid {identity.cluster_uuid.hex()}, disk uuid {identity.disk_uuid.hex()}")
+        for log in summary.logs:
+            _print_log(log)
+    if args.entries:
+        _print_entries(files, args, [log.group for log in summary.logs])
+    is_damaged = any(log.problems or _problems(log.segments) for log in summary.logs)
+    return ExitCode.DAMAGED if is_damaged else ExitCode.OK
+
+
+def _problems(segments: tuple[SegmentSummary, ...]) -> list[str]:
+    """Return what is damaged; a torn tail of the last segment is not, if it is behind the durable mark."""
+    found = [f"{segment.file}: {segment.problem}" for segment in segments[:-1] if segment.problem]
+    last = segments[-1] if segments else None
+    if last is not None and last.problem and last.last_index < last.durable_index:
+        found.append(f"{last.file}: {last.problem}")
+    return found
+
+
+def _print_log(log: LogSummary) -> None:
+    state = log.hard_state
+    term = f"term {state.term}, vote {state.vote or 'none'}" if state else "term and vote not known"
+    write_line(f"\nlog {log.group}: begins at entry {log.first_index}, offset {log.first_offset}; {term}")
+    rows = [
+        [
+            segment.file.rpartition("/")[2],
+            _range(segment.base_index, segment.last_index + 1),
+            _range(segment.base_offset, segment.next_offset),
+            size_text(segment.used_size),
+            size_text(segment.file_size),
+            time_text(segment.first_timestamp) if segment.first_timestamp else "-",
+            time_text(segment.last_timestamp) if segment.last_timestamp else "-",
+        ]
+        for segment in log.segments
+    ]
+    write_table(["SEGMENT", "ENTRIES", "OFFSETS", "USED", "FILE", "FIRST", "LAST"], rows)
+    for segment in log.segments[-1:]:
+        write_line(f"durable up to entry {segment.durable_index}, committed up to {segment.commit_index}")
+    for problem in (*log.problems, *_problems(log.segments)):
+        write_line(f"DAMAGED: {problem}")
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low} to {high - 1}" if high > low else "none"
+
+
+def _print_entries(files: Files, args: argparse.Namespace, groups: list[int]) -> None:
+    if not args.json:
+        write_line()
+    for group in groups or [DEFAULT_GROUP]:
+        for file, position, entry in dump(
+            files, args.data_dir, group=group, low=args.low, high=args.high + 1
+        ):
+            if args.json:
+                write_json(_entry_as_json(file, position, entry))
+            else:
+                write_line(_entry_as_text(position, entry))
+
+
+def _kind(entry: Entry) -> str:
+    return EntryKind(entry.kind).name.lower()
+
+
+def _entry_as_text(position: int, entry: Entry) -> str:
+    text = f"entry {entry.index}  term {entry.term}  {_kind(entry)}"
+    if entry.record_count:
+        text += f"  offsets {_range(entry.base_offset, entry.next_offset)}"
+    if entry.producer_id:
+        text += f"  producer {entry.producer_id}:{entry.producer_sequence}"
+    return f"{text}  {entry.size} bytes at {position}  {time_text(entry.timestamp)}"
+
+
+def _entry_as_json(file: str, position: int, entry: Entry) -> dict[str, Any]:
+    return {
+        "file": file,
+        "position": position,
+        "index": entry.index,
+        "term": entry.term,
+        "kind": _kind(entry),
+        "attributes": entry.attributes,
+        "record_count": entry.record_count,
+        "base_offset": entry.base_offset,
+        "timestamp": entry.timestamp,
+        "producer_id": entry.producer_id,
+        "producer_sequence": entry.producer_sequence,
+        "payload_crc": entry.payload_crc,
+        "size": entry.size,
+    }
+
+
+# --- verify -----------------------------------------------------------------------
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Check everything; print each finding as it comes, and the totals."""
+    findings: list[Finding] = []
+    checked = Checked(0, 0, 0, 0)
+    with progress_bar(None, "B", "checking") as bar:
+        for step in verify(OsFiles(), args.data_dir):
+            if isinstance(step, Progress):
+                bar.total = step.total_size
+                bar.update(step.done_size - bar.n)
+            elif isinstance(step, Finding):
+                findings.append(step)
+                if not args.json:
+                    bar.clear()
+                    mark = "DAMAGED" if step.is_damage else "note"
+                    write_line(f"{mark}: {step.file}: at byte {step.position}: {step.problem}")
+                    sys.stdout.flush()
+            else:
+                checked = step
+    is_damaged = any(finding.is_damage for finding in findings)
+    if args.json:
+        write_json(
+            {
+                "is_damaged": is_damaged,
+                "findings": [dataclasses.asdict(finding) for finding in findings],
+                **dataclasses.asdict(checked),
+            }
+        )
+    else:
+        write_line(
+            f"checked {checked.segments} segments, {checked.entries} entries, {checked.records} records, "
+            f"{size_text(checked.size)}: {'DAMAGED' if is_damaged else 'all good'}"
+        )
+        if is_damaged:
+            write_line(
+                "a member of a cluster gets what is lost from the others; a lone node starts again after: "
+                f"loghouse recover {args.data_dir} --accept-data-loss"
+            )
+    return ExitCode.DAMAGED if is_damaged else ExitCode.OK
+
+
+# --- recover ----------------------------------------------------------------------
+
+
+def run_recover(args: argparse.Namespace) -> int:
+    """Cut at the damage and say what was done."""
+    if not args.accept_data_loss:
+        raise CommandError(
+            "this gives up every record behind the first damage (kept aside, not served any more); "
+            f"to see what is damaged: loghouse verify {args.data_dir}; "
+            "to go on, add --accept-data-loss",
+            ExitCode.USAGE,
+        )
+    files = OsFiles()
+    path = args.data_dir.rstrip("/") or "/"
+    identity = read_identity(files, path)
+    directory = DataDirectory.lock(files, path)  # refuses while a node runs on it
+    results = []
+    try:
+        for group in groups_of(files, path):
+            repair = accept_data_loss(
+                files, directory.log_directory(group), cluster=identity.cluster_uuid, group=group
+            )
+            results.append({"group": group, **dataclasses.asdict(repair)})
+            if not args.json:
+                for action in repair.actions or ("nothing to do: the log is as it should be",):
+                    write_line(action)
+                lost = repair.lost_index - repair.last_index
+                write_line(
+                    f"log {group} ends at entry {repair.last_index}; the next record gets offset "
+                    f"{repair.next_offset}; {lost or 'no'} acknowledged entries are known to be lost"
+                )
+    finally:
+        directory.close()
+    if not results:
+        raise CommandError(f"{path} holds no log; restore it from a backup, or start with an empty directory")
+    if args.json:
+        write_json({"logs": results})
+    return ExitCode.OK

@@ -1,0 +1,205 @@
+"""`loghouse inspect`, `verify` and `recover` on real directories, whole and damaged."""
+
+import json
+import os
+from pathlib import Path
+
+from loghouse.api.v1.log_pb2 import Record
+from loghouse.cli.output import ExitCode
+from loghouse.limits import KIB
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.storage.directory import DEFAULT_GROUP, DataDirectory
+from loghouse.storage.files import OsFiles
+from tests.cli.support import CommandCase
+
+ENTRIES = 40
+RECORD_SIZE = 4000
+
+
+class DiskCase(CommandCase):
+    """A data directory `data` with several segments of records."""
+
+    def setUp(self):
+        super().setUp()
+        directory = self.open()
+        log = directory.open_log()
+        log.save_hard_state(term=1, vote=1)
+        seed = frame_seed(directory.identity.cluster_uuid, DEFAULT_GROUP)
+        for number in range(ENTRIES):
+            payload = encode_batch([Record(value=b"%04d" % number + bytes(RECORD_SIZE)), Record(value=b"x")])
+            entry = make_entry(
+                seed,
+                index=number + 1,
+                term=1,
+                kind=EntryKind.RECORDS,
+                base_offset=2 * number,
+                timestamp=1_000_000 * (number + 1),
+                payload=payload,
+                record_count=2,
+            )
+            log.append([entry])
+            log.sync(number)
+        log.close()
+        directory.close()
+
+    def open(self):
+        return DataDirectory.open(
+            OsFiles(),
+            "data",
+            cluster_name="c",
+            node_name="n",
+            random_bytes=os.urandom,
+            segment_size=64 * KIB,
+            reserve_size=0,
+        )
+
+    def stores(self):
+        return sorted(Path("data/logs/1").glob("*.store"))
+
+    def flip(self, path, position):
+        content = bytearray(path.read_bytes())
+        content[position] ^= 1
+        path.write_bytes(content)
+
+    def snapshot(self):
+        return {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
+
+
+class InspectTests(DiskCase):
+    """What is in a directory."""
+
+    def test_segments(self):
+        """Whose it is, and for each segment its ranges; nothing is changed."""
+        before = self.snapshot()
+        code, out, err = self.run_command("inspect", "data")
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("data: node n of cluster c", out)
+        self.assertIn("log 1: begins at entry 1, offset 0; term 1, vote 1", out)
+        self.assertEqual(out.count(".store"), len(self.stores()))
+        self.assertIn("00000000000000000001.store", out)
+        self.assertIn(f"durable up to entry {ENTRIES}", out)
+        self.assertEqual(self.snapshot(), before)
+
+    def test_json_and_entries(self):
+        """--entries adds one line an entry, in the range asked for."""
+        code, out, _ = self.run_command("inspect", "data", "--json", "--entries", "--from", 3, "--to", 5)
+        summary, *entries = map(json.loads, out.splitlines())
+        self.assertEqual((code, summary["node"]), (0, "n"))
+        self.assertEqual(summary["logs"][0]["segments"][-1]["next_offset"], 2 * ENTRIES)
+        self.assertEqual([entry["index"] for entry in entries], [3, 4, 5])
+        self.assertEqual((entries[0]["base_offset"], entries[0]["kind"]), (4, "records"))
+        _, out, _ = self.run_command("inspect", "data", "--entries", "--from", ENTRIES)
+        self.assertRegex(
+            out, rf"(?m)^entry {ENTRIES}  term 1  records  offsets 78 to 79  \d+ bytes at \d+  1970-"
+        )
+
+    def test_damage(self):
+        """A damaged header is shown beside what is good, and is exit code 5."""
+        self.flip(self.stores()[0], 4096 + 20)
+        code, out, _ = self.run_command("inspect", "data")
+        self.assertEqual(code, ExitCode.DAMAGED)
+        self.assertRegex(out, r"DAMAGED: .*00000000000000000001\.store: .*checksum")
+
+    def test_mistakes(self):
+        """What is no data directory is one line, without a traceback."""
+        Path("file").write_text("x")
+        for command in ("inspect", "verify"):
+            for path in ("absent", "file", "."):
+                code, out, err = self.run_command(command, path)
+                self.assertEqual((code, out), (1, ""), (command, path))
+                self.assertIn("no data directory", err)
+        self.assertEqual(self.run_command("inspect", "data", "--from", "x")[0], 2)
+
+
+class VerifyTests(DiskCase):
+    """Whether everything is as it was written."""
+
+    def test_all_good(self):
+        """A whole directory: the totals, exit code 0, nothing changed."""
+        before = self.snapshot()
+        code, out, err = self.run_command("verify", "data")
+        self.assertEqual((code, err), (0, ""))
+        self.assertRegex(
+            out,
+            rf"checked {len(self.stores())} segments, {ENTRIES} entries, {2 * ENTRIES} records, .*: all good",
+        )
+        self.assertEqual(self.snapshot(), before)
+
+    def test_damage_in_a_payload(self):
+        """One bit of a payload is found and located; exit code 5 and the command to go on."""
+        victim = self.stores()[1]
+        self.flip(victim, 4096 + 64 + 1000)
+        code, out, _ = self.run_command("verify", "data")
+        self.assertEqual(code, ExitCode.DAMAGED)
+        self.assertIn(f"DAMAGED: {victim}: at byte 4096: ", out)
+        self.assertIn("loghouse recover data --accept-data-loss", out)
+        code, out, _ = self.run_command("verify", "data", "--json")
+        result = json.loads(out)
+        self.assertEqual((code, result["is_damaged"]), (5, True))
+        self.assertEqual(result["findings"][0]["file"], str(victim))
+
+    def test_mendable_things_are_notes(self):
+        """A missing index is told, and is no damage."""
+        index = self.stores()[0].with_suffix(".index")
+        index.unlink()
+        code, out, _ = self.run_command("verify", "data")
+        self.assertEqual(code, 0)
+        self.assertRegex(out, rf"note: {index}: at byte 0: ")
+
+    def test_progress_on_a_terminal(self):
+        """On a terminal stderr shows how far it is; stdout stays clean."""
+        code, out, err = self.run_command("verify", "data", terminal=True)
+        self.assertEqual(code, 0)
+        self.assertIn("checking", err)
+        self.assertNotIn("checking:", out)
+
+
+class RecoverTests(DiskCase):
+    """Cutting at the damage."""
+
+    def test_needs_consent(self):
+        """Without the flag it explains and changes nothing."""
+        self.flip(self.stores()[1], 4096 + 64 + 1000)
+        before = self.snapshot()
+        code, out, err = self.run_command("recover", "data")
+        self.assertEqual((code, out), (2, ""))
+        self.assertIn("--accept-data-loss", err)
+        self.assertEqual(self.snapshot(), before)
+
+    def test_cuts_and_opens_again(self):
+        """The log ends before the damage, what was cut is kept, and verify is happy."""
+        victim = self.stores()[1]
+        self.flip(victim, 4096 + 64 + 1000)
+        last_good = int(victim.stem) - 1
+        code, out, err = self.run_command("recover", "data", "--accept-data-loss")
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn(f"ends at entry {last_good}; the next record gets offset {2 * last_good}", out)
+        self.assertTrue(list(Path("data/logs/1/lost+found").iterdir()))
+        self.assertEqual(self.run_command("verify", "data")[0], 0)
+        directory = self.open()
+        log = directory.open_log()
+        self.assertEqual((log.last_index, log.next_offset), (last_good, 2 * last_good))
+        log.close()
+        directory.close()
+
+    def test_nothing_to_do(self):
+        """A good log is left as it is, and says so."""
+        code, out, _ = self.run_command("recover", "data", "--accept-data-loss")
+        self.assertEqual(code, 0)
+        self.assertIn("nothing to do", out)
+        self.assertIn("no acknowledged entries are known to be lost", out)
+        code, out, _ = self.run_command("recover", "data", "--accept-data-loss", "--json")
+        self.assertEqual(json.loads(out)["logs"][0]["last_index"], ENTRIES)
+
+    def test_refuses_what_runs_or_is_not_there(self):
+        """A directory in use is refused, and one that is not there is not made."""
+        directory = self.open()
+        try:
+            code, _, err = self.run_command("recover", "data", "--accept-data-loss")
+        finally:
+            directory.close()
+        self.assertEqual(code, 1)
+        self.assertIn("in use by another process", err)
+        self.assertEqual(self.run_command("recover", "absent", "--accept-data-loss")[0], 1)
+        self.assertFalse(Path("absent").exists())
