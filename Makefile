@@ -7,6 +7,8 @@ PROTO_VENV := .venv-proto
 FILE ?= README.md
 LISTEN ?= 127.0.0.1:8400
 ONCE ?=
+# What runs the suite: CI counts coverage with `coverage run -m pytest`.
+PYTEST ?= pytest
 
 # Everything the installed package is made of: a change makes pip install it again.
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
@@ -59,7 +61,7 @@ certs: $(VENV)/.installed
 test: test-pytest test-trial
 
 test-pytest: $(VENV)/.developed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m $(PYTEST)
 
 test-trial: $(VENV)/.developed
 	$(BIN)/python -m twisted.trial tests
