@@ -9,18 +9,19 @@ LISTEN ?= 127.0.0.1:8400
 ONCE ?=
 # What runs the suite: CI counts coverage with `coverage run -m pytest`.
 PYTEST ?= pytest
+CYCLES ?= 300
 
 # Everything the installed package is made of: a change makes pip install it again.
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md
 
-.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging check clean
+.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench kill check clean
 
 help:
 	@echo 'make run      a node with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: certs, proto, coverage, packaging, clean'
+	@echo 'also: certs, proto, coverage, packaging, bench, kill CYCLES=..., clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -79,6 +80,13 @@ coverage: $(VENV)/.developed
 
 packaging: $(VENV)/.developed
 	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py
+
+bench: $(VENV)/.developed
+	$(BIN)/python -m bench.storage
+	$(BIN)/python -m bench.grpc_node
+
+kill: $(VENV)/.developed
+	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest tests/e2e/test_kill.py
 
 check: lint types drift test
 

@@ -1,64 +1,217 @@
-"""Storage against the bare system calls: append and sync, sequential read, verify.
+"""Storage against the bare system calls: append and sync, sequential read, verify, restart.
 
-python -m bench.storage [--rounds N]
+python -m bench.storage [--rounds N] [--only append|read|restart]
 """
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from bench.measure import seconds
-from loghouse.limits import KIB, MIB
-from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from bench.measure import Table, arguments, finish, median, ratio, rounds, scratch, seconds
+from loghouse.api.v1.log_pb2 import Record
+from loghouse.limits import GIB, KIB, MIB, SEGMENT_SIZE_DEFAULT
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.entry import EntryKind, make_entry
+from loghouse.storage.directory import DataDirectory
+from loghouse.storage.files import OsFiles
+from loghouse.storage.log import Log
+from loghouse.storage.verify import Checked, verify
+from loghouse.testing.process import CLUSTER, Certificates, NodeProcess
 
-CLUSTER = bytes(range(16))
-SEED = frame_seed(CLUSTER, 1)
 BATCH_SIZE = 64 * KIB
-BATCHES = 400
+BATCHES = 500
 READ_SIZE = 1 * MIB
+READ_LOG_SIZE = 512 * MIB
+GROUP_SIZE = 4 * MIB
 
 
-def entries(first_index: int, count: int, payload: bytes, base_offset: int) -> list:
-    return [
-        make_entry(
-            SEED,
-            index=first_index + n,
-            term=1,
-            kind=EntryKind.RECORDS,
-            base_offset=base_offset + n,
-            timestamp=1,
-            payload=payload,
-            record_count=1,
+class OpenLog:
+    """A log in a directory of its own, and entries for it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.directory = DataDirectory.open(
+            OsFiles(), path, cluster_name=CLUSTER, node_name="node-1", random_bytes=os.urandom
         )
-        for n in range(count)
-    ]
+        self.log: Log = self.directory.open_log()
+
+    def entries(self, count: int, payload: bytes, record_count: int) -> list:
+        log = self.log
+        return [
+            make_entry(
+                log.seed,
+                index=log.last_index + 1 + number,
+                term=1,
+                kind=EntryKind.RECORDS,
+                base_offset=log.next_offset + number * record_count,
+                timestamp=1,
+                payload=payload,
+                record_count=record_count,
+            )
+            for number in range(count)
+        ]
+
+    def fill(self, size: int, payload: bytes, record_count: int) -> None:
+        """Append entries of about `size` bytes in all."""
+        left = size // (len(payload) + 64)
+        group = max(1, min(GROUP_SIZE // (len(payload) + 64), 4096))
+        while left > 0:
+            self.log.append(self.entries(min(group, left), payload, record_count))
+            left -= group
+        self.log.sync(self.log.last_index)
+
+    def close(self) -> None:
+        self.log.close()
+        self.directory.close()
 
 
-def bare_append(folder: Path, payload: bytes) -> float:
-    """Bytes per second of `pwrite` + `fdatasync` into a preallocated file."""
-    fd = os.open(folder / "bare", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+def batch_of(size: int, value_size: int = 1000) -> tuple[bytes, int]:
+    """A batch of about `size` bytes, and its number of records."""
+    count = max(1, size // (value_size + 3))
+    return encode_batch([Record(value=os.urandom(value_size))] * count), count
+
+
+def bare_append(folder: str, payload: bytes) -> float:
+    """Bytes a second of `pwrite` + `fdatasync` into a preallocated file."""
+    path = Path(folder) / "bare"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        os.posix_fallocate(fd, 0, BATCHES * len(payload))
+        os.posix_fallocate(fd, 0, SEGMENT_SIZE_DEFAULT)
 
         def work() -> None:
-            position = 0
-            for _ in range(BATCHES):
-                os.pwrite(fd, payload, position)
+            for number in range(BATCHES):
+                os.pwrite(fd, payload, number * len(payload))
                 os.fdatasync(fd)
-                position += len(payload)
 
         return BATCHES * len(payload) / seconds(work)
     finally:
         os.close(fd)
+        path.unlink()
 
 
-def bare_read(path: Path, size: int) -> float:
-    fd = os.open(path, os.O_RDONLY)
-    try:
+def our_append(folder: str, payload: bytes, record_count: int) -> float:
+    """The same through the log: headers, checksums, index, watermark."""
+    opened = OpenLog(f"{folder}/append-{os.urandom(4).hex()}")
+    entries = opened.entries(BATCHES, payload, record_count)
 
-        def work() -> None:
-            for position in range(0, size, READ_SIZE):
-                os.pread(fd, READ_SIZE, position)
+    def work() -> None:
+        for entry in entries:
+            opened.log.append([entry])
+            opened.log.sync(entry.index)
 
-        return size / seconds(work)
-    finally:
-        os.close(fd)
+    result = BATCHES * len(payload) / seconds(work)
+    opened.close()
+    return result
+
+
+def bench_append(table: Table, folder: str, count: int) -> None:
+    payload, records = batch_of(BATCH_SIZE)
+    ours, bare = rounds(
+        count, lambda: our_append(folder, payload, records), lambda: bare_append(folder, payload)
+    )
+    table.add("append + sync of 64 KiB batches", median(ours) / 1e6, "MB/s")
+    table.add("  bare pwrite + fdatasync of the same bytes", median(bare) / 1e6, "MB/s")
+    table.add("  ratio", ratio(ours, bare), "", bar=0.7)
+
+
+def bench_read(table: Table, folder: str, count: int) -> None:
+    opened = OpenLog(f"{folder}/read")
+    opened.fill(READ_LOG_SIZE, *batch_of(BATCH_SIZE))
+    log, end = opened.log, opened.log.sealed_segments()[-1].next_offset
+    stores = sorted(Path(opened.path).rglob("0*.store"))[:-1]
+
+    def read_ours() -> int:
+        offset = got = 0
+        while offset < end:
+            frames, offset = log.read(offset, READ_SIZE, log.last_index)
+            got += len(frames)
+        return got
+
+    def read_bare() -> int:
+        got = 0
+        for store in stores:
+            fd = os.open(store, os.O_RDONLY)
+            while chunk := os.pread(fd, READ_SIZE, got % SEGMENT_SIZE_DEFAULT):
+                got += len(chunk)
+                if got % SEGMENT_SIZE_DEFAULT == 0:
+                    break
+            os.close(fd)
+        return got
+
+    ours, bare = rounds(count, lambda: rate(read_ours), lambda: rate(read_bare))
+    table.add("sequential read with checks, 64 KiB batches", median(ours) / 1e6, "MB/s")
+    table.add("  bare pread of the same files", median(bare) / 1e6, "MB/s")
+    table.add("  ratio", ratio(ours, bare), "", bar=0.5)
+    opened.close()
+    bench_verify(table, opened.path, "verify, 64 KiB batches", count, bar=500)
+    singles = OpenLog(f"{folder}/singles")
+    singles.fill(64 * MIB, encode_batch([Record(value=bytes(100))]), 1)
+    singles.close()
+    bench_verify(table, singles.path, "verify, single 100-byte records", count)
+
+
+def rate(read: Callable[[], int]) -> float:
+    """Bytes a second of a reader that returns how many it read."""
+    begin = time.perf_counter()
+    got = read()
+    return got / (time.perf_counter() - begin)
+
+
+def bench_verify(table: Table, path: str, name: str, count: int, bar: float | None = None) -> None:
+    def check() -> int:
+        *_, last = verify(OsFiles(), path)
+        assert isinstance(last, Checked)
+        return last.size
+
+    (rates,) = rounds(count, lambda: rate(check))
+    table.add(name, median(rates) / 1e6, "MB/s", bar=bar)
+
+
+def start_after_kill(folder: Path, certificates: Certificates, fill: tuple[int, bytes, int] | None) -> tuple:
+    """Seconds from the command to the first answer after kill -9, and private memory then, in MiB."""
+    node = NodeProcess(folder, certificates)
+    if fill is not None:
+        opened = OpenLog(str(node.data_dir))
+        opened.fill(*fill)
+        opened.close()
+    node.start()
+    node.kill()
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        node.start()
+        times.append(time.perf_counter() - begin)
+        memory = node.anonymous_size()
+        node.kill()
+    return median(times), memory / MIB
+
+
+def bench_restart(table: Table, folder: str) -> None:
+    certificates = Certificates(Path(folder) / "certs")
+    empty, _ = start_after_kill(Path(folder) / "empty", certificates, None)
+    table.add("start of an empty node after kill -9, to its first answer", empty, "s")
+    for name, fill, bar in [
+        ("1 GiB of 64 KiB batches", (GIB, *batch_of(BATCH_SIZE)), 0.5),
+        ("1 GiB of single 100-byte records", (GIB, encode_batch([Record(value=bytes(100))]), 1), 3.0),
+    ]:
+        start, memory = start_after_kill(Path(folder) / name.replace(" ", "-"), certificates, fill)
+        table.add(f"start later than an empty node, {name}", start - empty, "s", bar=bar, at_most=True)
+        table.add("  private anonymous memory then", memory, "MiB", bar=150, at_most=True)
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    table = Table()
+    with scratch() as folder:
+        if options.only in "append":
+            bench_append(table, folder, options.rounds)
+        if options.only in "read":
+            bench_read(table, folder, options.rounds)
+        if options.only in "restart":
+            bench_restart(table, folder)
+    finish(table, options)
+
+
+if __name__ == "__main__":
+    main()
