@@ -14,7 +14,7 @@ _reactor.install()
 import grpc
 from twisted.internet import reactor
 
-from loghouse.api.server import OPTIONS
+from loghouse.api.server import channel_options
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 
 
@@ -36,7 +36,7 @@ class EmptyLog(log_pb2_grpc.LogServicer):
 
 
 async def serve(folder: str) -> None:
-    server = grpc.aio.server(options=OPTIONS)
+    server = grpc.aio.server(options=channel_options())
     log_pb2_grpc.add_LogServicer_to_server(EmptyLog(), server)
 
     def read(name: str) -> bytes:
