@@ -510,13 +510,26 @@ def _check_together(reading: _Reading, values: Mapping[str, Any]) -> None:
 
 def example_text() -> str:
     """Return a node.yaml with every setting; the ones with a default are commented out and show it."""
-    lines = [
+    head = [
         "# node.yaml: the settings of one Loghouse node.",
         "# Check it with: loghouse config check node.yaml",
         "# Run it with:   twistd -n loghouse --config node.yaml",
-        "",
     ]
-    for _, setting, _ in settings_of(NodeConfig):
+    return _example(NodeConfig, head)
+
+
+def client_example_text() -> str:
+    """Return a client.yaml with every setting."""
+    head = [
+        "# client.yaml: which node the loghouse command talks to, and as whom.",
+        "# It is found in the current directory, or named with --config or LOGHOUSE_CONFIG.",
+    ]
+    return _example(ClientConfig, head)
+
+
+def _example(section: type[Any], head: list[str]) -> str:
+    lines = [*head, ""]
+    for _, setting, _ in settings_of(section):
         mark = "" if setting.shown else "# "
         lines.append(f"# {setting.comment}")
         if setting.section is None:

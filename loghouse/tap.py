@@ -136,7 +136,11 @@ def _log_file(options: Any) -> TextIO | None:
         return sys.stdout
     if name == "-":
         return None  # twistd explains that a daemon cannot log to stdout
-    file = LogFile.fromFullPath(os.path.abspath(name or "twistd.log"))
+    path = os.path.abspath(name or "twistd.log")
+    try:
+        file = LogFile.fromFullPath(path)
+    except OSError as error:
+        sys.exit(f"twistd loghouse: {path}: {error.strerror}; choose another with twistd --logfile")
     if not signal.getsignal(signal.SIGUSR1):
         signal.signal(signal.SIGUSR1, lambda number, frame: _rotate(file))
     return cast(TextIO, file)

@@ -126,6 +126,13 @@ class BootServiceTests(TapCase):
         lines = log_file.read_text().splitlines()
         self.assertEqual([json.loads(line)["message"] for line in lines], ["disk is slow"])
 
+    def test_unwritable_log_file(self):
+        """A log file that cannot be written ends the command with its path and what to do."""
+        boot = self.boot(nodaemon=False, logfile=str(self.folder / "absent" / "node.log"))
+        exit_ = self.assertRaises(SystemExit, boot.setServiceParent, service.Application("loghouse"))
+        self.assertIn("absent/node.log: No such file", exit_.code)
+        self.assertIn("--logfile", exit_.code)
+
     def test_syslog_is_left_to_twistd(self):
         """With --syslog twistd keeps its own observer."""
         application = service.Application("loghouse")

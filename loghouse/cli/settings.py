@@ -1,4 +1,4 @@
-"""`loghouse config`: check a node.yaml, or print a commented one."""
+"""`loghouse config`: check a node.yaml or client.yaml, or print a commented one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from loghouse.cli.output import ExitCode, write_json, write_line
-from loghouse.config import example_text, load
+from loghouse.config import client_example_text, example_text, load, load_client
 from loghouse.errors import ConfigError
 
 
@@ -17,9 +17,11 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser("check", help="check a node.yaml; every problem is printed")
     check.add_argument("file", metavar="FILE", help="the node.yaml")
+    check.add_argument("--client", action="store_true", help="it is a client.yaml")
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=run_check)
     example = actions.add_parser("example", help="print a commented node.yaml with every setting")
+    example.add_argument("--client", action="store_true", help="a client.yaml instead")
     example.add_argument("--json", action="store_true", help="print it as a JSON string")
     example.set_defaults(run=run_example)
 
@@ -27,7 +29,11 @@ def add_parser(commands: Any) -> None:
 def run_check(args: argparse.Namespace) -> int:
     """Print all problems, or one line that there is none."""
     try:
-        loaded = load(args.file)
+        if args.client:
+            what = f"commands talk to {load_client(args.file).server}"
+        else:
+            loaded = load(args.file)
+            what = f"node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}"
     except ConfigError as error:
         if args.json:
             write_json({"file": args.file, "problems": list(error.problems)})
@@ -37,14 +43,15 @@ def run_check(args: argparse.Namespace) -> int:
     if args.json:
         write_json({"file": args.file, "problems": []})
     else:
-        write_line(f"{args.file}: fine; node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}")
+        write_line(f"{args.file}: fine; {what}")
     return ExitCode.OK
 
 
 def run_example(args: argparse.Namespace) -> int:
     """Print the example."""
+    text = client_example_text() if args.client else example_text()
     if args.json:
-        write_json({"example": example_text()})
+        write_json({"example": text})
     else:
-        sys.stdout.write(example_text())
+        sys.stdout.write(text)
     return ExitCode.OK

@@ -142,6 +142,17 @@ class SettingsTests(CommandCase):
         _, out, _ = self.run_command("config", "example", "--json")
         self.assertEqual(json.loads(out)["example"], example_text())
 
+    def test_client(self):
+        """--client prints and checks a client.yaml; the example is valid once its files are there."""
+        _, out, _ = self.run_command("config", "example", "--client")
+        Path("client.yaml").write_text(out)
+        code, _, err = self.run_command("config", "check", "--client", "client.yaml")
+        self.assertEqual((code, len(err.splitlines())), (2, 3), err)
+        for words in (["init"], ["client", "root"]):
+            self.run_command("certs", *words)
+        code, out, _ = self.run_command("config", "check", "--client", "client.yaml")
+        self.assertEqual((code, out), (0, "client.yaml: fine; commands talk to 127.0.0.1:8400\n"))
+
     def test_check(self):
         """A right file is exit code 0; a wrong one 2, with every problem."""
         path = self.folder / "node.yaml"
