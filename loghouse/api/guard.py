@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from loghouse.api.status import answer_of
 from loghouse.auth.identity import Identity, IdentityReader
@@ -256,12 +257,6 @@ async def _refuse(guard: Guard, context: Any, method: str, error: Exception) -> 
         raise asyncio.CancelledError
     answer = answer_of(error)
     if answer.is_internal:
-        guard.logger.error("{method} failed", method=method, log_failure=_failure_of(error))
+        guard.logger.error("{method} failed", method=method, log_failure=Failure(error))
     guard.report(error, method)
     await context.abort(answer.code, answer.text, answer.trailers)
-
-
-def _failure_of(error: Exception) -> Any:
-    from twisted.python.failure import Failure
-
-    return Failure(error)
