@@ -153,6 +153,26 @@ class BitFlipTests(DamageCase):
         self.assertEqual(set(found), {"same", "refused", "damage on read"})
 
 
+class TornTailTests(DamageCase):
+    """What a torn tail leaves behind."""
+
+    def test_whole_frames_behind_a_torn_one_never_come_back(self):
+        """After a new entry fills the torn one's place exactly, the old frame behind it stays gone."""
+        self.make(1, unsynced=2)
+        torn = self.entries[1]
+        self.disk.flip(STORE, (4096 + self.entries[0].size + 70) * 8)
+        directory = self.boot()
+        log = directory.open_log()
+        self.assertEqual(log.last_index, 1)
+        writer = Writer(log.state, seed=self.seed)
+        entry = writer.records(1, len(torn.payload))
+        self.assertEqual((entry.size, entry.index), (torn.size, torn.index))
+        log.append([entry])
+        log.close()
+        directory.close()
+        self.assertEqual(self.boot().open_log().last_index, 2)
+
+
 class TruncationTests(DamageCase):
     """Files that end too early, or not where they should."""
 
