@@ -4,6 +4,7 @@ import ast
 import configparser
 import os
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -130,8 +131,10 @@ class InstallTests(SynchronousTestCase):
         self.assertIn("data_dir: data", run(scripts / "loghouse", "config", "example", cwd=self.folder))
         input_file = self.folder / "input"
         input_file.write_text("one\ntwo\n")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
         shown = run(
-            *(scripts / "loghouse", "demo", "--once", "--file", input_file, "--listen", "127.0.0.1:18411"),
+            *(scripts / "loghouse", "demo", "--once", "--file", input_file, "--listen", address),
             *("--dir", home / "dev"),
             cwd=self.folder,
         )

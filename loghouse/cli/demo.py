@@ -31,7 +31,15 @@ from loghouse.auth.certificates import (
 )
 from loghouse.cli.certs import CA_FILE, MODEL_FILE, POLICY_FILE, write_policy
 from loghouse.cli.consume import read_until
-from loghouse.cli.output import CommandError, ExitCode, progress_bar, size_text, write_json, write_line
+from loghouse.cli.output import (
+    CommandError,
+    ExitCode,
+    count_text,
+    progress_bar,
+    size_text,
+    write_json,
+    write_line,
+)
 from loghouse.cli.produce import BATCH_SIZE_DEFAULT, Appended, append, lines_of
 from loghouse.client.connection import CallError, Connection, Credentials
 from loghouse.config_values import Address, parse_address
@@ -320,7 +328,8 @@ def _print_result(path: Path, result: dict[str, Any]) -> None:
     for verb, key in (("appended, durably", "append_seconds"), ("read back and compared", "read_seconds")):
         seconds = result[key] or 1e-6
         write_line(
-            f"{verb}: {result['records']} lines of {path} ({size_text(result['bytes'])}) in {seconds:.3f} s: "
+            f"{verb}: {count_text(result['records'], 'line')} of {path} ({size_text(result['bytes'])}) "
+            f"in {seconds:.3f} s: "
             f"{result['records'] / seconds:,.0f} records/s, {size_text(result['bytes'] / seconds)}/s"
         )
     write_line(

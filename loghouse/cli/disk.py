@@ -13,6 +13,7 @@ from typing import Any
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
+    count_text,
     progress_bar,
     size_text,
     time_text,
@@ -214,7 +215,8 @@ def run_verify(args: argparse.Namespace) -> int:
         )
     else:
         write_line(
-            f"checked {checked.segments} segments, {checked.entries} entries, {checked.records} records, "
+            f"checked {count_text(checked.segments, 'segment')}, {checked.entries} entries, "
+            f"{count_text(checked.records, 'record')}, "
             f"{size_text(checked.size)}: {'DAMAGED' if is_damaged else 'all good'}"
         )
         if is_damaged:

@@ -82,6 +82,11 @@ def time_text(timestamp: int) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def count_text(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 record`, `2 records`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def size_text(size: float) -> str:
     """Return bytes for people: 1234567 is `1.2 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
-from loghouse.cli.output import CommandError, ExitCode, progress_bar, size_text, write_json, write_line
+from loghouse.cli.output import (
+    CommandError,
+    ExitCode,
+    count_text,
+    progress_bar,
+    size_text,
+    write_json,
+    write_line,
+)
 from loghouse.cli.target import add_options, connect
 from loghouse.client.connection import CallError, Connection
 from loghouse.config_values import parse_size
@@ -235,7 +243,10 @@ def _explain(error: BaseException, appended: Appended) -> None:
     if isinstance(error, CallError) and error.is_retryable and not appended.record_count:
         return
     if appended.record_count:
-        done = f"{appended.record_count} records are durable, the last at offset {appended.last_offset}"
+        done = (
+            f"{count_text(appended.record_count, 'record')} acknowledged as durable, "
+            f"the last at offset {appended.last_offset}"
+        )
     else:
         done = "no record was acknowledged"
     unsure = not isinstance(error, CallError) or error.is_outcome_unknown
@@ -264,6 +275,6 @@ def _report(appended: Appended, as_json: bool) -> None:
             else f"offsets {appended.first_offset} to {appended.last_offset}"
         )
         write_line(
-            f"appended {appended.record_count} records ({size_text(appended.size)}), {offsets}, "
-            f"in {appended.seconds:.3f} s ({size_text(rate)}/s)"
+            f"appended {count_text(appended.record_count, 'record')} ({size_text(appended.size)}), "
+            f"{offsets}, in {appended.seconds:.3f} s ({size_text(rate)}/s)"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 
 from loghouse import __version__
-from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, size_text, time_text
+from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, count_text, size_text, time_text
 from loghouse.config import example_text
 from tests.cli.fake_node import FakeServer
 from tests.cli.support import CommandCase
@@ -209,7 +209,8 @@ class MainTests(CommandCase):
         self.assertEqual((done.returncode, done.stderr), (0, b""))
 
     def test_texts(self):
-        """Sizes and times for people."""
+        """Sizes, counts and times for people."""
+        self.assertEqual([count_text(n, "line") for n in (0, 1, 2)], ["0 lines", "1 line", "2 lines"])
         self.assertEqual(
             [size_text(size) for size in (0, 1023, 1536, 2**40)], ["0 B", "1023 B", "1.5 KiB", "1.0 TiB"]
         )

@@ -101,7 +101,7 @@ class ProduceTests(RecordsCase):
         self.node.refuse["ProduceStream"] = (2, status)
         code, out, err = self.run_command("produce", *self.target, stdin=b"a\nb\nc\nd\n")
         self.assertEqual((code, out), (1, ""))
-        self.assertIn("2 records are durable, the last at offset 1\n", err)
+        self.assertIn("2 records acknowledged as durable, the last at offset 1\n", err)
         self.assertIn("'nobody' is not permitted to produce 'default'", err)
         self.assertIn("ask for a rule in the node's policy", err)
 
@@ -114,7 +114,7 @@ class ProduceTests(RecordsCase):
             self.node.refuse["ProduceStream"] = (1, status)
             code, _, err = self.run_command("produce", *self.target, stdin=b"a\nb\n")
             self.assertEqual(code, 4)
-            self.assertIn("1 records are durable", err)
+            self.assertIn("1 record acknowledged as durable", err)
             self.assertIn("may or may not have been appended", err)
 
     def test_error_as_json(self):
