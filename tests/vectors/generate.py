@@ -11,6 +11,7 @@ from pathlib import Path
 from loghouse import errors
 from loghouse.protocol import codec
 from loghouse.protocol.framing import pack_header
+from tests.vectors import disk
 from tests.vectors.messages import ENVELOPES, GROUP, MESSAGES
 
 DIRECTORY = Path(__file__).resolve().parent
@@ -106,6 +107,7 @@ FILES = {
     "wire.json": wire_vectors,
     "wire_raft.json": raft_vectors,
     "wire_refused.json": refused_vectors,
+    **disk.FILES,
 }
 
 

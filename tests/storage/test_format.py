@@ -1,0 +1,101 @@
+"""docs/disk_format.md and the published vectors say what the code does."""
+
+import json
+import re
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.errors import DataDirectoryError, EntryDamagedError, MalformedMessageError
+from loghouse.protocol.entry import crc32c, decode_entry
+from loghouse.storage.hard_state import Slot
+from loghouse.storage.start import START_MAGIC, STATE_MAGIC, decode_state_file
+from loghouse.storage.store import StoreHeader, Watermark, new_block, newest_watermark
+from tests.vectors import disk
+
+ROOT = Path(__file__).parents[2]
+VECTORS = {
+    vector["name"]: vector
+    for name in disk.FILES
+    for vector in json.loads((ROOT / "tests" / "vectors" / name).read_text())
+}
+
+
+def raw(name):
+    return bytes.fromhex(VECTORS[name]["hex"])
+
+
+class DocumentTests(SynchronousTestCase):
+    """The worked bytes of the document."""
+
+    def test_worked_bytes_are_the_vectors(self):
+        """Every block of hex in the document is the vector of its name."""
+        text = (ROOT / "docs" / "disk_format.md").read_text()
+        blocks = re.findall(r"^```hex (.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
+        self.assertGreater(len(blocks), 7)
+        for name, block in blocks:
+            self.assertEqual("".join(block.split()), VECTORS[name]["hex"], name)
+
+
+class VectorTests(SynchronousTestCase):
+    """The code reads the vectors back."""
+
+    def test_entries(self):
+        """Every entry vector decodes to its fields."""
+        for vector in json.loads((ROOT / "tests/vectors/entry.json").read_text()):
+            entry = decode_entry(disk.SEED, bytes.fromhex(vector["hex"]))
+            for field in ("index", "term", "kind", "record_count", "base_offset", "timestamp", "producer_id"):
+                self.assertEqual(getattr(entry, field), vector["fields"][field], vector["name"])
+            self.assertEqual(bytes(entry.payload).hex(), vector["fields"]["payload"])
+
+    def test_header_block(self):
+        """The header and both slots read back; the twins of the construct declarations agree."""
+        header = StoreHeader.decode(raw("store header"))
+        self.assertEqual((header.cluster, header.base_index), (disk.CLUSTER, 1))
+        for name in ("watermark of a new store", "watermark after a sync"):
+            fields = VECTORS[name]["fields"]
+            watermark = Watermark.decode(raw(name), disk.SEED)
+            self.assertEqual({field: getattr(watermark, field) for field in fields}, fields)
+            parsed = Watermark.WIRE.parse(raw(name))
+            self.assertEqual({field: parsed[field] for field in fields}, fields)
+        block = new_block(header)
+        self.assertEqual(newest_watermark(block, disk.SEED).counter, 0)
+        after = bytearray(block)
+        after[2048 : 2048 + Watermark.SIZE] = raw("watermark after a sync")
+        self.assertEqual(newest_watermark(bytes(after), disk.SEED).counter, 1)
+
+    def test_small_files(self):
+        """Slot, start and state read back; the slot's twin agrees."""
+        slot = Slot.decode(raw("hard state slot"), disk.SEED)
+        self.assertEqual((slot.counter, slot.state.term, slot.state.vote), (3, 7, 1))
+        parsed = Slot.WIRE.parse(raw("hard state slot"))
+        self.assertEqual((parsed.counter, parsed.term, parsed.vote), (3, 7, 1))
+        state, flags = decode_state_file(
+            START_MAGIC, disk.SEED, raw("start of an empty log, being installed")
+        )
+        self.assertEqual((state.index, flags), (0, 1))
+        state, _ = decode_state_file(STATE_MAGIC, disk.SEED, raw("state behind the entries of entry.json"))
+        self.assertEqual((state.index, state.next_offset, state.lowest_offset), (6, 4, 2))
+        self.assertEqual(list(state.producers), [4])
+
+    def test_refused(self):
+        """Headers and files of another kind or a newer version are told from damaged ones."""
+
+        def with_crc(fields, seed=0):
+            return fields + crc32c(fields, seed).to_bytes(4, "big")
+
+        header = raw("store header")[:-4]
+        with self.assertRaises(EntryDamagedError):
+            StoreHeader.decode(with_crc(b"LOGHOUSF" + header[8:]))
+        with self.assertRaises(DataDirectoryError):
+            StoreHeader.decode(with_crc(header[:8] + b"\0\2" + header[10:]))
+        start = raw("start of an empty log, being installed")[:-4]
+        for error, fields in (
+            (DataDirectoryError, start[:8] + b"\0\2" + start[10:]),
+            (MalformedMessageError, start + b"\0"),
+            (MalformedMessageError, b"LOGHSTAT" + start[8:]),
+        ):
+            with self.assertRaises(error):
+                decode_state_file(START_MAGIC, disk.SEED, with_crc(fields, disk.SEED))
+        self.assertIsNone(Watermark.decode(b"", disk.SEED))
+        self.assertIsNone(Slot.decode(bytes(32), disk.SEED))

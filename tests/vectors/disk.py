@@ -1,0 +1,174 @@
+"""Vectors of the disk format: entry frames, header block, hard state, start and state files, index."""
+
+from loghouse.api.v1.log_pb2 import Record
+from loghouse.limits import STORE_HEADER_SIZE
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.configuration import (
+    Configuration,
+    Retention,
+    Role,
+    encode_configuration,
+    encode_producer,
+    encode_trim,
+)
+from loghouse.protocol.entry import HEADER, EntryKind, frame_seed, make_entry
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.directory import Identity
+from loghouse.storage.hard_state import HardState, Slot
+from loghouse.storage.index import INDEX_ENTRY
+from loghouse.storage.start import FLAG_INSTALLING, START_MAGIC, STATE_MAGIC, encode_state_file
+from loghouse.storage.store import StoreHeader, Watermark
+
+CLUSTER = b"loghouse-test\0\0\1"
+GROUP = 1
+SEED = frame_seed(CLUSTER, GROUP)
+TIMESTAMP = 1_790_000_000_000_000
+CONFIGURATION = Configuration(retention=Retention(size_max=2**30, age_max_seconds=86_400)).with_member(
+    "a", bytes(range(16)), Role.VOTER
+)
+HEADER_FIELDS = (
+    "header_crc",
+    "length",
+    "version",
+    "kind",
+    "attributes",
+    "record_count",
+    "index",
+    "term",
+    "base_offset",
+    "timestamp",
+    "producer_id",
+    "producer_sequence",
+    "payload_crc",
+)
+
+
+def entries():
+    """One entry of each kind, as they follow each other in a log."""
+    batch = encode_batch([Record(value=b"hello"), Record(value=b"world")])
+    rows = [
+        ("no-op", EntryKind.NOOP, b"", {}),
+        ("configuration", EntryKind.CONFIGURATION, encode_configuration(CONFIGURATION), {}),
+        ("records", EntryKind.RECORDS, batch, {"record_count": 2}),
+        ("producer", EntryKind.PRODUCER, encode_producer("root"), {}),
+        (
+            "records of producer 4",
+            EntryKind.RECORDS,
+            batch,
+            {"record_count": 2, "producer_id": 4, "producer_sequence": 0},
+        ),
+        ("trim", EntryKind.TRIM, encode_trim(2), {}),
+    ]
+    offset = 0
+    for index, (name, kind, payload, fields) in enumerate(rows, 1):
+        entry = make_entry(
+            SEED,
+            index=index,
+            term=1,
+            kind=kind,
+            base_offset=offset,
+            timestamp=TIMESTAMP,
+            payload=payload,
+            **fields,
+        )
+        offset = entry.next_offset
+        yield name, entry
+
+
+def entry_vectors():
+    """Frames of each kind, of cluster `CLUSTER` and group 1."""
+    return [
+        {
+            "name": name,
+            "cluster_uuid": CLUSTER.hex(),
+            "group": GROUP,
+            "fields": {
+                **dict(zip(HEADER_FIELDS, HEADER.unpack(entry.head), strict=True)),
+                "payload": bytes(entry.payload).hex(),
+            },
+            "hex": entry.frame.hex(),
+        }
+        for name, entry in entries()
+    ]
+
+
+def store_header_vectors():
+    """The header block's first bytes, and the watermark in each slot."""
+    header = StoreHeader(cluster=CLUSTER, group=GROUP, base_index=1, base_offset=0, previous_term=0)
+    first = Watermark(counter=0, durable_index=0, durable_term=0, position=STORE_HEADER_SIZE, commit_index=0)
+    second = Watermark(counter=1, durable_index=2, durable_term=1, position=4275, commit_index=1)
+    return [
+        {
+            "name": "store header",
+            "position": 0,
+            "fields": {
+                "version": 1,
+                "group": GROUP,
+                "cluster_uuid": CLUSTER.hex(),
+                "base_index": 1,
+                "base_offset": 0,
+                "previous_term": 0,
+            },
+            "hex": header.encode().hex(),
+        },
+        *(
+            {
+                "name": name,
+                "position": watermark.slot_position,
+                "fields": {
+                    field: getattr(watermark, field)
+                    for field in ("counter", "durable_index", "durable_term", "position", "commit_index")
+                },
+                "hex": watermark.encode(SEED).hex(),
+            }
+            for name, watermark in (("watermark of a new store", first), ("watermark after a sync", second))
+        ),
+    ]
+
+
+def small_file_vectors():
+    """Hard state slot, start and state files, the node file, and an index."""
+    state = LogState()
+    for _, entry in entries():
+        state.check(entry)
+        state.apply(entry)
+    identity = Identity(cluster_uuid=CLUSTER, disk_uuid=bytes(range(16)), cluster_name="logs", node_name="a")
+    position, index = STORE_HEADER_SIZE, b""
+    for _, entry in entries():
+        index += INDEX_ENTRY.pack(entry.base_offset, position)
+        position += entry.size
+    return [
+        {
+            "name": "hard state slot",
+            "fields": {"counter": 3, "term": 7, "vote": 1},
+            "hex": Slot(3, HardState(7, 1)).encode(SEED).hex(),
+        },
+        {
+            "name": "start of an empty log, being installed",
+            "fields": {"flags": FLAG_INSTALLING},
+            "hex": encode_state_file(START_MAGIC, SEED, LogState(), FLAG_INSTALLING).hex(),
+        },
+        {
+            "name": "state behind the entries of entry.json",
+            "fields": {"flags": 0, "index": state.index, "next_offset": state.next_offset},
+            "hex": encode_state_file(STATE_MAGIC, SEED, state).hex(),
+        },
+        {
+            "name": "node",
+            "fields": {
+                "cluster_uuid": identity.cluster_uuid.hex(),
+                "disk_uuid": identity.disk_uuid.hex(),
+                "cluster_name": "logs",
+                "node_name": "a",
+            },
+            "hex": identity.encode().hex(),
+        },
+        {"name": "index of the entries of entry.json", "fields": {}, "hex": index.hex()},
+    ]
+
+
+FILES = {
+    "entry.json": entry_vectors,
+    "store_header.json": store_header_vectors,
+    "small_files.json": small_file_vectors,
+}
