@@ -277,6 +277,9 @@ class Settlement:
             OSError: The disk failed or is too full even for this.
         """
         found, files, directory = self._found, self._files, self._found.directory
+        # The process before may have ended between a rename and its sync: what is seen here must be durable
+        # before anything builds on it or is removed because of it.
+        files.sync_directory(directory)
         hard_state.heal()
         for name in found.plan.leftovers:
             files.unlink(f"{directory}/{name}")

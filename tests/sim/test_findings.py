@@ -1,0 +1,52 @@
+"""What the simulator found, as short tests of its own."""
+
+import errno
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.errors import DiskFailedError
+from loghouse.storage.log import Log
+from loghouse.testing.disk import SimDisk
+from tests.storage.entries import CLUSTER, GROUP, Writer
+
+DIRECTORY = "/logs/1"
+
+
+class FindingTests(SynchronousTestCase):
+    """One test per bug that a seed found."""
+
+    def open(self, disk):
+        """Open a log of segments of ten entries."""
+        return Log.open(disk, DIRECTORY, cluster=CLUSTER, group=GROUP, index_size=120, reserve_size=0)
+
+    def test_names_seen_at_open_are_durable(self):
+        """A segment whose name was not durable when the process ended is made so by the next start."""
+        disk, writer = SimDisk(), Writer()
+        disk.make_directory("/logs")
+        disk.make_directory(DIRECTORY)
+        disk.sync_directory("/")
+        disk.sync_directory("/logs")
+        Log.create(disk, DIRECTORY, cluster=CLUSTER, group=GROUP)
+        log = self.open(disk)
+        log.append([writer.records() for _ in range(10)])
+        log.sync(10)
+        # The roll's sync of the directory fails: the process ends, the machine and its caches stay.
+        disk.fail(errno.EIO, after=1, kinds=["sync_directory"])
+        state = writer.state.copy()
+        self.assertRaises(DiskFailedError, log.append, [writer.records()])
+        disk.stop_process()
+        log, writer = self.open(disk), Writer(state)
+        entries = [writer.records() for _ in range(3)]
+        log.append(entries)
+        log.sync(13)
+        self.assertEqual(log.durable_index, 13)
+        # Now the power goes, and everything not durable with it.
+        disk.crash(NothingKept())
+        self.assertEqual(self.open(disk).last_index, 13)
+
+
+class NothingKept:
+    """A generator by which a crash keeps nothing that was not synced."""
+
+    def random(self):
+        return 0.999
