@@ -15,13 +15,13 @@ CYCLES ?= 300
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md
 
-.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench kill check clean
+.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench kill sim sim-ci check clean
 
 help:
 	@echo 'make run      a node with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: certs, proto, coverage, packaging, bench, kill CYCLES=..., clean'
+	@echo 'also: certs, proto, coverage, packaging, bench, kill CYCLES=..., sim HOURS=..., sim-ci, clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -87,6 +87,15 @@ bench: $(VENV)/.developed
 
 kill: $(VENV)/.developed
 	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest tests/e2e/test_kill.py
+
+# Simulated clusters for so many cluster-hours; see docs/simulation.md.
+HOURS ?= 1
+sim: $(VENV)/.developed
+	$(BIN)/python -m loghouse.testing.sim --hours $(HOURS) --json simulation.json
+
+# Every planted bug must be found, then clean seeds: at most 4 minutes on one core.
+sim-ci: $(VENV)/.developed
+	$(BIN)/python -m loghouse.testing.sim --ci --json simulation.json
 
 check: lint types drift test
 

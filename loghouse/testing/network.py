@@ -75,15 +75,15 @@ class SimNetwork:
         """Add a delay to everything a node sends; 0 ends it."""
         self._slow[node] = delay_seconds
 
-    def heal(self) -> None:
-        """End every cut, clog and slowness, and from now on lose, double and reorder nothing."""
+    def heal(self, delay_seconds_mean: float) -> None:
+        """End every cut, clog and slowness; from now on lose and double nothing, with at most this delay."""
         self._cut.clear()
         self._clogged_until.clear()
         self._slow.clear()
         options = self._options
         self._options = NetworkOptions(
             delay_seconds_min=options.delay_seconds_min,
-            delay_seconds_mean=options.delay_seconds_mean,
+            delay_seconds_mean=min(delay_seconds_mean, options.delay_seconds_mean),
             ordered=options.ordered,
         )
 

@@ -82,7 +82,7 @@ class SimNetworkTests(SynchronousTestCase):
         def act(clock, network):
             network.cut(1, 2)
             network.slow_down(1, 3)
-            network.heal()
+            network.heal(0.001)
 
         options = NetworkOptions(loss=0.5, duplicate=0.5, ordered=True)
         arrived, _ = self.run_network(options, act=act)

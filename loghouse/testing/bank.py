@@ -1,0 +1,94 @@
+"""Hunting planted bugs: seeds until one breaks a rule, and what that cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from loghouse.testing.cluster import run_seed
+from loghouse.testing.mutation import Mutant, planted
+from loghouse.testing.swarm import SwarmOptions, draw_options
+
+NESTED = ("raft", "disk", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """How a mutant was caught: by which rule, at which seed; `rule` is empty if it survived."""
+
+    name: str
+    citation: str
+    rule: str
+    text: str
+    seed: int
+    seeds_tried: int
+    cpu_seconds: float
+    simulated_seconds: float
+
+    def report(self) -> dict[str, object]:
+        """Return the catch as plain values for JSON."""
+        return {
+            "mutant": self.name,
+            "citation": self.citation,
+            "rule": self.rule,
+            "seed": self.seed,
+            "seeds_tried": self.seeds_tried,
+            "cpu_seconds": round(self.cpu_seconds, 2),
+            "simulated_seconds": round(self.simulated_seconds, 1),
+            "violation": self.text,
+        }
+
+
+def options_for(mutant: Mutant, seed: int) -> SwarmOptions:
+    """Return a seed's options with what the mutant asks for put in their place."""
+    options = draw_options(seed)
+    for name, value in mutant.options:
+        group, _, field = name.partition(".")
+        if group in NESTED and field:
+            options = replace(options, **{group: replace(getattr(options, group), **{field: value})})
+        else:
+            options = replace(options, **{name: value})
+    if mutant.faults:
+        kept = {kind: mean for kind, mean in options.faults if kind not in dict(mutant.faults)}
+        wanted = {kind: mean * options.election_seconds for kind, mean in mutant.faults if mean}
+        options = replace(options, faults=tuple(sorted({**kept, **wanted}.items())))
+    return options
+
+
+def hunt(mutant: Mutant, *, seconds: float, seeds: Iterable[int] = range(1, 10_000)) -> Catch:
+    """Run seeds with the bug planted until one is not clean, or the CPU time is used up."""
+    begin = time.process_time()
+    simulated = 0.0
+    tried = 0
+    with planted(mutant):
+        for seed in seeds:
+            result = run_seed(options_for(mutant, seed))
+            simulated += result.simulated_seconds
+            tried += 1
+            spent = time.process_time() - begin
+            if result.violation is not None:
+                rule, text = result.violation.rule, str(result.violation)
+                return Catch(mutant.name, mutant.citation, rule, text, seed, tried, spent, simulated)
+            if spent > seconds:
+                break
+    spent = time.process_time() - begin
+    return Catch(mutant.name, mutant.citation, "", "", 0, tried, spent, simulated)
+
+
+def hunt_all(mutants: Sequence[Mutant], *, seconds_each: float) -> list[Catch]:
+    """Hunt every mutant, one after the other."""
+    return [hunt(mutant, seconds=seconds_each) for mutant in mutants]
+
+
+def hunt_table(catches: Sequence[Catch]) -> str:
+    """Return the catches as a Markdown table."""
+    lines = ["| mutant | caught by | seeds | CPU s |", "|---|---|---|---|"]
+    lines += [
+        f"| {catch.name} | {catch.rule or 'SURVIVED'} | {catch.seeds_tried} | {catch.cpu_seconds:.2f} |"
+        for catch in catches
+    ]
+    total = sum(catch.cpu_seconds for catch in catches)
+    caught = sum(1 for catch in catches if catch.rule)
+    lines.append(f"| {caught} of {len(catches)} | | | {total:.1f} |")
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""What one seed runs: sizes, limits, and how often which fault strikes.
+
+"Swarm testing": each seed draws its own options, so that some seeds have no
+partitions but tiny batches, others many crashes and one huge window. Tiny limits
+find more than long runs (measured with planted bugs), so they are common here.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass, field
+from typing import Final
+
+from loghouse.testing.network import NetworkOptions
+from loghouse.testing.streams import substream
+
+# Every class of fault a seed may have. ONLY APPEND: the order is the order of drawing.
+FAULT_CLASSES: Final = (
+    "crash",
+    "crash_point",
+    "power_loss",
+    "pause",
+    "partition",
+    "one_way_cut",
+    "clog",
+    "slow_link",
+    "disk_slow",
+    "disk_stall",
+    "disk_error",
+    "disk_full",
+    "bit_rot",
+    "clock_step",
+    "transfer",
+    "membership",
+    "wipe",
+    "rolling_restart",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskOptions:
+    """How the disks of a seed behave. Times in seconds, sizes in bytes.
+
+    At a crash each write not yet synced is kept (or torn) with probability `keep` and lost otherwise; in
+    half of the crashes all are lost. An index of 120 bytes has room for ten entries: segments of ten.
+    """
+
+    sync_seconds_mean: float = 0.003
+    keep: float = 0.3
+    segment_size: int = 8192
+    index_size: int = 1200
+    reserve_size: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftLimits:
+    """The core's timing and bounds, small on purpose; see `RaftConfig`."""
+
+    election_ticks: int = 5
+    heartbeat_ticks: int = 1
+    snapshot_ticks: int = 10
+    append_size_max: int = 1000
+    inflight_entries_max: int = 8
+    inflight_size_max: int = 4000
+    proposals_max: int = 64
+    proposals_size_max: int = 64_000
+    committed_size_max: int = 2000
+    cache_size_max: int = 2000
+    reads_max: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmOptions:
+    """Everything that is drawn for a seed before it runs. Times in seconds.
+
+    `faults` maps a class of fault to the mean time between two of its kind. `drift` is how fast or slow the
+    nodes' clocks may run, as a fraction.
+    """
+
+    seed: int
+    voters: int = 3
+    spares: int = 0
+    tick_seconds: float = 0.02
+    turn_seconds: float = 0.0
+    drift: float = 0.0
+    wire: bool = False
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    disk: DiskOptions = field(default_factory=DiskOptions)
+    raft: RaftLimits = field(default_factory=RaftLimits)
+    safety_seconds: float = 20.0
+    liveness_seconds: float = 60.0
+    producers: int = 2
+    writers: int = 1
+    readers: int = 2
+    think_seconds_mean: float = 0.1
+    request_timeout_seconds: float = 1.0
+    pipeline: int = 1
+    trim_seconds_mean: float = 0.0
+    faults: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def election_seconds(self) -> float:
+        """The shortest election timeout: the unit that faults are paced by."""
+        return self.tick_seconds * self.raft.election_ticks
+
+    def describe(self) -> dict[str, object]:
+        """Return the options as plain values, for a report."""
+        return asdict(self)
+
+
+def draw_options(seed: int) -> SwarmOptions:
+    """Return the options of a seed."""
+    rng = substream(seed, "swarm")
+    raft = _draw_raft(rng)
+    tick_seconds = rng.choice((0.02, 0.02, 0.05, 0.1))
+    voters = rng.choice((1, 2, 3, 3, 3, 3, 3, 5, 5))
+    return SwarmOptions(
+        seed=seed,
+        voters=voters,
+        spares=rng.choice((0, 0, 1, 2)),
+        tick_seconds=tick_seconds,
+        turn_seconds=rng.choice((0.0, 0.0, 0.0005, 0.005)),
+        drift=rng.choice((0.0, 0.05, 0.3)),
+        wire=rng.random() < 0.15,
+        network=_draw_network(rng, tick_seconds * raft.election_ticks),
+        disk=_draw_disk(rng, tick_seconds),
+        raft=raft,
+        safety_seconds=rng.choice((20.0, 30.0, 40.0)),
+        producers=rng.choice((1, 2, 3)),
+        writers=rng.choice((0, 1, 2)),
+        readers=rng.choice((1, 2, 3)),
+        think_seconds_mean=rng.choice((0.02, 0.1, 0.1, 0.3)),
+        request_timeout_seconds=rng.choice((0.3, 1.0, 3.0)),
+        pipeline=rng.choice((1, 1, 4)),
+        trim_seconds_mean=rng.choice((0.0, 0.3, 1.0, 5.0)),
+        faults=_draw_faults(rng, tick_seconds * raft.election_ticks),
+    )
+
+
+def _draw_raft(rng: random.Random) -> RaftLimits:
+    return RaftLimits(
+        election_ticks=rng.choice((4, 5, 10)),
+        heartbeat_ticks=rng.choice((1, 1, 2)),
+        snapshot_ticks=rng.choice((5, 20)),
+        # An entry here has about 100 bytes: one, two or eight a message, or as many as there are.
+        append_size_max=rng.choice((1, 220, 1000, 1_000_000)),
+        inflight_entries_max=rng.choice((1, 2, 8, 4096)),
+        inflight_size_max=rng.choice((1, 500, 4000, 1_000_000)),
+        proposals_max=rng.choice((1, 4, 64, 4096)),
+        proposals_size_max=rng.choice((2000, 64_000)),
+        committed_size_max=rng.choice((1, 2000, 1_000_000)),
+        cache_size_max=rng.choice((1, 2000, 1_000_000)),
+        reads_max=rng.choice((1, 8, 64)),
+    )
+
+
+def _draw_network(rng: random.Random, election_seconds: float) -> NetworkOptions:
+    return NetworkOptions(
+        delay_seconds_min=0.0002,
+        delay_seconds_mean=election_seconds * rng.choice((0.005, 0.02, 0.1, 0.3)),
+        loss=rng.choice((0.0, 0.0, 0.01, 0.1, 0.3)),
+        duplicate=rng.choice((0.0, 0.02, 0.2)),
+        stray=rng.choice((0.0, 0.005, 0.03)),
+        stray_seconds_max=election_seconds * rng.choice((3, 10, 60)),
+        ordered=rng.random() < 0.4,
+    )
+
+
+def _draw_disk(rng: random.Random, tick_seconds: float) -> DiskOptions:
+    return DiskOptions(
+        sync_seconds_mean=tick_seconds * rng.choice((0.01, 0.1, 0.5, 2.0)),
+        keep=rng.choice((0.0, 0.3, 0.7)),
+        segment_size=rng.choice((4096 + 400, 4096 + 1500, 4096 + 6000, 65536)),
+        index_size=rng.choice((60, 240, 1200, 12_000)),
+        reserve_size=rng.choice((0, 4096)),
+    )
+
+
+def _draw_faults(rng: random.Random, election_seconds: float) -> tuple[tuple[str, float], ...]:
+    share = rng.choice((0.3, 0.6, 0.9))
+    pace = rng.choice((0.5, 1.0, 2.0))
+    faults = []
+    for name in FAULT_CLASSES:
+        mean = election_seconds * rng.uniform(5, 40) * pace
+        if name in ("power_loss", "rolling_restart", "wipe"):
+            mean *= 3
+        if rng.random() < share:
+            faults.append((name, mean))
+    return tuple(faults)
