@@ -12,6 +12,8 @@ from loghouse.protocol.raft_messages import Envelope
 
 # A term this far beyond the own one is not counted up to by elections: it is noise or malice.
 TERM_JUMP_MAX: Final = 1 << 32
+# Indices and offsets from here on are noise as well: counting up must never overflow a u64.
+INDEX_MAX: Final = 1 << 63
 
 
 class Role(Enum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loghouse.errors import DivergenceError
+from loghouse.errors import DivergenceError, MalformedMessageError
 from loghouse.protocol.log_state import decode_log_state, encode_log_state
 from loghouse.protocol.raft_messages import (
     NOBODY,
@@ -15,7 +15,7 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.raft.progress import Progress, ProgressState
 from loghouse.raft.quorum import committed_index
-from loghouse.raft.ready import Role
+from loghouse.raft.ready import INDEX_MAX, Role
 from loghouse.raft.roles import Roles
 
 
@@ -211,20 +211,30 @@ class Replication(Roles):
         message.check()
         log = self._log
         prev_index = message.prev_log_index
-        if prev_index < log.commit_index:
-            # Old: everything up to the commit index is known to be the leader's, too.
-            return self._acknowledge(source, log.commit_index)
-        if not log.matches(prev_index, message.prev_log_term):
+        if prev_index <= log.commit_index:
+            # Late, or sent again: what is committed is the leader's, too, and need not match once more.
+            self._check_committed(message)
+        elif not log.matches(prev_index, message.prev_log_term):
             return self._reject(source, message)
         if log.undurable_size >= 2 * self.config.inflight_size_max and message.entries:
             return self._refuse("more appends than the disk takes")
         last_new = prev_index + len(message.entries)
-        if last_new > log.last_index or log.term_at(last_new) != (
-            message.entries[-1].term if message.entries else message.prev_log_term
-        ):
+        if message.entries and not log.matches(last_new, message.entries[-1].term):
             self._take(message)
         log.commit(min(message.commit_index, last_new))
-        return self._acknowledge(source, last_new)
+        return self._acknowledge(source, max(last_new, log.commit_index))
+
+    def _check_committed(self, message: AppendEntries) -> None:
+        """Raise unless the message agrees with what is committed here, as far as that is still held."""
+        commit_index = self._log.commit_index
+        self._check_same(message.prev_log_index, message.prev_log_term)
+        for entry in message.entries[: max(0, commit_index - message.prev_log_index)]:
+            self._check_same(entry.index, entry.term)
+
+    def _check_same(self, index: int, term: int) -> None:
+        held = self._log.term_at(index)
+        if held not in (0, term):
+            raise DivergenceError(self.group, index, held, term)
 
     def _take(self, message: AppendEntries) -> None:
         """Append the entries not yet held; the first that contradicts cuts the rest of the log."""
@@ -232,10 +242,8 @@ class Replication(Roles):
         try:
             for entry in message.entries:
                 if entry.index <= log.last_index:
-                    if log.term_at(entry.index) == entry.term:
+                    if entry.index <= log.commit_index or log.term_at(entry.index) == entry.term:
                         continue
-                    if entry.index <= log.commit_index:
-                        raise DivergenceError(self.group, entry.index, log.term_at(entry.index), entry.term)
                     log.truncate(entry.index - 1)
                 log.append(entry)
         finally:
@@ -277,12 +285,19 @@ class Replication(Roles):
         """Start the log anew where the leader's starts, unless that is already known (Raft 7).
 
         Raises:
-            MalformedMessageError: Its state does not parse.
+            MalformedMessageError: Its state does not parse, or cannot be of this term.
+            DivergenceError: It contradicts what is committed here.
         """
         self._follow(source)
         log = self._log
         state = decode_log_state(message.state)
+        if not (1 <= state.term <= self.term and state.index < INDEX_MAX and state.next_offset < INDEX_MAX):
+            raise MalformedMessageError(
+                f"InstallSnapshot of term {self.term}: starts behind index {state.index}, term {state.term}, "
+                f"offset {state.next_offset}"
+            )
         if state.index <= log.commit_index:
+            self._check_same(state.index, state.term)
             return self._acknowledge(source, log.commit_index)
         if log.matches(state.index, state.term):
             log.commit(state.index)  # a prefix of what we hold: keep the rest
