@@ -7,11 +7,12 @@ pread, the active one through a read-only map; nothing is served that fails its 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 
-from loghouse.errors import OffsetOutOfRangeError
+from loghouse.errors import DamageError, OffsetOutOfRangeError
 from loghouse.protocol.entry import Entry, decode_entries
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.files import Files
@@ -19,6 +20,8 @@ from loghouse.storage.opening import fold
 from loghouse.storage.segment import End, FrameHeader, Segment
 from loghouse.storage.start import read_state
 
+P = ParamSpec("P")
+T = TypeVar("T")
 OPEN_SEGMENTS_MAX: Final = 64  # sealed segments whose files stay open: bounds file numbers and maps
 
 
@@ -80,6 +83,25 @@ class SealedSegment:
     newest_timestamp: int
 
 
+def again_when_gone(
+    look: Callable[Concatenate[ReadableLog, P], T],
+) -> Callable[Concatenate[ReadableLog, P], T]:
+    """Look again in the new view when a segment of the old one was removed between a look and its reading."""
+
+    @wraps(look)
+    def looking(log: ReadableLog, *args: P.args, **kwargs: P.kwargs) -> T:
+        while True:
+            view = log.view
+            try:
+                return look(log, *args, **kwargs)
+            except FileNotFoundError as error:
+                if log.view is view:
+                    gone = str(error.filename or view.segments[0].directory)
+                    raise DamageError(gone, 0, "a file is gone", remedy="stop the node") from error
+
+    return cast("Callable[Concatenate[ReadableLog, P], T]", looking)
+
+
 class ReadableLog:
     """The reading half of `Log`."""
 
@@ -101,6 +123,11 @@ class ReadableLog:
         self._checkpoint = state.copy()
         self._open_segments: dict[int, Segment] = {}
         self.seed = seed
+
+    @property
+    def view(self) -> View:
+        """What readers see now."""
+        return self._view
 
     # --- what there is (any thread) -------------------------------------------------
 
@@ -165,6 +192,7 @@ class ReadableLog:
 
     # --- reading (any thread) -------------------------------------------------------
 
+    @again_when_gone
     def term_at(self, index: int) -> int:
         """Return the term of an entry; `first_index` - 1 is known too.
 
@@ -197,6 +225,7 @@ class ReadableLog:
                         forgotten.let_go()
         return segment
 
+    @again_when_gone
     def entries(self, low: int, high: int, size_max: int) -> list[Entry]:
         """Return checked entries from `low` up to, not including, `high`; for consensus, committed or not.
 
@@ -217,6 +246,7 @@ class ReadableLog:
         buffer, _ = segment.frames(header, count=count, end=end, size_max=size_max, mapped=False)
         return list(decode_entries(self.seed, buffer))
 
+    @again_when_gone
     def state_at(self, index: int) -> LogState:
         """Return the replicated state after an entry, from `first_index` - 1 on; reads the segment's headers.
 
@@ -246,6 +276,7 @@ class ReadableLog:
         """Return whether a read from `offset` touches only the active segment: fit for the reactor thread."""
         return offset >= self._view.base_offsets[-1]
 
+    @again_when_gone
     def read(self, offset: int, size_max: int, high_index: int) -> tuple[bytes, int]:
         """Return whole checked entry frames from the entry that holds `offset` on.
 
@@ -274,6 +305,7 @@ class ReadableLog:
             return b"", offset
         return segment.frames(header, count=count, end=end, size_max=size_max, mapped=True)
 
+    @again_when_gone
     def index_of_offset(self, offset: int) -> int:
         """Return the Raft index of the durable entry that holds a record.
 
@@ -292,6 +324,7 @@ class ReadableLog:
                     return header.index
         raise OffsetOutOfRangeError(offset, self.lowest_offset, view.durable_offset)
 
+    @again_when_gone
     def index_of_time(self, timestamp: int, high_index: int) -> int | None:
         """Return the Raft index of the first entry up to `high_index` at or after a time, or None.
 
@@ -311,6 +344,7 @@ class ReadableLog:
                 return segment.base_index + number
         return None
 
+    @again_when_gone
     def find_time(self, timestamp: int, high_index: int) -> tuple[int, int] | None:
         """Return (offset, timestamp) of the first record up to `high_index` at or after a time, or None.
 

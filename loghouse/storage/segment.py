@@ -144,10 +144,14 @@ class Segment:
         self._index = OffsetIndex(entries)
 
     def rebuild_index(self) -> OffsetIndex:
-        """Return an index made from the store's frame headers; keeps it in memory when sealed."""
+        """Return an index made from the store's frame headers, as far as they are good.
+
+        A sealed segment keeps it in memory when it is whole; one that ends at damage must not hide
+        what the index file still leads to.
+        """
         scan = self.scan_headers(self.end.count)
         index = OffsetIndex(bytes(scan.entries))
-        if self._index_file is None:  # sealed
+        if self._index_file is None and scan.count == self.end.count:
             self._index = index
         return index
 
@@ -237,7 +241,12 @@ class Segment:
         mapping = self._map
         if mapped and mapping is not None:
             return mapping[start:end]
-        return self.store().pread(end - start, start)
+        try:
+            return self.store().pread(end - start, start)
+        except FileNotFoundError:
+            raise  # trimmed or cut away since the caller looked; `ReadableLog` looks again
+        except OSError as error:
+            raise self.damage(start, f"cannot be read: {error}") from error
 
     def frame_header(self, number: int) -> FrameHeader:
         """Return the checked header of the entry at place `number`, which the caller knows is written.
@@ -295,8 +304,8 @@ class Segment:
                 and header.base_offset <= offset
             ):
                 return header
-        self.frame_header(number)
-        raise self.damage(index.position(number), f"offset {offset} is not where it belongs")
+        self.frame_header(min(number + 1, count - 1))  # raises, with the place of the damage
+        raise self.damage(STORE_HEADER_SIZE, f"offset {offset} is not where it belongs")
 
     def first_at_time(self, timestamp: int, count: int) -> int:
         """Return the first of `count` places whose entry is at or after a time; `count` when none is."""
