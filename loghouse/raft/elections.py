@@ -157,6 +157,8 @@ class Elections(Reads):
         self.leader = self.id
         self._heartbeat_elapsed = 0
         self._follow_membership(self.configuration)
+        for progress in self._progress.values():
+            progress.active = False  # unlike a newcomer, each has a whole election timeout to answer
         self._term_start_index = self._log.last_index + 1
         self._append_own(EntryKind.NOOP, self._now)
         self._broadcast_heartbeat()

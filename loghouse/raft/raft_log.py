@@ -274,7 +274,7 @@ class RaftLog:
         if not self._ends or self._ends[-1] - self._bytes_before <= self._cache_size_max:
             return
         keep = min(self.durable_index, self.commit_index, self.delivered_index) + 1 - self._window_first
-        count = min(bisect_left(self._ends, self._ends[-1] - self._cache_size_max), keep)
+        count = min(bisect_left(self._ends, self._ends[-1] - self._cache_size_max) + 1, keep)
         # In chunks: deleting from the front of a list moves the rest.
         if count > 0 and (count == keep or count * 4 > len(self._window)):
             self._bytes_before = self._ends[count - 1]

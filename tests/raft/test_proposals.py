@@ -1,0 +1,504 @@
+"""What a leader is asked: bounds, producers, transfers, reads, and the shape of a Ready."""
+
+from dataclasses import replace
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.errors import (
+    DamageError,
+    ExpectOffsetError,
+    InvalidRequestError,
+    MembershipError,
+    NotLeaderError,
+    ResourceExhaustedError,
+    SequenceError,
+    UnavailableError,
+    UnknownProducerError,
+)
+from loghouse.limits import PAYLOAD_SIZE_MAX, PRODUCER_BATCHES_MAX, PRODUCERS_MAX
+from loghouse.protocol.configuration import (
+    Role as MemberRole,
+)
+from loghouse.protocol.configuration import (
+    encode_configuration,
+    encode_producer,
+    encode_trim,
+)
+from loghouse.protocol.entry import EntryKind, crc32c
+from loghouse.protocol.raft_messages import AppendEntries, HeartbeatReply, InstallSnapshot, TimeoutNow
+from loghouse.raft.config import RaftConfig
+from loghouse.raft.ready import Proposal, Role
+from tests.raft.group import Group, configuration, entry
+from tests.raft.member import Bench, append, heartbeat, heartbeat_reply, holds, only, rejects
+
+RECORD = Proposal(payload=b"x", record_count=1)
+
+
+def leading(**fields):
+    return Bench(**fields).committing_leader()
+
+
+def commit(bench):
+    """Let the others hold everything."""
+    bench.out()
+    for other in bench.raft.followers:
+        bench.hear(other, holds(bench.raft.term, bench.raft.last_index))
+
+
+class ProposeTests(SynchronousTestCase):
+    """`propose` appends or says why not."""
+
+    def test_offsets_follow_from_the_log(self):
+        """Each batch gets the offsets behind the one before; other kinds take none."""
+        bench = leading()
+        found = [
+            bench.raft.propose(replace(RECORD, record_count=3), 0),
+            bench.raft.propose(Proposal(kind=EntryKind.TRIM, payload=encode_trim(1)), 0),
+            bench.raft.propose(replace(RECORD, record_count=2), 0),
+        ]
+        self.assertEqual([(t.index, t.base_offset) for t in found], [(3, 0), (4, 3), (5, 3)])
+        self.assertEqual(bench.raft.next_offset, 5)
+
+    def test_timestamps_never_decrease(self):
+        """A clock that goes back does not take the log with it."""
+        bench = leading()
+        for now in (50, 40, 60):
+            bench.raft.propose(RECORD, now)
+        bench.out()
+        self.assertEqual([e.timestamp for e in bench.readies[-1].entries], [50, 50, 60])
+
+    def test_clock_of_a_tick(self):
+        """A no-op has the time of the last tick."""
+        bench = Bench()
+        bench.raft.tick(77)
+        bench.leader()
+        self.assertEqual(bench.readies[-1].entries[0].timestamp, 77)
+
+    def test_given_checksum_is_kept(self):
+        """The payload's checksum is its maker's: damage on the way here is found by any reader."""
+        bench = leading()
+        bench.raft.propose(replace(RECORD, payload_crc=crc32c(b"x")), 0)
+        bench.out()
+        self.assertEqual(bench.readies[-1].entries[0].payload_crc, crc32c(b"x"))
+
+    def test_false_proposals(self):
+        """What cannot be an entry is refused, naming the field."""
+        bench = leading()
+        for field, proposal in [
+            ("record_count", Proposal(payload=b"x")),
+            ("payload", Proposal(payload=bytes(PAYLOAD_SIZE_MAX + 1), record_count=1)),
+            ("kind", Proposal(kind=EntryKind.NOOP)),
+            ("kind", Proposal(kind=EntryKind.CONFIGURATION, payload=encode_configuration(configuration(3)))),
+            ("kind", Proposal(kind=EntryKind.TRIM, payload=encode_trim(0), record_count=1)),
+            ("payload", Proposal(kind=EntryKind.TRIM, payload=b"?")),
+            ("payload", Proposal(kind=EntryKind.PRODUCER, payload=b"\x09")),
+            ("lowest_offset", Proposal(kind=EntryKind.TRIM, payload=encode_trim(1))),
+        ]:
+            with self.assertRaises(InvalidRequestError) as caught:
+                bench.raft.propose(proposal, 0)
+            self.assertEqual(caught.exception.field, field)
+        self.assertEqual(bench.raft.last_index, 2)
+
+    def test_entries_are_bounded(self):
+        """So many entries wait to be committed, and no more; then it goes on."""
+        bench = leading(config=RaftConfig(proposals_max=3))
+        for _ in range(3):
+            bench.raft.propose(RECORD, 0)
+        with self.assertRaises(ResourceExhaustedError):
+            bench.raft.propose(RECORD, 0)
+        commit(bench)
+        bench.raft.propose(RECORD, 0)
+
+    def test_bytes_are_bounded(self):
+        """So many bytes wait to be committed, and no more; a single large entry always goes."""
+        bench = leading(config=RaftConfig(proposals_size_max=100))
+        bench.raft.propose(replace(RECORD, payload=bytes(1000)), 0)
+        with self.assertRaises(ResourceExhaustedError):
+            bench.raft.propose(RECORD, 0)
+        commit(bench)
+        bench.raft.propose(RECORD, 0)
+
+    def test_leader_is_named(self):
+        """Who cannot append says who can."""
+        bench = Bench()
+        with self.assertRaises(NotLeaderError) as caught:
+            bench.raft.propose(RECORD, 0)
+        self.assertIsNone(caught.exception.leader)
+        bench.hear(3, heartbeat(2))
+        with self.assertRaises(NotLeaderError) as caught:
+            bench.raft.propose_configuration(bench.raft.configuration, 0)
+        self.assertEqual(caught.exception.leader, "n3")
+
+
+class ProducerTests(SynchronousTestCase):
+    """The producer table is a function of the log."""
+
+    def producer(self, bench, subject="root"):
+        return bench.raft.propose(
+            Proposal(kind=EntryKind.PRODUCER, payload=encode_producer(subject)), 0
+        ).index
+
+    def batch(self, producer, sequence, **fields):
+        fields = {"subject": "root", "record_count": 1, **fields}
+        return Proposal(payload=b"x", producer_id=producer, producer_sequence=sequence, **fields)
+
+    def test_retry_waits_for_the_original(self):
+        """A retry of an uncommitted batch has the original's place, and appends nothing."""
+        bench = leading()
+        producer = self.producer(bench)
+        first = bench.raft.propose(self.batch(producer, 0, record_count=2), 0)
+        again = bench.raft.propose(self.batch(producer, 0, record_count=2), 0)
+        self.assertEqual(replace(again, duplicate=False), first)
+        self.assertLess(bench.raft.commit_index, again.index)
+        commit(bench)
+        self.assertEqual(bench.raft.propose(self.batch(producer, 0), 0), again)
+
+    def test_errors(self):
+        """Gaps, forgotten sequences, strangers and unknown ids are refused, and append nothing."""
+        bench = leading()
+        producer = self.producer(bench)
+        bench.raft.propose(self.batch(producer, 0), 0)
+        last = bench.raft.last_index
+        for error, proposal in [
+            (SequenceError, self.batch(producer, 2)),
+            (UnknownProducerError, self.batch(producer, 1, subject="nobody")),
+            (UnknownProducerError, self.batch(last + 5, 0)),
+            (ExpectOffsetError, self.batch(producer, 1, expect_offset=9)),
+        ]:
+            with self.assertRaises(error):
+                bench.raft.propose(proposal, 0)
+        self.assertEqual(bench.raft.last_index, last)
+        # What is expected is looked at behind what was sent before.
+        self.assertTrue(bench.raft.propose(self.batch(producer, 0, expect_offset=9), 0).duplicate)
+
+    def test_in_flight_is_bounded(self):
+        """64 batches of a producer may be in flight: more would push one out before it is known."""
+        bench = leading()
+        producer = self.producer(bench)
+        commit(bench)
+        for sequence in range(PRODUCER_BATCHES_MAX):
+            bench.raft.propose(self.batch(producer, sequence), 0)
+        with self.assertRaises(ResourceExhaustedError):
+            bench.raft.propose(self.batch(producer, PRODUCER_BATCHES_MAX), 0)
+        commit(bench)
+        bench.raft.propose(self.batch(producer, PRODUCER_BATCHES_MAX), 0)
+        with self.assertRaises(SequenceError):
+            bench.raft.propose(self.batch(producer, 0), 0)
+
+    def test_eviction_depends_on_the_log(self):
+        """The least recently used producer goes when there are too many, on every member alike."""
+        group = Group(3, config=RaftConfig(proposals_max=10_000)).settle()
+        group.elect(1)
+        first = self.producer(group.nodes[1])
+        second = self.producer(group.nodes[1])
+        group[1].propose(self.batch(first, 0), 0)
+        for _ in range(PRODUCERS_MAX - 1):
+            self.producer(group.nodes[1])
+        group.settle()
+        for raft in (group[1], group[2], group[3]):
+            self.assertIn(first, raft._log.state.producers)
+            self.assertNotIn(second, raft._log.state.producers)
+        with self.assertRaises(UnknownProducerError):
+            group[1].propose(self.batch(second, 0), 0)
+
+    def test_survives_restart_and_snapshot(self):
+        """A producer goes on after a restart of all, and on a member that began with a snapshot."""
+        group = Group(3).settle()
+        group.elect(1)
+        producer = self.producer(group.nodes[1])
+        group.settle()
+        group.isolate(3)
+        first = group.propose(1, producer_id=producer, subject="root")
+        group.propose(1)
+        for id_ in (1, 2):
+            group.start(id_)
+        group.nodes[1].log.trim_prefix(first.index + 2)
+        group.elect(1)
+        group.heal()
+        group.tick(3)
+        self.assertGreater(group.nodes[3].log.first_index, first.index)
+        for id_ in (3, 1):
+            group.elect(id_)
+            again = group[id_].propose(self.batch(producer, 0), 0)
+            self.assertEqual((again.base_offset, again.index, again.duplicate), (0, first.index, True))
+        # Its entry is trimmed on this member: committed long ago.
+        self.assertEqual(again.term, 0)
+
+    def test_cut_forgets(self):
+        """A batch that a newer leader cut was never sent."""
+        bench = leading()
+        producer = self.producer(bench)
+        commit(bench)
+        bench.raft.propose(self.batch(producer, 0), 0)
+        bench.out()
+        bench.hear(2, append(9, producer, 2, [], producer))
+        index = bench.raft.last_index
+        self.assertEqual(index, producer + 1)
+        bench.hear(2, append(9, producer, 2, [entry(index, 9)]))
+        self.assertEqual(bench.raft._log.state.producers[producer].next_sequence, 0)
+
+
+class TransferTests(SynchronousTestCase):
+    """Handing over."""
+
+    def test_targets(self):
+        """Only another voter can take over."""
+        bench = leading(learners=1)
+        for target in (1, 4, 9):
+            with self.assertRaises(MembershipError):
+                bench.raft.transfer_leadership(target)
+        with self.assertRaises(NotLeaderError):
+            Bench().raft.transfer_leadership(2)
+
+    def test_same_target_again(self):
+        """Asking again does not start the clock again."""
+        bench = leading()
+        bench.raft.transfer_leadership(2)
+        bench.tick(5)
+        bench.raft.transfer_leadership(2)
+        bench.tick(5)
+        self.assertEqual(bench.raft.transfer_target, 0)
+
+    def test_other_target(self):
+        """Another target takes the first one's place."""
+        bench = leading()
+        bench.raft.transfer_leadership(2)
+        bench.raft.transfer_leadership(3)
+        self.assertEqual([t for t, _ in only(bench.out(), TimeoutNow)], [2, 3])
+        self.assertEqual(bench.raft.transfer_target, 3)
+        with self.assertRaises(UnavailableError):
+            bench.raft.propose(RECORD, 0)
+
+    def test_probing_target_is_probed_at_once(self):
+        """A target whose probe was lost is probed again without waiting for a heartbeat."""
+        bench = Bench()
+        bench.leader()
+        bench.hear(2, holds(2, 2))
+        bench.raft.transfer_leadership(3)
+        self.assertEqual([t for t, m in only(bench.out(), AppendEntries) if m.entries], [3])
+        self.assertEqual([t for t, _ in only(bench.hear(3, holds(2, 2)), TimeoutNow)], [3])
+
+    def test_removed_target(self):
+        """A target that is removed ends the transfer."""
+        bench = leading()
+        bench.raft._transfer_target = 3
+        bench.raft._append_own(
+            EntryKind.CONFIGURATION, 0, encode_configuration(bench.raft.configuration.without(3))
+        )
+        self.assertEqual(bench.raft.transfer_target, 0)
+
+    def test_hand_over_on_stepping_down(self):
+        """A leader whose disk hangs names the best follower it hears."""
+        bench = leading(voters=5)
+        bench.node.disk = False
+        bench.raft.propose(RECORD, 0)
+        bench.out()
+        bench.hear(4, holds(2, 3))
+        for _ in range(9):
+            bench.tick()
+            for other in (3, 4, 5):
+                bench.hear(other, heartbeat_reply(2))
+        self.assertEqual(only(bench.tick(), TimeoutNow), [(4, TimeoutNow(term=2))])
+        self.assertIs(bench.raft.role, Role.FOLLOWER)
+
+
+class ReadTests(SynchronousTestCase):
+    """Reads: bounds and errors."""
+
+    def test_no_leader(self):
+        """Without a leader there is nobody to ask."""
+        with self.assertRaises(UnavailableError):
+            Bench().raft.read_index()
+
+    def test_bounded(self):
+        """So many reads wait, and no more, on leaders and followers."""
+        config = RaftConfig(reads_max=3)
+        follower = Bench(config=config)
+        follower.hear(2, heartbeat(2))
+        for bench in (leading(config=config), follower):
+            for _ in range(3):
+                bench.raft.read_index()
+            bench.out()
+            with self.assertRaises(ResourceExhaustedError):
+                bench.raft.read_index()
+
+    def test_lone_voter(self):
+        """A lone voter confirms by itself."""
+        bench = Bench(voters=1)
+        read = bench.raft.read_index()
+        bench.out()
+        self.assertEqual(bench.node.reads[read], 2)
+
+    def test_learners_do_not_confirm(self):
+        """A learner's answer is no majority's."""
+        bench = leading(learners=2)
+        read = bench.raft.read_index()
+        bench.out()
+        for learner in (4, 5):
+            bench.hear(learner, heartbeat_reply(2, read_round=1))
+        self.assertNotIn(read, bench.node.reads)
+        bench.hear(3, heartbeat_reply(2, read_round=1))
+        self.assertIn(read, bench.node.reads)
+
+    def test_ids_differ_after_restart(self):
+        """A question asked before a restart is not mistaken for one asked after it."""
+        bench = Bench()
+        bench.hear(2, heartbeat(2))
+        before = bench.raft.read_index()
+        bench.restart()
+        bench.hear(2, heartbeat(2))
+        self.assertGreater(abs(bench.raft.read_index() - before), 1)
+
+
+class SendingTests(SynchronousTestCase):
+    """What a leader sends, and how much."""
+
+    def test_heartbeat_reply_tells_time(self):
+        """A follower tells its wall clock; the leader keeps it for whoever compares."""
+        bench = Bench()
+        bench.raft.tick(1234)
+        [(_, reply)] = bench.hear(2, heartbeat(2))
+        self.assertEqual(reply.timestamp, 1234)
+        bench = leading()
+        bench.hear(2, HeartbeatReply(term=2, read_round=0, last_index=2, timestamp=99))
+        self.assertEqual(bench.raft.followers[2].timestamp, 99)
+
+    def test_large_entry_goes_alone(self):
+        """An entry beyond the in-flight bound goes when nothing else is in flight, and is not split."""
+        bench = leading(config=RaftConfig(inflight_size_max=300, append_size_max=200))
+        bench.raft.propose(replace(RECORD, payload=bytes(100)), 0)
+        bench.raft.propose(replace(RECORD, payload=bytes(1000)), 0)
+        bench.raft.propose(RECORD, 0)
+        [(_, first)] = [(t, m) for t, m in only(bench.out(), AppendEntries) if t == 2]
+        self.assertEqual([e.index for e in first.entries], [3])
+        [(_, second)] = [(t, m) for t, m in only(bench.hear(2, holds(2, 3)), AppendEntries) if t == 2]
+        self.assertEqual([e.index for e in second.entries], [4])
+
+    def test_no_snapshot_for_the_silent(self):
+        """A follower not heard of gets no snapshot: it can be megabytes."""
+        bench = Bench(terms=(1, 1, 1))
+        bench.leader()
+        bench.hear(2, holds(2, 5))
+        bench.node.log.trim_prefix(4)
+        bench.raft.followers[3].next_index = 2
+        bench.raft.followers[3].paused = False
+        self.assertFalse(bench.raft.followers[3].active)
+        self.assertEqual(only(bench.out(), InstallSnapshot), [])
+        self.assertEqual(len(only(bench.hear(3, heartbeat_reply(2, last_index=1)), InstallSnapshot)), 1)
+
+    def test_trimmed_between_two_looks(self):
+        """Entries trimmed between two looks at the log make a snapshot, not a malformed append."""
+        for method in ("entries", "term_at"):
+            bench = Bench(terms=(1, 1, 1), config=RaftConfig(cache_size_max=1))
+            bench.leader()
+            bench.hear(2, holds(2, 5))
+            log = bench.node.log
+            real = getattr(log, method)
+
+            def late(*args, real=real, log=log):
+                if log.first_index < 5:
+                    log.trim_prefix(5)
+                return real(*args)
+
+            setattr(log, method, late)
+            sent = bench.hear(3, rejects(2, 4, 2, 1))
+            self.assertEqual(len(only(sent, InstallSnapshot)), 1, method)
+
+    def test_damage_stops_the_leader(self):
+        """A leader that cannot read its log sends nothing of it; the driver learns of it (openraft#1795)."""
+        bench = Bench(terms=(1, 1, 1), config=RaftConfig(cache_size_max=1))
+        bench.leader()
+        bench.hear(2, holds(2, 5))
+
+        def entries(low, high, size_max):
+            raise DamageError("x.store", 4096, "payload checksum does not match")
+
+        bench.node.log.entries = entries
+        with self.assertRaises(DamageError):
+            bench.hear(3, rejects(2, 4, 2, 1))
+
+    def test_caught_up(self):
+        """Caught up: replicating, within a window, for an election timeout without a break."""
+        bench = leading(learners=1, config=RaftConfig(inflight_entries_max=2))
+        self.assertFalse(bench.raft.is_caught_up(4))
+        for _ in range(9):
+            bench.tick()
+            for other in (2, 3, 4):
+                bench.hear(other, heartbeat_reply(2))
+        self.assertFalse(bench.raft.is_caught_up(4))
+        for _ in range(3):
+            bench.raft.propose(RECORD, 0)
+        bench.tick()
+        self.assertEqual(bench.raft.followers[4].caught_up_ticks, 0)
+        bench.hear(4, holds(2, 5))
+        for _ in range(10):
+            bench.tick()
+            for other in (2, 3):
+                bench.hear(other, heartbeat_reply(2))
+        self.assertTrue(bench.raft.is_caught_up(4))
+        self.assertFalse(bench.raft.is_caught_up(9))
+        promoted = bench.raft.configuration.with_role(4, MemberRole.VOTER)
+        commit(bench)
+        bench.raft.propose_configuration(promoted, 0)
+
+    def test_group_is_in_every_envelope(self):
+        """Every message names its group, source and target."""
+        bench = leading()
+        bench.raft.tick()
+        bench.group.turn(1)
+        self.assertEqual({(e.group, e.source) for e in bench.group.queue}, {(1, 1)})
+
+
+class ReadyTests(SynchronousTestCase):
+    """The contract with the driver."""
+
+    def test_nothing_to_do(self):
+        """Without work there is no Ready."""
+        self.assertIsNone(leading().raft.ready())
+
+    def test_must_persist(self):
+        """Messages alone need no write, but wait for the writes before them."""
+        bench = Bench()
+        bench.hear(2, heartbeat(1))
+        bench.hear(2, append(1, 1, 1))
+        self.assertFalse(bench.readies[-1].must_persist)
+        self.assertEqual(len(bench.readies[-1].messages_after_persist), 1)
+        bench.hear(2, heartbeat(2))
+        self.assertTrue(bench.readies[-1].must_persist)
+
+    def test_no_term_leaves_before_it_is_durable(self):
+        """While a new term is being written, even what needs no write waits for it."""
+        bench = Bench()
+        bench.node.disk = False
+        self.assertEqual(bench.hear(2, heartbeat(5)), [])
+        self.assertEqual(bench.hear(2, heartbeat(5)), [])
+        bench.group.finish_writes(1, 1)
+        self.assertEqual([m.term for _, m in bench.out()], [5])
+        self.assertEqual([m.term for _, m in bench.hear(2, heartbeat(5))], [5])
+
+    def test_committed_is_bounded(self):
+        """Much that is committed comes in several Readies, in order."""
+        bench = Bench(terms=(1,) * 9, config=RaftConfig(committed_size_max=130))
+        bench.hear(2, heartbeat(1, 10))
+        self.assertEqual([e.index for e in bench.node.committed], list(range(1, 11)))
+        self.assertTrue(all(len(r.committed) <= 2 for r in bench.readies))
+
+    def test_trimmed_before_delivery(self):
+        """What was trimmed in an earlier life is not delivered again."""
+        bench = Bench(terms=(1, 1, 1))
+        bench.node.log.trim_prefix(3)
+        bench.hear(2, heartbeat(1, 4))
+        self.assertEqual([e.index for e in bench.node.committed], [3, 4])
+
+    def test_stalled_member_does_not_campaign(self):
+        """A member whose disk hangs asks for no votes, and none is counted for it."""
+        bench = Bench()
+        bench.node.disk = False
+        bench.hear(2, append(1, 1, 1, []))
+        bench.hear(2, heartbeat(3))
+        self.assertEqual(bench.tick(60), [])
+        self.assertTrue(bench.raft.is_stalled)
+        bench.group.finish_writes(1)
+        bench.out()
+        self.assertFalse(bench.raft.is_stalled)
+        self.assertNotEqual(bench.tick(20), [])
