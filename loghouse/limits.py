@@ -80,3 +80,23 @@ PRODUCE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64
 FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64
 REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead
+
+# --- connections ------------------------------------------------------------------
+CLIENT_HELLO_SIZE_MAX: Final = 16 * KIB  # about 2 KiB nowadays; post-quantum key shares made it that large
+CLIENT_HELLO_SECONDS: Final = 5.0  # from accept to a whole ClientHello
+GREETING_SECONDS: Final = 10.0  # from accept to the peer's Hello, TLS handshake included
+FRAME_SECONDS: Final = 10.0  # from a frame's first byte to its last, and ...
+FRAME_BYTES_PER_SECOND_MIN: Final = 64 * KIB  # ... a second more for each so many bytes
+SILENCE_SECONDS: Final = 30.0  # without a byte received: a Ping is sent
+SILENCE_SECONDS_MAX: Final = 60.0  # without a byte received: the connection is gone
+STUCK_SECONDS_MAX: Final = 60.0  # a peer that takes none of what is written to it
+HALF_CLOSED_SECONDS_MAX: Final = 30.0  # of a spliced connection: TLS has no use for more
+CONNECTIONS_MAX: Final = 4096  # on the one port; accepting pauses there
+CONNECTIONS_PER_ADDRESS_MAX: Final = 2560
+STRANGERS_MAX: Final = 256  # connections whose peer is not known yet
+STRANGERS_PER_ADDRESS_MAX: Final = 64
+CONNECTIONS_PER_CLIENT_MAX: Final = 2560  # of one client identity
+CONNECTIONS_PER_NODE_MAX: Final = 4  # of one node identity: a link, and its successor while it dies
+PRODUCE_IN_FLIGHT_SIZE_MAX: Final = 16 * MIB  # unanswered batches of one connection; then it is not read
+PEER_QUEUE_SIZE_MAX: Final = 16 * MIB  # bytes waiting for one peer link; beyond it messages are dropped
+PEER_QUEUE_MAX: Final = 4096  # the same, counted

@@ -17,8 +17,10 @@ FLOORS = {
     "raft": 3,
     "gossip": 3,
     "storage": 3,
-    "net": 4,
+    # The seam itself: what doors may ask of a node, without the node.
+    "node_api": 4,
     "auth": 4,
+    "net": 4.5,
     "node": 5,
     "bridge": 5,
     "api": 6,
@@ -66,7 +68,6 @@ def unit_of(module: str) -> str:
 
 NEIGHBOURS = {
     "config_values": "config",
-    "node_api": "node",
     "disk": "node",
     "solo": "node",
     "retention": "node",

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.limits import KIB, MIB
@@ -11,6 +12,7 @@ from loghouse.protocol.batch import decode_batch
 from loghouse.protocol.codec import body_size_max
 from loghouse.protocol.entry import crc32c
 from loghouse.protocol.failures import FAILURE_FIELDS
+from tests.net.doors import WireCase, asynchronous
 from tests.vectors.generate import DIRECTORY
 from tests.vectors.messages import CLUSTER, ENTRY, GROUP
 from tests.vectors.sample_session import lines
@@ -150,3 +152,36 @@ class ExampleTests(SynchronousTestCase):
         self.assertLessEqual(len(text.splitlines()), 250)
         self.assertNotIn("import loghouse", text)
         self.assertNotIn("from loghouse", text)
+
+
+class RealNodeTests(WireCase):
+    """The example talks to a real door: real TLS, real frames."""
+
+    @asynchronous
+    async def test_produce_fetch_follow(self):
+        """It appends, reads back and follows; what it is refused it says."""
+        self.open_door()
+        tls = self.client_tls()
+
+        def use():
+            client = raw_client.connect(
+                f"127.0.0.1:{self.port}", str(tls.ca), str(tls.certificate), str(tls.key)
+            )
+            offset = client.produce([b"one", b"two"])
+            entries, next_offset = client.fetch(1)
+            following = client.follow(0)
+            followed = next(following)
+            try:
+                raw_client.connect(
+                    f"127.0.0.1:{self.port}", str(tls.ca), str(tls.certificate), str(tls.key)
+                ).fetch(7)
+            except raw_client.RefusedError as refused:
+                return offset, entries, next_offset, followed, refused.args[0]
+
+        offset, entries, next_offset, followed, refused = await deferToThread(use)
+        self.assertEqual((offset, next_offset), (0, 2))
+        [(kind, base_offset, record_count, _, _, payload)] = entries
+        self.assertEqual((kind, base_offset, record_count), (1, 0, 2))
+        self.assertEqual([record.value for record in decode_batch(payload).records], [b"one", b"two"])
+        self.assertEqual(followed, entries[0])
+        self.assertEqual((refused["code"], refused["numbers"]), (17, [7, 0, 2]))

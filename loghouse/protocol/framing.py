@@ -64,6 +64,13 @@ class FrameBuffer:
         """Bytes of the frame that is not complete yet."""
         return len(self._received)
 
+    @property
+    def awaited_size(self) -> int:
+        """Bytes of the incomplete frame when it will be whole, as far as they are known."""
+        if len(self._received) < LINK_HEADER_SIZE:
+            return LINK_HEADER_SIZE
+        return LINK_HEADER_SIZE + int.from_bytes(self._received[:4], "big")
+
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Add received bytes and yield every frame now complete. Exhaust it before the next call.
 

@@ -197,6 +197,7 @@ class Session:
         self.state = LinkState.GREETING
         self.peer: Hello | None = None
         self.agreement: Agreement | None = None
+        self.frame_count = 0
         self.served = ServedStreams()
         self.asked = AskedStreams()
         self._hello = hello
@@ -217,6 +218,11 @@ class Session:
     def pending_size(self) -> int:
         """Bytes received of a frame that is not complete; the driver bounds how long that may last."""
         return self._frames.pending_size
+
+    @property
+    def awaited_size(self) -> int:
+        """Bytes that frame will have when it is complete, as far as they are known."""
+        return self._frames.awaited_size
 
     @property
     def is_closed(self) -> bool:
@@ -245,6 +251,7 @@ class Session:
             return events
         try:
             for frame in self._frames.feed(data):
+                self.frame_count += 1
                 event = self._receive_frame(frame)
                 if event is not None:
                     events.append(event)

@@ -14,6 +14,7 @@ from loghouse.protocol.failures import FAILURE_FIELDS
 from loghouse.protocol.framing import Frame, FrameBuffer
 from loghouse.protocol.gossip_messages import PushPull, SwimAck, SwimBroadcast, SwimPing
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkRole
+from tests.fuzzing import EXAMPLES
 from tests.vectors.messages import ALIVE, CLUSTER, DISK_A, MESSAGES, SUSPECT
 
 
@@ -264,7 +265,7 @@ class FailureTests(SynchronousTestCase):
 class FuzzTests(SynchronousTestCase):
     """Random bytes end in typed errors."""
 
-    @settings(deadline=None, derandomize=True, max_examples=300)
+    @settings(deadline=None, derandomize=True, max_examples=EXAMPLES)
     @given(st.sampled_from(sorted(codec.MESSAGES)), st.binary(max_size=200))
     def test_decoders(self, kind, body):
         """Every decoder takes any bytes: a message that encodes to them, or MalformedMessageError."""

@@ -49,6 +49,7 @@ from loghouse.protocol.session import (
     RequestReceived,
     Session,
 )
+from tests.fuzzing import EXAMPLES
 
 UUID = b"u" * 16
 OTHER = b"v" * 16
@@ -471,7 +472,7 @@ class EndTests(SynchronousTestCase):
 class FuzzTests(SynchronousTestCase):
     """Random frames after an honest Hello end in typed errors, and what is open stays bounded."""
 
-    @settings(deadline=None, derandomize=True, max_examples=150)
+    @settings(deadline=None, derandomize=True, max_examples=EXAMPLES)
     @given(
         st.lists(
             st.tuples(

@@ -1,0 +1,370 @@
+"""A small Twisted client of the binary protocol: Deferreds over one connection, many requests in flight.
+
+    connection = await connect(reactor, "node-1.example", 8400, tls)
+    reply = await connection.produce(encode_batch(records), record_count=len(records))
+    fetched = await connection.fetch(reply.base_offset)
+
+Nothing is tried again here: an `OutcomeUnknownError` is the caller's to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.ssl import (
+    Certificate,
+    PrivateCertificate,
+    TLSVersion,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from loghouse.errors import (
+    LoghouseError,
+    OutcomeUnknownError,
+    ProtocolError,
+    UnavailableError,
+)
+from loghouse.limits import GREETING_SECONDS, MIB
+from loghouse.protocol.client_messages import (
+    Bounds,
+    BoundsReply,
+    Describe,
+    DescribeReply,
+    Fetch,
+    FetchReply,
+    FindOffset,
+    FindOffsetReply,
+    Follow,
+    FollowFrames,
+    Produce,
+    ProduceReply,
+)
+from loghouse.protocol.entry import Buffer, Entry, crc32c, decode_entries, frame_seed
+from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.protocol.message import Message
+from loghouse.protocol.session import Answered, Event, LinkFailed, LinkUp, Refused, Session
+
+ALPN: Final = b"loghouse/1"
+DEFAULT_GROUP: Final = 1
+CREDIT_SIZE_DEFAULT: Final = 4 * MIB
+
+OnFrames = Callable[[FollowFrames], "Deferred[None] | None"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTls:
+    """PEM files: whom to trust, and who this client is."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def options(self, host: str) -> Any:
+        """Return Twisted's connection creator for a server of this name; TLS 1.3 only."""
+        authorities = x509.load_pem_x509_certificates(self.ca.read_bytes())
+        roots = [Certificate.loadPEM(ca.public_bytes(Encoding.PEM)) for ca in authorities]
+        own = PrivateCertificate.loadPEM(self.certificate.read_bytes() + b"\n" + self.key.read_bytes())
+        return optionsForClientTLS(
+            host,
+            trustRoot=trustRootFromCertificates(roots),
+            clientCertificate=own,
+            acceptableProtocols=[ALPN],
+            extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3},
+        )
+
+
+def connect(reactor: Any, host: str, port: int, tls: ClientTls | None) -> Deferred[RawConnection]:
+    """Connect and greet; `tls` None is for a node configured as plaintext, on loopback.
+
+    Raises (as failure):
+        ProtocolError: The node refused this client, or is none.
+        UnavailableError: There is no connection to it.
+    """
+    endpoint: Any = HostnameEndpoint(reactor, host, port)
+    if tls is not None:
+        endpoint = wrapClientTLS(tls.options(host), endpoint)
+    connected: Deferred[Any] = endpoint.connect(
+        Factory.forProtocol(lambda: RawConnection(is_tls=tls is not None))
+    )
+    connected.addErrback(_unreachable, f"{host}:{port}")
+    connected.addCallback(lambda connection: connection.when_up())
+    return connected.addTimeout(GREETING_SECONDS, reactor, onTimeoutCancel=_too_late)
+
+
+def _unreachable(failure: Failure, address: str) -> Any:
+    if failure.check(LoghouseError):
+        return failure
+    raise UnavailableError(f"{address}: {failure.getErrorMessage()}; is a node listening there?")
+
+
+def _too_late(_: object, seconds: float) -> Any:
+    raise UnavailableError(f"the node did not say Hello within {seconds:g} s")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request under way, and who waits for it."""
+
+    answer: Deferred[Any]
+    is_produce: bool = False
+    on_frames: OnFrames | None = None
+
+
+@implementer(IHandshakeListener)
+class RawConnection(Protocol):
+    """One connection to a node. Every Deferred may be cancelled; that cancels the request."""
+
+    def __init__(self, *, is_tls: bool) -> None:
+        self._is_tls = is_tls
+        self._session: Session | None = None
+        self._asked: dict[int, _Asked] = {}
+        self._up: Deferred[RawConnection] | None = None
+        self._lost: LoghouseError | None = None
+        self._closed: list[Deferred[None]] = []
+        self.hello: Hello | None = None
+
+    # --- requests ------------------------------------------------------------------
+
+    def produce(
+        self,
+        batch: Buffer,
+        *,
+        record_count: int,
+        codec: int = 0,
+        expect_offset: int | None = None,
+        producer_id: int = 0,
+        producer_sequence: int = 0,
+        timeout_milliseconds: int = 0,
+        group: int = DEFAULT_GROUP,
+    ) -> Deferred[ProduceReply]:
+        """Append a serialized RecordBatch; its checksum is made here and stays with it.
+
+        Raises (as failure):
+            RequestError: As the node says. OutcomeUnknownError: The connection went first.
+        """
+        request = Produce(
+            batch=batch,
+            record_count=record_count,
+            attributes=codec,
+            batch_crc=crc32c(batch),
+            expect_offset=expect_offset,
+            producer_id=producer_id,
+            producer_sequence=producer_sequence,
+            timeout_milliseconds=timeout_milliseconds,
+        )
+        return self._ask(request, group, is_produce=True)
+
+    def fetch(self, offset: int, size_max: int = 0, *, group: int = DEFAULT_GROUP) -> Deferred[FetchReply]:
+        """Read whole entry frames from the one that holds `offset` on; see `entries`."""
+        return self._ask(Fetch(offset=offset, size_max=size_max), group)
+
+    def follow(
+        self,
+        offset: int,
+        on_frames: OnFrames,
+        *,
+        credit_size: int = CREDIT_SIZE_DEFAULT,
+        group: int = DEFAULT_GROUP,
+    ) -> Deferred[None]:
+        """Call `on_frames` with everything from `offset` on, as it comes, until cancelled or refused.
+
+        The node sends at most `credit_size` bytes ahead; what `on_frames` is done with (a Deferred it returns
+        has fired) is asked for again. An exception in it ends the stream with that.
+        """
+        return self._ask(Follow(offset=offset, credit=credit_size), group, on_frames=on_frames)
+
+    def bounds(self, *, group: int = DEFAULT_GROUP) -> Deferred[BoundsReply]:
+        """Ask for the readable range."""
+        return self._ask(Bounds(), group)
+
+    def find_offset(self, timestamp: int, *, group: int = DEFAULT_GROUP) -> Deferred[FindOffsetReply]:
+        """Ask for the first offset appended at or after a time, in microseconds since the epoch."""
+        return self._ask(FindOffset(timestamp=timestamp), group)
+
+    def describe(self) -> Deferred[DescribeReply]:
+        """Ask for the cluster, its logs and its nodes."""
+        return self._ask(Describe(), DEFAULT_GROUP)
+
+    def entries(self, frames: Buffer, *, group: int = DEFAULT_GROUP) -> Iterator[Entry]:
+        """Return the checked entries of what was fetched.
+
+        Raises:
+            EntryError: A frame is damaged, or not of this cluster's log.
+        """
+        assert self.hello is not None
+        return decode_entries(frame_seed(self.hello.cluster_uuid, group), frames)
+
+    def close(self) -> Deferred[None]:
+        """Say goodbye; fires when the connection is gone. Open requests are answered first."""
+        closed: Deferred[None] = Deferred()
+        if self._lost is not None:
+            closed.callback(None)
+            return closed
+        self._closed.append(closed)
+        for stream, asked in list(self._asked.items()):
+            if asked.on_frames is not None:
+                self._cancel(stream)
+        if self._session is not None:
+            self._session.say_goodbye()
+            self._flush()
+        else:
+            self._drop()
+        return closed
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._drop(abort=True)
+
+    def _ask(
+        self, request: Message, group: int, *, is_produce: bool = False, on_frames: OnFrames | None = None
+    ) -> Deferred[Any]:
+        if self._session is None or self._lost is not None:
+            return fail(self._lost or UnavailableError("not connected yet"))
+        try:
+            stream = self._session.request(request, group=group)
+        except LoghouseError as error:
+            return fail(error)
+        answer: Deferred[Any] = Deferred(lambda _: self._cancel(stream))
+        self._asked[stream] = _Asked(answer, is_produce, on_frames)
+        self._flush()
+        return answer
+
+    def _cancel(self, stream: int) -> None:
+        self._asked.pop(stream, None)
+        if self._session is not None and self._lost is None:
+            self._session.cancel(stream)
+            self._flush()
+
+    # --- from the session ------------------------------------------------------------
+
+    def _event_received(self, event: Event) -> None:
+        match event:
+            case LinkUp():
+                self.hello = event.hello
+                up, self._up = self._up, None
+                if up is not None:
+                    up.callback(self)
+            case Answered():
+                self._answered(event)
+            case Refused():
+                asked = self._asked.pop(event.stream, None)
+                if asked is not None:
+                    asked.answer.errback(event.error)
+            case LinkFailed():
+                self._lost = event.error
+
+    def _answered(self, event: Answered) -> None:
+        asked = self._asked.get(event.stream)
+        if asked is None:
+            return
+        if asked.on_frames is None or not isinstance(event.reply, FollowFrames):
+            del self._asked[event.stream]
+            asked.answer.callback(event.reply)
+            return
+        size = len(event.reply.frames)
+        taken = maybeDeferred(asked.on_frames, event.reply)
+        taken.addCallback(lambda _: self._give_credit(event.stream, size))
+        taken.addErrback(self._follow_failed, event.stream)
+
+    def _give_credit(self, stream: int, size: int) -> None:
+        if self._session is not None and self._lost is None:
+            self._session.add_credit(stream, size)
+            self._flush()
+
+    def _follow_failed(self, failure: Failure, stream: int) -> None:
+        asked = self._asked.get(stream)
+        if asked is not None:
+            self._cancel(stream)
+            asked.answer.errback(failure)
+
+    # --- Twisted -------------------------------------------------------------------------
+
+    def when_up(self) -> Deferred[RawConnection]:
+        """Fire with this connection once the node said Hello."""
+        up: Deferred[RawConnection] = Deferred(lambda _: self.abort())
+        if self._lost is not None:
+            up.errback(self._lost)
+        elif self.hello is not None:
+            up.callback(self)
+        else:
+            self._up = up
+        return up
+
+    def connectionMade(self) -> None:
+        """Connected; with TLS the handshake is still to come."""
+        if not self._is_tls:
+            self._greet()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is done on this side; the node's Hello will tell whether on its side, too."""
+        transport: Any = self.transport
+        if transport.negotiatedProtocol != ALPN:
+            self._lost = ProtocolError("the port does not speak loghouse/1; is it gRPC's own door?")
+            self._drop(abort=True)
+            return
+        self._greet()
+
+    def _greet(self) -> None:
+        self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True)
+        self._flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the node."""
+        if self._session is None:
+            return
+        try:
+            for event in self._session.receive(data):
+                self._event_received(event)
+        except ProtocolError as error:
+            self._lost = error
+        self._flush()
+
+    def _flush(self) -> None:
+        session = self._session
+        transport: Any = self.transport
+        if session is None or not self.connected:
+            return
+        pieces = session.bytes_to_send()
+        if pieces:
+            transport.writeSequence(pieces)
+        if session.is_closed:
+            self._drop()
+
+    def _drop(self, *, abort: bool = False) -> None:
+        transport: Any = self.transport
+        if not self.connected:
+            return
+        if abort:
+            transport.abortConnection()
+        else:
+            transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone: whoever waits is told."""
+        self.connected = 0
+        if self._lost is None:
+            self._lost = UnavailableError(f"the connection is gone: {reason.getErrorMessage()}")
+        asked, self._asked = self._asked, {}
+        for one in asked.values():
+            if one.is_produce:
+                text = f"the connection went before the answer came: {self._lost}"
+                one.answer.errback(OutcomeUnknownError(text))
+            else:
+                one.answer.errback(self._lost)
+        up, self._up = self._up, None
+        if up is not None:
+            up.errback(self._lost)
+        for closed in self._closed:
+            closed.callback(None)

@@ -1,0 +1,195 @@
+"""The accepting side of `loghouse/1`: who is there, may it stay, and who serves it.
+
+A link is up only when the peer's certificate and its Hello agree. Before that nothing of it is believed, and
+it counts as a stranger. What a client asks is `raw_server`'s business; what a node says goes to `Peers`.
+Certificates that expire or are denied later end their links within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from loghouse.auth.identity import Identity, identity_of_certificate
+from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
+from loghouse.net.admission import Ticket
+from loghouse.net.link import Link, LinkTimes, LinkWatch
+from loghouse.net.raw_server import RawDoor, RawServer, describe
+from loghouse.net.tls import ALPN, CertificateNames, TlsContexts, names_of
+from loghouse.protocol.client_messages import Describe
+from loghouse.protocol.greeting import Certified
+from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.protocol.session import Event, LinkUp, RequestReceived, Session
+
+
+class Peers(Protocol):
+    """The cluster, as accepted links see it."""
+
+    def admit(self, hello: Hello) -> None:
+        """Raise IdentityError unless this node may open a link: a member with this disk, or a joiner."""
+        ...
+
+    def link_up(self, link: AcceptedLink) -> None:
+        """A node's link is up; `link.session.peer` says whose."""
+        ...
+
+    def event_received(self, link: AcceptedLink, event: Event) -> None:
+        """A node said something: a Raft frame, or gossip."""
+        ...
+
+    def link_lost(self, link: AcceptedLink) -> None:
+        """The link is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDoor:
+    """What all accepted links of a node share.
+
+    `hello` makes this node's own Hello. `tls` None is plaintext: then every client is `anonymous`, and nodes
+    are refused, since none can be told from another. Without `peers` nodes may only describe.
+    """
+
+    raw: RawDoor
+    watch: LinkWatch
+    times: LinkTimes
+    hello: Callable[[], Hello]
+    tls: TlsContexts | None
+    anonymous: str = ""
+    peers: Peers | None = None
+
+
+@implementer(IHandshakeListener)
+class AcceptedLink(Link):
+    """One accepted connection of `loghouse/1`, behind TLS or (configured so) without."""
+
+    def __init__(self, door: LinkDoor, ticket: Ticket) -> None:
+        super().__init__(door.watch, door.times)
+        self._door = door
+        self._ticket = ticket
+        self._identity: Identity | None = None
+        self._names: CertificateNames = ("", "")
+        self._server: RawServer | None = None
+
+    def connectionMade(self) -> None:
+        """Twisted has a connection; with TLS the handshake is still to come."""
+        super().connectionMade()
+        if self._door.tls is None:
+            self._identity = Identity(subject=self._door.anonymous, expires_at=float("inf"))
+            self._greet(None)
+
+    def handshakeCompleted(self) -> None:
+        """Twisted: TLS is done, and the certificate is one of our CAs'."""
+        tls = self._door.tls
+        assert tls is not None
+        try:
+            certificate = self._transport.getPeerCertificate().to_cryptography()
+            self._names = names_of(certificate)
+            tls.check_not_denied(self._names)
+            identity = identity_of_certificate(certificate)
+        except IdentityError as error:
+            self._turn_away(error)
+            return
+        self._identity = identity
+        self._greet(Certified(subject=identity.subject, node=identity.node, cluster=identity.cluster))
+
+    def _greet(self, certified: Certified | None) -> None:
+        if self._door.tls is not None and self._transport.negotiatedProtocol != ALPN:
+            self._turn_away(ProtocolError(f"ALPN {self._transport.negotiatedProtocol!r}, expected {ALPN!r}"))
+            return
+        self.start(Session(self._door.hello(), is_dialler=False, certified=certified, admit=self._admit))
+
+    def _turn_away(self, error: ProtocolError) -> None:
+        """Refuse before there is a session: what such a peer sends is not even read."""
+        self.logger.warn("refused a link from {peer}: {error}", peer=self.peer_name, error=str(error))
+        self.session = Session(self._door.hello(), is_dialler=False)
+        self.session.fail(error)
+        self.flush()
+
+    def _admit(self, hello: Hello) -> None:
+        """Called by the session when the peer's Hello fits; the last moment to refuse it."""
+        assert self._identity is not None
+        is_node = hello.role == LinkRole.NODE
+        if is_node:
+            if self._door.tls is None:
+                raise IdentityError("without TLS a node cannot be told from another; nodes need certificates")
+            if self._door.peers is not None:
+                self._door.peers.admit(hello)
+        try:
+            self._ticket.identify(self._identity.subject, is_node=is_node)
+        except ResourceExhaustedError as error:
+            raise ProtocolError(str(error)) from None
+
+    def event_received(self, event: Event) -> None:
+        """Pass it to whoever serves this link."""
+        peers = self._door.peers
+        if self._server is not None:
+            self._server.event_received(event)
+        elif isinstance(event, LinkUp):
+            self._link_up(event)
+        elif isinstance(event, RequestReceived):
+            self._answer_node(event)
+        elif peers is not None:
+            peers.event_received(self, event)
+
+    def _link_up(self, event: LinkUp) -> None:
+        assert self._identity is not None
+        if event.hello.role == LinkRole.CLIENT:
+            self._server = RawServer(self._door.raw, self, self._identity)
+        elif self._door.peers is not None and not event.agreement.is_restricted:
+            self._door.peers.link_up(self)
+
+    def _answer_node(self, event: RequestReceived) -> None:
+        # A node is no subject of the policy; its certificate is what lets it ask.
+        assert self.session is not None
+        if isinstance(event.request, Describe):
+            self.session.answer(event.stream, describe(self._door.raw.node))
+        else:
+            self.session.refuse(event.stream, NotSupportedError("nodes may only describe"))
+
+    def check_deadlines(self, now: float) -> None:
+        """Called every second."""
+        super().check_deadlines(now)
+        if self._identity is None or self._door.tls is None:
+            return
+        try:
+            self._door.tls.check_not_denied(self._names)
+        except IdentityError as error:
+            self.break_off(error)
+        if self._door.raw.wall_clock() >= self._identity.expires_at:
+            self.break_off(IdentityError(f"the certificate of {self._identity.subject!r} has expired"))
+
+    def write_resumed(self) -> None:
+        """The peer reads again."""
+        if self._server is not None:
+            self._server.write_resumed()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted: it is gone."""
+        self._ticket.close()
+        super().connectionLost(reason)
+
+    def link_lost(self, reason: str) -> None:
+        """The connection is gone; nobody waits for answers any more."""
+        if self._server is not None:
+            self._server.link_lost()
+        elif self._door.peers is not None and self.session is not None and self.session.peer is not None:
+            self._door.peers.link_lost(self)
+
+
+def own_hello(node: Any, disk_uuid: bytes, software: str) -> Callable[[], Hello]:
+    """Return what makes a node's Hello; the cluster's uuid is asked for each time, a joiner gets it late."""
+    return lambda: Hello(
+        role=LinkRole.NODE,
+        cluster_name=node.cluster_name,
+        cluster_uuid=node.cluster_uuid,
+        node_name=node.name,
+        disk_uuid=disk_uuid,
+        software=software,
+    )

@@ -1,0 +1,214 @@
+"""The one port: looks at how a connection begins, and hands it to who speaks that.
+
+With TLS the ClientHello is read, in however many pieces, before any handshake work: `h2` goes to the gRPC
+server with its bytes untouched, `loghouse/1` is terminated here, everything else is closed. Without TLS
+(configured, loopback) the HTTP/2 preface tells gRPC from frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from loghouse.errors import ProtocolError, ResourceExhaustedError
+from loghouse.limits import CLIENT_HELLO_SECONDS
+from loghouse.net.accept import AcceptedLink, LinkDoor
+from loghouse.net.admission import Admission, Ticket
+from loghouse.net.client_hello import TLS_1_3, ClientHello, ClientHelloReader
+from loghouse.net.splice import SpliceFront
+from loghouse.net.tls import ALPN, ALPN_GRPC
+
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+REFUSALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a flood must not fill the disk
+
+
+@implementer(IHalfCloseableProtocol)
+class FrontDoor(Protocol):
+    """One accepted connection, until it is known what it speaks; then it only passes on."""
+
+    def __init__(self, factory: FrontDoorFactory, ticket: Ticket) -> None:
+        self._doors = factory
+        self._ticket = ticket
+        self._reader = ClientHelloReader()
+        self._preface = b""
+        self._inner: Any = None
+        self._deadline: Any = None
+
+    def connectionMade(self) -> None:
+        """Twisted accepted it."""
+        self._deadline = self._doors.reactor.callLater(CLIENT_HELLO_SECONDS, self._too_late)
+        transport: Any = self.transport
+        transport.setTcpNoDelay(True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes: of the beginning, or to be passed on."""
+        if self._inner is not None:
+            self._inner.dataReceived(data)
+            return
+        if self._deadline is None:
+            return  # refused already
+        try:
+            if self._doors.links.tls is None:
+                self._route_plain(data)
+            else:
+                hello = self._reader.feed(data)
+                if hello is not None:
+                    self._route(hello)
+        except ProtocolError as error:
+            self._refuse(str(error))
+
+    def _route(self, hello: ClientHello) -> None:
+        if TLS_1_3 not in hello.versions:
+            raise ProtocolError("the client does not offer TLS 1.3")
+        first = bytes(self._reader.received)
+        if ALPN in hello.protocols:
+            self._hand_over(self._doors.link_factory(self._ticket), first)
+        elif ALPN_GRPC in hello.protocols:
+            self._to_grpc(first)
+        else:
+            raise ProtocolError(f"no protocol of this port among those offered: {list(hello.protocols)[:4]}")
+
+    def _route_plain(self, data: bytes) -> None:
+        self._preface += data
+        if HTTP2_PREFACE.startswith(self._preface[: len(HTTP2_PREFACE)]):
+            if len(self._preface) >= len(HTTP2_PREFACE):
+                self._to_grpc(self._preface)
+        else:
+            self._hand_over(AcceptedLink(self._doors.links, self._ticket), self._preface)
+
+    def _to_grpc(self, first: bytes) -> None:
+        if self._doors.grpc_path is None:
+            raise ProtocolError("gRPC is not served here")
+        # It authenticates its clients itself, with a deadline of its own.
+        self._ticket.pass_on()
+        self._hand_over(SpliceFront(self._doors.reactor, self._doors.grpc_path, first), b"")
+
+    def _hand_over(self, inner: Any, first: bytes) -> None:
+        self._stop_deadline()
+        self._inner = inner
+        inner.makeConnection(self.transport)
+        self._reader = ClientHelloReader()
+        self._preface = b""
+        if first:
+            inner.dataReceived(first)
+
+    def _too_late(self) -> None:
+        self._refuse(f"no ClientHello within {CLIENT_HELLO_SECONDS:g} s")
+
+    def _refuse(self, reason: str) -> None:
+        self._stop_deadline()
+        transport: Any = self.transport
+        self._doors.note_refusal(str(getattr(transport.getPeer(), "host", "?")), reason)
+        transport.abortConnection()
+
+    def _stop_deadline(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+
+    def readConnectionLost(self) -> None:
+        """The client sends nothing more."""
+        if isinstance(self._inner, SpliceFront):
+            self._inner.readConnectionLost()
+        else:
+            transport: Any = self.transport
+            transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our own half-close is done."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted: it is gone."""
+        self._stop_deadline()
+        self._ticket.close()
+        if self._inner is not None:
+            self._inner.connectionLost(reason)
+        self._doors.connection_lost(self)
+
+
+class FrontDoorFactory(Factory):
+    """Accepts on the one port.
+
+    Args:
+        reactor: The reactor.
+        links: What `loghouse/1` connections share.
+        admission: Counts connections.
+        grpc_path: The Unix socket of the gRPC server; None when there is none.
+    """
+
+    noisy = False
+    logger = Logger()
+
+    def __init__(self, reactor: Any, links: LinkDoor, admission: Admission, grpc_path: str | None) -> None:
+        self.reactor = reactor
+        self.links = links
+        self.admission = admission
+        self.grpc_path = grpc_path
+        self.port: Any = None
+        self._is_paused = False
+        self._connections: set[FrontDoor] = set()
+        self._refusals_minute = 0
+        self._refusals = 0
+
+    def buildProtocol(self, addr: Any) -> FrontDoor | None:
+        """Twisted accepted a connection; None closes it at once."""
+        try:
+            ticket = self.admission.enter(getattr(addr, "host", "local"))
+        except ResourceExhaustedError as error:
+            self.note_refusal(getattr(addr, "host", "local"), str(error))
+            return None
+        door = FrontDoor(self, ticket)
+        self._connections.add(door)
+        if self.admission.is_full:
+            self._pause()
+        return door
+
+    def link_factory(self, ticket: Ticket) -> Any:
+        """Return a TLS protocol around a new link."""
+
+        def build() -> AcceptedLink:
+            return AcceptedLink(self.links, ticket)
+
+        wrapped = Factory.forProtocol(build)
+        wrapped.noisy = False
+        assert self.links.tls is not None
+        factory = TLSMemoryBIOFactory(self.links.tls, False, wrapped, clock=self.reactor)
+        factory.noisy = False
+        return factory.buildProtocol(None)
+
+    def connection_lost(self, door: FrontDoor) -> None:
+        """One less."""
+        self._connections.discard(door)
+        if self._is_paused and not self.admission.is_full:
+            self._is_paused = False
+            if self.port is not None:
+                self.port.startReading()
+
+    def _pause(self) -> None:
+        # Not accepting leaves newcomers in the kernel's queue; accepting and closing them would invite them
+        # to try again at once, and running out of file descriptors would break the log, too.
+        if self.port is not None and not self._is_paused:
+            self._is_paused = True
+            self.port.stopReading()
+            self.logger.warn("the port is full: {count} connections", count=self.admission.all)
+
+    def note_refusal(self, address: str, reason: str) -> None:
+        """Write a refusal down, but not more than so many a minute."""
+        minute = int(self.reactor.seconds() // 60)
+        if minute != self._refusals_minute:
+            self._refusals_minute, self._refusals = minute, 0
+        self._refusals += 1
+        if self._refusals <= REFUSALS_PER_MINUTE_MAX:
+            self.logger.info("refused {address}: {reason}", address=address, reason=reason)
+
+    def abort_all(self) -> None:
+        """Cut every connection off."""
+        for door in list(self._connections):
+            transport: Any = door.transport
+            transport.abortConnection()

@@ -1,0 +1,284 @@
+"""A session on a transport: bytes in, bytes out, deadlines, back-pressure. No rule of the protocol is here.
+
+    accepted or dialled --start--> greeting --LinkUp--> up --> closing --> lost
+
+Deadlines are looked at once a second by one `LinkWatch` for all links, so that thousands of idle ones
+cost no timers. A link whose peer does not read what is written to it is not read either, so whatever a peer
+can make us answer is bounded by the transport's buffer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from loghouse.errors import PeerTimeoutError, ProtocolError
+from loghouse.limits import (
+    FRAME_BYTES_PER_SECOND_MIN,
+    FRAME_SECONDS,
+    GREETING_SECONDS,
+    SILENCE_SECONDS,
+    SILENCE_SECONDS_MAX,
+    STUCK_SECONDS_MAX,
+)
+from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
+
+WATCH_SECONDS: Final = 1.0
+CLOSE_SECONDS_MAX: Final = 5.0  # how long a peer may take to close after us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkTimes:
+    """Deadlines of a link, in seconds; `limits.py` says why."""
+
+    greeting: float = GREETING_SECONDS
+    frame: float = FRAME_SECONDS
+    silence: float = SILENCE_SECONDS
+    silence_max: float = SILENCE_SECONDS_MAX
+    stuck_max: float = STUCK_SECONDS_MAX
+    close_max: float = CLOSE_SECONDS_MAX
+
+
+class LinkWatch:
+    """Looks at every link's deadlines, once a second while there are links."""
+
+    logger = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.clock = clock
+        self._links: set[Link] = set()
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = clock
+
+    def add(self, link: Link) -> None:
+        """Begin to look at a link."""
+        self._links.add(link)
+        if not self._loop.running:
+            done = self._loop.start(WATCH_SECONDS, now=False)
+            done.addErrback(lambda failure: self.logger.failure("watching links", failure))
+
+    def remove(self, link: Link) -> None:
+        """Look at it no more."""
+        self._links.discard(link)
+        if not self._links and self._loop.running:
+            self._loop.stop()
+
+    def _look(self) -> None:
+        now = self.clock.seconds()
+        for link in list(self._links):
+            link.check_deadlines(now)
+
+
+@implementer(IPushProducer)
+class Link(Protocol):
+    """One connection. Subclasses say what a session's events mean, and when `start` is due."""
+
+    logger = Logger()
+
+    def __init__(self, watch: LinkWatch, times: LinkTimes) -> None:
+        self.session: Session | None = None
+        self.is_writable = True
+        self.problem = ""  # why the link ends, when it does not end in order
+        self.received_size = 0
+        self.sent_size = 0
+        self._watch = watch
+        self._times = times
+        self._holds: set[str] = set()
+        now = watch.clock.seconds()
+        self._begun_at = now
+        self._received_at = now
+        self._partial_since: float | None = None
+        self._unwritable_since: float | None = None
+        self._closing_since: float | None = None
+        self._pings = 0
+        self._was_pinged = False
+
+    # --- for subclasses -----------------------------------------------------------
+
+    def start(self, session: Session) -> None:
+        """The transport is ready for frames: TLS is done, or there is none."""
+        self.session = session
+        self._transport.registerProducer(self, True)
+        self.flush()
+
+    def event_received(self, event: Event) -> None:
+        """Do what an event asks for."""
+        raise NotImplementedError
+
+    def write_resumed(self) -> None:
+        """The peer reads again; what waited for `is_writable` may go on."""
+
+    def link_lost(self, reason: str) -> None:
+        """The connection is gone."""
+
+    # --- writing ---------------------------------------------------------------------
+
+    @property
+    def _transport(self) -> Any:
+        transport = self.transport
+        assert transport is not None
+        return transport
+
+    def flush(self) -> None:
+        """Write what the session has to send; close when it is closed."""
+        session = self.session
+        if session is None or not self.connected:
+            return
+        pieces = session.bytes_to_send()
+        if pieces:
+            self.sent_size += sum(map(len, pieces))
+            self._transport.writeSequence(pieces)
+        if session.state is LinkState.CLOSED:
+            self.close()
+
+    def close(self) -> None:
+        """Close once everything written is out; a peer that does not close in time is cut off."""
+        if self._closing_since is None and self.connected:
+            self._closing_since = self._watch.clock.seconds()
+            # A producer must go first, else the transport waits for it for ever.
+            self._transport.unregisterProducer()
+            self._transport.loseConnection()
+
+    def break_off(self, error: ProtocolError) -> None:
+        """Tell the peer what it did wrong, and close."""
+        if self.session is not None and not self.session.is_closed:
+            self.session.fail(error)
+        if self._closing_since is None:
+            self._note_problem(error)
+        self.flush()
+        self.close()
+
+    def _note_problem(self, error: ProtocolError) -> None:
+        self.problem = str(error)
+        self.logger.warn("closing link of {peer}: {error}", peer=self.peer_name, error=self.problem)
+
+    @property
+    def peer_name(self) -> str:
+        """Who is at the other end, for people."""
+        peer = self.session.peer if self.session else None
+        return (peer.node_name if peer else "") or str(getattr(self._transport.getPeer(), "host", "?"))
+
+    # --- reading -----------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted has bytes."""
+        session = self.session
+        if session is None or self._closing_since is not None:
+            return
+        now = self._watch.clock.seconds()
+        self._received_at = now
+        self._was_pinged = False
+        self.received_size += len(data)
+        frame_count = session.frame_count
+        try:
+            events = session.receive(data)
+        except ProtocolError as error:
+            self._note_problem(error)
+            self.flush()
+            return
+        if not session.pending_size:
+            self._partial_since = None
+        elif self._partial_since is None or session.frame_count != frame_count:
+            self._partial_since = now  # another frame than the one that was incomplete before
+        for event in events:
+            self._receive_event(event)
+        self.flush()
+
+    def _receive_event(self, event: Event) -> None:
+        if isinstance(event, LinkFailed):
+            self.problem = f"refused by the peer: {event.error}"
+            self.logger.warn("{peer}: {problem}", peer=self.peer_name, problem=self.problem)
+        if not isinstance(event, PongReceived):
+            self.event_received(event)
+
+    def hold_reading(self, reason: str) -> None:
+        """Do not read until `release_reading` of the same reason."""
+        if not self._holds and self._closing_since is None and self.connected:
+            self._transport.pauseProducing()
+        self._holds.add(reason)
+
+    def release_reading(self, reason: str) -> None:
+        """Read again, unless there is another reason not to."""
+        if reason in self._holds:
+            self._holds.discard(reason)
+            if not self._holds and self._closing_since is None and self.connected:
+                self._received_at = self._watch.clock.seconds()
+                self._transport.resumeProducing()
+
+    # --- IPushProducer: the transport's buffer is full, or empty again --------------------
+
+    def pauseProducing(self) -> None:
+        """Twisted: the peer does not read fast enough."""
+        self.is_writable = False
+        self._unwritable_since = self._watch.clock.seconds()
+        self.hold_reading("write")
+
+    def resumeProducing(self) -> None:
+        """Twisted: what was written is out."""
+        self.is_writable = True
+        self._unwritable_since = None
+        self.release_reading("write")
+        self.write_resumed()
+        self.flush()
+
+    def stopProducing(self) -> None:
+        """Twisted: the connection is gone."""
+        self.is_writable = False
+
+    # --- life ------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Twisted has a connection; TLS may still be to come."""
+        self._watch.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted: it is gone."""
+        self.connected = 0
+        self._watch.remove(self)
+        self.is_writable = False
+        self.link_lost(self.problem or reason.getErrorMessage())
+
+    def check_deadlines(self, now: float) -> None:
+        """Called every second."""
+        times = self._times
+        if self._closing_since is not None:
+            if now - self._closing_since >= times.close_max:
+                self._transport.abortConnection()
+            return
+        problem = self._problem(now)
+        if problem:
+            self.break_off(PeerTimeoutError(problem))
+            return
+        session = self.session
+        if session is None or session.state is LinkState.GREETING or self._holds:
+            return
+        if now - self._received_at >= times.silence and not self._was_pinged:
+            self._was_pinged = True
+            self._pings += 1
+            session.ping(self._pings)
+            self.flush()
+
+    def _problem(self, now: float) -> str:
+        times = self._times
+        session = self.session
+        if session is None or session.state is LinkState.GREETING:
+            late = now - self._begun_at >= times.greeting
+            return f"no Hello within {times.greeting:g} s" if late else ""
+        if self._unwritable_since is not None and now - self._unwritable_since >= times.stuck_max:
+            return f"took nothing of what was sent for {times.stuck_max:g} s"
+        if self._holds:
+            return ""  # we do not read, so the peer cannot be late
+        if self._partial_since is not None:
+            allowed = times.frame + session.awaited_size / FRAME_BYTES_PER_SECOND_MIN
+            if now - self._partial_since >= allowed:
+                return f"a frame was not complete within {allowed:.0f} s"
+        if now - self._received_at >= times.silence_max:
+            return f"silent for {times.silence_max:g} s"
+        return ""

@@ -1,0 +1,369 @@
+"""This node's way to one other node: it dials, keeps dialling, and sends.
+
+    idle --send--> dialling --LinkUp--> up --lost--> waiting --delay--> dialling ...
+                                        up --nothing to say--> idle
+
+Raft and SWIM send again what is lost, so nothing is kept for a node that is not reachable, and little for one
+that is slow: a queue bounded in bytes and messages, control frames before bulk ones, a newer heartbeat in the
+place of an older one. What does not fit is dropped and counted. What comes back is only the link's own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from loghouse.auth.identity import identity_of_certificate
+from loghouse.errors import IdentityError, ProtocolError
+from loghouse.limits import PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
+from loghouse.net.link import Link, LinkTimes, LinkWatch
+from loghouse.net.tls import ALPN, TlsContexts, names_of
+from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
+from loghouse.protocol.entry import Buffer
+from loghouse.protocol.greeting import Certified
+from loghouse.protocol.link_messages import Hello
+from loghouse.protocol.message import Message
+from loghouse.protocol.raft_messages import Envelope, Heartbeat, HeartbeatReply
+from loghouse.protocol.session import Event, LinkUp, Session
+
+CONNECT_SECONDS_MAX: Final = 5.0
+BACKOFF_SECONDS_MIN: Final = 0.1
+BACKOFF_SECONDS_MAX: Final = 5.0
+IDLE_SECONDS_MAX: Final = 300.0
+COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND))
+
+
+class PeerState(Enum):
+    """Where a peer's link is."""
+
+    IDLE = "idle"
+    DIALLING = "dialling"
+    UP = "up"
+    WAITING = "waiting"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class PeerCounters:
+    """What happened on the way to one peer. Sizes in bytes."""
+
+    sent: int = 0
+    sent_size: int = 0
+    dropped: int = 0
+    coalesced: int = 0
+    dials: int = 0
+    ups: int = 0
+    failures: int = 0
+    last_problem: str = ""
+
+
+class SendQueue:
+    """Frames that wait for the transport: control before bulk, each in order, bounded. Pure."""
+
+    def __init__(self, size_max: int = PEER_QUEUE_SIZE_MAX, count_max: int = PEER_QUEUE_MAX) -> None:
+        self.size = 0
+        self._size_max = size_max
+        self._count_max = count_max
+        self._control: deque[tuple[int, int, tuple[Buffer, ...]]] = deque()
+        self._bulk: deque[tuple[int, int, tuple[Buffer, ...]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._control) + len(self._bulk)
+
+    def put(self, kind: int, group: int, frame: tuple[Buffer, ...]) -> bool:
+        """Add a frame; False when it does not fit and was dropped."""
+        size = sum(map(len, frame))
+        if len(self) >= self._count_max or self.size + size > self._size_max:
+            return False
+        (self._bulk if kind in BULK_KINDS else self._control).append((kind, group, frame))
+        self.size += size
+        return True
+
+    def replace(self, kind: int, group: int, frame: tuple[Buffer, ...]) -> bool:
+        """Put a frame in the place of a waiting one of its kind and group; False when there is none."""
+        for place, (other_kind, other_group, old) in enumerate(self._control):
+            if other_kind == kind and other_group == group:
+                self._control[place] = (kind, group, frame)
+                self.size += sum(map(len, frame)) - sum(map(len, old))
+                return True
+        return False
+
+    def take(self) -> tuple[Buffer, ...] | None:
+        """Return the next frame to send."""
+        waiting = self._control or self._bulk
+        if not waiting:
+            return None
+        _, _, frame = waiting.popleft()
+        self.size -= sum(map(len, frame))
+        return frame
+
+    def clear(self) -> int:
+        """Drop everything; return how many frames that were."""
+        count = len(self)
+        self._control.clear()
+        self._bulk.clear()
+        self.size = 0
+        return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialDoor:
+    """What all dialled links of a node share. `tls` None: plain TCP, for tests on loopback."""
+
+    reactor: Any
+    watch: LinkWatch
+    hello: Callable[[], Hello]
+    tls: TlsContexts | None
+    rng: random.Random
+    times: LinkTimes = field(default_factory=LinkTimes)
+    idle_seconds_max: float = IDLE_SECONDS_MAX
+
+
+class PeerLink:
+    """The sending side towards one node.
+
+    Args:
+        door: What all peers share.
+        host, port: Where it is.
+        expected_node: Its name; another node at that address is refused. Empty: any node of this cluster.
+        event_received: Told of what comes back: LinkUp, answers to Describe.
+    """
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        door: DialDoor,
+        host: str,
+        port: int,
+        expected_node: str,
+        event_received: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.state = PeerState.IDLE
+        self.counters = PeerCounters()
+        self.expected_node = expected_node
+        self.queue = SendQueue()
+        self.link: DialledLink | None = None
+        self._door = door
+        self._host = host
+        self._port = port
+        self._event_received = event_received
+        self._delay_seconds = 0.0
+        self._timer: Any = None
+        self._connector: Any = None
+
+    # --- what the cluster calls ----------------------------------------------------------
+
+    def dial(self) -> None:
+        """Connect, if there is no link and none is on its way."""
+        if self.state is PeerState.IDLE:
+            self._dial()
+
+    def send_raft(self, envelope: Envelope) -> bool:
+        """Send a Raft message, or False: it was dropped, because the peer is not there or too slow."""
+        return self._send(envelope.message.KIND, envelope.group, encode_envelope(envelope))
+
+    def send(self, message: Message, *, group: int = 0) -> bool:
+        """Send any other message a node may send; else as `send_raft`."""
+        return self._send(message.KIND, group, encode(message, group=group))
+
+    def stop(self, reason: str = "") -> None:
+        """Say goodbye and dial no more."""
+        self.state = PeerState.STOPPED
+        self.counters.dropped += self.queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.link is not None and self.link.session is not None:
+            self.link.session.say_goodbye(reason)
+            self.link.flush()
+        elif self._connector is not None:
+            self._connector.disconnect()
+
+    # --- sending ---------------------------------------------------------------------------
+
+    def _send(self, kind: int, group: int, frame: tuple[Buffer, ...]) -> bool:
+        if self.state is not PeerState.UP:
+            self.dial()
+            self.counters.dropped += 1
+            return False
+        if kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
+            self.counters.coalesced += 1
+            return True
+        if not self.queue.put(kind, group, frame):
+            self.counters.dropped += 1
+            return False
+        self._drain()
+        return True
+
+    def _drain(self) -> None:
+        """Write what waits while the transport takes it."""
+        link = self.link
+        assert link is not None
+        while link.is_writable:
+            frame = self.queue.take()
+            if frame is None:
+                return
+            self.counters.sent += 1
+            self.counters.sent_size += sum(map(len, frame))
+            link.write_frame(frame)
+
+    # --- from the link ------------------------------------------------------------------------
+
+    def link_up(self, link: DialledLink, event: LinkUp) -> None:
+        """The other node is who it must be."""
+        self.state = PeerState.UP
+        self.link = link
+        self._delay_seconds = 0.0
+        self.counters.ups += 1
+        self._event_received(event)
+
+    def event_received(self, event: Event) -> None:
+        """Something came back."""
+        self._event_received(event)
+
+    def write_resumed(self) -> None:
+        """The transport takes bytes again."""
+        if self.state is PeerState.UP:
+            self._drain()
+
+    def lost(self, problem: str) -> None:
+        """The connection is gone, or never came to be."""
+        was_idle = self.link is not None and self.link.is_idle_closed
+        self.link = None
+        self._connector = None
+        self.counters.dropped += self.queue.clear()
+        if self.state is PeerState.STOPPED:
+            return
+        if was_idle:
+            self.state = PeerState.IDLE
+            return
+        self.counters.failures += 1
+        self.counters.last_problem = problem
+        self._wait()
+
+    # --- dialling --------------------------------------------------------------------------------
+
+    def _dial(self) -> None:
+        self._timer = None
+        self.state = PeerState.DIALLING
+        self.counters.dials += 1
+        door = self._door
+        factory: Any = _DialFactory(self, door)
+        if door.tls is not None:
+            factory = TLSMemoryBIOFactory(door.tls, True, factory, clock=door.reactor)
+            factory.noisy = False
+        self._connector = door.reactor.connectTCP(self._host, self._port, factory, CONNECT_SECONDS_MAX)
+
+    def _wait(self) -> None:
+        # Doubling, and anywhere in the upper half of it: nodes that lost each other together do not come back
+        # together.
+        self._delay_seconds = min(max(2 * self._delay_seconds, BACKOFF_SECONDS_MIN), BACKOFF_SECONDS_MAX)
+        self.state = PeerState.WAITING
+        delay = self._delay_seconds * self._door.rng.uniform(0.5, 1.0)
+        self._timer = self._door.reactor.callLater(delay, self._dial)
+
+
+@implementer(IHandshakeListener)
+class DialledLink(Link):
+    """One dialled connection."""
+
+    def __init__(self, peer: PeerLink, door: DialDoor) -> None:
+        super().__init__(door.watch, door.times)
+        self.is_idle_closed = False
+        self._peer = peer
+        self._door = door
+        self._sent_at = door.watch.clock.seconds()
+
+    def connectionMade(self) -> None:
+        """Twisted is connected; with TLS the handshake is still to come."""
+        super().connectionMade()
+        if self._door.tls is None:
+            self._greet(None)
+
+    def handshakeCompleted(self) -> None:
+        """Twisted: our side of TLS is done. The other may still refuse us: only its Hello says it did not."""
+        tls = self._door.tls
+        assert tls is not None
+        try:
+            certificate = self._transport.getPeerCertificate().to_cryptography()
+            tls.check_not_denied(names_of(certificate))
+            identity = identity_of_certificate(certificate)
+            if self._transport.negotiatedProtocol != ALPN:
+                raise ProtocolError(f"ALPN {self._transport.negotiatedProtocol!r}, expected {ALPN!r}")
+            if not identity.is_node:
+                raise IdentityError(f"{identity.subject!r} is no node's certificate")
+        except ProtocolError as error:
+            self._fail(error)
+            return
+        self._greet(Certified(subject=identity.subject, node=identity.node, cluster=identity.cluster))
+
+    def _greet(self, certified: Certified | None) -> None:
+        self.start(
+            Session(
+                self._door.hello(),
+                is_dialler=True,
+                certified=certified,
+                expected_node=self._peer.expected_node,
+            )
+        )
+
+    def _fail(self, error: ProtocolError) -> None:
+        self.problem = str(error)
+        self.logger.warn("dialled {peer}: {error}", peer=self.peer_name, error=str(error))
+        self.close()
+
+    def write_frame(self, frame: tuple[Buffer, ...]) -> None:
+        """Write one whole frame."""
+        self._sent_at = self._door.watch.clock.seconds()
+        self.sent_size += sum(map(len, frame))
+        self._transport.writeSequence(frame)
+
+    def event_received(self, event: Event) -> None:
+        """Tell the peer's owner."""
+        if isinstance(event, LinkUp):
+            self._peer.link_up(self, event)
+        else:
+            self._peer.event_received(event)
+
+    def write_resumed(self) -> None:
+        """The transport takes bytes again."""
+        self._peer.write_resumed()
+
+    def check_deadlines(self, now: float) -> None:
+        """Called every second."""
+        if self._peer.link is self and now - self._sent_at >= self._door.idle_seconds_max:
+            self.is_idle_closed = True
+            assert self.session is not None
+            self.session.say_goodbye("nothing to say")
+            self.flush()
+        super().check_deadlines(now)
+
+    def link_lost(self, reason: str) -> None:
+        """The connection is gone."""
+        self._peer.lost(reason)
+
+
+class _DialFactory(ClientFactory):
+    noisy = False
+
+    def __init__(self, peer: PeerLink, door: DialDoor) -> None:
+        self._peer = peer
+        self._door = door
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return DialledLink(self._peer, self._door)
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
+        self._peer.lost(reason.getErrorMessage())

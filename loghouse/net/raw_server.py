@@ -1,0 +1,386 @@
+"""What a client of the binary protocol gets: the same checks and the same node calls as over gRPC.
+
+Reads of one connection go one at a time, in turn among its streams, and only while the client takes what it
+is sent: a slow reader holds one answer, and slows only itself. Batches under way are bounded in bytes;
+beyond, the connection is not read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.auth.identity import Identity
+from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
+from loghouse.errors import (
+    OutcomeUnknownError,
+    RequestError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownLogError,
+)
+from loghouse.limits import (
+    FETCH_SIZE_DEFAULT,
+    FETCH_SIZE_MAX,
+    KIB,
+    PAYLOAD_SIZE_MAX,
+    PRODUCE_IN_FLIGHT_SIZE_MAX,
+    RECORD_SIZE_MAX,
+)
+from loghouse.node_api import Appended, Fetched, NodeLike, Proposal
+from loghouse.node_api import Bounds as NodeBounds
+from loghouse.protocol.batch import check_batch
+from loghouse.protocol.client_messages import (
+    Bounds,
+    BoundsReply,
+    Describe,
+    DescribedServer,
+    DescribeReply,
+    Fetch,
+    FetchReply,
+    FindOffset,
+    FindOffsetReply,
+    Follow,
+    FollowFrames,
+    Produce,
+    ProduceReply,
+)
+from loghouse.protocol.configuration import Role
+from loghouse.protocol.entry import CODEC_MASK, Codec
+from loghouse.protocol.message import Message
+from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
+
+DEFAULT_GROUP: Final = 1
+LOGS: Final = {DEFAULT_GROUP: DEFAULT_LOG}
+UNPACK_SIZE_MAX: Final = 64 * KIB  # a larger compressed batch is unpacked off the reactor
+READS_PER_TURN_MAX: Final = 4
+PRODUCE_SECONDS_DEFAULT: Final = 30.0
+PRODUCE_SECONDS_MAX: Final = 600.0
+
+_ACTIONS: Final = {
+    Produce: Action.PRODUCE,
+    Fetch: Action.CONSUME,
+    Follow: Action.CONSUME,
+    Bounds: Action.CONSUME,
+    FindOffset: Action.CONSUME,
+}
+
+
+class ClientLink(Protocol):
+    """What the server side of a client's session needs of its link."""
+
+    session: Session | None
+    is_writable: bool
+
+    def flush(self) -> None:
+        """Write what the session has to send."""
+        ...
+
+    def hold_reading(self, reason: str) -> None:
+        """Do not read until released."""
+        ...
+
+    def release_reading(self, reason: str) -> None:
+        """Read again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawDoor:
+    """What every raw session of a node shares.
+
+    `wall_clock` gives seconds since the epoch; `in_thread` runs a function off the reactor; `scheduler` is
+    the reactor's clock.
+    """
+
+    node: NodeLike
+    authorizer: Authorizer
+    wall_clock: Callable[[], float]
+    scheduler: Any
+    in_thread: Callable[..., Deferred[Any]]
+    record_size_max: int = RECORD_SIZE_MAX
+
+
+class RawServer:
+    """One client's requests."""
+
+    logger = Logger()
+
+    def __init__(self, door: RawDoor, link: ClientLink, identity: Identity) -> None:
+        self._door = door
+        self._link = link
+        self._identity = identity
+        assert link.session is not None
+        self._session = link.session
+        self._running: dict[int, Deferred[Any]] = {}
+        self._reads: deque[tuple[int, int]] = deque()  # (stream, size) of reads that wait for their turn
+        self._offsets: dict[int, int] = {}  # of reads: stream -> where it goes on
+        self._is_reading = False
+        self._is_in_turn = False
+        self._produce_size = 0
+
+    # --- from the link ------------------------------------------------------------------
+
+    def event_received(self, event: Event) -> None:
+        """Do what the client asks for; every outcome becomes an answer on its stream."""
+        match event:
+            case RequestReceived():
+                try:
+                    self._check(event)
+                    self._begin(event)
+                except RequestError as error:
+                    self._session.refuse(event.stream, error)
+            case CreditReceived():
+                self._follow_on(event.stream)
+            case CancelReceived():
+                self._forget(event.stream)
+
+    def write_resumed(self) -> None:
+        """The client takes bytes again."""
+        self._read_next()
+
+    def link_lost(self) -> None:
+        """The client is gone: nothing is awaited any more. What was proposed may still be appended."""
+        for stream in list(self._running):
+            self._forget(stream)
+        self._reads.clear()
+        self._offsets.clear()
+
+    # --- permissions ---------------------------------------------------------------------
+
+    def _check(self, event: RequestReceived) -> None:
+        """Raise unless the client may do this: the same checks as on the gRPC door, permission first."""
+        action = _ACTIONS.get(type(event.request))
+        self._check_permission(action, event.group)
+        if action is not None:
+            if event.group not in LOGS:
+                raise UnknownLogError(f"group {event.group}")
+            self._door.node.check_log(LOGS[event.group])
+
+    def _check_permission(self, action: Action | None, group: int) -> None:
+        identity = self._identity
+        if self._door.wall_clock() >= identity.expires_at:
+            raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
+        if action is None:
+            self._door.authorizer.check_anything(identity.subject, "describe")
+        else:
+            self._door.authorizer.check(identity.subject, LOGS.get(group, ANY_OBJECT), action)
+
+    # --- requests ------------------------------------------------------------------------
+
+    def _begin(self, event: RequestReceived) -> None:
+        node, stream = self._door.node, event.stream
+        match event.request:
+            case Produce() as request:
+                self._produce(stream, request)
+            case Fetch() as request:
+                self._reads.append((stream, min(request.size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)))
+                self._offsets[stream] = request.offset
+                self._read_next()
+            case Follow() as request:
+                self._offsets[stream] = request.offset
+                self._follow_on(stream)
+            case Bounds():
+                self._run(
+                    stream, node.bounds, lambda b: BoundsReply(lowest=b.lowest, next_offset=b.next_offset)
+                )
+            case FindOffset() as request:
+                self._run(
+                    stream,
+                    lambda: node.find_offset(request.timestamp),
+                    lambda found: FindOffsetReply(offset=found[0], timestamp=found[1]),
+                )
+            case Describe():
+                self._session.answer(stream, describe(node))
+
+    def _run(self, stream: int, work: Callable[[], Deferred[Any]], reply: Callable[[Any], Message]) -> None:
+        """Start work whose result is the stream's one answer."""
+        running = maybeDeferred(work)
+        self._running[stream] = running
+        running.addCallback(lambda result: self._session.answer(stream, reply(result)))
+        running.addErrback(self._refuse, stream, UnavailableError)
+        running.addBoth(self._finish, stream)
+
+    def _refuse(self, failure: Failure, stream: int, unexpected: type[RequestError]) -> None:
+        error = failure.value
+        if isinstance(error, CancelledError):
+            return
+        if not isinstance(error, RequestError):
+            self.logger.failure("a raw request failed", failure)
+            error = unexpected("the node failed in a way it did not expect; its log says more")
+        self._session.refuse(stream, error)
+
+    def _finish(self, _: object, stream: int) -> None:
+        self._running.pop(stream, None)
+        self._link.flush()
+
+    def _forget(self, stream: int) -> None:
+        self._offsets.pop(stream, None)
+        running = self._running.pop(stream, None)
+        if running is not None:
+            running.cancel()
+
+    # --- appending -------------------------------------------------------------------------
+
+    def _produce(self, stream: int, request: Produce) -> None:
+        size = len(request.batch)
+        self._produce_size += size
+        if self._produce_size > PRODUCE_IN_FLIGHT_SIZE_MAX:
+            self._link.hold_reading("produce")
+        running: Deferred[Any] = maybeDeferred(self._check_batch, request)
+        running.addCallback(lambda _: self._propose(request))
+        timeout = min(request.timeout_milliseconds / 1000 or PRODUCE_SECONDS_DEFAULT, PRODUCE_SECONDS_MAX)
+        running.addTimeout(timeout, self._door.scheduler, onTimeoutCancel=_outcome_unknown)
+        self._running[stream] = running
+        running.addCallback(self._appended, stream)
+        running.addErrback(self._refuse, stream, OutcomeUnknownError)
+        running.addBoth(self._produced, size)
+        running.addBoth(self._finish, stream)
+
+    def _check_batch(self, request: Produce) -> Deferred[Any] | None:
+        codec = request.attributes & CODEC_MASK
+        arguments = {
+            "record_count": request.record_count,
+            "codec": codec,
+            "payload_crc": request.batch_crc,
+            "record_size_max": self._door.record_size_max,
+        }
+        if codec != Codec.NONE and UNPACK_SIZE_MAX < len(request.batch) <= PAYLOAD_SIZE_MAX:
+            return self._door.in_thread(check_batch, request.batch, **arguments)
+        check_batch(request.batch, **arguments)  # type: ignore[arg-type]
+        return None
+
+    def _propose(self, request: Produce) -> Deferred[Appended]:
+        return self._door.node.propose(
+            Proposal(
+                payload=request.batch,
+                record_count=request.record_count,
+                codec=request.attributes & CODEC_MASK,
+                payload_crc=request.batch_crc,
+                expect_offset=request.expect_offset,
+                producer_id=request.producer_id,
+                producer_sequence=request.producer_sequence,
+                subject=self._identity.subject,
+            )
+        )
+
+    def _appended(self, appended: Appended, stream: int) -> None:
+        self._session.answer(
+            stream,
+            ProduceReply(
+                base_offset=appended.base_offset,
+                record_count=appended.record_count,
+                timestamp=appended.timestamp,
+            ),
+        )
+
+    def _produced(self, _: object, size: int) -> None:
+        self._produce_size -= size
+        if self._produce_size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
+            self._link.release_reading("produce")
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def _follow_on(self, stream: int) -> None:
+        """Wait for a followed stream's next record, if it has credit and does nothing yet."""
+        served = self._session.served.open.get(stream)
+        if served is None or served.credit <= 0 or stream in self._running or stream not in self._offsets:
+            return
+        waiting = maybeDeferred(self._door.node.wait_for, self._offsets[stream])
+        self._running[stream] = waiting
+        waiting.addCallback(self._readable, stream)
+        waiting.addErrback(self._read_failed, stream)
+
+    def _readable(self, _: object, stream: int) -> None:
+        self._reads.append((stream, FETCH_SIZE_DEFAULT))
+        self._read_next()
+
+    def _read_next(self) -> None:
+        """Start the next reads, unless one runs or the client does not take what it was sent."""
+        if self._is_in_turn:
+            return
+        # A read may be answered at once, and bring the next: here, not one inside the other, and not so many
+        # that other connections wait.
+        self._is_in_turn = True
+        for _ in range(READS_PER_TURN_MAX):
+            if self._is_reading or not self._reads or not self._link.is_writable:
+                self._is_in_turn = False
+                return
+            self._is_reading = True
+            self._read(*self._reads.popleft())
+        self._door.scheduler.callLater(0, self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._is_in_turn = False
+        self._read_next()
+
+    def _read(self, stream: int, size_max: int) -> None:
+        served = self._session.served.open.get(stream)
+        if served is None or stream not in self._offsets:
+            self._is_reading = False  # cancelled meanwhile
+            return
+        is_follow = served.request is Follow
+        if is_follow:
+            size_max = min(size_max, served.credit)
+        # A follower may have waited for days: the policy and the certificate are asked again.
+        reading: Deferred[Any] = maybeDeferred(self._check_permission, Action.CONSUME, DEFAULT_GROUP)
+        reading.addCallback(lambda _: self._door.node.fetch(self._offsets[stream], size_max))
+        self._running[stream] = reading
+        reading.addCallback(self._frames_read, stream, is_follow)
+        reading.addErrback(self._read_failed, stream)
+        reading.addBoth(self._read_done)
+
+    def _frames_read(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
+        self._running.pop(stream, None)
+        kind = FollowFrames if is_follow else FetchReply
+        self._session.answer(stream, kind(next_offset=fetched.next_offset, frames=fetched.frames))
+        self._link.flush()
+        if is_follow and stream in self._offsets:
+            self._offsets[stream] = fetched.next_offset
+            self._follow_on(stream)
+        else:
+            self._offsets.pop(stream, None)
+
+    def _read_failed(self, failure: Failure, stream: int) -> None:
+        self._offsets.pop(stream, None)
+        self._refuse(failure, stream, UnavailableError)
+        self._finish(None, stream)
+
+    def _read_done(self, _: object) -> None:
+        self._is_reading = False
+        self._read_next()
+
+
+def _bounds_reply(bounds: NodeBounds) -> BoundsReply:
+    return BoundsReply(lowest=bounds.lowest, next_offset=bounds.next_offset)
+
+
+def _outcome_unknown(_: object, seconds: float) -> Any:
+    raise OutcomeUnknownError(f"not durable within {seconds:g} s; it may still be appended")
+
+
+def describe(node: NodeLike) -> DescribeReply:
+    """Return what Describe is answered with."""
+    return DescribeReply(
+        cluster_uuid=node.cluster_uuid,
+        cluster_name=node.cluster_name,
+        node_name=node.name,
+        logs=tuple(LOGS.items()),
+        servers=tuple(
+            DescribedServer(
+                name=server.name,
+                address=server.address,
+                grpc_address=server.grpc_address,
+                role=Role.LEARNER if server.role == "learner" else Role.VOTER,
+                is_leader=server.is_leader,
+                is_alive=server.is_alive,
+            )
+            for server in node.servers()
+        ),
+    )

@@ -1,0 +1,156 @@
+"""Carries bytes between an accepted connection and the gRPC server on a private Unix socket, untouched.
+
+TLS ends in the gRPC server, so it sees the client's certificate itself. Whoever writes too fast is not read
+until the other side took it; an end of one direction is passed on as such, and so is a broken connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from loghouse.limits import HALF_CLOSED_SECONDS_MAX
+
+
+@implementer(IHalfCloseableProtocol)
+class SpliceEnd(Protocol):
+    """One of the two ends; `other` is the opposite one once there is one."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.other: SpliceEnd | None = None
+        self._reactor = reactor
+        self._half_closed: Any = None
+        self._is_read_done = False
+
+    @property
+    def _transport(self) -> Any:
+        transport = self.transport
+        assert transport is not None
+        return transport
+
+    def join(self, other: SpliceEnd) -> None:
+        """Tie two connected ends together: each is the producer of what the other writes."""
+        self.other, other.other = other, self
+        self._transport.registerProducer(other._transport, True)
+        other._transport.registerProducer(self._transport, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes go to the other end as they are."""
+        if self.other is not None:
+            self.other._transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        """This end sends nothing more; the other direction may go on."""
+        self._is_read_done = True
+        other = self.other
+        if other is None:
+            self._transport.loseConnection()
+        elif other._is_read_done:
+            # Both directions have ended; what is still buffered goes out first.
+            self._transport.loseConnection()
+            other._transport.loseConnection()
+        else:
+            other._transport.loseWriteConnection()
+            self._half_closed = self._reactor.callLater(HALF_CLOSED_SECONDS_MAX, self._end_both)
+
+    def _end_both(self) -> None:
+        self._half_closed = None
+        other = self.other
+        self._transport.abortConnection()
+        if other is not None:
+            other._transport.abortConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our own half-close is done."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """This end is gone: close the other, and hard if this one broke."""
+        if self._half_closed is not None:
+            self._half_closed.cancel()
+            self._half_closed = None
+        other, self.other = self.other, None
+        if other is None:
+            return
+        other.other = None
+        opposite = other._transport
+        opposite.unregisterProducer()
+        if reason.check(ConnectionDone):
+            opposite.loseConnection()
+        else:
+            opposite.abortConnection()
+
+
+class SpliceTarget(SpliceEnd):
+    """The end towards the gRPC server."""
+
+    def __init__(self, front: SpliceFront) -> None:
+        super().__init__(front._reactor)
+        self._front = front
+
+    def connectionMade(self) -> None:
+        """The gRPC server accepted."""
+        self._front.target_connected(self)
+
+
+class SpliceFront(SpliceEnd):
+    """The end towards the client: holds what came until the other end is there; it is not read meanwhile."""
+
+    logger = Logger()
+
+    def __init__(self, reactor: Any, path: str, first: bytes) -> None:
+        super().__init__(reactor)
+        self._path = path
+        self._first = first
+        self._is_lost = False
+
+    def connectionMade(self) -> None:
+        """The client is there; ask for the other end."""
+        self._transport.pauseProducing()
+        self._reactor.connectUNIX(self._path, _TargetFactory(self))
+
+    def target_connected(self, target: SpliceTarget) -> None:
+        """Both ends are there."""
+        if self._is_lost:
+            target._transport.abortConnection()
+            return
+        self.join(target)
+        target._transport.write(self._first)
+        self._first = b""
+        self._transport.resumeProducing()
+
+    def target_failed(self, reason: Failure) -> None:
+        """The gRPC server does not accept."""
+        self.logger.error("gRPC's own door is shut: {reason}", reason=reason.getErrorMessage())
+        if not self._is_lost:
+            self._transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of the client; those that came before the other end was there wait."""
+        if self.other is None:
+            self._first += data
+        else:
+            super().dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone."""
+        self._is_lost = True
+        super().connectionLost(reason)
+
+
+class _TargetFactory(ClientFactory):
+    noisy = False
+
+    def __init__(self, front: SpliceFront) -> None:
+        self._front = front
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return SpliceTarget(self._front)
+
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
+        self._front.target_failed(reason)

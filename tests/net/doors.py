@@ -1,0 +1,256 @@
+"""A real front door with real TLS on loopback, certificates for every kind of stranger, and raw sockets."""
+
+import functools
+import random
+import socket
+import ssl
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
+from loghouse.auth.policy import Authorizer
+from loghouse.client.raw import ClientTls, connect
+from loghouse.net.accept import LinkDoor, own_hello
+from loghouse.net.admission import Admission, ConnectionLimits
+from loghouse.net.front_door import FrontDoorFactory
+from loghouse.net.link import LinkTimes, LinkWatch
+from loghouse.net.peer import DialDoor, PeerLink
+from loghouse.net.raw_server import RawDoor
+from loghouse.net.tls import TlsContexts, TlsPaths
+from loghouse.protocol.framing import HEADER
+from loghouse.protocol.link_messages import Hello, LinkRole
+from tests.api.fake_node import FakeNode
+
+MODEL = (Path(__file__).resolve().parent.parent.parent / "certs" / "model.conf").read_text()
+POLICY = "p, root, *, produce\np, root, *, consume\np, reader, default, consume\n"
+HOSTS = ["localhost", "127.0.0.1"]
+
+
+@functools.cache
+def authority():
+    return make_ca("test CA", now=datetime.now(UTC))
+
+
+@functools.cache
+def foreign_authority():
+    return make_ca("another CA", now=datetime.now(UTC))
+
+
+@functools.cache
+def node_certificate(node, cluster="c1", *, is_foreign=False):
+    ca = foreign_authority() if is_foreign else authority()
+    now = datetime.now(UTC)
+    return make_node_certificate(ca, cluster=cluster, node=node, hosts=HOSTS, now=now)
+
+
+@functools.cache
+def client_certificate(name, *, is_foreign=False, day=0):
+    """A client's certificate; `day` -400: expired, +400: not yet valid."""
+    ca = foreign_authority() if is_foreign else authority()
+    now = datetime.now(UTC) + timedelta(days=day)
+    return make_client_certificate(ca, name=name, now=now, days=1)
+
+
+def pause(seconds):
+    """Real time, for what the kernel or a peer process needs; never in place of a condition."""
+    return deferLater(reactor, seconds, lambda: None)
+
+
+async def until(condition, seconds=10.0):
+    """Return when the condition holds; fail when it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("the condition never came")
+        await pause(0.002)
+
+
+def asynchronous(method):
+    """Run an `async def` test method as a coroutine on the reactor, closing what it opened."""
+
+    @functools.wraps(method)
+    def run(self):
+        return Deferred.fromCoroutine(self.run_and_close(method))
+
+    return run
+
+
+class WireCase(TestCase):
+    """A test with a front door to a `FakeNode`."""
+
+    timeout = 60
+    policy = POLICY
+    limits = ConnectionLimits()
+    times = LinkTimes()
+    peers = None
+    grpc_path = None
+
+    def setUp(self):
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.node = FakeNode()
+        (self.directory / "model.conf").write_text(MODEL)
+        (self.directory / "policy.csv").write_text(self.policy)
+        self.authorizer = Authorizer(self.directory / "model.conf", self.directory / "policy.csv")
+        self.wall_clock = time.time
+        self.closers = []
+
+    async def run_and_close(self, method):
+        try:
+            await method(self)
+        finally:
+            for close in reversed(self.closers):
+                await close()
+
+    # --- certificates ---------------------------------------------------------------
+
+    def write(self, name, issued):
+        """Write a certificate and key; return their paths."""
+        paths = self.directory / f"{name}.pem", self.directory / f"{name}.key"
+        write_issued(issued, *paths, may_replace=True)
+        return paths
+
+    def tls_paths(self, name="n1", issued=None, ca=None):
+        certificate, key = self.write(name, issued or node_certificate(name))
+        ca_path = self.directory / f"{name}-ca.pem"
+        ca_path.write_bytes((ca or authority()).certificate_pem)
+        denylist = self.directory / "denylist"
+        denylist.touch()
+        return TlsPaths(certificate=certificate, key=key, ca=ca_path, denylist=denylist)
+
+    def client_tls(self, name="root", issued=None):
+        certificate, key = self.write(name, issued or client_certificate(name))
+        ca_path = self.directory / "ca.pem"
+        ca_path.write_bytes(authority().certificate_pem)
+        return ClientTls(ca=ca_path, certificate=certificate, key=key)
+
+    # --- the door ---------------------------------------------------------------------
+
+    def open_door(self, *, plaintext=False):
+        """Listen; sets `self.port`, `self.doors`."""
+        self.tls = None if plaintext else TlsContexts(self.tls_paths(), clock=lambda: self.wall_clock())
+        raw = RawDoor(
+            node=self.node,
+            authorizer=self.authorizer,
+            wall_clock=lambda: self.wall_clock(),
+            scheduler=reactor,
+            in_thread=deferToThread,
+        )
+        links = LinkDoor(
+            raw=raw,
+            watch=LinkWatch(reactor),
+            times=self.times,
+            hello=own_hello(self.node, b"1" * 16, "test"),
+            tls=self.tls,
+            anonymous="root",
+            peers=self.peers,
+        )
+        self.admission = Admission(self.limits)
+        self.doors = FrontDoorFactory(reactor, links, self.admission, self.grpc_path)
+        self.doors.port = reactor.listenTCP(0, self.doors, interface="127.0.0.1")
+        self.port = self.doors.port.getHost().port
+        self.closers.append(self.close_door)
+        return self.port
+
+    async def close_door(self):
+        await maybeDeferred(self.doors.port.stopListening)
+        self.doors.abort_all()
+        await until(lambda: self.admission.all == 0)
+
+    async def connect(self, name="root", issued=None):
+        """Return a greeted client connection."""
+        tls = self.client_tls(name, issued) if self.tls is not None else None
+        connection = await connect(reactor, "127.0.0.1", self.port, tls)
+
+        async def close():
+            connection.abort()
+            await connection.close()
+
+        self.closers.append(close)
+        return connection
+
+    def peer(self, name="n2", *, issued=None, expected="n1", events=None, hello=None, port=None, **fields):
+        """Return a `PeerLink` of another node towards the door; `events` collects what comes back."""
+        cluster_uuid = fields.pop("cluster_uuid", self.node.cluster_uuid)
+        issued = issued or node_certificate(name)
+        own = hello or Hello(
+            role=LinkRole.NODE,
+            cluster_name="c1",
+            cluster_uuid=cluster_uuid,
+            node_name=name,
+            disk_uuid=name.encode().ljust(16, b"-"),
+        )
+        door = DialDoor(
+            reactor=reactor,
+            watch=LinkWatch(reactor),
+            hello=lambda: own,
+            tls=TlsContexts(self.tls_paths(f"{name}-dial", issued), clock=time.time),
+            rng=random.Random(1),
+            **fields,
+        )
+        link = PeerLink(
+            door, "127.0.0.1", port or self.port, expected, [].append if events is None else events.append
+        )
+
+        async def stop():
+            link.stop()
+            await until(lambda: link.link is None and link._connector is None)
+
+        self.closers.append(stop)
+        return link
+
+
+class Stranger:
+    """A TLS client made of the standard library, in a thread: sends any bytes, sees what comes back."""
+
+    def __init__(self, port, *, issued=None, directory=None, alpn=("loghouse/1",), maximum=None):
+        self.port = port
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname = False
+        self.context.load_verify_locations(cadata=authority().certificate_pem.decode())
+        if maximum is not None:
+            self.context.maximum_version = maximum
+        if issued is not None:
+            path = Path(directory) / f"stranger-{threading.get_ident()}-{id(issued)}.pem"
+            path.write_bytes(issued.certificate_pem + issued.key_pem)
+            self.context.load_cert_chain(path)
+        if alpn:
+            self.context.set_alpn_protocols(list(alpn))
+
+    def talk(self, *pieces, wait=True):
+        """Connect, send the pieces, return everything that came until the end (in a thread)."""
+        return deferToThread(self._talk, pieces, wait)
+
+    def _talk(self, pieces, wait):
+        received = b""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as plain:
+            try:
+                with self.context.wrap_socket(plain) as tls:
+                    for piece in pieces:
+                        tls.sendall(piece)
+                    while wait:
+                        data = tls.recv(65_536)
+                        if not data:
+                            break
+                        received += data
+            except (ssl.SSLError, ConnectionError) as error:
+                return received, error
+        return received, None
+
+
+def frames_in(data):
+    """Return (kind, body) of the frames in received bytes."""
+    found = []
+    while data:
+        length, kind, _, _, _ = HEADER.unpack(data[:16])
+        found.append((kind, data[16 : 16 + length]))
+        data = data[16 + length :]
+    return found

@@ -1,0 +1,263 @@
+"""Tests of peer links: dialling, refusal, back-off, what overtakes what, what is dropped."""
+
+from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.errors import IdentityError
+from loghouse.limits import MIB
+from loghouse.net.link import LinkTimes
+from loghouse.net.peer import PeerState, SendQueue
+from loghouse.protocol.codec import decode_envelope, encode_envelope
+from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.gossip_messages import SwimNack
+from loghouse.protocol.message import NO_UUID
+from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat, RequestVote
+from loghouse.protocol.session import MessageReceived, RaftFrameReceived
+from tests.net.doors import WireCase, asynchronous, node_certificate, until
+
+SEED = frame_seed(bytes(range(16)), 1)
+
+
+def envelope(message):
+    return Envelope(group=1, source=2, target=1, message=message)
+
+
+def append(size, index=1):
+    entry = make_entry(
+        SEED,
+        index=index,
+        term=1,
+        kind=EntryKind.RECORDS,
+        base_offset=0,
+        timestamp=0,
+        payload=bytes(size),
+        record_count=1,
+    )
+    message = AppendEntries(
+        term=1, prev_log_index=index - 1, prev_log_term=index > 1, commit_index=0, entries=(entry,)
+    )
+    return envelope(message)
+
+
+class FakePeers:
+    """A cluster that notes what it is told."""
+
+    def __init__(self):
+        self.links = []
+        self.events = []
+        self.lost = 0
+        self.refused = set()
+
+    def admit(self, hello):
+        if hello.node_name in self.refused:
+            raise IdentityError(f"{hello.node_name} was removed from this cluster")
+
+    def link_up(self, link):
+        self.links.append(link)
+
+    def event_received(self, link, event):
+        self.events.append((link.session.peer.node_name, event))
+
+    def link_lost(self, link):
+        self.lost += 1
+
+
+class PeerCase(WireCase):
+    """A door with a cluster behind it."""
+
+    def setUp(self):
+        super().setUp()
+        self.peers = FakePeers()
+
+    async def up(self, link):
+        link.dial()
+        await until(lambda: link.state is PeerState.UP)
+
+
+class LinkTests(PeerCase):
+    """A link between two nodes over real TLS."""
+
+    @asynchronous
+    async def test_messages_arrive(self):
+        """Raft and gossip arrive in order, with the name of the certificate they came by."""
+        self.open_door()
+        link = self.peer()
+        await self.up(link)
+        self.assertTrue(link.send_raft(append(100_000)))
+        self.assertTrue(link.send(SwimNack(sequence=7)))
+        await until(lambda: len(self.peers.events) == 2)
+        (name, raft), (_, gossip) = self.peers.events
+        self.assertEqual(name, "n2")
+        self.assertIsInstance(raft, RaftFrameReceived)
+        received = decode_envelope(raft.frame, SEED)
+        self.assertEqual((received.source, received.target), (2, 1))
+        self.assertEqual(len(received.message.entries[0].payload), 100_000)
+        self.assertEqual(gossip, MessageReceived(message=SwimNack(sequence=7), group=0, stream=0))
+        self.assertEqual(link.counters.sent, 2)
+
+    @asynchronous
+    async def test_wrong_node_answers(self):
+        """Row 13: another valid node at the dialled address is refused by the dialler."""
+        self.open_door()
+        link = self.peer(expected="n7")
+        link.dial()
+        await until(lambda: link.counters.failures > 0)
+        self.assertIn("n7", link.counters.last_problem)
+        self.assertEqual(link.counters.ups, 0)
+
+    @asynchronous
+    async def test_client_certificate_as_node(self):
+        """A node certificate of another name, and of another cluster, never comes up; the reason is known."""
+        self.open_door()
+        for issued in (node_certificate("n3"), node_certificate("n2", "c2")):
+            link = self.peer(issued=issued)
+            link.dial()
+            await until(lambda link=link: link.counters.failures > 0)
+            self.assertIn("certificate", link.counters.last_problem)
+        self.assertEqual(self.peers.links, [])
+
+    @asynchronous
+    async def test_removed_member(self):
+        """Row 14: a member that was removed is refused although its certificate is valid."""
+        self.peers.refused.add("n2")
+        self.open_door()
+        link = self.peer()
+        link.dial()
+        await until(lambda: link.counters.failures > 0)
+        self.assertIn("removed", link.counters.last_problem)
+
+    @asynchronous
+    async def test_joiner_is_restricted(self):
+        """A node without a uuid learns the cluster's, and is no peer."""
+        self.open_door()
+        events = []
+        link = self.peer(cluster_uuid=NO_UUID, events=events)
+        await self.up(link)
+        self.assertTrue(events[0].agreement.is_restricted)
+        self.assertEqual(events[0].hello.cluster_uuid, self.node.cluster_uuid)
+        self.assertEqual(self.peers.links, [])
+
+    @asynchronous
+    async def test_comes_back(self):
+        """A link that breaks is dialled again, after a delay; what was sent meanwhile is dropped."""
+        self.open_door()
+        link = self.peer()
+        await self.up(link)
+        self.doors.abort_all()
+        await until(lambda: link.state is PeerState.WAITING)
+        self.assertFalse(link.send(SwimNack(sequence=1)))
+        await until(lambda: link.counters.ups == 2)
+        self.assertEqual((self.peers.lost, link.counters.dropped), (1, 1))
+
+    @asynchronous
+    async def test_idle_link_closes(self):
+        """A link with nothing to say closes, and the next message dials again."""
+        self.open_door()
+        link = self.peer(idle_seconds_max=0.5)
+        await self.up(link)
+        await until(lambda: link.state is PeerState.IDLE)
+        self.assertEqual(link.counters.failures, 0)
+        self.assertFalse(link.send(SwimNack(sequence=1)))
+        await until(lambda: link.state is PeerState.UP)
+
+    @asynchronous
+    async def test_connections_of_one_node(self):
+        """A node may have few links at a time."""
+        self.open_door()
+        for _ in range(4):
+            await self.up(self.peer())
+        fifth = self.peer()
+        fifth.dial()
+        await until(lambda: fifth.counters.failures > 0)
+        self.assertIn("at most 4", fifth.counters.last_problem)
+
+    @asynchronous
+    async def test_slow_peer(self):
+        """To a peer that does not read little is kept; control frames go before the bulk that waits."""
+        self.open_door()
+        link = self.peer()
+        await self.up(link)
+        accepted = self.peers.links[0]
+        accepted.transport.pauseProducing()
+        while link.send_raft(append(MIB)):
+            pass
+        self.assertLessEqual(link.queue.size, 16 * MIB)
+        self.assertEqual(link.counters.dropped, 1)
+        self.assertTrue(link.send_raft(envelope(RequestVote(term=9, last_log_index=1, last_log_term=1))))
+        waiting = len(link.queue)
+        accepted.transport.resumeProducing()
+        await until(lambda: len(link.queue) == 0)
+        await until(lambda: len(self.peers.events) == link.counters.sent)
+        kinds = [event.frame.kind for _, event in self.peers.events]
+        self.assertLess(kinds.index(RequestVote.KIND), len(kinds) - waiting + 1)
+
+
+class BackOffTests(PeerCase):
+    """Dialling what is not there."""
+
+    @asynchronous
+    async def test_nobody_there(self):
+        """Failures are counted with their reason, with growing delays between them."""
+        port = self.open_door()
+        await self.close_door()
+        link = self.peer(port=port)
+        link.dial()
+        await until(lambda: link.counters.failures >= 3)
+        self.assertIn("refused", link.counters.last_problem.lower())
+        self.assertLess(link.counters.dials, 10)
+
+    @asynchronous
+    async def test_silent_server(self):
+        """A server that accepts and says nothing is given up at the deadline."""
+
+        class Silent(Protocol):
+            pass
+
+        port = reactor.listenTCP(0, Factory.forProtocol(Silent), interface="127.0.0.1")
+        self.closers.append(lambda: maybeDeferred(port.stopListening))
+        self.open_door()
+        link = self.peer(port=port.getHost().port, times=LinkTimes(greeting=0.5, close_max=0.5))
+        link.dial()
+        await until(lambda: link.counters.failures > 0)
+        self.assertIn("no Hello", link.counters.last_problem)
+
+
+class QueueTests(SynchronousTestCase):
+    """`SendQueue` is bounded and knows what is urgent."""
+
+    def frame(self, message):
+        return encode_envelope(envelope(message))
+
+    def test_control_first(self):
+        """Control frames overtake bulk ones, each kind in its own order."""
+        queue = SendQueue()
+        bulk = encode_envelope(append(10))
+        beat = self.frame(Heartbeat(term=1, commit_index=1))
+        queue.put(AppendEntries.KIND, 1, bulk)
+        queue.put(Heartbeat.KIND, 1, beat)
+        self.assertEqual([queue.take(), queue.take(), queue.take()], [beat, bulk, None])
+        self.assertEqual(queue.size, 0)
+
+    def test_bounds(self):
+        """Bytes and messages are bounded; what does not fit is refused."""
+        frame = self.frame(Heartbeat(term=1, commit_index=1))
+        size = sum(map(len, frame))
+        by_size = SendQueue(size_max=2 * size)
+        by_count = SendQueue(count_max=2)
+        for queue in (by_size, by_count):
+            taken = [queue.put(Heartbeat.KIND, group, frame) for group in range(3)]
+            self.assertEqual(taken, [True, True, False])
+        self.assertEqual(by_size.clear(), 2)
+        self.assertEqual((by_size.size, len(by_size)), (0, 0))
+
+    def test_newer_heartbeat(self):
+        """A newer heartbeat takes the place of the waiting one of its group."""
+        queue = SendQueue()
+        old, new = (self.frame(Heartbeat(term=1, commit_index=index)) for index in (1, 2))
+        self.assertFalse(queue.replace(Heartbeat.KIND, 1, old))
+        queue.put(Heartbeat.KIND, 1, old)
+        queue.put(Heartbeat.KIND, 2, old)
+        self.assertTrue(queue.replace(Heartbeat.KIND, 1, new))
+        self.assertEqual([queue.take(), queue.take(), queue.take()], [new, old, None])

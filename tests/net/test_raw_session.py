@@ -1,0 +1,407 @@
+"""Tests of raw client sessions through the real door: what they get, and what they are refused."""
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+
+from loghouse import errors
+from loghouse.api.v1.log_pb2 import Record
+from loghouse.client.raw import connect
+from loghouse.limits import MIB
+from loghouse.net.link import LinkTimes
+from loghouse.protocol.batch import compress, decode_batch, encode_batch
+from loghouse.protocol.entry import Codec, EntryKind
+from tests.net.doors import WireCase, asynchronous, until
+
+
+def batch(*values):
+    return encode_batch([Record(value=value) for value in values])
+
+
+def values_of(connection, frames):
+    """Return the values of all records in fetched frames."""
+    return [
+        record.value
+        for entry in connection.entries(frames)
+        if entry.kind == EntryKind.RECORDS
+        for record in decode_batch(entry.payload, entry.attributes).records
+    ]
+
+
+async def refused(test, answer, expected):
+    """Await what must fail with this error; return it."""
+    try:
+        await answer
+    except expected as error:
+        return error
+    raise test.failureException(f"answered instead of {expected.__name__}")
+
+
+class RequestTests(WireCase):
+    """Every request does what the same call does over gRPC."""
+
+    @asynchronous
+    async def test_produce_and_fetch(self):
+        """A batch comes back as the bytes it went in as, with its checksum and its offsets."""
+        self.open_door()
+        connection = await self.connect()
+        payload = batch(b"a", b"b")
+        reply = await connection.produce(payload, record_count=2)
+        self.assertEqual((reply.base_offset, reply.record_count), (0, 2))
+        fetched = await connection.fetch(1)
+        [entry] = connection.entries(fetched.frames)
+        self.assertEqual((bytes(entry.payload), fetched.next_offset), (payload, 2))
+        [proposal] = self.node.proposals
+        self.assertEqual(proposal.subject, "root")
+        self.assertIsNot(proposal.payload_crc, None)
+
+    @asynchronous
+    async def test_plaintext(self):
+        """Configured without TLS the same frames go over plain TCP, as the configured subject."""
+        self.open_door(plaintext=True)
+        connection = await self.connect()
+        await connection.produce(batch(b"x"), record_count=1)
+        self.assertEqual(self.node.proposals[0].subject, "root")
+
+    @asynchronous
+    async def test_describe_bounds_time(self):
+        """Describe, Bounds and FindOffset answer from the node."""
+        self.open_door()
+        connection = await self.connect()
+        await connection.produce(batch(b"a", b"b", b"c"), record_count=3)
+        described = await connection.describe()
+        self.assertEqual(described.logs, ((1, "default"),))
+        self.assertEqual([server.name for server in described.servers], ["n1", "n2"])
+        bounds = await connection.bounds()
+        self.assertEqual((bounds.lowest, bounds.next_offset), (0, 3))
+        found = await connection.find_offset(0)
+        self.assertEqual(found.offset, 0)
+
+    @asynchronous
+    async def test_many_in_flight(self):
+        """Hundreds of requests on one connection are answered, each with its own answer."""
+        self.open_door()
+        connection = await self.connect()
+        self.node.hold()
+        asked = [connection.produce(batch(b"%d" % n), record_count=1) for n in range(200)]
+        await until(lambda: self.node.held_count == 200)
+        bounds = await connection.bounds()  # overtakes them
+        self.assertEqual(bounds.next_offset, 0)
+        self.node.release()
+        replies = await gatherResults(asked)
+        self.assertEqual([reply.base_offset for reply in replies], list(range(200)))
+
+    @asynchronous
+    async def test_bad_batches(self):
+        """A false count, checksum, codec or size is refused, naming the field; nothing is proposed."""
+        self.open_door()
+        connection = await self.connect()
+        rows = [
+            ("record_count", connection.produce(batch(b"a"), record_count=2)),
+            ("batch", connection.produce(b"\xff\xff", record_count=1)),
+            ("codec", connection.produce(batch(b"a"), record_count=1, codec=5)),
+            ("record", connection.produce(batch(b"x" * (MIB + 1)), record_count=1)),
+        ]
+        for field, answer in rows:
+            error = await refused(self, answer, errors.InvalidRequestError)
+            self.assertEqual(error.field, field)
+        self.assertEqual(self.node.proposals, [])
+        self.assertEqual((await connection.bounds()).next_offset, 0)
+
+    @asynchronous
+    async def test_bomb(self):
+        """A batch that unpacks to a thousand times its size is refused, off the reactor, within its bound."""
+        self.open_door()
+        connection = await self.connect()
+        bomb = compress(bytes(256 * MIB), Codec.ZSTD)
+        answer = connection.produce(bomb, record_count=1, codec=Codec.ZSTD)
+        error = await refused(self, answer, errors.InvalidRequestError)
+        self.assertIn("unpacks to more", str(error))
+
+    @asynchronous
+    async def test_compressed(self):
+        """A large compressed batch is checked and stored as it came."""
+        self.open_door()
+        connection = await self.connect()
+        values = [b"%06d" % n * 100 for n in range(2000)]
+        packed = compress(batch(*values), Codec.ZSTD)
+        await connection.produce(packed, record_count=2000, codec=Codec.ZSTD)
+        fetched = await connection.fetch(0)
+        self.assertEqual(values_of(connection, fetched.frames), values)
+
+    @asynchronous
+    async def test_offsets_beyond(self):
+        """Offsets that hold nothing are refused with both bounds, however absurd they are."""
+        self.open_door()
+        connection = await self.connect()
+        await connection.produce(batch(b"a"), record_count=1)
+        for offset in (1, 2**63, 2**64 - 1):
+            error = await refused(self, connection.fetch(offset), errors.OffsetOutOfRangeError)
+            self.assertEqual((error.offset, error.lowest, error.next_offset), (offset, 0, 1))
+
+    @asynchronous
+    async def test_expectation(self):
+        """`expect_offset` reaches the node, zero included."""
+        self.open_door()
+        connection = await self.connect()
+        await connection.produce(batch(b"a"), record_count=1, expect_offset=0)
+        answer = connection.produce(batch(b"a"), record_count=1, expect_offset=0)
+        error = await refused(self, answer, errors.ExpectOffsetError)
+        self.assertEqual((error.expected, error.actual), (0, 1))
+
+    @asynchronous
+    async def test_deadline(self):
+        """A produce that is not durable in time has an unknown outcome."""
+        self.open_door()
+        connection = await self.connect()
+        self.node.hold()
+        answer = connection.produce(batch(b"a"), record_count=1, timeout_milliseconds=1)
+        await refused(self, answer, errors.OutcomeUnknownError)
+
+    @asynchronous
+    async def test_lost_connection(self):
+        """When the connection breaks, a produce has an unknown outcome and a read is just unavailable."""
+        self.open_door()
+        connection = await self.connect()
+        self.node.hold()
+        produced = connection.produce(batch(b"a"), record_count=1)
+        followed = connection.follow(0, lambda frames: None)
+        await until(lambda: self.node.held_count == 1 and self.node.waiters)
+        self.doors.abort_all()
+        await refused(self, produced, errors.OutcomeUnknownError)
+        await refused(self, followed, errors.UnavailableError)
+        await until(lambda: not self.node.waiters)
+        await refused(self, connection.bounds(), errors.UnavailableError)
+
+    @asynchronous
+    async def test_unexpected_failure(self):
+        """A bug in the node is an unknown outcome for an append, unavailable for a read; the link goes on."""
+        self.open_door()
+        connection = await self.connect()
+        self.node.failure = ZeroDivisionError("a bug")
+        await refused(self, connection.produce(batch(b"a"), record_count=1), errors.OutcomeUnknownError)
+        self.node.failure = None
+        await connection.produce(batch(b"a"), record_count=1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class PermissionTests(WireCase):
+    """The policy decides about every request."""
+
+    @asynchronous
+    async def test_every_request_of_nobody(self):
+        """Who may do nothing is refused everything, by name; a new request must be added here."""
+        self.open_door()
+        connection = await self.connect("nobody")
+        rows = [
+            connection.produce(batch(b"a"), record_count=1),
+            connection.fetch(0),
+            connection.follow(0, lambda frames: None),
+            connection.describe(),
+            connection.bounds(),
+            connection.find_offset(0),
+        ]
+        from loghouse.protocol.client_messages import REPLIES
+
+        self.assertEqual(len(rows), len(REPLIES))
+        for answer in rows:
+            error = await refused(self, answer, errors.PermissionDeniedError)
+            self.assertEqual(error.subject, "nobody")
+        self.assertEqual((self.node.proposals, self.node.waiters), ([], {}))
+
+    @asynchronous
+    async def test_reader(self):
+        """Who may read may not append."""
+        self.open_door()
+        connection = await self.connect("reader")
+        self.assertEqual((await connection.bounds()).next_offset, 0)
+        answer = connection.produce(batch(b"a"), record_count=1)
+        await refused(self, answer, errors.PermissionDeniedError)
+
+    @asynchronous
+    async def test_unknown_log(self):
+        """Another group is no log; who may not even read does not learn that."""
+        self.open_door()
+        connection = await self.connect()
+        await refused(self, connection.bounds(group=2), errors.UnknownLogError)
+        nobody = await self.connect("nobody")
+        await refused(self, nobody.bounds(group=2), errors.PermissionDeniedError)
+
+    @asynchronous
+    async def test_permission_taken_back(self):
+        """A follower whose permission is taken away gets nothing more."""
+        self.open_door()
+        connection = await self.connect("reader")
+        got = []
+        following = connection.follow(0, got.append)
+        await until(lambda: self.node.waiters)
+        (self.directory / "policy.csv").write_text("p, root, *, produce\n")
+        self.authorizer.reload()
+        root = await self.connect()
+        await root.produce(batch(b"secret"), record_count=1)
+        await refused(self, following, errors.PermissionDeniedError)
+        self.assertEqual(got, [])
+
+    @asynchronous
+    async def test_expired_meanwhile(self):
+        """When the certificate expires the connection ends, with the reason."""
+        self.open_door()
+        connection = await self.connect()
+        await connection.bounds()
+        self.wall_clock = lambda: 2**40
+        answer = connection.bounds()
+        error = await refused(self, answer, errors.LoghouseError)
+        self.assertIn("expired", str(error))
+
+
+class FollowTests(WireCase):
+    """Following the tail with credit."""
+
+    @asynchronous
+    async def test_from_the_start_and_on(self):
+        """What was there and what comes later arrives once, in order."""
+        self.open_door()
+        connection = await self.connect()
+        await connection.produce(batch(b"0", b"1"), record_count=2)
+        got = []
+        following = connection.follow(0, lambda reply: got.extend(values_of(connection, reply.frames)))
+        for n in range(2, 20):
+            await connection.produce(batch(b"%d" % n), record_count=1)
+        await until(lambda: len(got) == 20)
+        self.assertEqual(got, [b"%d" % n for n in range(20)])
+        following.addErrback(lambda failure: None)
+        following.cancel()
+        await connection.bounds()
+        self.assertEqual(self.node.waiters, {})
+
+    @asynchronous
+    async def test_credit_bounds_what_is_sent(self):
+        """A client that does not digest is sent its credit and not more; when it does, the rest comes."""
+        self.open_door()
+        connection = await self.connect()
+        for _ in range(20):
+            await connection.produce(batch(b"x" * 10_000), record_count=1)
+        gates = []
+
+        def slowly(reply):
+            gates.append(Deferred())
+            return gates[-1]
+
+        following = connection.follow(0, slowly, credit_size=30_000)
+        following.addErrback(lambda failure: None)
+        await until(lambda: gates)
+        await connection.bounds()
+        self.assertLess(self.node.fetches, 4)
+        for done in range(7):
+            await until(lambda done=done: len(gates) > done)
+            gates[done].callback(None)
+        self.assertGreaterEqual(self.node.fetches, 7)
+        following.cancel()
+
+    @asynchronous
+    async def test_trimmed(self):
+        """Following from below the lowest offset ends with an error that has both bounds."""
+        self.open_door()
+        connection = await self.connect()
+        await connection.produce(batch(b"a", b"b"), record_count=2)
+        await connection.produce(batch(b"c"), record_count=1)
+        self.node.trim(2)
+        error = await refused(self, connection.follow(0, lambda reply: None), errors.OffsetOutOfRangeError)
+        self.assertEqual((error.lowest, error.next_offset), (2, 3))
+
+    @asynchronous
+    async def test_consumer_bug(self):
+        """An exception in the client's own callback ends the stream with it, and only the stream."""
+        self.open_door()
+        connection = await self.connect()
+        await connection.produce(batch(b"a"), record_count=1)
+
+        def fail_at_once(reply):
+            raise ZeroDivisionError
+
+        await refused(self, connection.follow(0, fail_at_once), ZeroDivisionError)
+        self.assertEqual((await connection.bounds()).next_offset, 1)
+
+    @asynchronous
+    async def test_many_follow(self):
+        """Many streams on one connection all get everything."""
+        self.open_door()
+        connection = await self.connect()
+        got = [[] for _ in range(50)]
+        for one in got:
+            following = connection.follow(0, lambda r, one=one: one.extend(values_of(connection, r.frames)))
+            following.addErrback(lambda failure: None)
+        await until(lambda: len(self.node.waiters) == 50)
+        for n in range(5):
+            await connection.produce(batch(b"%d" % n), record_count=1)
+        await until(lambda: all(len(one) == 5 for one in got))
+
+
+class SlowReaderTests(WireCase):
+    """A slow reader slows only itself."""
+
+    times = LinkTimes(stuck_max=3600)
+
+    @asynchronous
+    async def test_does_not_read(self):
+        """A client that asks and does not read holds one answer; another one is served meanwhile."""
+        self.open_door()
+        slow, honest = await self.connect(), await self.connect()
+        payload = batch(b"x" * 900_000)
+        for _ in range(8):
+            await honest.produce(payload, record_count=1)
+        slow.transport.pauseProducing()
+        before = self.node.fetches
+        asked = [slow.fetch(n % 8) for n in range(64)]
+        for one in asked:
+            one.addErrback(lambda failure: None)
+        while (await honest.bounds()).next_offset != 8 or self.node.fetches == before:
+            pass
+        for _ in range(50):
+            await honest.bounds()
+        held = self.node.fetches - before
+        self.assertLess(held, 16, "answers made for a client that reads none")
+        slow.transport.resumeProducing()
+        await gatherResults(asked)
+
+    @asynchronous
+    async def test_batches_in_flight(self):
+        """A client with too many unanswered bytes is not read until some are answered."""
+        self.open_door()
+        connection = await self.connect()
+        self.node.hold()
+        payload = batch(*[b"x" * 900_000] * 8)
+        asked = [connection.produce(payload, record_count=8) for _ in range(6)]
+        await until(lambda: self.node.held_count >= 2)
+        other = await self.connect()
+        for _ in range(20):
+            await other.bounds()
+        self.assertLessEqual(self.node.held_count, 4)
+        self.node.release()
+        await gatherResults(asked)
+
+
+class CloseTests(WireCase):
+    """Ways to go."""
+
+    @asynchronous
+    async def test_client_says_goodbye(self):
+        """Closing waits for open requests."""
+        self.open_door()
+        connection = await self.connect()
+        self.node.hold()
+        produced = connection.produce(batch(b"a"), record_count=1)
+        await until(lambda: self.node.held_count == 1)
+        closed = connection.close()
+        self.node.release()
+        self.assertEqual((await produced).base_offset, 0)
+        await closed
+        await until(lambda: self.admission.all == 0)
+
+    @asynchronous
+    async def test_nobody_listens(self):
+        """Connecting to nothing says so."""
+        port = self.open_door()
+        await self.close_door()
+        answer = connect(reactor, "127.0.0.1", port, self.client_tls())
+        error = await refused(self, answer, errors.UnavailableError)
+        self.assertIn(str(port), str(error))

@@ -1,0 +1,301 @@
+"""Tests of the splice: real gRPC through the one port, back-pressure, half-close and aborts passed on."""
+
+import os
+import shutil
+import socket
+import tempfile
+
+import grpc
+from grpc import aio
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import deferToThread
+
+from loghouse.api.credentials import ServerCredentials, TlsFiles
+from loghouse.api.server import GrpcServer
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.bridge import from_asyncio
+from loghouse.limits import KIB, MIB
+from loghouse.net import splice
+from tests.net.doors import (
+    WireCase,
+    asynchronous,
+    authority,
+    client_certificate,
+    node_certificate,
+    until,
+)
+from tests.net.test_client_hello import real_hello
+
+
+class GrpcCase(WireCase):
+    """A front door with a gRPC server behind it on a private Unix socket."""
+
+    async def open_both(self, *, plaintext=False):
+        runtime = tempfile.mkdtemp(prefix="lh-")
+        self.addCleanup(shutil.rmtree, runtime)
+        self.grpc_path = os.path.join(runtime, "grpc")
+        credentials = None
+        if not plaintext:
+            certificate, key = self.write("grpc", node_certificate("n1"))
+            ca = self.directory / "grpc-ca.pem"
+            ca.write_bytes(authority().certificate_pem)
+            credentials = ServerCredentials(TlsFiles(certificate=certificate, key=key, ca=ca))
+        server = GrpcServer(
+            self.node,
+            self.authorizer,
+            clock=lambda: self.wall_clock(),
+            credentials=credentials,
+            anonymous="root",
+        )
+        server.bind(f"unix:{self.grpc_path}")
+        await from_asyncio(server.start())
+        self.closers.append(lambda: from_asyncio(server.stop(0)))
+        self.open_door(plaintext=plaintext)
+
+    def channel(self, name="root", *, is_plain=False):
+        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        address = f"127.0.0.1:{self.port}"
+        if is_plain:
+            channel = aio.insecure_channel(address, options=own)
+        else:
+            issued = client_certificate(name)
+            credentials = grpc.ssl_channel_credentials(
+                authority().certificate_pem, issued.key_pem, issued.certificate_pem
+            )
+            channel = aio.secure_channel(address, credentials, options=own)
+        self.closers.append(lambda: from_asyncio(channel.close()))
+        return channel
+
+
+async def _call(stub_call):
+    return await stub_call
+
+
+class GrpcTests(GrpcCase):
+    """gRPC and the binary protocol share the port."""
+
+    @asynchronous
+    async def test_both_protocols(self):
+        """What was appended over gRPC is read over the binary protocol, on the same port."""
+        await self.open_both()
+        stub = log_pb2_grpc.LogStub(self.channel())
+        request = log_pb2.ProduceRequest(record=log_pb2.Record(value=b"over gRPC"))
+        reply = await from_asyncio(_call(stub.Produce(request, timeout=20)))
+        connection = await self.connect()
+        fetched = await connection.fetch(reply.offset)
+        self.assertIn(b"over gRPC", bytes(fetched.frames))
+        self.assertEqual(self.node.proposals[0].subject, "root")
+
+    @asynchronous
+    async def test_large_messages(self):
+        """Messages of megabytes pass both ways."""
+        await self.open_both()
+        stub = log_pb2_grpc.LogStub(self.channel())
+        records = log_pb2.RecordBatch(records=[log_pb2.Record(value=b"x" * 900_000)] * 4).SerializeToString()
+        for _ in range(4):
+            request = log_pb2.ProduceBatchRequest(batch=records, record_count=4)
+            await from_asyncio(_call(stub.ProduceBatch(request, timeout=30)))
+        reply = await from_asyncio(_call(stub.Fetch(log_pb2.FetchRequest(size_max=3 * MIB), timeout=30)))
+        self.assertGreater(len(reply.frames), 3 * MIB)
+
+    @asynchronous
+    async def test_permission(self):
+        """The client's own certificate reaches the gRPC server: nobody is nobody there, too."""
+        await self.open_both()
+        stub = log_pb2_grpc.LogStub(self.channel("nobody"))
+        request = log_pb2.ProduceRequest(record=log_pb2.Record(value=b"x"))
+        try:
+            await from_asyncio(_call(stub.Produce(request, timeout=20)))
+            raise self.failureException("answered")
+        except aio.AioRpcError as error:
+            self.assertEqual(error.code(), grpc.StatusCode.PERMISSION_DENIED)
+
+    @asynchronous
+    async def test_plaintext(self):
+        """Configured without TLS, the first bytes tell gRPC from frames."""
+        await self.open_both(plaintext=True)
+        stub = log_pb2_grpc.LogStub(self.channel(is_plain=True))
+        request = log_pb2.ProduceRequest(record=log_pb2.Record(value=b"x"))
+        await from_asyncio(_call(stub.Produce(request, timeout=20)))
+        connection = await self.connect()
+        self.assertEqual((await connection.bounds()).next_offset, 1)
+
+    @asynchronous
+    async def test_gone_clients_leave_nothing(self):
+        """When a channel closes, its splice is gone."""
+        await self.open_both()
+        channel = self.channel()
+        stub = log_pb2_grpc.LogStub(channel)
+        await from_asyncio(_call(stub.GetServers(log_pb2.GetServersRequest(), timeout=20)))
+        self.assertEqual(self.admission.all, 1)
+        await from_asyncio(channel.close())
+        await until(lambda: self.admission.all == 0)
+
+
+class EchoServer(Protocol):
+    """What is behind the splice in the tests of its edges: it notes what happens to it."""
+
+    def connectionMade(self):
+        self.factory.seen = self
+        self.received = bytearray()
+        self.end = None
+        if self.factory.is_deaf:
+            self.transport.pauseProducing()
+
+    def dataReceived(self, data):
+        self.received += data
+
+    def connectionLost(self, reason):
+        self.end = reason
+
+
+class EdgeTests(WireCase):
+    """The splice's own promises, against a server that is not gRPC."""
+
+    is_deaf = False
+
+    def open_splice(self):
+        runtime = tempfile.mkdtemp(prefix="lh-")
+        self.addCleanup(shutil.rmtree, runtime)
+        self.grpc_path = os.path.join(runtime, "s")
+        self.server = Factory.forProtocol(EchoServer)
+        self.server.seen = None
+        self.server.is_deaf = self.is_deaf
+        port = reactor.listenUNIX(self.grpc_path, self.server)
+        self.closers.append(lambda: maybeDeferred(port.stopListening))
+        self.open_door()
+        self.hello = real_hello("h2")
+
+    def dial(self):
+        plain = socket.create_connection(("127.0.0.1", self.port), 10)
+        self.addCleanup(plain.close)
+        return plain
+
+    @asynchronous
+    async def test_bytes_pass_untouched(self):
+        """Everything that came, the ClientHello included, reaches the server in order."""
+        self.open_splice()
+        plain = self.dial()
+        await deferToThread(plain.sendall, self.hello[:10])
+        await deferToThread(plain.sendall, self.hello[10:] + b"and more")
+        await until(lambda: self.server.seen and self.server.seen.received.endswith(b"more"))
+        self.assertEqual(bytes(self.server.seen.received), self.hello + b"and more")
+        self.server.seen.transport.write(b"back")
+        self.assertEqual(await deferToThread(plain.recv, 10), b"back")
+
+    @asynchronous
+    async def test_half_close(self):
+        """When the client ends its direction, the server can still answer; then both are closed."""
+        self.open_splice()
+        plain = self.dial()
+        await deferToThread(plain.sendall, self.hello)
+        await until(lambda: self.server.seen)
+        seen = self.server.seen
+        seen.connectionLost = lambda reason: None
+        halves = Deferred()
+        from twisted.internet.interfaces import IHalfCloseableProtocol
+        from zope.interface import directlyProvides
+
+        directlyProvides(seen, IHalfCloseableProtocol)
+        seen.readConnectionLost = lambda: halves.callback(None)
+        seen.writeConnectionLost = lambda: None
+        plain.shutdown(socket.SHUT_WR)
+        await halves
+        seen.transport.write(b"late answer")
+        self.assertEqual(await deferToThread(plain.recv, 100), b"late answer")
+        seen.transport.loseConnection()
+        self.assertEqual(await deferToThread(plain.recv, 100), b"")
+        await until(lambda: self.admission.all == 0)
+
+    @asynchronous
+    async def test_server_ends(self):
+        """When the server closes, what it wrote still arrives, then the end; who stays is cut off."""
+        self.patch(splice, "HALF_CLOSED_SECONDS_MAX", 0.3)
+        self.open_splice()
+        plain = self.dial()
+        await deferToThread(plain.sendall, self.hello)
+        await until(lambda: self.server.seen)
+        self.server.seen.transport.write(b"x" * MIB)
+        self.server.seen.transport.loseConnection()
+
+        def everything():
+            size = 0
+            while data := plain.recv(65_536):
+                size += len(data)
+            return size
+
+        self.assertEqual(await deferToThread(everything), MIB)
+        await until(lambda: self.admission.all == 0)
+
+    @asynchronous
+    async def test_client_breaks(self):
+        """A reset by the client reaches the server as a loss, at once."""
+        self.open_splice()
+        plain = self.dial()
+        await deferToThread(plain.sendall, self.hello)
+        await until(lambda: self.server.seen)
+        import struct
+
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        plain.close()
+        await until(lambda: self.server.seen.end is not None)
+        await until(lambda: self.admission.all == 0)
+
+    @asynchronous
+    async def test_server_not_there(self):
+        """When nobody listens behind, the client is cut off, and the door stays open."""
+        self.open_splice()
+        self.doors.grpc_path += "-missing"
+        plain = self.dial()
+        await deferToThread(plain.sendall, self.hello)
+
+        def end():
+            try:
+                return plain.recv(10)
+            except ConnectionError:
+                return b""
+
+        self.assertEqual(await deferToThread(end), b"")
+        await until(lambda: self.admission.all == 0)
+
+
+class BackPressureTests(EdgeTests):
+    """A server that does not read stops the client, not our memory."""
+
+    is_deaf = True
+
+    @asynchronous
+    async def test_bytes_pass_untouched(self):
+        """The client cannot push more than the kernel's and our own small buffers hold."""
+        self.open_splice()
+        plain = self.dial()
+        await deferToThread(plain.sendall, self.hello)
+        await until(lambda: self.server.seen)
+        plain.settimeout(0.5)
+
+        def push():
+            sent = 0
+            try:
+                while sent < 256 * MIB:
+                    sent += plain.send(bytes(64 * KIB))
+            except TimeoutError:
+                pass
+            return sent
+
+        sent = await deferToThread(push)
+        self.assertLess(sent, 64 * MIB)
+        [door] = self.doors._connections
+        buffered = door._inner.other.transport
+        self.assertLess(len(buffered.dataBuffer) + sum(map(len, buffered._tempDataBuffer)), MIB)
+        self.server.seen.transport.resumeProducing()
+        plain.settimeout(20)
+        await deferToThread(plain.sendall, b"end")
+        await until(lambda: self.server.seen.received.endswith(b"end"))
+        self.assertEqual(len(self.server.seen.received), len(self.hello) + sent + 3)
+
+    test_half_close = None
+    test_server_ends = None
+    test_client_breaks = None
+    test_server_not_there = None
