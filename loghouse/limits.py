@@ -70,6 +70,17 @@ GOSSIP_SIZE_MAX: Final = 64 * KIB
 PUSH_PULL_SIZE_MAX: Final = 256 * KIB  # GOSSIP_MEMBERS_MAX statements of about 1 kB
 GOSSIP_MEMBERS_MAX: Final = 4 * MEMBERS_MAX  # also those seen and not (or no longer) in the configuration
 GOSSIP_BROADCASTS_MAX: Final = 32  # statements on one probe
+GOSSIP_RELAYS_MAX: Final = 256  # probes under way for others; each member asks for one at a time
+GOSSIP_OUTBOX_MAX: Final = 4096  # messages of one turn; a turn of 64 members makes a few hundred
+INCARNATION_RESERVE: Final = (
+    16  # incarnations made durable ahead, so that a refutation need not wait for a disk
+)
+INCARNATION_JUMP_MAX: Final = 1 << 20  # what hearsay may add to a member's incarnation at once
+INCARNATION_HEARSAY_MAX: Final = 1 << 48  # what hearsay may say of a member not known yet
+INCARNATION_MAX: Final = 1 << 63
+ADDRESS_BOOK_SIZE_MAX: Final = (
+    64 * KIB
+)  # the file `members`: over 200 members with addresses of common length
 TAGS_MAX: Final = 16
 ADDRESS_SIZE_MAX: Final = 261  # a host name of 255 bytes, a colon, a port
 TEXT_SIZE_MAX: Final = 2 * KIB  # a sentence for an operator

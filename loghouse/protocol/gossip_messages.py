@@ -78,6 +78,14 @@ STATEMENT_WIRE: Final = Struct(
 )
 
 
+def statement_size(statement: Statement) -> int:
+    """Return how many bytes a statement takes on the wire."""
+    texts = (statement.name, statement.accuser, *statement.tags)
+    addresses = (statement.address, statement.grpc_address)
+    fixed = 1 + 16 + 8 + 2 + 2 + 1  # liveness, disk_uuid, incarnation, versions, number of tags
+    return fixed + sum(1 + len(text.encode()) for text in texts) + sum(2 + len(a.encode()) for a in addresses)
+
+
 def _statement_values(statement: Statement) -> dict[str, Any]:
     return {
         "liveness": int(statement.liveness),

@@ -1,0 +1,188 @@
+"""Who is known, and what of them. A member is (name, disk uuid): with an emptied disk it is another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from loghouse.gossip.suspicion import Suspicion
+from loghouse.limits import GOSSIP_MEMBERS_MAX
+from loghouse.protocol.gossip_messages import Liveness, Statement
+
+LIVE: Final = (Liveness.ALIVE, Liveness.SUSPECT)
+
+
+class MemberKey(NamedTuple):
+    """What makes a member the same one: its name, and the disk that it has."""
+
+    name: str
+    disk_uuid: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a member says of itself."""
+
+    address: str
+    grpc_address: str = ""
+    version_min: int = 0
+    version_max: int = 0
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberView:
+    """A member as shown to the outside. `profile` is None while only its death was heard of."""
+
+    name: str
+    disk_uuid: bytes
+    liveness: Liveness
+    incarnation: int
+    profile: Profile | None
+
+
+def profile_of(statement: Statement) -> Profile:
+    """Return what the ALIVE statement of a member says it is."""
+    return Profile(
+        address=statement.address,
+        grpc_address=statement.grpc_address,
+        version_min=statement.version_min,
+        version_max=statement.version_max,
+        tags=statement.tags,
+    )
+
+
+def alive_statement(key: MemberKey, incarnation: int, profile: Profile) -> Statement:
+    """Return the statement by which a member describes itself."""
+    return Statement(
+        liveness=Liveness.ALIVE,
+        name=key.name,
+        disk_uuid=key.disk_uuid,
+        incarnation=incarnation,
+        address=profile.address,
+        grpc_address=profile.grpc_address,
+        version_min=profile.version_min,
+        version_max=profile.version_max,
+        tags=profile.tags,
+    )
+
+
+@dataclass(slots=True)
+class Member:
+    """What is held of another member.
+
+    `incarnation` never falls, but when the member itself says that hearsay was absurd. `accuser` is who said
+    that it is suspect or dead. `is_forgotten`: not shown and not told any more (or not yet heard of, only
+    read in the address book). `address_before` is where it was before an address that others told us and
+    that it did not confirm: both are tried.
+    """
+
+    key: MemberKey
+    liveness: Liveness
+    incarnation: int
+    changed_tick: int
+    profile: Profile | None = None
+    accuser: str = ""
+    suspicion: Suspicion | None = None
+    address_before: str = ""
+    is_forgotten: bool = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it counts as there: alive, or only suspect."""
+        return self.liveness in LIVE
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to send to: two addresses while a change is not confirmed, none if only its end is known."""
+        if self.profile is None:
+            return ()
+        if self.address_before:
+            return (self.profile.address, self.address_before)
+        return (self.profile.address,)
+
+    def view(self) -> MemberView:
+        """Return what is shown of it."""
+        return MemberView(
+            name=self.key.name,
+            disk_uuid=self.key.disk_uuid,
+            liveness=self.liveness,
+            incarnation=self.incarnation,
+            profile=self.profile,
+        )
+
+    def statement(self) -> Statement:
+        """Return what is told of it; an address only while it is alive."""
+        if self.liveness is Liveness.ALIVE:
+            assert self.profile is not None, f"{self.key.name} is alive nowhere"
+            return alive_statement(self.key, self.incarnation, self.profile)
+        return Statement(
+            liveness=self.liveness,
+            name=self.key.name,
+            disk_uuid=self.key.disk_uuid,
+            incarnation=self.incarnation,
+            accuser=self.accuser if self.liveness is not Liveness.LEFT else "",
+        )
+
+
+class MemberTable:
+    """The other members, at most `GOSSIP_MEMBERS_MAX` with this one. Live ones are never dropped."""
+
+    __slots__ = ("_live", "_members")
+
+    def __init__(self) -> None:
+        self._members: dict[MemberKey, Member] = {}
+        self._live: list[Member] | None = None
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def get(self, key: MemberKey) -> Member | None:
+        """Return a member, or None when it is not known."""
+        return self._members.get(key)
+
+    def live(self) -> list[Member]:
+        """Return the live members, this one not included. Not to be changed by the caller."""
+        if self._live is None:
+            self._live = [member for member in self._members.values() if member.is_live]
+        return self._live
+
+    def add(self, member: Member) -> bool:
+        """Take a new member in; return False when the table is full of live ones.
+
+        In a full table the one that matters least goes: one without an address, then one no longer shown,
+        then the one longest gone.
+        """
+        if len(self._members) >= GOSSIP_MEMBERS_MAX - 1:
+            gone = [other for other in self._members.values() if not other.is_live]
+            if not gone:
+                return False
+            least = min(gone, key=_importance)
+            del self._members[least.key]
+        self._members[member.key] = member
+        self._live = None
+        return True
+
+    def drop(self, key: MemberKey) -> None:
+        """Let a member go."""
+        self._members.pop(key, None)
+        self._live = None
+
+    def move(self, member: Member, liveness: Liveness, tick: int) -> None:
+        """Note that a member is now alive, suspect, dead or gone; without suspicion."""
+        member.liveness = liveness
+        member.suspicion = None
+        member.changed_tick = tick
+        self._live = None
+
+    def has_live_namesake(self, member: Member) -> bool:
+        """Whether a live member has the same name and another disk: then this one is gone for good."""
+        return any(other.key.name == member.key.name and other is not member for other in self.live())
+
+
+def _importance(member: Member) -> tuple[bool, bool, int]:
+    return (bool(member.addresses), not member.is_forgotten, member.changed_tick)

@@ -1,0 +1,141 @@
+"""The file `members`: a node's own incarnation, and where it last knew the others.
+
+With it a node finds its cluster again after a restart of all nodes, without seeds, and never says again
+what it said before. Storage keeps the bytes and does not look into them. Layout in `docs/membership.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from construct import (
+    Bytes,
+    ConstructError,
+    Int8ub,
+    Int16ub,
+    Int64ub,
+    PascalString,
+    PrefixedArray,
+    Struct,
+    Terminated,
+)
+
+from loghouse.errors import MalformedMessageError
+from loghouse.limits import ADDRESS_BOOK_SIZE_MAX, ADDRESS_SIZE_MAX, INCARNATION_MAX
+from loghouse.protocol.entry import crc32c
+from loghouse.protocol.message import check_name, check_text
+
+MAGIC: Final = b"LOGHBOOK"
+FORMAT_VERSION: Final = 1
+_FIXED_SIZE: Final = 8 + 2 + 8 + 2 + 4  # magic, version, incarnation, number of contacts, CRC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """A member that was known: who, where, and the highest incarnation heard of it."""
+
+    name: str
+    disk_uuid: bytes
+    incarnation: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressBook:
+    """What a member must not forget: no message of it ever said more than `incarnation`; its contacts."""
+
+    incarnation: int = 0
+    contacts: tuple[Contact, ...] = ()
+
+
+# Not compiled: the slow parser is the one that checks lengths.
+_WIRE: Final = Struct(
+    "magic" / Bytes(8),
+    "version" / Int16ub,
+    "incarnation" / Int64ub,
+    "contacts"
+    / PrefixedArray(
+        Int16ub,
+        Struct(
+            "name" / PascalString(Int8ub, "utf8"),
+            "disk_uuid" / Bytes(16),
+            "incarnation" / Int64ub,
+            "address" / PascalString(Int16ub, "utf8"),
+        ),
+    ),
+    Terminated,
+)
+
+
+def contact_size(contact: Contact) -> int:
+    """Return how many bytes a contact takes in the file."""
+    return 1 + len(contact.name.encode()) + 16 + 8 + 2 + len(contact.address.encode())
+
+
+def encode_address_book(book: AddressBook) -> bytes:
+    """Return the content of the file; the last contacts are left out if it would be too large."""
+    room = ADDRESS_BOOK_SIZE_MAX - _FIXED_SIZE
+    contacts = []
+    for contact in book.contacts:
+        room -= contact_size(contact)
+        if room < 0:
+            break
+        contacts.append(
+            {
+                "name": contact.name,
+                "disk_uuid": contact.disk_uuid,
+                "incarnation": contact.incarnation,
+                "address": contact.address,
+            }
+        )
+    content = bytes(
+        _WIRE.build(
+            {
+                "magic": MAGIC,
+                "version": FORMAT_VERSION,
+                "incarnation": book.incarnation,
+                "contacts": contacts,
+            }
+        )
+    )
+    return content + crc32c(content).to_bytes(4, "big")
+
+
+def decode_address_book(content: bytes) -> AddressBook:
+    """Return the book in a file's content; an empty file is an empty book.
+
+    Raises:
+        MalformedMessageError: It is damaged, or of another version. A node may go on with an empty book: it
+            then needs a seed, and learns its incarnation from the others.
+    """
+    if not content:
+        return AddressBook()
+    if len(content) > ADDRESS_BOOK_SIZE_MAX:
+        raise MalformedMessageError(f"address book of {len(content)} bytes, at most {ADDRESS_BOOK_SIZE_MAX}")
+    fields, crc = content[:-4], content[-4:]
+    if crc32c(fields).to_bytes(4, "big") != crc:
+        raise MalformedMessageError("address book: checksum does not match")
+    try:
+        parsed = _WIRE.parse(fields)
+        if parsed.magic != MAGIC or parsed.version != FORMAT_VERSION:
+            raise ValueError(f"not an address book of version {FORMAT_VERSION}")
+        contacts = tuple(
+            Contact(
+                name=str(item.name),
+                disk_uuid=bytes(item.disk_uuid),
+                incarnation=int(item.incarnation),
+                address=str(item.address),
+            )
+            for item in parsed.contacts
+        )
+        for contact in contacts:
+            check_name("node", contact.name)
+            check_text("address", contact.address, ADDRESS_SIZE_MAX)
+            if not 0 < contact.incarnation <= INCARNATION_MAX:
+                raise ValueError(f"incarnation {contact.incarnation}")
+        if not 0 <= parsed.incarnation <= INCARNATION_MAX:
+            raise ValueError(f"incarnation {parsed.incarnation}")
+    except (ConstructError, UnicodeError, ValueError) as error:
+        raise MalformedMessageError(f"address book: {error}") from error
+    return AddressBook(incarnation=int(parsed.incarnation), contacts=contacts)

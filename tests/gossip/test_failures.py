@@ -1,0 +1,68 @@
+"""Failures are found, and only failures: crashes, cuts, slow and paused nodes."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.gossip.ready import EventKind
+from loghouse.protocol.gossip_messages import Liveness
+from tests.gossip.town import Town
+
+
+class CrashTests(SynchronousTestCase):
+    """A node that is gone is found to have failed by everybody, once."""
+
+    def test_crash(self):
+        """All others note the failure within the time that the suspicion takes, and nobody else fails."""
+        for count, seconds_max in ((3, 20), (10, 45), (50, 120)):
+            town = Town(count, seed=count)
+            town.settle()
+            town[2].kill()
+            self.assertLess(town.run_until_agreed(seconds_max), seconds_max, count)
+            self.assertEqual({name for _, _, name in town.failures}, {"node-2"})
+            self.assertEqual(len(town.failures), count - 1)
+            self.assertIs(town[1].member(town[2]).liveness, Liveness.DEAD)
+
+    def test_restart_of_the_dead(self):
+        """A node declared dead is alive again soon after it is back, under its own power."""
+        town = Town(10)
+        town.settle()
+        town[2].kill()
+        town.run_until_agreed(60)
+        town[2].start()
+        self.assertLess(town.run_until_agreed(10), 10)
+        self.assertEqual(town[1].kinds("node-2")[-2:], [EventKind.FAILED, EventKind.JOINED])
+
+
+class CutTests(SynchronousTestCase):
+    """Links that fail are not nodes that fail."""
+
+    def test_one_way_cut(self):
+        """When one node cannot reach another, indirect probes keep both alive."""
+        town = Town(5, seed=4)
+        town.settle()
+        town.network.cut(1, 2)
+        town.run(600)
+        self.assertEqual(town.failures, [])
+
+    def test_deaf_node(self):
+        """A node that hears nothing is found to have failed, and its accusations kill nobody else."""
+        town = Town(10, seed=5)
+        town.settle()
+        for number in range(2, 11):
+            town.network.cut(number, 1)
+        town.run(600)
+        self.assertEqual({(name) for _, by, name in town.failures if by != 1}, {"node-1"})
+        for number in range(2, 11):
+            town.network.mend(number, 1)
+        self.assertLess(town.run_until_agreed(60), 60)
+
+    def test_halves(self):
+        """Two halves declare each other dead, and find each other when the cut is over."""
+        town = Town(10, seed=6)
+        town.settle()
+        left, right = range(1, 6), range(6, 11)
+        town.partition(left, right)
+        town.run(300)
+        self.assertEqual(town[1].live_names(), {f"node-{number}" for number in left})
+        self.assertEqual(town[6].live_names(), {f"node-{number}" for number in right})
+        town.mend(left, right)
+        self.assertLess(town.run_until_agreed(60), 60)
