@@ -77,7 +77,7 @@ class FullRestartTests(SynchronousTestCase):
             self.assertLessEqual(took, CONVERGENCE_SECONDS_MAX, seed)
 
     def test_restart_over_time(self):
-        """Nodes that come back one by one, many after others were declared dead, end up alive for everybody."""
+        """Nodes that come back one by one, many after being declared dead, end up alive for everybody."""
         town = self.restart(10, 7, 90, loss=0.1)
         town.run(90)
         self.assertLessEqual(town.run_until_agreed(30, strictly=False), 30)
