@@ -155,7 +155,7 @@ class WireCase(TestCase):
         )
         self.admission = Admission(self.limits)
         self.doors = FrontDoorFactory(reactor, links, self.admission, self.grpc_path)
-        self.doors.port = reactor.listenTCP(0, self.doors, interface="127.0.0.1")
+        self.doors.port = reactor.listenTCP(0, self.doors, backlog=512, interface="127.0.0.1")
         self.port = self.doors.port.getHost().port
         self.closers.append(self.close_door)
         return self.port
