@@ -56,4 +56,10 @@ class OffsetIndex:
 
     def last_ending_by(self, position: int, low: int, high: int) -> int:
         """Return the last place in [low, high) that starts at or before `position` (low - 1 when none)."""
-        return bisect_right(range(low, high), position, key=self.position) - 1 + low
+        step = 1
+        # Reads are short: gallop from `low` instead of halving the whole segment.
+        while low + step < high and self.position(low + step) <= position:
+            step *= 2
+        top = min(low + step, high)
+        bottom = low + step // 2 if step > 1 else low
+        return bisect_right(range(bottom, top), position, key=self.position) - 1 + bottom

@@ -56,6 +56,7 @@ class Segment:
         "_index",
         "_index_file",
         "_map",
+        "_next_read",
         "_store",
         "directory",
         "end",
@@ -93,6 +94,8 @@ class Segment:
         self._index_file: OpenFile | None = None
         self._index: OffsetIndex | None = None
         self._map: Mapping | None = None
+        # (offset, place) where the last read ended: a reader that goes on needs no search.
+        self._next_read = (-1, 0)
 
     # --- what it is -----------------------------------------------------------------
 
@@ -292,6 +295,11 @@ class Segment:
         Raises:
             DamageError: The store is damaged where the entry must be.
         """
+        hinted_offset, hinted = self._next_read
+        if hinted_offset == offset and hinted < count:
+            header = self._header_at(self.index(), hinted)
+            if header and header.base_offset <= offset < header.next_offset:
+                return header
         relative = offset - self.base_offset
         for attempt in ("as mapped", "rebuilt"):
             index = self.index() if attempt == "as mapped" else self.rebuild_index()
@@ -352,6 +360,7 @@ class Segment:
         scan.feed(buffer)
         if scan.count == 0:
             raise self.damage(start, scan.problem or "the entry is cut short")
+        self._next_read = (scan.next_offset, first + scan.count)
         good = scan.position - start
         return (buffer if good == len(buffer) else buffer[:good]), scan.next_offset
 
