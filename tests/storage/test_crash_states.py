@@ -452,6 +452,34 @@ def boot(disk):
     )
 
 
+class RecoveryCrashTests(SynchronousTestCase):
+    """A power loss while the log recovers from the last one."""
+
+    def test_recovery(self):
+        """At every step of cutting a torn tail a power loss leaves a log that recovers again."""
+        story = Story.begin()
+        story.append(3, 200)
+        story.sync()
+        durable = story.written[:]
+        story.append(3, 150)
+        story.disk.stop_process()
+        # Behind the watermark: one whole entry, a damaged one, a whole one. Killed: they are in the page
+        # cache only. After a power loss: they are on the disk.
+        for disk in (story.disk, story.disk.crashed(story.disk.pending_changes())):
+            store = max(path for path in disk.contents() if path.endswith(".store"))
+            disk.flip(store, (disk.content(store).index(story.written[4]) + 70) * 8)
+            image = disk.start_trace()
+            log = open_log(disk)
+            self.assertEqual((log.last_index, len(log.warnings)), (4, 1))
+            trace, disk.trace = disk.trace, None
+            states = list(crash_states(image, trace))
+            self.assertGreater(len(states), 20)
+            for done, state in random.Random(4).sample(states, min(len(states), STATES_MAX)):
+                _, frames = held(open_log(state))
+                self.assertEqual(frames[:3], durable, done)
+                self.assertEqual(frames, story.written[: len(frames)], done)
+
+
 class FirstBootTests(SynchronousTestCase):
     """A crash in the first boot leaves something that the next boot makes good."""
 
