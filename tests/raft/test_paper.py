@@ -68,6 +68,44 @@ class Figure2StateTests(SynchronousTestCase):
         self.assertEqual((bench.raft.term, bench.raft.vote, bench.terms()), (5, 2, [5]))
         self.assertFalse(granted(bench.hear(3, ask_vote(5, 9, 5))))
 
+    def test_vote_in_a_known_term_survives_restart(self):
+        """A vote is kept also when its term was known and durable before. Figure 2, State."""
+        bench = Bench()
+        bench.hear(2, vote_reply(4, granted=False))
+        bench.candidate()
+        bench.hear(2, vote_reply(6, granted=False))
+        self.assertEqual((bench.raft.term, bench.raft.vote), (6, 0))
+        self.assertTrue(granted(bench.hear(3, ask_vote(6))))
+        bench.restart()
+        self.assertFalse(granted(bench.hear(2, ask_vote(6, 9, 6))))
+
+    def test_own_vote_counts_when_durable(self):
+        """A candidate's vote for itself counts no earlier than anybody else's. Figure 2, State."""
+        bench = Bench()
+        bench.campaign()
+        bench.node.disk = False
+        sent = bench.hear(2, vote_reply(2, pre_vote=True))
+        self.assertEqual((bench.raft.role, sent), (Role.CANDIDATE, []))
+        bench.hear(2, vote_reply(2))
+        self.assertIs(bench.raft.role, Role.CANDIDATE)
+        bench.group.finish_writes(1)
+        self.assertIs(bench.raft.role, Role.LEADER)
+
+    def test_leader_counts_itself_when_durable(self):
+        """A leader holds an entry when its own disk does. Figure 2, State; thesis 10.2.1."""
+        for helps in ("own disk", "other follower"):
+            bench = Bench().committing_leader()
+            bench.node.disk = False
+            index = bench.raft.propose(Proposal(payload=b"x", record_count=1), 0).index
+            bench.out()
+            bench.hear(2, holds(2, index))
+            self.assertLess(bench.raft.commit_index, index)
+            if helps == "own disk":
+                bench.group.finish_writes(1)
+            else:
+                bench.hear(3, holds(2, index))
+            self.assertEqual(bench.raft.commit_index, index, helps)
+
     def test_commit_index_starts_at_zero_and_rises(self):
         """The commit index begins at 0 and never falls. Figure 2, State."""
         bench = Bench(terms=(1, 1))

@@ -16,8 +16,8 @@ from loghouse.raft.config import RaftConfig
 from loghouse.raft.ready import Proposal, Role
 from tests.raft.group import Group
 
-WALKS = int(os.environ.get("LOGHOUSE_WALKS", "60"))
-STEPS = int(os.environ.get("LOGHOUSE_WALK_STEPS", "500"))
+WALKS = int(os.environ.get("LOGHOUSE_WALKS", "100"))
+STEPS = int(os.environ.get("LOGHOUSE_WALK_STEPS", "1500"))
 
 
 class Walk:
@@ -36,21 +36,27 @@ class Walk:
             committed_size_max=rng.choice([1, 1 << 20]),
             reads_max=rng.choice([1, 100]),
         )
-        self.loss = rng.choice([0, 0.05, 0.3])
+        self.loss = rng.choice([0, 0, 0.05, 0.2])
         self.group = Group(rng.choice([1, 2, 3, 3, 5]), rng.choice([0, 1]), config=config, rng_seed=seed)
         self.leaders = {}
         self.committed = {}  # index -> head of the one entry ever committed there
         self.acknowledged = 0  # the highest index any leader told a client of
         self.asked = {}  # (member, id) -> what was acknowledged when the read was asked
         self.producers = []
+        # How often what happens differs from walk to walk: some are full of crashes, some of cuts.
+        self.weights = {}
+        for name in dir(self):
+            if name.startswith("may_"):
+                weight = getattr(getattr(type(self), name), "weight", 1)
+                self.weights[name] = weight * rng.choice([0.2, 1, 1, 3])
+        self.haste = rng.choice([0.3, 0.6, 0.9])
         for id_ in self.group.nodes:
             self.group.nodes[id_].disk = rng.random() < 0.5
 
     def run(self, steps):
-        choices = [getattr(self, name) for name in dir(self) if name.startswith("may_")]
-        weights = [getattr(choice, "weight", 1) for choice in (c.__func__ for c in choices)]
-        for _ in range(steps):
-            self.rng.choices(choices, weights)[0]()
+        names = list(self.weights)
+        for name in self.rng.choices(names, list(self.weights.values()), k=steps):
+            getattr(self, name)()
             self.check()
         self.recover()
 
@@ -77,6 +83,23 @@ class Walk:
             self.check()
 
     may_deliver.weight = 30
+
+    def may_go_on(self):
+        """A little of everything that is no fault: time, turns, disks, messages."""
+        chance = self.rng.random
+        for id_ in list(self.group.nodes):
+            if chance() < 0.15:
+                self.group[id_].tick(self.rng.randrange(1000))
+            if chance() < self.haste:
+                self.turn(id_)
+            node = self.group.nodes[id_]
+            if node.writing and chance() < self.haste:
+                self.group.finish_writes(id_, self.rng.randrange(len(node.writing)) + 1)
+        for _ in range(6):
+            if self.group.queue and chance() < self.haste:
+                self.may_deliver()
+
+    may_go_on.weight = 60
 
     def may_turn(self):
         self.turn(self.member())
@@ -107,10 +130,11 @@ class Walk:
     may_write.weight = 20
 
     def may_tick(self):
-        for _ in range(self.rng.choice([1, 1, 1, 4])):
-            self.group[self.member()].tick(self.rng.randrange(1000))
+        id_ = self.member()
+        for _ in range(self.rng.choice([1, 1, 1, 4, 8])):
+            self.group[id_].tick(self.rng.randrange(1000))
 
-    may_tick.weight = 12
+    may_tick.weight = 4
 
     def may_propose(self):
         fields = {}
@@ -186,6 +210,8 @@ class Walk:
     def known_commit(self, node):
         return min(node.raft.commit_index, node.log.last_index)
 
+    may_crash.weight = 2
+
     def may_trim(self):
         node = self.group.nodes[self.member()]
         high = min(node.raft._log.delivered_index, node.raft.durable_index, node.log.last_index)
@@ -199,13 +225,18 @@ class Walk:
             self.group.finish_writes(node.id)
 
     def may_cut(self):
-        a, b = self.member(), self.member()
-        self.group.cut.add((a, b))
+        self.group.heal()
+        if self.rng.random() < 0.5:
+            self.group.isolate(self.member(leader=self.rng.random() < 0.5))
+        else:
+            self.group.cut.add((self.member(), self.member()))
+
+    may_cut.weight = 2
 
     def may_heal(self):
         self.group.heal()
 
-    may_heal.weight = 2
+    may_heal.weight = 6
 
     # --- what must hold -------------------------------------------------------------
 
