@@ -1,6 +1,7 @@
 """The driver: what shares a sync, what is refused, who wakes, and how it stops."""
 
 import os
+import random
 from collections import deque
 from collections.abc import Callable
 
@@ -92,7 +93,7 @@ class NodeTestCase(SynchronousTestCase):
             NodeOptions(**{**settings, **options}),
             files=OsFiles(),
             clocks=Clocks(self.clock, self.soon, lambda: self.wall, lambda: self.monotonic),
-            random_bytes=os.urandom,
+            rng=random.Random(7),
             make_queue=self.make_queue,
             on_fatal=self.fatal.append,
         )
