@@ -121,10 +121,11 @@ class Replica:
         self._is_stopped = True
         self._fail_waiting(OutcomeUnknownError("the node stopped before the append was acknowledged"))
         self._fail_reads("the node is stopping; go on at another node")
+        self._become_idle()
 
     def when_idle(self) -> Deferred[None]:
         """Fire once nothing waits for the disk or for commits."""
-        if self._is_idle:
+        if self._is_idle or self._is_stopped:
             return succeed(None)
         done: Deferred[None] = Deferred()
         self._idle.append(done)
