@@ -96,6 +96,13 @@ class TLSConfig:
         "certificate", read_file, "certs/node-1.pem", "This node, signed by the CA (`loghouse certs node`)."
     )
     key: Path = _setting("key", read_file, "certs/node-1.key", "Its private key.")
+    denylist: Path | None = _setting(
+        "denylist",
+        read_file,
+        "certs/denylist",
+        "Certificates that count no more: a line each, serial:HEX or sha256:HEX.",
+        None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -537,7 +544,8 @@ def _example(section: type[Any], head: list[str]) -> str:
             continue
         lines.append(f"{mark}{setting.key}:")
         for _, inner, _ in settings_of(setting.section):
+            inner_mark = mark if inner.shown else "# "
             lines.append(f"{mark}  # {inner.comment}")
-            lines.append(f"{mark}  {inner.key}: {inner.example}")
+            lines.append(f"{inner_mark}  {inner.key}: {inner.example}")
         lines.append("")
     return "\n".join(lines)

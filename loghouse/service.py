@@ -8,7 +8,6 @@ first, with a grace for calls under way, then the log.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import time
@@ -30,6 +29,8 @@ from loghouse.bridge import call_from_thread, call_soon, from_asyncio
 from loghouse.config import NodeConfig
 from loghouse.disk import ThreadQueue, WorkQueue
 from loghouse.errors import LoghouseError
+from loghouse.net.one_port import OnePort, OnePortOptions
+from loghouse.net.tls import TlsPaths
 from loghouse.node import Clocks, Node, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.storage.files import OsFiles
@@ -90,7 +91,7 @@ class NodeService(Service):
             _node_options(config),
             files=OsFiles(),
             clocks=Clocks(cast(IReactorTime, reactor), call_soon, time.time, time.monotonic),
-            rng=random.SystemRandom(),
+            random_bytes=os.urandom,
             make_queue=self._make_queue,
             on_fatal=self._die,
         )
@@ -118,6 +119,7 @@ class NodeService(Service):
         try:
             self._server = self._bind(authorizer, credentials)
         except BaseException:
+            self._one_port.abort()
             self.node.stopService()
             raise
         from_asyncio(self._server.start()).addErrback(self._die)
@@ -139,12 +141,27 @@ class NodeService(Service):
         config = self._config
         authorizer = Authorizer(config.acl.model, config.acl.policy)
         self._watches = [FileWatch((config.acl.model, config.acl.policy), self._reloader(authorizer.reload))]
-        if config.tls is None:
+        tls = _tls_paths(config)
+        self._one_port = OnePort(
+            self._reactor,
+            self.node,
+            authorizer,
+            wall_clock=time.time,
+            options=OnePortOptions(
+                tls=tls,
+                anonymous=config.plaintext_subject,
+                record_size_max=config.limits.record_size_max,
+            ),
+        )
+        if tls is None:
             return authorizer, None
-        files = TlsFiles(certificate=config.tls.certificate, key=config.tls.key, ca=config.tls.ca)
+        files = TlsFiles(certificate=tls.certificate, key=tls.key, ca=tls.ca)
         credentials = ServerCredentials(files)
-        paths = (files.certificate, files.key, files.ca)
+        paths = [files.certificate, files.key, files.ca]
         self._watches.append(FileWatch(paths, self._reloader(credentials.reload)))
+        if tls.denylist is not None:
+            paths.append(tls.denylist)
+        self._watches.append(FileWatch(paths, self._reloader(self._one_port.reload)))
         return authorizer, credentials
 
     def _bind(self, authorizer: Authorizer, credentials: ServerCredentials | None) -> GrpcServer:
@@ -157,9 +174,10 @@ class NodeService(Service):
             anonymous=config.plaintext_subject,
             record_size_max=config.limits.record_size_max,
         )
-        server.bind(str(config.listen))
+        server.bind(self._one_port.grpc_address)
         if config.grpc_listen is not None:
             server.bind(str(config.grpc_listen))
+        self._one_port.listen(config.listen.host, config.listen.port, disk_uuid=self.node.disk_uuid)
         return server
 
     def _reloader(self, reload: Callable[[], None]) -> Callable[[], None]:
@@ -174,6 +192,7 @@ class NodeService(Service):
     def _check_files(self) -> None:
         for watch in self._watches:
             watch.check()
+        self._one_port.warn_of_expiry()
 
     def _reload_all(self) -> None:
         self.logger.info("SIGHUP: reading certificates and policy again")
@@ -191,8 +210,19 @@ class NodeService(Service):
         self.logger.info("stopping: calls under way get {seconds} s", seconds=seconds)
         # Followers wait at the tail for ever; without this each stop would last the whole grace.
         self.node.release_waiters()
+        await self._one_port.stop_accepting()
+        links_gone = self._one_port.when_links_are_gone(seconds)
         await from_asyncio(self._server.stop(seconds))
+        await links_gone
+        self._one_port.abort()
         await self.node.stopService()
+
+
+def _tls_paths(config: NodeConfig) -> TlsPaths | None:
+    tls = config.tls
+    if tls is None:
+        return None
+    return TlsPaths(certificate=tls.certificate, key=tls.key, ca=tls.ca, denylist=tls.denylist)
 
 
 def _node_options(config: NodeConfig) -> NodeOptions:
@@ -205,7 +235,6 @@ def _node_options(config: NodeConfig) -> NodeOptions:
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,
         proposals_size_max=config.limits.proposals_size_max,
-        drain_seconds=config.shutdown.drain_seconds,
         retention=Retention(
             size_max=config.retention.size_max, age_max_seconds=config.retention.age_max_seconds
         ),

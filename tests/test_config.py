@@ -30,7 +30,7 @@ class ConfigCase(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         certs = self.folder / "certs"
         certs.mkdir(parents=True)
-        for name in ("ca.pem", "node-1.pem", "node-1.key", "model.conf", "policy.csv"):
+        for name in ("ca.pem", "node-1.pem", "node-1.key", "denylist", "model.conf", "policy.csv"):
             (certs / name).write_text("not read here\n")
 
     def write(self, text):

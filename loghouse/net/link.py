@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import LoopingCall
@@ -54,6 +55,7 @@ class LinkWatch:
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
         self._links: set[Link] = set()
+        self._when_empty: list[Deferred[None]] = []
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
@@ -67,8 +69,29 @@ class LinkWatch:
     def remove(self, link: Link) -> None:
         """Look at it no more."""
         self._links.discard(link)
-        if not self._links and self._loop.running:
-            self._loop.stop()
+        if not self._links:
+            if self._loop.running:
+                self._loop.stop()
+            waiting, self._when_empty = self._when_empty, []
+            for one in waiting:
+                one.callback(None)
+
+    def say_goodbye(self, reason: str) -> None:
+        """Let every link finish what is open, and end."""
+        for link in list(self._links):
+            link.say_goodbye(reason)
+
+    def when_empty(self) -> Deferred[None]:
+        """Fire when there are no links; at once when there are none."""
+        empty: Deferred[None] = Deferred(self._forget)
+        if self._links:
+            self._when_empty.append(empty)
+        else:
+            empty.callback(None)
+        return empty
+
+    def _forget(self, waiting: Deferred[None]) -> None:
+        self._when_empty.remove(waiting)
 
     def _look(self) -> None:
         now = self.clock.seconds()
@@ -137,6 +160,14 @@ class Link(Protocol):
             self._transport.writeSequence(pieces)
         if session.state is LinkState.CLOSED:
             self.close()
+
+    def say_goodbye(self, reason: str) -> None:
+        """Finish what is open, and end; a link that did not greet yet ends at once."""
+        if self.session is None:
+            self.close()
+        else:
+            self.session.say_goodbye(reason)
+            self.flush()
 
     def close(self) -> None:
         """Close once everything written is out; a peer that does not close in time is cut off."""

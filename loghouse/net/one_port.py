@@ -1,0 +1,197 @@
+"""The one port of a node, put together: what `listen` in node.yaml serves, from bind to the last byte.
+
+gRPC's own server listens on a Unix socket in a private directory that only this process's user can enter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from loghouse import __version__
+from loghouse.auth.policy import Authorizer
+from loghouse.errors import ConfigError, LoghouseError
+from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
+from loghouse.net.accept import LinkDoor, Peers, own_hello
+from loghouse.net.admission import Admission, ConnectionLimits
+from loghouse.net.front_door import FrontDoorFactory
+from loghouse.net.link import LinkTimes, LinkWatch
+from loghouse.net.raw_server import RawDoor
+from loghouse.net.tls import TlsContexts, TlsPaths
+from loghouse.node_api import NodeLike
+
+BACKLOG: Final = 1024
+FILES_RESERVED: Final = 256  # file descriptors for the log, the diagnostics, gRPC and peers
+FILES_PER_CONNECTION: Final = 3  # a spliced one: the client's, ours to gRPC, gRPC's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnePortOptions:
+    """How to serve. `tls` None is plaintext, for loopback: then everyone is `anonymous`."""
+
+    tls: TlsPaths | None
+    anonymous: str = ""
+    record_size_max: int = RECORD_SIZE_MAX
+    times: LinkTimes = field(default_factory=LinkTimes)
+
+
+class OnePort:
+    """Listens, routes, and stops in order.
+
+    Args:
+        reactor: The reactor.
+        node: What is served.
+        authorizer: Decides about every request.
+        wall_clock: Seconds since the epoch.
+        options: How to serve.
+        peers: The cluster; None while this node is alone.
+    """
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        node: NodeLike,
+        authorizer: Authorizer,
+        *,
+        wall_clock: Callable[[], float],
+        options: OnePortOptions,
+        peers: Peers | None = None,
+    ) -> None:
+        """Read the certificates; nothing is bound yet.
+
+        Raises:
+            CertificateError: A file is missing, unreadable or does not fit.
+        """
+        self._reactor = reactor
+        self._node = node
+        self._authorizer = authorizer
+        self._wall_clock = wall_clock
+        self._options = options
+        self._peers = peers
+        self._directory: str | None = None
+        self._port: Any = None
+        self._expiry_day = -1
+        self._doors: FrontDoorFactory | None = None
+        self.watch = LinkWatch(reactor)
+        self.tls = TlsContexts(options.tls, clock=wall_clock) if options.tls else None
+
+    @property
+    def grpc_address(self) -> str:
+        """Where gRPC's server is to listen, for `GrpcServer.bind`. Makes the private directory."""
+        if self._directory is None:
+            # Only we may enter it; and short, since a socket's path ends at 107 bytes.
+            self._directory = tempfile.mkdtemp(prefix="loghouse-", dir=os.environ.get("XDG_RUNTIME_DIR"))
+        return f"unix:{self._directory}/grpc"
+
+    def listen(self, host: str, port: int, *, disk_uuid: bytes) -> int:
+        """Bind and begin to accept; return the port. gRPC's server must be bound already.
+
+        Raises:
+            ConfigError: The address cannot be had.
+        """
+        if self.tls is None and not _is_loopback(host):
+            raise ConfigError([f"{host}:{port}: without TLS only loopback addresses are allowed"])
+        links = LinkDoor(
+            raw=RawDoor(
+                node=self._node,
+                authorizer=self._authorizer,
+                wall_clock=self._wall_clock,
+                scheduler=self._reactor,
+                in_thread=self._in_thread,
+                record_size_max=self._options.record_size_max,
+            ),
+            watch=self.watch,
+            times=self._options.times,
+            hello=own_hello(self._node, disk_uuid, f"loghouse {__version__}"),
+            tls=self.tls,
+            anonymous=self._options.anonymous,
+            peers=self._peers,
+        )
+        admission = Admission(ConnectionLimits(all_max=connections_allowed()))
+        path = self.grpc_address.removeprefix("unix:")
+        self._doors = FrontDoorFactory(self._reactor, links, admission, path)
+        try:
+            self._port = self._reactor.listenTCP(port, self._doors, backlog=BACKLOG, interface=host)
+        except CannotListenError as error:
+            problem = f"{host}:{port}: cannot listen: {error.socketError}"
+            raise ConfigError([f"{problem}; is it in use, or not an address of this host?"]) from None
+        self._doors.port = self._port
+        return int(self._port.getHost().port)
+
+    def reload(self) -> None:
+        """Read certificates, CAs and the denylist again; what is bad is refused and the old stays.
+
+        Raises:
+            CertificateError: Names the bad file.
+        """
+        if self.tls is not None:
+            self.tls.reload()
+
+    def warn_of_expiry(self) -> None:
+        """Log which certificates expire soon, once a day however often this is called."""
+        today = int(self._wall_clock() // 86_400)
+        if self.tls is not None and today != self._expiry_day:
+            self._expiry_day = today
+            try:
+                self.tls.warn_of_expiry()
+            except LoghouseError as error:
+                self.logger.error("certificates cannot be read: {error}", error=str(error))
+
+    def stop_accepting(self) -> Deferred[None]:
+        """Take no new connections; raw sessions finish what is open and end. Those of gRPC are gRPC's."""
+        if self._port is None:
+            return maybeDeferred(lambda: None)
+        self.watch.say_goodbye("the node is stopping")
+        return maybeDeferred(self._port.stopListening)
+
+    def when_links_are_gone(self, seconds: float) -> Deferred[None]:
+        """Fire when all raw sessions and links have ended, at the latest after `seconds`."""
+        return self.watch.when_empty().addTimeout(
+            seconds, self._reactor, onTimeoutCancel=lambda _, seconds: None
+        )
+
+    def abort(self) -> None:
+        """Cut off what is still open, and remove the private directory."""
+        if self._doors is not None:
+            self._doors.abort_all()
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args, **kwargs)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def connections_allowed() -> int:
+    """Return how many connections this process has file descriptors for, after asking for more of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_RESERVED + FILES_PER_CONNECTION * CONNECTIONS_MAX
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS_MAX
+    return max(16, min(CONNECTIONS_MAX, (soft - FILES_RESERVED) // FILES_PER_CONNECTION))
