@@ -71,6 +71,7 @@ class Elections(Reads):
         """Count how long snapshots are unanswered and followers within one in-flight window."""
         near = self._log.last_index - self.config.inflight_entries_max
         for progress in self._progress.values():
+            progress.silent_ticks += 1
             if progress.state is ProgressState.SNAPSHOT:
                 progress.waited_ticks += 1
             caught_up = progress.state is ProgressState.REPLICATE and progress.match_index >= near
@@ -158,7 +159,9 @@ class Elections(Reads):
         self._heartbeat_elapsed = 0
         self._follow_membership(self.configuration)
         for progress in self._progress.values():
-            progress.active = False  # unlike a newcomer, each has a whole election timeout to answer
+            # Unlike a newcomer, each has a whole election timeout to answer.
+            progress.active = False
+            progress.silent_ticks = self.config.election_ticks
         self._term_start_index = self._log.last_index + 1
         self._append_own(EntryKind.NOOP, self._now)
         self._broadcast_heartbeat()

@@ -65,8 +65,8 @@ class Progress:
     `match_index` is the highest entry it is known to hold durably, `next_index` the next to send; always
     match_index < next_index. `paused` stops a PROBE after its one message; an answer to it or to a heartbeat
     lifts it. `nudged`: it answered a heartbeat, so silence about entries may mean that they are lost.
-    `active` says whether it was heard since the last quorum check. `waited_ticks` counts since a snapshot
-    was sent, `caught_up_ticks` how long it was within one in-flight window. `timestamp` is its wall clock at
+    `active` says whether it was heard since the last quorum check, `silent_ticks` how long ago it was.
+    `waited_ticks` counts since a snapshot was sent, `caught_up_ticks` how long it was within one in-flight window. `timestamp` is its wall clock at
     its last heartbeat reply, microseconds since the epoch.
     """
 
@@ -77,6 +77,7 @@ class Progress:
     paused: bool = False
     nudged: bool = False
     active: bool = False
+    silent_ticks: int = 0
     pending_snapshot: int = 0
     waited_ticks: int = 0
     caught_up_ticks: int = 0

@@ -19,6 +19,7 @@ from loghouse.protocol.configuration import (
     encode_configuration,
 )
 from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.raft_messages import NOBODY
 from loghouse.raft.elections import Elections
 from loghouse.raft.membership import check_change
 from loghouse.raft.progress import Progress, ProgressState
@@ -163,17 +164,24 @@ class Proposals(Elections):
         """The member that leadership is being handed to; 0 when none is."""
         return self._transfer_target
 
-    def transfer_leadership(self, target: int) -> None:
+    def transfer_leadership(self, target: int = NOBODY) -> None:
         """Hand leadership to a voter: no proposals until it took over, or an election timeout passed.
 
         Asking again for the same target changes nothing; for another, replaces it.
 
+        Args:
+            target: Who takes over; 0 for the best successor (a stop, a full disk).
+
         Raises:
             NotLeaderError: This is not the leader.
-            MembershipError: The target is not another voter.
+            MembershipError: The target is not another voter, or there is none to hand over to.
         """
         if self.role is not Role.LEADER:
             self._check_leading()
+        if target == NOBODY:
+            target = self._transfer_target or self.best_successor
+            if target == NOBODY:
+                raise MembershipError("no other voter was heard lately; leadership stays here")
         if target == self.id or target not in self._voters:
             raise MembershipError(f"member {target} is not another voter; leadership cannot go there")
         if target == self._transfer_target:

@@ -113,6 +113,7 @@ class Replication(Roles):
         if message.success and message.index > self._log.last_index:
             return self._refuse("reply beyond the log")
         progress.active = True
+        progress.silent_ticks = 0
         if message.success:
             self._on_append_success(source, progress, message.index)
         else:
@@ -144,6 +145,7 @@ class Replication(Roles):
         if progress is None:
             return self._refuse("reply from no follower")
         progress.active = True
+        progress.silent_ticks = 0
         progress.timestamp = message.timestamp
         if message.last_index < progress.match_index:
             # Its disk lost what it had acknowledged (or this is an old message: then one probe too many).
@@ -179,11 +181,20 @@ class Replication(Roles):
 
     def _abdicate(self) -> None:
         """Step down, and let the best follower campaign at once instead of after a timeout."""
-        candidates = [id_ for id_ in self._voters if id_ in self._progress and self._progress[id_].active]
-        if candidates:
-            best = max(candidates, key=lambda id_: (self._progress[id_].match_index, -id_))
+        best = self.best_successor
+        if best != NOBODY:
             self._send(best, TimeoutNow(term=self.term))
         self._become_follower(self.term, NOBODY)
+
+    @property
+    def best_successor(self) -> int:
+        """The other voter, heard lately, that holds the most of this leader's log; 0 when there is none."""
+        candidates = [
+            (progress.match_index, -id_)
+            for id_, progress in self._progress.items()
+            if id_ in self._voters and progress.silent_ticks < self.config.election_ticks
+        ]
+        return -max(candidates)[1] if candidates else NOBODY
 
     def _hand_over_when_ready(self) -> None:
         """In a transfer, let the target campaign as soon as it has the whole log (thesis 3.10)."""

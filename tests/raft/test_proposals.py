@@ -250,6 +250,20 @@ class TransferTests(SynchronousTestCase):
         with self.assertRaises(NotLeaderError):
             Bench().raft.transfer_leadership(2)
 
+    def test_best_successor(self):
+        """Without a target, the voter heard lately that holds the most takes over; without any, nobody."""
+        bench = Bench(voters=5)
+        bench.leader()
+        with self.assertRaises(MembershipError):
+            bench.raft.transfer_leadership()
+        bench.hear(4, heartbeat_reply(2))
+        bench.hear(5, holds(2, 2))
+        bench.hear(3, holds(2, 2))
+        bench.raft.transfer_leadership()
+        self.assertEqual(bench.raft.transfer_target, 3)
+        bench.raft.transfer_leadership()
+        self.assertEqual(bench.raft.transfer_target, 3)
+
     def test_same_target_again(self):
         """Asking again does not start the clock again."""
         bench = leading()
