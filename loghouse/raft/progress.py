@@ -66,8 +66,8 @@ class Progress:
     match_index < next_index. `paused` stops a PROBE after its one message; an answer to it or to a heartbeat
     lifts it. `nudged`: it answered a heartbeat, so silence about entries may mean that they are lost.
     `active` says whether it was heard since the last quorum check, `silent_ticks` how long ago it was.
-    `waited_ticks` counts since a snapshot was sent, `caught_up_ticks` how long it was within one in-flight window. `timestamp` is its wall clock at
-    its last heartbeat reply, microseconds since the epoch.
+    `waited_ticks` counts since a snapshot was sent, `caught_up_ticks` how long it was within one in-flight
+    window. `timestamp` is its wall clock at its last heartbeat reply, microseconds since the epoch.
     """
 
     next_index: int
