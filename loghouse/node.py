@@ -1,21 +1,20 @@
 """The node: one log as a service, behind the seam of `node_api`.
 
-All decisions are in pure code (`solo`, `retention`, `storage`); this driver
-holds the order of things. One group of entries is on its way to the disk at a
-time: what arrives meanwhile is the next group and shares its sync. The reactor
-never waits for a disk.
+All decisions are in pure code (`raft`, `retention`, `storage`); `replica` drives
+the consensus core over the log, and this module puts doors, housekeeping and the
+ordered start and stop around it. The reactor never waits for a disk.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,30 +23,37 @@ from loghouse.disk import WorkQueue
 from loghouse.errors import (
     DiskFullError,
     OffsetOutOfRangeError,
-    OutcomeUnknownError,
-    RequestError,
     ResourceExhaustedError,
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.limits import FETCH_SIZE_MAX, PROPOSALS_MAX, SYNC_GROUP_SIZE_MAX, WAITERS_MAX
+from loghouse.limits import FETCH_SIZE_MAX, WAITERS_MAX
 from loghouse.node_api import Appended, Bounds, Fetched, Proposal, Server
-from loghouse.protocol.configuration import Retention
-from loghouse.protocol.entry import Entry, frame_seed
-from loghouse.protocol.log_state import ProducedBatch
+from loghouse.protocol.configuration import (
+    Configuration,
+    Member,
+    Retention,
+    encode_configuration,
+    encode_trim,
+)
+from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.config import LAN, RaftConfig
+from loghouse.raft.core import Raft
+from loghouse.raft.ready import HardState, Role, SoftState
+from loghouse.raft.ready import Proposal as RaftProposal
+from loghouse.replica import Replica
 from loghouse.retention import AgeClock, SegmentSpan, trim_offset
-from loghouse.solo import Solo
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
-
-T = TypeVar("T")
+from loghouse.storage.log import Log
 
 DEFAULT_LOG: Final = "default"
 DEFAULT_GROUP: Final = 1
+TICK_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0
 RETENTION_SECONDS: Final = 60.0
-# Entries of one write: bounds what one turn of the reactor spends on making frames.
-GROUP_ENTRIES_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +68,10 @@ class NodeOptions:
     segment_size: int
     reserve_size: int
     proposals_size_max: int
+    drain_seconds: float = 10.0
+    tick_seconds: float = TICK_SECONDS
     retention: Retention = field(default_factory=Retention)
+    raft: RaftConfig = LAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +88,8 @@ class Clocks:
     monotonic: Callable[[], float]
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A proposal on its way, and who waits for it."""
-
-    proposal: Proposal
-    done: Deferred[Appended]
-
-
-@dataclass(slots=True)
-class _Group:
-    """Entries that share one write and one sync, and what each answers when durable."""
-
-    entries: list[Entry] = field(default_factory=list)
-    answers: list[tuple[_Pending, Appended]] = field(default_factory=list)
-    size: int = 0
-    trims_to: int | None = None
-
-
 class Node(Service):
-    """One log, led by this node alone; see `node_api.NodeLike` for what doors may call."""
+    """One log, replicated by its group; see `node_api.NodeLike` for what doors may call."""
 
     logger = Logger()
     name: str
@@ -109,7 +100,7 @@ class Node(Service):
         *,
         files: Files,
         clocks: Clocks,
-        random_bytes: Callable[[int], bytes],
+        rng: random.Random,
         make_queue: Callable[[str, int], WorkQueue],
         on_fatal: Callable[[Failure], None],
     ) -> None:
@@ -117,7 +108,7 @@ class Node(Service):
 
         Args:
             files: The file seam; `OsFiles` in production.
-            random_bytes: Makes uuids.
+            rng: Makes uuids and election timeouts; `random.SystemRandom()` in production.
             make_queue: Called at the start as (name, thread count) for the disk and the readers' threads.
             on_fatal: Called once when the disk failed; the process must end with a code that is not 0.
         """
@@ -126,28 +117,24 @@ class Node(Service):
         self.cluster_name = options.cluster_name
         self._files = files
         self._clocks = clocks
-        self._random_bytes = random_bytes
+        self._rng = rng
         self._make_queue = make_queue
         self._on_fatal = on_fatal
-        self._pending: deque[_Pending] = deque()
-        self._pending_size = 0
-        self._group: _Group | None = None
-        self._turn_scheduled = False
-        self._trim_to: int | None = None
+        self._trimmed_to = 0
+        self._trim_proposed = 0
+        self._is_prepared = False
         self._waiters: dict[int, list[Deferred[None]]] = {}
         self._waiter_count = 0
-        self._idle: list[Deferred[None]] = []
-        self._prepared = False
-        self._stopping = False
-        self._releasing = False
-        self._failed = False
+        self._is_stopping = False
+        self._is_releasing = False
+        self._has_failed = False
         self.is_writable = False
         self.has_leader = False
 
     # --- start and stop -------------------------------------------------------
 
     def startService(self) -> None:
-        """Open the log and lead it. Everything that can fail at boot fails here.
+        """Open the log and join its group. Everything that can fail at boot fails here.
 
         Raises:
             StorageError: The data directory cannot be used; the text says why and what to do.
@@ -158,7 +145,7 @@ class Node(Service):
             options.data_dir,
             cluster_name=options.cluster_name,
             node_name=options.name,
-            random_bytes=self._random_bytes,
+            random_bytes=self._rng.randbytes,
             segment_size=options.segment_size,
             reserve_size=options.reserve_size,
         )
@@ -169,233 +156,242 @@ class Node(Service):
             raise
         self._disk = self._make_queue("loghouse-disk", 1)
         self._readers = self._make_queue("loghouse-reader", 4)
-        self.has_leader = True
-        self._housekeeping = LoopingCall(self._keep_house)
-        self._housekeeping.clock = self._clocks.scheduler
+        self.is_writable = True
+        self._replica = self._make_replica()
+        self._replica.start()
         self._last_retention = self._clocks.monotonic()
-        self._paused_logged = False
-        self._housekeeping.start(HOUSEKEEPING_SECONDS, now=False).addErrback(self._fatal)
+        self._is_paused_told = False
+        self._ticking = self._every(options.tick_seconds, self._replica.tick)
+        self._housekeeping = self._every(HOUSEKEEPING_SECONDS, self._keep_house)
         super().startService()  # type: ignore[no-untyped-call]
 
+    def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
+        loop = LoopingCall(work)
+        loop.clock = self._clocks.scheduler
+        loop.start(seconds, now=False).addErrback(self.fatal)
+        return loop
+
     def _open_log(self) -> None:
-        directory, options = self._directory, self.options
+        directory = self._directory
         self.cluster_uuid = directory.identity.cluster_uuid
         self.disk_uuid = directory.identity.disk_uuid
         self.seed = frame_seed(self.cluster_uuid, DEFAULT_GROUP)
-        log = self._log = directory.open_log(DEFAULT_GROUP)
-        for warning in log.warnings:
+        self._log = directory.open_log(DEFAULT_GROUP)
+        for warning in self._log.warnings:
             self.logger.warn("{warning}", warning=warning)
-        # Paper, 5.2: a new term, and the vote in it, are durable before anything is written in it.
-        term = max(log.hard_state.term, log.last_term) + 1
-        log.save_hard_state(term=term, vote=1)
-        self._solo = Solo(self.seed, log.state, term)
-        self._age_clock = AgeClock(log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
-        self.is_writable = True
-        entries = self._solo.first_entries(
-            options.name, directory.identity.disk_uuid, options.retention, self._now()
-        )
-        try:
-            log.append(entries)
-        except DiskFullError:
-            # Reads go on without; writing resumes when there is room.
-            self.logger.warn("disk full at start: serving reads only")
-            self._solo.rewind(log.state)
-            self.is_writable = False
-        else:
-            log.sync(entries[-1].index)
-        self._commit(log.last_index, log.next_offset)
+        self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
+        if self._log.last_index == 0:
+            self._bootstrap(self._log)
         self.logger.info(
             "log open: offsets {lowest} to {next} (next), term {term}",
-            lowest=log.lowest_offset,
-            next=log.next_offset,
-            term=term,
+            lowest=self._log.lowest_offset,
+            next=self._log.next_offset,
+            term=self._log.hard_state.term,
         )
+
+    def _bootstrap(self, log: Log) -> None:
+        """Make this node the only voter of a new group: the log's first entry says so."""
+        configuration = Configuration(retention=self.options.retention).with_member(
+            self.name, self._directory.identity.disk_uuid, MemberRole.VOTER
+        )
+        log.save_hard_state(term=1, vote=0)
+        entry = make_entry(
+            self.seed,
+            index=1,
+            term=1,
+            kind=EntryKind.CONFIGURATION,
+            base_offset=0,
+            timestamp=self._now(),
+            payload=encode_configuration(configuration),
+        )
+        log.append([entry])
+        log.sync(1)
+
+    def _make_replica(self) -> Replica:
+        log = self._log
+        raft = Raft(
+            self.options.raft,
+            id=self._own_member().id,
+            group=DEFAULT_GROUP,
+            seed=self.seed,
+            reader=log,
+            hard_state=HardState(log.hard_state.term, log.hard_state.vote),
+            rng=self._rng,
+            commit_index=log.commit_index,
+            now=self._now(),
+        )
+        return Replica(
+            raft,
+            log,
+            disk=self._disk,
+            soon=self._clocks.soon,
+            wall=self._clocks.wall,
+            owner=self,
+        )
+
+    def _own_member(self) -> Member:
+        disk_uuid = self._directory.identity.disk_uuid
+        members = self._log.state.configuration.named(self.name)
+        return next(member for member in members if member.disk_uuid == disk_uuid)
 
     def stopService(self) -> Deferred[None]:
         """Refuse new proposals, finish those taken, close the log clean."""
         super().stopService()  # type: ignore[no-untyped-call]
-        self._stopping = True
-        if self._housekeeping.running:
-            self._housekeeping.stop()
-        idle = succeed(None) if self._group is None and not self._pending else self._when_idle()
-        return idle.addBoth(self._close)
-
-    def _when_idle(self) -> Deferred[None]:
-        done: Deferred[None] = Deferred()
-        self._idle.append(done)
-        return done
+        self._is_stopping = True
+        self._housekeeping.stop()
+        idle = self._replica.when_idle()
+        # Without a majority appends do not end; nobody waits for them longer than this.
+        late = self._clocks.scheduler.callLater(self.options.drain_seconds, idle.cancel)
+        return idle.addBoth(self._close, late)
 
     def release_waiters(self) -> None:
         """Tell everybody who waits at the tail to go on elsewhere; later waiters are told at once."""
-        self._releasing = True
-        self._fire_waiters(None)
+        self._is_releasing = True
+        self._wake(None)
 
-    def _close(self, _: object) -> None:
+    def _close(self, _: object, late: IDelayedCall) -> None:
+        if late.active():
+            late.cancel()
+        if self._ticking.running:
+            self._ticking.stop()
         self.release_waiters()
+        self._replica.stop()
         self._disk.stop()
         self._readers.stop()
-        if not self._failed:
+        if not self._has_failed:
             self._log.close()
             self._directory.close()
         self.logger.info("log closed")
 
-    def _fatal(self, failure: Failure) -> None:
-        if not self._failed:
-            self._failed = True
-            self.is_writable = self.has_leader = False
-            self._on_fatal(failure)
-            while self._pending:
-                done = self._pending.popleft().done
-                if not done.called:
-                    done.errback(UnavailableError("the disk failed; nothing was appended, try another node"))
-            self._become_idle()
+    # --- what the replica tells -----------------------------------------------------
 
-    # --- appending --------------------------------------------------------------
+    def send(self, envelope: Envelope) -> None:
+        """A group of one sends nothing."""
 
-    def propose(self, proposal: Proposal) -> Deferred[Appended]:
-        """Append a batch; fires when it is durable. See `NodeLike.propose`."""
-        if self._stopping or self._failed:
-            return fail(UnavailableError("the node is stopping; nothing was appended, try another node"))
-        size = len(proposal.payload)
-        if self._pending_size + size > self.options.proposals_size_max or len(self._pending) >= PROPOSALS_MAX:
-            limit = f"{self.options.proposals_size_max} bytes or {PROPOSALS_MAX} proposals are waiting"
-            return fail(ResourceExhaustedError("proposals", f"{limit}; send slower, nothing was appended"))
-        pending = _Pending(proposal, Deferred())
-        self._pending.append(pending)
-        self._pending_size += size
-        if self._group is None and not self._turn_scheduled:
-            # Not at once: what else this turn of the reactor brings shares the sync.
-            self._turn_scheduled = True
-            self._clocks.soon(self._turn)
-        return pending.done
+    def role_changed(self, state: SoftState) -> None:
+        """Role, leader or term are others now."""
+        self.has_leader = state.leader != 0
+        self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
 
-    def _turn(self) -> None:
-        """Send the next group to the disk, unless one is on its way."""
-        self._turn_scheduled = False
-        if self._group is not None or self._failed:
-            return
-        group = self._make_group()
-        if not group.entries:
-            self._answer(group)
-            self._become_idle()
-            return
-        self._group = group
-        log, entries = self._log, group.entries
-
-        def write() -> None:
-            log.append(entries)
-            # A lone voter's entry is committed once it is on its own disk.
-            log.sync(entries[-1].index)
-
-        self._disk.run(write).addCallbacks(self._written, self._not_written).addErrback(self._fatal)
-
-    def _make_group(self) -> _Group:
-        group, now = _Group(), self._now()
-        if self._trim_to is not None:
-            group.trims_to = self._trim_to
-            group.entries.append(self._solo.trim(self._trim_to, now))
-        elif not self.is_writable and not self._pending:
-            group.entries.append(self._solo.noop(now))  # is there room again?
-        while self._pending and group.size < SYNC_GROUP_SIZE_MAX and len(group.entries) < GROUP_ENTRIES_MAX:
-            pending = self._pending[0]
-            if group.entries and group.size + len(pending.proposal.payload) > SYNC_GROUP_SIZE_MAX:
-                break
-            self._pending.popleft()
-            if pending.done.called:  # cancelled while it waited: certainly not appended
-                self._pending_size -= len(pending.proposal.payload)
-            else:
-                self._add_to_group(group, pending, now)
-        return group
-
-    def _add_to_group(self, group: _Group, pending: _Pending, now: int) -> None:
-        try:
-            made = self._solo.propose(pending.proposal, now)
-        except RequestError:
-            self._pending_size -= len(pending.proposal.payload)
-            pending.done.errback()
-            return
-        if isinstance(made, Entry):
-            group.entries.append(made)
-            group.size += made.size
-            appended = Appended(
-                base_offset=made.base_offset,
-                record_count=made.record_count,
-                timestamp=made.timestamp,
-                index=made.index,
-                term=made.term,
-            )
-        else:
-            appended = _appended_before(made)
-        group.answers.append((pending, appended))
-
-    def _written(self, _: None) -> None:
-        group = self._take_group()
-        last = group.entries[-1]
-        if not self.is_writable:
-            self.is_writable = True
-            self.logger.info("disk has room again: appends resume")
-        self._commit(last.index, last.next_offset)
-        self._answer(group)
-        if group.trims_to is not None:
-            self._trim(group.trims_to)
-        self._turn()
+    def committed(self) -> None:
+        """More is readable, or was trimmed."""
+        self._wake(self._replica.readable_offset)
+        lowest = self._replica.lowest_offset
+        if lowest > self._trimmed_to:
+            self._trimmed_to = lowest
+            high_index = self._replica.readable_index
+            self._disk.run(lambda: self._log.trim_prefix(lowest, high_index)).addErrback(self.fatal)
+            self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
         self._prepare()
 
-    def _answer(self, group: _Group) -> None:
-        for pending, appended in group.answers:
-            self._pending_size -= len(pending.proposal.payload)
-            pending.done.callback(appended)
+    def disk_filled(self, is_full: bool) -> None:
+        """The disk has no room for appends, or has room again."""
+        if is_full and self.is_writable:
+            self.logger.error("{problem}", problem=str(DiskFullError(self.options.data_dir)))
+        elif not is_full and not self.is_writable:
+            self.logger.info("disk has room again: appends resume")
+        self.is_writable = not is_full
 
-    def _refuse(self, group: _Group, error: RequestError) -> None:
-        for pending, _ in group.answers:
-            self._pending_size -= len(pending.proposal.payload)
-            pending.done.errback(error)
+    def fatal(self, failure: Failure) -> None:
+        """The process must end."""
+        if not self._has_failed:
+            self._has_failed = True
+            self.is_writable = self.has_leader = False
+            self._on_fatal(failure)
+            self._replica.stop()
 
-    def _not_written(self, failure: Failure) -> None:
-        group = self._take_group()
-        error = failure.value
-        if not isinstance(error, DiskFullError):
-            self._refuse(group, OutcomeUnknownError("the disk failed during the append"))
-            self._fatal(failure)
-            return
-        if self.is_writable:
-            self.is_writable = False
-            self.logger.error("{problem}", problem=str(error))
-        # Nothing of the group was written: the next one is made from where the log really ends.
-        self._solo.rewind(self._log.state)
-        self._refuse(group, error)
-        if self._pending:
-            self._turn()
-        else:
-            self._become_idle()
+    # --- appending --------------------------------------------------------------------
 
-    def _take_group(self) -> _Group:
-        group, self._group = self._group, None
-        assert group is not None
-        return group
+    def propose(self, proposal: Proposal) -> Deferred[Appended]:
+        """Append a batch; fires when it is durable on a majority. See `NodeLike.propose`."""
+        if self._is_stopping or self._has_failed:
+            return fail(UnavailableError("the node is stopping; nothing was appended, try another node"))
+        if not self.is_writable:
+            return fail(DiskFullError(self.options.data_dir))
+        return self._replica.propose(
+            RaftProposal(
+                payload=proposal.payload,
+                record_count=proposal.record_count,
+                attributes=proposal.codec,
+                payload_crc=proposal.payload_crc,
+                producer_id=proposal.producer_id,
+                producer_sequence=proposal.producer_sequence,
+                subject=proposal.subject,
+                expect_offset=proposal.expect_offset,
+            )
+        )
 
     def _prepare(self) -> None:
-        """Take room for the next segment once the active one is half full, so that no append waits for it."""
+        """Take room for the next segment once the active one is half full, so that no append waits for it.
+
+        That is where a full disk shows: while there still is half a segment of room for what was taken.
+        """
         half_full = self._log.active_size >= self.options.segment_size // 2
-        if half_full and not self._prepared:
-            # A full disk shows again, and is told, when an append needs the room.
-            self._disk.run(self._log.prepare).addErrback(_ignore_full_disk).addErrback(self._fatal)
-        self._prepared = half_full
+        if half_full and not self._is_prepared:
+            self._run_prepare()
+        self._is_prepared = half_full
 
-    def _become_idle(self) -> None:
-        waiting, self._idle = self._idle, []
-        for done in waiting:
-            done.callback(None)
+    def _run_prepare(self) -> None:
+        self._disk.run(self._log.prepare).addCallbacks(
+            lambda _: self.disk_filled(False), self._not_prepared
+        ).addErrback(self.fatal)
 
-    # --- committing and reading ---------------------------------------------------
+    def _not_prepared(self, failure: Failure) -> None:
+        failure.trap(DiskFullError)
+        self.disk_filled(True)
 
-    def _commit(self, index: int, next_offset: int) -> None:
-        self._commit_index = index
-        self._next_offset = next_offset
-        self._lowest_offset = self._log.lowest_offset
-        self._fire_waiters(next_offset)
+    # --- reading ------------------------------------------------------------------------
 
-    def _fire_waiters(self, next_offset: int | None) -> None:
+    def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
+        """Read whole entry frames from the one holding `offset` on. See `NodeLike.fetch`.
+
+        A hit is committed and immutable, so it is served from here. A miss may only be this node's: it is
+        told after the leader confirmed it.
+        """
+        if self._holds(offset):
+            return self._read(offset, size_max)
+        return self._replica.read_barrier().addCallback(lambda _: self._read_or_miss(offset, size_max))
+
+    def _holds(self, offset: int) -> bool:
+        return self._replica.lowest_offset <= offset < self._replica.readable_offset
+
+    def _read_or_miss(self, offset: int, size_max: int) -> Deferred[Fetched]:
+        if self._holds(offset):
+            return self._read(offset, size_max)
+        replica = self._replica
+        return fail(OffsetOutOfRangeError(offset, replica.lowest_offset, replica.readable_offset))
+
+    def _read(self, offset: int, size_max: int) -> Deferred[Fetched]:
+        log, high_index = self._log, self._replica.readable_index
+        size_max = min(size_max, FETCH_SIZE_MAX)
+
+        def read() -> Fetched:
+            frames, next_offset = log.read(offset, size_max, high_index)
+            return Fetched(frames=frames, next_offset=next_offset)
+
+        if log.is_hot(offset):
+            return maybeDeferred(read)
+        return self._readers.run(read)
+
+    def bounds(self) -> Deferred[Bounds]:
+        """Return the readable range. See `NodeLike.bounds`."""
+
+        def look(_: int) -> Bounds:
+            return Bounds(lowest=self._replica.lowest_offset, next_offset=self._replica.readable_offset)
+
+        return self._replica.read_barrier().addCallback(look)
+
+    def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
+        """Return the first offset at or after a time. See `NodeLike.find_offset`."""
+
+        def find() -> tuple[int, int]:
+            log, replica = self._log, self._replica
+            found = log.find_time(timestamp, replica.readable_index)
+            return found if found is not None else (replica.readable_offset, 0)
+
+        return self._replica.read_barrier().addCallback(lambda _: self._readers.run(find))
+
+    def _wake(self, next_offset: int | None) -> None:
         """Wake who waits for an offset below `next_offset`; None wakes everybody, because the node stops."""
         due = [offset for offset in self._waiters if next_offset is None or offset < next_offset]
         for offset in due:
@@ -407,26 +403,11 @@ class Node(Service):
                 else:
                     done.callback(None)
 
-    def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        """Read whole entry frames from the one holding `offset` on. See `NodeLike.fetch`."""
-        if not self._lowest_offset <= offset < self._next_offset:
-            return fail(OffsetOutOfRangeError(offset, self._lowest_offset, self._next_offset))
-        log, high = self._log, self._commit_index
-        size_max = min(size_max, FETCH_SIZE_MAX)
-
-        def read() -> Fetched:
-            frames, next_offset = log.read(offset, size_max, high)
-            return Fetched(frames=frames, next_offset=next_offset)
-
-        if log.is_hot(offset):
-            return maybeDeferred(read)
-        return self._readers.run(read)
-
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `NodeLike.wait_for`."""
-        if offset < self._next_offset:
+        if offset < self._replica.readable_offset:
             return succeed(None)
-        if self._releasing or self._failed:
+        if self._is_releasing or self._has_failed:
             return fail(UnavailableError("the node is stopping; go on at another node"))
         if self._waiter_count >= WAITERS_MAX:
             return fail(ResourceExhaustedError("followers", f"{WAITERS_MAX} streams wait already"))
@@ -443,19 +424,7 @@ class Node(Service):
             if not waiting:
                 del self._waiters[offset]
 
-    def bounds(self) -> Deferred[Bounds]:
-        """Return the readable range. See `NodeLike.bounds`."""
-        return succeed(Bounds(lowest=self._lowest_offset, next_offset=self._next_offset))
-
-    def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
-        """Return the first offset at or after a time. See `NodeLike.find_offset`."""
-        log, next_offset, high = self._log, self._next_offset, self._commit_index
-
-        def find() -> tuple[int, int]:
-            found = log.find_time(timestamp, high)
-            return found if found is not None else (next_offset, 0)
-
-        return self._readers.run(find)
+    # --- what it is -----------------------------------------------------------------------
 
     def servers(self) -> Sequence[Server]:
         """Return this node: it is the cluster."""
@@ -484,46 +453,35 @@ class Node(Service):
         return int(self._clocks.wall() * 1_000_000)
 
     def _keep_house(self) -> None:
-        if not self.is_writable and self._group is None and not self._pending:
-            self._turn()
+        if self._replica.is_full:
+            self._replica.retry_write()
+        elif not self.is_writable:
+            self._run_prepare()
         now = self._clocks.monotonic()
         if now - self._last_retention >= RETENTION_SECONDS:
             self._last_retention = now
             self.apply_retention()
 
     def apply_retention(self) -> None:
-        """Propose a trim when retention asks for one."""
-        log = self._log
-        retention = self._solo.state.configuration.retention
+        """Propose a trim when this node leads and retention asks for one."""
+        raft, log = self._replica.raft, self._log
+        if raft.role is not Role.LEADER:
+            return
+        retention = raft.configuration.retention
         age_now = self._age_clock.now(self._clocks.wall(), self._clocks.monotonic())
-        if age_now is None and retention.age_max_seconds and not self._paused_logged:
+        if age_now is None and retention.age_max_seconds and not self._is_paused_told:
             self.logger.warn(
                 "clock jumped: trimming by age is paused until it is right; check NTP, then restart"
             )
-        self._paused_logged = age_now is None
+        self._is_paused_told = age_now is None
         spans = [SegmentSpan(s.size, s.next_offset, s.newest_timestamp) for s in log.sealed_segments()]
         lowest = trim_offset(retention, spans, log.active_size, age_now)
-        if lowest is not None and lowest > self._lowest_offset and self._trim_to is None:
-            self._trim_to = lowest
-            if self._group is None:
-                self._turn()
+        if lowest is None or lowest <= max(self._replica.lowest_offset, self._trim_proposed):
+            return
+        self._trim_proposed = lowest
+        proposal = RaftProposal(kind=EntryKind.TRIM, payload=encode_trim(lowest))
+        self._replica.propose(proposal).addErrback(self._not_trimmed)
 
-    def _trim(self, lowest: int) -> None:
-        self._trim_to = None
-        self._disk.run(self._log.trim_prefix).addCallbacks(
-            lambda _: self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest), self._fatal
-        )
-
-
-def _ignore_full_disk(failure: Failure) -> None:
-    failure.trap(DiskFullError)
-
-
-def _appended_before(batch: ProducedBatch) -> Appended:
-    return Appended(
-        base_offset=batch.base_offset,
-        record_count=batch.record_count,
-        timestamp=0,
-        index=batch.index,
-        term=0,
-    )
+    def _not_trimmed(self, failure: Failure) -> None:
+        self._trim_proposed = 0
+        self.logger.warn("trim not proposed: {reason}", reason=failure.getErrorMessage())

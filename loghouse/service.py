@@ -8,6 +8,7 @@ first, with a grace for calls under way, then the log.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -91,7 +92,7 @@ class NodeService(Service):
             _node_options(config),
             files=OsFiles(),
             clocks=Clocks(cast(IReactorTime, reactor), call_soon, time.time, time.monotonic),
-            random_bytes=os.urandom,
+            rng=random.SystemRandom(),
             make_queue=self._make_queue,
             on_fatal=self._die,
         )
@@ -235,6 +236,7 @@ def _node_options(config: NodeConfig) -> NodeOptions:
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,
         proposals_size_max=config.limits.proposals_size_max,
+        drain_seconds=config.shutdown.drain_seconds,
         retention=Retention(
             size_max=config.retention.size_max, age_max_seconds=config.retention.age_max_seconds
         ),

@@ -69,7 +69,7 @@ def unit_of(module: str) -> str:
 NEIGHBOURS = {
     "config_values": "config",
     "disk": "node",
-    "solo": "node",
+    "replica": "node",
     "retention": "node",
 }
 

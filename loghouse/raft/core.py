@@ -64,8 +64,7 @@ class Raft(Proposals):
     leader to speak to it.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _begin(self) -> None:
         self._soft_handed = SoftState(Role.FOLLOWER, NOBODY, -1)
         self._steps: dict[type, Callable[[int, Any], None]] = {
             RequestVote: self._on_request_vote,
@@ -166,9 +165,10 @@ class Raft(Proposals):
         hard_state: HardState | None = None
         if self.term != self._hard_handed.term or self.vote != self._hard_handed.vote:
             hard_state = HardState(self.term, self.vote)
-        soft_state: SoftState | None = SoftState(self.role, self.leader, self.term)
-        if soft_state == self._soft_handed:
-            soft_state = None
+        soft_state: SoftState | None = None
+        handed = self._soft_handed
+        if self.role is not handed.role or self.leader != handed.leader or self.term != handed.term:
+            soft_state = SoftState(self.role, self.leader, self.term)
         committed = self._log.take_committed(self.config.committed_size_max)
         has_writes = self._log.has_writes
         if not (

@@ -79,6 +79,10 @@ class Roles:
         self._refresh_membership()
         self._reset_election_timer()
         self._forget_repaired_damage()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Do what comes last in the constructor."""
 
     # --- reading ------------------------------------------------------------------
 

@@ -1,0 +1,476 @@
+"""One member of one group: the consensus core driven over its log.
+
+The driver's whole duty is order. Messages that may leave at once do; what must be
+durable first goes to the disk thread, one group of writes at a time; what arrives
+meanwhile is the next group and shares its sync. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.disk import WorkQueue
+from loghouse.errors import (
+    DiskFullError,
+    EntryDamagedError,
+    LoghouseError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
+from loghouse.limits import SYNC_GROUP_SIZE_MAX
+from loghouse.node_api import Appended
+from loghouse.protocol.configuration import Configuration, decode_trim
+from loghouse.protocol.entry import Entry, EntryKind
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.core import Raft
+from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
+from loghouse.storage.log import Log
+
+
+class ReplicaOwner(Protocol):
+    """What a replica tells its node."""
+
+    def send(self, envelope: Envelope) -> None:
+        """Send a message to another member, or drop it: Raft sends again."""
+
+    def role_changed(self, state: SoftState) -> None:
+        """Role, leader or term are others now."""
+
+    def committed(self) -> None:
+        """More is readable, or was trimmed; configurations count from their append, look at them, too."""
+
+    def disk_filled(self, is_full: bool) -> None:
+        """The disk has no room for appends, or has room again."""
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end: the disk failed, or the log contradicts what is committed."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Someone who proposed, and the place of the proposal."""
+
+    ticket: Ticket
+    done: Deferred[Appended]
+
+
+class Replica:
+    """Drives one `Raft` over one `Log`.
+
+    `readable_index` and `readable_offset` are min(commit, durable) here: what may be served.
+    `lowest_offset` is that of committed trims only.
+    """
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        raft: Raft,
+        log: Log,
+        *,
+        disk: WorkQueue,
+        soon: Callable[[Callable[[], None]], object],
+        wall: Callable[[], float],
+        owner: ReplicaOwner,
+    ) -> None:
+        """Take over a core and its log; nothing happens before `start`.
+
+        Args:
+            soon: Runs work at the end of this turn of the reactor.
+            wall: Seconds since the epoch, for timestamps.
+        """
+        self.raft = raft
+        self._log = log
+        self._disk = disk
+        self._soon = soon
+        self._wall = wall
+        self._owner = owner
+        self._is_scheduled = False
+        self._is_turning = False
+        self._is_stopped = False
+        self._lost_ticks = 0
+        self._to_write: deque[Ready] = deque()
+        self._writing: list[Ready] = []
+        self._write: _Write | None = None
+        self._waiting: dict[int, list[_Waiting]] = {}
+        self._reads: dict[int, Deferred[int]] = {}
+        self._behind: list[tuple[int, Deferred[None]]] = []
+        self._idle: list[Deferred[None]] = []
+        self._applied: deque[tuple[int, int]] = deque()
+        state = log.state_at(raft.commit_index)
+        self.readable_index = raft.commit_index
+        self.readable_offset = state.next_offset
+        self.lowest_offset = max(state.lowest_offset, log.first_offset)
+        self.is_full = False
+
+    # --- in ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Do what the core has to do at its start; a lone voter leads when its disk has written that."""
+        self._schedule()
+
+    def stop(self) -> None:
+        """Take no more turns; who waits gets no answer from here any more."""
+        self._is_stopped = True
+        self._fail_waiting(OutcomeUnknownError("the node stopped before the append was acknowledged"))
+        self._fail_reads("the node is stopping; go on at another node")
+        self._become_idle()
+
+    def when_idle(self) -> Deferred[None]:
+        """Fire once nothing waits for the disk or for commits."""
+        if self._is_idle or self._is_stopped:
+            return succeed(None)
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        return done
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._to_write or self._writing or self._waiting or self._is_scheduled)
+
+    def receive(self, envelope: Envelope) -> None:
+        """Take a message from another member.
+
+        Raises:
+            MalformedMessageError: The sender breaks the rules; close its link.
+        """
+        if self._is_stopped:
+            return
+        try:
+            self.raft.step(envelope)
+        except EntryDamagedError:
+            self._owner.fatal(Failure())
+            return
+        self._schedule()
+
+    def tick(self) -> None:
+        """Let a tick of time pass."""
+        if not self._is_stopped:
+            self.raft.tick(self._now())
+            self._count_lost_ticks()
+            self._schedule()
+
+    def _count_lost_ticks(self) -> None:
+        """Give up on appends whose leadership was lost, when no new leader settled them in time.
+
+        The new leader may or may not have their entries; what commits at their index tells. Until then their
+        callers wait, but not longer than two elections take.
+        """
+        if self.raft.role is Role.LEADER or not self._waiting:
+            self._lost_ticks = 0
+            return
+        self._lost_ticks += 1
+        if self._lost_ticks > 2 * self.raft.config.election_ticks:
+            self._lost_ticks = 0
+            self._fail_waiting(OutcomeUnknownError("leadership was lost before the append was acknowledged"))
+
+    def propose(self, proposal: Proposal) -> Deferred[Appended]:
+        """Append on the leader; fires when committed.
+
+        Raises (as failures):
+            NotLeaderError, UnavailableError, ...: As `Raft.propose`: certainly not appended.
+            OutcomeUnknownError: Leadership was lost and it is not known what became of the entry.
+        """
+        try:
+            ticket = self.raft.propose(proposal, self._now())
+        except LoghouseError:
+            return fail()
+        return self._wait(ticket)
+
+    def propose_configuration(self, configuration: Configuration) -> Deferred[Appended]:
+        """Change the configuration; as `propose`, and MembershipError when the change is refused."""
+        try:
+            ticket = self.raft.propose_configuration(configuration, self._now())
+        except LoghouseError:
+            return fail()
+        return self._wait(ticket)
+
+    def transfer_leadership(self, target: int) -> None:
+        """Hand leadership to another voter; see `Raft.transfer_leadership` for errors."""
+        self.raft.transfer_leadership(target)
+        self._schedule()
+
+    def _wait(self, ticket: Ticket) -> Deferred[Appended]:
+        if ticket.index <= self.raft.commit_index:
+            return succeed(_appended(ticket, 0))  # a retry of a batch that was acknowledged before
+        done: Deferred[Appended] = Deferred()
+        self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, done))
+        self._schedule()
+        return done
+
+    def read_barrier(self) -> Deferred[int]:
+        """Fire with the commit index of now, once it is readable here (ReadIndex, thesis 6.4).
+
+        Raises (as failures):
+            UnavailableError: No leader, or it did not confirm.
+            ResourceExhaustedError: Too many reads wait.
+        """
+        if self._is_stopped:
+            return fail(UnavailableError("the node is stopping; go on at another node"))
+        try:
+            id_ = self.raft.read_index()
+        except LoghouseError:
+            return fail()
+        done = self._reads[id_] = Deferred()
+        self._schedule()
+        return done.addCallback(self._until_readable)
+
+    def _until_readable(self, index: int) -> int | Deferred[int]:
+        if index <= self.readable_index:
+            return index
+        done: Deferred[None] = Deferred()
+        self._behind.append((index, done))
+        return done.addCallback(lambda _: index)
+
+    def _now(self) -> int:
+        return int(self._wall() * 1_000_000)
+
+    # --- a turn -------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled and not self._is_stopped:
+            # Not at once: what else this turn of the reactor brings shares messages, write and sync.
+            self._is_scheduled = True
+            self._soon(self._turn)
+
+    def _turn(self) -> None:
+        """Hand out everything the core has to do."""
+        self._is_scheduled = False
+        if self._is_stopped or self._is_turning:
+            return
+        self._is_turning = True
+        try:
+            while True:
+                while (ready := self.raft.ready()) is not None:
+                    self._take(ready)
+                if not self._write_next():
+                    break
+        finally:
+            self._is_turning = False
+        if self._is_idle:
+            self._become_idle()
+
+    def _take(self, ready: Ready) -> None:
+        for envelope in ready.messages_now:
+            self._owner.send(envelope)
+        if ready.soft_state is not None:
+            self._owner.role_changed(ready.soft_state)
+        self._to_write.append(ready)
+        if ready.snapshot is not None:
+            self._skip_to(ready.snapshot.index)
+        if ready.committed:
+            self._apply(ready.committed)
+        for state in ready.read_states:
+            self._answer_read(state)
+
+    # --- the disk -----------------------------------------------------------------------
+
+    def _write_next(self) -> bool:
+        """Begin the next group of writes; True when it was empty and the core may have more to do."""
+        if self._writing or not self._to_write:
+            return False
+        group: list[Ready] = []
+        size = 0
+        while self._to_write and size < SYNC_GROUP_SIZE_MAX:
+            ready = self._to_write.popleft()
+            size += sum(entry.size for entry in ready.entries)
+            group.append(ready)
+        self._writing = group
+        if not any(ready.must_persist for ready in group):
+            self._finish_write()
+            return True
+        self._write = _Write(self._log, group)
+        self._run_write()
+        return False
+
+    def _run_write(self) -> None:
+        assert self._write is not None
+        self._disk.run(self._write.run).addCallbacks(self._written, self._not_written).addErrback(
+            self._owner.fatal
+        )
+
+    def _written(self, _: None) -> None:
+        if self.is_full:
+            self.is_full = False
+            self._owner.disk_filled(False)
+        self._finish_write()
+        self._turn()
+
+    def _not_written(self, failure: Failure) -> None:
+        if not isinstance(failure.value, DiskFullError):
+            self._fail_waiting(OutcomeUnknownError("the disk failed during the append"))
+            self._owner.fatal(failure)
+        elif not self.is_full:
+            self.is_full = True
+            self._owner.disk_filled(True)
+
+    def retry_write(self) -> None:
+        """Try again to write what found a full disk; called now and then while `is_full`."""
+        if self.is_full and self._write is not None and not self._is_stopped:
+            self._run_write()
+
+    def _finish_write(self) -> None:
+        group, self._writing = self._writing, []
+        self._write = None
+        if self._is_stopped:
+            return
+        self.raft.persisted(group[-1].token)
+        for ready in group:
+            for envelope in ready.messages_after_persist:
+                self._owner.send(envelope)
+        self._publish()
+
+    # --- commits ------------------------------------------------------------------------
+
+    def _apply(self, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
+            self._resolve(entry.index, entry.term, entry.timestamp)
+            if entry.kind == EntryKind.TRIM:
+                self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
+        self._applied.extend((entry.index, entry.next_offset) for entry in entries)
+        self._publish()
+
+    def _skip_to(self, index: int) -> None:
+        """A snapshot replaced the log up to `index`: nobody can tell what became of appends below."""
+        for waiting_index in [place for place in self._waiting if place <= index]:
+            for waiting in self._waiting.pop(waiting_index):
+                _answer(
+                    waiting.done,
+                    OutcomeUnknownError("the log moved on without this node"),
+                )
+        self._applied.clear()
+
+    def _resolve(self, index: int, term: int, timestamp: int) -> None:
+        """Answer who waited for an entry at `index`, now that one of `term` is committed there."""
+        for waiting in self._waiting.pop(index, ()):
+            if waiting.ticket.term == term:
+                _answer(waiting.done, _appended(waiting.ticket, timestamp))
+            else:
+                text = "another leader's entry took this place; nothing was appended, try again"
+                _answer(waiting.done, UnavailableError(text))
+
+    def _publish(self) -> None:
+        """Let readers have what is committed and durable by now."""
+        durable = self._log.durable_index
+        moved = False
+        while self._applied and self._applied[0][0] <= durable:
+            self.readable_index, self.readable_offset = self._applied.popleft()
+            moved = True
+        if self._log.first_index - 1 > self.readable_index:  # a snapshot was installed
+            state = self._log.state_at(self._log.first_index - 1)
+            self.readable_index, self.readable_offset = state.index, state.next_offset
+            self.lowest_offset = max(state.lowest_offset, self._log.first_offset)
+            moved = True
+        if not moved:
+            return
+        due = [done for index, done in self._behind if index <= self.readable_index]
+        self._behind = [(index, done) for index, done in self._behind if index > self.readable_index]
+        self._owner.committed()
+        for done in due:
+            done.callback(None)
+
+    # --- answers ------------------------------------------------------------------------
+
+    def _answer_read(self, state: ReadState) -> None:
+        done = self._reads.pop(state.id)
+        if done.called:
+            return
+        if state.index is None:
+            done.errback(UnavailableError("the leader did not confirm the read; try again"))
+        else:
+            done.callback(state.index)
+
+    def _fail_waiting(self, error: OutcomeUnknownError) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for group in waiting.values():
+            for one in group:
+                _answer(one.done, error)
+
+    def _fail_reads(self, text: str) -> None:
+        reads, self._reads = self._reads, {}
+        behind, self._behind = self._behind, []
+        waiting: list[Deferred[Any]] = [*reads.values(), *(done for _, done in behind)]
+        for done in waiting:
+            if not done.called:
+                done.errback(UnavailableError(text))
+
+    def _become_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for done in idle:
+            done.callback(None)
+
+
+class _Write:
+    """A group of Readys on its way to the disk, on the disk thread; goes on where a full disk stopped it."""
+
+    def __init__(self, log: Log, group: list[Ready]) -> None:
+        self._log = log
+        self._commit_index = group[-1].commit_index
+        self._steps: deque[Callable[[], None]] = deque()
+        entries: list[Entry] = []
+        for ready in group:
+            if ready.hard_state is not None:
+                self._flush(entries)
+                self._steps.append(self._hard_state_step(ready))
+            if ready.snapshot is not None:
+                self._flush(entries)
+                self._steps.append(self._snapshot_step(ready))
+            if ready.truncate_after is not None:
+                self._flush(entries)
+                self._steps.append(self._truncate_step(ready))
+            entries.extend(ready.entries)
+        self._flush(entries)
+
+    def _flush(self, entries: list[Entry]) -> None:
+        if entries:
+            taken = tuple(entries)
+            self._steps.append(lambda: self._log.append(taken))
+            entries.clear()
+
+    def _hard_state_step(self, ready: Ready) -> Callable[[], None]:
+        state = ready.hard_state
+        assert state is not None
+        return lambda: self._log.save_hard_state(term=state.term, vote=state.vote)
+
+    def _snapshot_step(self, ready: Ready) -> Callable[[], None]:
+        snapshot = ready.snapshot
+        assert snapshot is not None
+        return lambda: self._log.install_start(snapshot)
+
+    def _truncate_step(self, ready: Ready) -> Callable[[], None]:
+        index = ready.truncate_after
+        assert index is not None
+        return lambda: self._log.truncate_suffix(index)
+
+    def run(self) -> None:
+        """Do the steps that are left, then sync."""
+        while self._steps:
+            self._steps[0]()
+            self._steps.popleft()
+        self._log.sync(min(self._commit_index, self._log.last_index))
+
+
+def _appended(ticket: Ticket, timestamp: int) -> Appended:
+    return Appended(
+        base_offset=ticket.base_offset,
+        record_count=ticket.record_count,
+        timestamp=timestamp,
+        index=ticket.index,
+        term=ticket.term,
+    )
+
+
+def _answer(done: Deferred[Appended], result: Appended | Exception) -> None:
+    if done.called:
+        return  # its caller stopped waiting
+    if isinstance(result, Exception):
+        done.errback(result)
+    else:
+        done.callback(result)
