@@ -17,6 +17,11 @@ def name_of(number):
     return f"node-{number}"
 
 
+def statements_of(message):
+    """The statements that a message carries."""
+    return getattr(message, "broadcasts", ()) + getattr(message, "members", ())
+
+
 class Resident:
     """One node: its core while it runs, and what its disk keeps while it does not."""
 
@@ -33,9 +38,8 @@ class Resident:
         self.is_paused = False
         self.waiting = []
         self.events = []
-        self.incarnations = {}  # member -> highest seen, over all lives
+        self.incarnations = {}  # member -> highest held in this life
         self.durable_incarnation = 0
-        self.said_incarnation = 0
 
     @property
     def key(self):
@@ -96,6 +100,8 @@ class Resident:
 
     def drive(self):
         """Do the work that the core has, as a driver does."""
+        if self.town.is_watched:
+            self._watch()
         while (ready := self.swim.ready()) is not None:
             for outgoing in ready.messages:
                 self.town.post(self, outgoing)
@@ -104,6 +110,13 @@ class Resident:
             if ready.book is not None:
                 content = encode_address_book(ready.book)
                 self.town.clock.after(self.town.disk_seconds, self._written, self.life, ready.token, content)
+
+    def _watch(self):
+        """What is held of a member never gets older (al8n/memberlist #197)."""
+        for member in self.swim.members:
+            before = self.incarnations.get((member.name, member.disk_uuid), 0)
+            assert member.incarnation >= before, f"{self.key.name} went back to {member}, from {before}"
+            self.incarnations[(member.name, member.disk_uuid)] = member.incarnation
 
     def _written(self, life, token, content):
         if life != self.life:
@@ -151,6 +164,7 @@ class Town:
         self.failures = []
         self.sent = {}
         self.tap = None
+        self.is_watched = True
         self.nodes = {number: Resident(self, number) for number in range(1, count + 1)}
 
     def __getitem__(self, number):
@@ -163,6 +177,12 @@ class Town:
         """Send to whoever listens at the address; a link to somebody else than meant is refused."""
         message = outgoing.message
         self.sent[type(message).__name__] = self.sent.get(type(message).__name__, 0) + 1
+        for statement in statements_of(message):
+            # memberlist #311: what a member said of itself, and forgot, is held against it.
+            if (statement.name, statement.disk_uuid) == source.key:
+                assert statement.incarnation <= source.durable_incarnation, (
+                    f"said before it was durable: {statement}"
+                )
         if self.tap is not None:
             self.tap(source, outgoing)
         number = self.listeners.get(outgoing.address)
@@ -224,6 +244,10 @@ class Town:
 
     def isolate(self, number):
         self.partition([number], [other for other in self.nodes if other != number])
+
+    def forge(self, source, target, message):
+        """Let a message be one that `source` sent to `target`, over a proper link."""
+        self.network.send(source, target, (self.nodes[source].key, message))
 
     # --- looking ------------------------------------------------------------------
 
