@@ -258,7 +258,9 @@ class Swim(Probing):
     # --- finding the lost ------------------------------------------------------------------------
 
     def _is_replaced(self, member: Member) -> bool:
-        return not member.is_live and self._table.has_live_namesake(member)
+        """Whether a member that is gone has a living namesake, maybe this one: its disk is gone."""
+        is_our_old_self = member.key.name == self.key.name
+        return not member.is_live and (is_our_old_self or self._table.has_live_namesake(member))
 
     def _tick_reach_out(self) -> None:
         """Try the dead, contacts not heard of yet, and seeds: so nodes join, partitions heal."""

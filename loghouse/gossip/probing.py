@@ -115,6 +115,10 @@ class Probing(Claims):
 
     def _ask_others(self, probe: Probe) -> None:
         probe.is_indirect = True
+        target = self._table.get(probe.target)
+        if target is not None and self._announced is not None:
+            # It may be sending its acks to where somebody else told it that we are.
+            self._send(target, SwimBroadcast(broadcasts=(self._announced,)))
         candidates = [
             member
             for member in self._table.live()

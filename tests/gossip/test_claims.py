@@ -13,7 +13,14 @@ from loghouse.limits import (
     INCARNATION_RESERVE,
 )
 from loghouse.protocol.address_book import AddressBook, Contact
-from loghouse.protocol.gossip_messages import Liveness, PushPull, PushPullReply, SwimBroadcast, SwimPing
+from loghouse.protocol.gossip_messages import (
+    Liveness,
+    PushPull,
+    PushPullReply,
+    SwimAck,
+    SwimBroadcast,
+    SwimPing,
+)
 from tests.gossip.bench import Bench, address_of, alive, dead, key, left, suspect
 
 ALIVE, SUSPECT, DEAD, LEFT = Liveness.ALIVE, Liveness.SUSPECT, Liveness.DEAD, Liveness.LEFT
@@ -290,8 +297,6 @@ class AddressTests(SynchronousTestCase):
 
     def test_hearsay_confirmed(self):
         """An ack from the new address, or the member's own word, ends the doubt."""
-        from loghouse.protocol.gossip_messages import SwimAck
-
         for by_word in (False, True):
             bench = Bench().meet("a", "b")
             bench.hear("a", alive("b", 2, address="new.example:1"))
@@ -305,8 +310,6 @@ class AddressTests(SynchronousTestCase):
 
     def test_hearsay_refuted(self):
         """A member that answers where it was before is shown what is said of it there."""
-        from loghouse.protocol.gossip_messages import SwimAck
-
         bench = Bench().meet("a", "b")
         forged = alive("b", 2, address="evil.example:1")
         bench.hear("a", forged)

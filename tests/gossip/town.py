@@ -4,6 +4,7 @@ from loghouse.gossip.config import LAN
 from loghouse.gossip.core import Swim
 from loghouse.gossip.members import MemberKey, Profile
 from loghouse.gossip.ready import EventKind
+from loghouse.limits import INCARNATION_JUMP_MAX
 from loghouse.protocol.address_book import AddressBook, Contact, decode_address_book, encode_address_book
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.testing.clock import SimClock
@@ -112,11 +113,14 @@ class Resident:
                 self.town.clock.after(self.town.disk_seconds, self._written, self.life, ready.token, content)
 
     def _watch(self):
-        """What is held of a member never gets older (al8n/memberlist #197)."""
-        for member in self.swim.members:
-            before = self.incarnations.get((member.name, member.disk_uuid), 0)
-            assert member.incarnation >= before, f"{self.key.name} went back to {member}, from {before}"
-            self.incarnations[(member.name, member.disk_uuid)] = member.incarnation
+        """What is held of a member never gets older (al8n/memberlist #197), unless it denies a lie."""
+        held = self.incarnations
+        for member in self.swim._table:
+            before = held.get(member.key, 0)
+            if member.incarnation < before:
+                lied = before > member.incarnation + INCARNATION_JUMP_MAX
+                assert lied, f"{self.key.name} went back to {member.view()}, from {before}"
+            held[member.key] = member.incarnation
 
     def _written(self, life, token, content):
         if life != self.life:
