@@ -23,6 +23,7 @@ from loghouse.client.connection import Connection
 from loghouse.config import LoggingConfig, load
 from loghouse.diagnostics import make_observer
 from loghouse.errors import DataDirectoryError
+from loghouse.testing.process import wait_until
 from tests.test_config import PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,7 +291,8 @@ class RunningTests(TapCase):
             daemon = twistd("loghouse", "--config", "node.yaml", cwd=self.folder)
             self.assertEqual(daemon.returncode, 1)
             self.assertIn("An error has occurred", daemon.stdout + daemon.stderr)
-        self.assertFalse((self.folder / "twistd.pid").exists())
+            # The parent ends as soon as it heard of the error; its child then removes the file, and ends.
+            wait_until(lambda: not (self.folder / "twistd.pid").exists(), "the pid file to go")
 
 
 def kill_quietly(process_id):
