@@ -23,7 +23,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.api.credentials import ServerCredentials, TlsFiles
+from loghouse.api.credentials import Owner, ServerCredentials, TlsFiles
 from loghouse.api.server import GrpcServer
 from loghouse.auth.policy import Authorizer
 from loghouse.bridge import call_from_thread, call_soon, from_asyncio
@@ -131,6 +131,7 @@ class NodeService(Service):
         )
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._reload_all))
         super().startService()  # type: ignore[no-untyped-call]
+        self._one_port.warn_of_expiry()
         self.logger.info(
             "node {name} of cluster {cluster} serves on {listen}",
             name=config.name,
@@ -157,12 +158,14 @@ class NodeService(Service):
         if tls is None:
             return authorizer, None
         files = TlsFiles(certificate=tls.certificate, key=tls.key, ca=tls.ca)
-        credentials = ServerCredentials(files)
-        paths = [files.certificate, files.key, files.ca]
-        self._watches.append(FileWatch(paths, self._reloader(credentials.reload)))
-        if tls.denylist is not None:
-            paths.append(tls.denylist)
-        self._watches.append(FileWatch(paths, self._reloader(self._one_port.reload)))
+        credentials = ServerCredentials(files, Owner(cluster=config.cluster, node=config.name))
+        paths = [files.certificate, files.key, files.ca, *filter(None, [tls.denylist])]
+
+        def reload() -> None:
+            credentials.reload()  # refuses what is not this node's, before the other doors look at it
+            self._one_port.reload()
+
+        self._watches.append(FileWatch(paths, self._reloader(reload)))
         return authorizer, credentials
 
     def _bind(self, authorizer: Authorizer, credentials: ServerCredentials | None) -> GrpcServer:

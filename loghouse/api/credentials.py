@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from twisted.logger import Logger
 
-from loghouse.auth.certificates import Issued, check_bundle, check_pair, read_pem
+from loghouse.auth.certificates import Issued, check_bundle, check_node_certificate, check_pair, read_pem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,14 @@ class TlsFiles:
     certificate: Path
     key: Path
     ca: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whom a node's certificate must name."""
+
+    cluster: str
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +46,19 @@ class ServerCredentials:
 
     logger = Logger()
 
-    def __init__(self, files: TlsFiles) -> None:
+    def __init__(self, files: TlsFiles, owner: Owner | None = None) -> None:
         """Read the files.
+
+        Args:
+            files: Where they are.
+            owner: Refuse any other node's certificate; None takes whatever the files hold.
 
         Raises:
             CertificateError: Names the file that is missing, unreadable or does not fit.
         """
         self._files = files
-        self._material = _read(files)
+        self._owner = owner
+        self._material = _read(files, owner)
 
     def reload(self) -> None:
         """Read the files again; new connections get them.
@@ -53,7 +66,7 @@ class ServerCredentials:
         Raises:
             CertificateError: Names the bad file; the old certificate stays in use.
         """
-        material = _read(self._files)
+        material = _read(self._files, self._owner)
         if material != self._material:
             self._material = material
             self.logger.info("new certificates are in use, from {file}", file=str(self._files.certificate))
@@ -73,11 +86,16 @@ class ServerCredentials:
         return grpc.dynamic_ssl_server_credentials(_configuration(used), fetch, True)
 
 
-def _read(files: TlsFiles) -> _Material:
+def _read(files: TlsFiles, owner: Owner | None) -> _Material:
     issued = Issued(certificate_pem=read_pem(files.certificate), key_pem=read_pem(files.key))
     check_pair(issued, files.certificate, files.key)
     ca_pem = read_pem(files.ca)
     check_bundle(ca_pem, files.ca)
+    if owner is not None:
+        pem = issued.certificate_pem
+        check_node_certificate(
+            pem, files.certificate, ca_pem, files.ca, cluster=owner.cluster, node=owner.node
+        )
     return _Material(issued, ca_pem)
 
 

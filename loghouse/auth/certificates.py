@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from loghouse.auth.identity import NODE_SUBJECT_PREFIX, node_uri
+from loghouse.auth.identity import NODE_SUBJECT_PREFIX, identity_of_pem, node_uri
 from loghouse.errors import CertificateError, IdentityError
 from loghouse.limits import CERTIFICATE_FILE_SIZE_MAX
 
@@ -166,6 +167,45 @@ def check_bundle(pem: bytes, path: Path) -> None:
         CertificateError: Names the file.
     """
     _load_certificates(pem, path)
+
+
+def check_node_certificate(
+    pem: bytes, path: Path, ca_pem: bytes, ca_path: Path, *, cluster: str, node: str
+) -> None:
+    """Raise unless `pem`, read from `path`, is this node's certificate and one of the CAs signed it.
+
+    A node that shows another's certificate, or one that nobody accepts, would start, and then puzzle everyone
+    who connects; so it is told apart before the first handshake.
+
+    Raises:
+        CertificateError: Says whose certificate it is, or who did not sign it, and how to make the right one.
+    """
+    remedy = f"make one with: loghouse certs node {node} --cluster {cluster} --host HOST"
+    try:
+        identity = identity_of_pem(pem)
+    except IdentityError as error:
+        raise CertificateError(f"{path}: names no node: {error}; {remedy}") from None
+    if not identity.is_node:
+        raise CertificateError(f"{path}: is the certificate of client {identity.subject!r}; {remedy}")
+    if (identity.cluster, identity.node) != (cluster, node):
+        raise CertificateError(
+            f"{path}: is the certificate of node {identity.node!r} of cluster {identity.cluster!r}, but"
+            f" node.yaml is for node {node!r} of cluster {cluster!r}; correct one of the two, or {remedy}"
+        )
+    # An intermediate CA may stand in either file.
+    chain, authorities = _load_certificates(pem, path), _load_certificates(ca_pem, ca_path)
+    if not any(_has_signed(authority, link) for link in chain for authority in authorities):
+        raise CertificateError(
+            f"{path}: is signed by no certificate of {ca_path}; copy the CA that made it, or {remedy}"
+        )
+
+
+def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def write_issued(

@@ -15,6 +15,7 @@ from loghouse.auth.certificates import (
     Issued,
     KeyKind,
     check_bundle,
+    check_node_certificate,
     find_expiring,
     make_ca,
     make_client_certificate,
@@ -212,3 +213,43 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(found[0].subject, "CN=young")
         later = NOW + timedelta(days=6)
         self.assertEqual([e.path for e in find_expiring(paths, now=later, within=timedelta(0))], [young])
+
+
+class NodeCertificateTests(SynchronousTestCase):
+    """A node's certificate is this node's, and its CA signed it."""
+
+    def setUp(self):
+        self.ca = make_ca("Loghouse CA", now=NOW)
+
+    def node(self, ca=None, cluster="c1", node="n1"):
+        return make_node_certificate(ca or self.ca, cluster=cluster, node=node, hosts=[], now=NOW)
+
+    def check(self, pem, ca_pem=None):
+        check_node_certificate(
+            pem,
+            Path("n.pem"),
+            ca_pem or self.ca.certificate_pem,
+            Path("ca.pem"),
+            cluster="c1",
+            node="n1",
+        )
+
+    def test_right_one(self):
+        """The node's own certificate passes, also when the bundle holds other CAs, too."""
+        other = make_ca("other", now=NOW).certificate_pem
+        self.check(self.node().certificate_pem)
+        self.check(self.node().certificate_pem, other + self.ca.certificate_pem)
+
+    def test_wrong_ones(self):
+        """Certificates of others are refused: a node's, a cluster's, a client's, a CA's, a stranger's."""
+        rows = [
+            (self.node(node="n2"), "node 'n2' of cluster 'c1'"),
+            (self.node(cluster="c2"), "node 'n1' of cluster 'c2'"),
+            (make_client_certificate(self.ca, name="root", now=NOW), "client 'root'"),
+            (self.ca, "client 'Loghouse CA'"),
+            (self.node(make_ca("Loghouse CA", now=NOW)), "signed by no certificate of ca.pem"),
+        ]
+        for issued, expected in rows:
+            error = self.assertRaises(CertificateError, self.check, issued.certificate_pem)
+            self.assertIn(expected, str(error))
+            self.assertIn("loghouse certs node n1 --cluster c1", str(error))

@@ -288,6 +288,18 @@ class RefusedStartTests(ProcessTestCase):
         self.assertIn("elsewhere", output)
         self.assertIn("'test'", output)
 
+    def test_certificate_of_another(self):
+        """A node that would show another node's certificate is refused, naming both and the command."""
+        node = self.make_node()
+        text = node.config_path.read_text()
+        node.config_path.write_text(
+            text.replace("node-1.pem", "node-2.pem").replace("node-1.key", "node-2.key")
+        )
+        output = self.refused(node)
+        self.assertIn("node-2.pem: is the certificate of node 'node-2' of cluster 'test'", output)
+        self.assertIn("loghouse certs node node-1 --cluster test", output)
+        self.assertFalse(node.data_dir.exists())
+
     def test_damage(self):
         """One flipped byte of acknowledged data is found by `loghouse verify`, which names the file."""
         node = self.filled()
