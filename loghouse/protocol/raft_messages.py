@@ -10,6 +10,7 @@ Terms and indices are u64 and start at 1; 0 means "none". Member ids are u32; 0 
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast
@@ -22,7 +23,8 @@ from loghouse.protocol.entry import Buffer, Entry, decode_entries
 
 NOBODY: Final = 0
 ADDRESS: Final = Struct("source" / Int32ub, "target" / Int32ub).compile()
-ADDRESS_SIZE: Final = 8
+_ADDRESS: Final = struct.Struct(">II")  # its twin for the hot path: it is in every message
+ADDRESS_SIZE: Final = _ADDRESS.size
 _CONTROL_SIZE_MAX: Final = ADDRESS_SIZE + 64
 
 
@@ -353,8 +355,7 @@ def from_wire(kind: int, body: Buffer, seed: int) -> Message:
 def envelope_to_wire(envelope: Envelope) -> tuple[int, int, list[Buffer]]:
     """Return kind, group and body (addresses first) of the frame that carries an envelope."""
     kind, pieces = to_wire(envelope.message)
-    address = ADDRESS.build({"source": envelope.source, "target": envelope.target})
-    return kind, envelope.group, [bytes(address), *pieces]
+    return kind, envelope.group, [_ADDRESS.pack(envelope.source, envelope.target), *pieces]
 
 
 def envelope_from_wire(kind: int, group: int, body: Buffer, seed: int) -> Envelope:
@@ -365,6 +366,6 @@ def envelope_from_wire(kind: int, group: int, body: Buffer, seed: int) -> Envelo
     """
     if len(body) < ADDRESS_SIZE:
         raise MalformedMessageError(f"kind {kind:#06x}: no source and target")
-    address = ADDRESS.parse(body)
+    source, target = _ADDRESS.unpack_from(body)
     message = from_wire(kind, memoryview(body)[ADDRESS_SIZE:], seed)
-    return Envelope(group, address.source, address.target, message)
+    return Envelope(group, source, target, message)

@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import MalformedMessageError
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.protocol.raft_messages import (
+    ADDRESS,
     BY_KIND,
     MESSAGES,
     AppendEntries,
@@ -82,6 +83,11 @@ class RaftMessageTests(SynchronousTestCase):
         self.assertIs(pieces[1], message.entries[0].head)
         self.assertIs(pieces[3], message.entries[1].payload)
         self.assertEqual(len(pieces), 1 + 3 + 2)
+
+    def test_addresses_are_as_declared(self):
+        """The addresses before a body are what their declaration says."""
+        _, _, pieces = envelope_to_wire(Envelope(1, 0x01020304, 0xFFFFFFFF, TimeoutNow(term=1)))
+        self.assertEqual(bytes(pieces[0]), ADDRESS.build({"source": 0x01020304, "target": 0xFFFFFFFF}))
 
     def test_kinds_are_their_own(self):
         """No number is used twice, and all are Raft's."""
