@@ -6,12 +6,13 @@ Nothing here waits by sleeping a fixed time: it waits for a condition, with a de
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -60,10 +61,28 @@ def wait_until(condition: Callable[[], bool], what: str, seconds_max: float = DE
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody listened on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback interface that nobody listened on just now.
+
+    It is below the range from which the kernel takes ports for outgoing connections, so that none of them
+    takes it while its node is down.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    rng = random.SystemRandom()
+    for _ in range(1000):
+        port = rng.randrange(max(1024, lowest // 2), lowest)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            if port not in _given_ports:
+                _given_ports.add(port)
+                return port
+    raise RuntimeError("no free port below the range of outgoing connections")
+
+
+_given_ports: set[int] = set()
 
 
 class Certificates:
@@ -108,7 +127,13 @@ class NodeProcess:
     """One node: its node.yaml, its data directory, and its process while it runs."""
 
     def __init__(
-        self, folder: Path, certificates: Certificates, *, name: str = "node-1", settings: str = ""
+        self,
+        folder: Path,
+        certificates: Certificates,
+        *,
+        name: str = "node-1",
+        cluster: str = CLUSTER,
+        settings: str = "",
     ) -> None:
         """Write the settings; nothing is started.
 
@@ -118,19 +143,41 @@ class NodeProcess:
         self.folder = folder
         self.certificates = certificates
         self.name = name
+        self.cluster = cluster
         self.port = free_port()
         self.data_dir = folder / "data"
         self.output_path = folder / "output.log"
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.config_path = folder / "node.yaml"
-        self.config_path.write_text(
-            f"node: {name}\ncluster: {CLUSTER}\ndata_dir: {self.data_dir}\nlisten: 127.0.0.1:{self.port}\n"
-            f"tls:\n  ca: {certificates.path('ca')}\n  certificate: {certificates.path(name)}\n"
-            f"  key: {certificates.key_path(name)}\n"
-            f"acl:\n  model: {certificates.folder}/model.conf\n  policy: {certificates.folder}/policy.csv\n"
-            f"{settings}\n"
-        )
+        self._settings = settings
+        self.write_config()
+
+    def write_config(
+        self, *, join: Sequence[str] = (), bootstrap: bool | None = None, advertise: str | None = None
+    ) -> None:
+        """Write node.yaml; a running node does not see it.
+
+        Args:
+            join, bootstrap, advertise: As in node.yaml; left out of the file when not given.
+        """
+        certificates = self.certificates
+        lines = [
+            f"node: {self.name}",
+            f"cluster: {self.cluster}",
+            f"data_dir: {self.data_dir}",
+            f"listen: 127.0.0.1:{self.port}",
+            f"tls:\n  ca: {certificates.path('ca')}\n  certificate: {certificates.path(self.name)}",
+            f"  key: {certificates.key_path(self.name)}",
+            f"acl:\n  model: {certificates.folder}/model.conf\n  policy: {certificates.folder}/policy.csv",
+        ]
+        if join:
+            lines.append(f"join: [{', '.join(repr(address) for address in join)}]")
+        if bootstrap is not None:
+            lines.append(f"bootstrap: {str(bootstrap).lower()}")
+        if advertise is not None:
+            lines.append(f"advertise: {advertise!r}")
+        self.config_path.write_text("\n".join([*lines, self._settings, ""]))
 
     @property
     def address(self) -> str:
@@ -204,6 +251,29 @@ class NodeProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: the process stands still, its sockets stay open."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        status = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", "the process to stop")
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process was started and has not ended; a paused one runs, too."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self.process is not None
+        return self.process.pid
 
     def wait(self) -> int:
         """Return the exit code once the process ends by itself."""
