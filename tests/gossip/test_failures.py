@@ -36,12 +36,14 @@ class CutTests(SynchronousTestCase):
     """Links that fail are not nodes that fail."""
 
     def test_one_way_cut(self):
-        """When one node cannot reach another, indirect probes keep both alive."""
+        """When one node cannot reach another, indirect probes keep both from even being suspected."""
         town = Town(5, seed=4)
         town.settle()
+        before = [node.swim.incarnation for node in town]
         town.network.cut(1, 2)
         town.run(600)
         self.assertEqual(town.failures, [])
+        self.assertEqual([node.swim.incarnation for node in town], before)
 
     def test_deaf_node(self):
         """A node that hears nothing is found to have failed, and its accusations kill nobody else."""
