@@ -83,7 +83,7 @@ class SoftState:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """The last entry a damaged log is known to have held (`architecture.md` 5).
+    """The last entry a damaged log is known to have held (`docs/consensus.md`, Damage).
 
     The log that the core is given ends before the damage. Until it is, durably, at least as far as this
     again, the member votes by this pair and never campaigns.
