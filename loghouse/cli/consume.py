@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from loghouse.cli.output import ExitCode, bytes_as_json, progress_bar, time_text, write_json
+from loghouse.cli.output import ExitCode, bytes_as_json, progress_bar, time_text, watch_reader, write_json
 from loghouse.cli.target import add_options, connect
-from loghouse.client.connection import Connection, ReadRecord
+from loghouse.client.connection import CallError, Connection, ReadRecord
 from loghouse.errors import OffsetOutOfRangeError
 
 
@@ -55,20 +55,39 @@ def _number(text: str, allowed: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Read and print."""
     with connect(args) as connection:
-        lowest, next_offset = connection.bounds(args.log)
-        starts = {"earliest": lowest, "latest": next_offset}
-        offset = starts.get(args.offset, args.offset)
-        if not args.follow and offset > next_offset:
-            raise OffsetOutOfRangeError(offset, lowest, next_offset)
-        end = None if args.follow else next_offset
-        if args.count is not None:
-            end = offset + args.count if end is None else min(end, offset + args.count)
-        shows_progress = not sys.stdout.isatty() and end is not None
-        with progress_bar(end - offset if end is not None else None, " records", "reading") as bar:
-            for records in read_until(connection, offset, end, args.log):
-                _write(records, args)
-                if shows_progress:
-                    bar.update(len(records))
+        if not args.follow:
+            return _read(args, connection)
+        is_read = True
+
+        def stop() -> None:
+            nonlocal is_read
+            is_read = False
+            connection.close()
+
+        watch_reader(stop)
+        try:
+            return _read(args, connection)
+        except (CallError, ValueError):  # ValueError: grpc's, for a call on a channel that is closed already
+            if is_read:
+                raise
+            raise BrokenPipeError from None
+
+
+def _read(args: argparse.Namespace, connection: Connection) -> int:
+    lowest, next_offset = connection.bounds(args.log)
+    starts = {"earliest": lowest, "latest": next_offset}
+    offset = starts.get(args.offset, args.offset)
+    if not args.follow and offset > next_offset:
+        raise OffsetOutOfRangeError(offset, lowest, next_offset)
+    end = None if args.follow else next_offset
+    if args.count is not None:
+        end = offset + args.count if end is None else min(end, offset + args.count)
+    shows_progress = not sys.stdout.isatty() and end is not None
+    with progress_bar(end - offset if end is not None else None, " records", "reading") as bar:
+        for records in read_until(connection, offset, end, args.log):
+            _write(records, args)
+            if shows_progress:
+                bar.update(len(records))
     return ExitCode.OK
 
 

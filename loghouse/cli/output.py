@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import select
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
@@ -94,6 +96,25 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def watch_reader(on_gone: Callable[[], None]) -> None:
+    """Call `on_gone`, on a thread, once nobody can read our stdout any more (`loghouse consume -f | head`).
+
+    A command that waits for the next record would otherwise learn it only when it writes that record.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:
+        return  # no descriptor, so no pipe
+    gone = select.poll()
+    gone.register(descriptor, 0)  # errors and hang-ups are reported without being asked for
+
+    def wait() -> None:
+        gone.poll()
+        on_gone()
+
+    threading.Thread(target=wait, name="reader of stdout", daemon=True).start()
 
 
 def progress_bar(total: int | None, unit: str, description: str) -> tqdm[Any]:

@@ -253,6 +253,16 @@ class ConsumeTests(RecordsCase):
         process.stdin.close()
         process.stderr.close()
 
+    def test_closed_pipe_at_the_tail(self):
+        """A follower whose reader went away ends at once, although nothing more is appended."""
+        process = self.start("consume", "--follow", "--offset", "2")
+        self.assertEqual(process.stdout.readline(), b"c\n")
+        process.stdout.close()
+        self.assertEqual(process.wait(timeout=20), 0)
+        self.assertEqual(process.stderr.read(), b"")
+        process.stdin.close()
+        process.stderr.close()
+
     def test_mistakes(self):
         """A wrong number is exit code 2 and says what is allowed."""
         for arguments in (
