@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from loghouse.protocol.entry import Buffer
 
@@ -75,6 +75,41 @@ class Server:
     is_leader: bool = False
     role: str = "voter"
     is_alive: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberState:
+    """One node as the answering node sees it.
+
+    `id` is 0 and `role` "none" for a node that gossip knows and the configuration does not. `liveness` is
+    "alive", "suspect", "dead", "left", or empty when gossip never saw it. `match_index` is the last index the
+    leader knows to be on its disk, 0 when that is not known here.
+    """
+
+    name: str
+    id: int = 0
+    role: str = "none"
+    liveness: str = ""
+    is_leader: bool = False
+    match_index: int = 0
+    address: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """The cluster as one node sees it. `leader` is empty when none is known.
+
+    `removed` are the names that are let in again only by `add`.
+    """
+
+    term: int
+    leader: str
+    commit_index: int
+    lowest_offset: int
+    next_offset: int
+    members: tuple[MemberState, ...]
+    removed: tuple[str, ...] = ()
 
 
 class NodeLike(Protocol):
@@ -147,4 +182,51 @@ class NodeLike(Protocol):
 
     def check_log(self, name: str) -> None:
         """Raise UnknownLogError unless this cluster has a log of that name; empty means the default one."""
+        ...
+
+
+def leader_name_of(node: NodeLike) -> str:
+    """Return the name of the node that leads, as far as `node` knows; else empty."""
+    return str(getattr(node, "leader_name", ""))
+
+
+@runtime_checkable
+class ProducerRegistry(Protocol):
+    """A node that registers producers for exactly-once appends; works on every node."""
+
+    def register_producer(self, subject: str) -> Deferred[int]:
+        """Register a producer that only `subject` may use; fires with its id once that is committed."""
+        ...
+
+
+@runtime_checkable
+class ClusterAdmin(Protocol):
+    """A node that can be asked to change the cluster; every call works on every node.
+
+    Errors are `RequestError`s. MembershipError says why a change was refused and what would work; after
+    OutcomeUnknownError it may or may not have been done, and doing it again does no harm.
+    """
+
+    def status(self) -> Deferred[ClusterStatus]:
+        """The cluster as this node sees it; fires also when there is no leader."""
+        ...
+
+    def add(self, name: str, learner: bool) -> Deferred[None]:
+        """Let a node in, also one that was removed; as a learner that is never promoted when `learner`."""
+        ...
+
+    def remove(self, name: str) -> Deferred[None]:
+        """Take a node out of the configuration and keep it out; fires when that is committed."""
+        ...
+
+    def leave(self) -> Deferred[None]:
+        """Take this node out of the cluster; fires when that is committed."""
+        ...
+
+    def transfer(self, name: str) -> Deferred[str]:
+        """Hand leadership to a node (empty: the best candidate); fires with the new leader's name."""
+        ...
+
+    def trim(self, offset: int) -> Deferred[int]:
+        """Let records below `offset` go; fires with the lowest offset once that is committed."""
         ...

@@ -71,6 +71,7 @@ NEIGHBOURS = {
     "disk": "node",
     "replica": "node",
     "retention": "node",
+    "forwarding": "node",
 }
 
 

@@ -45,6 +45,8 @@ LIMITS = (
     ("| 64 KiB; 256 KiB |", 0x0201, 64 * KIB),
     ("| 64 KiB; 256 KiB |", 0x0205, 256 * KIB),
     ("| Produce | 8 MiB + 64 |", 0x0301, 8 * MIB + 64),
+    ("| ForwardProduce | 8 MiB + 319 |", 0x0120, 8 * MIB + 319),
+    ("| forwarding but ForwardProduce; link", 0x0124, 8 * KIB),
     ("FollowFrames | 8 MiB + 128 |", 0x0306, 8 * MIB + 128),
     ("| DescribeReply | 256 KiB |", 0x030A, 256 * KIB),
     ("9 MiB + 72; 8 MiB + 80; 80 |", 0x0103, 9 * MIB + 72),

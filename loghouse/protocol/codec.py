@@ -16,6 +16,7 @@ from loghouse.limits import UNKNOWN_SIZE_MAX
 from loghouse.protocol import raft_messages
 from loghouse.protocol.client_messages import CLIENT_MESSAGES
 from loghouse.protocol.entry import Buffer
+from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS, FORWARD_MESSAGES
 from loghouse.protocol.framing import Frame, pack_header
 from loghouse.protocol.gossip_messages import GOSSIP_MESSAGES
 from loghouse.protocol.link_messages import LINK_MESSAGES
@@ -27,7 +28,7 @@ CLIENT_KINDS: Final = range(0x0300, 0x0400)
 
 def _registry() -> Mapping[int, type[Message]]:
     found: dict[int, type[Message]] = {}
-    for cls in (*LINK_MESSAGES, *GOSSIP_MESSAGES, *CLIENT_MESSAGES):
+    for cls in (*LINK_MESSAGES, *FORWARD_MESSAGES, *GOSSIP_MESSAGES, *CLIENT_MESSAGES):
         assert cls.KIND not in found, f"kind {cls.KIND:#06x} twice"
         found[cls.KIND] = cls
     return MappingProxyType(found)
@@ -36,7 +37,7 @@ def _registry() -> Mapping[int, type[Message]]:
 MESSAGES: Final = _registry()
 # Raft's messages carry addresses before them and entries of a log in them, so they decode to envelopes.
 RAFT_KINDS: Final = frozenset(raft_messages.BY_KIND)
-BULK_KINDS: Final = raft_messages.BULK_KINDS
+BULK_KINDS: Final = raft_messages.BULK_KINDS | FORWARD_BULK_KINDS
 _SIZE_MAX: Final = {
     **{kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()},
     **{kind: cls.SIZE_MAX + raft_messages.ADDRESS_SIZE for kind, cls in raft_messages.BY_KIND.items()},

@@ -17,17 +17,18 @@ from loghouse.errors import LoghouseError
 from loghouse.limits import FAILURE_DETAILS_MAX, TEXT_SIZE_MAX
 from loghouse.protocol.message import LONG_TEXT, check_text
 
-FAILURE_WIRE: Final = Struct(
+FAILURE_SUBCONS: Final = (
     "code" / Int16ub,
     "numbers" / PrefixedArray(Int8ub, Int64ub),
     "texts" / PrefixedArray(Int8ub, LONG_TEXT),
     "text" / LONG_TEXT,
-).compile()
+)
+FAILURE_WIRE: Final = Struct(*FAILURE_SUBCONS).compile()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureFields:
-    """The fields that LinkError and Failure share."""
+    """The fields that LinkError, Failure and ForwardFailure share."""
 
     code: int
     numbers: tuple[int, ...] = ()

@@ -87,10 +87,11 @@ class Message:
 def _check_canonical(message: Message, body: bytes) -> None:
     # The compiled parser reads strings without looking whether the body is long enough, so this is
     # also what finds a truncated body.
-    encoded = b"".join(message.encode())
-    if message.EXTENSIBLE:
-        body = body[: len(encoded)]
-    if encoded != body:
+    encoded, *tail = message.encode()
+    # A tail is the rest of the body as it came: its length says all, comparing megabytes nothing more.
+    size = len(encoded) + sum(map(len, tail))
+    is_whole = len(body) >= size if message.EXTENSIBLE else len(body) == size
+    if not is_whole or encoded != body[: len(encoded)]:
         raise ValueError("truncated, or not in its one encoding")
 
 

@@ -42,6 +42,7 @@ from loghouse.protocol.codec import (
     encode_envelope,
 )
 from loghouse.protocol.entry import Buffer
+from loghouse.protocol.forward_messages import FORWARD_KINDS
 from loghouse.protocol.framing import Frame, FrameBuffer
 from loghouse.protocol.greeting import Agreement, Certified, agree
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
@@ -165,7 +166,8 @@ def _kinds(*classes: type[Message]) -> frozenset[int]:
 _LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
 _REPLY_KINDS: Final = _kinds(*REPLIES.values(), Failure)
 _REQUEST_KINDS: Final = _kinds(*CLIENT_MESSAGES) - _REPLY_KINDS
-_NODE_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0200 <= kind < 0x0300) | RAFT_KINDS
+_GOSSIP_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0200 <= kind < 0x0300)
+_NODE_KINDS: Final = RAFT_KINDS | FORWARD_KINDS | _GOSSIP_KINDS
 _DESCRIBING: Final = _kinds(Describe, Cancel)
 _DESCRIBED: Final = _kinds(DescribeReply, Failure)
 

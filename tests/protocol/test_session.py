@@ -30,6 +30,7 @@ from loghouse.protocol.client_messages import (
     ProduceReply,
 )
 from loghouse.protocol.codec import encode
+from loghouse.protocol.forward_messages import AdminOperation, ForwardAdmin, ForwardProduce
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.greeting import Agreement, Certified, agree
@@ -254,6 +255,25 @@ class RoleTests(SynchronousTestCase):
             _, acceptor = connect(joiner, CERTIFIED_A)
             with self.assertRaises(ProtocolError):
                 acceptor.receive(wire(message, stream=1))
+
+    def test_forwarding(self):
+        """What is forwarded comes from members only, and from the dialler only."""
+        produce = ForwardProduce(request_id=1, subject="root", batch=b"x", record_count=1)
+        admin = ForwardAdmin(request_id=2, operation=AdminOperation.REMOVE, name="c")
+        for message in (produce, admin):
+            dialler, acceptor = connect(NODE_A, CERTIFIED_A)
+            dialler.send(message, group=1)
+            expected = MessageReceived(message=message, group=1, stream=0)
+            self.assertEqual(move(dialler, acceptor), [expected])
+            with self.assertRaises(ProtocolError):
+                dialler.receive(wire(message))
+            for hello, certified in (
+                (CLIENT, CERTIFIED_ROOT),
+                (replace(NODE_A, cluster_uuid=NO_UUID), CERTIFIED_A),
+            ):
+                _, acceptor = connect(hello, certified)
+                with self.assertRaises(ProtocolError):
+                    acceptor.receive(wire(message))
 
     def test_acceptor_cannot_ask(self):
         """Requests and gossip run from the dialler to the acceptor only."""

@@ -21,6 +21,15 @@ from loghouse.protocol.client_messages import (
 )
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.entry import EntryKind, crc32c, frame_seed, make_entry
+from loghouse.protocol.forward_messages import (
+    AdminOperation,
+    ForwardAdmin,
+    ForwardAdminReply,
+    ForwardFailure,
+    ForwardProduce,
+    ForwardReply,
+    Match,
+)
 from loghouse.protocol.gossip_messages import (
     Liveness,
     PushPull,
@@ -100,6 +109,46 @@ MESSAGES = (
     ("pong", Pong(token=2**64 - 2), 0),
     ("link error", LinkError.of(errors.FrameTooLargeError(0x0301, 2**32 - 1, 8_388_672)), 0),
     ("goodbye", Goodbye(reason="shutting down"), 0),
+    ("forward produce", ForwardProduce(request_id=1, subject="root", batch=BATCH, record_count=2), 0),
+    (
+        "forward produce with everything",
+        ForwardProduce(
+            request_id=2**64 - 1,
+            subject="node:a",
+            batch=BATCH,
+            record_count=2,
+            attributes=1,
+            batch_crc=0,
+            expect_offset=0,
+            producer_id=5,
+            producer_sequence=6,
+        ),
+        0,
+    ),
+    (
+        "forward reply",
+        ForwardReply(request_id=1, base_offset=0, record_count=2, timestamp=TIME, index=3, term=1),
+        0,
+    ),
+    (
+        "forward failure: sequence",
+        ForwardFailure.answering(2**64 - 1, errors.SequenceError(5, 6, 3)),
+        0,
+    ),
+    (
+        "forward admin: add a learner",
+        ForwardAdmin(request_id=3, operation=AdminOperation.ADD, name="c", number=1),
+        0,
+    ),
+    ("forward admin: transfer", ForwardAdmin(request_id=4, operation=AdminOperation.TRANSFER), 0),
+    ("forward admin reply", ForwardAdminReply(request_id=4, name="b"), 0),
+    (
+        "forward admin reply: progress",
+        ForwardAdminReply(
+            request_id=5, number=3, matches=(Match(member=1, index=3), Match(member=2, index=2))
+        ),
+        0,
+    ),
     ("swim ping", SwimPing(sequence=9, name="b", disk_uuid=DISK_B, broadcasts=(ALIVE,)), 0),
     ("swim ping request", SwimPingReq(sequence=10, name="b", disk_uuid=DISK_B), 0),
     ("swim ack", SwimAck(sequence=9, broadcasts=(SUSPECT, LEFT)), 0),
