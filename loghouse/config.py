@@ -266,7 +266,11 @@ class NodeConfig:
         True,
     )
     join: tuple[Address, ...] = _setting(
-        "join", read_addresses, "[]", "Nodes of the cluster to join; this version runs one node alone.", ()
+        "join",
+        read_addresses,
+        "[]",
+        "Addresses of all nodes of the cluster, the same list on each; [] for a node alone.",
+        (),
     )
     storage: StorageConfig = _section("storage", StorageConfig, "The files of the log.", shown=False)
     retention: RetentionConfig = _section(
@@ -508,8 +512,8 @@ def _check_together(reading: _Reading, values: Mapping[str, Any]) -> None:
     second: Address | None = values.get("grpc_listen")
     if second is not None and second == listen and second.port:
         reading.problem("grpc_listen", f"{str(second)!r} is the same as listen; choose another port")
-    if values.get("join"):
-        reading.problem("join", "this version runs one node alone and joins no cluster; leave it empty: []")
+    if values.get("join") and values.get("plaintext"):
+        reading.problem("join", "nodes tell each other by their certificates; a cluster needs tls")
 
 
 # --- the example ----------------------------------------------------------------

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,70 +20,38 @@ from twisted.python.failure import Failure
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
     DiskFullError,
+    MembershipError,
     OffsetOutOfRangeError,
-    ResourceExhaustedError,
+    RequestError,
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.limits import FETCH_SIZE_MAX, WAITERS_MAX
+from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.node_api import Appended, Bounds, Fetched, Proposal, Server
+from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import (
     Configuration,
     Member,
-    Retention,
     encode_configuration,
-    encode_trim,
 )
 from loghouse.protocol.configuration import Role as MemberRole
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
-from loghouse.raft.config import LAN, RaftConfig
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import HardState, Role, SoftState
 from loghouse.raft.ready import Proposal as RaftProposal
 from loghouse.replica import Replica
-from loghouse.retention import AgeClock, SegmentSpan, trim_offset
-from loghouse.storage.directory import DataDirectory
+from loghouse.retention import AgeClock
+from loghouse.storage.directory import UUID_SIZE, DataDirectory, Identity
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
+from loghouse.tail import Tail
+from loghouse.trimming import Trimmer
 
 DEFAULT_LOG: Final = "default"
 DEFAULT_GROUP: Final = 1
-TICK_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0
-RETENTION_SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeOptions:
-    """What a node must be told; addresses are for `servers`, sizes in bytes."""
-
-    name: str
-    cluster_name: str
-    data_dir: str
-    address: str = ""
-    grpc_address: str = ""
-    segment_size: int
-    reserve_size: int
-    proposals_size_max: int
-    drain_seconds: float = 10.0
-    tick_seconds: float = TICK_SECONDS
-    retention: Retention = field(default_factory=Retention)
-    raft: RaftConfig = LAN
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Time, injected.
-
-    `scheduler` is for what happens later, `soon` runs work at the end of this turn of the reactor, `wall` is
-    for timestamps, `monotonic` for age; both in seconds.
-    """
-
-    scheduler: IReactorTime
-    soon: Callable[[Callable[[], None]], object]
-    wall: Callable[[], float]
-    monotonic: Callable[[], float]
 
 
 class Node(Service):
@@ -121,15 +87,20 @@ class Node(Service):
         self._make_queue = make_queue
         self._on_fatal = on_fatal
         self._trimmed_to = 0
-        self._trim_proposed = 0
         self._is_prepared = False
-        self._waiters: dict[int, list[Deferred[None]]] = {}
-        self._waiter_count = 0
+        self._tail = Tail()
         self._is_stopping = False
-        self._is_releasing = False
         self._has_failed = False
+        self._replica: Replica | None = None
+        self._trimmer: Trimmer | None = None
+        self._log: Log | None = None
+        self._leaving_lead: list[Deferred[None]] = []
+        self.transport: Transport | None = None
         self.is_writable = False
         self.has_leader = False
+        self.cluster_uuid = NO_UUID
+        self.disk_uuid = NO_UUID
+        self.seed = 0
 
     # --- start and stop -------------------------------------------------------
 
@@ -140,30 +111,58 @@ class Node(Service):
             StorageError: The data directory cannot be used; the text says why and what to do.
         """
         options = self.options
-        self._directory = DataDirectory.open(
+        self._directory = DataDirectory.lock(
             self._files,
             options.data_dir,
-            cluster_name=options.cluster_name,
-            node_name=options.name,
-            random_bytes=self._rng.randbytes,
             segment_size=options.segment_size,
             reserve_size=options.reserve_size,
         )
         try:
-            self._open_log()
+            if not self._directory.is_empty:
+                self._directory.check_names(cluster_name=options.cluster_name, node_name=options.name)
+            elif options.is_alone:
+                self._create_identity(self._rng.randbytes(UUID_SIZE))
+            if not self._directory.is_empty:
+                self._open_log()
         except BaseException:
             self._directory.close()
             raise
         self._disk = self._make_queue("loghouse-disk", 1)
         self._readers = self._make_queue("loghouse-reader", 4)
-        self.is_writable = True
-        self._replica = self._make_replica()
-        self._replica.start()
-        self._last_retention = self._clocks.monotonic()
-        self._is_paused_told = False
-        self._ticking = self._every(options.tick_seconds, self._replica.tick)
+        if self._log is None:
+            self.disk_uuid = self._rng.randbytes(UUID_SIZE)
+        else:
+            self._take_part()
+        self._ticking = self._every(options.tick_seconds, self._tick)
         self._housekeeping = self._every(HOUSEKEEPING_SECONDS, self._keep_house)
         super().startService()  # type: ignore[no-untyped-call]
+
+    def _create_identity(self, cluster_uuid: bytes) -> None:
+        self._directory.create(
+            Identity(
+                cluster_uuid=cluster_uuid,
+                disk_uuid=self.disk_uuid if self.disk_uuid != NO_UUID else self._rng.randbytes(UUID_SIZE),
+                cluster_name=self.options.cluster_name,
+                node_name=self.options.name,
+            )
+        )
+
+    def _take_part(self) -> None:
+        """Run the core, if this node knows which member it is; else the leader's first message tells."""
+        self.is_writable = True
+        member = self._own_member()
+        if member is not None:
+            self._begin_replica(member.id)
+
+    def _begin_replica(self, id_: int) -> None:
+        assert self._log is not None
+        self._replica = self._make_replica(id_)
+        self._trimmer = Trimmer(self._replica, self._log, self._age_clock, self._clocks.monotonic())
+        self._replica.start()
+
+    def _tick(self) -> None:
+        if self._replica is not None:
+            self._replica.tick()
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
         loop = LoopingCall(work)
@@ -177,10 +176,10 @@ class Node(Service):
         self.disk_uuid = directory.identity.disk_uuid
         self.seed = frame_seed(self.cluster_uuid, DEFAULT_GROUP)
         self._log = directory.open_log(DEFAULT_GROUP)
+        self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
         for warning in self._log.warnings:
             self.logger.warn("{warning}", warning=warning)
-        self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
-        if self._log.last_index == 0:
+        if self._log.last_index == 0 and self.options.is_alone:
             self._bootstrap(self._log)
         self.logger.info(
             "log open: offsets {lowest} to {next} (next), term {term}",
@@ -207,11 +206,12 @@ class Node(Service):
         log.append([entry])
         log.sync(1)
 
-    def _make_replica(self) -> Replica:
+    def _make_replica(self, id_: int) -> Replica:
         log = self._log
+        assert log is not None
         raft = Raft(
             self.options.raft,
-            id=self._own_member().id,
+            id=id_,
             group=DEFAULT_GROUP,
             seed=self.seed,
             reader=log,
@@ -229,58 +229,171 @@ class Node(Service):
             owner=self,
         )
 
-    def _own_member(self) -> Member:
-        disk_uuid = self._directory.identity.disk_uuid
-        members = self._log.state.configuration.named(self.name)
-        return next(member for member in members if member.disk_uuid == disk_uuid)
+    def _own_member(self) -> Member | None:
+        members = self.configuration.named(self.name)
+        return next((member for member in members if member.disk_uuid == self.disk_uuid), None)
+
+    # --- joining (`cluster.ClusterNode`) --------------------------------------------------
+
+    def begin_cluster(self) -> None:
+        """Make a new cluster, with this node as its only voter; the disk was empty."""
+        self._create_identity(self._rng.randbytes(UUID_SIZE))
+        self._open_log()
+        assert self._log is not None
+        self._bootstrap(self._log)
+        self._take_part()
+
+    def join_cluster(self, cluster_uuid: bytes) -> None:
+        """Belong to a cluster from now on; the disk was empty."""
+        self._create_identity(cluster_uuid)
+        self._open_log()
+        self._take_part()
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration of the log; empty while there is none."""
+        if self._replica is not None:
+            return self._replica.raft.configuration
+        return self._log.state.configuration if self._log is not None else Configuration()
+
+    @property
+    def is_in_cluster(self) -> bool:
+        """Whether the log knows other members."""
+        return len(self.configuration.members) > 1
+
+    @property
+    def leader_id(self) -> int:
+        """The member that leads, 0 when none is known."""
+        return self._replica.raft.leader if self._replica is not None else 0
+
+    @property
+    def member_id(self) -> int:
+        """This node's id in the group, 0 while it has none."""
+        return self._replica.raft.id if self._replica is not None else 0
+
+    def receive(self, envelope: Envelope) -> None:
+        """Take a Raft message from a node that may send it.
+
+        Raises:
+            MalformedMessageError: The sender breaks the rules; close its link.
+        """
+        if self._log is None or self._is_stopping or self._has_failed or not envelope.target:
+            return
+        if self._replica is None:
+            # The leader knows by which entry this node became a member; its own log may not hold that yet.
+            self.logger.info("this node is member {id}", id=envelope.target)
+            self._begin_replica(envelope.target)
+        elif envelope.target > self._replica.raft.id and self._own_member() is None:
+            self._renew_replica(envelope.target)
+            return
+        assert self._replica is not None
+        self._replica.receive(envelope)
+
+    def _renew_replica(self, id_: int) -> None:
+        """Go on under a new id: this node was removed and is a member again."""
+        replica, self._replica = self._replica, None
+        assert replica is not None
+        replica.stop()
+        self.logger.info("this node is member {id} from now on, no longer {old}", id=id_, old=replica.raft.id)
+        # Behind what the old one still writes.
+        self._disk.run(lambda: None).addCallbacks(lambda _: self._begin_replica(id_), self.fatal)
+
+    def change_configuration(self, configuration: Configuration) -> None:
+        """Propose a configuration on the leader; what is refused is tried again by the next look."""
+        assert self._replica is not None
+        self._replica.propose_configuration(configuration).addCallbacks(
+            lambda appended: self.logger.info("configuration {index} is in force", index=appended.index),
+            lambda failure: None if failure.check(RequestError) else self.fatal(failure),
+        )
+
+    def is_caught_up(self, id: int) -> bool:
+        """Whether a follower replicates close behind this leader."""
+        return self._replica is not None and self._replica.raft.is_caught_up(id)
+
+    def write_address_book(self, content: bytes, done: Callable[[], None]) -> None:
+        """Make the address book durable, then call `done`."""
+        directory = self._directory
+        self._disk.run(lambda: directory.write_members(content)).addCallbacks(lambda _: done(), self.fatal)
+
+    def read_address_book(self) -> bytes:
+        """The address book as last written."""
+        return self._directory.read_members()
+
+    def message_received(self, source: str, message: Message) -> None:
+        """Nothing but Raft and gossip passes between nodes yet."""
+
+    def peer_lost(self, name: str) -> None:
+        """The link that a node dialled is gone; Raft and gossip find out by themselves."""
+
+    def hand_over(self) -> Deferred[None]:
+        """Let another voter lead, if this node does and there is one; fires when that is done or hopeless."""
+        replica = self._replica
+        if replica is None or replica.raft.role is not Role.LEADER:
+            return succeed(None)
+        try:
+            replica.transfer_leadership()
+        except MembershipError:
+            return succeed(None)
+        done: Deferred[None] = Deferred()
+        self._leaving_lead.append(done)
+        return done
+
+    def when_settled(self, seconds_max: float) -> Deferred[None]:
+        """Fire once the appends under way have their outcome, at the latest after so many seconds."""
+        idle = self._replica.when_idle() if self._replica is not None else succeed(None)
+        return idle.addTimeout(seconds_max, self._clocks.scheduler, lambda _, __: None)
 
     def stopService(self) -> Deferred[None]:
         """Refuse new proposals, finish those taken, close the log clean."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._is_stopping = True
         self._housekeeping.stop()
-        idle = self._replica.when_idle()
         # Without a majority appends do not end; nobody waits for them longer than this.
-        late = self._clocks.scheduler.callLater(self.options.drain_seconds, idle.cancel)
-        return idle.addBoth(self._close, late)
+        return self.when_settled(self.options.drain_seconds).addBoth(self._close)
 
     def release_waiters(self) -> None:
         """Tell everybody who waits at the tail to go on elsewhere; later waiters are told at once."""
-        self._is_releasing = True
-        self._wake(None)
+        self._tail.close()
 
-    def _close(self, _: object, late: IDelayedCall) -> None:
-        if late.active():
-            late.cancel()
+    def _close(self, _: object) -> None:
         if self._ticking.running:
             self._ticking.stop()
         self.release_waiters()
-        self._replica.stop()
+        if self._replica is not None:
+            self._replica.stop()
         self._disk.stop()
         self._readers.stop()
         if not self._has_failed:
-            self._log.close()
+            if self._log is not None:
+                self._log.close()
             self._directory.close()
         self.logger.info("log closed")
 
     # --- what the replica tells -----------------------------------------------------
 
     def send(self, envelope: Envelope) -> None:
-        """A group of one sends nothing."""
+        """Send a message to another member, or drop it."""
+        if self.transport is not None:
+            self.transport.send_raft(envelope)
 
     def role_changed(self, state: SoftState) -> None:
         """Role, leader or term are others now."""
         self.has_leader = state.leader != 0
         self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
+        if state.role is not Role.LEADER:
+            waiting, self._leaving_lead = self._leaving_lead, []
+            for done in waiting:
+                done.callback(None)
 
     def committed(self) -> None:
         """More is readable, or was trimmed."""
-        self._wake(self._replica.readable_offset)
-        lowest = self._replica.lowest_offset
+        replica, log = self._member()
+        self._tail.wake(replica.readable_offset)
+        lowest = replica.lowest_offset
         if lowest > self._trimmed_to:
             self._trimmed_to = lowest
-            high_index = self._replica.readable_index
-            self._disk.run(lambda: self._log.trim_prefix(lowest, high_index)).addErrback(self.fatal)
+            high_index = replica.readable_index
+            self._disk.run(lambda: log.trim_prefix(lowest, high_index)).addErrback(self.fatal)
             self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
         self._prepare()
 
@@ -298,7 +411,18 @@ class Node(Service):
             self._has_failed = True
             self.is_writable = self.has_leader = False
             self._on_fatal(failure)
-            self._replica.stop()
+            if self._replica is not None:
+                self._replica.stop()
+
+    def _member(self) -> tuple[Replica, Log]:
+        """Return the replica and its log.
+
+        Raises:
+            UnavailableError: This node is not a member of its cluster yet.
+        """
+        if self._replica is None or self._log is None:
+            raise UnavailableError("this node has not joined its cluster yet; try another node")
+        return self._replica, self._log
 
     # --- appending --------------------------------------------------------------------
 
@@ -308,6 +432,8 @@ class Node(Service):
             return fail(UnavailableError("the node is stopping; nothing was appended, try another node"))
         if not self.is_writable:
             return fail(DiskFullError(self.options.data_dir))
+        if self._replica is None:
+            return fail(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
         return self._replica.propose(
             RaftProposal(
                 payload=proposal.payload,
@@ -326,12 +452,14 @@ class Node(Service):
 
         That is where a full disk shows: while there still is half a segment of room for what was taken.
         """
+        assert self._log is not None
         half_full = self._log.active_size >= self.options.segment_size // 2
         if half_full and not self._is_prepared:
             self._run_prepare()
         self._is_prepared = half_full
 
     def _run_prepare(self) -> None:
+        assert self._log is not None
         self._disk.run(self._log.prepare).addCallbacks(
             lambda _: self.disk_filled(False), self._not_prepared
         ).addErrback(self.fatal)
@@ -348,21 +476,28 @@ class Node(Service):
         A hit is committed and immutable, so it is served from here. A miss may only be this node's: it is
         told after the leader confirmed it.
         """
-        if self._holds(offset):
+        if self._replica is not None and self._holds(offset):
             return self._read(offset, size_max)
-        return self._replica.read_barrier().addCallback(lambda _: self._read_or_miss(offset, size_max))
+        return self._read_barrier().addCallback(lambda _: self._read_or_miss(offset, size_max))
+
+    def _read_barrier(self) -> Deferred[int]:
+        if self._replica is None:
+            return fail(UnavailableError("this node has not joined its cluster yet; try another node"))
+        return self._replica.read_barrier()
 
     def _holds(self, offset: int) -> bool:
-        return self._replica.lowest_offset <= offset < self._replica.readable_offset
+        replica, _ = self._member()
+        return replica.lowest_offset <= offset < replica.readable_offset
 
     def _read_or_miss(self, offset: int, size_max: int) -> Deferred[Fetched]:
         if self._holds(offset):
             return self._read(offset, size_max)
-        replica = self._replica
+        replica, _ = self._member()
         return fail(OffsetOutOfRangeError(offset, replica.lowest_offset, replica.readable_offset))
 
     def _read(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        log, high_index = self._log, self._replica.readable_index
+        replica, log = self._member()
+        high_index = replica.readable_index
         size_max = min(size_max, FETCH_SIZE_MAX)
 
         def read() -> Fetched:
@@ -377,64 +512,40 @@ class Node(Service):
         """Return the readable range. See `NodeLike.bounds`."""
 
         def look(_: int) -> Bounds:
-            return Bounds(lowest=self._replica.lowest_offset, next_offset=self._replica.readable_offset)
+            replica, _log = self._member()
+            return Bounds(lowest=replica.lowest_offset, next_offset=replica.readable_offset)
 
-        return self._replica.read_barrier().addCallback(look)
+        return self._read_barrier().addCallback(look)
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
         """Return the first offset at or after a time. See `NodeLike.find_offset`."""
 
         def find() -> tuple[int, int]:
-            log, replica = self._log, self._replica
+            replica, log = self._member()
             found = log.find_time(timestamp, replica.readable_index)
             return found if found is not None else (replica.readable_offset, 0)
 
-        return self._replica.read_barrier().addCallback(lambda _: self._readers.run(find))
-
-    def _wake(self, next_offset: int | None) -> None:
-        """Wake who waits for an offset below `next_offset`; None wakes everybody, because the node stops."""
-        due = [offset for offset in self._waiters if next_offset is None or offset < next_offset]
-        for offset in due:
-            waiting = self._waiters.pop(offset)
-            self._waiter_count -= len(waiting)
-            for done in waiting:
-                if next_offset is None:
-                    done.errback(UnavailableError("the node is stopping; go on at another node"))
-                else:
-                    done.callback(None)
+        return self._read_barrier().addCallback(lambda _: self._readers.run(find))
 
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `NodeLike.wait_for`."""
-        if offset < self._replica.readable_offset:
+        if self._replica is not None and offset < self._replica.readable_offset:
             return succeed(None)
-        if self._is_releasing or self._has_failed:
-            return fail(UnavailableError("the node is stopping; go on at another node"))
-        if self._waiter_count >= WAITERS_MAX:
-            return fail(ResourceExhaustedError("followers", f"{WAITERS_MAX} streams wait already"))
-        done: Deferred[None] = Deferred(lambda cancelled: self._forget_waiter(offset, cancelled))
-        self._waiters.setdefault(offset, []).append(done)
-        self._waiter_count += 1
-        return done
-
-    def _forget_waiter(self, offset: int, done: Deferred[None]) -> None:
-        waiting = self._waiters.get(offset, [])
-        if done in waiting:
-            waiting.remove(done)
-            self._waiter_count -= 1
-            if not waiting:
-                del self._waiters[offset]
+        return self._tail.wait_for(offset)
 
     # --- what it is -----------------------------------------------------------------------
 
     def servers(self) -> Sequence[Server]:
-        """Return this node: it is the cluster."""
+        """Return the members; a node alone is the cluster."""
+        if self.transport is not None:
+            return self.transport.servers()
         options = self.options
         return (
             Server(
                 name=options.name,
                 address=options.address,
                 grpc_address=options.grpc_address,
-                is_leader=True,
+                is_leader=self.has_leader,
             ),
         )
 
@@ -453,35 +564,11 @@ class Node(Service):
         return int(self._clocks.wall() * 1_000_000)
 
     def _keep_house(self) -> None:
+        if self._replica is None:
+            return
         if self._replica.is_full:
             self._replica.retry_write()
         elif not self.is_writable:
             self._run_prepare()
-        now = self._clocks.monotonic()
-        if now - self._last_retention >= RETENTION_SECONDS:
-            self._last_retention = now
-            self.apply_retention()
-
-    def apply_retention(self) -> None:
-        """Propose a trim when this node leads and retention asks for one."""
-        raft, log = self._replica.raft, self._log
-        if raft.role is not Role.LEADER:
-            return
-        retention = raft.configuration.retention
-        age_now = self._age_clock.now(self._clocks.wall(), self._clocks.monotonic())
-        if age_now is None and retention.age_max_seconds and not self._is_paused_told:
-            self.logger.warn(
-                "clock jumped: trimming by age is paused until it is right; check NTP, then restart"
-            )
-        self._is_paused_told = age_now is None
-        spans = [SegmentSpan(s.size, s.next_offset, s.newest_timestamp) for s in log.sealed_segments()]
-        lowest = trim_offset(retention, spans, log.active_size, age_now)
-        if lowest is None or lowest <= max(self._replica.lowest_offset, self._trim_proposed):
-            return
-        self._trim_proposed = lowest
-        proposal = RaftProposal(kind=EntryKind.TRIM, payload=encode_trim(lowest))
-        self._replica.propose(proposal).addErrback(self._not_trimmed)
-
-    def _not_trimmed(self, failure: Failure) -> None:
-        self._trim_proposed = 0
-        self.logger.warn("trim not proposed: {reason}", reason=failure.getErrorMessage())
+        assert self._trimmer is not None
+        self._trimmer.look(self._clocks.wall(), self._clocks.monotonic())

@@ -18,10 +18,12 @@ from twisted.python.failure import Failure
 
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
+    ConsensusError,
     DiskFullError,
     EntryDamagedError,
     LoghouseError,
     OutcomeUnknownError,
+    StorageError,
     UnavailableError,
 )
 from loghouse.limits import SYNC_GROUP_SIZE_MAX
@@ -145,8 +147,10 @@ class Replica:
             return
         try:
             self.raft.step(envelope)
-        except EntryDamagedError:
-            self._owner.fatal(Failure())
+        except (EntryDamagedError, ConsensusError, StorageError):
+            self._owner.fatal(
+                Failure()
+            )  # the logs contradict each other, or this one is damaged: never guess
             return
         self._schedule()
 
@@ -192,8 +196,8 @@ class Replica:
             return fail()
         return self._wait(ticket)
 
-    def transfer_leadership(self, target: int) -> None:
-        """Hand leadership to another voter; see `Raft.transfer_leadership` for errors."""
+    def transfer_leadership(self, target: int = 0) -> None:
+        """Hand leadership to another voter, 0 for the best one; see `Raft.transfer_leadership` for errors."""
         self.raft.transfer_leadership(target)
         self._schedule()
 
@@ -252,6 +256,8 @@ class Replica:
                     self._take(ready)
                 if not self._write_next():
                     break
+        except (EntryDamagedError, ConsensusError, StorageError):
+            self._owner.fatal(Failure())
         finally:
             self._is_turning = False
         if self._is_idle:

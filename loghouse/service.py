@@ -23,21 +23,28 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from loghouse import __version__
 from loghouse.api.credentials import Owner, ServerCredentials, TlsFiles
 from loghouse.api.server import GrpcServer
 from loghouse.auth.policy import Authorizer
 from loghouse.bridge import call_from_thread, call_soon, from_asyncio
+from loghouse.cluster import Cluster, ClusterOptions
 from loghouse.config import NodeConfig
 from loghouse.disk import ThreadQueue, WorkQueue
 from loghouse.errors import LoghouseError
+from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions
+from loghouse.net.peer import DialDoor
 from loghouse.net.tls import TlsPaths
-from loghouse.node import Clocks, Node, NodeOptions
+from loghouse.node import Node
+from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.storage.files import OsFiles
 
 WATCH_SECONDS: Final = 5.0
 EXIT_DISK_FAILED: Final = 1
+HAND_OVER_SECONDS_MAX: Final = 2.0
+SETTLE_SECONDS_MAX: Final = 1.0
 
 
 def make_service(config: NodeConfig) -> IService:
@@ -124,6 +131,8 @@ class NodeService(Service):
             self.node.stopService()
             raise
         from_asyncio(self._server.start()).addErrback(self._die)
+        if not self.node.options.is_alone or self.node.is_in_cluster:
+            self._join()
         self._watching = LoopingCall(self._check_files)
         self._watching.clock = self._reactor
         self._watching.start(WATCH_SECONDS, now=False).addErrback(
@@ -139,11 +148,27 @@ class NodeService(Service):
             listen=str(config.listen),
         )
 
+    def _join(self) -> None:
+        """Look for the other nodes. One that is alone dials nobody."""
+        self.node.transport = self.cluster
+        self.cluster.start(
+            DialDoor(
+                reactor=self._reactor,
+                watch=self._one_port.watch,
+                hello=own_hello(self.node, self.node.disk_uuid, f"loghouse {__version__}"),
+                tls=self._one_port.tls,
+                rng=random.SystemRandom(),
+            )
+        )
+
     def _read_security(self) -> tuple[Authorizer, ServerCredentials | None]:
         config = self._config
         authorizer = Authorizer(config.acl.model, config.acl.policy)
         self._watches = [FileWatch((config.acl.model, config.acl.policy), self._reloader(authorizer.reload))]
         tls = _tls_paths(config)
+        self.cluster = Cluster(
+            self.node, _cluster_options(config), clock=self._reactor, rng=random.SystemRandom()
+        )
         self._one_port = OnePort(
             self._reactor,
             self.node,
@@ -154,6 +179,7 @@ class NodeService(Service):
                 anonymous=config.plaintext_subject,
                 record_size_max=config.limits.record_size_max,
             ),
+            peers=self.cluster.accepted,
         )
         if tls is None:
             return authorizer, None
@@ -212,6 +238,10 @@ class NodeService(Service):
     async def _stop(self) -> None:
         seconds = self._config.shutdown.drain_seconds
         self.logger.info("stopping: calls under way get {seconds} s", seconds=seconds)
+        await self.node.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, self._reactor, lambda _, __: None)
+        await self.node.when_settled(SETTLE_SECONDS_MAX)
+        if self.node.transport is not None:
+            self.cluster.stop("the node is stopping")
         # Followers wait at the tail for ever; without this each stop would last the whole grace.
         self.node.release_waiters()
         await self._one_port.stop_accepting()
@@ -229,13 +259,27 @@ def _tls_paths(config: NodeConfig) -> TlsPaths | None:
     return TlsPaths(certificate=tls.certificate, key=tls.key, ca=tls.ca, denylist=tls.denylist)
 
 
+def _address(config: NodeConfig) -> str:
+    return str(config.advertise or config.listen)
+
+
+def _cluster_options(config: NodeConfig) -> ClusterOptions:
+    return ClusterOptions(
+        address=_address(config),
+        grpc_address=str(config.grpc_listen or ""),
+        join=tuple(map(str, config.join)),
+        bootstrap=config.bootstrap,
+    )
+
+
 def _node_options(config: NodeConfig) -> NodeOptions:
     return NodeOptions(
         name=config.name,
         cluster_name=config.cluster,
         data_dir=str(config.data_dir),
-        address=str(config.advertise or config.listen),
+        address=_address(config),
         grpc_address=str(config.grpc_listen or ""),
+        is_alone=config.bootstrap and not _cluster_options(config).seeds,
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,
         proposals_size_max=config.limits.proposals_size_max,

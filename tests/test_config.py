@@ -129,7 +129,7 @@ class ProblemTests(ConfigCase):
         ("format", PLAIN + "logging: {format: xml}\n", "logging.format (line 8): 'xml' is not known; allowe"),
         ("bool", PLAIN + "bootstrap: 1\n", "bootstrap (line 8): 1 is neither true nor false"),
         ("group a word", PLAIN + "storage: fast\n", "storage (line 8): is not a group"),
-        ("join", PLAIN + "join: ['node-2:8400']\n", "joins no cluster; leave it empty"),
+        ("join", PLAIN + "join: ['node-2:8400']\n", "a cluster needs tls"),
         ("join a word", PLAIN + "join: node-2\n", "is not a list"),
         ("tls and plaintext", PLAIN + "tls: {}\n", "tls (line 8): does not go with plaintext: true"),
         ("neither", PLAIN.replace("plaintext: true\n", ""), "tls: is missing; it is required unless plainte"),

@@ -70,6 +70,12 @@ NEIGHBOURS = {
     "config_values": "config",
     "disk": "node",
     "replica": "node",
+    "reconcile": "node",
+    "peers": "node",
+    "cluster": "node",
+    "tail": "node",
+    "node_options": "node",
+    "trimming": "node",
     "retention": "node",
     "forwarding": "node",
 }

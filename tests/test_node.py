@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import node as node_module
 from loghouse import replica as replica_module
+from loghouse import tail as tail_module
 from loghouse.errors import (
     DiskFailedError,
     DiskFullError,
@@ -25,12 +26,14 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.limits import KIB, MIB
-from loghouse.node import Clocks, Node, NodeOptions
+from loghouse.node import Node
 from loghouse.node_api import Proposal
+from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.config import LAN
 from loghouse.storage.files import OsFiles
+from loghouse.trimming import RETENTION_SECONDS
 
 DAY = 86_400.0
 
@@ -399,11 +402,11 @@ class ReadTests(NodeTestCase):
             waiter = node.wait_for(5)
             waiter.cancel()
             self.failureResultOf(waiter, CancelledError)
-        self.assertEqual((node._waiters, node._waiter_count), ({}, 0))
+        self.assertEqual((node._tail._waiters, node._tail.count), ({}, 0))
 
     def test_bound_of_waiters(self):
         """One waiter too many is refused, and room comes back."""
-        self.patch(node_module, "WAITERS_MAX", 2)
+        self.patch(tail_module, "WAITERS_MAX", 2)
         node = self.start()
         waiting = [node.wait_for(0), node.wait_for(1)]
         self.failureResultOf(node.wait_for(0), ResourceExhaustedError)
@@ -441,7 +444,7 @@ class ReadTests(NodeTestCase):
 class RetentionTests(NodeTestCase):
     """The node proposes trims; every trim is an entry."""
 
-    def house(self, node: Node, seconds: float = node_module.RETENTION_SECONDS) -> None:
+    def house(self, node: Node, seconds: float = RETENTION_SECONDS) -> None:
         """Let time pass on all clocks, and housekeeping happen."""
         self.wall += seconds
         self.monotonic += seconds

@@ -1,0 +1,59 @@
+"""What a node is made with: its settings, its clocks, and the way to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from loghouse.node_api import Server
+from loghouse.protocol.configuration import Retention
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.config import LAN, RaftConfig
+
+TICK_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What a node must be told; addresses are for `servers`, sizes in bytes."""
+
+    name: str
+    cluster_name: str
+    data_dir: str
+    address: str = ""
+    grpc_address: str = ""
+    segment_size: int
+    reserve_size: int
+    proposals_size_max: int
+    drain_seconds: float = 10.0
+    is_alone: bool = True
+    tick_seconds: float = TICK_SECONDS
+    retention: Retention = field(default_factory=Retention)
+    raft: RaftConfig = LAN
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Time, injected.
+
+    `scheduler` is for what happens later, `soon` runs work at the end of this turn of the reactor, `wall` is
+    for timestamps, `monotonic` for age; both in seconds.
+    """
+
+    scheduler: IReactorTime
+    soon: Callable[[Callable[[], None]], object]
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+class Transport(Protocol):
+    """The way to the other nodes, as `cluster.Cluster` is one."""
+
+    def send_raft(self, envelope: Envelope) -> None:
+        """Send a Raft message, or drop it."""
+
+    def servers(self) -> Sequence[Server]:
+        """The members of the configuration, for clients."""

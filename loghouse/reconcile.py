@@ -1,0 +1,103 @@
+"""What the leader changes in the configuration because of who is there. Pure.
+
+Gossip only suggests; a node becomes a member by an entry in the log, one change at a
+time. A node that failed stays a voter: failure never shrinks the quorum
+(`architecture.md` 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from loghouse.limits import MEMBERS_MAX, VOTERS_MAX
+from loghouse.protocol.configuration import Configuration, Member, Role
+
+FIRST_VOTERS: Final = (
+    3  # promotion goes one by one up to here, then in pairs: an even quorum survives no more
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A node of this cluster that is alive, and to which the leader's own link is up."""
+
+    name: str
+    disk_uuid: bytes
+
+
+def next_configuration(
+    configuration: Configuration,
+    present: Sequence[Presence],
+    *,
+    is_caught_up: Callable[[int], bool],
+    voters_max: int = VOTERS_MAX,
+) -> Configuration | None:
+    """Return the next configuration the leader should propose, or None when it is as it should be.
+
+    In this order: a new node becomes a learner; a caught-up learner takes the place of the dead voter whose
+    name it has (its disk was emptied); caught-up learners become voters.
+    """
+    here = {(presence.name, presence.disk_uuid) for presence in present}
+    return (
+        _add_learner(configuration, present)
+        or _replace_emptied(configuration, here, is_caught_up)
+        or _promote(configuration, here, is_caught_up, voters_max)
+    )
+
+
+def _add_learner(configuration: Configuration, present: Sequence[Presence]) -> Configuration | None:
+    members = {(member.name, member.disk_uuid) for member in configuration.members}
+    for presence in present:
+        if (presence.name, presence.disk_uuid) in members or presence.name in configuration.removed:
+            continue
+        namesakes = list(configuration.named(presence.name))
+        stale = [member for member in namesakes if member.role is Role.LEARNER]
+        if stale:
+            return configuration.without(stale[0].id)  # a learner whose disk was emptied again
+        if len(configuration.members) < MEMBERS_MAX:
+            return configuration.with_member(presence.name, presence.disk_uuid, Role.LEARNER)
+    return None
+
+
+def _replace_emptied(
+    configuration: Configuration, here: set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
+) -> Configuration | None:
+    """Return the configuration without a voter whose emptied namesake is ready to take its place."""
+    for learner in _ready_learners(configuration, here, is_caught_up):
+        for voter in configuration.named(learner.name):
+            is_alive = (voter.name, voter.disk_uuid) in here
+            if voter.role is Role.VOTER and not is_alive and len(configuration.voters) > 1:
+                return configuration.without(voter.id)
+    return None
+
+
+def _promote(
+    configuration: Configuration,
+    here: set[tuple[str, bytes]],
+    is_caught_up: Callable[[int], bool],
+    voters_max: int,
+) -> Configuration | None:
+    count = len(configuration.voters)
+    ready = [
+        learner
+        for learner in _ready_learners(configuration, here, is_caught_up)
+        if len(list(configuration.named(learner.name))) == 1
+    ]
+    if not ready or count >= voters_max:
+        return None
+    is_odd = count % 2 == 1
+    if count >= FIRST_VOTERS and is_odd and (len(ready) < 2 or count + 2 > voters_max):
+        return None  # a pair or none: four voters bear no more failures than three
+    return configuration.with_role(ready[0].id, Role.VOTER)
+
+
+def _ready_learners(
+    configuration: Configuration, here: set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
+) -> list[Member]:
+    return [
+        member
+        for member in configuration.members
+        if member.role is Role.LEARNER and (member.name, member.disk_uuid) in here and is_caught_up(member.id)
+    ]

@@ -1,0 +1,62 @@
+"""Who waits at the tail of the log, and waking them."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, fail
+
+from loghouse.errors import ResourceExhaustedError, UnavailableError
+from loghouse.limits import WAITERS_MAX
+
+
+class Tail:
+    """Followers of the log, each waiting for one offset to become readable."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[int, list[Deferred[None]]] = {}
+        self._is_closed = False
+        self.count = 0
+
+    def wait_for(self, offset: int) -> Deferred[None]:
+        """Fire once `wake` says that the record at `offset` is readable; cancelling forgets the waiter.
+
+        Raises (as failures):
+            ResourceExhaustedError: `WAITERS_MAX` wait already.
+            UnavailableError: The node is stopping.
+        """
+        if self._is_closed:
+            return fail(_stopping())
+        if self.count >= WAITERS_MAX:
+            return fail(ResourceExhaustedError("followers", f"{WAITERS_MAX} streams wait already"))
+        done: Deferred[None] = Deferred(lambda cancelled: self._forget(offset, cancelled))
+        self._waiters.setdefault(offset, []).append(done)
+        self.count += 1
+        return done
+
+    def wake(self, next_offset: int) -> None:
+        """Wake who waits for an offset below `next_offset`."""
+        for offset in [offset for offset in self._waiters if offset < next_offset]:
+            waiting = self._waiters.pop(offset)
+            self.count -= len(waiting)
+            for done in waiting:
+                done.callback(None)
+
+    def close(self) -> None:
+        """Tell everybody, now and later, to go on at another node."""
+        self._is_closed = True
+        waiters, self._waiters = self._waiters, {}
+        self.count = 0
+        for waiting in waiters.values():
+            for done in waiting:
+                done.errback(_stopping())
+
+    def _forget(self, offset: int, done: Deferred[None]) -> None:
+        waiting = self._waiters.get(offset, [])
+        if done in waiting:
+            waiting.remove(done)
+            self.count -= 1
+            if not waiting:
+                del self._waiters[offset]
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("the node is stopping; go on at another node")
