@@ -104,7 +104,7 @@ def _segment(files: Files, directory: str, seed: int, base: int) -> SegmentSumma
     store = OpenFile.open(files, path)
     block, size = store.pread(STORE_HEADER_SIZE, 0), store.size()
     try:
-        header = StoreHeader.decode(block)
+        header = StoreHeader.decode(block, path)
     except LoghouseError as error:
         return SegmentSummary(
             file=path,

@@ -105,7 +105,7 @@ def _read_headers(files: Files, found: Survey, remedy: str) -> None:
         store = OpenFile.open(files, path)
         size = store.size()
         try:
-            header = StoreHeader.decode(store.pread(STORE_HEADER_SIZE, 0))
+            header = StoreHeader.decode(store.pread(STORE_HEADER_SIZE, 0), path)
         except EntryDamagedError as error:
             is_last = place == len(bases) - 1 and place > 0
             if is_last and end_of_nonzero(store, STORE_HEADER_SIZE, size) == STORE_HEADER_SIZE:

@@ -134,7 +134,7 @@ class _Surgery:
         store = OpenFile.open(self._files, path, write=True)
         block, size = store.pread(STORE_HEADER_SIZE, 0), store.size()
         try:
-            header = StoreHeader.decode(block)
+            header = StoreHeader.decode(block, path)
         except EntryDamagedError:
             return None
         found = (header.cluster, header.group, header.base_index, header.previous_term, header.base_offset)

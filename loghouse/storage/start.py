@@ -43,8 +43,10 @@ def encode_state_file(magic: bytes, seed: int, state: LogState, flags: int = 0) 
     return fields + crc32c(fields, seed).to_bytes(4, "big")
 
 
-def decode_state_file(magic: bytes, seed: int, content: bytes) -> tuple[LogState, int]:
-    """Return the state and the flags.
+def decode_state_file(
+    magic: bytes, seed: int, content: bytes, path: str = "this file"
+) -> tuple[LogState, int]:
+    """Return the state and the flags of the file at `path`.
 
     Raises:
         MalformedMessageError: It is not such a file of this log.
@@ -61,7 +63,7 @@ def decode_state_file(magic: bytes, seed: int, content: bytes) -> tuple[LogState
         raise MalformedMessageError("not a file of this kind")
     if parsed.version != FORMAT_VERSION:
         raise DataDirectoryError(
-            f"state format {parsed.version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
+            f"{path}: format {parsed.version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
         )
     return decode_log_state(bytes(parsed.state)), parsed.flags
 
@@ -83,7 +85,7 @@ def read_start(files: Files, directory: str, seed: int, remedy: str) -> tuple[Lo
         raise DamageError(path, 0, "the file that says where the log starts is gone", remedy=remedy)
     try:
         content = read_file(files, path, STATE_SIZE_MAX + _OVERHEAD)
-        state, flags = decode_state_file(START_MAGIC, seed, content)
+        state, flags = decode_state_file(START_MAGIC, seed, content, path)
     except MalformedMessageError as error:
         raise DamageError(path, 0, str(error), remedy=remedy) from None
     return state, bool(flags & FLAG_INSTALLING)
@@ -102,7 +104,7 @@ def read_state(files: Files, directory: str, seed: int, base_index: int) -> LogS
         return None
     try:
         content = read_file(files, path, STATE_SIZE_MAX + _OVERHEAD)
-        state, _ = decode_state_file(STATE_MAGIC, seed, content)
+        state, _ = decode_state_file(STATE_MAGIC, seed, content, path)
     except MalformedMessageError:
         return None
     return state if state.index == base_index - 1 else None

@@ -59,8 +59,8 @@ class StoreHeader:
         return bytes(fields) + crc32c(fields).to_bytes(4, "big")
 
     @classmethod
-    def decode(cls, block: bytes) -> StoreHeader:
-        """Parse the start of a store.
+    def decode(cls, block: bytes, path: str = "this file") -> StoreHeader:
+        """Parse the start of the store at `path`.
 
         Raises:
             EntryDamagedError: It is not a store header.
@@ -75,7 +75,7 @@ class StoreHeader:
             raise EntryDamagedError("not a store header") from None
         if parsed.version != FORMAT_VERSION:
             raise DataDirectoryError(
-                f"store format {parsed.version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
+                f"{path}: format {parsed.version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
             )
         return cls(
             cluster=bytes(parsed.cluster),

@@ -159,8 +159,8 @@ class _LogCheck:
         self.segments += 1
         block = store.pread(STORE_HEADER_SIZE, 0)
         try:
-            header = StoreHeader.decode(block)
-        except (EntryDamagedError, DataDirectoryError) as error:
+            header = StoreHeader.decode(block, path)
+        except EntryDamagedError as error:
             yield Finding(path, 0, str(error))
             self._done_size += size
             return None

@@ -9,7 +9,7 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DamageError, DataDirectoryError
-from loghouse.protocol.entry import decode_entries, frame_seed, make_entry
+from loghouse.protocol.entry import crc32c, decode_entries, frame_seed, make_entry
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.inspect import dump, inspect
 from loghouse.storage.log import Log
@@ -346,6 +346,26 @@ class FileTests(DamageCase):
         content[at : at + len(frame)] = frame
         self.disk.replace(STORE, bytes(content))
         self.refused_with("kind 99", "newer")
+
+    def test_newer_files(self):
+        """Files of a newer format are refused by name; verify and recover do not take them for damage."""
+        self.make(3)
+        start = f"{DIRECTORY}/start"
+        for path, header_size, crc_seed in ((STORE, 56, 0), (start, len(self.image[start]) - 4, self.seed)):
+            content = self.image[path]
+            fields = content[:8] + b"\0\2" + content[10:header_size]
+            crc = crc32c(fields, crc_seed).to_bytes(4, "big")
+            self.disk.replace(path, fields + crc + content[header_size + 4 :])
+            self.refused_with(f"{path}: format 2", "newer")
+            for work in (
+                lambda: list(verify(self.disk, "/data")),
+                lambda: accept_data_loss(self.disk, DIRECTORY, cluster=self.cluster, group=1),
+            ):
+                before = self.disk.contents()
+                error = self.assertRaises(DataDirectoryError, work)
+                self.assertIn(f"{path}: format 2", str(error))
+                self.assertEqual(self.disk.contents(), before)
+            self.restore()
 
 
 class ToolTests(DamageCase):
