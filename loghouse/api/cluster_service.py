@@ -1,34 +1,139 @@
-"""The service `Cluster`: administration. Every call is guarded; none is served by this version."""
+"""The service `Cluster`: administration, for subjects with the `admin` permission.
+
+Every call works on every node; what only the leader can do, the node passes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from loghouse import __version__
 from loghouse.api.guard import Call, Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
-from loghouse.errors import NotSupportedError
+from loghouse.bridge import to_asyncio
+from loghouse.errors import InvalidRequestError, NotSupportedError
+from loghouse.node_api import ClusterAdmin, NodeLike
+from loghouse.protocol.message import check_name
 
 SERVICE: Final = "log.v1.Cluster"
 
+_Administer = Callable[[ClusterAdmin, Any], Awaitable[Any]]
+
 
 class ClusterService:
-    """Answers the calls of `log.v1.Cluster`."""
+    """Answers the calls of `log.v1.Cluster` from a node.
+
+    Args:
+        node: Its `ClusterAdmin` does the work; a node that is none answers UNIMPLEMENTED.
+    """
+
+    def __init__(self, node: NodeLike) -> None:
+        self._node = node
 
     def rpcs(self) -> Mapping[str, Rpc]:
         """Return every call of the service, by name."""
-        requests = {
-            "Status": log_pb2.StatusRequest,
-            "Add": log_pb2.AddRequest,
-            "Remove": log_pb2.RemoveRequest,
-            "Leave": log_pb2.LeaveRequest,
-            "Transfer": log_pb2.TransferRequest,
-            "Trim": log_pb2.TrimRequest,
+        calls = {
+            "Status": (log_pb2.StatusRequest, self._status),
+            "Add": (log_pb2.AddRequest, self._add),
+            "Remove": (log_pb2.RemoveRequest, self._remove),
+            "Leave": (log_pb2.LeaveRequest, self._leave),
+            "Transfer": (log_pb2.TransferRequest, self._transfer),
         }
-        return {name: Rpc(request, Action.ADMIN, self._refuse) for name, request in requests.items()}
+        rpcs = {
+            name: Rpc(request, Action.ADMIN, self._on_cluster(name, administer))
+            for name, (request, administer) in calls.items()
+        }
+        rpcs["Trim"] = Rpc(log_pb2.TrimRequest, Action.ADMIN, self._on_log("Trim", self._trim))
+        return rpcs
 
-    async def _refuse(self, call: Call, request: Any) -> bytes:
-        name = request.DESCRIPTOR.name.removesuffix("Request")
-        call.check_cluster(name)
-        raise NotSupportedError(f"{SERVICE}.{name} is not served by this version")
+    def _on_cluster(self, name: str, administer: _Administer) -> Callable[..., Awaitable[bytes]]:
+        """Return what answers a call about the whole cluster: permission first, then the work."""
+
+        async def answer(call: Call, request: Any) -> bytes:
+            call.check_cluster(name)
+            response = await administer(self._admin(name), request)
+            return bytes(response.SerializeToString())
+
+        return answer
+
+    def _on_log(self, name: str, administer: _Administer) -> Callable[..., Awaitable[bytes]]:
+        """The same about one log."""
+
+        async def answer(call: Call, request: Any) -> bytes:
+            call.check(request.log)
+            self._node.check_log(request.log)
+            response = await administer(self._admin(name), request)
+            return bytes(response.SerializeToString())
+
+        return answer
+
+    def _admin(self, name: str) -> ClusterAdmin:
+        if isinstance(self._node, ClusterAdmin):
+            return self._node
+        raise NotSupportedError(f"{SERVICE}.{name} is not served by this node: it has no cluster to change")
+
+    async def _status(self, admin: ClusterAdmin, request: Any) -> Any:
+        status = await to_asyncio(admin.status())
+        node = self._node
+        return log_pb2.StatusResponse(
+            cluster_uuid=node.cluster_uuid,
+            cluster_name=node.cluster_name,
+            node=node.name,
+            version=__version__,
+            term=status.term,
+            leader=status.leader,
+            commit_index=status.commit_index,
+            lowest_offset=status.lowest_offset,
+            next_offset=status.next_offset,
+            members=[
+                log_pb2.MemberStatus(
+                    name=member.name,
+                    id=member.id,
+                    role=member.role,
+                    liveness=member.liveness,
+                    is_leader=member.is_leader,
+                    match_index=member.match_index,
+                    address=member.address,
+                    version=member.version,
+                )
+                for member in status.members
+            ],
+            removed=status.removed,
+        )
+
+    async def _add(self, admin: ClusterAdmin, request: Any) -> Any:
+        await to_asyncio(admin.add(_node_name(request), request.learner))
+        return log_pb2.AddResponse()
+
+    async def _remove(self, admin: ClusterAdmin, request: Any) -> Any:
+        await to_asyncio(admin.remove(_node_name(request)))
+        return log_pb2.RemoveResponse()
+
+    async def _leave(self, admin: ClusterAdmin, request: Any) -> Any:
+        await to_asyncio(admin.leave())
+        return log_pb2.LeaveResponse()
+
+    async def _transfer(self, admin: ClusterAdmin, request: Any) -> Any:
+        name = _node_name(request) if request.name else ""
+        leader: str = await to_asyncio(admin.transfer(name))
+        return log_pb2.TransferResponse(leader=leader)
+
+    async def _trim(self, admin: ClusterAdmin, request: Any) -> Any:
+        lowest: int = await to_asyncio(admin.trim(request.offset))
+        return log_pb2.TrimResponse(lowest=lowest)
+
+
+def _node_name(request: Any) -> str:
+    """Return the node that a request names.
+
+    Raises:
+        InvalidRequestError: No node can have that name.
+    """
+    name = str(request.name)
+    try:
+        check_name("node", name)
+    except ValueError as error:
+        raise InvalidRequestError("name", str(error)) from None
+    return name

@@ -24,6 +24,9 @@ from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
 from loghouse.errors import IdentityError, InvalidRequestError, PermissionDeniedError, UnauthenticatedError
 from loghouse.limits import IDENTITIES_MAX, NAME_SIZE_MAX
 
+LEADER_KEY: Final = "loghouse-leader"
+"""The trailer that names the leader, when the node that answers an append is another."""
+
 DENIALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a refused client that retries must not fill the disk
 
 
@@ -165,6 +168,10 @@ class Call:
         else:
             self._guard.authorizer.check(self.subject, ANY_OBJECT, self._rpc.action)
 
+    def name_leader(self, name: str) -> None:
+        """Tell the caller in the trailers which node leads, whether the call succeeds or not."""
+        self._context.set_trailing_metadata(((LEADER_KEY, name),))
+
     async def read(self) -> Any:
         """Return the next request, or None when there will be no more."""
         message = await self.read_raw()
@@ -259,4 +266,4 @@ async def _refuse(guard: Guard, context: Any, method: str, error: Exception) -> 
     if answer.is_internal:
         guard.logger.error("{method} failed", method=method, log_failure=Failure(error))
     guard.report(error, method)
-    await context.abort(answer.code, answer.text, answer.trailers)
+    await context.abort(answer.code, answer.text, (*context.trailing_metadata(), *answer.trailers))

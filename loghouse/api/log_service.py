@@ -6,7 +6,7 @@ Records are the unit of the first, entries of the second: a batch goes in and ou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,7 +16,13 @@ from loghouse.api.pipeline import Pipeline
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.bridge import to_asyncio
-from loghouse.errors import InvalidRequestError, NotSupportedError
+from loghouse.errors import (
+    InvalidRequestError,
+    NotLeaderError,
+    NotSupportedError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
@@ -25,7 +31,7 @@ from loghouse.limits import (
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
-from loghouse.node_api import Appended, Fetched, NodeLike, Proposal
+from loghouse.node_api import Appended, Fetched, NodeLike, ProducerRegistry, Proposal, leader_name_of
 from loghouse.protocol.batch import check_batch, decode_batch
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
 
@@ -36,6 +42,9 @@ UNPACK_SIZE_MAX: Final = 64 * KIB
 
 CONSUME_SIZE: Final = 256 * KIB
 """Bytes of entries that a record stream takes at a time: what a reader who stops reading holds."""
+
+
+_Behaviour = Callable[..., Awaitable[bytes | None]]
 
 
 class LogService:
@@ -54,25 +63,48 @@ class LogService:
 
     def rpcs(self) -> Mapping[str, Rpc]:
         """Return every call of the service, by name."""
-        produce, consume = Action.PRODUCE, Action.CONSUME
+        produce, consume, led = Action.PRODUCE, Action.CONSUME, self._naming_leader
         return {
-            "Produce": Rpc(log_pb2.ProduceRequest, produce, self._produce),
-            "ProduceStream": Rpc(log_pb2.ProduceRequest, produce, self._produce_stream, Shape.STREAM),
+            "Produce": Rpc(log_pb2.ProduceRequest, produce, led(self._produce)),
+            "ProduceStream": Rpc(log_pb2.ProduceRequest, produce, led(self._produce_stream), Shape.STREAM),
             "Consume": Rpc(log_pb2.ConsumeRequest, consume, self._consume),
             "ConsumeStream": Rpc(log_pb2.ConsumeRequest, consume, self._consume_stream, Shape.SERVER_STREAM),
             "GetServers": Rpc(log_pb2.GetServersRequest, None, self._get_servers),
-            "ProduceBatch": Rpc(log_pb2.ProduceBatchRequest, produce, self._produce_batch),
+            "ProduceBatch": Rpc(log_pb2.ProduceBatchRequest, produce, led(self._produce_batch)),
             "ProduceBatchStream": Rpc(
-                log_pb2.ProduceBatchRequest, produce, self._produce_batch_stream, Shape.STREAM
+                log_pb2.ProduceBatchRequest, produce, led(self._produce_batch_stream), Shape.STREAM
             ),
             "Fetch": Rpc(log_pb2.FetchRequest, consume, self._fetch),
             "FetchStream": Rpc(log_pb2.FetchRequest, consume, self._fetch_stream, Shape.SERVER_STREAM),
             "Bounds": Rpc(log_pb2.BoundsRequest, consume, self._bounds),
             "FindOffset": Rpc(log_pb2.FindOffsetRequest, consume, self._find_offset),
-            "RegisterProducer": Rpc(log_pb2.RegisterProducerRequest, produce, self._register_producer),
+            "RegisterProducer": Rpc(log_pb2.RegisterProducerRequest, produce, led(self._register_producer)),
         }
 
     # --- appending ------------------------------------------------------------------
+
+    def _naming_leader(self, behaviour: _Behaviour) -> _Behaviour:
+        """Return `behaviour`, which also names the leader in the trailers when that is another node.
+
+        A client that asks it next time saves a hop, and finds its way after a failure. Who was refused is
+        told nothing.
+        """
+
+        async def answer(call: Call, *request: Any) -> bytes | None:
+            try:
+                response: bytes | None = await behaviour(call, *request)
+            except (UnavailableError, NotLeaderError, OutcomeUnknownError):
+                self._name_leader(call)
+                raise
+            self._name_leader(call)
+            return response
+
+        return answer
+
+    def _name_leader(self, call: Call) -> None:
+        leader = leader_name_of(self._node)
+        if leader and leader != self._node.name:
+            call.name_leader(leader)
 
     async def _produce(self, call: Call, request: Any) -> bytes:
         size = self._check_record(call, request)
@@ -183,9 +215,13 @@ class LogService:
 
     async def _register_producer(self, call: Call, request: Any) -> bytes:
         self._check_log(call, request.log)
-        raise NotSupportedError(
-            "RegisterProducer is not served by this version; append without a producer id"
-        )
+        node = self._node
+        if not isinstance(node, ProducerRegistry):
+            raise NotSupportedError(
+                "RegisterProducer is not served by this node; append without a producer id"
+            )
+        producer_id = await to_asyncio(node.register_producer(call.subject))
+        return bytes(log_pb2.RegisterProducerResponse(producer_id=producer_id).SerializeToString())
 
     # --- reading ----------------------------------------------------------------------
 

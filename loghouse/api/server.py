@@ -90,7 +90,7 @@ class GrpcServer:
         self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=calls_max)
         services: list[tuple[str, Any]] = [
             (log_service.SERVICE, LogService(node, record_size_max=record_size_max)),
-            (cluster_service.SERVICE, ClusterService()),
+            (cluster_service.SERVICE, ClusterService(node)),
             (health.SERVICE, self.health),
         ]
         services.append((reflection.SERVICE, ReflectionService([name for name, _ in services])))

@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred, fail, succeed
 
 from loghouse.errors import ExpectOffsetError, OffsetOutOfRangeError, UnknownLogError
-from loghouse.node_api import Appended, Bounds, Fetched, Server
+from loghouse.node_api import Appended, Bounds, ClusterStatus, Fetched, MemberState, Server
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 
 
@@ -149,3 +149,63 @@ class FakeNode:
         self.checks += 1
         if name not in ("", "default"):
             raise UnknownLogError(name)
+
+
+class FakeClusterNode(FakeNode):
+    """A follower of n2 that can be asked to change the cluster; notes what it is asked for."""
+
+    leader_name = "n2"
+    liveness = "suspect"
+
+    def __init__(self):
+        super().__init__()
+        self.orders = []
+
+    def _do(self, order, result=None):
+        self.orders.append(order)
+        return succeed(result) if self.failure is None else fail(self.failure)
+
+    def register_producer(self, subject):
+        return self._do(("register", subject), 17)
+
+    def status(self):
+        members = (
+            MemberState(name="n1", id=1, role="voter", liveness="alive", match_index=8, version="0.1"),
+            MemberState(
+                name="n2",
+                id=2,
+                role="voter",
+                liveness=self.liveness,
+                is_leader=True,
+                match_index=9,
+                address="127.0.0.1:8410",
+            ),
+            MemberState(name="n3"),
+        )
+        return self._do(
+            ("status",),
+            ClusterStatus(
+                term=4,
+                leader="n2",
+                commit_index=9,
+                lowest_offset=1,
+                next_offset=7,
+                members=members,
+                removed=("n4",),
+            ),
+        )
+
+    def add(self, name, learner):
+        return self._do(("add", name, learner))
+
+    def remove(self, name):
+        return self._do(("remove", name))
+
+    def leave(self):
+        return self._do(("leave",))
+
+    def transfer(self, name):
+        return self._do(("transfer", name), name or "n3")
+
+    def trim(self, offset):
+        return self._do(("trim", offset), offset - 1)

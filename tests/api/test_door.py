@@ -222,7 +222,7 @@ class PermissionTests(DoorCase):
                 log_pb2.DESCRIPTOR.services_by_name["Log"],
                 log_service.LogService(self.node, record_size_max=1),
             ),
-            (log_pb2.DESCRIPTOR.services_by_name["Cluster"], cluster_service.ClusterService()),
+            (log_pb2.DESCRIPTOR.services_by_name["Cluster"], cluster_service.ClusterService(self.node)),
         ):
             self.assertEqual(set(rpcs.rpcs()), {method.name for method in service.methods})
 
