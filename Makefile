@@ -15,11 +15,12 @@ CYCLES ?= 300
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md
 
-.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench kill sim sim-ci check clean
+.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench fuzz kill sim sim-ci check clean
 
 help:
 	@echo 'make run      a node with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners'
+	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
 	@echo 'also: certs, proto, coverage, packaging, bench, kill CYCLES=..., sim HOURS=..., sim-ci, clean'
 
@@ -84,6 +85,12 @@ packaging: $(VENV)/.developed
 bench: $(VENV)/.developed
 	$(BIN)/python -m bench.storage
 	$(BIN)/python -m bench.grpc_node
+	$(BIN)/python -m bench.wire
+
+# Each decoder against so many inputs; a minute or two for each 100,000.
+FUZZ ?= 100000
+fuzz: $(VENV)/.developed
+	FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -k 'Fuzz or random_bytes' tests/protocol tests/net/test_client_hello.py
 
 kill: $(VENV)/.developed
 	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest tests/e2e/test_kill.py

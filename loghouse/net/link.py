@@ -158,6 +158,9 @@ class Link(Protocol):
         if pieces:
             self.sent_size += sum(map(len, pieces))
             self._transport.writeSequence(pieces)
+            if not self.is_writable:
+                # It makes us answer and does not take the answers.
+                self.hold_reading("write")
         if session.state is LinkState.CLOSED:
             self.close()
 
@@ -203,8 +206,7 @@ class Link(Protocol):
         session = self.session
         if session is None or self._closing_since is not None:
             return
-        now = self._watch.clock.seconds()
-        self._received_at = now
+        self._received_at = now = self._watch.clock.seconds()
         self._was_pinged = False
         self.received_size += len(data)
         frame_count = session.frame_count
@@ -214,10 +216,13 @@ class Link(Protocol):
             self._note_problem(error)
             self.flush()
             return
-        if not session.pending_size:
-            self._partial_since = None
-        elif self._partial_since is None or session.frame_count != frame_count:
-            self._partial_since = now  # another frame than the one that was incomplete before
+        if session.frame_count == frame_count:
+            # Still in the middle of a large frame: most reads of bulk end here.
+            if self._partial_since is None:
+                self._partial_since = now
+            return
+        # What is incomplete now is another frame than the one before.
+        self._partial_since = now if session.pending_size else None
         for event in events:
             self._receive_event(event)
         self.flush()
@@ -249,7 +254,6 @@ class Link(Protocol):
         """Twisted: the peer does not read fast enough."""
         self.is_writable = False
         self._unwritable_since = self._watch.clock.seconds()
-        self.hold_reading("write")
 
     def resumeProducing(self) -> None:
         """Twisted: what was written is out."""

@@ -7,7 +7,7 @@ property test. See `docs/wire_format.md`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from construct import Int16ub, Int32ub, Struct
@@ -53,11 +53,12 @@ class FrameBuffer:
     that may not come at all. It is asked as soon as a header is there; the answer may change between frames.
     """
 
-    __slots__ = ("_received", "size_max")
+    __slots__ = ("_needed", "_received", "size_max")
 
     def __init__(self, size_max: Callable[[int], int]) -> None:
         self.size_max = size_max
         self._received = bytearray()
+        self._needed = LINK_HEADER_SIZE  # bytes from which on something new can be said
 
     @property
     def pending_size(self) -> int:
@@ -67,20 +68,23 @@ class FrameBuffer:
     @property
     def awaited_size(self) -> int:
         """Bytes of the incomplete frame when it will be whole, as far as they are known."""
-        if len(self._received) < LINK_HEADER_SIZE:
-            return LINK_HEADER_SIZE
-        return LINK_HEADER_SIZE + int.from_bytes(self._received[:4], "big")
+        return self._needed
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Add received bytes and yield every frame now complete. Exhaust it before the next call.
+    def feed(self, data: bytes) -> Iterable[Frame]:
+        """Add received bytes and return every frame now complete. Exhaust it before the next call.
 
-        Raises:
+        Raises (while it is exhausted):
             FrameTooLargeError: A header announces more than its kind may have.
             ProtocolError: A flag that must be understood is not known.
         """
+        self._received += data
+        # Most reads of a large frame end here.
+        return self._cut() if len(self._received) >= self._needed else ()
+
+    def _cut(self) -> Iterator[Frame]:
         received = self._received
-        received += data
         position = 0
+        needed = LINK_HEADER_SIZE
         unpack = HEADER.unpack_from
         try:
             while len(received) - position >= LINK_HEADER_SIZE:
@@ -93,9 +97,11 @@ class FrameBuffer:
                 start = position + LINK_HEADER_SIZE
                 end = start + length
                 if end > len(received):
+                    needed = LINK_HEADER_SIZE + length
                     break
                 position = end
                 # The view is gone at once: a bytearray with a live view cannot grow.
                 yield Frame(kind, flags, group, stream, bytes(memoryview(received)[start:end]))
         finally:
+            self._needed = needed
             del received[:position]  # once a read, in place

@@ -249,10 +249,13 @@ class Session:
                 CLOSED, and the events of this call are lost: no part of what such a peer says counts.
         """
         events: list[Event] = []
-        if self.is_closed:
+        if self.state is LinkState.CLOSED:
+            return events
+        frames = self._frames.feed(data)
+        if not frames:
             return events
         try:
-            for frame in self._frames.feed(data):
+            for frame in frames:
                 self.frame_count += 1
                 event = self._receive_frame(frame)
                 if event is not None:
