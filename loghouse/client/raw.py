@@ -322,10 +322,15 @@ class RawConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the node."""
-        if self._session is None:
+        session = self._session
+        if session is None:
             return
+        frame_count = session.frame_count
         try:
-            for event in self._session.receive(data):
+            events = session.receive(data)
+            if session.frame_count == frame_count:
+                return  # in the middle of a large frame
+            for event in events:
                 self._event_received(event)
         except ProtocolError as error:
             self._lost = error

@@ -1,7 +1,7 @@
 """What a client of the binary protocol gets: the same checks and the same node calls as over gRPC.
 
 Reads of one connection go one at a time, in turn among its streams, and only while the client takes what it
-is sent: a slow reader holds one answer, and slows only itself. Batches under way are bounded in bytes;
+is sent: a slow reader holds two answers, and slows only itself. Batches under way are bounded in bytes;
 beyond, the connection is not read.
 """
 
@@ -123,6 +123,7 @@ class RawServer:
         self._offsets: dict[int, int] = {}  # of reads: stream -> where it goes on
         self._is_reading = False
         self._is_in_turn = False
+        self._ready: tuple[Fetched, int, bool] | None = None  # read, and not sent yet
         self._produce_size = 0
 
     # --- from the link ------------------------------------------------------------------
@@ -143,6 +144,9 @@ class RawServer:
 
     def write_resumed(self) -> None:
         """The client takes bytes again."""
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            self._send_frames(*ready)
         self._read_next()
 
     def link_lost(self) -> None:
@@ -151,6 +155,7 @@ class RawServer:
             self._forget(stream)
         self._reads.clear()
         self._offsets.clear()
+        self._ready = None
 
     # --- permissions ---------------------------------------------------------------------
 
@@ -302,14 +307,14 @@ class RawServer:
         self._read_next()
 
     def _read_next(self) -> None:
-        """Start the next reads, unless one runs or the client does not take what it was sent."""
+        """Start the next reads, unless one runs or the client has not even taken the last one."""
         if self._is_in_turn:
             return
         # A read may be answered at once, and bring the next: here, not one inside the other, and not so many
         # that other connections wait.
         self._is_in_turn = True
         for _ in range(READS_PER_TURN_MAX):
-            if self._is_reading or not self._reads or not self._link.is_writable:
+            if self._is_reading or not self._reads or self._ready is not None:
                 self._is_in_turn = False
                 return
             self._is_reading = True
@@ -337,6 +342,13 @@ class RawServer:
         reading.addBoth(self._read_done)
 
     def _frames_read(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
+        if self._link.is_writable:
+            self._send_frames(fetched, stream, is_follow)
+        else:
+            # One read ahead: the disk works while the client takes what it was sent.
+            self._ready = (fetched, stream, is_follow)
+
+    def _send_frames(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
         self._running.pop(stream, None)
         kind = FollowFrames if is_follow else FetchReply
         self._session.answer(stream, kind(next_offset=fetched.next_offset, frames=fetched.frames))

@@ -32,8 +32,8 @@ class Message:
 
     `KIND` is its number in the frame header (append-only, never reused). `SIZE_MAX` bounds its body in
     bytes and is checked before the body is buffered. When `TAIL` names a field, that field is the rest of
-    the body: it is never copied when encoding. When `EXTENSIBLE`, bytes behind the known fields are
-    ignored, so that later versions can append fields.
+    the body: it is never copied, and decoded it is a view. When `EXTENSIBLE`, bytes behind the known fields
+    are ignored, so that later versions can append fields.
     """
 
     __slots__ = ()
@@ -64,7 +64,13 @@ class Message:
         if fixed is not None and (len(body) < fixed or (len(body) > fixed and not cls.TAIL)):
             raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {fixed}")
         try:
-            message = cls._from_values(cls.WIRE.parse(body))
+            if fixed is not None and cls.TAIL:
+                # The bulk is a view of the body: it is only passed on, so nobody needs a copy.
+                parsed = cls.WIRE.parse(body[:fixed])
+                parsed[cls.TAIL] = memoryview(body)[fixed:]
+            else:
+                parsed = cls.WIRE.parse(body)
+            message = cls._from_values(parsed)
             message.check()
             if fixed is None:
                 _check_canonical(message, body)
