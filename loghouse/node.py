@@ -209,6 +209,9 @@ class Node(Service):
     def _make_replica(self, id_: int) -> Replica:
         log = self._log
         assert log is not None
+        # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
+        # the last watermark. It must be readable even if there is no room now for an entry of a new term.
+        is_lone = log.state.configuration.voters == {id_}
         raft = Raft(
             self.options.raft,
             id=id_,
@@ -217,7 +220,7 @@ class Node(Service):
             reader=log,
             hard_state=HardState(log.hard_state.term, log.hard_state.vote),
             rng=self._rng,
-            commit_index=log.commit_index,
+            commit_index=log.last_index if is_lone else log.commit_index,
             now=self._now(),
         )
         return Replica(
@@ -483,7 +486,11 @@ class Node(Service):
     def _read_barrier(self) -> Deferred[int]:
         if self._replica is None:
             return fail(UnavailableError("this node has not joined its cluster yet; try another node"))
-        return self._replica.read_barrier()
+        replica = self._replica
+        if replica.is_full and replica.raft.configuration.voters == {replica.raft.id}:
+            # A full disk deposes a leader, but there is nobody else who could have committed anything.
+            return succeed(replica.readable_index)
+        return replica.read_barrier()
 
     def _holds(self, offset: int) -> bool:
         replica, _ = self._member()

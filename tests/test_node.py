@@ -27,7 +27,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import KIB, MIB
 from loghouse.node import Node
-from loghouse.node_api import Proposal
+from loghouse.node_api import Bounds, Proposal
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import EntryKind, decode_entries
@@ -323,6 +323,44 @@ class FaultTests(NodeTestCase):
         self.assertEqual([self.successResultOf(d).base_offset for d in done], [0, 1, 2, 3])
         self.assertTrue(node.is_writable)
         self.assertEqual(self.append(node), 4)
+
+    def test_reads_go_on_while_the_disk_is_full(self):
+        """Bounds and misses are answered while not even an entry of a new term fits; after a restart, too."""
+        node = self.start()
+        self.fill_disk(node)
+        self.assertEqual(self.append(node), 0)
+        done = [self.propose(node, 1, 30_000) for _ in range(4)]
+        self.settle()
+        self.assertFalse(node.is_writable)
+        for _ in range(100):  # until the leader gives up on its disk
+            self.clock.advance(0.1)
+            self.settle()
+        self.assertFalse(node.has_leader)
+        for waiting in done:
+            self.failureResultOf(waiting, OutcomeUnknownError)
+        self.check_reads(node)
+
+        def refuse(*_):
+            raise DiskFullError("/data")
+
+        self.patch(type(node._log), "append", refuse)
+        node._directory.close()  # as after kill -9: nothing is told to the log, and the lock goes
+        node._replica.stop()
+        node.running = 0
+        again = self.start()
+        for _ in range(30):
+            self.clock.advance(0.1)
+            self.settle()
+        self.assertFalse(again.has_leader)
+        self.check_reads(again)
+        stopping = again.stopService()
+        self.clock.advance(again.options.drain_seconds)  # the entry of its term gets no room in that time
+        self.finish(stopping)
+
+    def check_reads(self, node):
+        self.assertEqual(self.bounds(node), Bounds(lowest=0, next_offset=1))
+        self.failureResultOf(self.fetch(node, 1), OffsetOutOfRangeError)
+        self.successResultOf(self.fetch(node, 0))
 
     def test_disk_failed(self):
         """A failed write ends the node once: the outcome is unknown, and nothing is taken any more."""
