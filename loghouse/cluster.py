@@ -368,11 +368,11 @@ class Cluster:
         return tuple(servers)
 
     def liveness_of(self, name: str, disk_uuid: bytes) -> str:
-        """Return what gossip says of a member: alive, suspect, dead, left, or unknown."""
+        """Return what gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""
         for view in self._members():
             if (view.name, view.disk_uuid) == (name, disk_uuid):
                 return view.liveness.name.lower()
-        return "unknown"
+        return ""
 
     # --- joining ----------------------------------------------------------------------
 

@@ -17,15 +17,16 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from loghouse.administration import Administration
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
     DiskFullError,
-    MembershipError,
     OffsetOutOfRangeError,
     RequestError,
     UnavailableError,
     UnknownLogError,
 )
+from loghouse.forwarding import Forwarder
 from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.node_api import Appended, Bounds, Fetched, Proposal, Server
 from loghouse.node_options import Clocks, NodeOptions, Transport
@@ -54,7 +55,7 @@ DEFAULT_GROUP: Final = 1
 HOUSEKEEPING_SECONDS: Final = 1.0
 
 
-class Node(Service):
+class Node(Administration, Service):
     """One log, replicated by its group; see `node_api.NodeLike` for what doors may call."""
 
     logger = Logger()
@@ -94,7 +95,8 @@ class Node(Service):
         self._replica: Replica | None = None
         self._trimmer: Trimmer | None = None
         self._log: Log | None = None
-        self._leaving_lead: list[Deferred[None]] = []
+        self._hand_overs: list[Deferred[None]] = []
+        self._forwarder: Forwarder | None = None
         self.transport: Transport | None = None
         self.is_writable = False
         self.has_leader = False
@@ -163,6 +165,7 @@ class Node(Service):
     def _tick(self) -> None:
         if self._replica is not None:
             self._replica.tick()
+            self._look_at_hand_over()
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
         loop = LoopingCall(work)
@@ -236,6 +239,11 @@ class Node(Service):
         members = self.configuration.named(self.name)
         return next((member for member in members if member.disk_uuid == self.disk_uuid), None)
 
+    def attach(self, transport: Transport) -> None:
+        """Give the node its way to the others; before they can be heard."""
+        self.transport = transport
+        self._forwarder = Forwarder(transport.send, clock=self._clocks.scheduler, rng=self._rng)
+
     # --- joining (`cluster.ClusterNode`) --------------------------------------------------
 
     def begin_cluster(self) -> None:
@@ -268,6 +276,12 @@ class Node(Service):
     def leader_id(self) -> int:
         """The member that leads, 0 when none is known."""
         return self._replica.raft.leader if self._replica is not None else 0
+
+    @property
+    def leader_name(self) -> str:
+        """The node that leads, empty when none is known."""
+        leader = self.configuration.member(self.leader_id) if self.leader_id else None
+        return leader.name if leader is not None else ""
 
     @property
     def member_id(self) -> int:
@@ -323,23 +337,14 @@ class Node(Service):
         return self._directory.read_members()
 
     def message_received(self, source: str, message: Message) -> None:
-        """Nothing but Raft and gossip passes between nodes yet."""
+        """Take a forwarded request, or the answer to one."""
+        if self._forwarder is not None:
+            self._forwarder.message_received(source, message, self)
 
     def peer_lost(self, name: str) -> None:
-        """The link that a node dialled is gone; Raft and gossip find out by themselves."""
-
-    def hand_over(self) -> Deferred[None]:
-        """Let another voter lead, if this node does and there is one; fires when that is done or hopeless."""
-        replica = self._replica
-        if replica is None or replica.raft.role is not Role.LEADER:
-            return succeed(None)
-        try:
-            replica.transfer_leadership()
-        except MembershipError:
-            return succeed(None)
-        done: Deferred[None] = Deferred()
-        self._leaving_lead.append(done)
-        return done
+        """The link that a node dialled is gone: its answers will not come. Raft and gossip ask again."""
+        if self._forwarder is not None:
+            self._forwarder.link_lost(name)
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
         """Fire once the appends under way have their outcome, at the latest after so many seconds."""
@@ -362,6 +367,8 @@ class Node(Service):
         if self._ticking.running:
             self._ticking.stop()
         self.release_waiters()
+        if self._forwarder is not None:
+            self._forwarder.stop()
         if self._replica is not None:
             self._replica.stop()
         self._disk.stop()
@@ -383,10 +390,7 @@ class Node(Service):
         """Role, leader or term are others now."""
         self.has_leader = state.leader != 0
         self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
-        if state.role is not Role.LEADER:
-            waiting, self._leaving_lead = self._leaving_lead, []
-            for done in waiting:
-                done.callback(None)
+        self._look_at_hand_over()
 
     def committed(self) -> None:
         """More is readable, or was trimmed."""
@@ -433,10 +437,20 @@ class Node(Service):
         """Append a batch; fires when it is durable on a majority. See `NodeLike.propose`."""
         if self._is_stopping or self._has_failed:
             return fail(UnavailableError("the node is stopping; nothing was appended, try another node"))
-        if not self.is_writable:
-            return fail(DiskFullError(self.options.data_dir))
+        if self._replica is not None and not self._leads and self._forwarder is not None:
+            return self._forwarder.propose(self.leader_name, proposal)
+        return self.propose_here(proposal)
+
+    @property
+    def _leads(self) -> bool:
+        return self._replica is not None and self._replica.raft.role is Role.LEADER
+
+    def propose_here(self, proposal: Proposal) -> Deferred[Appended]:
+        """Append a batch if this node leads; never passes it on."""
         if self._replica is None:
             return fail(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
+        if not self.is_writable:
+            return fail(DiskFullError(self.options.data_dir))
         return self._replica.propose(
             RaftProposal(
                 payload=proposal.payload,

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from loghouse.node_api import Server
 from loghouse.protocol.configuration import Retention
+from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.config import LAN, RaftConfig
 
@@ -55,5 +56,11 @@ class Transport(Protocol):
     def send_raft(self, envelope: Envelope) -> None:
         """Send a Raft message, or drop it."""
 
+    def send(self, name: str, message: Message) -> bool:
+        """Send another message to a node; False when it certainly was not sent."""
+
     def servers(self) -> Sequence[Server]:
         """The members of the configuration, for clients."""
+
+    def liveness_of(self, name: str, disk_uuid: bytes) -> str:
+        """What gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""

@@ -150,7 +150,7 @@ class NodeService(Service):
 
     def _join(self) -> None:
         """Look for the other nodes. One that is alone dials nobody."""
-        self.node.transport = self.cluster
+        self.node.attach(self.cluster)
         self.cluster.start(
             DialDoor(
                 reactor=self._reactor,

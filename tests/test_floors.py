@@ -74,6 +74,7 @@ NEIGHBOURS = {
     "peers": "node",
     "cluster": "node",
     "tail": "node",
+    "administration": "node",
     "node_options": "node",
     "trimming": "node",
     "retention": "node",

@@ -1,0 +1,285 @@
+"""Changing the cluster on request: through any node, done by the leader, refused if it would lose the quorum.
+
+`Administration` is the part of a node that does it; what only the leader can do is passed on once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from loghouse import __version__
+from loghouse.errors import (
+    LoghouseError,
+    MembershipError,
+    NotSupportedError,
+    RequestError,
+    UnavailableError,
+)
+from loghouse.forwarding import AdminOrder, AdminResult, Forwarder
+from loghouse.node_api import Appended, ClusterStatus, MemberState
+from loghouse.node_options import Transport
+from loghouse.protocol.configuration import (
+    Configuration,
+    Member,
+    encode_producer,
+    encode_trim,
+)
+from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.forward_messages import AdminOperation
+from loghouse.raft.ready import Proposal, Role
+from loghouse.replica import Replica
+
+ALIVE: Final = ("alive", "suspect")
+
+
+class Administration:
+    """What an operator may ask of a node (`node_api.ClusterAdmin`), and what a leader does for others."""
+
+    name: str
+    disk_uuid: bytes
+    transport: Transport | None
+    _replica: Replica | None
+    _forwarder: Forwarder | None
+    _hand_overs: list[Deferred[None]]
+
+    # --- asked here -----------------------------------------------------------------
+
+    def status(self) -> Deferred[ClusterStatus]:
+        """Return the cluster as this node sees it; how far each member is, if the leader can be asked."""
+        progress = self._administer(AdminOrder(operation=AdminOperation.PROGRESS))
+        return progress.addErrback(_without_progress).addCallback(self._status)
+
+    def add(self, name: str, learner: bool) -> Deferred[None]:
+        """Let a node in, also one that was removed."""
+        order = AdminOrder(operation=AdminOperation.ADD, name=name, number=int(learner))
+        return self._administer(order).addCallback(_nothing)
+
+    def remove(self, name: str) -> Deferred[None]:
+        """Take a node out and keep it out."""
+        return self._administer(AdminOrder(operation=AdminOperation.REMOVE, name=name)).addCallback(_nothing)
+
+    def leave(self) -> Deferred[None]:
+        """Take this node out of the cluster."""
+        return self.remove(self.name)
+
+    def transfer(self, name: str) -> Deferred[str]:
+        """Hand leadership to a node, or to the best one; fires with its name."""
+        order = AdminOrder(operation=AdminOperation.TRANSFER, name=name)
+        return self._administer(order).addCallback(lambda result: result.name)
+
+    def trim(self, offset: int) -> Deferred[int]:
+        """Let records below `offset` go."""
+        order = AdminOrder(operation=AdminOperation.TRIM, number=offset)
+        return self._administer(order).addCallback(lambda result: result.number)
+
+    def register_producer(self, subject: str) -> Deferred[int]:
+        """Register a producer that only `subject` may use; fires with its id."""
+        order = AdminOrder(operation=AdminOperation.REGISTER_PRODUCER, name=subject)
+        return self._administer(order).addCallback(lambda result: result.number)
+
+    def _administer(self, order: AdminOrder) -> Deferred[AdminResult]:
+        if self._replica is not None and self._replica.raft.role is not Role.LEADER:
+            if self._forwarder is not None and self.leader_name:
+                return self._forwarder.administer(self.leader_name, order)
+            return fail(UnavailableError("no leader is known; nothing was done, try again"))
+        return self.administer_here(order)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration; the node has it."""
+        raise NotImplementedError
+
+    @property
+    def leader_name(self) -> str:
+        """The node that leads; the node knows."""
+        raise NotImplementedError
+
+    # --- done here, by the leader -------------------------------------------------------
+
+    def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
+        """Carry out an order if this node leads; never passes it on."""
+        replica = self._replica
+        if replica is None:
+            return fail(UnavailableError("this node has not joined its cluster yet; nothing was done"))
+        try:
+            match order.operation:
+                case AdminOperation.PROGRESS:
+                    return succeed(self._progress(replica))
+                case AdminOperation.ADD:
+                    return self._add(replica, order.name, is_learner=bool(order.number))
+                case AdminOperation.REMOVE:
+                    return self._remove(replica, order.name)
+                case AdminOperation.TRANSFER:
+                    return self._transfer(replica, order.name)
+                case AdminOperation.TRIM:
+                    proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(order.number))
+                    return replica.propose(proposal).addCallback(
+                        lambda _: AdminResult(number=max(replica.lowest_offset, order.number))
+                    )
+                case AdminOperation.REGISTER_PRODUCER:
+                    proposal = Proposal(kind=EntryKind.PRODUCER, payload=encode_producer(order.name))
+                    return replica.propose(proposal).addCallback(
+                        lambda appended: AdminResult(number=appended.index)
+                    )
+        except LoghouseError:
+            return fail()
+        return fail(NotSupportedError(f"operation {order.operation} is not known to this version"))
+
+    def _progress(self, replica: Replica) -> AdminResult:
+        raft = replica.raft
+        matches = [(id_, progress.match_index) for id_, progress in raft.followers.items() if id_ != raft.id]
+        return AdminResult(number=raft.commit_index, matches=((raft.id, raft.durable_index), *matches))
+
+    def _add(self, replica: Replica, name: str, *, is_learner: bool) -> Deferred[AdminResult]:
+        configuration = replica.raft.configuration
+        if is_learner:
+            raise MembershipError(
+                "a member that stays a learner is not offered yet; nodes beyond the bound of voters are"
+            )
+        if name not in configuration.removed:
+            known = any(True for _ in configuration.named(name))
+            problem = "is a member already" if known else "was not removed: start it, it joins by itself"
+            raise MembershipError(f"{name!r} {problem}")
+        removed = tuple(other for other in configuration.removed if other != name)
+        return self._change(replica, replace(configuration, removed=removed))
+
+    def _remove(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+        configuration = replica.raft.configuration
+        members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
+        if not members:
+            if name in configuration.removed:
+                return succeed(AdminResult())
+            raise MembershipError(f"no member is named {name!r}; `loghouse cluster status` lists them")
+        self._check_quorum_without(configuration, name)
+        changed = configuration.without(members[0].id)
+        if len(members) > 1:  # a voter, and the learner that was to replace it: one change at a time
+            return self._change(replica, changed).addCallback(lambda _: self._remove(replica, name))
+        if name not in changed.removed:
+            changed = replace(changed, removed=(*changed.removed, name))
+        return self._change(replica, changed)
+
+    def _check_quorum_without(self, configuration: Configuration, name: str) -> None:
+        """Raise when the members that would be left could not commit anything now.
+
+        Raises:
+            MembershipError: Says who is missing.
+        """
+        left = [m for m in configuration.members if m.role is MemberRole.VOTER and m.name != name]
+        if not left:
+            raise MembershipError(f"{name!r} is the only voter; a cluster needs one")
+        silent = [member.name for member in left if not self._is_alive(member)]
+        if len(left) - len(silent) <= len(left) // 2:
+            raise MembershipError(
+                f"without {name!r} there would be {len(left)} voters, of which {', '.join(silent)} cannot be "
+                "reached: no majority; start those first"
+            )
+
+    def _is_alive(self, member: Member) -> bool:
+        if member.disk_uuid == self.disk_uuid or self.transport is None:
+            return True
+        return self.transport.liveness_of(member.name, member.disk_uuid) in ALIVE
+
+    def _change(self, replica: Replica, configuration: Configuration) -> Deferred[AdminResult]:
+        return replica.propose_configuration(configuration).addCallback(lambda _: AdminResult())
+
+    def _transfer(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+        raft = replica.raft
+        if name == self.name:
+            return succeed(AdminResult(name=name))
+        target = 0
+        if name:
+            voters = [m for m in raft.configuration.named(name) if m.role is MemberRole.VOTER]
+            if not voters:
+                raise MembershipError(f"{name!r} is no voter; leadership cannot go there")
+            target = voters[0].id
+        replica.transfer_leadership(target)
+        chosen = raft.configuration.member(raft.transfer_target)
+        return self._until_handed_over().addCallback(
+            lambda _: AdminResult(name=chosen.name if chosen else name)
+        )
+
+    # --- handing over -------------------------------------------------------------------
+
+    def hand_over(self) -> Deferred[None]:
+        """Let another voter lead, if this node does and there is one; fires when that is done or hopeless."""
+        replica = self._replica
+        if replica is None or replica.raft.role is not Role.LEADER:
+            return succeed(None)
+        try:
+            replica.transfer_leadership()
+        except MembershipError:
+            return succeed(None)
+        return self._until_handed_over().addErrback(lambda failure: failure.trap(RequestError) and None)
+
+    def _until_handed_over(self) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        self._hand_overs.append(done)
+        return done
+
+    def _look_at_hand_over(self) -> None:
+        """Called at each tick and change of role: tell who waits for a hand-over how it ended."""
+        if not self._hand_overs or self._replica is None:
+            return
+        raft = self._replica.raft
+        if raft.role is Role.LEADER and raft.transfer_target:
+            return  # still under way
+        waiting, self._hand_overs = self._hand_overs, []
+        for done in waiting:
+            if done.called:
+                continue
+            if raft.role is Role.LEADER:
+                done.errback(UnavailableError("the other node did not take over in time; this one leads on"))
+            else:
+                done.callback(None)
+
+    # --- status -------------------------------------------------------------------------
+
+    def _status(self, progress: AdminResult) -> ClusterStatus:
+        replica = self._replica
+        if replica is None:
+            raise UnavailableError("this node has not joined its cluster yet; try another node")
+        matches = dict(progress.matches)
+        servers = {server.name: server for server in self.transport.servers()} if self.transport else {}
+        members = []
+        for member in self.configuration.members:
+            server = servers.get(member.name)
+            is_here = member.disk_uuid == self.disk_uuid
+            liveness = (
+                self.transport.liveness_of(member.name, member.disk_uuid) if self.transport else "alive"
+            )
+            members.append(
+                MemberState(
+                    name=member.name,
+                    id=member.id,
+                    role="voter" if member.role is MemberRole.VOTER else "learner",
+                    liveness="alive" if is_here else liveness,
+                    is_leader=member.id == replica.raft.leader,
+                    match_index=matches.get(member.id, 0),
+                    address=server.address if server else "",
+                    version=__version__ if is_here else "",
+                )
+            )
+        return ClusterStatus(
+            term=replica.raft.term,
+            leader=self.leader_name,
+            commit_index=max(progress.number, replica.raft.commit_index),
+            lowest_offset=replica.lowest_offset,
+            next_offset=replica.readable_offset,
+            members=tuple(members),
+            removed=self.configuration.removed,
+        )
+
+
+def _nothing(_: AdminResult | Appended) -> None:
+    return None
+
+
+def _without_progress(failure: Failure) -> AdminResult:
+    """Status is wanted most when there is no leader."""
+    failure.trap(RequestError)
+    return AdminResult()
