@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
 import grpc
@@ -51,6 +51,7 @@ class CallError(LoghouseError):
         message: str,
         reason: str = "",
         details: Mapping[str, str] | None = None,
+        next_steps: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         # gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".
         # With a reason it is the node's own word that nothing happened.
@@ -60,7 +61,7 @@ class CallError(LoghouseError):
         self.status = status
         self.reason = reason
         self.details = dict(details or {})
-        self.next_step = _NEXT_STEPS.get(status, "")
+        self.next_step = next_steps.get(status) or _NEXT_STEPS.get(status, "")
         super().__init__(f"{server}: {message}" + (f" ({self.next_step})" if self.next_step else ""))
 
     @property
@@ -71,8 +72,10 @@ class CallError(LoghouseError):
         return self.status in ("ABORTED", "DEADLINE_EXCEEDED", "UNKNOWN", "CANCELLED", "INTERNAL")
 
 
-def call_error(server: str, error: grpc.RpcError) -> CallError:
-    """Return what a failed call means."""
+def call_error(
+    server: str, error: grpc.RpcError, next_steps: Mapping[str, str] = MappingProxyType({})
+) -> CallError:
+    """Return what a failed call means; `next_steps` say by status what to do, where this call has its own."""
     status = error.code().name
     reason, details = "", {}
     try:
@@ -83,7 +86,7 @@ def call_error(server: str, error: grpc.RpcError) -> CallError:
         found = error_details_pb2.ErrorInfo()
         if packed.Unpack(found):
             reason, details = found.reason, dict(found.metadata)
-    return CallError(server, status, error.details() or status, reason, details)
+    return CallError(server, status, error.details() or status, reason, details, next_steps)
 
 
 def _plain_message(details: str) -> str:
@@ -112,7 +115,7 @@ class ReadRecord:
 
 
 class Connection:
-    """A channel to one node. Use it as a context manager; `log` is the generated stub."""
+    """A channel to one node. Use it as a context manager; `log` and `cluster` are the generated stubs."""
 
     def __init__(
         self, server: str, credentials: Credentials | None, *, timeout_seconds: float = 10.0
@@ -138,6 +141,7 @@ class Connection:
         self.server = server
         self.timeout_seconds = timeout_seconds
         self.log: Any = log_pb2_grpc.LogStub(self._channel)  # type: ignore[no-untyped-call]
+        self.cluster: Any = log_pb2_grpc.ClusterStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Connection:
         return self
@@ -152,12 +156,12 @@ class Connection:
         self._channel.close()
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn gRPC's errors inside the block into `CallError`s."""
+    def errors(self, next_steps: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+        """Turn gRPC's errors inside the block into `CallError`s; `next_steps` as in `call_error`."""
         try:
             yield
         except grpc.RpcError as error:
-            raise call_error(self.server, error) from None
+            raise call_error(self.server, error, next_steps) from None
 
     def servers(self) -> log_pb2.GetServersResponse:
         """Return the nodes of the cluster, its uuid and its name."""

@@ -109,6 +109,71 @@ class FakeNode(log_pb2_grpc.LogServicer):
                 yield log_pb2.FetchResponse(frames=frames, next_offset=offset)
 
 
+class FakeCluster(log_pb2_grpc.ClusterServicer):
+    """Three members of which n2 leads; notes what it is asked to change. `refuse` maps a call to a status."""
+
+    def __init__(self):
+        self.orders = []
+        self.refuse = {}
+        self.asked = 0
+        self.status = log_pb2.StatusResponse(
+            cluster_uuid=CLUSTER,
+            cluster_name="fake",
+            node="n1",
+            version="0.1.0",
+            term=4,
+            leader="n2",
+            commit_index=1000,
+            lowest_offset=5,
+            next_offset=990,
+        )
+        for number, match_index in ((1, 1000), (2, 1000), (3, 958)):
+            self.status.members.add(
+                name=f"n{number}",
+                id=number,
+                role="voter",
+                liveness="alive",
+                is_leader=number == 2,
+                match_index=match_index,
+                address=f"10.0.0.{number}:8400",
+                version="loghouse 0.1.0",
+            )
+
+    def _check(self, call, context):
+        if call in self.refuse:
+            context.abort_with_status(self.refuse[call])
+
+    def Status(self, request, context):
+        self.asked += 1
+        self._check("Status", context)
+        return self.status
+
+    def Add(self, request, context):
+        self._check("Add", context)
+        self.orders.append(("add", request.name, request.learner))
+        return log_pb2.AddResponse()
+
+    def Remove(self, request, context):
+        self._check("Remove", context)
+        self.orders.append(("remove", request.name))
+        return log_pb2.RemoveResponse()
+
+    def Leave(self, request, context):
+        self._check("Leave", context)
+        self.orders.append(("leave",))
+        return log_pb2.LeaveResponse()
+
+    def Transfer(self, request, context):
+        self._check("Transfer", context)
+        self.orders.append(("transfer", request.name))
+        return log_pb2.TransferResponse(leader=request.name or "n3")
+
+    def Trim(self, request, context):
+        self._check("Trim", context)
+        self.orders.append(("trim", request.offset, request.log))
+        return log_pb2.TrimResponse(lowest=request.offset)
+
+
 class FakeServer:
     """Serves a `FakeNode` on a free port until `stop`."""
 
@@ -116,6 +181,8 @@ class FakeServer:
         self.node = FakeNode()
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         log_pb2_grpc.add_LogServicer_to_server(self.node, self._server)
+        self.cluster = FakeCluster()
+        log_pb2_grpc.add_ClusterServicer_to_server(self.cluster, self._server)
         if credentials is None:
             port = self._server.add_insecure_port("127.0.0.1:0")
         else:

@@ -1,0 +1,286 @@
+"""`loghouse cluster`: who is in the cluster and how they are, and changes of both.
+
+Any node can be asked; what only the leader can do, it passes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from loghouse.api.v1 import log_pb2
+from loghouse.cli.output import ExitCode, count_text, watch_reader, write_json, write_line, write_table
+from loghouse.cli.target import add_options, connect
+from loghouse.client.connection import CallError, Connection
+
+WATCH_SECONDS: Final = 1.0
+CLEAR_SCREEN: Final = "\x1b[H\x1b[2J"
+
+_MAY_BE_DONE: Final = "it may or may not have been done: look at `loghouse cluster status`, then try again"
+_NEXT_STEPS: Final[Mapping[str, str]] = {
+    "ABORTED": _MAY_BE_DONE,
+    "DEADLINE_EXCEEDED": _MAY_BE_DONE,
+    "PERMISSION_DENIED": "it needs a rule `p, <subject>, *, admin` in the node's policy",
+    "FAILED_PRECONDITION": "`loghouse cluster status` shows who is there",
+}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its actions to the parser."""
+    parser = commands.add_parser(
+        "cluster",
+        help="show the nodes of the cluster and how they are, add, remove, hand over",
+        description="Show and change the cluster. Ask any node; needs the admin permission.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    status = _add_action(actions, "status", run_status, "members, roles, who is reachable, how far behind")
+    status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+
+    add = _add_action(actions, "add", run_add, "let a node in, also one that was removed")
+    add.add_argument("node", metavar="NODE", help="its name")
+    add.add_argument("--learner", action="store_true", help="it only reads along and never votes")
+
+    remove = _add_action(actions, "remove", run_remove, "take a node out of the cluster and keep it out")
+    remove.add_argument("node", metavar="NODE", help="its name; it need not be running")
+
+    _add_action(actions, "leave", run_leave, "take out the node that is asked (--server)")
+
+    transfer = _add_action(actions, "transfer", run_transfer, "hand leadership to another voter")
+    transfer.add_argument("node", metavar="NODE", nargs="?", default="", help="its name (the best candidate)")
+
+    trim = _add_action(actions, "trim", run_trim, "let the oldest records go, on every node")
+    trim.add_argument(
+        "--offset", type=_offset, required=True, metavar="N", help="records below this offset may go"
+    )
+
+
+def _add_action(actions: Any, name: str, run: Callable[[argparse.Namespace], int], what: str) -> Any:
+    parser = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _offset(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an offset; allowed: a number from 0")
+    return int(text)
+
+
+# --- status ------------------------------------------------------------------------
+
+
+def run_status(args: argparse.Namespace) -> int:
+    """Ask and print, once or until interrupted."""
+    with connect(args) as connection:
+        if not args.watch:
+            show(ask_status(connection), args.json)
+            return ExitCode.OK
+        gone = threading.Event()
+        watch_reader(gone.set)
+        watch(connection, args.json, gone.wait)
+    return ExitCode.OK
+
+
+def watch(connection: Connection, as_json: bool, wait: Callable[[float], bool]) -> None:
+    """Show the status again and again; a node that is away for a while is no reason to stop.
+
+    Args:
+        wait: Waits so many seconds; True when there is nobody to show it to any more.
+    """
+    while True:
+        try:
+            status = ask_status(connection)
+        except CallError as error:
+            if error.status not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                raise
+            sys.stderr.write(f"loghouse cluster: {error}\n")
+        else:
+            if not as_json and sys.stdout.isatty():
+                sys.stdout.write(CLEAR_SCREEN)
+            show(status, as_json)
+            if not as_json:
+                write_line()
+            sys.stdout.flush()
+        if wait(WATCH_SECONDS):
+            return
+
+
+def ask_status(connection: Connection) -> log_pb2.StatusResponse:
+    """Return the cluster as the asked node sees it.
+
+    Raises:
+        CallError: It did not say.
+    """
+    reply: log_pb2.StatusResponse = _call(connection, connection.cluster.Status, log_pb2.StatusRequest())
+    return reply
+
+
+def show(status: log_pb2.StatusResponse, as_json: bool) -> None:
+    """Print a status."""
+    if as_json:
+        write_json(_as_json(status))
+        return
+    held = (
+        f"offsets {status.lowest_offset} to {status.next_offset - 1}"
+        if status.next_offset > status.lowest_offset
+        else f"no records, the next offset is {status.next_offset}"
+    )
+    write_line(f"cluster {status.cluster_name} ({status.cluster_uuid.hex()}), as {status.node} sees it")
+    leader = f"leader {status.leader}" if status.leader else "no leader"
+    write_line(f"term {status.term}, {leader}, committed up to index {status.commit_index}, {held}")
+    write_line()
+    rows = [
+        [
+            member.name,
+            str(member.id) if member.id else "-",
+            member.role if member.id else "not a member",
+            "leader" if member.is_leader else "",
+            member.liveness or "not seen",
+            _lag_text(member, status.commit_index),
+            member.address or "-",
+            member.version or "-",
+        ]
+        for member in status.members
+    ]
+    write_table(["NODE", "ID", "ROLE", "LEADS", "STATE", "BEHIND", "ADDRESS", "VERSION"], rows)
+    for note in notes_on(status):
+        write_line()
+        write_line(note)
+
+
+def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
+    """Return what an operator should know beyond the table, and do about it."""
+    notes = []
+    voters = [member for member in status.members if member.role == "voter"]
+    missing = [member.name for member in voters if member.liveness not in ("alive", "suspect")]
+    alive_count, needed = len(voters) - len(missing), len(voters) // 2 + 1
+    who = ", ".join(missing)
+    if alive_count < needed:
+        notes.append(
+            f"NO MAJORITY: {alive_count} of {count_text(len(voters), 'voter')} alive, {needed} needed. "
+            f"Nothing can be appended until enough of them run again: {who}."
+        )
+    elif not status.leader:
+        notes.append("No leader yet: an election takes a few seconds. Appends wait for it.")
+    elif missing and alive_count == needed:
+        notes.append(
+            f"Not running: {who}. One failure more and nothing can be appended: start it again, or, if it is "
+            f"gone for good, `loghouse cluster remove {missing[0]}`."
+        )
+    elif missing:
+        notes.append(f"Not running: {who}.")
+    if status.removed:
+        names = ", ".join(status.removed)
+        notes.append(f"Removed and kept out: {names} (`loghouse cluster add NODE` lets a node back in).")
+    return notes
+
+
+def _lag(member: log_pb2.MemberStatus, commit_index: int) -> int | None:
+    """Return how many committed entries are not yet on a member's disk; None when that is not known."""
+    if not member.id or not member.match_index:
+        return None
+    return max(0, commit_index - member.match_index)
+
+
+def _lag_text(member: log_pb2.MemberStatus, commit_index: int) -> str:
+    lag = _lag(member, commit_index)
+    if lag is None:
+        return "?" if member.id else "-"
+    return f"{lag} entries" if lag != 1 else "1 entry"
+
+
+def _as_json(status: log_pb2.StatusResponse) -> dict[str, Any]:
+    return {
+        "cluster": status.cluster_name,
+        "cluster_uuid": status.cluster_uuid.hex(),
+        "node": status.node,
+        "version": status.version,
+        "term": status.term,
+        "leader": status.leader,
+        "commit_index": status.commit_index,
+        "lowest_offset": status.lowest_offset,
+        "next_offset": status.next_offset,
+        "members": [
+            {
+                "name": member.name,
+                "id": member.id,
+                "role": member.role,
+                "liveness": member.liveness,
+                "is_leader": member.is_leader,
+                "match_index": member.match_index,
+                "entries_behind": _lag(member, status.commit_index),
+                "address": member.address,
+                "version": member.version,
+            }
+            for member in status.members
+        ],
+        "removed": list(status.removed),
+        "notes": list(notes_on(status)),
+    }
+
+
+# --- changes ------------------------------------------------------------------------
+
+
+def run_add(args: argparse.Namespace) -> int:
+    """Let a node in."""
+    with connect(args) as connection:
+        request = log_pb2.AddRequest(name=args.node, learner=args.learner)
+        _call(connection, connection.cluster.Add, request)
+    then = "reads along" if args.learner else "votes once it has caught up"
+    _done(args, {"added": args.node}, f"{args.node} is let in: start it, it joins by itself and {then}")
+    return ExitCode.OK
+
+
+def run_remove(args: argparse.Namespace) -> int:
+    """Take a node out."""
+    with connect(args) as connection:
+        _call(connection, connection.cluster.Remove, log_pb2.RemoveRequest(name=args.node))
+    text = f"{args.node} is removed: stop it (`loghouse cluster add {args.node}` would let it back in)"
+    _done(args, {"removed": args.node}, text)
+    return ExitCode.OK
+
+
+def run_leave(args: argparse.Namespace) -> int:
+    """Take out the node that is asked; say which one that was."""
+    with connect(args) as connection:
+        name = ask_status(connection).node
+        _call(connection, connection.cluster.Leave, log_pb2.LeaveRequest())
+    text = f"{name} has left: stop it (`loghouse cluster add {name}` would let it back in)"
+    _done(args, {"left": name}, text)
+    return ExitCode.OK
+
+
+def run_transfer(args: argparse.Namespace) -> int:
+    """Hand leadership over."""
+    with connect(args) as connection:
+        reply = _call(connection, connection.cluster.Transfer, log_pb2.TransferRequest(name=args.node))
+    _done(args, {"leader": reply.leader}, f"{reply.leader} leads now")
+    return ExitCode.OK
+
+
+def run_trim(args: argparse.Namespace) -> int:
+    """Let the oldest records go."""
+    with connect(args) as connection:
+        request = log_pb2.TrimRequest(offset=args.offset, log=args.log)
+        reply = _call(connection, connection.cluster.Trim, request)
+    _done(args, {"lowest_offset": reply.lowest}, f"the lowest offset is {reply.lowest} now")
+    return ExitCode.OK
+
+
+def _call(connection: Connection, call: Any, request: Any) -> Any:
+    with connection.errors(_NEXT_STEPS):
+        return call(request, timeout=connection.timeout_seconds)
+
+
+def _done(args: argparse.Namespace, result: Mapping[str, Any], text: str) -> None:
+    if args.json:
+        write_json(result)
+    else:
+        write_line(text)

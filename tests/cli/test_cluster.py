@@ -1,0 +1,194 @@
+"""`loghouse cluster` against a cluster in memory."""
+
+import io
+import json
+import sys
+
+import grpc
+
+from loghouse.cli.cluster import CLEAR_SCREEN, WATCH_SECONDS, watch
+from loghouse.client.connection import CallError, Connection
+from tests.cli.fake_node import FakeServer, refusal
+from tests.cli.support import CommandCase
+
+
+class ClusterCase(CommandCase):
+    """A cluster to talk to."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = FakeServer()
+        self.cluster = self.server.cluster
+        self.addCleanup(self.server.stop)
+
+    def run_cluster(self, *arguments):
+        return self.run_command("cluster", *arguments, "--server", self.server.address, "--plaintext")
+
+
+class StatusTests(ClusterCase):
+    """What an operator sees."""
+
+    def test_healthy(self):
+        """A line about the cluster, one about the log, and one a node with how far it is behind."""
+        code, out, err = self.run_cluster("status")
+        self.assertEqual((code, err), (0, ""))
+        lines = out.splitlines()
+        self.assertEqual(lines[0], "cluster fake (000102030405060708090a0b0c0d0e0f), as n1 sees it")
+        self.assertEqual(lines[1], "term 4, leader n2, committed up to index 1000, offsets 5 to 989")
+        self.assertEqual(
+            lines[3].split(), ["NODE", "ID", "ROLE", "LEADS", "STATE", "BEHIND", "ADDRESS", "VERSION"]
+        )
+        self.assertRegex(lines[4], r"^n1 +1 +voter +alive +0 entries +10\.0\.0\.1:8400 +loghouse 0\.1\.0$")
+        self.assertRegex(lines[5], r"^n2 +2 +voter +leader +alive +0 entries")
+        self.assertRegex(lines[6], r"^n3 +3 +voter +alive +42 entries")
+        self.assertEqual(len(lines), 7, "nothing to remark")
+
+    def test_json(self):
+        """Every figure as JSON, with the notes as texts."""
+        self.cluster.status.members[2].liveness = "dead"
+        code, out, _ = self.run_cluster("status", "--json")
+        self.assertEqual(code, 0)
+        status = json.loads(out)
+        self.assertEqual((status["leader"], status["term"], status["commit_index"]), ("n2", 4, 1000))
+        self.assertEqual((status["cluster"], status["node"], status["removed"]), ("fake", "n1", []))
+        self.assertEqual([member["entries_behind"] for member in status["members"]], [0, 0, 42])
+        self.assertIn("n3", status["notes"][0])
+
+    def test_not_known(self):
+        """What is not known is no number: a node only gossip knows, one never seen, an unknown lag."""
+        members = self.cluster.status.members
+        members[2].match_index = 0
+        members[2].liveness = ""
+        members.add(name="n4", role="none", liveness="alive", address="10.0.0.4:8400")
+        _, out, _ = self.run_cluster("status")
+        self.assertRegex(out, r"n3 +3 +voter +not seen +\? ")
+        self.assertRegex(out, r"n4 +- +not a member +alive +- ")
+        self.cluster.status.next_offset = self.cluster.status.lowest_offset = 7
+        _, out, _ = self.run_cluster("status")
+        self.assertIn("no records, the next offset is 7", out)
+
+    def notes(self, *livenesses, leader="n2", removed=()):
+        """Return what is remarked when the members are so."""
+        status = self.cluster.status
+        for member, liveness in zip(status.members, livenesses, strict=True):
+            member.liveness = liveness
+        status.leader = leader
+        status.removed[:] = removed
+        return self.run_cluster("status")[1].splitlines()[8:]
+
+    def test_notes(self):
+        """A lost majority, one failure away from it, no leader, removed nodes: said, with what to do."""
+        [note] = self.notes("alive", "alive", "dead")
+        self.assertIn("Not running: n3. One failure more", note)
+        self.assertIn("`loghouse cluster remove n3`", note)
+        [note] = self.notes("alive", "dead", "left", leader="")
+        self.assertIn("NO MAJORITY: 1 of 3 voters alive, 2 needed", note)
+        self.assertIn("n2, n3", note)
+        [note] = self.notes("alive", "suspect", "alive", leader="")
+        self.assertIn("No leader yet", note)
+        [note] = self.notes("alive", "alive", "alive", removed=["n7", "n8"])
+        self.assertIn("n7, n8 (`loghouse cluster add", note)
+
+    def test_five_voters(self):
+        """With five voters one that is down is remarked, without alarm."""
+        for number in (4, 5):
+            self.cluster.status.members.add(name=f"n{number}", id=number, role="voter", liveness="alive")
+        self.assertEqual(self.notes("dead", "alive", "alive", "alive", "alive")[2:], ["Not running: n1."])
+
+
+class WatchTests(ClusterCase):
+    """`--watch`."""
+
+    def watch(self, rounds, *, as_json=False, terminal=False, between=lambda number: None):
+        """Watch so many times; return what was written."""
+        waited = []
+
+        def wait(seconds):
+            waited.append(seconds)
+            between(len(waited))
+            return len(waited) == rounds
+
+        streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        sys.stdout.isatty = lambda: terminal
+        try:
+            with Connection(self.server.address, None) as connection:
+                watch(connection, as_json, wait)
+            return sys.stdout.getvalue(), sys.stderr.getvalue()
+        finally:
+            sys.stdout, sys.stderr = streams
+            self.assertEqual(set(waited) - {WATCH_SECONDS}, set())
+
+    def test_again_and_again(self):
+        """The status is asked for each time; a terminal is cleared, a pipe is not."""
+        out, _ = self.watch(3)
+        self.assertEqual((self.cluster.asked, out.count("as n1 sees it"), CLEAR_SCREEN in out), (3, 3, False))
+        out, _ = self.watch(2, terminal=True)
+        self.assertEqual(out.count(CLEAR_SCREEN), 2)
+        out, _ = self.watch(2, as_json=True, terminal=True)
+        self.assertEqual([json.loads(line)["leader"] for line in out.splitlines()], ["n2", "n2"])
+
+    def test_node_away(self):
+        """While the node is away that is said, and the watch goes on; a refusal ends it."""
+        away = refusal(grpc.StatusCode.UNAVAILABLE, "the node is stopping", "UNAVAILABLE")
+
+        def between(number):
+            self.cluster.refuse = {"Status": away} if number == 1 else {}
+
+        out, err = self.watch(3, between=between)
+        self.assertEqual((out.count("as n1 sees it"), err.count("the node is stopping")), (2, 1))
+        self.cluster.refuse = {"Status": refusal(grpc.StatusCode.PERMISSION_DENIED, "not permitted", "X")}
+        self.assertRaises(CallError, self.watch, 2)
+
+
+class ChangeTests(ClusterCase):
+    """Orders, and what is said when they are done or refused."""
+
+    ROWS = (
+        (["add", "n4"], ("add", "n4", False), {"added": "n4"}, "votes once it has caught up"),
+        (["add", "n4", "--learner"], ("add", "n4", True), {"added": "n4"}, "reads along"),
+        (["remove", "n3"], ("remove", "n3"), {"removed": "n3"}, "n3 is removed: stop it"),
+        (["leave"], ("leave",), {"left": "n1"}, "n1 has left: stop it"),
+        (["transfer", "n1"], ("transfer", "n1"), {"leader": "n1"}, "n1 leads now"),
+        (["transfer"], ("transfer", ""), {"leader": "n3"}, "n3 leads now"),
+        (["trim", "--offset", "77"], ("trim", 77, ""), {"lowest_offset": 77}, "the lowest offset is 77 now"),
+    )
+
+    def test_orders(self):
+        """Each order reaches the node; the result is a sentence, or JSON."""
+        for arguments, order, as_json, sentence in self.ROWS:
+            code, out, err = self.run_cluster(*arguments)
+            self.assertEqual((code, err), (0, ""), arguments)
+            self.assertIn(sentence, out)
+            code, out, _ = self.run_cluster(*arguments, "--json")
+            self.assertEqual((code, json.loads(out)), (0, as_json))
+            self.assertEqual(self.cluster.orders, [order, order])
+            self.cluster.orders.clear()
+
+    def test_refused(self):
+        """A refusal keeps the node's reason and adds the next step; nothing is claimed."""
+        reason = "n3 is needed: without it 1 of 2 voters is alive"
+        rows = (
+            (grpc.StatusCode.FAILED_PRECONDITION, "MEMBERSHIP", 1, "`loghouse cluster status` shows"),
+            (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", 1, "`p, <subject>, *, admin`"),
+            (grpc.StatusCode.ABORTED, "OUTCOME_UNKNOWN", 4, "may or may not have been done"),
+            (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", 3, "try again"),
+            (grpc.StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED", 1, "does not serve this call"),
+        )
+        for status, name, exit_code, next_step in rows:
+            self.cluster.refuse = {"Remove": refusal(status, reason, name)}
+            code, out, err = self.run_cluster("remove", "n3")
+            self.assertEqual((code, out), (exit_code, ""), name)
+            self.assertIn(reason, err)
+            self.assertIn(next_step, err)
+            self.assertNotIn("record", err)
+        code, out, err = self.run_cluster("remove", "n3", "--json")
+        self.assertEqual((code, json.loads(err)["reason"]), (1, "NOT_SUPPORTED"))
+
+    def test_mistakes(self):
+        """A missing action, name or offset is exit code 2 and says what is allowed."""
+        for arguments in ([], ["remove"], ["add"], ["trim"], ["trim", "--offset", "-1"], ["shrink"]):
+            code, out, err = self.run_cluster(*arguments)
+            self.assertEqual((code, out), (2, ""), arguments)
+            self.assertIn("usage:", err)
+        self.assertEqual(self.cluster.orders, [])
