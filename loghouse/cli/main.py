@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from loghouse import __version__
-from loghouse.cli import certs, cluster, consume, demo, disk, produce, servers, settings
+from loghouse.cli import certs, cluster, consume, demo, disk, dissect, produce, servers, settings
 from loghouse.cli.output import EXIT_CODES_TEXT, CommandError, ExitCode
 from loghouse.client.connection import CallError
 from loghouse.errors import ConfigError, DamageError, EntryError, LoghouseError
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"loghouse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for part in (produce, consume, servers, cluster, disk, certs, settings, demo):
+    for part in (produce, consume, servers, cluster, disk, dissect, certs, settings, demo):
         part.add_parser(commands)
     return parser
 
