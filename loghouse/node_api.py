@@ -145,6 +145,11 @@ class NodeLike(Protocol):
         ...
 
     @property
+    def leader_name(self) -> str:
+        """The name of the node that leads, as far as this one knows; else empty."""
+        ...
+
+    @property
     def is_writable(self) -> bool:
         """Whether the disk takes appends now."""
         ...
@@ -183,11 +188,6 @@ class NodeLike(Protocol):
     def check_log(self, name: str) -> None:
         """Raise UnknownLogError unless this cluster has a log of that name; empty means the default one."""
         ...
-
-
-def leader_name_of(node: NodeLike) -> str:
-    """Return the name of the node that leads, as far as `node` knows; else empty."""
-    return str(getattr(node, "leader_name", ""))
 
 
 @runtime_checkable

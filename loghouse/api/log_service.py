@@ -31,7 +31,7 @@ from loghouse.limits import (
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
-from loghouse.node_api import Appended, Fetched, NodeLike, ProducerRegistry, Proposal, leader_name_of
+from loghouse.node_api import Appended, Fetched, NodeLike, ProducerRegistry, Proposal
 from loghouse.protocol.batch import check_batch, decode_batch
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
 
@@ -102,7 +102,7 @@ class LogService:
         return answer
 
     def _name_leader(self, call: Call) -> None:
-        leader = leader_name_of(self._node)
+        leader = self._node.leader_name
         if leader and leader != self._node.name:
             call.name_leader(leader)
 

@@ -14,6 +14,7 @@ class FakeNode:
     cluster_uuid = bytes(range(16))
     cluster_name = "c1"
     has_leader = True
+    leader_name = "n1"
     is_writable = True
 
     def __init__(self):

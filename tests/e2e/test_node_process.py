@@ -104,7 +104,7 @@ class ServingTests(ProcessTestCase):
     """What a client sees of a healthy node."""
 
     def test_all_calls(self):
-        """Every call of this version works over mTLS; those of later versions say UNIMPLEMENTED."""
+        """Every call works over mTLS."""
         node = self.make_node()
         node.start()
         stub = self.stub(node)
@@ -127,10 +127,19 @@ class ServingTests(ProcessTestCase):
         self.assertEqual(stub.FindOffset(log_pb2.FindOffsetRequest(timestamp=2**62)).offset, 31)
         (server,) = stub.GetServers(log_pb2.GetServersRequest()).servers
         self.assertEqual((server.id, server.rpc_addr, server.is_leader), ("node-1", node.address, True))
-        later = grpc.StatusCode.UNIMPLEMENTED
-        self.assertStatus(later, stub.RegisterProducer, log_pb2.RegisterProducerRequest())
+        producer_id = stub.RegisterProducer(log_pb2.RegisterProducerRequest()).producer_id
+        request = log_pb2.ProduceRequest(
+            record=log_pb2.Record(value=b"once"), producer_id=producer_id, producer_sequence=0
+        )
+        self.assertEqual([stub.Produce(request).offset for _ in range(3)], [31] * 3, "appended once")
         cluster = log_pb2_grpc.ClusterStub(node.channel())
-        self.assertStatus(later, cluster.Status, log_pb2.StatusRequest())
+        status = cluster.Status(log_pb2.StatusRequest())
+        self.assertEqual((status.node, status.leader, status.lowest_offset), ("node-1", "node-1", 0))
+        (member,) = status.members
+        self.assertEqual((member.name, member.role, member.liveness), ("node-1", "voter", "alive"))
+        self.assertEqual((member.is_leader, member.match_index), (True, status.commit_index))
+        self.assertEqual(cluster.Trim(log_pb2.TrimRequest(offset=2)).lowest, 2)
+        self.assertStatus(grpc.StatusCode.FAILED_PRECONDITION, cluster.Leave, log_pb2.LeaveRequest())
         self.assertStopped(node)
 
     def test_restart_keeps_everything(self):
