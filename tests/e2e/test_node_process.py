@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.auth.certificates import make_ca, make_client_certificate
+from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
 from loghouse.limits import MIB
 from loghouse.protocol.batch import encode_batch
 from loghouse.testing.process import Certificates, NodeProcess, wait_until
@@ -308,6 +308,23 @@ class RefusedStartTests(ProcessTestCase):
         self.assertIn("node-2.pem: is the certificate of node 'node-2' of cluster 'test'", output)
         self.assertIn("loghouse certs node node-1 --cluster test", output)
         self.assertFalse(node.data_dir.exists())
+
+    def test_certificate_expires(self):
+        """A certificate with a few days left is told when the node starts."""
+        node = self.make_node()
+        name = "node-1"
+        issued = make_node_certificate(
+            self.certificates.authority,
+            cluster="test",
+            node=name,
+            hosts=["127.0.0.1"],
+            now=datetime.now(UTC),
+            days=5,
+        )
+        paths = self.certificates.path(name), self.certificates.key_path(name)
+        write_issued(issued, *paths, may_replace=True)
+        node.start()
+        self.assertEqual(node.output().count(f"{paths[0]}: the certificate of CN={name} expires on"), 1)
 
     def test_damage(self):
         """One flipped byte of acknowledged data is found by `loghouse verify`, which names the file."""
