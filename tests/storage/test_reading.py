@@ -274,6 +274,37 @@ class ModelTests(SynchronousTestCase):
 
         check()
 
+    def test_recovery(self):
+        """Whatever a crash leaves behind the last sync, a start keeps all that was synced, and a prefix."""
+        noise = st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=80)), max_size=4)
+
+        @settings(deadline=None, derandomize=True, max_examples=150)
+        @given(st.lists(st.integers(0, 200), max_size=12), st.integers(0, 12), noise)
+        def check(sizes, synced, noise):
+            disk = SimDisk()
+            log, writer = new_log(disk, segment_size=65536), Writer()
+            entries = [writer.records(1, size) for size in sizes]
+            synced = min(synced, len(entries))
+            log.append(entries[:synced])
+            log.sync(synced)
+            log.append(entries[synced:])
+            disk.stop_process()
+            path = f"{DIRECTORY}/{1:020d}.store"
+            content = bytearray(disk.content(path))
+            end = 4096 + sum(entry.size for entry in entries[:synced])
+            for distance, wrong in noise:
+                content[end + distance : end + distance + len(wrong)] = wrong
+            disk.replace(path, bytes(content))
+            log = open_log(disk, segment_size=65536)
+            self.assertGreaterEqual(log.last_index, synced)
+            self.compare(log, entries[: log.last_index], 0)
+            more = Writer(log.state).records(1, 30)
+            log.append([more])
+            log.sync(more.index)
+            self.compare(log, [*entries[: log.last_index - 1], more], 0)
+
+        check()
+
     def compare(self, log, held, term):
         self.assertEqual((log.last_index, log.hard_state.term), (len(held), term))
         state = LogState()
