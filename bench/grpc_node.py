@@ -20,7 +20,7 @@ from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, KIB
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.entry import decode_entries, frame_seed
-from loghouse.testing.process import Certificates, NodeProcess
+from loghouse.testing.process import Certificates, NodeProcess, free_port
 
 UNARY_CALLS = 6000
 SINGLE_CALLS = 600
@@ -244,11 +244,13 @@ def main() -> None:
     table = Table()
     with scratch() as folder:
         certificates = Certificates(Path(folder) / "certs")
-        server = NodeProcess(Path(folder) / "node", certificates)
+        # gRPC alone: what the one port's splice costs is measured in `bench.wire`.
+        direct = f"127.0.0.1:{free_port()}"
+        server = NodeProcess(Path(folder) / "node", certificates, settings=f"grpc_listen: {direct}")
         empty_server = EmptyServer(certificates)
         server.start()
         try:
-            node, empty = Client(server.address, certificates), Client(empty_server.address, certificates)
+            node, empty = Client(direct, certificates), Client(empty_server.address, certificates)
             if options.only in "streams":
                 bench_streams(table, folder, node, empty, options.rounds)
             if options.only in "unary":
