@@ -73,7 +73,7 @@ class Claims:
         if key != self.key:
             contact = Member(key, Liveness.DEAD, incarnation - 1, 0, Profile(address=address), self.key.name)
             contact.is_forgotten = True
-            self._table.add(contact)
+            self._admit(contact)
 
     # --- out ----------------------------------------------------------------------------
 
@@ -146,7 +146,9 @@ class Claims:
         elif statement.liveness in (Liveness.SUSPECT, Liveness.DEAD, Liveness.LEFT):
             self._accused_incarnation = max(self._accused_incarnation, said)
         elif said > self.incarnation or profile_of(statement) != self.profile:
-            # Somebody else speaks for us, with a false address perhaps; or we lost our address book.
+            # Somebody else speaks for us, with a false address perhaps; or we lost our address book. If this
+            # goes on, two nodes run with one identity, on copies of one disk.
+            self._refuse("another description of this member")
             self._accused_incarnation = max(self._accused_incarnation, said)
 
     def _deny(self, source: MemberKey) -> None:
@@ -198,8 +200,8 @@ class Claims:
         if not statement.address:
             return self._refuse("alive without an address")
         if member is None:
-            member = Member(key, Liveness.DEAD, 0, self._tick)
-            if not self._table.add(member):
+            member = Member(key, Liveness.DEAD, 0, self._tick, is_proven=first_hand)
+            if not self._admit(member):
                 return self._refuse("no room for another member")
         elif said < member.incarnation:
             if not first_hand or said + INCARNATION_JUMP_MAX >= member.incarnation:
@@ -210,6 +212,20 @@ class Claims:
                 member.address_before = ""
             return None
         return self._take(member, statement, first_hand)
+
+    def _admit(self, newcomer: Member) -> bool:
+        """Take a new member into the table, in the place of another if need be; return whether it has one."""
+        if self._table.is_full:
+            least = self._table.least(newcomer)
+            if least is None:
+                return False
+            if least.is_live:
+                self._table.move(least, Liveness.DEAD, self._tick)
+                self._note(EventKind.FAILED, least)
+            self._broadcasts.drop(least.key)
+            self._table.drop(least.key)
+        self._table.add(newcomer)
+        return True
 
     def _take(self, member: Member, statement: Statement, first_hand: bool) -> None:
         """Believe that a member is alive and as described."""
@@ -241,7 +257,7 @@ class Claims:
         if statement.liveness is not Liveness.SUSPECT:
             grave = Member(key, statement.liveness, statement.incarnation, self._tick, accuser=self.key.name)
             grave.is_forgotten = True
-            if not self._table.add(grave):
+            if not self._admit(grave):
                 self._refuse("no room for another member")
 
     def _hear_left(self, member: Member, statement: Statement) -> None:

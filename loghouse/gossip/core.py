@@ -5,7 +5,7 @@ How a driver uses it:
     swim = Swim(config, name=name, disk_uuid=disk_uuid, profile=Profile(address=...), seeds=seeds,
                 book=decode_address_book(directory.read_members()), rng=rng)
     swim.step(source, message)     # for each message received; source is who the link proved to be
-    swim.tick()                    # at a steady pace, 100 ms for the presets
+    swim.tick()                    # at a steady pace, 100 ms for the presets; never several to catch up
     while (ready := swim.ready()) is not None:
         send ready.messages, use ready.events
         write ready.book, if any, and when it is durable: swim.persisted(ready.token)
@@ -86,7 +86,13 @@ class Swim(Probing):
         """
         if source == self.key:
             return self._refuse("message of ourselves")
-        return self._steps[type(message)](source, message)
+        take = self._steps.get(type(message))
+        if take is None:
+            return self._refuse("not a message of gossip")
+        member = self._table.get(source)
+        if member is not None:
+            member.is_proven = True
+        return take(source, message)
 
     def tick(self) -> None:
         """Let one tick pass."""

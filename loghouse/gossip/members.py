@@ -75,7 +75,8 @@ class Member:
     `incarnation` never falls, but when the member itself says that hearsay was absurd. `accuser` is who said
     that it is suspect or dead. `is_forgotten`: not shown and not told any more (or not yet heard of, only
     read in the address book). `address_before` is where it was before an address that others told us and
-    that it did not confirm: both are tried.
+    that it did not confirm: both are tried. `is_proven`: something came over its own link; others cannot
+    invent that.
     """
 
     key: MemberKey
@@ -87,6 +88,7 @@ class Member:
     suspicion: Suspicion | None = None
     address_before: str = ""
     is_forgotten: bool = False
+    is_proven: bool = False
 
     @property
     def is_live(self) -> bool:
@@ -127,7 +129,7 @@ class Member:
 
 
 class MemberTable:
-    """The other members, at most `GOSSIP_MEMBERS_MAX` with this one. Live ones are never dropped."""
+    """The other members, at most `GOSSIP_MEMBERS_MAX` with this one."""
 
     __slots__ = ("_live", "_members")
 
@@ -151,21 +153,27 @@ class MemberTable:
             self._live = [member for member in self._members.values() if member.is_live]
         return self._live
 
-    def add(self, member: Member) -> bool:
-        """Take a new member in; return False when the table is full of live ones.
+    @property
+    def is_full(self) -> bool:
+        """Whether another member has room only when one goes."""
+        return len(self._members) >= GOSSIP_MEMBERS_MAX - 1
 
-        In a full table the one that matters least goes: one without an address, then one no longer shown,
-        then the one longest gone.
+    def least(self, newcomer: Member) -> Member | None:
+        """Return the member that has to go for a newcomer in a full table, or None: the newcomer has to.
+
+        The one that matters least: without an address, then no longer shown, then longest gone. For a proven
+        newcomer a live one that was never proven goes, too: inventions of others must not keep it out.
         """
-        if len(self._members) >= GOSSIP_MEMBERS_MAX - 1:
-            gone = [other for other in self._members.values() if not other.is_live]
-            if not gone:
-                return False
-            least = min(gone, key=_importance)
-            del self._members[least.key]
+        gone = [member for member in self._members.values() if not member.is_live]
+        if not gone and newcomer.is_proven:
+            gone = [member for member in self._members.values() if not member.is_proven]
+        return min(gone, key=_importance, default=None)
+
+    def add(self, member: Member) -> None:
+        """Take a member in."""
+        assert not self.is_full, "more members than there may be"
         self._members[member.key] = member
         self._live = None
-        return True
 
     def drop(self, key: MemberKey) -> None:
         """Let a member go."""

@@ -140,12 +140,14 @@ class Probing(Claims):
     def _conclude(self, probe: Probe) -> None:
         """Nobody had an answer from the target: mistrust ourselves a little, and suspect it."""
         self._probe = None
-        # LHA-Probe: those asked should at least have said that they had no answer either.
-        missing = len(probe.asked) - len(probe.nacked)
-        self.awareness.change(missing if probe.asked else 1)
         member = self._table.get(probe.target)
-        if member is not None and member.is_live:
-            self._suspect(member, member.incarnation, self.key.name)
+        if member is None or not member.is_live:
+            return
+        # LHA-Probe: those asked should at least have said that they had no answer either. That somebody does
+        # not answer who never did says nothing of us: inventions must not make us distrust ourselves.
+        if member.is_proven:
+            self.awareness.change(len(probe.asked) - len(probe.nacked) if probe.asked else 1)
+        self._suspect(member, member.incarnation, self.key.name)
 
     # --- messages -----------------------------------------------------------------------------
 

@@ -154,11 +154,8 @@ class AttackTests(SynchronousTestCase):
 
         return replace(self.victim.swim.profile, **more)
 
-    def test_invented_members(self):
-        """Members that do not exist fill no more than the table, vanish, and let a real newcomer in."""
-        self.town[9].kill()
-        self.town.run_until_agreed(60)
-        self.town.failures.clear()
+    def invent(self, count):
+        """Let the liar tell everybody of members that do not exist."""
         invented = [
             Statement(
                 liveness=Liveness.ALIVE,
@@ -167,17 +164,31 @@ class AttackTests(SynchronousTestCase):
                 incarnation=1,
                 address="ghost.example:1",
             )
-            for number in range(2 * GOSSIP_MEMBERS_MAX)
+            for number in range(count)
         ]
-        for low in range(0, len(invented), GOSSIP_MEMBERS_MAX):
-            for number in range(1, 9):
-                self.town.forge(
-                    EVIL, number, PushPull(members=tuple(invented[low : low + GOSSIP_MEMBERS_MAX]))
-                )
-        self.town.run(60)
-        for number in range(1, 9):
-            self.assertLessEqual(len(self.town[number].swim.members), GOSSIP_MEMBERS_MAX)
-            self.assertTrue({f"node-{n}" for n in range(1, 9)} <= self.town[number].live_names())
+        for low in range(0, count, GOSSIP_MEMBERS_MAX):
+            for number in HONEST:
+                members = tuple(invented[low : low + GOSSIP_MEMBERS_MAX])
+                self.town.forge(EVIL, number, PushPull(members=members))
+
+    def test_invented_members(self):
+        """Members that do not exist fill the table, no more, and take no real member's place."""
+        self.invent(2 * GOSSIP_MEMBERS_MAX)
+        self.town.run(10)
+        honest = {node.key.name for node in self.town}
+        for node in self.town:
+            self.assertEqual(len(node.swim.members), GOSSIP_MEMBERS_MAX)
+            self.assertTrue(honest <= node.live_names())
+            # That inventions do not answer is no reason to distrust oneself.
+            self.assertEqual(node.swim.awareness.score, 0)
+
+    def test_invented_members_die(self):
+        """Inventions are found dead in a minute or two, and nobody else is."""
+        self.invent(40)
+        self.town.run(120)
+        honest = {node.key.name for node in self.town}
+        self.assertEqual({frozenset(node.live_names()) for node in self.town}, {frozenset(honest)})
+        self.assertEqual([name for _, _, name in self.town.failures if name in honest], [])
 
     def test_other_name(self):
         """Who sends is taken from the link: nobody else's word counts as the member's own."""

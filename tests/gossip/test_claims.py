@@ -7,6 +7,7 @@ from loghouse.gossip.members import Profile
 from loghouse.gossip.ready import EventKind
 from loghouse.limits import (
     GOSSIP_MEMBERS_MAX,
+    GOSSIP_OUTBOX_MAX,
     INCARNATION_HEARSAY_MAX,
     INCARNATION_JUMP_MAX,
     INCARNATION_MAX,
@@ -21,6 +22,7 @@ from loghouse.protocol.gossip_messages import (
     SwimBroadcast,
     SwimPing,
 )
+from loghouse.protocol.link_messages import Ping
 from tests.gossip.bench import Bench, address_of, alive, dead, key, left, suspect
 
 ALIVE, SUSPECT, DEAD, LEFT = Liveness.ALIVE, Liveness.SUSPECT, Liveness.DEAD, Liveness.LEFT
@@ -388,6 +390,32 @@ class RefusalTests(SynchronousTestCase):
         bench.hear("me", left("a", 1))
         self.assertEqual(bench.liveness("a"), ALIVE)
 
+    def test_foreign_message(self):
+        """A message that is none of gossip changes nothing."""
+        bench = Bench()
+        bench.step("a", Ping(token=1))
+        self.assertEqual(dict(bench.swim.refusals), {"not a message of gossip": 1})
+
+    def test_two_of_one_identity(self):
+        """A second node on a copy of the disk is counted, and costs no more than a refutation a tick."""
+        bench = Bench().meet("a")
+        for _ in range(20):
+            for _ in range(5):
+                bench.hear("a", alive("me", bench.swim.incarnation, address="copy.example:1"))
+            bench.tick()
+        self.assertEqual(bench.swim.incarnation, 21)
+        self.assertEqual(bench.swim.refusals["another description of this member"], 100)
+
+    def test_full_outbox(self):
+        """What a turn may send is bounded; what is beyond is lost, as messages may be."""
+        bench = Bench().meet("a")
+        bench.forget_sent()
+        for sequence in range(GOSSIP_OUTBOX_MAX + 7):
+            bench.swim.step(key("a"), SwimPing(sequence=sequence, name="me", disk_uuid=key("me").disk_uuid))
+        bench.drain()
+        self.assertEqual(len(bench.sent), GOSSIP_OUTBOX_MAX)
+        self.assertEqual(bench.swim.refusals["too many messages in one turn"], 7)
+
     def test_too_many_members(self):
         """In a table full of live members there is no room for another; the dead give way."""
         bench = Bench()
@@ -403,6 +431,26 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(bench.liveness("late"), ALIVE)
         self.assertEqual(len(bench.swim.members), GOSSIP_MEMBERS_MAX)
         self.assertIsNone(bench.member("n7"))
+
+    def test_proven_newcomer(self):
+        """In a table full of live members a newcomer takes the place of one that only others spoke of."""
+        bench = Bench().meet("n0")
+        for number in range(1, GOSSIP_MEMBERS_MAX):
+            bench.hear("n0", alive(f"n{number}", 1))
+        bench.forget_sent()
+        bench.hear("n0", alive("late", 1))
+        self.assertIsNone(bench.member("late"))
+        bench.hear("late", alive("late", 1))
+        self.assertEqual(bench.liveness("late"), ALIVE)
+        self.assertEqual(len(bench.swim.members), GOSSIP_MEMBERS_MAX)
+        self.assertEqual([kind for kind, _ in bench.events], [EventKind.FAILED, EventKind.JOINED])
+        self.assertEqual(bench.liveness("n0"), ALIVE)
+
+    def test_only_proven_members(self):
+        """When all were proven there is no room, whoever asks."""
+        bench = Bench().meet(*[f"n{number}" for number in range(GOSSIP_MEMBERS_MAX - 1)])
+        bench.hear("late", alive("late", 1))
+        self.assertIsNone(bench.member("late"))
 
     def test_graves_are_bounded(self):
         """Ends of strangers, however many, take no more room than members do, and no member's place."""
@@ -463,6 +511,20 @@ class BookTests(SynchronousTestCase):
         bench.swim.forget("c")
         self.assertIsNone(bench.member("b"))
         self.assertEqual(bench.liveness("c"), ALIVE)
+
+    def test_leave_before_the_first_word(self):
+        """Who leaves before its first word says goodbye when that is durable, and refutes nothing."""
+        bench = Bench(persist=False).meet("a")
+        bench.swim.leave()
+        bench.drain()
+        self.assertEqual(bench.told_of_me(), [])
+        bench.swim.persisted(1)
+        bench.swim.leave()
+        bench.drain()
+        self.assertEqual(bench.told_of_me(), [left("me", 1)])
+        bench.hear("a", dead("me", 1))
+        bench.tick(20)
+        self.assertEqual({said.liveness for said in bench.told_of_me()}, {LEFT})
 
     def test_full_view(self):
         """What a push-pull carries: this node first, then what is said against the one it goes to."""

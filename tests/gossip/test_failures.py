@@ -2,6 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.gossip.config import LAN, LOCAL, WAN
 from loghouse.gossip.ready import EventKind
 from loghouse.protocol.gossip_messages import Liveness
 from tests.gossip.town import Town
@@ -32,6 +33,24 @@ class CrashTests(SynchronousTestCase):
         self.assertEqual(town[1].kinds("node-2")[-2:], [EventKind.FAILED, EventKind.JOINED])
 
 
+class PresetTests(SynchronousTestCase):
+    """The presets work for the networks that they are named after."""
+
+    # preset, mean delay in seconds, how long a failure may take to be found by all of ten
+    ROWS = [(LOCAL, 0.0005, 40), (LAN, 0.002, 45), (WAN, 0.15, 330)]
+
+    def test_rows(self):
+        """Healthy nodes stay alive, and a failure is found in the time that the preset promises."""
+        for config, delay_seconds_mean, seconds_max in self.ROWS:
+            town = Town(10, seed=8, config=config, delay_seconds_mean=delay_seconds_mean)
+            town.settle()
+            town.run(120)
+            self.assertEqual(town.failures, [])
+            town[3].kill()
+            self.assertLess(town.run_until_agreed(seconds_max), seconds_max)
+            self.assertEqual({name for _, _, name in town.failures}, {"node-3"})
+
+
 class CutTests(SynchronousTestCase):
     """Links that fail are not nodes that fail."""
 
@@ -55,6 +74,18 @@ class CutTests(SynchronousTestCase):
         self.assertEqual({(name) for _, by, name in town.failures if by != 1}, {"node-1"})
         for number in range(2, 11):
             town.network.mend(number, 1)
+        self.assertLess(town.run_until_agreed(60), 60)
+
+    def test_mute_node(self):
+        """A node that nobody hears is found to have failed; nobody else is, but perhaps by itself."""
+        town = Town(10, seed=7)
+        town.settle()
+        for number in range(2, 11):
+            town.network.cut(1, number)
+        town.run(600)
+        self.assertEqual({name for _, by, name in town.failures if by != 1}, {"node-1"})
+        for number in range(2, 11):
+            town.network.mend(1, number)
         self.assertLess(town.run_until_agreed(60), 60)
 
     def test_halves(self):

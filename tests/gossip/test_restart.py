@@ -51,8 +51,9 @@ class FullRestartTests(SynchronousTestCase):
 
     def restart(self, count, seed, spread_seconds, **network):
         town = Town(count, seed=seed, **network)
-        town.settle()
-        town.run(10)
+        town.start_all()
+        town.run_until_agreed(60, strictly=False)
+        town.run(10)  # the address book is written at most every five seconds
         for node in town:
             node.kill()
         town.run(5)
