@@ -106,6 +106,7 @@ class Replica:
         self._behind: list[tuple[int, Deferred[None]]] = []
         self._idle: list[Deferred[None]] = []
         self._applied: deque[tuple[int, int]] = deque()
+        self._committed_term = 0
         state = log.state_at(raft.commit_index)
         self.readable_index = raft.commit_index
         self.readable_offset = state.next_offset
@@ -182,6 +183,8 @@ class Replica:
             NotLeaderError, UnavailableError, ...: As `Raft.propose`: certainly not appended.
             OutcomeUnknownError: Leadership was lost and it is not known what became of the entry.
         """
+        if self._is_stopped:
+            return fail(UnavailableError("the node is stopping; nothing was appended, try another node"))
         try:
             ticket = self.raft.propose(proposal, self._now())
         except LoghouseError:
@@ -190,6 +193,8 @@ class Replica:
 
     def propose_configuration(self, configuration: Configuration) -> Deferred[Appended]:
         """Change the configuration; as `propose`, and MembershipError when the change is refused."""
+        if self._is_stopped:
+            return fail(UnavailableError("the node is stopping; nothing was changed, try another node"))
         try:
             ticket = self.raft.propose_configuration(configuration, self._now())
         except LoghouseError:
@@ -270,7 +275,7 @@ class Replica:
             self._owner.role_changed(ready.soft_state)
         self._to_write.append(ready)
         if ready.snapshot is not None:
-            self._skip_to(ready.snapshot.index)
+            self._skip_to(ready.snapshot.index, ready.snapshot.term)
         if ready.committed:
             self._apply(ready.committed)
         for state in ready.read_states:
@@ -337,13 +342,14 @@ class Replica:
 
     def _apply(self, entries: tuple[Entry, ...]) -> None:
         for entry in entries:
+            self._settle_older(entry.term)
             self._resolve(entry.index, entry.term, entry.timestamp)
             if entry.kind == EntryKind.TRIM:
                 self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
         self._applied.extend((entry.index, entry.next_offset) for entry in entries)
         self._publish()
 
-    def _skip_to(self, index: int) -> None:
+    def _skip_to(self, index: int, term: int) -> None:
         """A snapshot replaced the log up to `index`: nobody can tell what became of appends below."""
         for waiting_index in [place for place in self._waiting if place <= index]:
             for waiting in self._waiting.pop(waiting_index):
@@ -351,7 +357,26 @@ class Replica:
                     waiting.done,
                     OutcomeUnknownError("the log moved on without this node"),
                 )
+        self._settle_older(term)
         self._applied.clear()
+
+    def _settle_older(self, term: int) -> None:
+        """An entry of `term` is committed: what older terms wanted behind it never can be.
+
+        Terms never fall in a log. Waiting for the places themselves could take for ever: they may have been
+        cut, and nobody may append there.
+        """
+        if term <= self._committed_term:
+            return
+        self._committed_term = term
+        for index in list(self._waiting):
+            waiting = self._waiting.pop(index)
+            newer = [one for one in waiting if one.ticket.term >= term]
+            if newer:
+                self._waiting[index] = newer
+            for one in waiting:
+                if one.ticket.term < term:
+                    _answer(one.done, _replaced())
 
     def _resolve(self, index: int, term: int, timestamp: int) -> None:
         """Answer who waited for an entry at `index`, now that one of `term` is committed there."""
@@ -359,8 +384,7 @@ class Replica:
             if waiting.ticket.term == term:
                 _answer(waiting.done, _appended(waiting.ticket, timestamp))
             else:
-                text = "another leader's entry took this place; nothing was appended, try again"
-                _answer(waiting.done, UnavailableError(text))
+                _answer(waiting.done, _replaced())
 
     def _publish(self) -> None:
         """Let readers have what is committed and durable by now."""
@@ -471,6 +495,10 @@ def _appended(ticket: Ticket, timestamp: int) -> Appended:
         index=ticket.index,
         term=ticket.term,
     )
+
+
+def _replaced() -> UnavailableError:
+    return UnavailableError("another leader's entry took this place; nothing was appended, try again")
 
 
 def _answer(done: Deferred[Appended], result: Appended | Exception) -> None:
