@@ -33,13 +33,13 @@ from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import (
     Configuration,
     Member,
-    encode_configuration,
 )
 from loghouse.protocol.configuration import Role as MemberRole
-from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
+from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.raft.ready import HardState, Role, SoftState
 from loghouse.raft.ready import Proposal as RaftProposal
 from loghouse.replica import Replica
@@ -123,7 +123,7 @@ class Node(Administration, Service):
             if not self._directory.is_empty:
                 self._directory.check_names(cluster_name=options.cluster_name, node_name=options.name)
             elif options.is_alone:
-                self._create_identity(self._rng.randbytes(UUID_SIZE))
+                self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
             if not self._directory.is_empty:
                 self._open_log()
         except BaseException:
@@ -139,15 +139,24 @@ class Node(Administration, Service):
         self._housekeeping = self._every(HOUSEKEEPING_SECONDS, self._keep_house)
         super().startService()  # type: ignore[no-untyped-call]
 
-    def _create_identity(self, cluster_uuid: bytes) -> None:
-        self._directory.create(
-            Identity(
-                cluster_uuid=cluster_uuid,
-                disk_uuid=self.disk_uuid if self.disk_uuid != NO_UUID else self._rng.randbytes(UUID_SIZE),
-                cluster_name=self.options.cluster_name,
-                node_name=self.options.name,
-            )
+    def _create_identity(self, cluster_uuid: bytes, *, bootstrap: bool) -> None:
+        """Make the empty disk this node's; with `bootstrap` as the only voter of a new group."""
+        disk_uuid = self.disk_uuid if self.disk_uuid != NO_UUID else self._rng.randbytes(UUID_SIZE)
+        identity = Identity(
+            cluster_uuid=cluster_uuid,
+            disk_uuid=disk_uuid,
+            cluster_name=self.options.cluster_name,
+            node_name=self.options.name,
         )
+
+        def begin(log: Log) -> None:
+            configuration = Configuration(retention=self.options.retention)
+            configuration = configuration.with_member(self.name, disk_uuid, MemberRole.VOTER)
+            log.save_hard_state(term=BOOTSTRAP_TERM, vote=0)
+            log.append([bootstrap_entry(log.seed, configuration, self._now())])
+            log.sync(1)
+
+        self._directory.create(identity, begin=begin if bootstrap else None)
 
     def _take_part(self) -> None:
         """Run the core, if this node knows which member it is; else the leader's first message tells."""
@@ -182,32 +191,12 @@ class Node(Administration, Service):
         self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
         for warning in self._log.warnings:
             self.logger.warn("{warning}", warning=warning)
-        if self._log.last_index == 0 and self.options.is_alone:
-            self._bootstrap(self._log)
         self.logger.info(
             "log open: offsets {lowest} to {next} (next), term {term}",
             lowest=self._log.lowest_offset,
             next=self._log.next_offset,
             term=self._log.hard_state.term,
         )
-
-    def _bootstrap(self, log: Log) -> None:
-        """Make this node the only voter of a new group: the log's first entry says so."""
-        configuration = Configuration(retention=self.options.retention).with_member(
-            self.name, self._directory.identity.disk_uuid, MemberRole.VOTER
-        )
-        log.save_hard_state(term=1, vote=0)
-        entry = make_entry(
-            self.seed,
-            index=1,
-            term=1,
-            kind=EntryKind.CONFIGURATION,
-            base_offset=0,
-            timestamp=self._now(),
-            payload=encode_configuration(configuration),
-        )
-        log.append([entry])
-        log.sync(1)
 
     def _make_replica(self, id_: int) -> Replica:
         log = self._log
@@ -248,15 +237,13 @@ class Node(Administration, Service):
 
     def begin_cluster(self) -> None:
         """Make a new cluster, with this node as its only voter; the disk was empty."""
-        self._create_identity(self._rng.randbytes(UUID_SIZE))
+        self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
         self._open_log()
-        assert self._log is not None
-        self._bootstrap(self._log)
         self._take_part()
 
     def join_cluster(self, cluster_uuid: bytes) -> None:
         """Belong to a cluster from now on; the disk was empty."""
-        self._create_identity(cluster_uuid)
+        self._create_identity(cluster_uuid, bootstrap=False)
         self._open_log()
         self._take_part()
 

@@ -26,8 +26,8 @@ from construct import (
 )
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError
-from loghouse.limits import RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
-from loghouse.protocol.entry import crc32c
+from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
+from loghouse.protocol.entry import HEADER, EntryKind, crc32c
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
 from loghouse.storage.log import Log
 from loghouse.storage.opening import end_of_nonzero
@@ -230,8 +230,17 @@ class DataDirectory:
             return None
         return Identity.decode(path, read_file(self._files, path, _NODE_SIZE_MAX))
 
-    def create(self, identity: Identity, *, group: int = DEFAULT_GROUP) -> None:
+    def create(
+        self,
+        identity: Identity,
+        *,
+        group: int = DEFAULT_GROUP,
+        begin: Callable[[Log], None] | None = None,
+    ) -> None:
         """Make the empty disk this node's, with an empty log; durable on return.
+
+        `begin` may write the log's first entry, a configuration: identity and entry are then there together,
+        or neither.
 
         What a crash in an earlier first boot left is wiped, unless there is an entry in it.
 
@@ -253,7 +262,10 @@ class DataDirectory:
                 files.make_directory(directory)
             files.sync_directory(logs)
             Log.create(files, directory, cluster=identity.cluster_uuid, group=group)
-            self._open_log(identity, group).close()
+            log = self._open_log(identity, group)
+            if begin is not None:
+                begin(log)
+            log.close()
             replace_file(files, self.path, NODE_NAME, identity.encode())
         except OSError as error:
             raise DiskFailedError(f"cannot make {self.path}: {error}") from error
@@ -271,9 +283,7 @@ class DataDirectory:
             if path.endswith(f"/{ASIDE_NAME}"):
                 raise self._node_is_gone(path)
             store = OpenFile.open(files, path)
-            if path.endswith(STORE) and (
-                end_of_nonzero(store, STORE_HEADER_SIZE, store.size()) > STORE_HEADER_SIZE
-            ):
+            if path.endswith(STORE) and not _holds_nothing(store):
                 raise self._node_is_gone(path)
         for path in paths:
             files.unlink(path)
@@ -323,3 +333,15 @@ class DataDirectory:
     def close(self) -> None:
         """Let the directory go; its logs must be closed."""
         self._lock.close()
+
+
+def _holds_nothing(store: OpenFile) -> bool:
+    """Whether a store holds no entry, or only the configuration that a first boot began with."""
+    end = end_of_nonzero(store, STORE_HEADER_SIZE, store.size())
+    if end <= STORE_HEADER_SIZE:
+        return True
+    head = store.pread(ENTRY_HEADER_SIZE, STORE_HEADER_SIZE)
+    if len(head) < ENTRY_HEADER_SIZE:
+        return False
+    _, length, _, kind, _, _, index, *_ = HEADER.unpack(head)
+    return index <= 1 and kind in (0, EntryKind.CONFIGURATION) and end <= STORE_HEADER_SIZE + max(length, 512)

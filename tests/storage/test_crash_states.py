@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import LoghouseError
+from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.log_state import LogState, encode_log_state
+from loghouse.raft.membership import bootstrap_entry
 from loghouse.storage import log as log_module
-from loghouse.storage.directory import DataDirectory
+from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.storage.log import Log
 from loghouse.testing.disk import SimDisk, crash_states
 from tests.storage.entries import CLUSTER, GROUP, SEED, Writer
@@ -501,3 +503,31 @@ class FirstBootTests(SynchronousTestCase):
             self.assertEqual(boot(after).identity, identity)
             self.assertEqual(boot(after.crashed([])).open_log().last_index, 1)
         self.assertGreater(len(states), 50)
+
+    def test_first_boot_with_an_entry(self):
+        """A first boot that begins with a configuration leaves identity and entry together, or neither."""
+
+        def boot_with_entry(disk: SimDisk) -> DataDirectory:
+            directory = DataDirectory.lock(disk, "/data", segment_size=64 * 1024, reserve_size=0)
+            if directory.is_empty:
+                identity = Identity(
+                    cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="c", node_name="n"
+                )
+
+                def begin(log: Log) -> None:
+                    log.save_hard_state(term=1, vote=0)
+                    log.append([bootstrap_entry(log.seed, Configuration(), 1)])
+                    log.sync(1)
+
+                directory.create(identity, begin=begin)
+            return directory
+
+        disk = SimDisk()
+        image = disk.start_trace()
+        boot_with_entry(disk).close()
+        trace, disk.trace = disk.trace, None
+        states = list(crash_states(image, trace))
+        self.assertGreater(len(states), 50)
+        for done, crashed in random.Random(3).sample(states, min(len(states), STATES_MAX)):
+            log = boot_with_entry(crashed).open_log()
+            self.assertEqual((log.last_index, log.hard_state.term), (1, 1), done)
