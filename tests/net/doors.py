@@ -64,7 +64,7 @@ def pause(seconds):
     return deferLater(reactor, seconds, lambda: None)
 
 
-async def until(condition, seconds=10.0):
+async def until(condition, seconds=40.0):
     """Return when the condition holds; fail when it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -231,7 +231,7 @@ class Stranger:
 
     def _talk(self, pieces, wait):
         received = b""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as plain:
+        with socket.create_connection(("127.0.0.1", self.port), 40) as plain:
             try:
                 with self.context.wrap_socket(plain) as tls:
                     for piece in pieces:

@@ -342,7 +342,8 @@ class FloodTests(AttackCase):
         self.addCleanup(lambda: [one.close() for one in idle])
         await until(lambda: self.admission.refused > 50)
         self.assertLessEqual(self.admission.strangers, 20)
-        self.assertLess(await self.honest_seconds(), 2 * before + 0.25)
+        # The half second is what a busy machine may cost; a held reactor costs more.
+        self.assertLess(await self.honest_seconds(), 2 * before + 0.5)
         await until(lambda: self.admission.all == 1)
 
     @asynchronous
@@ -391,11 +392,11 @@ class FloodTests(AttackCase):
         connection = await self.connect()
         transport = connection.transport
         transport.pauseProducing()
-        flood = wire(Ping(token=1)) * 2000
-        for _ in range(200):
+        flood = wire(Ping(token=1)) * 8000
+        for _ in range(50):
             transport.write(flood)
             await self.honest.bounds()
-        # 200 x 48 kB of pings were written; the server took in what its answers' buffers allow.
+        # 50 x 192 kB of pings were written; the server took in what its answers' buffers allow.
         received = sum(door._inner.wrappedProtocol.received_size for door in self.doors._connections)
         self.assertLess(received, 8 * MIB)
 
@@ -418,7 +419,7 @@ class FloodTests(AttackCase):
 class DeadlineTests(AttackCase):
     """Row 26: who is slow inside TLS."""
 
-    times = LinkTimes(greeting=1.0, frame=1.0, silence=60, silence_max=120, close_max=1)
+    times = LinkTimes(greeting=3.0, frame=1.0, silence=60, silence_max=120, close_max=1)
 
     @asynchronous
     async def test_no_hello(self):
@@ -435,7 +436,7 @@ class DeadlineTests(AttackCase):
 class SilenceTests(AttackCase):
     """A silent peer is asked, and then given up."""
 
-    times = LinkTimes(silence=1.0, silence_max=3.0, close_max=1)
+    times = LinkTimes(silence=1.0, silence_max=4.0, close_max=1)
 
     @asynchronous
     async def test_silent(self):
