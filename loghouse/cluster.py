@@ -71,7 +71,7 @@ class ClusterNode(Protocol):
         """Take another message between nodes: a forwarded request, or its answer."""
 
     def peer_lost(self, name: str) -> None:
-        """The link that a node dialled is gone."""
+        """A link with that node, dialled there or here, is gone."""
 
     def join_cluster(self, cluster_uuid: bytes) -> None:
         """Belong to a cluster from now on; the disk was empty."""
@@ -149,7 +149,7 @@ class Cluster:
     def start(self, door: DialDoor) -> None:
         """Join the others: as who this node is, or, with an empty disk, as whoever they make it."""
         self._door = door
-        self.peers = PeerSet(door, self._link_up)
+        self.peers = PeerSet(door, self._link_up, self.node.peer_lost)
         if self.node.cluster_uuid == NO_UUID:
             self._joining = _Joining(self)
             self._every(JOIN_SECONDS, self._joining.look, now=True)
@@ -381,7 +381,7 @@ class Cluster:
         self._joining = None
         self._loops[0].stop()
         self.peers.stop("joining")
-        self.peers = PeerSet(self._door, self._link_up)
+        self.peers = PeerSet(self._door, self._link_up, self.node.peer_lost)
         if cluster_uuid is None:
             self.node.begin_cluster()
         else:

@@ -29,7 +29,13 @@ from loghouse.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from loghouse.limits import FORWARD_SECONDS, FORWARDS_MAX, FORWARDS_REMEMBERED_MAX, FORWARDS_SIZE_MAX
+from loghouse.limits import (
+    FORWARD_GRACE_SECONDS,
+    FORWARD_SECONDS,
+    FORWARDS_MAX,
+    FORWARDS_REMEMBERED_MAX,
+    FORWARDS_SIZE_MAX,
+)
 from loghouse.node_api import Appended, Proposal
 from loghouse.protocol.failures import FAILURE_FIELDS
 from loghouse.protocol.forward_messages import (
@@ -86,7 +92,7 @@ class ForwardCounters:
     ignored: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
     """A request that left, until its answer comes. `size` in bytes, `deadline` in the clock's seconds."""
 
@@ -129,7 +135,7 @@ class Forwarder:
         self._count_max = count_max
         # At random, so that no answer to a request of this node's former life fits one of this life.
         self._next_id = rng.getrandbits(64)
-        self._asked: dict[int, _Asked] = {}  # all wait equally long, so the oldest is due first
+        self._asked: dict[int, _Asked] = {}
         self._asked_size = 0
         self._timer: IDelayedCall | None = None
         self._serving: set[tuple[str, int]] = set()
@@ -202,6 +208,7 @@ class Forwarder:
                     UnavailableError(f"{problem}; nothing was done: try again, or send to {leader_name}")
                 )
         elif self._timer is None and self._asked:
+            # No request is due before this one while there is no timer. Later ones find it running.
             self._timer = self._clock.callLater(self._timeout_seconds, self._expire)
         return done
 
@@ -219,13 +226,33 @@ class Forwarder:
         """Give up on what is due, and come again for the next."""
         self._timer = None
         now = self._clock.seconds()
-        due = []
-        for request_id, asked in self._asked.items():
-            if asked.deadline > now:
-                self._timer = self._clock.callLater(asked.deadline - now, self._expire)
-                break
-            due.append(request_id)
-        self._give_up(due, f"did not answer within {self._timeout_seconds:g} s")
+        due = [request_id for request_id, asked in self._asked.items() if asked.deadline <= now]
+        self._give_up(due, "did not answer in time")
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Come again when the first request is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._asked and not self._is_stopped:
+            first = min(asked.deadline for asked in self._asked.values())
+            self._timer = self._clock.callLater(max(0.0, first - self._clock.seconds()), self._expire)
+
+    def leader_changed(self, leader_name: str) -> None:
+        """Another node leads now (empty: none yet).
+
+        A node that led before and still can tell what became of a request tells it soon: the new leader's
+        first commit decides. One that is cut off would keep its callers waiting until the deadline.
+        """
+        if not leader_name:
+            return
+        latest = self._clock.seconds() + FORWARD_GRACE_SECONDS
+        waits_elsewhere = [asked for asked in self._asked.values() if asked.leader_name != leader_name]
+        for asked in waits_elsewhere:
+            asked.deadline = min(asked.deadline, latest)
+        if waits_elsewhere:
+            self._set_timer()
 
     def link_lost(self, node_name: str) -> None:
         """A link with that node ended: answers to what was sent it will not come."""

@@ -43,6 +43,7 @@ PROPOSALS_MAX: Final = 16_384  # the same, counted: single records are small
 FORWARDS_SIZE_MAX: Final = 32 * MIB  # bytes passed on to the leader and not answered; twice a peer's queue
 FORWARDS_MAX: Final = 4096  # the same, counted; also what a leader does at a time for all other nodes
 FORWARD_SECONDS: Final = 10.0  # until the leader's answer: several elections, or one long stall of its disk
+FORWARD_GRACE_SECONDS: Final = 1.0  # the same once another node leads: the old one knows soon, or never
 FORWARDS_REMEMBERED_MAX: Final = 4096  # ids of one node's last requests: a copy is not done a second time
 FETCH_SIZE_DEFAULT: Final = 1 * MIB
 FETCH_SIZE_MAX: Final = 8 * MIB

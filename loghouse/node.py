@@ -329,7 +329,7 @@ class Node(Administration, Service):
             self._forwarder.message_received(source, message, self)
 
     def peer_lost(self, name: str) -> None:
-        """The link that a node dialled is gone: its answers will not come. Raft and gossip ask again."""
+        """A link with that node is gone: its answers will not come. Raft and gossip ask again."""
         if self._forwarder is not None:
             self._forwarder.link_lost(name)
 
@@ -378,6 +378,8 @@ class Node(Administration, Service):
         self.has_leader = state.leader != 0
         self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
         self._look_at_hand_over()
+        if self._forwarder is not None:
+            self._forwarder.leader_changed(self.leader_name)
 
     def committed(self) -> None:
         """More is readable, or was trimmed."""

@@ -34,14 +34,21 @@ class PeerSet:
 
     logger = Logger()
 
-    def __init__(self, door: DialDoor, link_up: Callable[[PeerLink, Hello], None]) -> None:
+    def __init__(
+        self,
+        door: DialDoor,
+        link_up: Callable[[PeerLink, Hello], None],
+        link_lost: Callable[[str], None] = lambda name: None,
+    ) -> None:
         """Dial nobody yet.
 
         Args:
             link_up: Told when a dialled link came up, and what the other node said of itself.
+            link_lost: Told which node's dialled link is gone, and maybe with it what was sent.
         """
         self._door = door
         self._link_up = link_up
+        self._link_lost = link_lost
         self._by_name: dict[str, tuple[str, PeerLink]] = {}
         self._seeds: dict[str, PeerLink] = {}
         self._hellos: dict[str, Hello] = {}
@@ -117,7 +124,9 @@ class PeerSet:
             if isinstance(event, LinkUp):
                 self._came_up(address, link, event.hello)
 
-        link = PeerLink(self._door, host, port, expected_node, received)
+        link = PeerLink(
+            self._door, host, port, expected_node, received, lambda: self._link_lost(link.expected_node)
+        )
         return link
 
     def _came_up(self, address: str, link: PeerLink, hello: Hello) -> None:

@@ -18,7 +18,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.forwarding import AdminOrder, AdminResult, Forwarder
-from loghouse.limits import FORWARD_SECONDS, FORWARDS_REMEMBERED_MAX
+from loghouse.limits import FORWARD_GRACE_SECONDS, FORWARD_SECONDS, FORWARDS_REMEMBERED_MAX
 from loghouse.node_api import Appended, Proposal
 from loghouse.protocol import codec
 from loghouse.protocol.forward_messages import AdminOperation, ForwardFailure, ForwardProduce, ForwardReply
@@ -320,6 +320,37 @@ class CertaintyTests(ForwardCase):
         self.town.wires.clear()
         self.assertQuiet()
 
+    def test_leader_changed(self):
+        """Once another node leads, the old one has little time left to answer; the new one has all."""
+        self.town.add("c")
+        answered, cut_off = self.propose(), self.propose()
+        [(_, _, first), _] = self.town.wires
+        self.town.clock.advance(1.0)
+        self.a.forwarder.leader_changed("")
+        self.a.forwarder.leader_changed("b")
+        self.town.clock.advance(FORWARD_GRACE_SECONDS)
+        self.assertNoResult(cut_off)
+        kept = self.a.forwarder.propose("c", PROPOSAL)
+        self.a.forwarder.leader_changed("c")
+        self.a.receive("b", ForwardReply(request_id=first.request_id, **vars_of(APPENDED)))
+        self.assertEqual(self.successResultOf(answered), APPENDED)
+        self.assertNoResult(cut_off)
+        self.town.clock.advance(FORWARD_GRACE_SECONDS)
+        self.failureResultOf(cut_off, OutcomeUnknownError)
+        self.assertNoResult(kept)
+        self.town.clock.advance(FORWARD_SECONDS - FORWARD_GRACE_SECONDS)
+        self.failureResultOf(kept, OutcomeUnknownError)
+        self.town.wires.clear()
+        self.assertQuiet()
+
+    def test_leader_changed_late(self):
+        """A change of leader never lengthens a deadline."""
+        done = self.propose()
+        self.town.clock.advance(FORWARD_SECONDS - FORWARD_GRACE_SECONDS / 2)
+        self.a.forwarder.leader_changed("c")
+        self.town.clock.advance(FORWARD_GRACE_SECONDS / 2)
+        self.failureResultOf(done, OutcomeUnknownError)
+
     def test_lost_answer(self):
         """The leader's way back is cut: the leader goes on, the caller is told at its deadline."""
         done = self.propose()
@@ -481,8 +512,10 @@ class WalkTests(SynchronousTestCase):
                     town.members[target].receive(source, over_the_wire(message))
             elif step < 0.6:
                 town.cut.symmetric_difference_update({(asker.name, leader.name)})
-            elif step < 0.7:
+            elif step < 0.65:
                 asker.forwarder.link_lost(leader.name)
+            elif step < 0.7:
+                asker.forwarder.leader_changed(rng.choice("abc"))
             elif step < 0.8 and waiting:
                 waiting.pop(rng.randrange(len(waiting))).callback(APPENDED)
             elif step < 0.9:

@@ -167,7 +167,11 @@ def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
             f"Nothing can be appended until enough of them run again: {who}."
         )
     elif not status.leader:
-        notes.append("No leader yet: an election takes a few seconds. Appends wait for it.")
+        quiet = ", ".join(f"{m.name} ({m.liveness})" for m in voters if m.liveness != "alive")
+        notes.append(
+            "No leader: nothing can be appended. While a majority of voters runs, one is elected in seconds"
+            + (f"; not answering: {quiet}." if quiet else ".")
+        )
     elif missing and alive_count == needed:
         notes.append(
             f"Not running: {who}. One failure more and nothing can be appended: start it again, or, if it is "

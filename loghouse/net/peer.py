@@ -138,6 +138,7 @@ class PeerLink:
         host, port: Where it is.
         expected_node: Its name; another node at that address is refused. Empty: any node of this cluster.
         event_received: Told of what comes back: LinkUp, answers to Describe.
+        link_lost: Told when a link that was up is gone, and maybe with it what was sent.
     """
 
     logger = Logger()
@@ -149,6 +150,7 @@ class PeerLink:
         port: int,
         expected_node: str,
         event_received: Callable[[Event], None] = lambda event: None,
+        link_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = PeerState.IDLE
         self.counters = PeerCounters()
@@ -159,6 +161,7 @@ class PeerLink:
         self._host = host
         self._port = port
         self._event_received = event_received
+        self._link_lost = link_lost
         self._delay_seconds = 0.0
         self._timer: Any = None
         self._connector: Any = None
@@ -240,18 +243,20 @@ class PeerLink:
 
     def lost(self, problem: str) -> None:
         """The connection is gone, or never came to be."""
-        was_idle = self.link is not None and self.link.is_idle_closed
+        was_up, was_idle = self.link is not None, self.link is not None and self.link.is_idle_closed
         self.link = None
         self._connector = None
         self.counters.dropped += self.queue.clear()
         if self.state is PeerState.STOPPED:
-            return
-        if was_idle:
+            pass
+        elif was_idle:
             self.state = PeerState.IDLE
-            return
-        self.counters.failures += 1
-        self.counters.last_problem = problem
-        self._wait()
+        else:
+            self.counters.failures += 1
+            self.counters.last_problem = problem
+            self._wait()
+        if was_up:
+            self._link_lost()
 
     # --- dialling --------------------------------------------------------------------------------
 

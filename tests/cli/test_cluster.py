@@ -85,7 +85,8 @@ class StatusTests(ClusterCase):
         self.assertIn("NO MAJORITY: 1 of 3 voters alive, 2 needed", note)
         self.assertIn("n2, n3", note)
         [note] = self.notes("alive", "suspect", "alive", leader="")
-        self.assertIn("No leader yet", note)
+        self.assertIn("No leader: nothing can be appended", note)
+        self.assertIn("not answering: n2 (suspect)", note)
         [note] = self.notes("alive", "alive", "alive", removed=["n7", "n8"])
         self.assertIn("n7, n8 (`loghouse cluster add", note)
 

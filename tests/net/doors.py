@@ -180,6 +180,7 @@ class WireCase(TestCase):
     def peer(self, name="n2", *, issued=None, expected="n1", events=None, hello=None, port=None, **fields):
         """Return a `PeerLink` of another node towards the door; `events` collects what comes back."""
         cluster_uuid = fields.pop("cluster_uuid", self.node.cluster_uuid)
+        link_lost = fields.pop("link_lost", lambda: None)
         issued = issued or node_certificate(name)
         own = hello or Hello(
             role=LinkRole.NODE,
@@ -196,9 +197,8 @@ class WireCase(TestCase):
             rng=random.Random(1),
             **fields,
         )
-        link = PeerLink(
-            door, "127.0.0.1", port or self.port, expected, [].append if events is None else events.append
-        )
+        received = [].append if events is None else events.append
+        link = PeerLink(door, "127.0.0.1", port or self.port, expected, received, link_lost)
 
         async def stop():
             link.stop()

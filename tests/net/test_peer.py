@@ -141,15 +141,17 @@ class LinkTests(PeerCase):
 
     @asynchronous
     async def test_comes_back(self):
-        """A link that breaks is dialled again, after a delay; what was sent meanwhile is dropped."""
+        """A link that breaks is told of and dialled again after a delay; what is sent then is dropped."""
         self.open_door()
-        link = self.peer()
+        lost = []
+        link = self.peer(link_lost=lambda: lost.append(link.state))
         await self.up(link)
         self.doors.abort_all()
         await until(lambda: link.state is PeerState.WAITING)
         self.assertFalse(link.send(SwimNack(sequence=1)))
         await until(lambda: link.counters.ups == 2)
         self.assertEqual((self.peers.lost, link.counters.dropped), (1, 1))
+        self.assertEqual(lost, [PeerState.WAITING])
 
     @asynchronous
     async def test_idle_link_closes(self):
