@@ -342,7 +342,9 @@ class Segment:
         start, limit = header.position, header.position + size_max
         last = first
         if header.position + header.length < limit:
-            starts = self.index().last_ending_by(limit, first + 1, count)  # the last one that starts in time
+            index = self.index()
+            # The last one that starts in time; an index rebuilt from a damaged store ends at the damage.
+            starts = index.last_ending_by(limit, first + 1, min(count, index.capacity))
             last = starts if starts == count - 1 and self.end_of(starts, end) <= limit else starts - 1
         stop = max(self.end_of(last, end), start + header.length) if last > first else start + header.length
         # A wrong index must not make us read more than was asked for.

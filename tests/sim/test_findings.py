@@ -4,7 +4,8 @@ import errno
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.errors import DiskFailedError
+from loghouse.errors import DamageError, DiskFailedError
+from loghouse.limits import INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
 from loghouse.storage.log import Log
 from loghouse.testing.disk import SimDisk
 from tests.storage.entries import CLUSTER, GROUP, Writer
@@ -19,17 +20,38 @@ class FindingTests(SynchronousTestCase):
         """Open a log of segments of ten entries."""
         return Log.open(disk, DIRECTORY, cluster=CLUSTER, group=GROUP, index_size=120, reserve_size=0)
 
-    def test_names_seen_at_open_are_durable(self):
-        """A segment whose name was not durable when the process ended is made so by the next start."""
-        disk, writer = SimDisk(), Writer()
+    def make_log(self, disk, writer, count):
+        """Make a log of so many entries, all durable, and return it open."""
         disk.make_directory("/logs")
         disk.make_directory(DIRECTORY)
         disk.sync_directory("/")
         disk.sync_directory("/logs")
         Log.create(disk, DIRECTORY, cluster=CLUSTER, group=GROUP)
         log = self.open(disk)
-        log.append([writer.records() for _ in range(10)])
-        log.sync(10)
+        log.append([writer.records() for _ in range(count)])
+        log.sync(count)
+        return log
+
+    def test_reading_up_to_damage_without_index(self):
+        """With a damaged entry and no right index, what lies before the damage is read, the rest is refused."""
+        disk = SimDisk()
+        self.make_log(disk, Writer(), 25).close()
+        store, index = (f"{DIRECTORY}/{11:020d}{suffix}" for suffix in (".store", ".index"))
+        frame_size = 84
+        disk.flip(store, (STORE_HEADER_SIZE + 5 * frame_size + 9) * 8)
+        content = disk.content(index)
+        disk.replace(index, bytes(7 * INDEX_ENTRY_SIZE) + content[7 * INDEX_ENTRY_SIZE :])
+        log = self.open(disk)
+        found = [entry.index for entry in log.entries(11, 21, 10_000)]
+        while found[-1] < 15:
+            found += [entry.index for entry in log.entries(found[-1] + 1, 21, 10_000)]
+        self.assertEqual(found, [11, 12, 13, 14, 15])
+        self.assertRaises(DamageError, log.entries, 16, 21, 10_000)
+
+    def test_names_seen_at_open_are_durable(self):
+        """A segment whose name was not durable when the process ended is made so by the next start."""
+        disk, writer = SimDisk(), Writer()
+        log = self.make_log(disk, writer, 10)
         # The roll's sync of the directory fails: the process ends, the machine and its caches stay.
         disk.fail(errno.EIO, after=1, kinds=["sync_directory"])
         state = writer.state.copy()
