@@ -67,20 +67,17 @@ class Atlas:
         rng.shuffle(nodes)
         return next((node for node in nodes if node.member and self._may_lose(node.number)), None)
 
-    def _lose(self, node: SimNode) -> None:
-        self._lost[node.number] = node.machine.disk_uuid
-        self._cluster.oracle.view(node.member).excused = True
-
     def wipe(self, rng: random.Random) -> str:
         """Put an empty disk into some machine: it must come back as another member."""
         node = self._victim(rng)
         if node is None:
             return ""
-        self._lose(node)
+        self._lost[node.number] = node.machine.disk_uuid
         self._replace_disk(node, rng)
         return "wipe"
 
     def _replace_disk(self, node: SimNode, rng: random.Random) -> None:
+        self._cluster.oracle.view(node.member).excused = True
         node.crash(rng)
         node.member = 0
         node.machine.new_disk()
@@ -95,7 +92,7 @@ class Atlas:
         where = node.machine.rot(rng)
         if not where:
             return ""
-        self._lose(node)
+        self._lost[node.number] = node.machine.disk_uuid
         self._cluster.trace.note(f"{node.name} rots: {where}")
         if rng.random() < 0.7:
             node.crash(rng)

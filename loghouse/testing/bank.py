@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from loghouse.testing.cluster import run_seed
@@ -56,8 +56,11 @@ def options_for(mutant: Mutant, seed: int) -> SwarmOptions:
     return options
 
 
-def hunt(mutant: Mutant, *, seconds: float, seeds: Iterable[int] = range(1, 10_000)) -> Catch:
-    """Run seeds with the bug planted until one is not clean, or the CPU time is used up."""
+def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_000)) -> Catch:
+    """Run seeds with the bug planted until one is not clean, or the CPU time is used up.
+
+    The seed that caught it must be clean without the bug; a catch that is not due to it does not count.
+    """
     begin = time.process_time()
     simulated = 0.0
     tried = 0
@@ -66,14 +69,17 @@ def hunt(mutant: Mutant, *, seconds: float, seeds: Iterable[int] = range(1, 10_0
             result = run_seed(options_for(mutant, seed))
             simulated += result.simulated_seconds
             tried += 1
-            spent = time.process_time() - begin
-            if result.violation is not None:
-                rule, text = result.violation.rule, str(result.violation)
-                return Catch(mutant.name, mutant.citation, rule, text, seed, tried, spent, simulated)
-            if spent > seconds:
+            if result.violation is not None or time.process_time() - begin > seconds:
                 break
     spent = time.process_time() - begin
-    return Catch(mutant.name, mutant.citation, "", "", 0, tried, spent, simulated)
+    if result.violation is None:
+        return Catch(mutant.name, mutant.citation, "", "", 0, tried, spent, simulated)
+    control = run_seed(options_for(mutant, seed))
+    if control.violation is not None:
+        text = f"seed {seed} breaks without the bug, too: {control.violation}"
+        return Catch(mutant.name, mutant.citation, "", text, seed, tried, spent, simulated)
+    rule, text = result.violation.rule, str(result.violation)
+    return Catch(mutant.name, mutant.citation, rule, text, seed, tried, spent, simulated)
 
 
 def hunt_all(mutants: Sequence[Mutant], *, seconds_each: float) -> list[Catch]:

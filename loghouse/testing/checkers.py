@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from loghouse.protocol.configuration import Configuration, decode_configuration
@@ -21,6 +22,10 @@ from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, Reques
 from loghouse.raft.quorum import majority
 
 GENESIS: Final = 0
+
+
+# The same few configurations are looked at again and again.
+_configuration = lru_cache(maxsize=256)(decode_configuration)
 
 
 class Violation(Exception):  # noqa: N818 - it is what is found, not what goes wrong with us
@@ -43,6 +48,8 @@ class LogView:
     chains: list[int] = field(default_factory=lambda: [GENESIS])
     entries: list[Entry] = field(default_factory=list)
     durable_index: int = 0
+    # The last entry on the disk; one that the member was told to cut may still be there for a moment.
+    disk_index: int = 0
     durable_term: int = 0
     durable_vote: int = 0
     # The index this member acknowledged and has not been told to cut since; it must survive any crash.
@@ -67,7 +74,7 @@ class LogView:
 
     def term_at(self, index: int) -> int | None:
         """Return the term of an entry that is held; None at the start."""
-        return self.entries[index - self.start - 1].term if index > self.start else None
+        return self.entries[index - self.start - 1].term if self.start < index <= self.last else None
 
     def append(self, entry: Entry) -> int:
         """Add an entry; return the new checksum."""
@@ -127,10 +134,10 @@ class Oracle:
         view = self.view(member)
         for entry in reversed(view.entries):
             if entry.kind == EntryKind.CONFIGURATION:
-                return decode_configuration(bytes(entry.payload))
+                return _configuration(bytes(entry.payload))
         for entry in reversed(self.committed[: view.start]):
             if entry.kind == EntryKind.CONFIGURATION:
-                return decode_configuration(bytes(entry.payload))
+                return _configuration(bytes(entry.payload))
         return Configuration()
 
     @property
@@ -148,6 +155,14 @@ class Oracle:
         if known is None or known.frame != entry.frame or not entry.base_offset <= offset < entry.next_offset:
             raise Violation(
                 "served", f"member {member} serves entry {entry.index} for offset {offset}, which is not it"
+            )
+
+    def not_held(self, member: int, offset: int) -> None:
+        """Check that a record that a node says is trimmed was."""
+        if self.state.lowest_offset <= offset < self.state.next_offset:
+            raise Violation(
+                "retention",
+                f"member {member} has not {offset}, trimmed is only below {self.state.lowest_offset}",
             )
 
     # --- what a member writes -------------------------------------------------------
@@ -183,7 +198,7 @@ class Oracle:
                     f"member {member} acknowledged index {promised_index} and lost it in a crash "
                     f"(its log is {start + 1} to {view.last})",
                 )
-        view.durable_index = view.last
+        view.durable_index = view.disk_index = view.last
         view.durable_term, view.durable_vote = term, vote
         view.commit_index = view.applied_index = 0
         view.term = term
@@ -255,8 +270,13 @@ class Oracle:
                     "one-change",
                     f"leader {view.member}: {entry.index} while {earlier.index} is not committed",
                 )
+        if view.term_at(view.commit_index) != entry.term:
+            raise Violation(
+                "change-too-early",
+                f"leader {view.member}: {entry.index} before it committed in term {entry.term}",
+            )
         before = self.configuration(view.member).voters
-        after = decode_configuration(bytes(entry.payload)).voters
+        after = _configuration(bytes(entry.payload)).voters
         if len(before ^ after) > 1 and before:
             raise Violation(
                 "one-change", f"leader {view.member} goes from voters {set(before)} to {set(after)}"
@@ -268,6 +288,7 @@ class Oracle:
         It counts only as far as the member's books still say the same: what was cut meanwhile does not.
         """
         view = self.view(member)
+        view.disk_index = last_index
         chain = view.chain_at(last_index)
         if last_index < view.start:
             # A snapshot is on its way to the disk; what it replaces counts as far as it is the same.
@@ -304,7 +325,7 @@ class Oracle:
         if kind is AppendEntriesReply:
             assert isinstance(message, AppendEntriesReply)
             if message.success:
-                self._check_acknowledgement(view, message.index)
+                self._check_acknowledgement(view, message.index, message.term)
         elif kind is RequestVoteReply:
             assert isinstance(message, RequestVoteReply)
             if message.granted and not message.pre_vote:
@@ -325,8 +346,12 @@ class Oracle:
                 "durable-vote", f"member {view.member} votes for {candidate}, which its disk does not know"
             )
 
-    def _check_acknowledgement(self, view: LogView, index: int) -> None:
-        if index > view.durable_index:
+    def _check_acknowledgement(self, view: LogView, index: int, term: int) -> None:
+        if term < view.durable_term:
+            # It was true before the member followed a newer leader, which may have cut it since; Raft
+            # allows such a message to be late. No vote of the newer term can depend on it.
+            return
+        if index > max(view.durable_index, view.disk_index):
             raise Violation(
                 "durable-ack", f"member {view.member} acknowledges {index}, durable is {view.durable_index}"
             )
@@ -437,7 +462,9 @@ class Oracle:
 
     # --- the end -------------------------------------------------------------------------
 
-    def check_replica(self, member: int, entries: Sequence[Entry], state: LogState) -> None:
+    def check_replica(
+        self, member: int, entries: Sequence[Entry], state: LogState, core_state: LogState
+    ) -> None:
         """Check that a member's disk, at the end, holds the committed log and its state."""
         view = self.view(member)
         if state.index != len(self.committed):
@@ -447,5 +474,5 @@ class Oracle:
         for entry in entries:
             if self.committed[entry.index - 1].frame != entry.frame:
                 raise Violation("convergence", f"member {view.member} holds another entry {entry.index}")
-        if encode_log_state(state) != encode_log_state(self.state):
+        if any(encode_log_state(one) != encode_log_state(self.state) for one in (state, core_state)):
             raise Violation("replicated-state", f"member {member}'s state is not the one that the log says")

@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from loghouse.testing.cluster import SimCluster
     from loghouse.testing.node import SimNode
 
-# Where a node may be told to crash: exactly there, the next time it comes by.
-CRASH_POINTS = (
-    "vote_sent",  # just after its granted vote left
-    "mid_broadcast",  # a leader, when only some followers got its message
-    "written",  # entries written, not synced
-    "synced",  # synced, but neither the core nor anybody else knows
-    "acknowledged",  # just after its acknowledgement left
-    "elected",  # just after it won
-    "committed",  # a leader, just after it committed, before it told anybody
-    "disk_step",  # inside some step of its storage: a cut, a roll, a start
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -128,7 +116,7 @@ class Nemesis:
         victim = self._victim(rng)
         if victim is None:
             return ""
-        point = rng.choice(CRASH_POINTS)
+        point = rng.choice(self._cluster.options.crash_points)
         victim.arm(point, rng.randrange(1, 6), rng, self._later(rng, 0.1, 3))
         return f"crash at {point}"
 

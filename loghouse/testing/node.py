@@ -17,7 +17,6 @@ from loghouse.errors import (
     DiskFailedError,
     DiskFullError,
     LoghouseError,
-    NotLeaderError,
     OutcomeUnknownError,
     RequestError,
     UnavailableError,
@@ -72,6 +71,8 @@ class SimNode:
         self.log = None
         self._tick_waits = False
         self._turn_scheduled = False
+        # The commit index that leadership began with; -1 once it moved.
+        self._led_from = -1
         self._pumping = False
         self._to_write: deque[Ready] = deque()
         self._trim_to: tuple[int, int] | None = None
@@ -230,7 +231,7 @@ class SimNode:
             return
         self.cluster.clock.after(self.tick_seconds, self._tick, incarnation)
         assert self.raft is not None
-        self.raft.tick(self.now())
+        self._guarded(self.raft.tick, self.now())
         self.wake()
 
     def receive(self, source: int, envelope: Envelope) -> None:
@@ -243,7 +244,7 @@ class SimNode:
         if raft is None:
             return
         self._routes[envelope.source] = source
-        raft.step(envelope)
+        self._guarded(raft.step, envelope)
         self.wake()
 
     def _take_id(self, id_: int) -> bool:
@@ -261,6 +262,8 @@ class SimNode:
 
     def wake(self) -> None:
         """Look for work: something was put into the core."""
+        if not self.is_up:
+            return  # what was put in ended the process
         if self.cluster.options.turn_seconds == 0.0:
             self._turn()
         elif not self._turn_scheduled:
@@ -307,15 +310,21 @@ class SimNode:
             soft = ready.soft_state
             self.cluster.trace.note(f"{self.name} {soft.role.value} term {soft.term} leader {soft.leader}")
             if soft.role is Role.LEADER:
+                self._led_from = oracle.view(member).commit_index
                 oracle.elected(member, soft.term)
-        if ready.entries:
-            oracle.appended(member, ready.entries)
         leads = raft.role is Role.LEADER
+        # A leader commits before it appends what that allows; a follower is told both at once.
+        if ready.commit_index <= oracle.view(member).last:
+            oracle.committed_to(member, ready.commit_index, raft.term if leads else 0)
+        oracle.appended(member, ready.entries)
         oracle.committed_to(member, ready.commit_index, raft.term if leads else 0)
         if ready.committed:
             oracle.applied(member, ready.committed)
         if ready.soft_state is not None and leads:
             self._reach("elected")
+        if leads and ready.commit_index > self._led_from and self._led_from >= 0:
+            self._led_from = -1
+            self._reach("first_commit")
         if ready.committed and leads:
             self._reach("committed")
 
@@ -418,6 +427,8 @@ class SimNode:
         assert group is not None
         if raft is not None and group:
             raft.persisted(group[-1].token)
+            if self._led_from >= 0 and raft.role is Role.LEADER:
+                self._reach("noop_durable")
             for ready in group:
                 self._send(ready.messages_after_persist)
             self._publish()
@@ -465,17 +476,15 @@ class SimNode:
         """Append a batch, if this node leads; answers `Appended` or an error."""
         if not self.is_up or self._later(self.propose, proposal, answer):
             return
-        raft = self.raft
-        if raft is None:
-            return
+        if self.raft is not None:
+            self._guarded(self._propose, self.raft, proposal, answer)
+
+    def _propose(self, raft: Raft, proposal: Proposal, answer: Answer) -> None:
         if self.is_full:
             answer(DiskFullError(self.name))
             return
         try:
             ticket = raft.propose(proposal, self.now())
-        except NotLeaderError as error:
-            answer(error)
-            return
         except RequestError as error:
             answer(error)
             self.wake()
@@ -491,7 +500,7 @@ class SimNode:
         if not self.is_up or self._later(self.read, offset, answer):
             return
         if self.raft is not None:
-            self._reads.read(offset, answer)
+            self._guarded(self._reads.read, offset, answer)
             self.wake()
 
     def tail(self, answer: Answer) -> None:

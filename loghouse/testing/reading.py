@@ -41,6 +41,7 @@ class PendingReads:
         try:
             frames, _ = log.read(offset, 1, node.published_index)
         except OffsetOutOfRangeError as error:
+            node.cluster.oracle.not_held(node.member, offset)
             answer(error)
             return True
         except DamageError as error:

@@ -37,6 +37,21 @@ FAULT_CLASSES: Final = (
 )
 
 
+# Where a node may be told to crash: exactly there, the next time it comes by.
+CRASH_POINTS: Final = (
+    "vote_sent",  # just after its granted vote left
+    "mid_broadcast",  # a leader, when only some followers got its message
+    "written",  # entries written, not synced
+    "synced",  # synced, but neither the core nor anybody else knows
+    "acknowledged",  # just after its acknowledgement left
+    "elected",  # just after it won
+    "committed",  # a leader, just after it committed, before it told anybody
+    "noop_durable",  # a new leader, when its own disk has its first entry
+    "first_commit",  # a leader, just after the first commit of its term
+    "disk_step",  # inside some step of its storage: a cut, a roll, a start
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskOptions:
     """How the disks of a seed behave. Times in seconds, sizes in bytes.
@@ -74,7 +89,7 @@ class SwarmOptions:
     """Everything that is drawn for a seed before it runs. Times in seconds.
 
     `faults` maps a class of fault to the mean time between two of its kind. `drift` is how fast or slow the
-    nodes' clocks may run, as a fraction.
+    nodes' clocks may run, as a fraction, `large_share` how many batches fill a segment.
     """
 
     seed: int
@@ -96,7 +111,9 @@ class SwarmOptions:
     request_timeout_seconds: float = 1.0
     pipeline: int = 1
     trim_seconds_mean: float = 0.0
+    large_share: float = 0.03
     faults: tuple[tuple[str, float], ...] = ()
+    crash_points: tuple[str, ...] = CRASH_POINTS
 
     @property
     def election_seconds(self) -> float:

@@ -56,6 +56,7 @@ class Workload:
         self.history = history
         self.options = options
         self.stopped = False
+        self.slowness = 1.0
         self.acknowledged = 0
         self.refused = 0
         self.timed_out = 0
@@ -88,7 +89,8 @@ class Client:
             if not self.work.stopped:
                 then()
 
-        self.work.clock.after(self.rng.expovariate(1 / self.work.options.think_seconds_mean), act)
+        mean = self.work.options.think_seconds_mean * self.work.slowness
+        self.work.clock.after(self.rng.expovariate(1 / mean), act)
 
     def some_node(self) -> int:
         """Return a node to ask."""
@@ -164,7 +166,7 @@ class Producer(Client):
             self.sequence += 1
             self.unacknowledged.add(sequence)
             records = self.rng.choice((1, 1, 1, 3))
-            payload = make_payload(self.name, sequence, self.rng)
+            payload = make_payload(self.name, sequence, self.rng, self.work.options.large_share)
             op = self.work.history.write(payload, records, self.producer_id, sequence)
             self._attempt(op)
         self.think(self._next)
@@ -205,7 +207,7 @@ class Writer(Client):
     def _write(self) -> None:
         number = self.leader_or_some_node()
         self.count += 1
-        payload = make_payload(self.name, self.count, self.rng)
+        payload = make_payload(self.name, self.count, self.rng, self.work.options.large_share)
         expect = self.expected if self.rng.random() < 0.3 else None
         op = self.work.history.write(payload, self.rng.choice((1, 1, 2)))
         proposal = Proposal(payload=payload, record_count=op.record_count, expect_offset=expect)
@@ -274,7 +276,7 @@ class Reader(Client):
         self.ask(lambda n, answer: self.work.servers.read(n, offset, answer), number, done)
 
 
-def make_payload(name: str, number: int, rng: random.Random) -> bytes:
+def make_payload(name: str, number: int, rng: random.Random, large_share: float) -> bytes:
     """Return bytes like no other batch's; a few are large enough to fill a segment."""
-    padding = 700 if rng.random() < 0.03 else rng.randrange(24)
+    padding = 700 if rng.random() < large_share else rng.randrange(24)
     return b"%s#%d" % (name.encode(), number) + b"." * padding

@@ -1,5 +1,7 @@
 """Known bugs, planted one at a time; the simulator must catch each (docs/simulation.md)."""
 
-from loghouse.testing.mutation import Mutant
+from tests.mutants.core import CORE
+from tests.mutants.driver import DRIVER
+from tests.mutants.storage import STORAGE
 
-BANK: tuple[Mutant, ...] = ()
+BANK = (*CORE, *STORAGE, *DRIVER)

@@ -33,7 +33,7 @@ class FindingTests(SynchronousTestCase):
         return log
 
     def test_reading_up_to_damage_without_index(self):
-        """With a damaged entry and no right index, what lies before the damage is read, the rest is refused."""
+        """With a damaged entry and no right index, what lies before it is read, the rest is refused."""
         disk = SimDisk()
         self.make_log(disk, Writer(), 25).close()
         store, index = (f"{DIRECTORY}/{11:020d}{suffix}" for suffix in (".store", ".index"))

@@ -1,0 +1,78 @@
+"""The simulator catches every known bug that is planted.
+
+Here only the cheap ones, unless `LOGHOUSE_SIM_SECONDS` is set; `python -m loghouse.testing.sim --ci`
+hunts them all.
+"""
+
+import os
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.testing.bank import hunt, options_for
+from loghouse.testing.cluster import run_seed
+from loghouse.testing.mutation import Edit, Mutant, find_function, planted
+from tests.mutants import BANK
+
+CHEAP = {
+    "vote-twice",
+    "pre-vote-counted",
+    "ack-before-durable",
+    "leader-counts-memory",
+    "commit-goes-back",
+    "producers-survive-cut",
+    "no-sync",
+    "term-not-synced",
+    "new-segment-name-lost",
+    "damage-is-torn-tail",
+    "trim-too-far",
+    "after-persist-sent-now",
+    "dirty-read",
+}
+
+
+class MutantTests(SynchronousTestCase):
+    """A planted bug breaks a rule within some seeds, and those seeds are clean without it."""
+
+    def test_bank(self):
+        """There are at least 30 bugs, each with a name of its own and a citation."""
+        names = [mutant.name for mutant in BANK]
+        self.assertEqual(len(names), len(set(names)))
+        self.assertGreaterEqual(len(names), 30)
+        self.assertEqual(CHEAP - set(names), set())
+        for mutant in BANK:
+            self.assertTrue(mutant.citation and mutant.description, mutant.name)
+
+    def test_all_can_be_planted(self):
+        """Every bug fits the product as it is now, and leaves no trace when it is gone."""
+        for mutant in BANK:
+            functions = [find_function(edit.target) for edit in mutant.edits]
+            before = [function.__code__ for function in functions]
+            with planted(mutant):
+                for function, code in zip(functions, before, strict=True):
+                    self.assertIsNot(function.__code__, code, mutant.name)
+            self.assertEqual([function.__code__ for function in functions], before, mutant.name)
+
+    def test_text_that_is_gone(self):
+        """A bug whose place in the product changed is noticed, not silently left out."""
+        edit = Edit("loghouse.raft.raft_log:RaftLog.commit", "no such text", "")
+        mutant = Mutant(name="x", citation="x", description="x", edits=(edit,))
+        self.assertRaises(LookupError, planted(mutant).__enter__)
+
+    def test_caught(self):
+        """The bugs are caught, each within its budget."""
+        everything = "LOGHOUSE_SIM_SECONDS" in os.environ
+        survivors = []
+        for mutant in BANK:
+            if everything or mutant.name in CHEAP:
+                catch = hunt(mutant, seconds=60)
+                if not catch.rule:
+                    survivors.append((catch.name, catch.text))
+        self.assertEqual(survivors, [])
+
+    def test_options_are_taken(self):
+        """What a bug asks of the swarm is what its seeds get, and such a seed is clean without the bug."""
+        mutant = next(mutant for mutant in BANK if mutant.name == "old-term-commit")
+        options = options_for(mutant, 3)
+        self.assertEqual((options.voters, options.raft.append_size_max), (3, 1))
+        self.assertEqual({kind for kind, _ in options.faults}, {"crash", "crash_point"})
+        self.assertIsNone(run_seed(options).violation)
