@@ -91,6 +91,7 @@ class Node(Administration, Service):
         self._is_prepared = False
         self._tail = Tail()
         self._is_stopping = False
+        self._is_renewing = False
         self._has_failed = False
         self._replica: Replica | None = None
         self._trimmer: Trimmer | None = None
@@ -283,11 +284,14 @@ class Node(Administration, Service):
         """
         if self._log is None or self._is_stopping or self._has_failed or not envelope.target:
             return
+        if self._is_renewing:
+            return  # Raft says it again
         if self._replica is None:
             # The leader knows by which entry this node became a member; its own log may not hold that yet.
             self.logger.info("this node is member {id}", id=envelope.target)
             self._begin_replica(envelope.target)
-        elif envelope.target > self._replica.raft.id and self._own_member() is None:
+        elif envelope.target > self._replica.raft.id:
+            # Ids only rise, and its sender knows this disk as that member. The own log may not tell yet.
             self._renew_replica(envelope.target)
             return
         assert self._replica is not None
@@ -299,8 +303,17 @@ class Node(Administration, Service):
         assert replica is not None
         replica.stop()
         self.logger.info("this node is member {id} from now on, no longer {old}", id=id_, old=replica.raft.id)
-        # Behind what the old one still writes.
-        self._disk.run(lambda: None).addCallbacks(lambda _: self._begin_replica(id_), self.fatal)
+        log = self._log
+        assert log is not None
+
+        def begin(_: None) -> None:
+            self._is_renewing = False
+            if not (self._is_stopping or self._has_failed):
+                self._begin_replica(id_)
+
+        # Behind what the old one still writes; the new one takes all that the log holds for durable.
+        self._is_renewing = True
+        self._disk.run(lambda: log.sync(log.commit_index)).addCallbacks(begin, self.fatal)
 
     def change_configuration(self, configuration: Configuration) -> None:
         """Propose a configuration on the leader; what is refused is tried again by the next look."""
