@@ -139,7 +139,7 @@ class Cluster:
         self._joining: _Joining | None = None
         self._is_stopped = False
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
-        self._routes: dict[int, str] = {}
+        self._routes: dict[int, tuple[str, bytes]] = {}
         self.accepted = AcceptedPeers(
             admit=self._admit, event_received=self._event_received, link_lost=node.peer_lost
         )
@@ -211,8 +211,15 @@ class Cluster:
     def send_raft(self, envelope: Envelope) -> None:
         """Send a Raft message to the member it is for, or drop it."""
         member = self.node.configuration.member(envelope.target)
-        name = member.name if member is not None else self._routes.get(envelope.target, "")
+        if member is not None:
+            name, disk_uuid = member.name, member.disk_uuid
+        else:
+            name, disk_uuid = self._routes.get(envelope.target, ("", b""))
         address = self.address_of(name)
+        hello = self.peers.hello_of(name)
+        if hello is not None and hello.disk_uuid != disk_uuid:
+            # Its disk was emptied: speaking as the member it was, it would break what that one promised.
+            return
         if address:
             self.peers.send_raft(name, address, envelope)
 
@@ -257,7 +264,7 @@ class Cluster:
             if isinstance(event, RaftFrameReceived):
                 envelope = decode_envelope(event.frame, self.node.seed)
                 self._check_source(peer, envelope)
-                self._routes[envelope.source] = peer.node_name
+                self._routes[envelope.source] = (peer.node_name, peer.disk_uuid)
                 self.node.receive(envelope)
             elif isinstance(event, MessageReceived):
                 if event.message.KIND >> 8 == 2:

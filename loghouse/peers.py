@@ -135,7 +135,9 @@ class PeerSet:
             del self._seeds[address]
             link.expected_node = name
             self._by_name[name] = (address, link)
-        self._hellos[name] = hello
+        entry = self._by_name.get(name)
+        if entry is not None and entry[1] is link:
+            self._hellos[name] = hello
         self._link_up(link, hello)
 
 

@@ -1,0 +1,268 @@
+"""Whole nodes with their clusters in one process: simulated disks and clock, links in memory."""
+
+import random
+from collections import Counter
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse import peers as peers_module
+from loghouse.cluster import Cluster, ClusterOptions
+from loghouse.limits import KIB, MIB
+from loghouse.net.accept import own_hello
+from loghouse.node import Node
+from loghouse.node_api import Proposal
+from loghouse.node_options import Clocks, NodeOptions
+from loghouse.protocol.configuration import Role
+from loghouse.testing.clock import SimClock
+from loghouse.testing.disk import SimDisk
+from tests.driver.links import TownLink
+
+DISK_SECONDS = 0.0005
+STEP_SECONDS = 0.05
+
+
+class TimedQueue:
+    """A work queue on the town's clock."""
+
+    def __init__(self, clock) -> None:
+        self._clock = clock
+        self._waiting: list = []
+        self.is_held = False
+        self.is_dead = False
+
+    def run(self, work):
+        done = Deferred()
+        self._waiting.append((work, done))
+        self._clock.callLater(DISK_SECONDS, self._step)
+        return done
+
+    def _step(self) -> None:
+        if self._waiting and not self.is_held and not self.is_dead:
+            work, done = self._waiting.pop(0)
+            try:
+                result = work()
+            except Exception:
+                done.errback(Failure())
+            else:
+                done.callback(result)
+
+    def release(self) -> None:
+        self.is_held = False
+        while self._waiting:
+            self._step()
+
+    def stop(self) -> None:
+        self.release()
+
+
+class Resident:
+    """A machine with a disk, on which a node runs or not."""
+
+    def __init__(self, town, name: str, *, bootstrap: bool) -> None:
+        self.town = town
+        self.name = name
+        self.address = f"{name}:1"
+        self.bootstrap = bootstrap
+        self.is_running = False
+        self.failures: list[Failure] = []
+        self.starts = 0
+        self.disk = SimDisk()
+
+    def start(self) -> "Resident":
+        town = self.town
+        self.starts += 1
+        rng = random.Random(f"{town.seed} {self.name} {self.starts}")
+        self.queues = {}
+        options = NodeOptions(
+            name=self.name,
+            cluster_name="test",
+            data_dir="/data",
+            address=self.address,
+            segment_size=64 * KIB,
+            reserve_size=0,
+            proposals_size_max=MIB,
+            is_alone=False,
+        )
+        self.node = Node(
+            options,
+            files=self.disk,
+            clocks=Clocks(
+                town.clock,
+                lambda work: town.clock.callLater(0, work),
+                lambda: 1_000_000.0 + town.clock.seconds(),
+                town.clock.seconds,
+            ),
+            rng=rng,
+            make_queue=self._make_queue,
+            on_fatal=self.failures.append,
+        )
+        self.cluster = Cluster(
+            self.node,
+            ClusterOptions(address=self.address, join=tuple(town.join), bootstrap=self.bootstrap),
+            clock=town.clock,
+            rng=rng,
+        )
+        self.node.startService()
+        self.hello = own_hello(self.node, self.node.disk_uuid, "test")
+        self.node.attach(self.cluster)
+        self.is_running = True
+        self.cluster.start(self)
+        return self
+
+    def _make_queue(self, name, thread_count):
+        self.queues[name] = TimedQueue(self.town.clock)
+        return self.queues[name]
+
+    @property
+    def disk_queue(self) -> TimedQueue:
+        return self.queues["loghouse-disk"]
+
+    def stop(self) -> None:
+        """Stop in order."""
+        self.cluster.stop("stopping")
+        stopping = self.node.stopService()
+        self.is_running = False
+        self.town.advance(self.node.options.drain_seconds + 1)
+        assert stopping.called
+        self._hang_up()
+
+    def crash(self) -> None:
+        """End as with kill -9: nothing is told to anybody, what was not synced may be lost."""
+        self.is_running = False
+        for queue in self.queues.values():
+            queue.is_dead = True
+        for loop in (self.node._ticking, self.node._housekeeping, *self.cluster._loops):
+            if loop.running:
+                loop.stop()
+        self.cluster._is_stopped = True
+        if self.node._replica is not None:
+            self.node._replica._is_stopped = True
+        self._hang_up()
+        self.disk.crash(random.Random(self.starts))
+
+    def _hang_up(self) -> None:
+        for wire in list(self.town.wires):
+            if self in wire.ends:
+                wire.close()
+
+    def wipe(self) -> None:
+        """Replace the disk by an empty one; the node must not run."""
+        assert not self.is_running
+        self.disk = SimDisk()
+
+    @property
+    def leads(self) -> bool:
+        return self.is_running and self.node._leads
+
+    def propose(self, size: int = 10, **fields):
+        return self.node.propose(Proposal(payload=bytes(size), record_count=1, **fields))
+
+
+class Town:
+    """Residents by name, and the links between them."""
+
+    def __init__(self, names: str, *, bootstrap: str = "a", seed: int = 1) -> None:
+        self.clock = SimClock()
+        self.seed = seed
+        self.join = [f"{name}:1" for name in names]
+        self.dials: Counter = Counter()
+        self.problems: list[str] = []
+        self.wires: list = []
+        self.cuts: set[tuple[str, str]] = set()  # (source, target) names
+        self.residents = {name: Resident(self, name, bootstrap=name in bootstrap) for name in names}
+
+    def __getitem__(self, name: str) -> Resident:
+        return self.residents[name]
+
+    def add(self, name: str, *, bootstrap: bool = False) -> Resident:
+        self.residents[name] = Resident(self, name, bootstrap=bootstrap)
+        return self.residents[name]
+
+    def at(self, address: str) -> Resident | None:
+        found = [one for one in self.residents.values() if one.address == address and one.is_running]
+        return found[0] if found else None
+
+    def is_cut(self, source: Resident, target: Resident) -> bool:
+        return (source.name, target.name) in self.cuts
+
+    def cut(self, name: str) -> None:
+        """Let nothing to or from a node arrive; nobody is told."""
+        for other in self.residents:
+            self.cuts |= {(name, other), (other, name)}
+
+    def heal(self) -> None:
+        self.cuts.clear()
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    def until(self, condition, seconds_max: float = 30.0):
+        """Let time pass until a condition holds; return what it returned."""
+        end = self.clock.seconds() + seconds_max
+        while not (found := condition()):
+            if self.clock.seconds() >= end:
+                raise AssertionError(f"not within {seconds_max} s: {self}")
+            self.clock.advance(STEP_SECONDS)
+        return found
+
+    @property
+    def running(self) -> list[Resident]:
+        return [resident for resident in self.residents.values() if resident.is_running]
+
+    @property
+    def leader(self) -> Resident | None:
+        """Who leads in the highest term."""
+        leading = [resident for resident in self.running if resident.leads]
+        return max(leading, key=lambda resident: resident.node._replica.raft.term, default=None)
+
+    def shape(self, name: str) -> str:
+        """Members as a node has them, as `aV bL`; sorted by name."""
+        members = self[name].node.configuration.members
+        words = [f"{member.name}{'V' if member.role is Role.VOTER else 'L'}" for member in members]
+        return " ".join(sorted(words))
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{one.name}: {self.shape(one.name) or 'no cluster'}"
+            f" id {one.node.member_id} leader {one.node.leader_name!r}"
+            for one in self.running
+        )
+
+
+class TownTestCase(SynchronousTestCase):
+    """Has towns, and stops whoever still runs at the end."""
+
+    def setUp(self):
+        self.patch(peers_module, "PeerLink", TownLink)
+
+    def town(self, names: str, **options) -> Town:
+        made = Town(names, **options)
+        self.addCleanup(self.close, made)
+        return made
+
+    def close(self, town: Town) -> None:
+        for resident in town.running:
+            resident.stop()
+        for resident in town.residents.values():
+            self.assertEqual(resident.failures, [], resident.name)
+
+    def built(self, names: str = "abc", **options) -> Town:
+        """Return a town in which all vote."""
+        town = self.town(names, **options)
+        for name in names:
+            town[name].start()
+        shape = " ".join(f"{name}V" for name in names)
+        town.until(lambda: town.leader and all(town.shape(name) == shape for name in names))
+        return town
+
+    def result(self, town: Town, done, seconds_max: float = 30.0):
+        """Wait for a Deferred's result."""
+        town.until(lambda: done.called, seconds_max)
+        return self.successResultOf(done)
+
+    def failure(self, town: Town, done, *types, seconds_max: float = 30.0):
+        """Wait for a Deferred's failure."""
+        town.until(lambda: done.called, seconds_max)
+        return self.failureResultOf(done, *types)
