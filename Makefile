@@ -87,7 +87,7 @@ bench: $(VENV)/.developed
 	$(BIN)/python -m bench.grpc_node
 	$(BIN)/python -m bench.wire
 
-# Each decoder against so many inputs; a minute or two for each 100,000.
+# Each decoder against so many inputs; tens of minutes in all for 100,000.
 FUZZ ?= 100000
 fuzz: $(VENV)/.developed
 	FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -k 'Fuzz or random_bytes' tests/protocol tests/net/test_client_hello.py
