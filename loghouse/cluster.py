@@ -138,6 +138,7 @@ class Cluster:
         self._loops: list[LoopingCall] = []
         self._joining: _Joining | None = None
         self._is_stopped = False
+        self._dropped: frozenset[str] = frozenset()
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
         self._routes: dict[int, tuple[str, bytes]] = {}
         self.accepted = AcceptedPeers(
@@ -332,13 +333,26 @@ class Cluster:
     # --- what the leader does about it ---------------------------------------------------
 
     def reconcile(self) -> None:
-        """On the leader: propose the next change of the configuration, if one is due."""
+        """Let go of removed nodes; on the leader, propose the next change that is due."""
         node = self.node
-        if self._is_stopped or not node.member_id or node.leader_id != node.member_id:
+        if self._is_stopped:
+            return
+        self._drop_removed()
+        if not node.member_id or node.leader_id != node.member_id:
             return
         change = next_configuration(node.configuration, self._present(), is_caught_up=node.is_caught_up)
         if change is not None:
             node.change_configuration(change)
+
+    def _drop_removed(self) -> None:
+        """Cut off nodes that were removed, once: they may hold valid certificates and open links."""
+        removed = frozenset(self.node.configuration.removed)
+        for name in removed - self._dropped:
+            self.logger.info("node {name} was removed: its links are closed", name=name)
+            self.accepted.close(name)
+            if self._swim is not None:
+                self._swim.forget(name)
+        self._dropped = removed
 
     def _present(self) -> list[Presence]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
