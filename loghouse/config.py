@@ -52,6 +52,7 @@ SEGMENT_SIZE_MAX: Final = 1 * GIB  # one segment is preallocated, mapped and tri
 RESERVE_SIZE_MAX: Final = 1 * GIB
 DRAIN_SECONDS_MAX: Final = 600
 LOG_FORMATS: Final = ("text", "json")
+NETWORKS: Final = ("local", "lan", "wan")
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 
 # --- the settings ---------------------------------------------------------------
@@ -218,6 +219,19 @@ class ShutdownConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimingConfig:
+    """How patient the nodes are with each other; the same on every node."""
+
+    network: str = _setting(
+        "network",
+        one_of(*NETWORKS),
+        "lan",
+        "local: one machine; lan: one site, a dead leader is replaced in 1 to 3 s; wan: several, 5 to 15 s.",
+        "lan",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """All settings of one node. Every path is absolute."""
 
@@ -279,6 +293,7 @@ class NodeConfig:
     limits: LimitsConfig = _section("limits", LimitsConfig, "Bounds for clients.", shown=False)
     logging: LoggingConfig = _section("logging", LoggingConfig, "The node's own diagnostics.", shown=False)
     shutdown: ShutdownConfig = _section("shutdown", ShutdownConfig, "How the node stops.", shown=False)
+    timing: TimingConfig = _section("timing", TimingConfig, "Patience among the nodes.", shown=False)
 
     @property
     def public_address(self) -> Address:

@@ -28,7 +28,6 @@ class NodeOptions:
     grpc_address: str = ""
     segment_size: int
     reserve_size: int
-    proposals_size_max: int
     drain_seconds: float = 10.0
     is_alone: bool = True
     tick_seconds: float = TICK_SECONDS

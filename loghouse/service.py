@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -32,6 +33,7 @@ from loghouse.cluster import Cluster, ClusterOptions
 from loghouse.config import NodeConfig
 from loghouse.disk import ThreadQueue, WorkQueue
 from loghouse.errors import LoghouseError
+from loghouse.gossip import config as swim_config
 from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions
 from loghouse.net.peer import DialDoor
@@ -39,10 +41,13 @@ from loghouse.net.tls import TlsPaths
 from loghouse.node import Node
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
+from loghouse.raft import config as raft_config
 from loghouse.storage.files import OsFiles
 
 WATCH_SECONDS: Final = 5.0
 EXIT_DISK_FAILED: Final = 1
+_SWIM: Final = {"local": swim_config.LOCAL, "lan": swim_config.LAN, "wan": swim_config.WAN}
+_RAFT: Final = {"local": raft_config.LAN, "lan": raft_config.LAN, "wan": raft_config.WAN}
 HAND_OVER_SECONDS_MAX: Final = 2.0
 SETTLE_SECONDS_MAX: Final = 1.0
 
@@ -269,6 +274,7 @@ def _cluster_options(config: NodeConfig) -> ClusterOptions:
         grpc_address=str(config.grpc_listen or ""),
         join=tuple(map(str, config.join)),
         bootstrap=config.bootstrap,
+        swim=_SWIM[config.timing.network],
     )
 
 
@@ -282,8 +288,8 @@ def _node_options(config: NodeConfig) -> NodeOptions:
         is_alone=config.bootstrap and not _cluster_options(config).seeds,
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,
-        proposals_size_max=config.limits.proposals_size_max,
         drain_seconds=config.shutdown.drain_seconds,
+        raft=replace(_RAFT[config.timing.network], proposals_size_max=config.limits.proposals_size_max),
         retention=Retention(
             size_max=config.retention.size_max, age_max_seconds=config.retention.age_max_seconds
         ),

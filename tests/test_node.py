@@ -92,7 +92,6 @@ class NodeTestCase(SynchronousTestCase):
             "data_dir": self.path,
             "segment_size": 64 * KIB,
             "reserve_size": 0,
-            "proposals_size_max": MIB,
         }
         node = Node(
             NodeOptions(**{**settings, **options}),
