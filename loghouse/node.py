@@ -42,6 +42,7 @@ from loghouse.raft.core import Raft
 from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.raft.ready import HardState, Role, SoftState
 from loghouse.raft.ready import Proposal as RaftProposal
+from loghouse.repairing import LogRepair, Repairing
 from loghouse.replica import Replica
 from loghouse.retention import AgeClock
 from loghouse.storage.directory import UUID_SIZE, DataDirectory, Identity
@@ -55,7 +56,7 @@ DEFAULT_GROUP: Final = 1
 HOUSEKEEPING_SECONDS: Final = 1.0
 
 
-class Node(Administration, Service):
+class Node(Administration, Repairing, Service):
     """One log, replicated by its group; see `node_api.NodeLike` for what doors may call."""
 
     logger = Logger()
@@ -93,6 +94,7 @@ class Node(Administration, Service):
         self._is_stopping = False
         self._is_renewing = False
         self._has_failed = False
+        self._damaged_places: set[tuple[str, int]] = set()
         self._replica: Replica | None = None
         self._trimmer: Trimmer | None = None
         self._log: Log | None = None
@@ -175,6 +177,7 @@ class Node(Administration, Service):
     def _tick(self) -> None:
         if self._replica is not None:
             self._replica.tick()
+            self.look_at_damage()
             self._look_at_hand_over()
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
@@ -188,7 +191,8 @@ class Node(Administration, Service):
         self.cluster_uuid = directory.identity.cluster_uuid
         self.disk_uuid = directory.identity.disk_uuid
         self.seed = frame_seed(self.cluster_uuid, DEFAULT_GROUP)
-        self._log = directory.open_log(DEFAULT_GROUP)
+        self._log_repair = LogRepair(self._files, directory, DEFAULT_GROUP)
+        self._log = self._log_repair.open_log()
         self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
         for warning in self._log.warnings:
             self.logger.warn("{warning}", warning=warning)
@@ -204,7 +208,7 @@ class Node(Administration, Service):
         assert log is not None
         # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
         # the last watermark. It must be readable even if there is no room now for an entry of a new term.
-        is_lone = log.state.configuration.voters == {id_}
+        is_lone = log.state.configuration.voters == {id_} and self._damage is None
         raft = Raft(
             self.options.raft,
             id=id_,
@@ -214,6 +218,7 @@ class Node(Administration, Service):
             hard_state=HardState(log.hard_state.term, log.hard_state.vote),
             rng=self._rng,
             commit_index=log.last_index if is_lone else log.commit_index,
+            damage=self._damage,
             now=self._now(),
         )
         return Replica(
@@ -257,8 +262,8 @@ class Node(Administration, Service):
 
     @property
     def is_in_cluster(self) -> bool:
-        """Whether the log knows other members."""
-        return len(self.configuration.members) > 1
+        """Whether there are other members; what a damaged log still knows does not count against that."""
+        return len(self.configuration.members) > 1 or self._damage is not None
 
     @property
     def leader_id(self) -> int:
@@ -414,15 +419,6 @@ class Node(Administration, Service):
             self.logger.info("disk has room again: appends resume")
         self.is_writable = not is_full
 
-    def fatal(self, failure: Failure) -> None:
-        """The process must end."""
-        if not self._has_failed:
-            self._has_failed = True
-            self.is_writable = self.has_leader = False
-            self._on_fatal(failure)
-            if self._replica is not None:
-                self._replica.stop()
-
     def _member(self) -> tuple[Replica, Log]:
         """Return the replica and its log.
 
@@ -503,7 +499,8 @@ class Node(Administration, Service):
         if self._replica is None:
             return fail(UnavailableError("this node has not joined its cluster yet; try another node"))
         replica = self._replica
-        if replica.is_full and replica.raft.configuration.voters == {replica.raft.id}:
+        is_lone = replica.raft.configuration.voters == {replica.raft.id} and self._damage is None
+        if replica.is_full and is_lone:
             # A full disk deposes a leader, but there is nobody else who could have committed anything.
             return succeed(replica.readable_index)
         return replica.read_barrier()
@@ -528,8 +525,8 @@ class Node(Administration, Service):
             return Fetched(frames=frames, next_offset=next_offset)
 
         if log.is_hot(offset):
-            return maybeDeferred(read)
-        return self._readers.run(read)
+            return maybeDeferred(read).addErrback(self.read_failed)
+        return self._readers.run(read).addErrback(self.read_failed)
 
     def bounds(self) -> Deferred[Bounds]:
         """Return the readable range. See `NodeLike.bounds`."""
@@ -548,7 +545,9 @@ class Node(Administration, Service):
             found = log.find_time(timestamp, replica.readable_index)
             return found if found is not None else (replica.readable_offset, 0)
 
-        return self._read_barrier().addCallback(lambda _: self._readers.run(find))
+        return self._read_barrier().addCallback(
+            lambda _: self._readers.run(find).addErrback(self.read_failed)
+        )
 
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `NodeLike.wait_for`."""

@@ -69,6 +69,7 @@ def unit_of(module: str) -> str:
 NEIGHBOURS = {
     "config_values": "config",
     "disk": "node",
+    "repairing": "node",
     "replica": "node",
     "reconcile": "node",
     "peers": "node",

@@ -1,19 +1,21 @@
-"""Give up what is damaged, so that the rest can start: `loghouse recover DATA_DIR --accept-data-loss`.
+"""Give up what is damaged, so that the rest can start.
 
-The log is cut at the first damage. Nothing is deleted: what is cut is kept in the log's
-`lost+found`. The node must be stopped; the caller holds the directory's lock.
+A lone node does it on request (`loghouse recover DATA_DIR --accept-data-loss`), a member of a cluster by
+itself, for it gets back what it gives up. The log is cut at the first damage. Nothing is deleted: what is
+cut is kept in the log's `lost+found`. No log is open; the caller holds the directory's lock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loghouse.errors import DamageError, DiskFailedError, EntryDamagedError
+from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, EntryDamagedError
 from loghouse.limits import MIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.files import Files, OpenFile, replace_file
 from loghouse.storage.hard_state import SLOT_SIZE, HardState, Slot, read_slots
+from loghouse.storage.loss import Loss, last_known, member_remedy, read_loss, write_loss
 from loghouse.storage.opening import end_of_nonzero, survey
 from loghouse.storage.recovery import (
     ASIDE_NAME,
@@ -55,6 +57,35 @@ def accept_data_loss(files: Files, directory: str, *, cluster: bytes, group: int
         return _Surgery(files, directory, cluster, group).run()
     except OSError as error:
         raise DiskFailedError(f"cannot repair {directory}: {error}") from error
+
+
+def cut_for_refetch(files: Files, directory: str, *, cluster: bytes, group: int) -> Repair:
+    """Cut a member's log at its first damage, all of it checked, after `damage` tells what it held.
+
+    Term and vote must be whole: without them a member could vote twice. A crash anywhere in here is
+    finished by calling it again, since the file says that the cut is still to be made.
+
+    Args:
+        directory: DATA_DIR/logs/<group>.
+
+    Raises:
+        DamageError: What the member promised is not known any more; nothing was modified.
+        DataDirectoryError: Files or entries of a newer version.
+        DiskFailedError: The disk refuses.
+    """
+    seed = frame_seed(cluster, group)
+    try:
+        read_slots(files, directory, seed, member_remedy(directory))
+        loss = last_known(files, directory, seed)
+        known = read_loss(files, directory, seed)
+        if known is not None and known.pair > loss.pair:
+            loss = known
+        write_loss(files, directory, seed, Loss(loss.last_index, loss.last_term))
+        repair = _Surgery(files, directory, cluster, group).run()
+        write_loss(files, directory, seed, Loss(loss.last_index, loss.last_term, is_cut=True))
+    except OSError as error:
+        raise DiskFailedError(f"cannot repair {directory}: {error}") from error
+    return repair
 
 
 class _Surgery:
@@ -151,6 +182,8 @@ class _Surgery:
             state=before.copy(),
         )
         scan.run(store.pread, size)
+        if scan.is_newer:
+            raise DataDirectoryError(f"{path}: byte {scan.position}: {scan.problem}; use a newer Loghouse")
         watermark = newest_watermark(block, self._seed)
         assert scan.state is not None
         is_cut = scan.position < (watermark.position if watermark else size)

@@ -16,6 +16,7 @@ from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import Identity
 from loghouse.storage.hard_state import HardState, Slot
 from loghouse.storage.index import INDEX_ENTRY
+from loghouse.storage.loss import Loss
 from loghouse.storage.start import FLAG_INSTALLING, START_MAGIC, STATE_MAGIC, encode_state_file
 from loghouse.storage.store import StoreHeader, Watermark
 
@@ -162,6 +163,11 @@ def small_file_vectors():
                 "node_name": "a",
             },
             "hex": identity.encode().hex(),
+        },
+        {
+            "name": "damage of a log that is cut",
+            "fields": {"flags": 1, "last_index": 6, "last_term": 1},
+            "hex": Loss(6, 1, is_cut=True).encode(SEED).hex(),
         },
         {"name": "index of the entries of entry.json", "fields": {}, "hex": index.hex()},
     ]

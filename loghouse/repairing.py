@@ -1,0 +1,183 @@
+"""What a node does about damage in its log: bytes that were acknowledged and are not what they were.
+
+A member of a cluster cuts its log before the damage when it starts, and gets the rest from the leader as any
+follower does; until it has it, it votes by what it once held (`raft.ready.Damage`). Damage found while it
+runs ends the process, so that the next start does this. A lone node has nobody to ask: it refuses to
+start, and when it meets damage while it runs, it serves the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.disk import WorkQueue
+from loghouse.errors import DamageError, MalformedMessageError
+from loghouse.protocol.address_book import decode_address_book
+from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.entry import frame_seed
+from loghouse.raft.ready import Damage
+from loghouse.replica import Replica
+from loghouse.storage.directory import DataDirectory
+from loghouse.storage.files import Files
+from loghouse.storage.log import Log
+from loghouse.storage.loss import Loss, last_configuration, read_loss, remove_loss, write_loss
+from loghouse.storage.repair import cut_for_refetch
+
+PLACES_MAX: Final = 64  # damaged places that are told of once each
+
+
+class LogRepair:
+    """Opens one group's log, damaged or not, and keeps the file `damage` true."""
+
+    logger = Logger()
+
+    def __init__(self, files: Files, directory: DataDirectory, group: int) -> None:
+        """Look after a log that is not open yet."""
+        self._files = files
+        self._data = directory
+        self._group = group
+        self._directory = directory.log_directory(group)
+        self._seed = frame_seed(directory.identity.cluster_uuid, group)
+        self.damage: Damage | None = None
+
+    def open_log(self) -> Log:
+        """Open the log; a member's damaged one is cut before the damage first.
+
+        Raises:
+            DamageError: A lone node's log is damaged, or a member's beyond this; the text says what to do.
+            StorageError: As `Log.open`.
+        """
+        loss = read_loss(self._files, self._directory, self._seed)
+        if loss is not None and not loss.is_cut:
+            self._cut("damage was found when this node ran last")
+        try:
+            log = self._data.open_log(self._group)
+        except DamageError as error:
+            if not self._has_others():
+                raise
+            self._cut(f"{error.file}: damaged at byte {error.position}: {error.problem}")
+            log = self._data.open_log(self._group)
+        loss = read_loss(self._files, self._directory, self._seed)
+        if loss is not None:
+            self.damage = Damage(loss.last_index, loss.last_term)
+            self.logger.error(
+                "the log ends at entry {end}, it once held {last}: no vote for less, no candidacy, until "
+                "the rest came from the leader",
+                end=log.last_index,
+                last=loss.last_index,
+            )
+        return log
+
+    def _cut(self, why: str) -> None:
+        self.logger.critical("{why}; repairing from the other members of the cluster", why=why)
+        cluster = self._data.identity.cluster_uuid
+        repair = cut_for_refetch(self._files, self._directory, cluster=cluster, group=self._group)
+        for action in repair.actions:
+            self.logger.error("{action}", action=action)
+
+    def _has_others(self) -> bool:
+        """Whether this node is known to have others to ask, by its address book or its log's small files."""
+        name = self._data.identity.node_name
+        try:
+            contacts = decode_address_book(self._data.read_members()).contacts
+        except MalformedMessageError:
+            contacts = ()
+        if any(contact.name != name for contact in contacts):
+            return True
+        return has_others(last_configuration(self._files, self._directory, self._seed), name)
+
+    def note(self, log: Log) -> None:
+        """Make the next start look for damage and cut there; on the disk thread, once no more is written."""
+        index = log.durable_index
+        loss = Loss(index, log.term_at(index))
+        if self.damage is not None and (self.damage.last_term, self.damage.last_index) > loss.pair:
+            loss = Loss(self.damage.last_index, self.damage.last_term)
+        write_loss(self._files, self._directory, self._seed, loss)
+
+    def forget(self) -> None:
+        """Remove the file: the log is durably as up to date again; on the disk thread."""
+        remove_loss(self._files, self._directory)
+
+
+def has_others(configuration: Configuration, name: str) -> bool:
+    """Whether a configuration has members besides this node."""
+    return any(member.name != name for member in configuration.members)
+
+
+class Repairing:
+    """The part of a node that meets damage, and the end of the process."""
+
+    logger: Logger
+    name: str
+    is_writable: bool
+    has_leader: bool
+    _has_failed: bool
+    _disk: WorkQueue
+    _log: Log | None
+    _replica: Replica | None
+    _on_fatal: Callable[[Failure], None]
+    _log_repair: LogRepair | None = None
+    _damaged_places: set[tuple[str, int]]
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration of the log."""
+        raise NotImplementedError
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end. When damage is why, a member's next start repairs it."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        self.is_writable = self.has_leader = False
+        log, repair = self._log, self._log_repair
+        if failure.check(DamageError) and log is not None and repair is not None and self._is_member:
+            # From here on nothing is acknowledged any more: what is durable now is all that was promised.
+            if self._replica is not None:
+                self._replica.stop()
+            self._disk.run(lambda: repair.note(log)).addErrback(self._note_failed).addCallback(
+                lambda _: self._on_fatal(failure)
+            )
+            return
+        self._on_fatal(failure)
+        if self._replica is not None:
+            self._replica.stop()
+
+    def _note_failed(self, failure: Failure) -> None:
+        self.logger.critical("cannot note the damage: {reason}", reason=failure.getErrorMessage())
+
+    @property
+    def _damage(self) -> Damage | None:
+        """What the log once held, while it is being repaired."""
+        return self._log_repair.damage if self._log_repair is not None else None
+
+    @property
+    def _is_member(self) -> bool:
+        return has_others(self.configuration, self.name) or self._damage is not None
+
+    def read_failed(self, failure: Failure) -> Any:
+        """Look at why a read failed, and pass that on; damaged bytes were not served."""
+        if isinstance(failure.value, DamageError):
+            self._damage_found(failure.value, failure)
+        return failure
+
+    def _damage_found(self, error: DamageError, failure: Failure) -> None:
+        place = (error.file, error.position)
+        if place not in self._damaged_places and len(self._damaged_places) < PLACES_MAX:
+            self._damaged_places.add(place)
+            self.logger.critical("a read met damage: {reason}", reason=str(error))
+        if self._is_member:
+            self.fatal(failure)
+
+    def look_at_damage(self) -> None:
+        """Forget about damage once the core does: the log is durably as up to date as it was."""
+        repair, replica = self._log_repair, self._replica
+        if repair is None or replica is None or repair.damage is None or replica.raft.damage is not None:
+            return
+        repair.damage = None
+        self.logger.info("the damaged log is repaired: everything it held came from the leader")
+        self._disk.run(repair.forget).addErrback(self.fatal)

@@ -1,0 +1,272 @@
+"""What a node does about damage: a lone one refuses or serves the rest, a member gets it from the others."""
+
+from pathlib import Path
+
+from twisted.python.failure import Failure
+
+from loghouse import repairing
+from loghouse.errors import DamageError, UnavailableError
+from loghouse.limits import KIB, MIB
+from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
+from loghouse.protocol.entry import EntryKind, decode_entries, make_entry
+from loghouse.protocol.raft_messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Envelope,
+    RequestVote,
+    RequestVoteReply,
+)
+from loghouse.raft.ready import Damage, Role
+from loghouse.storage.loss import Loss
+from tests.test_node import NodeTestCase as _NodeTestCase
+
+LEADER = 2
+OTHERS = encode_address_book(
+    AddressBook(
+        incarnation=1,
+        contacts=(Contact(name="node-2", disk_uuid=bytes(16), incarnation=1, address="127.0.0.1:1"),),
+    )
+)
+
+
+class DamageTests(_NodeTestCase):
+    """One node, one flipped bit."""
+
+    def make(self, records: int = 12, size: int = 9000) -> None:
+        """Write a log of a few segments, and stop; `self.entries` is what it holds."""
+        node = self.start(segment_size=32 * KIB)
+        for _ in range(records):
+            self.append(node, 1, size)
+        log = node._log
+        self.entries = []
+        while len(self.entries) < log.last_index:
+            self.entries += log.entries(len(self.entries) + 1, log.last_index + 1, MIB)
+        self.stop(node)
+
+    def make_member(self) -> None:
+        """Let the address book know another node."""
+        Path(self.path, "members").write_bytes(OTHERS)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.path, "logs", "1")
+
+    def flip(self, number: int, position: int = 4096 + 300) -> None:
+        """Flip a bit in the store with this number, counted from the first; -1 is the active one."""
+        store = sorted(self.directory.glob("*.store"))[number]
+        content = bytearray(store.read_bytes())
+        content[position] ^= 1
+        store.write_bytes(content)
+
+    def begin(self):
+        """Start the node with a transport that only remembers."""
+        self.sent = []
+        node = self.start(segment_size=32 * KIB)
+        node.transport = self
+        return node
+
+    def send_raft(self, envelope: Envelope) -> None:
+        self.sent.append(envelope)
+
+    def servers(self):
+        return ()
+
+    def answers(self, kind):
+        found = [envelope.message for envelope in self.sent if isinstance(envelope.message, kind)]
+        self.sent.clear()
+        return found
+
+    def pass_time(self, node, ticks: int = 60) -> None:
+        for _ in range(ticks):
+            self.clock.advance(node.options.tick_seconds)
+            self.settle()
+
+    def tell(self, node, message) -> None:
+        node.receive(Envelope(1, LEADER, node.member_id, message))
+        self.settle()
+
+    def refetch(self, node, entries, term: int) -> None:
+        """Be the leader that sends these entries."""
+        first = entries[0].index
+        previous = self.entries[first - 2]
+        self.tell(
+            node,
+            AppendEntries(
+                term=term,
+                prev_log_index=first - 1,
+                prev_log_term=previous.term,
+                commit_index=entries[-1].index,
+                entries=tuple(entries),
+            ),
+        )
+
+    def test_lone_node_refuses(self):
+        """A lone node does not start on damage, and changes nothing."""
+        self.make()
+        self.flip(-1)
+        before = {path: path.read_bytes() for path in self.directory.iterdir()}
+        with self.assertRaises(DamageError) as caught:
+            self.start(segment_size=32 * KIB)
+        self.assertIn("--accept-data-loss", str(caught.exception))
+        self.assertEqual({path: path.read_bytes() for path in self.directory.iterdir()}, before)
+
+    def test_member_is_cut_votes_and_waits(self):
+        """A member starts before the damage, never stands, and votes for no log shorter than its own."""
+        self.make()
+        self.make_member()
+        self.flip(-1)
+        node = self.begin()
+        last = self.entries[-1]
+        raft = node._replica.raft
+        self.assertLess(raft.last_index, last.index)
+        self.assertEqual(raft.damage, Damage(last.index, last.term))
+        self.pass_time(node)
+        self.assertEqual((raft.role, self.sent), (Role.FOLLOWER, []))
+        for index, granted in ((last.index - 1, False), (last.index, True)):
+            term = raft.term + 1
+            self.tell(node, RequestVote(term=term, last_log_index=index, last_log_term=last.term))
+            self.assertEqual([reply.granted for reply in self.answers(RequestVoteReply)], [granted])
+        self.assertTrue((self.directory / "damage").exists())
+
+    def test_member_refetches(self):
+        """It acknowledges only what it has again; with the last of it, it is a full member."""
+        self.make()
+        self.make_member()
+        self.flip(-1)
+        node = self.begin()
+        log, end, term = node._log, node._log.last_index, self.entries[-1].term + 1
+        missing = self.entries[end:]
+        self.assertGreater(len(missing), 1)
+        self.refetch(node, missing[:-1], term)
+        self.assertEqual(self.answers(AppendEntriesReply)[-1].index, self.entries[-2].index)
+        self.pass_time(node, 1)
+        self.assertIsNotNone(node._replica.raft.damage)
+        self.refetch(node, missing[-1:], term)
+        self.pass_time(node, 1)
+        self.assertIsNone(node._replica.raft.damage)
+        self.assertFalse((self.directory / "damage").exists())
+        found = log.entries(1, 2, MIB)
+        while len(found) < log.last_index:
+            found += log.entries(len(found) + 1, log.last_index + 1, MIB)
+        # Its configuration is that of a lone node, so it goes on with a term of its own behind them.
+        self.assertEqual([e.frame for e in found[: len(self.entries)]], [e.frame for e in self.entries])
+        self.stop(node)
+        self.assertIsNone(self.begin()._replica.raft.damage)
+
+    def test_newer_term_repairs_as_well(self):
+        """An entry of a newer term at a lower index is more up to date: the repair is done with it."""
+        self.make()
+        self.make_member()
+        self.flip(-1)
+        node = self.begin()
+        end, last = node._log.last_index, self.entries[-1]
+        before = self.entries[end - 1]
+        newer = make_entry(
+            node.seed,
+            index=end + 1,
+            term=last.term + 1,
+            kind=EntryKind.NOOP,
+            base_offset=before.next_offset,
+            timestamp=before.timestamp,
+            payload=b"",
+        )
+        self.refetch(node, [newer], last.term + 1)
+        self.pass_time(node, 1)
+        self.assertIsNone(node._replica.raft.damage)
+        self.assertFalse((self.directory / "damage").exists())
+
+    def test_restart_in_the_middle_of_a_repair(self):
+        """What it held is remembered over a restart; a file left behind by a crash at the end is removed."""
+        self.make()
+        self.make_member()
+        self.flip(-1)
+        node = self.begin()
+        missing = self.entries[node._log.last_index :]
+        self.refetch(node, missing[:1], self.entries[-1].term + 1)
+        self.stop(node)
+        node = self.begin()
+        self.assertEqual(node._replica.raft.damage.last_index, self.entries[-1].index)
+        self.refetch(node, missing[1:], self.entries[-1].term + 1)
+        self.stop(node)  # before the next tick: the file is still there
+        self.assertTrue((self.directory / "damage").exists())
+        node = self.begin()
+        self.pass_time(node, 1)
+        self.assertFalse((self.directory / "damage").exists())
+
+    def test_damage_at_the_very_beginning(self):
+        """Without even its first entry a member waits for the leader; it makes no cluster of its own."""
+        self.make()
+        self.make_member()
+        self.flip(0, 4096 + 70)
+        (self.directory / "damage").write_bytes(Loss(len(self.entries), 2).encode(self.seed()))
+        node = self.begin()
+        self.pass_time(node)
+        self.assertEqual((node._log.last_index, node.member_id, self.sent), (0, 0, []))
+        self.assertTrue(node.is_in_cluster)
+
+    def seed(self) -> int:
+        node = self.start(segment_size=32 * KIB)
+        self.stop(node)
+        return node.seed
+
+    def read_all(self, node) -> tuple[int, int]:
+        """Fetch each record alone; return how many were served, byte for byte, and how many were refused."""
+        served = refused = 0
+        for offset in range(12):
+            outcome = []
+            self.fetch(node, offset, KIB).addBoth(outcome.append)
+            if isinstance(outcome[0], Failure):
+                self.assertTrue(outcome[0].check(DamageError))
+                refused += 1
+                continue
+            served += 1
+            for entry in decode_entries(node.seed, outcome[0].frames):
+                self.assertEqual(entry.frame, self.entries[entry.index - 1].frame)
+        return served, refused
+
+    def test_lone_node_meets_damage(self):
+        """A lone node whose read meets damage refuses that read, tells of it once, and serves the rest."""
+        self.make()
+        self.flip(1)
+        node = self.start(segment_size=32 * KIB)
+        for _ in range(2):
+            self.assertEqual(self.read_all(node), (11, 1))
+        self.assertEqual((self.fatal, len(node._damaged_places)), ([], 1))
+        self.assertEqual(self.append(node), 12)
+        self.assertFalse((self.directory / "damage").exists())
+
+    def test_member_meets_damage(self):
+        """A member whose read meets damage ends, once; its next start cuts there and is repaired."""
+        self.make()
+        self.make_member()
+        self.flip(1)
+        node = self.begin()
+        self.patch(repairing, "has_others", lambda *_: True)  # as a configuration with others says
+        last = node._log.last_index
+        self.assertEqual(self.read_all(node), (11, 1))
+        self.assertEqual(len(self.fatal), 1)
+        self.assertTrue(self.fatal[0].check(DamageError))
+        self.assertEqual(Loss.decode((self.directory / "damage").read_bytes(), node.seed).last_index, last)
+        self.failureResultOf(self.propose(node), UnavailableError)
+        node._directory.close()  # the process is gone
+        node.running = 0
+        again = self.begin()
+        self.assertLess(again._log.last_index, 6)
+        self.assertEqual(again._replica.raft.damage.last_index, last)
+
+    def test_damage_that_cannot_be_noted(self):
+        """When the disk refuses even to note the damage, the member ends all the same."""
+        self.make()
+        self.make_member()
+        self.flip(1)
+        node = self.begin()
+        self.patch(repairing, "has_others", lambda *_: True)
+
+        def refuse(*_):
+            raise OSError("dead")
+
+        self.patch(repairing, "write_loss", refuse)
+        self.read_all(node)
+        self.assertEqual(len(self.fatal), 1)
+        node._directory.close()
+        node.running = 0
