@@ -12,13 +12,14 @@ RETRY_SECONDS = 0.3
 class TownLink:
     """The sending side towards an address; the same outside as `PeerLink`. Its door is a resident."""
 
-    def __init__(self, door, host, port, expected_node, event_received) -> None:
+    def __init__(self, door, host, port, expected_node, event_received, link_lost) -> None:
         self.state = PeerState.IDLE
         self.expected_node = expected_node
         self.wire = None
         self._resident = door
         self._address = f"{host}:{port}"
         self._event_received = event_received
+        self._link_lost = link_lost
 
     def dial(self) -> None:
         if self.state is PeerState.IDLE:
@@ -67,10 +68,12 @@ class TownLink:
         self._event_received(event)
 
     def lost(self) -> None:
-        self.wire = None
+        was_up, self.wire = self.wire is not None, None
         if self.state is not PeerState.STOPPED:
             self.state = PeerState.WAITING
             self._resident.town.clock.callLater(RETRY_SECONDS, self._dial)
+        if was_up:
+            self._link_lost()
 
 
 class Accepted:
