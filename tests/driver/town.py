@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import peers as peers_module
 from loghouse.cluster import Cluster, ClusterOptions
-from loghouse.limits import KIB, MIB
+from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
 from loghouse.node import Node
 from loghouse.node_api import Proposal
@@ -82,7 +82,6 @@ class Resident:
             address=self.address,
             segment_size=64 * KIB,
             reserve_size=0,
-            proposals_size_max=MIB,
             is_alone=False,
         )
         self.node = Node(
