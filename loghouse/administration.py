@@ -237,6 +237,13 @@ class Administration:
             else:
                 done.callback(None)
 
+    def _end_hand_overs(self) -> None:
+        """The node stops: nobody will look at hand-overs any more."""
+        waiting, self._hand_overs = self._hand_overs, []
+        for done in waiting:
+            if not done.called:
+                done.errback(UnavailableError("the node stopped before another one had taken over"))
+
     # --- status -------------------------------------------------------------------------
 
     def _status(self, progress: AdminResult) -> ClusterStatus:

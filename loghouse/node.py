@@ -376,6 +376,7 @@ class Node(Administration, Repairing, Service):
             self._forwarder.stop()
         if self._replica is not None:
             self._replica.stop()
+        self._end_hand_overs()
         self._disk.stop()
         self._readers.stop()
         if not self._has_failed:
