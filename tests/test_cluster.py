@@ -1,6 +1,15 @@
 """Whole nodes in one process: joining, membership, administration, forwarding, and who is believed."""
 
+from loghouse.errors import (
+    InvalidRequestError,
+    MembershipError,
+    NotSupportedError,
+    OutcomeUnknownError,
+    UnavailableError,
+    UnknownProducerError,
+)
 from loghouse.protocol.message import NO_UUID
+from loghouse.protocol.raft_messages import Envelope, Heartbeat
 from tests.driver.town import TownTestCase
 
 
@@ -134,3 +143,321 @@ class MembershipTests(TownTestCase):
         away.start()
         town.until(lambda: away.node.member_id == 4, 60)
         town.until(lambda: away.node._own_member().id == 4 and town.shape(away.name) == "aV bV cV", 60)
+
+    def test_renewed_once(self):
+        """While a replica is renewed, its old writes go first and no message begins another one."""
+        town = self.built()
+        follower = next(one for one in town.running if not one.leads)
+        node = follower.node
+        begun = []
+        begin = node._begin_replica
+        node._begin_replica = lambda id_: (begun.append(id_), begin(id_))
+        follower.disk_queue.is_held = True
+        heartbeat = Heartbeat(term=node._replica.raft.term, commit_index=0, read_round=1)
+        for _ in range(3):
+            node.receive(Envelope(group=1, source=node.leader_id, target=9, message=heartbeat))
+        self.assertEqual((begun, node.member_id), ([], 0))
+        self.failureResultOf(node.bounds(), UnavailableError)
+        follower.disk_queue.release()
+        self.assertEqual((begun, node.member_id), ([9], 9))
+
+    def test_stop_while_renewing(self):
+        """A node that stops while its replica is renewed begins no other."""
+        town = self.built()
+        follower = next(one for one in town.running if not one.leads)
+        node = follower.node
+        follower.disk_queue.is_held = True
+        heartbeat = Heartbeat(term=node._replica.raft.term, commit_index=0, read_round=1)
+        node.receive(Envelope(group=1, source=node.leader_id, target=9, message=heartbeat))
+        follower.stop()
+        self.assertEqual(node.member_id, 0)
+
+    def test_removed_and_added(self):
+        """A removed node stays out and is refused at the door; `add` lets it back, under a new id."""
+        town = self.built()
+        leader = town.leader
+        gone = next(one for one in town.running if not one.leads)
+        self.result(town, gone.node.remove(gone.name))
+        self.assertEqual(leader.node.configuration.removed, (gone.name,))
+        town.advance(20)
+        self.assertNotIn(gone.name, town.shape(leader.name))
+        self.assertTrue(any(f"node {gone.name!r} was removed" in text for text in town.problems))
+        incoming = [wire for wire in town.wires if wire.ends[0] is gone and wire.is_up]
+        self.assertEqual(incoming, [], "a removed node is heard by nobody")
+        self.result(town, leader.node.remove(gone.name))  # once more changes nothing
+        self.result(town, leader.node.add(gone.name, False))
+        town.until(lambda: gone.node.member_id == 4 and town.shape(gone.name) == "aV bV cV", 60)
+        self.assertEqual(leader.node.configuration.removed, ())
+
+    def test_address_change(self):
+        """A node that comes back at another address is found there by the others, and keeps its id."""
+        town = self.built()
+        mover = next(one for one in town.running if not one.leads)
+        mover.stop()
+        mover.address = "elsewhere:7"
+        mover.start()
+        done = town.leader.propose()
+        self.result(town, done)
+        town.until(lambda: mover.node._replica and mover.node._replica.readable_offset == 1)
+        for one in town.running:
+            servers = {server.name: server.address for server in one.node.servers()}
+            self.assertEqual(servers[mover.name], "elsewhere:7")
+        self.assertEqual(town.shape("a"), "aV bV cV")
+
+    def test_wrong_source(self):
+        """A node that speaks as another member is cut off at once, and its message is not heard."""
+        town = self.built()
+        leader = town.leader
+        liar, victim = (one for one in town.running if not one.leads)
+        heard = []
+        victim.node.receive = heard.append
+        message = Heartbeat(term=99, commit_index=0, read_round=1)
+        forged = Envelope(
+            group=1, source=leader.node.member_id, target=victim.node.member_id, message=message
+        )
+        link = liar.cluster.peers.link_of(victim.name)
+        town.until(lambda: link.wire is not None and link.wire.is_up)
+        wire = link.wire
+        link.send_raft(forged)
+        town.advance(0.05)
+        self.assertNotIn(wire, town.wires)
+        self.assertTrue(any("spoke as member" in text for text in town.problems))
+        self.assertNotIn(99, [envelope.message.term for envelope in heard])
+
+    def test_failure_shrinks_nothing(self):
+        """A dead voter stays one; the last of three alone commits nothing."""
+        town = self.built()
+        last = town["b"]
+        for name in "ac":
+            town[name].crash()
+        town.advance(60)
+        self.assertEqual(town.shape("b"), "aV bV cV")
+        self.assertFalse(last.leads)
+        self.failure(town, last.propose(), UnavailableError)
+
+    def test_full_restart(self):
+        """All restart without an address to join: the address book brings them together."""
+        town = self.built()
+        town.advance(10)  # so that the address books are written
+        for name in "abc":
+            town[name].crash()
+        town.join = []
+        for name in "abc":
+            town[name].start()
+        town.until(lambda: town.leader)
+        self.result(town, town.leader.propose())
+
+
+class AdministrationTests(TownTestCase):
+    """What an operator asks of any node: done by the leader, refused with the reason."""
+
+    def follower(self, town):
+        return next(one for one in town.running if not one.leads)
+
+    def test_remove_that_would_lose_the_quorum(self):
+        """Removing a living node while another is dead is refused by name; the dead one may go."""
+        town = self.built()
+        asked = town.leader
+        dead, living = (one for one in town.running if not one.leads)
+        dead.crash()
+        gone = (dead.name, dead.node.disk_uuid)
+        town.until(lambda: asked.cluster.liveness_of(*gone) == "dead", 60)
+        failure = self.failure(town, living.node.remove(living.name), MembershipError)
+        self.assertIn(f"{dead.name} cannot be reached", failure.getErrorMessage())
+        self.assertEqual(len(asked.node.configuration.voters), 3)
+        self.result(town, living.node.remove(dead.name))
+        self.assertEqual(len(asked.node.configuration.voters), 2)
+
+    def test_remove_the_only_voter(self):
+        """The only voter cannot go, and what is no member cannot either."""
+        town = self.built("a")
+        node = town["a"].node
+        self.assertIn("only voter", self.failureResultOf(node.leave(), MembershipError).getErrorMessage())
+        self.failureResultOf(node.remove("x"), MembershipError)
+        self.failureResultOf(node.add("x", False), MembershipError)
+        self.failureResultOf(node.add("a", False), MembershipError)
+        self.failureResultOf(node.transfer("x"), MembershipError)
+
+    def test_leave_of_the_leader(self):
+        """A leader that leaves commits that, and the others go on."""
+        town = self.built()
+        old = town.leader
+        self.result(town, old.node.leave())
+        new = town.until(lambda: next((one for one in town.running if one.leads and one is not old), None))
+        self.assertNotIn(old.name, town.shape(new.name))
+        town.until(lambda: not old.leads)
+        self.result(town, new.propose())
+        self.assertEqual(new.node.configuration.removed, (old.name,))
+
+    def test_transfer(self):
+        """Leadership goes to the node that was named, asked through any node, without a lost append."""
+        town = self.built()
+        target = self.follower(town)
+        self.assertEqual(self.result(town, target.node.transfer(target.name)), target.name)
+        town.until(lambda: town.leader is target)
+        self.assertEqual(self.result(town, target.node.transfer(target.name)), target.name)
+        chosen = self.result(town, target.node.transfer(""))
+        town.until(lambda: town.leader is town[chosen])
+        self.assertNotEqual(chosen, target.name)
+
+    def test_transfer_that_fails(self):
+        """When the target cannot take over, the leader leads on and says so."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        town.cut(target.name)
+        done = leader.node.transfer(target.name)
+        self.assertIn("leads on", self.failure(town, done, UnavailableError).getErrorMessage())
+        self.assertTrue(leader.leads)
+        self.result(town, leader.propose())
+
+    def test_stop_during_a_transfer(self):
+        """A stop leaves nobody waiting for a hand-over."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        town.cut(target.name)
+        done = leader.node.transfer(target.name)
+        leader.stop()
+        self.failureResultOf(done, UnavailableError)
+
+    def test_hand_over_before_a_stop(self):
+        """A leader hands over before it stops; a follower, and a lone voter, have nothing to hand over."""
+        town = self.built()
+        old = town.leader
+        self.successResultOf(self.follower(town).node.hand_over())
+        self.result(town, old.node.hand_over(), 3)
+        self.assertIsNot(town.until(lambda: town.leader, 1), old)
+        alone = self.built("d", bootstrap="d")
+        self.successResultOf(alone["d"].node.hand_over())
+
+    def test_status(self):
+        """Every node tells who is there, how far each is, and who leads."""
+        town = self.built()
+        self.result(town, town.leader.propose())
+        town.advance(2)
+        for one in town.running:
+            status = self.result(town, one.node.status())
+            self.assertEqual(status.leader, town.leader.name)
+            self.assertEqual((status.lowest_offset, status.next_offset), (0, 1))
+            self.assertEqual({member.match_index for member in status.members}, {status.commit_index})
+            self.assertEqual({member.liveness for member in status.members}, {"alive"})
+
+    def test_status_without_a_leader(self):
+        """Status is answered when nobody leads: that is when it is asked for."""
+        town = self.built()
+        for name in "ab":
+            town[name].crash()
+        town.until(lambda: not town["c"].node.leader_name, 60)
+        town.advance(40)
+        status = self.result(town, town["c"].node.status())
+        self.assertEqual(status.leader, "")
+        self.assertEqual(
+            {member.name: member.liveness for member in status.members},
+            {"a": "dead", "b": "dead", "c": "alive"},
+        )
+        self.failure(town, town["c"].node.remove("a"), UnavailableError)
+        self.failure(town, town["c"].node.transfer("c"), UnavailableError)
+
+    def test_status_of_a_joiner(self):
+        """A node that belongs to no cluster yet refuses, and says so."""
+        town = self.town("ab")
+        node = town["a"].start().node
+        for done in (node.status(), node.remove("b"), node.trim(0), node.register_producer("x")):
+            self.failureResultOf(done, UnavailableError)
+        self.failureResultOf(node.fetch(0, 1), UnavailableError)
+        self.failureResultOf(node.bounds(), UnavailableError)
+        self.failureResultOf(node.find_offset(0), UnavailableError)
+
+    def test_trim(self):
+        """Trims go through any node and count at every node; one beyond the end is refused."""
+        town = self.built()
+        for _ in range(3):
+            self.result(town, town.leader.propose())
+        follower = self.follower(town)
+        self.assertEqual(self.result(town, follower.node.trim(2)), 2)
+        for one in town.running:
+            self.assertEqual(self.result(town, one.node.bounds()).lowest, 2)
+        self.assertEqual(self.result(town, follower.node.trim(1)), 2)
+        self.failure(town, follower.node.trim(4), InvalidRequestError)
+
+    def test_learner_for_ever(self):
+        """What is not offered is refused."""
+        town = self.built("a")
+        self.failureResultOf(town["a"].node.add("b", True), MembershipError, NotSupportedError)
+
+
+class ForwardingTests(TownTestCase):
+    """Appends through any node, and what a caller is told when the leader is lost."""
+
+    def test_through_every_node(self):
+        """Appends through any node get dense offsets, and each node has them at once."""
+        town = self.built()
+        for offset, one in enumerate(town.running):
+            self.assertEqual(self.result(town, one.propose()).base_offset, offset)
+            for other in town.running:
+                self.assertEqual(self.result(town, other.node.fetch(offset, 1)).next_offset, offset + 1)
+
+    def test_exactly_once_across_failover(self):
+        """A batch whose answer was lost with the leader is found again by its retry, on whatever node."""
+        town = self.built()
+        old = town.leader
+        one, other = (each for each in town.running if not each.leads)
+        producer = self.result(town, one.node.register_producer("root"))
+        fields = {"producer_id": producer, "producer_sequence": 0, "subject": "root"}
+        # The append goes out and is committed; every answer is lost.
+        town.cuts |= {(old.name, one.name)}
+        done = one.propose(**fields)
+        town.until(lambda: other.node._replica.raft.next_offset == 1)
+        old.crash()
+        town.heal()
+        self.failure(town, done, OutcomeUnknownError)
+        town.until(lambda: town.leader)
+        for node in (one, other, one):
+            appended = self.result(town, node.propose(**fields))
+            self.assertEqual(appended.base_offset, 0)
+        self.failure(town, one.propose(**{**fields, "subject": "other"}), UnknownProducerError)
+        self.assertEqual(self.result(town, other.node.bounds()).next_offset, 1)
+
+    def test_leader_is_lost(self):
+        """Appends that left for a leader that died end soon, with an unknown outcome."""
+        town = self.built()
+        follower = next(one for one in town.running if not one.leads)
+        leader = town.leader
+        leader.disk_queue.is_held = True
+        for one in town.running:
+            one.disk_queue.is_held = True
+        done = follower.propose()
+        town.advance(0.01)
+        self.assertNoResult(done)
+        leader.crash()
+        for one in town.running:
+            one.disk_queue.release()
+        self.failure(town, done, OutcomeUnknownError, seconds_max=1)
+
+    def test_minority(self):
+        """A leader cut off from the others commits nothing, and what it took is answered after the heal."""
+        town = self.built()
+        old = town.leader
+        town.cut(old.name)
+        done = old.propose()
+        new = town.until(lambda: next((one for one in town.running if one.leads and one is not old), None))
+        kept = self.result(town, new.propose())
+        read = old.node.bounds()
+        self.failure(town, read, UnavailableError)
+        town.heal()
+        self.failure(town, done, UnavailableError, OutcomeUnknownError)
+        self.assertEqual(kept.base_offset, 0)
+        town.until(lambda: old.node._replica.readable_offset == 1)
+        frames = {bytes(self.result(town, one.node.fetch(0, 1000)).frames) for one in town.running}
+        self.assertEqual(len(frames), 1)
+
+    def test_stop_answers_who_was_forwarded(self):
+        """A node that stops tells callers whose appends it passed on that nothing is known."""
+        town = self.built()
+        follower = next(one for one in town.running if not one.leads)
+        town.cuts |= {(town.leader.name, follower.name)}
+        done = follower.propose()
+        town.advance(0.01)
+        self.assertNoResult(done)
+        follower.stop()
+        self.failureResultOf(done, OutcomeUnknownError)
+        self.failureResultOf(follower.propose(), UnavailableError)

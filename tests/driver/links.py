@@ -112,6 +112,11 @@ class Wire:
     def carry(self, from_dialler: bool, content: bytes) -> None:
         self.town.clock.callLater(DELAY_SECONDS, self._arrive, from_dialler, content)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether both ends greeted and fit."""
+        return self._is_open and self._is_known
+
     def _pump(self) -> None:
         for session, from_dialler in ((self._dialling, True), (self._accepting, False)):
             content = b"".join(session.bytes_to_send())
