@@ -90,7 +90,7 @@ bench: $(VENV)/.developed
 # Each decoder against so many inputs; tens of minutes in all for 100,000.
 FUZZ ?= 100000
 fuzz: $(VENV)/.developed
-	FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -k 'Fuzz or random_bytes' tests/protocol tests/net/test_client_hello.py
+	FUZZ_EXAMPLES=$(FUZZ) FUZZ_MUTATIONS=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -k 'Fuzz or Mutation or random_bytes' tests/protocol tests/net/test_client_hello.py
 
 kill: $(VENV)/.developed
 	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest tests/e2e/test_kill.py

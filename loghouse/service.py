@@ -200,7 +200,7 @@ class NodeService(Service):
         return authorizer, credentials
 
     def _bind(self, authorizer: Authorizer, credentials: ServerCredentials | None) -> GrpcServer:
-        config = self._config
+        config, tls = self._config, self._one_port.tls
         server = GrpcServer(
             self.node,
             authorizer,
@@ -208,6 +208,7 @@ class NodeService(Service):
             credentials=credentials,
             anonymous=config.plaintext_subject,
             record_size_max=config.limits.record_size_max,
+            check_not_denied=tls.check_not_denied if tls is not None else lambda names: None,
         )
         server.bind(self._one_port.grpc_address)
         if config.grpc_listen is not None:

@@ -62,9 +62,23 @@ class Guard:
 
     logger = Logger()
 
-    def __init__(self, authorizer: Authorizer, *, clock: Callable[[], float], anonymous: str = "") -> None:
-        """`clock` gives seconds since the epoch; without `anonymous` every caller needs a certificate."""
+    def __init__(
+        self,
+        authorizer: Authorizer,
+        *,
+        clock: Callable[[], float],
+        anonymous: str = "",
+        check_not_denied: Callable[[tuple[str, str]], None] = lambda names: None,
+    ) -> None:
+        """Guard calls.
+
+        Args:
+            clock: Seconds since the epoch.
+            anonymous: Who callers are without TLS; empty when every caller needs a certificate.
+            check_not_denied: Raises IdentityError for a certificate (by its names) on the denylist.
+        """
         self.authorizer = authorizer
+        self._check_not_denied = check_not_denied
         self._clock = clock
         self._identities = IdentityReader(IDENTITIES_MAX)
         self._anonymous = Identity(subject=anonymous, expires_at=float("inf")) if anonymous else None
@@ -85,15 +99,16 @@ class Guard:
             # grpcio cannot set a lowest version, so an old one gets through the handshake, but no further.
             raise UnauthenticatedError(f"{version.decode(errors='replace')} is too old; TLS 1.3 is needed")
         identity = self._identities.read(auth_context)
-        self.check_not_expired(identity)
+        self.check_still_valid(identity)
         return identity
 
-    def check_not_expired(self, identity: Identity) -> None:
-        """Raise once the certificate of an open connection has expired.
+    def check_still_valid(self, identity: Identity) -> None:
+        """Raise once the certificate of an open connection has expired, or is on the denylist.
 
         Raises:
-            UnauthenticatedError: It has.
+            UnauthenticatedError, IdentityError: It has, or it is.
         """
+        self._check_not_denied(identity.names)
         if self._clock() >= identity.expires_at:
             raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
 
@@ -139,7 +154,7 @@ class Call:
             raise InvalidRequestError(
                 "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
             )
-        self._guard.check_not_expired(self._identity)
+        self._guard.check_still_valid(self._identity)
         self.check_admitted(log or DEFAULT_LOG)
         assert self._rpc.action is not None
         self._guard.authorizer.check(self.subject, log or DEFAULT_LOG, self._rpc.action)
@@ -162,7 +177,7 @@ class Call:
         Raises:
             PermissionDeniedError, UnauthenticatedError: As they say.
         """
-        self._guard.check_not_expired(self._identity)
+        self._guard.check_still_valid(self._identity)
         if self._rpc.action is None:
             self._guard.authorizer.check_anything(self.subject, name)
         else:

@@ -70,6 +70,7 @@ class GrpcServer:
         anonymous: The subject of every caller without TLS. Without TLS and without this nothing is permitted.
         record_size_max: Bytes one record may have.
         calls_max: Calls and streams under way at once; one more is RESOURCE_EXHAUSTED.
+        check_not_denied: Raises IdentityError for a certificate on the denylist; asked at every call.
     """
 
     def __init__(
@@ -82,9 +83,15 @@ class GrpcServer:
         anonymous: str = "",
         record_size_max: int = RECORD_SIZE_MAX,
         calls_max: int = GRPC_CALLS_MAX,
+        check_not_denied: Callable[[tuple[str, str]], None] = lambda names: None,
     ) -> None:
         self._credentials = credentials
-        guard = Guard(authorizer, clock=clock, anonymous="" if credentials else anonymous)
+        guard = Guard(
+            authorizer,
+            clock=clock,
+            anonymous="" if credentials else anonymous,
+            check_not_denied=check_not_denied,
+        )
         self.health = HealthService(node)
         self._health_timer: asyncio.TimerHandle | None = None
         self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=calls_max)

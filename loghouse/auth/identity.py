@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from loghouse.errors import IdentityError, UnauthenticatedError
@@ -30,13 +31,15 @@ _NODE_URI: Final = re.compile(rf"loghouse://({_NAME_PATTERN})/node/({_NAME_PATTE
 class Identity:
     """A certificate's holder.
 
-    `node` and `cluster` are empty for clients; `expires_at` is in seconds since the epoch.
+    `node` and `cluster` are empty for clients; `expires_at` is in seconds since the epoch. `names` are those
+    by which a denylist may mean the certificate: `serial:<hex>` and `sha256:<hex>`.
     """
 
     subject: str
     node: str = ""
     cluster: str = ""
     expires_at: float
+    names: tuple[str, str] = ("", "")
 
     @property
     def is_node(self) -> bool:
@@ -64,6 +67,12 @@ def node_uri(cluster: str, node: str) -> str:
     return f"loghouse://{cluster}/node/{node}"
 
 
+def names_of(certificate: x509.Certificate) -> tuple[str, str]:
+    """Return the names by which a denylist may mean a certificate."""
+    digest = certificate.fingerprint(hashes.SHA256()).hex()
+    return f"serial:{certificate.serial_number:x}", f"sha256:{digest}"
+
+
 def identity_of_certificate(certificate: x509.Certificate) -> Identity:
     """Read a certificate that TLS has verified.
 
@@ -71,11 +80,14 @@ def identity_of_certificate(certificate: x509.Certificate) -> Identity:
         IdentityError: It names nobody, or more than one, or a client that would pass for a node.
     """
     uris = _uris(certificate)
+    names = names_of(certificate)
     expires_at = certificate.not_valid_after_utc.timestamp()
     if any(uri.lower().startswith("loghouse:") for uri in uris):
         cluster, node = _parse_node_uris(uris)
-        return Identity(subject=NODE_SUBJECT_PREFIX + node, node=node, cluster=cluster, expires_at=expires_at)
-    return Identity(subject=_common_name(certificate), expires_at=expires_at)
+        return Identity(
+            subject=NODE_SUBJECT_PREFIX + node, node=node, cluster=cluster, expires_at=expires_at, names=names
+        )
+    return Identity(subject=_common_name(certificate), expires_at=expires_at, names=names)
 
 
 def identity_of_pem(pem: bytes) -> Identity:

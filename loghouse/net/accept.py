@@ -16,12 +16,12 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.auth.identity import Identity, identity_of_certificate
+from loghouse.auth.identity import Identity, identity_of_certificate, names_of
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
 from loghouse.net.admission import Ticket
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.raw_server import RawDoor, RawServer, describe
-from loghouse.net.tls import ALPN, CertificateNames, TlsContexts, names_of
+from loghouse.net.tls import ALPN, CertificateNames, TlsContexts
 from loghouse.protocol.client_messages import Describe
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Hello, LinkRole

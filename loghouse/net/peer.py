@@ -24,11 +24,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.auth.identity import identity_of_certificate
+from loghouse.auth.identity import identity_of_certificate, names_of
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
-from loghouse.net.tls import ALPN, TlsContexts, names_of
+from loghouse.net.tls import ALPN, TlsContexts
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.greeting import Certified

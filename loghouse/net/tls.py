@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
@@ -113,12 +113,6 @@ class TlsContexts:
     def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """Twisted asks for a dialled connection."""
         return SSL.Connection(self._client, None)
-
-
-def names_of(certificate: x509.Certificate) -> CertificateNames:
-    """Return the names by which a denylist may mean a certificate."""
-    digest = certificate.fingerprint(hashes.SHA256()).hex()
-    return f"serial:{certificate.serial_number:x}", f"sha256:{digest}"
 
 
 def _read(paths: TlsPaths) -> _Material:

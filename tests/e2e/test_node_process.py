@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -217,6 +218,30 @@ class ServingTests(ProcessTestCase):
                 error = self.assertRaises(grpc.RpcError, stub.Bounds, log_pb2.BoundsRequest(), timeout=20)
                 self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE, name)
         self.assertEqual(self.produce(self.stub(node), b"still serving"), [0])
+
+    def test_denied_certificate(self):
+        """A certificate put on the denylist is refused at the next call, without a restart; others go on."""
+        denylist = self.folder / "denylist"
+        denylist.parent.mkdir(parents=True, exist_ok=True)
+        denylist.touch()
+        node = self.make_node()
+        settings = node.config_path.read_text()
+        node.config_path.write_text(settings.replace("tls:\n", f"tls:\n  denylist: {denylist}\n"))
+        node.start()
+        stub = self.stub(node)
+        self.produce(stub, b"before")
+        pem = self.certificates.path("root").read_bytes()
+        denylist.write_text(f"serial:{x509.load_pem_x509_certificate(pem).serial_number:x}\n")
+        os.kill(node.process.pid, signal.SIGHUP)
+        wait_until(lambda: not self._answers(stub), "the certificate to be refused")
+        error = self.assertRaises(grpc.RpcError, stub.Bounds, log_pb2.BoundsRequest(), timeout=20)
+        self.assertIn("denylist", error.details())
+        # Another certificate is judged by the policy as before.
+        request = log_pb2.ProduceRequest(record=log_pb2.Record(value=b"x"))
+        denied = self.assertStatus(
+            grpc.StatusCode.PERMISSION_DENIED, self.stub(node, "nobody").Produce, request
+        )
+        self.assertIn("nobody", denied.details())
 
     def test_health_and_reflection(self):
         """Health says SERVING, and reflection lists the services, as grpcurl would."""
