@@ -159,7 +159,7 @@ class SimCluster:
         deadline = self.clock.seconds() + self.options.liveness_seconds
         step = self.options.election_seconds
         # Under full load a new member may never be within a window of one entry of the leader.
-        self.work.slowness = 10.0
+        self.work.think_seconds_min = 2 * self.options.election_seconds
         # Clients go on for a while, so that writes are seen to work, then stop, so that logs can be equal.
         acknowledged = self.work.acknowledged
         while self.work.acknowledged == acknowledged or not self.reconciler.is_settled():

@@ -476,7 +476,9 @@ class SimNode:
         """Append a batch, if this node leads; answers `Appended` or an error."""
         if not self.is_up or self._later(self.propose, proposal, answer):
             return
-        if self.raft is not None:
+        if self.raft is None:
+            answer(UnavailableError("this node is no member; ask another"))
+        else:
             self._guarded(self._propose, self.raft, proposal, answer)
 
     def _propose(self, raft: Raft, proposal: Proposal, answer: Answer) -> None:

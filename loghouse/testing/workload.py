@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from loghouse.errors import LoghouseError, NotLeaderError, OffsetOutOfRangeError
+from loghouse.errors import LoghouseError, NotLeaderError, OffsetOutOfRangeError, UnavailableError
 from loghouse.protocol.configuration import encode_producer
 from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.raft.ready import Proposal
@@ -56,7 +56,7 @@ class Workload:
         self.history = history
         self.options = options
         self.stopped = False
-        self.slowness = 1.0
+        self.think_seconds_min = 0.0
         self.acknowledged = 0
         self.refused = 0
         self.timed_out = 0
@@ -89,7 +89,7 @@ class Client:
             if not self.work.stopped:
                 then()
 
-        mean = self.work.options.think_seconds_mean * self.work.slowness
+        mean = max(self.work.options.think_seconds_mean, self.work.think_seconds_min)
         self.work.clock.after(self.rng.expovariate(1 / mean), act)
 
     def some_node(self) -> int:
@@ -126,10 +126,11 @@ class Client:
         """Learn from an answer who leads."""
         if isinstance(result, NotLeaderError):
             self.leader = int(result.leader[1:]) if result.leader else 0  # nodes are named n1, n2, ...
-        elif result is None:
-            self.leader = 0
-        elif not isinstance(result, LoghouseError):
-            self.leader = number
+        elif result is None or isinstance(result, UnavailableError):
+            if self.leader == number:
+                self.leader = 0
+        else:
+            self.leader = number  # also when it refused: only a leader judges sequences and offsets
 
 
 class Producer(Client):
