@@ -99,6 +99,10 @@ class Atlas:
             node.restart_after(self._cluster.options.election_seconds)
         return "bit rot"
 
+    def expect_loss(self, node: SimNode) -> None:
+        """Let a scenario damage a machine beyond what the atlas allows."""
+        self._lost[node.number] = node.machine.disk_uuid
+
     def is_lost(self, node: SimNode) -> bool:
         """Whether this machine's disk lost something and is still in use."""
         return node.number in self._lost

@@ -241,6 +241,17 @@ class Machine:
         self.disk.flip(f"{DIRECTORY}/{name}", bit)
         return f"{name} bit {bit}"
 
+    def rot_first_entry(self) -> str:
+        """Flip a bit in the header of the log's first entry; return where."""
+        names = [name for name in self.disk.list_directory(DIRECTORY) if name.endswith(".store")]
+        path = f"{DIRECTORY}/{next(name for name in names if not name.startswith('spare'))}"
+        self.disk.flip(path, (STORE_HEADER_SIZE + 20) * 8)
+        return path
+
+    def lie(self) -> None:
+        """From now on say "synced" without syncing file contents: for scenarios that must end in loss."""
+        self.disk.fdatasync = lambda fd: None  # type: ignore[method-assign]
+
     def _certain_end(self, store: SimFile) -> int:
         """Return the byte behind what both watermarks of a store say was durable."""
         seed = self._cluster.frame_seed
