@@ -57,6 +57,8 @@ class LogView:
     promised_chain: int = GENESIS
     commit_index: int = 0
     applied_index: int = 0
+    # Committed by this leader, and not yet found on a majority's disks.
+    unproven_index: int = 0
     term: int = 0
     # Damaged or emptied on purpose: what it promised is lost, and it says so.
     excused: bool = False
@@ -409,7 +411,7 @@ class Oracle:
                 f"member {member} calls entry {commit_index} committed, but another one is",
             )
         if leading_term:
-            self._check_quorum(view, commit_index)
+            view.unproven_index = 0 if self._is_held_by_majority(view, commit_index) else commit_index
             if self._commits[-1][0] == leading_term:
                 self._commits[-1] = (leading_term, commit_index)
             else:
@@ -427,16 +429,22 @@ class Oracle:
         self.state.check(entry)
         self.state.apply(entry)
 
-    def _check_quorum(self, view: LogView, index: int) -> None:
-        """What a leader commits is on the disks of a majority, now (Raft 5.3, and "durable by default")."""
+    def check_quorum(self, member: int) -> None:
+        """What a leader commits is on the disks of a majority, now (Raft 5.3, and "durable by default").
+
+        Asked after the turn's entries are noted, too: a configuration among them counts at once (Raft 6), and
+        the commit may have been counted before or after it.
+        """
+        view = self.view(member)
+        index, view.unproven_index = view.unproven_index, 0
+        if index and not self._is_held_by_majority(view, index):
+            raise Violation("durable-majority", f"leader {member} commits {index}, not durable on a majority")
+
+    def _is_held_by_majority(self, view: LogView, index: int) -> bool:
         voters = self.configuration(view.member).voters
         chain = self.committed_chains[index]
         holding = sum(1 for voter in voters if self._holds(voter, index, chain))
-        if holding < majority(len(voters)):
-            raise Violation(
-                "durable-majority",
-                f"leader {view.member} commits {index}, durable on {holding} of the voters {sorted(voters)}",
-            )
+        return holding >= majority(len(voters))
 
     def _holds(self, voter: int, index: int, chain: int) -> bool:
         view = self.views.get(voter)

@@ -318,6 +318,8 @@ class SimNode:
             oracle.committed_to(member, ready.commit_index, raft.term if leads else 0)
         oracle.appended(member, ready.entries)
         oracle.committed_to(member, ready.commit_index, raft.term if leads else 0)
+        if leads:
+            oracle.check_quorum(member)
         if ready.committed:
             oracle.applied(member, ready.committed)
         if ready.soft_state is not None and leads:
