@@ -138,15 +138,32 @@ class Administration:
     def _add(self, replica: Replica, name: str, *, is_learner: bool) -> Deferred[AdminResult]:
         configuration = replica.raft.configuration
         if is_learner:
-            raise MembershipError(
-                "a member that stays a learner is not offered yet; nodes beyond the bound of voters are"
-            )
+            return self._change(replica, self._with_replica(configuration, name))
         if name not in configuration.removed:
             known = any(True for _ in configuration.named(name))
             problem = "is a member already" if known else "was not removed: start it, it joins by itself"
             raise MembershipError(f"{name!r} {problem}")
         removed = tuple(other for other in configuration.removed if other != name)
         return self._change(replica, replace(configuration, removed=removed))
+
+    def _with_replica(self, configuration: Configuration, name: str) -> Configuration:
+        """Return the configuration with a node as a learner that is never promoted.
+
+        Raises:
+            MembershipError: It votes, or it is not there to be added.
+        """
+        if name in configuration.removed:
+            raise MembershipError(
+                f"{name!r} was removed and cannot connect; add it without --learner first, then with it"
+            )
+        for member in configuration.named(name):
+            if member.role is MemberRole.VOTER:
+                raise MembershipError(f"{name!r} votes; remove it first, then add it as a learner")
+            return configuration.with_role(member.id, MemberRole.REPLICA)
+        for presence in self.transport.present() if self.transport is not None else ():
+            if presence.name == name:
+                return configuration.with_member(name, presence.disk_uuid, MemberRole.REPLICA)
+        raise MembershipError(f"{name!r} is not reached by the leader; start it first, then add it again")
 
     def _remove(self, replica: Replica, name: str) -> Deferred[AdminResult]:
         configuration = replica.raft.configuration

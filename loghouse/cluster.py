@@ -340,7 +340,7 @@ class Cluster:
         self._drop_removed()
         if not node.member_id or node.leader_id != node.member_id:
             return
-        change = next_configuration(node.configuration, self._present(), is_caught_up=node.is_caught_up)
+        change = next_configuration(node.configuration, self.present(), is_caught_up=node.is_caught_up)
         if change is not None:
             node.change_configuration(change)
 
@@ -354,7 +354,7 @@ class Cluster:
                 self._swim.forget(name)
         self._dropped = removed
 
-    def _present(self) -> list[Presence]:
+    def present(self) -> list[Presence]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
         present = [Presence(self.node.name, self.node.disk_uuid)]
         for member in self._members()[1:]:

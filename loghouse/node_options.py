@@ -13,6 +13,7 @@ from loghouse.protocol.configuration import Retention
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.config import LAN, RaftConfig
+from loghouse.reconcile import Presence
 
 TICK_SECONDS: Final = 0.1
 
@@ -60,6 +61,9 @@ class Transport(Protocol):
 
     def servers(self) -> Sequence[Server]:
         """The members of the configuration, for clients."""
+
+    def present(self) -> Sequence[Presence]:
+        """The nodes of this cluster that are alive and reached by this node's own link."""
 
     def liveness_of(self, name: str, disk_uuid: bytes) -> str:
         """What gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""

@@ -53,9 +53,10 @@ def _add_learner(configuration: Configuration, present: Sequence[Presence]) -> C
         if (presence.name, presence.disk_uuid) in members or presence.name in configuration.removed:
             continue
         namesakes = list(configuration.named(presence.name))
-        stale = [member for member in namesakes if member.role is Role.LEARNER]
-        if stale:
-            return configuration.without(stale[0].id)  # a learner whose disk was emptied again
+        stale = [member for member in namesakes if member.role is not Role.VOTER]
+        if stale:  # its disk was emptied again
+            renewed = configuration.without(stale[0].id)
+            return renewed.with_member(presence.name, presence.disk_uuid, stale[0].role)
         if len(configuration.members) < MEMBERS_MAX:
             return configuration.with_member(presence.name, presence.disk_uuid, Role.LEARNER)
     return None

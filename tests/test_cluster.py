@@ -3,11 +3,11 @@
 from loghouse.errors import (
     InvalidRequestError,
     MembershipError,
-    NotSupportedError,
     OutcomeUnknownError,
     UnavailableError,
     UnknownProducerError,
 )
+from loghouse.protocol.configuration import Role
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat
 from tests.driver.town import TownTestCase
@@ -380,9 +380,24 @@ class AdministrationTests(TownTestCase):
         self.failure(town, follower.node.trim(4), InvalidRequestError)
 
     def test_learner_for_ever(self):
-        """What is not offered is refused."""
-        town = self.built("a")
-        self.failureResultOf(town["a"].node.add("b", True), MembershipError, NotSupportedError)
+        """A learner may become a replica, which is never promoted; a voter, stranger or removed one not."""
+        town = self.built()
+        leader, follower = town.leader, self.follower(town)
+        self.failure(town, leader.node.add(follower.name, True), MembershipError)
+        self.failure(town, leader.node.add("x", True), MembershipError)
+        self.result(town, leader.node.remove(follower.name))
+        self.failure(town, leader.node.add(follower.name, True), MembershipError)
+        self.result(town, leader.node.add(follower.name, False))
+
+        def role():
+            return next((m.role for m in leader.node.configuration.named(follower.name)), None)
+
+        town.until(lambda: role() is Role.LEARNER, 60)
+        self.result(town, leader.node.add(follower.name, True))
+        self.assertIs(role(), Role.REPLICA)
+        town.advance(30)
+        self.assertIs(role(), Role.REPLICA)
+        self.assertEqual(len(leader.node.configuration.voters), 2)
 
 
 class ForwardingTests(TownTestCase):

@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.protocol.configuration import Configuration, Role
 from loghouse.reconcile import Presence, next_configuration
 
-ROLES = {"V": Role.VOTER, "L": Role.LEARNER}
+ROLES = {"V": Role.VOTER, "L": Role.LEARNER, "R": Role.REPLICA}
 
 
 def presence_of(text: str) -> Presence:
@@ -41,6 +41,7 @@ class NextConfigurationTests(SynchronousTestCase):
         ("one at a time", "aV", "a b c", True, "aV bL"),
         ("a learner that lags waits", "aV bL", "a b", False, "-"),
         ("caught up, it votes", "aV bL", "a b", True, "aV bV"),
+        ("a replica is never promoted", "aV bR", "a b", True, "-"),
         ("the third voter", "aV bV cL", "a b c", True, "aV bV cV"),
         ("a fourth alone stays a learner", "aV bV cV dL", "a b c d", True, "-"),
         ("a pair goes together", "aV bV cV dL eL", "a b c d e", True, "aV bV cV dV eL"),
@@ -52,7 +53,8 @@ class NextConfigurationTests(SynchronousTestCase):
         ("then the old goes", "aV bV cV b'L", "a b' c", True, "aV cV b'L"),
         ("then the new votes", "aV cV b'L", "a b' c", True, "aV cV b'V"),
         ("not while the old is alive", "aV bV cV b'L", "a b c b'", True, "-"),
-        ("a learner emptied again is renewed", "aV bL", "a b'", True, "aV"),
+        ("a learner emptied again is renewed", "aV bL", "a b'", True, "aV b'L"),
+        ("so is a replica", "aV bR", "a b'", True, "aV b'R"),
     ]
 
     def next(self, members: str, present: str, *, caught_up: bool = True, **options) -> Configuration | None:

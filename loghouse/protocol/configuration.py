@@ -28,6 +28,9 @@ class Role(IntEnum):
 
     VOTER = 1
     LEARNER = 2
+    """Replicates, does not vote, and is promoted when it is caught up and a voter is wanted."""
+    REPLICA = 3
+    """A learner that is never promoted: a read replica by an operator's wish."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ class Configuration:
     @property
     def learners(self) -> frozenset[int]:
         """Ids of the members that replicate and do not vote."""
-        return frozenset(member.id for member in self.members if member.role == Role.LEARNER)
+        return frozenset(member.id for member in self.members if member.role != Role.VOTER)
 
     def member(self, id_: int) -> Member | None:
         """Return the member with this id, or None."""
