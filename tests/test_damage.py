@@ -17,7 +17,9 @@ from loghouse.protocol.raft_messages import (
     RequestVoteReply,
 )
 from loghouse.raft.ready import Damage, Role
+from loghouse.storage.files import OsFiles
 from loghouse.storage.loss import Loss
+from loghouse.storage.new_cluster import Rewrite
 from tests.test_node import NodeTestCase as _NodeTestCase
 
 LEADER = 2
@@ -253,6 +255,23 @@ class DamageTests(_NodeTestCase):
         again = self.begin()
         self.assertLess(again._log.last_index, 6)
         self.assertEqual(again._replica.raft.damage.last_index, last)
+
+    def test_survivor_of_a_new_cluster(self):
+        """A node starts on a log that was made a cluster of its own, leads, serves, and takes more."""
+        self.make()
+        self.make_member()
+        uuid = bytes(range(16))
+        Rewrite(OsFiles(), self.path, group=1).run(uuid, 1)
+        node = self.start(segment_size=32 * KIB)
+        self.assertEqual((node.cluster_uuid, node.has_leader, node.is_in_cluster), (uuid, True, False))
+        found, offset = [], 0
+        while offset < 12:
+            fetched = self.successResultOf(self.fetch(node, offset))
+            found += [entry for entry in decode_entries(node.seed, fetched.frames) if entry.record_count]
+            offset = fetched.next_offset
+        records = [entry for entry in self.entries if entry.record_count]
+        self.assertEqual([entry.frame[4:] for entry in found], [entry.frame[4:] for entry in records])
+        self.assertEqual(self.append(node), 12)
 
     def test_damage_that_cannot_be_noted(self):
         """When the disk refuses even to note the damage, the member ends all the same."""

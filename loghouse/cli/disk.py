@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
+import time
 from typing import Any
 
 from loghouse.cli.output import (
@@ -22,9 +24,10 @@ from loghouse.cli.output import (
     write_table,
 )
 from loghouse.protocol.entry import Entry, EntryKind
-from loghouse.storage.directory import DEFAULT_GROUP, DataDirectory
+from loghouse.storage.directory import DEFAULT_GROUP, UUID_SIZE, DataDirectory
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
+from loghouse.storage.new_cluster import Rewrite
 from loghouse.storage.repair import accept_data_loss
 from loghouse.storage.verify import Checked, Finding, Progress, groups_of, read_identity, verify
 
@@ -54,12 +57,17 @@ def add_parser(commands: Any) -> None:
     checking.set_defaults(run=run_verify)
     cutting = commands.add_parser(
         "recover",
-        help="cut a damaged log at the damage, so that the rest can start",
+        help="cut a damaged log at the damage, or go on alone after most nodes are lost for good",
         description="Cut the log at its first damage. What is cut is kept aside in the log's lost+found. "
-        "The node must be stopped.",
+        "With --new-cluster: make the log of a survivor a cluster of its own. The node must be stopped.",
     )
     cutting.add_argument(
-        "--accept-data-loss", action="store_true", help="needed: records behind the damage are given up"
+        "--accept-data-loss", action="store_true", help="needed: records that are not here are given up"
+    )
+    cutting.add_argument(
+        "--new-cluster",
+        action="store_true",
+        help="make this node the only voter of a new cluster with its log, when most nodes are lost",
     )
     cutting.set_defaults(run=run_recover)
     for parser in (looking, checking, cutting):
@@ -231,7 +239,9 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_recover(args: argparse.Namespace) -> int:
-    """Cut at the damage and say what was done."""
+    """Cut at the damage, or make a new cluster, and say what was done."""
+    if args.new_cluster:
+        return _run_new_cluster(args)
     if not args.accept_data_loss:
         raise CommandError(
             "this gives up every record behind the first damage (kept aside, not served any more); "
@@ -245,6 +255,7 @@ def run_recover(args: argparse.Namespace) -> int:
     directory = DataDirectory.lock(files, path)  # refuses while a node runs on it
     results = []
     try:
+        directory.check_finished()
         for group in groups_of(files, path):
             repair = accept_data_loss(
                 files, directory.log_directory(group), cluster=identity.cluster_uuid, group=group
@@ -264,4 +275,47 @@ def run_recover(args: argparse.Namespace) -> int:
         raise CommandError(f"{path} holds no log; restore it from a backup, or start with an empty directory")
     if args.json:
         write_json({"logs": results})
+    return ExitCode.OK
+
+
+NEW_CLUSTER_WARNING = (
+    "this makes the log in {path} a NEW cluster with this node as its only voter. Whatever the others "
+    "acknowledged and this one does not hold is lost. Do it once, on one node: the one with the highest "
+    "entry (compare `loghouse inspect`), and only when most nodes are lost for good: as long as they can "
+    "come back, start them instead. Stop every other node of the old cluster first; they cannot talk to the "
+    "new one, and join it with an empty disk. The old log is kept beside. "
+    "To go on: --new-cluster --accept-data-loss"
+)
+
+
+def _run_new_cluster(args: argparse.Namespace) -> int:
+    """Write the log anew as a cluster of its own, and say where the old one is."""
+    files = OsFiles()
+    path = args.data_dir.rstrip("/") or "/"
+    if not args.accept_data_loss:
+        raise CommandError(NEW_CLUSTER_WARNING.format(path=path), ExitCode.USAGE)
+    read_identity(files, path)  # says it well when this is no data directory
+    directory = DataDirectory.lock(files, path)  # refuses while a node runs on it
+    try:
+        rewrite = Rewrite(files, path, group=DEFAULT_GROUP)
+        with progress_bar(None, "B", "rewriting") as bar:
+
+            def progress() -> None:
+                bar.total = rewrite.total_size
+                bar.update(rewrite.done_size - bar.n)
+
+            made = rewrite.run(os.urandom(UUID_SIZE), int(time.time() * 1_000_000), progress)
+    finally:
+        directory.close()
+    if args.json:
+        write_json(dataclasses.asdict(made))
+        return ExitCode.OK
+    for warning in made.warnings:
+        write_line(f"note: {warning}")
+    write_line(
+        f"new cluster {made.cluster_uuid}: log {made.group} ends at entry {made.last_index}; the next record "
+        f"gets offset {made.next_offset}"
+    )
+    write_line(f"the old log is in {made.kept}; remove it when all is well")
+    write_line("start this node, then every other one with an empty data directory")
     return ExitCode.OK

@@ -37,6 +37,7 @@ FORMAT_VERSION: Final = 1
 DEFAULT_GROUP: Final = 1
 LOCK_NAME: Final = "lock"
 NODE_NAME: Final = "node"
+NEW_NODE_NAME: Final = "node.new"
 MEMBERS_NAME: Final = "members"
 LOGS_NAME: Final = "logs"
 MEMBERS_SIZE_MAX: Final = 64 * 1024  # 64 members with addresses of a DNS name each
@@ -300,8 +301,20 @@ class DataDirectory:
         """Return the directory of a group's log."""
         return f"{self.path}/{LOGS_NAME}/{group}"
 
+    def check_finished(self) -> None:
+        """Raise when the making of a new cluster out of this log was interrupted.
+
+        Raises:
+            DataDirectoryError: It was; until it is finished nothing else may touch the log.
+        """
+        if self._files.exists(f"{self.path}/{NEW_NODE_NAME}"):
+            raise DataDirectoryError(
+                f"{self.path}: `loghouse recover --new-cluster` was interrupted here; run it again to finish"
+            )
+
     def open_log(self, group: int = DEFAULT_GROUP) -> Log:
-        """Open a group's log; see `Log.open` for errors."""
+        """Open a group's log; see `check_finished` and `Log.open` for errors."""
+        self.check_finished()
         return self._open_log(self.identity, group)
 
     def _open_log(self, identity: Identity, group: int) -> Log:

@@ -8,6 +8,7 @@ from loghouse.api.v1.log_pb2 import Record
 from loghouse.cli.output import ExitCode
 from loghouse.limits import KIB
 from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.configuration import Configuration, Role, encode_configuration
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.storage.directory import DEFAULT_GROUP, DataDirectory
 from loghouse.storage.files import OsFiles
@@ -202,4 +203,93 @@ class RecoverTests(DiskCase):
         self.assertEqual(code, 1)
         self.assertIn("in use by another process", err)
         self.assertEqual(self.run_command("recover", "absent", "--accept-data-loss")[0], 1)
+        self.assertFalse(Path("absent").exists())
+
+
+class NewClusterTests(DiskCase):
+    """A survivor's log as a cluster of its own."""
+
+    FLAGS = ("--new-cluster", "--accept-data-loss")
+
+    def setUp(self):
+        super().setUp()
+        directory = self.open()
+        log = directory.open_log()
+        self.old_uuid = directory.identity.cluster_uuid
+        configuration = Configuration()
+        for name, disk in (("n", directory.identity.disk_uuid), ("gone-1", bytes(16)), ("gone-2", bytes(16))):
+            configuration = configuration.with_member(name, disk, Role.VOTER)
+        entry = make_entry(
+            log.seed,
+            index=ENTRIES + 1,
+            term=1,
+            kind=EntryKind.CONFIGURATION,
+            base_offset=log.next_offset,
+            timestamp=1_000_000 * ENTRIES,
+            payload=encode_configuration(configuration),
+        )
+        log.append([entry])
+        log.sync(ENTRIES)
+        log.close()
+        directory.close()
+
+    def test_needs_consent(self):
+        """Without both flags it says what would be lost, and when not to do it; nothing is changed."""
+        before = self.snapshot()
+        code, out, err = self.run_command("recover", "data", "--new-cluster")
+        self.assertEqual((code, out), (2, ""))
+        for words in ("--accept-data-loss", "is lost", "only voter", "Stop every other node", "start them"):
+            self.assertIn(words, err)
+        self.assertEqual(self.snapshot(), before)
+
+    def test_new_cluster(self):
+        """Another uuid, the same records, and where the old log is; twice is a cluster of its own again."""
+        code, out, err = self.run_command("recover", "data", *self.FLAGS)
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn(f"ends at entry {ENTRIES + 2}; the next record gets offset {2 * ENTRIES}", out)
+        self.assertIn(f"data/logs.{self.old_uuid.hex()[:8]}", out)
+        self.assertEqual(self.run_command("verify", "data")[0], 0)
+        code, out, _ = self.run_command("recover", "data", *self.FLAGS, "--json")
+        made = json.loads(out)
+        self.assertEqual((code, made["last_index"], made["next_offset"]), (0, ENTRIES + 3, 2 * ENTRIES))
+        directory = self.open()
+        self.assertEqual(directory.identity.cluster_uuid.hex(), made["cluster_uuid"])
+        directory.close()
+
+    def test_progress_on_a_terminal(self):
+        """On a terminal stderr shows how far it is."""
+        _, _, err = self.run_command("recover", "data", *self.FLAGS, terminal=True)
+        self.assertIn("rewriting", err)
+
+    def test_damage_first(self):
+        """A damaged log is cut first, in a step of its own."""
+        self.flip(self.stores()[1], 4096 + 64 + 1000)
+        code, _, err = self.run_command("recover", "data", *self.FLAGS)
+        self.assertEqual(code, ExitCode.DAMAGED)
+        self.assertIn("loghouse recover data --accept-data-loss", err)
+
+    def test_interrupted(self):
+        """After an interruption nothing else may touch the log; the same command finishes."""
+        node = Path("data/node").read_bytes()
+        self.run_command("recover", "data", *self.FLAGS)
+        new = Path("data/node").read_bytes()
+        Path("data/node").write_bytes(node)  # as before the last step
+        Path("data/node.new").write_bytes(new)
+        code, _, err = self.run_command("recover", "data", "--accept-data-loss")
+        self.assertEqual(code, 1)
+        self.assertIn("run it again", err)
+        code, out, _ = self.run_command("recover", "data", *self.FLAGS)
+        self.assertEqual(code, 0)
+        self.assertIn("is finished now", out)
+        self.assertEqual(Path("data/node").read_bytes(), new)
+        self.assertEqual(self.run_command("verify", "data")[0], 0)
+
+    def test_refuses_what_runs_or_is_not_there(self):
+        """A directory in use is refused, and one that is not there is not made."""
+        directory = self.open()
+        code, _, err = self.run_command("recover", "data", *self.FLAGS)
+        directory.close()
+        self.assertEqual(code, 1)
+        self.assertIn("in use by another process", err)
+        self.assertEqual(self.run_command("recover", "absent", *self.FLAGS)[0], 1)
         self.assertFalse(Path("absent").exists())
