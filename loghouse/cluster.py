@@ -415,7 +415,7 @@ class _Joining:
 
     One that belongs to a cluster settles it. Only when all of them answered that they belong to none may the
     node that bootstraps make one: so an emptied bootstrap node joins the living cluster instead of making a
-    second one (`architecture.md` 7).
+    second one (`design.md` 7).
     """
 
     logger = Logger()

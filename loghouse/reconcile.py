@@ -2,7 +2,7 @@
 
 Gossip only suggests; a node becomes a member by an entry in the log, one change at a
 time. A node that failed stays a voter: failure never shrinks the quorum
-(`architecture.md` 7).
+(`design.md` 7).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tests.driver.town import TownTestCase
 
 
 class BootstrapTests(TownTestCase):
-    """One cluster comes to be, and no second one ever (`architecture.md` 7)."""
+    """One cluster comes to be, and no second one ever (`design.md` 7)."""
 
     def test_three(self):
         """Three empty nodes, one of which bootstraps, become one cluster of three voters."""

@@ -1,7 +1,7 @@
 """What two Hellos must have in common before anything else may pass. Pure.
 
 Two clusters can never merge: nodes of different uuids refuse each other, and a node that has no uuid yet
-may only describe and be described (`architecture.md` 7).
+may only describe and be described (`design.md` 7).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ It holds what the log's own entries say of the log: who is in the group, where
 offsets stand, what is trimmed, and which producer sent what. Storage folds it
 over the entries it writes (`<base>.state`), the consensus core over the entries
 it appends; a suffix cut rolls it back because it is computed again from the
-shorter log. `architecture.md` 5 and 6.
+shorter log. `design.md` 5 and 6.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Making segments: room is taken first, so that a full disk is noticed before anything is written.
 
 Order for a new segment: its state file; its store's header block, synced; its names; the
-directory synced (`architecture.md` 5). The room is a *spare*: files already allocated under
+directory synced (`design.md` 5). The room is a *spare*: files already allocated under
 another name, which become the segment by renaming.
 """
 
