@@ -295,7 +295,7 @@ class SimCluster:
         self._request(lambda back: self.nodes[number].tail(back), answer)
 
     def _request(self, ask: Callable[[Answer], None], answer: Answer) -> None:
-        rng, clock, options = self._client_rng, self.clock, self.options.network
+        rng, clock, options = self._client_rng, self.clock, self.network.options
 
         def travel() -> float:
             return options.delay_seconds_min + rng.random() * options.delay_seconds_mean

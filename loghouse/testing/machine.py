@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from twisted.internet.interfaces import IDelayedCall
+
 from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.entry import Entry
 from loghouse.raft.ready import Ready
@@ -41,6 +43,8 @@ class Machine:
         self._slow_until = 0.0
         self._slow_factor = 1.0
         self._steps: deque[tuple[str, Any]] = deque()
+        # What the node's disk thread does when the disk is done with what it is at.
+        self._due: IDelayedCall | None = None
         self.new_disk()
 
     def new_disk(self) -> None:
@@ -172,10 +176,15 @@ class Machine:
         seconds = self._rng.expovariate(1 / self._sync_seconds_mean)
         return seconds * self._slow_factor if self._cluster.clock.seconds() < self._slow_until else seconds
 
+    def after_sync(self, work: Callable[[int], object], incarnation: int) -> None:
+        """Call `work` when a sync that begins now is done."""
+        self._due = self._cluster.clock.callLater(self.sync_seconds(), work, incarnation)
+
     def is_awake(self, work: Callable[[int], object], incarnation: int) -> bool:
         """Whether the disk works; if it is stalled, `work` is called when it is not any more."""
-        if self._stalled_until > self._cluster.clock.seconds():
-            self._cluster.clock.at(self._stalled_until, work, incarnation)
+        stall_seconds = self._stalled_until - self._cluster.clock.seconds()
+        if stall_seconds > 0.0:
+            self._due = self._cluster.clock.callLater(stall_seconds, work, incarnation)
             return False
         return True
 
@@ -268,3 +277,7 @@ class Machine:
         self._slow_factor = 1.0
         self._stalled_until = 0.0
         self._sync_seconds_mean = min(self._sync_seconds_mean, self._cluster.options.election_seconds * 0.02)
+        due = self._due
+        if due is not None and due.active():
+            # Begun on a slow or stalled disk it could take minutes; it, too, ends as on a good one.
+            due.reset(min(due.getTime() - self._cluster.clock.seconds(), self.sync_seconds()))

@@ -57,6 +57,11 @@ class SimNetwork:
         self._slow: dict[int, float] = {}
         self.sent = self.delivered = self.lost = self.duplicated = self.strayed = self.blocked = 0
 
+    @property
+    def options(self) -> NetworkOptions:
+        """How bad the network is now."""
+        return self._options
+
     # --- faults -----------------------------------------------------------------
 
     def cut(self, source: int, target: int) -> None:

@@ -398,7 +398,7 @@ class SimNode:
             return
         self.is_full = False
         self._reach("written")
-        self.cluster.clock.after(machine.sync_seconds(), self._sync, self.incarnation)
+        machine.after_sync(self._sync, self.incarnation)
 
     def _sync(self, incarnation: int) -> None:
         if incarnation != self.incarnation or not self.is_up:
