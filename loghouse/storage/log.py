@@ -226,8 +226,12 @@ class Log(ReadableLog):
         return chunks
 
     def _roll(self) -> None:
-        """End the sync group, then start a new segment in the room made before."""
+        """End the sync group, then start a new segment in the room made before.
+
+        An empty one gives way to it: the new one has the same base index, and takes over its files' names.
+        """
         sealed = self._active
+        kept = self._view.segments if sealed.end.count else self._view.segments[:-1]
         self._files.fdatasync(sealed.store().fd)
         self._publish_durable(sealed.end)
         self._write_watermark(sealed, self._watermark.commit_index)
@@ -235,7 +239,7 @@ class Log(ReadableLog):
         segment.newest_timestamp = sealed.newest_timestamp
         segment.activate()
         self._watermark = self._first_watermark(segment)
-        self._view = make_view([*self._view.segments, segment])
+        self._view = make_view([*kept, segment])
         sealed.seal()
         sealed.let_go()
 

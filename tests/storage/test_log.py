@@ -104,6 +104,42 @@ class LogTests(LogCase):
         self.reopen()
         self.check(entries)
 
+    def check_empty_segment_gives_way(self):
+        """An entry that the empty last segment has no room for goes into one that takes its place."""
+        writer = Writer(self.log.state)
+        base = writer.state.index + 1
+        entries = [writer.records(1, 20_000), writer.records(1, 20_000), writer.noop(), writer.records()]
+        for entry in entries:
+            self.log.append([entry])
+            self.log.sync(entry.index)
+        bases = [segment.base_index for segment in self.log.sealed_segments()]
+        self.assertEqual([index for index in bases if index >= base], [base, base + 1])
+        # Of two segments with the same files, a trim removed those of the one that held the entry.
+        self.log.trim_prefix(entries[0].base_offset)
+        self.assertEqual(self.log.first_index, base)
+        self.check(entries)
+        self.reopen()
+        self.check(entries)
+        self.log.trim_prefix(entries[1].base_offset)
+        self.check(entries[1:])
+        self.log.install_start(writer.state)
+        self.assertEqual((self.log.first_index, self.log.last_index), (base + 4, base + 3))
+
+    def test_first_entry_too_large_for_a_new_segment(self):
+        """Behind a start, too, an entry may be larger than a segment is made."""
+        self.fill(100)
+        writer = Writer(self.log.state)
+        for _ in range(50):
+            writer.records()
+        self.log.install_start(writer.state)
+        self.check_empty_segment_gives_way()
+
+    def test_first_entry_too_large_after_a_cut(self):
+        """The same when everything was cut."""
+        self.fill()
+        self.log.truncate_suffix(0)
+        self.check_empty_segment_gives_way()
+
     def test_reads_only_what_is_durable_and_committed(self):
         """A read ends at the durable end and at the caller's high index."""
         writer = Writer()
