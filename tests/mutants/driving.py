@@ -1,0 +1,267 @@
+"""Known bugs of the real driver: replica, node, cluster. Each names the test that must catch it.
+
+`tests/test_driving_mutants.py` tries them.
+"""
+
+from dataclasses import dataclass
+
+from loghouse.testing.mutation import Edit, Mutant
+
+REPLICA = "loghouse.replica:Replica."
+CLUSTER = "loghouse.cluster:Cluster."
+JOINING = "loghouse.cluster:_Joining."
+NODE = "loghouse.node:Node."
+ADMINISTRATION = "loghouse.administration:Administration."
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """A known bug, and the test (`module:Class.method`, below `tests`) that catches it."""
+
+    mutant: Mutant
+    by: str
+
+
+def bug(name, citation, description, edits, by):
+    made = tuple(Edit(*edit) for edit in edits)
+    return Caught(Mutant(name=name, citation=citation, description=description, edits=made), by)
+
+
+ORDER = (
+    bug(
+        "promise-before-disk",
+        "Raft thesis 3.8; etcd Ready contract",
+        "Messages that wait for the disk leave with the others.",
+        [
+            (
+                REPLICA + "_take",
+                "in ready.messages_now:",
+                "in ready.messages_now + ready.messages_after_persist:",
+            )
+        ],
+        "test_replica:CommitTests.test_acknowledgements_wait_for_the_disk",
+    ),
+    bug(
+        "vote-before-disk",
+        "Raft thesis 3.8",
+        "A vote leaves before it is durable.",
+        [
+            (
+                REPLICA + "_take",
+                "in ready.messages_now:",
+                "in ready.messages_now + ready.messages_after_persist:",
+            )
+        ],
+        "test_replica:CommitTests.test_votes_wait_for_the_disk",
+    ),
+    bug(
+        "durable-when-handed-over",
+        "etcd-io/raft async_storage_writes",
+        "The core is told that a group is durable when its write begins.",
+        [
+            (
+                REPLICA + "_write_next",
+                "self._writing = group",
+                "self._writing = group; self.raft.persisted(group[-1].token)",
+            )
+        ],
+        "test_replica:CommitTests.test_majority_of_disks",
+    ),
+    bug(
+        "readable-before-durable",
+        "storage: readers see min(commit, durable)",
+        "What others committed is served before it is on this disk.",
+        [(REPLICA + "_publish", "and self._applied[0][0] <= durable", "")],
+        "test_replica:CommitTests.test_committed_is_not_readable_before_it_is_durable_here",
+    ),
+    bug(
+        "endless-group",
+        "one sync of everything that waits stalls the leader for seconds",
+        "A group of writes has no bound.",
+        [(REPLICA + "_write_next", "and size < SYNC_GROUP_SIZE_MAX", "")],
+        "test_replica:CommitTests.test_groups_are_bounded",
+    ),
+    bug(
+        "failed-step-skipped",
+        "after ENOSPC the rest of the group is written without it",
+        "A step that found a full disk is not tried again.",
+        [
+            (
+                "loghouse.replica:_Write.run",
+                "self._steps[0]()",
+                "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
+            )
+        ],
+        "test_replica:FullDiskTests.test_retry_goes_on_where_it_stopped",
+    ),
+    bug(
+        "divergence-ignored",
+        "logs that contradict each other must stop the member",
+        "A leader's entry that contradicts a committed one is only ignored.",
+        [(REPLICA + "receive", "self._owner.fatal(", "str(")],
+        "test_replica:FatalTests.test_divergence",
+    ),
+)
+
+ANSWERS = (
+    bug(
+        "success-of-anothers-entry",
+        "hashicorp/raft: future resolved by index alone",
+        "An append succeeded when any entry is committed in its place.",
+        [
+            (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
+            (REPLICA + "_resolve", "if waiting.ticket.term == term:", "if True:"),
+        ],
+        "test_replica:LostLeadershipTests.test_replaced_by_the_successor",
+    ),
+    bug(
+        "cut-places-wait-for-ever",
+        "found here: a leader that lost its suffix and led again",
+        "An append waits for an entry at its own index, though a newer term settled it.",
+        [(REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:")],
+        "test_replica:LostLeadershipTests.test_replaced_and_leading_again",
+    ),
+    bug(
+        "never-given-up",
+        "etcd#10289: proposals that hang after a lost leadership",
+        "Appends whose leadership was lost wait for ever when nobody leads.",
+        [(REPLICA + "_count_lost_ticks", "if self._lost_ticks > 2", "if 0 > 2")],
+        "test_replica:LostLeadershipTests.test_not_settled_in_time",
+    ),
+    bug(
+        "certain-behind-a-snapshot",
+        "a snapshot says nothing of single appends",
+        "An append below a snapshot is said not to have been appended.",
+        [(REPLICA + "_skip_to", "if place <= index", "if False")],
+        "test_replica:SnapshotTests.test_skipped_by_a_snapshot",
+    ),
+    bug(
+        "read-before-readable",
+        "ReadIndex without waiting for apply",
+        "A read barrier fires before the entries are readable here.",
+        [(REPLICA + "_until_readable", "if index <= self.readable_index:", "if True:")],
+        "test_replica:ReadTests.test_follower",
+    ),
+    bug(
+        "stopped-takes-appends",
+        "found here: a stopped replica took proposals",
+        "An append that comes after the stop is taken and never answered.",
+        [(REPLICA + "propose", "if self._is_stopped:", "if False:")],
+        "test_replica:StopTests.test_proposal_after_the_stop",
+    ),
+    bug(
+        "stopped-speaks",
+        "a write that ends after the stop",
+        "A stopped replica acknowledges what its disk finishes.",
+        [(REPLICA + "_finish_write", "if self._is_stopped:", "if False:")],
+        "test_replica:StopTests.test_follower",
+    ),
+    bug(
+        "stop-forgets-reads",
+        "grpc calls that hang until their deadline",
+        "Reads that wait are not told of the stop.",
+        [(REPLICA + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass")],
+        "test_replica:StopTests.test_while_reads_wait",
+    ),
+    bug(
+        "stop-forgets-hand-overs",
+        "found here: a transfer that was never answered",
+        "Who waits for a hand-over is not told of the stop.",
+        [(NODE + "_close", "self._end_hand_overs()", "pass")],
+        "test_cluster:AdministrationTests.test_stop_during_a_transfer",
+    ),
+    bug(
+        "retry-is-another-batch",
+        "Kafka KIP-98",
+        "A producer's id gets lost on its way into the log: its retry is appended again.",
+        [(NODE + "propose_here", "producer_id=proposal.producer_id", "producer_id=0")],
+        "test_cluster:ForwardingTests.test_exactly_once_across_failover",
+    ),
+)
+
+MEMBERSHIP = (
+    bug(
+        "emptied-keeps-its-id",
+        "found here; etcd: a member restarted with an empty disk under its old id",
+        "Messages for a dead voter reach its emptied namesake, which goes on as that voter.",
+        [(CLUSTER + "send_raft", "if hello is not None and hello.disk_uuid != disk_uuid:", "if False:")],
+        "test_cluster:MembershipTests.test_emptied_namesake",
+    ),
+    bug(
+        "id-of-a-former-life",
+        "found here: removed and let in again while away",
+        "A node believes its own log about its id rather than who added it again.",
+        [
+            (
+                NODE + "receive",
+                "elif envelope.target > self._replica.raft.id:",
+                "elif envelope.target > self._replica.raft.id and self._own_member() is None:",
+            )
+        ],
+        "test_cluster:MembershipTests.test_lost_while_away",
+    ),
+    bug(
+        "two-replicas",
+        "found here: a message while the replica is renewed",
+        "A message that comes while a replica is renewed begins another one.",
+        [(NODE + "receive", "if self._is_renewing:", "if False:")],
+        "test_cluster:MembershipTests.test_renewed_once",
+    ),
+    bug(
+        "joiner-cannot-answer",
+        "a learner whose log does not hold the leader yet",
+        "A joiner answers only members that its own log knows.",
+        [(CLUSTER + "send_raft", 'self._routes.get(envelope.target, ("", b""))', '("", b"")')],
+        "test_cluster:BootstrapTests.test_three",
+    ),
+    bug(
+        "removed-let-in",
+        "serf: removed nodes that rejoin by themselves",
+        "The door does not look at the list of removed nodes.",
+        [(CLUSTER + "_admit", "if hello.node_name in self.node.configuration.removed:", "if False:")],
+        "test_cluster:MembershipTests.test_removed_and_added",
+    ),
+    bug(
+        "any-source-believed",
+        "a member that speaks for another one votes twice",
+        "Who speaks as another member is heard.",
+        [(CLUSTER + "_check_source", "if member is not None and", "if False and")],
+        "test_cluster:MembershipTests.test_wrong_source",
+    ),
+    bug(
+        "bootstrap-while-one-is-silent",
+        "RabbitMQ: peers that start at different times form several clusters",
+        "The node that bootstraps does not wait for all addresses.",
+        [(JOINING + "look", "if cluster.options.bootstrap and not silent:", "if cluster.options.bootstrap:")],
+        "test_cluster:BootstrapTests.test_nobody_while_one_is_silent",
+    ),
+    bug(
+        "old-answers-count",
+        "a node may have joined a cluster since it was asked",
+        "An answer once given counts for ever.",
+        [
+            (
+                JOINING + "look",
+                "self._answers.get(address, oldest) <= oldest",
+                "address not in self._answers",
+            )
+        ],
+        "test_cluster:BootstrapTests.test_an_old_answer_does_not_count",
+    ),
+    bug(
+        "quorum-removed",
+        "etcd: member remove with an unhealthy cluster",
+        "A removal is not refused when the rest would have no majority.",
+        [(ADMINISTRATION + "_remove", "self._check_quorum_without(configuration, name)", "pass")],
+        "test_cluster:AdministrationTests.test_remove_that_would_lose_the_quorum",
+    ),
+    bug(
+        "failed-transfer-succeeds",
+        "hashicorp/raft: LeadershipTransfer",
+        "A hand-over that did not happen is said to have been done.",
+        [(ADMINISTRATION + "_look_at_hand_over", "if raft.role is Role.LEADER:\n", "if False:\n")],
+        "test_cluster:AdministrationTests.test_transfer_that_fails",
+    ),
+)
+
+DRIVING = (*ORDER, *ANSWERS, *MEMBERSHIP)

@@ -1,0 +1,53 @@
+"""Known bugs of the driver are planted one at a time, and the test that is named for each must fail.
+
+Without a bug those tests pass: they are part of this suite.
+"""
+
+import importlib
+import unittest
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.testing.mutation import planted
+from tests.mutants.driving import ANSWERS, DRIVING, MEMBERSHIP, ORDER
+
+
+def run_test(name):
+    """Run a test by its name; return whether it passed."""
+    module_name, _, path = name.partition(":")
+    class_name, _, method = path.partition(".")
+    case = getattr(importlib.import_module(f"tests.{module_name}"), class_name)(method)
+    result = unittest.TestResult()
+    case.run(result)
+    return result.wasSuccessful() and result.testsRun == 1
+
+
+def survivors(bank):
+    """The bugs that their tests do not see."""
+    survived = []
+    for caught in bank:
+        with planted(caught.mutant):
+            if run_test(caught.by):
+                survived.append(caught.mutant.name)
+    return survived
+
+
+class MutantTests(SynchronousTestCase):
+    """Every mutant of the driver is caught."""
+
+    def test_names(self):
+        """No two mutants have the same name."""
+        names = [caught.mutant.name for caught in DRIVING]
+        self.assertEqual(len(names), len(set(names)))
+
+    def test_order(self):
+        """Bugs in the order of disk, messages and readers are seen."""
+        self.assertEqual(survivors(ORDER), [])
+
+    def test_answers(self):
+        """Bugs in what callers are told are seen."""
+        self.assertEqual(survivors(ANSWERS), [])
+
+    def test_membership(self):
+        """Bugs in joining, ids and administration are seen."""
+        self.assertEqual(survivors(MEMBERSHIP), [])
