@@ -50,6 +50,7 @@ _SWIM: Final = {"local": swim_config.LOCAL, "lan": swim_config.LAN, "wan": swim_
 _RAFT: Final = {"local": raft_config.LAN, "lan": raft_config.LAN, "wan": raft_config.WAN}
 HAND_OVER_SECONDS_MAX: Final = 2.0
 SETTLE_SECONDS_MAX: Final = 1.0
+LEAVE_SECONDS_MAX: Final = 1.0
 
 
 def make_service(config: NodeConfig) -> IService:
@@ -245,15 +246,17 @@ class NodeService(Service):
         seconds = self._config.shutdown.drain_seconds
         self.logger.info("stopping: calls under way get {seconds} s", seconds=seconds)
         await self.node.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, self._reactor, lambda _, __: None)
-        await self.node.when_settled(SETTLE_SECONDS_MAX)
-        if self.node.transport is not None:
-            self.cluster.stop("the node is stopping")
         # Followers wait at the tail for ever; without this each stop would last the whole grace.
         self.node.release_waiters()
         await self._one_port.stop_accepting()
-        links_gone = self._one_port.when_links_are_gone(seconds)
+        clients_gone = self._one_port.when_clients_are_gone(seconds)
         await from_asyncio(self._server.stop(seconds))
-        await links_gone
+        await clients_gone
+        # Only now the other nodes: the answers to calls under way came over their links.
+        await self.node.when_settled(SETTLE_SECONDS_MAX)
+        if self.node.transport is not None:
+            self.cluster.stop("the node is stopping")
+        await self._one_port.leave_nodes(LEAVE_SECONDS_MAX)
         self._one_port.abort()
         await self.node.stopService()
 

@@ -29,6 +29,7 @@ from loghouse.limits import (
     SILENCE_SECONDS_MAX,
     STUCK_SECONDS_MAX,
 )
+from loghouse.protocol.link_messages import LinkRole
 from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
 
 WATCH_SECONDS: Final = 1.0
@@ -55,7 +56,7 @@ class LinkWatch:
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
         self._links: set[Link] = set()
-        self._when_empty: list[Deferred[None]] = []
+        self._waiting: list[tuple[bool, Deferred[None]]] = []
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
@@ -69,29 +70,33 @@ class LinkWatch:
     def remove(self, link: Link) -> None:
         """Look at it no more."""
         self._links.discard(link)
-        if not self._links:
-            if self._loop.running:
-                self._loop.stop()
-            waiting, self._when_empty = self._when_empty, []
-            for one in waiting:
-                one.callback(None)
+        if not self._links and self._loop.running:
+            self._loop.stop()
+        due = [(nodes_too, done) for nodes_too, done in self._waiting if not self._has_links(nodes_too)]
+        self._waiting = [one for one in self._waiting if one not in due]
+        for _, done in due:
+            done.callback(None)
 
-    def say_goodbye(self, reason: str) -> None:
-        """Let every link finish what is open, and end."""
+    def say_goodbye(self, reason: str, *, nodes_too: bool = True) -> None:
+        """Let every link finish what is open, and end; or only those that are no other node's."""
         for link in list(self._links):
-            link.say_goodbye(reason)
+            if nodes_too or not link.is_of_node:
+                link.say_goodbye(reason)
 
-    def when_empty(self) -> Deferred[None]:
-        """Fire when there are no links; at once when there are none."""
+    def when_empty(self, *, nodes_too: bool = True) -> Deferred[None]:
+        """Fire when there are no links, or none but those of other nodes; at once when there are none."""
         empty: Deferred[None] = Deferred(self._forget)
-        if self._links:
-            self._when_empty.append(empty)
+        if self._has_links(nodes_too):
+            self._waiting.append((nodes_too, empty))
         else:
             empty.callback(None)
         return empty
 
+    def _has_links(self, nodes_too: bool) -> bool:
+        return any(nodes_too or not link.is_of_node for link in self._links)
+
     def _forget(self, waiting: Deferred[None]) -> None:
-        self._when_empty.remove(waiting)
+        self._waiting = [one for one in self._waiting if one[1] is not waiting]
 
     def _look(self) -> None:
         now = self.clock.seconds()
@@ -192,6 +197,12 @@ class Link(Protocol):
     def _note_problem(self, error: ProtocolError) -> None:
         self.problem = str(error)
         self.logger.warn("closing link of {peer}: {error}", peer=self.peer_name, error=self.problem)
+
+    @property
+    def is_of_node(self) -> bool:
+        """Whether another node is at the other end, as far as it said Hello."""
+        peer = self.session.peer if self.session else None
+        return peer is not None and peer.role == LinkRole.NODE
 
     @property
     def peer_name(self) -> str:

@@ -152,14 +152,24 @@ class OnePort:
                 self.logger.error("certificates cannot be read: {error}", error=str(error))
 
     def stop_accepting(self) -> Deferred[None]:
-        """Take no new connections; raw sessions finish what is open and end. Those of gRPC are gRPC's."""
+        """Take no new connections; raw clients finish what is open and end. Those of gRPC are gRPC's.
+
+        Links of other nodes stay: what clients wait for comes over them. See `leave_nodes`.
+        """
         if self._port is None:
             return maybeDeferred(lambda: None)
-        self.watch.say_goodbye("the node is stopping")
+        self.watch.say_goodbye("the node is stopping", nodes_too=False)
         return maybeDeferred(self._port.stopListening)
 
-    def when_links_are_gone(self, seconds: float) -> Deferred[None]:
-        """Fire when all raw sessions and links have ended, at the latest after `seconds`."""
+    def when_clients_are_gone(self, seconds: float) -> Deferred[None]:
+        """Fire when all raw clients' sessions have ended, at the latest after `seconds`."""
+        return self.watch.when_empty(nodes_too=False).addTimeout(
+            seconds, self._reactor, onTimeoutCancel=lambda _, seconds: None
+        )
+
+    def leave_nodes(self, seconds: float) -> Deferred[None]:
+        """Say goodbye on every link that is left; fires when all are gone, at the latest after `seconds`."""
+        self.watch.say_goodbye("the node is stopping")
         return self.watch.when_empty().addTimeout(
             seconds, self._reactor, onTimeoutCancel=lambda _, seconds: None
         )

@@ -55,7 +55,7 @@ class OnePortTests(WireCase):
         error = self.assertRaises(ConfigError, second.listen, "127.0.0.1", number, disk_uuid=bytes(16))
         self.assertIn(f"127.0.0.1:{number}", str(error))
         await first.stop_accepting()
-        await first.when_links_are_gone(5)
+        await first.when_clients_are_gone(5)
 
     def test_plaintext_is_for_loopback(self):
         """Without TLS no other address than a loopback one is bound."""
@@ -68,7 +68,7 @@ class OnePortTests(WireCase):
         """A port that never listened stops, too."""
         port = self.one_port()
         await port.stop_accepting()
-        await port.when_links_are_gone(5)
+        await port.when_clients_are_gone(5)
 
     def test_file_descriptors(self):
         """As many connections are accepted as there are file descriptors for, and not more."""
