@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -40,6 +40,7 @@ from loghouse.reconcile import Presence, next_configuration
 TICK_SECONDS: Final = 0.1
 JOIN_SECONDS: Final = 1.0
 RECONCILE_SECONDS: Final = 0.5
+DROP_SECONDS: Final = 1.0
 ANSWER_SECONDS_MAX: Final = 10.0
 
 
@@ -139,6 +140,7 @@ class Cluster:
         self._joining: _Joining | None = None
         self._is_stopped = False
         self._dropped: frozenset[str] = frozenset()
+        self._drops: dict[str, IDelayedCall] = {}
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
         self._routes: dict[int, tuple[str, bytes]] = {}
         self.accepted = AcceptedPeers(
@@ -199,6 +201,9 @@ class Cluster:
         for loop in self._loops:
             if loop.running:
                 loop.stop()
+        for drop in self._drops.values():
+            drop.cancel()
+        self._drops.clear()
         self.peers.stop(reason)
 
     def leave(self) -> None:
@@ -345,14 +350,21 @@ class Cluster:
             node.change_configuration(change)
 
     def _drop_removed(self) -> None:
-        """Cut off nodes that were removed, once: they may hold valid certificates and open links."""
+        """Have removed nodes cut off soon: they may hold valid certificates and open links."""
         removed = frozenset(self.node.configuration.removed)
-        for name in removed - self._dropped:
-            self.logger.info("node {name} was removed: its links are closed", name=name)
-            self.accepted.close(name)
-            if self._swim is not None:
-                self._swim.forget(name)
+        for name in removed - self._dropped - self._drops.keys():
+            # Not at once: the answer to its own wish to leave may still be on its way.
+            self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)
         self._dropped = removed
+
+    def _drop(self, name: str) -> None:
+        del self._drops[name]
+        if name not in self.node.configuration.removed:
+            return  # it was let back in, or the removal was never committed
+        self.logger.info("node {name} was removed: its links are closed", name=name)
+        self.accepted.close(name)
+        if self._swim is not None:
+            self._swim.forget(name)
 
     def present(self) -> list[Presence]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
