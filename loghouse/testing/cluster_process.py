@@ -58,7 +58,7 @@ class ClusterProcess:
             self._make(number)
         self._seeds = list(self.nodes)
         for node in self.nodes:
-            self._write_config(node)
+            self.write_config(node)
 
     # --- nodes --------------------------------------------------------------------------
 
@@ -76,14 +76,15 @@ class ClusterProcess:
     def add(self) -> NodeProcess:
         """Make one more node that joins the others; it is not started."""
         node = self._make(len(self.nodes) + 1)
-        self._write_config(node)
+        self.write_config(node)
         return node
 
-    def _write_config(self, node: NodeProcess) -> None:
+    def write_config(self, node: NodeProcess, *, has_seeds: bool = True) -> None:
+        """Write a node's node.yaml anew; without seeds, `join` is left out and nothing is bootstrapped."""
         alone = len(self._seeds) == 1 and node in self._seeds
         node.write_config(
-            join=() if alone else [self.advertised(seed) for seed in self._seeds],
-            bootstrap=node is self._seeds[0],
+            join=[self.advertised(seed) for seed in self._seeds] if has_seeds and not alone else (),
+            bootstrap=has_seeds and node is self._seeds[0],
             advertise=self.advertised(node) if self.proxies is not None else None,
         )
 
@@ -185,6 +186,19 @@ class ClusterProcess:
 
         self._wait(agree, f"one leader of {_names(asked)}", seconds_max)
         return found[0]
+
+    def wait_leaderless(self, node: NodeProcess, *, seconds_max: float = DEADLINE_SECONDS) -> None:
+        """Wait until a node knows no leader."""
+
+        def knows_none() -> bool:
+            try:
+                with self.stub(node) as stub:
+                    servers = stub.GetServers(log_pb2.GetServersRequest(), timeout=CALL_SECONDS).servers
+            except grpc.RpcError:
+                return False
+            return not any(server.is_leader for server in servers)
+
+        self._wait(knows_none, f"{node.name} to know no leader", seconds_max)
 
     def wait_caught_up(
         self, among: Sequence[NodeProcess] | None = None, *, seconds_max: float = DEADLINE_SECONDS

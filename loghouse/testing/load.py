@@ -126,7 +126,7 @@ def _problem(write: Write, values: Sequence[bytes], places: dict[bytes, int]) ->
 class Load:
     """Clients at work until `stop`. A producer tries again elsewhere, when it may; a reader reads anywhere.
 
-    `unknown_count` counts appends whose outcome nobody told; their producers went on with others.
+    `unknown` are the errors of appends whose outcome nobody told; their producers went on with others.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Load:
             attempt_seconds: How long one call may take.
         """
         self.recorder = recorder or Recorder()
-        self.unknown_count = 0
+        self.unknown: list[CallError] = []
         self.retry_count = 0
         self.answered_at: list[float] = []
         self.errors: list[BaseException] = []
@@ -227,7 +227,7 @@ class Load:
                 if not may_try_again(failure):
                     if not failure.is_outcome_unknown:
                         raise failure from None
-                    self.unknown_count += 1
+                    self.unknown.append(failure)
                     self._stopping.wait(PAUSE_SECONDS)
                     return at
                 self.retry_count += 1

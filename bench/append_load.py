@@ -1,0 +1,183 @@
+"""One client that appends to a node and prints what it measured, as `bench.ceiling`'s client does.
+
+    python -m bench.append_load --door raw --address 127.0.0.1:8400 --certs dev/certs \\
+        --size 65536 --count 2000 --window 16
+
+Doors: raw (the binary protocol), batches (gRPC ProduceBatchStream), unary (gRPC Produce, several channels).
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+from bench.ceiling import reactor, result
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
+from loghouse.protocol.batch import encode_batch
+
+RECORD_SIZE = 1000
+WARM_UP_COUNT = 50
+UNARY_CHANNELS = 4
+
+
+def make_batch(size: int) -> tuple[bytes, int]:
+    """A RecordBatch of about `size` random bytes in records of about 1 kB, and how many those are."""
+    count = max(1, size // RECORD_SIZE)
+    value_size = max(1, size // count - 6)  # 6: the tags and lengths around a value
+    records = [log_pb2.Record(value=os.urandom(value_size)) for _ in range(count)]
+    return encode_batch(records), count
+
+
+class RawClient:
+    """Keeps `window` appends in flight on one connection."""
+
+    def __init__(self, connection, options):
+        self.connection, self.options = connection, options
+        self.batch, self.record_count = make_batch(options.size)
+        self.latencies: list[float] = []
+
+    def run(self, count):
+        from twisted.internet.defer import Deferred
+
+        self.left, self.open, self.done = count, 0, Deferred()
+        self.latencies, self.begin = [], time.perf_counter()
+        for _ in range(min(self.options.window, count)):
+            self.send()
+        return self.done
+
+    def send(self):
+        self.left -= 1
+        self.open += 1
+        sent_at = time.perf_counter()
+        asked = self.connection.produce(self.batch, record_count=self.record_count)
+        asked.addCallbacks(lambda _: self.answered(sent_at), self.failed)
+
+    def answered(self, sent_at):
+        now = time.perf_counter()
+        self.open -= 1
+        self.latencies.append(now - sent_at)
+        if self.left:
+            self.send()
+        elif not self.open:
+            self.seconds = now - self.begin
+            self.done.callback(None)
+
+    def failed(self, failure):
+        print(failure.getErrorMessage(), file=sys.stderr)
+        os._exit(1)
+
+
+def run_raw(options) -> None:
+    loop = reactor()
+    from loghouse.client.raw import ClientTls, connect
+
+    tls = ClientTls(
+        ca=options.certs / "ca.pem",
+        certificate=options.certs / "root.pem",
+        key=options.certs / "root.key",
+    )
+
+    async def work():
+        host, _, port = options.address.rpartition(":")
+        client = RawClient(await connect(loop, host, int(port), tls), options)
+        await client.run(WARM_UP_COUNT)
+        await client.run(options.count)
+        print(result(len(client.batch), client.latencies, client.seconds), flush=True)
+        await client.connection.close()
+
+    from twisted.internet.defer import Deferred
+
+    def start():
+        working = Deferred.fromCoroutine(work())
+        working.addErrback(lambda failure: failure.printTraceback())
+        working.addBoth(lambda _: loop.stop())
+
+    loop.callWhenRunning(start)
+    loop.run()
+
+
+def channel_of(options):
+    import grpc
+
+    credentials = grpc.ssl_channel_credentials(
+        *((options.certs / name).read_bytes() for name in ("ca.pem", "root.key", "root.pem"))
+    )
+    settings = [
+        ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
+        ("grpc.max_send_message_length", GRPC_MESSAGE_SIZE_MAX),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    return grpc.aio.secure_channel(options.address, credentials, settings)
+
+
+async def run_batches(options) -> None:
+    batch, record_count = make_batch(options.size)
+    request = log_pb2.ProduceBatchRequest(batch=batch, record_count=record_count)
+    async with channel_of(options) as channel:
+        for count in (WARM_UP_COUNT, options.count):
+            room, sent_at, latencies = asyncio.Semaphore(options.window), deque(), []
+            call = log_pb2_grpc.LogStub(channel).ProduceBatchStream()
+
+            async def send(count=count, room=room, sent_at=sent_at, call=call):
+                for _ in range(count):
+                    await room.acquire()
+                    sent_at.append(time.perf_counter())
+                    await call.write(request)
+                await call.done_writing()
+
+            begin = time.perf_counter()
+            sender = asyncio.ensure_future(send())
+            async for _ in call:
+                latencies.append(time.perf_counter() - sent_at.popleft())
+                room.release()
+            await sender
+    print(result(len(batch), latencies, time.perf_counter() - begin), flush=True)
+
+
+async def run_unary(options) -> None:
+    channels = [channel_of(options) for _ in range(UNARY_CHANNELS)]
+    stubs = [log_pb2_grpc.LogStub(channel) for channel in channels]
+    request = log_pb2.ProduceRequest(record=log_pb2.Record(value=os.urandom(options.size)))
+    for count in (max(WARM_UP_COUNT, options.window), options.count):
+        left, latencies = count, []
+
+        async def caller(stub, latencies=latencies):
+            nonlocal left
+            while left > 0:
+                left -= 1
+                sent_at = time.perf_counter()
+                await stub.Produce(request)
+                latencies.append(time.perf_counter() - sent_at)
+
+        begin = time.perf_counter()
+        await asyncio.gather(*(caller(stubs[n % len(stubs)]) for n in range(options.window)))
+        seconds = time.perf_counter() - begin
+    print(result(options.size, latencies, seconds), flush=True)
+    for channel in channels:
+        await channel.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--door", choices=["raw", "batches", "unary"], required=True)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--certs", type=Path, required=True)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--window", type=int, required=True)
+    options = parser.parse_args()
+    if options.door == "raw":
+        run_raw(options)
+        return
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run_batches(options) if options.door == "batches" else run_unary(options))
+
+
+if __name__ == "__main__":
+    main()
