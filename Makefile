@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTO_VENV := .venv-proto
-# What `make run` puts through the node, where the node listens, and whether it stops afterwards (ONCE=1).
+# What `make run` puts through the nodes, where the first listens, and whether they stop afterwards (ONCE=1).
 FILE ?= README.md
 LISTEN ?= 127.0.0.1:8400
 ONCE ?=
@@ -15,14 +15,14 @@ CYCLES ?= 300
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md
 
-.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench fuzz kill sim sim-ci check clean
+.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench bench-cluster fuzz kill kill-cluster sim sim-ci check clean
 
 help:
-	@echo 'make run      a node with certificates; FILE=... LISTEN=... ONCE=1'
+	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: certs, proto, coverage, packaging, bench, kill CYCLES=..., sim HOURS=..., sim-ci, clean'
+	@echo 'also: certs, proto, coverage, packaging, bench, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -92,8 +92,15 @@ FUZZ ?= 100000
 fuzz: $(VENV)/.developed
 	FUZZ_EXAMPLES=$(FUZZ) FUZZ_MUTATIONS=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -k 'Fuzz or Mutation or random_bytes' tests/protocol tests/net/test_client_hello.py
 
+bench-cluster: $(VENV)/.developed
+	$(BIN)/python -m bench.cluster
+
 kill: $(VENV)/.developed
 	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest tests/e2e/test_kill.py
+
+# Three real nodes, so many rounds of each fault; 30 take about an hour.
+kill-cluster: $(VENV)/.developed
+	LOGHOUSE_CLUSTER_CYCLES=$(CYCLES) $(BIN)/python -m pytest --timeout=0 tests/cluster
 
 # Simulated clusters for so many cluster-hours; see docs/simulation.md.
 HOURS ?= 1
