@@ -1,0 +1,203 @@
+"""What `loghouse demo` shows of several nodes: any of them takes the file, all have it, one may die."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from loghouse.api.v1 import log_pb2
+from loghouse.cli.cluster import ask_status
+from loghouse.cli.demo_nodes import (
+    POLL_SECONDS,
+    START_SECONDS_MAX,
+    DemoNode,
+    Running,
+    connect_to,
+    run_node,
+    shown,
+    wait_until_serving,
+)
+from loghouse.cli.demo_trip import append_file, compare_file, figures, tell_trip
+from loghouse.cli.output import CommandError, count_text, write_table
+from loghouse.client.connection import CallError, Connection
+
+MARK: Final = b"the leader was killed"
+APPEND_SECONDS_MAX: Final = 30.0
+
+
+class Cast:
+    """The nodes of a demo, running or not, and a connection to each; `stack` ends them all."""
+
+    def __init__(self, folder: Path, nodes: Sequence[DemoNode], stack: ExitStack) -> None:
+        self.folder = folder
+        self.nodes = nodes
+        self.running: dict[str, Running] = {}
+        self.connections: dict[str, Connection] = {}
+        self._stack = stack
+
+    def start(self, node: DemoNode) -> None:
+        """Start a node; it may take a while until it serves."""
+        self.running[node.name] = self._stack.enter_context(run_node(node))
+        if node.name not in self.connections:
+            self.connections[node.name] = self._stack.enter_context(connect_to(node, self.folder))
+
+    def start_all(self) -> None:
+        """Start every node, and return when all serve."""
+        for node in self.nodes:
+            self.start(node)
+        for node in self.nodes:
+            self.wait_serving(node)
+
+    def wait_serving(self, node: DemoNode) -> None:
+        """Return when a node answers what its leader confirmed."""
+        wait_until_serving(self.running[node.name], self.connections[node.name])
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Return once a condition holds; calls that fail meanwhile only mean: not yet.
+
+        Raises:
+            CommandError: It took too long, or a node ended.
+        """
+        deadline = time.monotonic() + START_SECONDS_MAX
+        pause = threading.Event()
+        while True:
+            for running in self.running.values():
+                running.check()
+            try:
+                if condition():
+                    return
+            except CallError as error:
+                if error.status not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                    raise
+            if time.monotonic() > deadline:
+                raise CommandError(f"waited {START_SECONDS_MAX:.0f} s for {what}")
+            pause.wait(POLL_SECONDS)  # the nodes tell nobody: ask again
+
+    def servers(self, asked: DemoNode) -> Iterable[log_pb2.Server]:
+        """The cluster as one node sees it."""
+        return self.connections[asked.name].servers().servers
+
+    def wait_voters(self) -> None:
+        """Return when every node is a voter, in the eyes of each: from then on one may die."""
+
+        def all_vote() -> bool:
+            return all(
+                sum(server.role == "voter" for server in self.servers(node)) == len(self.nodes)
+                for node in self.nodes
+            )
+
+        self.wait(all_vote, "all nodes to become voters")
+
+    def wait_leader(self, among: Sequence[DemoNode]) -> DemoNode:
+        """Return the leader that these nodes agree on; it is one of them."""
+        found: list[DemoNode] = []
+
+        def agree() -> bool:
+            names = {server.id for node in among for server in self.servers(node) if server.is_leader}
+            found[:] = [node for node in among if names == {node.name}]
+            return bool(found)
+
+        self.wait(agree, "a leader")
+        return found[0]
+
+
+def show(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Show it all; return the figures.
+
+    Raises:
+        CommandError: A node ended, or what came back differs.
+        CallError: A call failed.
+    """
+    cast.start_all()
+    cast.wait_voters()
+    leader = cast.wait_leader(cast.nodes)
+    names = ", ".join(f"{node.name} on {node.listen}" for node in cast.nodes)
+    say(f"{len(cast.nodes)} nodes serve: {names}; {leader.name} leads")
+    say(f"(their diagnostics: {shown(leader.log_path).replace(leader.name, 'node-*')})")
+    follower = next(node for node in cast.nodes if node is not leader)
+    say(f"\nappending through {follower.name}, a follower, and reading back from every node")
+    first = _trip(cast, follower, path, cast.nodes, say)
+    rest = [node for node in cast.nodes if node is not leader]
+    say(f"\nkilling {leader.name}, the leader, with kill -9")
+    cast.running.pop(leader.name).kill()
+    killed_at = time.monotonic()
+    _append_mark(cast, rest)
+    gap = time.monotonic() - killed_at
+    successor = cast.wait_leader(rest)
+    say(f"{gap:.2f} s later appends go on; {successor.name} leads; once more through {rest[0].name}")
+    second = _trip(cast, rest[0], path, rest, say)
+    say(f"\nstarting {leader.name} again")
+    started_at = time.monotonic()
+    cast.start(leader)
+    cast.wait_serving(leader)
+    cast.wait_leader(cast.nodes)
+    compare_file(cast.connections[leader.name], path, second[0])
+    back = time.monotonic() - started_at
+    say(f"{back:.2f} s later it has caught up: what was appended without it came back from it, too\n")
+    return {
+        **figures(*first),
+        "killed": leader.name,
+        "leader": successor.name,
+        "gap_seconds": round(gap, 6),
+        "catch_up_seconds": round(back, 6),
+        "after": figures(*second),
+        "nodes": _members(cast),
+    }
+
+
+def _trip(
+    cast: Cast, through: DemoNode, path: Path, readers: Sequence[DemoNode], say: Callable[[str], None]
+) -> tuple[Any, float]:
+    """Append the file through one node, read it back from others and compare; return what was appended."""
+    appended = append_file(cast.connections[through.name], path)
+    seconds = [compare_file(cast.connections[node.name], path, appended) for node in readers]
+    tell_trip(path, figures(appended, max(seconds)), say)
+    say(f"the same from {count_text(len(readers), 'node')}: {', '.join(node.name for node in readers)}")
+    return appended, max(seconds)
+
+
+def _append_mark(cast: Cast, nodes: Sequence[DemoNode]) -> None:
+    """Append one record as a patient client does: again, elsewhere, until it is acknowledged."""
+    deadline = time.monotonic() + APPEND_SECONDS_MAX
+    pause = threading.Event()
+    request = log_pb2.ProduceRequest(record=log_pb2.Record(value=MARK))
+    attempt = 0
+    while True:
+        connection = cast.connections[nodes[attempt % len(nodes)].name]
+        attempt += 1
+        try:
+            with connection.errors():
+                connection.log.Produce(request, timeout=1.0)
+            return
+        except CallError as error:
+            # An unknown outcome may leave the mark twice: two marks do no harm here.
+            if time.monotonic() > deadline or not (error.is_retryable or error.is_outcome_unknown):
+                raise
+        pause.wait(POLL_SECONDS)
+
+
+def _members(cast: Cast) -> list[dict[str, Any]]:
+    """Return what each node says of itself."""
+    members = []
+    for node in cast.nodes:
+        status = ask_status(cast.connections[node.name])
+        role = next((member.role for member in status.members if member.name == node.name), "none")
+        members.append(
+            {
+                "node": node.name,
+                "role": "leader" if status.leader == node.name else role,
+                "term": status.term,
+                "highest_offset": status.next_offset - 1,
+            }
+        )
+    return members
+
+
+def print_members(members: list[dict[str, Any]]) -> None:
+    """Print the table of nodes."""
+    rows = [[str(value) for value in member.values()] for member in members]
+    write_table(["NODE", "ROLE", "TERM", "HIGHEST OFFSET"], rows)
