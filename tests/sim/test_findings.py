@@ -16,18 +16,19 @@ DIRECTORY = "/logs/1"
 class FindingTests(SynchronousTestCase):
     """One test per bug that a seed found."""
 
-    def open(self, disk):
+    def open(self, disk, **sizes):
         """Open a log of segments of ten entries."""
-        return Log.open(disk, DIRECTORY, cluster=CLUSTER, group=GROUP, index_size=120, reserve_size=0)
+        sizes = {"index_size": 120, "reserve_size": 0, **sizes}
+        return Log.open(disk, DIRECTORY, cluster=CLUSTER, group=GROUP, **sizes)
 
-    def make_log(self, disk, writer, count):
+    def make_log(self, disk, writer, count, **sizes):
         """Make a log of so many entries, all durable, and return it open."""
         disk.make_directory("/logs")
         disk.make_directory(DIRECTORY)
         disk.sync_directory("/")
         disk.sync_directory("/logs")
         Log.create(disk, DIRECTORY, cluster=CLUSTER, group=GROUP)
-        log = self.open(disk)
+        log = self.open(disk, **sizes)
         log.append([writer.records() for _ in range(count)])
         log.sync(count)
         return log
@@ -47,6 +48,21 @@ class FindingTests(SynchronousTestCase):
             found += [entry.index for entry in log.entries(found[-1] + 1, 21, 10_000)]
         self.assertEqual(found, [11, 12, 13, 14, 15])
         self.assertRaises(DamageError, log.entries, 16, 21, 10_000)
+
+    def test_first_entry_larger_than_its_segment(self):
+        """An empty segment too small for its first entry gives way; a trim does not take its successor."""
+        disk, writer = SimDisk(), Writer()
+        self.make_log(disk, writer, 11, segment_size=4296).close()
+        log = self.open(disk, segment_size=4296)
+        log.install_start(writer.state)
+        log.append([writer.records(size=700)])
+        log.append([writer.records(size=700), writer.trim(13)])
+        log.sync(14)
+        self.assertEqual(log.trim_prefix(lowest_offset=12), 13)
+        self.assertEqual([entry.index for entry in log.entries(13, 14, 0)], [13])
+        log.close()
+        log = self.open(disk)
+        self.assertEqual((log.first_index, log.last_index), (13, 14))
 
     def test_names_seen_at_open_are_durable(self):
         """A segment whose name was not durable when the process ended is made so by the next start."""
