@@ -15,8 +15,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.disk import WorkQueue
-from loghouse.errors import DamageError, MalformedMessageError
-from loghouse.protocol.address_book import decode_address_book
+from loghouse.errors import DamageError
+from loghouse.node_options import Clocks
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import frame_seed
 from loghouse.raft.ready import Damage
@@ -24,9 +24,10 @@ from loghouse.replica import Replica
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
-from loghouse.storage.loss import Loss, last_configuration, read_loss, remove_loss, write_loss
+from loghouse.storage.loss import Loss, has_others, knows_others, read_loss, remove_loss, write_loss
 from loghouse.storage.repair import cut_for_refetch
 
+NOTE_SECONDS_MAX: Final = 5.0  # a disk that hangs must not keep a process that has to end
 PLACES_MAX: Final = 64  # damaged places that are told of once each
 
 
@@ -57,7 +58,7 @@ class LogRepair:
         try:
             log = self._data.open_log(self._group)
         except DamageError as error:
-            if not self._has_others():
+            if not knows_others(self._files, self._data, self._group):
                 raise
             self._cut(f"{error.file}: damaged at byte {error.position}: {error.problem}")
             log = self._data.open_log(self._group)
@@ -79,17 +80,6 @@ class LogRepair:
         for action in repair.actions:
             self.logger.error("{action}", action=action)
 
-    def _has_others(self) -> bool:
-        """Whether this node is known to have others to ask, by its address book or its log's small files."""
-        name = self._data.identity.node_name
-        try:
-            contacts = decode_address_book(self._data.read_members()).contacts
-        except MalformedMessageError:
-            contacts = ()
-        if any(contact.name != name for contact in contacts):
-            return True
-        return has_others(last_configuration(self._files, self._directory, self._seed), name)
-
     def note(self, log: Log) -> None:
         """Make the next start look for damage and cut there; on the disk thread, once no more is written."""
         index = log.durable_index
@@ -103,11 +93,6 @@ class LogRepair:
         remove_loss(self._files, self._directory)
 
 
-def has_others(configuration: Configuration, name: str) -> bool:
-    """Whether a configuration has members besides this node."""
-    return any(member.name != name for member in configuration.members)
-
-
 class Repairing:
     """The part of a node that meets damage, and the end of the process."""
 
@@ -116,6 +101,7 @@ class Repairing:
     is_writable: bool
     has_leader: bool
     _has_failed: bool
+    _clocks: Clocks
     _disk: WorkQueue
     _log: Log | None
     _replica: Replica | None
@@ -139,9 +125,9 @@ class Repairing:
             # From here on nothing is acknowledged any more: what is durable now is all that was promised.
             if self._replica is not None:
                 self._replica.stop()
-            self._disk.run(lambda: repair.note(log)).addErrback(self._note_failed).addCallback(
-                lambda _: self._on_fatal(failure)
-            )
+            noted = self._disk.run(lambda: repair.note(log))
+            noted.addTimeout(NOTE_SECONDS_MAX, self._clocks.scheduler)
+            noted.addErrback(self._note_failed).addCallback(lambda _: self._on_fatal(failure))
             return
         self._on_fatal(failure)
         if self._replica is not None:

@@ -256,6 +256,25 @@ class DamageTests(_NodeTestCase):
         self.assertLess(again._log.last_index, 6)
         self.assertEqual(again._replica.raft.damage.last_index, last)
 
+    def test_disk_that_hangs(self):
+        """When the disk does not even answer, the member ends all the same, a little later."""
+        self.make()
+        self.make_member()
+        self.flip(1)
+        node = self.begin()
+        self.patch(repairing, "has_others", lambda *_: True)
+        reads = [node.fetch(offset, KIB) for offset in range(12)]
+        self.readers.drain()
+        self.assertEqual(len(self.fatal), 0)
+        self.clock.advance(repairing.NOTE_SECONDS_MAX)
+        self.assertEqual(len(self.fatal), 1)
+        self.assertEqual(sum(isinstance(read.result, Failure) for read in reads), 1)
+        for read in reads:
+            read.addErrback(lambda failure: failure.trap(DamageError))
+        self.disk.waiting.clear()
+        node._directory.close()
+        node.running = 0
+
     def test_survivor_of_a_new_cluster(self):
         """A node starts on a log that was made a cluster of its own, leads, serves, and takes more."""
         self.make()

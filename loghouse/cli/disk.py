@@ -23,12 +23,14 @@ from loghouse.cli.output import (
     write_line,
     write_table,
 )
+from loghouse.errors import DamageError
 from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.storage.directory import DEFAULT_GROUP, UUID_SIZE, DataDirectory
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
+from loghouse.storage.loss import knows_others
 from loghouse.storage.new_cluster import Rewrite
-from loghouse.storage.repair import accept_data_loss
+from loghouse.storage.repair import Repair, accept_data_loss, cut_for_refetch
 from loghouse.storage.verify import Checked, Finding, Progress, groups_of, read_identity, verify
 
 INDEX_MAX = 2**64 - 1
@@ -251,15 +253,13 @@ def run_recover(args: argparse.Namespace) -> int:
         )
     files = OsFiles()
     path = args.data_dir.rstrip("/") or "/"
-    identity = read_identity(files, path)
+    read_identity(files, path)  # says it well when this is no data directory
     directory = DataDirectory.lock(files, path)  # refuses while a node runs on it
     results = []
     try:
         directory.check_finished()
         for group in groups_of(files, path):
-            repair = accept_data_loss(
-                files, directory.log_directory(group), cluster=identity.cluster_uuid, group=group
-            )
+            repair = _give_up(files, directory, group)
             results.append({"group": group, **dataclasses.asdict(repair)})
             if not args.json:
                 for action in repair.actions or ("nothing to do: the log is as it should be",):
@@ -276,6 +276,20 @@ def run_recover(args: argparse.Namespace) -> int:
     if args.json:
         write_json({"logs": results})
     return ExitCode.OK
+
+
+def _give_up(files: Files, directory: DataDirectory, group: int) -> Repair:
+    """Cut a log at its damage; a member of a cluster remembers what it held, and gets it back."""
+    log, cluster = directory.log_directory(group), directory.identity.cluster_uuid
+    if knows_others(files, directory, group):
+        try:
+            repair = cut_for_refetch(files, log, cluster=cluster, group=group)
+        except DamageError:
+            pass  # not even that is known any more: what can be cut, is
+        else:
+            action = "this node is a member of a cluster: started, it gets what was cut from the others"
+            return dataclasses.replace(repair, actions=(*repair.actions, action))
+    return accept_data_loss(files, log, cluster=cluster, group=group)
 
 
 NEW_CLUSTER_WARNING = (

@@ -13,10 +13,12 @@ from typing import ClassVar, Final
 
 from construct import Const, Construct, Int16ub, Int64ub, Struct
 
-from loghouse.errors import DamageError
+from loghouse.errors import DamageError, MalformedMessageError
 from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
+from loghouse.protocol.address_book import decode_address_book
 from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.entry import HEADER, crc32c
+from loghouse.protocol.entry import HEADER, crc32c, frame_seed
+from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
 from loghouse.storage.opening import end_of_nonzero
 from loghouse.storage.recovery import STORE, parse_name, segment_name
@@ -162,3 +164,20 @@ def last_configuration(files: Files, directory: str, seed: int) -> Configuration
         return read_start(files, directory, seed, "")[0].configuration
     except DamageError:
         return Configuration()
+
+
+def has_others(configuration: Configuration, name: str) -> bool:
+    """Whether a configuration has members besides this node."""
+    return any(member.name != name for member in configuration.members)
+
+
+def knows_others(files: Files, data: DataDirectory, group: int) -> bool:
+    """Whether a node has others to ask, by its address book or its log's small files."""
+    name, seed = data.identity.node_name, frame_seed(data.identity.cluster_uuid, group)
+    try:
+        contacts = decode_address_book(data.read_members()).contacts
+    except MalformedMessageError:
+        contacts = ()
+    if any(contact.name != name for contact in contacts):
+        return True
+    return has_others(last_configuration(files, data.log_directory(group), seed), name)

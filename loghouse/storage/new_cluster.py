@@ -153,7 +153,7 @@ class Rewrite:
         term = hard_state.state.term + 1
         hard_state.close()
         found = survey(files, old, cluster=self._old.cluster_uuid, group=self._group)
-        if not found.segments or not found.state.configuration.members:
+        if found.state.index == 0 or not found.segments:
             raise DataDirectoryError(
                 f"{old} holds no log yet: this node had only begun to copy it; use another survivor's"
             )

@@ -7,15 +7,22 @@ from pathlib import Path
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.cli.output import ExitCode
 from loghouse.limits import KIB
+from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.configuration import Configuration, Role, encode_configuration
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.storage.directory import DEFAULT_GROUP, DataDirectory
 from loghouse.storage.files import OsFiles
+from loghouse.storage.loss import Loss
 from tests.cli.support import CommandCase
 
 ENTRIES = 40
 RECORD_SIZE = 4000
+OTHERS = encode_address_book(
+    AddressBook(
+        incarnation=1, contacts=(Contact(name="o", disk_uuid=bytes(16), incarnation=1, address="a:1"),)
+    )
+)
 
 
 class DiskCase(CommandCase):
@@ -267,6 +274,28 @@ class NewClusterTests(DiskCase):
         code, _, err = self.run_command("recover", "data", *self.FLAGS)
         self.assertEqual(code, ExitCode.DAMAGED)
         self.assertIn("loghouse recover data --accept-data-loss", err)
+
+    def test_member_remembers(self):
+        """Cutting a member's log keeps what it held, so that it votes for nobody who has less."""
+        self.flip(self.stores()[1], 4096 + 64 + 1000)
+        Path("data/members").write_bytes(OTHERS)
+        code, out, _ = self.run_command("recover", "data", "--accept-data-loss")
+        self.assertEqual(code, 0)
+        self.assertIn("gets what was cut from the others", out)
+        loss = Loss.decode(Path("data/logs/1/damage").read_bytes(), frame_seed(self.old_uuid, DEFAULT_GROUP))
+        self.assertEqual(loss, Loss(ENTRIES + 1, 1, is_cut=True))
+        code, out, _ = self.run_command("recover", "data", *self.FLAGS)
+        self.assertEqual(code, 0, "and a damaged survivor can go on alone")
+        self.assertIn(f"it once went to entry {ENTRIES + 1}", out)
+        self.assertFalse(Path("data/logs/1/damage").exists())
+
+    def test_member_without_its_vote(self):
+        """A member that lost term and vote, too, is cut as a lone node is, and told to join anew."""
+        Path("data/members").write_bytes(OTHERS)
+        Path("data/logs/1/hard_state").unlink()
+        code, out, _ = self.run_command("recover", "data", "--accept-data-loss")
+        self.assertEqual(code, 0)
+        self.assertIn("rejoin with an empty disk", out)
 
     def test_interrupted(self):
         """After an interruption nothing else may touch the log; the same command finishes."""
