@@ -256,6 +256,24 @@ class DamageTests(_NodeTestCase):
         self.assertLess(again._log.last_index, 6)
         self.assertEqual(again._replica.raft.damage.last_index, last)
 
+    def test_leader_meets_damage_for_a_follower(self):
+        """Damage met while the core reads for another member is not sent: the node ends, and notes it."""
+        self.make()
+        self.make_member()
+        node = self.begin()
+        self.patch(repairing, "has_others", lambda *_: True)
+
+        def meet_damage():
+            raise DamageError("a.store", 4096, "payload checksum does not match")
+
+        node._replica.raft.ready = meet_damage
+        self.pass_time(node, 1)
+        self.assertEqual(len(self.fatal), 1)
+        self.assertFalse(Loss.decode((self.directory / "damage").read_bytes(), node.seed).is_cut)
+        self.assertEqual(self.sent, [])
+        node._directory.close()
+        node.running = 0
+
     def test_disk_that_hangs(self):
         """When the disk does not even answer, the member ends all the same, a little later."""
         self.make()

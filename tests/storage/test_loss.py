@@ -102,6 +102,27 @@ class LossTests(_DamageCase):
         self.make(COUNT, unsynced=2)
         self.assertEqual(last_known(self.disk, DIRECTORY, self.seed), Loss(COUNT + 2, 1))
 
+    def test_missing_and_broken_files(self):
+        """A lost start, store or header block: cut before it, the end still known, and the log opens."""
+        middle = self.stores[2]
+        last_good = int(middle.rpartition("/")[2][:20]) - 1
+        for name, break_it, end in (
+            ("no start", lambda: self.disk.unlink(f"{DIRECTORY}/start"), COUNT),
+            ("start", lambda: self.disk.flip(f"{DIRECTORY}/start", 8 * 20), COUNT),
+            ("no first store", lambda: self.disk.unlink(STORE), 0),
+            ("no middle store", lambda: self.disk.unlink(middle), last_good),
+            ("header block", lambda: self.disk.flip(middle, 8 * 20), last_good),
+        ):
+            break_it()
+            with self.assertRaises(DamageError):
+                self.boot().open_log()
+            self.disk.stop_process()
+            self.cut()
+            self.assertEqual(self.loss(), Loss(COUNT, 1, is_cut=True), name)
+            log = self.boot().open_log()
+            self.assertEqual((log.first_index, log.last_index), (1, end), name)
+            self.restore()
+
     def test_power_losses(self):
         """After a power loss at any step, `damage` is there before any cut, and a second run finishes."""
         last_good = self.flip_payload(self.stores[1])
