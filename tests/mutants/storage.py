@@ -169,4 +169,18 @@ STORAGE = (
         ),
         faults=(("crash_point", 1.0), ("partition", 4.0), ("pause", 4.0)),
     ),
+    Mutant(
+        name="empty-segment-kept",
+        citation="found here: two segments of one name, and a trim removed the files of both",
+        description="An empty segment without room for its first entry stays in front of the one that has it.",
+        edits=(
+            Edit(
+                LOG + "_roll",
+                "self._view.segments if sealed.end.count else self._view.segments[:-1]",
+                "self._view.segments",
+            ),
+        ),
+        options=(("trim_seconds_mean", 0.1), ("disk.segment_size", 4096 + 400), ("large_share", 0.5)),
+        faults=(("crash", 4.0), ("partition", 4.0)),
+    ),
 )
