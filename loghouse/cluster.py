@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import IdentityError, MalformedMessageError, ProtocolError
+from loghouse.errors import IdentityError, LoghouseError, MalformedMessageError, ProtocolError
 from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.gossip.core import Swim
 from loghouse.gossip.members import MemberKey, MemberView, Profile
@@ -415,10 +415,15 @@ class Cluster:
         self._loops[0].stop()
         self.peers.stop("joining")
         self.peers = PeerSet(self._door, self._link_up, self.node.peer_lost)
-        if cluster_uuid is None:
-            self.node.begin_cluster()
-        else:
-            self.node.join_cluster(cluster_uuid)
+        try:
+            if cluster_uuid is None:
+                self.node.begin_cluster()
+            else:
+                self.node.join_cluster(cluster_uuid)
+        except LoghouseError:
+            # As when the disk cannot be used at the start: else this node would look alive and never join.
+            self.node.fatal(Failure())
+            return
         self._begin()
 
 

@@ -1,6 +1,9 @@
 """Whole nodes in one process: joining, membership, administration, forwarding, and who is believed."""
 
+import errno
+
 from loghouse.errors import (
+    DiskFullError,
     InvalidRequestError,
     MembershipError,
     OutcomeUnknownError,
@@ -10,6 +13,7 @@ from loghouse.errors import (
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat
+from loghouse.testing.disk import Fault, disk_error
 from tests.driver.town import TownTestCase
 
 
@@ -94,6 +98,21 @@ class BootstrapTests(TownTestCase):
         town.advance(60)
         self.assertEqual((town.shape("a"), town.shape("c")), ("aV bV", "cV"))
         self.assertTrue(any("two different clusters of one name" in text for text in town.problems))
+
+    def test_no_room_for_the_first_segment(self):
+        """A joiner whose disk has no room ends, saying so; it does not stay as one that never joins."""
+        town = self.built("ab")
+        town.join.append("c:1")
+        newcomer = town.add("c")
+        newcomer.start()
+        newcomer.disk.faults.append(Fault(disk_error(errno.ENOSPC), kinds=frozenset({"allocate"}), times=99))
+        town.until(lambda: newcomer.failures)
+        self.assertTrue(newcomer.failures[0].check(DiskFullError), newcomer.failures)
+        newcomer.crash()
+        newcomer.disk.faults.clear()
+        newcomer.failures.clear()
+        newcomer.start()
+        town.until(lambda: town.shape("c") == "aV bV cV")
 
 
 class MembershipTests(TownTestCase):
