@@ -152,6 +152,11 @@ class Resident:
         self.disk = SimDisk()
 
     @property
+    def life(self) -> tuple[int, bool]:
+        """Which start this is, and whether it still runs."""
+        return self.starts, self.is_running
+
+    @property
     def leads(self) -> bool:
         return self.is_running and self.node._leads
 
