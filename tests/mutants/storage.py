@@ -172,7 +172,7 @@ STORAGE = (
     Mutant(
         name="empty-segment-kept",
         citation="found here: two segments of one name, and a trim removed the files of both",
-        description="An empty segment without room for its first entry stays in front of the one that has it.",
+        description="An empty segment without room for its first entry stays before the one that has it.",
         edits=(
             Edit(
                 LOG + "_roll",
