@@ -6,10 +6,42 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
 
+from loghouse.protocol.address_book import decode_address_book
 from loghouse.testing.process import wait_until
-from tests.cluster.case import OwnClusterCase
+from tests.cluster.case import ClusterCase, OwnClusterCase
 
 BETWEEN = 40  # acknowledged appends between two faults
+
+
+class DamageTests(ClusterCase):
+    """Bytes that changed on one disk while its node did not run."""
+
+    def test_flipped_byte(self):
+        """A flipped bit in an old entry is found, never served, and the entry fetched from the others."""
+        load = self.load()
+        load.wait_acknowledged(BETWEEN)
+        load.stop()
+        self.cluster.wait_caught_up()
+        node = self.cluster.others(self.cluster.wait_leader())[0]
+        wait_until(lambda: self.knows_others(node), "the node to note whom it can ask for a repair")
+        frames = self.cluster.stored_frames(node)
+        victim = frames[len(frames) // 2]
+        node.kill()
+        (store,) = [
+            path for path in (node.data_dir / "logs" / "1").glob("*.store") if victim in path.read_bytes()
+        ]
+        whole = bytearray(store.read_bytes())
+        whole[whole.index(victim) + len(victim) // 2] ^= 1
+        store.write_bytes(whole)
+        self.assertNotEqual(self.cluster.stored_frames(node), frames)
+        node.start()
+        wait_until(lambda: self.cluster.stored_frames(node).items() >= frames.items(), "the repair")
+        self.judge()
+
+    def knows_others(self, node) -> bool:
+        """Whether its address book has the others; without it a damaged node takes itself for a lone one."""
+        book = decode_address_book((node.data_dir / "members").read_bytes())
+        return len(book.contacts) == len(self.cluster.others(node))
 
 
 class DiskTests(OwnClusterCase):
