@@ -1,4 +1,4 @@
-"""Random walks of three whole nodes through crashes, cuts and slow disks, under load.
+"""Random walks of three whole nodes through crashes, cuts, slow and emptied disks, under load.
 
 `LOGHOUSE_WALK_SEEDS` says how many walks; each has a seed of its own and can be run alone by it.
 """
@@ -27,7 +27,7 @@ class Walk:
         self.under_way = self.asked = None
         self.asked_life = (0, False)
         self.producer = 0
-        self.crashes = 0
+        self.crashes = self.wipes = 0
 
     def step(self) -> None:
         """Do one thing at random, then let some time pass."""
@@ -38,7 +38,11 @@ class Walk:
             rng.choice(up).crash()
             self.crashes += 1
         elif chance < 0.20 and len(up) < 3:
-            rng.choice([one for one in town.residents.values() if not one.is_running]).start()
+            back = rng.choice([one for one in town.residents.values() if not one.is_running])
+            if self.wipes == 0 and rng.random() < 0.5:
+                back.wipe()  # one disk of three may be lost; a second one only when the first is replaced
+                self.wipes += 1
+            back.start()
         elif chance < 0.28:
             town.heal()
             town.cut(rng.choice(up).name)
@@ -82,6 +86,11 @@ class Walk:
             one.disk_queue.release()
 
 
+def readable_offset(node) -> int:
+    """Where a node's readers end, 0 before it joined."""
+    return node._replica.readable_offset if node._replica is not None else 0
+
+
 class WalkTests(TownTestCase):
     """Nothing acknowledged is lost or doubled, and all nodes end with the same bytes."""
 
@@ -95,7 +104,7 @@ class WalkTests(TownTestCase):
         town.until(lambda: walk.under_way is None or walk.asked.life != walk.asked_life, 60)
         town.until(lambda: town.leader, 60)
         last = self.result(town, self.retried(town), 60)
-        town.until(lambda: {one.node._replica.readable_offset for one in town.running} == {last + 1}, 60)
+        town.until(lambda: {readable_offset(one.node) for one in town.running} == {last + 1}, 60)
         self.check(town, walk)
         return walk
 
@@ -133,3 +142,4 @@ class WalkTests(TownTestCase):
         walks = [self.walk(seed) for seed in range(1, SEEDS + 1)]
         self.assertGreater(sum(len(walk.acknowledged) for walk in walks), 10 * SEEDS)
         self.assertGreater(sum(walk.crashes for walk in walks), 0)
+        self.assertGreater(sum(walk.wipes for walk in walks), 0)
