@@ -56,12 +56,12 @@ class LogRepair:
         if loss is not None and not loss.is_cut:
             self._cut("damage was found when this node ran last")
         try:
-            log = self._data.open_log(self._group)
+            log = self._open()
         except DamageError as error:
             if not knows_others(self._files, self._data, self._group):
                 raise
             self._cut(f"{error.file}: damaged at byte {error.position}: {error.problem}")
-            log = self._data.open_log(self._group)
+            log = self._open()
         loss = read_loss(self._files, self._directory, self._seed)
         if loss is not None:
             self.damage = Damage(loss.last_index, loss.last_term)
@@ -71,6 +71,18 @@ class LogRepair:
                 end=log.last_index,
                 last=loss.last_index,
             )
+        return log
+
+    def _open(self) -> Log:
+        log = self._data.open_log(self._group)
+        if not knows_others(self._files, self._data, self._group):
+            return log
+        try:
+            # A member begins with the state at its commit index, which may be in a sealed segment.
+            log.state_at(max(min(log.commit_index, log.last_index), log.first_index - 1))
+        except DamageError:
+            log.close()
+            raise
         return log
 
     def _cut(self, why: str) -> None:

@@ -177,6 +177,23 @@ class DamageTests(_NodeTestCase):
         self.assertIsNone(node._replica.raft.damage)
         self.assertFalse((self.directory / "damage").exists())
 
+    def test_damage_where_the_start_reads(self):
+        """A sealed segment's damage that is in the way of the start itself is repaired as well."""
+        self.make(records=10)  # the last one is alone in its segment, so what is committed ends before that
+        self.flip(-2, 4096 + 20)
+        self.make_member()
+        node = self.begin()
+        self.assertLess(node._log.last_index, self.entries[-1].index - 2)
+        self.assertEqual(node._replica.raft.damage.last_index, self.entries[-1].index)
+
+    def test_lone_node_starts_beside_damage(self):
+        """A lone node takes all it has as committed, so the same damage does not stop it."""
+        self.make(records=10)
+        self.flip(-2, 4096 + 20)
+        node = self.start(segment_size=32 * KIB)
+        self.assertEqual(self.append(node), 10)
+        self.successResultOf(self.fetch(node, 0))
+
     def test_restart_in_the_middle_of_a_repair(self):
         """What it held is remembered over a restart; a file left behind by a crash at the end is removed."""
         self.make()
