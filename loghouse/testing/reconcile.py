@@ -161,7 +161,8 @@ class Reconciler:
                 pass
             else:
                 leader.wake()
-        mean = self._cluster.options.trim_seconds_mean
+        # A trim is an entry like any other: what is to be had under a light load must not fail by them.
+        mean = max(self._cluster.options.trim_seconds_mean, self._cluster.work.think_seconds_min)
         self._cluster.clock.after(self._rng.expovariate(1 / mean), self._trim)
 
 

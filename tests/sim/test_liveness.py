@@ -2,6 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.protocol.entry import EntryKind
 from loghouse.testing.cluster import SimCluster
 from loghouse.testing.network import NetworkOptions
 from loghouse.testing.swarm import SwarmOptions
@@ -56,3 +57,19 @@ class HealTests(SynchronousTestCase):
             cluster._request(lambda back, number=number: back(number), answers.append)
         cluster.clock.advance(10.0)
         self.assertEqual(sorted(answers), list(range(100)))
+
+    def test_trims_keep_the_clients_pace(self):
+        """When clients write less often, so does what trims: a learner must be able to catch up with both."""
+        options = SwarmOptions(seed=1, trim_seconds_mean=0.05, producers=0, writers=0)
+        cluster = SimCluster(options, faults=())
+        cluster.boot()
+
+        def trims_in(seconds):
+            before = len(cluster.oracle.committed)
+            cluster.clock.advance(seconds)
+            return sum(entry.kind == EntryKind.TRIM for entry in cluster.oracle.committed[before:])
+
+        cluster.clock.advance(1.0)
+        self.assertGreater(trims_in(20.0), 200)
+        cluster.work.think_seconds_min = 1.0
+        self.assertIn(trims_in(20.0), range(10, 40))
