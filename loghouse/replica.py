@@ -149,9 +149,8 @@ class Replica:
         try:
             self.raft.step(envelope)
         except (EntryDamagedError, ConsensusError, StorageError):
-            self._owner.fatal(
-                Failure()
-            )  # the logs contradict each other, or this one is damaged: never guess
+            # The logs contradict each other, or this one is damaged: never guess.
+            self._owner.fatal(Failure())
             return
         self._schedule()
 
