@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from loghouse.testing.cluster import run_seed
@@ -82,9 +82,15 @@ def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_0
     return Catch(mutant.name, mutant.citation, rule, text, seed, tried, spent, simulated)
 
 
-def hunt_all(mutants: Sequence[Mutant], *, seconds_each: float) -> list[Catch]:
-    """Hunt every mutant, one after the other."""
-    return [hunt(mutant, seconds=seconds_each) for mutant in mutants]
+def hunt_all(
+    mutants: Sequence[Mutant], *, seconds_each: float, tell: Callable[[Catch], None] = lambda catch: None
+) -> list[Catch]:
+    """Hunt every mutant, one after the other; `tell` hears of each hunt as it ends."""
+    catches = []
+    for mutant in mutants:
+        catches.append(hunt(mutant, seconds=seconds_each))
+        tell(catches[-1])
+    return catches
 
 
 def hunt_table(catches: Sequence[Catch]) -> str:
