@@ -66,7 +66,7 @@ test-pytest: $(VENV)/.developed
 	$(BIN)/python -m $(PYTEST)
 
 test-trial: $(VENV)/.developed
-	$(BIN)/python -m twisted.trial tests
+	LOGHOUSE_CLUSTER_TESTS=0 $(BIN)/python -m twisted.trial tests
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ from loghouse.testing.process import NodeProcess
 
 # How often each scenario of faults goes round; `make kill-cluster CYCLES=30` for the long proof.
 CYCLES = int(os.environ.get("LOGHOUSE_CLUSTER_CYCLES", "1"))
+# `make test` runs these minutes of real processes under pytest only: 0 leaves them out under trial.
+SKIP = None if os.environ.get("LOGHOUSE_CLUSTER_TESTS", "1") != "0" else "LOGHOUSE_CLUSTER_TESTS is 0"
 # Small segments, so that faults meet rolls, too.
 SETTINGS = "storage:\n  segment_size: 256KiB\n"
 
@@ -60,6 +62,8 @@ def shared_cluster() -> SharedCluster:
 class ClusterCase(SynchronousTestCase):
     """Scenarios on the shared cluster: `self.cluster`, all nodes up and well when a test begins."""
 
+    skip = SKIP
+
     def setUp(self):
         self.shared = shared_cluster()
         self.cluster, self.recorder = self.shared.cluster, self.shared.recorder
@@ -94,6 +98,8 @@ class ClusterCase(SynchronousTestCase):
 
 class OwnClusterCase(ClusterCase):
     """Scenarios that change the cluster for good: each has one of its own, not started yet."""
+
+    skip = SKIP
 
     is_proxied = False
     node_count = 3
