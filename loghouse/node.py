@@ -273,6 +273,8 @@ class Node(Administration, Repairing, Service):
     @property
     def leader_name(self) -> str:
         """The node that leads, empty when none is known."""
+        if self._leads:
+            return self.name
         leader = self.configuration.member(self.leader_id) if self.leader_id else None
         return leader.name if leader is not None else ""
 
