@@ -204,6 +204,9 @@ class Cluster:
         for drop in self._drops.values():
             drop.cancel()
         self._drops.clear()
+        book = self._swim.last_book() if self._swim is not None else None
+        if book is not None:
+            self.node.write_address_book(encode_address_book(book), lambda: None)
         self.peers.stop(reason)
 
     def leave(self) -> None:

@@ -1,6 +1,7 @@
 """Whole nodes in one process: joining, membership, administration, forwarding, and who is believed."""
 
 import errno
+from dataclasses import replace
 
 from loghouse.errors import (
     DiskFullError,
@@ -10,6 +11,7 @@ from loghouse.errors import (
     UnavailableError,
     UnknownProducerError,
 )
+from loghouse.gossip.config import LAN
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat
@@ -26,6 +28,16 @@ class BootstrapTests(TownTestCase):
         uuids = {resident.node.cluster_uuid for resident in town.running}
         self.assertEqual(len(uuids), 1)
         self.assertEqual(self.result(town, town["b"].propose()).base_offset, 0)
+
+    def test_stop_right_after_joining(self):
+        """Nodes that stop as soon as they are a cluster find each other again without seeds."""
+        town = self.built(swim=replace(LAN, book_ticks=1_000_000))
+        for resident in town.running:
+            resident.stop()
+        town.join = []
+        for name in "abc":
+            town[name].start()
+        town.until(lambda: town.leader)
 
     def test_nobody_while_one_is_silent(self):
         """While one address is silent nobody makes a cluster; they ask for ever, and go on when it speaks."""

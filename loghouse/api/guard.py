@@ -21,7 +21,13 @@ from twisted.python.failure import Failure
 from loghouse.api.status import answer_of
 from loghouse.auth.identity import Identity, IdentityReader
 from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
-from loghouse.errors import IdentityError, InvalidRequestError, PermissionDeniedError, UnauthenticatedError
+from loghouse.errors import (
+    IdentityError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from loghouse.limits import IDENTITIES_MAX, NAME_SIZE_MAX
 
 LEADER_KEY: Final = "loghouse-leader"
@@ -84,6 +90,20 @@ class Guard:
         self._anonymous = Identity(subject=anonymous, expires_at=float("inf")) if anonymous else None
         self._denials_minute = 0
         self._denials = 0
+        self.is_stopping = False
+        self.turned_away_count = 0
+
+    def check_open(self, rpc: Rpc) -> None:
+        """Raise once the door is about to close: what never began can be asked of another node.
+
+        Calls that need no permission (health, reflection, servers) are answered to the last.
+
+        Raises:
+            UnavailableError: It is about to close.
+        """
+        if self.is_stopping and rpc.action is not None:
+            self.turned_away_count += 1
+            raise UnavailableError("the node is stopping; nothing was done, try another node")
 
     def identify(self, context: Any) -> Identity:
         """Return who makes this call; whether the certificate still counts is asked with every permission.
@@ -191,9 +211,16 @@ class Call:
         return None if message is None else self.parse(message)
 
     async def read_raw(self) -> bytes | None:
-        """Return the next request's bytes, for `parse`, or None when there will be no more."""
+        """Return the next request's bytes, for `parse`, or None when there will be no more.
+
+        Raises:
+            UnavailableError: The node is stopping: this message and those after it were not looked at.
+        """
         message = await self._context.read()
-        return None if message is aio.EOF else message
+        if message is aio.EOF:
+            return None
+        self._guard.check_open(self._rpc)
+        return bytes(message)  # of bytes: no copy
 
     def parse(self, message: bytes) -> Any:
         """Return the parsed request.
@@ -239,6 +266,7 @@ def handlers_of(guard: Guard, service: str, rpcs: Mapping[str, Rpc]) -> Any:
 def _unary(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any], Awaitable[bytes | None]]:
     async def answer(message: bytes, context: Any) -> bytes | None:
         try:
+            guard.check_open(rpc)
             call = Call(guard, rpc, context)
             return await rpc.behaviour(call, parse(rpc.request, message))
         except Exception as error:
@@ -251,6 +279,7 @@ def _unary(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any], Awaita
 def _server_stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any], Awaitable[None]]:
     async def answer(message: bytes, context: Any) -> None:
         try:
+            guard.check_open(rpc)
             call = Call(guard, rpc, context)
             await rpc.behaviour(call, parse(rpc.request, message))
         except Exception as error:
@@ -262,6 +291,7 @@ def _server_stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any]
 def _stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitable[None]]:
     async def answer(_: Any, context: Any) -> None:
         try:
+            guard.check_open(rpc)
             call = Call(guard, rpc, context)
             call.check_admitted(ANY_OBJECT if rpc.action is None else DEFAULT_LOG)
             await rpc.behaviour(call)

@@ -29,7 +29,7 @@ class HealthService:
     def __init__(self, node: NodeLike) -> None:
         self._node = node
         self._watchers: set[asyncio.Event] = set()
-        self._is_stopping = False
+        self.is_stopping = False
         self._last = self._status()
 
     def rpcs(self) -> Mapping[str, Rpc]:
@@ -50,11 +50,11 @@ class HealthService:
 
     def enter_stop(self) -> None:
         """Say NOT_SERVING from now on: balancers take their traffic elsewhere before the door closes."""
-        self._is_stopping = True
+        self.is_stopping = True
         self.refresh()
 
     def _status(self) -> int:
-        is_serving = self._node.has_leader and self._node.is_writable and not self._is_stopping
+        is_serving = self._node.has_leader and self._node.is_writable and not self.is_stopping
         return int(_Status.SERVING if is_serving else _Status.NOT_SERVING)
 
     async def _check(self, call: Call, request: Any) -> bytes:

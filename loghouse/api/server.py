@@ -28,6 +28,8 @@ from loghouse.limits import (
 from loghouse.node_api import NodeLike
 
 HEALTH_SECONDS: Final = 1.0
+QUIET_SECONDS: Final = 0.1
+TURN_AWAY_SECONDS_MAX: Final = 1.0
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A taken port is an error at boot, not half of the connections.
@@ -86,7 +88,7 @@ class GrpcServer:
         check_not_denied: Callable[[tuple[str, str]], None] = lambda names: None,
     ) -> None:
         self._credentials = credentials
-        guard = Guard(
+        self._guard = guard = Guard(
             authorizer,
             clock=clock,
             anonymous="" if credentials else anonymous,
@@ -132,7 +134,23 @@ class GrpcServer:
         if self._health_timer is not None:
             self._health_timer.cancel()
         self.health.enter_stop()
+        if grace_seconds > 0:
+            await self._turn_away()
         await self._server.stop(grace_seconds)
+
+    async def _turn_away(self) -> None:
+        """Answer new calls UNAVAILABLE until none comes any more, or for `TURN_AWAY_SECONDS_MAX`.
+
+        grpc cancels the calls that reach it between the stop and the client's hearing of it, and a client
+        that sees CANCELLED cannot know whether its records were appended.
+        """
+        self._guard.is_stopping = True
+        loop = asyncio.get_running_loop()
+        end = loop.time() + TURN_AWAY_SECONDS_MAX
+        count = -1
+        while self._guard.turned_away_count != count and loop.time() < end:
+            count = self._guard.turned_away_count
+            await asyncio.sleep(QUIET_SECONDS)
 
     def _refresh_health(self) -> None:
         self.health.refresh()

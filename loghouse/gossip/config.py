@@ -30,7 +30,7 @@ class SwimConfig:
     seeds are tried in this rhythm (1 s at the start, falling to 10 s), for ever, `fanout` at a time.
     `dead_reclaim_ticks`: after this a dead or gone member is no longer shown or told to others (24 h); it is
     still remembered, and tried while it has an address.
-    `book_ticks`: the address book is written at most this often when only addresses changed (5 s).
+    `book_ticks`: the address book is written at most this often when only addresses changed (1 s).
     """
 
     probe_ticks: int = 10
@@ -47,7 +47,7 @@ class SwimConfig:
     reach_out_ticks_min: int = 10
     reach_out_ticks_max: int = 100
     dead_reclaim_ticks: int = 864_000
-    book_ticks: int = 50
+    book_ticks: int = 10
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -180,11 +180,21 @@ class Swim(Probing):
         self._events.clear()
         return ready
 
+    def last_book(self) -> AddressBook | None:
+        """Return the book that a member about to stop should write, or None when the written one will do.
+
+        Who stops a second after it met the others must find them again without seeds.
+        """
+        return self._book() if self._book_dirty else None
+
     def _book_to_write(self) -> AddressBook | None:
         """Return the book when an incarnation will soon need it, or, now and then, when addresses changed."""
         is_low = self.incarnation + INCARNATION_RESERVE // 2 > self._ceiling_asked
         if not is_low and not (self._book_dirty and self._tick >= self._next_book_tick):
             return None
+        return self._book()
+
+    def _book(self) -> AddressBook:
         known = [
             member
             for member in self._table

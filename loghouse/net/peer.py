@@ -157,6 +157,7 @@ class PeerLink:
         self.expected_node = expected_node
         self.queue = SendQueue()
         self.link: DialledLink | None = None
+        self._is_restricted = False
         self._door = door
         self._host = host
         self._port = port
@@ -197,9 +198,14 @@ class PeerLink:
     # --- sending ---------------------------------------------------------------------------
 
     def _send(self, kind: int, group: int, frame: tuple[Buffer, ...]) -> bool:
-        if self.state is not PeerState.UP:
+        if self.state is not PeerState.UP or self.link is None:
             self.dial()
             self.counters.dropped += 1
+            return False
+        if self._is_restricted:
+            # One of the two belonged to no cluster when they met: only a new link can carry more.
+            self.counters.dropped += 1
+            self.link.end("nothing may be said before both are of one cluster")
             return False
         if kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
             self.counters.coalesced += 1
@@ -228,6 +234,7 @@ class PeerLink:
         """The other node is who it must be."""
         self.state = PeerState.UP
         self.link = link
+        self._is_restricted = event.agreement.is_restricted
         self._delay_seconds = 0.0
         self.counters.ups += 1
         self._event_received(event)
@@ -349,11 +356,15 @@ class DialledLink(Link):
     def check_deadlines(self, now: float) -> None:
         """Called every second."""
         if self._peer.link is self and now - self._sent_at >= self._door.idle_seconds_max:
-            self.is_idle_closed = True
-            assert self.session is not None
-            self.session.say_goodbye("nothing to say")
-            self.flush()
+            self.end("nothing to say")
         super().check_deadlines(now)
+
+    def end(self, reason: str) -> None:
+        """Say goodbye; the next message dials again, without a back-off."""
+        self.is_idle_closed = True
+        assert self.session is not None
+        self.session.say_goodbye(reason)
+        self.flush()
 
     def link_lost(self, reason: str) -> None:
         """The connection is gone."""

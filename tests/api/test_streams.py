@@ -366,6 +366,43 @@ class FollowTests(DoorCase):
             raise self.failureException("the stream went on")
 
     @asynchronous
+    async def test_stop_under_load(self):
+        """Who calls while the door stops is told that nothing was done; nobody is left without an outcome."""
+        await self.open_door()
+        codes = []
+
+        async def append_until_refused(stub):
+            answered = 0
+            while True:
+                try:
+                    await stub.Produce(produce())
+                except aio.AioRpcError as error:
+                    codes.append(error.code())
+                    return answered
+                answered += 1
+
+        clients = [append_until_refused(stub) for stub in [self.stub() for _ in range(8)] for _ in range(8)]
+        clients = [asyncio.ensure_future(client) for client in clients]
+        await until(lambda: self.node.next_offset > 200)
+        await self.server.stop(30)
+        self.assertEqual(sum([await client for client in clients]), self.node.next_offset)
+        self.assertEqual(set(codes), {grpc.StatusCode.UNAVAILABLE})
+
+    @asynchronous
+    async def test_stop_ends_a_stream_that_never_ends(self):
+        """A producer's stream ends with its next message, long before the grace is over."""
+        await self.open_door()
+        call = self.stub().ProduceStream()
+        await call.write(produce())
+        await call.read()
+        stop = asyncio.ensure_future(self.server.stop(1_000))
+        await until(lambda: self.server.health.is_stopping)
+        await call.write(produce())
+        await self.refused(call.read(), grpc.StatusCode.UNAVAILABLE)
+        await stop
+        self.assertEqual(self.node.next_offset, 1)
+
+    @asynchronous
     async def test_a_revoked_permission_ends_a_stream(self):
         """A follower whose permission went is refused at the next entry."""
         await self.open_door()

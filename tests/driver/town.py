@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import peers as peers_module
 from loghouse.cluster import Cluster, ClusterOptions
+from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
 from loghouse.node import Node
@@ -99,7 +100,9 @@ class Resident:
         )
         self.cluster = Cluster(
             self.node,
-            ClusterOptions(address=self.address, join=tuple(town.join), bootstrap=self.bootstrap),
+            ClusterOptions(
+                address=self.address, join=tuple(town.join), bootstrap=self.bootstrap, swim=town.swim
+            ),
             clock=town.clock,
             rng=rng,
         )
@@ -167,8 +170,9 @@ class Resident:
 class Town:
     """Residents by name, and the links between them."""
 
-    def __init__(self, names: str, *, bootstrap: str = "a", seed: int = 1) -> None:
+    def __init__(self, names: str, *, bootstrap: str = "a", seed: int = 1, swim: SwimConfig = LAN) -> None:
         self.clock = SimClock()
+        self.swim = swim
         self.seed = seed
         self.join = [f"{name}:1" for name in names]
         self.dials: Counter = Counter()

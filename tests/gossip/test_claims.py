@@ -494,6 +494,16 @@ class BookTests(SynchronousTestCase):
         names = [contact.name for contact in bench.books[-1].contacts]
         self.assertEqual(sorted(names), ["a", "c", "d"])
 
+    def test_last_book(self):
+        """Who is about to stop is given what the written book lacks, and nothing when it lacks nothing."""
+        bench = Bench().meet("a")
+        bench.tick(2 * LAN.book_ticks)
+        self.assertIsNone(bench.swim.last_book())
+        bench.hear("b", alive("b", 1))
+        bench.hear("c", alive("c", 1))
+        names = [contact.name for contact in bench.swim.last_book().contacts]
+        self.assertEqual(sorted(names), ["a", "b", "c"])
+
     def test_rhythm(self):
         """However often members come and go, the book is written at most every `book_ticks`."""
         bench = Bench().meet("a")

@@ -53,7 +53,7 @@ class FullRestartTests(SynchronousTestCase):
         town = Town(count, seed=seed, **network)
         town.start_all()
         town.run_until_agreed(60, strictly=False)
-        town.run(10)  # the address book is written at most every five seconds
+        town.run(10)  # the address book is written at most every second
         for node in town:
             node.kill()
         town.run(5)

@@ -1,5 +1,7 @@
 """Tests of peer links: dialling, refusal, back-off, what overtakes what, what is dropped."""
 
+from dataclasses import replace
+
 from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
@@ -12,6 +14,7 @@ from loghouse.net.peer import PeerState, SendQueue
 from loghouse.protocol.codec import decode_envelope, encode_envelope
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import SwimNack
+from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat, RequestVote
 from loghouse.protocol.session import MessageReceived, RaftFrameReceived
@@ -163,6 +166,28 @@ class LinkTests(PeerCase):
         self.assertEqual(link.counters.failures, 0)
         self.assertFalse(link.send(SwimNack(sequence=1)))
         await until(lambda: link.state is PeerState.UP)
+
+    @asynchronous
+    async def test_link_from_before_joining(self):
+        """A link made while one end had no cluster carries nothing, and is made anew by the next message."""
+        self.open_door()
+        hello = Hello(
+            role=LinkRole.NODE,
+            cluster_name="c1",
+            cluster_uuid=NO_UUID,
+            node_name="n2",
+            disk_uuid=b"2" * 16,
+        )
+        link = self.peer(hello=hello)
+        await self.up(link)
+        self.assertFalse(link.send(SwimNack(sequence=1)))
+        await until(lambda: link.state is PeerState.IDLE)
+        self.assertEqual((link.counters.failures, link.counters.sent), (0, 0))
+        link._door = replace(link._door, hello=lambda: replace(hello, cluster_uuid=self.node.cluster_uuid))
+        self.assertFalse(link.send(SwimNack(sequence=2)))
+        await until(lambda: link.state is PeerState.UP)
+        self.assertTrue(link.send(SwimNack(sequence=3)))
+        await until(lambda: self.peers.events)
 
     @asynchronous
     async def test_connections_of_one_node(self):
