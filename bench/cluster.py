@@ -2,8 +2,8 @@
 
     python -m bench.cluster [--rounds N] [--failovers N] [--memory-seconds S] [--only PART] [--json FILE]
 
-Parts: appends, unary, failover, blackhole, handover, fetch, idle, memory. Rates are compared in alternating
-runs, client and all on this machine: the ratios travel, the figures do not.
+Parts: appends, unary, failover, blackhole, handover, fetch, idle, memory, catchup. Rates are compared in
+alternating runs, client and all on this machine: the ratios travel, the figures do not.
 """
 
 import argparse
@@ -35,6 +35,8 @@ UNARY_SIZE = 100
 UNARY_WINDOW = 256
 FETCH_SIZE = 128 * MIB
 IDLE_SECONDS = 20.0
+CATCH_UP_SHAPE = (1000, 500, 4)  # what appends meanwhile: size, count in a round, window
+CATCH_UP_ROUNDS = 6
 SAMPLE_SECONDS = 1.0
 
 
@@ -170,6 +172,37 @@ def bench_fetch(table: Table, options: argparse.Namespace, cluster: ClusterProce
     table.add("  ratio", ratio(ours, theirs), "", bar=0.9)
 
 
+def bench_catch_up(table: Table, options: argparse.Namespace, folder: Path) -> None:
+    """A member whose disk was emptied fetches everything, while a client goes on appending."""
+    cluster = ClusterProcess(folder / "catchup")
+    size = options.catch_up_mib * MIB
+    try:
+        cluster.start()
+        cluster.wait_voters()
+        leader = cluster.wait_leader()
+        node = cluster.others(leader)[0]
+        append_load(leader, "raw", 256 * KIB, size // (256 * KIB), 8)
+        cluster.wait_caught_up(seconds_max=300)
+
+        def p99() -> float:
+            return append_load(leader, "raw", *CATCH_UP_SHAPE)["p99_seconds"]
+
+        before = [p99() for _ in range(CATCH_UP_ROUNDS)]
+        node.kill()
+        cluster.wipe(node)
+        begin = time.monotonic()
+        node.start(wait=False)
+        during = [p99()]
+        while cluster.roles_seen_by(leader).get(node.name) != "voter" or not cluster.roles_seen_by(node):
+            during.append(p99())
+        seconds = time.monotonic() - begin
+        cluster.wait_caught_up()
+    finally:
+        cluster.close()
+    table.add(f"a joiner fetches {options.catch_up_mib} MiB under load", size / seconds / 1e6, "MB/s", bar=20)
+    table.add("  p99 of appends meanwhile, ratio", median(during) / median(before), "", bar=2, at_most=True)
+
+
 def cpu_seconds(node: NodeProcess) -> float:
     """User and system time that a node used so far."""
     fields = Path(f"/proc/{node.pid}/stat").read_text().rpartition(")")[2].split()
@@ -212,6 +245,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="pairs to run; medians are of these")
     parser.add_argument("--failovers", type=int, default=5, help="30 for the figures in docs/performance.md")
     parser.add_argument("--memory-seconds", type=float, default=60, help="600 for the figures")
+    parser.add_argument("--catch-up-mib", type=int, default=1024, help="what a joiner has to fetch")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--only", default="", help="run only the parts whose name contains this")
     return parser.parse_args()
@@ -240,6 +274,8 @@ def main() -> None:
                     run()
         finally:
             cluster.close()
+        if options.only in "catchup":
+            bench_catch_up(table, options, folder)
         if options.only in "blackhole":
             bench_blackhole(table, options, folder)
     finish(table, options)
