@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
@@ -89,15 +90,15 @@ class Administration:
             return fail(UnavailableError("no leader is known; nothing was done, try again"))
         return self.administer_here(order)
 
-    @property
-    def configuration(self) -> Configuration:
-        """The latest configuration; the node has it."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    @property
-    def leader_name(self) -> str:
-        """The node that leads; the node knows."""
-        raise NotImplementedError
+        @property
+        def configuration(self) -> Configuration:
+            """The latest configuration; the node has it."""
+
+        @property
+        def leader_name(self) -> str:
+            """The node that leads; the node knows."""
 
     # --- done here, by the leader -------------------------------------------------------
 
@@ -215,10 +216,12 @@ class Administration:
                 raise MembershipError(f"{name!r} is no voter; leadership cannot go there")
             target = voters[0].id
         replica.transfer_leadership(target)
-        chosen = raft.configuration.member(raft.transfer_target)
-        return self._until_handed_over().addCallback(
-            lambda _: AdminResult(name=chosen.name if chosen else name)
-        )
+        return self._until_handed_over().addCallback(partial(self._handed_over, name))
+
+    def _handed_over(self, name: str, _: None) -> AdminResult:
+        if name not in ("", self.leader_name):
+            raise UnavailableError(f"{self.leader_name!r} leads now, not {name!r}; transfer again from there")
+        return AdminResult(name=self.leader_name)
 
     # --- handing over -------------------------------------------------------------------
 
@@ -243,8 +246,8 @@ class Administration:
         if not self._hand_overs or self._replica is None:
             return
         raft = self._replica.raft
-        if raft.role is Role.LEADER and raft.transfer_target:
-            return  # still under way
+        if raft.transfer_target if raft.role is Role.LEADER else not raft.leader:
+            return  # still under way, or nobody is heard to lead yet
         waiting, self._hand_overs = self._hand_overs, []
         for done in waiting:
             if done.called:
@@ -273,19 +276,20 @@ class Administration:
         for member in self.configuration.members:
             server = servers.get(member.name)
             is_here = member.disk_uuid == self.disk_uuid
-            liveness = (
-                self.transport.liveness_of(member.name, member.disk_uuid) if self.transport else "alive"
-            )
+            liveness, version = "alive", __version__
+            if self.transport is not None and not is_here:
+                liveness = self.transport.liveness_of(member.name, member.disk_uuid)
+                version = self.transport.version_of(member.name)
             members.append(
                 MemberState(
                     name=member.name,
                     id=member.id,
                     role="voter" if member.role is MemberRole.VOTER else "learner",
-                    liveness="alive" if is_here else liveness,
+                    liveness=liveness,
                     is_leader=member.id == replica.raft.leader,
                     match_index=matches.get(member.id, 0),
                     address=server.address if server else "",
-                    version=__version__ if is_here else "",
+                    version=version,
                 )
             )
         return ClusterStatus(

@@ -403,6 +403,11 @@ class Cluster:
             )
         return tuple(servers)
 
+    def version_of(self, name: str) -> str:
+        """Return the version of Loghouse that a node said it runs; empty while there is no link to it."""
+        hello = self.peers.hello_of(name)
+        return hello.software.removeprefix("loghouse ") if hello is not None else ""
+
     def liveness_of(self, name: str, disk_uuid: bytes) -> str:
         """Return what gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""
         for view in self._members():

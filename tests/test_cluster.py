@@ -14,7 +14,7 @@ from loghouse.errors import (
 from loghouse.gossip.config import LAN
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.message import NO_UUID
-from loghouse.protocol.raft_messages import Envelope, Heartbeat
+from loghouse.protocol.raft_messages import Envelope, Heartbeat, TimeoutNow
 from loghouse.testing.disk import Fault, disk_error
 from tests.driver.town import TownTestCase
 
@@ -341,6 +341,19 @@ class AdministrationTests(TownTestCase):
         self.assertTrue(leader.leads)
         self.result(town, leader.propose())
 
+    def test_transfer_that_another_wins(self):
+        """When another node than the named one took over, that is said, and who leads."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        other = next(one for one in town.running if one not in (leader, target))
+        town.cut(target.name)
+        done = leader.node.transfer(target.name)
+        order = TimeoutNow(term=leader.node._replica.raft.term)
+        source, id_ = leader.node.member_id, other.node.member_id
+        other.node.receive(Envelope(group=1, source=source, target=id_, message=order))
+        message = self.failure(town, done, UnavailableError).getErrorMessage()
+        self.assertIn(f"{other.name!r} leads now, not {target.name!r}", message)
+
     def test_stop_during_a_transfer(self):
         """A stop leaves nobody waiting for a hand-over."""
         town = self.built()
@@ -371,6 +384,8 @@ class AdministrationTests(TownTestCase):
             self.assertEqual((status.lowest_offset, status.next_offset), (0, 1))
             self.assertEqual({member.match_index for member in status.members}, {status.commit_index})
             self.assertEqual({member.liveness for member in status.members}, {"alive"})
+            others = {member.version for member in status.members if member.name != one.name}
+            self.assertEqual(others, {"test"}, "what the others' Hello says")
 
     def test_status_without_a_leader(self):
         """Status is answered when nobody leads: that is when it is asked for."""
