@@ -70,6 +70,10 @@ class UnavailableError(RequestError):
     code = 19
 
 
+class DeadlineError(UnavailableError, TimeoutError):
+    """A client gave up at its deadline; nothing was appended. The text holds the last attempt's failure."""
+
+
 class OutcomeUnknownError(RequestError):
     """The record may or may not have been appended; without a producer id a retry may duplicate it."""
 

@@ -62,7 +62,11 @@ _TABLE: Final[Mapping[type[LoghouseError], _Row]] = {
         "RESOURCE_EXHAUSTED",
         lambda e: {"resource": e.resource, "limit": e.limit},
     ),
-    errors.DiskFullError: _Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "DISK_FULL"),
+    errors.DiskFullError: _Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "DISK_FULL",
+        lambda e: {"resource": e.resource, "limit": e.limit, "directory": e.directory},
+    ),
     errors.PermissionDeniedError: _Row(
         grpc.StatusCode.PERMISSION_DENIED,
         "PERMISSION_DENIED",

@@ -1,1 +1,24 @@
-"""Clients of a Loghouse cluster."""
+"""Clients of a Loghouse cluster: `connect` for asyncio, `connect_blocking` for everybody else.
+
+Needs neither Twisted nor anything of the server. `loghouse.client.raw` is a client of the binary protocol for
+Twisted programs, imported on its own.
+"""
+
+from loghouse.client.asynchronous import AsyncClient, connect
+from loghouse.client.balancing import ClusterView, Server
+from loghouse.client.blocking import Client, connect_blocking
+from loghouse.client.records import Batch, Bounds, Record
+from loghouse.client.target import Tls
+
+__all__ = [
+    "AsyncClient",
+    "Batch",
+    "Bounds",
+    "Client",
+    "ClusterView",
+    "Record",
+    "Server",
+    "Tls",
+    "connect",
+    "connect_blocking",
+]

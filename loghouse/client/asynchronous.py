@@ -1,0 +1,379 @@
+"""The asyncio client: everything the cluster serves, on the loop it is used in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from loghouse.api.v1 import log_pb2
+from loghouse.client.balancing import ClusterView, Purpose
+from loghouse.client.batching import check_fits, encode_batch_of, message_of, microseconds_of
+from loghouse.client.calls import Calls, Make
+from loghouse.client.channels import Channels
+from loghouse.client.reading import Reader
+from loghouse.client.records import Batch, Bounds, Headers, Record
+from loghouse.client.target import Tls, parse_target
+from loghouse.errors import InvalidRequestError, OffsetOutOfRangeError
+from loghouse.protocol.batch import compress
+from loghouse.protocol.entry import Codec, crc32c
+
+TIMEOUT_SECONDS: Final = 30.0
+
+Compression = Literal["none", "zstd"]
+Start = int | Literal["earliest", "latest"] | datetime
+"""Where to begin reading: an offset, an end of the log, or a moment (an aware datetime)."""
+
+
+class AsyncClient:
+    """A client of one cluster, for one event loop. See `connect`.
+
+    Every call finds its server by itself, and goes on at another one when that is safe, until it is answered,
+    refused, or its time is over. Errors are those of `loghouse.errors`:
+
+    - DeadlineError (also a TimeoutError): time is over, and certainly nothing was appended.
+    - OutcomeUnknownError: the record may have been appended. Only appends without a producer end so while
+      they have time left; `producer()` tries again, exactly once.
+    - every other `RequestError`: the cluster's refusal; nothing was appended.
+
+    A cancelled append may still be carried out.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: Tls | None = None,
+        log: str = "",
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        rng: random.Random | None = None,
+    ) -> None:
+        """See `connect`; nothing is dialled before the first call."""
+        channels = Channels(tls)
+        self._calls = Calls(parse_target(target), channels, rng or random.SystemRandom())
+        self._log = log
+        self.timeout_seconds = timeout_seconds
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection; whoever waits for an answer gets an error."""
+        await self._calls.close()
+
+    # --- appending ------------------------------------------------------------------------
+
+    async def append(
+        self,
+        value: bytes,
+        *,
+        key: bytes = b"",
+        headers: Headers = (),
+        timestamp: datetime | int | None = None,
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Append one record and return its offset, once it is durable on a majority.
+
+            offset = await log.append(b"moved", key=b"sensor-7", headers=[("unit", b"mm")])
+
+        Args:
+            timestamp: A time of the producer's own (microseconds since the epoch when a number); None takes
+                the time at which the leader appends.
+            expect_offset: Append only if the record gets this offset.
+
+        Raises:
+            ExpectOffsetError: The log's next offset was another; nothing was appended.
+            OutcomeUnknownError: The connection or the leadership was lost meanwhile. It was not tried again,
+                because that could append twice; `producer()` has no such case.
+            DeadlineError, InvalidRequestError, ...: Nothing was appended.
+        """
+        message = message_of(value, key, headers, timestamp)
+        check_fits(message.ByteSize())
+        request = log_pb2.ProduceRequest(record=message, log=self._log, expect_offset=expect_offset)
+
+        def make(channel: Any, seconds: float) -> Any:
+            return channel.log.Produce(request, timeout=seconds)
+
+        reply = await self._append(make, timeout_seconds)
+        return int(reply.offset)
+
+    async def append_batch(
+        self,
+        values: Iterable[bytes],
+        *,
+        compression: Compression = "none",
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> range:
+        """Append records together, all or none, and return their offsets.
+
+        Args:
+            values: The records' values: at least one, 8 MiB together at most.
+
+        Raises:
+            As `append`.
+        """
+        payload, record_count = encode_batch_of(values)
+        codec = codec_of(compression)
+        batch = compress(payload, codec)
+        request = log_pb2.ProduceBatchRequest(
+            batch=batch,
+            record_count=record_count,
+            codec=codec,  # type: ignore[arg-type]
+            batch_crc=crc32c(batch),
+            log=self._log,
+            expect_offset=expect_offset,
+        )
+
+        def make(channel: Any, seconds: float) -> Any:
+            return channel.log.ProduceBatch(request, timeout=seconds)
+
+        reply = await self._append(make, timeout_seconds)
+        return range(reply.base_offset, reply.base_offset + reply.record_count)
+
+    async def _append(self, make: Make, timeout_seconds: float | None) -> Any:
+        return await self._calls.call(
+            make, purpose=Purpose.APPEND, timeout_seconds=self._timeout(timeout_seconds), is_safe=False
+        )
+
+    # --- reading --------------------------------------------------------------------------
+
+    async def read(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """Yield records from `from_` on, up to where the log ends now, or for ever with `follow`.
+
+            async for record in log.read("earliest"):
+                print(record.offset, record.value)
+
+        It goes on at another server when one fails; each record comes once. Leave an endless one by closing
+        it (`async with contextlib.aclosing(log.read(follow=True)) as records:`) or by cancelling its task.
+
+        Args:
+            from_: An offset, "earliest", "latest" (the next record to be appended), or a datetime: the first
+                record that the leader appended then or later.
+            timeout_seconds: How long no server may be found before it fails.
+
+        Raises:
+            OffsetOutOfRangeError: `from_` is below the lowest offset held, or (without `follow`) beyond the
+                next one; or the reader was so slow that its next record has been trimmed.
+            DeadlineError: No server answered for that long.
+        """
+        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        async with aclosing(answers):
+            async for batches in answers:
+                for batch in batches:
+                    for record in batch:
+                        yield record
+
+    async def read_batches(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        """As `read`, whole batches at a time: several times as fast.
+
+        async for batch in log.read_batches():
+            total += sum(map(len, batch.values()))
+        """
+        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        async with aclosing(answers):
+            async for batches in answers:
+                for batch in batches:
+                    yield batch
+
+    async def read_answers(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Iterator[Batch], None]:
+        """As `read_batches`, but the batches of one answer at a time, decoded only as they are taken.
+
+        What `Client` is made of: the decoding is done by the thread that reads.
+        """
+        seconds = self._timeout(timeout_seconds)
+        offset, end = await self._range(from_, follow, seconds)
+        if end is not None and offset >= end:
+            return
+        reader = Reader(self._calls, offset=offset, end=end, log=self._log, timeout_seconds=seconds)
+        async with aclosing(reader.answers()) as answers:
+            async for batches in answers:
+                yield batches
+
+    async def _range(self, from_: Start, follow: bool, seconds: float) -> tuple[int, int | None]:
+        """Return the first offset to read, and the first not to read."""
+        if isinstance(from_, bool) or not isinstance(from_, int | str | datetime):
+            raise InvalidRequestError("from_", f"{from_!r} is no offset, 'earliest', 'latest' or datetime")
+        if isinstance(from_, int):
+            if not 0 <= from_ < 2**64:
+                raise InvalidRequestError("from_", f"{from_} is no offset; they are numbers from 0")
+            if follow:
+                return from_, None
+        bounds = await self.bounds(timeout_seconds=seconds)
+        end = None if follow else bounds.next_offset
+        if isinstance(from_, int):
+            if from_ > bounds.next_offset:
+                raise OffsetOutOfRangeError(from_, *bounds)
+            return from_, end
+        if isinstance(from_, datetime):
+            return await self.find_offset(from_, timeout_seconds=seconds), end
+        if from_ not in ("earliest", "latest"):
+            raise InvalidRequestError("from_", f"{from_!r} is no offset, 'earliest', 'latest' or datetime")
+        return (bounds.lowest if from_ == "earliest" else bounds.next_offset), end
+
+    async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
+        """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended."""
+
+        def make(channel: Any, seconds: float) -> Any:
+            return channel.log.Bounds(log_pb2.BoundsRequest(log=self._log), timeout=seconds)
+
+        reply = await self._ask(make, Purpose.READ, timeout_seconds)
+        return Bounds(reply.lowest, reply.next)
+
+    async def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
+        """Return the first offset that the leader appended at or after a time, or else the next offset.
+
+        Args:
+            time: A datetime, or microseconds since the epoch.
+        """
+        request = log_pb2.FindOffsetRequest(timestamp=max(0, microseconds_of(time)), log=self._log)
+
+        def make(channel: Any, seconds: float) -> Any:
+            return channel.log.FindOffset(request, timeout=seconds)
+
+        return int((await self._ask(make, Purpose.READ, timeout_seconds)).offset)
+
+    # --- the cluster ------------------------------------------------------------------------
+
+    async def servers(self, *, timeout_seconds: float | None = None) -> ClusterView:
+        """Ask who is in the cluster, and return it: uuid, name, and each server with its role."""
+        seconds = self._timeout(timeout_seconds)
+        await self._calls.refresh(seconds)
+        return await self._calls.view(seconds)
+
+    async def status(
+        self, *, server: str = "", timeout_seconds: float | None = None
+    ) -> log_pb2.StatusResponse:
+        """Return the cluster as one server sees it: terms, members, who is how far behind.
+
+        Needs the `admin` permission, as all calls below.
+
+        Args:
+            server: The name of the one to ask; any when empty.
+        """
+        reply: log_pb2.StatusResponse = await self._administer(
+            "Status", log_pb2.StatusRequest(), timeout_seconds, server=server, is_safe=True
+        )
+        return reply
+
+    async def add(self, name: str, *, learner: bool = False, timeout_seconds: float | None = None) -> None:
+        """Let a node in, also one that was removed; a learner reads along and never votes.
+
+        Raises:
+            MembershipError: Why not, and what would work.
+        """
+        await self._administer("Add", log_pb2.AddRequest(name=name, learner=learner), timeout_seconds)
+
+    async def remove(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Take a node out of the cluster and keep it out; it need not run.
+
+        Raises:
+            MembershipError: Why not, and what would work.
+        """
+        await self._administer("Remove", log_pb2.RemoveRequest(name=name), timeout_seconds)
+
+    async def leave(self, server: str, *, timeout_seconds: float | None = None) -> None:
+        """Tell the server of that name to leave the cluster.
+
+        Raises:
+            MembershipError: Why not, and what would work.
+        """
+        await self._administer("Leave", log_pb2.LeaveRequest(), timeout_seconds, server=server)
+
+    async def transfer(self, name: str = "", *, timeout_seconds: float | None = None) -> str:
+        """Hand leadership to another voter (the best candidate), and return who leads now.
+
+        Raises:
+            MembershipError: Why not, and what would work.
+        """
+        request = log_pb2.TransferRequest(name=name)
+        reply = await self._administer("Transfer", request, timeout_seconds)
+        self._calls.balancer.hinted(reply.leader)
+        return str(reply.leader)
+
+    async def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
+        """Let records below an offset go, on every node, and return the lowest offset held now."""
+        request = log_pb2.TrimRequest(offset=offset, log=self._log)
+        reply = await self._administer("Trim", request, timeout_seconds, is_safe=True)
+        return int(reply.lowest)
+
+    # --- common ---------------------------------------------------------------------------
+
+    async def _ask(self, make: Make, purpose: Purpose, timeout_seconds: float | None) -> Any:
+        return await self._calls.call(
+            make, purpose=purpose, timeout_seconds=self._timeout(timeout_seconds), is_safe=True
+        )
+
+    async def _administer(
+        self,
+        method: str,
+        request: Any,
+        timeout_seconds: float | None,
+        *,
+        server: str = "",
+        is_safe: bool = False,
+    ) -> Any:
+        def make(channel: Any, seconds: float) -> Any:
+            return getattr(channel.cluster, method)(request, timeout=seconds)
+
+        return await self._calls.call(
+            make,
+            purpose=Purpose.ASK,
+            timeout_seconds=self._timeout(timeout_seconds),
+            is_safe=is_safe,
+            server=server,
+        )
+
+    def _timeout(self, timeout_seconds: float | None) -> float:
+        return self.timeout_seconds if timeout_seconds is None else timeout_seconds
+
+
+def connect(
+    target: str, *, tls: Tls | None = None, log: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+) -> AsyncClient:
+    """Return a client of the cluster that any of these addresses belongs to, for use with asyncio.
+
+        tls = Tls(ca="ca.pem", certificate="root.pem", key="root.key")
+        async with connect("loghouse://a.example:8400,b.example:8400", tls=tls) as log:
+            offset = await log.append(b"hello")
+
+    One address is enough to find the others; several let it start while a node is down.
+
+    Args:
+        target: Addresses, separated by commas; the port 8400 may be left out.
+        tls: The client's certificates; None speaks plaintext, which nodes accept on loopback only.
+        log: The log's name; empty means the default one.
+        timeout_seconds: How long calls try, unless they are told otherwise.
+
+    Raises:
+        InvalidRequestError: The target is not understood.
+        CertificateError: A certificate cannot be read.
+    """
+    return AsyncClient(target, tls=tls, log=log, timeout_seconds=timeout_seconds)
+
+
+def codec_of(compression: Compression) -> Codec:
+    """Return the codec of a name.
+
+    Raises:
+        InvalidRequestError: There is none.
+    """
+    try:
+        return Codec[compression.upper()]
+    except KeyError:
+        raise InvalidRequestError("compression", f"{compression!r} is unknown; allowed: none, zstd") from None

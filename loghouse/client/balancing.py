@@ -1,0 +1,210 @@
+"""Which server the next call goes to: what a client knows of its cluster, and the choice made of it.
+
+    learn from GetServers, a leader's name in a trailer, a failed or answered call
+        -> append: the leader; when it is unknown or away, any other (it passes the append on)
+        -> read:   the followers in turn; the leader when it is alone
+        -> ask:    any of them, the addresses that the client was given included
+
+Pure: time is an argument, chance an injected generator. An address that failed is left alone for a while that
+doubles with every failure; when every address is, the one whose while ends first is tried.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from loghouse.errors import IdentityError
+
+PROBATION_SECONDS: Final = 0.2
+PROBATION_SECONDS_MAX: Final = 10.0
+REFRESH_SECONDS: Final = 30.0
+
+
+class Purpose(Enum):
+    """What a server is wanted for."""
+
+    APPEND = "append"
+    READ = "read"
+    ASK = "ask"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A node as its cluster describes it; `grpc_address` is its direct gRPC door, if it has one."""
+
+    name: str
+    address: str
+    grpc_address: str = ""
+    is_leader: bool = False
+    role: str = "voter"
+    is_alive: bool = True
+
+    @property
+    def doors(self) -> tuple[str, ...]:
+        """Where it can be dialled, the better one first."""
+        return tuple(dict.fromkeys(door for door in (self.grpc_address, self.address) if door))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterView:
+    """The cluster's uuid (16 bytes), its name, and its servers."""
+
+    cluster_uuid: bytes
+    cluster_name: str
+    servers: tuple[Server, ...]
+
+    @property
+    def leader(self) -> Server | None:
+        """The server that leads, if one was known."""
+        return next((server for server in self.servers if server.is_leader), None)
+
+
+@dataclass(slots=True)
+class _Probation:
+    failures: int
+    until: float
+
+
+class Balancer:
+    """Chooses servers of one cluster.
+
+    Args:
+        seeds: The addresses that the client was given.
+        rng: Where turns begin, so that many clients do not all begin at the same server.
+    """
+
+    def __init__(self, seeds: Sequence[str], rng: random.Random) -> None:
+        assert seeds
+        self._seeds = tuple(seeds)
+        self._rng = rng
+        self._turn = rng.randrange(1 << 16)
+        self._leader_name = ""
+        self._probations: dict[str, _Probation] = {}
+        self._refresh_at = float("-inf")
+        self.view: ClusterView | None = None
+
+    # --- what is learned ----------------------------------------------------------------
+
+    def check_cluster(self, cluster_uuid: bytes, address: str) -> None:
+        """Raise when the server at `address` is of another cluster than those before.
+
+        Raises:
+            IdentityError: It is, or it told no uuid.
+        """
+        if len(cluster_uuid) != 16:
+            raise IdentityError(f"{address}: its cluster uuid has {len(cluster_uuid)} bytes, not 16")
+        if self.view is not None and cluster_uuid != self.view.cluster_uuid:
+            raise IdentityError(
+                f"{address} belongs to cluster {cluster_uuid.hex()}, "
+                f"but this client talks to {self.view.cluster_uuid.hex()}; "
+                "make a new client if the cluster was made anew"
+            )
+
+    def learned(self, view: ClusterView, now: float) -> None:
+        """Note what a server told of its cluster; addresses that are not in it any more are forgotten."""
+        self.view = view
+        leader = view.leader
+        self._leader_name = leader.name if leader is not None else ""
+        self._refresh_at = now + REFRESH_SECONDS * (0.8 + 0.4 * self._rng.random())
+        known = self.addresses()
+        self._probations = {a: p for a, p in self._probations.items() if a in known}
+
+    def hinted(self, leader_name: str) -> None:
+        """Note that a node named the leader."""
+        if self._server(leader_name) is None:
+            self.expire()
+        else:
+            self._leader_name = leader_name
+
+    def failed(self, address: str, now: float) -> None:
+        """Note that a call could not be made there, or was not answered."""
+        probation = self._probations.setdefault(address, _Probation(0, now))
+        probation.failures += 1
+        seconds = min(PROBATION_SECONDS_MAX, PROBATION_SECONDS * 2 ** min(probation.failures - 1, 16))
+        probation.until = now + seconds * (0.5 + 0.5 * self._rng.random())
+        self.expire()
+
+    def succeeded(self, address: str) -> None:
+        """Note that a call was answered there."""
+        if self._probations:
+            self._probations.pop(address, None)
+
+    def does_not_lead(self, address: str) -> None:
+        """Note that the node there cannot append now, and named no leader."""
+        leader = self._server(self._leader_name)
+        if leader is not None and address in leader.doors:
+            self._leader_name = ""
+        self.expire()
+
+    def expire(self) -> None:
+        """What is known should be asked for again."""
+        self._refresh_at = float("-inf")
+
+    # --- what is chosen -----------------------------------------------------------------
+
+    def is_stale(self, now: float) -> bool:
+        """Whether the servers should be asked for again."""
+        return now >= self._refresh_at
+
+    def leads(self, address: str) -> bool:
+        """Whether the server there is the leader, as far as is known."""
+        leader = self._server(self._leader_name)
+        return leader is not None and address in leader.doors
+
+    def address(self, purpose: Purpose, now: float) -> str:
+        """Return where to dial next."""
+        return next(self.addresses_in_turn(purpose, now))
+
+    def addresses_in_turn(self, purpose: Purpose, now: float) -> Iterator[str]:
+        """Yield every address once, the best one first; each call begins one server further."""
+        self._turn += 1
+        tried: set[str] = set()
+        for address in self._preferred(purpose, now):
+            if address not in tried and not self._is_avoided(address, now):
+                tried.add(address)
+                yield address
+        left = [address for address in self.addresses() if address not in tried]
+        yield from sorted(left, key=self._until)
+
+    def address_of(self, name: str, now: float) -> str | None:
+        """Return where to dial the server of that name, or None when the cluster has none."""
+        server = self._server(name)
+        if server is None:
+            return None
+        return next((door for door in server.doors if not self._is_avoided(door, now)), server.address)
+
+    def addresses(self) -> set[str]:
+        """Return every address that may be chosen."""
+        known = {door for server in self._servers for door in server.doors}
+        return known | set(self._seeds)
+
+    def _preferred(self, purpose: Purpose, now: float) -> Iterable[str]:
+        leader = self._server(self._leader_name)
+        followers = [server for server in self._servers if server is not leader and server.is_alive]
+        turn = self._turn % len(followers) if followers else 0
+        ordered = followers[turn:] + followers[:turn]
+        if leader is not None:
+            ordered = [leader, *ordered] if purpose is Purpose.APPEND else [*ordered, leader]
+        for server in ordered:
+            usable = [door for door in server.doors if not self._is_avoided(door, now)]
+            yield from usable[:1]
+        turn = self._turn % len(self._seeds)
+        yield from self._seeds[turn:] + self._seeds[:turn]
+
+    @property
+    def _servers(self) -> tuple[Server, ...]:
+        return self.view.servers if self.view is not None else ()
+
+    def _server(self, name: str) -> Server | None:
+        return next((server for server in self._servers if server.name == name), None) if name else None
+
+    def _is_avoided(self, address: str, now: float) -> bool:
+        return now < self._until(address)
+
+    def _until(self, address: str) -> float:
+        probation = self._probations.get(address)
+        return probation.until if probation is not None else float("-inf")

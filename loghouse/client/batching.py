@@ -1,0 +1,286 @@
+"""Records on their way out, gathered into batches: pure, and as little Python for each record as can be.
+
+A batch is a serialized `RecordBatch`. Records that are only a value are not even made: two pieces of bytes
+each, a head of tags and lengths (from a table by length) and the value, joined once when the batch is whole.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from loghouse.api.v1 import log_pb2
+from loghouse.client.records import Headers
+from loghouse.errors import InvalidRequestError, LoghouseError
+from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.protocol.batch import compress
+from loghouse.protocol.entry import Codec, crc32c
+
+_TAG: Final = b"\n"  # field 1, length-delimited: `records` of a RecordBatch, and `value` of a Record
+_HEADS_MAX: Final = 8192  # lengths of which the head is remembered
+
+_heads: dict[int, bytes] = {}
+
+
+def microseconds_of(time: datetime | int) -> int:
+    """Return a moment in microseconds since the epoch; a naive datetime is local time."""
+    return int(time.timestamp() * 1_000_000) if isinstance(time, datetime) else time
+
+
+def message_of(value: Any, key: Any, headers: Headers, timestamp: datetime | int | None) -> log_pb2.Record:
+    """Return a record's message.
+
+    Raises:
+        InvalidRequestError: A part is not of its kind; the text names it.
+    """
+    try:
+        message = log_pb2.Record(value=bytes_of(value), key=key)
+        for name, content in headers:
+            message.headers.add(key=name, value=content)
+        if timestamp is not None:
+            message.timestamp = microseconds_of(timestamp)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError("record", f"cannot be encoded: {error}") from None
+    return message
+
+
+def bytes_of(value: Any) -> bytes:
+    """Return a value as bytes.
+
+    Raises:
+        InvalidRequestError: It is none: text must be encoded by whoever knows how.
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise InvalidRequestError("value", f"is a {type(value).__name__}; give bytes, such as text.encode()")
+
+
+def check_fits(size: int) -> None:
+    """Raise for what no batch can hold; the nodes' own limit for one record is mostly lower.
+
+    Raises:
+        InvalidRequestError: It is larger than a batch may be.
+    """
+    if size > PAYLOAD_SIZE_MAX:
+        raise InvalidRequestError("record", f"has {size} bytes; a batch holds at most {PAYLOAD_SIZE_MAX}")
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def head_of(size: int) -> bytes:
+    """Return what stands before a value of `size` bytes in a batch, when its record has nothing else."""
+    head = _heads.get(size)
+    if head is None:
+        inner = _TAG + _varint(size) if size else b""
+        head = _TAG + _varint(len(inner) + size) + inner
+        if len(_heads) < _HEADS_MAX:
+            _heads[size] = head
+    return head
+
+
+def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
+    """Return the serialized batch of some values, and how many there are.
+
+    Raises:
+        InvalidRequestError: There are none, too many, or they are no bytes.
+    """
+    pieces: list[bytes] = []
+    for given in values:
+        value = bytes_of(given)
+        pieces += (head_of(len(value)), value)
+    payload, record_count = b"".join(pieces), len(pieces) // 2
+    if not 0 < record_count <= RECORDS_PER_BATCH_MAX:
+        raise InvalidRequestError(
+            "values", f"are {record_count} records; allowed: 1 to {RECORDS_PER_BATCH_MAX}"
+        )
+    check_fits(len(payload))
+    return payload, record_count
+
+
+class Outgoing:
+    """A batch on its way: what it holds, how far it got, and what became of it.
+
+    Attributes:
+        size: Bytes of the payload before compression.
+        deadline: When its producer stops waiting for it, in the clock's seconds.
+        sequence: Its place in the producer's order, -1 before it was first sent.
+        is_unsure: Whether it may be in the log though nobody acknowledged it.
+        base_offset: Of its first record, once it is acknowledged; -1 before.
+        error: Why it failed, if it did.
+        waiter: Whatever its driver wakes when it is settled.
+        is_told: Whether somebody was told of its error.
+    """
+
+    __slots__ = (
+        "base_offset",
+        "codec",
+        "crc",
+        "deadline",
+        "due_at",
+        "error",
+        "is_told",
+        "is_unsure",
+        "payload",
+        "pieces",
+        "record_count",
+        "sequence",
+        "size",
+        "waiter",
+    )
+
+    def __init__(self, *, due_at: float, deadline: float) -> None:
+        self.pieces: list[bytes] = []
+        self.payload = b""
+        self.codec = Codec.NONE
+        self.crc = 0
+        self.record_count = 0
+        self.size = 0
+        self.due_at = due_at
+        self.deadline = deadline
+        self.sequence = -1
+        self.is_unsure = False
+        self.base_offset = -1
+        self.error: LoghouseError | None = None
+        self.waiter: Any = None
+        self.is_told = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its producer knows what became of it."""
+        return self.base_offset >= 0 or self.error is not None
+
+    def seal(self, codec: Codec) -> None:
+        """Make the payload; compressed only when that makes it smaller."""
+        payload = b"".join(self.pieces)
+        self.pieces.clear()
+        if codec is not Codec.NONE:
+            packed = compress(payload, codec)
+            if len(packed) < len(payload):
+                payload, self.codec = packed, codec
+        self.payload = payload
+        self.crc = crc32c(payload)
+
+    def offset(self, place: int) -> int:
+        """Return the offset of the record at a place of this batch, which is settled.
+
+        Raises:
+            LoghouseError: It failed.
+        """
+        if self.error is not None:
+            self.is_told = True
+            raise self.error
+        return self.base_offset + place
+
+
+class Accumulator:
+    """Gathers records; a batch is taken when it is full, or has lingered long enough.
+
+    Args:
+        batch_size: Bytes at which a batch is full.
+        linger_seconds: How long a record may wait for others.
+        timeout_seconds: How long a batch is tried.
+    """
+
+    def __init__(
+        self, *, batch_size: int, linger_seconds: float, timeout_seconds: float, codec: Codec = Codec.NONE
+    ) -> None:
+        self._batch_size = batch_size
+        self._linger_seconds = linger_seconds
+        self._timeout_seconds = timeout_seconds
+        self._codec = codec
+        self._open: Outgoing | None = None
+        self._full: deque[Outgoing] = deque()
+
+    def add(self, head: bytes, body: bytes, now: float) -> Outgoing:
+        """Add one encoded record; its place is the batch's `record_count` - 1.
+
+        Args:
+            head: From `head_of`, or everything before `body`.
+            now: In the clock's seconds.
+        """
+        batch = self._open
+        cost = len(head) + len(body)
+        if batch is None or batch.size + cost > self._batch_size:
+            if batch is not None:
+                self._full.append(batch)
+            batch = self._open = Outgoing(
+                due_at=now + self._linger_seconds, deadline=now + self._timeout_seconds
+            )
+        pieces = batch.pieces
+        pieces.append(head)
+        pieces.append(body)
+        batch.size += cost
+        batch.record_count += 1
+        if batch.size >= self._batch_size or batch.record_count >= RECORDS_PER_BATCH_MAX:
+            self._full.append(batch)
+            self._open = None
+        return batch
+
+    def take(self, now: float) -> Outgoing | None:
+        """Return the next batch to send, sealed, or None when none is due."""
+        if self._full:
+            batch = self._full.popleft()
+        elif self._open is not None and self._open.due_at <= now:
+            batch, self._open = self._open, None
+        else:
+            return None
+        batch.seal(self._codec)
+        return batch
+
+    def hurry(self) -> None:
+        """What is gathered is due now."""
+        if self._open is not None:
+            self._open.due_at = float("-inf")
+
+    @property
+    def due_at(self) -> float | None:
+        """When there is something to take, in the clock's seconds; None when nothing is gathered."""
+        if self._full:
+            return float("-inf")
+        return self._open.due_at if self._open is not None else None
+
+    def expire(self, now: float) -> list[Outgoing]:
+        """Return the batches whose time is over, not to be sent any more."""
+        expired = []
+        while self._full and self._full[0].deadline <= now:
+            expired.append(self._full.popleft())
+        if not self._full and self._open is not None and self._open.deadline <= now:
+            expired.append(self._open)
+            self._open = None
+        return expired
+
+    def drop(self) -> list[Outgoing]:
+        """Return every batch gathered, not to be sent any more."""
+        dropped = [*self._full, *([self._open] if self._open is not None else [])]
+        self._full.clear()
+        self._open = None
+        return dropped
+
+
+def encode_record(
+    value: Any, key: Any, headers: Headers, timestamp: datetime | int | None
+) -> tuple[bytes, bytes]:
+    """Return the two pieces of any record, for `Accumulator.add`.
+
+    Raises:
+        InvalidRequestError: A part is not of its kind, or the record is larger than a batch may be.
+    """
+    if key or headers or timestamp is not None:
+        body = message_of(value, key, headers, timestamp).SerializeToString()
+        head = _TAG + _varint(len(body))
+    else:
+        body = bytes_of(value)
+        head = head_of(len(body))
+    check_fits(len(head) + len(body))
+    return head, body

@@ -1,0 +1,231 @@
+"""The blocking client: an `AsyncClient` on an event loop of its own, in a thread of its own.
+
+Every call hands a coroutine to that loop and waits, interrupted by Ctrl-C as any wait is: the call is then
+cancelled. What is read is decoded by the thread that reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from loghouse.api.v1 import log_pb2
+from loghouse.client.asynchronous import TIMEOUT_SECONDS, AsyncClient, Compression, Start
+from loghouse.client.balancing import ClusterView
+from loghouse.client.records import Batch, Bounds, Headers, Record
+from loghouse.client.target import Tls
+from loghouse.errors import UnavailableError
+
+JOIN_SECONDS: Final = 10.0
+
+T = TypeVar("T")
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class LoopThread:
+    """An event loop that runs in a thread until it is closed."""
+
+    def __init__(self) -> None:
+        self.loop = _new_loop()
+        self._thread = threading.Thread(target=self._run, name="loghouse client", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there and return its result; whatever interrupts the wait cancels it.
+
+        Raises:
+            UnavailableError: The loop is closed.
+        """
+        if self.loop.is_closed():
+            work.close()
+            raise UnavailableError("the client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a last coroutine and end the loop and its thread; a second time does nothing."""
+        if self.loop.is_closed():
+            return
+        with contextlib.suppress(Exception):
+            self.run(last())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(JOIN_SECONDS)
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+
+class Client:
+    """A client of one cluster for programs without an event loop. See `connect_blocking`.
+
+    Its methods are those of `AsyncClient`, with the same arguments and the same errors; any thread may call
+    them. `read` and `read_batches` give ordinary iterators.
+    """
+
+    def __init__(
+        self, target: str, *, tls: Tls | None = None, log: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        """See `connect_blocking`; nothing is dialled before the first call."""
+        self._client = AsyncClient(target, tls=tls, log=log, timeout_seconds=timeout_seconds)
+        self._thread = LoopThread()
+        # Also at the interpreter's end, when nobody closed it.
+        self._finalizer = weakref.finalize(self, self._thread.close, self._client.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection and end the thread; whoever waits for an answer gets an error."""
+        self._finalizer()
+
+    # --- appending ------------------------------------------------------------------------
+
+    def append(
+        self,
+        value: bytes,
+        *,
+        key: bytes = b"",
+        headers: Headers = (),
+        timestamp: datetime | int | None = None,
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Append one record and return its offset; see `AsyncClient.append`."""
+        return self._thread.run(
+            self._client.append(
+                value,
+                key=key,
+                headers=headers,
+                timestamp=timestamp,
+                expect_offset=expect_offset,
+                timeout_seconds=timeout_seconds,
+            )
+        )
+
+    def append_batch(
+        self,
+        values: Iterable[bytes],
+        *,
+        compression: Compression = "none",
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> range:
+        """Append records together and return their offsets; see `AsyncClient.append_batch`."""
+        return self._thread.run(
+            self._client.append_batch(
+                list(values),
+                compression=compression,
+                expect_offset=expect_offset,
+                timeout_seconds=timeout_seconds,
+            )
+        )
+
+    # --- reading --------------------------------------------------------------------------
+
+    def read(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> Iterator[Record]:
+        """Yield records; see `AsyncClient.read`.
+
+        for record in log.read("earliest"):
+            print(record.offset, record.value)
+        """
+        for batch in self.read_batches(from_, follow=follow, timeout_seconds=timeout_seconds):
+            yield from batch
+
+    def read_batches(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> Iterator[Batch]:
+        """Yield whole batches; see `AsyncClient.read_batches`."""
+        answers = self._client.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        try:
+            while (batches := self._thread.run(_next(answers))) is not None:
+                yield from batches
+        finally:
+            with contextlib.suppress(UnavailableError):  # closed, and with it what it read
+                self._thread.run(_close(answers))
+
+    def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
+        """Return the offsets that the log holds; see `AsyncClient.bounds`."""
+        return self._thread.run(self._client.bounds(timeout_seconds=timeout_seconds))
+
+    def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
+        """Return the first offset appended at or after a time; see `AsyncClient.find_offset`."""
+        return self._thread.run(self._client.find_offset(time, timeout_seconds=timeout_seconds))
+
+    # --- the cluster ------------------------------------------------------------------------
+
+    def servers(self, *, timeout_seconds: float | None = None) -> ClusterView:
+        """Ask who is in the cluster; see `AsyncClient.servers`."""
+        return self._thread.run(self._client.servers(timeout_seconds=timeout_seconds))
+
+    def status(self, *, server: str = "", timeout_seconds: float | None = None) -> log_pb2.StatusResponse:
+        """Return the cluster as one server sees it; see `AsyncClient.status`."""
+        return self._thread.run(self._client.status(server=server, timeout_seconds=timeout_seconds))
+
+    def add(self, name: str, *, learner: bool = False, timeout_seconds: float | None = None) -> None:
+        """Let a node in; see `AsyncClient.add`."""
+        self._thread.run(self._client.add(name, learner=learner, timeout_seconds=timeout_seconds))
+
+    def remove(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Take a node out; see `AsyncClient.remove`."""
+        self._thread.run(self._client.remove(name, timeout_seconds=timeout_seconds))
+
+    def leave(self, server: str, *, timeout_seconds: float | None = None) -> None:
+        """Tell a server to leave; see `AsyncClient.leave`."""
+        self._thread.run(self._client.leave(server, timeout_seconds=timeout_seconds))
+
+    def transfer(self, name: str = "", *, timeout_seconds: float | None = None) -> str:
+        """Hand leadership over; see `AsyncClient.transfer`."""
+        return self._thread.run(self._client.transfer(name, timeout_seconds=timeout_seconds))
+
+    def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
+        """Let records below an offset go; see `AsyncClient.trim`."""
+        return self._thread.run(self._client.trim(offset, timeout_seconds=timeout_seconds))
+
+
+async def _next(answers: AsyncGenerator[Iterator[Batch], None]) -> Iterator[Batch] | None:
+    return await anext(answers, None)
+
+
+async def _close(answers: AsyncGenerator[Iterator[Batch], None]) -> None:
+    await answers.aclose()
+
+
+def connect_blocking(
+    target: str, *, tls: Tls | None = None, log: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+) -> Client:
+    """Return a client of the cluster that any of these addresses belongs to, for use without asyncio.
+
+        tls = Tls(ca="ca.pem", certificate="root.pem", key="root.key")
+        with connect_blocking("loghouse://a.example:8400,b.example:8400", tls=tls) as log:
+            offset = log.append(b"hello")
+
+    Arguments and errors are those of `connect`.
+    """
+    return Client(target, tls=tls, log=log, timeout_seconds=timeout_seconds)

@@ -1,0 +1,304 @@
+"""Calls that find their server: choose, call, judge, try again elsewhere, and keep what is known fresh.
+
+This drives the pure parts (`balancing`, `failures`, `retrying`) with gRPC and the loop's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from grpc import aio
+
+from loghouse.api.v1 import log_pb2
+from loghouse.client.balancing import Balancer, ClusterView, Purpose, Server
+from loghouse.client.channels import Channel, Channels
+from loghouse.client.failures import Effect, Failure, failure_of, leader_named
+from loghouse.client.retrying import Attempts
+from loghouse.errors import (
+    DeadlineError,
+    LoghouseError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+
+ASK_SECONDS: Final = 3.0
+"""How long one server may take to tell who is in the cluster."""
+STAGGER_SECONDS: Final = 0.3
+"""How long one is waited for before the next one is asked beside it."""
+REFRESH_SECONDS_MAX: Final = 1.0
+"""How long a failed call waits for news of the cluster before it is made again anyway."""
+REST_SECONDS: Final = 0.1
+"""Between two times of asking for the cluster on the calls' own account."""
+
+Make = Callable[[Channel, float], Any]
+"""Starts a call on a channel with a timeout in seconds; the result is awaited."""
+
+
+class Calls:
+    """The calls of one client.
+
+    Args:
+        seeds: The addresses that the client was given.
+        rng: Chance for turns and pauses.
+    """
+
+    def __init__(self, seeds: tuple[str, ...], channels: Channels, rng: random.Random) -> None:
+        self.balancer = Balancer(seeds, rng)
+        self.channels = channels
+        self.rng = rng
+        self._refreshing: asyncio.Task[None] | None = None
+        self._rested_at = float("-inf")
+
+    @property
+    def now(self) -> float:
+        """The loop's clock, in seconds."""
+        return asyncio.get_running_loop().time()
+
+    # --- one call, however many attempts ------------------------------------------------
+
+    async def call(
+        self,
+        make: Make,
+        *,
+        purpose: Purpose,
+        timeout_seconds: float,
+        is_safe: bool,
+        offset: int = 0,
+        server: str = "",
+    ) -> Any:
+        """Make a call until it is answered, refused, or its time is over.
+
+        Args:
+            make: Starts one attempt.
+            is_safe: Whether it may be made again though it may have been carried out.
+            offset: What is asked for, for the text of a refusal.
+            server: The name of the only server that can do it; empty for any.
+
+        Raises:
+            LoghouseError: The server's refusal; DeadlineError when time is over and nothing was done;
+                OutcomeUnknownError when something may have been.
+        """
+        begun_at = self.now
+        deadline = begun_at + timeout_seconds
+        attempts = Attempts(begun_at=begun_at, deadline=deadline, is_safe=is_safe, rng=self.rng)
+        if self.balancer.view is None:
+            await self.refresh(timeout_seconds)
+        while True:
+            address = self._address(purpose, server)
+            try:
+                with self.unless_closed(is_safe=is_safe):
+                    return await self._attempt(make, address, attempts.seconds_left(self.now))
+            except aio.AioRpcError as error:
+                failure = failure_of(error, address, offset=offset)
+            self.note(failure, address)
+            pause = attempts.pause_after(failure, self.now)
+            await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
+            await asyncio.sleep(pause)
+
+    async def _attempt(self, make: Make, address: str, seconds: float) -> Any:
+        with self.channels.lend(address) as channel:
+            call = make(channel, seconds)
+            reply = await call
+            if not self.balancer.leads(address):
+                leader = leader_named(await call.trailing_metadata())
+                if leader:
+                    self.balancer.hinted(leader)
+        self.balancer.succeeded(address)
+        self.refresh_if_stale()
+        return reply
+
+    def _address(self, purpose: Purpose, server: str) -> str:
+        if not server:
+            return self.balancer.address(purpose, self.now)
+        address = self.balancer.address_of(server, self.now)
+        if address is None:
+            raise UnavailableError(f"no server named {server!r} in this cluster; `servers()` lists them")
+        return address
+
+    @contextmanager
+    def unless_closed(self, *, is_safe: bool) -> Iterator[None]:
+        """Turn gRPC's cancellation of calls on a closed client into an error.
+
+        Raises:
+            UnavailableError, OutcomeUnknownError: The client was closed inside the block; an append (not
+                `is_safe`) may have happened.
+        """
+        try:
+            yield
+        except (asyncio.CancelledError, aio.UsageError):
+            task = asyncio.current_task()
+            if self.channels.is_closed and not (task is not None and task.cancelling()):
+                kind = UnavailableError if is_safe else OutcomeUnknownError
+                raise kind("the client was closed before the answer came") from None
+            raise
+
+    def note(self, failure: Failure, address: str) -> None:
+        """Learn from a failed call at an address."""
+        balancer = self.balancer
+        if failure.is_link:
+            balancer.failed(address, self.now)
+            if failure.effect is Effect.UNKNOWN:
+                self.channels.retire(address)  # it broke, or leads into a black hole: dial anew next time
+        elif failure.leader:
+            balancer.hinted(failure.leader)
+        elif failure.effect is not Effect.REFUSED and not isinstance(failure.error, ResourceExhaustedError):
+            balancer.does_not_lead(address)
+
+    # --- the cluster ------------------------------------------------------------------------
+
+    async def view(self, timeout_seconds: float) -> ClusterView:
+        """Return the cluster as it is known, asking for it when it never was.
+
+        Raises:
+            DeadlineError: No server answered in time.
+        """
+        if self.balancer.view is None:
+            await self.refresh(timeout_seconds)
+        assert self.balancer.view is not None
+        return self.balancer.view
+
+    def refresh_if_stale(self) -> None:
+        """Ask for the servers in the background when what is known is old."""
+        if self.balancer.is_stale(self.now) and self.now >= self._rested_at:
+            self._start_refreshing()
+
+    async def refresh(self, timeout_seconds: float) -> None:
+        """Ask for the servers until one answers.
+
+        Raises:
+            DeadlineError: None did in time.
+            LoghouseError: One refused this client.
+        """
+        begun_at = self.now
+        attempts = Attempts(
+            begun_at=begun_at, deadline=begun_at + timeout_seconds, is_safe=True, rng=self.rng
+        )
+        while True:
+            refreshing = self._start_refreshing()
+            await asyncio.wait({refreshing}, timeout=max(0.0, begun_at + timeout_seconds - self.now))
+            if refreshing.done() and not refreshing.cancelled() and refreshing.exception() is None:
+                return
+            await asyncio.sleep(attempts.pause_after(self._why_unknown(refreshing), self.now))
+
+    def _why_unknown(self, refreshing: asyncio.Task[None]) -> Failure:
+        if not refreshing.done():
+            seeds = ", ".join(sorted(self.balancer.addresses()))
+            return Failure(error=DeadlineError(f"no answer from {seeds}"), effect=Effect.NOTHING)
+        error = None if refreshing.cancelled() else refreshing.exception()
+        if isinstance(error, _RefusedError):
+            return Failure(error=error.error, effect=Effect.REFUSED)
+        if isinstance(error, LoghouseError):
+            return Failure(error=error, effect=Effect.NOTHING)
+        return Failure(error=UnavailableError("the client was closed"), effect=Effect.REFUSED)
+
+    async def await_news(self, seconds_max: float) -> None:
+        """After a failure: wait a little for news, if news are due."""
+        if self.balancer.is_stale(self.now) and self.now >= self._rested_at:
+            await asyncio.wait({self._start_refreshing()}, timeout=seconds_max)
+
+    def _start_refreshing(self) -> asyncio.Task[None]:
+        if self.channels.is_closed:
+            raise UnavailableError("the client is closed")
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.ensure_future(self._refresh())
+            self._refreshing.add_done_callback(_seen)
+        return self._refreshing
+
+    async def _refresh(self) -> None:
+        """Ask one server after the other, not waiting long for any; the first that knows a leader wins."""
+        addresses = list(self.balancer.addresses_in_turn(Purpose.ASK, self.now))
+        asking: dict[asyncio.Task[ClusterView], str] = {}
+        problems: list[LoghouseError] = []
+        leaderless: ClusterView | None = None
+        try:
+            while addresses or asking:
+                if addresses:
+                    address = addresses.pop(0)
+                    asking[asyncio.ensure_future(self._ask(address))] = address
+                patience = STAGGER_SECONDS if addresses else None
+                done, _ = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    address = asking.pop(task)
+                    try:
+                        view = task.result()
+                        self.balancer.check_cluster(view.cluster_uuid, address)
+                    except LoghouseError as error:
+                        problems.append(error)
+                        continue
+                    if view.leader is not None:
+                        return self._learn(view)
+                    leaderless = leaderless or view
+        finally:
+            self._rested_at = self.now + REST_SECONDS
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        if leaderless is None:
+            raise problems[-1]
+        self._learn(leaderless)
+        self.balancer.expire()
+
+    def _learn(self, view: ClusterView) -> None:
+        self.balancer.learned(view, self.now)
+        self.channels.keep(self.balancer.addresses())
+
+    async def _ask(self, address: str) -> ClusterView:
+        try:
+            with self.channels.lend(address) as channel:
+                reply = await channel.log.GetServers(log_pb2.GetServersRequest(), timeout=ASK_SECONDS)
+        except aio.AioRpcError as error:
+            failure = failure_of(error, address)
+            self.note(failure, address)
+            if failure.effect is Effect.REFUSED:
+                raise _RefusedError(failure.error) from None
+            if isinstance(failure.error, OutcomeUnknownError):
+                raise UnavailableError(str(failure.error)) from None
+            raise failure.error from None
+        self.balancer.succeeded(address)
+        return view_of(reply)
+
+    async def close(self) -> None:
+        """End everything under way."""
+        refreshing = self._refreshing
+        self.channels.is_closed = True
+        if refreshing is not None and not refreshing.done():
+            refreshing.cancel()
+            await asyncio.wait({refreshing})
+        await self.channels.close()
+
+
+class _RefusedError(LoghouseError):
+    """A server answered that this client may not ask."""
+
+    def __init__(self, error: LoghouseError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take the exception of a task that nobody may wait for."""
+    if not task.cancelled():
+        task.exception()
+
+
+def view_of(reply: log_pb2.GetServersResponse) -> ClusterView:
+    """Return what a server told of its cluster."""
+    servers = tuple(
+        Server(
+            name=server.id,
+            address=server.rpc_addr,
+            grpc_address=server.grpc_addr,
+            is_leader=server.is_leader,
+            role=server.role or "voter",
+            is_alive=server.is_alive,
+        )
+        for server in reply.servers
+    )
+    return ClusterView(
+        cluster_uuid=bytes(reply.cluster_uuid), cluster_name=reply.cluster_name, servers=servers
+    )

@@ -1,0 +1,208 @@
+"""What a failed gRPC call means: the server's own error again, and what is certain about its effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from loghouse import errors
+from loghouse.errors import (
+    InvalidRequestError,
+    LoghouseError,
+    NotSupportedError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    RequestError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+DETAILS_KEY: Final = "grpc-status-details-bin"
+LEADER_KEY: Final = "loghouse-leader"
+
+
+class Effect(Enum):
+    """What a failed call did, and so what may be done about it."""
+
+    REFUSED = "nothing, and the same call will be refused again"
+    NOTHING = "nothing; the call may be made again, there or elsewhere"
+    UNKNOWN = "perhaps all it should, perhaps nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A failed call. `error` is what a caller is told.
+
+    `is_link` says that the server there was not reached, or did not answer; `leader` is the name of the
+    leader as the answering node knew it, empty when it named none.
+    """
+
+    error: LoghouseError
+    effect: Effect
+    is_link: bool = False
+    leader: str = ""
+
+
+_Fields = Mapping[str, str]
+_Build = Callable[[str, _Fields, int], LoghouseError]
+
+
+def _number(fields: _Fields, name: str) -> int:
+    text = fields.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def _plain(kind: type[LoghouseError]) -> _Build:
+    return lambda text, fields, offset: kind(text)
+
+
+def _detached(kind: type[LoghouseError], **names: str) -> _Build:
+    """Build an error of which the text came whole: its attributes are set, its text is the server's."""
+
+    def build(text: str, fields: _Fields, offset: int) -> LoghouseError:
+        error = kind.__new__(kind)
+        Exception.__init__(error, text)
+        for attribute, name in names.items():
+            setattr(error, attribute, fields.get(name, ""))
+        return error
+
+    return build
+
+
+_REASONS: Final[Mapping[str, tuple[Effect, _Build]]] = {
+    "INVALID_REQUEST": (
+        Effect.REFUSED,
+        lambda text, fields, offset: InvalidRequestError(fields.get("field", ""), fields.get("problem", "")),
+    ),
+    "OFFSET_OUT_OF_RANGE": (
+        Effect.REFUSED,
+        lambda text, fields, offset: errors.OffsetOutOfRangeError(
+            offset, _number(fields, "lowest"), _number(fields, "next")
+        ),
+    ),
+    "NOT_LEADER": (
+        Effect.NOTHING,
+        lambda text, fields, offset: errors.NotLeaderError(fields.get("leader") or None),
+    ),
+    "UNAVAILABLE": (Effect.NOTHING, _plain(UnavailableError)),
+    "OUTCOME_UNKNOWN": (Effect.UNKNOWN, _plain(OutcomeUnknownError)),
+    "EXPECT_OFFSET": (
+        Effect.REFUSED,
+        lambda text, fields, offset: errors.ExpectOffsetError(
+            _number(fields, "expected"), _number(fields, "actual")
+        ),
+    ),
+    "PRODUCER_SEQUENCE": (
+        Effect.REFUSED,
+        lambda text, fields, offset: errors.SequenceError(
+            _number(fields, "producer_id"), _number(fields, "sequence"), _number(fields, "expected")
+        ),
+    ),
+    "UNKNOWN_PRODUCER": (
+        Effect.REFUSED,
+        lambda text, fields, offset: errors.UnknownProducerError(_number(fields, "producer_id")),
+    ),
+    "RESOURCE_EXHAUSTED": (
+        Effect.NOTHING,
+        _detached(ResourceExhaustedError, resource="resource", limit="limit"),
+    ),
+    "DISK_FULL": (
+        Effect.NOTHING,
+        _detached(errors.DiskFullError, resource="resource", limit="limit", directory="directory"),
+    ),
+    "PERMISSION_DENIED": (
+        Effect.REFUSED,
+        _detached(PermissionDeniedError, subject="subject", action="action", object="object"),
+    ),
+    "UNAUTHENTICATED": (Effect.REFUSED, _plain(UnauthenticatedError)),
+    "BAD_CERTIFICATE": (Effect.REFUSED, _plain(errors.IdentityError)),
+    "UNKNOWN_LOG": (
+        Effect.REFUSED,
+        lambda text, fields, offset: errors.UnknownLogError(fields.get("log", "")),
+    ),
+    "MEMBERSHIP": (Effect.REFUSED, _plain(errors.MembershipError)),
+    "NOT_SUPPORTED": (Effect.REFUSED, _plain(NotSupportedError)),
+}
+
+# gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".
+_NEVER_SENT: Final = re.compile(
+    r"failed to connect|resolution failed|Connection refused|[Hh]andshake|Ssl|SSL", re.ASCII
+)
+_REFUSALS: Final[Mapping[str, type[RequestError]]] = {
+    "UNIMPLEMENTED": NotSupportedError,
+    "UNAUTHENTICATED": UnauthenticatedError,
+    "FAILED_PRECONDITION": RequestError,
+    "NOT_FOUND": RequestError,
+    "INVALID_ARGUMENT": RequestError,
+    "OUT_OF_RANGE": RequestError,
+    "PERMISSION_DENIED": RequestError,
+}
+
+
+def failure_of(error: Any, address: str, *, offset: int = 0) -> Failure:
+    """Return what a failed call means.
+
+    Args:
+        error: A `grpc.aio.AioRpcError`, or anything with its `code`, `details` and `trailing_metadata`.
+        address: Of the server that was called; part of the text.
+        offset: What was asked for, when the call reads.
+    """
+    code: grpc.StatusCode = error.code()
+    trailers = dict(error.trailing_metadata() or ())
+    reason, fields = _error_details(trailers.get(DETAILS_KEY))
+    text = f"{address}: {_plain_text(error.details() or code.name)}"
+    leader = str(trailers.get(LEADER_KEY, "") or fields.get("leader", ""))
+    if reason in _REASONS:
+        effect, build = _REASONS[reason]
+        return Failure(error=build(text, fields, offset), effect=effect, leader=leader)
+    status = code.name
+    if status == "UNAVAILABLE" and _NEVER_SENT.search(text):
+        return Failure(error=UnavailableError(text), effect=Effect.NOTHING, is_link=True)
+    if status == "RESOURCE_EXHAUSTED":
+        return Failure(error=_exhausted(text), effect=Effect.NOTHING)
+    if status in _REFUSALS:
+        return Failure(error=_REFUSALS[status](text), effect=Effect.REFUSED)
+    # UNAVAILABLE after it was sent, DEADLINE_EXCEEDED, CANCELLED, INTERNAL, UNKNOWN, ...
+    is_link = reason != "INTERNAL"
+    return Failure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=is_link, leader=leader)
+
+
+def leader_named(trailers: Any) -> str:
+    """Return the leader that a node named in its trailers, or an empty text."""
+    return str(dict(trailers or ()).get(LEADER_KEY, ""))
+
+
+def _exhausted(text: str) -> ResourceExhaustedError:
+    error = ResourceExhaustedError.__new__(ResourceExhaustedError)
+    Exception.__init__(error, text)
+    error.resource, error.limit = "grpc", text
+    return error
+
+
+def _error_details(packed: object) -> tuple[str, _Fields]:
+    """Return the reason and the fields of a server's ErrorInfo; empty when it sent none."""
+    if not isinstance(packed, bytes):
+        return "", {}
+    try:
+        status = status_pb2.Status.FromString(packed)
+        for detail in status.details:
+            found = error_details_pb2.ErrorInfo()
+            if detail.Unpack(found):
+                return found.reason, dict(found.metadata)
+    except DecodeError:  # some proxy's trailer, not ours
+        pass
+    return "", {}
+
+
+def _plain_text(details: str) -> str:
+    """Cut gRPC's wording of a failed connection down to its cause."""
+    _, found, cause = details.rpartition("last error: ")
+    return (cause if found else details).strip().replace("\n", " ")

@@ -1,0 +1,172 @@
+"""A reader: one stream of whole batches that goes on at another server when one fails.
+
+It remembers the next offset, so that nothing is read twice and nothing is missed. A server that is silent for
+a while is asked for the log's bounds: one that is cut off from the leader cannot answer that, and one that
+has more and does not send it is left, too. What is not read waits at the server, held back by flow control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any, Final
+
+from grpc import aio
+
+from loghouse.api.v1 import log_pb2
+from loghouse.client.balancing import Purpose
+from loghouse.client.calls import Calls
+from loghouse.client.channels import Channel
+from loghouse.client.failures import Effect, Failure, failure_of
+from loghouse.client.records import Batch, batches_of
+from loghouse.client.retrying import Backoff
+from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
+from loghouse.protocol.entry import frame_seed
+
+GROUP: Final = 1  # the Raft group of the log named `default`
+QUIET_SECONDS: Final = 5.0
+"""After so long without a record, a server must show that it is in touch with the leader."""
+
+
+class Reader:
+    """Reads from an offset on.
+
+    Args:
+        offset: Of the first record.
+        end: The first offset not to read; None follows the tail for ever.
+        timeout_seconds: How long no server may be found before the reader fails.
+        size_max: Bytes in one answer; 0 means the server's default.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        *,
+        offset: int,
+        end: int | None,
+        log: str,
+        timeout_seconds: float,
+        size_max: int = 0,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
+        self._calls = calls
+        self._offset = offset
+        self._end = end
+        self._log = log
+        self._timeout_seconds = timeout_seconds
+        self._size_max = size_max
+        self._quiet_seconds = quiet_seconds
+        self._backoff = Backoff(calls.rng)
+        self._failing_since: float | None = None
+
+    async def answers(self) -> AsyncGenerator[Iterator[Batch], None]:
+        """Yield the batches of each answer, decoded as they are iterated.
+
+        Raises:
+            OffsetOutOfRangeError: The records at the offset have been trimmed.
+            LoghouseError: A refusal; DeadlineError when no server answered for so long.
+        """
+        calls = self._calls
+        seed = frame_seed((await calls.view(self._timeout_seconds)).cluster_uuid, GROUP)
+        while not self._is_done:
+            address = calls.balancer.address(Purpose.READ, calls.now)
+            answers = self._from(address)
+            try:
+                async for answer in answers:
+                    offset, self._offset = self._offset, answer.next_offset
+                    yield batches_of(seed, answer.frames, offset, answer.next_offset, self._end)
+                    if self._is_done:
+                        return
+                    calls.refresh_if_stale()
+            except aio.AioRpcError as error:
+                failure = failure_of(error, address, offset=self._offset)
+            except _SilentServerError as error:
+                failure = Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
+            finally:
+                await answers.aclose()
+            await self._pause_after(failure, address)
+
+    @property
+    def _is_done(self) -> bool:
+        return self._end is not None and self._offset >= self._end
+
+    async def _from(self, address: str) -> AsyncGenerator[Any, None]:
+        """Yield one server's answers.
+
+        Raises:
+            aio.AioRpcError: The stream ended.
+            _SilentServerError: The server is there, but out of touch with the leader.
+        """
+        calls = self._calls
+        with calls.channels.lend(address) as channel, calls.unless_closed(is_safe=True):
+            request = log_pb2.FetchRequest(offset=self._offset, size_max=self._size_max, log=self._log)
+            call = channel.log.FetchStream(request)
+            reading: asyncio.Task[Any] | None = None
+            try:
+                while True:
+                    reading = asyncio.ensure_future(call.read())
+                    while not reading.done():
+                        await asyncio.wait({reading}, timeout=self._quiet_seconds)
+                        if not reading.done():
+                            await self._check_in_touch(channel, reading)
+                    answer = reading.result()
+                    if answer is aio.EOF:
+                        raise _SilentServerError(f"{address}: ended the stream without a reason")
+                    calls.balancer.succeeded(address)
+                    self._went_well()
+                    yield answer
+            finally:
+                call.cancel()
+                if reading is not None:
+                    await asyncio.wait({reading})
+                    if not reading.cancelled():
+                        reading.exception()
+
+    def _went_well(self) -> None:
+        self._failing_since = None
+        self._backoff.reset()
+
+    async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[Any]) -> None:
+        """Raise when a silent server cannot confirm that it is silent for a reason.
+
+        Raises:
+            _SilentServerError: It could not, or it has what it does not send.
+        """
+        try:
+            bounds = await channel.log.Bounds(
+                log_pb2.BoundsRequest(log=self._log), timeout=self._quiet_seconds
+            )
+        except aio.AioRpcError as error:
+            raise _SilentServerError(str(failure_of(error, channel.address).error)) from None
+        self._went_well()
+        if bounds.next > self._offset:
+            # Just appended, perhaps; what is sent now arrives soon.
+            await asyncio.wait({reading}, timeout=self._quiet_seconds)
+            if not reading.done():
+                raise _SilentServerError(f"{channel.address}: has offset {self._offset}, but did not send it")
+
+    async def _pause_after(self, failure: Failure, address: str) -> None:
+        calls = self._calls
+        if failure.effect is Effect.REFUSED:
+            raise failure.error
+        calls.note(failure, address)
+        now = calls.now
+        if self._failing_since is None:
+            self._failing_since = now
+        pause = self._backoff.next_seconds()
+        if now + pause >= self._failing_since + self._timeout_seconds:
+            raise self._given_up(failure.error)
+        await calls.await_news(pause)
+        await asyncio.sleep(pause)
+
+    def _given_up(self, error: LoghouseError) -> LoghouseError:
+        if isinstance(error, OutcomeUnknownError | UnavailableError):
+            text = (
+                f"no server sent offset {self._offset} for {self._timeout_seconds:g} s; the last one: {error}"
+            )
+            return DeadlineError(text)
+        return error
+
+
+class _SilentServerError(UnavailableError):
+    """A server is there, but cannot be read from."""

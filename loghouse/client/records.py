@@ -1,0 +1,123 @@
+"""What is read: records, batches of them, and the frames that they come in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from loghouse.api.v1 import log_pb2
+from loghouse.errors import ProtocolError
+from loghouse.protocol.batch import decode_batch
+from loghouse.protocol.entry import CODEC_MASK, EntryKind, decode_entries
+
+Headers = Sequence[tuple[str, bytes]]
+
+_MICROSECONDS: Final = 1_000_000
+_new: Final = tuple.__new__
+
+
+class Record(NamedTuple):
+    """A record as it was read.
+
+    `timestamp` is in microseconds since the epoch: what its producer gave, else when the leader appended it.
+    `headers` are (name, value) pairs in their order.
+    """
+
+    offset: int
+    timestamp: int
+    value: bytes
+    key: bytes = b""
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def time(self) -> datetime:
+        """The timestamp as an aware datetime (UTC)."""
+        return datetime.fromtimestamp(self.timestamp / _MICROSECONDS, UTC)
+
+
+class Bounds(NamedTuple):
+    """The offsets a log holds: `lowest` is the first readable one, `next_offset` the next to be given out."""
+
+    lowest: int
+    next_offset: int
+
+
+class Batch:
+    """Records of one batch, as they were appended together, from the asked offset on.
+
+    Iterating gives `Record`s; `values()` and `messages` are faster. `timestamp` is the leader's append time.
+    """
+
+    __slots__ = ("messages", "offset", "timestamp")
+
+    def __init__(self, offset: int, timestamp: int, messages: Sequence[log_pb2.Record]) -> None:
+        self.offset = offset
+        self.timestamp = timestamp
+        self.messages = messages
+        """The generated messages; their `offset` means nothing, and `timestamp` may be 0."""
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def __repr__(self) -> str:
+        return f"Batch(offset={self.offset}, timestamp={self.timestamp}, len={len(self.messages)})"
+
+    @property
+    def next_offset(self) -> int:
+        """The offset of the first record behind this batch."""
+        return self.offset + len(self.messages)
+
+    def values(self) -> list[bytes]:
+        """Return the records' values."""
+        return [message.value for message in self.messages]
+
+    def __iter__(self) -> Iterator[Record]:
+        offset, timestamp, new = self.offset, self.timestamp, _new
+        for message in self.messages:
+            headers = message.headers
+            yield new(
+                Record,
+                (
+                    offset,
+                    message.timestamp or timestamp,
+                    message.value,
+                    message.key,
+                    tuple((header.key, header.value) for header in headers) if headers else (),
+                ),
+            )
+            offset += 1
+
+
+def batches_of(seed: int, frames: bytes, offset: int, next_offset: int, end: int | None) -> Iterator[Batch]:
+    """Yield the batches of one answer of a server, from `offset` up to, not including, `end`.
+
+    Every checksum is checked. Offsets must have no gaps, and lead to `next_offset`.
+
+    Args:
+        seed: From `frame_seed`.
+        next_offset: Where the server said to go on.
+        end: None for everything.
+
+    Raises:
+        EntryError: A frame is damaged, cut off, or of another log.
+        InvalidRequestError: A payload is not a batch, or unpacks to too much.
+        ProtocolError: Offsets are missing.
+    """
+    for entry in decode_entries(seed, frames):
+        if entry.kind != EntryKind.RECORDS or entry.next_offset <= offset:
+            continue
+        if entry.base_offset > offset:
+            raise ProtocolError(f"the server sent offset {entry.base_offset} where {offset} belongs")
+        records: Any = decode_batch(entry.payload, entry.attributes & CODEC_MASK).records
+        if len(records) != entry.record_count:
+            raise ProtocolError(f"the batch at {entry.base_offset} holds {len(records)} records, "
+                                f"its frame says {entry.record_count}")  # fmt: skip
+        first = offset - entry.base_offset
+        last = len(records) if end is None else min(len(records), end - entry.base_offset)
+        whole = first == 0 and last == len(records)
+        if last > first:
+            yield Batch(offset, entry.timestamp, records if whole else records[first:last])
+        offset = entry.next_offset
+    if offset != next_offset:
+        raise ProtocolError(f"the server's frames end at offset {offset}, but it said {next_offset}")

@@ -1,0 +1,86 @@
+"""Whether a failed call is made again, and after which pause: pure, with injected chance."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from loghouse.client.failures import Effect, Failure
+from loghouse.errors import (
+    DeadlineError,
+    LoghouseError,
+    OutcomeUnknownError,
+    ResourceExhaustedError,
+)
+
+PAUSE_SECONDS: Final = 0.02
+PAUSE_SECONDS_MAX: Final = 1.0
+ATTEMPT_SECONDS: Final = 5.0
+"""How long one server may take over a call that can safely be made again elsewhere."""
+
+
+class Backoff:
+    """Pauses that double, each a little by chance."""
+
+    def __init__(self, rng: random.Random, *, seconds_max: float = PAUSE_SECONDS_MAX) -> None:
+        self._rng = rng
+        self._seconds_max = seconds_max
+        self._failures = 0
+
+    def next_seconds(self) -> float:
+        """Return how long to wait after one more failure."""
+        seconds: float = min(self._seconds_max, PAUSE_SECONDS * 2 ** min(self._failures, 16))
+        self._failures += 1
+        return seconds * (0.5 + 0.5 * self._rng.random())
+
+    def reset(self) -> None:
+        """Begin again: something went well."""
+        self._failures = 0
+
+
+class Attempts:
+    """The attempts at one call.
+
+    Args:
+        begun_at, deadline: In the clock's seconds.
+        is_safe: Whether the call may be made again though it may have been carried out: reads, and appends
+            that carry a producer's id and sequence.
+    """
+
+    def __init__(self, *, begun_at: float, deadline: float, is_safe: bool, rng: random.Random) -> None:
+        self._begun_at = begun_at
+        self._deadline = deadline
+        self._is_safe = is_safe
+        self._backoff = Backoff(rng)
+        self._count = 0
+
+    def seconds_left(self, now: float) -> float:
+        """Return how long the next attempt may take."""
+        left = max(0.0, self._deadline - now)
+        return min(left, ATTEMPT_SECONDS) if self._is_safe else left
+
+    def pause_after(self, failure: Failure, now: float) -> float:
+        """Return after how many seconds to try again.
+
+        Raises:
+            LoghouseError: There is no further attempt; this is what the caller is told.
+        """
+        self._count += 1
+        if failure.effect is Effect.REFUSED or (failure.effect is Effect.UNKNOWN and not self._is_safe):
+            raise failure.error
+        # A node that named the leader, or is not there at all, says by itself where to go on: elsewhere.
+        pause = 0.0 if self._count == 1 and failure.leader else self._backoff.next_seconds()
+        if now + pause >= self._deadline:
+            raise self._given_up(failure, now)
+        return pause
+
+    def _given_up(self, failure: Failure, now: float) -> LoghouseError:
+        error = failure.error
+        if isinstance(error, ResourceExhaustedError):
+            return error
+        attempts = "1 attempt" if self._count == 1 else f"{self._count} attempts"
+        seconds = max(0.0, now - self._begun_at)
+        text = str(error)
+        if isinstance(error, OutcomeUnknownError):
+            text = f"no answer ({text})"
+        return DeadlineError(f"gave up after {seconds:.1f} s and {attempts}; the last one: {text}")

@@ -1,0 +1,78 @@
+"""Where a client connects, such as `loghouse://a.example,b.example`, and the certificates it shows there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from loghouse.errors import CertificateError, InvalidRequestError
+
+SCHEME: Final = "loghouse://"
+PORT_DEFAULT: Final = 8400
+_PEM_MARK: Final = b"-----BEGIN "
+
+
+def parse_target(target: str) -> tuple[str, ...]:
+    """Return the addresses of a target, each `host:port`, in their order and once each.
+
+    The scheme may be left out, and so may a port that is 8400.
+
+        >>> parse_target("loghouse://a.example:8400,b.example,[::1]:8401")
+        ('a.example:8400', 'b.example:8400', '[::1]:8401')
+
+    Raises:
+        InvalidRequestError: It is not such a list.
+    """
+    listed = target.removeprefix(SCHEME).rstrip("/")
+    if "://" in listed or "/" in listed:
+        raise InvalidRequestError("target", f"{target!r} is not of the form loghouse://HOST:PORT,HOST:PORT")
+    return tuple(dict.fromkeys(_address(one.strip(), target) for one in listed.split(",")))
+
+
+def _address(text: str, target: str) -> str:
+    host, separator, port_text = text.rpartition(":")
+    if not separator or text.endswith("]"):
+        host, port_text = text, str(PORT_DEFAULT)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or (":" in bare) != (bare != host) or any(c.isspace() or c in "[]@" for c in bare):
+        raise InvalidRequestError("target", f"{text!r} in {target!r} is not an address; write HOST:PORT")
+    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
+        raise InvalidRequestError("target", f"{port_text!r} in {target!r} is not a port from 1 to 65535")
+    return f"{host}:{int(port_text)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """A client's certificates: each a path of a PEM file, or the PEM text itself as bytes.
+
+        Tls(ca="certs/ca.pem", certificate="certs/root.pem", key="certs/root.key")
+
+    `ca` signed the nodes; `certificate` says who the client is; `key` belongs to it.
+    """
+
+    ca: str | Path | bytes
+    certificate: str | Path | bytes
+    key: str | Path | bytes = field(repr=False)
+
+    def pems(self) -> tuple[bytes, bytes, bytes]:
+        """Read the files and return the PEM texts of CA, certificate and key.
+
+        Raises:
+            CertificateError: A file cannot be read, or is not PEM.
+        """
+        return _pem("ca", self.ca), _pem("certificate", self.certificate), _pem("key", self.key)
+
+
+def _pem(name: str, source: str | Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        text, where = source, "the bytes given"
+    else:
+        where = str(source)
+        try:
+            text = Path(source).read_bytes()
+        except OSError as error:
+            raise CertificateError(f"tls.{name}: {source}: {error.strerror}") from None
+    if _PEM_MARK not in text:
+        raise CertificateError(f"tls.{name}: {where} hold no PEM text")
+    return text

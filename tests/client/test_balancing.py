@@ -1,0 +1,190 @@
+"""Which server is chosen: time is a number, chance is seeded."""
+
+import random
+from itertools import islice
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.client.balancing import (
+    PROBATION_SECONDS_MAX,
+    REFRESH_SECONDS,
+    Balancer,
+    ClusterView,
+    Purpose,
+    Server,
+)
+from loghouse.errors import IdentityError
+
+UUID = bytes(range(16))
+SEEDS = ("s1:1", "s2:2")
+
+
+def server(number, **fields):
+    return Server(name=f"n{number}", address=f"h{number}:8400", **fields)
+
+
+def view(*servers, uuid=UUID):
+    return ClusterView(cluster_uuid=uuid, cluster_name="c", servers=servers)
+
+
+def three(leader=1, **changed):
+    return view(
+        *(server(number, is_leader=number == leader, **changed.get(f"n{number}", {})) for number in (1, 2, 3))
+    )
+
+
+class BalancerCase(SynchronousTestCase):
+    """A balancer that knows three nodes, of which n1 leads."""
+
+    def setUp(self):
+        self.balancer = Balancer(SEEDS, random.Random(1))
+        self.balancer.learned(three(), 0.0)
+
+    def choices(self, purpose, count=12, now=0.0):
+        return [self.balancer.address(purpose, now) for _ in range(count)]
+
+
+class ChoiceTests(BalancerCase):
+    """Appends go to the leader, reads to the followers in turn."""
+
+    def test_nothing_known(self):
+        """Before anything is known, the given addresses are tried in turn, whatever for."""
+        balancer = Balancer(SEEDS, random.Random(1))
+        for purpose in Purpose:
+            self.assertEqual({balancer.address(purpose, 0.0) for _ in range(4)}, set(SEEDS))
+        self.assertTrue(balancer.is_stale(0.0))
+
+    def test_append(self):
+        """Every append goes to the leader."""
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:8400"})
+        self.assertTrue(self.balancer.leads("h1:8400"))
+
+    def test_read(self):
+        """Reads go to the followers in turn, each as often as the other."""
+        chosen = self.choices(Purpose.READ)
+        self.assertEqual({address: chosen.count(address) for address in chosen}, {"h2:8400": 6, "h3:8400": 6})
+
+    def test_lone_leader(self):
+        """A leader without followers is read from."""
+        self.balancer.learned(view(server(1, is_leader=True)), 0.0)
+        self.assertEqual(set(self.choices(Purpose.READ)), {"h1:8400"})
+
+    def test_turns_begin_by_chance(self):
+        """Many clients do not all begin at the same follower."""
+        first = set()
+        for seed in range(10):
+            balancer = Balancer(SEEDS, random.Random(seed))
+            balancer.learned(three(), 0.0)
+            first.add(balancer.address(Purpose.READ, 0.0))
+        self.assertEqual(first, {"h2:8400", "h3:8400"})
+
+    def test_dead_servers(self):
+        """A server that its cluster believes dead is not chosen while another one is left."""
+        self.balancer.learned(three(n2={"is_alive": False}), 0.0)
+        self.assertEqual(set(self.choices(Purpose.READ)), {"h3:8400"})
+
+    def test_direct_door(self):
+        """An advertised direct gRPC address is preferred; when it fails, the one port is used."""
+        self.balancer.learned(three(n1={"grpc_address": "h1:9000"}), 0.0)
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:9000"})
+        self.assertTrue(self.balancer.leads("h1:9000"))
+        self.balancer.failed("h1:9000", 0.0)
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:8400"})
+
+    def test_by_name(self):
+        """A server is found by its name; one that is not there is not."""
+        self.assertEqual(self.balancer.address_of("n3", 0.0), "h3:8400")
+        self.assertEqual(self.balancer.address_of("n9", 0.0), None)
+
+    def test_every_address_once(self):
+        """All addresses come, each once, the preferred ones first."""
+        found = list(self.balancer.addresses_in_turn(Purpose.APPEND, 0.0))
+        self.assertEqual(found[0], "h1:8400")
+        self.assertEqual(sorted(found), ["h1:8400", "h2:8400", "h3:8400", *SEEDS])
+
+
+class ChangeTests(BalancerCase):
+    """What is learned changes the choice."""
+
+    def test_hint(self):
+        """The leader that a node named gets the appends, and the old one is read from."""
+        self.balancer.hinted("n3")
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h3:8400"})
+        self.assertEqual(set(self.choices(Purpose.READ)), {"h1:8400", "h2:8400"})
+
+    def test_hint_of_a_stranger(self):
+        """A leader that is not known yet makes the client ask again, and changes nothing else."""
+        self.assertFalse(self.balancer.is_stale(1.0))
+        self.balancer.hinted("n7")
+        self.assertTrue(self.balancer.is_stale(1.0))
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:8400"})
+
+    def test_leader_that_does_not_lead(self):
+        """When the leader says that it cannot append, any other node is asked; it passes appends on."""
+        self.balancer.does_not_lead("h1:8400")
+        self.assertTrue(self.balancer.is_stale(1.0))
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:8400", "h2:8400", "h3:8400"})
+
+    def test_follower_that_knows_no_leader(self):
+        """A follower's word does not take the leader away."""
+        self.balancer.does_not_lead("h2:8400")
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:8400"})
+
+    def test_failed_leader(self):
+        """Appends go to followers while the leader is away, and back to it when its time is over."""
+        self.balancer.failed("h1:8400", 0.0)
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h2:8400", "h3:8400"})
+        self.assertEqual(set(self.choices(Purpose.APPEND, now=0.2)), {"h1:8400"})
+
+    def test_probation_doubles_up_to_a_limit(self):
+        """Each failure doubles the time that an address is left alone; an answer ends it."""
+
+        def seconds_avoided():
+            now = 0.0
+            while "h2:8400" not in islice(self.balancer.addresses_in_turn(Purpose.READ, now), 2):
+                now += 0.05
+            return now
+
+        times = []
+        for _ in range(12):
+            self.balancer.failed("h2:8400", 0.0)
+            times.append(seconds_avoided())
+        self.assertLess(times[0], 0.25)
+        self.assertGreater(times[-1], PROBATION_SECONDS_MAX / 2 - 0.1)
+        self.assertLessEqual(times[-1], PROBATION_SECONDS_MAX + 0.1)
+        self.balancer.succeeded("h2:8400")
+        self.assertEqual(seconds_avoided(), 0.0)
+
+    def test_all_failed(self):
+        """When every address failed, the one whose time ends first is tried."""
+        for number, address in enumerate(["h1:8400", "h3:8400", *SEEDS, "h2:8400"]):
+            for _ in range(3 if address != "h3:8400" else 1):
+                self.balancer.failed(address, float(number) / 1000)
+        self.assertEqual(set(self.choices(Purpose.READ, count=3, now=0.01)), {"h3:8400"})
+
+    def test_seeds_remain(self):
+        """The given addresses are tried when no advertised one can be reached."""
+        for number in (1, 2, 3):
+            self.balancer.failed(f"h{number}:8400", 0.0)
+        self.assertEqual(set(self.choices(Purpose.APPEND, now=0.05)), set(SEEDS))
+
+    def test_removed_servers_are_forgotten(self):
+        """A server that left is not chosen and not remembered."""
+        self.balancer.failed("h3:8400", 0.0)
+        self.balancer.learned(view(server(1, is_leader=True), server(2)), 1.0)
+        self.assertEqual(set(self.choices(Purpose.READ, now=1.0)), {"h2:8400"})
+        self.assertEqual(self.balancer.addresses(), {"h1:8400", "h2:8400", *SEEDS})
+
+    def test_refresh(self):
+        """What is known grows old, and a failure makes it old at once."""
+        self.assertFalse(self.balancer.is_stale(REFRESH_SECONDS * 0.7))
+        self.assertTrue(self.balancer.is_stale(REFRESH_SECONDS * 1.3))
+        self.balancer.failed("h1:8400", 1.0)
+        self.assertTrue(self.balancer.is_stale(1.0))
+
+    def test_other_cluster(self):
+        """A server of another cluster is refused, and so is one that tells no uuid."""
+        self.balancer.check_cluster(UUID, "h1:8400")
+        error = self.assertRaises(IdentityError, self.balancer.check_cluster, bytes(16), "h9:1")
+        self.assertIn("h9:1 belongs to cluster 0000", str(error))
+        self.assertRaises(IdentityError, self.balancer.check_cluster, b"short", "h9:1")
