@@ -1,9 +1,14 @@
 """The one port of a real twistd: both protocols on `listen`, the second door, an ordered stop."""
 
 import importlib.util
+import os
+import resource
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import grpc
 
 from loghouse.api.v1 import log_pb2
 from loghouse.protocol.batch import decode_batch
@@ -67,3 +72,68 @@ class OnePortTests(ProcessTestCase):
         servers = self.stub(node).GetServers(log_pb2.GetServersRequest(), timeout=20).servers
         self.assertEqual([server.rpc_addr for server in servers], [node.address])
         self.assertStopped(node)
+
+
+class FileDescriptorTests(ProcessTestCase):
+    """A node that has no file descriptors left for strangers goes on for those whom it has."""
+
+    def crowd(self, node, count):
+        """Open so many connections that say nothing, from several addresses; closed at the end."""
+        sockets = []
+        for number in range(count):
+            one = socket.socket()
+            self.addCleanup(one.close)
+            one.bind((f"127.0.0.{2 + number % 32}", 0))
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", node.port))
+            sockets.append(one)
+        return sockets
+
+    def open_files(self, node):
+        return len(os.listdir(f"/proc/{node.pid}/fd"))
+
+    def assertServes(self, node, offset, value):
+        """A newcomer is served again, once the node has noticed that the crowd is gone."""
+        stub = self.stub(node)
+
+        def is_served():
+            try:
+                return self.consume(stub, offset) == value
+            except grpc.RpcError as error:
+                self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE)
+                return False
+
+        wait_until(is_served, "a newcomer to be served")
+
+    def test_few_file_descriptors(self):
+        """With few allowed, accepting pauses before they run out; appends and segment rolls go on."""
+        allowed = 400
+        node = self.make_node(settings="storage:\n  segment_size: 256KiB\n")
+        node.start(prefix=("prlimit", f"--nofile={allowed}:{allowed}"))
+        stub = self.stub(node)
+        self.assertEqual(self.produce(stub, b"before"), [0])
+        crowd = self.crowd(node, 2 * allowed)
+        wait_until(lambda: "the port is full" in node.output(), "the port to be full")
+        for _ in range(8):
+            self.produce(stub, bytes(100_000))
+        self.assertLess(self.open_files(node), allowed)
+        for one in crowd:
+            one.close()
+        self.assertServes(node, 8, bytes(100_000))
+
+    def test_none_left(self):
+        """When the kernel gives none (EMFILE), newcomers are let go and those who are in are served."""
+        node = self.make_node()
+        node.start()
+        stub = self.stub(node)
+        self.assertEqual(self.produce(stub, b"before"), [0])
+        files = self.open_files(node)
+        _, hard = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
+        soft, _ = resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (files + 8, hard))
+        crowd = self.crowd(node, 64)
+        wait_until(lambda: "EMFILE" in node.output(), "the kernel to refuse")
+        self.assertEqual(self.produce(stub, b"during"), [1])
+        for one in crowd:
+            one.close()
+        resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        self.assertServes(node, 1, b"during")
