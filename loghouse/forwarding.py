@@ -160,7 +160,7 @@ class Forwarder:
             subject=proposal.subject,
             batch=proposal.payload,
             record_count=proposal.record_count,
-            attributes=proposal.codec,
+            attributes=proposal.attributes,
             batch_crc=proposal.payload_crc,
             expect_offset=proposal.expect_offset,
             producer_id=proposal.producer_id,
@@ -288,7 +288,7 @@ class Forwarder:
                 proposal = Proposal(
                     payload=message.batch,
                     record_count=message.record_count,
-                    codec=message.attributes,
+                    attributes=message.attributes,
                     payload_crc=message.batch_crc,
                     expect_offset=message.expect_offset,
                     producer_id=message.producer_id,

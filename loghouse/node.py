@@ -41,7 +41,6 @@ from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
 from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.raft.ready import HardState, Role, SoftState
-from loghouse.raft.ready import Proposal as RaftProposal
 from loghouse.repairing import LogRepair, Repairing
 from loghouse.replica import Replica
 from loghouse.retention import AgeClock
@@ -452,18 +451,7 @@ class Node(Administration, Repairing, Service):
             return fail(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
         if not self.is_writable:
             return fail(DiskFullError(self.options.data_dir))
-        return self._replica.propose(
-            RaftProposal(
-                payload=proposal.payload,
-                record_count=proposal.record_count,
-                attributes=proposal.codec,
-                payload_crc=proposal.payload_crc,
-                producer_id=proposal.producer_id,
-                producer_sequence=proposal.producer_sequence,
-                subject=proposal.subject,
-                expect_offset=proposal.expect_offset,
-            )
-        )
+        return self._replica.propose(proposal)
 
     def _prepare(self) -> None:
         """Take room for the next segment once the active one is half full, so that no append waits for it.

@@ -11,28 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from loghouse.protocol.entry import Buffer
+from loghouse.raft.ready import Proposal as Proposal
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """A batch to append, already checked by `loghouse.protocol.batch.check_batch`.
-
-    `payload` is a serialized `RecordBatch`, compressed by `codec`; the node stores it as it is and may
-    keep it until the entry is on disk, so it must not change. `payload_crc` is the CRC32C its maker
-    sent, None when the node shall compute it. `subject` asked for the append.
-    """
-
-    payload: Buffer
-    record_count: int
-    codec: int = 0
-    payload_crc: int | None = None
-    expect_offset: int | None = None
-    producer_id: int = 0
-    producer_sequence: int = 0
-    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

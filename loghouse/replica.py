@@ -255,11 +255,9 @@ class Replica:
             return
         self._is_turning = True
         try:
-            while True:
-                while (ready := self.raft.ready()) is not None:
+            while (ready := self.raft.ready()) is not None or self._write_next():
+                if ready is not None:
                     self._take(ready)
-                if not self._write_next():
-                    break
         except (EntryDamagedError, ConsensusError, StorageError):
             self._owner.fatal(Failure())
         finally:
@@ -272,7 +270,8 @@ class Replica:
             self._owner.send(envelope)
         if ready.soft_state is not None:
             self._owner.role_changed(ready.soft_state)
-        self._to_write.append(ready)
+        if ready.waits_for_disk:
+            self._to_write.append(ready)
         if ready.snapshot is not None:
             self._skip_to(ready.snapshot.index, ready.snapshot.term)
         if ready.committed:

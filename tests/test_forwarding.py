@@ -28,7 +28,7 @@ APPENDED = Appended(base_offset=7, record_count=2, timestamp=99, index=5, term=3
 PROPOSAL = Proposal(
     payload=b"batch",
     record_count=2,
-    codec=1,
+    attributes=1,
     payload_crc=0,
     expect_offset=0,
     producer_id=4,

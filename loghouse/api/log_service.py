@@ -203,7 +203,7 @@ class LogService:
                 Proposal(
                     payload=payload,
                     record_count=record_count,
-                    codec=codec,
+                    attributes=codec,
                     payload_crc=payload_crc,
                     expect_offset=request.expect_offset if request.HasField("expect_offset") else None,
                     producer_id=request.producer_id,

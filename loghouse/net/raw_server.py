@@ -266,7 +266,7 @@ class RawServer:
             Proposal(
                 payload=request.batch,
                 record_count=request.record_count,
-                codec=request.attributes & CODEC_MASK,
+                attributes=request.attributes,
                 payload_crc=request.batch_crc,
                 expect_offset=request.expect_offset,
                 producer_id=request.producer_id,

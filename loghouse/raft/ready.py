@@ -97,9 +97,10 @@ class Damage:
 class Proposal:
     """What a leader is asked to append.
 
-    The payload must have been checked (`batch.check_batch`) and is not copied. `payload_crc` is its
-    CRC32C when its maker sent one. `subject` is who proposes: the owner of `producer_id`, when that is
-    not 0. `expect_offset` refuses the append unless the first record gets that offset.
+    The payload must have been checked (`batch.check_batch`); it is stored as it is and not copied, so it must
+    not change. `attributes` are the entry's: the codec it is compressed by. `payload_crc` is its CRC32C when
+    its maker sent one, None to have it computed. `subject` is who proposes: the owner of `producer_id`, when
+    that is not 0. `expect_offset` refuses the append unless the first record gets that offset.
     """
 
     payload: Buffer = b""
@@ -175,10 +176,18 @@ class Ready:
 
     @property
     def must_persist(self) -> bool:
-        """Whether there is anything to write. If not, `persisted` must still be called, in its turn."""
+        """Whether there is anything to write."""
         return bool(
             self.entries
             or self.hard_state is not None
             or self.snapshot is not None
             or self.truncate_after is not None
         )
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether anything here must take its turn behind the writes of earlier ones.
+
+        If not (a commit, a heartbeat), it is done once it was looked at; a later token covers it.
+        """
+        return bool(self.messages_after_persist) or self.must_persist

@@ -249,8 +249,15 @@ class Log(ReadableLog):
         return replace(watermark, commit_index=self._watermark.commit_index)
 
     def _publish_durable(self, end: End) -> None:
-        view = replace(self._view, end=end)
-        self._view = replace(view, durable_index=view.last_index, durable_offset=end.next_offset)
+        view = self._view
+        self._view = View(
+            segments=view.segments,
+            base_indexes=view.base_indexes,
+            base_offsets=view.base_offsets,
+            end=end,
+            durable_index=view.base_indexes[-1] + end.count - 1,
+            durable_offset=end.next_offset,
+        )
 
     def sync(self, commit_index: int) -> None:
         """Make everything written durable, publish it, and write the watermark (not synced itself).

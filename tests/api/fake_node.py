@@ -80,7 +80,7 @@ class FakeNode:
             base_offset=self.next_offset,
             timestamp=self.timestamp,
             payload=proposal.payload,
-            attributes=proposal.codec,
+            attributes=proposal.attributes,
             record_count=proposal.record_count,
             payload_crc=proposal.payload_crc,
         )

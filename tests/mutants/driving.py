@@ -174,7 +174,13 @@ ANSWERS = (
         "retry-is-another-batch",
         "Kafka KIP-98",
         "A producer's id gets lost on its way into the log: its retry is appended again.",
-        [(NODE + "propose_here", "producer_id=proposal.producer_id", "producer_id=0")],
+        [
+            (
+                NODE + "propose_here",
+                "self._replica.propose(proposal)",
+                "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0))",
+            )
+        ],
         "test_cluster:ForwardingTests.test_exactly_once_across_failover",
     ),
 )
