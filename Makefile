@@ -15,7 +15,7 @@ CYCLES ?= 300
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md
 
-.PHONY: help run certs test test-pytest test-trial lint types proto drift coverage packaging bench bench-cluster fuzz kill kill-cluster sim sim-ci check clean
+.PHONY: help run certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench bench-cluster fuzz kill kill-cluster sim sim-ci check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
@@ -118,15 +118,30 @@ check: lint types drift test
 # An old generator: what it makes runs with every newer grpcio and protobuf.
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I proto proto/loghouse/api/v1/log.proto
 
+# The original's API, which its clients still speak: stubs for the tests alone.
+COMPAT := tests/compat
+COMPAT_PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc -I $(COMPAT)/original $(COMPAT)/original/api/v1/log.proto
+
 proto: $(PROTO_VENV)/.installed
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=.
+	$(COMPAT_PROTOC) --python_out=$(COMPAT)/python --grpc_python_out=$(COMPAT)/python
+
+# The stubs of the Go client in tests/compat; needs Go. Its test sees when they are not the original's.
+proto-go: $(PROTO_VENV)/.installed
+	GOBIN=$(CURDIR)/build/go go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.10
+	GOBIN=$(CURDIR)/build/go go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1
+	PATH=$(CURDIR)/build/go:$$PATH $(COMPAT_PROTOC) --go_out=$(COMPAT)/go --go-grpc_out=$(COMPAT)/go \
+		--go_opt=module=loghouse.test/compat,Mapi/v1/log.proto=loghouse.test/compat/api/v1 \
+		--go-grpc_opt=module=loghouse.test/compat,Mapi/v1/log.proto=loghouse.test/compat/api/v1
 
 drift: $(PROTO_VENV)/.installed
 	@rm -rf build/proto && mkdir -p build/proto
 	$(PROTOC) --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto
-	@for file in build/proto/loghouse/api/v1/*; do \
-		diff -u "loghouse/api/v1/$$(basename $$file)" "$$file" \
-		|| { echo "generated code differs from proto/: run make proto and commit"; exit 1; }; \
+	@mkdir -p build/proto/$(COMPAT)/python
+	$(COMPAT_PROTOC) --python_out=build/proto/$(COMPAT)/python --grpc_python_out=build/proto/$(COMPAT)/python
+	@cd build/proto && find . -type f | while read -r file; do \
+		diff -u "../../$$file" "$$file" \
+		|| { echo "generated code differs from its .proto: run make proto and commit"; exit 1; }; \
 	done
 
 clean:
