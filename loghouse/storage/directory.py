@@ -25,7 +25,7 @@ from construct import (
     Terminated,
 )
 
-from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError
+from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.entry import HEADER, EntryKind, crc32c
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
@@ -247,7 +247,7 @@ class DataDirectory:
 
         Raises:
             DamageError: `node` is gone, but there are entries; nothing was modified.
-            DiskFullError: No room for the first segment.
+            DataDirectoryError: No room for the first segment.
             DiskFailedError: The disk refuses.
         """
         assert self._identity is None
@@ -268,6 +268,11 @@ class DataDirectory:
                 begin(log)
             log.close()
             replace_file(files, self.path, NODE_NAME, identity.encode())
+        except DiskFullError:
+            raise DataDirectoryError(
+                f"no space left for a new log under {self.path}: its first segment takes {self._segment_size} "
+                f"bytes; free some, or set a smaller storage.segment_size, and start again"
+            ) from None
         except OSError as error:
             raise DiskFailedError(f"cannot make {self.path}: {error}") from error
         self._identity = identity

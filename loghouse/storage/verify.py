@@ -77,8 +77,13 @@ def read_identity(files: Files, path: str) -> Identity:
     node = f"{path}/{NODE_NAME}"
     try:
         content = read_file(files, node, 4096)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataDirectoryError(
+            f"{path} is no data directory: there is no file {NODE_NAME!r} in it; "
+            "give the directory that node.yaml calls data_dir"
+        ) from None
     except OSError as error:
-        raise DataDirectoryError(f"{path} is no data directory that can be read: {error}") from None
+        raise DataDirectoryError(f"{node} cannot be read: {error.strerror}") from None
     return Identity.decode(node, content)
 
 

@@ -218,6 +218,17 @@ class FullDiskTests(SynchronousTestCase):
         disk.stop_process()
         self.assertEqual(frames_of(boot(disk).open_log()), frames + [entry.frame for entry in more])
 
+    def test_first_boot_on_a_full_disk(self):
+        """A new node without room for its first segment says what it needs, and starts once it is there."""
+        disk = SimDisk()
+        disk.capacity = 10_000
+        with self.assertRaises(DataDirectoryError) as caught:
+            boot(disk)
+        self.assertIn("start again", str(caught.exception))
+        disk.stop_process()
+        disk.capacity = None
+        self.assertEqual(boot(disk).open_log().last_index, 0)
+
     def test_restart_with_a_torn_tail_on_a_full_disk(self):
         """A full disk does not keep a log with a torn tail from starting."""
         disk = SimDisk()
