@@ -354,7 +354,8 @@ class Node(Administration, Repairing, Service):
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
         """Fire once the appends under way have their outcome, at the latest after so many seconds."""
-        idle = self._replica.when_idle() if self._replica is not None else succeed(None)
+        is_hopeful = self._replica is not None and not self._replica.is_full
+        idle = self._replica.when_idle() if self._replica and is_hopeful else succeed(None)
         return idle.addTimeout(seconds_max, self._clocks.scheduler, lambda _, __: None)
 
     def stopService(self) -> Deferred[None]:

@@ -323,6 +323,19 @@ class FaultTests(NodeTestCase):
         self.assertTrue(node.is_writable)
         self.assertEqual(self.append(node), 4)
 
+    def test_stop_while_the_disk_is_full(self):
+        """What waits for room does not hold up a stop: its outcome is unknown."""
+        node = self.start()
+        self.fill_disk(node)
+        done = [self.propose(node, 1, 30_000) for _ in range(4)]
+        self.settle()
+        self.assertFalse(node.is_writable)
+        stopping = node.stopService()
+        self.settle()
+        self.successResultOf(stopping)
+        for waiting in done:
+            self.failureResultOf(waiting, OutcomeUnknownError)
+
     def test_reads_go_on_while_the_disk_is_full(self):
         """Bounds and misses are answered while not even an entry of a new term fits; after a restart, too."""
         node = self.start()

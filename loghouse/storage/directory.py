@@ -270,7 +270,7 @@ class DataDirectory:
             replace_file(files, self.path, NODE_NAME, identity.encode())
         except DiskFullError:
             raise DataDirectoryError(
-                f"no space left for a new log under {self.path}: its first segment takes {self._segment_size} "
+                f"no space left for a new log under {self.path}: a segment takes {self._segment_size} "
                 f"bytes; free some, or set a smaller storage.segment_size, and start again"
             ) from None
         except OSError as error:
