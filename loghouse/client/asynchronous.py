@@ -49,11 +49,12 @@ class AsyncClient:
         tls: Tls | None = None,
         log: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
+        is_direct: bool = False,
         rng: random.Random | None = None,
     ) -> None:
         """See `connect`; nothing is dialled before the first call."""
         channels = Channels(tls)
-        self._calls = Calls(parse_target(target), channels, rng or random.SystemRandom())
+        self._calls = Calls(parse_target(target), channels, rng or random.SystemRandom(), is_direct=is_direct)
         self._log = log
         self.timeout_seconds = timeout_seconds
 
@@ -344,7 +345,12 @@ class AsyncClient:
 
 
 def connect(
-    target: str, *, tls: Tls | None = None, log: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+    target: str,
+    *,
+    tls: Tls | None = None,
+    log: str = "",
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    is_direct: bool = False,
 ) -> AsyncClient:
     """Return a client of the cluster that any of these addresses belongs to, for use with asyncio.
 
@@ -359,12 +365,14 @@ def connect(
         tls: The client's certificates; None speaks plaintext, which nodes accept on loopback only.
         log: The log's name; empty means the default one.
         timeout_seconds: How long calls try, unless they are told otherwise.
+        is_direct: Call the addresses given and no others: to ask one certain node, or through a forwarded
+            port, where the addresses that the nodes tell of cannot be reached.
 
     Raises:
         InvalidRequestError: The target is not understood.
         CertificateError: A certificate cannot be read.
     """
-    return AsyncClient(target, tls=tls, log=log, timeout_seconds=timeout_seconds)
+    return AsyncClient(target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct)
 
 
 def codec_of(compression: Compression) -> Codec:

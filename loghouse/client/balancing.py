@@ -75,11 +75,13 @@ class Balancer:
     Args:
         seeds: The addresses that the client was given.
         rng: Where turns begin, so that many clients do not all begin at the same server.
+        is_direct: Choose among the seeds alone, whatever servers they tell of.
     """
 
-    def __init__(self, seeds: Sequence[str], rng: random.Random) -> None:
+    def __init__(self, seeds: Sequence[str], rng: random.Random, *, is_direct: bool = False) -> None:
         assert seeds
         self._seeds = tuple(seeds)
+        self._is_direct = is_direct
         self._rng = rng
         self._turn = rng.randrange(1 << 16)
         self._leader_name = ""
@@ -115,6 +117,8 @@ class Balancer:
 
     def hinted(self, leader_name: str) -> None:
         """Note that a node named the leader."""
+        if self._is_direct:
+            return
         if self._server(leader_name) is None:
             self.expire()
         else:
@@ -197,7 +201,7 @@ class Balancer:
 
     @property
     def _servers(self) -> tuple[Server, ...]:
-        return self.view.servers if self.view is not None else ()
+        return self.view.servers if self.view is not None and not self._is_direct else ()
 
     def _server(self, name: str) -> Server | None:
         return next((server for server in self._servers if server.name == name), None) if name else None

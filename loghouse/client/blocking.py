@@ -83,10 +83,18 @@ class Client:
     """
 
     def __init__(
-        self, target: str, *, tls: Tls | None = None, log: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+        self,
+        target: str,
+        *,
+        tls: Tls | None = None,
+        log: str = "",
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        is_direct: bool = False,
     ) -> None:
         """See `connect_blocking`; nothing is dialled before the first call."""
-        self._client = AsyncClient(target, tls=tls, log=log, timeout_seconds=timeout_seconds)
+        self._client = AsyncClient(
+            target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct
+        )
         self._thread = LoopThread()
         # Also at the interpreter's end, when nobody closed it.
         self._finalizer = weakref.finalize(self, self._thread.close, self._client.close)
@@ -218,7 +226,12 @@ async def _close(answers: AsyncGenerator[Iterator[Batch], None]) -> None:
 
 
 def connect_blocking(
-    target: str, *, tls: Tls | None = None, log: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+    target: str,
+    *,
+    tls: Tls | None = None,
+    log: str = "",
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    is_direct: bool = False,
 ) -> Client:
     """Return a client of the cluster that any of these addresses belongs to, for use without asyncio.
 
@@ -228,4 +241,4 @@ def connect_blocking(
 
     Arguments and errors are those of `connect`.
     """
-    return Client(target, tls=tls, log=log, timeout_seconds=timeout_seconds)
+    return Client(target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct)

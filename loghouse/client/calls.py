@@ -45,10 +45,13 @@ class Calls:
     Args:
         seeds: The addresses that the client was given.
         rng: Chance for turns and pauses.
+        is_direct: Call the seeds alone.
     """
 
-    def __init__(self, seeds: tuple[str, ...], channels: Channels, rng: random.Random) -> None:
-        self.balancer = Balancer(seeds, rng)
+    def __init__(
+        self, seeds: tuple[str, ...], channels: Channels, rng: random.Random, *, is_direct: bool = False
+    ) -> None:
+        self.balancer = Balancer(seeds, rng, is_direct=is_direct)
         self.channels = channels
         self.rng = rng
         self._refreshing: asyncio.Task[None] | None = None

@@ -188,3 +188,20 @@ class ChangeTests(BalancerCase):
         error = self.assertRaises(IdentityError, self.balancer.check_cluster, bytes(16), "h9:1")
         self.assertIn("h9:1 belongs to cluster 0000", str(error))
         self.assertRaises(IdentityError, self.balancer.check_cluster, b"short", "h9:1")
+
+
+class DirectTests(SynchronousTestCase):
+    """A client of certain addresses."""
+
+    def test_only_the_seeds(self):
+        """Whatever the nodes tell of leaders and addresses, only the seeds are called, in turn."""
+        balancer = Balancer(SEEDS, random.Random(1), is_direct=True)
+        balancer.learned(three(), 0.0)
+        balancer.hinted("n2")
+        self.assertFalse(balancer.is_stale(1.0), "a hint is no reason to ask for the servers")
+        for purpose in Purpose:
+            chosen = [balancer.address(purpose, 1.0) for _ in range(4)]
+            self.assertEqual(sorted(chosen), ["s1:1", "s1:1", "s2:2", "s2:2"])
+        self.assertEqual(balancer.addresses(), set(SEEDS))
+        balancer.failed("s1:1", 1.0)
+        self.assertEqual({balancer.address(Purpose.ASK, 1.0) for _ in range(4)}, {"s2:2"})
