@@ -14,6 +14,7 @@ from loghouse.client.balancing import ClusterView, Purpose
 from loghouse.client.batching import check_fits, encode_batch_of, message_of, microseconds_of
 from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import Channels
+from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS, AsyncProducer
 from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls, parse_target
@@ -54,8 +55,8 @@ class AsyncClient:
     ) -> None:
         """See `connect`; nothing is dialled before the first call."""
         channels = Channels(tls)
-        self._calls = Calls(parse_target(target), channels, rng or random.SystemRandom(), is_direct=is_direct)
-        self._log = log
+        self.calls = Calls(parse_target(target), channels, rng or random.SystemRandom(), is_direct=is_direct)
+        self.log = log
         self.timeout_seconds = timeout_seconds
 
     async def __aenter__(self) -> Self:
@@ -68,7 +69,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close every connection; whoever waits for an answer gets an error."""
-        await self._calls.close()
+        await self.calls.close()
 
     # --- appending ------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class AsyncClient:
         """
         message = message_of(value, key, headers, timestamp)
         check_fits(message.ByteSize())
-        request = log_pb2.ProduceRequest(record=message, log=self._log, expect_offset=expect_offset)
+        request = log_pb2.ProduceRequest(record=message, log=self.log, expect_offset=expect_offset)
 
         def make(channel: Any, seconds: float) -> Any:
             return channel.log.Produce(request, timeout=seconds)
@@ -131,7 +132,7 @@ class AsyncClient:
             record_count=record_count,
             codec=codec,  # type: ignore[arg-type]
             batch_crc=crc32c(batch),
-            log=self._log,
+            log=self.log,
             expect_offset=expect_offset,
         )
 
@@ -142,8 +143,47 @@ class AsyncClient:
         return range(reply.base_offset, reply.base_offset + reply.record_count)
 
     async def _append(self, make: Make, timeout_seconds: float | None) -> Any:
-        return await self._calls.call(
+        return await self.calls.call(
             make, purpose=Purpose.APPEND, timeout_seconds=self._timeout(timeout_seconds), is_safe=False
+        )
+
+    def producer(
+        self,
+        *,
+        linger_ms: float = LINGER_MILLISECONDS,
+        batch_bytes: int = BATCH_SIZE,
+        compression: Compression = "none",
+        buffer_bytes: int = BUFFER_SIZE,
+        timeout_seconds: float | None = None,
+    ) -> AsyncProducer:
+        """Return a producer: it gathers records into batches, and appends each exactly once, in order.
+
+            async with log.producer() as producer:
+                for line in lines:
+                    await producer.append(line)  # waits only while the buffer is full
+                delivery = await producer.append(b"the last one")
+                offset = await delivery
+
+        At the block's end everything is acknowledged, or its error raised. It registers a producer id, and
+        sends what is not acknowledged again, after any failure and to any server, until the deadline; the
+        cluster drops what it has already. A producer is for one program at work, not for one record: the
+        cluster remembers the last 4096.
+
+        Args:
+            linger_ms: How long a record may wait for others to share its batch.
+            batch_bytes: Bytes at which a batch is sent without waiting.
+            compression: "zstd" compresses each batch that gets smaller by it.
+            buffer_bytes: Bytes not acknowledged yet beyond which `append` waits.
+            timeout_seconds: How long a batch is tried, from its first record on.
+        """
+        return AsyncProducer(
+            self.calls,
+            log=self.log,
+            linger_ms=linger_ms,
+            batch_bytes=batch_bytes,
+            codec=codec_of(compression),
+            buffer_bytes=buffer_bytes,
+            timeout_seconds=self._timeout(timeout_seconds),
         )
 
     # --- reading --------------------------------------------------------------------------
@@ -201,7 +241,7 @@ class AsyncClient:
         offset, end = await self._range(from_, follow, seconds)
         if end is not None and offset >= end:
             return
-        reader = Reader(self._calls, offset=offset, end=end, log=self._log, timeout_seconds=seconds)
+        reader = Reader(self.calls, offset=offset, end=end, log=self.log, timeout_seconds=seconds)
         async with aclosing(reader.answers()) as answers:
             async for batches in answers:
                 yield batches
@@ -231,7 +271,7 @@ class AsyncClient:
         """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended."""
 
         def make(channel: Any, seconds: float) -> Any:
-            return channel.log.Bounds(log_pb2.BoundsRequest(log=self._log), timeout=seconds)
+            return channel.log.Bounds(log_pb2.BoundsRequest(log=self.log), timeout=seconds)
 
         reply = await self._ask(make, Purpose.READ, timeout_seconds)
         return Bounds(reply.lowest, reply.next)
@@ -242,7 +282,7 @@ class AsyncClient:
         Args:
             time: A datetime, or microseconds since the epoch.
         """
-        request = log_pb2.FindOffsetRequest(timestamp=max(0, microseconds_of(time)), log=self._log)
+        request = log_pb2.FindOffsetRequest(timestamp=max(0, microseconds_of(time)), log=self.log)
 
         def make(channel: Any, seconds: float) -> Any:
             return channel.log.FindOffset(request, timeout=seconds)
@@ -254,8 +294,8 @@ class AsyncClient:
     async def servers(self, *, timeout_seconds: float | None = None) -> ClusterView:
         """Ask who is in the cluster, and return it: uuid, name, and each server with its role."""
         seconds = self._timeout(timeout_seconds)
-        await self._calls.refresh(seconds)
-        return await self._calls.view(seconds)
+        await self.calls.refresh(seconds)
+        return await self.calls.view(seconds)
 
     async def status(
         self, *, server: str = "", timeout_seconds: float | None = None
@@ -304,19 +344,19 @@ class AsyncClient:
         """
         request = log_pb2.TransferRequest(name=name)
         reply = await self._administer("Transfer", request, timeout_seconds)
-        self._calls.balancer.hinted(reply.leader)
+        self.calls.balancer.hinted(reply.leader)
         return str(reply.leader)
 
     async def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
         """Let records below an offset go, on every node, and return the lowest offset held now."""
-        request = log_pb2.TrimRequest(offset=offset, log=self._log)
+        request = log_pb2.TrimRequest(offset=offset, log=self.log)
         reply = await self._administer("Trim", request, timeout_seconds, is_safe=True)
         return int(reply.lowest)
 
     # --- common ---------------------------------------------------------------------------
 
     async def _ask(self, make: Make, purpose: Purpose, timeout_seconds: float | None) -> Any:
-        return await self._calls.call(
+        return await self.calls.call(
             make, purpose=purpose, timeout_seconds=self._timeout(timeout_seconds), is_safe=True
         )
 
@@ -332,7 +372,7 @@ class AsyncClient:
         def make(channel: Any, seconds: float) -> Any:
             return getattr(channel.cluster, method)(request, timeout=seconds)
 
-        return await self._calls.call(
+        return await self.calls.call(
             make,
             purpose=Purpose.ASK,
             timeout_seconds=self._timeout(timeout_seconds),

@@ -174,6 +174,12 @@ class Balancer:
         left = [address for address in self.addresses() if address not in tried]
         yield from sorted(left, key=self._until)
 
+    def leader_address(self, now: float) -> str | None:
+        """Return where the leader can be dialled, or None when it is unknown or away."""
+        leader = self._server(self._leader_name)
+        doors = leader.doors if leader is not None else ()
+        return next((door for door in doors if not self._is_avoided(door, now)), None)
+
     def address_of(self, name: str, now: float) -> str | None:
         """Return where to dial the server of that name, or None when the cluster has none."""
         server = self._server(name)

@@ -120,6 +120,7 @@ class Outgoing:
         error: Why it failed, if it did.
         waiter: Whatever its driver wakes when it is settled.
         is_told: Whether somebody was told of its error.
+        is_full: Whether nothing more goes in, though it may not have lingered long enough.
     """
 
     __slots__ = (
@@ -129,6 +130,7 @@ class Outgoing:
         "deadline",
         "due_at",
         "error",
+        "is_full",
         "is_told",
         "is_unsure",
         "payload",
@@ -154,6 +156,7 @@ class Outgoing:
         self.error: LoghouseError | None = None
         self.waiter: Any = None
         self.is_told = False
+        self.is_full = False
 
     @property
     def is_settled(self) -> bool:
@@ -192,13 +195,10 @@ class Accumulator:
         timeout_seconds: How long a batch is tried.
     """
 
-    def __init__(
-        self, *, batch_size: int, linger_seconds: float, timeout_seconds: float, codec: Codec = Codec.NONE
-    ) -> None:
+    def __init__(self, *, batch_size: int, linger_seconds: float, timeout_seconds: float) -> None:
         self._batch_size = batch_size
         self._linger_seconds = linger_seconds
         self._timeout_seconds = timeout_seconds
-        self._codec = codec
         self._open: Outgoing | None = None
         self._full: deque[Outgoing] = deque()
 
@@ -223,20 +223,19 @@ class Accumulator:
         batch.size += cost
         batch.record_count += 1
         if batch.size >= self._batch_size or batch.record_count >= RECORDS_PER_BATCH_MAX:
+            batch.is_full = True
             self._full.append(batch)
             self._open = None
         return batch
 
     def take(self, now: float) -> Outgoing | None:
-        """Return the next batch to send, sealed, or None when none is due."""
+        """Return the next batch to send, to be sealed, or None when none is due."""
         if self._full:
-            batch = self._full.popleft()
-        elif self._open is not None and self._open.due_at <= now:
+            return self._full.popleft()
+        if self._open is not None and self._open.due_at <= now:
             batch, self._open = self._open, None
-        else:
-            return None
-        batch.seal(self._codec)
-        return batch
+            return batch
+        return None
 
     def hurry(self) -> None:
         """What is gathered is due now."""

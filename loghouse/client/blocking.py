@@ -6,73 +6,22 @@ cancelled. What is read is decoded by the thread that reads it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Self
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.asynchronous import TIMEOUT_SECONDS, AsyncClient, Compression, Start
 from loghouse.client.balancing import ClusterView
+from loghouse.client.blocking_producer import Producer
+from loghouse.client.loop_thread import LoopThread
+from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls
 from loghouse.errors import UnavailableError
-
-JOIN_SECONDS: Final = 10.0
-
-T = TypeVar("T")
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-class LoopThread:
-    """An event loop that runs in a thread until it is closed."""
-
-    def __init__(self) -> None:
-        self.loop = _new_loop()
-        self._thread = threading.Thread(target=self._run, name="loghouse client", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and return its result; whatever interrupts the wait cancels it.
-
-        Raises:
-            UnavailableError: The loop is closed.
-        """
-        if self.loop.is_closed():
-            work.close()
-            raise UnavailableError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a last coroutine and end the loop and its thread; a second time does nothing."""
-        if self.loop.is_closed():
-            return
-        with contextlib.suppress(Exception):
-            self.run(last())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(JOIN_SECONDS)
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.close()
 
 
 class Client:
@@ -151,6 +100,31 @@ class Client:
                 expect_offset=expect_offset,
                 timeout_seconds=timeout_seconds,
             )
+        )
+
+    def producer(
+        self,
+        *,
+        linger_ms: float = LINGER_MILLISECONDS,
+        batch_bytes: int = BATCH_SIZE,
+        compression: Compression = "none",
+        buffer_bytes: int = BUFFER_SIZE,
+        timeout_seconds: float | None = None,
+    ) -> Producer:
+        """Return a producer; see `AsyncClient.producer`.
+
+        with log.producer() as producer:
+            for line in lines:
+                producer.append(line)
+        """
+        return Producer(
+            self._thread,
+            self._client,
+            linger_ms=linger_ms,
+            batch_bytes=batch_bytes,
+            compression=compression,
+            buffer_bytes=buffer_bytes,
+            timeout_seconds=timeout_seconds,
         )
 
     # --- reading --------------------------------------------------------------------------

@@ -134,7 +134,7 @@ _REASONS: Final[Mapping[str, tuple[Effect, _Build]]] = {
 
 # gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".
 _NEVER_SENT: Final = re.compile(
-    r"failed to connect|resolution failed|Connection refused|[Hh]andshake|Ssl|SSL", re.ASCII
+    r"failed to connect|resolution failed|Connection refused|handshake failed", re.ASCII
 )
 _REFUSALS: Final[Mapping[str, type[RequestError]]] = {
     "UNIMPLEMENTED": NotSupportedError,

@@ -1,0 +1,271 @@
+"""Batches on their way: one stream to the leader at a time, another one when it breaks.
+
+    accumulator -> sequencer -> ProduceBatchStream -> answers -> settled batches
+                        ^--- the same batches again, after any failure ---'
+
+Drives `sequencing` with gRPC. One task a producer, two more while a stream is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from grpc import aio
+
+from loghouse.api.v1 import log_pb2
+from loghouse.client.balancing import Purpose
+from loghouse.client.batching import Accumulator, Outgoing
+from loghouse.client.calls import Calls
+from loghouse.client.channels import Channel
+from loghouse.client.failures import Effect, Failure, failure_of
+from loghouse.client.retrying import ATTEMPT_SECONDS, Backoff
+from loghouse.client.sequencing import Sequencer
+from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
+from loghouse.protocol.entry import Codec
+
+CHECK_SECONDS: Final = 0.5
+"""How often a stream is looked at: whether it stalls, whether batches expired."""
+IDLE_SECONDS: Final = 10.0
+"""A stream without a batch for so long is closed; the next batch opens another."""
+STATUS_SECONDS: Final = 1.0
+"""How long a stream that takes no more may take to say why."""
+
+
+class Sending:
+    """Sends what an accumulator gathers, in order, each batch exactly once.
+
+    Args:
+        lock: Held while the accumulator is used.
+        settled: Called, on the loop, with each batch that is acknowledged or failed.
+        window: Batches on their way at a time.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        accumulator: Accumulator,
+        *,
+        log: str,
+        codec: Codec,
+        window: int,
+        lock: AbstractContextManager[Any],
+        settled: Callable[[Outgoing], None],
+    ) -> None:
+        self._calls = calls
+        self._accumulator = accumulator
+        self._log = log
+        self._codec = codec
+        self._lock = lock
+        self._settled = settled
+        self._sequencer = Sequencer(window=window)
+        self._backoff = Backoff(calls.rng)
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something to do; on the loop."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Send until cancelled, or the client is closed; then fail what is not acknowledged."""
+        try:
+            while True:
+                await self._wait_for_work()
+                if self._sequencer.needs_id:
+                    await self._register()
+                else:
+                    await self._stream(self._calls.balancer.address(Purpose.APPEND, self._calls.now))
+        except UnavailableError as error:  # the client is closed
+            self._fail_everything(error)
+        except BaseException:
+            self._fail_everything(UnavailableError("the producer was closed before everything was sent"))
+            raise
+
+    # --- what there is to do ------------------------------------------------------------
+
+    async def _wait_for_work(self) -> None:
+        """Return once there is something to send."""
+        while True:
+            self._expire()
+            self._pull()
+            if len(self._sequencer):
+                return
+            with self._lock:
+                due_at = self._accumulator.due_at
+            await self._wait(due_at)
+
+    async def _wait(self, until: float | None) -> None:
+        """Wait for a change, at most until a moment of the loop's clock."""
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_at(until, self._changed.set) if until is not None else None
+        try:
+            await self._changed.wait()
+        finally:
+            self._changed.clear()
+            if alarm is not None:
+                alarm.cancel()
+
+    def _pull(self) -> None:
+        """Take batches that are due, as many as may be on their way."""
+        sequencer, now = self._sequencer, self._calls.now
+        while sequencer.has_room:
+            with self._lock:
+                batch = self._accumulator.take(now)
+            if batch is None:
+                return
+            batch.seal(self._codec)
+            sequencer.push(batch)
+
+    def _expire(self) -> None:
+        now = self._calls.now
+        self._settle(self._sequencer.expire(now))
+        with self._lock:
+            expired = self._accumulator.expire(now)
+        for batch in expired:
+            batch.error = DeadlineError("nothing was appended before the deadline: too much was before it")
+        self._settle(expired)
+
+    def _settle(self, batches: Iterable[Outgoing]) -> None:
+        for batch in batches:
+            self._settled(batch)
+
+    def _fail_everything(self, error: LoghouseError) -> None:
+        failed = self._sequencer.give_up(error)
+        with self._lock:
+            dropped = self._accumulator.drop()
+        for batch in dropped:
+            batch.error = error
+        self._settle([*failed, *dropped])
+
+    # --- the producer's id ----------------------------------------------------------------
+
+    async def _register(self) -> None:
+        calls, sequencer = self._calls, self._sequencer
+        request = log_pb2.RegisterProducerRequest(log=self._log)
+
+        def make(channel: Channel, seconds: float) -> Any:
+            return channel.log.RegisterProducer(request, timeout=seconds)
+
+        deadline = sequencer.deadline
+        if deadline is None:
+            return
+        try:
+            reply = await calls.call(
+                make, purpose=Purpose.APPEND, timeout_seconds=max(0.0, deadline - calls.now), is_safe=True
+            )
+        except DeadlineError:
+            return  # the batch that it was for expires, too
+        except LoghouseError as error:
+            if calls.channels.is_closed:
+                raise
+            self._settle(sequencer.registration_refused(error))
+            return
+        sequencer.registered(reply.producer_id)
+
+    # --- one stream -------------------------------------------------------------------------
+
+    async def _stream(self, address: str) -> None:
+        """Send on one stream until it breaks, another server should be used, or there is nothing more."""
+        calls, sequencer = self._calls, self._sequencer
+        with calls.channels.lend(address) as channel:
+            failure = await self._use(channel)
+        if failure is None:
+            sequencer.stream_closed()
+            return
+        self._settle(sequencer.stream_failed(failure, calls.now))
+        if failure.effect is Effect.REFUSED:
+            return
+        calls.note(failure, address)
+        pause = 0.0 if failure.leader and not sequencer.needs_id else self._backoff.next_seconds()
+        await calls.await_news(max(pause, CHECK_SECONDS))
+        await asyncio.sleep(pause)
+
+    async def _use(self, channel: Channel) -> Failure | None:
+        """Return how the stream failed, or None when it was left."""
+        call = channel.log.ProduceBatchStream()
+        reading = asyncio.ensure_future(self._read(call))
+        writing = asyncio.ensure_future(self._write(call, channel.address))
+        try:
+            while not (reading.done() or writing.done()):
+                await asyncio.wait(
+                    {reading, writing}, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                self._expire()
+                if self._sequencer.needs_id:
+                    return None  # what was on its way is given up
+                failure = self._stall(channel.address)
+                if failure is not None and not (reading.done() or writing.done()):
+                    return failure
+            if writing.done() and not writing.cancelled() and writing.exception() is None:
+                return None
+            # Only the reader learns why.
+            await asyncio.wait({reading}, timeout=STATUS_SECONDS)
+            return self._why(reading, channel.address)
+        finally:
+            call.cancel()
+            writing.cancel()
+            await asyncio.wait({reading, writing})
+            for task in (reading, writing):
+                if not task.cancelled():
+                    task.exception()
+
+    def _why(self, reading: asyncio.Task[None], address: str) -> Failure:
+        error = reading.exception() if reading.done() and not reading.cancelled() else None
+        if isinstance(error, aio.AioRpcError):
+            return failure_of(error, address)
+        if self._calls.channels.is_closed:
+            raise UnavailableError("the client is closed")
+        if error is not None and not isinstance(error, LoghouseError):
+            raise error
+        text = str(error or f"{address}: the stream ended without a reason")
+        return Failure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=True)
+
+    def _stall(self, address: str) -> Failure | None:
+        """Return a failure when batches are on their way and none was answered for too long."""
+        seconds = self._calls.now - self._sequencer.progressed_at
+        if not self._sequencer.in_flight or seconds < ATTEMPT_SECONDS:
+            return None
+        error = OutcomeUnknownError(f"{address}: no answer for {seconds:.1f} s")
+        return Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
+
+    async def _write(self, call: Any, address: str) -> None:
+        """Send batches as they come, until there are none for long, or the leader is elsewhere."""
+        calls, sequencer = self._calls, self._sequencer
+        idle_at = calls.now + IDLE_SECONDS
+        while True:
+            self._pull()
+            moves = not calls.balancer.leads(address) and calls.balancer.leader_address(calls.now)
+            batch = None if moves else sequencer.next_to_send(calls.now)
+            if batch is not None:
+                await call.write(self._request(batch))
+                idle_at = calls.now + IDLE_SECONDS
+                continue
+            if not sequencer.in_flight and (moves or calls.now >= idle_at):
+                return
+            with self._lock:
+                due_at = self._accumulator.due_at if sequencer.has_room else None
+            await self._wait(min(idle_at, due_at) if due_at is not None else idle_at)
+
+    def _request(self, batch: Outgoing) -> log_pb2.ProduceBatchRequest:
+        return log_pb2.ProduceBatchRequest(
+            batch=batch.payload,
+            record_count=batch.record_count,
+            codec=batch.codec,  # type: ignore[arg-type]
+            batch_crc=batch.crc,
+            log=self._log,
+            producer_id=self._sequencer.producer_id,
+            producer_sequence=batch.sequence,
+        )
+
+    async def _read(self, call: Any) -> None:
+        """Take answers until the stream ends."""
+        calls, sequencer = self._calls, self._sequencer
+        while (answer := await call.read()) is not aio.EOF:
+            batch = sequencer.acknowledged(answer.base_offset, answer.record_count, calls.now)
+            self._backoff.reset()
+            if batch.error is None:
+                self._settled(batch)
+            self._changed.set()
+            calls.refresh_if_stale()
