@@ -6,7 +6,8 @@ of the uncovered operations, writes torn at 512 bytes. `crash_states` enumerates
 every prefix of a recorded trace. Faults: errors at the n-th operation, a full disk, a failed fsync
 (pages are marked clean and stay readable, but are lost by a crash), bit rot.
 
-Copies are made of written bytes only, never of whole files (but `copy` and `crash_states` copy).
+Copies are made of written bytes only, never of whole files; copied disks share the bytes of each file
+until one of them writes it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,18 @@ class Image:
 
     data: bytearray = field(default_factory=bytearray)
     size: int = 0
+    _is_shared: bool = False  # another image may have the same `data`: it is copied before it is changed
+    _digest: int | None = None
+
+    def _begin_change(self) -> None:
+        self._digest = None
+        if self._is_shared:
+            self.data = bytearray(self.data)
+            self._is_shared = False
 
     def write(self, position: int, content: bytes) -> None:
         """Write, growing the file as needed."""
+        self._begin_change()
         end = position + len(content)
         if len(self.data) < position:
             self.data.extend(bytes(position - len(self.data)))
@@ -48,11 +58,13 @@ class Image:
 
     def truncate(self, size: int) -> None:
         """Cut or extend with zeroes."""
+        self._begin_change()
         del self.data[size:]
         self.size = size
 
     def grow(self, size: int) -> None:
         """Extend with zeroes when shorter."""
+        self._digest = None
         self.size = max(self.size, size)
 
     def read(self, size: int, position: int) -> bytes:
@@ -64,8 +76,15 @@ class Image:
         return found if len(found) == size else found + bytes(size - len(found))
 
     def copy(self) -> Image:
-        """Return an independent copy."""
-        return Image(bytearray(self.data), self.size)
+        """Return an independent copy, in constant time."""
+        self._is_shared = True
+        return Image(self.data, self.size, True, self._digest)
+
+    def digest(self) -> int:
+        """Return a number that images of the same bytes have in common, and others hardly ever."""
+        if self._digest is None:
+            self._digest = hash((self.size, bytes(self.data.rstrip(b"\0"))))
+        return self._digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +108,11 @@ class FileChange:
 class SimFile:
     """A file: what reads see, what is durable, and the changes between."""
 
-    def __init__(self) -> None:
-        self.seen = Image()
-        self.durable = Image()
+    __slots__ = ("durable", "pending", "seen")
+
+    def __init__(self, seen: Image | None = None, durable: Image | None = None) -> None:
+        self.seen = seen or Image()
+        self.durable = durable or Image()
         self.pending: list[FileChange] = []
 
     def change(self, change: FileChange) -> None:
@@ -128,6 +149,8 @@ class NameChange:
 
 class SimDirectory:
     """A directory: the names that are seen, those that are durable, and the changes between."""
+
+    __slots__ = ("durable", "pending", "seen")
 
     def __init__(self) -> None:
         self.seen: dict[str, Node] = {}
@@ -210,6 +233,7 @@ CHANGING = frozenset(
         "sync_directory",
     }
 )
+SYNCS = frozenset({"fdatasync", "fsync", "sync_directory"})
 
 
 class SimDisk:
@@ -497,6 +521,10 @@ class SimDisk:
         """Return every named file's bytes: for comparing before and after."""
         return {path: file.seen.read(file.seen.size, 0) for path, file in self.files()}
 
+    def digest(self) -> int:
+        """Return a number that disks of the same names and bytes have in common, and others hardly ever."""
+        return _digest(self.root)
+
     # --- crashes -------------------------------------------------------------------------------
 
     def stop_process(self) -> None:
@@ -589,6 +617,19 @@ class SimDisk:
         return twin
 
 
+def _digest(directory: SimDirectory) -> int:
+    return hash(
+        frozenset(
+            (
+                name,
+                isinstance(node, SimFile),
+                node.seen.digest() if isinstance(node, SimFile) else _digest(node),
+            )
+            for name, node in directory.seen.items()
+        )
+    )
+
+
 def _copy_node(
     node: Node, memo: dict[int, Node], kept: Sequence[tuple[Node, FileChange | NameChange]] | None = None
 ) -> Node:
@@ -596,16 +637,16 @@ def _copy_node(
     if id(node) in memo:
         return memo[id(node)]
     if isinstance(node, SimFile):
-        file = SimFile()
-        memo[id(node)] = file
-        file.durable = node.durable.copy()
+        durable = node.durable.copy()
         if kept is None:
-            file.seen, file.pending = node.seen.copy(), list(node.pending)
+            file = SimFile(node.seen.copy(), durable)
+            file.pending = list(node.pending)
         else:
             for changed, change in kept:
                 if changed is node and isinstance(change, FileChange):
-                    change.apply(file.durable)
-            file.seen = file.durable.copy()
+                    change.apply(durable)
+            file = SimFile(durable.copy(), durable)
+        memo[id(node)] = file
         return file
     directory = SimDirectory()
     memo[id(node)] = directory
@@ -644,30 +685,51 @@ def crash_states(
     changes_max: int = 5,
     sample: int = 24,
     rng: Random | None = None,
+    expected: Callable[[int], object] = lambda done: None,
 ) -> Iterator[tuple[int, SimDisk]]:
     """Yield (operations done, disk after the power loss) for every prefix of a trace.
 
     For each prefix: every subset of the uncovered operations when there are at most `changes_max`
     (else none, all, each alone, all but each, and `sample` random subsets), and each write torn in
-    several ways with the others kept. States seen before are not yielded again for the same prefix
-    or a later one with nothing new.
+    several ways with the others kept. A disk of the same names and bytes as one that was yielded is
+    yielded again only where `expected(operations done)`, what a loss there may leave, is another.
     """
     rng = rng or Random(0)
     disk = start.copy()
+    expectation: object = None
+    # Since the last sync, a choice of changes makes the same disk; `alive` keeps their ids from reuse.
+    choices: set[tuple[object, ...]] = set()
+    alive: list[object] = []
+    digests: set[int] = set()
     for done in range(len(trace) + 1):
+        kind, arguments = trace[done - 1] if done else ("create", ())
         if done:
-            kind, arguments = trace[done - 1]
             getattr(disk, kind)(*arguments)
-            if kind not in CHANGING:
-                continue
+        if kind not in CHANGING:
+            continue
+        if kind in SYNCS or expected(done) != expectation:
+            choices.clear()
+            alive.clear()
+        if expected(done) != expectation:
+            expectation = expected(done)
+            digests.clear()
         pending = disk.pending_changes()
-        for kept in _choices(pending, changes_max, sample, rng):
-            yield done, disk.crashed(kept)
+        alive.extend(pending)
+        for name, kept in _choices(pending, changes_max, sample, rng):
+            if name in choices:
+                continue
+            choices.add(name)
+            crashed = disk.crashed(kept)
+            digest = crashed.digest()
+            if digest not in digests:
+                digests.add(digest)
+                yield done, crashed
 
 
 def _choices(
     pending: Sequence[tuple[Node, FileChange | NameChange]], changes_max: int, sample: int, rng: Random
-) -> Iterator[list[tuple[Node, FileChange | NameChange]]]:
+) -> Iterator[tuple[tuple[object, ...], list[tuple[Node, FileChange | NameChange]]]]:
+    """Yield what a power loss may keep of the changes, each with a name that tells it from others."""
     count = len(pending)
     if count <= changes_max:
         masks = set(range(2**count))
@@ -678,18 +740,25 @@ def _choices(
         masks |= {everything ^ (1 << place) for place in range(count)}
         masks |= {rng.getrandbits(count) for _ in range(sample)}
     for mask in sorted(masks):
-        yield [item for place, item in enumerate(pending) if mask >> place & 1]
+        kept = [item for place, item in enumerate(pending) if mask >> place & 1]
+        yield (frozenset(id(change) for _, change in kept),), kept
+    everyone = frozenset(id(change) for _, change in pending)
     for place, (node, change) in enumerate(pending):
         if not isinstance(change, FileChange) or change.kind != "write":
             continue
         sectors = (change.position + len(change.content) - 1) // SECTOR_SIZE - change.position // SECTOR_SIZE
         if not change.content or sectors < 1:
             continue
-        for keep in (
-            lambda number: number == 0,
-            lambda number: number > 0,
-            lambda number, last=sectors: number < last,
-            lambda number: number % 2 == 0,
-        ):
+        for number, keep in enumerate(_ways_to_tear(sectors)):
             torn = [(node, part) for part in tear(change, keep)]
-            yield [*pending[:place], *torn, *pending[place + 1 :]]
+            yield (everyone, id(change), number), [*pending[:place], *torn, *pending[place + 1 :]]
+
+
+def _ways_to_tear(last: int) -> tuple[Callable[[int], bool], ...]:
+    """Return which sectors of a write stay, in several ways; `last` is the number of the last."""
+    return (
+        lambda number: number == 0,
+        lambda number: number > 0,
+        lambda number: number < last,
+        lambda number: number % 2 == 0,
+    )

@@ -171,12 +171,48 @@ class SimDiskTests(SynchronousTestCase):
         self.disk.sync_directory("/")
         trace = self.disk.trace
         found = {}
-        for done, disk in crash_states(image, trace):
+        for done, disk in crash_states(image, trace, expected=lambda done: done):
             found.setdefault(done, set()).add(disk.content("/a") if disk.exists("/a") else None)
         self.assertEqual(found[0], {None})
         self.assertEqual(found[3], {None, b"", b"x", b"xy", b"\0y"})
         self.assertEqual(found[4], {None, b"xy"})
         self.assertEqual(found[5], {b"xy"})
+
+    def test_each_state_once(self):
+        """States come once where the same is expected of them; none that comes otherwise is left out."""
+        image = self.disk.start_trace()
+        self.disk.make_directory("/d")
+        fd = file_with(self.disk, "/d/a", bytes(1000), b"x" * 1500, b"")
+        self.disk.sync_directory("/")
+        self.disk.fdatasync(fd)
+        self.disk.rename("/d/a", "/d/b")
+        self.disk.sync_directory("/d")
+        trace = self.disk.trace
+        everything = [disk.digest() for _, disk in crash_states(image, trace, expected=lambda done: done)]
+        once = [disk.digest() for _, disk in crash_states(image, trace)]
+        self.assertEqual(len(once), len(set(once)))
+        self.assertEqual(set(once), set(everything))
+        self.assertGreater(len(everything), len(once))
+
+    def test_digest(self):
+        """Names, bytes, sizes and empty directories make a difference; how the bytes came there does not."""
+        digests = [self.disk.digest()]
+        fd = file_with(self.disk, "/a", b"one")
+        for change in (
+            lambda: None,
+            lambda: self.disk.pwritev(fd, [b"two"], 0),
+            lambda: self.disk.truncate(fd, 2),
+            lambda: self.disk.allocate(fd, 0, 5),
+            lambda: self.disk.rename("/a", "/b"),
+            lambda: self.disk.make_directory("/d"),
+        ):
+            change()
+            digests.append(self.disk.digest())
+        self.assertEqual(len(digests), len(set(digests)))
+        twin = SimDisk()
+        twin.make_directory("/d")
+        file_with(twin, "/b", b"t", b"w", bytes(3))
+        self.assertEqual(twin.digest(), digests[-1])
 
     def test_copy_is_independent(self):
         """A copy has the same files and numbers, and its own bytes."""
