@@ -30,10 +30,7 @@ from loghouse.forwarding import Forwarder
 from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.node_api import Appended, Bounds, Fetched, Proposal, Server
 from loghouse.node_options import Clocks, NodeOptions, Transport
-from loghouse.protocol.configuration import (
-    Configuration,
-    Member,
-)
+from loghouse.protocol.configuration import Configuration, Member
 from loghouse.protocol.configuration import Role as MemberRole
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.message import NO_UUID, Message
@@ -41,6 +38,7 @@ from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
 from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.raft.ready import HardState, Role, SoftState
+from loghouse.read_ahead import ReadAhead
 from loghouse.repairing import LogRepair, Repairing
 from loghouse.replica import Replica
 from loghouse.retention import AgeClock
@@ -208,12 +206,13 @@ class Node(Administration, Repairing, Service):
         # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
         # the last watermark. It must be readable even if there is no room now for an entry of a new term.
         is_lone = log.state.configuration.voters == {id_} and self._damage is None
+        read_ahead = ReadAhead(log, self._readers, self.read_failed)
         raft = Raft(
             self.options.raft,
             id=id_,
             group=DEFAULT_GROUP,
             seed=self.seed,
-            reader=log,
+            reader=read_ahead,
             hard_state=HardState(log.hard_state.term, log.hard_state.vote),
             rng=self._rng,
             commit_index=log.last_index if is_lone else log.commit_index,
@@ -227,6 +226,7 @@ class Node(Administration, Repairing, Service):
             soon=self._clocks.soon,
             wall=self._clocks.wall,
             owner=self,
+            read_ahead=read_ahead,
         )
 
     def _own_member(self) -> Member | None:

@@ -33,6 +33,7 @@ from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
+from loghouse.read_ahead import ReadAhead
 from loghouse.storage.log import Log
 
 
@@ -81,10 +82,12 @@ class Replica:
         soon: Callable[[Callable[[], None]], object],
         wall: Callable[[], float],
         owner: ReplicaOwner,
+        read_ahead: ReadAhead | None = None,
     ) -> None:
         """Take over a core and its log; nothing happens before `start`.
 
         Args:
+            read_ahead: The core's way to the log, when that is not the log itself.
             soon: Runs work at the end of this turn of the reactor.
             wall: Seconds since the epoch, for timestamps.
         """
@@ -94,6 +97,9 @@ class Replica:
         self._soon = soon
         self._wall = wall
         self._owner = owner
+        self._read_ahead = read_ahead
+        if read_ahead is not None:
+            read_ahead.wake = self._schedule
         self._is_scheduled = False
         self._is_turning = False
         self._is_stopped = False
@@ -269,6 +275,8 @@ class Replica:
         for envelope in ready.messages_now:
             self._owner.send(envelope)
         if ready.soft_state is not None:
+            if self._read_ahead is not None:
+                self._read_ahead.forget()
             self._owner.role_changed(ready.soft_state)
         if ready.waits_for_disk:
             self._to_write.append(ready)

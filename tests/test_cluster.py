@@ -4,7 +4,7 @@ import errno
 from dataclasses import replace
 
 from loghouse.errors import (
-    DiskFullError,
+    DataDirectoryError,
     InvalidRequestError,
     MembershipError,
     OutcomeUnknownError,
@@ -119,7 +119,7 @@ class BootstrapTests(TownTestCase):
         newcomer.start()
         newcomer.disk.faults.append(Fault(disk_error(errno.ENOSPC), kinds=frozenset({"allocate"}), times=99))
         town.until(lambda: newcomer.failures)
-        self.assertTrue(newcomer.failures[0].check(DiskFullError), newcomer.failures)
+        self.assertTrue(newcomer.failures[0].check(DataDirectoryError), newcomer.failures)
         newcomer.crash()
         newcomer.disk.faults.clear()
         newcomer.failures.clear()

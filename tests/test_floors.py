@@ -70,6 +70,7 @@ NEIGHBOURS = {
     "config_values": "config",
     "disk": "node",
     "repairing": "node",
+    "read_ahead": "node",
     "replica": "node",
     "reconcile": "node",
     "peers": "node",

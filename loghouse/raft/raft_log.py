@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState
-from loghouse.raft.ready import LogReader
+from loghouse.raft.ready import EntriesPendingError, LogReader
 
 
 @dataclass(slots=True)
@@ -267,7 +267,10 @@ class RaftLog:
         self.delivered_index = max(self.delivered_index, min(self.first_index - 1, self.commit_index))
         if self.delivered_index >= self.commit_index:
             return ()
-        committed = tuple(self.entries(self.delivered_index + 1, self.commit_index, size_max))
+        try:
+            committed = tuple(self.entries(self.delivered_index + 1, self.commit_index, size_max))
+        except EntriesPendingError:
+            return ()
         self.delivered_index = committed[-1].index
         return committed
 

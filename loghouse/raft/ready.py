@@ -36,6 +36,10 @@ class Chance(Protocol):
         """A number of `k` bits."""
 
 
+class EntriesPendingError(Exception):
+    """A `LogReader` has not got the entries at hand; it is getting them, and the driver then looks again."""
+
+
 class LogReader(Protocol):
     """The durable log, as far as the core reads it. `storage.Log` is one.
 
@@ -58,6 +62,7 @@ class LogReader(Protocol):
         """Entries from `low` up to, not including, `high`: at least one, then those that fit `size_max`.
 
         Fewer are fine. Raises LookupError when `low` was trimmed meanwhile; so do `term_at` and `state_at`.
+        Raises EntriesPendingError when they must be read from the disk first: `Raft.ready` asks again.
         """
 
     def state_at(self, index: int) -> LogState:

@@ -15,7 +15,7 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.raft.progress import Progress, ProgressState
 from loghouse.raft.quorum import committed_index
-from loghouse.raft.ready import INDEX_MAX, Role
+from loghouse.raft.ready import INDEX_MAX, EntriesPendingError, Role
 from loghouse.raft.roles import Roles
 
 
@@ -27,13 +27,16 @@ class Replication(Roles):
     def _flush_appends(self) -> None:
         """Send every follower what it lacks and may be sent. Called once a turn, so appends are batched."""
         for id_, progress in self._progress.items():
-            if progress.state is ProgressState.REPLICATE:
-                self._stream(id_, progress)
-            elif progress.state is ProgressState.PROBE and not progress.paused:
-                self._send_append(
-                    id_, progress, self.config.inflight_entries_max, self.config.append_size_max
-                )
-                progress.paused = True
+            try:
+                if progress.state is ProgressState.REPLICATE:
+                    self._stream(id_, progress)
+                elif progress.state is ProgressState.PROBE and not progress.paused:
+                    self._send_append(
+                        id_, progress, self.config.inflight_entries_max, self.config.append_size_max
+                    )
+                    progress.paused = True
+            except EntriesPendingError:
+                continue  # this follower's turn comes when they are here
 
     def _stream(self, id_: int, progress: Progress) -> None:
         """Send entries while there are any and the in-flight window has room."""

@@ -272,6 +272,10 @@ class ReadableLog:
             state = self._state_in(view, place - 1, segment.base_index - 1)
         return fold(segment, state, index)
 
+    def is_active(self, index: int) -> bool:
+        """Return whether an entry is in the active segment, or still to come."""
+        return index >= self._view.base_indexes[-1]
+
     def is_hot(self, offset: int) -> bool:
         """Return whether a read from `offset` touches only the active segment: fit for the reactor thread."""
         return offset >= self._view.base_offsets[-1]
