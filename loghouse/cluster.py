@@ -355,7 +355,7 @@ class Cluster:
     def _drop_removed(self) -> None:
         """Have removed nodes cut off soon: they may hold valid certificates and open links."""
         removed = frozenset(self.node.configuration.removed)
-        for name in removed - self._dropped - self._drops.keys():
+        for name in sorted(removed - self._dropped - self._drops.keys()):
             # Not at once: the answer to its own wish to leave may still be on its way.
             self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)
         self._dropped = removed

@@ -95,7 +95,7 @@ class PeerSet:
 
     def keep(self, names: Iterable[str]) -> None:
         """Hang up on every named node that is not among these."""
-        for name in set(self._by_name) - set(names):
+        for name in sorted(set(self._by_name) - set(names)):
             self._by_name.pop(name)[1].stop("no longer of this cluster")
             self._hellos.pop(name, None)
 
@@ -154,7 +154,7 @@ class AcceptedPeers:
         self._admit = admit
         self._event_received = event_received
         self._link_lost = link_lost
-        self._links: dict[str, set[AcceptedLink]] = {}
+        self._links: dict[str, dict[AcceptedLink, None]] = {}
 
     def admit(self, hello: Hello) -> None:
         """Raise IdentityError unless this node may open a link."""
@@ -162,7 +162,7 @@ class AcceptedPeers:
 
     def link_up(self, link: AcceptedLink) -> None:
         """A node's link is up."""
-        self._links.setdefault(self._name(link), set()).add(link)
+        self._links.setdefault(self._name(link), {})[link] = None
 
     def event_received(self, link: AcceptedLink, event: Event) -> None:
         """A node said something."""
@@ -173,7 +173,7 @@ class AcceptedPeers:
         name = self._name(link)
         links = self._links.get(name)
         if links is not None:
-            links.discard(link)
+            links.pop(link, None)
             if not links:
                 del self._links[name]
                 self._link_lost(name)

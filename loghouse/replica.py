@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
@@ -35,6 +35,9 @@ from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
 from loghouse.read_ahead import ReadAhead
 from loghouse.storage.log import Log
+
+# How long a confirmed read waits for its entries, in election timeouts: they may be on their way.
+BEHIND_ELECTIONS_MAX: Final = 5
 
 
 class ReplicaOwner(Protocol):
@@ -62,6 +65,15 @@ class _Waiting:
 
     ticket: Ticket
     done: Deferred[Appended]
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A confirmed read that waits until this node has got as far as `index`."""
+
+    index: int
+    done: Deferred[None]
+    ticks_left: int
 
 
 class Replica:
@@ -109,7 +121,7 @@ class Replica:
         self._write: _Write | None = None
         self._waiting: dict[int, list[_Waiting]] = {}
         self._reads: dict[int, Deferred[int]] = {}
-        self._behind: list[tuple[int, Deferred[None]]] = []
+        self._behind: list[_Behind] = []
         self._idle: list[Deferred[None]] = []
         self._applied: deque[tuple[int, int]] = deque()
         self._committed_term = 0
@@ -165,6 +177,8 @@ class Replica:
         if not self._is_stopped:
             self.raft.tick(self._now())
             self._count_lost_ticks()
+            if self._behind:
+                self._count_behind_ticks()
             self._schedule()
 
     def _count_lost_ticks(self) -> None:
@@ -180,6 +194,16 @@ class Replica:
         if self._lost_ticks > 2 * self.raft.config.election_ticks:
             self._lost_ticks = 0
             self._fail_waiting(OutcomeUnknownError("leadership was lost before the append was acknowledged"))
+
+    def _count_behind_ticks(self) -> None:
+        """Give up on confirmed reads that this node does not get to: it was cut off, or removed."""
+        for one in self._behind:
+            one.ticks_left -= 1
+        late = [one for one in self._behind if one.ticks_left <= 0]
+        self._behind = [one for one in self._behind if one.ticks_left > 0]
+        for one in late:
+            if not one.done.called:
+                one.done.errback(UnavailableError("this node is behind the leader; go on at another node"))
 
     def propose(self, proposal: Proposal) -> Deferred[Appended]:
         """Append on the leader; fires when committed.
@@ -240,7 +264,7 @@ class Replica:
         if index <= self.readable_index:
             return index
         done: Deferred[None] = Deferred()
-        self._behind.append((index, done))
+        self._behind.append(_Behind(index, done, BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks))
         return done.addCallback(lambda _: index)
 
     def _now(self) -> int:
@@ -406,11 +430,11 @@ class Replica:
             moved = True
         if not moved:
             return
-        due = [done for index, done in self._behind if index <= self.readable_index]
-        self._behind = [(index, done) for index, done in self._behind if index > self.readable_index]
+        due = [one for one in self._behind if one.index <= self.readable_index]
+        self._behind = [one for one in self._behind if one.index > self.readable_index]
         self._owner.committed()
-        for done in due:
-            done.callback(None)
+        for one in due:
+            one.done.callback(None)
 
     # --- answers ------------------------------------------------------------------------
 
@@ -432,7 +456,7 @@ class Replica:
     def _fail_reads(self, text: str) -> None:
         reads, self._reads = self._reads, {}
         behind, self._behind = self._behind, []
-        waiting: list[Deferred[Any]] = [*reads.values(), *(done for _, done in behind)]
+        waiting: list[Deferred[Any]] = [*reads.values(), *(one.done for one in behind)]
         for done in waiting:
             if not done.called:
                 done.errback(UnavailableError(text))

@@ -55,21 +55,21 @@ class LinkWatch:
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
-        self._links: set[Link] = set()
+        self._links: dict[Link, None] = {}  # in the order in which they came
         self._waiting: list[tuple[bool, Deferred[None]]] = []
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
     def add(self, link: Link) -> None:
         """Begin to look at a link."""
-        self._links.add(link)
+        self._links[link] = None
         if not self._loop.running:
             done = self._loop.start(WATCH_SECONDS, now=False)
             done.addErrback(lambda failure: self.logger.failure("watching links", failure))
 
     def remove(self, link: Link) -> None:
         """Look at it no more."""
-        self._links.discard(link)
+        self._links.pop(link, None)
         if not self._links and self._loop.running:
             self._loop.stop()
         due = [(nodes_too, done) for nodes_too, done in self._waiting if not self._has_links(nodes_too)]

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from loghouse.testing.cluster import run_seed
 from loghouse.testing.mutation import Mutant, planted
-from loghouse.testing.swarm import SwarmOptions, draw_options
+from loghouse.testing.swarm import SwarmOptions
+from loghouse.testing.worlds import CORE, World
 
 NESTED = ("raft", "disk", "network")
 
@@ -40,9 +40,9 @@ class Catch:
         }
 
 
-def options_for(mutant: Mutant, seed: int) -> SwarmOptions:
+def options_for(mutant: Mutant, seed: int, world: World = CORE) -> SwarmOptions:
     """Return a seed's options with what the mutant asks for put in their place."""
-    options = draw_options(seed)
+    options: SwarmOptions = world.draw(seed)
     for name, value in mutant.options:
         group, _, field = name.partition(".")
         if group in NESTED and field:
@@ -56,7 +56,9 @@ def options_for(mutant: Mutant, seed: int) -> SwarmOptions:
     return options
 
 
-def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_000)) -> Catch:
+def hunt(
+    mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_000), world: World = CORE
+) -> Catch:
     """Run seeds with the bug planted until one is not clean, or the CPU time is used up.
 
     The seed that caught it must be clean without the bug; a catch that is not due to it does not count.
@@ -66,7 +68,7 @@ def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_0
     tried = 0
     with planted(mutant):
         for seed in seeds:
-            result = run_seed(options_for(mutant, seed))
+            result = world.run(options_for(mutant, seed, world))
             simulated += result.simulated_seconds
             tried += 1
             if result.violation is not None or time.process_time() - begin > seconds:
@@ -74,7 +76,7 @@ def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_0
     spent = time.process_time() - begin
     if result.violation is None:
         return Catch(mutant.name, mutant.citation, "", "", 0, tried, spent, simulated)
-    control = run_seed(options_for(mutant, seed))
+    control = world.run(options_for(mutant, seed, world))
     if control.violation is not None:
         text = f"seed {seed} breaks without the bug, too: {control.violation}"
         return Catch(mutant.name, mutant.citation, "", text, seed, tried, spent, simulated)
@@ -83,12 +85,16 @@ def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_0
 
 
 def hunt_all(
-    mutants: Sequence[Mutant], *, seconds_each: float, tell: Callable[[Catch], None] = lambda catch: None
+    mutants: Sequence[Mutant],
+    *,
+    seconds_each: float,
+    tell: Callable[[Catch], None] = lambda catch: None,
+    world: World = CORE,
 ) -> list[Catch]:
     """Hunt every mutant, one after the other; `tell` hears of each hunt as it ends."""
     catches = []
     for mutant in mutants:
-        catches.append(hunt(mutant, seconds=seconds_each))
+        catches.append(hunt(mutant, seconds=seconds_each, world=world))
         tell(catches[-1])
     return catches
 

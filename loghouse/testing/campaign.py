@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from loghouse.testing.cluster import RunResult, run_seed
-from loghouse.testing.swarm import draw_options
+from loghouse.testing.cluster import RunResult
+from loghouse.testing.worlds import CORE, World
 
 
 @dataclass(slots=True)
@@ -59,6 +59,7 @@ def run_campaign(
     enough: Callable[[Summary], bool],
     progress: Callable[[Summary, RunResult], None] = lambda summary, result: None,
     summary: Summary | None = None,
+    world: World = CORE,
 ) -> Summary:
     """Run seeds until `enough`; a failing seed does not stop the others.
 
@@ -67,11 +68,12 @@ def run_campaign(
         enough: Asked after every seed.
         progress: Told after every seed.
         summary: To add to.
+        world: What they are run in.
     """
     summary = summary or Summary()
     for seed in seeds:
         begin = time.process_time()
-        result = run_seed(draw_options(seed))
+        result = world.run(world.draw(seed))
         summary.cpu_seconds += time.process_time() - begin
         summary.add(result)
         progress(summary, result)

@@ -15,17 +15,24 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from loghouse.protocol.configuration import Configuration, decode_configuration
+from loghouse.protocol.configuration import Configuration, Role, decode_configuration
 from loghouse.protocol.entry import Entry, EntryKind, crc32c
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVote, RequestVoteReply
 from loghouse.raft.quorum import majority
 
 GENESIS: Final = 0
+# A member is known by its id; where a second disk got the same id, by what is above these bits, too.
+ID_BITS: Final = 32
 
 
 # The same few configurations are looked at again and again.
 _configuration = lru_cache(maxsize=256)(decode_configuration)
+
+
+def _voters(configuration: Configuration) -> tuple[tuple[int, bytes], ...]:
+    members = configuration.members
+    return tuple((member.id, member.disk_uuid) for member in members if member.role is Role.VOTER)
 
 
 class Violation(Exception):  # noqa: N818 - it is what is found, not what goes wrong with us
@@ -62,6 +69,11 @@ class LogView:
     term: int = 0
     # Damaged or emptied on purpose: what it promised is lost, and it says so.
     excused: bool = False
+
+    @property
+    def id(self) -> int:
+        """The member's id in the group."""
+        return self.member & ((1 << ID_BITS) - 1)
 
     @property
     def last(self) -> int:
@@ -117,7 +129,20 @@ class Oracle:
         self._votes: dict[tuple[int, int], int] = {}
         # (term, highest index committed by its leader), terms growing.
         self._commits: list[tuple[int, int]] = [(0, 0)]
+        # Which disks had an id. A configuration entry that was cut may have given it to another one.
+        self._disks: dict[int, list[bytes]] = {}
         self.checks = 0
+
+    def number(self, id_: int, disk_uuid: bytes) -> int:
+        """Return what a member is called here: its id, unless another disk had that before."""
+        disks = self._disks.setdefault(id_, [])
+        if disk_uuid not in disks:
+            disks.append(disk_uuid)
+        return id_ | disks.index(disk_uuid) << ID_BITS
+
+    def numbers_of(self, disk_uuid: bytes) -> list[int]:
+        """Return every member number that a disk had."""
+        return [self.number(id_, disk_uuid) for id_, disks in self._disks.items() if disk_uuid in disks]
 
     def view(self, member: int) -> LogView:
         """Return the books of a member."""
@@ -313,11 +338,11 @@ class Oracle:
 
     # --- what a member says -----------------------------------------------------------
 
-    def sent(self, envelope: Envelope) -> None:
+    def sent(self, envelope: Envelope, member: int | None = None) -> None:
         """Check that a message promises nothing that is not durable (Raft figure 2; thesis 3.8)."""
         self.checks += 1
         message = envelope.message
-        view = self.view(envelope.source)
+        view = self.view(envelope.source if member is None else member)
         kind = type(message)
         if message.term > view.durable_term and not getattr(message, "pre_vote", False):
             raise Violation(
@@ -335,7 +360,7 @@ class Oracle:
         elif kind is RequestVote:
             assert isinstance(message, RequestVote)
             if not message.pre_vote:
-                self._check_vote(view, message.term, view.member)
+                self._check_vote(view, message.term, view.id)
 
     def _check_vote(self, view: LogView, term: int, candidate: int) -> None:
         known = self._votes.setdefault((view.member, term), candidate)
@@ -377,7 +402,7 @@ class Oracle:
         if known != member:
             raise Violation("election-safety", f"members {known} and {member} both lead term {term}")
         view = self.view(member)
-        if view.durable_term < term or (view.durable_term == term and view.durable_vote != member):
+        if view.durable_term < term or (view.durable_term == term and view.durable_vote != view.id):
             raise Violation(
                 "durable-vote", f"member {member} leads term {term}, its disk knows {view.durable_term}"
             )
@@ -441,9 +466,9 @@ class Oracle:
             raise Violation("durable-majority", f"leader {member} commits {index}, not durable on a majority")
 
     def _is_held_by_majority(self, view: LogView, index: int) -> bool:
-        voters = self.configuration(view.member).voters
+        voters = _voters(self.configuration(view.member))
         chain = self.committed_chains[index]
-        holding = sum(1 for voter in voters if self._holds(voter, index, chain))
+        holding = sum(1 for id_, disk in voters if self._holds(self.number(id_, disk), index, chain))
         return holding >= majority(len(voters))
 
     def _holds(self, voter: int, index: int, chain: int) -> bool:

@@ -30,7 +30,9 @@ _ALL: Final = 1 << 40
 
 
 class Machine:
-    """One machine's disk, as its node's disk thread meets it."""
+    """One machine's disk, as its node's disk thread meets it. `directory` is where the log is."""
+
+    directory = DIRECTORY
 
     def __init__(self, cluster: SimCluster, number: int) -> None:
         self._cluster = cluster
@@ -144,7 +146,7 @@ class Machine:
 
     def _is_settled(self) -> bool:
         """Whether no store has entries, and the directory no store's name, that a crash could take."""
-        directory = self.disk._directory(DIRECTORY)
+        directory = self.disk._directory(self.directory)
         for name, file in directory.seen.items():
             if name.endswith(".store") and isinstance(file, SimFile):
                 if file.pending and any(
@@ -159,7 +161,7 @@ class Machine:
 
     def _check_hard_state(self, oracle: Oracle, member: int) -> None:
         """Read term and vote from the durable image, whatever the store says it did."""
-        directory: SimDirectory = self.disk._directory(DIRECTORY)
+        directory: SimDirectory = self.disk._directory(self.directory)
         file = directory.durable.get(HARD_STATE_NAME)
         if isinstance(file, SimFile):
             slots = (
@@ -229,7 +231,7 @@ class Machine:
 
     def rot(self, rng: random.Random) -> str:
         """Flip a bit that is on the disk; return where, or the empty text when there is nothing to flip."""
-        directory = self.disk._directory(DIRECTORY)
+        directory = self.disk._directory(self.directory)
         files = [
             (name, file)
             for name, file in sorted(directory.seen.items())
@@ -247,13 +249,13 @@ class Machine:
         if first >= end:
             return ""
         bit = rng.randrange(first * 8, end * 8)
-        self.disk.flip(f"{DIRECTORY}/{name}", bit)
+        self.disk.flip(f"{self.directory}/{name}", bit)
         return f"{name} bit {bit}"
 
     def rot_first_entry(self) -> str:
         """Flip a bit in the header of the log's first entry; return where."""
-        names = [name for name in self.disk.list_directory(DIRECTORY) if name.endswith(".store")]
-        path = f"{DIRECTORY}/{next(name for name in names if not name.startswith('spare'))}"
+        names = [name for name in self.disk.list_directory(self.directory) if name.endswith(".store")]
+        path = f"{self.directory}/{next(name for name in names if not name.startswith('spare'))}"
         self.disk.flip(path, (STORE_HEADER_SIZE + 20) * 8)
         return path
 

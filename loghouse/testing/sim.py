@@ -4,6 +4,8 @@ One seed again, step by step:   --seed 17 --trace
 The smallest schedule:          --seed 17 --shrink
 Many cluster-hours:             --hours 50 --json report.json
 What CI runs:                   --ci   (every planted bug, then clean seeds)
+
+With --full the machines run whole production nodes; without, the core on its storage.
 """
 
 from __future__ import annotations
@@ -16,20 +18,28 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
+from typing import cast
 
-from loghouse.testing.bank import Catch, hunt_all, hunt_table
+from twisted.logger import ILogObserver, globalLogBeginner
+
+from loghouse.testing.bank import Catch, hunt_all, hunt_table, options_for
 from loghouse.testing.campaign import Summary, run_campaign
-from loghouse.testing.cluster import RunResult, run_seed
+from loghouse.testing.cluster import RunResult
+from loghouse.testing.mutation import Mutant, planted
 from loghouse.testing.nemesis import plan_faults
 from loghouse.testing.shrink import Shrinker
-from loghouse.testing.swarm import draw_options
+from loghouse.testing.swarm import SwarmOptions
+from loghouse.testing.worlds import CORE, FULL, World
 
 # What the whole CI run may take, in CPU seconds: mutants first, then clean seeds with what is left.
 CI_SECONDS = 220.0
 CI_HOURS_MIN = 2.0
 CI_FAULTS_MIN = 20_000
+# The share of whole nodes in that, beyond the figures above.
+CI_FULL_HOURS_MIN = 0.3
 MUTANTS = "tests.mutants"
 
 
@@ -37,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m loghouse.testing.sim", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--full", action="store_true", help="run whole production nodes")
     parser.add_argument("--seed", type=int, help="run this seed")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     parser.add_argument("--shrink", action="store_true", help="with --seed: find a small schedule that fails")
@@ -46,20 +57,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ci", action="store_true", help="every planted bug, then clean seeds")
     parser.add_argument("--json", type=Path, help="write a report to this file")
     given = parser.parse_args(arguments)
+    _hush_nodes()
+    world = FULL if given.full else CORE
     if given.ci:
         return run_ci(given.first, given.json)
     if given.hours is not None:
-        return run_hours(given.hours, given.first, given.json)
+        return run_hours(given.hours, given.first, given.json, world)
+    mutant = None
     if given.mutant is not None:
-        return run_mutant(given.mutant)
+        mutant = next((one for one in _bank(world) if one.name == given.mutant), None)
+        if mutant is None:
+            parser.error(f"no mutant is called {given.mutant!r}")
+        if given.seed is None:
+            return run_mutant(mutant, world)
     if given.seed is None:
         parser.error("one of --seed, --mutant, --hours, --ci is needed")
-    return run_one(given.seed, trace=given.trace, shrink=given.shrink)
+    return run_one(given.seed, trace=given.trace, shrink=given.shrink, world=world, mutant=mutant)
 
 
-def run_one(seed: int, *, trace: bool, shrink: bool) -> int:
-    """Run a seed; say what came of it, and its trace hash."""
-    result = run_seed(draw_options(seed), write_trace=print if trace else None)
+def _hush_nodes() -> None:
+    """What simulated nodes write into their diagnostics is part of the trace, and nobody's else."""
+    nobody = cast(ILogObserver, lambda event: None)
+    try:
+        globalLogBeginner.beginLoggingTo([nobody], redirectStandardIO=False, discardBuffer=True)
+    except AssertionError:
+        return  # a test runner began before
+
+
+def _bank(world: World) -> Sequence[Mutant]:
+    mutants = importlib.import_module(MUTANTS)
+    bank: Sequence[Mutant] = mutants.FULL_BANK if world is FULL else mutants.BANK
+    return bank
+
+
+def run_one(seed: int, *, trace: bool, shrink: bool, world: World, mutant: Mutant | None = None) -> int:
+    """Run a seed, with a bug planted if one is given; say what came of it, and its trace hash."""
+    options = options_for(mutant, seed, world) if mutant is not None else world.draw(seed)
+    with planted(mutant) if mutant is not None else nullcontext():
+        return _run_planted(options, trace=trace, shrink=shrink, world=world)
+
+
+def _run_planted(options: SwarmOptions, *, trace: bool, shrink: bool, world: World) -> int:
+    seed = options.seed
+    result = world.run(options, write_trace=print if trace else None)
     print(f"seed {seed}: {result.violation or 'clean'}")
     print(f"trace hash {result.digest}; {result.simulated_seconds:.1f} s simulated")
     print(f"faults {dict(sorted(result.faults.items()))}")
@@ -69,8 +109,7 @@ def run_one(seed: int, *, trace: bool, shrink: bool) -> int:
     if result.violation.__cause__ is not None:
         traceback.print_exception(result.violation.__cause__)
     if shrink:
-        options = draw_options(seed)
-        shrunk = Shrinker(options, result.violation.rule).shrink()
+        shrunk = Shrinker(options, result.violation.rule, run=world.run).shrink()
         print(f"{len(plan_faults(options))} faults shrunk to {len(shrunk.faults)} in {shrunk.tries} tries:")
         for fault in shrunk.faults:
             print(f"  {fault}")
@@ -83,19 +122,19 @@ def _write_report(path: Path | None, report: dict[str, object]) -> None:
         path.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _tell_failure(_: Summary, result: RunResult) -> None:
+def _tell_failure(world: World, result: RunResult) -> None:
     if result.violation is not None:
         print(f"FAILED seed {result.seed}: {result.violation}")
-        print(f"  again: python -m loghouse.testing.sim --seed {result.seed} --trace", flush=True)
+        print(f"  again: python -m loghouse.testing.sim {world.flag}--seed {result.seed} --trace", flush=True)
 
 
-def run_hours(hours: float, first: int, path: Path | None) -> int:
+def run_hours(hours: float, first: int, path: Path | None, world: World = CORE) -> int:
     """Run seeds from `first` on until so many cluster-hours are simulated; write progress and a report."""
     last_told = time.monotonic()
 
     def progress(summary: Summary, result: RunResult) -> None:
         nonlocal last_told
-        _tell_failure(summary, result)
+        _tell_failure(world, result)
         if time.monotonic() - last_told > 10:
             last_told = time.monotonic()
             print(
@@ -105,20 +144,18 @@ def run_hours(hours: float, first: int, path: Path | None) -> int:
             )
             _write_report(path, summary.report())
 
-    summary = run_campaign(count(first), enough=lambda s: s.cluster_hours >= hours, progress=progress)
+    summary = run_campaign(
+        count(first), enough=lambda s: s.cluster_hours >= hours, progress=progress, world=world
+    )
     report = summary.report()
     _write_report(path, report)
     print(json.dumps(report, indent=2))
     return 1 if summary.failures else 0
 
 
-def run_mutant(name: str) -> int:
+def run_mutant(mutant: Mutant, world: World = CORE) -> int:
     """Hunt one planted bug."""
-    bank = [mutant for mutant in importlib.import_module(MUTANTS).BANK if mutant.name == name]
-    if not bank:
-        print(f"no mutant is called {name!r}")
-        return 2
-    catches = hunt_all(bank, seconds_each=120)
+    catches = hunt_all([mutant], seconds_each=120, world=world)
     print(hunt_table(catches))
     return 0 if all(catch.rule for catch in catches) else 1
 
@@ -137,27 +174,45 @@ def run_ci(first: int, path: Path | None) -> int:
     """
     budget = float(os.environ.get("LOGHOUSE_SIM_SECONDS", CI_SECONDS))
     begin = time.process_time()
-    catches = hunt_all(importlib.import_module(MUTANTS).BANK, seconds_each=60, tell=_tell_catch)
-    print(hunt_table(catches))
-    survivors = [catch.name for catch in catches if not catch.rule]
+    catches = hunt_all(_bank(CORE), seconds_each=60, tell=_tell_catch)
+    full_catches = hunt_all(_bank(FULL), seconds_each=60, tell=_tell_catch, world=FULL)
+    print(hunt_table([*catches, *full_catches]))
+    survivors = [catch.name for catch in [*catches, *full_catches] if not catch.rule]
     spent = time.process_time() - begin
 
-    def enough(summary: Summary) -> bool:
-        reached = summary.cluster_hours >= CI_HOURS_MIN and summary.faults.total() >= CI_FAULTS_MIN
-        return reached or spent + summary.cpu_seconds > 2 * budget
+    def is_over() -> bool:
+        return time.process_time() - begin > 2 * budget
 
-    summary = run_campaign(count(first), enough=enough, progress=_tell_failure)
-    report = summary.report()
-    report["mutants"] = [catch.report() for catch in catches]
+    full = run_campaign(
+        count(first),
+        enough=lambda s: s.cluster_hours >= CI_FULL_HOURS_MIN or is_over(),
+        progress=lambda _, result: _tell_failure(FULL, result),
+        world=FULL,
+    )
+
+    def enough(summary: Summary) -> bool:
+        return (
+            summary.cluster_hours >= CI_HOURS_MIN and summary.faults.total() >= CI_FAULTS_MIN
+        ) or is_over()
+
+    core = run_campaign(count(first), enough=enough, progress=lambda _, result: _tell_failure(CORE, result))
+    report = core.report()
+    report["full"] = full.report()
     report["mutant_cpu_seconds"] = round(spent, 1)
+    print(json.dumps(report, indent=2))
+    report["mutants"] = [catch.report() for catch in catches]
+    report["full_mutants"] = [catch.report() for catch in full_catches]
     _write_report(path, report)
-    print(json.dumps({key: value for key, value in report.items() if key != "mutants"}, indent=2))
     for name in survivors:
         print(f"SURVIVED: mutant {name}")
-    short = summary.cluster_hours < CI_HOURS_MIN or summary.faults.total() < CI_FAULTS_MIN
+    short = core.cluster_hours < CI_HOURS_MIN or core.faults.total() < CI_FAULTS_MIN
+    short = short or full.cluster_hours < CI_FULL_HOURS_MIN
     if short:
-        print(f"too little: {CI_HOURS_MIN} cluster-hours and {CI_FAULTS_MIN} faults are asked for")
-    return 1 if survivors or summary.failures or short else 0
+        print(
+            f"too little: {CI_HOURS_MIN} cluster-hours and {CI_FAULTS_MIN} faults are asked for, and "
+            f"{CI_FULL_HOURS_MIN} hours of whole nodes"
+        )
+    return 1 if survivors or core.failures or full.failures or short else 0
 
 
 if __name__ == "__main__":

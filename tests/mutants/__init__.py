@@ -2,6 +2,10 @@
 
 from tests.mutants.core import CORE
 from tests.mutants.driver import DRIVER
+from tests.mutants.full import FULL
 from tests.mutants.storage import STORAGE
 
 BANK = (*CORE, *STORAGE, *DRIVER)
+
+# For whole production nodes.
+FULL_BANK = FULL

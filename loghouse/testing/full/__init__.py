@@ -1,0 +1,1 @@
+"""Whole production nodes in the simulator: the real driver, gossip, forwarding, links."""

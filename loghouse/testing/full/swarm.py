@@ -1,0 +1,129 @@
+"""What one seed of production nodes runs: the options of the core's swarm, and those of links and gossip."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from loghouse.gossip.config import LAN, LOCAL, SwimConfig
+from loghouse.testing.network import NetworkOptions
+from loghouse.testing.streams import substream
+from loghouse.testing.swarm import CRASH_POINTS, DiskOptions, RaftLimits, SwarmOptions
+
+# Every class of fault a seed may have. ONLY APPEND: the order is the order of drawing.
+FULL_FAULT_CLASSES: Final = (
+    "crash",
+    "crash_point",
+    "power_loss",
+    "pause",
+    "partition",
+    "one_way_cut",
+    "clog",
+    "slow_link",
+    "disk_slow",
+    "disk_stall",
+    "disk_error",
+    "disk_full",
+    "bit_rot",
+    "clock_step",
+    "transfer",
+    "membership",
+    "wipe",
+    "rolling_restart",
+    "link_reset",
+    "stop",
+)
+RARE: Final = ("power_loss", "rolling_restart", "wipe", "bit_rot", "disk_error", "disk_full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullOptions(SwarmOptions):
+    """As `SwarmOptions`, where `drift` is of the machines' clocks. Sizes in bytes.
+
+    `write_buffer_size` is what a connection takes before its writer is told to wait.
+    """
+
+    swim: SwimConfig = LAN
+    write_buffer_size: int = 65_536
+    trims: bool = False
+    followers: int = 1
+
+
+def draw_full_options(seed: int) -> FullOptions:
+    """Return the options of a seed."""
+    rng = substream(seed, "full swarm")
+    raft = _draw_raft(rng)
+    tick_seconds = rng.choice((0.05, 0.1, 0.1))
+    election_seconds = tick_seconds * raft.election_ticks
+    voters = rng.choice((1, 2, 3, 3, 3, 3, 3, 3, 4, 5))
+    return FullOptions(
+        seed=seed,
+        voters=voters,
+        spares=rng.choice((0, 0, 1)) if 1 < voters < 5 else 0,
+        tick_seconds=tick_seconds,
+        turn_seconds=rng.choice((0.0, 0.0, 0.0005, 0.005)),
+        drift=rng.choice((0.0, 0.05, 0.2)),
+        network=_draw_network(rng, election_seconds),
+        disk=_draw_disk(rng, tick_seconds),
+        raft=raft,
+        safety_seconds=rng.choice((20.0, 30.0, 40.0)),
+        liveness_seconds=120.0,
+        producers=rng.choice((1, 2)),
+        writers=rng.choice((0, 1, 2)),
+        readers=rng.choice((1, 2)),
+        think_seconds_mean=rng.choice((0.05, 0.1, 0.3)),
+        request_timeout_seconds=rng.choice((0.3, 1.0, 3.0)),
+        pipeline=rng.choice((1, 1, 4)),
+        trims=rng.random() < 0.5,
+        faults=_draw_faults(rng, election_seconds),
+        crash_points=CRASH_POINTS,
+        swim=rng.choice((LAN, LOCAL)),
+        write_buffer_size=rng.choice((2000, 65_536)),
+    )
+
+
+def _draw_raft(rng: random.Random) -> RaftLimits:
+    return RaftLimits(
+        election_ticks=rng.choice((5, 10)),
+        heartbeat_ticks=rng.choice((1, 1, 2)),
+        snapshot_ticks=rng.choice((5, 20)),
+        append_size_max=rng.choice((1, 220, 1000, 1_000_000)),
+        inflight_entries_max=rng.choice((2, 8, 4096)),
+        inflight_size_max=rng.choice((500, 4000, 1_000_000)),
+        proposals_max=rng.choice((4, 64, 4096)),
+        proposals_size_max=rng.choice((4000, 64_000)),
+        committed_size_max=rng.choice((1, 2000, 1_000_000)),
+        cache_size_max=rng.choice((1, 2000, 1_000_000)),
+        reads_max=rng.choice((1, 8, 64)),
+    )
+
+
+def _draw_network(rng: random.Random, election_seconds: float) -> NetworkOptions:
+    return NetworkOptions(
+        delay_seconds_min=0.0002,
+        delay_seconds_mean=election_seconds * rng.choice((0.002, 0.005, 0.02, 0.1)),
+        loss=rng.choice((0.0, 0.0, 0.01, 0.05)),
+    )
+
+
+def _draw_disk(rng: random.Random, tick_seconds: float) -> DiskOptions:
+    return DiskOptions(
+        sync_seconds_mean=tick_seconds * rng.choice((0.01, 0.05, 0.3, 1.0)),
+        keep=rng.choice((0.0, 0.3, 0.7)),
+        segment_size=rng.choice((4096 + 400, 4096 + 1500, 4096 + 6000, 65536)),
+        reserve_size=rng.choice((0, 4096)),
+    )
+
+
+def _draw_faults(rng: random.Random, election_seconds: float) -> tuple[tuple[str, float], ...]:
+    share = rng.choice((0.2, 0.4, 0.7))
+    pace = rng.choice((0.5, 1.0, 2.0))
+    faults = []
+    for name in FULL_FAULT_CLASSES:
+        mean = election_seconds * rng.uniform(5, 40) * pace
+        if name in RARE:
+            mean *= 2
+        if rng.random() < share:
+            faults.append((name, mean))
+    return tuple(faults)
