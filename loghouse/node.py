@@ -351,6 +351,8 @@ class Node(Administration, Repairing, Service):
         """A link with that node is gone: its answers will not come. Raft and gossip ask again."""
         if self._forwarder is not None:
             self._forwarder.link_lost(name)
+        if self._replica is not None and name == self.leader_name:
+            self._replica.leader_link_lost()
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
         """Fire once the appends under way have their outcome, at the latest after so many seconds."""

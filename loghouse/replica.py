@@ -205,6 +205,10 @@ class Replica:
             if not one.done.called:
                 one.done.errback(UnavailableError("this node is behind the leader; go on at another node"))
 
+    def leader_link_lost(self) -> None:
+        """Note that a connection with the leader broke."""
+        self.raft.leader_link_lost()
+
     def propose(self, proposal: Proposal) -> Deferred[Appended]:
         """Append on the leader; fires when committed.
 
