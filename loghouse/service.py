@@ -186,6 +186,7 @@ class NodeService(Service):
                 record_size_max=config.limits.record_size_max,
             ),
             peers=self.cluster.accepted,
+            soon=call_soon,
         )
         if tls is None:
             return authorizer, None

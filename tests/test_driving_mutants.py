@@ -9,7 +9,7 @@ import unittest
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.mutation import planted
-from tests.mutants.driving import ANSWERS, DRIVING, MEMBERSHIP, ORDER
+from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER
 
 
 def run_test(name):
@@ -47,6 +47,10 @@ class MutantTests(SynchronousTestCase):
     def test_answers(self):
         """Bugs in what callers are told are seen."""
         self.assertEqual(survivors(ANSWERS), [])
+
+    def test_joining_appends(self):
+        """Bugs in small appends that share entries are seen."""
+        self.assertEqual(survivors(JOINING_APPENDS), [])
 
     def test_membership(self):
         """Bugs in joining, ids and administration are seen."""

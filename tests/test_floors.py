@@ -81,6 +81,7 @@ NEIGHBOURS = {
     "trimming": "node",
     "retention": "node",
     "forwarding": "node",
+    "joining": "node_api",
 }
 
 

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from loghouse.api.coalescer import Coalescer
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
 from loghouse.api.v1 import log_pb2
@@ -23,6 +25,7 @@ from loghouse.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
+from loghouse.joining import Joiner, may_share
 from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
@@ -45,6 +48,8 @@ CONSUME_SIZE: Final = 256 * KIB
 
 
 _Behaviour = Callable[..., Awaitable[bytes | None]]
+_Answer = Callable[[int, int, int], bytes]
+"""Makes the serialized answer of base offset, record count and timestamp."""
 
 
 class LogService:
@@ -58,7 +63,7 @@ class LogService:
     def __init__(self, node: NodeLike, *, record_size_max: int) -> None:
         self._node = node
         self._record_size_max = record_size_max
-        self._coalescer = Coalescer(node)
+        self._joiner = Joiner(node)
         self._reader_count = 0
 
     def rpcs(self) -> Mapping[str, Rpc]:
@@ -107,12 +112,7 @@ class LogService:
             call.name_leader(leader)
 
     async def _produce(self, call: Call, request: Any) -> bytes:
-        size = self._check_record(call, request)
-        if _may_share(request):
-            offset = await self._coalescer.add(call.subject, request.record, size)
-        else:
-            offset = (await self._propose_record(call, request)).base_offset
-        return bytes(log_pb2.ProduceResponse(offset=offset).SerializeToString())
+        return await self._submit_record(call, request)
 
     async def _produce_stream(self, call: Call) -> None:
         async def submit(request: Any) -> asyncio.Future[bytes]:
@@ -121,19 +121,13 @@ class LogService:
         await Pipeline(call, submit).run()
 
     def _submit_record(self, call: Call, request: Any) -> asyncio.Future[bytes]:
-        size = self._check_record(call, request)
-        if _may_share(request):
-            return _answered(
-                self._coalescer.add(call.subject, request.record, size),
-                lambda offset: log_pb2.ProduceResponse(offset=offset),
-            )
-        return _answered(
-            self._propose_record(call, request),
-            lambda appended: log_pb2.ProduceResponse(offset=appended.base_offset),
-        )
+        """Check a record and propose it, in a batch of its own or in company."""
+        self._check_record(call, request)
+        payload = log_pb2.RecordBatch(records=[request.record]).SerializeToString()
+        return self._append(call, request, payload, 1, _record_answer)
 
-    def _check_record(self, call: Call, request: Any) -> int:
-        """Return the size of a record that may be appended."""
+    def _check_record(self, call: Call, request: Any) -> None:
+        """Raise unless the record may be appended."""
         self._check_log(call, request.log)
         if not request.HasField("record"):
             raise InvalidRequestError("record", "is missing; an append needs one")
@@ -144,11 +138,6 @@ class LogService:
             raise InvalidRequestError(
                 "record", f"has {size} bytes; at most {self._record_size_max} are allowed"
             )
-        return int(size)
-
-    def _propose_record(self, call: Call, request: Any) -> asyncio.Future[Appended]:
-        payload = log_pb2.RecordBatch(records=[request.record]).SerializeToString()
-        return self._propose(call, request, payload, record_count=1)
 
     async def _produce_batch(self, call: Call, request: Any) -> bytes:
         return await (await self._submit_batch(call, request))
@@ -174,44 +163,43 @@ class LogService:
             await asyncio.to_thread(check_batch, batch, **arguments)
         else:
             check_batch(batch, **arguments)
-        proposed = self._propose(
-            call, request, batch, request.record_count, codec=request.codec, payload_crc=payload_crc
-        )
-        return _answered(
-            proposed,
-            lambda appended: log_pb2.ProduceBatchResponse(
-                base_offset=appended.base_offset,
-                record_count=appended.record_count,
-                timestamp=appended.timestamp,
-            ),
+        return self._append(
+            call, request, batch, request.record_count, _batch_answer, request.codec, payload_crc
         )
 
-    def _propose(
+    def _append(
         self,
         call: Call,
         request: Any,
         payload: bytes,
         record_count: int,
-        *,
+        answer: _Answer,
         codec: int = Codec.NONE,
         payload_crc: int | None = None,
-    ) -> asyncio.Future[Appended]:
-        # Records of this client that came before are proposed before.
-        self._coalescer.flush()
-        return to_asyncio(
-            self._node.propose(
-                Proposal(
-                    payload=payload,
-                    record_count=record_count,
-                    attributes=codec,
-                    payload_crc=payload_crc,
-                    expect_offset=request.expect_offset if request.HasField("expect_offset") else None,
-                    producer_id=request.producer_id,
-                    producer_sequence=request.producer_sequence,
-                    subject=call.subject,
-                )
-            )
+    ) -> asyncio.Future[bytes]:
+        """Propose a checked batch; the future gives the serialized answer."""
+        share = _Share(payload, payload_crc, record_count, answer)
+        expect_offset = request.expect_offset if request.HasField("expect_offset") else None
+        producer_id = request.producer_id
+        if may_share(attributes=codec, producer_id=producer_id, expect_offset=expect_offset):
+            self._joiner.add(call.subject, share)
+            # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
+            self._joiner.end_turn()
+            return share.done
+        # What this client appended before is proposed before.
+        self._joiner.flush()
+        proposal = Proposal(
+            payload=payload,
+            record_count=record_count,
+            attributes=codec,
+            payload_crc=payload_crc,
+            expect_offset=expect_offset,
+            producer_id=producer_id,
+            producer_sequence=request.producer_sequence,
+            subject=call.subject,
         )
+        share.await_alone(self._node.propose(proposal))
+        return share.done
 
     async def _register_producer(self, call: Call, request: Any) -> bytes:
         self._check_log(call, request.log)
@@ -314,27 +302,56 @@ class LogService:
         self._node.check_log(name)
 
 
-def _may_share(request: Any) -> bool:
-    """Whether a record may share an entry: sequences and expected offsets belong to whole entries."""
-    return not request.producer_id and not request.HasField("expect_offset")
+class _Share:
+    """A batch on its way into the log, alone or in company (`joining.Share`).
+
+    `done` gives the serialized answer; who cancels it waits no more.
+    """
+
+    __slots__ = ("_answer", "done", "payload", "payload_crc", "record_count")
+
+    def __init__(self, payload: bytes, payload_crc: int | None, record_count: int, answer: _Answer) -> None:
+        self.payload = payload
+        self.payload_crc = payload_crc
+        self.record_count = record_count
+        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._answer = answer
+
+    @property
+    def is_wanted(self) -> bool:
+        return not self.done.done()
+
+    def appended(self, base_offset: int, timestamp: int) -> None:
+        self.done.set_result(self._answer(base_offset, self.record_count, timestamp))
+
+    def failed(self, error: BaseException) -> None:
+        self.done.set_exception(error)
+
+    def await_alone(self, proposed: Deferred[Appended]) -> None:
+        """Take the outcome of a proposal of its own; cancelling `done` cancels that."""
+
+        def appended(appended: Appended) -> None:
+            if self.is_wanted:
+                self.appended(appended.base_offset, appended.timestamp)
+
+        def failed(failure: Failure) -> None:
+            assert failure.value is not None
+            if self.is_wanted:
+                self.failed(failure.value)
+
+        proposed.addCallbacks(appended, failed)
+        self.done.add_done_callback(lambda _: proposed.cancel())
 
 
-def _answered(work: asyncio.Future[Any], response: Any) -> asyncio.Future[bytes]:
-    """Return a future of the serialized response made of `work`'s result; cancelling it cancels `work`."""
-    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+def _record_answer(base_offset: int, record_count: int, timestamp: int) -> bytes:
+    return bytes(log_pb2.ProduceResponse(offset=base_offset).SerializeToString())
 
-    def finish(done: asyncio.Future[Any]) -> None:
-        if done.cancelled():
-            answer.cancel()
-        elif (error := done.exception()) is not None:
-            if not answer.done():
-                answer.set_exception(error)
-        elif not answer.done():
-            answer.set_result(response(done.result()).SerializeToString())
 
-    work.add_done_callback(finish)
-    answer.add_done_callback(lambda _: work.cancel())
-    return answer
+def _batch_answer(base_offset: int, record_count: int, timestamp: int) -> bytes:
+    response = log_pb2.ProduceBatchResponse(
+        base_offset=base_offset, record_count=record_count, timestamp=timestamp
+    )
+    return bytes(response.SerializeToString())
 
 
 def _fetch_size(size_max: int) -> int:

@@ -26,6 +26,7 @@ from loghouse.errors import ConfigError, LoghouseError
 from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
 from loghouse.net.accept import LinkDoor, Peers, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
+from loghouse.net.appending import AppendDoor
 from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.raw_server import RawDoor
@@ -70,8 +71,12 @@ class OnePort:
         wall_clock: Callable[[], float],
         options: OnePortOptions,
         peers: Peers | None = None,
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         """Read the certificates; nothing is bound yet.
+
+        Args:
+            soon: Runs work at the end of this turn of the reactor; the reactor's own way takes longer.
 
         Raises:
             CertificateError: A file is missing, unreadable or does not fit.
@@ -82,6 +87,7 @@ class OnePort:
         self._wall_clock = wall_clock
         self._options = options
         self._peers = peers
+        self._soon = soon or (lambda work: reactor.callLater(0, work))
         self._directory: str | None = None
         self._port: Any = None
         self._expiry_day = -1
@@ -111,8 +117,13 @@ class OnePort:
                 authorizer=self._authorizer,
                 wall_clock=self._wall_clock,
                 scheduler=self._reactor,
-                in_thread=self._in_thread,
-                record_size_max=self._options.record_size_max,
+                appends=AppendDoor(
+                    self._node,
+                    soon=self._soon,
+                    scheduler=self._reactor,
+                    in_thread=self._in_thread,
+                    record_size_max=self._options.record_size_max,
+                ),
             ),
             watch=self.watch,
             times=self._options.times,

@@ -1,8 +1,7 @@
 """What a client of the binary protocol gets: the same checks and the same node calls as over gRPC.
 
 Reads of one connection go one at a time, in turn among its streams, and only while the client takes what it
-is sent: a slow reader holds two answers, and slows only itself. Batches under way are bounded in bytes;
-beyond, the connection is not read.
+is sent: a slow reader holds two answers, and slows only itself. Appends are `appending`'s business.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from twisted.python.failure import Failure
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
 from loghouse.errors import (
-    OutcomeUnknownError,
     RequestError,
     UnauthenticatedError,
     UnavailableError,
@@ -28,14 +26,10 @@ from loghouse.errors import (
 from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
-    KIB,
-    PAYLOAD_SIZE_MAX,
-    PRODUCE_IN_FLIGHT_SIZE_MAX,
-    RECORD_SIZE_MAX,
 )
-from loghouse.node_api import Appended, Fetched, NodeLike, Proposal
+from loghouse.net.appending import AppendDoor, Appends
 from loghouse.node_api import Bounds as NodeBounds
-from loghouse.protocol.batch import check_batch
+from loghouse.node_api import Fetched, NodeLike
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
@@ -49,19 +43,14 @@ from loghouse.protocol.client_messages import (
     Follow,
     FollowFrames,
     Produce,
-    ProduceReply,
 )
 from loghouse.protocol.configuration import Role
-from loghouse.protocol.entry import CODEC_MASK, Codec
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
 
 DEFAULT_GROUP: Final = 1
 LOGS: Final = {DEFAULT_GROUP: DEFAULT_LOG}
-UNPACK_SIZE_MAX: Final = 64 * KIB  # a larger compressed batch is unpacked off the reactor
 READS_PER_TURN_MAX: Final = 4
-PRODUCE_SECONDS_DEFAULT: Final = 30.0
-PRODUCE_SECONDS_MAX: Final = 600.0
 
 _ACTIONS: Final = {
     Produce: Action.PRODUCE,
@@ -95,16 +84,14 @@ class ClientLink(Protocol):
 class RawDoor:
     """What every raw session of a node shares.
 
-    `wall_clock` gives seconds since the epoch; `in_thread` runs a function off the reactor; `scheduler` is
-    the reactor's clock.
+    `wall_clock` gives seconds since the epoch; `scheduler` is the reactor's clock.
     """
 
     node: NodeLike
     authorizer: Authorizer
     wall_clock: Callable[[], float]
     scheduler: Any
-    in_thread: Callable[..., Deferred[Any]]
-    record_size_max: int = RECORD_SIZE_MAX
+    appends: AppendDoor
 
 
 class RawServer:
@@ -124,7 +111,7 @@ class RawServer:
         self._is_reading = False
         self._is_in_turn = False
         self._ready: tuple[Fetched, int, bool] | None = None  # read, and not sent yet
-        self._produce_size = 0
+        self._appends = Appends(door.appends, link, link.session, identity.subject)
 
     # --- from the link ------------------------------------------------------------------
 
@@ -153,6 +140,7 @@ class RawServer:
         """The client is gone: nothing is awaited any more. What was proposed may still be appended."""
         for stream in list(self._running):
             self._forget(stream)
+        self._appends.close()
         self._reads.clear()
         self._offsets.clear()
         self._ready = None
@@ -183,7 +171,7 @@ class RawServer:
         node, stream = self._door.node, event.stream
         match event.request:
             case Produce() as request:
-                self._produce(stream, request)
+                self._appends.take(stream, request)
             case Fetch() as request:
                 self._reads.append((stream, min(request.size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)))
                 self._offsets[stream] = request.offset
@@ -209,16 +197,16 @@ class RawServer:
         running = maybeDeferred(work)
         self._running[stream] = running
         running.addCallback(lambda result: self._session.answer(stream, reply(result)))
-        running.addErrback(self._refuse, stream, UnavailableError)
+        running.addErrback(self._refuse, stream)
         running.addBoth(self._finish, stream)
 
-    def _refuse(self, failure: Failure, stream: int, unexpected: type[RequestError]) -> None:
+    def _refuse(self, failure: Failure, stream: int) -> None:
         error = failure.value
         if isinstance(error, CancelledError):
             return
         if not isinstance(error, RequestError):
             self.logger.failure("a raw request failed", failure)
-            error = unexpected("the node failed in a way it did not expect; its log says more")
+            error = UnavailableError("the node failed in a way it did not expect; its log says more")
         self._session.refuse(stream, error)
 
     def _finish(self, _: object, stream: int) -> None:
@@ -226,69 +214,11 @@ class RawServer:
         self._link.flush()
 
     def _forget(self, stream: int) -> None:
+        self._appends.forget(stream)
         self._offsets.pop(stream, None)
         running = self._running.pop(stream, None)
         if running is not None:
             running.cancel()
-
-    # --- appending -------------------------------------------------------------------------
-
-    def _produce(self, stream: int, request: Produce) -> None:
-        size = len(request.batch)
-        self._produce_size += size
-        if self._produce_size > PRODUCE_IN_FLIGHT_SIZE_MAX:
-            self._link.hold_reading("produce")
-        running: Deferred[Any] = maybeDeferred(self._check_batch, request)
-        running.addCallback(lambda _: self._propose(request))
-        timeout = min(request.timeout_milliseconds / 1000 or PRODUCE_SECONDS_DEFAULT, PRODUCE_SECONDS_MAX)
-        running.addTimeout(timeout, self._door.scheduler, onTimeoutCancel=_outcome_unknown)
-        self._running[stream] = running
-        running.addCallback(self._appended, stream)
-        running.addErrback(self._refuse, stream, OutcomeUnknownError)
-        running.addBoth(self._produced, size)
-        running.addBoth(self._finish, stream)
-
-    def _check_batch(self, request: Produce) -> Deferred[Any] | None:
-        codec = request.attributes & CODEC_MASK
-        arguments = {
-            "record_count": request.record_count,
-            "codec": codec,
-            "payload_crc": request.batch_crc,
-            "record_size_max": self._door.record_size_max,
-        }
-        if codec != Codec.NONE and UNPACK_SIZE_MAX < len(request.batch) <= PAYLOAD_SIZE_MAX:
-            return self._door.in_thread(check_batch, request.batch, **arguments)
-        check_batch(request.batch, **arguments)  # type: ignore[arg-type]
-        return None
-
-    def _propose(self, request: Produce) -> Deferred[Appended]:
-        return self._door.node.propose(
-            Proposal(
-                payload=request.batch,
-                record_count=request.record_count,
-                attributes=request.attributes,
-                payload_crc=request.batch_crc,
-                expect_offset=request.expect_offset,
-                producer_id=request.producer_id,
-                producer_sequence=request.producer_sequence,
-                subject=self._identity.subject,
-            )
-        )
-
-    def _appended(self, appended: Appended, stream: int) -> None:
-        self._session.answer(
-            stream,
-            ProduceReply(
-                base_offset=appended.base_offset,
-                record_count=appended.record_count,
-                timestamp=appended.timestamp,
-            ),
-        )
-
-    def _produced(self, _: object, size: int) -> None:
-        self._produce_size -= size
-        if self._produce_size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
-            self._link.release_reading("produce")
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -361,7 +291,7 @@ class RawServer:
 
     def _read_failed(self, failure: Failure, stream: int) -> None:
         self._offsets.pop(stream, None)
-        self._refuse(failure, stream, UnavailableError)
+        self._refuse(failure, stream)
         self._finish(None, stream)
 
     def _read_done(self, _: object) -> None:
@@ -371,10 +301,6 @@ class RawServer:
 
 def _bounds_reply(bounds: NodeBounds) -> BoundsReply:
     return BoundsReply(lowest=bounds.lowest, next_offset=bounds.next_offset)
-
-
-def _outcome_unknown(_: object, seconds: float) -> Any:
-    raise OutcomeUnknownError(f"not durable within {seconds:g} s; it may still be appended")
 
 
 def describe(node: NodeLike) -> DescribeReply:

@@ -5,8 +5,8 @@ import asyncio
 import grpc
 from google.rpc import error_details_pb2
 
-from loghouse.api.coalescer import ENTRIES_MAX
 from loghouse.api.v1 import log_pb2
+from loghouse.joining import ENTRIES_MAX
 from loghouse.protocol.batch import compress, decode_batch
 from loghouse.protocol.entry import Codec, crc32c, decode_entries
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until

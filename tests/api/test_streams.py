@@ -10,6 +10,7 @@ from grpc import aio
 from loghouse.api.log_service import CONSUME_SIZE, UNPACK_SIZE_MAX
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
+from loghouse.joining import ENTRIES_MAX
 from loghouse.limits import FETCH_SIZE_MAX, KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX, READERS_SIZE_MAX
 from loghouse.node_api import Proposal
 from loghouse.protocol.batch import compress, encode_batch
@@ -70,7 +71,7 @@ class PipelineTests(DoorCase):
         self.node.hold()
         call = self.stub().ProduceBatchStream()
         for _ in range(10):
-            await call.write(batch([b"x"]))
+            await call.write(batch([b"x"], producer_id=7))  # an entry each: they do not share
         await until(lambda: self.node.held_count == 10)
         self.node.release(3)
         self.assertEqual([(await call.read()).base_offset for _ in range(3)], [0, 1, 2])
@@ -79,12 +80,29 @@ class PipelineTests(DoorCase):
         self.assertEqual([a.base_offset for a in await self._read_all(call)], list(range(3, 10)))
 
     @asynchronous
+    async def test_small_batches_share_entries(self):
+        """Small plain batches of a stream share entries, each with its own answer in its turn."""
+        await self.open_door()
+        self.node.hold()
+        call = self.stub().ProduceBatchStream()
+        for number in range(20):
+            await call.write(batch([b"%d" % number] * 2))
+        await until(lambda: self.node.checks == 20)
+        self.assertEqual(self.node.held_count, ENTRIES_MAX)
+        self.node.release()
+        await call.done_writing()
+        answers = await self._read_all(call)
+        self.assertEqual([(a.base_offset, a.record_count) for a in answers], [(2 * n, 2) for n in range(20)])
+        self.assertLessEqual(len(self.node.proposals), ENTRIES_MAX + 1)
+
+    @asynchronous
     async def test_window_is_bounded_by_count(self):
         """With the window full the stream is not read; an answer makes room for one more."""
         await self.open_door()
         self.node.hold()
         call = self.stub().ProduceBatchStream()
-        sender = asyncio.ensure_future(self._send(call, [batch([b"x"])] * (PIPELINE_MAX + 20)))
+        request = batch([b"x"], producer_id=7)  # an entry each: they do not share
+        sender = asyncio.ensure_future(self._send(call, [request] * (PIPELINE_MAX + 20)))
         await until(lambda: self.node.held_count == PIPELINE_MAX)
         await self._stays(lambda: self.node.held_count == PIPELINE_MAX)
         self.node.release(1)

@@ -11,6 +11,7 @@ REPLICA = "loghouse.replica:Replica."
 CLUSTER = "loghouse.cluster:Cluster."
 JOINING = "loghouse.cluster:_Joining."
 NODE = "loghouse.node:Node."
+JOINER = "loghouse.joining:Joiner."
 ADMINISTRATION = "loghouse.administration:Administration."
 
 
@@ -185,6 +186,69 @@ ANSWERS = (
     ),
 )
 
+JOINING_APPENDS = (
+    bug(
+        "producers-share",
+        "Kafka KIP-98: sequences belong to whole batches",
+        "A producer's batch shares an entry, which forgets its sequence: a retry is appended again.",
+        [("loghouse.joining:may_share", "and not producer_id", "")],
+        "test_joining:JoinerTests.test_who_may_share",
+    ),
+    bug(
+        "expectations-share",
+        "optimistic locking by offset",
+        "A batch that expects an offset shares an entry, and nobody looks at the offset.",
+        [("loghouse.joining:may_share", "and expect_offset is None", "")],
+        "test_joining:JoinerTests.test_who_may_share",
+    ),
+    bug(
+        "everybody-gets-the-first-offset",
+        "offsets of records that share a batch",
+        "All who share an entry are told its first offset.",
+        [(JOINER + "_appended", "base_offset += share.record_count", "pass")],
+        "test_joining:JoinerTests.test_one_turn_one_entry",
+    ),
+    bug(
+        "the-gone-are-not-counted",
+        "offsets of records that share a batch",
+        "The records of a caller who left are in the entry, and do not count in the offsets of the others.",
+        [
+            (
+                JOINER + "_appended",
+                "if share.is_wanted:",
+                "if not share.is_wanted:\n            continue\n        if True:",
+            )
+        ],
+        "test_joining:JoinerTests.test_a_caller_who_left_is_no_obstacle",
+    ),
+    bug(
+        "checksum-of-the-first",
+        "end-to-end checksums",
+        "A joined entry carries the checksum of its first batch.",
+        [
+            (
+                JOINER + "_propose",
+                'b"".join([share.payload for share in shares]), None',
+                'b"".join([share.payload for share in shares]), payload_crc',
+            )
+        ],
+        "test_joining:JoinerTests.test_joined_checksum",
+    ),
+    bug(
+        "small-ones-starve",
+        "found here: large batches counted as joined ones",
+        "Small batches wait until no large one is under way, which may be never.",
+        [
+            (
+                JOINER + "_propose_full",
+                "self._gatherings.pop(subject), 0)",
+                "self._gatherings.pop(subject), 1); self._under_way += 1",
+            )
+        ],
+        "test_joining:JoinerTests.test_small_ones_get_their_turn",
+    ),
+)
+
 MEMBERSHIP = (
     bug(
         "emptied-keeps-its-id",
@@ -270,4 +334,4 @@ MEMBERSHIP = (
     ),
 )
 
-DRIVING = (*ORDER, *ANSWERS, *MEMBERSHIP)
+DRIVING = (*ORDER, *ANSWERS, *JOINING_APPENDS, *MEMBERSHIP)

@@ -17,9 +17,11 @@ from twisted.trial.unittest import TestCase
 
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
 from loghouse.auth.policy import Authorizer
+from loghouse.bridge import call_soon
 from loghouse.client.raw import ClientTls, connect
 from loghouse.net.accept import LinkDoor, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
+from loghouse.net.appending import AppendDoor
 from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor, PeerLink
@@ -142,7 +144,7 @@ class WireCase(TestCase):
             authorizer=self.authorizer,
             wall_clock=lambda: self.wall_clock(),
             scheduler=reactor,
-            in_thread=deferToThread,
+            appends=AppendDoor(self.node, soon=call_soon, scheduler=reactor, in_thread=deferToThread),
         )
         links = LinkDoor(
             raw=raw,

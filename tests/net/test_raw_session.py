@@ -1,11 +1,12 @@
 """Tests of raw client sessions through the real door: what they get, and what they are refused."""
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from loghouse import errors
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.client.raw import connect
+from loghouse.joining import ENTRIES_MAX
 from loghouse.limits import MIB
 from loghouse.net.link import LinkTimes
 from loghouse.protocol.batch import compress, decode_batch, encode_batch
@@ -78,17 +79,57 @@ class RequestTests(WireCase):
 
     @asynchronous
     async def test_many_in_flight(self):
-        """Hundreds of requests on one connection are answered, each with its own answer."""
+        """Hundreds of small batches on one connection share entries, each with its own answer."""
         self.open_door()
         connection = await self.connect()
         self.node.hold()
         asked = [connection.produce(batch(b"%d" % n), record_count=1) for n in range(200)]
-        await until(lambda: self.node.held_count == 200)
-        bounds = await connection.bounds()  # overtakes them
-        self.assertEqual(bounds.next_offset, 0)
+        bounds = await connection.bounds()  # behind them, and answered before them
+        self.assertEqual((bounds.next_offset, self.node.held_count), (0, ENTRIES_MAX))
         self.node.release()
         replies = await gatherResults(asked)
         self.assertEqual([reply.base_offset for reply in replies], list(range(200)))
+        self.assertEqual({reply.record_count for reply in replies}, {1})
+        self.assertLessEqual(len(self.node.proposals), ENTRIES_MAX + 1)
+        frames = (await connection.fetch(0)).frames
+        self.assertEqual(values_of(connection, frames), [b"%d" % n for n in range(200)])
+
+    @asynchronous
+    async def test_what_does_not_share(self):
+        """A batch of a producer, one that expects an offset and a packed one keep entries of their own."""
+        self.open_door()
+        connection = await self.connect()
+        packed = compress(batch(b"c"), Codec.ZSTD)
+        asked = [
+            connection.produce(batch(b"a"), record_count=1),
+            connection.produce(batch(b"b"), record_count=1, expect_offset=1),
+            connection.produce(packed, record_count=1, codec=Codec.ZSTD),
+            connection.produce(batch(b"d"), record_count=1, producer_id=7, producer_sequence=3),
+            connection.produce(batch(b"e"), record_count=1),
+        ]
+        replies = await gatherResults(asked)
+        self.assertEqual([reply.base_offset for reply in replies], list(range(5)))
+        proposals = self.node.proposals
+        self.assertEqual([p.record_count for p in proposals], [1] * 5)
+        self.assertEqual((proposals[1].expect_offset, proposals[2].attributes), (1, Codec.ZSTD))
+        self.assertEqual((proposals[3].producer_id, proposals[3].producer_sequence), (7, 3))
+
+    @asynchronous
+    async def test_cancelled_before_it_is_proposed(self):
+        """A batch that is cancelled while it waits for company is never proposed."""
+        self.open_door()
+        connection = await self.connect()
+        self.node.hold()
+        first = connection.produce(batch(b"a"), record_count=1)
+        await until(lambda: self.node.held_count == 1)
+        gone = connection.produce(batch(b"gone"), record_count=1)
+        waits = connection.produce(batch(b"b"), record_count=1)
+        gone.addErrback(lambda failure: failure.trap(CancelledError))
+        gone.cancel()
+        await connection.bounds()
+        self.node.release()
+        self.assertEqual([(await answer).base_offset for answer in (first, waits)], [0, 1])
+        self.assertEqual(len(self.node.proposals), 2)
 
     @asynchronous
     async def test_bad_batches(self):
@@ -154,8 +195,13 @@ class RequestTests(WireCase):
         self.open_door()
         connection = await self.connect()
         self.node.hold()
+        patient = connection.produce(batch(b"p"), record_count=1)
         answer = connection.produce(batch(b"a"), record_count=1, timeout_milliseconds=1)
         await refused(self, answer, errors.OutcomeUnknownError)
+        self.assertFalse(patient.called)
+        self.node.release()
+        self.assertEqual((await patient).base_offset, 0)
+        await connection.produce(batch(b"b"), record_count=1)
 
     @asynchronous
     async def test_lost_connection(self):

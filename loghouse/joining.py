@@ -1,0 +1,165 @@
+"""Small appends that come together share one entry.
+
+An entry costs a header, a checksum, a turn of consensus, a frame to every follower and a part of a sync; most
+of that is the same for one record and for sixty-four. So what arrives together is proposed together, and
+while such an entry is under way, what arrives gathers until it is durable: it would wait for the disk anyway.
+
+Serialized `RecordBatch`es put behind each other are one `RecordBatch`, so joining parses nothing. See ADR 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from twisted.internet.defer import maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.node_api import Appended, NodeLike, Proposal
+from loghouse.protocol.entry import Buffer
+
+ENTRIES_MAX: Final = 1
+"""Joined entries under way before batches gather. With two of them there are more entries, and smaller."""
+
+
+def may_share(*, attributes: int, producer_id: int, expect_offset: int | None) -> bool:
+    """Whether a batch may share an entry: codec, sequence and expected offset belong to whole entries."""
+    return not attributes and not producer_id and expect_offset is None
+
+
+class Share(Protocol):
+    """One caller's checked batch on its way into an entry.
+
+    Exactly one of `appended` and `failed` is called; neither once `is_wanted` is False: then nobody waits,
+    and a batch that was not proposed yet is taken back.
+    """
+
+    @property
+    def payload(self) -> Buffer:
+        """A serialized, uncompressed `RecordBatch`; it must not change."""
+
+    @property
+    def payload_crc(self) -> int | None:
+        """Its CRC32C, if its maker sent one: it goes into the log with a batch that finds no company."""
+
+    @property
+    def record_count(self) -> int:
+        """How many records it holds."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the caller still waits."""
+
+    def appended(self, base_offset: int, timestamp: int) -> None:
+        """It is durable: its first record has `base_offset`; `timestamp` in microseconds."""
+
+    def failed(self, error: BaseException) -> None:
+        """What became of the entry, as `NodeLike.propose` says."""
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """Batches on their way to one entry, in the order they came. `size` in bytes."""
+
+    shares: list[Share] = field(default_factory=list)
+    size: int = 0
+    record_count: int = 0
+
+    def has_room(self, size: int, record_count: int) -> bool:
+        return (
+            self.size + size <= JOINED_SIZE_MAX and self.record_count + record_count <= RECORDS_PER_BATCH_MAX
+        )
+
+
+class Joiner:
+    """Gathers batches and proposes them in as few entries as fit; a door has one for all its callers.
+
+    Batches of one subject keep their order. Subjects do not share: a proposal carries the one it is for.
+    """
+
+    logger = Logger()
+
+    def __init__(self, node: NodeLike, settled: Callable[[], None] = lambda: None) -> None:
+        """Gather for `node`; `settled` is called whenever the answers to an entry have been given."""
+        self._node = node
+        self._settled = settled
+        self._gatherings: dict[str, _Gathering] = {}
+        self._under_way = 0
+
+    def add(self, subject: str, share: Share) -> None:
+        """Take a batch; it is proposed at the latest by the next `end_turn` that finds no entry under way."""
+        size = len(share.payload)
+        gathering = self._gatherings.get(subject)
+        if gathering is not None and not gathering.has_room(size, share.record_count):
+            self._propose_full(subject)
+            gathering = None
+        if gathering is None:
+            gathering = self._gatherings[subject] = _Gathering()
+        gathering.shares.append(share)
+        gathering.size += size
+        gathering.record_count += share.record_count
+        if gathering.size >= JOINED_SIZE_MAX:
+            self._propose_full(subject)
+
+    def end_turn(self) -> None:
+        """Propose what gathered, unless joined entries are under way: then their end does."""
+        if self._under_way < ENTRIES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Propose everything gathered, however much is under way."""
+        while self._gatherings:
+            subject = next(iter(self._gatherings))
+            gathering = self._gatherings.pop(subject)
+            self._under_way += 1
+            self._propose(subject, gathering, 1)
+
+    def _propose_full(self, subject: str) -> None:
+        # It has nothing to gain from waiting, and nobody waits for it: behind a stream of large batches small
+        # ones would never get their turn.
+        self._propose(subject, self._gatherings.pop(subject), 0)
+
+    def _propose(self, subject: str, gathering: _Gathering, counted: int) -> None:
+        shares = [share for share in gathering.shares if share.is_wanted]
+        if not shares:
+            self._under_way -= counted
+            return
+        payload, payload_crc = shares[0].payload, shares[0].payload_crc
+        if len(shares) > 1:
+            payload, payload_crc = b"".join([share.payload for share in shares]), None
+        proposal = Proposal(
+            payload=payload,
+            payload_crc=payload_crc,
+            record_count=sum([share.record_count for share in shares]),
+            subject=subject,
+        )
+        proposed = maybeDeferred(self._node.propose, proposal)
+        proposed.addCallbacks(
+            self._appended, self._failed, callbackArgs=(shares, counted), errbackArgs=(shares, counted)
+        )
+        proposed.addErrback(lambda failure: self.logger.failure("answering appends", failure))
+
+    def _appended(self, appended: Appended, shares: list[Share], counted: int) -> None:
+        self._end_entry(counted)
+        base_offset = appended.base_offset
+        for share in shares:
+            if share.is_wanted:
+                share.appended(base_offset, appended.timestamp)
+            base_offset += share.record_count
+        self._settled()
+
+    def _failed(self, failure: Failure, shares: list[Share], counted: int) -> None:
+        self._end_entry(counted)
+        assert failure.value is not None
+        for share in shares:
+            if share.is_wanted:
+                share.failed(failure.value)
+        self._settled()
+
+    def _end_entry(self, counted: int) -> None:
+        # The next entry before the answers to this one: so the disk need not wait for them.
+        self._under_way -= counted
+        self.end_turn()

@@ -1,0 +1,274 @@
+"""Appends of raw sessions: checked, joined with their like, answered, and given up in time.
+
+A session may have hundreds of small ones under way, so one costs no Deferred and no timer of its own: whoever
+settles it calls it. One `AppendDoor` serves all sessions of a node, one `Appends` each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.errors import OutcomeUnknownError, RequestError
+from loghouse.joining import Joiner, may_share
+from loghouse.limits import KIB, PAYLOAD_SIZE_MAX, PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
+from loghouse.node_api import Appended, NodeLike, Proposal
+from loghouse.protocol.batch import check_batch
+from loghouse.protocol.client_messages import Produce, ProduceReply
+from loghouse.protocol.entry import CODEC_MASK, Buffer, Codec
+from loghouse.protocol.session import Session
+
+UNPACK_SIZE_MAX: Final = 64 * KIB  # a larger compressed batch is unpacked off the reactor
+PRODUCE_SECONDS_DEFAULT: Final = 30.0
+PRODUCE_SECONDS_MAX: Final = 600.0
+
+
+class AppendLink(Protocol):
+    """What appends need of their session's link."""
+
+    def flush(self) -> None:
+        """Write what the session has to send."""
+
+    def hold_reading(self, reason: str) -> None:
+        """Do not read until released."""
+
+    def release_reading(self, reason: str) -> None:
+        """Read again."""
+
+
+class AppendDoor:
+    """What the appends of all raw sessions share: the way to the node, together.
+
+    Args:
+        soon: Runs work at the end of this turn of the reactor.
+        scheduler: The reactor's clock.
+        in_thread: Runs a function off the reactor.
+        record_size_max: Bytes one record may have.
+    """
+
+    def __init__(
+        self,
+        node: NodeLike,
+        *,
+        soon: Callable[[Callable[[], None]], object],
+        scheduler: Any,
+        in_thread: Callable[..., Deferred[Any]],
+        record_size_max: int = RECORD_SIZE_MAX,
+    ) -> None:
+        self.node = node
+        self.scheduler = scheduler
+        self.in_thread = in_thread
+        self.record_size_max = record_size_max
+        self._soon = soon
+        self._joiner = Joiner(node, self.flush)
+        self._is_turn_ending = False
+        self._answered: set[AppendLink] = set()
+
+    def join(self, append: Append, subject: str) -> None:
+        """Propose a plain batch together with what else this turn brings."""
+        self._joiner.add(subject, append)
+        if not self._is_turn_ending:
+            self._is_turn_ending = True
+            self._soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_turn_ending = False
+        self._joiner.end_turn()
+
+    def propose(self, append: Append, proposal: Proposal) -> None:
+        """Propose an entry of its own, behind what came before it."""
+        self._joiner.flush()
+        proposed: Deferred[Any] = maybeDeferred(self.node.propose, proposal)
+        append.proposed = proposed.addCallbacks(append.appended_alone, append.failed_alone)
+
+    def note_answer(self, link: AppendLink) -> None:
+        """Remember to flush a link, once the others of its entry have their answers, too."""
+        self._answered.add(link)
+
+    def flush(self) -> None:
+        """Write the answers given by now."""
+        answered, self._answered = self._answered, set()
+        for link in answered:
+            link.flush()
+
+
+class Append:
+    """One batch of a session on its way into the log (`joining.Share`). `deadline`: the clock's seconds."""
+
+    __slots__ = (
+        "_appends",
+        "deadline",
+        "is_wanted",
+        "payload",
+        "payload_crc",
+        "proposed",
+        "record_count",
+        "seconds",
+        "stream",
+    )
+
+    def __init__(self, appends: Appends, stream: int, request: Produce, now: float) -> None:
+        self._appends = appends
+        self.stream = stream
+        self.payload: Buffer = request.batch
+        self.payload_crc = request.batch_crc
+        self.record_count = request.record_count
+        asked_seconds = request.timeout_milliseconds / 1000
+        self.seconds = min(asked_seconds or PRODUCE_SECONDS_DEFAULT, PRODUCE_SECONDS_MAX)
+        self.deadline = now + self.seconds
+        self.is_wanted = True
+        self.proposed: Deferred[Any] | None = None
+
+    def appended(self, base_offset: int, timestamp: int) -> None:
+        """It is durable."""
+        self._appends.answer(self, base_offset, timestamp)
+
+    def failed(self, error: BaseException) -> None:
+        """It was not appended, or nobody knows."""
+        self._appends.refuse(self, error)
+
+    def appended_alone(self, appended: Appended) -> None:
+        """Its own entry is durable."""
+        if self.is_wanted:
+            self.appended(appended.base_offset, appended.timestamp)
+            self._appends.door.flush()
+
+    def failed_alone(self, failure: Failure) -> None:
+        """Checking it, or its own entry, failed."""
+        if self.is_wanted:
+            assert failure.value is not None
+            self.failed(failure.value)
+            self._appends.door.flush()
+
+    def forget(self) -> None:
+        """Nobody waits any more: it is taken back if it can be."""
+        self.is_wanted = False
+        if self.proposed is not None:
+            self.proposed.cancel()
+
+
+class Appends:
+    """The appends of one session that are not answered yet; bounded in bytes, each with its deadline."""
+
+    logger = Logger()
+
+    def __init__(self, door: AppendDoor, link: AppendLink, session: Session, subject: str) -> None:
+        self.door = door
+        self._link = link
+        self._session = session
+        self._subject = subject
+        self._open: dict[int, Append] = {}
+        self._size = 0
+        self._timer: IDelayedCall | None = None
+
+    def take(self, stream: int, request: Produce) -> None:
+        """Append a batch; its outcome is the stream's answer."""
+        door = self.door
+        append = self._open[stream] = Append(self, stream, request, door.scheduler.seconds())
+        self._size += len(append.payload)
+        if self._size > PRODUCE_IN_FLIGHT_SIZE_MAX:
+            self._link.hold_reading("produce")
+        self._watch(append.deadline)
+        arguments: dict[str, Any] = {
+            "record_count": request.record_count,
+            "codec": request.attributes & CODEC_MASK,
+            "payload_crc": request.batch_crc,
+            "record_size_max": door.record_size_max,
+        }
+        if arguments["codec"] != Codec.NONE and UNPACK_SIZE_MAX < len(append.payload) <= PAYLOAD_SIZE_MAX:
+            checked = door.in_thread(check_batch, append.payload, **arguments)
+            checked.addCallback(lambda _: self._propose(append, request)).addErrback(append.failed_alone)
+            return
+        try:
+            check_batch(append.payload, **arguments)
+        except Exception as error:
+            self.refuse(append, error)
+        else:
+            self._propose(append, request)
+
+    def _propose(self, append: Append, request: Produce) -> None:
+        if not append.is_wanted:
+            return  # given up while it was checked
+        if may_share(
+            attributes=request.attributes,
+            producer_id=request.producer_id,
+            expect_offset=request.expect_offset,
+        ):
+            self.door.join(append, self._subject)
+            return
+        proposal = Proposal(
+            payload=request.batch,
+            record_count=request.record_count,
+            attributes=request.attributes,
+            payload_crc=request.batch_crc,
+            expect_offset=request.expect_offset,
+            producer_id=request.producer_id,
+            producer_sequence=request.producer_sequence,
+            subject=self._subject,
+        )
+        self.door.propose(append, proposal)
+
+    # --- outcomes -------------------------------------------------------------------------
+
+    def answer(self, append: Append, base_offset: int, timestamp: int) -> None:
+        """Queue the answer to an append that is durable."""
+        self._end(append)
+        reply = ProduceReply(base_offset=base_offset, record_count=append.record_count, timestamp=timestamp)
+        self._session.answer(append.stream, reply)
+
+    def refuse(self, append: Append, error: BaseException) -> None:
+        """Queue the refusal of an append."""
+        self._end(append)
+        if not isinstance(error, RequestError):
+            self.logger.failure("a raw append failed", Failure(error))
+            error = OutcomeUnknownError("the node failed in a way it did not expect; its log says more")
+        self._session.refuse(append.stream, error)
+
+    def _end(self, append: Append) -> None:
+        del self._open[append.stream]
+        append.is_wanted = False
+        self.door.note_answer(self._link)
+        self._size -= len(append.payload)
+        if self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
+            self._link.release_reading("produce")
+
+    # --- giving up ------------------------------------------------------------------------
+
+    def forget(self, stream: int) -> None:
+        """The client does not wait for this one any more."""
+        append = self._open.get(stream)
+        if append is not None:
+            self._end(append)
+            append.forget()
+
+    def close(self) -> None:
+        """The client is gone."""
+        for stream in list(self._open):
+            self.forget(stream)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch(self, deadline: float) -> None:
+        """Look at the deadlines when this one is due; one timer looks after all of them."""
+        seconds = max(0.0, deadline - self.door.scheduler.seconds())
+        if self._timer is None:
+            self._timer = self.door.scheduler.callLater(seconds, self._expire)
+        elif deadline < self._timer.getTime():
+            self._timer.reset(seconds)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self.door.scheduler.seconds()
+        for append in [append for append in self._open.values() if append.deadline <= now]:
+            text = f"not durable within {append.seconds:g} s; it may still be appended"
+            self.refuse(append, OutcomeUnknownError(text))
+            append.forget()
+        self.door.flush()
+        if self._open:
+            self._watch(min(append.deadline for append in self._open.values()))

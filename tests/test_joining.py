@@ -1,0 +1,206 @@
+"""Small batches share entries, keep their order, and get their own offsets."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.api.v1.log_pb2 import Record, RecordBatch
+from loghouse.errors import UnavailableError
+from loghouse.joining import ENTRIES_MAX, Joiner, may_share
+from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.entry import crc32c, decode_entries
+from tests.api.fake_node import FakeNode
+
+
+class Batch:
+    """A `Share` that notes its outcome."""
+
+    payload_crc = None
+
+    def __init__(self, *values, payload=None):
+        self.payload = encode_batch([Record(value=value) for value in values]) if payload is None else payload
+        self.record_count = len(values)
+        self.is_wanted = True
+        self.offset = self.error = None
+
+    def appended(self, base_offset, timestamp):
+        assert self.is_wanted
+        self.is_wanted = False
+        self.offset, self.timestamp = base_offset, timestamp
+
+    def failed(self, error):
+        assert self.is_wanted
+        self.is_wanted = False
+        self.error = error
+
+
+class JoinerTests(SynchronousTestCase):
+    """`Joiner` over a node in memory."""
+
+    def setUp(self):
+        self.node = FakeNode()
+        self.settled = 0
+        self.joiner = Joiner(self.node, self.note_settled)
+
+    def note_settled(self):
+        self.settled += 1
+
+    def add(self, *values, subject="root", payload=None):
+        batch = Batch(*values, payload=payload)
+        self.joiner.add(subject, batch)
+        return batch
+
+    def values(self):
+        """The values of each proposal's records."""
+        return [[r.value for r in RecordBatch.FromString(p.payload).records] for p in self.node.proposals]
+
+    def test_one_turn_one_entry(self):
+        """Batches of one turn become one entry, in their order, and each gets its own offset."""
+        batches = [self.add(b"a"), self.add(b"b", b"c"), self.add(b"d")]
+        self.assertEqual(self.node.proposals, [])
+        self.joiner.end_turn()
+        self.assertEqual(self.values(), [[b"a", b"b", b"c", b"d"]])
+        [proposal] = self.node.proposals
+        self.assertEqual((proposal.record_count, proposal.payload_crc), (4, None))
+        self.assertEqual([batch.offset for batch in batches], [0, 1, 3])
+        self.assertEqual({batch.timestamp for batch in batches}, {self.node.timestamp})
+        self.assertEqual(self.settled, 1)
+
+    def test_who_may_share(self):
+        """Only a plain batch may: no codec, no producer, no expected offset."""
+        plain = {"attributes": 0, "producer_id": 0, "expect_offset": None}
+        self.assertTrue(may_share(**plain))
+        for other in ({"attributes": 1}, {"producer_id": 1}, {"expect_offset": 0}):
+            self.assertFalse(may_share(**(plain | other)), other)
+
+    def test_alone_as_it_came(self):
+        """A batch that finds no company is proposed as its maker's bytes, with its maker's checksum."""
+        batch = Batch(b"a", b"b")
+        batch.payload_crc = crc32c(batch.payload)
+        self.joiner.add("root", batch)
+        self.joiner.end_turn()
+        [proposal] = self.node.proposals
+        self.assertIs(proposal.payload, batch.payload)
+        self.assertEqual(proposal.payload_crc, batch.payload_crc)
+
+    def test_joined_checksum(self):
+        """A joined entry's checksum is computed over all of it: none of its batches' own."""
+        batches = [Batch(b"a"), Batch(b"b")]
+        for batch in batches:
+            batch.payload_crc = crc32c(batch.payload)
+            self.joiner.add("root", batch)
+        self.joiner.end_turn()
+        self.assertIsNone(self.node.proposals[0].payload_crc)
+        [entry] = decode_entries(self.node.seed, self.node.entries[0].frame)
+        self.assertEqual(entry.record_count, 2)
+
+    def test_subjects_do_not_share(self):
+        """Each subject's batches are proposed in its name."""
+        self.add(b"1", subject="a")
+        self.add(b"2", subject="b")
+        self.add(b"3", subject="a")
+        self.joiner.end_turn()
+        self.assertEqual([p.subject for p in self.node.proposals], ["a", "b"])
+        self.assertEqual(self.values(), [[b"1", b"3"], [b"2"]])
+
+    def test_batches_gather_behind_an_entry_under_way(self):
+        """With entries under way, batches of any turn wait for their end, then go together at once."""
+        self.node.hold()
+        batches = []
+        for number in range(20):
+            batches.append(self.add(b"%d" % number))
+            self.joiner.end_turn()
+        self.assertEqual(self.node.held_count, ENTRIES_MAX)
+        self.node.release()
+        self.assertEqual([batch.offset for batch in batches], list(range(20)))
+        self.assertEqual(len(self.node.proposals), ENTRIES_MAX + 1)
+
+    def test_full_entries_do_not_wait(self):
+        """What fills an entry is proposed at once, whatever is under way, behind what came before it."""
+        self.node.hold()
+        first = self.add(b"first")
+        self.joiner.end_turn()
+        small, large = self.add(b"small"), self.add(b"l" * JOINED_SIZE_MAX)
+        last = self.add(b"last")
+        self.joiner.end_turn()
+        self.assertEqual([p.record_count for p in self.node.proposals], [1, 1, 1])
+        self.assertEqual([p.payload for p in self.node.proposals[1:]], [small.payload, large.payload])
+        self.node.release(2)
+        self.node.release()
+        self.assertEqual([batch.offset for batch in (first, small, large, last)], [0, 1, 2, 3])
+
+    def test_small_ones_get_their_turn(self):
+        """While there always is a large batch under way, small ones are proposed as if there was none."""
+        self.node.hold()
+        self.add(b"l" * JOINED_SIZE_MAX, subject="bulk")
+        for number in range(5):
+            small = self.add(b"s")
+            self.joiner.end_turn()
+            self.assertEqual(self.node.proposals[-1].payload, small.payload)
+            self.add(b"l" * JOINED_SIZE_MAX, subject="bulk")
+            self.node.release(2)
+            self.assertEqual((small.offset, self.node.held_count), (2 * number + 1, 1))
+        self.node.release()
+
+    def test_entries_are_bounded(self):
+        """No joined entry has more bytes or records than one may, and nothing is lost at the seams."""
+        batches = [self.add(b"x" * (JOINED_SIZE_MAX // 3)) for _ in range(7)]
+        self.joiner.end_turn()
+        self.assertLessEqual(max(len(p.payload) for p in self.node.proposals), JOINED_SIZE_MAX)
+        self.assertEqual([batch.offset for batch in batches], list(range(7)))
+        many = self.add(b"m")
+        many.record_count = RECORDS_PER_BATCH_MAX - 1
+        self.joiner._gatherings["root"].record_count += RECORDS_PER_BATCH_MAX - 2
+        self.add(b"n")
+        self.add(b"o")
+        self.joiner.end_turn()
+        self.assertEqual(self.values()[-2:], [[b"m", b"n"], [b"o"]])
+
+    def test_a_batch_taken_back_is_not_proposed(self):
+        """Who waits no more before the proposal takes the batch back; its neighbours keep their places."""
+        batches = [self.add(b"%d" % number) for number in range(3)]
+        batches[1].is_wanted = False
+        self.joiner.end_turn()
+        self.assertEqual((batches[0].offset, batches[1].offset, batches[2].offset), (0, None, 1))
+        self.assertEqual(self.values(), [[b"0", b"2"]])
+        self.add(b"gone").is_wanted = False
+        self.joiner.end_turn()
+        self.assertEqual(len(self.node.proposals), 1)
+        last = self.add(b"last")
+        self.joiner.end_turn()
+        self.assertEqual(last.offset, 2)
+
+    def test_a_caller_who_left_is_no_obstacle(self):
+        """Who waits no more behind the proposal is not told; the others' offsets count its records."""
+        self.node.hold()
+        gone, waits = self.add(b"a", b"b"), self.add(b"c")
+        self.joiner.end_turn()
+        gone.is_wanted = False
+        self.node.release()
+        self.assertEqual((gone.offset, waits.offset), (None, 2))
+
+    def test_failures(self):
+        """Everybody of a failed entry gets its error, also when the node raises, and the next is proposed."""
+        self.node.failure = UnavailableError("no leader")
+        batches = [self.add(b"a"), self.add(b"b")]
+        self.joiner.end_turn()
+        self.assertEqual([batch.error for batch in batches], [self.node.failure] * 2)
+        self.node.failure = None
+        propose, self.node.propose = self.node.propose, None
+        for _ in range(ENTRIES_MAX + 1):
+            raised = self.add(b"c")
+            self.joiner.end_turn()
+            self.assertIsInstance(raised.error, TypeError)
+        self.node.propose = propose
+        last = self.add(b"d")
+        self.joiner.end_turn()
+        self.assertEqual(last.offset, 0)
+
+    def test_flush_proposes_at_once(self):
+        """A flush proposes what gathered, whatever is under way; the turn's end has nothing left to do."""
+        self.node.hold()
+        for number in range(ENTRIES_MAX + 3):
+            self.add(b"%d" % number)
+            self.joiner.flush()
+        self.joiner.end_turn()
+        self.assertEqual(self.node.held_count, ENTRIES_MAX + 3)
+        self.node.release()
