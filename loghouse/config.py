@@ -38,11 +38,13 @@ from loghouse.config_values import (
 from loghouse.errors import ConfigError
 from loghouse.limits import (
     GIB,
+    KIB,
     MIB,
     PAYLOAD_SIZE_MAX,
     PROPOSALS_SIZE_MAX,
     RECORD_SIZE_MAX,
     RESERVE_SIZE_DEFAULT,
+    SCRUB_RATE_DEFAULT,
     SEGMENT_SIZE_DEFAULT,
     SEGMENT_SIZE_MIN,
 )
@@ -50,6 +52,7 @@ from loghouse.limits import (
 FILE_SIZE_MAX: Final = 1 * MIB  # a settings file is a page of text; more is the wrong file
 SEGMENT_SIZE_MAX: Final = 1 * GIB  # one segment is preallocated, mapped and trimmed as a whole
 RESERVE_SIZE_MAX: Final = 1 * GIB
+SCRUB_RATE_MAX: Final = 1 * GIB
 DRAIN_SECONDS_MAX: Final = 600
 LOG_FORMATS: Final = ("text", "json")
 NETWORKS: Final = ("local", "lan", "wan")
@@ -142,6 +145,13 @@ class StorageConfig:
         format_size(RESERVE_SIZE_DEFAULT),
         "Bytes kept back, so that a full disk can still be trimmed and shut down in order.",
         RESERVE_SIZE_DEFAULT,
+    )
+    scrub_rate: int = _setting(
+        "scrub_rate",
+        size_between(64 * KIB, SCRUB_RATE_MAX, or_zero=True),
+        format_size(SCRUB_RATE_DEFAULT),
+        "Bytes a second at which sealed segments are read once a day to find damage; 0: never.",
+        SCRUB_RATE_DEFAULT,
     )
 
 

@@ -36,6 +36,10 @@ STORE_HEADER_SIZE: Final = 4 * KIB
 IOV_MAX: Final = 1024  # Linux's limit for one pwritev
 SYNC_GROUP_SIZE_MAX: Final = 8 * MIB  # bytes in one write and sync: bounds how long a sync can take
 RESERVE_SIZE_DEFAULT: Final = 16 * MIB
+SCRUB_RATE_DEFAULT: Final = 8 * MIB  # bytes a second: 675 GiB a day, a tenth of a slow disk's time
+SCRUB_STEP_SIZE: Final = 1 * MIB  # one read of the scrubber: a few milliseconds of a reader thread
+MEND_SIZE_MAX: Final = 1 * MIB  # entries given at once to mend another's; at least one, whatever its size
+ENTRIES_SERVED_MAX: Final = 8  # such requests of other nodes under way at a time; more are dropped
 
 # --- node -----------------------------------------------------------------------
 PROPOSALS_SIZE_MAX: Final = 64 * MIB  # bytes proposed and not yet committed
@@ -97,6 +101,7 @@ LOGS_PER_DESCRIBE_MAX: Final = 1024
 DESCRIBE_SIZE_MAX: Final = 256 * KIB
 PRODUCE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64
 FORWARD_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 + SUBJECT_SIZE_MAX  # a produce passed on, with its subject
+ENTRIES_REPLY_SIZE_MAX: Final = ENTRY_SIZE_MAX + 64  # what a repair asks another node for; one entry at least
 FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64
 REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead

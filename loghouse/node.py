@@ -344,7 +344,7 @@ class Node(Administration, Repairing, Service):
 
     def message_received(self, source: str, message: Message) -> None:
         """Take a forwarded request, or the answer to one."""
-        if self._forwarder is not None:
+        if not self.repair_message_received(source, message) and self._forwarder is not None:
             self._forwarder.message_received(source, message, self)
 
     def peer_lost(self, name: str) -> None:

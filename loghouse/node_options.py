@@ -20,7 +20,11 @@ TICK_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOptions:
-    """What a node must be told; addresses are for `servers`, sizes in bytes."""
+    """What a node must be told.
+
+    Addresses are for `servers`, sizes in bytes, `scrub_rate` in bytes a second (0: sealed segments are read
+    only when somebody asks for them).
+    """
 
     name: str
     cluster_name: str
@@ -34,6 +38,7 @@ class NodeOptions:
     tick_seconds: float = TICK_SECONDS
     retention: Retention = field(default_factory=Retention)
     raft: RaftConfig = LAN
+    scrub_rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)

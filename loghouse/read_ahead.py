@@ -66,7 +66,7 @@ class ReadAhead:
         Raises:
             EntriesPendingError: They are being read.
             LookupError: `low` was trimmed.
-            DamageError: The first of them is damaged, in the active segment.
+            DamageError: The first of them is damaged; in a sealed segment, once that is known.
         """
         if self._log.is_active(low):
             return self._log.entries(low, high, size_max)
@@ -74,6 +74,7 @@ class ReadAhead:
             raise LookupError(f"entry {low} is trimmed")
         piece = self._pieces.pop(low, None)
         if piece is None:
+            self._log.check_not_damaged(low)
             self._read(low)
             raise EntriesPendingError(low)
         taken = _fitting(piece[: high - low], size_max)

@@ -1,13 +1,15 @@
 """What a node does about damage in its log: bytes that were acknowledged and are not what they were.
 
-A member of a cluster cuts its log before the damage when it starts, and gets the rest from the leader as any
-follower does; until it has it, it votes by what it once held (`raft.ready.Damage`). Damage found while it
-runs ends the process, so that the next start does this. A lone node has nobody to ask: it refuses to
+A member of a cluster mends committed entries of a sealed segment in their place, while it runs (`mending`).
+Where that is not possible it cuts its log before the damage when it starts, and gets the rest from the leader
+as any follower does; until it has it, it votes by what it once held (`raft.ready.Damage`). Such damage found
+while it runs ends the process, so that the next start does this. A lone node has nobody to ask: it refuses to
 start, and when it meets damage while it runs, it serves the rest.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,12 +17,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.disk import WorkQueue
-from loghouse.errors import DamageError
-from loghouse.node_options import Clocks
+from loghouse.errors import DamageError, UnavailableError
+from loghouse.mending import Mender
+from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.message import Message
+from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.raft.ready import Damage
 from loghouse.replica import Replica
+from loghouse.scrubbing import Scrubber
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
@@ -112,14 +118,22 @@ class Repairing:
     name: str
     is_writable: bool
     has_leader: bool
+    options: NodeOptions
+    transport: Transport | None
     _has_failed: bool
+    _is_stopping: bool
     _clocks: Clocks
+    _files: Files
+    _rng: random.Random
     _disk: WorkQueue
+    _readers: WorkQueue
     _log: Log | None
     _replica: Replica | None
     _on_fatal: Callable[[Failure], None]
     _log_repair: LogRepair | None = None
     _damaged_places: set[tuple[str, int]]
+    _mender: Mender | None = None
+    _scrubber: Scrubber | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -158,20 +172,116 @@ class Repairing:
         return has_others(self.configuration, self.name) or self._damage is not None
 
     def read_failed(self, failure: Failure) -> Any:
-        """Look at why a read failed, and pass that on; damaged bytes were not served."""
-        if isinstance(failure.value, DamageError):
-            self._damage_found(failure.value, failure)
+        """Look at why a read failed, and say what to do; damaged bytes were not served."""
+        if isinstance(failure.value, DamageError) and self._is_mended(failure.value, failure):
+            return Failure(
+                UnavailableError(
+                    "these records are damaged on this node's disk and are being repaired from the other "
+                    "members; read them from another node, or try again"
+                )
+            )
         return failure
 
-    def _damage_found(self, error: DamageError, failure: Failure) -> None:
+    def damage_found(self, error: DamageError) -> None:
+        """Damage was met by the scrubber, or while reading for another member."""
+        self._is_mended(error, Failure(error))
+
+    def damage_met(self, error: DamageError) -> None:
+        """The core met damage; what needs the damaged entries waits."""
+        self._is_mended(error, Failure(error))
+
+    def _is_mended(self, error: DamageError, failure: Failure) -> bool:
+        """Begin to mend, and return whether that is possible; else tell, and let a member end."""
+        if self._has_failed or self._is_stopping:
+            return False
+        is_member, mender = self._is_member, self._look_after()
+        if is_member and mender is not None and mender.take(error):
+            return True
         place = (error.file, error.position)
         if place not in self._damaged_places and len(self._damaged_places) < PLACES_MAX:
             self._damaged_places.add(place)
-            self.logger.critical("a read met damage: {reason}", reason=str(error))
-        if self._is_member:
+            self.logger.critical("damage was met: {reason}", reason=str(error))
+        if is_member:
             self.fatal(failure)
+        return False
+
+    # --- mending in place (`mending.MendOwner`, `scrubbing.ScrubOwner`) ------------------------
+
+    def _look_after(self) -> Mender | None:
+        """Return who mends the log, from its opening on."""
+        log = self._log
+        if self._mender is None and log is not None:
+            self._mender = Mender(
+                self._files,
+                log,
+                self,
+                readers=self._readers,
+                disk=self._disk,
+                choose_id=lambda: self._rng.getrandbits(64),
+            )
+            self._scrubber = Scrubber(
+                self._files,
+                log,
+                self,
+                readers=self._readers,
+                rate=self.options.scrub_rate,
+                monotonic=self._clocks.monotonic,
+            )
+        return self._mender
+
+    @property
+    def committed_index(self) -> int:
+        """The last entry that is committed for certain and durable here."""
+        return self._replica.readable_index if self._replica is not None else 0
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing new is to be begun."""
+        return self._is_stopping or self._has_failed
+
+    def mend_sources(self) -> list[str]:
+        """The names of the other members."""
+        return [member.name for member in self.configuration.members if member.name != self.name]
+
+    def send_to(self, name: str, message: Message) -> bool:
+        """Send a message to a node; False when it certainly was not sent."""
+        return self.transport is not None and self.transport.send(name, message)
+
+    def beyond_mending(self, error: DamageError) -> None:
+        """Damage that cannot be mended in place: the next start repairs it."""
+        self.logger.critical("damage cannot be repaired in place: {reason}", reason=str(error))
+        self.fatal(Failure(error))
+
+    def index_wrong(self, base_index: int, entries: bytes) -> None:
+        """Make an index file anew."""
+        log = self._log
+        assert log is not None
+        self.logger.warn("the index of segment {base} did not fit its store: it is rebuilt", base=base_index)
+        self._disk.run(lambda: log.mend_index(base_index, entries)).addErrback(self.fatal)
+
+    def repair_message_received(self, source: str, message: Message) -> bool:
+        """Take a message about damaged entries; False when it is about something else."""
+        mender = self._look_after()
+        match message:
+            case EntriesRequest():
+                if mender is not None:
+                    mender.serve(source, message)
+            case EntriesReply():
+                if mender is not None:
+                    mender.reply_received(source, message)
+            case _:
+                return False
+        return True
 
     def look_at_damage(self) -> None:
+        """Read and mend what is due; called at each tick."""
+        mender = self._look_after()
+        if mender is not None and self._scrubber is not None:
+            mender.look(self._clocks.monotonic())
+            self._scrubber.look()
+        self._look_at_loss()
+
+    def _look_at_loss(self) -> None:
         """Forget about damage once the core does: the log is durably as up to date as it was."""
         repair, replica = self._log_repair, self._replica
         if repair is None or replica is None or repair.damage is None or replica.raft.damage is not None:

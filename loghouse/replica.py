@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
     ConsensusError,
+    DamageError,
     DiskFullError,
     EntryDamagedError,
     LoghouseError,
@@ -54,6 +55,9 @@ class ReplicaOwner(Protocol):
 
     def disk_filled(self, is_full: bool) -> None:
         """The disk has no room for appends, or has room again."""
+
+    def damage_met(self, error: DamageError) -> None:
+        """The core met damage in committed entries; what needs them waits."""
 
     def fatal(self, failure: Failure) -> None:
         """The process must end: the disk failed, or the log contradicts what is committed."""
@@ -296,6 +300,9 @@ class Replica:
             self._owner.fatal(Failure())
         finally:
             self._is_turning = False
+        unreadable = self.raft.take_unreadable()
+        if unreadable is not None:
+            self._owner.damage_met(unreadable)
         if self._is_idle:
             self._become_idle()
 

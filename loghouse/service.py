@@ -293,6 +293,7 @@ def _node_options(config: NodeConfig) -> NodeOptions:
         is_alone=config.bootstrap and not _cluster_options(config).seeds,
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,
+        scrub_rate=config.storage.scrub_rate,
         drain_seconds=config.shutdown.drain_seconds,
         raft=replace(_RAFT[config.timing.network], proposals_size_max=config.limits.proposals_size_max),
         retention=Retention(

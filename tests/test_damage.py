@@ -55,7 +55,7 @@ class DamageTests(_NodeTestCase):
 
     def flip(self, number: int, position: int = 4096 + 300) -> None:
         """Flip a bit in the store with this number, counted from the first; -1 is the active one."""
-        store = sorted(self.directory.glob("*.store"))[number]
+        store = sorted(self.directory.glob("[0-9]*.store"))[number]
         content = bytearray(store.read_bytes())
         content[position] ^= 1
         store.write_bytes(content)
@@ -178,9 +178,10 @@ class DamageTests(_NodeTestCase):
         self.assertFalse((self.directory / "damage").exists())
 
     def test_damage_where_the_start_reads(self):
-        """A sealed segment's damage that is in the way of the start itself is repaired as well."""
+        """A sealed segment's damage that is in the way of the start itself is cut away and refetched."""
         self.make(records=10)  # the last one is alone in its segment, so what is committed ends before that
         self.flip(-2, 4096 + 20)
+        max(self.directory.glob("[0-9]*.state")).unlink()  # else nothing of that segment must be known
         self.make_member()
         node = self.begin()
         self.assertLess(node._log.last_index, self.entries[-1].index - 2)
@@ -255,11 +256,11 @@ class DamageTests(_NodeTestCase):
         self.assertFalse((self.directory / "damage").exists())
 
     def test_member_meets_damage(self):
-        """A member whose read meets damage ends, once; its next start cuts there and is repaired."""
+        """A member whose read meets damage in the active segment ends, once; its next start cuts there."""
         self.make()
         self.make_member()
-        self.flip(1)
         node = self.begin()
+        self.flip(-1)
         self.patch(repairing, "has_others", lambda *_: True)  # as a configuration with others says
         last = node._log.last_index
         self.assertEqual(self.read_all(node), (11, 1))
@@ -270,11 +271,28 @@ class DamageTests(_NodeTestCase):
         node._directory.close()  # the process is gone
         node.running = 0
         again = self.begin()
-        self.assertLess(again._log.last_index, 6)
+        self.assertLess(again._log.last_index, len(self.entries))
         self.assertEqual(again._replica.raft.damage.last_index, last)
 
-    def test_leader_meets_damage_for_a_follower(self):
-        """Damage met while the core reads for another member is not sent: the node ends, and notes it."""
+    def test_member_meets_damage_not_known_to_be_committed(self):
+        """What may not be committed in a sealed segment is nobody's to give: the member ends, too."""
+        self.make()
+        self.make_member()
+        node = self.begin()
+        self.flip(1)
+        self.patch(repairing, "has_others", lambda *_: True)
+        reads = [node.fetch(offset, KIB) for offset in range(12)]
+        node._replica.readable_index = node._log.sealed_segments()[2].base_index - 2
+        self.readers.drain()
+        self.settle()
+        self.assertEqual(len(self.fatal), 1)
+        for read in reads:
+            read.addErrback(lambda failure: failure.trap(DamageError))
+        node._directory.close()
+        node.running = 0
+
+    def test_core_meets_damage(self):
+        """Damage that the core cannot do without ends the node, which notes it; nothing is sent."""
         self.make()
         self.make_member()
         node = self.begin()
@@ -295,8 +313,8 @@ class DamageTests(_NodeTestCase):
         """When the disk does not even answer, the member ends all the same, a little later."""
         self.make()
         self.make_member()
-        self.flip(1)
         node = self.begin()
+        self.flip(-1)
         self.patch(repairing, "has_others", lambda *_: True)
         reads = [node.fetch(offset, KIB) for offset in range(12)]
         self.readers.drain()
@@ -331,8 +349,8 @@ class DamageTests(_NodeTestCase):
         """When the disk refuses even to note the damage, the member ends all the same."""
         self.make()
         self.make_member()
-        self.flip(1)
         node = self.begin()
+        self.flip(-1)
         self.patch(repairing, "has_others", lambda *_: True)
 
         def refuse(*_):

@@ -82,6 +82,8 @@ NEIGHBOURS = {
     "retention": "node",
     "forwarding": "node",
     "joining": "node_api",
+    "mending": "node",
+    "scrubbing": "node",
 }
 
 

@@ -21,6 +21,7 @@ from loghouse.protocol.framing import Frame, pack_header
 from loghouse.protocol.gossip_messages import GOSSIP_MESSAGES
 from loghouse.protocol.link_messages import LINK_MESSAGES
 from loghouse.protocol.message import Message
+from loghouse.protocol.repair_messages import REPAIR_BULK_KINDS, REPAIR_MESSAGES
 
 OPTIONAL_KIND: Final = 0x0080  # set in a kind: whoever does not know it drops the frame
 CLIENT_KINDS: Final = range(0x0300, 0x0400)
@@ -28,7 +29,8 @@ CLIENT_KINDS: Final = range(0x0300, 0x0400)
 
 def _registry() -> Mapping[int, type[Message]]:
     found: dict[int, type[Message]] = {}
-    for cls in (*LINK_MESSAGES, *FORWARD_MESSAGES, *GOSSIP_MESSAGES, *CLIENT_MESSAGES):
+    node_messages = (*FORWARD_MESSAGES, *REPAIR_MESSAGES, *GOSSIP_MESSAGES)
+    for cls in (*LINK_MESSAGES, *node_messages, *CLIENT_MESSAGES):
         assert cls.KIND not in found, f"kind {cls.KIND:#06x} twice"
         found[cls.KIND] = cls
     return MappingProxyType(found)
@@ -37,7 +39,7 @@ def _registry() -> Mapping[int, type[Message]]:
 MESSAGES: Final = _registry()
 # Raft's messages carry addresses before them and entries of a log in them, so they decode to envelopes.
 RAFT_KINDS: Final = frozenset(raft_messages.BY_KIND)
-BULK_KINDS: Final = raft_messages.BULK_KINDS | FORWARD_BULK_KINDS
+BULK_KINDS: Final = raft_messages.BULK_KINDS | FORWARD_BULK_KINDS | REPAIR_BULK_KINDS
 _SIZE_MAX: Final = {
     **{kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()},
     **{kind: cls.SIZE_MAX + raft_messages.ADDRESS_SIZE for kind, cls in raft_messages.BY_KIND.items()},

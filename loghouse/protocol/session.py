@@ -48,6 +48,7 @@ from loghouse.protocol.greeting import Agreement, Certified, agree
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
+from loghouse.protocol.repair_messages import REPAIR_KINDS
 from loghouse.protocol.streams import AskedStreams, ServedStreams
 
 
@@ -167,7 +168,7 @@ _LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
 _REPLY_KINDS: Final = _kinds(*REPLIES.values(), Failure)
 _REQUEST_KINDS: Final = _kinds(*CLIENT_MESSAGES) - _REPLY_KINDS
 _GOSSIP_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0200 <= kind < 0x0300)
-_NODE_KINDS: Final = RAFT_KINDS | FORWARD_KINDS | _GOSSIP_KINDS
+_NODE_KINDS: Final = RAFT_KINDS | FORWARD_KINDS | REPAIR_KINDS | _GOSSIP_KINDS
 _DESCRIBING: Final = _kinds(Describe, Cancel)
 _DESCRIBED: Final = _kinds(DescribeReply, Failure)
 

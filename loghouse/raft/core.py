@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from loghouse.errors import DamageError
+from loghouse.protocol.entry import Entry
 from loghouse.protocol.raft_messages import (
     NOBODY,
     AppendEntries,
@@ -169,7 +171,7 @@ class Raft(Proposals):
         handed = self._soft_handed
         if self.role is not handed.role or self.leader != handed.leader or self.term != handed.term:
             soft_state = SoftState(self.role, self.leader, self.term)
-        committed = self._log.take_committed(self.config.committed_size_max)
+        committed = self._take_committed()
         has_writes = self._log.has_writes
         if not (
             has_writes
@@ -208,3 +210,11 @@ class Raft(Proposals):
         self._read_states = []
         self._log.release()
         return ready
+
+    def _take_committed(self) -> tuple[Entry, ...]:
+        try:
+            return self._log.take_committed(self.config.committed_size_max)
+        except DamageError as error:
+            # From an earlier life, so known only to the disk: delivered once they are mended.
+            self._unreadable = error
+            return ()

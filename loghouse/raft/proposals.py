@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loghouse.errors import (
+    DamageError,
     ExpectOffsetError,
     InvalidRequestError,
     MalformedMessageError,
@@ -97,7 +98,12 @@ class Proposals(Elections):
         state = self._log.state
         batch = state.find_batch(proposal.producer_id, proposal.subject, proposal.producer_sequence)
         if batch is not None:
-            term = self._log.term_at(batch.index)
+            try:
+                term = self._log.term_at(batch.index)
+            except DamageError as error:
+                if batch.index > self._log.commit_index:
+                    raise
+                self._unreadable, term = error, 0  # committed: that is all its caller must know
             return Ticket(batch.index, term, batch.base_offset, batch.record_count, duplicate=True)
         batches = state.producers[proposal.producer_id].batches
         if len(batches) == PRODUCER_BATCHES_MAX and batches[0].index > self._log.commit_index:

@@ -61,7 +61,8 @@ class LogReader(Protocol):
     def entries(self, low: int, high: int, size_max: int) -> list[Entry]:
         """Entries from `low` up to, not including, `high`: at least one, then those that fit `size_max`.
 
-        Fewer are fine. Raises LookupError when `low` was trimmed meanwhile; so do `term_at` and `state_at`.
+        Fewer are fine. Raises LookupError when `low` was trimmed meanwhile, DamageError when the disk damaged
+        it; so do `term_at` and `state_at`. Damage may be mended at any time.
         Raises EntriesPendingError when they must be read from the disk first: `Raft.ready` asks again.
         """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loghouse.errors import DivergenceError, MalformedMessageError
+from loghouse.errors import DamageError, DivergenceError, MalformedMessageError
 from loghouse.protocol.log_state import decode_log_state, encode_log_state
 from loghouse.protocol.raft_messages import (
     NOBODY,
@@ -62,15 +62,21 @@ class Replication(Roles):
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""
         log = self._log
         next_index = progress.next_index
-        prev_term = log.term_at(next_index - 1)
-        if prev_term == 0 and next_index > 1:
-            self._send_snapshot(id_, progress)
-            return False
         high = min(log.last_index, next_index + count_max - 1)
         try:
+            prev_term = log.term_at(next_index - 1)
+            if prev_term == 0 and next_index > 1:
+                raise LookupError
             entries = tuple(log.entries(next_index, high, size_max)) if high >= next_index else ()
         except LookupError:  # trimmed
             self._send_snapshot(id_, progress)
+            return False
+        except DamageError as error:
+            # Never sent. The follower waits until they are mended, and asks again with each heartbeat.
+            self._unreadable = error
+            if progress.state is ProgressState.REPLICATE:
+                progress.become_probe()
+            progress.paused = True
             return False
         size = sum(entry.size for entry in entries)
         if size > size_max and len(progress.inflights) > 0:
@@ -122,7 +128,10 @@ class Replication(Roles):
         else:
             hint = message.hint_index
             if hint >= self._log.first_index:
-                hint = self._log.last_at_or_below(hint, message.hint_term)
+                try:
+                    hint = self._log.last_at_or_below(hint, message.hint_term)
+                except DamageError as error:
+                    self._unreadable = error  # the follower's own hint will do
             if not progress.reject(message.index, hint + 1):
                 self._refuse("stale rejection")
         return None
@@ -246,7 +255,11 @@ class Replication(Roles):
             self._check_same(entry.index, entry.term)
 
     def _check_same(self, index: int, term: int) -> None:
-        held = self._log.term_at(index)
+        try:
+            held = self._log.term_at(index)
+        except DamageError as error:
+            self._unreadable = error
+            return  # nothing is known to compare with
         if held not in (0, term):
             raise DivergenceError(self.group, index, held, term)
 
@@ -269,7 +282,13 @@ class Replication(Roles):
 
     def _reject(self, leader: int, message: AppendEntries) -> None:
         """Say what did not fit and the last entry that could, skipping whole terms (Raft 5.3, end)."""
-        hint_index = self._log.last_at_or_below(message.prev_log_index, message.prev_log_term)
+        try:
+            hint_index = self._log.last_at_or_below(message.prev_log_index, message.prev_log_term)
+            hint_term = self._log.term_at(hint_index)
+        except DamageError as error:
+            self._unreadable = error
+            # As little as is certain: all of the log that is committed is the leader's, too.
+            hint_index, hint_term = self._log.commit_index, message.prev_log_term
         self._send(
             leader,
             AppendEntriesReply(
@@ -277,7 +296,7 @@ class Replication(Roles):
                 success=False,
                 index=message.prev_log_index,
                 hint_index=hint_index,
-                hint_term=self._log.term_at(hint_index),
+                hint_term=hint_term,
             ),
         )
 

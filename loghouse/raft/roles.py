@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from loghouse.errors import StorageError
+from loghouse.errors import DamageError, StorageError
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Buffer, Entry, EntryKind, make_entry
 from loghouse.protocol.raft_messages import NOBODY, Envelope, Message
@@ -44,6 +44,7 @@ class Roles:
         self.role = Role.FOLLOWER
         self.leader = NOBODY
         self.damage = damage
+        self._unreadable: DamageError | None = None
         # Why messages were ignored, counted, for diagnostics.
         self.refusals: Counter[str] = Counter()
         self._seed = seed
@@ -129,6 +130,11 @@ class Roles:
     def term_at(self, index: int) -> int:
         """Return the term of an entry of the log; 0 when it is trimmed or not there."""
         return self._log.term_at(index)
+
+    def take_unreadable(self) -> DamageError | None:
+        """Return damage that a look at committed entries met since the last call; what needs them waits."""
+        unreadable, self._unreadable = self._unreadable, None
+        return unreadable
 
     # --- sending --------------------------------------------------------------------
 

@@ -69,6 +69,10 @@ class Files(Protocol):
         """Make the file durable."""
         ...
 
+    def drop_cached(self, fd: int, position: int, size: int) -> None:
+        """Let the next read of these bytes, which are durable, come from the disk; a hint."""
+        ...
+
     def allocate(self, fd: int, position: int, size: int) -> None:
         """Make sure that these bytes have room on the disk; new ones read as zero.
 
@@ -177,6 +181,10 @@ class OsFiles:
     def fsync(self, fd: int) -> None:
         """Make the file durable."""
         os.fsync(fd)
+
+    def drop_cached(self, fd: int, position: int, size: int) -> None:
+        """Let the next read of these bytes, which are durable, come from the disk; a hint."""
+        os.posix_fadvise(fd, position, size, os.POSIX_FADV_DONTNEED)
 
     def allocate(self, fd: int, position: int, size: int) -> None:
         """Make sure that these bytes have room on the disk; new ones read as zero."""

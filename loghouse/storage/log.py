@@ -29,6 +29,7 @@ from loghouse.protocol.configuration import decode_configuration, decode_produce
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Rooms
+from loghouse.storage.examination import DamagedEntries, write_over
 from loghouse.storage.files import Files
 from loghouse.storage.hard_state import HardState, HardStateFile, create_hard_state
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
@@ -306,6 +307,38 @@ class Log(ReadableLog):
         """
         with self._writing("preallocation"):
             self._rooms.ensure_spares([self._rooms.sizes.segment])
+
+    def mend(self, damage: DamagedEntries, frames: bytes) -> bool:
+        """Write frames that `damage.check` found good over damaged entries of a sealed segment; durable then.
+
+        Only for entries that are committed: another member's are the same as these were.
+
+        Returns:
+            Whether it was done; not when the segment is not sealed here any more.
+
+        Raises:
+            DamageError: The disk gives back other bytes.
+            DiskFailedError: A write or sync failed.
+        """
+        if self.sealed_segment(damage.base_index) is None:
+            return False
+        with self._writing("mending a segment"):
+            write_over(self._files, damage, frames)
+        return True
+
+    def mend_index(self, base_index: int, entries: bytes) -> None:
+        """Make the index file of a sealed segment anew.
+
+        Raises:
+            DiskFailedError: A write failed.
+        """
+        segment = self.sealed_segment(base_index)
+        if segment is None:
+            return
+        with self._writing("making an index anew"):
+            replace_index(self._files, self._rooms, self._directory, base_index, entries, len(entries))
+        self._open_segments.pop(base_index, None)
+        segment.let_go()
 
     def save_hard_state(self, *, term: int, vote: int) -> None:
         """Make term and vote durable. `vote` is a member id, 0 for none.

@@ -15,6 +15,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 from loghouse.errors import DamageError, OffsetOutOfRangeError
 from loghouse.protocol.entry import Entry, decode_entries
 from loghouse.protocol.log_state import LogState
+from loghouse.storage.examination import DamagedEntries
 from loghouse.storage.files import Files
 from loghouse.storage.opening import fold
 from loghouse.storage.segment import End, FrameHeader, Segment
@@ -122,6 +123,9 @@ class ReadableLog:
         # A state to fold from that no cut will undo.
         self._checkpoint = state.copy()
         self._open_segments: dict[int, Segment] = {}
+        # Found and not mended yet: swapped as a whole. Look-ups of them end here, without a search.
+        self._damaged: tuple[DamagedEntries, ...] = ()
+        self._unknown_ends: frozenset[int] = frozenset()
         self.seed = seed
 
     @property
@@ -185,6 +189,39 @@ class ReadableLog:
             for segment in view.segments[:-1]
         ]
 
+    def sealed_segment(self, base_index: int) -> Segment | None:
+        """Return the segment with this first index if it takes no more appends, else None."""
+        view = self._view
+        place = bisect_left(view.base_indexes, base_index)
+        if place >= len(view.segments) - 1 or view.base_indexes[place] != base_index:
+            return None
+        return view.segments[place]
+
+    def is_end_unknown(self, base_index: int) -> bool:
+        """Whether a sealed segment's end is only bounded by its file: its last entry is damaged."""
+        return base_index in self._unknown_ends
+
+    def end_found(self, base_index: int, end: End, newest_timestamp: int) -> None:
+        """Take over where such a segment ends, now that its last entry is good."""
+        segment = self.sealed_segment(base_index)
+        if segment is not None:
+            segment.end, segment.newest_timestamp = end, newest_timestamp
+            self._unknown_ends -= {base_index}
+
+    def note_damaged(self, damaged: Sequence[DamagedEntries]) -> None:
+        """Refuse look-ups of these entries at once, and only of these, until told otherwise."""
+        self._damaged = tuple(damaged)
+
+    def check_not_damaged(self, index: int) -> None:
+        """Raise when an entry is known to be damaged; reads nothing.
+
+        Raises:
+            DamageError: It is, and not mended yet.
+        """
+        for damage in self._damaged:
+            if damage.first_index <= index <= damage.last_index:
+                raise damage.error()
+
     @property
     def active_size(self) -> int:
         """Bytes in use of the segment that takes appends."""
@@ -210,6 +247,9 @@ class ReadableLog:
     def _header(self, view: View, index: int) -> FrameHeader:
         if not view.first_index <= index <= view.last_index:
             raise LookupError(f"entry {index} is not in the log ({view.first_index} to {view.last_index})")
+        for damage in self._damaged:
+            if damage.first_index <= index <= damage.last_index and not damage.head:
+                raise damage.error()
         segment = self._segment(view, bisect_right(view.base_indexes, index) - 1)
         return segment.frame_header(index - segment.base_index)
 
@@ -262,6 +302,11 @@ class ReadableLog:
 
     def _state_in(self, view: View, place: int, index: int) -> LogState:
         segment = view.segments[place]
+        if index == segment.last_index and place < len(view.segments) - 1:
+            # The next segment's file says it, without a look at the frames.
+            state = read_state(self._files, self._directory, self.seed, index + 1)
+            if state is not None:
+                return state
         checkpoint = self._checkpoint
         if segment.base_index - 1 <= checkpoint.index <= index:
             return fold(segment, checkpoint.copy(), index)
@@ -304,6 +349,9 @@ class ReadableLog:
         count = min(min(high_index, view.durable_index) - segment.base_index + 1, end.count)
         if count < 1:
             return b"", offset
+        for damage in self._damaged:
+            if damage.base_offset <= offset < damage.next_offset:
+                raise damage.error()
         header = segment.number_at_offset(offset, count)
         if header.next_offset <= offset:
             return b"", offset

@@ -375,6 +375,9 @@ class SimDisk:
             raise
         file.sync()
 
+    def drop_cached(self, fd: int, position: int, size: int) -> None:
+        """Nothing: reads see what was written, and what is durable counts after a crash."""
+
     def allocate(self, fd: int, position: int, size: int) -> None:
         """Grow the file to hold these bytes."""
         file, path = self._opened(fd)

@@ -288,6 +288,9 @@ class SimNode:
         self._pumping = True
         while (raft := self.raft) is not None:
             ready = raft.ready()
+            unreadable = raft.take_unreadable()
+            if unreadable is not None:
+                raise unreadable  # this driver mends nothing: the node ends
             if ready is not None:
                 self._note(ready)
                 self._send(ready.messages_now)

@@ -101,22 +101,29 @@ class RepairTests(SynchronousTestCase):
         self.judge()
 
     def damage_sealed(self, node: NodeProcess) -> None:
-        """A sealed segment is checked when it is read: that ends the node, and its next start repairs it."""
+        """A sealed segment is checked when it is read: the entry is got back, and the node goes on."""
         node.kill()
         offset = self.flip(node, 1)
         node.start(wait=False)
         self.cluster.wait_leader()
         self.cluster.wait_caught_up()
         self.read(node, 0)
-        with self.assertRaises(grpc.RpcError):
+        with self.assertRaises(grpc.RpcError) as refused:
             self.read(node, offset)
-        self.assertNotIn(node.wait(), (0, None))
-        self.assertIn("damaged at byte", node.output())
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.UNAVAILABLE)
+        self.assertIn("being repaired", refused.exception.details())
+        wait_until(lambda: "repaired at byte" in node.output(), f"{node.name} to mend its segment")
+        wait_until(lambda: "every entry is good" in node.output(), f"{node.name} to read its segment again")
+        self.assertTrue(node.is_running)
+        self.read(node, offset)
         self.produce(3)
-        node.start(wait=False)
-        self.wait_repaired(node)
-        node.output_path.unlink()
         self.judge()
+        node.kill()
+        node.output_path.unlink()
+        node.start(wait=False)
+        self.cluster.wait_leader()
+        self.judge()
+        self.assertNotIn("damaged", node.output())
 
     def test_new_cluster(self):
         """The last node left goes on as a new cluster with all records; an old one is no part of it."""

@@ -29,6 +29,7 @@ class Member:
         self.disk = ManualQueue()
         self.sent = []
         self.failures = []
+        self.damages = []
         self.fills = []
         self.is_silent = False  # hears nobody and is heard by nobody
         self._group = group
@@ -71,6 +72,9 @@ class Member:
 
     def disk_filled(self, is_full) -> None:
         self.fills.append(is_full)
+
+    def damage_met(self, error) -> None:
+        self.damages.append(error)
 
     def fatal(self, failure) -> None:
         self.failures.append(failure)

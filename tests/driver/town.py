@@ -84,6 +84,7 @@ class Resident:
             segment_size=64 * KIB,
             reserve_size=0,
             is_alone=False,
+            scrub_rate=town.scrub_rate,
         )
         self.node = Node(
             options,
@@ -170,8 +171,17 @@ class Resident:
 class Town:
     """Residents by name, and the links between them."""
 
-    def __init__(self, names: str, *, bootstrap: str = "a", seed: int = 1, swim: SwimConfig = LAN) -> None:
+    def __init__(
+        self,
+        names: str,
+        *,
+        bootstrap: str = "a",
+        seed: int = 1,
+        swim: SwimConfig = LAN,
+        scrub_rate: int = 0,
+    ) -> None:
         self.clock = SimClock()
+        self.scrub_rate = scrub_rate
         self.swim = swim
         self.seed = seed
         self.join = [f"{name}:1" for name in names]

@@ -418,8 +418,11 @@ class SendingTests(SynchronousTestCase):
             sent = bench.hear(3, rejects(2, 4, 2, 1))
             self.assertEqual(len(only(sent, InstallSnapshot)), 1, method)
 
-    def test_damage_stops_the_leader(self):
-        """A leader that cannot read its log sends nothing of it; the driver learns of it (openraft#1795)."""
+    def test_damage_pauses_the_follower(self):
+        """A leader that cannot read its log sends nothing of it; the driver learns of it (openraft#1795).
+
+        It tries again with each answer to a heartbeat, and goes on once the damage is mended.
+        """
         bench = Bench(terms=(1, 1, 1), config=RaftConfig(cache_size_max=1))
         bench.leader()
         bench.hear(2, holds(2, 5))
@@ -428,8 +431,15 @@ class SendingTests(SynchronousTestCase):
             raise DamageError("x.store", 4096, "payload checksum does not match")
 
         bench.node.log.entries = entries
-        with self.assertRaises(DamageError):
-            bench.hear(3, rejects(2, 4, 2, 1))
+        self.assertEqual(bench.hear(3, rejects(2, 4, 2, 1)), [])
+        self.assertIsInstance(bench.raft.take_unreadable(), DamageError)
+        self.assertEqual(bench.out(), [])
+        self.assertIsNone(bench.raft.take_unreadable())
+        self.assertEqual(only(bench.hear(3, heartbeat_reply(2)), AppendEntries), [])
+        self.assertIsInstance(bench.raft.take_unreadable(), DamageError)
+        del bench.node.log.entries
+        [(_, append)] = only(bench.hear(3, heartbeat_reply(2)), AppendEntries)
+        self.assertGreater(len(append.entries), 0)
 
     def test_caught_up(self):
         """Caught up: replicating, within a window, for an election timeout without a break."""

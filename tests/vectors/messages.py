@@ -56,6 +56,7 @@ from loghouse.protocol.raft_messages import (
     RequestVoteReply,
     TimeoutNow,
 )
+from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 
 CLUSTER = bytes.fromhex("6c6f67686f7573652d74657374000001")
 DISK_A = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
@@ -149,6 +150,9 @@ MESSAGES = (
         ),
         0,
     ),
+    ("entries request", EntriesRequest(request_id=6, first_index=3, last_index=4), 0),
+    ("entries reply", EntriesReply(request_id=6, frames=ENTRY.frame), 0),
+    ("entries reply: none", EntriesReply(request_id=2**64 - 1), 0),
     ("swim ping", SwimPing(sequence=9, name="b", disk_uuid=DISK_B, broadcasts=(ALIVE,)), 0),
     ("swim ping request", SwimPingReq(sequence=10, name="b", disk_uuid=DISK_B), 0),
     ("swim ack", SwimAck(sequence=9, broadcasts=(SUSPECT, LEFT)), 0),
