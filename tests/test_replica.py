@@ -572,16 +572,13 @@ class FatalTests(ReplicaTestCase):
         self.group.settle()
         self.successResultOf(done)
 
-        damage = DamageError("/node/logs/1", 4096, "an entry is damaged")
-        self.leader.log.entries = Mock(side_effect=damage)
+        self.leader.log.entries = Mock(side_effect=DamageError("a.store", 4096, "damaged"))
         behind.is_silent = False
         self.group.tick(1, count=3)
-        told = len(self.leader.damages)
-        self.assertGreater(told, 0)
         done = self.leader.propose()
         self.group.settle()
         self.successResultOf(done)
-        self.assertLess(len(self.leader.damages) - told, 3, "not at each turn, but at each heartbeat")
+        self.assertIn(len(self.leader.damages), range(1, 6), "not at each turn, but at each heartbeat")
         del self.leader.log.entries
         self.group.tick(1, count=5)
         self.assertEqual(behind.frames(), self.leader.frames())
