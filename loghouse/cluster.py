@@ -38,7 +38,8 @@ from loghouse.protocol.session import Event, MessageReceived, RaftFrameReceived
 from loghouse.reconcile import Presence, next_configuration
 
 TICK_SECONDS: Final = 0.1
-JOIN_SECONDS: Final = 1.0
+JOIN_SECONDS: Final = 0.25
+JOIN_LOOKS_EAGER: Final = 4  # then every so many
 RECONCILE_SECONDS: Final = 0.5
 DROP_SECONDS: Final = 1.0
 ANSWER_SECONDS_MAX: Final = 10.0
@@ -139,6 +140,7 @@ class Cluster:
         self._loops: list[LoopingCall] = []
         self._joining: _Joining | None = None
         self._is_stopped = False
+        self._is_growing = False
         self._dropped: frozenset[str] = frozenset()
         self._drops: dict[str, IDelayedCall] = {}
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
@@ -308,6 +310,8 @@ class Cluster:
         assert self._swim is not None
         self._swim.tick()
         self._hand_out()
+        if self._is_growing:
+            self.reconcile()
 
     def _hand_out(self) -> None:
         swim = self._swim
@@ -346,10 +350,15 @@ class Cluster:
         if self._is_stopped:
             return
         self._drop_removed()
+        self._is_growing = False
         if not node.member_id or node.leader_id != node.member_id:
             return
-        change = next_configuration(node.configuration, self.present(), is_caught_up=node.is_caught_up)
+        configuration = node.configuration
+        # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
+        self._is_growing = any(member.role is Role.LEARNER for member in configuration.members)
+        change = next_configuration(configuration, self.present(), is_caught_up=node.is_caught_up)
         if change is not None:
+            self._is_growing = True
             node.change_configuration(change)
 
     def _drop_removed(self) -> None:
@@ -450,10 +459,13 @@ class _Joining:
         # When each address said that its node belongs to no cluster; counts for a while only.
         self._answers: dict[str, float] = {}
         self._links: dict[str, PeerLink] = {}
-        self._looks = 0
+        self._looks = self._calls = 0
 
     def look(self) -> None:
-        """Ask who did not answer yet, again and again."""
+        """Ask who did not answer yet, again and again: often at first, when all may be starting together."""
+        self._calls += 1
+        if self._calls > JOIN_LOOKS_EAGER and self._calls % JOIN_LOOKS_EAGER:
+            return
         cluster, seeds = self._cluster, self._cluster.options.seeds
         oldest = cluster.clock.seconds() - ANSWER_SECONDS_MAX
         silent = sorted(address for address in seeds if self._answers.get(address, oldest) <= oldest)
