@@ -7,19 +7,29 @@ PROTO_VENV := .venv-proto
 FILE ?= README.md
 LISTEN ?= 127.0.0.1:8400
 ONCE ?=
-# What runs the suite: CI counts coverage with `coverage run -m pytest`.
+# What runs the tests under pytest: `coverage run -m pytest` counts coverage.
 PYTEST ?= pytest
+# Which tests: files or folders, or one of the three parts below.
+TESTS ?= tests
 CYCLES ?= 300
 
 # Everything the installed package is made of: a change makes pip install it again.
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md
 
+# The parts that together are all tests: CI counts coverage in the first, and runs the first two, which need one
+# core and neither sockets nor processes, beside the third.
+PART_counted := tests/protocol tests/raft tests/storage
+PART_pure := tests/auth tests/gossip tests/mutants tests/sim $(patsubst %,tests/test_%.py,cluster cluster_walk config damage disk \
+	driving_mutants forwarding node reconcile replica retention)
+PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
+TEST_PATHS = $(or $(PART_$(TESTS)),$(TESTS))
+
 .PHONY: help run certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench bench-cluster fuzz kill kill-cluster sim sim-ci check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
-	@echo 'make test     the suite under both runners'
+	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
 	@echo 'also: certs, proto, coverage, packaging, bench, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
@@ -63,10 +73,10 @@ certs: $(VENV)/.installed
 test: test-pytest test-trial
 
 test-pytest: $(VENV)/.developed
-	$(BIN)/python -m $(PYTEST)
+	$(BIN)/python -m $(PYTEST) $(TEST_PATHS)
 
 test-trial: $(VENV)/.developed
-	LOGHOUSE_CLUSTER_TESTS=0 $(BIN)/python -m twisted.trial tests
+	LOGHOUSE_CLUSTER_TESTS=0 $(BIN)/python -m twisted.trial $(subst /,.,$(TEST_PATHS:.py=))
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .

@@ -290,7 +290,10 @@ class ClusterProcess:
     def entries(self, node: NodeProcess) -> list[Entry]:
         """Every entry that this node serves, of every kind, checked; offsets must be dense."""
         with self.stub(node) as stub:
-            seed = frame_seed(stub.GetServers(log_pb2.GetServersRequest()).cluster_uuid, GROUP)
+            # A node with much to do may be late for a handshake: dial again.
+            request = log_pb2.GetServersRequest()
+            servers = stub.GetServers(request, timeout=DEADLINE_SECONDS, wait_for_ready=True)
+            seed = frame_seed(servers.cluster_uuid, GROUP)
             end = stub.Bounds(log_pb2.BoundsRequest(), timeout=30).next
             entries: list[Entry] = []
             offset = 0
