@@ -2,7 +2,7 @@
 
     learn from GetServers, a leader's name in a trailer, a failed or answered call
         -> append: the leader; when it is unknown or away, any other (it passes the append on)
-        -> read:   the followers in turn; the leader when it is alone
+        -> read:   the followers in turn (streams by themselves); the leader when it is alone
         -> ask:    any of them, the addresses that the client was given included
 
 Pure: time is an argument, chance an injected generator. An address that failed is left alone for a while that
@@ -29,6 +29,7 @@ class Purpose(Enum):
 
     APPEND = "append"
     READ = "read"
+    STREAM = "stream"
     ASK = "ask"
 
 
@@ -83,7 +84,9 @@ class Balancer:
         self._seeds = tuple(seeds)
         self._is_direct = is_direct
         self._rng = rng
-        self._turn = rng.randrange(1 << 16)
+        # One turn for each purpose: a reader asks for the bounds before each stream, and a common turn would
+        # then send every stream to the same of two followers.
+        self._turns = {purpose: rng.randrange(1 << 16) for purpose in Purpose}
         self._leader_name = ""
         self._probations: dict[str, _Probation] = {}
         self._refresh_at = float("-inf")
@@ -165,7 +168,7 @@ class Balancer:
 
     def addresses_in_turn(self, purpose: Purpose, now: float) -> Iterator[str]:
         """Yield every address once, the best one first; each call begins one server further."""
-        self._turn += 1
+        self._turns[purpose] += 1
         tried: set[str] = set()
         for address in self._preferred(purpose, now):
             if address not in tried and not self._is_avoided(address, now):
@@ -195,14 +198,14 @@ class Balancer:
     def _preferred(self, purpose: Purpose, now: float) -> Iterable[str]:
         leader = self._server(self._leader_name)
         followers = [server for server in self._servers if server is not leader and server.is_alive]
-        turn = self._turn % len(followers) if followers else 0
+        turn = self._turns[purpose] % len(followers) if followers else 0
         ordered = followers[turn:] + followers[:turn]
         if leader is not None:
             ordered = [leader, *ordered] if purpose is Purpose.APPEND else [*ordered, leader]
         for server in ordered:
             usable = [door for door in server.doors if not self._is_avoided(door, now)]
             yield from usable[:1]
-        turn = self._turn % len(self._seeds)
+        turn = self._turns[purpose] % len(self._seeds)
         yield from self._seeds[turn:] + self._seeds[:turn]
 
     @property

@@ -68,6 +68,7 @@ class Producer:
     ) -> None:
         check_settings(linger_ms=linger_ms, batch_bytes=batch_bytes, buffer_bytes=buffer_bytes)
         self._thread = thread
+        self._calls = client.calls
         self._loop = thread.loop
         self._changed = threading.Condition(threading.Lock())
         self._accumulator = Accumulator(
@@ -169,7 +170,7 @@ class Producer:
     # --- on the loop ----------------------------------------------------------------------
 
     async def _start(self) -> asyncio.Task[None]:
-        return asyncio.ensure_future(self._sending.run())
+        return self._calls.spawn(self._sending.run())
 
     async def _stop(self) -> None:
         if not self._running.done():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -56,6 +56,7 @@ class Calls:
         self.rng = rng
         self._refreshing: asyncio.Task[None] | None = None
         self._rested_at = float("-inf")
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def now(self) -> float:
@@ -95,7 +96,7 @@ class Calls:
             address = self._address(purpose, server)
             try:
                 with self.unless_closed(is_safe=is_safe):
-                    return await self._attempt(make, address, attempts.seconds_left(self.now))
+                    return await self._attempt(make, purpose, address, attempts.seconds_left(self.now))
             except aio.AioRpcError as error:
                 failure = failure_of(error, address, offset=offset)
             self.note(failure, address)
@@ -103,11 +104,11 @@ class Calls:
             await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
             await asyncio.sleep(pause)
 
-    async def _attempt(self, make: Make, address: str, seconds: float) -> Any:
+    async def _attempt(self, make: Make, purpose: Purpose, address: str, seconds: float) -> Any:
         with self.channels.lend(address) as channel:
             call = make(channel, seconds)
             reply = await call
-            if not self.balancer.leads(address):
+            if purpose is Purpose.APPEND:
                 leader = leader_named(await call.trailing_metadata())
                 if leader:
                     self.balancer.hinted(leader)
@@ -208,7 +209,7 @@ class Calls:
         if self.channels.is_closed:
             raise UnavailableError("the client is closed")
         if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.ensure_future(self._refresh())
+            self._refreshing = self.spawn(self._refresh())
             self._refreshing.add_done_callback(_seen)
         return self._refreshing
 
@@ -265,13 +266,21 @@ class Calls:
         self.balancer.succeeded(address)
         return view_of(reply)
 
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends with the client, if not before."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def close(self) -> None:
         """End everything under way."""
-        refreshing = self._refreshing
         self.channels.is_closed = True
-        if refreshing is not None and not refreshing.done():
-            refreshing.cancel()
-            await asyncio.wait({refreshing})
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self.channels.close()
 
 

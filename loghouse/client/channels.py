@@ -96,6 +96,11 @@ class Channels:
             if not channel.use_count:
                 self._close_soon(channel)
 
+    @property
+    def addresses(self) -> set[str]:
+        """Where there is a channel to."""
+        return set(self._channels)
+
     async def close(self) -> None:
         """Close everything; calls under way end."""
         self.is_closed = True

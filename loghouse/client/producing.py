@@ -72,6 +72,7 @@ class AsyncProducer:
         timeout_seconds: float,
     ) -> None:
         check_settings(linger_ms=linger_ms, batch_bytes=batch_bytes, buffer_bytes=buffer_bytes)
+        self._calls = calls
         self._accumulator = Accumulator(
             batch_size=batch_bytes, linger_seconds=linger_ms / 1000, timeout_seconds=timeout_seconds
         )
@@ -129,8 +130,10 @@ class AsyncProducer:
         return self._add(head, value)
 
     def _add(self, head: bytes, body: bytes) -> Delivery:
-        if self._running is None or self._running.done():
+        if self._running is None:
             self._start()
+        elif self._running.done():
+            raise UnavailableError("the producer is closed")
         size = len(head) + len(body)
         if size > PAYLOAD_SIZE_MAX:
             check_fits(size)
@@ -180,7 +183,7 @@ class AsyncProducer:
         if self._is_closed:
             raise UnavailableError("the producer is closed")
         self._loop = asyncio.get_running_loop()
-        self._running = asyncio.ensure_future(self._sending.run())
+        self._running = self._calls.spawn(self._sending.run())
 
     def _settled(self, batch: Outgoing) -> None:
         self._room += batch.size

@@ -47,7 +47,6 @@ class Reader:
         log: str,
         timeout_seconds: float,
         size_max: int = 0,
-        quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         self._calls = calls
         self._offset = offset
@@ -55,7 +54,7 @@ class Reader:
         self._log = log
         self._timeout_seconds = timeout_seconds
         self._size_max = size_max
-        self._quiet_seconds = quiet_seconds
+        self._quiet_seconds = QUIET_SECONDS
         self._backoff = Backoff(calls.rng)
         self._failing_since: float | None = None
 
@@ -69,7 +68,7 @@ class Reader:
         calls = self._calls
         seed = frame_seed((await calls.view(self._timeout_seconds)).cluster_uuid, GROUP)
         while not self._is_done:
-            address = calls.balancer.address(Purpose.READ, calls.now)
+            address = calls.balancer.address(Purpose.STREAM, calls.now)
             answers = self._from(address)
             try:
                 async for answer in answers:

@@ -69,7 +69,7 @@ class Sending:
         self._changed.set()
 
     async def run(self) -> None:
-        """Send until cancelled, or the client is closed; then fail what is not acknowledged."""
+        """Send until cancelled; then fail what is not acknowledged."""
         try:
             while True:
                 await self._wait_for_work()
@@ -77,11 +77,8 @@ class Sending:
                     await self._register()
                 else:
                     await self._stream(self._calls.balancer.address(Purpose.APPEND, self._calls.now))
-        except UnavailableError as error:  # the client is closed
-            self._fail_everything(error)
-        except BaseException:
+        finally:
             self._fail_everything(UnavailableError("the producer was closed before everything was sent"))
-            raise
 
     # --- what there is to do ------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Addresses and certificates that a client is given."""
 
 import doctest
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.client import Tls, target
 from loghouse.client.target import parse_target
 from loghouse.errors import CertificateError, InvalidRequestError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class TargetTests(SynchronousTestCase):
@@ -81,7 +84,12 @@ class ImportTests(SynchronousTestCase):
             " | {m for m in sys.modules if m.startswith('loghouse.')}))"
         )
         found = subprocess.run(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, timeout=120, text=True
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=120,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         ).stdout.split()
         self.assertIn("loghouse.client.blocking", found)
         allowed = (
