@@ -50,7 +50,7 @@ class Elections(Reads):
         """Take the end of the leader's connection for a sign that it is gone: look for another one soon.
 
         A process that dies takes its connections along; waiting out an election timeout for it is time lost
-        (ADR 8). It is a hint, nothing more: the others are asked by pre-vote and refuse while they hear the
+        (ADR 10). It is a hint, nothing more: the others are asked by pre-vote and refuse while they hear the
         leader, and one heartbeat of it takes the hint back.
         """
         if self.role not in (Role.FOLLOWER, Role.LEARNER) or self.leader == NOBODY:

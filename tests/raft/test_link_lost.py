@@ -1,4 +1,4 @@
-"""The end of the leader's connection hastens an election, and never decides one (ADR 8)."""
+"""The end of the leader's connection hastens an election, and never decides one (ADR 10)."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
