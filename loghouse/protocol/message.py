@@ -13,11 +13,12 @@ import struct
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Self
 
-from construct import Construct, ConstructError, Int8ub, Int16ub, PascalString, SizeofError
+from construct import Construct, ConstructError, Int8ub, Int16ub, PascalString
 
 from loghouse.errors import MalformedMessageError
 from loghouse.limits import NAME_SIZE_MAX
 from loghouse.protocol.entry import Buffer
+from loghouse.protocol.layout import FixedLayout, fixed_layout
 
 SHORT_TEXT: Final = PascalString(Int8ub, "utf8")
 LONG_TEXT: Final = PascalString(Int16ub, "utf8")
@@ -47,6 +48,10 @@ class Message:
     def encode(self) -> tuple[Buffer, ...]:
         """Return the body in pieces, to be written one behind the other."""
         values = self._values()
+        layout = layout_of(type(self))
+        if layout is not None:
+            head = layout.packing.pack(*[values[name] for name in layout.names])
+            return (head, values[self.TAIL]) if self.TAIL else (head,)
         if not self.TAIL:
             return (bytes(self.WIRE.build(values)),)
         tail: Buffer = values[self.TAIL]
@@ -60,19 +65,20 @@ class Message:
         Raises:
             MalformedMessageError: It is not this message, or not in its one encoding.
         """
-        fixed = fixed_size(cls)
-        if fixed is not None and (len(body) < fixed or (len(body) > fixed and not cls.TAIL)):
-            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {fixed}")
+        layout = layout_of(cls)
+        if layout is not None and len(body) != layout.size and (len(body) < layout.size or not cls.TAIL):
+            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {layout.size}")
         try:
-            if fixed is not None and cls.TAIL:
-                # The bulk is a view of the body: it is only passed on, so nobody needs a copy.
-                parsed = cls.WIRE.parse(body[:fixed])
-                parsed[cls.TAIL] = memoryview(body)[fixed:]
+            if layout is not None:
+                parsed = dict(zip(layout.names, layout.packing.unpack_from(body), strict=True))
+                if cls.TAIL:
+                    # The bulk is a view of the body: it is only passed on, so nobody needs a copy.
+                    parsed[cls.TAIL] = memoryview(body)[layout.size :]
             else:
                 parsed = cls.WIRE.parse(body)
             message = cls._from_values(parsed)
             message.check()
-            if fixed is None:
+            if layout is None:
                 _check_canonical(message, body)
         # A compiled construct raises struct.error where an interpreted one raises StreamError.
         except (ConstructError, struct.error, UnicodeError, ValueError, OverflowError) as error:
@@ -102,7 +108,7 @@ def _check_canonical(message: Message, body: bytes) -> None:
 
 
 _FIELD_NAMES: Final[dict[type[Message], tuple[str, ...]]] = {}
-_FIXED_SIZE: Final[dict[type[Message], int | None]] = {}
+_LAYOUTS: Final[dict[type[Message], FixedLayout | None]] = {}
 
 
 def field_names(cls: type[Message]) -> tuple[str, ...]:
@@ -113,23 +119,11 @@ def field_names(cls: type[Message]) -> tuple[str, ...]:
     return found
 
 
-def fixed_size(cls: type[Message]) -> int | None:
-    """Return the bytes of a body without its tail, or None when that depends on the values."""
-    if cls not in _FIXED_SIZE:
-        _FIXED_SIZE[cls] = _compute_fixed_size(cls)
-    return _FIXED_SIZE[cls]
-
-
-def _compute_fixed_size(cls: type[Message]) -> int | None:
-    if cls.EXTENSIBLE:
-        return None
-    try:
-        if cls.TAIL:
-            subcons = cls.WIRE.defersubcon.subcons  # what the compiled construct was made from
-            return sum(int(sub.sizeof()) for sub in subcons if sub.name != cls.TAIL)
-        return int(cls.WIRE.sizeof())
-    except SizeofError:
-        return None
+def layout_of(cls: type[Message]) -> FixedLayout | None:
+    """Return how a body is packed but for its tail, or None when its size depends on the values."""
+    if cls not in _LAYOUTS:
+        _LAYOUTS[cls] = None if cls.EXTENSIBLE else fixed_layout(cls.WIRE, cls.TAIL)
+    return _LAYOUTS[cls]
 
 
 def check_name(what: str, name: str, *, empty: bool = False) -> None:

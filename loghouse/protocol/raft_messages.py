@@ -9,17 +9,17 @@ Terms and indices are u64 and start at 1; 0 means "none". Member ids are u32; 0 
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self, TypeAlias, cast
+from typing import Any, ClassVar, Final, Self, TypeAlias
 
 from construct import Construct, Flag, Int32ub, Int64ub, Struct
 
 from loghouse.errors import EntryError, MalformedMessageError
 from loghouse.limits import ENTRY_SIZE_MAX, MIB, STATE_SIZE_MAX
 from loghouse.protocol.entry import Buffer, Entry, decode_entries
+from loghouse.protocol.layout import FixedLayout, fixed_layout
 
 NOBODY: Final = 0
 ADDRESS: Final = Struct("source" / Int32ub, "target" / Int32ub).compile()
@@ -39,7 +39,8 @@ class _Message:
 
     def encode(self) -> list[Buffer]:
         """Return the body in pieces, to be written one behind the other."""
-        return [bytes(self.WIRE.build({name: getattr(self, name) for name in _FIELDS[self.KIND]}))]
+        layout = _LAYOUTS[self.KIND]
+        return [layout.packing.pack(*[getattr(self, name) for name in layout.names])]
 
     @classmethod
     def decode(cls, body: Buffer, seed: int) -> Self:
@@ -51,10 +52,16 @@ class _Message:
         Raises:
             MalformedMessageError: It is not one.
         """
-        if len(body) != _SIZES[cls.KIND]:
-            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {_SIZES[cls.KIND]}")
-        parsed = cls.WIRE.parse(body)
-        return cls(**{name: parsed[name] for name in _FIELDS[cls.KIND]})
+        layout = _LAYOUTS[cls.KIND]
+        if len(body) != layout.size:
+            raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {layout.size}")
+        return cls(**cls._fields(body))
+
+    @classmethod
+    def _fields(cls, body: Buffer) -> dict[str, Any]:
+        """Return the fields at the start of a body that is long enough."""
+        layout = _LAYOUTS[cls.KIND]
+        return dict(zip(layout.names, layout.packing.unpack_from(body), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +136,14 @@ class AppendEntries(_Message):
         Raises:
             MalformedMessageError: Too short, an entry is damaged, or the entries do not follow each other.
         """
-        size = _SIZES[cls.KIND]
+        size = _LAYOUTS[cls.KIND].size
         if len(body) < size:
             raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, at least {size} expected")
-        parsed = cls.WIRE.parse(body)
         try:
             entries = tuple(decode_entries(seed, memoryview(body)[size:]))
         except EntryError as error:
             raise MalformedMessageError(f"{cls.__name__}: {error}") from error
-        message = cls(**{name: parsed[name] for name in _FIELDS[cls.KIND]}, entries=entries)
+        message = cls(**cls._fields(body), entries=entries)
         message.check()
         return message
 
@@ -241,10 +247,10 @@ class InstallSnapshot(_Message):
         Raises:
             MalformedMessageError: It is too short.
         """
-        size = _SIZES[cls.KIND]
+        size = _LAYOUTS[cls.KIND].size
         if len(body) < size:
             raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, at least {size} expected")
-        return cls(term=cls.WIRE.parse(body).term, state=bytes(memoryview(body)[size:]))
+        return cls(**cls._fields(body), state=bytes(memoryview(body)[size:]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,16 +313,10 @@ MESSAGES: Final[tuple[type[_Message], ...]] = (
     ReadIndexReply,
 )
 BY_KIND: Final[dict[int, type[_Message]]] = {message.KIND: message for message in MESSAGES}
-# Bytes of the layouts, and the names in them.
-_SIZES: Final[dict[int, int]] = {kind: int(message.WIRE.sizeof()) for kind, message in BY_KIND.items()}
-_FIELDS: Final[dict[int, tuple[str, ...]]] = {
-    kind: tuple(
-        field.name
-        for field in dataclasses.fields(cast(Any, message))
-        if field.name not in ("entries", "state")
-    )
-    for kind, message in BY_KIND.items()
+_LAYOUTS: Final[dict[int, FixedLayout]] = {
+    kind: layout for kind, message in BY_KIND.items() if (layout := fixed_layout(message.WIRE)) is not None
 }
+assert len(_LAYOUTS) == len(BY_KIND), "every message has fixed fields"
 # Messages that may be large: a link's control frames overtake them.
 BULK_KINDS: Final = frozenset((AppendEntries.KIND, InstallSnapshot.KIND))
 

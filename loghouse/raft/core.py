@@ -161,8 +161,10 @@ class Raft(Proposals):
 
     def ready(self) -> Ready | None:
         """Return the work of this turn, or None when there is none. It is handed out once."""
-        self._flush_reads()
-        if self.role is Role.LEADER:
+        reads, log = self._reads, self._log
+        if reads.waiting or reads.to_ask:
+            self._flush_reads()
+        if self._progress:
             self._flush_appends()
         hard_state: HardState | None = None
         if self.term != self._hard_handed.term or self.vote != self._hard_handed.vote:
@@ -171,8 +173,8 @@ class Raft(Proposals):
         handed = self._soft_handed
         if self.role is not handed.role or self.leader != handed.leader or self.term != handed.term:
             soft_state = SoftState(self.role, self.leader, self.term)
-        committed = self._take_committed()
-        has_writes = self._log.has_writes
+        committed = self._take_committed() if log.delivered_index < log.commit_index else ()
+        has_writes = log.has_writes
         if not (
             has_writes
             or committed
@@ -184,9 +186,7 @@ class Raft(Proposals):
         ):
             return None
         self._token += 1
-        snapshot, truncate_after, entries = (
-            self._log.take_writes(self._token) if has_writes else (None, None, ())
-        )
+        snapshot, truncate_after, entries = log.take_writes(self._token) if has_writes else (None, None, ())
         if hard_state is not None:
             self._hard_handed = hard_state
             self._hard_writes.append((self._token, hard_state))
@@ -201,14 +201,14 @@ class Raft(Proposals):
             messages_now=tuple(self._messages_now),
             messages_after_persist=tuple(self._messages_after_persist),
             committed=committed,
-            commit_index=self._log.commit_index,
+            commit_index=log.commit_index,
             read_states=tuple(self._read_states),
             soft_state=soft_state,
         )
         self._messages_now = []
         self._messages_after_persist = []
         self._read_states = []
-        self._log.release()
+        log.release()
         return ready
 
     def _take_committed(self) -> tuple[Entry, ...]:

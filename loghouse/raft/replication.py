@@ -50,8 +50,9 @@ class Replication(Roles):
                 break
         if progress.state is not ProgressState.REPLICATE:
             return
-        if progress.next_index > last_index and progress.sent_commit < self._log.commit_index:
-            # Readers on followers should not wait for the next heartbeat to see the commit.
+        if not progress.inflights and progress.sent_commit < self._log.commit_index:
+            # Readers on followers should not wait for the next heartbeat to see the commit. Behind entries on
+            # their way it can wait: their acknowledgement, or the next entries, bring us back here.
             self._send_append(id_, progress, 0, 0)
         elif progress.nudged and progress.match_index < last_index:
             # Everything in flight may be lost; an empty append behind it brings that to light.
