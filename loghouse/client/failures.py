@@ -134,7 +134,7 @@ _REASONS: Final[Mapping[str, tuple[Effect, _Build]]] = {
 
 # gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".
 _NEVER_SENT: Final = re.compile(
-    r"failed to connect|resolution failed|Connection refused|handshake failed", re.ASCII
+    r"failed to connect|resolution failed|connection refused|handshake", re.ASCII | re.IGNORECASE
 )
 _REFUSALS: Final[Mapping[str, type[RequestError]]] = {
     "UNIMPLEMENTED": NotSupportedError,
@@ -164,7 +164,7 @@ def failure_of(error: Any, address: str, *, offset: int = 0) -> Failure:
         effect, build = _REASONS[reason]
         return Failure(error=build(text, fields, offset), effect=effect, leader=leader)
     status = code.name
-    if status == "UNAVAILABLE" and _NEVER_SENT.search(text):
+    if status == "UNAVAILABLE" and _NEVER_SENT.search(error.details() or ""):
         return Failure(error=UnavailableError(text), effect=Effect.NOTHING, is_link=True)
     if status == "RESOURCE_EXHAUSTED":
         return Failure(error=_exhausted(text), effect=Effect.NOTHING)

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar
 from loghouse.errors import UnavailableError
 
 JOIN_SECONDS: Final = 10.0
+CHECK_SECONDS: Final = 5.0
+"""How often a waiting thread looks whether its loop is still there."""
 
 T = TypeVar("T")
 
@@ -36,28 +38,59 @@ class LoopThread:
         self.loop.run_forever()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and return its result; whatever interrupts the wait cancels it.
+        """Run a coroutine there and return its result.
+
+        Whatever interrupts the wait, such as Ctrl-C, cancels the coroutine and waits until it has ended.
 
         Raises:
-            UnavailableError: The loop is closed.
+            UnavailableError: The loop is closed, or was closed meanwhile.
         """
-        if self.loop.is_closed():
-            work.close()
-            raise UnavailableError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        tasks: list[asyncio.Task[T]] = []
+        done = threading.Event()
+
+        def start() -> None:
+            task = self.loop.create_task(work)
+            task.add_done_callback(lambda _: done.set())
+            tasks.append(task)
+
         try:
-            return future.result()
+            self.loop.call_soon_threadsafe(start)
+        except RuntimeError:
+            work.close()
+            raise UnavailableError("the client is closed") from None
+        try:
+            while not done.wait(CHECK_SECONDS):
+                if self.loop.is_closed():
+                    raise UnavailableError("the client is closed")
         except BaseException:
-            future.cancel()
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                done.wait(JOIN_SECONDS)
             raise
+        try:
+            return tasks[0].result()
+        except asyncio.CancelledError:
+            raise UnavailableError("the client was closed before the answer came") from None
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a last coroutine and end the loop and its thread; a second time does nothing."""
+        """Run a last coroutine, cancel all others, and end the thread; a second time does nothing."""
         if self.loop.is_closed():
             return
         with contextlib.suppress(Exception):
-            self.run(last())
+            self.run(_finish(last))
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(JOIN_SECONDS)
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.close()
+        if not self._thread.is_alive():
+            self.loop.close()
+
+
+async def _finish(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await last()
+    finally:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=JOIN_SECONDS)
+        await asyncio.get_running_loop().shutdown_asyncgens()

@@ -268,6 +268,10 @@ class ClusterProcess:
         """The link on which `source` sends to `target`."""
         return self._proxy_of[target.name].link(source.name)
 
+    def client_link(self, target: NodeProcess) -> Link:
+        """The link of everybody who is no node to the address that `target` advertises."""
+        return self._proxy_of[target.name].link("")
+
     def cut_off(self, node: NodeProcess) -> None:
         """Blackhole every link to and from a node; clients still reach it."""
         self.partition([node], self.others(node))

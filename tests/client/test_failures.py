@@ -80,6 +80,13 @@ class LinkTests(SynchronousTestCase):
 
     def test_never_sent(self):
         """A connection that was never made did nothing; the text is the cause alone."""
+        for cause in (
+            "UNKNOWN: ipv4:1.2.3.4:1: Failed to connect to remote host: connect() timed out",
+            "UNAVAILABLE: ipv4:1.2.3.4:1: Handshake read failed (Endpoint closing)",
+            "DNS resolution failed for h1:8400",
+        ):
+            failure = failure_of(Call(grpc.StatusCode.UNAVAILABLE, cause), "h1:8400")
+            self.assertEqual((failure.effect, failure.is_link), (Effect.NOTHING, True), cause)
         text = "failed to connect to all addresses; last error: UNKNOWN: ipv4:1.2.3.4:1: Connection refused"
         failure = failure_of(Call(grpc.StatusCode.UNAVAILABLE, text), "h1:8400")
         self.assertEqual((failure.effect, failure.is_link), (Effect.NOTHING, True))
