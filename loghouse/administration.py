@@ -90,6 +90,11 @@ class Administration:
             return fail(UnavailableError("no leader is known; nothing was done, try again"))
         return self.administer_here(order)
 
+    @property
+    def is_configuration_committed(self) -> bool:
+        """Whether the latest configuration is committed, as far as this node knows."""
+        return self._replica is not None and self._replica.raft.configuration_is_committed
+
     if TYPE_CHECKING:
 
         @property

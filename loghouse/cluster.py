@@ -59,6 +59,10 @@ class ClusterNode(Protocol):
         """The latest configuration of the log; empty while this node has none."""
 
     @property
+    def is_configuration_committed(self) -> bool:
+        """Whether that is committed, as far as this node knows: else a new leader may cut it again."""
+
+    @property
     def leader_id(self) -> int:
         """The member that leads, 0 when none is known."""
 
@@ -141,6 +145,9 @@ class Cluster:
         self._joining: _Joining | None = None
         self._is_stopped = False
         self._is_growing = False
+        # The last configuration known to be committed; only that may shut anybody out. By one that is not,
+        # this node would refuse the very leader that is to replace it.
+        self._settled = Configuration()
         self._dropped: frozenset[str] = frozenset()
         self._drops: dict[str, IDelayedCall] = {}
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
@@ -260,10 +267,9 @@ class Cluster:
         Raises:
             IdentityError: It was removed from the cluster.
         """
-        if hello.node_name in self.node.configuration.removed:
-            raise IdentityError(
-                f"node {hello.node_name!r} was removed; `loghouse cluster add {hello.node_name}` lets it back"
-            )
+        name = hello.node_name
+        if name in self._settled.removed and name in self.node.configuration.removed:
+            raise IdentityError(f"node {name!r} was removed; `loghouse cluster add {name}` lets it back")
 
     def _event_received(self, link: AcceptedLink, event: Event) -> None:
         if self._is_stopped or self._swim is None:
@@ -292,7 +298,7 @@ class Cluster:
         Raises:
             IdentityError: They are not.
         """
-        member = self.node.configuration.member(envelope.source)
+        member = self._settled.member(envelope.source)
         if member is not None and (member.name, member.disk_uuid) != (peer.node_name, peer.disk_uuid):
             raise IdentityError(
                 f"node {peer.node_name!r} spoke as member {envelope.source} ({member.name!r})"
@@ -349,6 +355,8 @@ class Cluster:
         node = self.node
         if self._is_stopped:
             return
+        if node.is_configuration_committed:
+            self._settled = node.configuration
         self._drop_removed()
         self._is_growing = False
         if not node.member_id or node.leader_id != node.member_id:
@@ -363,7 +371,7 @@ class Cluster:
 
     def _drop_removed(self) -> None:
         """Have removed nodes cut off soon: they may hold valid certificates and open links."""
-        removed = frozenset(self.node.configuration.removed)
+        removed = frozenset(self._settled.removed)
         for name in sorted(removed - self._dropped - self._drops.keys()):
             # Not at once: the answer to its own wish to leave may still be on its way.
             self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)

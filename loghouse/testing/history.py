@@ -31,6 +31,7 @@ class Written:
     record_count: int
     producer_id: int = 0
     producer_sequence: int = 0
+    expect_offset: int | None = None
     returned: float = NEVER
     outcome: Outcome = Outcome.UNKNOWN
     base_offset: int = -1
@@ -49,10 +50,15 @@ class History:
         return next(self._stamps)
 
     def write(
-        self, payload: bytes, record_count: int, producer_id: int = 0, producer_sequence: int = 0
+        self,
+        payload: bytes,
+        record_count: int,
+        producer_id: int = 0,
+        producer_sequence: int = 0,
+        expect_offset: int | None = None,
     ) -> Written:
         """Note that a client begins to append a batch."""
-        op = Written(self.stamp(), payload, record_count, producer_id, producer_sequence)
+        op = Written(self.stamp(), payload, record_count, producer_id, producer_sequence, expect_offset)
         self.written.append(op)
         return op
 
@@ -116,6 +122,8 @@ def _written_problem(op: Written, entry: Entry | None) -> str:
         return f"{op.payload!r} was refused, but is in the log at offset {entry.base_offset}"
     if op.outcome == Outcome.ACKNOWLEDGED and op.base_offset != entry.base_offset:
         return f"{op.payload!r} was acknowledged at offset {op.base_offset}, but is at {entry.base_offset}"
+    if op.expect_offset not in (None, entry.base_offset):
+        return f"{op.payload!r} was to be at offset {op.expect_offset} or nowhere, is at {entry.base_offset}"
     if op.record_count != entry.record_count:
         return f"{op.payload!r} has {entry.record_count} records in the log, {op.record_count} were written"
     return ""

@@ -210,7 +210,7 @@ class Writer(Client):
         self.count += 1
         payload = make_payload(self.name, self.count, self.rng, self.work.options.large_share)
         expect = self.expected if self.rng.random() < 0.3 else None
-        op = self.work.history.write(payload, self.rng.choice((1, 1, 2)))
+        op = self.work.history.write(payload, self.rng.choice((1, 1, 2)), expect_offset=expect)
         proposal = Proposal(payload=payload, record_count=op.record_count, expect_offset=expect)
 
         def done(result: object) -> None:

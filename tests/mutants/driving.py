@@ -288,7 +288,13 @@ MEMBERSHIP = (
         "removed-let-in",
         "serf: removed nodes that rejoin by themselves",
         "The door does not look at the list of removed nodes.",
-        [(CLUSTER + "_admit", "if hello.node_name in self.node.configuration.removed:", "if False:")],
+        [
+            (
+                CLUSTER + "_admit",
+                "if name in self._settled.removed and name in self.node.configuration.removed:",
+                "if False:",
+            )
+        ],
         "test_cluster:MembershipTests.test_removed_and_added",
     ),
     bug(

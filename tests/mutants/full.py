@@ -1,20 +1,373 @@
-"""Known bugs of the production driver, storage and gossip; whole simulated nodes must show them."""
+"""Known bugs of the production driver, forwarding, membership, repair and gossip: whole nodes show them.
+
+Those of the core and of storage are in the other banks. What only a crafted peer can show is tried in
+`driving.py` and `gossip.py`, each by the test that is named for it.
+"""
 
 from loghouse.testing.mutation import Edit, Mutant
 
 REPLICA = "loghouse.replica:Replica."
+WRITE = "loghouse.replica:_Write."
+NODE = "loghouse.node:Node."
+CLUSTER = "loghouse.cluster:Cluster."
+JOINING = "loghouse.cluster:_Joining."
+FORWARDER = "loghouse.forwarding:Forwarder."
+ADMINISTRATION = "loghouse.administration:Administration."
+REPAIR = "loghouse.repairing:LogRepair."
+TAIL = "loghouse.tail:Tail."
+THREE = (("voters", 3), ("spares", 0))
 
-FULL = (
-    Mutant(
-        name="promise-before-disk",
-        citation="Raft thesis 3.8; etcd Ready contract",
-        description="Messages that wait for the disk leave with the others.",
-        edits=(
-            Edit(
-                REPLICA + "_take",
-                "in ready.messages_now:",
-                "in ready.messages_now + ready.messages_after_persist:",
-            ),
+
+def bug(name, citation, description, *edits, options=(), faults=()):
+    return Mutant(
+        name=name,
+        citation=citation,
+        description=description,
+        edits=tuple(Edit(*edit) for edit in edits),
+        options=options,
+        faults=faults,
+    )
+
+
+ORDER = (
+    bug(
+        "promise-before-disk",
+        "Raft thesis 3.8; etcd Ready contract",
+        "Messages that wait for the disk leave with the others.",
+        (
+            REPLICA + "_take",
+            "in ready.messages_now:",
+            "in ready.messages_now + ready.messages_after_persist:",
         ),
     ),
+    bug(
+        "durable-when-handed-over",
+        "etcd-io/raft async_storage_writes",
+        "The core is told that a group is durable when its write begins.",
+        (
+            REPLICA + "_write_next",
+            "self._writing = group",
+            "self._writing = group; self.raft.persisted(group[-1].token)",
+        ),
+        options=THREE,
+    ),
+    bug(
+        "write-without-sync",
+        "NATS#7564 (fsync every two minutes)",
+        "A group of writes ends without a sync.",
+        (WRITE + "run", "self._log.sync(", "(lambda index: None)("),
+    ),
+    bug(
+        "vote-lost-on-the-way",
+        "PySyncObj#84, #202 (votedFor never stored)",
+        "The vote is not written with the term.",
+        (WRITE + "_hard_state_step", "vote=state.vote", "vote=0"),
+        options=THREE,
+    ),
+    bug(
+        "vote-forgotten-at-start",
+        "PySyncObj (votedFor not restored)",
+        "A start restores the term without the vote.",
+        (
+            NODE + "_make_replica",
+            "HardState(log.hard_state.term, log.hard_state.vote)",
+            "HardState(log.hard_state.term, 0)",
+        ),
+        options=THREE,
+        faults=(("crash_point", 3.0), ("crash", 5.0)),
+    ),
+    bug(
+        "cut-skipped",
+        "the Go original's DeleteRange; Kafka KIP-101",
+        "The driver writes over a conflicting suffix without cutting it.",
+        (WRITE + "__init__", "if ready.truncate_after is not None:", "if False:"),
+        options=THREE,
+        faults=(("partition", 5.0), ("crash_point", 4.0)),
+    ),
+    bug(
+        "all-on-disk-is-committed",
+        "a lone voter's shortcut taken by all",
+        "A member starts with everything on its disk as committed.",
+        (NODE + "_make_replica", "log.last_index if is_lone else log.commit_index", "log.last_index"),
+        options=THREE,
+        faults=(("crash", 4.0), ("partition", 5.0)),
+    ),
+    bug(
+        "full-disk-for-ever",
+        "a disk with room again, and nobody tells the node",
+        "A write that found a full disk is not tried again.",
+        (REPLICA + "retry_write", "if self.is_full and", "if False and"),
+        faults=(("disk_full", 4.0),),
+    ),
+    bug(
+        "failed-step-skipped",
+        "after ENOSPC the rest of the group is written without it",
+        "A step that found a full disk is not tried again.",
+        (
+            WRITE + "run",
+            "self._steps[0]()",
+            "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
+        ),
+        faults=(("disk_full", 3.0),),
+    ),
+    bug(
+        "renewed-too-early",
+        "a new core over a log that the old one still writes",
+        "A node that gets another id goes on before the disk is through with the old one's writes.",
+        (
+            NODE + "_renew_replica",
+            "self._disk.run(lambda: log.sync(log.commit_index)).addCallbacks(begin, self.fatal)",
+            "begin(None)",
+        ),
+        options=(("voters", 4), ("disk.sync_seconds_mean", 0.1)),
+        faults=(("membership", 1.0), ("crash", 0.0), ("disk_stall", 3.0)),
+    ),
 )
+
+ANSWERS = (
+    bug(
+        "success-of-anothers-entry",
+        "hashicorp/raft: future resolved by index alone",
+        "An append succeeded when any entry is committed in its place.",
+        (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
+        (REPLICA + "_resolve", "if waiting.ticket.term == term:", "if True:"),
+        options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
+        faults=(("partition", 4.0), ("pause", 4.0)),
+    ),
+    bug(
+        "ack-of-uncommitted-retry",
+        "architecture 6 (a retry of an uncommitted batch waits)",
+        "A retry of a batch that is not committed yet is acknowledged at once.",
+        (REPLICA + "_wait", "if ticket.index <= self.raft.commit_index:", "if ticket.duplicate:"),
+        options=(*THREE, ("request_timeout_seconds", 0.3), ("producers", 3)),
+        faults=(("partition", 4.0), ("crash", 5.0)),
+    ),
+    bug(
+        "never-given-up",
+        "etcd#10289: proposals that hang after a lost leadership",
+        "Appends whose leadership was lost wait for ever when nobody leads.",
+        (REPLICA + "_count_lost_ticks", "if self._lost_ticks > 2", "if 0 > 2"),
+        (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
+        options=THREE,
+        faults=(("partition", 4.0),),
+    ),
+    bug(
+        "behind-for-ever",
+        "found here: a read at a node that was removed before it got that far",
+        "Confirmed reads wait without bound for entries that never come.",
+        (REPLICA + "_count_behind_ticks", "one.ticks_left -= 1", "pass"),
+        options=(("voters", 4),),
+        faults=(("membership", 3.0), ("disk_stall", 4.0)),
+    ),
+    bug(
+        "read-before-readable",
+        "ReadIndex without waiting for apply",
+        "A read barrier fires before the entries are readable here.",
+        (REPLICA + "_until_readable", "if index <= self.readable_index:", "if True:"),
+        options=THREE,
+    ),
+    bug(
+        "miss-without-the-leader",
+        "rqlite#2747; the Go original reads locally",
+        "A follower tells what it does not have as if nobody had.",
+        (NODE + "_read_barrier", "return replica.read_barrier()", "return succeed(0)"),
+        options=THREE,
+    ),
+    bug(
+        "stop-forgets-reads",
+        "grpc calls that hang until their deadline",
+        "Reads that wait are not told of the stop.",
+        (REPLICA + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass"),
+        options=(*THREE, ("readers", 3), ("think_seconds_mean", 0.02)),
+        faults=(("stop", 2.0), ("partition", 4.0)),
+    ),
+    bug(
+        "stop-forgets-forwards",
+        "grpc calls that hang until their deadline",
+        "Who waits for the leader's answer is not told of the stop.",
+        (
+            FORWARDER + "stop",
+            'self._give_up(list(self._asked), "had not answered when this node stopped")',
+            "pass",
+        ),
+        options=(*THREE, ("writers", 2), ("think_seconds_mean", 0.05)),
+        faults=(("stop", 3.0), ("partition", 5.0)),
+    ),
+    bug(
+        "tail-not-woken",
+        "Kafka long poll that sleeps through the append",
+        "Followers at the tail are woken one record late.",
+        (TAIL + "wake", "if offset < next_offset]", "if offset < next_offset - 1]"),
+    ),
+    bug(
+        "retry-is-another-batch",
+        "Kafka KIP-98",
+        "A producer's id gets lost on its way into the log: its retry is appended again.",
+        (
+            NODE + "propose_here",
+            "self._replica.propose(proposal)",
+            "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0))",
+        ),
+        options=THREE,
+    ),
+)
+
+FORWARDING = (
+    bug(
+        "forwarded-as-another-batch",
+        "Kafka KIP-98",
+        "A producer's id gets lost on its way to the leader.",
+        (FORWARDER + "propose", "producer_id=proposal.producer_id", "producer_id=0"),
+        options=(*THREE, ("request_timeout_seconds", 0.3)),
+    ),
+    bug(
+        "lost-is-certain",
+        "JetStream: a timeout told as a refusal, and the record there",
+        "A request that left and was not answered is said not to have been done.",
+        (
+            "loghouse.forwarding:_lost",
+            'return OutcomeUnknownError(\n            f"{leader}: the records',
+            'return UnavailableError(\n            f"{leader}: the records',
+        ),
+        options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
+        faults=(("link_reset", 2.0), ("crash", 5.0)),
+    ),
+    bug(
+        "forwards-never-expire",
+        "grpc calls that hang until their deadline",
+        "A leader that does not answer is waited for without bound.",
+        (FORWARDER + "_expire", "if asked.deadline <= now]", "if False]"),
+        options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
+        faults=(("one_way_cut", 3.0), ("partition", 3.0)),
+    ),
+    bug(
+        "expectation-not-forwarded",
+        "an append that was to be at one offset or nowhere",
+        "The expected offset gets lost on its way to the leader.",
+        (FORWARDER + "propose", "expect_offset=proposal.expect_offset", "expect_offset=None"),
+        options=(*THREE, ("writers", 2)),
+    ),
+)
+
+MEMBERSHIP = (
+    bug(
+        "emptied-keeps-its-id",
+        "found here; etcd: a member restarted with an empty disk under its old id",
+        "Messages for a dead voter reach its emptied namesake, which goes on as that voter.",
+        (CLUSTER + "send_raft", "if hello is not None and hello.disk_uuid != disk_uuid:", "if False:"),
+        options=THREE,
+        faults=(("wipe", 5.0), ("crash", 5.0)),
+    ),
+    bug(
+        "id-of-a-former-life",
+        "found here: removed and let in again while away",
+        "A node believes its own log about its id rather than who added it again.",
+        (
+            NODE + "receive",
+            "elif envelope.target > self._replica.raft.id:",
+            "elif envelope.target > self._replica.raft.id and self._own_member() is None:",
+        ),
+        options=(("voters", 4),),
+        faults=(("membership", 2.0), ("partition", 4.0), ("crash", 4.0)),
+    ),
+    bug(
+        "joiner-cannot-answer",
+        "a learner whose log does not hold the leader yet",
+        "A joiner answers only members that its own log knows.",
+        (CLUSTER + "send_raft", 'self._routes.get(envelope.target, ("", b""))', '("", b"")'),
+        options=THREE,
+    ),
+    bug(
+        "bootstrap-while-one-is-silent",
+        "RabbitMQ: peers that start at different times form several clusters",
+        "The node that bootstraps does not wait for all addresses.",
+        (JOINING + "look", "if cluster.options.bootstrap and not silent:", "if cluster.options.bootstrap:"),
+        options=THREE,
+        faults=(("wipe", 3.0), ("crash", 0.0)),
+    ),
+    bug(
+        "quorum-removed",
+        "etcd: member remove with an unhealthy cluster",
+        "A removal is not refused when the rest would have no majority.",
+        (ADMINISTRATION + "_remove", "self._check_quorum_without(configuration, name)", "pass"),
+        options=(("voters", 3),),
+        faults=(("membership", 2.0), ("wipe", 0.0), ("bit_rot", 0.0)),
+    ),
+    bug(
+        "replaced-while-alive",
+        "a voter taken out because a node of its name is there",
+        "A learner takes a voter's place whoever of the name is alive.",
+        ("loghouse.reconcile:_promote", "if len(list(configuration.named(learner.name))) == 1", ""),
+        options=THREE,
+        faults=(("wipe", 5.0),),
+    ),
+    bug(
+        "removed-comes-back",
+        "serf: removed nodes that rejoin by themselves",
+        "The leader makes removed nodes members again.",
+        (
+            "loghouse.reconcile:_add_learner",
+            "in members or presence.name in configuration.removed:",
+            "in members:",
+        ),
+        (
+            CLUSTER + "_admit",
+            "if name in self._settled.removed and name in self.node.configuration.removed:",
+            "if False:",
+        ),
+        options=(("voters", 4),),
+        faults=(("membership", 2.0),),
+    ),
+)
+
+REPAIRS = (
+    bug(
+        "loss-not-remembered",
+        "CORDS FAST'17; NATS#7549 (a damaged node led)",
+        "A member whose log was cut at damage votes by what is left.",
+        (REPAIR + "open_log", "self.damage = Damage(loss.last_index, loss.last_term)", "pass"),
+        options=THREE,
+        faults=(("bit_rot", 4.0), ("crash", 4.0), ("partition", 4.0)),
+    ),
+    bug(
+        "trim-by-own-state",
+        "found here: a log's own state holds trims that are not committed",
+        "The log is trimmed by a trim that a new leader may cut again.",
+        (NODE + "committed", "log.trim_prefix(lowest, high_index)", "log.trim_prefix()"),
+        options=(*THREE, ("trims", True), ("disk.segment_size", 4496)),
+        faults=(("crash_point", 4.0), ("partition", 4.0)),
+    ),
+)
+
+GOSSIP = (
+    bug(
+        "no-refutation",
+        "SWIM 4.2",
+        "An accused member says nothing.",
+        ("loghouse.gossip.claims:Claims._refute", "self._raise_above(self._accused_incarnation)", "pass"),
+        options=THREE,
+        faults=(("pause", 3.0), ("partition", 3.0)),
+    ),
+    bug(
+        "nobody-tries-the-dead",
+        "serf#333",
+        "Members declared dead are not tried any more.",
+        ("loghouse.gossip.core:Swim._tick_reach_out", "lost = list(self._lost())", "lost = []"),
+        options=THREE,
+        faults=(("pause", 3.0), ("partition", 3.0)),
+    ),
+    bug(
+        "incarnation-from-one",
+        "memberlist#345",
+        "A restarted member begins at its first incarnation again.",
+        (
+            "loghouse.gossip.claims:Claims.__init__",
+            "self.incarnation = book.incarnation + 1",
+            "self.incarnation = 1",
+        ),
+        options=THREE,
+        faults=(("crash", 3.0), ("pause", 4.0)),
+    ),
+)
+
+FULL = (*ORDER, *ANSWERS, *FORWARDING, *MEMBERSHIP, *REPAIRS, *GOSSIP)

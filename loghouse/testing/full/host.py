@@ -50,6 +50,9 @@ DATA_DIR: Final = "/data"
 HAND_OVER_SECONDS_MAX: Final = 2.0
 SETTLE_SECONDS_MAX: Final = 1.0
 GRACE_SECONDS: Final = 0.001
+WAITING: Final = "wait"  # the one request that has no deadline
+# Until a running process must have answered: its longest deadline, of forwarding, by the slowest clock.
+ANSWER_SECONDS_MAX: Final = 20.0
 STOP_SECONDS_MAX: Final = 40.0  # all graces together, by the slowest clock
 
 
@@ -84,9 +87,12 @@ class Host:
         self._point_rng = rng
         self._point_down = 0.0
         self._saved_hard_state = False
-        self._asked: dict[int, str] = {}
+        # Requests under way in this life: what was asked, and when on the clock that pauses stop.
+        self._asked: dict[int, tuple[str, float]] = {}
+        self._paused_seconds = 0.0
         self._requests = 0
         self._stopping: Life | None = None
+        self._door_is_closed = False
 
     # --- life -------------------------------------------------------------------------------
 
@@ -96,6 +102,8 @@ class Host:
         self.incarnation += 1
         self.is_up = self.is_on = True
         self._asked.clear()
+        self._door_is_closed = False
+        self.resume()
         self.cluster.network.powered_on(self.number)
         self.cluster.trace.note(f"{self.name} starts, incarnation {self.incarnation}")
         self.life = Life(self, self.rate)
@@ -288,6 +296,7 @@ class Host:
     async def _stop(self, life: Life, node: WatchedNode, links: Cluster) -> None:
         await node.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, life, lambda _, __: None)
         node.release_waiters()
+        self._door_is_closed = True
         await node.when_settled(SETTLE_SECONDS_MAX)
         if node.transport is not None:
             links.stop("the node is stopping")
@@ -298,7 +307,7 @@ class Host:
         if not life.is_alive:
             return
         if self._asked:
-            kinds = sorted(self._asked.values())
+            kinds = sorted(what for what, _ in self._asked.values())
             self.cluster.crashed(self.name, Violation("unanswered", f"{self.name} stopped and left {kinds}"))
             return
         self._end(with_power=False)
@@ -318,7 +327,16 @@ class Host:
 
     def pause(self, seconds: float) -> None:
         """Stop the process for a while, as SIGSTOP does: everything comes late, nothing is lost."""
-        self.paused_until = max(self.paused_until, self.cluster.clock.seconds() + seconds)
+        now = self.cluster.clock.seconds()
+        until = max(self.paused_until, now + seconds)
+        self._paused_seconds += until - max(self.paused_until, now)
+        self.paused_until = until
+
+    def resume(self) -> None:
+        """End a pause: a new process does not begin stopped."""
+        now = self.cluster.clock.seconds()
+        self._paused_seconds -= max(0.0, self.paused_until - now)
+        self.paused_until = min(self.paused_until, now)
 
     # --- crash points ------------------------------------------------------------------------------
 
@@ -398,11 +416,6 @@ class Host:
         """Whether it thinks that it leads."""
         return self.node is not None and self.is_up and self.node._leads
 
-    @property
-    def open_requests(self) -> list[str]:
-        """What clients asked for and were not answered yet, by this process."""
-        return sorted(self._asked.values()) if self.is_up else []
-
     def describe(self) -> str:
         """Return one line about the node."""
         raft = self.raft
@@ -446,6 +459,17 @@ class Host:
         """Answer the next offset."""
         return self._ask("tail", lambda n: n.bounds(), self._bounds, answer)
 
+    def wait_for(self, offset: int, answer: Answer) -> Callable[[], None]:
+        """Answer None once the record at `offset` can be read."""
+        return self._ask(WAITING, lambda n: n.wait_for(offset), lambda _: None, answer)
+
+    def is_asleep_at(self, offset: int) -> bool:
+        """Whether a waiter for this offset, that was not woken, should have been."""
+        replica = self.node.replica if self.node is not None else None
+        is_running = self.is_up and self.paused_until <= self.cluster.clock.seconds()
+        is_waiting = any(what == WAITING for what, _ in self._asked.values())
+        return is_running and is_waiting and replica is not None and offset < replica.readable_offset
+
     def order(self, what: str, ask: Callable[[WatchedNode], Deferred[Any]], answer: Answer) -> None:
         """Ask as an operator does."""
         self._ask(what, ask, lambda result: result, answer)
@@ -484,15 +508,19 @@ class Host:
         """Carry a request into the process; returns what takes it back."""
         life = self.life
         asked: list[Deferred[Any]] = []
-        if not self.is_up or life is None:
+        if not self.is_up or life is None or self._door_is_closed:
             return lambda: None
 
         def begin() -> None:
             node = self.node
             assert node is not None
+            if self._door_is_closed:
+                return
             self._requests += 1
             serial = self._requests
-            self._asked[serial] = what
+            self._asked[serial] = what, self._active_seconds()
+            if what != WAITING:
+                self.cluster.clock.after(ANSWER_SECONDS_MAX, self._check_answered, life, serial)
             done = ask(node)
             asked.append(done)
             done.addCallback(shape).addBoth(self._answered, life, serial, answer, offset)
@@ -521,6 +549,21 @@ class Host:
             assert self.node is not None
             self.cluster.guarded(self.cluster.oracle.not_held, self.node.number, offset)
         answer(error)
+
+    def _active_seconds(self) -> float:
+        """Return the time of the simulation without this machine's pauses, those to come included."""
+        return self.cluster.clock.seconds() - self._paused_seconds
+
+    def _check_answered(self, life: Life, serial: int) -> None:
+        """Every request has a deadline inside the node, and its answer is not forgotten."""
+        if not life.is_alive or serial not in self._asked:
+            return
+        what, since = self._asked[serial]
+        late = self._active_seconds() - since - ANSWER_SECONDS_MAX
+        if late < 0:
+            self.cluster.clock.after(0.001 - late, self._check_answered, life, serial)
+            return
+        raise Violation("unanswered", f"{self.name} did not answer {what} within {ANSWER_SECONDS_MAX} s")
 
     def transfer(self, rng: random.Random) -> str:
         """Hand leadership to some other voter, or to the best."""

@@ -9,7 +9,7 @@ from typing import Final
 from loghouse.gossip.config import LAN, LOCAL, SwimConfig
 from loghouse.testing.network import NetworkOptions
 from loghouse.testing.streams import substream
-from loghouse.testing.swarm import CRASH_POINTS, DiskOptions, RaftLimits, SwarmOptions
+from loghouse.testing.swarm import DiskOptions, RaftLimits, SwarmOptions
 
 # Every class of fault a seed may have. ONLY APPEND: the order is the order of drawing.
 FULL_FAULT_CLASSES: Final = (
@@ -34,6 +34,18 @@ FULL_FAULT_CLASSES: Final = (
     "link_reset",
     "stop",
 )
+# Where a process may lose its power; `swarm.CRASH_POINTS` says what they are.
+FULL_CRASH_POINTS: Final = (
+    "vote_sent",
+    "mid_broadcast",
+    "synced",
+    "acknowledged",
+    "elected",
+    "committed",
+    "first_commit",
+    "disk_step",
+    "disk_step",
+)
 RARE: Final = ("power_loss", "rolling_restart", "wipe", "bit_rot", "disk_error", "disk_full")
 
 
@@ -47,7 +59,6 @@ class FullOptions(SwarmOptions):
     swim: SwimConfig = LAN
     write_buffer_size: int = 65_536
     trims: bool = False
-    followers: int = 1
 
 
 def draw_full_options(seed: int) -> FullOptions:
@@ -77,7 +88,7 @@ def draw_full_options(seed: int) -> FullOptions:
         pipeline=rng.choice((1, 1, 4)),
         trims=rng.random() < 0.5,
         faults=_draw_faults(rng, election_seconds),
-        crash_points=CRASH_POINTS,
+        crash_points=FULL_CRASH_POINTS,
         swim=rng.choice((LAN, LOCAL)),
         write_buffer_size=rng.choice((2000, 65_536)),
     )

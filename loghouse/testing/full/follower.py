@@ -1,0 +1,80 @@
+"""A client that follows the log to its end and waits there, at whatever node answers."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from loghouse.errors import OffsetOutOfRangeError
+from loghouse.protocol.entry import Entry
+from loghouse.testing.checkers import Violation
+
+if TYPE_CHECKING:
+    from loghouse.testing.full.cluster import FullCluster
+
+PATIENCE_SECONDS: Final = 3.0  # at one node, before another one is tried
+
+
+class Follower:
+    """Reads every record once, in order, and waits for more. `next_offset` is where it is."""
+
+    def __init__(self, cluster: FullCluster, rng: random.Random) -> None:
+        self._cluster = cluster
+        self._rng = rng
+        self._number = 1
+        self._turn = 0
+        self.next_offset = 0
+
+    def begin(self) -> None:
+        """Start at the beginning, at some node."""
+        self._move()
+
+    def _move(self) -> None:
+        """Go on at some node; what the one before still says does not count any more."""
+        self._turn += 1
+        numbers = self._cluster.numbers()
+        self._number = self._rng.choice(numbers)
+        self._cluster.clock.after(self._rng.expovariate(1 / 0.2), self._wait, self._turn)
+
+    def _wait(self, turn: int) -> None:
+        if turn != self._turn:
+            return
+        host, clock = self._cluster.nodes[self._number], self._cluster.clock
+
+        def answered(result: object) -> None:
+            if turn == self._turn:
+                if result is None:
+                    clock.after(0.0005, self._fetch, turn)
+                else:
+                    self._move()
+
+        cancel = host.wait_for(self.next_offset, answered)
+
+        life = host.life
+
+        def lose_patience() -> None:
+            if turn != self._turn:
+                return
+            if host.life is life and host.is_asleep_at(self.next_offset):
+                problem = f"{host.name} holds {self.next_offset} and lets its follower sleep"
+                raise Violation("asleep", problem)
+            cancel()
+            self._move()
+
+        clock.after(PATIENCE_SECONDS, lose_patience)
+
+    def _fetch(self, turn: int) -> None:
+        def answered(result: object) -> None:
+            if turn != self._turn:
+                return
+            if isinstance(result, Entry):
+                # The oracle has looked at the entry itself.
+                self.next_offset = result.next_offset
+                self._turn += 1
+                self._wait(self._turn)
+            else:
+                if isinstance(result, OffsetOutOfRangeError):
+                    self.next_offset = max(self.next_offset, result.lowest)
+                self._move()
+
+        self._cluster.nodes[self._number].read(self.next_offset, answered)
