@@ -69,12 +69,17 @@ class MendOwner(Protocol):
 
 @dataclass(slots=True)
 class _Job:
-    """A damaged segment. `due` is when to go on, `sources` whom to ask yet for what was found."""
+    """A damaged segment.
+
+    `due` is when to go on, `sources` whom to ask yet for what was found, `asked` how many there were in this
+    round, and `misfits` how many of them gave something that does not fit.
+    """
 
     exam: Examination
     due: float = 0.0
     delay: float = RETRY_SECONDS_MIN
     sources: list[str] | None = None
+    asked: int = 0
     misfits: int = 0
     mended: int = 0
     is_silence_told: bool = False
@@ -140,7 +145,7 @@ class Mender:
         if base not in self._jobs:
             if self._in_vain[base] >= ATTEMPTS_MAX:
                 return False
-            is_end_exact = not self._log.is_end_unknown(base)
+            is_end_exact = base not in self._log.unknown_ends
             self._jobs[base] = _Job(Examination(self._files, segment, is_end_exact=is_end_exact))
         return True
 
@@ -161,6 +166,10 @@ class Mender:
             if now >= self._asked.deadline:
                 self._ask_next(self._asked.job)
             return
+        for base in self._log.unknown_ends - self._jobs.keys():
+            segment = self._log.sealed_segment(base)
+            if segment is not None:
+                self.take(segment.damage(0, "the last entry was not found at the start"))
         job = next((job for job in self._jobs.values() if job.due <= now), None)
         if job is None:
             return
@@ -292,7 +301,7 @@ class Mender:
         if job.sources is None:
             names = sorted(self._owner.mend_sources())
             turn = self._next_id % len(names) if names else 0
-            job.sources, job.misfits = names[turn:] + names[:turn], 0
+            job.sources, job.asked, job.misfits = names[turn:] + names[:turn], len(names), 0
         while job.sources:
             name = job.sources.pop(0)
             request_id = self._next_id
@@ -308,7 +317,7 @@ class Mender:
         self._asked_in_vain(job, damage)
 
     def _asked_in_vain(self, job: _Job, damage: DamagedEntries) -> None:
-        if job.misfits:
+        if job.misfits and job.misfits == job.asked:
             problem = f"{damage.problem}; what the other members have does not fit there ({damage.names})"
             self._beyond(job, DamageError(damage.path, damage.position, problem))
             return

@@ -80,9 +80,12 @@ class LogRepair:
         return log
 
     def _open(self) -> Log:
-        log = self._data.open_log(self._group)
-        if not knows_others(self._files, self._data, self._group):
+        is_member = knows_others(self._files, self._data, self._group)
+        log = self._data.open_log(self._group, leaves_damage=is_member)
+        if not is_member:
             return log
+        for base in sorted(log.unknown_ends):
+            self.logger.error("segment {base} is damaged; repairing it while the node runs", base=base)
         try:
             # A member begins with the state at its commit index, which may be in a sealed segment.
             log.state_at(max(min(log.commit_index, log.last_index), log.first_index - 1))

@@ -96,7 +96,7 @@ class Scrubber:
             if self._pass_began is None:
                 self._begin_pass(now)
             self._last_base = segment.base_index
-            is_end_exact = not self._log.is_end_unknown(segment.base_index)
+            is_end_exact = segment.base_index not in self._log.unknown_ends
             self._exam = Examination(self._files, segment, is_end_exact=is_end_exact)
         self._step(self._exam, now)
 

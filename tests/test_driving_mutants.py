@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.mutation import planted
 from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER
+from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
 
 
 def run_test(name):
@@ -37,7 +38,7 @@ class MutantTests(SynchronousTestCase):
 
     def test_names(self):
         """No two mutants have the same name."""
-        names = [caught.mutant.name for caught in DRIVING]
+        names = [caught.mutant.name for caught in (*DRIVING, *MENDING)]
         self.assertEqual(len(names), len(set(names)))
 
     def test_order(self):
@@ -55,3 +56,19 @@ class MutantTests(SynchronousTestCase):
     def test_membership(self):
         """Bugs in joining, ids and administration are seen."""
         self.assertEqual(survivors(MEMBERSHIP), [])
+
+    def test_taking(self):
+        """Bugs in what is taken for the damaged entries are seen."""
+        self.assertEqual(survivors(TAKING), [])
+
+    def test_written(self):
+        """Bugs in how they are written are seen."""
+        self.assertEqual(survivors(WRITTEN), [])
+
+    def test_giving(self):
+        """Bugs in asking and giving are seen."""
+        self.assertEqual(survivors(GIVING), [])
+
+    def test_scrubbed(self):
+        """Bugs of the scrubber are seen."""
+        self.assertEqual(survivors(SCRUBBED), [])

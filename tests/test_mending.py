@@ -1,10 +1,13 @@
 """Whole nodes whose disks damage sealed segments while they run: mended in place from the others."""
 
+from unittest.mock import patch
+
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from loghouse import scrubbing
-from loghouse.errors import UnavailableError
-from loghouse.limits import ENTRY_HEADER_SIZE, KIB, MIB, STORE_HEADER_SIZE
+from loghouse import mending, scrubbing
+from loghouse.errors import DamageError, UnavailableError
+from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, KIB, MIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from tests.driver.town import TownTestCase
@@ -81,17 +84,15 @@ class MendingTestCase(TownTestCase):
                 [path for path in leading if path in mine and leading[path] != mine[path]], [], one.name
             )
             self.assertGreaterEqual(len(mine), 2)
-            self.assertEqual((one.failures, one.starts, one.node._mender.pending), ([], 1, 0), one.name)
+            self.assertEqual((one.failures, one.node._mender.pending), ([], 0), one.name)
             self.assertEqual(one.node._log._damaged, ())
 
     def wait_mended(self, town, *names: str, entries: int = 1, seconds_max: float = 30.0) -> None:
-        town.until(
-            lambda: all(
-                town[name].node._mender.mended >= entries and not town[name].node._mender.pending
-                for name in names
-            ),
-            seconds_max,
-        )
+        def is_mended(name):
+            mender = town[name].node._mender
+            return mender is not None and mender.mended >= entries and not mender.pending
+
+        town.until(lambda: all(map(is_mended, names)), seconds_max)
 
     def read(self, town, resident, offset: int):
         """Read one entry; return what came of it."""
@@ -152,3 +153,342 @@ class ScrubTests(MendingTestCase):
         self.wait_mended(town, victim.name, entries=2)
         self.assert_same(town)
         self.assertIs(town.leader, leader)
+
+
+class StartTests(MendingTestCase):
+    """Damage that a start meets in a sealed segment."""
+
+    def restarted(self, town, victim, damage):
+        """Stop a node, damage its disk, start it again; it must not have cut its log."""
+        last = victim.node._log.last_index
+        victim.stop()
+        damage()
+        victim.start()
+        self.assertGreaterEqual(victim.node._log.last_index, last)
+        self.assertFalse(victim.disk.exists(f"{DIRECTORY}/damage"))
+        self.listen(victim)
+
+    def test_last_entry(self):
+        """A segment whose last header is damaged ends as the next one's header says; the entry is mended."""
+        town = self.filled()
+        victim = self.follower(town)
+        segment = self.sealed(victim)[1]
+        end, timestamp = segment.end, segment.newest_timestamp
+        position = self.place(victim, 1, end.count - 1)
+        self.restarted(town, victim, lambda: victim.disk.flip(segment.path, 8 * position + 77))
+        opened = victim.node._log.sealed_segment(segment.base_index)
+        self.assertEqual(opened.end.next_offset, end.next_offset)
+        self.assertGreater(opened.end.position, end.position)
+        self.wait_mended(town, victim.name)
+        self.assertEqual((opened.end, opened.newest_timestamp), (end, timestamp))
+        self.assertEqual(
+            [request[2:] for request in self.requests()], [(segment.last_index, segment.last_index)]
+        )
+        self.assert_same(town)
+
+    def test_without_an_index(self):
+        """With neither header nor index, everything from the damage to the segment's end is got back."""
+        town = self.filled()
+        victim = self.follower(town)
+        segment = self.sealed(victim)[1]
+        position = self.place(victim, 1, 6)
+
+        def damage():
+            victim.disk.unlink(segment.index_path)
+            victim.disk.flip(segment.path, 8 * position + 77)
+
+        self.restarted(town, victim, damage)
+        self.wait_mended(town, victim.name, entries=segment.end.count - 6)
+        self.assert_same(town)
+        entries = victim.disk.content(segment.index_path)
+        self.assertEqual(len(entries), INDEX_ENTRY_SIZE * segment.end.count)
+
+
+class OthersTests(MendingTestCase):
+    """What the other members have to do with it."""
+
+    def test_nobody_reachable(self):
+        """While nobody answers, the node serves the rest and asks again, saying so once; then it mends."""
+        town = self.filled()
+        victim = self.follower(town)
+        index = self.flip(victim, 1, 4)
+        offset = self.sealed(victim)[1].frame_header(4).base_offset
+        town.cut(victim.name)
+        told = self.told("no other member gives")
+        for _ in range(2):
+            self.assertIsInstance(self.read(town, victim, offset).value, UnavailableError)
+            self.assertNotIsInstance(self.read(town, victim, offset + 1), Failure)
+            town.advance(12)
+        self.assertEqual((len(told), victim.node._mender.mended), (1, 0))
+        town.heal()
+        self.wait_mended(town, victim.name, seconds_max=30.0)
+        town.until(lambda: town.leader)
+        self.assert_same(town)
+        self.assertEqual({request[2:] for request in self.requests()}, {(index, index)})
+
+    def told(self, text: str) -> list:
+        """Collect what is logged with this text in it."""
+        found: list = []
+
+        def observe(event):
+            if text in event.get("log_format", ""):
+                found.append(event)
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return found
+
+    def test_silent_member(self):
+        """A member that does not answer is given up, and the next one asked."""
+        town = self.filled()
+        victim, silent = self.follower(town, 0), self.follower(town, 1)
+        silent.node._look_after().serve = lambda *_: None
+        for number in (3, 5, 6):
+            self.flip(victim, 1, number)
+        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        self.wait_mended(town, victim.name, entries=3)
+        self.assertIn(silent.name, {request[1] for request in self.requests()})
+        self.assert_same(town)
+
+    def test_two_of_three(self):
+        """Two nodes damaged at different places, one of them the leader, mend each other."""
+        town = self.filled(scrub_rate=MIB)
+        leader, victim = town.leader, self.follower(town)
+        for number in (1, 4, 6):
+            self.flip(victim, 1, number)
+            self.flip(leader, 1, number + 1, at=30)
+        self.flip(leader, 0, 3)
+        self.wait_mended(town, victim.name, entries=3)
+        self.wait_mended(town, leader.name, entries=4)
+        self.assert_same(town)
+        self.assertIs(town.leader, leader)
+
+    def test_same_entry_on_two(self):
+        """The third member has it; who is asked in vain says so and learns of its own damage."""
+        town = self.filled()
+        one, other = self.follower(town, 0), self.follower(town, 1)
+        self.flip(one, 1, 4)
+        self.flip(other, 1, 4, at=20)
+        offset = self.sealed(one)[1].frame_header(4).base_offset
+        told = self.told("repaired at byte")
+        self.assertIsInstance(self.read(town, one, offset).value, UnavailableError)
+        self.wait_mended(town, one.name)
+        if not other.node._mender.mended:  # it was not asked
+            self.read(town, other, offset)
+            self.wait_mended(town, other.name)
+        self.assert_same(town)
+        self.assertEqual(len(told), 2)
+
+    def test_same_entry_on_all(self):
+        """An entry that nobody has any more stays damaged; everybody goes on, and never serves it."""
+        town = self.filled(scrub_rate=MIB)
+        for resident in town.running:
+            self.flip(resident, 1, 4)
+        offset = self.sealed(town.leader)[1].frame_header(4).base_offset
+        town.until(lambda: all(one.node._mender and one.node._mender.pending for one in town.running))
+        town.advance(12)
+        for resident in town.running:
+            self.assertIsInstance(self.read(town, resident, offset).value, UnavailableError)
+            self.assertNotIsInstance(self.read(town, resident, offset + 1), Failure)
+            self.assertEqual(resident.failures, [])
+        self.result(town, town.leader.propose())
+
+    def test_catching_up_from_a_damaged_leader(self):
+        """A leader sends no damaged entry: the new member waits until the third mended the leader's."""
+        town = self.filled()
+        for resident in town.running:
+            resident.stop()
+        for resident in town.residents.values():
+            resident.start()
+            self.listen(resident)
+        town.until(lambda: town.leader)
+        leader, third = town.leader, self.follower(town, 0)
+        newcomer = self.follower(town, 1)
+        self.flip(leader, 1, 5)
+        self.flip(leader, 1, 7, at=20)
+        newcomer.crash()
+        newcomer.wipe()
+        newcomer.start()
+        town.until(lambda: newcomer.node.committed_index >= leader.node._log.last_index, 120)
+        self.assertIs(town.leader, leader)
+        self.wait_mended(town, leader.name, entries=2)
+        self.assertEqual({request[:1] for request in self.requests()}, {(leader.name,)})
+        self.assertIn(third.name, {request[1] for request in self.requests()})
+        self.assert_same(town)
+
+
+class LyingTests(MendingTestCase):
+    """Answers, disks and segments that are not what they should be."""
+
+    def lie(self, resident, answer) -> None:
+        """Let a node answer with other frames; `answer(log, request)` makes them."""
+        mender = resident.node._look_after()
+
+        def serve(source, request):
+            frames = answer(resident.node._log, request)
+            resident.node.send_to(source, EntriesReply(request_id=request.request_id, frames=frames))
+
+        mender.serve = serve
+
+    def another(self, log, request) -> bytes:
+        """The entry behind the one that was asked for."""
+        [entry] = log.entries(request.first_index + 1, request.first_index + 2, MIB)
+        return entry.frame
+
+    def test_other_entries(self):
+        """A good entry of another index is refused, and the next member is asked."""
+        town = self.filled()
+        victim, liar = self.follower(town, 0), self.follower(town, 1)
+        self.lie(liar, self.another)
+        for number in (3, 5, 6):  # whose turn it is to be asked first goes round
+            self.flip(victim, 1, number)
+        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        self.wait_mended(town, victim.name, entries=3)
+        self.assertIn(liar.name, {request[1] for request in self.requests()})
+        self.assert_same(town)
+
+    def test_nobody_has_what_fits(self):
+        """When what all give does not fit, more is wrong here: the node ends, to be cut and refilled."""
+        town = self.filled()
+        victim = self.follower(town)
+        for other in town.running:
+            if other is not victim:
+                self.lie(other, self.another)
+        self.flip(victim, 1, 3)
+        before = self.sealed_bytes(victim)
+        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        town.until(lambda: victim.failures)
+        self.assertTrue(victim.failures.pop().check(DamageError))
+        self.assertEqual(self.sealed_bytes(victim), before)
+        self.assertTrue(victim.disk.exists(f"{DIRECTORY}/damage"))
+        victim.crash()
+        victim.start()
+        self.assertLess(victim.node._log.last_index, self.sealed(town.leader)[1].last_index)
+        town.until(lambda: victim.node._replica and victim.node._replica.raft.damage is None)
+
+    def test_disk_that_keeps_nothing(self):
+        """A place that does not keep what is written is tried a few times; then the node ends."""
+        town = self.filled()
+        victim = self.follower(town)
+        index = self.flip(victim, 1, 3)
+        written = victim.disk.pwritev
+
+        def pwritev(fd, buffers, position):
+            if victim.disk._opened(fd)[1] != self.sealed(victim)[1].path:
+                written(fd, buffers, position)
+
+        with patch.object(victim.disk, "pwritev", pwritev):
+            victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+            town.until(lambda: victim.failures, 1.0)
+        self.assertTrue(victim.failures.pop().check(DamageError))
+        self.assertEqual([request[2] for request in self.requests()], [index] * mending.ATTEMPTS_MAX)
+        victim.crash()
+
+    def test_damage_that_is_not_there(self):
+        """A segment that is said to be damaged again and again, and is whole, ends the node like before."""
+        town = self.filled()
+        victim = self.follower(town)
+        for _ in range(mending.ATTEMPTS_MAX):
+            self.assertEqual(victim.failures, [])
+            victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+            town.until(lambda: not victim.node._mender.pending)
+        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        town.until(lambda: victim.failures)
+        victim.failures.clear()
+        victim.crash()
+
+    def test_in_parts(self):
+        """More than fits one answer is mended part by part."""
+        self.patch(mending, "MEND_SIZE_MAX", 2 * RECORD_SIZE + 500)
+        town = self.filled()
+        victim = self.follower(town)
+        first, behind = self.place(victim, 1, 2), self.place(victim, 1, 8)
+        store = victim.disk._file(self.sealed(victim)[1].path)
+        for image in (store.seen, store.durable):
+            image.write(first, bytes(behind - first))
+        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        self.wait_mended(town, victim.name, entries=6)
+        base = self.sealed(victim)[1].base_index
+        self.assertEqual(
+            [request[2:] for request in self.requests()], [(base + n, base + 7) for n in (2, 4, 6)]
+        )
+        self.assert_same(town)
+
+
+class ServingTests(MendingTestCase):
+    """What a node gives to others."""
+
+    def ask(self, town, target, first: int, last: int) -> bytes | None:
+        """Ask a node as another one does; return the frames of its answer."""
+        source = next(one for one in town.running if one is not target)
+        asked = len(self.asked)
+        request = EntriesRequest(request_id=77, first_index=first, last_index=last)
+        assert source.node.send_to(target.name, request)
+        town.advance(1)
+        answers = [m for _, name, m in self.asked[asked:] if name == source.name and m.request_id == 77]
+        return bytes(answers[0].frames) if answers else None
+
+    def test_committed_entries(self):
+        """Whole frames from the first one on, none behind the last one, within the bound."""
+        town = self.filled()
+        log = town.leader.node._log
+        entries = list(decode_entries(log.seed, self.ask(town, town.leader, 3, 5)))
+        self.assertEqual([entry.index for entry in entries], [3, 4, 5])
+        self.patch(mending, "MEND_SIZE_MAX", 1)
+        [entry] = decode_entries(log.seed, self.ask(town, town.leader, 12, 15))
+        self.assertEqual(entry.index, 12)
+
+    def test_not_committed(self):
+        """What is not known to be committed, or not held, is not given."""
+        town = self.filled()
+        log, replica = town.leader.node._log, town.leader.node._replica
+        self.assertEqual(self.ask(town, town.leader, log.last_index, log.last_index + 1), b"")
+        replica.readable_index -= 2
+        try:
+            self.assertEqual(self.ask(town, town.leader, log.last_index - 1, log.last_index - 1), b"")
+            self.assertNotEqual(self.ask(town, town.leader, log.last_index - 2, log.last_index - 2), b"")
+        finally:
+            replica.readable_index += 2
+
+    def test_damaged_here(self):
+        """Damaged bytes are not given; the node mends its own."""
+        town = self.filled()
+        index = self.flip(town.leader, 1, 4)
+        self.assertEqual(self.ask(town, town.leader, index, index), b"")
+        self.wait_mended(town, town.leader.name)
+        self.assertNotEqual(self.ask(town, town.leader, index, index), b"")
+        self.assert_same(town)
+
+    def test_bounded(self):
+        """More requests at a time than are served are dropped."""
+        self.patch(mending, "ENTRIES_SERVED_MAX", 0)
+        town = self.filled()
+        self.assertIsNone(self.ask(town, town.leader, 3, 5))
+
+    def test_unasked_answer(self):
+        """An answer that nobody asked for, or of another node than was asked, changes nothing."""
+        town = self.filled()
+        victim = self.follower(town)
+        before = victim.disk.contents()
+        self.flip(victim, 1, 3)
+        for other in town.running:
+            if other is not victim:
+                other.node._look_after().serve = lambda *_: None
+        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        town.until(lambda: victim.node._mender._asked)
+        asked = victim.node._mender._asked
+        frames = self.ask_log(town.leader, asked.job.exam.damage)
+        for source, request_id in ((asked.name, asked.request_id + 1), ("somebody", asked.request_id)):
+            victim.node._mender.reply_received(source, EntriesReply(request_id=request_id, frames=frames))
+            self.assertIs(victim.node._mender._asked, asked)
+        self.assertEqual(victim.node._mender.mended, 0)
+        self.assertNotEqual(victim.disk.contents(), before)
+        victim.node._mender.reply_received(
+            asked.name, EntriesReply(request_id=asked.request_id, frames=frames)
+        )
+        self.wait_mended(town, victim.name)
+        self.assert_same(town)
+
+    def ask_log(self, resident, damage) -> bytes:
+        entries = resident.node._log.entries(damage.first_index, damage.last_index + 1, MIB)
+        return b"".join(entry.frame for entry in entries)

@@ -317,12 +317,12 @@ class DataDirectory:
                 f"{self.path}: `loghouse recover --new-cluster` was interrupted here; run it again to finish"
             )
 
-    def open_log(self, group: int = DEFAULT_GROUP) -> Log:
-        """Open a group's log; see `check_finished` and `Log.open` for errors."""
+    def open_log(self, group: int = DEFAULT_GROUP, *, leaves_damage: bool = False) -> Log:
+        """Open a group's log; see `Log.open` for `leaves_damage`, it and `check_finished` for errors."""
         self.check_finished()
-        return self._open_log(self.identity, group)
+        return self._open_log(self.identity, group, leaves_damage=leaves_damage)
 
-    def _open_log(self, identity: Identity, group: int) -> Log:
+    def _open_log(self, identity: Identity, group: int, *, leaves_damage: bool = False) -> Log:
         return Log.open(
             self._files,
             self.log_directory(group),
@@ -330,6 +330,7 @@ class DataDirectory:
             group=group,
             segment_size=self._segment_size,
             reserve_size=self._reserve_size,
+            leaves_damage=leaves_damage,
         )
 
     def read_members(self) -> bytes:

@@ -348,8 +348,11 @@ class Examination:
 
     def _compare_index(self) -> None:
         self._is_index_checked = True
-        expected = bytes(self._scan.entries)
+        scan, expected = self._scan, bytes(self._scan.entries)
         if self._is_whole:
+            if (scan.term, scan.next_offset) != (self.end.term, self.end.next_offset):
+                self.failure = f"entry {scan.index} does not join the next segment"
+                return
             found = self._index_part(0, self.end.count)
             self.size += len(found)
             if found != expected:

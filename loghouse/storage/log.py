@@ -71,6 +71,7 @@ class Log(ReadableLog):
             start_state=found.start_state,
             state=found.state,
         )
+        self.unknown_ends = frozenset(found.left)
         self._remedy = found.segments[-1].remedy
         self._rooms = rooms
         self._hard_state = hard_state
@@ -105,6 +106,7 @@ class Log(ReadableLog):
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         index_size: int | None = None,
         reserve_size: int = RESERVE_SIZE_DEFAULT,
+        leaves_damage: bool = False,
     ) -> Log:
         """Open a log, settling what a crash left; `warnings` says what that was.
 
@@ -112,6 +114,8 @@ class Log(ReadableLog):
             directory: DATA_DIR/logs/<group>, without a slash at the end.
             cluster: The cluster's uuid, 16 bytes.
             segment_size, index_size, reserve_size: Bytes; the sizes of files made from now on.
+            leaves_damage: Whether to open with damage of committed entries in sealed segments, to be mended
+                then; `unknown_ends` are these segments' base indexes.
 
         Raises:
             DamageError: Acknowledged data is damaged or missing; nothing was modified.
@@ -125,7 +129,9 @@ class Log(ReadableLog):
         rooms = Rooms(files, directory, sizes)
         try:
             hard_state = HardStateFile(files, directory, frame_seed(cluster, group), remedy=remedy)
-            found = survey(files, directory, cluster=cluster, group=group, remedy=remedy)
+            found = survey(
+                files, directory, cluster=cluster, group=group, remedy=remedy, leaves_damage=leaves_damage
+            )
             settlement = Settlement(files, found, rooms, remedy)
             settlement.run(hard_state)
             return cls(files, found, rooms, hard_state, settlement.warnings)

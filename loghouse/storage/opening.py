@@ -63,10 +63,23 @@ class Survey:
     watermark: Watermark | None = None
     tail: Tail = Tail.CLEAN
     tail_end: int = 0  # the byte behind the last one that is not zero
+    # Sealed segments whose last entry cannot be found, by base index: to be mended once the log is open.
+    left: dict[int, DamageError] = field(default_factory=dict)
 
 
-def survey(files: Files, directory: str, *, cluster: bytes, group: int, remedy: str | None = None) -> Survey:
+def survey(
+    files: Files,
+    directory: str,
+    *,
+    cluster: bytes,
+    group: int,
+    remedy: str | None = None,
+    leaves_damage: bool = False,
+) -> Survey:
     """Look at a log's directory; change nothing.
+
+    Args:
+        leaves_damage: Whether damage of committed entries in a sealed segment is only noted, in `left`.
 
     Raises:
         DamageError: Acknowledged data is damaged or missing.
@@ -92,9 +105,30 @@ def survey(files: Files, directory: str, *, cluster: bytes, group: int, remedy: 
         return found
     _read_headers(files, found, remedy)
     for segment, following in zip(found.segments, found.segments[1:], strict=False):
-        _check_sealed(found, segment, following.header)
+        try:
+            _check_sealed(found, segment, following.header)
+        except DamageError as error:
+            if not leaves_damage or not _can_be_left(files, found, segment, following.header):
+                raise
+            found.left[segment.base_index] = error
     _scan_active(files, found)
+    assert found.watermark is not None
+    for segment in found.segments[:-1]:
+        if segment.base_index in found.left and segment.last_index > found.watermark.commit_index:
+            raise found.left[segment.base_index]  # perhaps nobody else has these entries
     return found
+
+
+def _can_be_left(files: Files, found: Survey, segment: Segment, following: StoreHeader) -> bool:
+    """Let a damaged sealed segment end where the next one's header and state say, at any byte of its file."""
+    count = following.base_index - segment.base_index
+    state = read_state(files, found.directory, found.seed, following.base_index)
+    if count < 1 or state is None:
+        return False
+    segment.end = End(count, segment.size, following.previous_term, following.base_offset)
+    segment.newest_timestamp = state.timestamp
+    segment.let_go()
+    return True
 
 
 def _read_headers(files: Files, found: Survey, remedy: str) -> None:

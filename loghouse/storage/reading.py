@@ -125,7 +125,8 @@ class ReadableLog:
         self._open_segments: dict[int, Segment] = {}
         # Found and not mended yet: swapped as a whole. Look-ups of them end here, without a search.
         self._damaged: tuple[DamagedEntries, ...] = ()
-        self._unknown_ends: frozenset[int] = frozenset()
+        # Sealed segments, by base index, whose ends only their files bound: the last entry is damaged.
+        self.unknown_ends: frozenset[int] = frozenset()
         self.seed = seed
 
     @property
@@ -197,16 +198,12 @@ class ReadableLog:
             return None
         return view.segments[place]
 
-    def is_end_unknown(self, base_index: int) -> bool:
-        """Whether a sealed segment's end is only bounded by its file: its last entry is damaged."""
-        return base_index in self._unknown_ends
-
     def end_found(self, base_index: int, end: End, newest_timestamp: int) -> None:
-        """Take over where such a segment ends, now that its last entry is good."""
+        """Take over where a segment of `unknown_ends` ends, now that its last entry is good."""
         segment = self.sealed_segment(base_index)
         if segment is not None:
             segment.end, segment.newest_timestamp = end, newest_timestamp
-            self._unknown_ends -= {base_index}
+            self.unknown_ends -= {base_index}
 
     def note_damaged(self, damaged: Sequence[DamagedEntries]) -> None:
         """Refuse look-ups of these entries at once, and only of these, until told otherwise."""

@@ -1,0 +1,198 @@
+"""The scrubber: everything sealed, once a day, at its pace; and what a lone node does about what it finds."""
+
+import errno
+from pathlib import Path
+from unittest.mock import patch
+
+from loghouse.errors import DamageError
+from loghouse.limits import KIB, MIB
+from loghouse.scrubbing import FIRST_SECONDS, PASS_SECONDS, REST_FACTOR, Scrubber
+from loghouse.storage import examination
+from loghouse.testing.disk import SimDisk, disk_error
+from tests.storage.test_examination import ExaminationCase
+from tests.test_node import ManualQueue, NodeTestCase
+
+RATE = 10_000
+STEP = 256
+
+
+class ScrubberTests(ExaminationCase):
+    """A scrubber over a real log, with a clock that the test moves."""
+
+    def setUp(self):
+        super().setUp()
+        self.patch(examination, "SCRUB_STEP_SIZE", STEP)
+        self.now = 1000.0
+        self.step_seconds = 0.0
+        self.is_ending = False
+        self.committed_index = self.log.last_index
+        self.told: list[DamageError] = []
+        self.indexes: list[int] = []
+        self.failures: list = []
+        self.queue = ManualQueue()
+        self.scrubber = self.scrub(RATE)
+
+    def scrub(self, rate: int) -> Scrubber:
+        return Scrubber(self.disk, self.log, self, readers=self.queue, rate=rate, monotonic=lambda: self.now)
+
+    # --- ScrubOwner -------------------------------------------------------------------
+
+    def damage_found(self, error):
+        self.told.append(error)
+
+    def index_wrong(self, base_index, entries):
+        self.indexes.append(base_index)
+        self.log.mend_index(base_index, entries)
+
+    def fatal(self, failure):
+        self.failures.append(failure)
+
+    # --- time -------------------------------------------------------------------------
+
+    def pass_time(self, seconds: float, tick: float = 0.1) -> int:
+        """Let time pass in ticks; return how many steps were read."""
+        steps, end = 0, self.now + seconds
+        while self.now < end:
+            self.now += tick
+            self.scrubber.look()
+            while self.queue.waiting:
+                steps += 1
+                self.now += self.step_seconds
+                self.queue.step()
+        return steps
+
+    @property
+    def sealed_size(self) -> int:
+        return sum(segment.size for segment in self.log.sealed_segments())
+
+    def test_a_pass(self):
+        """It begins some time after the start, reads every sealed segment, and comes again after a day."""
+        self.assertEqual(self.pass_time(FIRST_SECONDS - 1), 0)
+        self.assertGreater(self.pass_time(60), 2 * len(self.log.sealed_segments()))
+        self.assertEqual((self.scrubber.passes, self.told, self.indexes), (1, [], []))
+        self.assertEqual(self.scrubber._segments, len(self.log.sealed_segments()))
+        self.assertEqual(self.pass_time(PASS_SECONDS - 200, tick=10), 0)
+        self.pass_time(300)
+        self.assertEqual(self.scrubber.passes, 2)
+
+    def test_rate(self):
+        """No more bytes a second than the rate, however often it looks; and not much less."""
+        rate = RATE // 10
+        self.scrubber = self.scrub(rate)
+        self.now += FIRST_SECONDS
+        began = self.now
+        while not self.scrubber.passes:
+            self.pass_time(0.1, tick=0.01)
+        took, read = self.now - began, self.scrubber._size
+        self.assertGreater(took, (read - STEP) / rate - 1.1)
+        self.assertGreater(took, 2.5)
+        self.assertLess(took, read / rate + 0.5)
+
+    def test_slow_disk(self):
+        """Of a slow disk's time it takes a tenth."""
+        self.now += FIRST_SECONDS
+        self.step_seconds = 0.5
+        began = self.now
+        steps = self.pass_time(60)
+        self.assertGreater(steps, 3)
+        self.assertGreaterEqual(self.now - began, (steps - 1) * (1 + REST_FACTOR) * self.step_seconds)
+
+    def test_off(self):
+        """With a rate of 0 nothing is read."""
+        self.scrubber = self.scrub(0)
+        self.assertEqual(self.pass_time(2 * PASS_SECONDS, tick=60), 0)
+
+    def test_ending(self):
+        """A node that ends is not kept from it, nor told of anything."""
+        self.flip(self.position(2) + 20)
+        self.now += FIRST_SECONDS
+        self.scrubber.look()
+        self.assertEqual(len(self.queue.waiting), 1)
+        self.is_ending = True
+        self.queue.drain()
+        self.assertEqual(self.pass_time(60), 0)
+        self.assertEqual(self.told, [])
+
+    def test_one_step_at_a_time(self):
+        """While a read is under way, no other is asked for."""
+        self.now += FIRST_SECONDS
+        for _ in range(5):
+            self.now += 1
+            self.scrubber.look()
+        self.assertEqual(len(self.queue.waiting), 1)
+
+    def test_damage(self):
+        """Every damaged place is told once a pass, and what is behind it is read all the same."""
+        for number in (0, 3, 5):
+            self.flip(self.position(number) + 20)
+        self.pass_time(120)
+        self.assertEqual([error.file for error in self.told], [self.segment.path] * 3)
+        self.assertEqual(len({error.position for error in self.told}), 3)
+        self.assertEqual(self.scrubber._segments, len(self.log.sealed_segments()))
+
+    def test_index(self):
+        """An index that does not fit is told, with what it should hold; then it fits."""
+        self.put(self.segment.index_path, 12, bytes(12))
+        self.pass_time(120)
+        self.assertEqual((self.indexes, self.told), ([self.segment.base_index], []))
+        self.pass_time(PASS_SECONDS + 3600, tick=10)
+        self.assertEqual((self.indexes, self.scrubber.passes), ([self.segment.base_index], 2))
+
+    def test_committed_only(self):
+        """A segment with entries that may not be committed is left for a later pass."""
+        segments = self.log.view.segments
+        self.committed_index = segments[2].last_index - 1
+        self.pass_time(120)
+        self.assertEqual((self.scrubber.passes, self.scrubber._segments), (1, 2))
+
+    def test_trimmed_meanwhile(self):
+        """Segments that are gone are passed over."""
+        self.now += FIRST_SECONDS
+        self.pass_time(1)
+        self.log.trim_prefix(self.log.view.segments[3].base_offset, self.log.last_index)
+        self.pass_time(120)
+        self.assertEqual((self.scrubber.passes, self.failures, self.told), (1, [], []))
+
+    def test_cannot_open(self):
+        """A segment that cannot be opened now is told, and tried again in the next pass."""
+
+        def refuse(disk, path, *, write=False):
+            raise disk_error(errno.EMFILE)
+
+        with patch.object(SimDisk, "open", refuse):
+            self.pass_time(120)
+        self.assertEqual((self.failures, self.scrubber._segments), ([], 0))
+        self.assertEqual(self.scrubber.passes, 1)
+
+    def test_nothing_sealed(self):
+        """A log of one segment is looked at now and then, without a word."""
+        self.log.trim_prefix(self.log.view.segments[-1].base_offset, self.log.last_index)
+        self.assertEqual(self.pass_time(5 * FIRST_SECONDS), 0)
+        self.assertEqual(self.scrubber.passes, 0)
+
+
+class LoneNodeTests(NodeTestCase):
+    """A node that has nobody to ask."""
+
+    def test_tells_once(self):
+        """It tells of each damaged place once, goes on, and serves the rest."""
+        node = self.start(segment_size=32 * KIB, scrub_rate=MIB)
+        for _ in range(12):
+            self.append(node, 1, 9000)
+        store = Path(node._log.view.segments[1].path)
+        position = node._log.view.segments[1].frame_header(1).position + 300
+        content = bytearray(store.read_bytes())
+        content[position] ^= 1
+        store.write_bytes(content)
+        for _ in range(2):
+            while not self.readers.waiting:
+                self.monotonic += PASS_SECONDS / 2
+                self.clock.advance(node.options.tick_seconds)
+            while self.readers.waiting:
+                self.readers.step()
+                self.monotonic += 1
+                self.clock.advance(node.options.tick_seconds)
+        self.assertEqual(node._scrubber.passes, 2)
+        self.assertEqual(len(node._damaged_places), 1)
+        self.assertEqual((self.fatal, node._mender.pending), ([], 0))
+        self.assertEqual(self.append(node), 12)
