@@ -8,7 +8,6 @@ REPAIRING = "loghouse.repairing:Repairing."
 DAMAGED = "loghouse.storage.examination:DamagedEntries."
 EXAMINATION = "loghouse.storage.examination:Examination."
 WRITE_OVER = "loghouse.storage.examination:write_over"
-REPLICATION = "loghouse.raft.replication:Replication."
 
 CHECKS = "storage.test_examination:CheckTests."
 FINDING = "storage.test_examination:FindingTests."
@@ -173,16 +172,6 @@ GIVING = (
         "An answer is waited for without an end.",
         [(MENDER + "look", "now >= self._asked.deadline", "False")],
         "test_mending:OthersTests.test_silent_member",
-    ),
-    bug(
-        "follower-never-paused",
-        "openraft#1795: a leader that cannot read its log",
-        "The leader looks at damaged entries at each turn.",
-        [
-            (REPLICATION + "_send_append", "progress.paused = True", "pass"),
-            (REPLICATION + "_flush_appends", "progress.paused = True", "pass"),
-        ],
-        "raft.test_proposals:SendingTests.test_damage_pauses_the_follower",
     ),
 )
 
