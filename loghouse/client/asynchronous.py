@@ -221,8 +221,10 @@ class AsyncClient:
     ) -> AsyncGenerator[Batch, None]:
         """As `read`, whole batches at a time: several times as fast.
 
-        async for batch in log.read_batches():
-            total += sum(map(len, batch.values()))
+            async for batch in log.read_batches():
+                total += sum(map(len, batch.values()))
+
+        A batch holds what was appended together, from `from_` on.
         """
         answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
         async with aclosing(answers):

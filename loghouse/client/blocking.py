@@ -113,9 +113,11 @@ class Client:
     ) -> Producer:
         """Return a producer; see `AsyncClient.producer`.
 
-        with log.producer() as producer:
-            for line in lines:
-                producer.append(line)
+            with log.producer() as producer:
+                for line in lines:
+                    producer.append(line)
+
+        Its `append` gives a `BlockingDelivery`.
         """
         return Producer(
             self._thread,
@@ -134,8 +136,10 @@ class Client:
     ) -> Iterator[Record]:
         """Yield records; see `AsyncClient.read`.
 
-        for record in log.read("earliest"):
-            print(record.offset, record.value)
+            for record in log.read("earliest"):
+                print(record.offset, record.value)
+
+        Leaving the loop ends the reading.
         """
         for batch in self.read_batches(from_, follow=follow, timeout_seconds=timeout_seconds):
             yield from batch

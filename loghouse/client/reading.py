@@ -100,10 +100,9 @@ class Reader:
         with calls.channels.lend(address) as channel, calls.unless_closed(is_safe=True):
             request = log_pb2.FetchRequest(offset=self._offset, size_max=self._size_max, log=self._log)
             call = channel.log.FetchStream(request)
-            reading: asyncio.Task[Any] | None = None
+            reading: asyncio.Task[Any] = asyncio.ensure_future(call.read())
             try:
                 while True:
-                    reading = asyncio.ensure_future(call.read())
                     while not reading.done():
                         await asyncio.wait({reading}, timeout=self._quiet_seconds)
                         if not reading.done():
@@ -113,13 +112,15 @@ class Reader:
                         raise _SilentServerError(f"{address}: ended the stream without a reason")
                     calls.balancer.succeeded(address)
                     self._went_well()
+                    # gRPC's threads take the next answer from the wire while this one is decoded.
+                    reading = asyncio.ensure_future(call.read())
+                    await asyncio.sleep(0)
                     yield answer
             finally:
                 call.cancel()
-                if reading is not None:
-                    await asyncio.wait({reading})
-                    if not reading.cancelled():
-                        reading.exception()
+                await asyncio.wait({reading})
+                if not reading.cancelled():
+                    reading.exception()
 
     def _went_well(self) -> None:
         self._failing_since = None
