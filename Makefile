@@ -18,10 +18,13 @@ SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name 
 	setup.cfg pyproject.toml README.md
 
 # The parts that together are all tests: CI counts coverage in the first, and runs the first two, which need one
-# core and neither sockets nor processes, beside the third.
-PART_counted := tests/protocol tests/raft tests/storage
-PART_pure := tests/auth tests/gossip tests/mutants tests/sim $(patsubst %,tests/test_%.py,cluster cluster_walk config damage disk \
-	driving_mutants forwarding node reconcile replica retention)
+# core and neither sockets nor processes, beside the third. What is new belongs to the first when it is a file in
+# tests/, else to the third.
+file_tests = $(patsubst %,tests/test_%.py,$(1))
+PART_pure := tests/auth tests/gossip tests/mutants tests/sim \
+	$(call file_tests,cluster cluster_walk config disk driving_mutants node reconcile)
+PART_counted := tests/protocol tests/raft tests/storage $(filter-out $(PART_pure) \
+	$(call file_tests,bridge floors packaging raw_client_example tap tidy),$(wildcard tests/test_*.py))
 PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
 TEST_PATHS = $(or $(PART_$(TESTS)),$(TESTS))
 
