@@ -19,6 +19,7 @@ from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
+from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.limits import KIB
 from loghouse.net.accept import AcceptedLink, LinkDoor
 from loghouse.net.admission import Admission, ConnectionLimits
@@ -114,7 +115,7 @@ def peer(folder, cluster, done):
         peers=Counting(done),
     )
     ticket = Admission(ConnectionLimits()).enter("x")
-    factory = TLSMemoryBIOFactory(tls, False, Factory.forProtocol(lambda: AcceptedLink(links, ticket)))
+    factory = BulkTlsFactory(tls, False, Factory.forProtocol(lambda: AcceptedLink(links, ticket)))
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
     dial = DialDoor(
         reactor=reactor,

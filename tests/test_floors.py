@@ -20,6 +20,8 @@ FLOORS = {
     # The seam itself: what doors may ask of a node, without the node.
     "node_api": 4,
     "auth": 4,
+    # A transport that knows nothing of us, for both ends of a connection.
+    "bulk_tls": 4,
     "net": 4.5,
     "node": 5,
     "bridge": 5,

@@ -17,7 +17,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred, fail, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import (
@@ -30,6 +30,7 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import (
     LoghouseError,
     OutcomeUnknownError,
@@ -93,11 +94,12 @@ def connect(reactor: Any, host: str, port: int, tls: ClientTls | None) -> Deferr
         UnavailableError: There is no connection to it.
     """
     endpoint: Any = HostnameEndpoint(reactor, host, port)
-    if tls is not None:
-        endpoint = wrapClientTLS(tls.options(host), endpoint)
-    connected: Deferred[Any] = endpoint.connect(
-        Factory.forProtocol(lambda: RawConnection(is_tls=tls is not None))
-    )
+    factory: Any = Factory.forProtocol(lambda: RawConnection(is_tls=tls is not None))
+    if tls is None:
+        connected: Deferred[Any] = endpoint.connect(factory)
+    else:
+        connected = endpoint.connect(BulkTlsFactory(tls.options(host), True, factory, clock=reactor))
+        connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
     connected.addErrback(_unreachable, f"{host}:{port}")
     connected.addCallback(lambda connection: connection.when_up())
     return connected.addTimeout(GREETING_SECONDS, reactor, onTimeoutCancel=_too_late)

@@ -12,10 +12,10 @@ from typing import Any, Final
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import ProtocolError, ResourceExhaustedError
 from loghouse.limits import CLIENT_HELLO_SECONDS
 from loghouse.net.accept import AcceptedLink, LinkDoor
@@ -178,7 +178,7 @@ class FrontDoorFactory(Factory):
         wrapped = Factory.forProtocol(build)
         wrapped.noisy = False
         assert self.links.tls is not None
-        factory = TLSMemoryBIOFactory(self.links.tls, False, wrapped, clock=self.reactor)
+        factory = BulkTlsFactory(self.links.tls, False, wrapped, clock=self.reactor)
         factory.noisy = False
         return factory.buildProtocol(None)
 

@@ -20,11 +20,11 @@ from typing import Any, Final
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.auth.identity import identity_of_certificate, names_of
+from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -274,7 +274,7 @@ class PeerLink:
         door = self._door
         factory: Any = _DialFactory(self, door)
         if door.tls is not None:
-            factory = TLSMemoryBIOFactory(door.tls, True, factory, clock=door.reactor)
+            factory = BulkTlsFactory(door.tls, True, factory, clock=door.reactor)
             factory.noisy = False
         self._connector = door.reactor.connectTCP(self._host, self._port, factory, CONNECT_SECONDS_MAX)
 

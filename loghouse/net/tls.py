@@ -26,6 +26,7 @@ ALPN: Final = b"loghouse/1"
 ALPN_GRPC: Final = b"h2"
 CertificateNames: TypeAlias = tuple[str, str]
 EXPIRY_WARNING: Final = timedelta(days=14)
+_PARTIAL_WRITES: Final = 0x1  # SSL_MODE_ENABLE_PARTIAL_WRITE: a call for each record; see `bulk_tls`
 _RELEASE_BUFFERS: Final = 0x10  # SSL_MODE_RELEASE_BUFFERS: an idle connection holds no record buffers
 
 
@@ -150,6 +151,7 @@ def _context(material: _Material, *, is_server: bool) -> SSL.Context:
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(_RELEASE_BUFFERS)
+    context.clear_mode(_PARTIAL_WRITES)
     try:
         first, *chain = x509.load_pem_x509_certificates(material.issued.certificate_pem)
         context.use_certificate(first)

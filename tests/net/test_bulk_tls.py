@@ -1,0 +1,154 @@
+"""Our TLS transport against itself and against Twisted's own, over transports in memory."""
+
+from OpenSSL import SSL
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.bulk_tls import WRITE_SIZE_MAX, BulkTlsFactory
+from loghouse.limits import KIB
+from loghouse.net.tls import TlsContexts
+from tests.net.doors import WireCase
+
+READ_SIZE = 64 * KIB  # what Twisted reads of a socket at once
+
+
+class Noting(Protocol):
+    """Writes `first` when connected, and notes what it gets."""
+
+    first = b""
+    reason = None
+
+    def __init__(self):
+        self.received = []
+
+    def connectionMade(self):
+        if self.first:
+            self.transport.write(self.first)
+
+    def dataReceived(self, data):
+        self.received.append(data)
+
+    def connectionLost(self, reason):
+        self.reason = reason
+
+
+class Pipe:
+    """A client and a server, each behind TLS, and the wires between them."""
+
+    def __init__(self, client_tls, server_tls, kinds, first=b""):
+        self.clock = Clock()
+        self.ends, self.transports = [], []
+        for tls, is_client, kind in ((client_tls, True, kinds[0]), (server_tls, False, kinds[1])):
+            factory = kind(tls, is_client, Factory.forProtocol(Noting), clock=self.clock)
+            end = factory.buildProtocol(None)
+            end.wrappedProtocol.first = first
+            self.ends.append(end)
+            self.transports.append(StringTransport())
+        for end, transport in zip(self.ends, self.transports, strict=True):
+            end.makeConnection(transport)
+        self.client, self.server = (end.wrappedProtocol for end in self.ends)
+
+    def pump(self):
+        """Carry bytes to and fro until there are none."""
+        moved = True
+        while moved:
+            self.clock.advance(0)
+            moved = False
+            for source, target in ((0, 1), (1, 0)):
+                data = self.take(source)
+                for at in range(0, len(data), READ_SIZE):
+                    moved = True
+                    self.ends[target].dataReceived(data[at : at + READ_SIZE])
+
+    def take(self, source):
+        """What an end wrote since the last time."""
+        data = self.transports[source].value()
+        self.transports[source].clear()
+        return data
+
+
+class BulkTlsTests(SynchronousTestCase):
+    """`BulkTlsTransport`."""
+
+    def setUp(self):
+        case = WireCase("run")
+        case.mktemp = self.mktemp
+        case.setUp()
+        self.contexts = [TlsContexts(case.tls_paths(name), clock=case.wall_clock) for name in ("n1", "n2")]
+
+    def pipe(self, *kinds, first=b""):
+        return Pipe(*self.contexts, kinds or (BulkTlsFactory, BulkTlsFactory), first)
+
+    def test_both_ways(self):
+        """Small and large writes arrive whole and in order, also from and to Twisted's own transport."""
+        for kinds in (
+            (BulkTlsFactory, BulkTlsFactory),
+            (BulkTlsFactory, TLSMemoryBIOFactory),
+            (TLSMemoryBIOFactory, BulkTlsFactory),
+        ):
+            pipe = self.pipe(*kinds)
+            pipe.pump()
+            sizes = (1, 300, 16 * KIB, 16 * KIB + 1, 3 * WRITE_SIZE_MAX + 7, 5)
+            sent = [bytes([number]) * size for number, size in enumerate(sizes)]
+            for data in sent:
+                pipe.client.transport.write(data)
+                pipe.server.transport.writeSequence([data[:100], data[100:]])
+            pipe.pump()
+            self.assertEqual(b"".join(pipe.server.received), b"".join(sent))
+            self.assertEqual(b"".join(pipe.client.received), b"".join(sent))
+
+    def test_one_delivery_a_read(self):
+        """All records of one read of the socket are delivered together."""
+        pipe = self.pipe()
+        pipe.pump()
+        pipe.client.transport.write(bytes(100 * KIB))
+        pipe.pump()
+        self.assertEqual(len(pipe.server.received), 2)
+
+    def test_before_the_handshake(self):
+        """What is written before the handshake is done is sent behind it, once."""
+        first = bytes(range(256)) * 5 * KIB
+        pipe = self.pipe(first=first)
+        pipe.pump()
+        self.assertEqual(b"".join(pipe.server.received), first)
+        self.assertEqual(b"".join(pipe.client.received), first)
+
+    def test_last_words(self):
+        """Bytes in front of the end of TLS are delivered, though both came in one read."""
+        pipe = self.pipe()
+        pipe.pump()
+        pipe.client.transport.write(b"last words")
+        pipe.client.transport.loseConnection()
+        pipe.pump()
+        self.assertEqual(pipe.server.received, [b"last words"])
+        self.assertTrue(pipe.transports[1].disconnecting)
+
+    def test_damaged_record(self):
+        """A changed byte ends the connection; the records before it count, nothing behind it does."""
+        pipe = self.pipe()
+        pipe.pump()
+        pipe.client.transport.write(b"a" * 64_001)
+        good = pipe.take(0)
+        pipe.client.transport.write(b"b" * 64_001)
+        bad = bytearray(pipe.take(0))
+        bad[-1] ^= 1
+        pipe.ends[1].dataReceived(good[:100])
+        pipe.ends[1].dataReceived(good[100:] + bytes(bad) + good)
+        received = b"".join(pipe.server.received)
+        self.assertEqual(received, (b"a" * 64_001 + b"b" * 64_001)[: len(received)])
+        self.assertGreaterEqual(len(received), 64_001)
+        self.assertLess(len(received), 128_002)
+        pipe.ends[1].connectionLost(None)
+        self.assertTrue(pipe.server.reason.check(SSL.Error))
+
+    def test_aborted(self):
+        """After an abort nothing more is delivered."""
+        pipe = self.pipe()
+        pipe.pump()
+        pipe.client.transport.write(b"x" * 64_001)
+        pipe.server.transport.abortConnection()
+        pipe.pump()
+        self.assertEqual(pipe.server.received, [])
