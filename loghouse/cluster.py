@@ -149,6 +149,8 @@ class Cluster:
         # this node would refuse the very leader that is to replace it.
         self._settled = Configuration()
         self._dropped: frozenset[str] = frozenset()
+        # Where nodes are, since gossip was last heard: looked up for every message.
+        self._addresses: dict[str, str] = {}
         self._drops: dict[str, IDelayedCall] = {}
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
         self._routes: dict[int, tuple[str, bytes]] = {}
@@ -248,6 +250,12 @@ class Cluster:
 
     def address_of(self, name: str) -> str:
         """Return where a node is, as far as known; the living one of two of a name."""
+        found = self._addresses.get(name, "")
+        if not found:
+            found = self._addresses[name] = self._find_address(name)
+        return found
+
+    def _find_address(self, name: str) -> str:
         found = ""
         for member in self._members():
             if member.name == name and member.profile is not None:
@@ -320,6 +328,7 @@ class Cluster:
             self.reconcile()
 
     def _hand_out(self) -> None:
+        self._addresses.clear()
         swim = self._swim
         assert swim is not None
         while (ready := swim.ready()) is not None:
@@ -385,6 +394,7 @@ class Cluster:
         self.accepted.close(name)
         if self._swim is not None:
             self._swim.forget(name)
+            self._addresses.clear()
 
     def present(self) -> list[Presence]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""

@@ -17,7 +17,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
 from loghouse.protocol.entry import Buffer
 
@@ -90,7 +90,10 @@ class Joiner:
         self._under_way = 0
 
     def add(self, subject: str, share: Share) -> None:
-        """Take a batch; it is proposed at the latest by the next `end_turn` that finds no entry under way."""
+        """Take a batch; it is proposed at the latest by the next `end_turn` that finds no entry under way.
+
+        A large one is proposed at once, with what gathered before it.
+        """
         size = len(share.payload)
         gathering = self._gatherings.get(subject)
         if gathering is not None and not gathering.has_room(size, share.record_count):
@@ -101,7 +104,7 @@ class Joiner:
         gathering.shares.append(share)
         gathering.size += size
         gathering.record_count += share.record_count
-        if gathering.size >= JOINED_SIZE_MAX:
+        if size > SHARE_SIZE_MAX or gathering.size >= JOINED_SIZE_MAX:
             self._propose_full(subject)
 
     def end_turn(self) -> None:

@@ -44,6 +44,9 @@ ENTRIES_SERVED_MAX: Final = 8  # such requests of other nodes under way at a tim
 # --- node -----------------------------------------------------------------------
 PROPOSALS_SIZE_MAX: Final = 64 * MIB  # bytes proposed and not yet committed
 JOINED_SIZE_MAX: Final = 64 * KIB  # small batches share an entry up to here; sixty-four of a kilobyte do
+SHARE_SIZE_MAX: Final = (
+    16 * KIB
+)  # a larger batch does not wait for company: its bytes cost more than its entry
 PROPOSALS_MAX: Final = 16_384  # the same, counted: single records are small
 FORWARDS_SIZE_MAX: Final = 32 * MIB  # bytes passed on to the leader and not answered; twice a peer's queue
 FORWARDS_MAX: Final = 4096  # the same, counted; also what a leader does at a time for all other nodes

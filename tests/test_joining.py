@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1.log_pb2 import Record, RecordBatch
 from loghouse.errors import UnavailableError
 from loghouse.joining import ENTRIES_MAX, Joiner, may_share
-from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.entry import crc32c, decode_entries
 from tests.api.fake_node import FakeNode
@@ -128,6 +128,16 @@ class JoinerTests(SynchronousTestCase):
         self.node.release()
         self.assertEqual([batch.offset for batch in (first, small, large, last)], [0, 1, 2, 3])
 
+    def test_large_batches_do_not_wait(self):
+        """A batch that gains little from company is proposed at once, with those it finds."""
+        self.node.hold()
+        self.add(b"first")
+        self.joiner.end_turn()
+        self.add(b"small")
+        self.add(b"l" * SHARE_SIZE_MAX)
+        self.assertEqual([p.record_count for p in self.node.proposals], [1, 2])
+        self.node.release()
+
     def test_small_ones_get_their_turn(self):
         """While there always is a large batch under way, small ones are proposed as if there was none."""
         self.node.hold()
@@ -143,7 +153,7 @@ class JoinerTests(SynchronousTestCase):
 
     def test_entries_are_bounded(self):
         """No joined entry has more bytes or records than one may, and nothing is lost at the seams."""
-        batches = [self.add(b"x" * (JOINED_SIZE_MAX // 3)) for _ in range(7)]
+        batches = [self.add(b"x" * (SHARE_SIZE_MAX - 64)) for _ in range(7)]
         self.joiner.end_turn()
         self.assertLessEqual(max(len(p.payload) for p in self.node.proposals), JOINED_SIZE_MAX)
         self.assertEqual([batch.offset for batch in batches], list(range(7)))
