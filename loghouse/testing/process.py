@@ -225,12 +225,14 @@ class NodeProcess:
             wait_until(answers, "the node to serve")
 
     def channel(self, subject: str = "root") -> grpc.Channel:
-        """A blocking channel to the node as `subject`; it dials again at once after a refusal."""
+        """A blocking channel to the node as `subject`; it dials again at once after a refusal.
+
+        `grpc.min_reconnect_backoff_ms` stays as it is, 20 s: it is what a handshake may take, not a pause.
+        """
         options = [
             ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
             ("grpc.max_send_message_length", GRPC_MESSAGE_SIZE_MAX),
             ("grpc.initial_reconnect_backoff_ms", 20),
-            ("grpc.min_reconnect_backoff_ms", 20),
             ("grpc.max_reconnect_backoff_ms", 100),
             ("grpc.use_local_subchannel_pool", 1),
         ]
