@@ -37,6 +37,7 @@ from loghouse.limits import (
 from loghouse.node_api import Appended, Fetched, NodeLike, ProducerRegistry, Proposal
 from loghouse.protocol.batch import check_batch, decode_batch
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
+from loghouse.protocol.varint import join_bytes_field
 
 SERVICE: Final = "log.v1.Log"
 
@@ -359,8 +360,9 @@ def _fetch_size(size_max: int) -> int:
 
 
 def _fetch_response(fetched: Fetched) -> bytes:
-    response = log_pb2.FetchResponse(frames=bytes(fetched.frames), next_offset=fetched.next_offset)
-    return bytes(response.SerializeToString())
+    # One copy; the generated message would make three of a megabyte.
+    rest = log_pb2.FetchResponse(next_offset=fetched.next_offset).SerializeToString()
+    return join_bytes_field(log_pb2.FetchResponse.FRAMES_FIELD_NUMBER, fetched.frames, bytes(rest))
 
 
 async def _records_from(entry: Entry, offset: int) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from loghouse.errors import InvalidRequestError, LoghouseError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.protocol.batch import compress
 from loghouse.protocol.entry import Codec, crc32c
+from loghouse.protocol.varint import encode_varint
 
 _TAG: Final = b"\n"  # field 1, length-delimited: `records` of a RecordBatch, and `value` of a Record
 _HEADS_MAX: Final = 8192  # lengths of which the head is remembered
@@ -69,21 +70,12 @@ def check_fits(size: int) -> None:
         raise InvalidRequestError("record", f"has {size} bytes; a batch holds at most {PAYLOAD_SIZE_MAX}")
 
 
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
 def head_of(size: int) -> bytes:
     """Return what stands before a value of `size` bytes in a batch, when its record has nothing else."""
     head = _heads.get(size)
     if head is None:
-        inner = _TAG + _varint(size) if size else b""
-        head = _TAG + _varint(len(inner) + size) + inner
+        inner = _TAG + encode_varint(size) if size else b""
+        head = _TAG + encode_varint(len(inner) + size) + inner
         if len(_heads) < _HEADS_MAX:
             _heads[size] = head
     return head
@@ -277,7 +269,7 @@ def encode_record(
     """
     if key or headers or timestamp is not None:
         body = message_of(value, key, headers, timestamp).SerializeToString()
-        head = _TAG + _varint(len(body))
+        head = _TAG + encode_varint(len(body))
     else:
         body = bytes_of(value)
         head = head_of(len(body))

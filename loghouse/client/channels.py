@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 from grpc import aio
 
-from loghouse.api.v1 import log_pb2_grpc
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.target import Tls
 from loghouse.errors import UnavailableError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
@@ -43,6 +43,14 @@ class Channel:
         self.address = address
         self.log: Any = log_pb2_grpc.LogStub(self.aio)  # type: ignore[no-untyped-call]
         self.cluster: Any = log_pb2_grpc.ClusterStub(self.aio)  # type: ignore[no-untyped-call]
+        # As bytes both: frames and batches are large, and a message would copy them.
+        self.produce_batch_stream: Any = self.aio.stream_stream(
+            "/log.v1.Log/ProduceBatchStream",
+            response_deserializer=log_pb2.ProduceBatchResponse.FromString,
+        )
+        self.fetch_stream: Any = self.aio.unary_stream(
+            "/log.v1.Log/FetchStream", request_serializer=log_pb2.FetchRequest.SerializeToString
+        )
         self.use_count = 0
         self.is_retired = False
 

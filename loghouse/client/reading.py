@@ -18,7 +18,7 @@ from loghouse.client.balancing import Purpose
 from loghouse.client.calls import Calls
 from loghouse.client.channels import Channel
 from loghouse.client.failures import Effect, Failure, failure_of
-from loghouse.client.records import Batch, batches_of
+from loghouse.client.records import Batch, batches_of, split_answer
 from loghouse.client.retrying import Backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import frame_seed
@@ -72,8 +72,9 @@ class Reader:
             answers = self._from(address)
             try:
                 async for answer in answers:
-                    offset, self._offset = self._offset, answer.next_offset
-                    yield batches_of(seed, answer.frames, offset, answer.next_offset, self._end)
+                    frames, next_offset = split_answer(answer)
+                    offset, self._offset = self._offset, next_offset
+                    yield batches_of(seed, frames, offset, next_offset, self._end)
                     if self._is_done:
                         return
                     calls.refresh_if_stale()
@@ -89,8 +90,8 @@ class Reader:
     def _is_done(self) -> bool:
         return self._end is not None and self._offset >= self._end
 
-    async def _from(self, address: str) -> AsyncGenerator[Any, None]:
-        """Yield one server's answers.
+    async def _from(self, address: str) -> AsyncGenerator[bytes, None]:
+        """Yield one server's answers, serialized.
 
         Raises:
             aio.AioRpcError: The stream ended.
@@ -99,7 +100,7 @@ class Reader:
         calls = self._calls
         with calls.channels.lend(address) as channel, calls.unless_closed(is_safe=True):
             request = log_pb2.FetchRequest(offset=self._offset, size_max=self._size_max, log=self._log)
-            call = channel.log.FetchStream(request)
+            call = channel.fetch_stream(request)
             reading: asyncio.Task[Any] = asyncio.ensure_future(call.read())
             try:
                 while True:

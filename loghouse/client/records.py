@@ -6,13 +6,18 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import ProtocolError
 from loghouse.protocol.batch import decode_batch
-from loghouse.protocol.entry import CODEC_MASK, EntryKind, decode_entries
+from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
+from loghouse.protocol.varint import decode_varint
 
 Headers = Sequence[tuple[str, bytes]]
 
+_FRAMES_TAG: Final = 0x0A  # field 1, length-delimited
+_NEXT_OFFSET_TAG: Final = 0x10  # field 2, varint
 _MICROSECONDS: Final = 1_000_000
 _new: Final = tuple.__new__
 
@@ -89,7 +94,37 @@ class Batch:
             offset += 1
 
 
-def batches_of(seed: int, frames: bytes, offset: int, next_offset: int, end: int | None) -> Iterator[Batch]:
+def split_answer(message: bytes) -> tuple[Buffer, int]:
+    """Return the frames and the next offset of a serialized FetchResponse; the frames are a view of it.
+
+    Raises:
+        ProtocolError: It is no FetchResponse.
+    """
+    frames: Buffer = b""
+    next_offset = position = 0
+    try:
+        while position < len(message):
+            tag = message[position]
+            number, position = decode_varint(message, position + 1)
+            if tag == _FRAMES_TAG:
+                frames = memoryview(message)[position : position + number]
+                position += number
+            elif tag == _NEXT_OFFSET_TAG:
+                next_offset = number
+            else:
+                break  # a field of a later version
+    except (IndexError, ValueError):
+        position = -1
+    if position == len(message):
+        return frames, next_offset
+    try:
+        parsed = log_pb2.FetchResponse.FromString(message)
+    except DecodeError:
+        raise ProtocolError("the server's answer is not a serialized FetchResponse") from None
+    return parsed.frames, parsed.next_offset
+
+
+def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: int | None) -> Iterator[Batch]:
     """Yield the batches of one answer of a server, from `offset` up to, not including, `end`.
 
     Every checksum is checked. Offsets must have no gaps, and lead to `next_offset`.

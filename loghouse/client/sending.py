@@ -25,6 +25,7 @@ from loghouse.client.retrying import ATTEMPT_SECONDS, Backoff
 from loghouse.client.sequencing import Sequencer
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import Codec
+from loghouse.protocol.varint import join_bytes_field
 
 CHECK_SECONDS: Final = 0.5
 """How often a stream is looked at: whether it stalls, whether batches expired."""
@@ -181,7 +182,7 @@ class Sending:
 
     async def _use(self, channel: Channel) -> Failure | None:
         """Return how the stream failed, or None when it was left."""
-        call = channel.log.ProduceBatchStream()
+        call = channel.produce_batch_stream()
         reading = asyncio.ensure_future(self._read(call))
         writing = asyncio.ensure_future(self._write(call, channel.address))
         try:
@@ -245,9 +246,8 @@ class Sending:
                 due_at = self._accumulator.due_at if sequencer.has_room else None
             await self._wait(min(idle_at, due_at) if due_at is not None else idle_at)
 
-    def _request(self, batch: Outgoing) -> log_pb2.ProduceBatchRequest:
-        return log_pb2.ProduceBatchRequest(
-            batch=batch.payload,
+    def _request(self, batch: Outgoing) -> bytes:
+        rest = log_pb2.ProduceBatchRequest(
             record_count=batch.record_count,
             codec=batch.codec,  # type: ignore[arg-type]
             batch_crc=batch.crc,
@@ -255,6 +255,8 @@ class Sending:
             producer_id=self._sequencer.producer_id,
             producer_sequence=batch.sequence,
         )
+        number = log_pb2.ProduceBatchRequest.BATCH_FIELD_NUMBER
+        return join_bytes_field(number, batch.payload, rest.SerializeToString())
 
     async def _read(self, call: Any) -> None:
         """Take answers until the stream ends."""

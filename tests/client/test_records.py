@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1 import log_pb2
-from loghouse.client.records import Batch, Record, batches_of
+from loghouse.client.records import Batch, Record, batches_of, split_answer
 from loghouse.errors import EntryDamagedError, InvalidRequestError, LoghouseError, ProtocolError
 from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.entry import Codec, EntryKind, frame_seed, make_entry
@@ -97,6 +97,31 @@ class BatchesTests(SynchronousTestCase):
                 offsets(bytes(frames), 0, 7)
             frames = bytearray(frames_of(3, 4))
         self.assertRaises(EntryDamagedError, offsets, bytes(frames), 0, 7, seed=frame_seed(b"\x01" * 16, 1))
+
+
+class AnswerTests(SynchronousTestCase):
+    """An answer is taken apart by hand as protobuf does it."""
+
+    def test_as_protobuf(self):
+        """Frames and offsets of any size, in any order, absent or twice; unknown fields do not matter."""
+        for frames in (b"", b"f", bytes(127), bytes(128), bytes(70_000)):
+            for next_offset in (0, 1, 127, 128, 2**32, 2**64 - 1):
+                message = log_pb2.FetchResponse(frames=frames, next_offset=next_offset).SerializeToString()
+                later = log_pb2.Server(role="x").SerializeToString()  # a field 4
+                first = log_pb2.FetchResponse(next_offset=5).SerializeToString()
+                for given in (message, first + message, message + later, later + message):
+                    found, number = split_answer(given)
+                    self.assertEqual(
+                        (bytes(found), number), (frames, next_offset or 5 * given.startswith(first))
+                    )
+
+    def test_nonsense(self):
+        """What is cut off or no message at all is an error, never less than was sent."""
+        message = log_pb2.FetchResponse(frames=bytes(300), next_offset=300).SerializeToString()
+        for size in range(1, len(message)):
+            if size != len(message) - 3:  # there the second field begins
+                self.assertRaises(ProtocolError, split_answer, message[:size])
+        self.assertRaises(ProtocolError, split_answer, b"\xff" * 20)
 
 
 class RecordTests(SynchronousTestCase):
