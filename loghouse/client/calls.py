@@ -20,6 +20,7 @@ from loghouse.client.failures import Effect, Failure, failure_of, leader_named
 from loghouse.client.retrying import Attempts
 from loghouse.errors import (
     DeadlineError,
+    IdentityError,
     LoghouseError,
     OutcomeUnknownError,
     ResourceExhaustedError,
@@ -243,7 +244,8 @@ class Calls:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
         if leaderless is None:
-            raise problems[-1]
+            strangers = all(isinstance(problem, IdentityError) for problem in problems)
+            raise _RefusedError(problems[-1]) if strangers else problems[-1]
         self._learn(leaderless)
         self.balancer.expire()
 

@@ -26,6 +26,8 @@ from loghouse.protocol.entry import frame_seed
 GROUP: Final = 1  # the Raft group of the log named `default`
 QUIET_SECONDS: Final = 5.0
 """After so long without a record, a server must show that it is in touch with the leader."""
+ANSWER_SECONDS: Final = 5.0
+"""How long it may take to show that, and then to send what it has."""
 
 
 class Reader:
@@ -54,7 +56,6 @@ class Reader:
         self._log = log
         self._timeout_seconds = timeout_seconds
         self._size_max = size_max
-        self._quiet_seconds = QUIET_SECONDS
         self._backoff = Backoff(calls.rng)
         self._failing_since: float | None = None
 
@@ -105,7 +106,7 @@ class Reader:
             try:
                 while True:
                     while not reading.done():
-                        await asyncio.wait({reading}, timeout=self._quiet_seconds)
+                        await asyncio.wait({reading}, timeout=QUIET_SECONDS)
                         if not reading.done():
                             await self._check_in_touch(channel, reading)
                     answer = reading.result()
@@ -134,15 +135,13 @@ class Reader:
             _SilentServerError: It could not, or it has what it does not send.
         """
         try:
-            bounds = await channel.log.Bounds(
-                log_pb2.BoundsRequest(log=self._log), timeout=self._quiet_seconds
-            )
+            bounds = await channel.log.Bounds(log_pb2.BoundsRequest(log=self._log), timeout=ANSWER_SECONDS)
         except aio.AioRpcError as error:
             raise _SilentServerError(str(failure_of(error, channel.address).error)) from None
         self._went_well()
         if bounds.next > self._offset:
             # Just appended, perhaps; what is sent now arrives soon.
-            await asyncio.wait({reading}, timeout=self._quiet_seconds)
+            await asyncio.wait({reading}, timeout=ANSWER_SECONDS)
             if not reading.done():
                 raise _SilentServerError(f"{channel.address}: has offset {self._offset}, but did not send it")
 

@@ -17,6 +17,8 @@ PAUSE_SECONDS: Final = 0.02
 PAUSE_SECONDS_MAX: Final = 1.0
 ATTEMPT_SECONDS: Final = 5.0
 """How long one server may take over a call that can safely be made again elsewhere."""
+ATTEMPT_SECONDS_MIN: Final = 0.1
+"""An attempt with less time than that would mostly end without anybody knowing what it did."""
 
 
 class Backoff:
@@ -70,7 +72,8 @@ class Attempts:
             raise failure.error
         # A node that named the leader, or is not there at all, says by itself where to go on: elsewhere.
         pause = 0.0 if self._count == 1 and failure.leader else self._backoff.next_seconds()
-        if now + pause >= self._deadline:
+        least = min(ATTEMPT_SECONDS_MIN, (self._deadline - self._begun_at) / 4)
+        if now + pause + least >= self._deadline:
             raise self._given_up(failure, now)
         return pause
 

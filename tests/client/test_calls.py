@@ -1,6 +1,7 @@
 """Single calls find their server, and say what happened when they do not."""
 
 import asyncio
+import contextlib
 
 from loghouse.client import AsyncClient, calls, retrying
 from loghouse.client.balancing import Server
@@ -85,7 +86,11 @@ class AppendTests(FakeCase):
         await log.append(b"a")
         await cluster.nodes[0].stop()
         cluster.leader = cluster.nodes[1]
-        self.assertEqual(await log.append(b"b"), 1)
+        # The link may break with the first request on it already.
+        with contextlib.suppress(OutcomeUnknownError):
+            await log.append(b"b")
+        self.assertEqual(await log.append(b"c"), cluster.next_offset - 1)
+        self.assertEqual(cluster.values[-1], b"c")
 
     @asynchronous
     async def test_unknown_outcome(self):
@@ -116,7 +121,7 @@ class AppendTests(FakeCase):
         cluster.nodes[0].faults["Produce"] = [full, full]
         self.assertEqual(await log.append(b"a"), 0)
         cluster.nodes[0].faults["Produce"] = [full] * 1000
-        await self.raises(ResourceExhaustedError, log.append(b"b", timeout_seconds=0.3))
+        await self.raises(ResourceExhaustedError, log.append(b"b", timeout_seconds=2.0))
         self.assertEqual([node.count("Produce") for node in cluster.nodes][1:], [0, 0])
 
     @asynchronous
@@ -263,7 +268,7 @@ class ClusterTests(FakeCase):
         log = self.connect(cluster.target)
         error = await self.raises(DeadlineError, log.append(b"a", timeout_seconds=0.3))
         self.assertIn(cluster.nodes[0].address, str(error))
-        self.assertIn("attempts", str(error))
+        self.assertIn("gave up after", str(error))
 
     @asynchronous
     async def test_two_clusters(self):
@@ -275,9 +280,8 @@ class ClusterTests(FakeCase):
         self.assertEqual((first.values, second.values), ([b"1"] * 3, [b"2"] * 3))
         for node in first.nodes:
             node.cluster = second
-        error = await self.raises(DeadlineError, one.servers(timeout_seconds=0.3))
+        error = await self.raises(IdentityError, one.servers())
         self.assertIn("belongs to cluster 0202", str(error))
-        self.assertRaises(IdentityError, one.calls.balancer.check_cluster, second.uuid, "x:1")
 
     @asynchronous
     async def test_administration(self):

@@ -234,18 +234,22 @@ class FailingTests(FakeCase):
 
     @asynchronous
     async def test_time_is_over(self):
-        """At the deadline: certain when nothing was sent, unknown when it was."""
+        """At the deadline: unknown when it was sent, certain when it was not."""
+        self.patch(sending, "CHECK_SECONDS", 0.05)
         cluster = await self.cluster(1)
         log = self.connect(cluster.target)
-        async with log.producer(linger_ms=0, timeout_seconds=0.3) as producer:
+        node = cluster.nodes[0]
+        async with log.producer(linger_ms=0) as producer:
             await (await producer.append(b"a"))
-            cluster.nodes[0].faults["ProduceBatchStream"] = [HANG] * 10
+            node.faults["ProduceBatchStream"] = [HANG]
             delivery = await producer.append(b"b")
+            await until(lambda: node.count("ProduceBatchStream") == 2)
+            delivery._batch.deadline = 0.0
             await self.raises(OutcomeUnknownError, delivery)
-            cluster.nodes[0].faults.clear()
-            await cluster.stop()
-            delivery = await producer.append(b"c")
-            await self.raises(DeadlineError, delivery)
+        await cluster.stop()
+        producer = log.producer(linger_ms=0, timeout_seconds=0.3)
+        await self.raises(DeadlineError, await producer.append(b"c"))
+        await producer.close()
         self.assertEqual(cluster.values, [b"a"])
 
     @asynchronous

@@ -144,6 +144,7 @@ class FailoverTests(ReadingCase):
     async def test_silent_servers(self):
         """A server that is out of touch with the leader, or keeps back what it has, is left."""
         self.patch(reading, "QUIET_SECONDS", 0.1)
+        self.patch(reading, "ANSWER_SECONDS", 0.3)
         for fault in (None, HANG):
             cluster = await self.filled(3)
             log = self.connect(cluster.target)
@@ -176,6 +177,7 @@ class FailoverTests(ReadingCase):
         """A reader fails when nobody answered for as long as it may take."""
         cluster = await self.filled(1, nodes=1)
         log = self.connect(cluster.target)
+        await log.bounds()
         async with aclosing(log.read(0, follow=True, timeout_seconds=0.4)) as records:
             await anext(records)
             await cluster.stop()
