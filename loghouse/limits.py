@@ -47,6 +47,7 @@ JOINED_SIZE_MAX: Final = 64 * KIB  # small batches share an entry up to here; si
 SHARE_SIZE_MAX: Final = (
     16 * KIB
 )  # a larger batch does not wait for company: its bytes cost more than its entry
+CACHED_ENTRIES_MAX: Final = 8192  # kept in memory for followers close behind; the smallest costs a kilobyte
 PROPOSALS_MAX: Final = 16_384  # the same, counted: single records are small
 FORWARDS_SIZE_MAX: Final = 32 * MIB  # bytes passed on to the leader and not answered; twice a peer's queue
 FORWARDS_MAX: Final = 4096  # the same, counted; also what a leader does at a time for all other nodes

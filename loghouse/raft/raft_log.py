@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loghouse.limits import CACHED_ENTRIES_MAX
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState
@@ -275,11 +276,12 @@ class RaftLog:
         return committed
 
     def release(self) -> None:
-        """Drop from memory what is durable, committed and delivered, beyond the cache's size."""
-        if not self._ends or self._ends[-1] - self._bytes_before <= self._cache_size_max:
+        """Drop from memory what is durable, committed and delivered, beyond the cache's bounds."""
+        surplus = len(self._window) - CACHED_ENTRIES_MAX
+        if surplus <= 0 and (not self._ends or self._ends[-1] - self._bytes_before <= self._cache_size_max):
             return
         keep = min(self.durable_index, self.commit_index, self.delivered_index) + 1 - self._window_first
-        count = min(bisect_left(self._ends, self._ends[-1] - self._cache_size_max) + 1, keep)
+        count = min(max(surplus, bisect_left(self._ends, self._ends[-1] - self._cache_size_max) + 1), keep)
         # In chunks: deleting from the front of a list moves the rest.
         if count > 0 and (count == keep or count * 4 > len(self._window)):
             self._bytes_before = self._ends[count - 1]

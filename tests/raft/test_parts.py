@@ -10,6 +10,7 @@ from loghouse.errors import MembershipError, StorageError
 from loghouse.limits import MEMBERS_MAX
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.raft import raft_log as raft_log_module
 from loghouse.raft.config import LAN, WAN, RaftConfig
 from loghouse.raft.membership import check_change
 from loghouse.raft.progress import Inflights, Progress, ProgressState
@@ -303,6 +304,20 @@ class RaftLogTests(SynchronousTestCase):
         log.release()
         self.assertLessEqual(len(log._window) * 64, 200)
         self.assertEqual([e.index for e in log.entries(10, 39, 128)], [10, 11])
+
+    def test_bounded_count(self):
+        """As many bytes as allowed would be too many small objects: their number is bounded, too."""
+        self.patch(raft_log_module, "CACHED_ENTRIES_MAX", 10)
+        log = self.log([1, 1], cache_size_max=1 << 30, commit_index=3)
+        for index in range(4, 400):
+            log.append(entry(index, 1))
+            self.write(log, index)
+            log.commit(index)
+            log.take_committed(100)
+            log.release()
+            self.assertLessEqual(len(log._window), 10 * 4 // 3 + 1)
+        self.assertEqual([e.index for e in log.entries(10, 39, 128)], [10, 11])
+        self.assertEqual(log.entries(395, 399, 1 << 20)[-1].index, 399)
 
     def test_sizes(self):
         """Bytes not durable and not committed are known."""
