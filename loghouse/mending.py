@@ -6,10 +6,10 @@
       -> what came is checked, written in their place by the disk thread, synced, read back
       -> the examination looks at the same place again, and goes on behind it
 
-All entries of such a segment are committed, so that any member's entry of an index is the one that was here.
-A crash anywhere leaves what there was: damaged entries. Whatever cannot be mended like this
-(`beyond_mending`) ends the process, and the next start cuts the log before the damage (`loghouse.repairing`).
-Time comes by `look`, which the node calls at each tick.
+Only committed entries are asked for: any member's entry of such an index is the one that was here. A crash
+anywhere leaves what there was: damaged entries. Whatever cannot be mended like this (`beyond_mending`) ends
+the process, and the next start cuts the log before the damage (`loghouse.repairing`). Time comes by `look`,
+which the node calls at each tick.
 """
 
 from __future__ import annotations
@@ -134,12 +134,9 @@ class Mender:
     # --- what there is to do --------------------------------------------------------------
 
     def take(self, error: DamageError) -> bool:
-        """Begin to mend the segment in which damage was met; False when that cannot be done in place.
-
-        It can in a sealed segment whose entries are all committed.
-        """
+        """Begin to mend the segment where damage was met; False when it takes appends, or it was in vain."""
         segment = self._segment_of(error.file)
-        if segment is None or segment.last_index > self._owner.committed_index:
+        if segment is None:
             return False
         base = segment.base_index
         if base not in self._jobs:
@@ -251,6 +248,11 @@ class Mender:
     def _found(self, job: _Job, damage: DamagedEntries) -> None:
         if job.attempts[damage.position] >= ATTEMPTS_MAX:
             self._beyond(job, damage.error())
+            return
+        if damage.last_index > self._owner.committed_index:
+            # After a start that is known a little later; an entry that is cut instead needs no mending.
+            job.due = self._now + RETRY_SECONDS_MIN
+            job.exam.resume()
             return
         if not job.attempts[damage.position]:
             self.logger.error(

@@ -235,7 +235,11 @@ class Repairing:
     @property
     def committed_index(self) -> int:
         """The last entry that is committed for certain and durable here."""
-        return self._replica.readable_index if self._replica is not None else 0
+        if self._replica is None:
+            return 0
+        # Not what is readable: that may wait for the very entries that are damaged.
+        raft = self._replica.raft
+        return min(raft.commit_index, raft.durable_index)
 
     @property
     def is_ending(self) -> bool:

@@ -274,23 +274,6 @@ class DamageTests(_NodeTestCase):
         self.assertLess(again._log.last_index, len(self.entries))
         self.assertEqual(again._replica.raft.damage.last_index, last)
 
-    def test_member_meets_damage_not_known_to_be_committed(self):
-        """What may not be committed in a sealed segment is nobody's to give: the member ends, too."""
-        self.make()
-        self.make_member()
-        node = self.begin()
-        self.flip(1)
-        self.patch(repairing, "has_others", lambda *_: True)
-        reads = [node.fetch(offset, KIB) for offset in range(12)]
-        node._replica.readable_index = node._log.sealed_segments()[2].base_index - 2
-        self.readers.drain()
-        self.settle()
-        self.assertEqual(len(self.fatal), 1)
-        for read in reads:
-            read.addErrback(lambda failure: failure.trap(DamageError))
-        node._directory.close()
-        node.running = 0
-
     def test_core_meets_damage(self):
         """Damage that the core cannot do without ends the node, which notes it; nothing is sent."""
         self.make()

@@ -73,9 +73,9 @@ TAKING = (
     bug(
         "perhaps-not-committed",
         "only a committed entry is the same everywhere",
-        "A segment is mended though its entries may not be committed.",
-        [(MENDER + "take", "segment.last_index > self._owner.committed_index", "False")],
-        "test_damage:DamageTests.test_member_meets_damage_not_known_to_be_committed",
+        "Entries are mended though they may not be committed.",
+        [(MENDER + "_found", "damage.last_index > self._owner.committed_index", "False")],
+        "test_mending:OthersTests.test_not_known_to_be_committed",
     ),
     bug(
         "opened-perhaps-not-committed",
