@@ -31,6 +31,7 @@ from loghouse.config_values import (
     read_file,
     read_folder,
     read_name,
+    read_servers,
     read_subject,
     seconds_between,
     size_between,
@@ -315,7 +316,9 @@ class NodeConfig:
 class ClientConfig:
     """client.yaml: which node to talk to, and as whom."""
 
-    server: Address = _setting("server", read_address, "127.0.0.1:8400", "A node of the cluster.")
+    server: tuple[Address, ...] = _setting(
+        "server", read_servers, "127.0.0.1:8400", "A node of the cluster, or several: host:port,host:port."
+    )
     tls: ClientTLSConfig | None = _section(
         "tls", ClientTLSConfig, "As whom; left out: no TLS.", optional=True, shown=True
     )

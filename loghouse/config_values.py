@@ -157,6 +157,14 @@ def read_address(value: object, base: Path) -> Address:
     return parse_address(value)
 
 
+def read_servers(value: object, base: Path) -> tuple[Address, ...]:
+    """Read `host:port,host:port`, or a list of `host:port`; at least one."""
+    listed = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not listed:
+        listed = [value]
+    return tuple(parse_address(item) for item in listed)
+
+
 def read_name(value: object, base: Path) -> str:
     """Read the name of a node or cluster."""
     allowed = f"allowed: 1 to {NAME_SIZE_MAX} of a-z, 0-9 and -, not starting or ending with -"

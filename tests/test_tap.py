@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import tap
 from loghouse.cli import certs
-from loghouse.client.connection import Connection
+from loghouse.client import connect_blocking
 from loghouse.config import LoggingConfig, load
 from loghouse.diagnostics import make_observer
 from loghouse.errors import DataDirectoryError
@@ -267,8 +267,8 @@ class RunningTests(TapCase):
         descriptor = os.pidfd_open(process_id)
         self.addCleanup(os.close, descriptor)
         self.addCleanup(kill_quietly, process_id)
-        with Connection(self.address, None, timeout_seconds=20) as connection:
-            self.assertEqual(connection.bounds(wait_for_ready=True), (0, 0))
+        with connect_blocking(self.address, timeout_seconds=20) as log:
+            self.assertEqual(log.bounds(), (0, 0))
         self.assertTrue((self.folder / "data").is_dir())
         os.kill(process_id, signal.SIGTERM)
         self.assertTrue(select.select([descriptor], [], [], 30)[0], "the daemon did not end")

@@ -12,20 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
-from loghouse.cli.output import ExitCode, count_text, watch_reader, write_json, write_line, write_table
-from loghouse.cli.target import add_options, connect
-from loghouse.client.connection import CallError, Connection
+from loghouse.cli.output import (
+    CommandError,
+    ExitCode,
+    count_text,
+    watch_reader,
+    write_json,
+    write_line,
+    write_table,
+)
+from loghouse.cli.target import add_options, addresses, connect
+from loghouse.client import Client
+from loghouse.errors import OutcomeUnknownError, UnavailableError
 
 WATCH_SECONDS: Final = 1.0
 CLEAR_SCREEN: Final = "\x1b[H\x1b[2J"
-
-_MAY_BE_DONE: Final = "it may or may not have been done: look at `loghouse cluster status`, then try again"
-_NEXT_STEPS: Final[Mapping[str, str]] = {
-    "ABORTED": _MAY_BE_DONE,
-    "DEADLINE_EXCEEDED": _MAY_BE_DONE,
-    "PERMISSION_DENIED": "it needs a rule `p, <subject>, *, admin` in the node's policy",
-    "FAILED_PRECONDITION": "`loghouse cluster status` shows who is there",
-}
 
 
 def add_parser(commands: Any) -> None:
@@ -77,17 +78,17 @@ def _offset(text: str) -> int:
 
 def run_status(args: argparse.Namespace) -> int:
     """Ask and print, once or until interrupted."""
-    with connect(args) as connection:
+    with connect(args, is_direct=True) as log:
         if not args.watch:
-            show(ask_status(connection), args.json)
+            show(log.status(), args.json)
             return ExitCode.OK
         gone = threading.Event()
         watch_reader(gone.set)
-        watch(connection, args.json, gone.wait)
+        watch(log, args.json, gone.wait)
     return ExitCode.OK
 
 
-def watch(connection: Connection, as_json: bool, wait: Callable[[float], bool]) -> None:
+def watch(log: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
     """Show the status again and again; a node that is away for a while is no reason to stop.
 
     Args:
@@ -95,10 +96,8 @@ def watch(connection: Connection, as_json: bool, wait: Callable[[float], bool]) 
     """
     while True:
         try:
-            status = ask_status(connection)
-        except CallError as error:
-            if error.status not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-                raise
+            status = log.status()
+        except (UnavailableError, OutcomeUnknownError) as error:
             sys.stderr.write(f"loghouse cluster: {error}\n")
         else:
             if not as_json and sys.stdout.isatty():
@@ -109,16 +108,6 @@ def watch(connection: Connection, as_json: bool, wait: Callable[[float], bool]) 
             sys.stdout.flush()
         if wait(WATCH_SECONDS):
             return
-
-
-def ask_status(connection: Connection) -> log_pb2.StatusResponse:
-    """Return the cluster as the asked node sees it.
-
-    Raises:
-        CallError: It did not say.
-    """
-    reply: log_pb2.StatusResponse = _call(connection, connection.cluster.Status, log_pb2.StatusRequest())
-    return reply
 
 
 def show(status: log_pb2.StatusResponse, as_json: bool) -> None:
@@ -234,9 +223,8 @@ def _as_json(status: log_pb2.StatusResponse) -> dict[str, Any]:
 
 def run_add(args: argparse.Namespace) -> int:
     """Let a node in."""
-    with connect(args) as connection:
-        request = log_pb2.AddRequest(name=args.node, learner=args.learner)
-        _call(connection, connection.cluster.Add, request)
+    with connect(args) as log:
+        log.add(args.node, learner=args.learner)
     then = "reads along" if args.learner else "votes once it has caught up"
     _done(args, {"added": args.node}, f"{args.node} is let in: start it, it joins by itself and {then}")
     return ExitCode.OK
@@ -244,8 +232,8 @@ def run_add(args: argparse.Namespace) -> int:
 
 def run_remove(args: argparse.Namespace) -> int:
     """Take a node out."""
-    with connect(args) as connection:
-        _call(connection, connection.cluster.Remove, log_pb2.RemoveRequest(name=args.node))
+    with connect(args) as log:
+        log.remove(args.node)
     text = f"{args.node} is removed: stop it (`loghouse cluster add {args.node}` would let it back in)"
     _done(args, {"removed": args.node}, text)
     return ExitCode.OK
@@ -253,9 +241,11 @@ def run_remove(args: argparse.Namespace) -> int:
 
 def run_leave(args: argparse.Namespace) -> int:
     """Take out the node that is asked; say which one that was."""
-    with connect(args) as connection:
-        name = ask_status(connection).node
-        _call(connection, connection.cluster.Leave, log_pb2.LeaveRequest())
+    if len(addresses(args)) > 1:
+        raise CommandError("leave: give one --server: the node that is to leave", ExitCode.USAGE)
+    with connect(args, is_direct=True) as log:
+        name = log.status().node
+        log.leave("")  # whoever is asked
     text = f"{name} has left: stop it (`loghouse cluster add {name}` would let it back in)"
     _done(args, {"left": name}, text)
     return ExitCode.OK
@@ -263,24 +253,18 @@ def run_leave(args: argparse.Namespace) -> int:
 
 def run_transfer(args: argparse.Namespace) -> int:
     """Hand leadership over."""
-    with connect(args) as connection:
-        reply = _call(connection, connection.cluster.Transfer, log_pb2.TransferRequest(name=args.node))
-    _done(args, {"leader": reply.leader}, f"{reply.leader} leads now")
+    with connect(args) as log:
+        leader = log.transfer(args.node)
+    _done(args, {"leader": leader}, f"{leader} leads now")
     return ExitCode.OK
 
 
 def run_trim(args: argparse.Namespace) -> int:
     """Let the oldest records go."""
-    with connect(args) as connection:
-        request = log_pb2.TrimRequest(offset=args.offset, log=args.log)
-        reply = _call(connection, connection.cluster.Trim, request)
-    _done(args, {"lowest_offset": reply.lowest}, f"the lowest offset is {reply.lowest} now")
+    with connect(args) as log:
+        lowest = log.trim(args.offset)
+    _done(args, {"lowest_offset": lowest}, f"the lowest offset is {lowest} now")
     return ExitCode.OK
-
-
-def _call(connection: Connection, call: Any, request: Any) -> Any:
-    with connection.errors(_NEXT_STEPS):
-        return call(request, timeout=connection.timeout_seconds)
 
 
 def _done(args: argparse.Namespace, result: Mapping[str, Any], text: str) -> None:

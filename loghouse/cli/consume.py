@@ -1,16 +1,23 @@
-"""`loghouse consume`: read records from an offset on, and follow the tail."""
+"""`loghouse consume`: read records from an offset or a time on, and follow the tail."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from contextlib import aclosing, contextmanager, suppress
+from datetime import datetime
+from typing import Any, BinaryIO
 
-from loghouse.cli.output import ExitCode, bytes_as_json, progress_bar, time_text, watch_reader, write_json
-from loghouse.cli.target import add_options, connect
-from loghouse.client.connection import CallError, Connection, ReadRecord
+from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
+from loghouse.cli.record_output import WRITERS
+from loghouse.cli.target import add_options, connect_async, contact
+from loghouse.client import AsyncClient, Batch
 from loghouse.errors import OffsetOutOfRangeError
+
+_FROM_ALLOWED = "an offset, earliest, latest, or a time such as 2026-11-23T08:30:00Z"
 
 
 def add_parser(commands: Any) -> None:
@@ -18,124 +25,150 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "consume",
         help="read records",
-        description="Read records from an offset on, one value a line. Ends where the log ended "
-        "at the start, unless --follow. Checks every checksum of what arrives.",
+        description="Read records from an offset or a time on, one value a line. Ends where the log ended "
+        "at the start, unless --follow. Checks every checksum of what arrives, and goes on at another node "
+        "when one fails.",
     )
     parser.add_argument(
+        "--from",
         "--offset",
-        type=_offset,
+        dest="start",
+        type=_start,
         default="earliest",
-        metavar="N",
-        help="the first record to read: a number, earliest (default) or latest (the next one appended)",
+        metavar="WHERE",
+        help="the first record to read: an offset, earliest (default), latest (the next one appended), or a "
+        "time: 2026-11-23T08:30:00Z (local time without the Z), 08:30 (today)",
     )
     parser.add_argument("--follow", "-f", action="store_true", help="wait for more, until Ctrl-C")
     parser.add_argument("--count", "-n", type=_count, metavar="N", help="stop after this many records")
+    parser.add_argument(
+        "--format",
+        choices=WRITERS,
+        default="lines",
+        help="lines (default): a value a line; raw: the values' bytes alone; json: an object a line; "
+        "hex: digits, a value a line; length-prefixed: 4 bytes of length (big-endian) before each value",
+    )
+    parser.add_argument("--json", action="store_true", help="short for --format json")
     parser.add_argument("--offsets", action="store_true", help="put each record's offset and a tab before it")
-    parser.add_argument("--json", action="store_true", help="print each record as a JSON object")
+    parser.add_argument("--output", "-o", metavar="PATH", help="write to this file; - is stdout (default)")
     add_options(parser)
     parser.set_defaults(run=run)
 
 
-def _offset(text: str) -> int | str:
+def _start(text: str) -> int | str | datetime:
     if text in ("earliest", "latest"):
         return text
-    return _number(text, "a number from 0, earliest, latest")
+    if text.isascii() and text.isdecimal() and int(text) < 2**64:
+        return int(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.combine(datetime.now().date(), datetime.strptime(text, "%H:%M").time())
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no place in the log; allowed: {_FROM_ALLOWED}"
+        ) from None
 
 
 def _count(text: str) -> int:
-    return _number(text, "a number from 0")
-
-
-def _number(text: str, allowed: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an offset or count; allowed: {allowed}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; allowed: a number from 0")
     return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Read and print."""
-    with connect(args) as connection:
-        if not args.follow:
-            return _read(args, connection)
-        is_read = True
-
-        def stop() -> None:
-            nonlocal is_read
-            is_read = False
-            connection.close()
-
-        watch_reader(stop)
-        try:
-            return _read(args, connection)
-        except (CallError, ValueError):  # ValueError: grpc's, for a call on a channel that is closed already
-            if is_read:
-                raise
-            raise BrokenPipeError from None
-
-
-def _read(args: argparse.Namespace, connection: Connection) -> int:
-    lowest, next_offset = connection.bounds(args.log)
-    starts = {"earliest": lowest, "latest": next_offset}
-    offset = starts.get(args.offset, args.offset)
-    if not args.follow and offset > next_offset:
-        raise OffsetOutOfRangeError(offset, lowest, next_offset)
-    end = None if args.follow else next_offset
-    if args.count is not None:
-        end = offset + args.count if end is None else min(end, offset + args.count)
-    shows_progress = not sys.stdout.isatty() and end is not None
-    with progress_bar(end - offset if end is not None else None, " records", "reading") as bar:
-        for records in read_until(connection, offset, end, args.log):
-            _write(records, args)
-            if shows_progress:
-                bar.update(len(records))
+    if args.json and args.format not in ("lines", "json"):
+        raise CommandError(f"--json and --format {args.format} contradict each other", ExitCode.USAGE)
+    if args.json:
+        args.format = "json"
+    if args.offsets and args.format not in ("lines", "hex"):
+        raise CommandError("--offsets goes with --format lines or hex", ExitCode.USAGE)
+    with _opened(args.output) as output:
+        asyncio.run(_run(args, output))
     return ExitCode.OK
 
 
-def read_until(
-    connection: Connection, offset: int, end: int | None, log: str = ""
-) -> Iterator[list[ReadRecord]]:
-    """Yield records from `offset` up to, not including, `end`; None never ends.
+async def _run(args: argparse.Namespace, output: BinaryIO) -> None:
+    """Read and write; ends also when nobody reads our stdout any more, even while it waits for records."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    is_read = True
 
-    Raises:
-        CallError, EntryError: As `Connection.read`.
-    """
+    def stop() -> None:
+        nonlocal is_read
+        is_read = False
+        with suppress(RuntimeError):  # the loop is closed: it was over just now
+            loop.call_soon_threadsafe(task.cancel)
+
+    if args.follow and output is sys.stdout.buffer:
+        watch_reader(stop)
+    try:
+        async with connect_async(args) as log:
+            await contact(log, args)
+            await _read(args, log, output)
+    except asyncio.CancelledError:
+        if is_read:
+            raise
+        raise BrokenPipeError from None
+
+
+@contextmanager
+def _opened(path: str | None) -> Iterator[BinaryIO]:
+    """Give the file to write to; stdout when none is named."""
+    if path is None or path == "-":
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    except OSError as error:
+        raise CommandError(f"--output: {path}: {error.strerror}", ExitCode.USAGE) from None
+    with open(descriptor, "wb") as file:
+        yield file
+
+
+async def _read(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) -> None:
+    offset, end = await _range(args, log)
     if end is not None and offset >= end:
         return
-    for records in connection.read(offset, log=log):
-        if end is not None and records and records[-1].offset >= end - 1:
-            yield [record for record in records if record.offset < end]
-            return
-        yield records
+    total = end - offset if end is not None else None
+    # A bar would come between the records of a terminal.
+    shows_progress = total is not None and not (output is sys.stdout.buffer and sys.stdout.isatty())
+    batches = log.read_batches(offset, follow=args.follow)
+    with progress_bar(total, " records", "reading") as bar:
+        async with aclosing(batches):
+            async for batch in batches:
+                wanted = _before(batch, end)
+                output.write(WRITERS[args.format](wanted, with_offsets=args.offsets))
+                if args.follow:
+                    output.flush()  # whoever reads the pipe sees each record as soon as it is here
+                if shows_progress:
+                    bar.update(len(wanted))
+                if end is not None and batch.next_offset >= end:
+                    break
+    output.flush()
 
 
-def _write(records: list[ReadRecord], args: argparse.Namespace) -> None:
-    if args.json:
-        for read in records:
-            write_json(_as_json(read))
+async def _range(args: argparse.Namespace, log: AsyncClient) -> tuple[int, int | None]:
+    """Return the first offset to read, and the first not to read."""
+    start, bounds = args.start, await log.bounds()
+    if isinstance(start, datetime):
+        offset = await log.find_offset(start)
     else:
-        lines = []
-        for read in records:
-            if args.offsets:
-                lines.append(b"%d\t" % read.offset)
-            lines.append(read.record.value)
-            lines.append(b"\n")
-        sys.stdout.flush()
-        sys.stdout.buffer.write(b"".join(lines))
-    # One answer holds all there was, so whoever reads a pipe sees each record as soon as it is here.
-    sys.stdout.flush()
+        offset = {"earliest": bounds.lowest, "latest": bounds.next_offset}.get(start, start)
+    if not args.follow and offset > bounds.next_offset:
+        raise OffsetOutOfRangeError(offset, *bounds)
+    end = None if args.follow else bounds.next_offset
+    if args.count is not None:
+        end = offset + args.count if end is None else min(end, offset + args.count)
+    return offset, end
 
 
-def _as_json(read: ReadRecord) -> dict[str, Any]:
-    line: dict[str, Any] = {
-        "offset": read.offset,
-        "timestamp": read.timestamp,
-        "time": time_text(read.timestamp),
-        **bytes_as_json("value", read.record.value),
-    }
-    if read.record.key:
-        line.update(bytes_as_json("key", read.record.key))
-    if read.record.headers:
-        line["headers"] = [
-            {"key": header.key, **bytes_as_json("value", header.value)} for header in read.record.headers
-        ]
-    return line
+def _before(batch: Batch, end: int | None) -> Batch:
+    """Return the part of a batch that is before an offset."""
+    if end is None or batch.next_offset <= end:
+        return batch
+    return Batch(batch.offset, batch.timestamp, batch.messages[: end - batch.offset])

@@ -100,7 +100,7 @@ def _show_one(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, A
     cast.start_all()
     (node,) = cast.nodes
     say(f"node {node.name} serves gRPC on {node.listen} (its diagnostics: {shown(node.log_path)})")
-    result = round_trip(cast.connections[node.name], path)
+    result = round_trip(cast.clients[node.name], path)
     tell_trip(path, result, say)
     return result
 

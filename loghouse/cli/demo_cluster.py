@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from loghouse.api.v1 import log_pb2
-from loghouse.cli.cluster import ask_status
 from loghouse.cli.demo_nodes import (
+    APPEND_SECONDS_MAX,
+    ASK_SECONDS,
     POLL_SECONDS,
     START_SECONDS_MAX,
     DemoNode,
@@ -23,27 +23,28 @@ from loghouse.cli.demo_nodes import (
 )
 from loghouse.cli.demo_trip import append_file, compare_file, figures, tell_trip
 from loghouse.cli.output import CommandError, count_text, write_table
-from loghouse.client.connection import CallError, Connection
+from loghouse.client import Client, Server
+from loghouse.errors import OutcomeUnknownError, UnavailableError
 
 MARK: Final = b"the leader was killed"
-APPEND_SECONDS_MAX: Final = 30.0
+MARK_SECONDS: Final = 0.3  # how long one node is tried
 
 
 class Cast:
-    """The nodes of a demo, running or not, and a connection to each; `stack` ends them all."""
+    """The nodes of a demo, running or not, and a client of each alone; `stack` ends them all."""
 
     def __init__(self, folder: Path, nodes: Sequence[DemoNode], stack: ExitStack) -> None:
         self.folder = folder
         self.nodes = nodes
         self.running: dict[str, Running] = {}
-        self.connections: dict[str, Connection] = {}
+        self.clients: dict[str, Client] = {}
         self._stack = stack
 
     def start(self, node: DemoNode) -> None:
         """Start a node; it may take a while until it serves."""
         self.running[node.name] = self._stack.enter_context(run_node(node))
-        if node.name not in self.connections:
-            self.connections[node.name] = self._stack.enter_context(connect_to(node, self.folder))
+        if node.name not in self.clients:
+            self.clients[node.name] = self._stack.enter_context(connect_to(node, self.folder))
 
     def start_all(self) -> None:
         """Start every node, and return when all serve."""
@@ -54,7 +55,7 @@ class Cast:
 
     def wait_serving(self, node: DemoNode) -> None:
         """Return when a node answers what its leader confirmed."""
-        wait_until_serving(self.running[node.name], self.connections[node.name])
+        wait_until_serving(self.running[node.name], self.clients[node.name])
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Return once a condition holds; calls that fail meanwhile only mean: not yet.
@@ -70,16 +71,15 @@ class Cast:
             try:
                 if condition():
                     return
-            except CallError as error:
-                if error.status not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-                    raise
+            except UnavailableError:
+                pass
             if time.monotonic() > deadline:
                 raise CommandError(f"waited {START_SECONDS_MAX:.0f} s for {what}")
             pause.wait(POLL_SECONDS)  # the nodes tell nobody: ask again
 
-    def servers(self, asked: DemoNode) -> Iterable[log_pb2.Server]:
+    def servers(self, asked: DemoNode) -> Iterable[Server]:
         """The cluster as one node sees it."""
-        return self.connections[asked.name].servers().servers
+        return self.clients[asked.name].servers(timeout_seconds=ASK_SECONDS).servers
 
     def wait_voters(self) -> None:
         """Return when every node is a voter, in the eyes of each: from then on one may die."""
@@ -97,7 +97,7 @@ class Cast:
         found: list[DemoNode] = []
 
         def agree() -> bool:
-            names = {server.id for node in among for server in self.servers(node) if server.is_leader}
+            names = {server.name for node in among for server in self.servers(node) if server.is_leader}
             found[:] = [node for node in among if names == {node.name}]
             return bool(found)
 
@@ -110,7 +110,7 @@ def show(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
     Raises:
         CommandError: A node ended, or what came back differs.
-        CallError: A call failed.
+        LoghouseError: A call failed.
     """
     cast.start_all()
     cast.wait_voters()
@@ -135,7 +135,7 @@ def show(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     cast.start(leader)
     cast.wait_serving(leader)
     cast.wait_leader(cast.nodes)
-    compare_file(cast.connections[leader.name], path, second[0])
+    compare_file(cast.clients[leader.name], path, second[0])
     back = time.monotonic() - started_at
     say(f"{back:.2f} s later it has caught up: what was appended without it came back from it, too\n")
     return {
@@ -153,8 +153,8 @@ def _trip(
     cast: Cast, through: DemoNode, path: Path, readers: Sequence[DemoNode], say: Callable[[str], None]
 ) -> tuple[Any, float]:
     """Append the file through one node, read it back from others and compare; return what was appended."""
-    appended = append_file(cast.connections[through.name], path)
-    seconds = [compare_file(cast.connections[node.name], path, appended) for node in readers]
+    appended = append_file(cast.clients[through.name], path)
+    seconds = [compare_file(cast.clients[node.name], path, appended) for node in readers]
     tell_trip(path, figures(appended, max(seconds)), say)
     say(f"the same from {count_text(len(readers), 'node')}: {', '.join(node.name for node in readers)}")
     return appended, max(seconds)
@@ -163,28 +163,24 @@ def _trip(
 def _append_mark(cast: Cast, nodes: Sequence[DemoNode]) -> None:
     """Append one record as a patient client does: again, elsewhere, until it is acknowledged."""
     deadline = time.monotonic() + APPEND_SECONDS_MAX
-    pause = threading.Event()
-    request = log_pb2.ProduceRequest(record=log_pb2.Record(value=MARK))
     attempt = 0
     while True:
-        connection = cast.connections[nodes[attempt % len(nodes)].name]
+        log = cast.clients[nodes[attempt % len(nodes)].name]
         attempt += 1
         try:
-            with connection.errors():
-                connection.log.Produce(request, timeout=1.0)
+            log.append(MARK, timeout_seconds=MARK_SECONDS)
             return
-        except CallError as error:
+        except (UnavailableError, OutcomeUnknownError):
             # An unknown outcome may leave the mark twice: two marks do no harm here.
-            if time.monotonic() > deadline or not (error.is_retryable or error.is_outcome_unknown):
+            if time.monotonic() > deadline:
                 raise
-        pause.wait(POLL_SECONDS)
 
 
 def _members(cast: Cast) -> list[dict[str, Any]]:
     """Return what each node says of itself."""
     members = []
     for node in cast.nodes:
-        status = ask_status(cast.connections[node.name])
+        status = cast.clients[node.name].status()
         role = next((member.role for member in status.members if member.name == node.name), "none")
         members.append(
             {

@@ -26,14 +26,17 @@ from loghouse.auth.certificates import (
 )
 from loghouse.cli.certs import CA_FILE, MODEL_FILE, POLICY_FILE, write_policy
 from loghouse.cli.output import CommandError, write_line
-from loghouse.client.connection import CallError, Connection, Credentials
+from loghouse.client import Client, Tls, connect_blocking
 from loghouse.config_values import Address
+from loghouse.errors import UnavailableError
 
 CLUSTER: Final = "dev"
 CLIENTS: Final = ("root", "nobody")
 START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 30.0
 LOG_TAIL_LINES: Final = 12
+APPEND_SECONDS_MAX: Final = 30.0
+ASK_SECONDS: Final = 1.0  # how long a node may take to answer a question before it is asked again
 POLL_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 0.2
 REFUSAL: Final = "twistd loghouse: cannot start: "  # what the node writes on stderr then
@@ -221,34 +224,26 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def connect_to(node: DemoNode, folder: Path) -> Connection:
-    """A connection to a node as root, whose certificate is in `folder`."""
+def connect_to(node: DemoNode, folder: Path) -> Client:
+    """A client of this node alone, as root, whose certificate is in `folder`."""
     certs = folder / "certs"
-    credentials = Credentials(
-        ca_pem=(certs / "ca.pem").read_bytes(),
-        certificate_pem=(certs / "root.pem").read_bytes(),
-        key_pem=(certs / "root.key").read_bytes(),
-    )
-    return Connection(str(node.listen), credentials, timeout_seconds=1.0)
+    tls = Tls(ca=certs / "ca.pem", certificate=certs / "root.pem", key=certs / "root.key")
+    return connect_blocking(str(node.listen), tls=tls, timeout_seconds=APPEND_SECONDS_MAX, is_direct=True)
 
 
-def wait_until_serving(running: Running, connection: Connection) -> None:
+def wait_until_serving(running: Running, log: Client) -> None:
     """Return once the node answers a read that its leader confirmed."""
     deadline = time.monotonic() + START_SECONDS_MAX
-    pause = threading.Event()
     while True:
         running.check()
         try:
-            connection.bounds(wait_for_ready=True)
+            log.bounds(timeout_seconds=ASK_SECONDS)
             return
-        except CallError as error:
+        except UnavailableError as error:
             if time.monotonic() > deadline:
                 raise CommandError(
                     f"{running.node.name} does not answer after {START_SECONDS_MAX:.0f} s: {error}"
                 ) from None
-            if error.status not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-                raise
-        pause.wait(POLL_SECONDS)  # nobody could wake us: another process starts
 
 
 def serve_until_interrupted(nodes: Sequence[Running], say: Callable[[str], None]) -> None:

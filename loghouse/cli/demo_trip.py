@@ -8,56 +8,63 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from loghouse.cli.consume import read_until
 from loghouse.cli.output import CommandError, count_text, progress_bar, size_text
-from loghouse.cli.produce import BATCH_SIZE_DEFAULT, Appended, append, lines_of
-from loghouse.client.connection import Connection
+from loghouse.cli.produce import Appended, append
+from loghouse.cli.record_input import NewRecord, lines_of
+from loghouse.client import Batch, Client
 
 
-def round_trip(connection: Connection, path: Path) -> dict[str, Any]:
+def round_trip(log: Client, path: Path) -> dict[str, Any]:
     """Append every line of a file, read them all back, and compare; return the figures.
 
     Raises:
         CommandError: What came back differs.
-        CallError: A call failed.
+        LoghouseError: A call failed.
     """
-    appended = append_file(connection, path)
-    seconds = compare_file(connection, path, appended)
+    appended = append_file(log, path)
+    seconds = compare_file(log, path, appended)
     return figures(appended, seconds)
 
 
-def append_file(connection: Connection, path: Path) -> Appended:
+def append_file(log: Client, path: Path) -> Appended:
     """Append every line of a file.
 
     Raises:
-        CallError: The call failed.
+        LoghouseError: The call failed.
     """
     appended = Appended()
     with progress_bar(path.stat().st_size, "B", "appending") as bar:
-        append(connection, _lines(path), appended, "", BATCH_SIZE_DEFAULT, progress=bar.update)
+        append(log, map(NewRecord, _lines(path)), appended, progress=bar.update)
     return appended
 
 
-def compare_file(connection: Connection, path: Path, appended: Appended) -> float:
+def compare_file(log: Client, path: Path, appended: Appended) -> float:
     """Read back what was appended and compare it with the file; return the seconds that took.
 
     Raises:
         CommandError: What came back differs.
-        CallError: A call failed.
+        LoghouseError: A call failed.
     """
     started = time.monotonic()
     expected = _lines(path)
     with progress_bar(appended.record_count, " records", "reading back") as bar:
         for offsets in appended.ranges:
-            for records in read_until(connection, offsets.start, offsets.stop):
-                for read in records:
-                    line = next(expected, None)
-                    if line != read.record.value:
-                        raise CommandError(f"offset {read.offset} came back different from the line appended")
-                bar.update(len(records))
+            for batch in _read(log, offsets):
+                for offset, value in enumerate(batch.values(), batch.offset):
+                    if next(expected, None) != value:
+                        raise CommandError(f"offset {offset} came back different from the line appended")
+                bar.update(len(batch))
     if any(True for _ in expected):
         raise CommandError("fewer records came back than lines were appended")
     return time.monotonic() - started
+
+
+def _read(log: Client, offsets: range) -> Iterator[Batch]:
+    for batch in log.read_batches(offsets.start):
+        if batch.next_offset >= offsets.stop:
+            yield Batch(batch.offset, batch.timestamp, batch.messages[: offsets.stop - batch.offset])
+            return
+        yield batch
 
 
 def figures(appended: Appended, read_seconds: float) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from loghouse import __version__
 from loghouse.cli import certs, cluster, consume, demo, disk, dissect, produce, servers, settings
-from loghouse.cli.output import EXIT_CODES_TEXT, CommandError, ExitCode
-from loghouse.client.connection import CallError
-from loghouse.errors import ConfigError, DamageError, EntryError, LoghouseError
+from loghouse.cli.failures import exit_code, failure_as_json, next_step
+from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode
+from loghouse.errors import LoghouseError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,24 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except (LoghouseError, OSError) as error:
         _complain(args, error)
-        return _exit_code(error)
+        return exit_code(error)
     return code
-
-
-def _exit_code(error: Exception) -> ExitCode:
-    """Return how a command ends that failed so."""
-    if isinstance(error, CommandError):
-        return error.exit_code
-    if isinstance(error, ConfigError):
-        return ExitCode.USAGE
-    if isinstance(error, CallError):
-        if error.is_retryable:
-            return ExitCode.UNAVAILABLE
-        if error.is_outcome_unknown:
-            return ExitCode.OUTCOME_UNKNOWN
-    if isinstance(error, (DamageError, EntryError)):
-        return ExitCode.DAMAGED
-    return ExitCode.FAILED
 
 
 def _complain(args: argparse.Namespace, error: Exception) -> None:
@@ -77,13 +61,13 @@ def _complain(args: argparse.Namespace, error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    if not getattr(args, "json", False):
+    step = next_step(error, args.command)
+    if step:
+        text = f"{text} ({step})"
+    if getattr(args, "json", False):
+        sys.stderr.write(json.dumps(failure_as_json(error, text), ensure_ascii=False) + "\n")
+    else:
         sys.stderr.write(f"loghouse {args.command}: {text}\n")
-        return
-    problem: dict[str, object] = {"error": text}
-    if isinstance(error, CallError):
-        problem.update(status=error.status, reason=error.reason, details=error.details)
-    sys.stderr.write(json.dumps(problem, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

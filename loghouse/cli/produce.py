@@ -1,4 +1,4 @@
-"""`loghouse produce`: append lines of stdin or of a file, or values, as single records or in batches."""
+"""`loghouse produce`: append values, lines, files, length-prefixed records or JSON lines."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from loghouse.api.v1 import log_pb2
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
@@ -21,16 +21,18 @@ from loghouse.cli.output import (
     write_json,
     write_line,
 )
+from loghouse.cli.record_input import READERS, NewRecord, paced
 from loghouse.cli.target import add_options, connect
-from loghouse.client.connection import CallError, Connection
+from loghouse.client import Client
 from loghouse.config_values import parse_size
-from loghouse.limits import KIB, PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
-from loghouse.protocol.batch import compress, encode_batch
-from loghouse.protocol.entry import Codec, crc32c
+from loghouse.errors import LoghouseError, OutcomeUnknownError
+from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX
 
 BATCH_SIZE_DEFAULT: Final = 256 * KIB
-READ_SIZE: Final = 256 * KIB
-RECORD_OVERHEAD_SIZE: Final = 16  # more than protobuf adds to a value, so a batch never outgrows its size
+BUFFER_SIZE: Final = 4 * MIB  # of records not acknowledged yet; each costs more memory than its bytes
+RATE_MAX: Final = 1_000_000
+
+Compression = Literal["none", "zstd"]
 
 
 def add_parser(commands: Any) -> None:
@@ -38,19 +40,41 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "produce",
         help="append records",
-        description="Append records: each line of stdin, of a file, or each --value. "
-        "Prints the offsets once everything is durable.",
+        description="Append records: each line of stdin or of files, or each --value; see --format for more. "
+        "Prints the offsets once everything is durable. Whatever fails meanwhile, each record that is "
+        "read is appended exactly once, in order; only a --value may be left uncertain (exit code 4).",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--value", action="append", metavar="TEXT", help="append this (may be repeated)")
-    source.add_argument("--file", metavar="PATH", help="append every line of a file; - is stdin")
+    source.add_argument(
+        "--file", action="append", metavar="PATH", help="read this file (may be repeated); - is stdin"
+    )
+    parser.add_argument(
+        "--format",
+        choices=READERS,
+        default="lines",
+        help="lines (default): a record a line; files: a record a file; length-prefixed: 4 bytes of length "
+        '(big-endian) before each; json: an object a line, such as {"value": "v", "key": "k", "headers": '
+        '{"h": "v"}}, or as consume --json writes them',
+    )
+    parser.add_argument(
+        "--record-key", metavar="TEXT", help="the key of records that bring none of their own"
+    )
+    parser.add_argument(
+        "--header",
+        action="append",
+        type=_header,
+        default=[],
+        metavar="NAME=TEXT",
+        help="a header for every record (may be repeated)",
+    )
+    parser.add_argument("--rate", type=_rate, metavar="N", help="at most this many records a second")
     parser.add_argument(
         "--batch",
-        nargs="?",
         type=_batch_size,
-        const=BATCH_SIZE_DEFAULT,
+        default=BATCH_SIZE_DEFAULT,
         metavar="SIZE",
-        help="send batches of about this size (256KiB): much faster for many records",
+        help="send batches of at most about this size (256KiB)",
     )
     parser.add_argument("--codec", choices=["none", "zstd"], default="none", help="compress the batches")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -68,6 +92,25 @@ def _batch_size(text: str) -> int:
     return size
 
 
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= RATE_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no rate; allowed: records a second, above 0, at most {RATE_MAX}"
+        )
+    return rate
+
+
+def _header(text: str) -> tuple[str, bytes]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no header; allowed: NAME=TEXT")
+    return name, os.fsencode(value)
+
+
 @dataclass(slots=True)
 class Appended:
     """What has been acknowledged so far: records, bytes of their values, and the offsets they got."""
@@ -79,168 +122,146 @@ class Appended:
     seconds: float = 0.0
     ranges: list[range] = field(default_factory=list)  # of offsets; more than one when others append, too
 
-    def note(self, base_offset: int, record_count: int, size: int) -> None:
-        """Add one acknowledgement."""
+    def note(self, offset: int, size: int) -> None:
+        """Add one acknowledged record."""
         if self.first_offset is None:
-            self.first_offset = base_offset
-        self.last_offset = base_offset + record_count - 1
-        if self.ranges and self.ranges[-1].stop == base_offset:
-            self.ranges[-1] = range(self.ranges[-1].start, base_offset + record_count)
+            self.first_offset = offset
+        self.last_offset = offset
+        if self.ranges and self.ranges[-1].stop == offset:
+            self.ranges[-1] = range(self.ranges[-1].start, offset + 1)
         else:
-            self.ranges.append(range(base_offset, base_offset + record_count))
-        self.record_count += record_count
+            self.ranges.append(range(offset, offset + 1))
+        self.record_count += 1
         self.size += size
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """Requests as gRPC's thread asks for them; an error of the source ends them and is kept."""
-
-    requests: Iterator[tuple[Any, int, int]]
-    sent: deque[tuple[int, int]] = field(default_factory=deque)
-    error: Exception | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            for request, record_count, size in self.requests:
-                self.sent.append((record_count, size))
-                yield request
-        except (OSError, CommandError) as error:
-            self.error = error
 
 
 def run(args: argparse.Namespace) -> int:
     """Append, and print what got which offsets."""
-    if args.codec != "none" and not args.batch:
-        raise CommandError("--codec goes with --batch: single records are not compressed", ExitCode.USAGE)
-    values, total = _values(args)
     appended = Appended()
-    with connect(args) as connection, progress_bar(total, "B", "appending") as bar:
+    records, total = _records(args)
+    if args.rate:
+        records = paced(records, args.rate)
+    with connect(args) as log, progress_bar(total, "B", "appending") as bar:
         try:
-            append(connection, values, appended, args.log, args.batch, Codec[args.codec.upper()], bar.update)
-        except (CallError, KeyboardInterrupt) as error:
+            if args.value:
+                append_each(log, records, appended)
+            else:
+                append(log, records, appended, args.batch, args.codec, bar.update)
+        except (LoghouseError, OSError, KeyboardInterrupt) as error:
             _explain(error, appended)
             raise
     _report(appended, args.json)
     return ExitCode.OK
 
 
-def append(
-    connection: Connection,
-    values: Iterable[bytes],
-    appended: Appended,
-    log: str = "",
-    batch_size: int | None = None,
-    codec: Codec = Codec.NONE,
-    progress: Any = None,
-) -> None:
-    """Append every value, many in flight; `appended` grows with each acknowledgement.
+def append_each(log: Client, records: Iterable[NewRecord], appended: Appended) -> None:
+    """Append a few records, one call each; `appended` grows with each acknowledgement.
 
     Raises:
-        CallError: The stream broke; what `appended` counts is durable.
-        CommandError, OSError: The values could not be read to their end; those before are appended.
+        OutcomeUnknownError: The last one may or may not have been appended.
+        LoghouseError: The last one was not appended.
     """
     started = time.monotonic()
-    if batch_size:
-        outgoing = _Outgoing(_batch_requests(values, log, batch_size, codec))
-        answers = connection.log.ProduceBatchStream(iter(outgoing))
-    else:
-        outgoing = _Outgoing(_record_requests(values, log))
-        answers = connection.log.ProduceStream(iter(outgoing))
     try:
-        with connection.errors():
-            for answer in answers:
-                record_count, size = outgoing.sent.popleft()
-                appended.note(answer.base_offset if batch_size else answer.offset, record_count, size)
-                if progress is not None:
-                    progress(size)
+        for record in records:
+            offset = log.append(
+                record.value, key=record.key, headers=record.headers, timestamp=record.timestamp
+            )
+            appended.note(offset, len(record.value))
     finally:
-        answers.cancel()
         appended.seconds = time.monotonic() - started
-    if outgoing.error is not None:
-        raise outgoing.error
 
 
-def _record_requests(values: Iterable[bytes], log: str) -> Iterator[tuple[Any, int, int]]:
-    for value in values:
-        yield log_pb2.ProduceRequest(record=log_pb2.Record(value=value), log=log), 1, len(value)
-
-
-def _batch_requests(
-    values: Iterable[bytes], log: str, batch_size: int, codec: Codec
-) -> Iterator[tuple[Any, int, int]]:
-    records: list[log_pb2.Record] = []
-    size = value_size = 0
-    for value in values:
-        cost = len(value) + RECORD_OVERHEAD_SIZE
-        if records and (size + cost > batch_size or len(records) == RECORDS_PER_BATCH_MAX):
-            yield _batch_request(records, log, codec), len(records), value_size
-            records, size, value_size = [], 0, 0
-        records.append(log_pb2.Record(value=value))
-        size += cost
-        value_size += len(value)
-    if records:
-        yield _batch_request(records, log, codec), len(records), value_size
-
-
-def _batch_request(records: list[log_pb2.Record], log: str, codec: Codec) -> log_pb2.ProduceBatchRequest:
-    batch = compress(encode_batch(records), codec)
-    return log_pb2.ProduceBatchRequest(
-        batch=batch,
-        record_count=len(records),
-        codec=log_pb2.Codec.Name(codec),
-        batch_crc=crc32c(batch),
-        log=log,
-    )
-
-
-def _values(args: argparse.Namespace) -> tuple[Iterator[bytes], int | None]:
-    """Return the values to append, and their bytes where that is known before."""
-    if args.value:
-        values = [os.fsencode(value) for value in args.value]
-        return iter(values), sum(map(len, values))
-    if args.file and args.file != "-":
-        try:
-            descriptor = os.open(args.file, os.O_RDONLY)
-            total = os.fstat(descriptor).st_size
-            os.read(descriptor, 0)  # a directory opens, and fails here
-        except OSError as error:
-            raise CommandError(f"--file: {args.file}: {error.strerror}", ExitCode.USAGE) from None
-        return lines_of(descriptor, args.file), total
-    if sys.stdin.isatty():
-        sys.stderr.write("reading lines from the terminal; Ctrl-D ends\n")
-    return lines_of(sys.stdin.fileno(), "stdin"), None
-
-
-def lines_of(descriptor: int, name: str) -> Iterator[bytes]:
-    """Yield the lines of a file without their newlines.
-
-    Reads the descriptor itself: gRPC's thread may still sit in a read of stdin when the command ends, and
-    Python's buffered stdin would abort the process for that.
+def append(
+    log: Client,
+    records: Iterable[NewRecord],
+    appended: Appended,
+    batch_size: int = BATCH_SIZE_DEFAULT,
+    compression: Compression = "none",
+    progress: Callable[[int], Any] | None = None,
+) -> None:
+    """Append many records in batches, each exactly once; `appended` grows with each acknowledgement.
 
     Raises:
-        CommandError: A line is longer than any record can be.
+        LoghouseError: A batch failed; what `appended` counts is durable.
+        CommandError, OSError: The records could not be read to their end; those before are appended.
     """
-    rest = b""
-    line_number = 1
-    while chunk := os.read(descriptor, READ_SIZE):
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        yield from lines
-        line_number += len(lines)
-        if len(rest) > PAYLOAD_SIZE_MAX:
-            raise CommandError(
-                f"{name}: line {line_number} has more than {PAYLOAD_SIZE_MAX} bytes; "
-                "the lines before it were appended",
-                ExitCode.USAGE,
-            )
-    if rest:
-        yield rest
+    started = time.monotonic()
+    sent: deque[tuple[Any, int]] = deque()
+
+    def settle() -> None:
+        while sent and sent[0][0].is_done:
+            delivery, size = sent.popleft()
+            appended.note(delivery.offset(), size)
+            if progress is not None:
+                progress(size)
+
+    try:
+        with log.producer(
+            batch_bytes=batch_size, buffer_bytes=BUFFER_SIZE, compression=compression
+        ) as producer:
+            for record in records:
+                delivery = producer.append(
+                    record.value, key=record.key, headers=record.headers, timestamp=record.timestamp
+                )
+                sent.append((delivery, len(record.value)))
+                settle()
+    except BaseException:
+        with suppress(LoghouseError):  # of the first record that failed: it is told already
+            settle()
+        raise
+    finally:
+        appended.seconds = time.monotonic() - started
+    settle()
+
+
+def _records(args: argparse.Namespace) -> tuple[Iterator[NewRecord], int | None]:
+    """Return the records to append, and their bytes where that is known before."""
+    if args.value and args.format != "lines":
+        raise CommandError(f"--value and --format {args.format} do not go together", ExitCode.USAGE)
+    if args.value and args.codec != "none":
+        raise CommandError("--codec is for batches; each --value is appended by itself", ExitCode.USAGE)
+    if args.value:
+        values = [os.fsencode(value) for value in args.value]
+        return _completed(map(NewRecord, values), args), sum(map(len, values))
+    named = args.file or ["-"]
+    files = [_opened(path) for path in named]
+    sizes = [os.fstat(descriptor).st_size for descriptor, name in files]
+    total = sum(sizes) if "-" not in named else None
+    return _completed(_read(files, args.format), args), total
+
+
+def _opened(path: str) -> tuple[int, str]:
+    """Return a descriptor to read from, and what to call it."""
+    if path == "-":
+        if sys.stdin.isatty():
+            sys.stderr.write("reading from the terminal; Ctrl-D ends\n")
+        return sys.stdin.fileno(), "stdin"
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.read(descriptor, 0)  # a directory opens, and fails here
+    except OSError as error:
+        raise CommandError(f"--file: {path}: {error.strerror}", ExitCode.USAGE) from None
+    return descriptor, path
+
+
+def _read(files: Sequence[tuple[int, str]], format_: str) -> Iterator[NewRecord]:
+    for descriptor, name in files:
+        yield from READERS[format_](descriptor, name)
+
+
+def _completed(records: Iterator[NewRecord], args: argparse.Namespace) -> Iterator[NewRecord]:
+    """Give each record the key and the headers of the command line."""
+    key, headers = os.fsencode(args.record_key or ""), tuple(args.header)
+    if not key and not headers:
+        return records
+    return (record._replace(key=record.key or key, headers=(*record.headers, *headers)) for record in records)
 
 
 def _explain(error: BaseException, appended: Appended) -> None:
-    """Say on stderr what is certain after a broken stream."""
-    if isinstance(error, CallError) and error.is_retryable and not appended.record_count:
+    """Say on stderr what is certain after a failure."""
+    is_unsure = isinstance(error, OutcomeUnknownError | KeyboardInterrupt)
+    if not appended.record_count and not is_unsure:
         return
     if appended.record_count:
         done = (
@@ -249,8 +270,7 @@ def _explain(error: BaseException, appended: Appended) -> None:
         )
     else:
         done = "no record was acknowledged"
-    unsure = not isinstance(error, CallError) or error.is_outcome_unknown
-    tail = "; those sent after may or may not have been appended" if unsure else ""
+    tail = "; those sent after may or may not have been appended" if is_unsure else ""
     sys.stderr.write(f"{done}{tail}\n")
 
 

@@ -21,34 +21,34 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask and print."""
-    with connect(args) as connection:
-        reply = connection.servers()
-    uuid = reply.cluster_uuid.hex()
+    with connect(args) as log:
+        view = log.servers()
+    uuid = view.cluster_uuid.hex()
     if args.json:
         servers = [
             {
-                "id": server.id,
-                "address": server.rpc_addr,
-                "grpc_address": server.grpc_addr,
+                "id": server.name,
+                "address": server.address,
+                "grpc_address": server.grpc_address,
                 "is_leader": server.is_leader,
                 "role": server.role,
                 "is_alive": server.is_alive,
             }
-            for server in reply.servers
+            for server in view.servers
         ]
-        write_json({"cluster": reply.cluster_name, "cluster_uuid": uuid, "servers": servers})
+        write_json({"cluster": view.cluster_name, "cluster_uuid": uuid, "servers": servers})
         return ExitCode.OK
-    write_line(f"cluster {reply.cluster_name} ({uuid})")
+    write_line(f"cluster {view.cluster_name} ({uuid})")
     rows = [
         [
-            server.id,
-            server.rpc_addr,
-            server.grpc_addr or "-",
+            server.name,
+            server.address,
+            server.grpc_address or "-",
             server.role or "-",
             "leader" if server.is_leader else "",
             "alive" if server.is_alive else "not alive",
         ]
-        for server in reply.servers
+        for server in view.servers
     ]
     write_table(["NODE", "ADDRESS", "GRPC", "ROLE", "LEADS", "STATE"], rows)
     return ExitCode.OK

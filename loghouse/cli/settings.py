@@ -30,7 +30,7 @@ def run_check(args: argparse.Namespace) -> int:
     """Print all problems, or one line that there is none."""
     try:
         if args.client:
-            what = f"commands talk to {load_client(args.file).server}"
+            what = f"commands talk to {', '.join(map(str, load_client(args.file).server))}"
         else:
             loaded = load(args.file)
             what = f"node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}"

@@ -1,4 +1,4 @@
-"""Which node a command talks to, and as whom.
+"""Which cluster a command talks to, through which nodes, and as whom.
 
 Asked in this order, each value on its own: the command line, LOGHOUSE_* in the environment, `--config` (or
 LOGHOUSE_CONFIG), `./client.yaml`, and the `./dev/client.yaml` that `make run` writes.
@@ -9,11 +9,18 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any, Final
 
 from loghouse.cli.output import CommandError, ExitCode
-from loghouse.client.connection import Connection, Credentials
+from loghouse.client import AsyncClient, Client, Tls, connect_blocking
+from loghouse.client import connect as connect_asyncio
+from loghouse.client.target import parse_target
 from loghouse.config import ClientConfig, load_client
-from loghouse.config_values import parse_address, parse_seconds
+from loghouse.config_values import parse_seconds
+from loghouse.errors import InvalidRequestError
+
+CONTACT_SECONDS: Final = 3.0
+"""How long a command looks for the first node that answers; with one, it tries for its whole --timeout."""
 
 _DEFAULT_FILES = (Path("client.yaml"), Path("dev/client.yaml"))
 
@@ -23,7 +30,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "connection", "from here, LOGHOUSE_SERVER etc., or a client.yaml (./client.yaml, ./dev/client.yaml)"
     )
-    group.add_argument("--server", metavar="HOST:PORT", help="a node of the cluster")
+    group.add_argument(
+        "--server",
+        metavar="HOST:PORT,...",
+        help="a node of the cluster, or several: one that answers is enough",
+    )
     group.add_argument("--ca", metavar="FILE", help="PEM of the CA that signs the nodes")
     group.add_argument("--cert", metavar="FILE", help="PEM of your certificate")
     group.add_argument("--key", metavar="FILE", help="PEM of its private key")
@@ -31,6 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plaintext", action="store_true", help="no TLS, for a node with plaintext: true")
     group.add_argument(
         "--timeout", metavar="TIME", type=_seconds, default=10.0, help="how long an answer may take (10s)"
+    )
+    group.add_argument(
+        "--direct",
+        action="store_true",
+        help="call these nodes alone, not those that they name: for forwarded ports, or to ask one of them",
     )
     group.add_argument("--log", default="", metavar="NAME", help="the log's name (default)")
 
@@ -45,24 +61,73 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def connect(args: argparse.Namespace) -> Connection:
-    """Return a connection to the node that the options, the environment or a file name.
+def connect(args: argparse.Namespace, *, is_direct: bool = False) -> Client:
+    """Return a client of the cluster that the options, the environment or a file name; one node answered.
+
+    Args:
+        is_direct: Call no other nodes than those named, as --direct does.
 
     Raises:
         CommandError: Something is missing or wrong; the text says what to give.
         ConfigError: The client.yaml is wrong.
+        DeadlineError: No node answers there.
     """
+    target, options = _target(args, is_direct)
+    client = connect_blocking(target, **options)
+    try:
+        client.servers(timeout_seconds=min(args.timeout, CONTACT_SECONDS))
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def connect_async(args: argparse.Namespace) -> AsyncClient:
+    """As `connect`, for asyncio; `contact` finds out whether a node answers."""
+    target, options = _target(args, is_direct=False)
+    return connect_asyncio(target, **options)
+
+
+async def contact(log: AsyncClient, args: argparse.Namespace) -> None:
+    """Find a node that answers.
+
+    Raises:
+        DeadlineError: None does.
+    """
+    await log.servers(timeout_seconds=min(args.timeout, CONTACT_SECONDS))
+
+
+def _target(args: argparse.Namespace, is_direct: bool) -> tuple[str, dict[str, Any]]:
     settings = _settings(args)
-    server = args.server or os.environ.get("LOGHOUSE_SERVER") or (str(settings.server) if settings else "")
+    return ",".join(_addresses(args, settings)), {
+        "tls": _tls(args, settings),
+        "log": args.log,
+        "timeout_seconds": args.timeout,
+        "is_direct": is_direct or args.direct,
+    }
+
+
+def addresses(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the nodes that a command is told to talk to, each `host:port`.
+
+    Raises:
+        CommandError, ConfigError: As `connect`.
+    """
+    return _addresses(args, _settings(args))
+
+
+def _addresses(args: argparse.Namespace, settings: ClientConfig | None) -> tuple[str, ...]:
+    server = args.server or os.environ.get("LOGHOUSE_SERVER")
+    if not server and settings is not None:
+        return tuple(map(str, settings.server))
     if not server:
         raise CommandError(
             "no node to talk to: give --server HOST:PORT, or run where `make run` made ./dev", ExitCode.USAGE
         )
     try:
-        address = parse_address(server)
-    except ValueError as error:
-        raise CommandError(f"--server: {server!r} {error}", ExitCode.USAGE) from None
-    return Connection(str(address), _credentials(args, settings), timeout_seconds=args.timeout)
+        return parse_target(server)
+    except InvalidRequestError as error:
+        raise CommandError(f"--server: {error.problem}", ExitCode.USAGE) from None
 
 
 def _settings(args: argparse.Namespace) -> ClientConfig | None:
@@ -73,7 +138,7 @@ def _settings(args: argparse.Namespace) -> ClientConfig | None:
     return load_client(found) if found else None
 
 
-def _credentials(args: argparse.Namespace, settings: ClientConfig | None) -> Credentials | None:
+def _tls(args: argparse.Namespace, settings: ClientConfig | None) -> Tls | None:
     if args.plaintext:
         return None
     tls = settings.tls if settings else None
@@ -92,7 +157,7 @@ def _credentials(args: argparse.Namespace, settings: ClientConfig | None) -> Cre
             ExitCode.USAGE,
         )
     pems = [_read(option, str(path)) for option, path in names.items()]
-    return Credentials(ca_pem=pems[0], certificate_pem=pems[1], key_pem=pems[2])
+    return Tls(ca=pems[0], certificate=pems[1], key=pems[2])
 
 
 def _read(option: str, path: str) -> bytes:

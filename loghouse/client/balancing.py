@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from loghouse.errors import IdentityError
+from loghouse.errors import IdentityError, UnavailableError
 
 PROBATION_SECONDS: Final = 0.2
 PROBATION_SECONDS_MAX: Final = 10.0
@@ -99,7 +99,10 @@ class Balancer:
 
         Raises:
             IdentityError: It is, or it told no uuid.
+            UnavailableError: It is of no cluster yet: a new node that is still joining.
         """
+        if len(cluster_uuid) == 16 and not any(cluster_uuid):
+            raise UnavailableError(f"{address}: the node has not joined its cluster yet")
         if len(cluster_uuid) != 16:
             raise IdentityError(f"{address}: its cluster uuid has {len(cluster_uuid)} bytes, not 16")
         if self.view is not None and cluster_uuid != self.view.cluster_uuid:

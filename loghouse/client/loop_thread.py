@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 from loghouse.errors import UnavailableError
 
 JOIN_SECONDS: Final = 10.0
-CHECK_SECONDS: Final = 5.0
-"""How often a waiting thread looks whether its loop is still there."""
+CHECK_SECONDS: Final = 0.5
+"""How often a waiting thread looks around: for its loop, and for a Ctrl-C that came just before it waited."""
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = _new_loop()
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="loghouse client", daemon=True)
         self._thread.start()
 
@@ -45,6 +46,12 @@ class LoopThread:
         Raises:
             UnavailableError: The loop is closed, or was closed meanwhile.
         """
+        if self._is_closing:
+            work.close()
+            raise UnavailableError("the client is closed")
+        return self._wait_for(work)
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         tasks: list[asyncio.Task[T]] = []
         done = threading.Event()
 
@@ -53,31 +60,43 @@ class LoopThread:
             task.add_done_callback(lambda _: done.set())
             tasks.append(task)
 
+        def cancel() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:  # interrupted before it could begin, and now it never will
+                work.close()
+                done.set()
+
         try:
-            self.loop.call_soon_threadsafe(start)
-        except RuntimeError:
-            work.close()
-            raise UnavailableError("the client is closed") from None
-        try:
+            self._soon(start)
             while not done.wait(CHECK_SECONDS):
                 if self.loop.is_closed():
                     raise UnavailableError("the client is closed")
         except BaseException:
-            with contextlib.suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            try:
+                self._soon(cancel)
                 done.wait(JOIN_SECONDS)
+            except UnavailableError:
+                work.close()
             raise
         try:
             return tasks[0].result()
         except asyncio.CancelledError:
             raise UnavailableError("the client was closed before the answer came") from None
 
+    def _soon(self, callback: Callable[[], None]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            raise UnavailableError("the client is closed") from None
+
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a last coroutine, cancel all others, and end the thread; a second time does nothing."""
-        if self.loop.is_closed():
+        if self._is_closing:
             return
+        self._is_closing = True  # nobody's clean-up may come into the way of ours
         with contextlib.suppress(Exception):
-            self.run(_finish(last))
+            self._wait_for(_finish(last))
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(JOIN_SECONDS)
         if not self._thread.is_alive():

@@ -14,7 +14,8 @@ from typing import Any, Final
 import grpc
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.client.connection import CallError, call_error
+from loghouse.client.failures import Effect, failure_of
+from loghouse.errors import LoghouseError
 from loghouse.protocol.batch import encode_batch
 from loghouse.testing.linearizability import (
     NEVER,
@@ -147,7 +148,7 @@ class Load:
             attempt_seconds: How long one call may take.
         """
         self.recorder = recorder or Recorder()
-        self.unknown: list[CallError] = []
+        self.unknown: list[LoghouseError] = []
         self.retry_count = 0
         self.answered_at: list[float] = []
         self.errors: list[BaseException] = []
@@ -222,12 +223,12 @@ class Load:
             try:
                 offset = self._call(stub, write)
             except grpc.RpcError as error:
-                failure = call_error("", error)
+                failure = failure_of(error, "")
                 at += 1
-                if not may_try_again(failure):
-                    if not failure.is_outcome_unknown:
-                        raise failure from None
-                    self.unknown.append(failure)
+                if failure.effect is not Effect.NOTHING:
+                    if failure.effect is Effect.REFUSED:
+                        raise failure.error from None
+                    self.unknown.append(failure.error)
                     self._stopping.wait(PAUSE_SECONDS)
                     return at
                 self.retry_count += 1
@@ -271,8 +272,3 @@ class Load:
                     self.recorder.miss(invoked, offset)
                 else:
                     self._stopping.wait(PAUSE_SECONDS)
-
-
-def may_try_again(failure: CallError) -> bool:
-    """Whether a failed append certainly did not happen, so that it may be sent again anywhere."""
-    return failure.is_retryable or failure.status == "RESOURCE_EXHAUSTED"

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.client.connection import DEFAULT_GROUP
+from loghouse.client.reading import GROUP
 from loghouse.protocol.batch import check_batch, encode_batch
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 
@@ -26,10 +26,12 @@ def refusal(code, message, reason="", **details):
 
 
 class FakeNode(log_pb2_grpc.LogServicer):
-    """Keeps entries in a list; `refuse` maps a call's name to (records answered before, status)."""
+    """Keeps entries in a list; `refuse` maps a call's name to (records in the log before, status)."""
 
     def __init__(self):
-        self.seed = frame_seed(CLUSTER, DEFAULT_GROUP)
+        self.address = ""
+        self.producer_count = 0
+        self.seed = frame_seed(CLUSTER, GROUP)
         self.entries = []
         self.lowest = 0
         self.refuse = {}
@@ -70,7 +72,7 @@ class FakeNode(log_pb2_grpc.LogServicer):
     def GetServers(self, request, context):
         self._check("GetServers", context)
         server = log_pb2.Server(
-            id="node-1", rpc_addr="127.0.0.1:8400", is_leader=True, role="voter", is_alive=True
+            id="node-1", rpc_addr=self.address, is_leader=True, role="voter", is_alive=True
         )
         return log_pb2.GetServersResponse(servers=[server], cluster_uuid=CLUSTER, cluster_name="fake")
 
@@ -78,14 +80,25 @@ class FakeNode(log_pb2_grpc.LogServicer):
         self._check("Bounds", context)
         return log_pb2.BoundsResponse(lowest=self.lowest, next=self.next_offset)
 
-    def ProduceStream(self, requests, context):
-        for answered, request in enumerate(requests):
-            self._check("ProduceStream", context, answered)
-            yield log_pb2.ProduceResponse(offset=self.records(request.record))
+    def FindOffset(self, request, context):
+        self._check("FindOffset", context)
+        for entry in self.entries:
+            if entry.record_count and entry.timestamp >= request.timestamp:
+                return log_pb2.FindOffsetResponse(offset=entry.base_offset, timestamp=entry.timestamp)
+        return log_pb2.FindOffsetResponse(offset=self.next_offset)
+
+    def Produce(self, request, context):
+        self._check("Produce", context, self.next_offset)
+        return log_pb2.ProduceResponse(offset=self.records(request.record))
+
+    def RegisterProducer(self, request, context):
+        self._check("RegisterProducer", context)
+        self.producer_count += 1
+        return log_pb2.RegisterProducerResponse(producer_id=self.producer_count)
 
     def ProduceBatchStream(self, requests, context):
-        for answered, request in enumerate(requests):
-            self._check("ProduceBatchStream", context, answered)
+        for request in requests:
+            self._check("ProduceBatchStream", context, self.next_offset)
             check_batch(
                 request.batch,
                 record_count=request.record_count,
@@ -187,7 +200,7 @@ class FakeServer:
             port = self._server.add_insecure_port("127.0.0.1:0")
         else:
             port = self._server.add_secure_port("127.0.0.1:0", credentials)
-        self.address = f"127.0.0.1:{port}"
+        self.address = self.node.address = f"127.0.0.1:{port}"
         self._server.start()
 
     def stop(self):

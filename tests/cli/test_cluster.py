@@ -7,7 +7,8 @@ import sys
 import grpc
 
 from loghouse.cli.cluster import CLEAR_SCREEN, WATCH_SECONDS, watch
-from loghouse.client.connection import CallError, Connection
+from loghouse.client import connect_blocking
+from loghouse.errors import PermissionDeniedError
 from tests.cli.fake_node import FakeServer, refusal
 from tests.cli.support import CommandCase
 
@@ -113,8 +114,8 @@ class WatchTests(ClusterCase):
         sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         sys.stdout.isatty = lambda: terminal
         try:
-            with Connection(self.server.address, None) as connection:
-                watch(connection, as_json, wait)
+            with connect_blocking(self.server.address, timeout_seconds=0.3, is_direct=True) as log:
+                watch(log, as_json, wait)
             return sys.stdout.getvalue(), sys.stderr.getvalue()
         finally:
             sys.stdout, sys.stderr = streams
@@ -138,8 +139,9 @@ class WatchTests(ClusterCase):
 
         out, err = self.watch(3, between=between)
         self.assertEqual((out.count("as n1 sees it"), err.count("the node is stopping")), (2, 1))
-        self.cluster.refuse = {"Status": refusal(grpc.StatusCode.PERMISSION_DENIED, "not permitted", "X")}
-        self.assertRaises(CallError, self.watch, 2)
+        denied = refusal(grpc.StatusCode.PERMISSION_DENIED, "not permitted", "PERMISSION_DENIED")
+        self.cluster.refuse = {"Status": denied}
+        self.assertRaises(PermissionDeniedError, self.watch, 2)
 
 
 class ChangeTests(ClusterCase):
@@ -178,7 +180,7 @@ class ChangeTests(ClusterCase):
         )
         for status, name, exit_code, next_step in rows:
             self.cluster.refuse = {"Remove": refusal(status, reason, name)}
-            code, out, err = self.run_cluster("remove", "n3")
+            code, out, err = self.run_cluster("remove", "n3", "--timeout", "0.3s")
             self.assertEqual((code, out), (exit_code, ""), name)
             self.assertIn(reason, err)
             self.assertIn(next_step, err)

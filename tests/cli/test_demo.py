@@ -147,9 +147,11 @@ class RoundTripTests(CommandCase):
         self.path = self.folder / "input"
         self.path.write_bytes(b"one\n\ntwo\xff\nthree")
 
-    def connection(self):
+    def client(self):
         args = argparse.Namespace(
             server=self.server.address,
+            direct=False,
+            log="",
             config=None,
             plaintext=True,
             timeout=10.0,
@@ -162,8 +164,8 @@ class RoundTripTests(CommandCase):
     def test_same_bytes(self):
         """Every line is appended, read back and counted; a second time goes behind the first."""
         for first in (0, 4):
-            with self.connection() as connection:
-                result = demo_trip.round_trip(connection, self.path)
+            with self.client() as log:
+                result = demo_trip.round_trip(log, self.path)
             self.assertEqual((result["records"], result["bytes"]), (4, 12))
             self.assertEqual((result["first_offset"], result["last_offset"]), (first, first + 3))
 
@@ -171,8 +173,8 @@ class RoundTripTests(CommandCase):
         """A byte that comes back different fails the demo."""
         append = self.server.node.append
         self.server.node.append = lambda payload, *rest: append(payload.replace(b"three", b"thre3"), *rest)
-        with self.connection() as connection:
-            error = self.assertRaises(CommandError, demo_trip.round_trip, connection, self.path)
+        with self.client() as log:
+            error = self.assertRaises(CommandError, demo_trip.round_trip, log, self.path)
         self.assertIn("offset 3 came back different", str(error))
 
 

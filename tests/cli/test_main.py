@@ -120,7 +120,9 @@ class TargetTests(CertificatesCase):
         tls = ["--ca", "certs/ca.pem", "--cert", "certs/root.pem", "--key"]
         for words, expected in [
             ([], "no node to talk to: give --server"),
-            (["--server", "x"], "--server: 'x' has no port"),
+            (["--server", "h:x"], "--server: 'x' in 'h:x' is not a port from 1 to 65535"),
+            (["--server", "h:1,"], "--server: '' in 'h:1,' is not an address; write HOST:PORT"),
+            (["--server", "http://h"], "is not of the form loghouse://HOST:PORT"),
             (["--server", "h:1"], "--ca, --cert, --key missing"),
             (["--server", "h:1", "--ca", "certs/ca.pem"], "--cert, --key missing"),
             (["--server", "h:1", *tls, "absent"], "--key: absent: No such file"),

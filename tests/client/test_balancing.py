@@ -13,7 +13,7 @@ from loghouse.client.balancing import (
     Purpose,
     Server,
 )
-from loghouse.errors import IdentityError
+from loghouse.errors import IdentityError, UnavailableError
 
 UUID = bytes(range(16))
 SEEDS = ("s1:1", "s2:2")
@@ -185,9 +185,19 @@ class ChangeTests(BalancerCase):
     def test_other_cluster(self):
         """A server of another cluster is refused, and so is one that tells no uuid."""
         self.balancer.check_cluster(UUID, "h1:8400")
-        error = self.assertRaises(IdentityError, self.balancer.check_cluster, bytes(16), "h9:1")
-        self.assertIn("h9:1 belongs to cluster 0000", str(error))
+        error = self.assertRaises(IdentityError, self.balancer.check_cluster, bytes([9] * 16), "h9:1")
+        self.assertIn("h9:1 belongs to cluster 0909", str(error))
         self.assertRaises(IdentityError, self.balancer.check_cluster, b"short", "h9:1")
+
+
+class JoiningTests(SynchronousTestCase):
+    """A node that is of no cluster yet."""
+
+    def test_no_cluster_yet(self):
+        """A joining node's uuid of zeros is no cluster's: never taken for the client's own."""
+        balancer = Balancer(SEEDS, random.Random(1))
+        self.assertRaises(UnavailableError, balancer.check_cluster, bytes(16), "s1:1")
+        balancer.check_cluster(UUID, "s1:1")
 
 
 class DirectTests(SynchronousTestCase):

@@ -3,7 +3,8 @@
 import grpc
 
 from loghouse.api.v1 import log_pb2
-from loghouse.client.connection import call_error
+from loghouse.client.failures import Effect, failure_of
+from loghouse.errors import UnavailableError
 from tests.cluster.case import CYCLES, ClusterCase
 
 BETWEEN = 40  # acknowledged appends between two faults
@@ -19,7 +20,7 @@ class PartitionTests(ClusterCase):
                 request = log_pb2.ProduceRequest(record=log_pb2.Record(value=value))
                 offset = stub.Produce(request, timeout=timeout).offset
             except grpc.RpcError as error:
-                return call_error(node.name, error)
+                return failure_of(error, node.name)
         self.recorder.acknowledge(write, offset)
         return offset
 
@@ -74,9 +75,9 @@ class PartitionTests(ClusterCase):
         self.cluster.cut_off(lonely)
         self.cluster.wait_leaderless(lonely)
         refused = self.produce(lonely, b"refused by the minority", 20)
-        self.assertEqual((refused.status, bool(refused.reason)), ("UNAVAILABLE", True), refused)
-        self.assertIn("leader", str(refused))
-        self.assertFalse(refused.is_outcome_unknown)
+        self.assertIsInstance(refused.error, UnavailableError, refused)
+        self.assertIn("leader", str(refused.error))
+        self.assertIs(refused.effect, Effect.NOTHING)
         self.recorder.writes[-1].is_refused = True
         with self.cluster.stub(lonely) as stub:
             error = self.assertRaises(grpc.RpcError, stub.Bounds, log_pb2.BoundsRequest(), timeout=20)

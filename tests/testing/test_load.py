@@ -5,9 +5,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.client.connection import CallError
 from loghouse.testing.cluster_process import ClusterProcess
-from loghouse.testing.load import Load, Recorder, may_try_again
+from loghouse.testing.load import Load, Recorder
 from loghouse.testing.process import NodeProcess
 
 
@@ -84,18 +83,6 @@ class RecorderTests(SynchronousTestCase):
         self.recorder.reads.clear()
         self.recorder.tail(self.recorder.stamp(), 0)
         self.assertProblem("not linearizable", b"a")
-
-    def test_who_may_try_again(self):
-        """Only what certainly did not happen, or met a bound, is sent again."""
-        for status, reason, expected in [
-            ("UNAVAILABLE", "NO_LEADER", True),
-            ("RESOURCE_EXHAUSTED", "DISK_FULL", True),
-            ("UNAVAILABLE", "", False),
-            ("ABORTED", "OUTCOME_UNKNOWN", False),
-            ("DEADLINE_EXCEEDED", "", False),
-            ("PERMISSION_DENIED", "", False),
-        ]:
-            self.assertEqual(may_try_again(CallError("", status, "text", reason)), expected, status)
 
 
 class RealNodeTests(SynchronousTestCase):

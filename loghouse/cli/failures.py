@@ -1,0 +1,76 @@
+"""How a command that failed ends: its exit code, what to do next, and the error as JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from loghouse import errors
+from loghouse.cli.output import CommandError, ExitCode
+
+_LOOK_AT_STATUS: Final = "`loghouse cluster status` shows"
+
+_NEXT_STEPS: Final[Mapping[type[Exception], str]] = {
+    errors.NotLeaderError: "try again",
+    errors.UnavailableError: "is a node running and ready there? try again, or another --server",
+    errors.OutcomeUnknownError: "the record may or may not have been appended; look at the log's end before "
+    "trying again",
+    errors.PermissionDeniedError: "ask for a rule in the node's policy, or use another certificate "
+    "(--cert, --key)",
+    errors.UnauthenticatedError: "give a client certificate of the cluster's CA (--cert, --key)",
+    errors.IdentityError: "give a client certificate of the cluster's CA (--cert, --key)",
+    errors.ResourceExhaustedError: "try again later, slower or smaller",
+    errors.NotSupportedError: "the node's version does not serve this call",
+}
+
+_CLUSTER_STEPS: Final[Mapping[type[Exception], str]] = {
+    errors.OutcomeUnknownError: f"it may or may not have been done: {_LOOK_AT_STATUS} it, then try again",
+    errors.PermissionDeniedError: "it needs a rule `p, <subject>, *, admin` in the node's policy",
+    errors.MembershipError: f"{_LOOK_AT_STATUS} who is there",
+}
+
+_EXIT_CODES: Final[Mapping[type[Exception], ExitCode]] = {
+    errors.ConfigError: ExitCode.USAGE,
+    errors.UnavailableError: ExitCode.UNAVAILABLE,
+    errors.NotLeaderError: ExitCode.UNAVAILABLE,
+    errors.OutcomeUnknownError: ExitCode.OUTCOME_UNKNOWN,
+    errors.DamageError: ExitCode.DAMAGED,
+    errors.EntryError: ExitCode.DAMAGED,
+}
+
+
+def exit_code(error: Exception) -> ExitCode:
+    """Return how a command ends that failed so."""
+    if isinstance(error, CommandError):
+        return error.exit_code
+    return _nearest(_EXIT_CODES, error) or ExitCode.FAILED
+
+
+def next_step(error: Exception, command: str) -> str:
+    """Return what to do after an error, in words for that command; empty when its text says it all."""
+    own = _nearest(_CLUSTER_STEPS, error) if command == "cluster" else None
+    return own or _nearest(_NEXT_STEPS, error) or ""
+
+
+def failure_as_json(error: Exception, text: str) -> dict[str, Any]:
+    """Return an error as scripts read it: its text, the reason's name, and the values it speaks of."""
+    problem: dict[str, Any] = {"error": text}
+    if isinstance(error, errors.RequestError | errors.ProtocolError):
+        problem["reason"] = reason_of(error)
+        problem["details"] = {
+            name: value
+            for name, value in vars(error).items()
+            if not name.startswith("_") and isinstance(value, str | int | None)
+        }
+    return problem
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error's name as the nodes write it: `NotLeaderError` is NOT_LEADER."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
+
+
+def _nearest(table: Mapping[type[Exception], Any], error: Exception) -> Any:
+    return next((table[kind] for kind in type(error).__mro__ if kind in table), None)

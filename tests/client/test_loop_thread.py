@@ -1,0 +1,94 @@
+"""The loop that blocking clients have in a thread of their own: interruptions and the end."""
+
+import asyncio
+import signal
+import threading
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.client.loop_thread import LoopThread
+from loghouse.errors import UnavailableError
+
+SECONDS_MAX = 20
+
+
+async def nothing():
+    pass
+
+
+class Waiting:
+    """A coroutine that waits for ever, and notes that it began and how it ended."""
+
+    def __init__(self):
+        self.began = threading.Event()
+        self.ended = False
+
+    async def wait(self):
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)  # cleaning up takes more than one turn of the loop
+            self.ended = True
+
+
+class LoopThreadTests(SynchronousTestCase):
+    """`LoopThread`."""
+
+    def setUp(self):
+        self.thread = LoopThread()
+        self.addCleanup(self.thread.close, nothing)
+
+    def test_results(self):
+        """A result and an error come out as they are."""
+
+        async def answer():
+            return 42
+
+        async def fail():
+            raise KeyError("why")
+
+        self.assertEqual(self.thread.run(answer()), 42)
+        self.assertRaises(KeyError, self.thread.run, fail())
+
+    def test_interrupted(self):
+        """Ctrl-C ends the wait, but not before the coroutine has ended."""
+        waiting = Waiting()
+        main = threading.get_ident()
+
+        def interrupt():
+            waiting.began.wait(SECONDS_MAX)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, previous)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.assertRaises(KeyboardInterrupt, self.thread.run, waiting.wait())
+        self.assertTrue(waiting.ended)
+
+    def test_closed_meanwhile(self):
+        """Whoever waits while another thread closes is told, and does not wait for ever."""
+        waiting = Waiting()
+        errors = []
+
+        def use():
+            try:
+                self.thread.run(waiting.wait())
+            except UnavailableError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        self.assertTrue(waiting.began.wait(SECONDS_MAX))
+        self.thread.close(nothing)
+        thread.join(SECONDS_MAX)
+        self.assertEqual([str(error) for error in errors], ["the client was closed before the answer came"])
+        self.assertTrue(waiting.ended)
+
+    def test_closed_before(self):
+        """A closed loop takes nothing more, and closing it again does nothing."""
+        self.thread.close(nothing)
+        self.thread.close(nothing)
+        self.assertRaises(UnavailableError, self.thread.run, nothing())
