@@ -27,17 +27,18 @@ class Backoff:
     def __init__(self, rng: random.Random, *, seconds_max: float = PAUSE_SECONDS_MAX) -> None:
         self._rng = rng
         self._seconds_max = seconds_max
-        self._failures = 0
+        self.failures = 0
+        """Since the last time that something went well."""
 
     def next_seconds(self) -> float:
         """Return how long to wait after one more failure."""
-        seconds: float = min(self._seconds_max, PAUSE_SECONDS * 2 ** min(self._failures, 16))
-        self._failures += 1
+        seconds: float = min(self._seconds_max, PAUSE_SECONDS * 2 ** min(self.failures, 16))
+        self.failures += 1
         return seconds * (0.5 + 0.5 * self._rng.random())
 
     def reset(self) -> None:
         """Begin again: something went well."""
-        self._failures = 0
+        self.failures = 0
 
 
 class Attempts:

@@ -172,11 +172,18 @@ class Sending:
         if failure is None:
             sequencer.stream_closed()
             return
-        self._settle(sequencer.stream_failed(failure, calls.now))
+        failed = sequencer.stream_failed(failure, calls.now)
+        self._settle(failed)
+        if failed:
+            return  # the refusal was meant for these; the others go on at once
         if failure.effect is Effect.REFUSED:
-            return
-        calls.note(failure, address)
-        pause = 0.0 if failure.leader and not sequencer.needs_id else self._backoff.next_seconds()
+            calls.balancer.expire()  # perhaps a leader that was deposed, and does not know it yet
+        else:
+            calls.note(failure, address)
+        is_first = not self._backoff.failures
+        pause = self._backoff.next_seconds()
+        if is_first and failure.leader:
+            pause = 0.0
         await calls.await_news(max(pause, CHECK_SECONDS))
         await asyncio.sleep(pause)
 

@@ -115,6 +115,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_bound_reached(self):
         """A bound that is reached for a moment is waited out; one that stays is told."""
+        self.patch(retrying, "ATTEMPT_SECONDS_MIN", 10.0)  # a quarter of the time, then: enough for an answer
         cluster = await self.cluster()
         log = self.connect(cluster.target)
         full = ResourceExhaustedError("proposals", "64 wait")

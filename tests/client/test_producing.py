@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 
-from loghouse.client import connect_blocking, retrying, sending
+from loghouse.client import connect_blocking, retrying, sending, sequencing
 from loghouse.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -197,6 +197,20 @@ class FailingTests(FakeCase):
             self.assertEqual(await (await producer.append(b"b")), 1)
             cluster.nodes[0].faults["ProduceBatchStream"] = [UnknownProducerError(1)]
             self.assertEqual(await (await producer.append(b"c")), 2)
+
+    @asynchronous
+    async def test_disowned(self):
+        """When nobody knows the producer any more of a batch that may be there, it asks for a while only."""
+        self.patch(sequencing, "STALE_SECONDS", 0.3)
+        cluster = await self.cluster()
+        for node in cluster.nodes:
+            node.faults["ProduceBatchStream"] = [LOST] + [UnknownProducerError(1)] * 1000
+        log = self.connect(cluster.target)
+        async with log.producer(linger_ms=0) as producer:
+            delivery = await producer.append(b"a")
+            await self.raises(OutcomeUnknownError, delivery)
+        self.assertEqual(cluster.values[0], b"a")
+        self.assertLess(sum(node.count("ProduceBatchStream") for node in cluster.nodes), 100)
 
     @asynchronous
     async def test_too_large(self):
