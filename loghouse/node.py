@@ -192,7 +192,7 @@ class Node(Administration, Repairing, Service):
         self._log = self._log_repair.open_log()
         self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
         for warning in self._log.warnings:
-            self.logger.warn("{warning}", warning=warning)
+            self.logger.warn("{found}", found=warning)
         self.logger.info(
             "log open: offsets {lowest} to {next} (next), term {term}",
             lowest=self._log.lowest_offset,

@@ -30,7 +30,7 @@ from loghouse.protocol.entry import Entry, EntryKind, frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
-from loghouse.storage.files import Files
+from loghouse.storage.files import FULL_ERRNOS, Files
 from loghouse.storage.hard_state import HardState, HardStateFile, create_hard_state
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.opening import (
@@ -333,7 +333,7 @@ class Log(ReadableLog):
         return True
 
     def mend_index(self, base_index: int, entries: bytes) -> None:
-        """Make the index file of a sealed segment anew.
+        """Make the index file of a sealed segment anew; on a full disk not now, for it is only a cache.
 
         Raises:
             DiskFailedError: A write failed.
@@ -342,7 +342,12 @@ class Log(ReadableLog):
         if segment is None:
             return
         with self._writing("making an index anew"):
-            replace_index(self._files, self._rooms, self._directory, base_index, entries, len(entries))
+            try:
+                replace_index(self._files, self._rooms, self._directory, base_index, entries, len(entries))
+            except OSError as error:
+                if error.errno not in FULL_ERRNOS:
+                    raise
+                return
         self._open_segments.pop(base_index, None)
         segment.let_go()
 

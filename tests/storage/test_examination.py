@@ -161,6 +161,17 @@ class FindingTests(ExaminationCase):
         self.assertEqual(met, [])
         self.assertEqual(len(exam.index_entries), INDEX_ENTRY_SIZE * self.segment.end.count)
 
+    def test_missing_index_on_a_full_disk(self):
+        """Without room for it an index waits for the next look; the log goes on."""
+        self.disk.unlink(self.segment.index_path)
+        exam, _ = self.examine()
+        self.disk.fail(errno.ENOSPC, kinds=("allocate",), times=9)
+        self.log.mend_index(self.segment.base_index, exam.index_entries)
+        self.assertEqual((self.log.failure, self.disk.exists(self.segment.index_path)), ("", False))
+        self.disk.faults.clear()
+        self.log.mend_index(self.segment.base_index, exam.index_entries)
+        self.assertIsNone(self.examine()[0].index_entries)
+
     def test_short_file(self):
         """A file that lost its end is damaged from there on."""
         file, size = self.disk._file(self.segment.path), self.position(4) + 20
