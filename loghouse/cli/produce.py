@@ -71,7 +71,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--rate", type=_rate, metavar="N", help="at most this many records a second")
     parser.add_argument(
         "--batch",
-        type=_batch_size,
+        type=batch_size,
         default=BATCH_SIZE_DEFAULT,
         metavar="SIZE",
         help="send batches of at most about this size (256KiB)",
@@ -82,7 +82,8 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _batch_size(text: str) -> int:
+def batch_size(text: str) -> int:
+    """Return the size of a batch that an option gives."""
     try:
         size = parse_size(text)
     except ValueError as error:
