@@ -82,15 +82,27 @@ class Joiner:
 
     logger = Logger()
 
-    def __init__(self, node: NodeLike, settled: Callable[[], None] = lambda: None) -> None:
-        """Gather for `node`; `settled` is called whenever the answers to an entry have been given."""
+    def __init__(
+        self,
+        node: NodeLike,
+        soon: Callable[[Callable[[], None]], object],
+        settled: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Gather for a node.
+
+        Args:
+            soon: Runs work at the end of this turn of the reactor.
+            settled: Called whenever the answers to an entry have been given.
+        """
         self._node = node
+        self._soon = soon
         self._settled = settled
+        self._is_due = False
         self._gatherings: dict[str, _Gathering] = {}
         self._under_way = 0
 
     def add(self, subject: str, share: Share) -> None:
-        """Take a batch; it is proposed at the latest by the next `end_turn` that finds no entry under way.
+        """Take a batch; `flush_if_idle` or `flush_soon` must follow.
 
         A large one is proposed at once, with what gathered before it.
         """
@@ -107,10 +119,20 @@ class Joiner:
         if size > SHARE_SIZE_MAX or gathering.size >= JOINED_SIZE_MAX:
             self._propose_full(subject)
 
-    def end_turn(self) -> None:
-        """Propose what gathered, unless joined entries are under way: then their end does."""
-        if self._under_way < ENTRIES_MAX:
+    def flush_if_idle(self) -> None:
+        """Propose what gathered, unless entries are under way or a turn's end is due: then those do."""
+        if self._under_way < ENTRIES_MAX and not self._is_due:
             self.flush()
+
+    def flush_soon(self) -> None:
+        """The same at the end of this turn of the reactor, for more of what it brings."""
+        if self._gatherings and not self._is_due and self._under_way < ENTRIES_MAX:
+            self._is_due = True
+            self._soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_due = False
+        self.flush_if_idle()
 
     def flush(self) -> None:
         """Propose everything gathered, however much is under way."""
@@ -163,6 +185,6 @@ class Joiner:
         self._settled()
 
     def _end_entry(self, counted: int) -> None:
-        # The next entry before the answers to this one: so the disk need not wait for them.
+        # Not at once: what the turn still brings doubles the next entry, and halves the cost of a record.
         self._under_way -= counted
-        self.end_turn()
+        self.flush_soon()

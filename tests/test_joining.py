@@ -39,7 +39,19 @@ class JoinerTests(SynchronousTestCase):
     def setUp(self):
         self.node = FakeNode()
         self.settled = 0
-        self.joiner = Joiner(self.node, self.note_settled)
+        self.soon = []
+        self.joiner = Joiner(self.node, self.soon.append, self.note_settled)
+
+    def end_turn(self):
+        """Ask for the turn's end, and let it come: this one and those it brings about."""
+        self.joiner.flush_soon()
+        while self.soon:
+            self.soon.pop(0)()
+
+    def release(self, count=None):
+        """Let entries be durable, and the turn in which that happens end."""
+        self.node.release(count)
+        self.end_turn()
 
     def note_settled(self):
         self.settled += 1
@@ -57,13 +69,30 @@ class JoinerTests(SynchronousTestCase):
         """Batches of one turn become one entry, in their order, and each gets its own offset."""
         batches = [self.add(b"a"), self.add(b"b", b"c"), self.add(b"d")]
         self.assertEqual(self.node.proposals, [])
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual(self.values(), [[b"a", b"b", b"c", b"d"]])
         [proposal] = self.node.proposals
         self.assertEqual((proposal.record_count, proposal.payload_crc), (4, None))
         self.assertEqual([batch.offset for batch in batches], [0, 1, 3])
         self.assertEqual({batch.timestamp for batch in batches}, {self.node.timestamp})
         self.assertEqual(self.settled, 1)
+
+    def test_idle_or_soon(self):
+        """When nothing is under way a batch can go at once; behind an entry's end it waits for the turn's."""
+        self.node.hold()
+        self.add(b"0")
+        self.joiner.flush_if_idle()
+        self.assertEqual(self.values(), [[b"0"]])
+        self.add(b"1")
+        self.joiner.flush_if_idle()
+        self.node.release(1)
+        self.add(b"2")
+        self.joiner.flush_if_idle()
+        self.joiner.flush_soon()
+        self.assertEqual((len(self.node.proposals), len(self.soon)), (1, 1))
+        self.end_turn()
+        self.assertEqual(self.values(), [[b"0"], [b"1", b"2"]])
+        self.release()
 
     def test_who_may_share(self):
         """Only a plain batch may: no codec, no producer, no expected offset."""
@@ -77,7 +106,7 @@ class JoinerTests(SynchronousTestCase):
         batch = Batch(b"a", b"b")
         batch.payload_crc = crc32c(batch.payload)
         self.joiner.add("root", batch)
-        self.joiner.end_turn()
+        self.end_turn()
         [proposal] = self.node.proposals
         self.assertIs(proposal.payload, batch.payload)
         self.assertEqual(proposal.payload_crc, batch.payload_crc)
@@ -88,7 +117,7 @@ class JoinerTests(SynchronousTestCase):
         for batch in batches:
             batch.payload_crc = crc32c(batch.payload)
             self.joiner.add("root", batch)
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertIsNone(self.node.proposals[0].payload_crc)
         [entry] = decode_entries(self.node.seed, self.node.entries[0].frame)
         self.assertEqual(entry.record_count, 2)
@@ -98,7 +127,7 @@ class JoinerTests(SynchronousTestCase):
         self.add(b"1", subject="a")
         self.add(b"2", subject="b")
         self.add(b"3", subject="a")
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual([p.subject for p in self.node.proposals], ["a", "b"])
         self.assertEqual(self.values(), [[b"1", b"3"], [b"2"]])
 
@@ -108,9 +137,9 @@ class JoinerTests(SynchronousTestCase):
         batches = []
         for number in range(20):
             batches.append(self.add(b"%d" % number))
-            self.joiner.end_turn()
+            self.end_turn()
         self.assertEqual(self.node.held_count, ENTRIES_MAX)
-        self.node.release()
+        self.release()
         self.assertEqual([batch.offset for batch in batches], list(range(20)))
         self.assertEqual(len(self.node.proposals), ENTRIES_MAX + 1)
 
@@ -118,25 +147,25 @@ class JoinerTests(SynchronousTestCase):
         """What fills an entry is proposed at once, whatever is under way, behind what came before it."""
         self.node.hold()
         first = self.add(b"first")
-        self.joiner.end_turn()
+        self.end_turn()
         small, large = self.add(b"small"), self.add(b"l" * JOINED_SIZE_MAX)
         last = self.add(b"last")
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual([p.record_count for p in self.node.proposals], [1, 1, 1])
         self.assertEqual([p.payload for p in self.node.proposals[1:]], [small.payload, large.payload])
-        self.node.release(2)
-        self.node.release()
+        self.release(2)
+        self.release()
         self.assertEqual([batch.offset for batch in (first, small, large, last)], [0, 1, 2, 3])
 
     def test_large_batches_do_not_wait(self):
         """A batch that gains little from company is proposed at once, with those it finds."""
         self.node.hold()
         self.add(b"first")
-        self.joiner.end_turn()
+        self.end_turn()
         self.add(b"small")
         self.add(b"l" * SHARE_SIZE_MAX)
         self.assertEqual([p.record_count for p in self.node.proposals], [1, 2])
-        self.node.release()
+        self.release()
 
     def test_small_ones_get_their_turn(self):
         """While there always is a large batch under way, small ones are proposed as if there was none."""
@@ -144,17 +173,17 @@ class JoinerTests(SynchronousTestCase):
         self.add(b"l" * JOINED_SIZE_MAX, subject="bulk")
         for number in range(5):
             small = self.add(b"s")
-            self.joiner.end_turn()
+            self.end_turn()
             self.assertEqual(self.node.proposals[-1].payload, small.payload)
             self.add(b"l" * JOINED_SIZE_MAX, subject="bulk")
-            self.node.release(2)
+            self.release(2)
             self.assertEqual((small.offset, self.node.held_count), (2 * number + 1, 1))
-        self.node.release()
+        self.release()
 
     def test_entries_are_bounded(self):
         """No joined entry has more bytes or records than one may, and nothing is lost at the seams."""
         batches = [self.add(b"x" * (SHARE_SIZE_MAX - 64)) for _ in range(7)]
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertLessEqual(max(len(p.payload) for p in self.node.proposals), JOINED_SIZE_MAX)
         self.assertEqual([batch.offset for batch in batches], list(range(7)))
         many = self.add(b"m")
@@ -162,47 +191,47 @@ class JoinerTests(SynchronousTestCase):
         self.joiner._gatherings["root"].record_count += RECORDS_PER_BATCH_MAX - 2
         self.add(b"n")
         self.add(b"o")
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual(self.values()[-2:], [[b"m", b"n"], [b"o"]])
 
     def test_a_batch_taken_back_is_not_proposed(self):
         """Who waits no more before the proposal takes the batch back; its neighbours keep their places."""
         batches = [self.add(b"%d" % number) for number in range(3)]
         batches[1].is_wanted = False
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual((batches[0].offset, batches[1].offset, batches[2].offset), (0, None, 1))
         self.assertEqual(self.values(), [[b"0", b"2"]])
         self.add(b"gone").is_wanted = False
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual(len(self.node.proposals), 1)
         last = self.add(b"last")
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual(last.offset, 2)
 
     def test_a_caller_who_left_is_no_obstacle(self):
         """Who waits no more behind the proposal is not told; the others' offsets count its records."""
         self.node.hold()
         gone, waits = self.add(b"a", b"b"), self.add(b"c")
-        self.joiner.end_turn()
+        self.end_turn()
         gone.is_wanted = False
-        self.node.release()
+        self.release()
         self.assertEqual((gone.offset, waits.offset), (None, 2))
 
     def test_failures(self):
         """Everybody of a failed entry gets its error, also when the node raises, and the next is proposed."""
         self.node.failure = UnavailableError("no leader")
         batches = [self.add(b"a"), self.add(b"b")]
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual([batch.error for batch in batches], [self.node.failure] * 2)
         self.node.failure = None
         propose, self.node.propose = self.node.propose, None
         for _ in range(ENTRIES_MAX + 1):
             raised = self.add(b"c")
-            self.joiner.end_turn()
+            self.end_turn()
             self.assertIsInstance(raised.error, TypeError)
         self.node.propose = propose
         last = self.add(b"d")
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual(last.offset, 0)
 
     def test_flush_proposes_at_once(self):
@@ -211,6 +240,6 @@ class JoinerTests(SynchronousTestCase):
         for number in range(ENTRIES_MAX + 3):
             self.add(b"%d" % number)
             self.joiner.flush()
-        self.joiner.end_turn()
+        self.end_turn()
         self.assertEqual(self.node.held_count, ENTRIES_MAX + 3)
-        self.node.release()
+        self.release()

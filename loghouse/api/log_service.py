@@ -17,7 +17,7 @@ from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
-from loghouse.bridge import to_asyncio
+from loghouse.bridge import call_soon, to_asyncio
 from loghouse.errors import (
     InvalidRequestError,
     NotLeaderError,
@@ -64,7 +64,7 @@ class LogService:
     def __init__(self, node: NodeLike, *, record_size_max: int) -> None:
         self._node = node
         self._record_size_max = record_size_max
-        self._joiner = Joiner(node)
+        self._joiner = Joiner(node, call_soon)
         self._reader_count = 0
 
     def rpcs(self) -> Mapping[str, Rpc]:
@@ -185,7 +185,7 @@ class LogService:
         if may_share(attributes=codec, producer_id=producer_id, expect_offset=expect_offset):
             self._joiner.add(call.subject, share)
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
-            self._joiner.end_turn()
+            self._joiner.flush_if_idle()
             return share.done
         # What this client appended before is proposed before.
         self._joiner.flush()

@@ -64,21 +64,13 @@ class AppendDoor:
         self.scheduler = scheduler
         self.in_thread = in_thread
         self.record_size_max = record_size_max
-        self._soon = soon
-        self._joiner = Joiner(node, self.flush)
-        self._is_turn_ending = False
+        self._joiner = Joiner(node, soon, self.flush)
         self._answered: set[AppendLink] = set()
 
     def join(self, append: Append, subject: str) -> None:
         """Propose a plain batch together with what else this turn brings."""
         self._joiner.add(subject, append)
-        if not self._is_turn_ending:
-            self._is_turn_ending = True
-            self._soon(self._end_turn)
-
-    def _end_turn(self) -> None:
-        self._is_turn_ending = False
-        self._joiner.end_turn()
+        self._joiner.flush_soon()
 
     def propose(self, append: Append, proposal: Proposal) -> None:
         """Propose an entry of its own, behind what came before it."""
