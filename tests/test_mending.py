@@ -1,5 +1,6 @@
 """Whole nodes whose disks damage sealed segments while they run: mended in place from the others."""
 
+import errno
 from unittest.mock import patch
 
 from twisted.logger import globalLogPublisher
@@ -11,6 +12,7 @@ from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, KIB, MIB, STORE
 from loghouse.node import Node
 from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
+from loghouse.testing.disk import disk_error
 from tests.driver.town import TownTestCase
 
 DIRECTORY = "/data/logs/1"
@@ -419,6 +421,36 @@ class LyingTests(MendingTestCase):
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.until(lambda: victim.failures)
         victim.failures.clear()
+        victim.crash()
+
+    def test_segment_that_cannot_be_opened(self):
+        """Too many open files, or the like, is no end: it is tried again."""
+        town = self.filled()
+        victim = self.follower(town)
+        self.flip(victim, 1, 3)
+        path, opened = self.sealed(victim)[1].path, victim.disk.open
+
+        def refuse(wanted, *, write=False):
+            if wanted == path:
+                raise disk_error(errno.EMFILE)
+            return opened(wanted, write=write)
+
+        with patch.object(victim.disk, "open", refuse):
+            victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+            town.advance(3)
+        self.assertEqual((victim.failures, victim.node._mender.pending), ([], 1))
+        self.wait_mended(town, victim.name)
+        self.assert_same(town)
+
+    def test_segment_that_is_gone(self):
+        """A store that somebody removed is nothing to be mended in place: the node ends, to be refilled."""
+        town = self.filled()
+        victim = self.follower(town)
+        segment = self.sealed(victim)[1]
+        victim.disk.unlink(segment.path)
+        victim.node.damage_found(segment.damage(0, "told"))
+        town.until(lambda: victim.failures)
+        self.assertTrue(victim.failures.pop().check(DamageError))
         victim.crash()
 
     def test_in_parts(self):
