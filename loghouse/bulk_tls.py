@@ -3,7 +3,7 @@
 Twisted gives OpenSSL 16 KiB at a time and passes on every record it gets, each time through a dozen calls; a
 frame of a megabyte is 64 times that, on either side. OpenSSL cuts records itself, so here a write is one
 call, and so is what a read of the socket brought. Two methods of its class are replaced by ones that do the
-same in larger pieces; they use attributes of it that are not public.
+same in larger pieces; they use attributes of it that are not public. See ADR 11.
 """
 
 from __future__ import annotations
