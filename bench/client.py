@@ -1,6 +1,6 @@
 """The Python client on three nodes: what a program gets, against what the machine and the messages cost.
 
-    python -m bench.client [--rounds N] [--count N] [--only PART] [--json FILE]
+    python -m bench.client [--rounds N] [--count N] [--direct] [--only PART] [--json FILE]
 
 Parts: produce (100-byte records), large (1 kB records beside the ceiling), consume, unary. Rates are compared
 in alternating runs, client and nodes on this machine. Each client is a process of its own, on uvloop.
@@ -248,6 +248,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="rounds to run; medians are of these")
     parser.add_argument("--count", type=int, default=1_000_000, help="100-byte records of a round")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--direct", action="store_true", help="nodes with a second door for gRPC alone")
     parser.add_argument("--only", default="", help="run only the parts whose name contains this")
     job = parser.add_argument_group("one client, as this program starts it")
     job.add_argument("--job", choices=[*JOBS, *BLOCKING_JOBS])
@@ -266,7 +267,7 @@ def main() -> None:
         return
     table = Table()
     with scratch() as name:
-        cluster = ClusterProcess(Path(name) / "three")
+        cluster = ClusterProcess(Path(name) / "three", has_grpc_doors=options.direct)
         try:
             cluster.start()
             cluster.wait_voters()

@@ -311,6 +311,14 @@ class NodeConfig:
         """The address that others are told to dial."""
         return self.advertise or self.listen
 
+    @property
+    def public_grpc_address(self) -> Address | None:
+        """The direct gRPC door as others are told to dial it: on all interfaces, at the public host."""
+        door = self.grpc_listen
+        if door is None or not door.is_wildcard:
+            return door
+        return Address(self.public_address.host, door.port)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:

@@ -276,7 +276,7 @@ def _address(config: NodeConfig) -> str:
 def _cluster_options(config: NodeConfig) -> ClusterOptions:
     return ClusterOptions(
         address=_address(config),
-        grpc_address=str(config.grpc_listen or ""),
+        grpc_address=str(config.public_grpc_address or ""),
         join=tuple(map(str, config.join)),
         bootstrap=config.bootstrap,
         swim=_SWIM[config.timing.network],
@@ -289,7 +289,7 @@ def _node_options(config: NodeConfig) -> NodeOptions:
         cluster_name=config.cluster,
         data_dir=str(config.data_dir),
         address=_address(config),
-        grpc_address=str(config.grpc_listen or ""),
+        grpc_address=str(config.public_grpc_address or ""),
         is_alone=config.bootstrap and not _cluster_options(config).seeds,
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,

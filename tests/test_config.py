@@ -82,6 +82,15 @@ class LoadTests(ConfigCase):
         self.assertEqual((loaded.logging.format, loaded.logging.level), ("json", "debug"))
         self.assertEqual(loaded.shutdown.drain_seconds, 0.5)
 
+    def test_public_grpc_address(self):
+        """A direct door on every interface is told by the host that others can dial; nobody dials 0.0.0.0."""
+        tls = "tls: {ca: certs/ca.pem, certificate: certs/node-1.pem, key: certs/node-1.key}\n"
+        advertised = PLAIN.replace("plaintext: true\n", tls) + "advertise: node-1.example:9000\n"
+        for door, told in (("0.0.0.0:8401", "node-1.example:8401"), ("10.0.0.1:8401", "10.0.0.1:8401")):
+            loaded = self.load(f"{advertised}grpc_listen: {door}\n")
+            self.assertEqual(str(loaded.public_grpc_address), told)
+        self.assertIsNone(self.load(PLAIN).public_grpc_address)
+
     def test_paths_start_from_the_files_folder(self):
         """Relative paths do not depend on where the command runs; absolute ones stay."""
         loaded = self.load(config.example_text())

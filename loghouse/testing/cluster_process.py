@@ -17,7 +17,14 @@ from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.batch import decode_batch
 from loghouse.protocol.entry import CODEC_MASK, Entry, EntryKind, decode_entries, decode_entry, frame_seed
 from loghouse.storage.store import StoreHeader
-from loghouse.testing.process import CLUSTER, DEADLINE_SECONDS, Certificates, NodeProcess, wait_until
+from loghouse.testing.process import (
+    CLUSTER,
+    DEADLINE_SECONDS,
+    Certificates,
+    NodeProcess,
+    free_port,
+    wait_until,
+)
 from loghouse.testing.proxy import Address, Link, LinkProxy, Proxies, process_of_socket
 
 CALL_SECONDS: Final = 5.0
@@ -40,15 +47,18 @@ class ClusterProcess:
         certificates: Certificates | None = None,
         settings: str = "",
         is_proxied: bool = False,
+        has_grpc_doors: bool = False,
     ) -> None:
         """Write certificates and settings; nothing is started.
 
         Args:
             settings: More YAML for every node.yaml, at the top level.
+            has_grpc_doors: Every node has a second door for gRPC alone, and tells clients of it.
         """
         self.folder = folder
         self.cluster = cluster
         self.settings = settings
+        self.has_grpc_doors = has_grpc_doors
         self.certificates = certificates or Certificates(folder / "certs", cluster)
         self.proxies = Proxies() if is_proxied else None
         self._proxy_of: dict[str, LinkProxy] = {}
@@ -64,8 +74,13 @@ class ClusterProcess:
 
     def _make(self, number: int) -> NodeProcess:
         name = f"node-{number}"
+        door = f"grpc_listen: 127.0.0.1:{free_port()}\n" if self.has_grpc_doors else ""
         node = NodeProcess(
-            self.folder / name, self.certificates, name=name, cluster=self.cluster, settings=self.settings
+            self.folder / name,
+            self.certificates,
+            name=name,
+            cluster=self.cluster,
+            settings=self.settings + door,
         )
         if self.proxies is not None:
             target = ("127.0.0.1", node.port)

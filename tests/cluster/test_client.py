@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Clusters:
-    """Three nodes for these tests alone, once behind proxies and once without, started when they are needed.
+    """Three nodes for these tests alone, once behind proxies and once with direct doors, started when needed.
 
     What the others' clients remember does not know of these; and a proxy that asks the kernel for each
     connection who made it is not made for a hundred clients.
@@ -48,7 +48,9 @@ class Clusters:
     def get(self, *, is_proxied):
         if is_proxied not in self.clusters:
             folder = self.folders[is_proxied] = Path(tempfile.mkdtemp(prefix="loghouse-clients-"))
-            cluster = ClusterProcess(folder, settings=SETTINGS, is_proxied=is_proxied)
+            cluster = ClusterProcess(
+                folder, settings=SETTINGS, is_proxied=is_proxied, has_grpc_doors=not is_proxied
+            )
             self.clusters[is_proxied] = cluster
             cluster.start()
             cluster.wait_voters()
@@ -383,4 +385,5 @@ class LoadTests(ClientCase):
         self.assertEqual([record.value for record in here.read(firsts[0])], [b"here"] * 10)
         self.assertEqual([record.value for record in there.read(firsts[1])], [b"there"] * 10)
         self.assertNotEqual(here.servers().cluster_uuid, there.servers().cluster_uuid)
+        self.assertTrue(all(server.grpc_address for server in here.servers().servers))
         self.is_well = True
