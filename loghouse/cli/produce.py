@@ -71,7 +71,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--rate", type=_rate, metavar="N", help="at most this many records a second")
     parser.add_argument(
         "--batch",
+        nargs="?",
         type=batch_size,
+        const=BATCH_SIZE_DEFAULT,
         default=BATCH_SIZE_DEFAULT,
         metavar="SIZE",
         help="send batches of at most about this size (256KiB)",
