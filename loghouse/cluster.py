@@ -230,7 +230,9 @@ class Cluster:
 
     def send_raft(self, envelope: Envelope) -> None:
         """Send a Raft message to the member it is for, or drop it."""
-        member = self.node.configuration.member(envelope.target)
+        member = self._authority.member(envelope.target)
+        if member is None and envelope.target not in self._routes:
+            member = self.node.configuration.member(envelope.target)
         if member is not None:
             name, disk_uuid = member.name, member.disk_uuid
         else:
@@ -242,6 +244,17 @@ class Cluster:
             return
         if address:
             self.peers.send_raft(name, address, envelope)
+
+    @property
+    def _authority(self) -> Configuration:
+        """The configuration that says which node and disk a member is.
+
+        Where this node does not lead it is the committed one: by an entry that is to be cut, the leader may
+        have given a new member's id to another.
+        """
+        node = self.node
+        leads = bool(node.member_id) and node.leader_id == node.member_id
+        return node.configuration if leads else self._settled
 
     def send(self, name: str, message: Message) -> bool:
         """Send another message to a node; False when it certainly was not sent."""
@@ -306,7 +319,7 @@ class Cluster:
         Raises:
             IdentityError: They are not.
         """
-        member = self._settled.member(envelope.source)
+        member = self._authority.member(envelope.source)
         if member is not None and (member.name, member.disk_uuid) != (peer.node_name, peer.disk_uuid):
             raise IdentityError(
                 f"node {peer.node_name!r} spoke as member {envelope.source} ({member.name!r})"

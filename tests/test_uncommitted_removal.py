@@ -24,3 +24,35 @@ class UncommittedRemovalTests(TownTestCase):
         town.until(lambda: old.node._replica.readable_index >= done.index)
         self.assertEqual(old.node.configuration.removed, ())
         self.assertEqual(town.shape(old.name), "aV bV cV")
+
+    def test_id_given_twice(self):
+        """Who has an entry that gave a node's id to another, and was never committed, still follows it."""
+        town = self.built("abc")
+        old = town.leader
+        successor, other = (one for one in town.running if one is not old)
+        for one in (successor, other):
+            town.cuts |= {(old.name, one.name), (one.name, old.name)}
+        # The old leader, alone with "d", gives it the next id before it notices.
+        for one in (successor, other):
+            town.cuts |= {("d", one.name), (one.name, "d")}
+        town.add("d").start()
+        town.until(lambda: "dL" in town.shape(old.name))
+        town.until(lambda: town.leader in (successor, other))
+        leader = town.leader
+        for name in (old.name, "d"):
+            town.cuts |= {(name, "e"), ("e", name)}
+        newcomer = town.add("e").start()
+        town.until(lambda: "eL" in town.shape(leader.name))
+        ids = [one.node.configuration.named(twin)[0].id for one, twin in ((old, "d"), (leader, "e"))]
+        self.assertEqual(ids[0], ids[1])
+        # A second newcomer: they get their votes in pairs.
+        for name in (old.name, "d"):
+            town.cuts |= {(name, "f"), ("f", name)}
+        town.add("f").start()
+        town.until(lambda: "eV fV" in town.shape(leader.name))
+        self.result(town, leader.node.transfer("e"))
+        town.until(lambda: town.leader is newcomer)
+        town.heal()
+        done = self.result(town, newcomer.propose())
+        town.until(lambda: old.node._replica.readable_index >= done.index)
+        town.until(lambda: "d" in town.shape("e"))

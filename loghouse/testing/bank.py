@@ -56,9 +56,7 @@ def options_for(mutant: Mutant, seed: int, world: World = CORE) -> SwarmOptions:
     return options
 
 
-def hunt(
-    mutant: Mutant, *, seconds: float, seeds: Sequence[int] = range(1, 10_000), world: World = CORE
-) -> Catch:
+def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = (), world: World = CORE) -> Catch:
     """Run seeds with the bug planted until one is not clean, or the CPU time is used up.
 
     The seed that caught it must be clean without the bug; a catch that is not due to it does not count.
@@ -67,7 +65,7 @@ def hunt(
     simulated = 0.0
     tried = 0
     with planted(mutant):
-        for seed in seeds:
+        for seed in seeds or range(mutant.first_seed, mutant.first_seed + 10_000):
             result = world.run(options_for(mutant, seed, world))
             simulated += result.simulated_seconds
             tried += 1

@@ -465,6 +465,13 @@ class Oracle:
         if index and not self._is_held_by_majority(view, index):
             raise Violation("durable-majority", f"leader {member} commits {index}, not durable on a majority")
 
+    def check_first_commit(self, member: int, index: int) -> None:
+        """Who does not lead may be the first to know of a commit only where its own disk is the majority."""
+        if not self._is_held_by_majority(self.view(member), index):
+            raise Violation(
+                "durable-majority", f"member {member} calls {index} committed, and no leader ever did"
+            )
+
     def _is_held_by_majority(self, view: LogView, index: int) -> bool:
         voters = _voters(self.configuration(view.member))
         chain = self.committed_chains[index]

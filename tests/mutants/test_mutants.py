@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.testing.bank import hunt, options_for
 from loghouse.testing.cluster import run_seed
 from loghouse.testing.mutation import Edit, Mutant, find_function, planted
-from tests.mutants import BANK
+from loghouse.testing.worlds import FULL
+from tests.mutants import BANK, FULL_BANK
 
 CHEAP = {
     "vote-twice",
@@ -28,23 +29,32 @@ CHEAP = {
     "after-persist-sent-now",
     "dirty-read",
 }
+CHEAP_FULL = {
+    "promise-before-disk",
+    "durable-when-handed-over",
+    "vote-lost-on-the-way",
+    "tail-not-woken",
+    "retry-is-another-batch",
+    "miss-without-the-leader",
+}
 
 
 class MutantTests(SynchronousTestCase):
     """A planted bug breaks a rule within some seeds, and those seeds are clean without it."""
 
     def test_bank(self):
-        """There are at least 30 bugs, each with a name of its own and a citation."""
-        names = [mutant.name for mutant in BANK]
-        self.assertEqual(len(names), len(set(names)))
-        self.assertGreaterEqual(len(names), 30)
-        self.assertEqual(CHEAP - set(names), set())
-        for mutant in BANK:
+        """There are at least 30 bugs of the core, 15 of whole nodes, each with a name and a citation."""
+        for bank, count, cheap in ((BANK, 30, CHEAP), (FULL_BANK, 15, CHEAP_FULL)):
+            names = [mutant.name for mutant in bank]
+            self.assertEqual(len(names), len(set(names)))
+            self.assertGreaterEqual(len(names), count)
+            self.assertEqual(cheap - set(names), set())
+        for mutant in (*BANK, *FULL_BANK):
             self.assertTrue(mutant.citation and mutant.description, mutant.name)
 
     def test_all_can_be_planted(self):
         """Every bug fits the product as it is now, and leaves no trace when it is gone."""
-        for mutant in BANK:
+        for mutant in (*BANK, *FULL_BANK):
             functions = [find_function(edit.target) for edit in mutant.edits]
             before = [function.__code__ for function in functions]
             with planted(mutant):
@@ -65,6 +75,18 @@ class MutantTests(SynchronousTestCase):
         for mutant in BANK:
             if everything or mutant.name in CHEAP:
                 catch = hunt(mutant, seconds=60)
+                if not catch.rule:
+                    survivors.append((catch.name, catch.text))
+        self.assertEqual(survivors, [])
+
+    def test_caught_in_whole_nodes(self):
+        """The bugs of the driver and what is around it are caught, each within its budget."""
+        everything = "LOGHOUSE_SIM_SECONDS" in os.environ
+        survivors = []
+        for mutant in FULL_BANK:
+            if everything or mutant.name in CHEAP_FULL:
+                catch = hunt(mutant, seconds=60, world=FULL)
+                self.flushLoggedErrors()
                 if not catch.rule:
                     survivors.append((catch.name, catch.text))
         self.assertEqual(survivors, [])

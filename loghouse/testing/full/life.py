@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf, nextafter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
+from loghouse.testing.checkers import Violation
 from loghouse.testing.clock import SimDelayedCall
 from loghouse.testing.disk import PowerLossError
 
 if TYPE_CHECKING:
     from loghouse.testing.full.host import Host
+
+
+# What a process may do at one moment of the simulation.
+BUSY_MAX: Final = 50_000
 
 
 class _Call(SimDelayedCall):
@@ -75,7 +80,8 @@ class Life:
         self.host = host
         self.rate = rate
         self.is_alive = True
-        self._calls: dict[_Call, None] = {}
+        self._busy_since = -1.0
+        self._busy_count = 0
 
     # --- what happens -------------------------------------------------------------------
 
@@ -93,6 +99,11 @@ class Life:
         if host.paused_until > cluster.clock.seconds():
             cluster.clock.at(host.paused_until, self.enter, work, *args)
             return
+        if cluster.clock.seconds() > self._busy_since:
+            self._busy_since, self._busy_count = cluster.clock.seconds(), 0
+        self._busy_count += 1
+        if self._busy_count > BUSY_MAX:
+            raise Violation("busy", f"{host.name} does one thing after the other and time stands still")
         before, cluster.current = cluster.current, host.name
         try:
             work(*args)

@@ -63,6 +63,7 @@ class WatchedNode(Node):
             if soft.role is Role.LEADER:
                 self._led_from = oracle.view(number).commit_index
                 oracle.elected(number, soft.term)
+        committed_before = oracle.committed_index
         # A leader commits before it appends what that allows; a follower is told both at once.
         if ready.commit_index <= oracle.view(number).last:
             oracle.committed_to(number, ready.commit_index, raft.term if leads else 0)
@@ -70,6 +71,8 @@ class WatchedNode(Node):
         oracle.committed_to(number, ready.commit_index, raft.term if leads else 0)
         if leads:
             oracle.check_quorum(number)
+        elif ready.commit_index > committed_before:
+            oracle.check_first_commit(number, ready.commit_index)
         if ready.committed:
             oracle.applied(number, ready.committed)
         self._reach_points(ready, leads=leads)
