@@ -120,7 +120,7 @@ HOURS ?= 1
 sim: $(VENV)/.developed
 	$(BIN)/python -m loghouse.testing.sim $(if $(FULL),--full) --hours $(HOURS) --json simulation.json
 
-# Every planted bug must be found, then clean seeds: about 4 minutes on one core.
+# Every planted bug must be found, then clean seeds: about 5 minutes on one core.
 sim-ci: $(VENV)/.developed
 	$(BIN)/python -m loghouse.testing.sim --ci --json simulation.json
 

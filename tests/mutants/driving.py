@@ -301,7 +301,10 @@ MEMBERSHIP = (
         "uncommitted-removal-counts",
         "found here: a leader's removal that was never committed kept the next leader out",
         "The door goes by the latest configuration, committed or not.",
-        [(CLUSTER + "_admit", "if name in self._settled.removed and name in", "if name in")],
+        [
+            (CLUSTER + "_admit", "if name in self._settled.removed and name in", "if name in"),
+            (CLUSTER + "_drop_removed", "self._settled.removed", "self.node.configuration.removed"),
+        ],
         "test_uncommitted_removal:UncommittedRemovalTests.test_removed_becomes_the_leader",
     ),
     bug(

@@ -1,4 +1,4 @@
-"""Known bugs of the production driver, forwarding, membership, repair and gossip: whole nodes show them.
+"""Known bugs of the production driver, forwarding, membership and gossip: whole nodes show them.
 
 Those of the core and of storage are in the other banks. What only a crafted peer can show is tried in
 `driving.py` and `gossip.py`, each by the test that is named for it.
@@ -12,8 +12,6 @@ NODE = "loghouse.node:Node."
 CLUSTER = "loghouse.cluster:Cluster."
 JOINING = "loghouse.cluster:_Joining."
 FORWARDER = "loghouse.forwarding:Forwarder."
-ADMINISTRATION = "loghouse.administration:Administration."
-REPAIR = "loghouse.repairing:LogRepair."
 TAIL = "loghouse.tail:Tail."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
 NO_LOSS = (("wipe", 0.0), ("bit_rot", 0.0))
@@ -257,22 +255,6 @@ MEMBERSHIP = (
         first_seed=8,
     ),
     bug(
-        "quorum-removed",
-        "etcd: member remove with an unhealthy cluster",
-        "A removal is not refused when the rest would have no majority.",
-        (ADMINISTRATION + "_remove", "self._check_quorum_without(configuration, name)", "pass"),
-        options=(("voters", 3),),
-        faults=(("membership", 2.0), ("crash", 4.0), *NO_LOSS),
-    ),
-    bug(
-        "replaced-while-alive",
-        "a voter taken out because a node of its name is there",
-        "A learner takes a voter's place whoever of the name is alive.",
-        ("loghouse.reconcile:_promote", "if len(list(configuration.named(learner.name))) == 1", ""),
-        options=THREE,
-        faults=(("wipe", 5.0),),
-    ),
-    bug(
         "removed-comes-back",
         "serf: removed nodes that rejoin by themselves",
         "The leader makes removed nodes members again.",
@@ -291,34 +273,7 @@ MEMBERSHIP = (
     ),
 )
 
-REPAIRS = (
-    bug(
-        "loss-not-remembered",
-        "CORDS FAST'17; NATS#7549 (a damaged node led)",
-        "A member whose log was cut at damage votes by what is left.",
-        (REPAIR + "open_log", "self.damage = Damage(loss.last_index, loss.last_term)", "pass"),
-        options=THREE,
-        faults=(("bit_rot", 4.0), ("crash", 4.0), ("partition", 4.0)),
-    ),
-    bug(
-        "trim-by-own-state",
-        "found here: a log's own state holds trims that are not committed",
-        "The log is trimmed by a trim that a new leader may cut again.",
-        (NODE + "committed", "log.trim_prefix(lowest, high_index)", "log.trim_prefix()"),
-        options=(*THREE, ("trims", True), ("disk.segment_size", 4496)),
-        faults=(("crash_point", 4.0), ("partition", 4.0)),
-    ),
-)
-
 GOSSIP = (
-    bug(
-        "no-refutation",
-        "SWIM 4.2",
-        "An accused member says nothing.",
-        ("loghouse.gossip.claims:Claims._refute", "self._raise_above(self._accused_incarnation)", "pass"),
-        options=THREE,
-        faults=(("pause", 3.0), ("partition", 3.0)),
-    ),
     bug(
         "nobody-tries-the-dead",
         "serf#333",
@@ -327,18 +282,6 @@ GOSSIP = (
         options=THREE,
         faults=(("pause", 3.0), ("partition", 3.0)),
     ),
-    bug(
-        "incarnation-from-one",
-        "memberlist#345",
-        "A restarted member begins at its first incarnation again.",
-        (
-            "loghouse.gossip.claims:Claims.__init__",
-            "self.incarnation = book.incarnation + 1",
-            "self.incarnation = 1",
-        ),
-        options=THREE,
-        faults=(("crash", 3.0), ("pause", 4.0)),
-    ),
 )
 
-FULL = (*ORDER, *ANSWERS, *FORWARDING, *MEMBERSHIP, *REPAIRS, *GOSSIP)
+FULL = (*ORDER, *ANSWERS, *FORWARDING, *MEMBERSHIP, *GOSSIP)
