@@ -38,6 +38,9 @@ class ReadAhead:
         self._readers = readers
         self._failed = failed
         self._pieces: dict[int, list[Entry]] = {}  # by the index of their first entry, oldest first
+        # What was taken last before an index: kept until that is taken, too. The core may take an entry and
+        # then not send it, because too much is in flight, and asks for it again at every turn.
+        self._before: dict[int, int] = {}
         self._under_way: set[int] = set()
         self._life = 0
         self.wake: Callable[[], None] = lambda: None
@@ -72,7 +75,7 @@ class ReadAhead:
             return self._log.entries(low, high, size_max)
         if low < self._log.first_index:
             raise LookupError(f"entry {low} is trimmed")
-        piece = self._pieces.pop(low, None)
+        piece = self._pieces.get(low)
         if piece is None:
             self._log.check_not_damaged(low)
             self._read(low)
@@ -80,8 +83,10 @@ class ReadAhead:
         taken = _fitting(piece[: high - low], size_max)
         rest = piece[len(taken) :]
         following = taken[-1].index + 1
+        self._pieces.pop(self._before.pop(low, 0), None)
+        self._before[following] = low
         if rest:
-            self._pieces[following] = rest
+            self._keep(following, rest)
         elif not self._log.is_active(following):
             self._read(following)
         return taken
@@ -90,7 +95,16 @@ class ReadAhead:
         """Drop what was read, and what is being read."""
         self._life += 1
         self._pieces.clear()
+        self._before.clear()
         self._under_way.clear()
+
+    def _keep(self, low: int, piece: list[Entry]) -> None:
+        self._pieces.pop(low, None)
+        while len(self._pieces) >= READ_AHEAD_MAX:
+            oldest = next(iter(self._pieces))
+            del self._pieces[oldest]
+            self._before = {index: before for index, before in self._before.items() if before != oldest}
+        self._pieces[low] = piece
 
     def _read(self, low: int) -> None:
         if low in self._under_way or len(self._under_way) >= READ_AHEAD_MAX:
@@ -103,9 +117,7 @@ class ReadAhead:
                 return
             self._under_way.discard(low)
             if piece:
-                while len(self._pieces) >= READ_AHEAD_MAX:
-                    del self._pieces[next(iter(self._pieces))]
-                self._pieces[low] = piece
+                self._keep(low, piece)
                 self.wake()
 
         def failed(failure: Failure) -> None:

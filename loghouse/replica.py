@@ -429,7 +429,8 @@ class Replica:
 
     def _publish(self) -> None:
         """Let readers have what is committed and durable by now."""
-        durable = self._log.durable_index
+        # Not the log's own mark: until a cut is done, it still covers the entries that are to be replaced.
+        durable = self.raft.durable_index
         moved = False
         while self._applied and self._applied[0][0] <= durable:
             self.readable_index, self.readable_offset = self._applied.popleft()

@@ -70,6 +70,14 @@ class ReadAheadTests(SynchronousTestCase):
         self.assertEqual(self.frames(found), self.frames(self.written))
         self.assertGreater(self.wakes, 5)
 
+    def test_asked_for_again(self):
+        """What was taken and could not be sent is still there when asked for again."""
+        first = self.take(1, 1)
+        self.assertEqual(len(first), 1)
+        self.assertEqual(self.frames(self.ahead.entries(1, COUNT + 1, 1)), self.frames(first))
+        self.take(2, 1)
+        self.assertRaises(EntriesPendingError, self.ahead.entries, 1, COUNT + 1, 1)
+
     def test_the_next_is_read_meanwhile(self):
         """When a piece is used up, the one behind it is already being read."""
         first = self.take(1)

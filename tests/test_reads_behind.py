@@ -9,7 +9,7 @@ from tests.driver.group import Group
 
 
 class BehindTests(SynchronousTestCase):
-    """Nobody waits for ever at a node that was removed or cut off."""
+    """Nobody waits for ever at a node that was removed or cut off, or is given what is not committed."""
 
     def test_cut_off(self):
         """A confirmed read waits some elections for its entries, then it is told to go on elsewhere."""
@@ -26,3 +26,30 @@ class BehindTests(SynchronousTestCase):
         self.assertNoResult(read)
         group.tick(2)
         self.failureResultOf(read, UnavailableError)
+
+    def test_to_be_replaced(self):
+        """What is on the disk and is to be replaced by committed entries is not served in their place."""
+        group = Group(3)
+        old = group.elect(1)
+        old.is_silent = True
+        for done in (old.propose(100), old.propose(100)):
+            done.addErrback(lambda failure: failure.trap(UnavailableError))
+        group.settle()
+        doomed = old.log.last_index
+        successor = group.elect(2)
+        successor.propose(10)
+        group.settle()
+        self.assertGreaterEqual(successor.replica.readable_index, doomed)
+        old.disk.is_held = True
+        old.is_silent = False
+        group.tick(2)
+        while old.raft.commit_index < doomed:
+            old.disk.step()  # the new term; the cut and what comes behind it wait
+            group.tick(2)
+        self.assertEqual(old.log.last_index, doomed)
+        self.assertLess(old.replica.readable_index, doomed - 1)
+        old.disk.is_held = False
+        group.settle()
+        group.tick(2, count=3)
+        self.assertEqual(old.frames(), successor.frames())
+        self.assertEqual(old.replica.readable_index, successor.replica.readable_index)

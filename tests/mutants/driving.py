@@ -76,6 +76,13 @@ ORDER = (
         "test_replica:CommitTests.test_committed_is_not_readable_before_it_is_durable_here",
     ),
     bug(
+        "replaced-entries-served",
+        "found here: a deposed leader served its own entries in the place of committed ones",
+        "What is durable is asked of the log, which a cut that waits for the disk has not reached yet.",
+        [(REPLICA + "_publish", "durable = self.raft.durable_index", "durable = self._log.durable_index")],
+        "test_reads_behind:BehindTests.test_to_be_replaced",
+    ),
+    bug(
         "endless-group",
         "one sync of everything that waits stalls the leader for seconds",
         "A group of writes has no bound.",

@@ -124,16 +124,6 @@ ANSWERS = (
         (REPLICA + "_wait", "if ticket.index <= self.raft.commit_index:", "if ticket.duplicate:"),
         options=(*THREE, ("request_timeout_seconds", 0.3), ("producers", 3)),
         faults=(("partition", 4.0), ("crash", 5.0)),
-        first_seed=3,
-    ),
-    bug(
-        "never-given-up",
-        "etcd#10289: proposals that hang after a lost leadership",
-        "Appends whose leadership was lost wait for ever when nobody leads.",
-        (REPLICA + "_count_lost_ticks", "if self._lost_ticks > 2", "if 0 > 2"),
-        (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
-        options=THREE,
-        faults=(("partition", 4.0),),
         first_seed=6,
     ),
     bug(
