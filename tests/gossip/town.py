@@ -30,7 +30,6 @@ class Resident:
         self.town = town
         self.number = number
         self.disk_uuid = number.to_bytes(15, "big") + b"\x01"
-        self.key = MemberKey(name_of(number), self.disk_uuid)
         self.address = f"10.0.0.{number}:8400"
         self.tags = ()
         self.seeds = ()
@@ -42,6 +41,10 @@ class Resident:
         self.events = []
         self.incarnations = {}  # member -> highest held in this life
         self.durable_incarnation = 0
+
+    @property
+    def key(self):
+        return MemberKey(name_of(self.number), self.disk_uuid)
 
     def start(self, delay_seconds=0.0):
         """Start with what the disk has."""
