@@ -39,7 +39,7 @@ CI_SECONDS = 280.0
 CI_HOURS_MIN = 2.0
 CI_FAULTS_MIN = 20_000
 # The share of whole nodes in that, beyond the figures above.
-CI_FULL_HOURS_MIN = 0.3
+CI_FULL_HOURS_MIN = 0.5
 MUTANTS = "tests.mutants"
 
 

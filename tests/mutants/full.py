@@ -220,15 +220,6 @@ FORWARDING = (
 
 MEMBERSHIP = (
     bug(
-        "emptied-keeps-its-id",
-        "found here; etcd: a member restarted with an empty disk under its old id",
-        "Messages for a dead voter reach its emptied namesake, which goes on as that voter.",
-        (CLUSTER + "send_raft", "if hello is not None and hello.disk_uuid != disk_uuid:", "if False:"),
-        options=THREE,
-        faults=(("wipe", 5.0), ("crash", 5.0)),
-        first_seed=7,
-    ),
-    bug(
         "joiner-cannot-answer",
         "a learner whose log does not hold the leader yet",
         "A joiner answers only members that its own log knows.",
