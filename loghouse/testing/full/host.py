@@ -255,8 +255,18 @@ class Host:
         self.machine.process_exit()
         self.restart_after(self.cluster.options.election_seconds * 2)
 
-    def _crashed(self, failure: Failure) -> None:
-        self.cluster.crashed(self.name, failure.value)
+    def _crashed(self, failure: Failure, life: Life) -> None:
+        if life.is_alive:
+            self.cluster.crashed(self.name, failure.value)
+
+    def _not_stopped(self, failure: Failure, life: Life) -> None:
+        """An orderly stop met an error: of a disk that fails, or a bug."""
+        if not life.is_alive:
+            return
+        if failure.check(PowerLossError):
+            self.lose_power()
+        else:
+            self._fatal(life, failure)
 
     def _check_disk_may_fail(self, error: BaseException) -> None:
         if not self.has_bad_disk:
@@ -287,7 +297,7 @@ class Host:
         assert links is not None
         self.cluster.trace.note(f"{self.name} is asked to stop")
         stopping = Deferred.fromCoroutine(self._stop(life, node, links))
-        stopping.addErrback(self._crashed)
+        stopping.addErrback(self._not_stopped, life)
         # What the threads did last is told on the reactor a moment later.
         stopping.addCallback(
             lambda _: self.cluster.clock.after(GRACE_SECONDS, life.enter, self._stopped, life, down_seconds)
@@ -524,7 +534,7 @@ class Host:
             done = ask(node)
             asked.append(done)
             done.addCallback(shape).addBoth(self._answered, life, serial, answer, offset)
-            done.addErrback(self._crashed)
+            done.addErrback(self._crashed, life)
 
         def cancel() -> None:
             if asked and not asked[0].called:
