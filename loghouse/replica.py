@@ -123,6 +123,7 @@ class Replica:
         self._to_write: deque[Ready] = deque()
         self._writing: list[Ready] = []
         self._write: _Write | None = None
+        self._is_at_disk = False
         self._waiting: dict[int, list[_Waiting]] = {}
         self._reads: dict[int, Deferred[int]] = {}
         self._behind: list[_Behind] = []
@@ -344,11 +345,13 @@ class Replica:
 
     def _run_write(self) -> None:
         assert self._write is not None
+        self._is_at_disk = True
         self._disk.run(self._write.run).addCallbacks(self._written, self._not_written).addErrback(
             self._owner.fatal
         )
 
     def _written(self, _: None) -> None:
+        self._is_at_disk = False
         if self.is_full:
             self.is_full = False
             self._owner.disk_filled(False)
@@ -356,6 +359,7 @@ class Replica:
         self._turn()
 
     def _not_written(self, failure: Failure) -> None:
+        self._is_at_disk = False
         if not isinstance(failure.value, DiskFullError):
             self._fail_waiting(OutcomeUnknownError("the disk failed during the append"))
             self._owner.fatal(failure)
@@ -365,7 +369,8 @@ class Replica:
 
     def retry_write(self) -> None:
         """Try again to write what found a full disk; called now and then while `is_full`."""
-        if self.is_full and self._write is not None and not self._is_stopped:
+        # Never twice at a time: the end of the second would pass for that of the next group.
+        if self.is_full and self._write is not None and not (self._is_at_disk or self._is_stopped):
             self._run_write()
 
     def _finish_write(self) -> None:
@@ -451,9 +456,9 @@ class Replica:
     # --- answers ------------------------------------------------------------------------
 
     def _answer_read(self, state: ReadState) -> None:
-        done = self._reads.pop(state.id)
-        if done.called:
-            return
+        done = self._reads.pop(state.id, None)
+        if done is None or done.called:
+            return  # a stop within this turn told its caller, or that one went away
         if state.index is None:
             done.errback(UnavailableError("the leader did not confirm the read; try again"))
         else:
