@@ -1,5 +1,6 @@
 """Runs the command in this process, with its streams caught."""
 
+import asyncio
 import io
 import os
 import sys
@@ -31,6 +32,7 @@ class CommandCase(SynchronousTestCase):
     def run_command(self, *arguments, stdin=None, terminal=False):
         """Return (exit code, stdout, stderr) of `loghouse ARGUMENTS`."""
         streams = sys.stdout, sys.stderr, sys.stdin
+        loop = asyncio.get_event_loop()
         sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         sys.stderr = _Terminal() if terminal else io.StringIO()
         try:
@@ -45,6 +47,7 @@ class CommandCase(SynchronousTestCase):
             sys.stdout.flush()
             return code, sys.stdout.buffer.getvalue().decode(), sys.stderr.getvalue()
         finally:
+            asyncio.set_event_loop(loop)  # `asyncio.run` leaves none; the reactor of the other tests is on it
             if stdin is not None:
                 sys.stdin.close()
             sys.stdout, sys.stderr, sys.stdin = streams
