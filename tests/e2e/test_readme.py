@@ -208,4 +208,4 @@ class PageTests(SynchronousTestCase):
         """The snippet's address is where `make run` listens."""
         (snippet,) = blocks(ROOT / "README.md", "python")
         (listen,) = re.findall(r"(?m)^LISTEN \?= (\S+)$", (ROOT / "Makefile").read_text())
-        self.assertIn(f'"{parse_address(listen)}"', snippet)
+        self.assertIn(f'"loghouse://{parse_address(listen)}"', snippet)
