@@ -119,6 +119,7 @@ FRAME_BYTES_PER_SECOND_MIN: Final = 64 * KIB  # ... a second more for each so ma
 SILENCE_SECONDS: Final = 30.0  # without a byte received: a Ping is sent
 SILENCE_SECONDS_MAX: Final = 60.0  # without a byte received: the connection is gone
 STUCK_SECONDS_MAX: Final = 60.0  # a peer that takes none of what is written to it
+SPLICE_SIZE: Final = 256 * KIB  # of gRPC's bytes read at once, and held for an end that is slow
 HALF_CLOSED_SECONDS_MAX: Final = 30.0  # of a spliced connection: TLS has no use for more
 CONNECTIONS_MAX: Final = 4096  # on the one port; accepting pauses there
 CONNECTIONS_PER_ADDRESS_MAX: Final = 2560

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.limits import HALF_CLOSED_SECONDS_MAX
+from loghouse.limits import HALF_CLOSED_SECONDS_MAX, SPLICE_SIZE
 
 
 @implementer(IHalfCloseableProtocol)
@@ -37,6 +37,9 @@ class SpliceEnd(Protocol):
     def join(self, other: SpliceEnd) -> None:
         """Tie two connected ends together: each is the producer of what the other writes."""
         self.other, other.other = other, self
+        for end in (self, other):
+            # Read at once, and held for the other end before this one is not read any more.
+            end._transport.bufferSize = SPLICE_SIZE
         self._transport.registerProducer(other._transport, True)
         other._transport.registerProducer(self._transport, True)
 
