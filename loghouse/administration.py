@@ -251,23 +251,25 @@ class Administration:
         if not self._hand_overs or self._replica is None:
             return
         raft = self._replica.raft
-        if raft.transfer_target if raft.role is Role.LEADER else not raft.leader:
+        if raft.transfer_target or not raft.leader:
             return  # still under way, or nobody is heard to lead yet
+        stayed = "the other node did not take over in time; this one leads on"
+        self._settle_hand_overs(stayed if raft.role is Role.LEADER else "")
+
+    def _end_hand_overs(self) -> None:
+        """The node stops: nobody will look at hand-overs any more."""
+        self._settle_hand_overs("the node stopped before another one had taken over")
+
+    def _settle_hand_overs(self, problem: str) -> None:
+        """Tell who waits that another node leads, or the problem."""
         waiting, self._hand_overs = self._hand_overs, []
         for done in waiting:
             if done.called:
                 continue
-            if raft.role is Role.LEADER:
-                done.errback(UnavailableError("the other node did not take over in time; this one leads on"))
+            if problem:
+                done.errback(UnavailableError(problem))
             else:
                 done.callback(None)
-
-    def _end_hand_overs(self) -> None:
-        """The node stops: nobody will look at hand-overs any more."""
-        waiting, self._hand_overs = self._hand_overs, []
-        for done in waiting:
-            if not done.called:
-                done.errback(UnavailableError("the node stopped before another one had taken over"))
 
     # --- status -------------------------------------------------------------------------
 

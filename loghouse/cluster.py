@@ -252,9 +252,12 @@ class Cluster:
         Where this node does not lead it is the committed one: by an entry that is to be cut, the leader may
         have given a new member's id to another.
         """
+        return self.node.configuration if self._leads else self._settled
+
+    @property
+    def _leads(self) -> bool:
         node = self.node
-        leads = bool(node.member_id) and node.leader_id == node.member_id
-        return node.configuration if leads else self._settled
+        return bool(node.member_id) and node.leader_id == node.member_id
 
     def send(self, name: str, message: Message) -> bool:
         """Send another message to a node; False when it certainly was not sent."""
@@ -381,7 +384,7 @@ class Cluster:
             self._settled = node.configuration
         self._drop_removed()
         self._is_growing = False
-        if not node.member_id or node.leader_id != node.member_id:
+        if not self._leads:
             return
         configuration = node.configuration
         # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.

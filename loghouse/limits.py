@@ -44,9 +44,7 @@ ENTRIES_SERVED_MAX: Final = 8  # such requests of other nodes under way at a tim
 # --- node -----------------------------------------------------------------------
 PROPOSALS_SIZE_MAX: Final = 64 * MIB  # bytes proposed and not yet committed
 JOINED_SIZE_MAX: Final = 64 * KIB  # small batches share an entry up to here; sixty-four of a kilobyte do
-SHARE_SIZE_MAX: Final = (
-    16 * KIB
-)  # a larger batch does not wait for company: its bytes cost more than its entry
+SHARE_SIZE_MAX: Final = 16 * KIB  # a larger batch waits for no company: its bytes cost more than its entry
 CACHED_ENTRIES_MAX: Final = 8192  # kept in memory for followers close behind; the smallest costs a kilobyte
 PROPOSALS_MAX: Final = 16_384  # the same, counted: single records are small
 FORWARDS_SIZE_MAX: Final = 32 * MIB  # bytes passed on to the leader and not answered; twice a peer's queue

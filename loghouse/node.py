@@ -356,8 +356,8 @@ class Node(Administration, Repairing, Service):
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
         """Fire once the appends under way have their outcome, at the latest after so many seconds."""
-        is_hopeful = self._replica is not None and not self._replica.is_full
-        idle = self._replica.when_idle() if self._replica and is_hopeful else succeed(None)
+        replica = self._replica
+        idle = succeed(None) if replica is None or replica.is_full else replica.when_idle()
         return idle.addTimeout(seconds_max, self._clocks.scheduler, lambda _, __: None)
 
     def stopService(self) -> Deferred[None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -138,10 +138,11 @@ class Repairing:
     _mender: Mender | None = None
     _scrubber: Scrubber | None = None
 
-    @property
-    def configuration(self) -> Configuration:
-        """The latest configuration of the log."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        @property
+        def configuration(self) -> Configuration:
+            """The latest configuration of the log; the node has it."""
 
     def fatal(self, failure: Failure) -> None:
         """The process must end. When damage is why, a member's next start repairs it."""
@@ -186,11 +187,7 @@ class Repairing:
         return failure
 
     def damage_found(self, error: DamageError) -> None:
-        """Damage was met by the scrubber, or while reading for another member."""
-        self._is_mended(error, Failure(error))
-
-    def damage_met(self, error: DamageError) -> None:
-        """The core met damage; what needs the damaged entries waits."""
+        """Damage was met by the scrubber, by the core, or while reading for another member."""
         self._is_mended(error, Failure(error))
 
     def _is_mended(self, error: DamageError, failure: Failure) -> bool:

@@ -56,7 +56,7 @@ class ReplicaOwner(Protocol):
     def disk_filled(self, is_full: bool) -> None:
         """The disk has no room for appends, or has room again."""
 
-    def damage_met(self, error: DamageError) -> None:
+    def damage_found(self, error: DamageError) -> None:
         """The core met damage in committed entries; what needs them waits."""
 
     def fatal(self, failure: Failure) -> None:
@@ -303,7 +303,7 @@ class Replica:
             self._is_turning = False
         unreadable = self.raft.take_unreadable()
         if unreadable is not None:
-            self._owner.damage_met(unreadable)
+            self._owner.damage_found(unreadable)
         if self._is_idle:
             self._become_idle()
 

@@ -73,7 +73,7 @@ class Member:
     def disk_filled(self, is_full) -> None:
         self.fills.append(is_full)
 
-    def damage_met(self, error) -> None:
+    def damage_found(self, error) -> None:
         self.damages.append(error)
 
     def fatal(self, failure) -> None:

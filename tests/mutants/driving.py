@@ -321,8 +321,8 @@ MEMBERSHIP = (
         [
             (
                 CLUSTER + "_authority",
-                "return node.configuration if leads else self._settled",
-                "return node.configuration",
+                "return self.node.configuration if self._leads else self._settled",
+                "return self.node.configuration",
             )
         ],
         "test_uncommitted_removal:UncommittedRemovalTests.test_id_given_twice",
@@ -365,7 +365,7 @@ MEMBERSHIP = (
         "failed-transfer-succeeds",
         "hashicorp/raft: LeadershipTransfer",
         "A hand-over that did not happen is said to have been done.",
-        [(ADMINISTRATION + "_look_at_hand_over", "if raft.role is Role.LEADER:\n", "if False:\n")],
+        [(ADMINISTRATION + "_look_at_hand_over", "if raft.role is Role.LEADER else", "if False else")],
         "test_cluster:AdministrationTests.test_transfer_that_fails",
     ),
 )
