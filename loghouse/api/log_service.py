@@ -30,19 +30,15 @@ from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
     KIB,
-    PAYLOAD_SIZE_MAX,
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
 from loghouse.node_api import Appended, Fetched, NodeLike, ProducerRegistry, Proposal
-from loghouse.protocol.batch import check_batch, decode_batch
+from loghouse.protocol.batch import check_batch, decode_batch, is_slow
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
 from loghouse.protocol.varint import join_bytes_field
 
 SERVICE: Final = "log.v1.Log"
-
-UNPACK_SIZE_MAX: Final = 64 * KIB
-"""Bytes of a compressed batch up to which it is unpacked on the loop; unpacking leaves the GIL alone."""
 
 CONSUME_SIZE: Final = 256 * KIB
 """Bytes of entries that a record stream takes at a time: what a reader who stops reading holds."""
@@ -160,7 +156,7 @@ class LogService:
             "payload_crc": payload_crc,
             "record_size_max": self._record_size_max,
         }
-        if request.codec != Codec.NONE and UNPACK_SIZE_MAX < len(batch) <= PAYLOAD_SIZE_MAX:
+        if is_slow(len(batch), request.codec):
             await asyncio.to_thread(check_batch, batch, **arguments)
         else:
             check_batch(batch, **arguments)
@@ -370,7 +366,7 @@ async def _records_from(entry: Entry, offset: int) -> Iterator[Any]:
     if entry.kind != EntryKind.RECORDS or entry.next_offset <= offset:
         return iter(())
     codec = entry.attributes & CODEC_MASK
-    if codec != Codec.NONE and len(entry.payload) > UNPACK_SIZE_MAX:
+    if is_slow(len(entry.payload), codec):
         batch = await asyncio.to_thread(decode_batch, entry.payload, codec)
     else:
         batch = decode_batch(entry.payload, codec)

@@ -16,14 +16,13 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import OutcomeUnknownError, RequestError
 from loghouse.joining import Joiner, may_share
-from loghouse.limits import KIB, PAYLOAD_SIZE_MAX, PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
+from loghouse.limits import PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
-from loghouse.protocol.batch import check_batch
+from loghouse.protocol.batch import check_batch, is_slow
 from loghouse.protocol.client_messages import Produce, ProduceReply
-from loghouse.protocol.entry import CODEC_MASK, Buffer, Codec
+from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
 
-UNPACK_SIZE_MAX: Final = 64 * KIB  # a larger compressed batch is unpacked off the reactor
 PRODUCE_SECONDS_DEFAULT: Final = 30.0
 PRODUCE_SECONDS_MAX: Final = 600.0
 
@@ -172,7 +171,7 @@ class Appends:
             "payload_crc": request.batch_crc,
             "record_size_max": door.record_size_max,
         }
-        if arguments["codec"] != Codec.NONE and UNPACK_SIZE_MAX < len(append.payload) <= PAYLOAD_SIZE_MAX:
+        if is_slow(len(append.payload), arguments["codec"]):
             checked = door.in_thread(check_batch, append.payload, **arguments)
             checked.addCallback(lambda _: self._propose(append, request)).addErrback(append.failed_alone)
             return

@@ -15,11 +15,21 @@ from google.protobuf.message import DecodeError
 
 from loghouse.api.v1.log_pb2 import Record, RecordBatch
 from loghouse.errors import InvalidRequestError
-from loghouse.limits import PAYLOAD_SIZE_MAX, RECORD_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.limits import KIB, PAYLOAD_SIZE_MAX, RECORD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.protocol.entry import Buffer, Codec, crc32c
+from loghouse.protocol.varint import decode_varint
 
 PARSE_SLACK: Final = 262_144
 """Records more than announced that a parse may make: 24 MiB for a moment. Batches below 512 KiB cannot."""
+
+
+UNPACK_SIZE_MAX: Final = 64 * KIB
+"""A larger compressed batch is unpacked on another thread than the reactor's; that leaves the GIL alone."""
+
+
+def is_slow(size: int, codec: int) -> bool:
+    """Whether unpacking so many bytes is for another thread; what is refused for its size needs none."""
+    return codec != Codec.NONE and UNPACK_SIZE_MAX < size <= PAYLOAD_SIZE_MAX
 
 
 def encode_batch(records: Iterable[Record]) -> bytes:
@@ -86,16 +96,10 @@ def _check_parse_is_cheap(payload: Buffer, record_count: int) -> None:
             raise InvalidRequestError("record_count", f"is {record_count}, but the batch holds more")
         if view[position] != 0x0A:
             raise InvalidRequestError("batch", "is not a serialized RecordBatch")
-        position += 1
-        size = shift = 0
-        while True:
-            byte = view[position] if position < len(view) and shift < 35 else -1
-            if byte < 0:
-                raise InvalidRequestError("batch", "is not a serialized RecordBatch")
-            size |= (byte & 0x7F) << shift
-            position, shift = position + 1, shift + 7
-            if byte < 0x80:
-                break
+        try:
+            size, position = decode_varint(view, position + 1)
+        except (IndexError, ValueError):
+            raise InvalidRequestError("batch", "is not a serialized RecordBatch") from None
         position += size
 
 

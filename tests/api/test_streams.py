@@ -7,13 +7,13 @@ import resource
 import grpc
 from grpc import aio
 
-from loghouse.api.log_service import CONSUME_SIZE, UNPACK_SIZE_MAX
+from loghouse.api.log_service import CONSUME_SIZE
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
 from loghouse.joining import ENTRIES_MAX
 from loghouse.limits import FETCH_SIZE_MAX, KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX, READERS_SIZE_MAX
 from loghouse.node_api import Proposal
-from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.batch import UNPACK_SIZE_MAX, compress, encode_batch
 from loghouse.protocol.entry import Codec, decode_entries
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
 
