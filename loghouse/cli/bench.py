@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, size_text, write_json, write_line
-from loghouse.cli.produce import BATCH_SIZE_DEFAULT, BUFFER_SIZE, batch_size
+from loghouse.cli.produce import BATCH_SIZE_DEFAULT, BUFFER_SIZE, size_from
 from loghouse.cli.target import add_options, connect
-from loghouse.config_values import parse_size
-from loghouse.limits import PAYLOAD_SIZE_MAX
 
 RECORDS_DEFAULT: Final = 100_000
 SIZE_DEFAULT: Final = 100
@@ -32,9 +30,13 @@ def add_parser(commands: Any) -> None:
         help="append records and time each acknowledgement",
         description="Append records of one size and time each acknowledgement. THE RECORDS STAY IN THE LOG.",
     )
-    produce.add_argument("--size", type=_size, default=SIZE_DEFAULT, help="bytes of a record (100)")
+    produce.add_argument("--size", type=size_from(0), default=SIZE_DEFAULT, help="bytes of a record (100)")
     produce.add_argument(
-        "--batch", type=batch_size, default=BATCH_SIZE_DEFAULT, metavar="SIZE", help="as of produce (256KiB)"
+        "--batch",
+        type=size_from(1),
+        default=BATCH_SIZE_DEFAULT,
+        metavar="SIZE",
+        help="as of produce (256KiB)",
     )
     produce.add_argument("--codec", choices=["none", "zstd"], default="none", help="compress the batches")
     produce.add_argument(
@@ -61,16 +63,6 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a count; allowed: a number from 1")
     return int(text)
-
-
-def _size(text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
-    if size > PAYLOAD_SIZE_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is out of range; allowed: 0 to {PAYLOAD_SIZE_MAX} bytes")
-    return size
 
 
 def run_produce(args: argparse.Namespace) -> int:

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
 from loghouse.cli.record_output import WRITERS
 from loghouse.cli.target import add_options, connect_async, contact
-from loghouse.client import AsyncClient, Batch
-from loghouse.errors import OffsetOutOfRangeError
+from loghouse.client import AsyncClient
 
 _FROM_ALLOWED = "an offset, earliest, latest, or a time such as 2026-11-23T08:30:00Z"
 
@@ -141,7 +140,7 @@ async def _read(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) ->
     with progress_bar(total, " records", "reading") as bar:
         async with aclosing(batches):
             async for batch in batches:
-                wanted = _before(batch, end)
+                wanted = batch if end is None else batch.before(end)
                 output.write(WRITERS[args.format](wanted, with_offsets=args.offsets))
                 if args.follow:
                     output.flush()  # whoever reads the pipe sees each record as soon as it is here
@@ -154,21 +153,7 @@ async def _read(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) ->
 
 async def _range(args: argparse.Namespace, log: AsyncClient) -> tuple[int, int | None]:
     """Return the first offset to read, and the first not to read."""
-    start, bounds = args.start, await log.bounds()
-    if isinstance(start, datetime):
-        offset = await log.find_offset(start)
-    else:
-        offset = {"earliest": bounds.lowest, "latest": bounds.next_offset}.get(start, start)
-    if not args.follow and offset > bounds.next_offset:
-        raise OffsetOutOfRangeError(offset, *bounds)
-    end = None if args.follow else bounds.next_offset
+    offset, end = await log.find_range(args.start, follow=args.follow)
     if args.count is not None:
         end = offset + args.count if end is None else min(end, offset + args.count)
     return offset, end
-
-
-def _before(batch: Batch, end: int | None) -> Batch:
-    """Return the part of a batch that is before an offset."""
-    if end is None or batch.next_offset <= end:
-        return batch
-    return Batch(batch.offset, batch.timestamp, batch.messages[: end - batch.offset])

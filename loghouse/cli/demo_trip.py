@@ -61,10 +61,9 @@ def compare_file(log: Client, path: Path, appended: Appended) -> float:
 
 def _read(log: Client, offsets: range) -> Iterator[Batch]:
     for batch in log.read_batches(offsets.start):
+        yield batch.before(offsets.stop)
         if batch.next_offset >= offsets.stop:
-            yield Batch(batch.offset, batch.timestamp, batch.messages[: offsets.stop - batch.offset])
             return
-        yield batch
 
 
 def figures(appended: Appended, read_seconds: float) -> dict[str, Any]:

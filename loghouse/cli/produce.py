@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from loghouse.cli.output import (
     CommandError,
@@ -24,6 +24,7 @@ from loghouse.cli.output import (
 from loghouse.cli.record_input import READERS, NewRecord, paced
 from loghouse.cli.target import add_options, connect
 from loghouse.client import Client
+from loghouse.client.asynchronous import Compression
 from loghouse.config_values import parse_size
 from loghouse.errors import LoghouseError, OutcomeUnknownError
 from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX
@@ -31,8 +32,6 @@ from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX
 BATCH_SIZE_DEFAULT: Final = 256 * KIB
 BUFFER_SIZE: Final = 4 * MIB  # of records not acknowledged yet; each costs more memory than its bytes
 RATE_MAX: Final = 1_000_000
-
-Compression = Literal["none", "zstd"]
 
 
 def add_parser(commands: Any) -> None:
@@ -72,7 +71,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--batch",
         nargs="?",
-        type=batch_size,
+        type=size_from(1),
         const=BATCH_SIZE_DEFAULT,
         default=BATCH_SIZE_DEFAULT,
         metavar="SIZE",
@@ -84,15 +83,21 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def batch_size(text: str) -> int:
-    """Return the size of a batch that an option gives."""
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
-    if not 1 <= size <= PAYLOAD_SIZE_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is out of range; allowed: 1 to {PAYLOAD_SIZE_MAX} bytes")
-    return size
+def size_from(lowest: int) -> Callable[[str], int]:
+    """Return what reads the size of a record or a batch from an option."""
+
+    def read(text: str) -> int:
+        try:
+            size = parse_size(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+        if not lowest <= size <= PAYLOAD_SIZE_MAX:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is out of range; allowed: {lowest} to {PAYLOAD_SIZE_MAX} bytes"
+            )
+        return size
+
+    return read
 
 
 def _rate(text: str) -> float:

@@ -240,7 +240,7 @@ class AsyncClient:
         What `Client` is made of: the decoding is done by the thread that reads.
         """
         seconds = self._timeout(timeout_seconds)
-        offset, end = await self._range(from_, follow, seconds)
+        offset, end = await self.find_range(from_, follow=follow, timeout_seconds=seconds)
         if end is not None and offset >= end:
             return
         reader = Reader(self.calls, offset=offset, end=end, log=self.log, timeout_seconds=seconds)
@@ -248,26 +248,33 @@ class AsyncClient:
             async for batches in answers:
                 yield batches
 
-    async def _range(self, from_: Start, follow: bool, seconds: float) -> tuple[int, int | None]:
-        """Return the first offset to read, and the first not to read."""
-        if isinstance(from_, bool) or not isinstance(from_, int | str | datetime):
+    async def find_range(
+        self, from_: Start, *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> tuple[int, int | None]:
+        """Return the first offset that `read` would give, and the first it would not; None with `follow`.
+
+        Raises:
+            InvalidRequestError: `from_` is nothing to begin at.
+            OffsetOutOfRangeError: Without `follow`: it is beyond the next offset.
+        """
+        if isinstance(from_, bool) or not (
+            isinstance(from_, int | datetime) or from_ in ("earliest", "latest")
+        ):
             raise InvalidRequestError("from_", f"{from_!r} is no offset, 'earliest', 'latest' or datetime")
         if isinstance(from_, int):
             if not 0 <= from_ < 2**64:
                 raise InvalidRequestError("from_", f"{from_} is no offset; they are numbers from 0")
             if follow:
                 return from_, None
-        bounds = await self.bounds(timeout_seconds=seconds)
+        bounds = await self.bounds(timeout_seconds=timeout_seconds)
         end = None if follow else bounds.next_offset
-        if isinstance(from_, int):
-            if from_ > bounds.next_offset:
-                raise OffsetOutOfRangeError(from_, *bounds)
-            return from_, end
         if isinstance(from_, datetime):
-            return await self.find_offset(from_, timeout_seconds=seconds), end
-        if from_ not in ("earliest", "latest"):
-            raise InvalidRequestError("from_", f"{from_!r} is no offset, 'earliest', 'latest' or datetime")
-        return (bounds.lowest if from_ == "earliest" else bounds.next_offset), end
+            return await self.find_offset(from_, timeout_seconds=timeout_seconds), end
+        if not isinstance(from_, int):
+            return (bounds.lowest if from_ == "earliest" else bounds.next_offset), end
+        if from_ > bounds.next_offset:
+            raise OffsetOutOfRangeError(from_, *bounds)
+        return from_, end
 
     async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
         """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended."""

@@ -259,6 +259,45 @@ class Accumulator:
         return dropped
 
 
+class Ledger:
+    """What a producer took, how much of it is settled, and the first failure that nobody was told of.
+
+    Attributes:
+        room: Bytes that the buffer still takes; a record may take it below 0, once.
+        taken, done: Records appended so far, and settled.
+    """
+
+    __slots__ = ("_failed", "done", "room", "taken")
+
+    def __init__(self, buffer_size: int) -> None:
+        self.room = buffer_size
+        self.taken = 0
+        self.done = 0
+        self._failed: Outgoing | None = None
+
+    def take(self, size: int) -> None:
+        """Count a record of so many bytes."""
+        self.room -= size
+        self.taken += 1
+
+    def settle(self, batch: Outgoing) -> None:
+        """Count a batch of which the outcome is known."""
+        self.room += batch.size
+        self.done += batch.record_count
+        if batch.error is not None and (self._failed is None or self._failed.is_told):
+            self._failed = batch
+
+    def raise_untold(self) -> None:
+        """Raise the first failure since the last time that no delivery has told.
+
+        Raises:
+            LoghouseError: That failure.
+        """
+        failed, self._failed = self._failed, None
+        if failed is not None and not failed.is_told:
+            failed.offset(0)
+
+
 def encode_record(
     value: Any, key: Any, headers: Headers, timestamp: datetime | int | None
 ) -> tuple[bytes, bytes]:
@@ -271,7 +310,9 @@ def encode_record(
         body = message_of(value, key, headers, timestamp).SerializeToString()
         head = _TAG + encode_varint(len(body))
     else:
-        body = bytes_of(value)
+        body = value if type(value) is bytes else bytes_of(value)
         head = head_of(len(body))
-    check_fits(len(head) + len(body))
+    size = len(head) + len(body)
+    if size > PAYLOAD_SIZE_MAX:
+        check_fits(size)
     return head, body

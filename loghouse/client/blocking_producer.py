@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from loghouse.client.asynchronous import AsyncClient, Compression, codec_of
-from loghouse.client.batching import Accumulator, Outgoing, encode_record, head_of
+from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.producing import WINDOW, check_settings
 from loghouse.client.records import Headers
@@ -85,10 +85,7 @@ class Producer:
             lock=self._changed,
             settled=self._settled,
         )
-        self._room = buffer_bytes
-        self._added = 0
-        self._done = 0
-        self._failed: Outgoing | None = None
+        self._ledger = Ledger(buffer_bytes)
         self._is_closed = False
         self._running = thread.run(self._start())
 
@@ -120,18 +117,14 @@ class Producer:
             InvalidRequestError: It cannot be encoded, or no batch can hold it.
             UnavailableError: The producer is closed.
         """
-        if key or headers or timestamp is not None or type(value) is not bytes or len(value) > 1 << 20:
-            head, value = encode_record(value, key, headers, timestamp)
-        else:
-            head = head_of(len(value))
+        head, body = encode_record(value, key, headers, timestamp)
         with self._changed:
-            while self._room <= 0 and not self._running.done():
+            while self._ledger.room <= 0 and not self._running.done():
                 self._changed.wait()
             if self._is_closed or self._running.done():
                 raise UnavailableError("the producer is closed")
-            batch = self._accumulator.add(head, value, self._loop.time())
-            self._room -= len(head) + len(value)
-            self._added += 1
+            batch = self._accumulator.add(head, body, self._loop.time())
+            self._ledger.take(len(head) + len(body))
             place = batch.record_count - 1
         if place == 0 or batch.is_full:
             self._wake()
@@ -144,14 +137,12 @@ class Producer:
             LoghouseError: The first failure since the last time that no delivery has told.
         """
         with self._changed:
-            goal = self._added
-            while self._done < goal:
+            goal = self._ledger.taken
+            while self._ledger.done < goal:
                 self._accumulator.hurry()
                 self._wake()
                 self._changed.wait()
-            failed, self._failed = self._failed, None
-        if failed is not None and not failed.is_told:
-            failed.offset(0)
+            self._ledger.raise_untold()
 
     def close(self) -> None:
         """Flush, and end; raises as `flush`."""
@@ -183,8 +174,5 @@ class Producer:
 
     def _settled(self, batch: Outgoing) -> None:
         with self._changed:
-            self._room += batch.size
-            self._done += batch.record_count
-            if batch.error is not None and (self._failed is None or self._failed.is_told):
-                self._failed = batch
+            self._ledger.settle(batch)
             self._changed.notify_all()

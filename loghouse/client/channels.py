@@ -121,10 +121,6 @@ class Channels:
     def _close_soon(self, channel: Channel) -> None:
         if self.is_closed:
             return  # `close` does it
-        task = asyncio.ensure_future(_close(channel))
+        task = asyncio.ensure_future(channel.aio.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-async def _close(channel: Channel) -> None:
-    await channel.aio.close()

@@ -9,13 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from loghouse.client.batching import (
-    Accumulator,
-    Outgoing,
-    check_fits,
-    encode_record,
-    head_of,
-)
+from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
 from loghouse.client.calls import Calls
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
@@ -85,10 +79,7 @@ class AsyncProducer:
             lock=contextlib.nullcontext(),
             settled=self._settled,
         )
-        self._room = buffer_bytes
-        self._added = 0
-        self._done = 0
-        self._failed: Outgoing | None = None
+        self._ledger = Ledger(buffer_bytes)
         self._progress: asyncio.Future[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -121,26 +112,18 @@ class AsyncProducer:
             InvalidRequestError: It cannot be encoded, or no batch can hold it.
             UnavailableError: The producer is closed.
         """
-        if key or headers or timestamp is not None or type(value) is not bytes:
-            head, value = encode_record(value, key, headers, timestamp)
-        else:
-            head = head_of(len(value))
-        while self._room <= 0:
+        head, body = encode_record(value, key, headers, timestamp)
+        while self._ledger.room <= 0:
             await self._wait_for_progress()
-        return self._add(head, value)
+        return self._add(head, body)
 
     def _add(self, head: bytes, body: bytes) -> Delivery:
         if self._running is None:
             self._start()
         elif self._running.done():
             raise UnavailableError("the producer is closed")
-        size = len(head) + len(body)
-        if size > PAYLOAD_SIZE_MAX:
-            check_fits(size)
-        loop = self._loop
-        batch = self._accumulator.add(head, body, loop.time())
-        self._room -= size
-        self._added += 1
+        batch = self._accumulator.add(head, body, self._loop.time())
+        self._ledger.take(len(head) + len(body))
         place = batch.record_count - 1
         if place == 0 or batch.is_full:
             self._sending.wake()
@@ -152,14 +135,12 @@ class AsyncProducer:
         Raises:
             LoghouseError: The first failure since the last time that no delivery has told.
         """
-        goal = self._added
-        while self._done < goal:
+        goal = self._ledger.taken
+        while self._ledger.done < goal:
             self._accumulator.hurry()
             self._sending.wake()
             await self._wait_for_progress()
-        failed, self._failed = self._failed, None
-        if failed is not None and not failed.is_told:
-            failed.offset(0)
+        self._ledger.raise_untold()
 
     async def close(self) -> None:
         """Flush, and end; raises as `flush`."""
@@ -186,10 +167,7 @@ class AsyncProducer:
         self._running = self._calls.spawn(self._sending.run())
 
     def _settled(self, batch: Outgoing) -> None:
-        self._room += batch.size
-        self._done += batch.record_count
-        if batch.error is not None and (self._failed is None or self._failed.is_told):
-            self._failed = batch
+        self._ledger.settle(batch)
         if batch.waiter is not None:
             batch.waiter.set_result(None)
         progress, self._progress = self._progress, None

@@ -73,6 +73,12 @@ class Batch:
         """The offset of the first record behind this batch."""
         return self.offset + len(self.messages)
 
+    def before(self, end: int) -> Batch:
+        """Return the part of this batch that is before an offset; the batch itself when all of it is."""
+        if self.next_offset <= end:
+            return self
+        return Batch(self.offset, self.timestamp, self.messages[: max(0, end - self.offset)])
+
     def values(self) -> list[bytes]:
         """Return the records' values."""
         return [message.value for message in self.messages]
