@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from loghouse.testing.cluster import RunResult
+from loghouse.testing.simulation import RunResult
 from loghouse.testing.worlds import CORE, World
 
 

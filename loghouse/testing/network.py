@@ -37,7 +37,61 @@ class NetworkOptions:
                 raise ValueError(f"{name} is a probability, from 0 to 1")
 
 
-class SimNetwork:
+class LinkFaults:
+    """What befalls the links between machines by their numbers: one-way cuts, clogs, slowness, delays."""
+
+    def __init__(self, clock: SimClock, rng: random.Random, options: NetworkOptions) -> None:
+        self.clock = clock
+        self._random = rng.random
+        self._options = options
+        self._cut: set[tuple[int, int]] = set()
+        self._clogged_until: dict[tuple[int, int], float] = {}
+        self._slow: dict[int, float] = {}
+
+    @property
+    def options(self) -> NetworkOptions:
+        """How bad the network is now."""
+        return self._options
+
+    def cut(self, source: int, target: int) -> None:
+        """Let nothing pass from one machine to another, that in flight included."""
+        self._cut.add((source, target))
+
+    def mend(self, source: int, target: int) -> None:
+        """End a cut."""
+        self._cut.discard((source, target))
+
+    def clog(self, source: int, target: int, seconds: float) -> None:
+        """Hold everything sent from one machine to another back for a while, then deliver it."""
+        self._clogged_until[(source, target)] = self.clock.seconds() + seconds
+
+    def slow_down(self, node: int, delay_seconds: float) -> None:
+        """Add a delay to everything a machine sends; 0 ends it."""
+        self._slow[node] = delay_seconds
+
+    def heal(self, delay_seconds_mean: float) -> None:
+        """End every cut, clog and slowness; from now on lose and double nothing, with at most this delay."""
+        self._clogged_until.clear()
+        self._slow.clear()
+        for source, target in sorted(self._cut):
+            self.mend(source, target)
+        options = self._options
+        self._options = NetworkOptions(
+            delay_seconds_min=options.delay_seconds_min,
+            delay_seconds_mean=min(delay_seconds_mean, options.delay_seconds_mean),
+            ordered=options.ordered,
+        )
+
+    def is_cut(self, source: int, target: int) -> bool:
+        """Whether nothing passes from one machine to another now."""
+        return (source, target) in self._cut
+
+    def _draw_jitter(self) -> float:
+        # The product of two uniforms has a long thin tail towards large values after the division.
+        return self._options.delay_seconds_mean * (1.0 / (1.0 - 0.95 * self._random()) - 1.0) * 0.5
+
+
+class SimNetwork(LinkFaults):
     """Carries messages between nodes, or does not."""
 
     def __init__(
@@ -47,54 +101,10 @@ class SimNetwork:
         options: NetworkOptions,
         deliver: Callable[[int, int, Any], None],
     ) -> None:
-        self._clock = clock
-        self._random = rng.random
-        self._options = options
+        super().__init__(clock, rng, options)
         self._deliver = deliver
-        self._cut: set[tuple[int, int]] = set()
-        self._clogged_until: dict[tuple[int, int], float] = {}
         self._last_arrival: dict[tuple[int, int], float] = {}
-        self._slow: dict[int, float] = {}
         self.sent = self.delivered = self.lost = self.duplicated = self.strayed = self.blocked = 0
-
-    @property
-    def options(self) -> NetworkOptions:
-        """How bad the network is now."""
-        return self._options
-
-    # --- faults -----------------------------------------------------------------
-
-    def cut(self, source: int, target: int) -> None:
-        """Lose everything from one node to another, that in flight included."""
-        self._cut.add((source, target))
-
-    def mend(self, source: int, target: int) -> None:
-        """End a cut."""
-        self._cut.discard((source, target))
-
-    def clog(self, source: int, target: int, seconds: float) -> None:
-        """Hold everything sent from one node to another back for a while, then deliver it."""
-        self._clogged_until[(source, target)] = self._clock.seconds() + seconds
-
-    def slow_down(self, node: int, delay_seconds: float) -> None:
-        """Add a delay to everything a node sends; 0 ends it."""
-        self._slow[node] = delay_seconds
-
-    def heal(self, delay_seconds_mean: float) -> None:
-        """End every cut, clog and slowness; from now on lose and double nothing, with at most this delay."""
-        self._cut.clear()
-        self._clogged_until.clear()
-        self._slow.clear()
-        options = self._options
-        self._options = NetworkOptions(
-            delay_seconds_min=options.delay_seconds_min,
-            delay_seconds_mean=min(delay_seconds_mean, options.delay_seconds_mean),
-            ordered=options.ordered,
-        )
-
-    def is_cut(self, source: int, target: int) -> bool:
-        """Whether nothing passes from one node to another now."""
-        return (source, target) in self._cut
 
     # --- carrying -----------------------------------------------------------------
 
@@ -116,14 +126,12 @@ class SimNetwork:
             self._carry(link, message, self._arrival(link))
         if options.stray and draw() < options.stray:
             self.strayed += 1
-            self._carry(link, message, self._clock.seconds() + draw() * options.stray_seconds_max)
+            self._carry(link, message, self.clock.seconds() + draw() * options.stray_seconds_max)
 
     def _arrival(self, link: tuple[int, int]) -> float:
         options = self._options
-        # The product of two uniforms has a long thin tail towards large values after the division.
-        jitter = options.delay_seconds_mean * (1.0 / (1.0 - 0.95 * self._random()) - 1.0) * 0.5
-        now = self._clock.seconds()
-        when = now + options.delay_seconds_min + jitter
+        jitter = self._draw_jitter()
+        when = self.clock.seconds() + options.delay_seconds_min + jitter
         if self._slow:
             when += self._slow.get(link[0], 0.0)
         if self._clogged_until:
@@ -134,7 +142,7 @@ class SimNetwork:
         return when
 
     def _carry(self, link: tuple[int, int], message: Any, when: float) -> None:
-        self._clock.at(when, self._arrive, link, message)
+        self.clock.at(when, self._arrive, link, message)
 
     def _arrive(self, link: tuple[int, int], message: Any) -> None:
         if link in self._cut:

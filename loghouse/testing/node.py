@@ -87,6 +87,11 @@ class SimNode:
         self.lowest_offset = 0
         self.is_full = False
 
+    @property
+    def leads(self) -> bool:
+        """Whether it runs and thinks that it leads."""
+        return self.raft is not None and self.raft.role is Role.LEADER and self.is_up
+
     # --- life -----------------------------------------------------------------------
 
     def start(self) -> None:

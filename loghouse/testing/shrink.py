@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from loghouse.testing.cluster import RunResult, run_seed
+from loghouse.testing.cluster import run_seed
 from loghouse.testing.nemesis import Fault, plan_faults
+from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import SwarmOptions
 
 

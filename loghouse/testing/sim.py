@@ -27,10 +27,10 @@ from twisted.logger import ILogObserver, globalLogBeginner
 
 from loghouse.testing.bank import Catch, hunt_all, hunt_table, options_for
 from loghouse.testing.campaign import Summary, run_campaign
-from loghouse.testing.cluster import RunResult
 from loghouse.testing.mutation import Mutant, planted
 from loghouse.testing.nemesis import plan_faults
 from loghouse.testing.shrink import Shrinker
+from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import SwarmOptions
 from loghouse.testing.worlds import CORE, FULL, World
 

@@ -8,9 +8,11 @@ find more than long runs (measured with planted bugs), so they are common here.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
+from loghouse.raft.config import RaftConfig
 from loghouse.testing.network import NetworkOptions
 from loghouse.testing.streams import substream
 
@@ -83,6 +85,10 @@ class RaftLimits:
     cache_size_max: int = 2000
     reads_max: int = 64
 
+    def config(self) -> RaftConfig:
+        """Return the core's own form."""
+        return RaftConfig(**asdict(self))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwarmOptions:
@@ -150,7 +156,14 @@ def draw_options(seed: int) -> SwarmOptions:
         request_timeout_seconds=rng.choice((0.3, 1.0, 3.0)),
         pipeline=rng.choice((1, 1, 4)),
         trim_seconds_mean=rng.choice((0.0, 0.3, 1.0, 5.0)),
-        faults=_draw_faults(rng, tick_seconds * raft.election_ticks),
+        faults=draw_faults(
+            rng,
+            tick_seconds * raft.election_ticks,
+            FAULT_CLASSES,
+            shares=(0.3, 0.6, 0.9),
+            rare=("power_loss", "rolling_restart", "wipe"),
+            rarity=3,
+        ),
     )
 
 
@@ -193,14 +206,28 @@ def _draw_disk(rng: random.Random, tick_seconds: float) -> DiskOptions:
     )
 
 
-def _draw_faults(rng: random.Random, election_seconds: float) -> tuple[tuple[str, float], ...]:
-    share = rng.choice((0.3, 0.6, 0.9))
+def draw_faults(
+    rng: random.Random,
+    election_seconds: float,
+    classes: Sequence[str],
+    *,
+    shares: Sequence[float],
+    rare: Sequence[str],
+    rarity: float,
+) -> tuple[tuple[str, float], ...]:
+    """Return which classes of fault a seed has, and the mean time between two of a class.
+
+    Args:
+        shares: Of the classes that a seed may have, to choose from.
+        rare: The classes whose means are `rarity` times as long.
+    """
+    share = rng.choice(shares)
     pace = rng.choice((0.5, 1.0, 2.0))
     faults = []
-    for name in FAULT_CLASSES:
+    for name in classes:
         mean = election_seconds * rng.uniform(5, 40) * pace
-        if name in ("power_loss", "rolling_restart", "wipe"):
-            mean *= 3
+        if name in rare:
+            mean *= rarity
         if rng.random() < share:
             faults.append((name, mean))
     return tuple(faults)

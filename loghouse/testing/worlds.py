@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loghouse.testing.cluster import RunResult, run_seed
+from loghouse.testing.cluster import run_seed
 from loghouse.testing.full.cluster import run_full_seed
 from loghouse.testing.full.swarm import draw_full_options
+from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import draw_options
 
 

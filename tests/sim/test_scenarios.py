@@ -98,7 +98,7 @@ class ShrinkTests(SynchronousTestCase):
 
         def run(options, faults):
             from loghouse.testing.checkers import Violation
-            from loghouse.testing.cluster import RunResult
+            from loghouse.testing.simulation import RunResult
 
             struck = culprit in faults and culprit.at < options.safety_seconds
             violation = Violation("planted", "a transfer") if struck else None

@@ -9,37 +9,36 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
-from loghouse.errors import DamageError
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.message import NO_UUID
-from loghouse.raft.config import RaftConfig
-from loghouse.raft.ready import Proposal
-from loghouse.testing.checkers import Oracle, Violation
-from loghouse.testing.clock import SimClock
-from loghouse.testing.cluster import RunResult, SimCluster
+from loghouse.testing.checkers import Violation
+from loghouse.testing.cluster import SimCluster
 from loghouse.testing.full.atlas import FullAtlas
 from loghouse.testing.full.follower import Follower
 from loghouse.testing.full.host import ANSWER_SECONDS_MAX, Host
 from loghouse.testing.full.members import Operators
 from loghouse.testing.full.swarm import FullOptions
 from loghouse.testing.full.tcp import TcpNetwork
-from loghouse.testing.history import History
 from loghouse.testing.nemesis import Fault, Nemesis, plan_faults
-from loghouse.testing.streams import substream
-from loghouse.testing.trace import Trace
+from loghouse.testing.simulation import RunResult, Simulation
 from loghouse.testing.workload import Answer, Workload
 
 GROUP = 1
 
 
-class FullCluster:
+class FullCluster(Simulation[Host]):
     """Machines 1 to n, of which the first `voters` start at once and the rest when an operator wants one."""
+
+    options: FullOptions
+    network: TcpNetwork
+    atlas: FullAtlas
+    reconciler: Operators
 
     def __init__(
         self,
@@ -48,27 +47,9 @@ class FullCluster:
         write_trace: Callable[[str], object] | None = None,
     ) -> None:
         """Build a cluster that is not yet running; arguments as `SimCluster`."""
-        self.options = options
-        self.clock = SimClock()
-        self.trace = Trace(self.clock.seconds, write_trace)
-        self.oracle = Oracle()
-        self.history = History()
+        super().__init__(options, write_trace)
         self.current = ""
         self._violation: Violation | None = None
-        limits = options.raft
-        self.raft_config = RaftConfig(
-            election_ticks=limits.election_ticks,
-            heartbeat_ticks=limits.heartbeat_ticks,
-            snapshot_ticks=limits.snapshot_ticks,
-            append_size_max=limits.append_size_max,
-            inflight_entries_max=limits.inflight_entries_max,
-            inflight_size_max=limits.inflight_size_max,
-            proposals_max=limits.proposals_max,
-            proposals_size_max=limits.proposals_size_max,
-            committed_size_max=limits.committed_size_max,
-            cache_size_max=limits.cache_size_max,
-            reads_max=limits.reads_max,
-        )
         self.network = TcpNetwork(
             self.clock,
             self.stream("network"),
@@ -77,7 +58,6 @@ class FullCluster:
             self._machine_at,
             options.write_buffer_size,
         )
-        self._client_rng = self.stream("clients")
         self.join = tuple(f"n{number}:1" for number in range(1, options.voters + 1))
         self.atlas = FullAtlas(self)
         self.nodes = {
@@ -88,10 +68,6 @@ class FullCluster:
         self.nemesis = FullNemesis(self, plan_faults(options) if faults is None else faults)
         self.work = Workload(self.clock, self, self.history, options)
         self.follower = Follower(self, self.stream("follower"))
-
-    def stream(self, name: str) -> random.Random:
-        """Return the generator of one concern of this seed."""
-        return substream(self.options.seed, name)
 
     @property
     def frame_seed(self) -> int:
@@ -142,28 +118,12 @@ class FullCluster:
 
     def run(self) -> RunResult:
         """Run both phases; what is found is in the result."""
-        result = RunResult(self.options.seed)
         observer = cast(ILogObserver, self._observe)
         globalLogPublisher.addObserver(observer)
         try:
-            self._boot()
-            self.clock.run_until(self.options.safety_seconds)
-            self._run_liveness()
-            self._judge()
-            self.check()
-        except Violation as violation:
-            result.violation = violation
-        except Exception as error:
-            # A broken invariant inside a node is as bad as one that the oracle finds.
-            result.violation = Violation("crash", f"{type(error).__name__}: {error}")
-            result.violation.__cause__ = error
+            return super().run()
         finally:
             globalLogPublisher.removeObserver(observer)
-        result.simulated_seconds = self.clock.seconds()
-        result.faults = self.nemesis.injected
-        result.counters = self._counters()
-        result.digest = self.trace.digest()
-        return result
 
     def _observe(self, event: dict[str, Any]) -> None:
         """Take what the nodes write into their diagnostics; a failure nobody handled is found here."""
@@ -177,7 +137,8 @@ class FullCluster:
             if host.is_up:
                 self.crashed(self.current, failure.value)
 
-    def _boot(self) -> None:
+    def boot(self) -> None:
+        """Start the first machines, one after the other, then clients, and whoever operates the cluster."""
         rng = self.stream("boot")
         for number in range(1, self.options.voters + 1):
             self.clock.after(rng.random(), self._start_first, self.nodes[number])
@@ -189,41 +150,20 @@ class FullCluster:
         if not host.incarnation:
             host.start()
 
-    def _run_liveness(self) -> None:
-        """End all faults; a leader, a write through it, and one log everywhere must come within the bound."""
-        self.trace.note("faults end")
-        self.nemesis.stop()
-        options = self.options
-        self.network.heal(options.election_seconds * 0.02)
-        self.atlas.heal()
-        for host in self.nodes.values():
-            host.resume()
-            host.machine.heal()
-            if not host.is_up and host.incarnation:
-                host.restart_after(0.0)
-        deadline = self.clock.seconds() + options.liveness_seconds
-        step = options.election_seconds
-        self.work.think_seconds_min = 2 * options.election_seconds
-        acknowledged = self.work.acknowledged
-        while self.work.acknowledged == acknowledged or not self.reconciler.is_settled():
-            problem = "no write was acknowledged" if self.work.acknowledged == acknowledged else "members"
-            self._check_deadline(deadline, f"{problem}: {self.reconciler.describe()}")
-            self.clock.advance(step)
-        self.work.stopped = True
-        self.reconciler.stop()
-        while not self._is_converged():
-            self._check_deadline(deadline, f"members did not converge: {self.describe()}")
-            self.clock.advance(step)
-        self.clock.advance(ANSWER_SECONDS_MAX)
+    def _revive(self, node: Host) -> None:
+        node.resume()
+        node.machine.heal()
+        if not node.is_up and node.incarnation:
+            node.restart_after(0.0)
 
-    def _check_deadline(self, deadline: float, problem: str) -> None:
-        if self.clock.seconds() > deadline:
-            raise Violation("liveness", f"{problem}, {self.options.liveness_seconds} s after the last fault")
+    def _run_liveness(self) -> None:
+        super()._run_liveness()
+        self.clock.advance(ANSWER_SECONDS_MAX)
 
     def describe(self) -> str:
         """Return one line about every node."""
-        nodes = "; ".join(host.describe() for host in self.nodes.values())
-        return f"{nodes}; the follower is at {self.follower.next_offset} of {self.oracle.state.next_offset}"
+        at, end = self.follower.next_offset, self.oracle.state.next_offset
+        return f"{super().describe()}; the follower is at {at} of {end}"
 
     def _is_converged(self) -> bool:
         leader = self.leader()
@@ -245,9 +185,7 @@ class FullCluster:
                 return False
         return True
 
-    def _judge(self) -> None:
-        leader = self.leader()
-        assert leader is not None
+    def _replicas(self, leader: Host) -> Iterator[tuple[int, Host, Any, Any]]:
         assert leader.raft is not None
         for member in leader.raft.configuration.members:
             host = self.host_named(member.name)
@@ -255,90 +193,30 @@ class FullCluster:
             assert node is not None
             assert node.log is not None
             assert node.raft is not None
-            try:
-                entries = host.machine.all_entries(node.log)
-            except DamageError as error:
-                if not self.atlas.is_lost(cast(Any, host)):
-                    raise Violation("recovery", f"{host.name}: nothing damaged its disk: {error}") from error
-            else:
-                self.oracle.check_replica(node.number, entries, node.log.state, node.raft._log.state)
-        problems = self.history.problems(self.oracle.committed)
-        if problems:
-            raise Violation("history", "; ".join(problems[:5]))
+            yield node.number, host, node.log, node.raft
+
+    def _judge(self) -> None:
+        super()._judge()
+        self.check()
 
     def _counters(self) -> Counter[str]:
-        network, work = self.network, self.work
-        return Counter(
+        network = self.network
+        counters = super()._counters()
+        counters.update(
             {
-                "messages": network.delivered,
                 "lost": network.lost,
                 "connections": network.connections,
                 "resets": network.resets,
-                "events": self.clock.calls_made,
-                "acknowledged": work.acknowledged,
-                "refused": work.refused,
-                "timed_out": work.timed_out,
-                "reads": work.reads,
-                "entries": self.oracle.committed_index,
-                "leaders": self.oracle.leader_count,
-                "checks": self.oracle.checks,
-                "restarts": sum(max(0, host.incarnation - 1) for host in self.nodes.values()),
                 "orders": self.reconciler.orders,
                 "orders_done": self.reconciler.done,
             }
         )
+        return counters
 
-    # --- who is who ---------------------------------------------------------------------------------
-
-    def leader(self) -> Host | None:
-        """Return the running node that leads the highest term, if any."""
-        leading = [host for host in self.nodes.values() if host.leads]
-        return max(leading, key=_term_of, default=None)
-
-    def change_membership(self, rng: random.Random) -> str:
-        """Let an operator order something."""
-        return self.reconciler.change(rng)
-
-    # --- what clients reach (workload.Servers) ----------------------------------------------------------
-
-    def numbers(self) -> list[int]:
-        """Return the numbers of all machines."""
-        return list(self.nodes)
-
-    def propose(self, number: int, proposal: Proposal, answer: Answer) -> None:
-        """Carry an append to a node and its answer back; either may be lost."""
-        self._request(lambda back: self.nodes[number].propose(proposal, back), answer)
-
-    def read(self, number: int, offset: int, answer: Answer) -> None:
-        """Carry a read to a node and its answer back."""
-        self._request(lambda back: self.nodes[number].read(offset, back), answer)
-
-    def tail(self, number: int, answer: Answer) -> None:
-        """Carry a question for the next offset to a node and its answer back."""
-        self._request(lambda back: self.nodes[number].tail(back), answer)
-
-    def _request(self, ask: Callable[[Answer], Callable[[], None]], answer: Answer) -> None:
-        rng, clock, options = self._client_rng, self.clock, self.network.options
-
-        def travel() -> float:
-            return options.delay_seconds_min + rng.random() * options.delay_seconds_mean
-
-        def back(result: object) -> None:
-            if rng.random() >= options.loss * 0.5:
-                clock.after(travel(), answer, result)
-
-        def arrive() -> None:
-            cancel = ask(back)
-            if rng.random() < 0.3:  # a caller whose deadline is over takes its call back
-                clock.after(self.options.request_timeout_seconds * 2, cancel)
-
-        if rng.random() >= options.loss * 0.5:
-            clock.after(travel(), arrive)
-
-
-def _term_of(host: Host) -> int:
-    raft = host.raft
-    return raft.term if raft is not None else 0
+    def _arrive(self, ask: Callable[[Answer], Any], back: Answer) -> None:
+        cancel = ask(back)
+        if self._client_rng.random() < 0.3:  # a caller whose deadline is over takes its call back
+            self.clock.after(self.options.request_timeout_seconds * 2, cancel)
 
 
 def _sees_all(host: Host, count: int) -> bool:

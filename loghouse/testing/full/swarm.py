@@ -9,31 +9,10 @@ from typing import Final
 from loghouse.gossip.config import LAN, LOCAL, SwimConfig
 from loghouse.testing.network import NetworkOptions
 from loghouse.testing.streams import substream
-from loghouse.testing.swarm import DiskOptions, RaftLimits, SwarmOptions
+from loghouse.testing.swarm import FAULT_CLASSES, DiskOptions, RaftLimits, SwarmOptions, draw_faults
 
 # Every class of fault a seed may have. ONLY APPEND: the order is the order of drawing.
-FULL_FAULT_CLASSES: Final = (
-    "crash",
-    "crash_point",
-    "power_loss",
-    "pause",
-    "partition",
-    "one_way_cut",
-    "clog",
-    "slow_link",
-    "disk_slow",
-    "disk_stall",
-    "disk_error",
-    "disk_full",
-    "bit_rot",
-    "clock_step",
-    "transfer",
-    "membership",
-    "wipe",
-    "rolling_restart",
-    "link_reset",
-    "stop",
-)
+FULL_FAULT_CLASSES: Final = (*FAULT_CLASSES, "link_reset", "stop")
 # Where a process may lose its power; `swarm.CRASH_POINTS` says what they are.
 FULL_CRASH_POINTS: Final = (
     "vote_sent",
@@ -87,7 +66,9 @@ def draw_full_options(seed: int) -> FullOptions:
         request_timeout_seconds=rng.choice((0.3, 1.0, 3.0)),
         pipeline=rng.choice((1, 1, 4)),
         trims=rng.random() < 0.5,
-        faults=_draw_faults(rng, election_seconds),
+        faults=draw_faults(
+            rng, election_seconds, FULL_FAULT_CLASSES, shares=(0.2, 0.4, 0.7), rare=RARE, rarity=2
+        ),
         crash_points=FULL_CRASH_POINTS,
         swim=rng.choice((LAN, LOCAL)),
         write_buffer_size=rng.choice((2000, 65_536)),
@@ -125,16 +106,3 @@ def _draw_disk(rng: random.Random, tick_seconds: float) -> DiskOptions:
         segment_size=rng.choice((4096 + 400, 4096 + 1500, 4096 + 6000, 65536)),
         reserve_size=rng.choice((0, 4096)),
     )
-
-
-def _draw_faults(rng: random.Random, election_seconds: float) -> tuple[tuple[str, float], ...]:
-    share = rng.choice((0.2, 0.4, 0.7))
-    pace = rng.choice((0.5, 1.0, 2.0))
-    faults = []
-    for name in FULL_FAULT_CLASSES:
-        mean = election_seconds * rng.uniform(5, 40) * pace
-        if name in RARE:
-            mean *= 2
-        if rng.random() < share:
-            faults.append((name, mean))
-    return tuple(faults)

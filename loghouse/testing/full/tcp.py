@@ -23,7 +23,7 @@ from twisted.internet.error import (
 from twisted.python.failure import Failure
 
 from loghouse.testing.clock import SimClock
-from loghouse.testing.network import NetworkOptions
+from loghouse.testing.network import LinkFaults, NetworkOptions
 
 if TYPE_CHECKING:
     from loghouse.testing.full.host import Host
@@ -255,7 +255,7 @@ class Connector:
             self._fail(UserError())
 
 
-class TcpNetwork:
+class TcpNetwork(LinkFaults):
     """Carries bytes between the machines of a cluster."""
 
     def __init__(
@@ -267,45 +267,22 @@ class TcpNetwork:
         machine_at: Callable[[str], Host | None],
         write_buffer_size: int,
     ) -> None:
-        self.clock = clock
+        super().__init__(clock, rng, options)
         self.machine_at = machine_at
         self.write_buffer_size = write_buffer_size
-        self._rng = rng
-        self._random = rng.random
-        self._options = options
         self._trace = trace
-        self._cut: set[tuple[int, int]] = set()
-        self._clogged_until: dict[tuple[int, int], float] = {}
-        self._slow: dict[int, float] = {}
         self._open: dict[Transport, None] = {}
         self._holding: dict[tuple[int, int], dict[Transport, None]] = {}
         self.sent = self.delivered = self.lost = self.blocked = self.connections = self.resets = 0
 
-    @property
-    def options(self) -> NetworkOptions:
-        """How bad the network is now."""
-        return self._options
-
     # --- faults -----------------------------------------------------------------------------
-
-    def cut(self, source: int, target: int) -> None:
-        """Let nothing pass from one machine to another; it waits."""
-        self._cut.add((source, target))
 
     def mend(self, source: int, target: int) -> None:
         """End a cut: what waited goes on when it is next sent again."""
-        self._cut.discard((source, target))
+        super().mend(source, target)
         for transport in self._holding.pop((source, target), ()):
             delay = self._random() * RETRANSMIT_SECONDS_MAX
             self.clock.after(delay, self._release, transport)
-
-    def clog(self, source: int, target: int, seconds: float) -> None:
-        """Hold everything sent from one machine to another back for a while, then deliver it."""
-        self._clogged_until[(source, target)] = self.clock.seconds() + seconds
-
-    def slow_down(self, node: int, delay_seconds: float) -> None:
-        """Add a delay to everything a machine sends; 0 ends it."""
-        self._slow[node] = delay_seconds
 
     def reset_links(self, rng: random.Random) -> str:
         """Break some of the open connections: both ends are told, what was on its way is lost."""
@@ -319,22 +296,6 @@ class TcpNetwork:
                 end.held.clear()
                 end.reset()
         return "link reset"
-
-    def heal(self, delay_seconds_mean: float) -> None:
-        """End every cut, clog and slowness; from now on lose nothing, with at most this delay."""
-        self._clogged_until.clear()
-        self._slow.clear()
-        for source, target in sorted(self._cut):
-            self.mend(source, target)
-        options = self._options
-        self._options = NetworkOptions(
-            delay_seconds_min=options.delay_seconds_min,
-            delay_seconds_mean=min(delay_seconds_mean, options.delay_seconds_mean),
-        )
-
-    def is_cut(self, source: int, target: int) -> bool:
-        """Whether nothing passes from one machine to another now."""
-        return (source, target) in self._cut
 
     def loses_packet(self) -> bool:
         """Draw whether one packet is lost."""
@@ -374,9 +335,7 @@ class TcpNetwork:
     def travel_seconds(self, link: tuple[int, int]) -> float:
         """Draw how long a packet travels, sent again as often as it is lost."""
         options = self._options
-        # The product of two uniforms has a long thin tail towards large values after the division.
-        jitter = options.delay_seconds_mean * (1.0 / (1.0 - 0.95 * self._random()) - 1.0) * 0.5
-        seconds = options.delay_seconds_min + jitter
+        seconds = options.delay_seconds_min + self._draw_jitter()
         while options.loss and self._random() < options.loss:
             self.lost += 1
             seconds += self._random() * RETRANSMIT_SECONDS_MAX

@@ -1,0 +1,259 @@
+"""One seed's run, whatever its machines are: two phases, clients, an adversary, and the judgement.
+
+*Safety*: faults strike while clients work. *Liveness*: all faults end, every machine is started, and within
+a bound a leader must be there, a write must be acknowledged, and every member must hold the same log. Then
+the history is judged. `cluster.SimCluster` runs the core, `full.cluster.FullCluster` whole production nodes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from loghouse.errors import DamageError
+from loghouse.raft.core import Raft
+from loghouse.raft.ready import Proposal
+from loghouse.testing.checkers import Oracle, Violation
+from loghouse.testing.clock import SimClock
+from loghouse.testing.history import History
+from loghouse.testing.machine import Machine
+from loghouse.testing.nemesis import Nemesis
+from loghouse.testing.streams import substream
+from loghouse.testing.swarm import SwarmOptions
+from loghouse.testing.trace import Trace
+from loghouse.testing.workload import Answer, Workload
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What came of a seed. `violation` is None for a clean run."""
+
+    seed: int
+    violation: Violation | None = None
+    simulated_seconds: float = 0.0
+    digest: str = ""
+    faults: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+
+
+class SimHost(Protocol):
+    """What a run asks of each of its machines."""
+
+    name: str
+    incarnation: int
+
+    @property
+    def machine(self) -> Machine:
+        """Its disk and what else outlives a process."""
+
+    @property
+    def raft(self) -> Raft | None:
+        """The core that runs there."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it runs and thinks that it leads."""
+
+    def describe(self) -> str:
+        """One line about it."""
+
+    def propose(self, proposal: Proposal, answer: Answer, /) -> Any:
+        """Append for a client."""
+
+    def read(self, offset: int, answer: Answer, /) -> Any:
+        """Read for a client."""
+
+    def tail(self, answer: Answer, /) -> Any:
+        """Tell a client the next offset."""
+
+
+M = TypeVar("M", bound=SimHost)
+
+
+class Simulation(Generic[M]):
+    """Machines by their numbers from 1, and all that happens to them.
+
+    The subclass makes the parts named here, in its constructor.
+    """
+
+    options: SwarmOptions
+    nodes: dict[int, M]
+    network: Any
+    atlas: Any
+    reconciler: Any
+    nemesis: Nemesis
+    work: Workload
+
+    def __init__(self, options: SwarmOptions, write_trace: Callable[[str], object] | None = None) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            write_trace: Gets every step as a line.
+        """
+        self.options = options
+        self.clock = SimClock()
+        self.trace = Trace(self.clock.seconds, write_trace)
+        self.oracle = Oracle()
+        self.history = History()
+        self.raft_config = options.raft.config()
+        self._client_rng = self.stream("clients")
+
+    def stream(self, name: str) -> random.Random:
+        """Return the generator of one concern of this seed."""
+        return substream(self.options.seed, name)
+
+    # --- what a kind of machine does in its own way ----------------------------------------
+
+    def boot(self) -> None:
+        """Start machines, clients and whoever changes the members."""
+        raise NotImplementedError
+
+    def _revive(self, node: M) -> None:
+        """End what was done to a machine, and start it if it should run."""
+        raise NotImplementedError
+
+    def _is_converged(self) -> bool:
+        """Whether every member holds the same log, and shows it."""
+        raise NotImplementedError
+
+    def _replicas(self, leader: M) -> Iterator[tuple[int, M, Any, Any]]:
+        """Yield (number for the oracle, machine, log, core) of every member as the leader has them."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return one line about every node."""
+        return "; ".join(node.describe() for node in self.nodes.values())
+
+    # --- the run ----------------------------------------------------------------------------
+
+    def run(self) -> RunResult:
+        """Run both phases; what is found is in the result."""
+        result = RunResult(self.options.seed)
+        try:
+            self.boot()
+            self.clock.run_until(self.options.safety_seconds)
+            self._run_liveness()
+            self._judge()
+        except Violation as violation:
+            result.violation = violation
+        except Exception as error:
+            # A broken invariant inside a node is as bad as one that the oracle finds.
+            result.violation = Violation("crash", f"{type(error).__name__}: {error}")
+            result.violation.__cause__ = error
+        result.simulated_seconds = self.clock.seconds()
+        result.faults = self.nemesis.injected
+        result.counters = self._counters()
+        result.digest = self.trace.digest()
+        return result
+
+    def _run_liveness(self) -> None:
+        """End all faults; a leader, a write through it, and one log everywhere must come within the bound."""
+        self.trace.note("faults end")
+        self.nemesis.stop()
+        options = self.options
+        # Messages and syncs must be quick beside an election timeout, or no protocol makes progress.
+        self.network.heal(options.election_seconds * 0.02)
+        self.atlas.heal()
+        for node in self.nodes.values():
+            self._revive(node)
+        deadline = self.clock.seconds() + options.liveness_seconds
+        step = options.election_seconds
+        # Under full load a new member may never be within a window of one entry of the leader.
+        self.work.think_seconds_min = 2 * options.election_seconds
+        # Clients go on for a while, so that writes are seen to work, then stop, so that logs can be equal.
+        acknowledged = self.work.acknowledged
+        while self.work.acknowledged == acknowledged or not self.reconciler.is_settled():
+            is_idle = self.work.acknowledged == acknowledged
+            problem = "no write was acknowledged" if is_idle else "the members are not as wanted"
+            self._check_deadline(deadline, f"{problem}: {self.reconciler.describe()}")
+            self.clock.advance(step)
+        self.work.stopped = True
+        self.reconciler.stop()
+        while not self._is_converged():
+            self._check_deadline(deadline, f"members did not converge: {self.describe()}")
+            self.clock.advance(step)
+
+    def _check_deadline(self, deadline: float, problem: str) -> None:
+        if self.clock.seconds() > deadline:
+            raise Violation("liveness", f"{problem}, {self.options.liveness_seconds} s after the last fault")
+
+    def _judge(self) -> None:
+        leader = self.leader()
+        assert leader is not None
+        for number, node, log, raft in self._replicas(leader):
+            try:
+                entries = node.machine.all_entries(log)
+            except DamageError as error:
+                if not self.atlas.is_lost(node):
+                    raise Violation("recovery", f"{node.name}: nothing damaged its disk: {error}") from error
+            else:
+                self.oracle.check_replica(number, entries, log.state, raft._log.state)
+        problems = self.history.problems(self.oracle.committed)
+        if problems:
+            raise Violation("history", "; ".join(problems[:5]))
+
+    def _counters(self) -> Counter[str]:
+        work = self.work
+        return Counter(
+            {
+                "messages": self.network.delivered,
+                "events": self.clock.calls_made,
+                "acknowledged": work.acknowledged,
+                "refused": work.refused,
+                "timed_out": work.timed_out,
+                "reads": work.reads,
+                "entries": self.oracle.committed_index,
+                "leaders": self.oracle.leader_count,
+                "checks": self.oracle.checks,
+                "restarts": sum(max(0, node.incarnation - 1) for node in self.nodes.values()),
+            }
+        )
+
+    # --- who is who ---------------------------------------------------------------------------
+
+    def leader(self) -> M | None:
+        """Return the running node that leads the highest term, None when there is none."""
+        leading = [node for node in self.nodes.values() if node.leads]
+        return max(leading, key=lambda node: node.raft.term if node.raft is not None else 0, default=None)
+
+    def change_membership(self, rng: random.Random) -> str:
+        """Want one machine more, fewer, or in another part."""
+        return str(self.reconciler.change(rng))
+
+    # --- what clients reach (workload.Servers) --------------------------------------------------
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all machines."""
+        return list(self.nodes)
+
+    def propose(self, number: int, proposal: Proposal, answer: Answer) -> None:
+        """Carry an append to a node and its answer back; either may be lost."""
+        self._request(lambda back: self.nodes[number].propose(proposal, back), answer)
+
+    def read(self, number: int, offset: int, answer: Answer) -> None:
+        """Carry a read to a node and its answer back."""
+        self._request(lambda back: self.nodes[number].read(offset, back), answer)
+
+    def tail(self, number: int, answer: Answer) -> None:
+        """Carry a question for the next offset to a node and its answer back."""
+        self._request(lambda back: self.nodes[number].tail(back), answer)
+
+    def _request(self, ask: Callable[[Answer], Any], answer: Answer) -> None:
+        rng, clock, options = self._client_rng, self.clock, self.network.options
+
+        def travel() -> float:
+            return float(options.delay_seconds_min + rng.random() * options.delay_seconds_mean)
+
+        def back(result: object) -> None:
+            if rng.random() >= options.loss * 0.5:
+                clock.after(travel(), answer, result)
+
+        if rng.random() >= options.loss * 0.5:
+            clock.after(travel(), self._arrive, ask, back)
+
+    def _arrive(self, ask: Callable[[Answer], Any], back: Answer) -> None:
+        """A request is at its node."""
+        ask(back)
