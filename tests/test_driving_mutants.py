@@ -3,34 +3,11 @@
 Without a bug those tests pass: they are part of this suite.
 """
 
-import importlib
-import unittest
-
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.testing.mutation import planted
 from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER
 from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
-
-
-def run_test(name):
-    """Run a test by its name; return whether it passed."""
-    module_name, _, path = name.partition(":")
-    class_name, _, method = path.partition(".")
-    case = getattr(importlib.import_module(f"tests.{module_name}"), class_name)(method)
-    result = unittest.TestResult()
-    case.run(result)
-    return result.wasSuccessful() and result.testsRun == 1
-
-
-def survivors(bank):
-    """The bugs that their tests do not see."""
-    survived = []
-    for caught in bank:
-        with planted(caught.mutant):
-            if run_test(caught.by):
-                survived.append(caught.mutant.name)
-    return survived
+from tests.mutants.named import survivors
 
 
 class MutantTests(SynchronousTestCase):

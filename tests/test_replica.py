@@ -369,26 +369,10 @@ class ReadTests(ReplicaTestCase):
 class FullDiskTests(ReplicaTestCase):
     """A full disk stops writes where they are; they go on there when there is room."""
 
-    def fill(self, member):
-        """Leave no room for another segment; returns what frees some."""
-        rooms = member.log._rooms
-        real = rooms.ensure_spares
-
-        def refuse(sizes):
-            if sizes:
-                raise DiskFullError("/data")
-
-        rooms.ensure_spares = refuse
-
-        def free():
-            rooms.ensure_spares = real
-
-        return free
-
     def test_follower(self):
         """Commits go on without it; once there is room it writes each entry once and catches up."""
         follower = self.group[2]
-        free = self.fill(follower)
+        free = follower.fill_disk()
         done = []
         for _ in range(6):
             done.append(self.leader.propose(30_000))
@@ -438,7 +422,7 @@ class FullDiskTests(ReplicaTestCase):
 
     def test_leader(self):
         """The others commit what the leader took; it abdicates, and later holds each entry once."""
-        free = self.fill(self.leader)
+        free = self.leader.fill_disk()
         done = [self.leader.propose(30_000) for _ in range(4)]
         self.group.settle()
         for waiting in done:
@@ -460,7 +444,7 @@ class FullDiskTests(ReplicaTestCase):
 
     def test_stop_while_full(self):
         """A stopped replica does not write again."""
-        self.fill(self.leader)
+        self.leader.fill_disk()
         for _ in range(4):
             self.leader.propose(30_000)
         self.group.settle()

@@ -1,6 +1,5 @@
 """A disk that is full and slow at once: what it was told twice must not count for what comes behind."""
 
-from loghouse.errors import DiskFullError
 from loghouse.protocol.raft_messages import AppendEntriesReply
 from tests.test_replica import ReplicaTestCase
 
@@ -11,18 +10,11 @@ class SlowFullDiskTests(ReplicaTestCase):
     def test_one_retry_at_a_time(self):
         """While a retry is on its way no second one begins, and nothing behind it is acknowledged early."""
         follower = self.group[2]
-        rooms = follower.log._rooms
-        real = rooms.ensure_spares
-
-        def refuse(sizes):
-            if sizes:
-                raise DiskFullError("/data")
-
-        rooms.ensure_spares = refuse
+        free = follower.fill_disk()
         done = [self.leader.propose(30_000) for _ in range(4)]
         self.group.settle()
         self.assertEqual(follower.fills, [True])
-        rooms.ensure_spares = real
+        free()
         follower.disk.is_held = True
         for _ in range(3):
             follower.replica.retry_write()

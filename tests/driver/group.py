@@ -3,6 +3,7 @@
 import random
 from collections import deque
 
+from loghouse.errors import DiskFullError
 from loghouse.limits import KIB
 from loghouse.protocol.configuration import Configuration, Role
 from loghouse.protocol.entry import frame_seed
@@ -90,6 +91,22 @@ class Member:
         done = self.replica.propose(Proposal(payload=bytes(size), record_count=1, **fields))
         self._group.proposed.append(done)
         return done
+
+    def fill_disk(self):
+        """Leave no room for another segment; returns what frees some."""
+        rooms = self.log._rooms
+        real = rooms.ensure_spares
+
+        def refuse(sizes):
+            if sizes:
+                raise DiskFullError("/data")
+
+        rooms.ensure_spares = refuse
+
+        def free():
+            rooms.ensure_spares = real
+
+        return free
 
     def sent_of(self, message_type) -> list:
         return [envelope.message for envelope in self.sent if isinstance(envelope.message, message_type)]

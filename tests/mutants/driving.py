@@ -3,9 +3,7 @@
 `tests/test_driving_mutants.py` tries them.
 """
 
-from dataclasses import dataclass
-
-from loghouse.testing.mutation import Edit, Mutant
+from tests.mutants.named import bug
 
 REPLICA = "loghouse.replica:Replica."
 CLUSTER = "loghouse.cluster:Cluster."
@@ -13,20 +11,6 @@ JOINING = "loghouse.cluster:_Joining."
 NODE = "loghouse.node:Node."
 JOINER = "loghouse.joining:Joiner."
 ADMINISTRATION = "loghouse.administration:Administration."
-
-
-@dataclass(frozen=True, slots=True)
-class Caught:
-    """A known bug, and the test (`module:Class.method`, below `tests`) that catches it."""
-
-    mutant: Mutant
-    by: str
-
-
-def bug(name, citation, description, edits, by):
-    made = tuple(Edit(*edit) for edit in edits)
-    return Caught(Mutant(name=name, citation=citation, description=description, edits=made), by)
-
 
 ORDER = (
     bug(

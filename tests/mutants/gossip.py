@@ -1,25 +1,15 @@
 """Known bugs of membership. Each names the test that must catch it; `tests/gossip/test_mutants.py` tries."""
 
-from dataclasses import dataclass
-
-from loghouse.testing.mutation import Edit, Mutant
+from tests.mutants import named
 
 CLAIMS = "loghouse.gossip.claims:Claims."
 PROBING = "loghouse.gossip.probing:Probing."
 CORE = "loghouse.gossip.core:Swim."
 
 
-@dataclass(frozen=True, slots=True)
-class Caught:
-    """A known bug, and the test (`module:Class.method`, below `tests.gossip`) that catches it."""
-
-    mutant: Mutant
-    by: str
-
-
 def bug(name, citation, description, target, old, new, by):
-    edits = (Edit(target, old, new),)
-    return Caught(Mutant(name=name, citation=citation, description=description, edits=edits), by)
+    """Return a bug of one edit, caught by a test of `tests.gossip`."""
+    return named.bug(name, citation, description, [(target, old, new)], f"gossip.{by}")
 
 
 GOSSIP = (

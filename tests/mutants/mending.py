@@ -1,6 +1,6 @@
 """Known bugs of mending and scrubbing. Each names the test that must catch it, as those of the driver."""
 
-from tests.mutants.driving import bug
+from tests.mutants.named import bug
 
 MENDER = "loghouse.mending:Mender."
 SCRUBBER = "loghouse.scrubbing:Scrubber."

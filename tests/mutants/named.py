@@ -1,0 +1,41 @@
+"""Known bugs that one named test each must catch: how they are written down, and how they are tried."""
+
+import importlib
+import unittest
+from dataclasses import dataclass
+
+from loghouse.testing.mutation import Edit, Mutant, planted
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """A known bug, and the test (`module:Class.method`, below `tests`) that catches it."""
+
+    mutant: Mutant
+    by: str
+
+
+def bug(name, citation, description, edits, by):
+    """Return the bug of `edits`, (target, old, new) each, that the test `by` catches."""
+    made = tuple(Edit(*edit) for edit in edits)
+    return Caught(Mutant(name=name, citation=citation, description=description, edits=made), by)
+
+
+def run_test(name):
+    """Run a test by its name; return whether it passed."""
+    module_name, _, path = name.partition(":")
+    class_name, _, method = path.partition(".")
+    case = getattr(importlib.import_module(f"tests.{module_name}"), class_name)(method)
+    result = unittest.TestResult()
+    case.run(result)
+    return result.wasSuccessful() and result.testsRun == 1
+
+
+def survivors(bank):
+    """The bugs that their tests do not see."""
+    survived = []
+    for caught in bank:
+        with planted(caught.mutant):
+            if run_test(caught.by):
+                survived.append(caught.mutant.name)
+    return survived
