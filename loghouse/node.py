@@ -51,6 +51,9 @@ from loghouse.trimming import Trimmer
 DEFAULT_LOG: Final = "default"
 DEFAULT_GROUP: Final = 1
 HOUSEKEEPING_SECONDS: Final = 1.0
+# What a stop waits for, before the links and the log close: another leader, then the appends under way.
+HAND_OVER_SECONDS_MAX: Final = 2.0
+SETTLE_SECONDS_MAX: Final = 1.0
 
 
 class Node(Administration, Repairing, Service):

@@ -22,9 +22,7 @@ from loghouse.storage.segment import Segment
 
 FIRST_SECONDS: Final = 60.0  # after the start: a node that comes back has better things to read first
 PASS_SECONDS: Final = 86_400.0  # from a pass's start to the next one's, at least
-REST_FACTOR: Final = (
-    9  # a step is followed by a pause of so many times what it took: a tenth of a disk's time
-)
+REST_FACTOR: Final = 9  # a step's time, so often, is its pause: steps take a tenth of a disk's time
 LATE_SECONDS_MAX: Final = 1.0  # of rate not used that may be caught up with
 
 

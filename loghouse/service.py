@@ -38,7 +38,7 @@ from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions
 from loghouse.net.peer import DialDoor
 from loghouse.net.tls import TlsPaths
-from loghouse.node import Node
+from loghouse.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.raft import config as raft_config
@@ -48,8 +48,6 @@ WATCH_SECONDS: Final = 5.0
 EXIT_DISK_FAILED: Final = 1
 _SWIM: Final = {"local": swim_config.LOCAL, "lan": swim_config.LAN, "wan": swim_config.WAN}
 _RAFT: Final = {"local": raft_config.LAN, "lan": raft_config.LAN, "wan": raft_config.WAN}
-HAND_OVER_SECONDS_MAX: Final = 2.0
-SETTLE_SECONDS_MAX: Final = 1.0
 LEAVE_SECONDS_MAX: Final = 1.0
 
 

@@ -25,6 +25,7 @@ from loghouse.net.accept import LinkDoor, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor
+from loghouse.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
 from loghouse.node_api import Bounds, Fetched, Proposal
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Role as Part
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from loghouse.testing.full.cluster import FullCluster
 
 DATA_DIR: Final = "/data"
-# As `service.NodeService` has them.
-HAND_OVER_SECONDS_MAX: Final = 2.0
-SETTLE_SECONDS_MAX: Final = 1.0
 GRACE_SECONDS: Final = 0.001
 WAITING: Final = "wait"  # the one request that has no deadline
 # Until a running process must have answered: its longest deadline, of forwarding, by the slowest clock.
