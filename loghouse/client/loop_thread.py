@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar
 from loghouse.errors import UnavailableError
 
 JOIN_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 1.0
+"""How long gRPC may take to end the calls of a client that closes."""
 CHECK_SECONDS: Final = 0.5
 """How often a waiting thread looks around: for its loop, and for a Ctrl-C that came just before it waited."""
 
@@ -31,6 +33,7 @@ class LoopThread:
     def __init__(self) -> None:
         self.loop = _new_loop()
         self._is_closing = False
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="loghouse client", daemon=True)
         self._thread.start()
 
@@ -57,6 +60,8 @@ class LoopThread:
 
         def start() -> None:
             task = self.loop.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda _: done.set())
             tasks.append(task)
 
@@ -96,20 +101,29 @@ class LoopThread:
             return
         self._is_closing = True  # nobody's clean-up may come into the way of ours
         with contextlib.suppress(Exception):
-            self._wait_for(_finish(last))
+            self._wait_for(self._finish(last))
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(JOIN_SECONDS)
         if not self._thread.is_alive():
             self.loop.close()
 
+    async def _finish(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await last()
+        finally:
+            myself = asyncio.current_task()
+            await _end(self._tasks - {myself})
+            # What is left is gRPC's, and ends when its core has told how each call ended. Cancelled, it would
+            # not wait, and the core's news, coming after this loop's end, would be another loop's exception.
+            others = asyncio.all_tasks() - {myself}
+            if others:
+                await asyncio.wait(others, timeout=SETTLE_SECONDS)
+            await _end(asyncio.all_tasks() - {myself})
+            await asyncio.get_running_loop().shutdown_asyncgens()
 
-async def _finish(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    try:
-        await last()
-    finally:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        if others:
-            await asyncio.wait(others, timeout=JOIN_SECONDS)
-        await asyncio.get_running_loop().shutdown_asyncgens()
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=JOIN_SECONDS)

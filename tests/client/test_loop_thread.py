@@ -68,6 +68,30 @@ class LoopThreadTests(SynchronousTestCase):
         self.assertRaises(KeyboardInterrupt, self.thread.run, waiting.wait())
         self.assertTrue(waiting.ended)
 
+    def test_others_end_by_themselves(self):
+        """The end cancels what callers wait for, but lets a task that gRPC began hear how its call ended."""
+        closing = asyncio.Event()
+        ends, tasks = [], []
+
+        async def hear():
+            try:
+                await closing.wait()
+                for _ in range(5):  # the news takes a few turns of the loop
+                    await asyncio.sleep(0)
+                ends.append("heard")
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+
+        async def begin():
+            tasks.append(asyncio.get_running_loop().create_task(hear()))
+
+        async def last():
+            closing.set()
+
+        self.thread.run(begin())
+        self.thread.close(last)
+        self.assertEqual(ends, ["heard"])
+
     def test_closed_meanwhile(self):
         """Whoever waits while another thread closes is told, and does not wait for ever."""
         waiting = Waiting()
