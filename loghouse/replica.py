@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -36,6 +37,9 @@ from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
 from loghouse.read_ahead import ReadAhead
 from loghouse.storage.log import Log
+
+COMMIT_NEWS_SECONDS: Final = 0.002
+"""How long the news of a commit waits for the next entries to carry it to followers. See ADR 12."""
 
 # How long a confirmed read waits for its entries, in election timeouts: they may be on their way.
 BEHIND_ELECTIONS_MAX: Final = 5
@@ -96,6 +100,7 @@ class Replica:
         *,
         disk: WorkQueue,
         soon: Callable[[Callable[[], None]], object],
+        scheduler: IReactorTime,
         wall: Callable[[], float],
         owner: ReplicaOwner,
         read_ahead: ReadAhead | None = None,
@@ -105,12 +110,14 @@ class Replica:
         Args:
             read_ahead: The core's way to the log, when that is not the log itself.
             soon: Runs work at the end of this turn of the reactor.
+            scheduler: Runs work later.
             wall: Seconds since the epoch, for timestamps.
         """
         self.raft = raft
         self._log = log
         self._disk = disk
         self._soon = soon
+        self._scheduler = scheduler
         self._wall = wall
         self._owner = owner
         self._read_ahead = read_ahead
@@ -120,6 +127,7 @@ class Replica:
         self._is_turning = False
         self._is_stopped = False
         self._lost_ticks = 0
+        self._news: IDelayedCall | None = None
         self._to_write: deque[Ready] = deque()
         self._writing: list[Ready] = []
         self._write: _Write | None = None
@@ -145,6 +153,9 @@ class Replica:
     def stop(self) -> None:
         """Take no more turns; who waits gets no answer from here any more."""
         self._is_stopped = True
+        if self._news is not None:
+            self._news.cancel()
+            self._news = None
         self._fail_waiting(OutcomeUnknownError("the node stopped before the append was acknowledged"))
         self._fail_reads("the node is stopping; go on at another node")
         self._become_idle()
@@ -304,8 +315,17 @@ class Replica:
         unreadable = self.raft.take_unreadable()
         if unreadable is not None:
             self._owner.damage_found(unreadable)
+        if self.raft.has_untold_commit and self._news is None and not self._is_stopped:
+            self._news = self._scheduler.callLater(
+                COMMIT_NEWS_SECONDS, self._tell_commit, self.raft.commit_index
+            )
         if self._is_idle:
             self._become_idle()
+
+    def _tell_commit(self, index: int) -> None:
+        self._news = None
+        self.raft.tell_commit(index)
+        self._schedule()
 
     def _take(self, ready: Ready) -> None:
         for envelope in ready.messages_now:

@@ -26,6 +26,7 @@ class Replication(Roles):
 
     def _flush_appends(self) -> None:
         """Send every follower what it lacks and may be sent. Called once a turn, so appends are batched."""
+        self.has_untold_commit = False
         for id_, progress in self._progress.items():
             try:
                 if progress.state is ProgressState.REPLICATE:
@@ -50,14 +51,25 @@ class Replication(Roles):
                 break
         if progress.state is not ProgressState.REPLICATE:
             return
-        if not progress.inflights and progress.sent_commit < self._log.commit_index:
-            # Readers on followers should not wait for the next heartbeat to see the commit. Behind entries on
-            # their way it can wait: their acknowledgement, or the next entries, bring us back here.
-            self._send_append(id_, progress, 0, 0)
-        elif progress.nudged and progress.match_index < last_index:
+        if progress.nudged and progress.match_index < last_index:
             # Everything in flight may be lost; an empty append behind it brings that to light.
             self._send_append(id_, progress, 0, 0)
         progress.nudged = False
+        if not progress.inflights and progress.sent_commit < self._log.commit_index:
+            # Behind entries on their way the news can wait: their acknowledgement brings us back here.
+            if progress.sent_commit < self._commit_to_tell:
+                self._send_append(id_, progress, 0, 0)
+            else:
+                self.has_untold_commit = True
+
+    def tell_commit(self, index: int) -> None:
+        """Tell followers that entries up to `index` are committed, if nothing else has told them by now.
+
+        Readers on followers should not wait for the next heartbeat to see a commit, so a driver calls this a
+        moment after it finds `has_untold_commit`. Not at once: the next entries bring the news for nothing,
+        and as a message of its own, which is answered, it doubles the messages of a lone append.
+        """
+        self._commit_to_tell = index
 
     def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""
@@ -189,7 +201,8 @@ class Replication(Roles):
     def _on_commit(self) -> None:
         """A leader that is no voter of the now committed configuration has done its duty (Raft 6)."""
         if self.role is Role.LEADER and not self.is_voter and self.configuration_is_committed:
-            self._flush_appends()  # with the commit index, as far as it goes
+            self.tell_commit(self._log.commit_index)
+            self._flush_appends()  # as far as it goes
             self._abdicate()
 
     def _abdicate(self) -> None:

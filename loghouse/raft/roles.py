@@ -69,6 +69,9 @@ class Roles:
         self._stalled_ticks = 0
         # The index of the no-op that began this leader's term.
         self._term_start_index = 0
+        # Whether a follower lacks nothing but the news of a commit: `tell_commit`.
+        self.has_untold_commit = False
+        self._commit_to_tell = 0
         self._token = 0
         self._hard_handed = hard_state
         self._hard_durable = hard_state

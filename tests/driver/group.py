@@ -3,6 +3,8 @@
 import random
 from collections import deque
 
+from twisted.internet.task import Clock
+
 from loghouse.errors import DiskFullError
 from loghouse.limits import KIB
 from loghouse.protocol.configuration import Configuration, Role
@@ -12,7 +14,7 @@ from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.raft.ready import HardState, Proposal
 from loghouse.raft.ready import Role as RaftRole
-from loghouse.replica import Replica
+from loghouse.replica import COMMIT_NEWS_SECONDS, Replica
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
@@ -56,7 +58,13 @@ class Member:
             commit_index=1,
         )
         self.replica = Replica(
-            self.raft, self.log, disk=self.disk, soon=group.soons.append, wall=lambda: 1000.0, owner=self
+            self.raft,
+            self.log,
+            disk=self.disk,
+            soon=group.soons.append,
+            scheduler=group.clock,
+            wall=lambda: 1000.0,
+            owner=self,
         )
 
     # --- ReplicaOwner -------------------------------------------------------------
@@ -124,6 +132,7 @@ class Group:
 
     def __init__(self, count: int = 3, config=LAN) -> None:
         self.soons: deque = deque()
+        self.clock = Clock()
         self.flying: list = []
         self.lost: list = []  # (source, target) pairs whose messages do not arrive
         self.lost_types: tuple = ()  # messages of these types do not arrive
@@ -140,7 +149,14 @@ class Group:
         return self.members[id_]
 
     def settle(self) -> None:
-        """Let reactors, disks and links do all they have to."""
+        """Let reactors, disks and links do all they have to, and the news of commits go out."""
+        self.settle_now()
+        while self.clock.getDelayedCalls():
+            self.clock.advance(COMMIT_NEWS_SECONDS)
+            self.settle_now()
+
+    def settle_now(self) -> None:
+        """The same while no time passes."""
         while True:
             if self.soons:
                 self.soons.popleft()()

@@ -27,6 +27,13 @@ ORDER = (
         "test_replica:CommitTests.test_acknowledgements_wait_for_the_disk",
     ),
     bug(
+        "commit-never-told",
+        "etcd-io/raft: readers on followers wait for a heartbeat",
+        "The news of a lone append's commit is left to the heartbeats.",
+        [(REPLICA + "_turn", "if self.raft.has_untold_commit and", "if False and")],
+        "test_replica:CommitNewsTests.test_a_lone_append",
+    ),
+    bug(
         "vote-before-disk",
         "Raft thesis 3.8",
         "A vote leaves before it is durable.",

@@ -79,6 +79,7 @@ class Group:
         self.starts = 0
         self.queue = deque()
         self.dropped = []
+        self.waits_with_news = False  # True: commits are told by the next entries or `tell_commit` only
         self.cut = set()  # (source, target) pairs that lose everything
         self.filter = None  # envelope -> whether to deliver
         terms = terms or {}
@@ -115,7 +116,7 @@ class Group:
         """Take everything a member has to do; returns whether there was something."""
         node = self.nodes[id_]
         worked = False
-        while (ready := node.raft.ready()) is not None:
+        while (ready := self._next_ready(node.raft)) is not None:
             worked = True
             node.readies.append(ready)
             self.queue.extend(ready.messages_now)
@@ -129,6 +130,13 @@ class Group:
             if node.disk:
                 self.finish_writes(id_)
         return worked
+
+    def _next_ready(self, raft):
+        ready = raft.ready()
+        if ready is None and raft.has_untold_commit and not self.waits_with_news:
+            raft.tell_commit(raft.commit_index)
+            ready = raft.ready()
+        return ready
 
     def finish_writes(self, id_, count=None):
         """Let the disk finish its oldest writes."""

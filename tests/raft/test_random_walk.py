@@ -208,7 +208,8 @@ class Walk:
         self.group.nodes[id_].disk = node.disk
 
     def known_commit(self, node):
-        return min(node.raft.commit_index, node.log.last_index)
+        # Of what the disk has: a watermark is written behind the cuts and entries that it speaks of.
+        return min(node.raft.commit_index, node.raft.durable_index)
 
     may_crash.weight = 2
 
