@@ -6,7 +6,9 @@ Imported before anything that imports `twisted.internet.reactor`.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
+from typing import Any
 
 from twisted.internet import asyncioreactor
 
@@ -18,8 +20,21 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+
+    class Loop(uvloop.Loop):
+        """Rounds timers up to its clock's milliseconds.
+
+        uvloop rounds to the nearest, so half of all timers come early. Twisted then finds nothing due and
+        asks for the rest of the time, which is rounded to nothing: it would ask again and again until the
+        time has come, and use up a core meanwhile.
+        """
+
+        def call_later(  # type: ignore[override]
+            self, delay: float, callback: Any, *args: Any, context: Any = None
+        ) -> asyncio.TimerHandle:
+            return super().call_later(math.ceil(delay * 1000) / 1000, callback, *args, context=context)
+
+    return Loop()
 
 
 def install() -> None:

@@ -28,9 +28,9 @@ def to_asyncio(work: Deferred[T]) -> asyncio.Future[T]:
 # an append takes both ways.
 
 
-def call_soon(work: Callable[[], None]) -> None:
-    """Run `work` at the end of this turn of the loop."""
-    asyncio.get_event_loop().call_soon(work)
+def call_soon(work: Callable[[], None]) -> asyncio.Handle:
+    """Run `work` at the end of this turn of the loop; the handle can cancel it."""
+    return asyncio.get_event_loop().call_soon(work)
 
 
 def call_from_thread() -> Callable[[Callable[[], None]], object]:

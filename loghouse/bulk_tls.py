@@ -8,23 +8,62 @@ same in larger pieces; they use attributes of it that are not public. See ADR 11
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from loghouse.limits import KIB
+from loghouse.sockets import write_promptly
 
 WRITE_SIZE_MAX: Final = 256 * KIB  # given to OpenSSL at once; as much again holds its records
 RECORD_SIZE: Final = 16 * KIB  # what one call of OpenSSL returns at most
+HEADER_SIZE: Final = 5  # of a record: type, version, u16 length (RFC 8446, 5.1)
 RECORD_OVERHEAD: Final = 256  # a header, a tag and padding take 22 bytes
 OTHER_SIZE: Final = 16 * KIB  # what else OpenSSL may have to say: tickets, key updates, an alert
 
 
+class Cancellable(Protocol):
+    """Work that was not done yet."""
+
+    def cancel(self) -> object:
+        """Do not do it."""
+
+
+Soon: TypeAlias = Callable[[Callable[[], None]], Cancellable]
+"""Runs work at the end of this turn of the reactor."""
+
+
 class BulkTlsTransport(BufferingTLSTransport):
     """One TLS connection."""
+
+    _ahead = 0  # how far behind the end of what was received the next record begins
+    _head = b""  # what was received of its header
+    _whole_count = 0  # how many records the bytes at hand end, when they end with one
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of the wire."""
+        self._whole_count = self._count_whole(data)
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        self._whole_count = 0
+
+    def _count_whole(self, data: bytes) -> int:
+        """Return how many records these bytes end; 0 when they do not end where one does."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        start, size = self._ahead, len(data)
+        count = 1 if 0 < start <= size else 0
+        while start + HEADER_SIZE <= size:
+            start += HEADER_SIZE + (data[start + 3] << 8 | data[start + 4])
+            count += 1
+        if start < size:
+            self._head = data[start:]
+        self._ahead = max(0, start - size)
+        return count if start == size else 0
 
     def _write(self, bytes: bytes) -> None:
         """Encrypt application bytes and write the records; keep what OpenSSL does not take yet."""
@@ -51,13 +90,16 @@ class BulkTlsTransport(BufferingTLSTransport):
             records = self._tlsConnection.bio_read(size_max)
         except WantReadError:
             return
-        transport: Any = self.transport
-        transport.write(records)
+        write_promptly(self.transport, records)
 
     def _flushReceiveBIO(self) -> None:
         """Deliver, at once, the application bytes of all records that are whole by now."""
         pieces: list[bytes] = []
         while not self._lostTLSConnection:
+            if pieces and len(pieces) == self._whole_count:
+                # Nothing is left, and as each was one of the application's, OpenSSL has no answer to give.
+                self._deliver(pieces)
+                return
             try:
                 pieces.append(self._tlsConnection.recv(RECORD_SIZE))
             except WantReadError:
@@ -81,6 +123,32 @@ class BulkTlsTransport(BufferingTLSTransport):
 
 
 class BulkTlsFactory(TLSMemoryBIOFactory):
-    """Adds TLS to the connections of another factory."""
+    """Adds TLS to the connections of another factory.
+
+    Args:
+        clock: The reactor.
+        soon: A shorter way to the end of this turn than the reactor's timers; small writes gather until then.
+    """
 
     protocol = BulkTlsTransport
+
+    def __init__(
+        self,
+        contexts: Any,
+        is_client: bool,
+        wrapped: IProtocolFactory,
+        *,
+        clock: IReactorTime,
+        soon: Soon | None = None,
+    ) -> None:
+        super().__init__(contexts, is_client, wrapped, cast(IReactorTime, _Turns(soon)) if soon else clock)
+
+
+class _Turns:
+    """As much of a clock as Twisted's gathering of small writes asks for."""
+
+    def __init__(self, soon: Soon) -> None:
+        self._soon = soon
+
+    def callLater(self, delay: float, work: Callable[[], None]) -> Cancellable:
+        return self._soon(work)

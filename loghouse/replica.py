@@ -360,10 +360,18 @@ class Replica:
             self._finish_write()
             return True
         self._write = _Write(self._log, group)
-        self._run_write()
+        self._is_at_disk = True
+        if any(ready.messages_now for ready in group):
+            # Behind what was sent, which leaves at the end of this turn: others' disks then work beside this
+            # one, and the disk thread, which needs the interpreter, is not in the way of the sending.
+            self._soon(self._run_write)
+        else:
+            self._run_write()
         return False
 
     def _run_write(self) -> None:
+        if self._is_stopped:
+            return  # nobody was promised anything of it
         assert self._write is not None
         self._is_at_disk = True
         self._disk.run(self._write.run).addCallbacks(self._written, self._not_written).addErrback(

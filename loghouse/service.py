@@ -162,6 +162,7 @@ class NodeService(Service):
                 hello=own_hello(self.node, self.node.disk_uuid, f"loghouse {__version__}"),
                 tls=self._one_port.tls,
                 rng=random.SystemRandom(),
+                soon=call_soon,
             )
         )
 

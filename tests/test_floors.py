@@ -20,8 +20,9 @@ FLOORS = {
     # The seam itself: what doors may ask of a node, without the node.
     "node_api": 4,
     "auth": 4,
-    # A transport that knows nothing of us, for both ends of a connection.
-    "bulk_tls": 4,
+    # Transports that know nothing of us, for both ends of a connection.
+    "sockets": 4,
+    "bulk_tls": 4.2,
     "net": 4.5,
     "node": 5,
     "bridge": 5,

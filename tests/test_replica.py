@@ -60,49 +60,6 @@ class ReplicaTestCase(SynchronousTestCase):
         self.assertTrue(all(other == frames[0] for other in frames[1:]), [len(one) for one in frames])
 
 
-class CommitNewsTests(ReplicaTestCase):
-    """Followers hear of a commit soon, but seldom by a message of its own (ADR 12)."""
-
-    def lone(self):
-        """How many messages told followers of a commit and of nothing else."""
-        return sum(not message.entries for message in self.leader.sent_of(AppendEntries))
-
-    def test_a_lone_append(self):
-        """Without anything behind it, followers hear of it before a tick, and once each."""
-        before = self.lone()
-        done = self.leader.propose()
-        self.group.settle()
-        self.successResultOf(done)
-        self.assertEqual(self.lone() - before, 2)
-        self.assertEqual(
-            {member.replica.readable_index for member in self.group.members.values()},
-            {self.leader.raft.commit_index},
-        )
-
-    def test_appends_behind_each_other(self):
-        """Where the next append comes before the news are due, it carries them: half of the messages."""
-        before, count = self.lone(), 20
-        dones = []
-
-        def go_on(_=None):
-            if len(dones) < count:
-                dones.append(self.leader.propose())
-                dones[-1].addCallback(go_on)
-
-        go_on()
-        self.group.settle()
-        self.assertEqual(len(dones), count)
-        self.assertEqual(self.lone() - before, 2)
-
-    def test_a_stop(self):
-        """A replica that stops with news to tell leaves no timer behind."""
-        self.leader.propose()
-        self.group.settle_now()
-        self.assertEqual(len(self.group.clock.getDelayedCalls()), 1)
-        self.leader.replica.stop()
-        self.assertEqual(self.group.clock.getDelayedCalls(), [])
-
-
 class CommitTests(ReplicaTestCase):
     """A commit needs a majority's disks; promises leave after the disk said so."""
 

@@ -56,6 +56,7 @@ from loghouse.protocol.entry import Buffer, Entry, crc32c, decode_entries, frame
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import Answered, Event, LinkFailed, LinkUp, Refused, Session
+from loghouse.sockets import use_large_buffers
 
 ALPN: Final = b"loghouse/1"
 DEFAULT_GROUP: Final = 1
@@ -306,12 +307,15 @@ class RawConnection(Protocol):
 
     def connectionMade(self) -> None:
         """Connected; with TLS the handshake is still to come."""
+        tcp: Any = self.transport
+        tcp.setTcpNoDelay(True)
         if not self._is_tls:
             self._greet()
 
     def handshakeCompleted(self) -> None:
         """TLS is done on this side; the node's Hello will tell whether on its side, too."""
         transport: Any = self.transport
+        use_large_buffers(transport)
         if transport.negotiatedProtocol != ALPN:
             self._lost = ProtocolError("the port does not speak loghouse/1; is it gRPC's own door?")
             self._drop(abort=True)

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.auth.identity import Identity, identity_of_certificate, names_of
+from loghouse.bulk_tls import Soon
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
 from loghouse.net.admission import Ticket
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -53,7 +54,8 @@ class LinkDoor:
     """What all accepted links of a node share.
 
     `hello` makes this node's own Hello. `tls` None is plaintext: then every client is `anonymous`, and nodes
-    are refused, since none can be told from another. Without `peers` nodes may only describe.
+    are refused, since none can be told from another. Without `peers` nodes may only describe. `soon`: see
+    `BulkTlsFactory`.
     """
 
     raw: RawDoor
@@ -63,6 +65,7 @@ class LinkDoor:
     tls: TlsContexts | None
     anonymous: str = ""
     peers: Peers | None = None
+    soon: Soon | None = None
 
 
 @implementer(IHandshakeListener)

@@ -44,7 +44,7 @@ class FrontDoor(Protocol):
         """Twisted accepted it."""
         self._deadline = self._doors.reactor.callLater(CLIENT_HELLO_SECONDS, self._too_late)
         transport: Any = self.transport
-        transport.setTcpNoDelay(True)
+        transport.setTcpNoDelay(True)  # also for what is passed on to gRPC
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes: of the beginning, or to be passed on."""
@@ -178,7 +178,7 @@ class FrontDoorFactory(Factory):
         wrapped = Factory.forProtocol(build)
         wrapped.noisy = False
         assert self.links.tls is not None
-        factory = BulkTlsFactory(self.links.tls, False, wrapped, clock=self.reactor)
+        factory = BulkTlsFactory(self.links.tls, False, wrapped, clock=self.reactor, soon=self.links.soon)
         factory.noisy = False
         return factory.buildProtocol(None)
 

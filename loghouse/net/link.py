@@ -31,6 +31,7 @@ from loghouse.limits import (
 )
 from loghouse.protocol.link_messages import LinkRole
 from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
+from loghouse.sockets import use_large_buffers
 
 WATCH_SECONDS: Final = 1.0
 CLOSE_SECONDS_MAX: Final = 5.0  # how long a peer may take to close after us
@@ -133,6 +134,7 @@ class Link(Protocol):
     def start(self, session: Session) -> None:
         """The transport is ready for frames: TLS is done, or there is none."""
         self.session = session
+        use_large_buffers(self._transport)
         self._transport.registerProducer(self, True)
         self.flush()
 
@@ -282,6 +284,8 @@ class Link(Protocol):
 
     def connectionMade(self) -> None:
         """Twisted has a connection; TLS may still be to come."""
+        # Else a message behind one that is not acknowledged yet may wait 40 ms for that.
+        self._transport.setTcpNoDelay(True)
         self._watch.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from loghouse import __version__
 from loghouse.auth.policy import Authorizer
+from loghouse.bulk_tls import Soon
 from loghouse.errors import ConfigError, LoghouseError
 from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
 from loghouse.net.accept import LinkDoor, Peers, own_hello
@@ -71,7 +72,7 @@ class OnePort:
         wall_clock: Callable[[], float],
         options: OnePortOptions,
         peers: Peers | None = None,
-        soon: Callable[[Callable[[], None]], object] | None = None,
+        soon: Soon | None = None,
     ) -> None:
         """Read the certificates; nothing is bound yet.
 
@@ -131,6 +132,7 @@ class OnePort:
             tls=self.tls,
             anonymous=self._options.anonymous,
             peers=self._peers,
+            soon=self._soon,
         )
         admission = Admission(ConnectionLimits(all_max=connections_allowed()))
         path = self.grpc_address.removeprefix("unix:")

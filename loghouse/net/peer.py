@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.auth.identity import identity_of_certificate, names_of
-from loghouse.bulk_tls import BulkTlsFactory
+from loghouse.bulk_tls import BulkTlsFactory, Soon
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -119,7 +119,10 @@ class SendQueue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialDoor:
-    """What all dialled links of a node share. `tls` None: plain TCP, for tests on loopback."""
+    """What all dialled links of a node share.
+
+    `tls` None: plain TCP, for tests on loopback. `soon`: see `BulkTlsFactory`.
+    """
 
     reactor: Any
     watch: LinkWatch
@@ -128,6 +131,7 @@ class DialDoor:
     rng: random.Random
     times: LinkTimes = field(default_factory=LinkTimes)
     idle_seconds_max: float = IDLE_SECONDS_MAX
+    soon: Soon | None = None
 
 
 class PeerLink:
@@ -274,7 +278,7 @@ class PeerLink:
         door = self._door
         factory: Any = _DialFactory(self, door)
         if door.tls is not None:
-            factory = BulkTlsFactory(door.tls, True, factory, clock=door.reactor)
+            factory = BulkTlsFactory(door.tls, True, factory, clock=door.reactor, soon=door.soon)
             factory.noisy = False
         self._connector = door.reactor.connectTCP(self._host, self._port, factory, CONNECT_SECONDS_MAX)
 

@@ -15,7 +15,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.limits import HALF_CLOSED_SECONDS_MAX, SPLICE_SIZE
+from loghouse.limits import HALF_CLOSED_SECONDS_MAX
+from loghouse.sockets import use_large_buffers, write_promptly
 
 
 @implementer(IHalfCloseableProtocol)
@@ -38,15 +39,14 @@ class SpliceEnd(Protocol):
         """Tie two connected ends together: each is the producer of what the other writes."""
         self.other, other.other = other, self
         for end in (self, other):
-            # Read at once, and held for the other end before this one is not read any more.
-            end._transport.bufferSize = SPLICE_SIZE
+            use_large_buffers(end._transport)
         self._transport.registerProducer(other._transport, True)
         other._transport.registerProducer(self._transport, True)
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes go to the other end as they are."""
         if self.other is not None:
-            self.other._transport.write(data)
+            write_promptly(self.other._transport, data)
 
     def readConnectionLost(self) -> None:
         """This end sends nothing more; the other direction may go on."""

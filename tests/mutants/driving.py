@@ -31,7 +31,7 @@ ORDER = (
         "etcd-io/raft: readers on followers wait for a heartbeat",
         "The news of a lone append's commit is left to the heartbeats.",
         [(REPLICA + "_turn", "if self.raft.has_untold_commit and", "if False and")],
-        "test_replica:CommitNewsTests.test_a_lone_append",
+        "test_commit_news:CommitNewsTests.test_a_lone_append",
     ),
     bug(
         "vote-before-disk",

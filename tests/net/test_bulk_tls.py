@@ -1,5 +1,7 @@
 """Our TLS transport against itself and against Twisted's own, over transports in memory."""
 
+import random
+
 from OpenSSL import SSL
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -7,7 +9,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.bulk_tls import WRITE_SIZE_MAX, BulkTlsFactory
+from loghouse.bulk_tls import WRITE_SIZE_MAX, BulkTlsFactory, BulkTlsTransport
 from loghouse.limits import KIB
 from loghouse.net.tls import TlsContexts
 from tests.net.doors import WireCase
@@ -107,6 +109,38 @@ class BulkTlsTests(SynchronousTestCase):
         pipe.client.transport.write(bytes(100 * KIB))
         pipe.pump()
         self.assertEqual(len(pipe.server.received), 2)
+
+    def test_no_more_calls_than_records(self):
+        """When a read ends where a record does, OpenSSL is not asked for another one."""
+        pipe = self.pipe()
+        pipe.pump()
+        connection = pipe.ends[1]._tlsConnection
+        calls = []
+        real = connection.recv
+        self.patch(connection, "recv", lambda size: calls.append(size) or real(size))
+        for sizes, expected in (([300], 1), ([300, 20 * KIB, 7], 4)):
+            calls.clear()
+            for size in sizes:
+                pipe.client.transport.write(bytes(size))
+                pipe.clock.advance(0)
+            pipe.ends[1].dataReceived(pipe.take(0))
+            self.assertEqual(len(calls), expected)
+
+    def test_where_records_end(self):
+        """Reads may end anywhere, in a record's header, too; only those that end with a record say so."""
+        for seed in range(300):
+            rng = random.Random(seed)
+            ends, wire = [], b""
+            for _ in range(rng.randrange(1, 8)):
+                size = rng.randrange(40)
+                wire += b"\x17\3\3" + size.to_bytes(2, "big") + bytes(size)
+                ends.append(len(wire))
+            end, start = object.__new__(BulkTlsTransport), 0
+            while start < len(wire):
+                stop = min(len(wire), start + rng.randrange(1, 60))
+                ended = sum(start < place <= stop for place in ends)
+                self.assertEqual(end._count_whole(wire[start:stop]), ended if stop in ends else 0)
+                start = stop
 
     def test_before_the_handshake(self):
         """What is written before the handshake is done is sent behind it, once."""

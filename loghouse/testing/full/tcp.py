@@ -122,6 +122,9 @@ class Transport:
         self._reads = True
         self.network.clock.after(0.0, self.life.enter, self._read)
 
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802
+        """What is written here always goes at once."""
+
     def loseConnection(self) -> None:  # noqa: N802
         """Close once what was written is out."""
         if self.is_open and self.life.is_alive:

@@ -1,0 +1,71 @@
+"""When followers hear of a commit: soon, but seldom by a message of its own (ADR 12)."""
+
+from loghouse.protocol.raft_messages import AppendEntries
+from tests.test_replica import ReplicaTestCase as _ReplicaTestCase
+
+
+class CommitNewsTests(_ReplicaTestCase):
+    """A leader of three and its followers."""
+
+    def lone(self):
+        """How many messages told followers of a commit and of nothing else."""
+        return sum(not message.entries for message in self.leader.sent_of(AppendEntries))
+
+    def test_a_lone_append(self):
+        """Without anything behind it, followers hear of it before a tick, and once each."""
+        before = self.lone()
+        done = self.leader.propose()
+        self.group.settle()
+        self.successResultOf(done)
+        self.assertEqual(self.lone() - before, 2)
+        self.assertEqual(
+            {member.replica.readable_index for member in self.group.members.values()},
+            {self.leader.raft.commit_index},
+        )
+
+    def test_appends_behind_each_other(self):
+        """Where the next append comes before the news are due, it carries them: half of the messages."""
+        before, count = self.lone(), 20
+        dones = []
+
+        def go_on(_=None):
+            if len(dones) < count:
+                dones.append(self.leader.propose())
+                dones[-1].addCallback(go_on)
+
+        go_on()
+        self.group.settle()
+        self.assertEqual(len(dones), count)
+        self.assertEqual(self.lone() - before, 2)
+
+    def test_a_stop(self):
+        """A replica that stops with news to tell leaves no timer behind."""
+        self.leader.propose()
+        self.group.settle_now()
+        self.assertEqual(len(self.group.clock.getDelayedCalls()), 1)
+        self.leader.replica.stop()
+        self.assertEqual(self.group.clock.getDelayedCalls(), [])
+
+
+class LeaderDiskTests(_ReplicaTestCase):
+    """A leader's own disk begins behind what was sent, so that others' disks need not wait for it."""
+
+    def test_sent_first(self):
+        """The append is on its way to the followers before the leader's disk is given it."""
+        self.leader.propose()
+        self.leader.sent.clear()
+        self.group.soons.popleft()()
+        self.assertEqual(len(self.leader.sent_of(AppendEntries)), 2)
+        self.assertEqual(len(self.leader.disk.waiting), 0)
+        self.group.soons.popleft()()
+        self.assertEqual(len(self.leader.disk.waiting), 1)
+
+    def test_a_stop_between(self):
+        """A replica that stops before its disk was given anything writes nothing any more."""
+        last_index = self.leader.log.last_index
+        self.leader.propose()
+        self.group.soons.popleft()()
+        self.leader.replica.stop()
+        self.group.soons.popleft()()
+        self.assertEqual(len(self.leader.disk.waiting), 0)
+        self.assertEqual((self.leader.log.last_index, self.leader.failures), (last_index, []))
