@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
@@ -20,9 +20,6 @@ from twisted.python.failure import Failure
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
 from loghouse.protocol.entry import Buffer
-
-ENTRIES_MAX: Final = 1
-"""Joined entries under way before batches gather. With two of them there are more entries, and smaller."""
 
 
 def may_share(*, attributes: int, producer_id: int, expect_offset: int | None) -> bool:
@@ -87,16 +84,20 @@ class Joiner:
         node: NodeLike,
         soon: Callable[[Callable[[], None]], object],
         settled: Callable[[], None] = lambda: None,
+        entries_max: int = 1,
     ) -> None:
         """Gather for a node.
 
         Args:
             soon: Runs work at the end of this turn of the reactor.
+            entries_max: Joined entries under way before batches gather. With more, callers need not all wait
+                for the same disk; where calls come one by one, they only make smaller entries.
             settled: Called whenever the answers to an entry have been given.
         """
         self._node = node
         self._soon = soon
         self._settled = settled
+        self._entries_max = entries_max
         self._is_due = False
         self._gatherings: dict[str, _Gathering] = {}
         self._under_way = 0
@@ -121,12 +122,12 @@ class Joiner:
 
     def flush_if_idle(self) -> None:
         """Propose what gathered, unless entries are under way or a turn's end is due: then those do."""
-        if self._under_way < ENTRIES_MAX and not self._is_due:
+        if self._under_way < self._entries_max and not self._is_due:
             self.flush()
 
     def flush_soon(self) -> None:
         """The same at the end of this turn of the reactor, for more of what it brings."""
-        if self._gatherings and not self._is_due and self._under_way < ENTRIES_MAX:
+        if self._gatherings and not self._is_due and self._under_way < self._entries_max:
             self._is_due = True
             self._soon(self._end_turn)
 

@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record, RecordBatch
 from loghouse.errors import UnavailableError
-from loghouse.joining import ENTRIES_MAX, Joiner, may_share
+from loghouse.joining import Joiner, may_share
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.entry import crc32c, decode_entries
@@ -36,11 +36,13 @@ class Batch:
 class JoinerTests(SynchronousTestCase):
     """`Joiner` over a node in memory."""
 
+    ENTRIES_MAX = 1
+
     def setUp(self):
         self.node = FakeNode()
         self.settled = 0
         self.soon = []
-        self.joiner = Joiner(self.node, self.soon.append, self.note_settled)
+        self.joiner = Joiner(self.node, self.soon.append, self.note_settled, self.ENTRIES_MAX)
 
     def end_turn(self):
         """Ask for the turn's end, and let it come: this one and those it brings about."""
@@ -138,10 +140,10 @@ class JoinerTests(SynchronousTestCase):
         for number in range(20):
             batches.append(self.add(b"%d" % number))
             self.end_turn()
-        self.assertEqual(self.node.held_count, ENTRIES_MAX)
+        self.assertEqual(self.node.held_count, self.ENTRIES_MAX)
         self.release()
         self.assertEqual([batch.offset for batch in batches], list(range(20)))
-        self.assertEqual(len(self.node.proposals), ENTRIES_MAX + 1)
+        self.assertEqual(len(self.node.proposals), self.ENTRIES_MAX + 1)
 
     def test_full_entries_do_not_wait(self):
         """What fills an entry is proposed at once, whatever is under way, behind what came before it."""
@@ -225,7 +227,7 @@ class JoinerTests(SynchronousTestCase):
         self.assertEqual([batch.error for batch in batches], [self.node.failure] * 2)
         self.node.failure = None
         propose, self.node.propose = self.node.propose, None
-        for _ in range(ENTRIES_MAX + 1):
+        for _ in range(self.ENTRIES_MAX + 1):
             raised = self.add(b"c")
             self.end_turn()
             self.assertIsInstance(raised.error, TypeError)
@@ -237,9 +239,15 @@ class JoinerTests(SynchronousTestCase):
     def test_flush_proposes_at_once(self):
         """A flush proposes what gathered, whatever is under way; the turn's end has nothing left to do."""
         self.node.hold()
-        for number in range(ENTRIES_MAX + 3):
+        for number in range(self.ENTRIES_MAX + 3):
             self.add(b"%d" % number)
             self.joiner.flush()
         self.end_turn()
-        self.assertEqual(self.node.held_count, ENTRIES_MAX + 3)
+        self.assertEqual(self.node.held_count, self.ENTRIES_MAX + 3)
         self.release()
+
+
+class TwoEntriesTests(JoinerTests):
+    """The same with two entries under way, as the raw door has it."""
+
+    ENTRIES_MAX = 2

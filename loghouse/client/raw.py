@@ -9,6 +9,7 @@ Nothing is tried again here: an `OutcomeUnknownError` is the caller's to judge.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IHandshakeListener
@@ -99,7 +101,11 @@ def connect(reactor: Any, host: str, port: int, tls: ClientTls | None) -> Deferr
     if tls is None:
         connected: Deferred[Any] = endpoint.connect(factory)
     else:
-        connected = endpoint.connect(BulkTlsFactory(tls.options(host), True, factory, clock=reactor))
+        # On an asyncio reactor the loop's own queue is a shorter way to the end of a turn than its timers.
+        is_asyncio = isinstance(reactor, AsyncioSelectorReactor)
+        soon = (lambda work: asyncio.get_running_loop().call_soon(work)) if is_asyncio else None
+        secured = BulkTlsFactory(tls.options(host), True, factory, clock=reactor, soon=soon)
+        connected = endpoint.connect(secured)
         connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
     connected.addErrback(_unreachable, f"{host}:{port}")
     connected.addCallback(lambda connection: connection.when_up())

@@ -25,6 +25,7 @@ from loghouse.protocol.session import Session
 
 PRODUCE_SECONDS_DEFAULT: Final = 30.0
 PRODUCE_SECONDS_MAX: Final = 600.0
+ENTRIES_MAX: Final = 2  # joined ones under way: a half of the sessions sends while the other waits for disks
 
 
 class AppendLink(Protocol):
@@ -63,7 +64,7 @@ class AppendDoor:
         self.scheduler = scheduler
         self.in_thread = in_thread
         self.record_size_max = record_size_max
-        self._joiner = Joiner(node, soon, self.flush)
+        self._joiner = Joiner(node, soon, self.flush, entries_max=ENTRIES_MAX)
         self._answered: set[AppendLink] = set()
 
     def join(self, append: Append, subject: str) -> None:

@@ -6,8 +6,8 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from loghouse import errors
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.client.raw import connect
-from loghouse.joining import ENTRIES_MAX
 from loghouse.limits import MIB
+from loghouse.net.appending import ENTRIES_MAX
 from loghouse.net.link import LinkTimes
 from loghouse.protocol.batch import compress, decode_batch, encode_batch
 from loghouse.protocol.entry import Codec, EntryKind
