@@ -36,13 +36,11 @@ class Batch:
 class JoinerTests(SynchronousTestCase):
     """`Joiner` over a node in memory."""
 
-    ENTRIES_MAX = 1
-
     def setUp(self):
         self.node = FakeNode()
         self.settled = 0
         self.soon = []
-        self.joiner = Joiner(self.node, self.soon.append, self.note_settled, self.ENTRIES_MAX)
+        self.joiner = Joiner(self.node, self.soon.append, self.note_settled)
 
     def end_turn(self):
         """Ask for the turn's end, and let it come: this one and those it brings about."""
@@ -140,10 +138,23 @@ class JoinerTests(SynchronousTestCase):
         for number in range(20):
             batches.append(self.add(b"%d" % number))
             self.end_turn()
-        self.assertEqual(self.node.held_count, self.ENTRIES_MAX)
+        self.assertEqual(self.node.held_count, 1)
         self.release()
         self.assertEqual([batch.offset for batch in batches], list(range(20)))
-        self.assertEqual(len(self.node.proposals), self.ENTRIES_MAX + 1)
+        self.assertEqual(len(self.node.proposals), 2)
+
+    def test_two_entries_under_way(self):
+        """A door that allows two has the next batches gather behind the second."""
+        self.joiner = Joiner(self.node, self.soon.append, self.note_settled, entries_max=2)
+        self.node.hold()
+        batches = []
+        for number in range(20):
+            batches.append(self.add(b"%d" % number))
+            self.end_turn()
+        self.assertEqual([p.record_count for p in self.node.proposals], [1, 1])
+        self.release()
+        self.assertEqual([p.record_count for p in self.node.proposals], [1, 1, 18])
+        self.assertEqual([batch.offset for batch in batches], list(range(20)))
 
     def test_full_entries_do_not_wait(self):
         """What fills an entry is proposed at once, whatever is under way, behind what came before it."""
@@ -227,7 +238,7 @@ class JoinerTests(SynchronousTestCase):
         self.assertEqual([batch.error for batch in batches], [self.node.failure] * 2)
         self.node.failure = None
         propose, self.node.propose = self.node.propose, None
-        for _ in range(self.ENTRIES_MAX + 1):
+        for _ in range(2):
             raised = self.add(b"c")
             self.end_turn()
             self.assertIsInstance(raised.error, TypeError)
@@ -239,15 +250,9 @@ class JoinerTests(SynchronousTestCase):
     def test_flush_proposes_at_once(self):
         """A flush proposes what gathered, whatever is under way; the turn's end has nothing left to do."""
         self.node.hold()
-        for number in range(self.ENTRIES_MAX + 3):
+        for number in range(4):
             self.add(b"%d" % number)
             self.joiner.flush()
         self.end_turn()
-        self.assertEqual(self.node.held_count, self.ENTRIES_MAX + 3)
+        self.assertEqual(self.node.held_count, 4)
         self.release()
-
-
-class TwoEntriesTests(JoinerTests):
-    """The same with two entries under way, as the raw door has it."""
-
-    ENTRIES_MAX = 2
