@@ -315,17 +315,22 @@ class Replica:
         unreadable = self.raft.take_unreadable()
         if unreadable is not None:
             self._owner.damage_found(unreadable)
-        if self.raft.has_untold_commit and self._news is None and not self._is_stopped:
-            self._news = self._scheduler.callLater(
-                COMMIT_NEWS_SECONDS, self._tell_commit, self.raft.commit_index
-            )
+        if self.raft.has_untold_commit and self._news is None:
+            self._wait_with_news()
         if self._is_idle:
             self._become_idle()
 
+    def _wait_with_news(self) -> None:
+        if not self._is_stopped:
+            index = self.raft.commit_index
+            self._news = self._scheduler.callLater(COMMIT_NEWS_SECONDS, self._tell_commit, index)
+
     def _tell_commit(self, index: int) -> None:
         self._news = None
-        self.raft.tell_commit(index)
-        self._schedule()
+        if self.raft.tell_commit(index):
+            self._schedule()
+        elif self.raft.has_untold_commit:
+            self._wait_with_news()  # newer ones: they have their time, too
 
     def _take(self, ready: Ready) -> None:
         for envelope in ready.messages_now:

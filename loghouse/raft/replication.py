@@ -62,14 +62,17 @@ class Replication(Roles):
             else:
                 self.has_untold_commit = True
 
-    def tell_commit(self, index: int) -> None:
+    def tell_commit(self, index: int) -> bool:
         """Tell followers that entries up to `index` are committed, if nothing else has told them by now.
+
+        Returns whether there is somebody to tell: then `Raft.ready` has the messages.
 
         Readers on followers should not wait for the next heartbeat to see a commit, so a driver calls this a
         moment after it finds `has_untold_commit`. Not at once: the next entries bring the news for nothing,
         and as a message of its own, which is answered, it doubles the messages of a lone append.
         """
         self._commit_to_tell = index
+        return any(progress.sent_commit < index for progress in self._progress.values())
 
     def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""

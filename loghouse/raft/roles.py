@@ -174,6 +174,7 @@ class Roles:
         self.leader = NOBODY
         self._votes = {}
         self._progress = {}
+        self.has_untold_commit = False
         self._transfer_target = NOBODY
         self._read_states += self._reads.fail_all(self.id)
         self._reset_election_timer()

@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.protocol.raft_messages import AppendEntries
 from loghouse.raft.ready import Proposal
-from tests.raft.member import Bench, holds
+from tests.raft.member import Bench, heartbeat, holds
 from tests.raft.test_paper import only
 
 
@@ -48,6 +48,13 @@ class CommitNewsTests(SynchronousTestCase):
         self.assertFalse(self.raft.has_untold_commit)
         self.raft.tell_commit(index)
         self.assertEqual(only(self.bench.out(), AppendEntries), [])
+
+    def test_a_deposed_leader_has_nothing_to_tell(self):
+        """Who leads no more has no followers, and no news for them."""
+        self.append()
+        self.bench.hear(2, heartbeat(self.raft.term + 1))
+        self.assertFalse(self.raft.has_untold_commit)
+        self.assertFalse(self.raft.tell_commit(self.raft.commit_index))
 
     def test_newer_commits_wait_their_turn(self):
         """A driver that speaks of an older commit, told by now, does not send the newer one early."""
