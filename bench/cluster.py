@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from bench.ceiling import run_ceiling
-from bench.grpc_node import Client
+from bench.grpc_node import Client, EmptyServer
 from bench.measure import Table, finish, median, ratio, rounds, scratch
 from loghouse.limits import KIB, MIB
 from loghouse.testing.cluster_process import ClusterProcess
@@ -40,7 +40,9 @@ CATCH_UP_ROUNDS = 6
 SAMPLE_SECONDS = 1.0
 
 
-def append_load(node: NodeProcess, door: str, size: int, count: int, window: int) -> dict[str, float]:
+def append_load(
+    node: NodeProcess | EmptyServer, door: str, size: int, count: int, window: int
+) -> dict[str, float]:
     """Run one client process against a node; return what it measured."""
     words = ["--door", door, "--address", node.address, "--certs", node.certificates.folder]
     words += ["--size", size, "--count", count, "--window", window]
@@ -52,18 +54,20 @@ def append_load(node: NodeProcess, door: str, size: int, count: int, window: int
 
 def bench_appends(table: Table, options: argparse.Namespace, cluster: ClusterProcess) -> None:
     leader = cluster.wait_leader()
+    empty = EmptyServer(leader.certificates)
     for size, window, count, raw_bar, grpc_bar in SHAPES:
-        p99: dict[str, list[float]] = {"ceiling": [], "raw": [], "batches": []}
+        p99: dict[str, list[float]] = {"ceiling": [], "raw": [], "batches": [], "nothing": []}
 
         def rate(side: str, found: dict[str, float], p99: dict[str, list[float]] = p99) -> float:
             p99[side].append(found["p99_seconds"])
             return found["batches_per_second"]
 
-        theirs, raw, batches = rounds(
+        theirs, raw, batches, nothing = rounds(
             options.rounds,
             lambda shape=(size, count, window): rate("ceiling", run_ceiling(*shape)),
             lambda shape=(size, count, window): rate("raw", append_load(leader, "raw", *shape)),
             lambda shape=(size, count, window): rate("batches", append_load(leader, "batches", *shape)),
+            lambda shape=(size, count, window): rate("nothing", append_load(empty, "batches", *shape)),
         )
         name = f"{size // KIB} KiB" if size % KIB == 0 else f"{size / 1000:g} kB"
         name = f"{name} x {window}"
@@ -74,6 +78,10 @@ def bench_appends(table: Table, options: argparse.Namespace, cluster: ClusterPro
         table.add("  gRPC batches", median(batches), "batches/s")
         table.add("  ratio to the ceiling", ratio(batches, theirs), "", bar=grpc_bar)
         table.add("  p99, ratio", ratio(p99["batches"], p99["ceiling"]), "", bar=2, at_most=True)
+        # Nothing but gRPC: what no handler in Python can surpass.
+        table.add("  gRPC alone, an empty handler of the same messages", median(nothing), "batches/s")
+        table.add("  ratio to the ceiling", ratio(nothing, theirs), "")
+    empty.close()
 
 
 def bench_unary(table: Table, options: argparse.Namespace, cluster: ClusterProcess, folder: Path) -> None:

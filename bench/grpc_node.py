@@ -34,6 +34,7 @@ class EmptyServer:
     """The ceiling's process."""
 
     def __init__(self, certificates: Certificates) -> None:
+        self.certificates = certificates
         command = [sys.executable, "-m", "bench.empty_server", str(certificates.folder)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
