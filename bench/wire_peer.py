@@ -115,7 +115,8 @@ def peer(folder, cluster, done):
         peers=Counting(done),
     )
     ticket = Admission(ConnectionLimits()).enter("x")
-    factory = BulkTlsFactory(tls, False, Factory.forProtocol(lambda: AcceptedLink(links, ticket)))
+    wrapped = Factory.forProtocol(lambda: AcceptedLink(links, ticket))
+    factory = BulkTlsFactory(tls, False, wrapped, clock=reactor)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
     dial = DialDoor(
         reactor=reactor,
