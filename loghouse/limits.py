@@ -54,8 +54,9 @@ FORWARD_GRACE_SECONDS: Final = 1.0  # the same once another node leads: the old 
 FORWARDS_REMEMBERED_MAX: Final = 4096  # ids of one node's last requests: a copy is not done a second time
 FETCH_SIZE_DEFAULT: Final = 512 * KIB
 FETCH_SIZE_MAX: Final = 8 * MIB
-READ_AHEAD_SIZE: Final = 2 * MIB  # read at once for a follower that is far behind; a larger entry comes whole
+READ_AHEAD_SIZE: Final = 256 * KIB  # read at once for a follower far behind; a larger entry comes whole
 READ_AHEAD_MAX: Final = 8  # such pieces that a leader holds or reads
+CATCH_UP_RATE: Final = 64 * MIB  # bytes a second read for followers far behind, all together
 WAITERS_MAX: Final = 16_384  # streams waiting at the tail
 
 # --- identities and permissions ---------------------------------------------------

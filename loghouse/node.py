@@ -209,7 +209,7 @@ class Node(Administration, Repairing, Service):
         # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
         # the last watermark. It must be readable even if there is no room now for an entry of a new term.
         is_lone = log.state.configuration.voters == {id_} and self._damage is None
-        read_ahead = ReadAhead(log, self._readers, self.read_failed)
+        read_ahead = ReadAhead(log, self._readers, self.read_failed, scheduler=self._clocks.scheduler)
         raft = Raft(
             self.options.raft,
             id=id_,

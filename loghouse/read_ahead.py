@@ -2,7 +2,8 @@
 
 A follower that is far behind needs entries that left memory long ago. The core asks for them on the
 reactor's thread, which must not wait for a disk: it is told `EntriesPendingError`, and asks again when they
-are here. While some are sent, those behind them are read.
+are here. While some are sent, those behind them are read, but not faster than `CATCH_UP_RATE`: who is far
+behind can wait, and must not take the machine from the appends that others wait for.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from loghouse.disk import WorkQueue
-from loghouse.limits import READ_AHEAD_MAX, READ_AHEAD_SIZE
+from loghouse.limits import CATCH_UP_RATE, READ_AHEAD_MAX, READ_AHEAD_SIZE
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState
 from loghouse.raft.ready import EntriesPendingError
@@ -27,11 +29,14 @@ class ReadAhead:
     role changes: then `forget`.
     """
 
-    def __init__(self, log: Log, readers: WorkQueue, failed: Callable[[Failure], Any]) -> None:
+    def __init__(
+        self, log: Log, readers: WorkQueue, failed: Callable[[Failure], Any], *, scheduler: IReactorTime
+    ) -> None:
         """Read nothing yet.
 
         Args:
             readers: The threads for cold reads.
+            scheduler: Runs work later.
             failed: Told why a read failed; the core asks again at its next turn.
         """
         self._log = log
@@ -42,6 +47,9 @@ class ReadAhead:
         # then not send it, because too much is in flight, and asks for it again at every turn.
         self._before: dict[int, int] = {}
         self._under_way: set[int] = set()
+        self._scheduler = scheduler
+        self._free_at = 0.0  # the scheduler's clock: when the rate allows the next piece
+        self._waiting: set[IDelayedCall] = set()
         self._life = 0
         self.wake: Callable[[], None] = lambda: None
 
@@ -97,6 +105,9 @@ class ReadAhead:
         self._pieces.clear()
         self._before.clear()
         self._under_way.clear()
+        waiting, self._waiting = self._waiting, set()
+        for timer in waiting:
+            timer.cancel()
 
     def _keep(self, low: int, piece: list[Entry]) -> None:
         self._pieces.pop(low, None)
@@ -113,8 +124,10 @@ class ReadAhead:
         log, life = self._log, self._life
 
         def arrived(piece: list[Entry]) -> None:
-            if life != self._life:
-                return
+            if life == self._life:
+                self._when_due(piece, lambda: use(piece))
+
+        def use(piece: list[Entry]) -> None:
             self._under_way.discard(low)
             if piece:
                 self._keep(low, piece)
@@ -129,6 +142,22 @@ class ReadAhead:
         self._readers.run(lambda: log.entries(low, log.last_index + 1, READ_AHEAD_SIZE)).addCallbacks(
             arrived, failed
         )
+
+    def _when_due(self, piece: list[Entry], use: Callable[[], None]) -> None:
+        """Call `use` as soon as the rate allows for a piece of that size."""
+        now = self._scheduler.seconds()
+        due = max(now, self._free_at)
+        self._free_at = due + sum(entry.size for entry in piece) / CATCH_UP_RATE
+        if due <= now:
+            use()
+            return
+
+        def later() -> None:
+            self._waiting.discard(timer)
+            use()
+
+        timer = self._scheduler.callLater(due - now, later)
+        self._waiting.add(timer)
 
 
 def _fitting(entries: list[Entry], size_max: int) -> list[Entry]:

@@ -153,6 +153,8 @@ class Replica:
     def stop(self) -> None:
         """Take no more turns; who waits gets no answer from here any more."""
         self._is_stopped = True
+        if self._read_ahead is not None:
+            self._read_ahead.forget()
         if self._news is not None:
             self._news.cancel()
             self._news = None

@@ -1,7 +1,9 @@
 """Catching up from a cold disk: other threads read, the core asks again, and what is held is bounded."""
 
+import contextlib
 from unittest.mock import patch
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import read_ahead as read_ahead_module
@@ -33,9 +35,10 @@ class ReadAheadTests(SynchronousTestCase):
             self.log.append([entry])
             self.log.sync(entry.index)
         self.queue = ManualQueue()
+        self.clock = Clock()
         self.failures = []
         self.wakes = 0
-        self.ahead = ReadAhead(self.log, self.queue, self.failures.append)
+        self.ahead = ReadAhead(self.log, self.queue, self.failures.append, scheduler=self.clock)
         self.ahead.wake = self.count_wake
         self.patch(read_ahead_module, "READ_AHEAD_SIZE", 8 * KIB)
 
@@ -51,7 +54,7 @@ class ReadAheadTests(SynchronousTestCase):
             return self.ahead.entries(low, COUNT + 1, size_max)
         except EntriesPendingError:
             while self.queue.settle():
-                pass
+                self.clock.advance(1)
             return self.ahead.entries(low, COUNT + 1, size_max)
 
     def test_everything_in_order(self):
@@ -67,8 +70,35 @@ class ReadAheadTests(SynchronousTestCase):
                     found += self.ahead.entries(low, COUNT + 1, 3000)
             except EntriesPendingError:
                 self.queue.settle()
+                self.clock.advance(1)
         self.assertEqual(self.frames(found), self.frames(self.written))
         self.assertGreater(self.wakes, 5)
+
+    def test_rate(self):
+        """Pieces come as fast as they are read until that is more than the rate; then they wait."""
+        self.patch(read_ahead_module, "CATCH_UP_RATE", 8 * KIB)  # a piece a second
+        self.take(1)  # the first comes at once, and what is behind it is read
+        begin = self.clock.seconds()
+        low = 8
+        while self.clock.seconds() < begin + 3:
+            with contextlib.suppress(EntriesPendingError):
+                low = self.ahead.entries(low, COUNT + 1, 1 << 20)[-1].index + 1
+            self.queue.settle()
+            self.clock.advance(0.05)
+        size = sum(entry.size for entry in self.written[: low - 1])
+        self.assertTrue(3 * 8 * KIB <= size <= 6 * 8 * KIB, size)
+
+    def test_forgotten_while_waiting(self):
+        """What waits for its time is dropped with the rest, and leaves no timer behind."""
+        self.patch(read_ahead_module, "CATCH_UP_RATE", KIB)
+        self.take(1)
+        self.queue.settle()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        wakes = self.wakes
+        self.ahead.forget()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(100)
+        self.assertEqual(self.wakes, wakes)
 
     def test_asked_for_again(self):
         """What was taken and could not be sent is still there when asked for again."""
@@ -107,6 +137,7 @@ class ReadAheadTests(SynchronousTestCase):
         for low in range(1, 40):
             self.assertRaises(EntriesPendingError, self.ahead.entries, 40 - low, COUNT, 1 << 20)
             self.queue.settle()
+            self.clock.advance(1)
             self.assertLessEqual(len(self.ahead._pieces), READ_AHEAD_MAX)
         self.assertEqual(len(self.ahead._pieces), READ_AHEAD_MAX)
 

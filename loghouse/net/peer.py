@@ -26,7 +26,7 @@ from zope.interface import implementer
 from loghouse.auth.identity import identity_of_certificate, names_of
 from loghouse.bulk_tls import BulkTlsFactory, Soon
 from loghouse.errors import IdentityError, ProtocolError
-from loghouse.limits import PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
+from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.tls import ALPN, TlsContexts
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
@@ -41,6 +41,7 @@ CONNECT_SECONDS_MAX: Final = 5.0
 BACKOFF_SECONDS_MIN: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 5.0
 IDLE_SECONDS_MAX: Final = 300.0
+TURN_SIZE_MAX: Final = 256 * KIB  # of bulk to one peer, before others have their turn of the reactor
 COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND))
 
 
@@ -99,9 +100,9 @@ class SendQueue:
                 return True
         return False
 
-    def take(self) -> tuple[Buffer, ...] | None:
-        """Return the next frame to send."""
-        waiting = self._control or self._bulk
+    def take(self, *, bulk_too: bool = True) -> tuple[Buffer, ...] | None:
+        """Return the next frame to send; None when there is none, or only bulk that is not asked for."""
+        waiting = self._control or (self._bulk if bulk_too else None)
         if not waiting:
             return None
         _, _, frame = waiting.popleft()
@@ -170,6 +171,9 @@ class PeerLink:
         self._delay_seconds = 0.0
         self._timer: Any = None
         self._connector: Any = None
+        self._soon = door.soon or (lambda work: door.reactor.callLater(0, work))
+        self._turn_size = 0
+        self._is_turn_ending = False
 
     # --- what the cluster calls ----------------------------------------------------------
 
@@ -221,16 +225,27 @@ class PeerLink:
         return True
 
     def _drain(self) -> None:
-        """Write what waits while the transport takes it."""
+        """Write what waits while the transport takes it, but not more bulk than is this turn's share."""
         link = self.link
         assert link is not None
         while link.is_writable:
-            frame = self.queue.take()
+            frame = self.queue.take(bulk_too=self._turn_size < TURN_SIZE_MAX)
             if frame is None:
-                return
+                break
+            size = sum(map(len, frame))
             self.counters.sent += 1
-            self.counters.sent_size += sum(map(len, frame))
+            self.counters.sent_size += size
+            self._turn_size += size
             link.write_frame(frame)
+        if self._turn_size and not self._is_turn_ending:
+            self._is_turn_ending = True
+            self._soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._is_turn_ending = False
+        self._turn_size = 0
+        if self.state is PeerState.UP:
+            self._drain()
 
     # --- from the link ------------------------------------------------------------------------
 

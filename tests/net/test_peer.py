@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import IdentityError
 from loghouse.limits import MIB
 from loghouse.net.link import LinkTimes
-from loghouse.net.peer import PeerState, SendQueue
+from loghouse.net.peer import TURN_SIZE_MAX, PeerState, SendQueue
 from loghouse.protocol.codec import decode_envelope, encode_envelope
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import SwimNack
@@ -99,6 +99,25 @@ class LinkTests(PeerCase):
         self.assertEqual(len(received.message.entries[0].payload), 100_000)
         self.assertEqual(gossip, MessageReceived(message=SwimNack(sequence=7), group=0, stream=0))
         self.assertEqual(link.counters.sent, 2)
+
+    @asynchronous
+    async def test_bulk_takes_turns(self):
+        """Bulk goes a share at a time, though the socket would take more, and control in between."""
+        self.open_door()
+        link = self.peer()
+        await self.up(link)
+        await until(lambda: not link._is_turn_ending)
+        for index in (1, 2, 3):
+            self.assertTrue(link.send_raft(append(TURN_SIZE_MAX, index)))
+        self.assertEqual(len(link.queue), 2)
+        self.assertTrue(link.send(SwimNack(sequence=7)))
+        self.assertEqual(len(link.queue), 2)
+        await until(lambda: len(self.peers.events) == 4)
+        kinds = [type(event) for _, event in self.peers.events]
+        self.assertEqual(kinds, [RaftFrameReceived, MessageReceived, RaftFrameReceived, RaftFrameReceived])
+        frames = [event.frame for _, event in self.peers.events if isinstance(event, RaftFrameReceived)]
+        entries = [decode_envelope(frame, SEED).message.entries[0] for frame in frames]
+        self.assertEqual([entry.index for entry in entries], [1, 2, 3])
 
     @asynchronous
     async def test_wrong_node_answers(self):
