@@ -15,6 +15,7 @@ from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_read
 from loghouse.cli.record_output import WRITERS
 from loghouse.cli.target import add_options, connect_async, contact
 from loghouse.client import AsyncClient
+from loghouse.client.loop_thread import let_calls_end
 
 _FROM_ALLOWED = "an offset, earliest, latest, or a time such as 2026-11-23T08:30:00Z"
 
@@ -86,8 +87,15 @@ def run(args: argparse.Namespace) -> int:
     if args.offsets and args.format not in ("lines", "hex"):
         raise CommandError("--offsets goes with --format lines or hex", ExitCode.USAGE)
     with _opened(args.output) as output:
-        asyncio.run(_run(args, output))
+        asyncio.run(_run_to_the_end(args, output))
     return ExitCode.OK
+
+
+async def _run_to_the_end(args: argparse.Namespace, output: BinaryIO) -> None:
+    try:
+        await _run(args, output)
+    finally:
+        await let_calls_end()
 
 
 async def _run(args: argparse.Namespace, output: BinaryIO) -> None:

@@ -113,13 +113,20 @@ class LoopThread:
         finally:
             myself = asyncio.current_task()
             await _end(self._tasks - {myself})
-            # What is left is gRPC's, and ends when its core has told how each call ended. Cancelled, it would
-            # not wait, and the core's news, coming after this loop's end, would be another loop's exception.
-            others = asyncio.all_tasks() - {myself}
-            if others:
-                await asyncio.wait(others, timeout=SETTLE_SECONDS)
+            await let_calls_end()
             await _end(asyncio.all_tasks() - {myself})
             await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+async def let_calls_end() -> None:
+    """Let gRPC's tasks of this loop end, which is about to close; nothing else may be running there.
+
+    They end when its core has told how each call ended. Cancelled, they would not wait, and the core's news,
+    coming after this loop's end, would be another loop's exception.
+    """
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=SETTLE_SECONDS)
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
