@@ -1,5 +1,6 @@
 """`loghouse produce`, `consume` and `servers` against a node in memory."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from loghouse.api.v1.log_pb2 import Header, Record
+from loghouse.cli import consume
 from loghouse.protocol.entry import Codec
 from tests.cli.fake_node import FakeServer, refusal
 from tests.cli.support import CommandCase
@@ -199,6 +201,22 @@ class ConsumeTests(RecordsCase):
         self.node.records(Record(value=b"a"), Record(value=b"b"))
         self.node.append(None)
         self.node.records(Record(value=b"c"))
+
+    def test_calls_end_before_the_loop(self):
+        """A call that gRPC is still ending hears how it ended before the command's loop closes."""
+        ends, tasks = [], []
+
+        async def hear():
+            for _ in range(5):  # the news takes a few turns of the loop
+                await asyncio.sleep(0)
+            ends.append("heard")
+
+        async def run(args, output):
+            tasks.append(asyncio.get_running_loop().create_task(hear()))
+
+        self.patch(consume, "_run", run)
+        code, _, err = self.run_command("consume", *self.target)
+        self.assertEqual((code, err, ends), (0, "", ["heard"]))
 
     def test_reads_to_the_end(self):
         """Without --follow it ends where the log ended at the start."""
