@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from typing import Any
+from collections.abc import Callable
+from contextvars import Context
+from typing import TypeVarTuple
 
 from twisted.internet import asyncioreactor
 
 from loghouse.errors import ReactorError
+
+Ts = TypeVarTuple("Ts")
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -29,8 +33,12 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
         time has come, and use up a core meanwhile.
         """
 
-        def call_later(  # type: ignore[override]
-            self, delay: float, callback: Any, *args: Any, context: Any = None
+        def call_later(
+            self,
+            delay: float,
+            callback: Callable[[*Ts], object],
+            *args: *Ts,
+            context: Context | None = None,
         ) -> asyncio.TimerHandle:
             return super().call_later(math.ceil(delay * 1000) / 1000, callback, *args, context=context)
 

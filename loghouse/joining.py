@@ -90,9 +90,9 @@ class Joiner:
 
         Args:
             soon: Runs work at the end of this turn of the reactor.
+            settled: Called whenever the answers to an entry have been given.
             entries_max: Joined entries under way before batches gather. With more, callers need not all wait
                 for the same disk; where calls come one by one, they only make smaller entries.
-            settled: Called whenever the answers to an entry have been given.
         """
         self._node = node
         self._soon = soon

@@ -44,7 +44,7 @@ class FrontDoor(Protocol):
         """Twisted accepted it."""
         self._deadline = self._doors.reactor.callLater(CLIENT_HELLO_SECONDS, self._too_late)
         transport: Any = self.transport
-        transport.setTcpNoDelay(True)  # also for what is passed on to gRPC
+        transport.setTcpNoDelay(True)  # for whoever it is handed over to
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes: of the beginning, or to be passed on."""

@@ -284,8 +284,6 @@ class Link(Protocol):
 
     def connectionMade(self) -> None:
         """Twisted has a connection; TLS may still be to come."""
-        # Else a message behind one that is not acknowledged yet may wait 40 ms for that.
-        self._transport.setTcpNoDelay(True)
         self._watch.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

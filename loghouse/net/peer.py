@@ -320,6 +320,8 @@ class DialledLink(Link):
     def connectionMade(self) -> None:
         """Twisted is connected; with TLS the handshake is still to come."""
         super().connectionMade()
+        # Else a message behind one that is not acknowledged yet may wait 40 ms for that.
+        self._transport.setTcpNoDelay(True)
         if self._door.tls is None:
             self._greet(None)
 

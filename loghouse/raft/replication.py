@@ -26,7 +26,6 @@ class Replication(Roles):
 
     def _flush_appends(self) -> None:
         """Send every follower what it lacks and may be sent. Called once a turn, so appends are batched."""
-        self.has_untold_commit = False
         for id_, progress in self._progress.items():
             try:
                 if progress.state is ProgressState.REPLICATE:
@@ -55,12 +54,26 @@ class Replication(Roles):
             # Everything in flight may be lost; an empty append behind it brings that to light.
             self._send_append(id_, progress, 0, 0)
         progress.nudged = False
-        if not progress.inflights and progress.sent_commit < self._log.commit_index:
-            # Behind entries on their way the news can wait: their acknowledgement brings us back here.
-            if progress.sent_commit < self._commit_to_tell:
-                self._send_append(id_, progress, 0, 0)
-            else:
-                self.has_untold_commit = True
+        if self._awaits_news(progress, self._commit_to_tell):
+            self._send_append(id_, progress, 0, 0)
+
+    def _awaits_news(self, progress: Progress, index: int) -> bool:
+        """Whether this follower has everything but the news that entries up to `index` are committed.
+
+        Behind entries on their way the news can wait: their acknowledgement brings us back to `_stream`.
+        """
+        return (
+            progress.sent_commit < index
+            and progress.state is ProgressState.REPLICATE
+            and progress.next_index > self._log.last_index
+            and not progress.inflights
+        )
+
+    @property
+    def has_untold_commit(self) -> bool:
+        """Whether a follower lacks nothing but the news of a commit: `tell_commit`."""
+        index = self._log.commit_index
+        return any(self._awaits_news(progress, index) for progress in self._progress.values())
 
     def tell_commit(self, index: int) -> bool:
         """Tell followers that entries up to `index` are committed, if nothing else has told them by now.
@@ -72,7 +85,7 @@ class Replication(Roles):
         and as a message of its own, which is answered, it doubles the messages of a lone append.
         """
         self._commit_to_tell = index
-        return any(progress.sent_commit < index for progress in self._progress.values())
+        return any(self._awaits_news(progress, index) for progress in self._progress.values())
 
     def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""

@@ -69,8 +69,6 @@ class Roles:
         self._stalled_ticks = 0
         # The index of the no-op that began this leader's term.
         self._term_start_index = 0
-        # Whether a follower lacks nothing but the news of a commit: `tell_commit`.
-        self.has_untold_commit = False
         self._commit_to_tell = 0
         self._token = 0
         self._hard_handed = hard_state
@@ -174,7 +172,6 @@ class Roles:
         self.leader = NOBODY
         self._votes = {}
         self._progress = {}
-        self.has_untold_commit = False
         self._transfer_target = NOBODY
         self._read_states += self._reads.fail_all(self.id)
         self._reset_election_timer()

@@ -23,6 +23,14 @@ class CommitNewsTests(SynchronousTestCase):
         heard = [self.bench.hear(source, holds(self.raft.term, index)) for source in (2, 3)]
         return index, only(heard[0] + heard[1], AppendEntries)
 
+    def check_told(self, index, entry_count):
+        """Both followers are told with so many entries, and then there is nothing left to tell."""
+        sent = only(self.bench.out(), AppendEntries)
+        self.assertEqual([(len(m.entries), m.commit_index) for _, m in sent], [(entry_count, index)] * 2)
+        self.assertFalse(self.raft.has_untold_commit)
+        self.raft.tell_commit(index)
+        self.assertEqual(only(self.bench.out(), AppendEntries), [])
+
     def test_waits(self):
         """A commit alone sends nothing at once, and says that there is something to tell."""
         index, sent = self.append()
@@ -33,21 +41,13 @@ class CommitNewsTests(SynchronousTestCase):
         """The next entries carry it, and then there is nothing left to tell."""
         index, _ = self.append()
         self.raft.propose(Proposal(payload=b"y", record_count=1), 0)
-        sent = only(self.bench.out(), AppendEntries)
-        self.assertEqual([(len(m.entries), m.commit_index) for _, m in sent], [(1, index)] * 2)
-        self.assertFalse(self.raft.has_untold_commit)
-        self.raft.tell_commit(index)
-        self.assertEqual(only(self.bench.out(), AppendEntries), [])
+        self.check_told(index, 1)
 
     def test_is_told(self):
         """Told to, the leader sends it without entries, once, to who does not know it."""
         index, _ = self.append()
         self.raft.tell_commit(index)
-        sent = only(self.bench.out(), AppendEntries)
-        self.assertEqual([(len(m.entries), m.commit_index) for _, m in sent], [(0, index)] * 2)
-        self.assertFalse(self.raft.has_untold_commit)
-        self.raft.tell_commit(index)
-        self.assertEqual(only(self.bench.out(), AppendEntries), [])
+        self.check_told(index, 0)
 
     def test_a_deposed_leader_has_nothing_to_tell(self):
         """Who leads no more has no followers, and no news for them."""
