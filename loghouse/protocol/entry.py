@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
-import crc32c as _crc32c
 from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct, this
+from fastcrc import crc32
 
 from loghouse.errors import EntryDamagedError, EntryTruncatedError
 from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX
@@ -65,7 +65,8 @@ assert HEADER.size == ENTRY_HEADER_SIZE
 
 KINDS: Final = frozenset(int(kind) for kind in EntryKind)
 
-crc32c = _crc32c.crc32c
+# CRC-32C (Castagnoli), as iSCSI uses it (RFC 3720, 12.1): `crc32c(data, value_to_continue)`. See ADR 4.
+crc32c: Final = crc32.iscsi
 
 
 def frame_seed(cluster: bytes, group: int) -> int:

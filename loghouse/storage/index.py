@@ -47,15 +47,20 @@ class OffsetIndex:
 
     def _entry(self, number: int) -> tuple[int, int]:
         start = number * INDEX_ENTRY_SIZE
-        relative, position = INDEX_ENTRY.unpack(self._entries[start : start + INDEX_ENTRY_SIZE])
-        return relative, position
+        entry: tuple[int, int] = INDEX_ENTRY.unpack(self._entries[start : start + INDEX_ENTRY_SIZE])
+        return entry
 
     def last_at_offset(self, relative_offset: int, count: int) -> int:
         """Return the last of the first `count` entries whose base offset is not above; -1 when none is."""
         return bisect_right(range(count), relative_offset, key=self.relative_offset) - 1
 
-    def last_ending_by(self, position: int, low: int, high: int) -> int:
-        """Return the last place in [low, high) that starts at or before `position` (low - 1 when none)."""
+    def last_ending_by(self, position: int, low: int, high: int, *, likely: int = 0) -> int:
+        """Return the last place in [low, high) that starts at or before `position` (low - 1 when none).
+
+        `likely` is looked at first: with entries of one size, whoever reads knows.
+        """
+        if low <= likely < high - 1 and self.position(likely) <= position < self.position(likely + 1):
+            return likely
         step = 1
         # Reads are short: gallop from `low` instead of halving the whole segment.
         while low + step < high and self.position(low + step) <= position:

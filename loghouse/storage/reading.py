@@ -349,6 +349,9 @@ class ReadableLog:
         for damage in self._damaged:
             if damage.base_offset <= offset < damage.next_offset:
                 raise damage.error()
+        found = segment.frames_behind(offset, count=count, end=end, size_max=size_max, mapped=True)
+        if found is not None:
+            return found
         header = segment.number_at_offset(offset, count)
         if header.next_offset <= offset:
             return b"", offset

@@ -100,26 +100,27 @@ class FrameScan:
         payloads, index_max, state = self.check_payloads, self.index_max, self.state
         view, size, at, needed = memoryview(buffer), len(buffer), 0, ENTRY_HEADER_SIZE
         unpack, pack, out = HEADER.unpack_from, INDEX_ENTRY.pack, self.entries
-        problem, count = "", 0
+        header_size, version_known, kinds, bits_unknown = ENTRY_HEADER_SIZE, VERSION, KINDS, ~CODEC_MASK
+        of_records, problem, count = int(EntryKind.RECORDS), "", 0
         while index < index_max:
-            if size - at < ENTRY_HEADER_SIZE:
+            if size - at < header_size:
                 break
             crc, length, version, kind, attributes, records, i, t, base, time, producer, _, payload_crc = (
                 unpack(view, at)
             )
-            if crc32c(view[at + 4 : at + ENTRY_HEADER_SIZE], seed) != crc:
-                if view[at : at + ENTRY_HEADER_SIZE] == _ZERO_HEADER:
+            if crc32c(view[at + 4 : at + header_size], seed) != crc:
+                if view[at : at + header_size] == _ZERO_HEADER:
                     self.is_ended = True
                 else:
                     problem = "no entry of this log starts here (header checksum)"
                 break
-            if version != VERSION or kind not in KINDS or attributes & ~CODEC_MASK:
+            if version != version_known or kind not in kinds or attributes & bits_unknown:
                 problem = (
                     f"entry of version {version}, kind {kind}, attributes {attributes:#06x} is not known"
                 )
                 self.is_newer = True
                 break
-            if not ENTRY_HEADER_SIZE <= length <= ENTRY_SIZE_MAX:
+            if not header_size <= length <= ENTRY_SIZE_MAX:
                 problem = f"entry of {length} bytes"
                 break
             if length > size - at:
@@ -128,15 +129,15 @@ class FrameScan:
             if i != index + 1 or t < term or base != next_offset or time < timestamp:
                 problem = f"entry {i} of term {t} at offset {base} does not join entry {index} of term {term}"
                 break
-            if payloads and crc32c(view[at + ENTRY_HEADER_SIZE : at + length]) != payload_crc:
+            if payloads and crc32c(view[at + header_size : at + length]) != payload_crc:
                 problem = f"payload checksum of entry {i} does not match"
                 self.is_payload_damaged = True
                 self._behind = (position + at + length, i, t, base + records, time)
                 break
-            if base - base_offset > RELATIVE_OFFSET_MAX or (records > 0) != (kind == EntryKind.RECORDS):
+            if base - base_offset > RELATIVE_OFFSET_MAX or (records > 0) != (kind == of_records):
                 problem = f"entry {i} has {records} records at offset {base}"
                 break
-            if state is not None and (producer or kind != EntryKind.RECORDS):
+            if state is not None and (producer or kind != of_records):
                 try:
                     state.apply(decode_entry(seed, view, at))
                 except (EntryDamagedError, MalformedMessageError) as error:

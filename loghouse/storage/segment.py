@@ -95,7 +95,7 @@ class Segment:
         self._index: OffsetIndex | None = None
         self._map: Mapping | None = None
         # (offset, place) where the last read ended: a reader that goes on needs no search.
-        self._next_read = (-1, 0)
+        self._next_read = (-1, 0, 0)
 
     # --- what it is -----------------------------------------------------------------
 
@@ -295,11 +295,6 @@ class Segment:
         Raises:
             DamageError: The store is damaged where the entry must be.
         """
-        hinted_offset, hinted = self._next_read
-        if hinted_offset == offset and hinted < count:
-            header = self._header_at(self.index(), hinted)
-            if header and header.base_offset <= offset < header.next_offset:
-                return header
         relative = offset - self.base_offset
         for attempt in ("as mapped", "rebuilt"):
             index = self.index() if attempt == "as mapped" else self.rebuild_index()
@@ -338,33 +333,80 @@ class Segment:
         Raises:
             DamageError: The first frame is damaged. (A later one ends what is returned.)
         """
-        first = header.index - self.base_index
-        start, limit = header.position, header.position + size_max
-        last = first
-        if header.position + header.length < limit:
+        number = header.index - self.base_index
+        buffer, scan = self._scanned(
+            number,
+            header.position,
+            header.length,
+            header.term,
+            header.base_offset,
+            count=count,
+            end=end,
+            size_max=size_max,
+            mapped=mapped,
+        )
+        if scan.count == 0:
+            raise self.damage(header.position, scan.problem or "the entry is cut short")
+        return buffer, scan.next_offset
+
+    def frames_behind(
+        self, offset: int, *, count: int, end: End, size_max: int, mapped: bool
+    ) -> tuple[bytes, int] | None:
+        """Return what `frames` does, without a look at a header, when `offset` is where the last read ended.
+
+        None when it is not, or nothing good with records is there: look `number_at_offset` up.
+        """
+        hinted_offset, number, term = self._next_read
+        index = self.index()
+        if hinted_offset != offset or number >= min(count, index.capacity):
+            return None
+        start = index.position(number)
+        length = self.end_of(number, end) - start
+        if start < STORE_HEADER_SIZE or not ENTRY_HEADER_SIZE <= length <= ENTRY_SIZE_MAX:
+            return None
+        buffer, scan = self._scanned(
+            number, start, length, term, offset, count=count, end=end, size_max=size_max, mapped=mapped
+        )
+        return (buffer, scan.next_offset) if scan.next_offset > offset else None
+
+    def _scanned(
+        self,
+        number: int,
+        start: int,
+        length: int,
+        term: int,
+        offset: int,
+        *,
+        count: int,
+        end: End,
+        size_max: int,
+        mapped: bool,
+    ) -> tuple[bytes, FrameScan]:
+        """Read whole frames from the entry at place `number` on, and check them; the index may be wrong."""
+        limit, last = start + size_max, number
+        if start + length < limit:
             index = self.index()
             # The last one that starts in time; an index rebuilt from a damaged store ends at the damage.
-            starts = index.last_ending_by(limit, first + 1, min(count, index.capacity))
+            likely = number + size_max // length
+            starts = index.last_ending_by(limit, number + 1, min(count, index.capacity), likely=likely)
             last = starts if starts == count - 1 and self.end_of(starts, end) <= limit else starts - 1
-        stop = max(self.end_of(last, end), start + header.length) if last > first else start + header.length
+        stop = max(self.end_of(last, end), start + length) if last > number else start + length
         # A wrong index must not make us read more than was asked for.
-        stop = min(stop, max(limit, start + header.length))
-        buffer = self.read_bytes(start, stop, mapped=mapped)
+        buffer = self.read_bytes(start, min(stop, max(limit, start + length)), mapped=mapped)
         scan = FrameScan(
             self.seed,
-            index=header.index - 1,
-            term=header.term,
-            next_offset=header.base_offset,
+            index=self.base_index + number - 1,
+            term=term,
+            next_offset=offset,
             base_offset=self.base_offset,
             position=start,
             index_max=self.base_index + count - 1,
         )
         scan.feed(buffer)
-        if scan.count == 0:
-            raise self.damage(start, scan.problem or "the entry is cut short")
-        self._next_read = (scan.next_offset, first + scan.count)
+        if scan.count:
+            self._next_read = (scan.next_offset, number + scan.count, scan.term)
         good = scan.position - start
-        return (buffer if good == len(buffer) else buffer[:good]), scan.next_offset
+        return (buffer if good == len(buffer) else buffer[:good]), scan
 
     def damage(self, position: int, problem: str) -> DamageError:
         """Return the error that names this store."""

@@ -63,6 +63,21 @@ class EntryTests(SynchronousTestCase):
 
         check()
 
+    def test_checksum(self):
+        """`crc32c` gives the values of RFC 3720, B.4, of any buffer, whole or continued."""
+        vectors = (
+            (bytes(32), 0x8A9136AA),
+            (b"\xff" * 32, 0x62A8AB43),
+            (bytes(range(32)), 0x46DD794E),
+            (bytes(range(31, -1, -1)), 0x113FDB5C),
+        )
+        for data, value in vectors:
+            self.assertEqual(crc32c(data), value)
+            for buffer in (bytearray(data), memoryview(b"x" + data)[1:], memoryview(bytearray(data))):
+                self.assertEqual(crc32c(buffer), value)
+            for cut in range(len(data) + 1):
+                self.assertEqual(crc32c(data[cut:], crc32c(data[:cut])), value)
+
     def test_round_trip(self):
         """What was made decodes to the same entry, at any position of any buffer."""
 

@@ -204,6 +204,33 @@ class DamagedReadTests(SynchronousTestCase):
             self.assertEqual(next(decode_entries(SEED, frames)).frame, entry.frame)
             self.assertEqual(log.entries(entry.index, entry.index + 1, 0)[0].frame, entry.frame)
 
+    def test_index_goes_wrong_between_two_reads(self):
+        """Reading on takes the place from the index; whatever that says, what comes is checked, and right."""
+        for position in (0, 1, 4096, 4100, 2**40, 2**64 - 1):
+            disk = SimDisk()
+            log, entries = filled(disk, 30)
+            fd = disk.open(f"{DIRECTORY}/{1:020d}.index")
+            _, offset = log.read(0, 0, 30)
+            self.assertEqual(offset, entries[1].base_offset)
+            disk.pwritev(fd, [INDEX_ENTRY.pack(offset, position)], INDEX_ENTRY.size)
+            frames, next_offset = log.read(offset, 0, 30)
+            self.assertEqual(next(decode_entries(SEED, frames)).frame, entries[1].frame, position)
+            self.assertEqual(next_offset, entries[2].base_offset)
+
+    def test_last_entry_without_records(self):
+        """Reading on stops before an entry without records, as a look-up does, and goes on behind it."""
+        disk = SimDisk()
+        log = new_log(disk)
+        writer = Writer()
+        first, empty, last = writer.records(2, 60), writer.noop(), writer.records(1, 60)
+        log.append([first, empty])
+        log.sync(2)
+        self.assertEqual(log.read(0, 0, 2), (first.frame, 2))
+        self.assertEqual(log.read(2, 0, 2), (b"", 2))
+        log.append([last])
+        log.sync(3)
+        self.assertEqual(log.read(2, 10**6, 3), (last.frame, 3))
+
 
 class ModelTests(SynchronousTestCase):
     """Random courses against plain lists."""
@@ -226,7 +253,9 @@ class ModelTests(SynchronousTestCase):
             self.assertEqual(index.last_at_offset(wanted, len(steps)), below[-1] if below else -1)
             limit = 4096 + 20 * wanted
             starting = [place for place, value in enumerate(positions) if value <= limit]
-            self.assertEqual(index.last_ending_by(limit, 0, len(steps)), starting[-1])
+            for likely in (0, wanted, starting[-1]):
+                found = index.last_ending_by(limit, 0, len(steps), likely=likely)
+                self.assertEqual(found, starting[-1])
 
         check()
 
