@@ -10,9 +10,10 @@ import math
 import sys
 from collections.abc import Callable
 from contextvars import Context
-from typing import TypeVarTuple
+from typing import Any, TypeVarTuple
 
 from twisted.internet import asyncioreactor
+from twisted.python.log import callWithLogger
 
 from loghouse.errors import ReactorError
 
@@ -26,12 +27,14 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
 
     class Loop(uvloop.Loop):
-        """Rounds timers up to its clock's milliseconds.
+        """uvloop, for Twisted on top of it."""
 
-        uvloop rounds to the nearest, so half of all timers come early. Twisted then finds nothing due and
-        asks for the rest of the time, which is rounded to nothing: it would ask again and again until the
-        time has come, and use up a core meanwhile.
-        """
+        def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+            # Twisted reads every socket within a logging context, a dozen calls more for each read. Only its
+            # old log, which nobody here writes to, looks at that.
+            if callback is callWithLogger:
+                callback, args = args[1], args[2:]  # its `_readOrWrite`, which catches what is raised
+            super().add_reader(fd, callback, *args)
 
         def call_later(
             self,
@@ -40,6 +43,9 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
             *args: *Ts,
             context: Context | None = None,
         ) -> asyncio.TimerHandle:
+            # Rounded up to its clock's milliseconds. uvloop rounds to the nearest, so half of all timers come
+            # early. Twisted then finds nothing due and asks for the rest of the time, which is rounded to
+            # nothing: it would ask again and again until the time has come, and use up a core meanwhile.
             return super().call_later(math.ceil(delay * 1000) / 1000, callback, *args, context=context)
 
     return Loop()

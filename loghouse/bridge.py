@@ -24,13 +24,18 @@ def to_asyncio(work: Deferred[T]) -> asyncio.Future[T]:
     return work.asFuture(asyncio.get_running_loop())
 
 
-# Twisted's callLater(0) and callFromThread go through its timer queue: a turn and about 30 us each, and
-# an append takes both ways.
+# Twisted's callLater and callFromThread go through its timer queue: a turn and about 30 us each, and an
+# append takes all three ways, some of them several times.
 
 
-def call_soon(work: Callable[[], None]) -> asyncio.Handle:
-    """Run `work` at the end of this turn of the loop; the handle can cancel it."""
-    return asyncio.get_event_loop().call_soon(work)
+def soon() -> Callable[[Callable[[], None]], asyncio.Handle]:
+    """Return what runs work at the end of this turn of the loop; its handle can cancel it."""
+    return asyncio.get_event_loop().call_soon
+
+
+def later() -> Callable[[float, Callable[[], None]], asyncio.TimerHandle]:
+    """Return what runs work after so many seconds; its handle can cancel it."""
+    return asyncio.get_event_loop().call_later
 
 
 def call_from_thread() -> Callable[[Callable[[], None]], object]:

@@ -9,7 +9,7 @@ same in larger pieces; they use attributes of it that are not public. See ADR 11
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, cast
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
@@ -19,23 +19,13 @@ from twisted.python.failure import Failure
 
 from loghouse.limits import KIB
 from loghouse.sockets import write_promptly
+from loghouse.turns import Cancellable, Soon
 
 WRITE_SIZE_MAX: Final = 256 * KIB  # given to OpenSSL at once; as much again holds its records
 RECORD_SIZE: Final = 16 * KIB  # what one call of OpenSSL returns at most
 HEADER_SIZE: Final = 5  # of a record: type, version, u16 length (RFC 8446, 5.1)
 RECORD_OVERHEAD: Final = 256  # a header, a tag and padding take 22 bytes
 OTHER_SIZE: Final = 16 * KIB  # what else OpenSSL may have to say: tickets, key updates, an alert
-
-
-class Cancellable(Protocol):
-    """Work that was not done yet."""
-
-    def cancel(self) -> object:
-        """Do not do it."""
-
-
-Soon: TypeAlias = Callable[[Callable[[], None]], Cancellable]
-"""Runs work at the end of this turn of the reactor."""
 
 
 class BulkTlsTransport(BufferingTLSTransport):

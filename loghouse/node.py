@@ -227,7 +227,7 @@ class Node(Administration, Repairing, Service):
             log,
             disk=self._disk,
             soon=self._clocks.soon,
-            scheduler=self._clocks.scheduler,
+            later=self._clocks.later,
             wall=self._clocks.wall,
             owner=self,
             read_ahead=read_ahead,

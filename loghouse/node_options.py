@@ -14,6 +14,7 @@ from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.config import LAN, RaftConfig
 from loghouse.reconcile import Presence
+from loghouse.turns import Later
 
 TICK_SECONDS: Final = 0.1
 
@@ -45,12 +46,14 @@ class NodeOptions:
 class Clocks:
     """Time, injected.
 
-    `scheduler` is for what happens later, `soon` runs work at the end of this turn of the reactor, `wall` is
-    for timestamps, `monotonic` for age; both in seconds.
+    `scheduler` is for what happens later, `later` (seconds, work) the shorter way for what every append asks
+    for, `soon` runs work at the end of this turn of the reactor, `wall` is for timestamps, `monotonic` for
+    age; both in seconds.
     """
 
     scheduler: IReactorTime
     soon: Callable[[Callable[[], None]], object]
+    later: Later
     wall: Callable[[], float]
     monotonic: Callable[[], float]
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -37,6 +36,7 @@ from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
 from loghouse.read_ahead import ReadAhead
 from loghouse.storage.log import Log
+from loghouse.turns import Cancellable, Later
 
 COMMIT_NEWS_SECONDS: Final = 0.002
 """How long the news of a commit waits for the next entries to carry it to followers. See ADR 12."""
@@ -100,7 +100,7 @@ class Replica:
         *,
         disk: WorkQueue,
         soon: Callable[[Callable[[], None]], object],
-        scheduler: IReactorTime,
+        later: Later,
         wall: Callable[[], float],
         owner: ReplicaOwner,
         read_ahead: ReadAhead | None = None,
@@ -110,14 +110,14 @@ class Replica:
         Args:
             read_ahead: The core's way to the log, when that is not the log itself.
             soon: Runs work at the end of this turn of the reactor.
-            scheduler: Runs work later.
+            later: Runs work after so many seconds.
             wall: Seconds since the epoch, for timestamps.
         """
         self.raft = raft
         self._log = log
         self._disk = disk
         self._soon = soon
-        self._scheduler = scheduler
+        self._later = later
         self._wall = wall
         self._owner = owner
         self._read_ahead = read_ahead
@@ -127,7 +127,7 @@ class Replica:
         self._is_turning = False
         self._is_stopped = False
         self._lost_ticks = 0
-        self._news: IDelayedCall | None = None
+        self._news: Cancellable | None = None
         self._to_write: deque[Ready] = deque()
         self._writing: list[Ready] = []
         self._write: _Write | None = None
@@ -317,7 +317,7 @@ class Replica:
         unreadable = self.raft.take_unreadable()
         if unreadable is not None:
             self._owner.damage_found(unreadable)
-        if self.raft.has_untold_commit and self._news is None:
+        if self._news is None and self.raft.has_untold_commit:
             self._wait_with_news()
         if self._is_idle:
             self._become_idle()
@@ -325,7 +325,7 @@ class Replica:
     def _wait_with_news(self) -> None:
         if not self._is_stopped:
             index = self.raft.commit_index
-            self._news = self._scheduler.callLater(COMMIT_NEWS_SECONDS, self._tell_commit, index)
+            self._news = self._later(COMMIT_NEWS_SECONDS, lambda: self._tell_commit(index))
 
     def _tell_commit(self, index: int) -> None:
         self._news = None

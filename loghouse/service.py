@@ -28,7 +28,7 @@ from loghouse import __version__
 from loghouse.api.credentials import Owner, ServerCredentials, TlsFiles
 from loghouse.api.server import GrpcServer
 from loghouse.auth.policy import Authorizer
-from loghouse.bridge import call_from_thread, call_soon, from_asyncio
+from loghouse.bridge import call_from_thread, from_asyncio, later, soon
 from loghouse.cluster import Cluster, ClusterOptions
 from loghouse.config import NodeConfig
 from loghouse.disk import ThreadQueue, WorkQueue
@@ -102,7 +102,7 @@ class NodeService(Service):
         self.node = Node(
             _node_options(config),
             files=OsFiles(),
-            clocks=Clocks(cast(IReactorTime, reactor), call_soon, time.time, time.monotonic),
+            clocks=Clocks(cast(IReactorTime, reactor), soon(), later(), time.time, time.monotonic),
             rng=random.SystemRandom(),
             make_queue=self._make_queue,
             on_fatal=self._die,
@@ -162,7 +162,7 @@ class NodeService(Service):
                 hello=own_hello(self.node, self.node.disk_uuid, f"loghouse {__version__}"),
                 tls=self._one_port.tls,
                 rng=random.SystemRandom(),
-                soon=call_soon,
+                soon=soon(),
             )
         )
 
@@ -185,7 +185,7 @@ class NodeService(Service):
                 record_size_max=config.limits.record_size_max,
             ),
             peers=self.cluster.accepted,
-            soon=call_soon,
+            soon=soon(),
         )
         if tls is None:
             return authorizer, None

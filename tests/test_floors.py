@@ -22,6 +22,7 @@ FLOORS = {
     "auth": 4,
     # Transports that know nothing of us, for both ends of a connection.
     "sockets": 4,
+    "turns": 4,
     "bulk_tls": 4.2,
     "net": 4.5,
     "node": 5,

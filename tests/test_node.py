@@ -96,7 +96,9 @@ class NodeTestCase(SynchronousTestCase):
         node = Node(
             NodeOptions(**{**settings, **options}),
             files=OsFiles(),
-            clocks=Clocks(self.clock, self.soon, lambda: self.wall, lambda: self.monotonic),
+            clocks=Clocks(
+                self.clock, self.soon, self.clock.callLater, lambda: self.wall, lambda: self.monotonic
+            ),
             rng=random.Random(7),
             make_queue=self.make_queue,
             on_fatal=self.fatal.append,

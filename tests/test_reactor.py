@@ -1,9 +1,15 @@
-"""The reactor's loop: timers that come when they are due and not before."""
+"""The reactor's loop: timers that come when they are due and not before, reads by the short way."""
 
 import asyncio
+import socket
 from unittest import SkipTest
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.log import ILogContext, callWithLogger, context
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from loghouse import _reactor
 
@@ -35,3 +41,59 @@ class TimerTests(SynchronousTestCase):
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
         self.assertEqual(ran, [1])
+
+
+class ReadTests(TestCase):
+    """What the loop does when a socket has bytes."""
+
+    def test_without_a_logging_context(self):
+        """Twisted's readers are called as they would be, but not within a context of their own."""
+        loop = _reactor._new_event_loop()
+        self.addCleanup(loop.close)
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            raise SkipTest("no uvloop here")
+        seen = []
+
+        class Reader:
+            def logPrefix(self):
+                return "reader"
+
+        def read(reader, is_read):
+            here.recv(1)
+            seen.append((reader, is_read, context.get(ILogContext)["system"] == "reader"))
+            loop.stop()
+
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        self.addCleanup(there.close)
+        reader = Reader()
+        loop.add_reader(here.fileno(), callWithLogger, reader, read, reader, True)
+        there.send(b"x")
+        loop.run_forever()
+        loop.remove_reader(here.fileno())
+        self.assertEqual(seen, [(reader, True, False)])
+
+    def test_error_of_a_protocol(self):
+        """A protocol that raises loses its connection, and is logged; the reactor goes on."""
+        if not isinstance(reactor, AsyncioSelectorReactor):
+            raise SkipTest("another reactor")
+        lost = Deferred()
+
+        class Bad(Protocol):
+            def dataReceived(self, data):
+                raise ZeroDivisionError
+
+            def connectionLost(self, reason):
+                lost.callback(reason.type)
+
+        port = reactor.listenTCP(0, Factory.forProtocol(Bad), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        client = socket.create_connection(("127.0.0.1", port.getHost().port))
+        self.addCleanup(client.close)
+        client.send(b"x")
+
+        def check(reason):
+            self.assertIs(reason, ZeroDivisionError)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+        return lost.addCallback(check)

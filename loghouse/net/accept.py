@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.auth.identity import Identity, identity_of_certificate, names_of
-from loghouse.bulk_tls import Soon
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
 from loghouse.net.admission import Ticket
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -27,6 +26,7 @@ from loghouse.protocol.client_messages import Describe
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import Event, LinkUp, RequestReceived, Session
+from loghouse.turns import Soon
 
 
 class Peers(Protocol):

@@ -22,7 +22,6 @@ from twisted.logger import Logger
 
 from loghouse import __version__
 from loghouse.auth.policy import Authorizer
-from loghouse.bulk_tls import Soon
 from loghouse.errors import ConfigError, LoghouseError
 from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
 from loghouse.net.accept import LinkDoor, Peers, own_hello
@@ -33,6 +32,7 @@ from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts, TlsPaths
 from loghouse.node_api import NodeLike
+from loghouse.turns import Soon
 
 BACKLOG: Final = 1024
 FILES_RESERVED: Final = 256  # file descriptors for the log, the diagnostics, gRPC and peers

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.auth.identity import identity_of_certificate, names_of
-from loghouse.bulk_tls import BulkTlsFactory, Soon
+from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -36,6 +36,7 @@ from loghouse.protocol.link_messages import Hello
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, HeartbeatReply
 from loghouse.protocol.session import Event, LinkUp, Session
+from loghouse.turns import Soon
 
 CONNECT_SECONDS_MAX: Final = 5.0
 BACKOFF_SECONDS_MIN: Final = 0.1
@@ -215,6 +216,9 @@ class PeerLink:
             self.counters.dropped += 1
             self.link.end("nothing may be said before both are of one cluster")
             return False
+        if not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
+            self._write(self.link, frame)  # as nearly always
+            return True
         if kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
             self.counters.coalesced += 1
             return True
@@ -232,12 +236,16 @@ class PeerLink:
             frame = self.queue.take(bulk_too=self._turn_size < TURN_SIZE_MAX)
             if frame is None:
                 break
-            size = sum(map(len, frame))
-            self.counters.sent += 1
-            self.counters.sent_size += size
-            self._turn_size += size
-            link.write_frame(frame)
-        if self._turn_size and not self._is_turn_ending:
+            self._write(link, frame)
+
+    def _write(self, link: DialledLink, frame: tuple[Buffer, ...]) -> None:
+        size = sum(map(len, frame))
+        self.counters.sent += 1
+        self.counters.sent_size += size
+        self._turn_size += size
+        link.write_frame(frame, size)
+        # Not at the end of every turn: a share that is not used up may as well last for several.
+        if self._turn_size >= TURN_SIZE_MAX and not self._is_turn_ending:
             self._is_turn_ending = True
             self._soon(self._end_turn)
 
@@ -357,10 +365,10 @@ class DialledLink(Link):
         self.logger.warn("dialled {peer}: {error}", peer=self.peer_name, error=str(error))
         self.close()
 
-    def write_frame(self, frame: tuple[Buffer, ...]) -> None:
-        """Write one whole frame."""
+    def write_frame(self, frame: tuple[Buffer, ...], size: int) -> None:
+        """Write one whole frame of `size` bytes."""
         self._sent_at = self._door.watch.clock.seconds()
-        self.sent_size += sum(map(len, frame))
+        self.sent_size += size
         self._transport.writeSequence(frame)
 
     def event_received(self, event: Event) -> None:

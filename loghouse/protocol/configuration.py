@@ -72,7 +72,10 @@ class Configuration:
 
     def member(self, id_: int) -> Member | None:
         """Return the member with this id, or None."""
-        return next((member for member in self.members if member.id == id_), None)
+        for member in self.members:  # a generator costs twice as much, and every message asks
+            if member.id == id_:
+                return member
+        return None
 
     def named(self, name: str) -> Iterable[Member]:
         """Return the members of this name: one, or a voter and the learner that is to replace it."""

@@ -26,7 +26,15 @@ class Replication(Roles):
 
     def _flush_appends(self) -> None:
         """Send every follower what it lacks and may be sent. Called once a turn, so appends are batched."""
+        last_index, commit_to_tell = self._log.last_index, self._commit_to_tell
         for id_, progress in self._progress.items():
+            if (
+                progress.next_index > last_index
+                and progress.sent_commit >= commit_to_tell
+                and progress.state is ProgressState.REPLICATE
+                and not progress.nudged
+            ):
+                continue  # as nearly always: `_stream` would find nothing to say
             try:
                 if progress.state is ProgressState.REPLICATE:
                     self._stream(id_, progress)

@@ -62,7 +62,7 @@ class Member:
             self.log,
             disk=self.disk,
             soon=group.soons.append,
-            scheduler=group.clock,
+            later=group.clock.callLater,
             wall=lambda: 1000.0,
             owner=self,
         )

@@ -92,6 +92,7 @@ class Resident:
             clocks=Clocks(
                 town.clock,
                 lambda work: town.clock.callLater(0, work),
+                town.clock.callLater,
                 lambda: 1_000_000.0 + town.clock.seconds(),
                 town.clock.seconds,
             ),

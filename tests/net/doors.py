@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
 from loghouse.auth.policy import Authorizer
-from loghouse.bridge import call_soon
+from loghouse.bridge import soon
 from loghouse.client.raw import ClientTls, connect
 from loghouse.net.accept import LinkDoor, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
@@ -144,7 +144,7 @@ class WireCase(TestCase):
             authorizer=self.authorizer,
             wall_clock=lambda: self.wall_clock(),
             scheduler=reactor,
-            appends=AppendDoor(self.node, soon=call_soon, scheduler=reactor, in_thread=deferToThread),
+            appends=AppendDoor(self.node, soon=soon(), scheduler=reactor, in_thread=deferToThread),
         )
         links = LinkDoor(
             raw=raw,

@@ -163,7 +163,7 @@ class Host:
                 raft=cluster.raft_config,
             ),
             files=self.machine.disk,
-            clocks=Clocks(life, life.soon, self.wall, life.seconds),
+            clocks=Clocks(life, life.soon, life.callLater, self.wall, life.seconds),
             rng=rng,
             make_queue=partial(self._make_queue, life),
             on_fatal=partial(self._fatal, life),
