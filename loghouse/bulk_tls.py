@@ -21,6 +21,7 @@ from loghouse.limits import KIB
 from loghouse.sockets import write_promptly
 from loghouse.turns import Cancellable, Soon
 
+GATHERED_SIZE_MAX: Final = 32 * KIB  # of small writes before they leave within a turn: the peer can begin
 WRITE_SIZE_MAX: Final = 256 * KIB  # given to OpenSSL at once; as much again holds its records
 RECORD_SIZE: Final = 16 * KIB  # what one call of OpenSSL returns at most
 HEADER_SIZE: Final = 5  # of a record: type, version, u16 length (RFC 8446, 5.1)
@@ -30,6 +31,11 @@ OTHER_SIZE: Final = 16 * KIB  # what else OpenSSL may have to say: tickets, key 
 
 class BulkTlsTransport(BufferingTLSTransport):
     """One TLS connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        gathering: Any = self._aggregator
+        gathering.MAX_BUFFER_SIZE = gathering._bufferLeft = GATHERED_SIZE_MAX
 
     _ahead = 0  # how far behind the end of what was received the next record begins
     _head = b""  # what was received of its header

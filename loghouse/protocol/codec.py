@@ -55,7 +55,7 @@ def body_size_max(kind: int) -> int:
 def encode(message: Message, *, group: int = 0, stream: int = 0) -> tuple[Buffer, ...]:
     """Return the frame of a message in pieces: the header and the body's small parts, then any bulk."""
     head, *tail = message.encode()
-    length = len(head) + sum(map(len, tail))
+    length = len(head) + sum(map(len, tail)) if tail else len(head)
     assert length <= message.SIZE_MAX, f"{type(message).__name__} has {length} bytes"
     header = pack_header(length, message.KIND, group=group, stream=stream)
     return (header + bytes(head), *tail)

@@ -7,7 +7,9 @@ declaration (so it cannot say something else) and takes a tenth of the time.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from construct import Bytes, Construct, Flag, FormatField, Renamed
@@ -15,10 +17,15 @@ from construct import Bytes, Construct, Flag, FormatField, Renamed
 
 @dataclass(frozen=True, slots=True)
 class FixedLayout:
-    """Names and packing of the fields, in order."""
+    """Names and packing of the fields, in order.
+
+    `values_of` takes them from a message; `is_plain`: a message has just these fields, and its tail.
+    """
 
     names: tuple[str, ...]
     packing: struct.Struct
+    values_of: Callable[[object], tuple[Any, ...]]
+    is_plain: bool
 
     @property
     def size(self) -> int:
@@ -26,7 +33,7 @@ class FixedLayout:
         return self.packing.size
 
 
-def fixed_layout(wire: Construct, tail: str = "") -> FixedLayout | None:
+def fixed_layout(wire: Construct, tail: str = "", *, is_plain: bool = True) -> FixedLayout | None:
     """Return the twin of a compiled declaration but for its field `tail`; None when it has other fields."""
     names: list[str] = []
     codes: list[str] = []
@@ -38,7 +45,9 @@ def fixed_layout(wire: Construct, tail: str = "") -> FixedLayout | None:
             return None
         names.append(field.name)
         codes.append(code)
-    return FixedLayout(tuple(names), struct.Struct(">" + "".join(codes)))
+    # Of two names or more, an attrgetter makes a tuple.
+    getter: Any = attrgetter(*names) if len(names) > 1 else lambda one: tuple(getattr(one, n) for n in names)
+    return FixedLayout(tuple(names), struct.Struct(">" + "".join(codes)), getter, is_plain)
 
 
 def _code_of(field: Any) -> str | None:

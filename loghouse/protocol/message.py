@@ -47,8 +47,10 @@ class Message:
 
     def encode(self) -> tuple[Buffer, ...]:
         """Return the body in pieces, to be written one behind the other."""
-        values = self._values()
         layout = layout_of(type(self))
+        if layout is not None and layout.is_plain and not self.TAIL:
+            return (layout.packing.pack(*layout.values_of(self)),)
+        values = self._values()
         if layout is not None:
             head = layout.packing.pack(*[values[name] for name in layout.names])
             return (head, values[self.TAIL]) if self.TAIL else (head,)
@@ -69,21 +71,21 @@ class Message:
         if layout is not None and len(body) != layout.size and (len(body) < layout.size or not cls.TAIL):
             raise MalformedMessageError(f"{cls.__name__}: {len(body)} bytes, expected {layout.size}")
         try:
-            if layout is not None:
-                parsed = dict(zip(layout.names, layout.packing.unpack_from(body), strict=True))
-                if cls.TAIL:
-                    # The bulk is a view of the body: it is only passed on, so nobody needs a copy.
-                    parsed[cls.TAIL] = memoryview(body)[layout.size :]
-            else:
-                parsed = cls.WIRE.parse(body)
-            message = cls._from_values(parsed)
-            message.check()
             if layout is None:
+                message = cls._from_values(cls.WIRE.parse(body))
+                message.check()
                 _check_canonical(message, body)
+                return message
+            parsed = dict(zip(layout.names, layout.packing.unpack_from(body), strict=True))
+            if cls.TAIL:
+                # The bulk is a view of the body: it is only passed on, so nobody needs a copy.
+                parsed[cls.TAIL] = memoryview(body)[layout.size :]
+            message = cls(**parsed) if layout.is_plain else cls._from_values(parsed)
+            message.check()
+            return message
         # A compiled construct raises struct.error where an interpreted one raises StreamError.
         except (ConstructError, struct.error, UnicodeError, ValueError, OverflowError) as error:
             raise MalformedMessageError(f"{cls.__name__}: {error}") from error
-        return message
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what it may be."""
@@ -119,10 +121,16 @@ def field_names(cls: type[Message]) -> tuple[str, ...]:
     return found
 
 
+def _is_plain(cls: type[Message]) -> bool:
+    """Whether the fields of the message are those of its body, as they are."""
+    own: Any = cls
+    return own._values is Message._values and own._from_values.__func__ is Message._from_values.__func__  # type: ignore[attr-defined]
+
+
 def layout_of(cls: type[Message]) -> FixedLayout | None:
     """Return how a body is packed but for its tail, or None when its size depends on the values."""
     if cls not in _LAYOUTS:
-        _LAYOUTS[cls] = None if cls.EXTENSIBLE else fixed_layout(cls.WIRE, cls.TAIL)
+        _LAYOUTS[cls] = None if cls.EXTENSIBLE else fixed_layout(cls.WIRE, cls.TAIL, is_plain=_is_plain(cls))
     return _LAYOUTS[cls]
 
 

@@ -40,7 +40,7 @@ class _Message:
     def encode(self) -> list[Buffer]:
         """Return the body in pieces, to be written one behind the other."""
         layout = _LAYOUTS[self.KIND]
-        return [layout.packing.pack(*[getattr(self, name) for name in layout.names])]
+        return [layout.packing.pack(*layout.values_of(self))]
 
     @classmethod
     def decode(cls, body: Buffer, seed: int) -> Self:

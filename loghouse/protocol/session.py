@@ -15,9 +15,10 @@ owns all timers: the session knows no time. See `docs/wire_format.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Final, TypeAlias
 
 from loghouse.errors import LoghouseError, NotSupportedError, ProtocolError, RequestError, UnavailableError
@@ -173,6 +174,12 @@ _DESCRIBING: Final = _kinds(Describe, Cancel)
 _DESCRIBED: Final = _kinds(DescribeReply, Failure)
 
 
+@cache
+def _sizes(kinds: frozenset[int]) -> Mapping[int, int]:
+    """Return how many bytes a body of each kind may have; one mapping for all sessions of these kinds."""
+    return {kind: body_size_max(kind) for kind in kinds}
+
+
 def _admit_all(_: Hello) -> None:
     return None
 
@@ -208,7 +215,7 @@ class Session:
         self._certified = certified
         self._expected_node = expected_node
         self._admit = admit
-        self._allowed = _kinds(Hello, LinkError) if is_dialler else _kinds(Hello)
+        self._allowed = _sizes(_kinds(Hello, LinkError) if is_dialler else _kinds(Hello))
         self._frames = FrameBuffer(self._body_size_max)
         self._outgoing: list[Buffer] = []
         self._is_closing_here = False
@@ -343,8 +350,9 @@ class Session:
     # --- frames ------------------------------------------------------------------
 
     def _body_size_max(self, kind: int) -> int:
-        if kind in self._allowed:
-            return body_size_max(kind)
+        size_max = self._allowed.get(kind)
+        if size_max is not None:
+            return size_max
         if self.state is LinkState.GREETING:
             raise ProtocolError(f"frame kind {kind:#06x} before Hello")
         if kind in MESSAGES or kind in RAFT_KINDS:
@@ -352,12 +360,17 @@ class Session:
         return body_size_max(kind)
 
     def _receive_frame(self, frame: Frame) -> Event | None:
-        if frame.kind in RAFT_KINDS:
+        kind = frame.kind
+        if kind in RAFT_KINDS:
             return RaftFrameReceived(frame=frame)
         message = decode(frame)
         if message is None:
             self._receive_unknown(frame)
             return None
+        if kind in CLIENT_KINDS:
+            if self._is_dialler:
+                return self._receive_answer(message, frame.stream)
+            return self._receive_request(message, frame)
         match message:
             case Hello():
                 return self._receive_hello(message)
@@ -372,11 +385,7 @@ class Session:
             case LinkError():
                 self.state = LinkState.CLOSED
                 return LinkFailed(error=message.error())
-        if frame.kind not in CLIENT_KINDS:
-            return MessageReceived(message=message, group=frame.group, stream=frame.stream)
-        if self._is_dialler:
-            return self._receive_answer(message, frame.stream)
-        return self._receive_request(message, frame)
+        return MessageReceived(message=message, group=frame.group, stream=frame.stream)
 
     def _receive_unknown(self, frame: Frame) -> None:
         if frame.kind & OPTIONAL_KIND:
@@ -401,7 +410,7 @@ class Session:
         self.peer, self.agreement = hello, agreement
         if not self._is_dialler:
             self._send(self._hello)
-        self._allowed = _LINK | self._kinds_allowed(hello, agreement)
+        self._allowed = _sizes(_LINK | self._kinds_allowed(hello, agreement))
         self.state = LinkState.UP
         return LinkUp(hello=hello, agreement=agreement)
 
