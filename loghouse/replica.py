@@ -390,8 +390,12 @@ class Replica:
         if self.is_full:
             self.is_full = False
             self._owner.disk_filled(False)
+        has_news = any(ready.messages_after_persist for ready in self._writing)
         self._finish_write()
-        self._turn()
+        if has_news:
+            self._schedule()  # the leader waits for it: what else there is to do comes behind it
+        else:
+            self._turn()
 
     def _not_written(self, failure: Failure) -> None:
         self._is_at_disk = False

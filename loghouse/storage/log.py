@@ -18,8 +18,7 @@ Reading calls: `DamageError` (never serves a byte that fails its checksum), `Off
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -178,18 +177,24 @@ class Log(ReadableLog):
     def _active(self) -> Segment:
         return self._view.segments[-1]
 
-    @contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
-        """Refuse when the log has failed; make any error of the disk its failure for good."""
+    def _writing(self, what: str) -> _Writing:
+        return _Writing(self, what)
+
+    def _fail(self, what: str) -> DiskFailedError:
+        """Take no more writes, and return the error to raise: the disk failed while it did `what`."""
+        self._failed = what
+        return DiskFailedError(
+            f"{self._directory}: {what}; the node must stop, check the disk before a restart"
+        )
+
+    def _check_not_failed(self) -> None:
+        """Raise when a write failed before.
+
+        Raises:
+            DiskFailedError: It did.
+        """
         if self._failed:
             raise DiskFailedError(f"{self._directory}: writing is refused since: {self._failed}")
-        try:
-            yield
-        except OSError as error:
-            self._failed = f"{what}: {error}"
-            raise DiskFailedError(
-                f"{self._directory}: {self._failed}; the node must stop, check the disk before a restart"
-            ) from error
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write entries behind the last one, in as few writes as possible; rolls as needed. Not durable yet.
@@ -212,7 +217,15 @@ class Log(ReadableLog):
                     self._active.append(chunk)
                     for entry in chunk:
                         self._state.apply(entry)
-            self._view = replace(self._view, end=self._active.end)
+            view = self._view
+            self._view = View(
+                segments=view.segments,
+                base_indexes=view.base_indexes,
+                base_offsets=view.base_offsets,
+                end=self._active.end,
+                durable_index=view.durable_index,
+                durable_offset=view.durable_offset,
+            )
 
     def _split(self, entries: Sequence[Entry]) -> list[Sequence[Entry]]:
         """Return the entries for the active segment (may be none), then those for each new one."""
@@ -513,6 +526,26 @@ class Log(ReadableLog):
             self._checkpoint, self._next_checkpoint = start.copy(), None
             self._watermark = self._first_watermark(segment)
             self._view = make_view([segment])
+
+
+class _Writing:
+    """Refuses when the log has failed; makes any error of the disk its failure for good.
+
+    A class, as a generator would cost every append ten calls more.
+    """
+
+    __slots__ = ("_log", "_what")
+
+    def __init__(self, log: Log, what: str) -> None:
+        self._log = log
+        self._what = what
+
+    def __enter__(self) -> None:
+        self._log._check_not_failed()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise self._log._fail(f"{self._what}: {error}") from error
 
 
 def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
