@@ -3,6 +3,7 @@
 An entry costs a header, a checksum, a turn of consensus, a frame to every follower and a part of a sync; most
 of that is the same for one record and for sixty-four. So what arrives together is proposed together, and
 while such an entry is under way, what arrives gathers until it is durable: it would wait for the disk anyway.
+Where calls come one by one and entries hold several, a few milliseconds more bring more company still.
 
 Serialized `RecordBatch`es put behind each other are one `RecordBatch`, so joining parses nothing. See ADR 8.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
@@ -20,6 +21,12 @@ from twisted.python.failure import Failure
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
 from loghouse.protocol.entry import Buffer
+from loghouse.turns import Later
+
+LINGER_SHARES_MIN: Final = 4
+"""Behind an entry of fewer callers, the next one does not linger: their calls would not gain by it."""
+LINGER_SECONDS_PER_SHARE: Final = 0.00025
+LINGER_SECONDS_MAX: Final = 0.004
 
 
 def may_share(*, attributes: int, producer_id: int, expect_offset: int | None) -> bool:
@@ -85,6 +92,7 @@ class Joiner:
         soon: Callable[[Callable[[], None]], object],
         settled: Callable[[], None] = lambda: None,
         entries_max: int = 1,
+        later: Later | None = None,
     ) -> None:
         """Gather for a node.
 
@@ -93,11 +101,14 @@ class Joiner:
             settled: Called whenever the answers to an entry have been given.
             entries_max: Joined entries under way before batches gather. With more, callers need not all wait
                 for the same disk; where calls come one by one, they only make smaller entries.
+            later: The reactor's timers, for a door whose calls come one by one: the more callers the last
+                entry had, the longer the next one waits for its own.
         """
         self._node = node
         self._soon = soon
         self._settled = settled
         self._entries_max = entries_max
+        self._later = later
         self._is_due = False
         self._gatherings: dict[str, _Gathering] = {}
         self._under_way = 0
@@ -169,7 +180,7 @@ class Joiner:
         proposed.addErrback(lambda failure: self.logger.failure("answering appends", failure))
 
     def _appended(self, appended: Appended, shares: list[Share], counted: int) -> None:
-        self._end_entry(counted)
+        self._end_entry(counted, len(shares))
         base_offset = appended.base_offset
         for share in shares:
             if share.is_wanted:
@@ -178,14 +189,19 @@ class Joiner:
         self._settled()
 
     def _failed(self, failure: Failure, shares: list[Share], counted: int) -> None:
-        self._end_entry(counted)
+        self._end_entry(counted, len(shares))
         assert failure.value is not None
         for share in shares:
             if share.is_wanted:
                 share.failed(failure.value)
         self._settled()
 
-    def _end_entry(self, counted: int) -> None:
+    def _end_entry(self, counted: int, share_count: int) -> None:
         # Not at once: what the turn still brings doubles the next entry, and halves the cost of a record.
         self._under_way -= counted
-        self.flush_soon()
+        if self._later is None or not counted or share_count < LINGER_SHARES_MIN:
+            self.flush_soon()
+        elif not self._is_due:
+            self._is_due = True
+            seconds = min(share_count * LINGER_SECONDS_PER_SHARE, LINGER_SECONDS_MAX)
+            self._later(seconds, self._end_turn)

@@ -12,6 +12,7 @@ FLOORS = {
     "__init__": 0,
     "errors": 0,
     "limits": 0,
+    "turns": 0,
     "api.v1": 1,
     "protocol": 2,
     "raft": 3,
@@ -22,7 +23,6 @@ FLOORS = {
     "auth": 4,
     # Transports that know nothing of us, for both ends of a connection.
     "sockets": 4,
-    "turns": 4,
     "bulk_tls": 4.2,
     "net": 4.5,
     "node": 5,

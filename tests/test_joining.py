@@ -1,10 +1,17 @@
 """Small batches share entries, keep their order, and get their own offsets."""
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record, RecordBatch
 from loghouse.errors import UnavailableError
-from loghouse.joining import Joiner, may_share
+from loghouse.joining import (
+    LINGER_SECONDS_MAX,
+    LINGER_SECONDS_PER_SHARE,
+    LINGER_SHARES_MIN,
+    Joiner,
+    may_share,
+)
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.entry import crc32c, decode_entries
@@ -256,3 +263,70 @@ class JoinerTests(SynchronousTestCase):
         self.end_turn()
         self.assertEqual(self.node.held_count, 4)
         self.release()
+
+
+class LingerTests(JoinerTests):
+    """A door whose calls come one by one: as without timers, but behind an entry of several it waits."""
+
+    def setUp(self):
+        super().setUp()
+        self.clock = Clock()
+        self.joiner = Joiner(self.node, self.soon.append, self.note_settled, later=self.clock.callLater)
+
+    def end_turn(self):
+        """All that is due comes, timers included."""
+        super().end_turn()
+        self.clock.advance(LINGER_SECONDS_MAX)
+        super().end_turn()
+
+    def add_and_go(self, count, start=0):
+        """What calls do that come one by one."""
+        for number in range(start, start + count):
+            self.add(b"%d" % number)
+            self.joiner.flush_if_idle()
+
+    def test_few_callers_never_wait(self):
+        """Behind an entry of few callers, the next goes with the turn's end."""
+        self.node.hold()
+        self.add_and_go(LINGER_SHARES_MIN)  # the first one alone, the others gather behind it
+        self.node.release(1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        super().end_turn()
+        self.assertEqual(list(map(len, self.values())), [1, LINGER_SHARES_MIN - 1])
+        self.node.release(1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_more_callers_the_longer(self):
+        """Behind an entry of several, the next waits: the more there were the longer, to a bound."""
+        for count in (LINGER_SHARES_MIN, 8, 100):
+            self.node.hold()
+            self.add_and_go(1 + count)
+            self.release(1)
+            self.assertEqual(len(self.values()[-1]), count)
+            self.node.release(1)
+            self.add_and_go(3)
+            self.joiner.flush_soon()
+            self.assertEqual(self.soon, [])
+            [timer] = self.clock.getDelayedCalls()
+            seconds = timer.getTime() - self.clock.seconds()
+            self.assertAlmostEqual(seconds, min(count * LINGER_SECONDS_PER_SHARE, LINGER_SECONDS_MAX))
+            self.clock.advance(seconds)
+            self.assertEqual(len(self.values()[-1]), 3)
+            self.node.release()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_full_meanwhile(self):
+        """What is too much for one entry does not wait for the timer; the rest does, and is not forgotten."""
+        self.node.hold()
+        self.add_and_go(1 + LINGER_SHARES_MIN)
+        self.release(1)
+        self.node.release(1)
+        big = b"x" * SHARE_SIZE_MAX
+        proposed = len(self.values())
+        large, small = self.add(big), self.add(b"small")
+        self.assertEqual(len(self.values()), proposed + 1)
+        self.node.release(1)
+        self.assertIsNotNone(large.offset)
+        self.assertIsNone(small.offset)
+        self.release()
+        self.assertIsNotNone(small.offset)

@@ -17,7 +17,7 @@ from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
-from loghouse.bridge import soon, to_asyncio
+from loghouse.bridge import later, soon, to_asyncio
 from loghouse.errors import (
     InvalidRequestError,
     NotLeaderError,
@@ -60,7 +60,7 @@ class LogService:
     def __init__(self, node: NodeLike, *, record_size_max: int) -> None:
         self._node = node
         self._record_size_max = record_size_max
-        self._joiner = Joiner(node, soon())
+        self._joiner = Joiner(node, soon(), later=later())
         self._reader_count = 0
 
     def rpcs(self) -> Mapping[str, Rpc]:
