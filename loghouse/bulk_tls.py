@@ -8,16 +8,17 @@ same in larger pieces; they use attributes of it that are not public. See ADR 11
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from loghouse.limits import KIB
+from loghouse.protocol.entry import Buffer
 from loghouse.sockets import write_promptly
 from loghouse.turns import Cancellable, Soon
 
@@ -40,6 +41,11 @@ class BulkTlsTransport(BufferingTLSTransport):
     _ahead = 0  # how far behind the end of what was received the next record begins
     _head = b""  # what was received of its header
     _whole_count = 0  # how many records the bytes at hand end, when they end with one
+
+    def write_at_once(self, pieces: Iterable[Buffer]) -> None:
+        """Write these bytes, behind what gathered, now and not at the end of this turn of the reactor."""
+        self._aggregator.flush()
+        TLSMemoryBIOProtocol.write(self, b"".join(pieces))
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes of the wire."""
@@ -116,6 +122,14 @@ class BulkTlsTransport(BufferingTLSTransport):
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             ProtocolWrapper.dataReceived(self, data)
+
+
+def write_at_once(transport: Any, pieces: Iterable[Buffer]) -> None:
+    """Write to a connection now, if it can: who writes says that no more will come in this turn."""
+    if isinstance(transport, BulkTlsTransport):
+        transport.write_at_once(pieces)
+    else:
+        transport.writeSequence(pieces)
 
 
 class BulkTlsFactory(TLSMemoryBIOFactory):

@@ -32,7 +32,7 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.bulk_tls import BulkTlsFactory
+from loghouse.bulk_tls import BulkTlsFactory, write_at_once
 from loghouse.errors import (
     LoghouseError,
     OutcomeUnknownError,
@@ -347,6 +347,7 @@ class RawConnection(Protocol):
         except ProtocolError as error:
             self._lost = error
         self._flush()
+        write_at_once(self.transport, ())  # whatever the answers made their receivers ask
 
     def _flush(self) -> None:
         session = self._session

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from loghouse.bulk_tls import write_at_once
 from loghouse.errors import PeerTimeoutError, ProtocolError
 from loghouse.limits import (
     FRAME_BYTES_PER_SECOND_MIN,
@@ -164,7 +165,7 @@ class Link(Protocol):
         pieces = session.bytes_to_send()
         if pieces:
             self.sent_size += sum(map(len, pieces))
-            self._transport.writeSequence(pieces)
+            write_at_once(self._transport, pieces)
             if not self.is_writable:
                 # It makes us answer and does not take the answers.
                 self.hold_reading("write")

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.auth.identity import identity_of_certificate, names_of
-from loghouse.bulk_tls import BulkTlsFactory
+from loghouse.bulk_tls import BulkTlsFactory, write_at_once
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -369,7 +369,7 @@ class DialledLink(Link):
         """Write one whole frame of `size` bytes."""
         self._sent_at = self._door.watch.clock.seconds()
         self.sent_size += size
-        self._transport.writeSequence(frame)
+        write_at_once(self._transport, frame)
 
     def event_received(self, event: Event) -> None:
         """Tell the peer's owner."""

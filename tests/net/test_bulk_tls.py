@@ -3,13 +3,21 @@
 import random
 
 from OpenSSL import SSL
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.bulk_tls import WRITE_SIZE_MAX, BulkTlsFactory, BulkTlsTransport
+from loghouse.bulk_tls import (
+    GATHERED_SIZE_MAX,
+    WRITE_SIZE_MAX,
+    BulkTlsFactory,
+    BulkTlsTransport,
+    write_at_once,
+)
 from loghouse.limits import KIB
 from loghouse.net.tls import TlsContexts
 from tests.net.doors import WireCase
@@ -101,6 +109,42 @@ class BulkTlsTests(SynchronousTestCase):
             pipe.pump()
             self.assertEqual(b"".join(pipe.server.received), b"".join(sent))
             self.assertEqual(b"".join(pipe.client.received), b"".join(sent))
+
+    def test_when_writes_leave(self):
+        """Small writes gather until the turn's end, or until they are many, or one is to leave at once."""
+        pipe = self.pipe()
+        pipe.pump()
+        pipe.client.transport.write(b"a")
+        self.assertEqual(pipe.take(0), b"")
+        pipe.pump()
+        self.assertEqual(pipe.server.received, [b"a"])
+        for _ in range(5):
+            pipe.client.transport.write(bytes(GATHERED_SIZE_MAX // 4))
+        self.assertGreater(len(pipe.take(0)), GATHERED_SIZE_MAX)
+
+        pipe = self.pipe()
+        pipe.pump()
+        pipe.client.transport.write(b"a")
+        write_at_once(pipe.client.transport, (b"b", b"c"))
+        pipe.ends[1].dataReceived(pipe.take(0))
+        self.assertEqual(pipe.server.received, [b"abc"])
+        pipe.pump()
+        self.assertEqual(len(pipe.server.received), 1)
+
+        plain = StringTransport()
+        write_at_once(plain, (b"b", b"c"))
+        self.assertEqual(plain.value(), b"bc")
+
+    def test_at_once_before_the_handshake_and_behind_the_end(self):
+        """What is to leave at once waits for the handshake like all else; behind the end it goes nowhere."""
+        pipe = self.pipe()
+        write_at_once(pipe.client.transport, (b"x",))
+        pipe.pump()
+        self.assertEqual(pipe.server.received, [b"x"])
+        pipe.client.transport.abortConnection()
+        pipe.ends[0].connectionLost(Failure(ConnectionAborted()))
+        write_at_once(pipe.client.transport, (b"y",))
+        self.assertEqual(pipe.server.received, [b"x"])
 
     def test_one_delivery_a_read(self):
         """All records of one read of the socket are delivered together."""
