@@ -30,7 +30,7 @@ ORDER = (
         "commit-never-told",
         "etcd-io/raft: readers on followers wait for a heartbeat",
         "The news of a lone append's commit is left to the heartbeats.",
-        [(REPLICA + "_turn", "if self.raft.has_untold_commit and", "if False and")],
+        [(REPLICA + "_turn", "and self.raft.has_untold_commit:", "and False:")],
         "test_commit_news:CommitNewsTests.test_a_lone_append",
     ),
     bug(
