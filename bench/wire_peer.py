@@ -92,6 +92,11 @@ class PushingLink(PeerLink):
         super().write_resumed()
         self.push()
 
+    def _end_turn(self):
+        # Its share of a turn ends more often than the transport is full.
+        super()._end_turn()
+        self.push()
+
 
 def hello(cluster, name):
     return lambda: Hello(
