@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, TypeVarTuple
+from typing import Any, TypeVarTuple, cast
 
 from twisted.internet import asyncioreactor
 from twisted.python.log import callWithLogger
@@ -29,12 +29,14 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     class Loop(uvloop.Loop):
         """uvloop, for Twisted on top of it."""
 
-        def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        def add_reader(self, fd: Any, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
             # Twisted reads every socket within a logging context, a dozen calls more for each read. Only its
             # old log, which nobody here writes to, looks at that.
             if callback is callWithLogger:
-                callback, args = args[1], args[2:]  # its `_readOrWrite`, which catches what is raised
-            super().add_reader(fd, callback, *args)
+                _, read, *rest = cast("tuple[Any, ...]", args)
+                super().add_reader(fd, read, *rest)  # its `_readOrWrite`, which catches what is raised
+            else:
+                super().add_reader(fd, callback, *args)
 
         def call_later(
             self,

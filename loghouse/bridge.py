@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 
+from loghouse.turns import Later, Soon
+
 T = TypeVar("T")
 
 
@@ -28,12 +30,12 @@ def to_asyncio(work: Deferred[T]) -> asyncio.Future[T]:
 # append takes all three ways, some of them several times.
 
 
-def soon() -> Callable[[Callable[[], None]], asyncio.Handle]:
+def soon() -> Soon:
     """Return what runs work at the end of this turn of the loop; its handle can cancel it."""
     return asyncio.get_event_loop().call_soon
 
 
-def later() -> Callable[[float, Callable[[], None]], asyncio.TimerHandle]:
+def later() -> Later:
     """Return what runs work after so many seconds; its handle can cancel it."""
     return asyncio.get_event_loop().call_later
 

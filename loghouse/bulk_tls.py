@@ -33,14 +33,14 @@ OTHER_SIZE: Final = 16 * KIB  # what else OpenSSL may have to say: tickets, key 
 class BulkTlsTransport(BufferingTLSTransport):
     """One TLS connection."""
 
+    _ahead = 0  # how far behind the end of what was received the next record begins
+    _head = b""  # what was received of its header
+    _whole_count = 0  # how many records the bytes at hand end, when they end with one
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         gathering: Any = self._aggregator
         gathering.MAX_BUFFER_SIZE = gathering._bufferLeft = GATHERED_SIZE_MAX
-
-    _ahead = 0  # how far behind the end of what was received the next record begins
-    _head = b""  # what was received of its header
-    _whole_count = 0  # how many records the bytes at hand end, when they end with one
 
     def write_at_once(self, pieces: Iterable[Buffer]) -> None:
         """Write these bytes, behind what gathered, now and not at the end of this turn of the reactor."""

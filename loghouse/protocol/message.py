@@ -124,7 +124,8 @@ def field_names(cls: type[Message]) -> tuple[str, ...]:
 def _is_plain(cls: type[Message]) -> bool:
     """Whether the fields of the message are those of its body, as they are."""
     own: Any = cls
-    return own._values is Message._values and own._from_values.__func__ is Message._from_values.__func__  # type: ignore[attr-defined]
+    base: Any = Message
+    return own._values is base._values and own._from_values.__func__ is base._from_values.__func__
 
 
 def layout_of(cls: type[Message]) -> FixedLayout | None:

@@ -94,7 +94,7 @@ class Segment:
         self._index_file: OpenFile | None = None
         self._index: OffsetIndex | None = None
         self._map: Mapping | None = None
-        # (offset, place) where the last read ended: a reader that goes on needs no search.
+        # (offset, place, term before it) where the last read ended: a reader that goes on needs no search.
         self._next_read = (-1, 0, 0)
 
     # --- what it is -----------------------------------------------------------------
