@@ -15,6 +15,7 @@ from loghouse.cli.output import CommandError, ExitCode
 from loghouse.client import AsyncClient, Client, Tls, connect_blocking
 from loghouse.client import connect as connect_asyncio
 from loghouse.client.target import parse_target
+from loghouse.client.transport import TRANSPORTS
 from loghouse.config import ClientConfig, load_client
 from loghouse.config_values import parse_seconds
 from loghouse.errors import InvalidRequestError
@@ -47,6 +48,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--direct",
         action="store_true",
         help="call these nodes alone, not those that they name: for forwarded ports, or to ask one of them",
+    )
+    group.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default="binary",
+        help="grpc speaks gRPC alone, for doors and proxies that know nothing else (binary)",
     )
     group.add_argument("--log", default="", metavar="NAME", help="the log's name (default)")
 
@@ -104,6 +111,7 @@ def _target(args: argparse.Namespace, is_direct: bool) -> tuple[str, dict[str, A
         "log": args.log,
         "timeout_seconds": args.timeout,
         "is_direct": is_direct or args.direct,
+        "transport": args.transport,
     }
 
 

@@ -10,17 +10,18 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from loghouse.api.v1 import log_pb2
-from loghouse.client.balancing import ClusterView, Purpose
-from loghouse.client.batching import check_fits, encode_batch_of, message_of, microseconds_of
+from loghouse.client.balancing import Balancer, ClusterView, Purpose
+from loghouse.client.batching import encode_batch_of, encode_record, microseconds_of
 from loghouse.client.calls import Calls, Make
-from loghouse.client.channels import Channels
+from loghouse.client.channels import Appended, Channels, NewBatch
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS, AsyncProducer
 from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls, parse_target
+from loghouse.client.transport import Transport, channel_maker, check_transport
 from loghouse.errors import InvalidRequestError, OffsetOutOfRangeError
 from loghouse.protocol.batch import compress
-from loghouse.protocol.entry import Codec, crc32c
+from loghouse.protocol.entry import Codec
 
 TIMEOUT_SECONDS: Final = 30.0
 
@@ -51,11 +52,14 @@ class AsyncClient:
         log: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
         is_direct: bool = False,
+        transport: Transport = "binary",
         rng: random.Random | None = None,
     ) -> None:
         """See `connect`; nothing is dialled before the first call."""
-        channels = Channels(tls)
-        self.calls = Calls(parse_target(target), channels, rng or random.SystemRandom(), is_direct=is_direct)
+        rng = rng or random.SystemRandom()
+        is_grpc = check_transport(transport) == "grpc"
+        balancer = Balancer(parse_target(target), rng, is_direct=is_direct, is_grpc=is_grpc)
+        self.calls = Calls(balancer, Channels(channel_maker(transport, tls, balancer.hinted)), rng)
         self.log = log
         self.timeout_seconds = timeout_seconds
 
@@ -98,15 +102,9 @@ class AsyncClient:
                 because that could append twice; `producer()` has no such case.
             DeadlineError, InvalidRequestError, ...: Nothing was appended.
         """
-        message = message_of(value, key, headers, timestamp)
-        check_fits(message.ByteSize())
-        request = log_pb2.ProduceRequest(record=message, log=self.log, expect_offset=expect_offset)
-
-        def make(channel: Any, seconds: float) -> Any:
-            return channel.log.Produce(request, timeout=seconds)
-
-        reply = await self._append(make, timeout_seconds)
-        return int(reply.offset)
+        head, body = encode_record(value, key, headers, timestamp)
+        batch = NewBatch.of(head + body, 1, expect_offset=expect_offset)
+        return (await self._append(batch, timeout_seconds)).base_offset
 
     async def append_batch(
         self,
@@ -126,26 +124,18 @@ class AsyncClient:
         """
         payload, record_count = encode_batch_of(values)
         codec = codec_of(compression)
-        batch = compress(payload, codec)
-        request = log_pb2.ProduceBatchRequest(
-            batch=batch,
-            record_count=record_count,
-            codec=codec,  # type: ignore[arg-type]
-            batch_crc=crc32c(batch),
-            log=self.log,
-            expect_offset=expect_offset,
+        batch = NewBatch.of(compress(payload, codec), record_count, codec=codec, expect_offset=expect_offset)
+        appended = await self._append(batch, timeout_seconds)
+        return range(appended.base_offset, appended.base_offset + appended.record_count)
+
+    async def _append(self, batch: NewBatch, timeout_seconds: float | None) -> Appended:
+        appended: Appended = await self.calls.call(
+            lambda channel, seconds: channel.append(batch, self.log, seconds),
+            purpose=Purpose.APPEND,
+            timeout_seconds=self._timeout(timeout_seconds),
+            is_safe=False,
         )
-
-        def make(channel: Any, seconds: float) -> Any:
-            return channel.log.ProduceBatch(request, timeout=seconds)
-
-        reply = await self._append(make, timeout_seconds)
-        return range(reply.base_offset, reply.base_offset + reply.record_count)
-
-    async def _append(self, make: Make, timeout_seconds: float | None) -> Any:
-        return await self.calls.call(
-            make, purpose=Purpose.APPEND, timeout_seconds=self._timeout(timeout_seconds), is_safe=False
-        )
+        return appended
 
     def producer(
         self,
@@ -278,12 +268,10 @@ class AsyncClient:
 
     async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
         """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended."""
-
-        def make(channel: Any, seconds: float) -> Any:
-            return channel.log.Bounds(log_pb2.BoundsRequest(log=self.log), timeout=seconds)
-
-        reply = await self._ask(make, Purpose.READ, timeout_seconds)
-        return Bounds(reply.lowest, reply.next)
+        bounds: Bounds = await self._ask(
+            lambda channel, seconds: channel.bounds(self.log, seconds), timeout_seconds
+        )
+        return bounds
 
     async def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
         """Return the first offset that the leader appended at or after a time, or else the next offset.
@@ -291,12 +279,11 @@ class AsyncClient:
         Args:
             time: A datetime, or microseconds since the epoch.
         """
-        request = log_pb2.FindOffsetRequest(timestamp=max(0, microseconds_of(time)), log=self.log)
-
-        def make(channel: Any, seconds: float) -> Any:
-            return channel.log.FindOffset(request, timeout=seconds)
-
-        return int((await self._ask(make, Purpose.READ, timeout_seconds)).offset)
+        timestamp = max(0, microseconds_of(time))
+        offset: int = await self._ask(
+            lambda channel, seconds: channel.find_offset(timestamp, self.log, seconds), timeout_seconds
+        )
+        return offset
 
     # --- the cluster ------------------------------------------------------------------------
 
@@ -364,9 +351,9 @@ class AsyncClient:
 
     # --- common ---------------------------------------------------------------------------
 
-    async def _ask(self, make: Make, purpose: Purpose, timeout_seconds: float | None) -> Any:
+    async def _ask(self, make: Make, timeout_seconds: float | None) -> Any:
         return await self.calls.call(
-            make, purpose=purpose, timeout_seconds=self._timeout(timeout_seconds), is_safe=True
+            make, purpose=Purpose.READ, timeout_seconds=self._timeout(timeout_seconds), is_safe=True
         )
 
     async def _administer(
@@ -378,11 +365,8 @@ class AsyncClient:
         server: str = "",
         is_safe: bool = False,
     ) -> Any:
-        def make(channel: Any, seconds: float) -> Any:
-            return getattr(channel.cluster, method)(request, timeout=seconds)
-
         return await self.calls.call(
-            make,
+            lambda channel, seconds: channel.administer(method, request, seconds),
             purpose=Purpose.ASK,
             timeout_seconds=self._timeout(timeout_seconds),
             is_safe=is_safe,
@@ -400,6 +384,7 @@ def connect(
     log: str = "",
     timeout_seconds: float = TIMEOUT_SECONDS,
     is_direct: bool = False,
+    transport: Transport = "binary",
 ) -> AsyncClient:
     """Return a client of the cluster that any of these addresses belongs to, for use with asyncio.
 
@@ -416,12 +401,16 @@ def connect(
         timeout_seconds: How long calls try, unless they are told otherwise.
         is_direct: Call the addresses given and no others: to ask one certain node, or through a forwarded
             port, where the addresses that the nodes tell of cannot be reached.
+        transport: "binary" speaks the compact protocol of the nodes' one port, and gRPC for the
+            administration only; "grpc" speaks nothing else, for proxies and for doors that serve gRPC alone.
 
     Raises:
         InvalidRequestError: The target is not understood.
         CertificateError: A certificate cannot be read.
     """
-    return AsyncClient(target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct)
+    return AsyncClient(
+        target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct, transport=transport
+    )
 
 
 def codec_of(compression: Compression) -> Codec:

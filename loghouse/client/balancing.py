@@ -1,6 +1,6 @@
 """Which server the next call goes to: what a client knows of its cluster, and the choice made of it.
 
-    learn from GetServers, a leader's name in a trailer, a failed or answered call
+    learn from what a server tells of its cluster, a leader's name beside an answer, a failed or answered call
         -> append: the leader; when it is unknown or away, any other (it passes the append on)
         -> read:   the followers in turn (streams by themselves); the leader when it is alone
         -> ask:    any of them, the addresses that the client was given included
@@ -44,11 +44,6 @@ class Server:
     role: str = "voter"
     is_alive: bool = True
 
-    @property
-    def doors(self) -> tuple[str, ...]:
-        """Where it can be dialled, the better one first."""
-        return tuple(dict.fromkeys(door for door in (self.grpc_address, self.address) if door))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
@@ -77,12 +72,16 @@ class Balancer:
         seeds: The addresses that the client was given.
         rng: Where turns begin, so that many clients do not all begin at the same server.
         is_direct: Choose among the seeds alone, whatever servers they tell of.
+        is_grpc: Prefer the doors that servers have for gRPC alone.
     """
 
-    def __init__(self, seeds: Sequence[str], rng: random.Random, *, is_direct: bool = False) -> None:
+    def __init__(
+        self, seeds: Sequence[str], rng: random.Random, *, is_direct: bool = False, is_grpc: bool = False
+    ) -> None:
         assert seeds
         self._seeds = tuple(seeds)
         self._is_direct = is_direct
+        self._is_grpc = is_grpc
         self._rng = rng
         # One turn for each purpose: a reader asks for the bounds before each stream, and a common turn would
         # then send every stream to the same of two followers.
@@ -146,7 +145,7 @@ class Balancer:
     def does_not_lead(self, address: str) -> None:
         """Note that the node there cannot append now, and named no leader."""
         leader = self._server(self._leader_name)
-        if leader is not None and address in leader.doors:
+        if leader is not None and address in self._doors(leader):
             self._leader_name = ""
         self.expire()
 
@@ -163,7 +162,7 @@ class Balancer:
     def leads(self, address: str) -> bool:
         """Whether the server there is the leader, as far as is known."""
         leader = self._server(self._leader_name)
-        return leader is not None and address in leader.doors
+        return leader is not None and address in self._doors(leader)
 
     def address(self, purpose: Purpose, now: float) -> str:
         """Return where to dial next."""
@@ -183,7 +182,7 @@ class Balancer:
     def leader_address(self, now: float) -> str | None:
         """Return where the leader can be dialled, or None when it is unknown or away."""
         leader = self._server(self._leader_name)
-        doors = leader.doors if leader is not None else ()
+        doors = self._doors(leader) if leader is not None else ()
         return next((door for door in doors if not self._is_avoided(door, now)), None)
 
     def address_of(self, name: str, now: float) -> str | None:
@@ -191,11 +190,11 @@ class Balancer:
         server = self._server(name)
         if server is None:
             return None
-        return next((door for door in server.doors if not self._is_avoided(door, now)), server.address)
+        return next((door for door in self._doors(server) if not self._is_avoided(door, now)), server.address)
 
     def addresses(self) -> set[str]:
         """Return every address that may be chosen."""
-        known = {door for server in self._servers for door in server.doors}
+        known = {door for server in self._servers for door in self._doors(server)}
         return known | set(self._seeds)
 
     def _preferred(self, purpose: Purpose, now: float) -> Iterable[str]:
@@ -206,7 +205,7 @@ class Balancer:
         if leader is not None:
             ordered = [leader, *ordered] if purpose is Purpose.APPEND else [*ordered, leader]
         for server in ordered:
-            usable = [door for door in server.doors if not self._is_avoided(door, now)]
+            usable = [door for door in self._doors(server) if not self._is_avoided(door, now)]
             yield from usable[:1]
         turn = self._turns[purpose] % len(self._seeds)
         yield from self._seeds[turn:] + self._seeds[:turn]
@@ -214,6 +213,12 @@ class Balancer:
     @property
     def _servers(self) -> tuple[Server, ...]:
         return self.view.servers if self.view is not None and not self._is_direct else ()
+
+    def _doors(self, server: Server) -> tuple[str, ...]:
+        """Return where a server can be dialled, the better one first."""
+        if self._is_grpc and server.grpc_address and server.grpc_address != server.address:
+            return server.grpc_address, server.address
+        return (server.address,)
 
     def _server(self, name: str) -> Server | None:
         return next((server for server in self._servers if server.name == name), None) if name else None

@@ -21,6 +21,7 @@ from loghouse.client.loop_thread import LoopThread
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls
+from loghouse.client.transport import Transport
 from loghouse.errors import UnavailableError
 
 
@@ -39,10 +40,16 @@ class Client:
         log: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
         is_direct: bool = False,
+        transport: Transport = "binary",
     ) -> None:
         """See `connect_blocking`; nothing is dialled before the first call."""
         self._client = AsyncClient(
-            target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct
+            target,
+            tls=tls,
+            log=log,
+            timeout_seconds=timeout_seconds,
+            is_direct=is_direct,
+            transport=transport,
         )
         self._thread = LoopThread()
         # Also at the interpreter's end, when nobody closed it.
@@ -210,6 +217,7 @@ def connect_blocking(
     log: str = "",
     timeout_seconds: float = TIMEOUT_SECONDS,
     is_direct: bool = False,
+    transport: Transport = "binary",
 ) -> Client:
     """Return a client of the cluster that any of these addresses belongs to, for use without asyncio.
 
@@ -219,4 +227,6 @@ def connect_blocking(
 
     Arguments and errors are those of `connect`.
     """
-    return Client(target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct)
+    return Client(
+        target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct, transport=transport
+    )

@@ -1,22 +1,19 @@
 """Calls that find their server: choose, call, judge, try again elsewhere, and keep what is known fresh.
 
-This drives the pure parts (`balancing`, `failures`, `retrying`) with gRPC and the loop's clock.
+This drives the pure parts (`balancing`, `failures`, `retrying`) with channels and the loop's clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from grpc import aio
-
-from loghouse.api.v1 import log_pb2
-from loghouse.client.balancing import Balancer, ClusterView, Purpose, Server
+from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.channels import Channel, Channels
-from loghouse.client.failures import Effect, Failure, failure_of, leader_named
+from loghouse.client.failures import CallFailedError, Effect, Failure
 from loghouse.client.retrying import Attempts
 from loghouse.errors import (
     DeadlineError,
@@ -36,7 +33,7 @@ REFRESH_SECONDS_MAX: Final = 1.0
 REST_SECONDS: Final = 0.1
 """Between two times of asking for the cluster on the calls' own account."""
 
-Make = Callable[[Channel, float], Any]
+Make = Callable[[Channel, float], Awaitable[Any]]
 """Starts a call on a channel with a timeout in seconds; the result is awaited."""
 
 
@@ -44,15 +41,12 @@ class Calls:
     """The calls of one client.
 
     Args:
-        seeds: The addresses that the client was given.
+        channels: Theirs; they tell the balancer who leads.
         rng: Chance for turns and pauses.
-        is_direct: Call the seeds alone.
     """
 
-    def __init__(
-        self, seeds: tuple[str, ...], channels: Channels, rng: random.Random, *, is_direct: bool = False
-    ) -> None:
-        self.balancer = Balancer(seeds, rng, is_direct=is_direct)
+    def __init__(self, balancer: Balancer, channels: Channels, rng: random.Random) -> None:
+        self.balancer = balancer
         self.channels = channels
         self.rng = rng
         self._refreshing: asyncio.Task[None] | None = None
@@ -73,7 +67,6 @@ class Calls:
         purpose: Purpose,
         timeout_seconds: float,
         is_safe: bool,
-        offset: int = 0,
         server: str = "",
     ) -> Any:
         """Make a call until it is answered, refused, or its time is over.
@@ -81,7 +74,6 @@ class Calls:
         Args:
             make: Starts one attempt.
             is_safe: Whether it may be made again though it may have been carried out.
-            offset: What is asked for, for the text of a refusal.
             server: The name of the only server that can do it; empty for any.
 
         Raises:
@@ -97,22 +89,17 @@ class Calls:
             address = self._address(purpose, server)
             try:
                 with self.unless_closed(is_safe=is_safe):
-                    return await self._attempt(make, purpose, address, attempts.seconds_left(self.now))
-            except aio.AioRpcError as error:
-                failure = failure_of(error, address, offset=offset)
+                    return await self._attempt(make, address, attempts.seconds_left(self.now))
+            except CallFailedError as error:
+                failure = error.failure
             self.note(failure, address)
             pause = attempts.pause_after(failure, self.now)
             await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
             await asyncio.sleep(pause)
 
-    async def _attempt(self, make: Make, purpose: Purpose, address: str, seconds: float) -> Any:
+    async def _attempt(self, make: Make, address: str, seconds: float) -> Any:
         with self.channels.lend(address) as channel:
-            call = make(channel, seconds)
-            reply = await call
-            if purpose is Purpose.APPEND:
-                leader = leader_named(await call.trailing_metadata())
-                if leader:
-                    self.balancer.hinted(leader)
+            reply = await make(channel, seconds)
         self.balancer.succeeded(address)
         self.refresh_if_stale()
         return reply
@@ -127,7 +114,7 @@ class Calls:
 
     @contextmanager
     def unless_closed(self, *, is_safe: bool) -> Iterator[None]:
-        """Turn gRPC's cancellation of calls on a closed client into an error.
+        """Turn the cancellation of what a closed client had under way into an error.
 
         Raises:
             UnavailableError, OutcomeUnknownError: The client was closed inside the block; an append (not
@@ -135,7 +122,7 @@ class Calls:
         """
         try:
             yield
-        except (asyncio.CancelledError, aio.UsageError):
+        except asyncio.CancelledError:
             task = asyncio.current_task()
             if self.channels.is_closed and not (task is not None and task.cancelling()):
                 kind = UnavailableError if is_safe else OutcomeUnknownError
@@ -256,9 +243,9 @@ class Calls:
     async def _ask(self, address: str) -> ClusterView:
         try:
             with self.channels.lend(address) as channel:
-                reply = await channel.log.GetServers(log_pb2.GetServersRequest(), timeout=ASK_SECONDS)
-        except aio.AioRpcError as error:
-            failure = failure_of(error, address)
+                view = await channel.servers(ASK_SECONDS)
+        except CallFailedError as error:
+            failure = error.failure
             self.note(failure, address)
             if failure.effect is Effect.REFUSED:
                 raise _RefusedError(failure.error) from None
@@ -266,7 +253,7 @@ class Calls:
                 raise UnavailableError(str(failure.error)) from None
             raise failure.error from None
         self.balancer.succeeded(address)
-        return view_of(reply)
+        return view
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that ends with the client, if not before."""
@@ -298,21 +285,3 @@ def _seen(task: asyncio.Task[None]) -> None:
     """Take the exception of a task that nobody may wait for."""
     if not task.cancelled():
         task.exception()
-
-
-def view_of(reply: log_pb2.GetServersResponse) -> ClusterView:
-    """Return what a server told of its cluster."""
-    servers = tuple(
-        Server(
-            name=server.id,
-            address=server.rpc_addr,
-            grpc_address=server.grpc_addr,
-            is_leader=server.is_leader,
-            role=server.role or "voter",
-            is_alive=server.is_alive,
-        )
-        for server in reply.servers
-    )
-    return ClusterView(
-        cluster_uuid=bytes(reply.cluster_uuid), cluster_name=reply.cluster_name, servers=servers
-    )

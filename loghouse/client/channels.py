@@ -1,72 +1,162 @@
-"""One gRPC channel for each address, kept while somebody uses it, closed when the address is gone."""
+"""One channel for each address, kept while somebody uses it, closed when the address is gone.
+
+A channel is what can be asked of one server, whatever it is made of: `BinaryChannel` or `GrpcChannel`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import grpc
-from grpc import aio
-
-from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.client.target import Tls
+from loghouse.client.balancing import ClusterView
+from loghouse.client.records import Bounds
 from loghouse.errors import UnavailableError
-from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
-
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
-    ("grpc.max_send_message_length", GRPC_MESSAGE_SIZE_MAX),
-    # Connections of this client only: another one in this process may have other certificates.
-    ("grpc.use_local_subchannel_pool", 1),
-    # Retries are ours: gRPC's own do not know what may be done twice.
-    ("grpc.enable_retries", 0),
-    # A node that comes back is dialled soon; a black hole is given up after a while.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 3_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A server that vanished is noticed; nodes allow a ping every ten seconds.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-)
+from loghouse.protocol.entry import Buffer, Codec, crc32c
 
 
-class Channel:
-    """A channel to one address: the stubs of both services."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """A serialized RecordBatch to be appended; `producer_id` 0 means that the nodes know no copies of it."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
-        if credentials is None:
-            self.aio = aio.insecure_channel(address, _OPTIONS)
-        else:
-            self.aio = aio.secure_channel(address, credentials, _OPTIONS)
+    payload: bytes
+    record_count: int
+    codec: Codec = Codec.NONE
+    crc: int
+    expect_offset: int | None = None
+    producer_id: int = 0
+    producer_sequence: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        payload: bytes,
+        record_count: int,
+        *,
+        codec: Codec = Codec.NONE,
+        expect_offset: int | None = None,
+    ) -> NewBatch:
+        """Return a batch with its checksum made."""
+        return cls(
+            payload=payload,
+            record_count=record_count,
+            codec=codec,
+            crc=crc32c(payload),
+            expect_offset=expect_offset,
+        )
+
+
+class Appended(NamedTuple):
+    """Where a batch went."""
+
+    base_offset: int
+    record_count: int
+
+
+class Answer(NamedTuple):
+    """Whole entry frames, from the one that holds the offset asked for on, and where to go on."""
+
+    frames: Buffer
+    next_offset: int
+
+
+class Appends(ABC):
+    """Batches sent one behind the other, and their outcomes in that order."""
+
+    @abstractmethod
+    async def write(self, batch: NewBatch) -> None:
+        """Send a batch; waits while the server takes no more."""
+
+    @abstractmethod
+    async def read(self) -> Appended:
+        """Return the outcome of the next one.
+
+        Raises:
+            CallFailedError: It failed, and nothing behind it counts.
+        """
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Nobody waits any more; what was sent may still be appended."""
+
+
+class Answers(ABC):
+    """A log's frames as they come; the server sends a little ahead of `read`."""
+
+    @abstractmethod
+    async def read(self) -> Answer:
+        """Return what comes next, once there is something.
+
+        Raises:
+            CallFailedError: The server ended it, or is gone.
+        """
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Nobody reads any more."""
+
+
+class Channel(ABC):
+    """What can be asked of the server at one address.
+
+    Every call raises CallFailedError when it fails, after `seconds` at the latest; the `log` is a name, empty
+    for the default one.
+    """
+
+    def __init__(self, address: str) -> None:
         self.address = address
-        self.log: Any = log_pb2_grpc.LogStub(self.aio)  # type: ignore[no-untyped-call]
-        self.cluster: Any = log_pb2_grpc.ClusterStub(self.aio)  # type: ignore[no-untyped-call]
-        # As bytes both: frames and batches are large, and a message would copy them.
-        self.produce_batch_stream: Any = self.aio.stream_stream(
-            "/log.v1.Log/ProduceBatchStream",
-            response_deserializer=log_pb2.ProduceBatchResponse.FromString,
-        )
-        self.fetch_stream: Any = self.aio.unary_stream(
-            "/log.v1.Log/FetchStream", request_serializer=log_pb2.FetchRequest.SerializeToString
-        )
         self.use_count = 0
         self.is_retired = False
+
+    @abstractmethod
+    async def append(self, batch: NewBatch, log: str, seconds: float) -> Appended:
+        """Append a batch."""
+
+    @abstractmethod
+    async def register_producer(self, log: str, seconds: float) -> int:
+        """Return a new producer's id."""
+
+    @abstractmethod
+    async def bounds(self, log: str, seconds: float) -> Bounds:
+        """Return the offsets that the log holds, confirmed by the leader."""
+
+    @abstractmethod
+    async def find_offset(self, timestamp: int, log: str, seconds: float) -> int:
+        """Return the first offset appended at or after a time in microseconds, else the next offset."""
+
+    @abstractmethod
+    async def servers(self, seconds: float) -> ClusterView:
+        """Return the cluster as this server sees it."""
+
+    @abstractmethod
+    async def administer(self, method: str, request: Any, seconds: float) -> Any:
+        """Make a call of the `Cluster` service and return its reply, both as generated messages."""
+
+    @abstractmethod
+    def appends(self, log: str) -> Appends:
+        """Begin to send batches."""
+
+    @abstractmethod
+    def answers(self, offset: int, log: str) -> Answers:
+        """Begin to read at an offset, and on at the tail."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close it; calls under way end."""
 
 
 class Channels:
     """The channels of one client, made as they are needed.
 
     Args:
-        tls: The client's certificates; None speaks plaintext, which nodes accept on loopback only.
+        make: Makes a channel to an address.
     """
 
-    def __init__(self, tls: Tls | None) -> None:
-        self._credentials: grpc.ChannelCredentials | None = None
-        if tls is not None:
-            ca, certificate, key = tls.pems()
-            self._credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    def __init__(self, make: Callable[[str], Channel]) -> None:
+        self._make = make
         self._channels: dict[str, Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.is_closed = False
@@ -82,7 +172,7 @@ class Channels:
             raise UnavailableError("the client is closed")
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = Channel(address, self._credentials)
+            channel = self._channels[address] = self._make(address)
         channel.use_count += 1
         try:
             yield channel
@@ -114,13 +204,13 @@ class Channels:
         self.is_closed = True
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
-            await channel.aio.close()
+            await channel.close()
         if self._closing:
             await asyncio.gather(*self._closing)
 
     def _close_soon(self, channel: Channel) -> None:
         if self.is_closed:
             return  # `close` does it
-        task = asyncio.ensure_future(channel.aio.close())
+        task = asyncio.ensure_future(channel.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -1,4 +1,4 @@
-"""What a failed gRPC call means: the server's own error again, and what is certain about its effect."""
+"""What a failed call means: the server's own error again, and what is certain about its effect."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ class Failure:
     effect: Effect
     is_link: bool = False
     leader: str = ""
+
+
+class CallFailedError(Exception):
+    """A call to one server failed; whoever called decides what is done about it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure.error))
+        self.failure = failure
 
 
 _Fields = Mapping[str, str]
@@ -173,6 +181,27 @@ def failure_of(error: Any, address: str, *, offset: int = 0) -> Failure:
     # UNAVAILABLE after it was sent, DEADLINE_EXCEEDED, CANCELLED, INTERNAL, UNKNOWN, ...
     is_link = reason != "INTERNAL"
     return Failure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=is_link, leader=leader)
+
+
+_NOTHING_DONE: Final = (UnavailableError, errors.NotLeaderError, ResourceExhaustedError)
+_RETOLD: Final = (UnavailableError, OutcomeUnknownError)
+
+
+def failure_of_error(error: LoghouseError, address: str) -> Failure:
+    """Return what an error means that a server answered in the binary protocol.
+
+    Args:
+        address: Of the server that was called; part of the text.
+    """
+    if isinstance(error, OutcomeUnknownError):
+        effect = Effect.UNKNOWN
+    elif isinstance(error, _NOTHING_DONE):
+        effect = Effect.NOTHING
+    else:
+        effect = Effect.REFUSED
+    leader = error.leader or "" if isinstance(error, errors.NotLeaderError) else ""
+    told = type(error)(f"{address}: {error}") if type(error) in _RETOLD else error
+    return Failure(error=told, effect=effect, leader=leader)
 
 
 def leader_named(trailers: Any) -> str:

@@ -53,6 +53,7 @@ from loghouse.protocol.client_messages import (
     FollowFrames,
     Produce,
     ProduceReply,
+    RegisterProducer,
 )
 from loghouse.protocol.entry import Buffer, Entry, crc32c, decode_entries, frame_seed
 from loghouse.protocol.link_messages import Hello, LinkRole
@@ -201,6 +202,10 @@ class RawConnection(Protocol):
     def find_offset(self, timestamp: int, *, group: int = DEFAULT_GROUP) -> Deferred[FindOffsetReply]:
         """Ask for the first offset appended at or after a time, in microseconds since the epoch."""
         return self._ask(FindOffset(timestamp=timestamp), group)
+
+    def register_producer(self, *, group: int = DEFAULT_GROUP) -> Deferred[int]:
+        """Ask for a producer id: batches that carry it, and a sequence from 0, are appended exactly once."""
+        return self._ask(RegisterProducer(), group).addCallback(lambda reply: reply.producer_id)
 
     def describe(self) -> Deferred[DescribeReply]:
         """Ask for the cluster, its logs and its nodes."""

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any, Final
+from typing import Final
 
-from grpc import aio
-
-from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Purpose
 from loghouse.client.calls import Calls
-from loghouse.client.channels import Channel
-from loghouse.client.failures import Effect, Failure, failure_of
-from loghouse.client.records import Batch, batches_of, split_answer
+from loghouse.client.channels import Answer, Channel
+from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.records import Batch, batches_of
 from loghouse.client.retrying import Backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import frame_seed
@@ -37,7 +34,6 @@ class Reader:
         offset: Of the first record.
         end: The first offset not to read; None follows the tail for ever.
         timeout_seconds: How long no server may be found before the reader fails.
-        size_max: Bytes in one answer; 0 means the server's default.
     """
 
     def __init__(
@@ -48,14 +44,12 @@ class Reader:
         end: int | None,
         log: str,
         timeout_seconds: float,
-        size_max: int = 0,
     ) -> None:
         self._calls = calls
         self._offset = offset
         self._end = end
         self._log = log
         self._timeout_seconds = timeout_seconds
-        self._size_max = size_max
         self._backoff = Backoff(calls.rng)
         self._failing_since: float | None = None
 
@@ -72,15 +66,14 @@ class Reader:
             address = calls.balancer.address(Purpose.STREAM, calls.now)
             answers = self._from(address)
             try:
-                async for answer in answers:
-                    frames, next_offset = split_answer(answer)
+                async for frames, next_offset in answers:
                     offset, self._offset = self._offset, next_offset
                     yield batches_of(seed, frames, offset, next_offset, self._end)
                     if self._is_done:
                         return
                     calls.refresh_if_stale()
-            except aio.AioRpcError as error:
-                failure = failure_of(error, address, offset=self._offset)
+            except CallFailedError as error:
+                failure = error.failure
             except _SilentServerError as error:
                 failure = Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
             finally:
@@ -91,18 +84,17 @@ class Reader:
     def _is_done(self) -> bool:
         return self._end is not None and self._offset >= self._end
 
-    async def _from(self, address: str) -> AsyncGenerator[bytes, None]:
-        """Yield one server's answers, serialized.
+    async def _from(self, address: str) -> AsyncGenerator[Answer, None]:
+        """Yield one server's answers.
 
         Raises:
-            aio.AioRpcError: The stream ended.
+            CallFailedError: The stream ended.
             _SilentServerError: The server is there, but out of touch with the leader.
         """
         calls = self._calls
         with calls.channels.lend(address) as channel, calls.unless_closed(is_safe=True):
-            request = log_pb2.FetchRequest(offset=self._offset, size_max=self._size_max, log=self._log)
-            call = channel.fetch_stream(request)
-            reading: asyncio.Task[Any] = asyncio.ensure_future(call.read())
+            answers = channel.answers(self._offset, self._log)
+            reading = asyncio.ensure_future(answers.read())
             try:
                 while True:
                     while not reading.done():
@@ -110,16 +102,15 @@ class Reader:
                         if not reading.done():
                             await self._check_in_touch(channel, reading)
                     answer = reading.result()
-                    if answer is aio.EOF:
-                        raise _SilentServerError(f"{address}: ended the stream without a reason")
                     calls.balancer.succeeded(address)
                     self._went_well()
-                    # gRPC's threads take the next answer from the wire while this one is decoded.
-                    reading = asyncio.ensure_future(call.read())
+                    # The next answer is taken from the wire while this one is decoded.
+                    reading = asyncio.ensure_future(answers.read())
                     await asyncio.sleep(0)
                     yield answer
             finally:
-                call.cancel()
+                answers.cancel()
+                reading.cancel()
                 await asyncio.wait({reading})
                 if not reading.cancelled():
                     reading.exception()
@@ -128,18 +119,18 @@ class Reader:
         self._failing_since = None
         self._backoff.reset()
 
-    async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[Any]) -> None:
+    async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[Answer]) -> None:
         """Raise when a silent server cannot confirm that it is silent for a reason.
 
         Raises:
             _SilentServerError: It could not, or it has what it does not send.
         """
         try:
-            bounds = await channel.log.Bounds(log_pb2.BoundsRequest(log=self._log), timeout=ANSWER_SECONDS)
-        except aio.AioRpcError as error:
-            raise _SilentServerError(str(failure_of(error, channel.address).error)) from None
+            bounds = await channel.bounds(self._log, ANSWER_SECONDS)
+        except CallFailedError as error:
+            raise _SilentServerError(str(error.failure.error)) from None
         self._went_well()
-        if bounds.next > self._offset:
+        if bounds.next_offset > self._offset:
             # Just appended, perhaps; what is sent now arrives soon.
             await asyncio.wait({reading}, timeout=ANSWER_SECONDS)
             if not reading.done():

@@ -1,9 +1,9 @@
 """Batches on their way: one stream to the leader at a time, another one when it breaks.
 
-    accumulator -> sequencer -> ProduceBatchStream -> answers -> settled batches
+    accumulator -> sequencer -> Appends -> outcomes -> settled batches
                         ^--- the same batches again, after any failure ---'
 
-Drives `sequencing` with gRPC. One task a producer, two more while a stream is open.
+Drives `sequencing` with channels. One task a producer, two more while a stream is open.
 """
 
 from __future__ import annotations
@@ -13,19 +13,15 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from grpc import aio
-
-from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Purpose
 from loghouse.client.batching import Accumulator, Outgoing
 from loghouse.client.calls import Calls
-from loghouse.client.channels import Channel
-from loghouse.client.failures import Effect, Failure, failure_of
+from loghouse.client.channels import Appends, Channel, NewBatch
+from loghouse.client.failures import CallFailedError, Effect, Failure
 from loghouse.client.retrying import ATTEMPT_SECONDS, Backoff
 from loghouse.client.sequencing import Sequencer
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import Codec
-from loghouse.protocol.varint import join_bytes_field
 
 CHECK_SECONDS: Final = 0.5
 """How often a stream is looked at: whether it stalls, whether batches expired."""
@@ -141,16 +137,15 @@ class Sending:
 
     async def _register(self) -> None:
         calls, sequencer = self._calls, self._sequencer
-        request = log_pb2.RegisterProducerRequest(log=self._log)
 
-        def make(channel: Channel, seconds: float) -> Any:
-            return channel.log.RegisterProducer(request, timeout=seconds)
+        async def make(channel: Channel, seconds: float) -> int:
+            return await channel.register_producer(self._log, seconds)
 
         deadline = sequencer.deadline
         if deadline is None:
             return
         try:
-            reply = await calls.call(
+            producer_id = await calls.call(
                 make, purpose=Purpose.APPEND, timeout_seconds=max(0.0, deadline - calls.now), is_safe=True
             )
         except DeadlineError:
@@ -160,7 +155,7 @@ class Sending:
                 raise
             self._settle(sequencer.registration_refused(error))
             return
-        sequencer.registered(reply.producer_id)
+        sequencer.registered(producer_id)
 
     # --- one stream -------------------------------------------------------------------------
 
@@ -189,9 +184,9 @@ class Sending:
 
     async def _use(self, channel: Channel) -> Failure | None:
         """Return how the stream failed, or None when it was left."""
-        call = channel.produce_batch_stream()
-        reading = asyncio.ensure_future(self._read(call))
-        writing = asyncio.ensure_future(self._write(call, channel.address))
+        appends = channel.appends(self._log)
+        reading = asyncio.ensure_future(self._read(appends))
+        writing = asyncio.ensure_future(self._write(appends, channel.address))
         try:
             while not (reading.done() or writing.done()):
                 await asyncio.wait(
@@ -205,26 +200,29 @@ class Sending:
                     return failure
             if writing.done() and not writing.cancelled() and writing.exception() is None:
                 return None
-            # Only the reader learns why.
+            # Of a broken stream, often only the reader learns why.
             await asyncio.wait({reading}, timeout=STATUS_SECONDS)
-            return self._why(reading, channel.address)
+            return self._why(reading, writing, channel.address)
         finally:
-            call.cancel()
+            appends.cancel()
+            reading.cancel()
             writing.cancel()
             await asyncio.wait({reading, writing})
             for task in (reading, writing):
                 if not task.cancelled():
                     task.exception()
 
-    def _why(self, reading: asyncio.Task[None], address: str) -> Failure:
-        error = reading.exception() if reading.done() and not reading.cancelled() else None
-        if isinstance(error, aio.AioRpcError):
-            return failure_of(error, address)
+    def _why(self, reading: asyncio.Task[None], writing: asyncio.Task[None], address: str) -> Failure:
+        """Return why a stream ended; the reader knows better."""
+        for task in (reading, writing):
+            error = task.exception() if task.done() and not task.cancelled() else None
+            if isinstance(error, CallFailedError):
+                return error.failure
+            if error is not None and not isinstance(error, LoghouseError):
+                raise error
         if self._calls.channels.is_closed:
             raise UnavailableError("the client is closed")
-        if error is not None and not isinstance(error, LoghouseError):
-            raise error
-        text = str(error or f"{address}: the stream ended without a reason")
+        text = f"{address}: the stream ended without a reason"
         return Failure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=True)
 
     def _stall(self, address: str) -> Failure | None:
@@ -235,7 +233,7 @@ class Sending:
         error = OutcomeUnknownError(f"{address}: no answer for {seconds:.1f} s")
         return Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
 
-    async def _write(self, call: Any, address: str) -> None:
+    async def _write(self, appends: Appends, address: str) -> None:
         """Send batches as they come, until there are none for long, or the leader is elsewhere."""
         calls, sequencer = self._calls, self._sequencer
         idle_at = calls.now + IDLE_SECONDS
@@ -244,7 +242,7 @@ class Sending:
             moves = not calls.balancer.leads(address) and calls.balancer.leader_address(calls.now)
             batch = None if moves else sequencer.next_to_send(calls.now)
             if batch is not None:
-                await call.write(self._request(batch))
+                await appends.write(self._request(batch))
                 idle_at = calls.now + IDLE_SECONDS
                 continue
             if not sequencer.in_flight and (moves or calls.now >= idle_at):
@@ -253,22 +251,21 @@ class Sending:
                 due_at = self._accumulator.due_at if sequencer.has_room else None
             await self._wait(min(idle_at, due_at) if due_at is not None else idle_at)
 
-    def _request(self, batch: Outgoing) -> bytes:
-        rest = log_pb2.ProduceBatchRequest(
+    def _request(self, batch: Outgoing) -> NewBatch:
+        return NewBatch(
+            payload=batch.payload,
             record_count=batch.record_count,
-            codec=batch.codec,  # type: ignore[arg-type]
-            batch_crc=batch.crc,
-            log=self._log,
+            codec=batch.codec,
+            crc=batch.crc,
             producer_id=self._sequencer.producer_id,
             producer_sequence=batch.sequence,
         )
-        number = log_pb2.ProduceBatchRequest.BATCH_FIELD_NUMBER
-        return join_bytes_field(number, batch.payload, rest.SerializeToString())
 
-    async def _read(self, call: Any) -> None:
-        """Take answers until the stream ends."""
+    async def _read(self, appends: Appends) -> None:
+        """Take outcomes until the stream ends."""
         calls, sequencer = self._calls, self._sequencer
-        while (answer := await call.read()) is not aio.EOF:
+        while True:
+            answer = await appends.read()
             batch = sequencer.acknowledged(answer.base_offset, answer.record_count, calls.now)
             self._backoff.reset()
             if batch.error is None:

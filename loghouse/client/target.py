@@ -42,6 +42,12 @@ def _address(text: str, target: str) -> str:
     return f"{host}:{int(port_text)}"
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of an address, the host without brackets."""
+    host, _, port_text = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port_text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     """A client's certificates: each a path of a PEM file, or the PEM text itself as bytes.

@@ -6,6 +6,7 @@ settles it calls it. One `AppendDoor` serves all sessions of a node, one `Append
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -19,7 +20,7 @@ from loghouse.joining import Joiner, may_share
 from loghouse.limits import PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
 from loghouse.protocol.batch import check_batch, is_slow
-from loghouse.protocol.client_messages import Produce, ProduceReply
+from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
 
@@ -65,7 +66,7 @@ class AppendDoor:
         self.in_thread = in_thread
         self.record_size_max = record_size_max
         self._joiner = Joiner(node, soon, self.flush, entries_max=ENTRIES_MAX)
-        self._answered: set[AppendLink] = set()
+        self._answered: set[Appends] = set()
 
     def join(self, append: Append, subject: str) -> None:
         """Propose a plain batch together with what else this turn brings."""
@@ -78,15 +79,16 @@ class AppendDoor:
         proposed: Deferred[Any] = maybeDeferred(self.node.propose, proposal)
         append.proposed = proposed.addCallbacks(append.appended_alone, append.failed_alone)
 
-    def note_answer(self, link: AppendLink) -> None:
-        """Remember to flush a link, once the others of its entry have their answers, too."""
-        self._answered.add(link)
+    def note_answer(self, appends: Appends) -> None:
+        """Remember to flush a session, once the others of its entry have their answers, too."""
+        self._answered.add(appends)
 
     def flush(self) -> None:
         """Write the answers given by now."""
         answered, self._answered = self._answered, set()
-        for link in answered:
-            link.flush()
+        leader = self.node.leader_name
+        for appends in answered:
+            appends.flush("" if leader == self.node.name else leader)
 
 
 class Append:
@@ -95,6 +97,7 @@ class Append:
     __slots__ = (
         "_appends",
         "deadline",
+        "is_checked",
         "is_wanted",
         "payload",
         "payload_crc",
@@ -113,6 +116,7 @@ class Append:
         asked_seconds = request.timeout_milliseconds / 1000
         self.seconds = min(asked_seconds or PRODUCE_SECONDS_DEFAULT, PRODUCE_SECONDS_MAX)
         self.deadline = now + self.seconds
+        self.is_checked = False
         self.is_wanted = True
         self.proposed: Deferred[Any] | None = None
 
@@ -157,6 +161,8 @@ class Appends:
         self._open: dict[int, Append] = {}
         self._size = 0
         self._timer: IDelayedCall | None = None
+        self._line: deque[tuple[Append, Produce]] = deque()  # behind one that is checked on another thread
+        self._leader_named = ""
 
     def take(self, stream: int, request: Produce) -> None:
         """Append a batch; its outcome is the stream's answer."""
@@ -173,15 +179,26 @@ class Appends:
             "record_size_max": door.record_size_max,
         }
         if is_slow(len(append.payload), arguments["codec"]):
+            self._line.append((append, request))
             checked = door.in_thread(check_batch, append.payload, **arguments)
-            checked.addCallback(lambda _: self._propose(append, request)).addErrback(append.failed_alone)
+            checked.addErrback(append.failed_alone)
+            checked.addCallback(lambda _: self._checked(append))
             return
         try:
             check_batch(append.payload, **arguments)
         except Exception as error:
             self.refuse(append, error)
+            return
+        append.is_checked = True
+        if self._line:
+            self._line.append((append, request))  # a producer's batches must not overtake each other
         else:
             self._propose(append, request)
+
+    def _checked(self, append: Append) -> None:
+        append.is_checked = True
+        while self._line and self._line[0][0].is_checked:
+            self._propose(*self._line.popleft())
 
     def _propose(self, append: Append, request: Produce) -> None:
         if not append.is_wanted:
@@ -224,10 +241,18 @@ class Appends:
     def _end(self, append: Append) -> None:
         del self._open[append.stream]
         append.is_wanted = False
-        self.door.note_answer(self._link)
+        self.door.note_answer(self)
         self._size -= len(append.payload)
         if self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
             self._link.release_reading("produce")
+
+    def flush(self, leader: str) -> None:
+        """Write the answers, and once who leads, if that is another node: asked there, it saves a hop."""
+        if leader != self._leader_named:
+            self._leader_named = leader
+            if leader and not self._session.is_closed:
+                self._session.send(LeaderHint(name=leader))
+        self._link.flush()
 
     # --- giving up ------------------------------------------------------------------------
 

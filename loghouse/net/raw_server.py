@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
 from loghouse.errors import (
+    NotSupportedError,
     RequestError,
     UnauthenticatedError,
     UnavailableError,
@@ -29,7 +30,7 @@ from loghouse.limits import (
 )
 from loghouse.net.appending import AppendDoor, Appends
 from loghouse.node_api import Bounds as NodeBounds
-from loghouse.node_api import Fetched, NodeLike
+from loghouse.node_api import Fetched, NodeLike, ProducerRegistry
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
@@ -43,6 +44,8 @@ from loghouse.protocol.client_messages import (
     Follow,
     FollowFrames,
     Produce,
+    RegisterProducer,
+    RegisterProducerReply,
 )
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.message import Message
@@ -54,6 +57,7 @@ READS_PER_TURN_MAX: Final = 4
 
 _ACTIONS: Final = {
     Produce: Action.PRODUCE,
+    RegisterProducer: Action.PRODUCE,
     Fetch: Action.CONSUME,
     Follow: Action.CONSUME,
     Bounds: Action.CONSUME,
@@ -189,8 +193,16 @@ class RawServer:
                     lambda: node.find_offset(request.timestamp),
                     lambda found: FindOffsetReply(offset=found[0], timestamp=found[1]),
                 )
+            case RegisterProducer():
+                self._run(stream, self._register, lambda found: RegisterProducerReply(producer_id=found))
             case Describe():
                 self._session.answer(stream, describe(node))
+
+    def _register(self) -> Deferred[int]:
+        node = self._door.node
+        if not isinstance(node, ProducerRegistry):
+            raise NotSupportedError("this node registers no producers; append without a producer id")
+        return node.register_producer(self._identity.subject)
 
     def _run(self, stream: int, work: Callable[[], Deferred[Any]], reply: Callable[[Any], Message]) -> None:
         """Start work whose result is the stream's one answer."""

@@ -354,6 +354,41 @@ class FindOffsetReply(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterProducer(Message):
+    """Ask for a producer id, for appends done exactly once; only this client's subject may use it."""
+
+    KIND: ClassVar[int] = 0x0310
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
+    WIRE: ClassVar = Struct().compile()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterProducerReply(Message):
+    """The id is committed: every node knows it."""
+
+    KIND: ClassVar[int] = 0x0311
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
+    WIRE: ClassVar = Struct("producer_id" / Int64ub).compile()
+
+    producer_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderHint(Message):
+    """The node that leads is another, and appends sent here take a hop more. On no stream; may be ignored."""
+
+    KIND: ClassVar[int] = 0x0380
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
+    WIRE: ClassVar = Struct("name" / SHORT_TEXT).compile()
+
+    name: str
+
+    def check(self) -> None:
+        """Raise ValueError when it can be no node's name."""
+        check_name("node", self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure(FailureFields, Message):
     """The request of this stream was refused; the stream is over, the connection goes on."""
 
@@ -377,6 +412,9 @@ CLIENT_MESSAGES: Final[tuple[type[Message], ...]] = (
     BoundsReply,
     FindOffset,
     FindOffsetReply,
+    RegisterProducer,
+    RegisterProducerReply,
+    LeaderHint,
     Failure,
 )
 
@@ -388,4 +426,5 @@ REPLIES: Final[Mapping[type[Message], type[Message]]] = {
     Describe: DescribeReply,
     Bounds: BoundsReply,
     FindOffset: FindOffsetReply,
+    RegisterProducer: RegisterProducerReply,
 }

@@ -31,6 +31,7 @@ from loghouse.protocol.client_messages import (
     DescribeReply,
     Failure,
     FollowFrames,
+    LeaderHint,
 )
 from loghouse.protocol.codec import (
     CLIENT_KINDS,
@@ -126,6 +127,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderNamed:
+    """The node of that name leads, says the one that this client appends through."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PongReceived:
     """The peer answered a Ping."""
 
@@ -155,6 +163,7 @@ Event: TypeAlias = (
     | CancelReceived
     | Answered
     | Refused
+    | LeaderNamed
     | PongReceived
     | GoodbyeReceived
     | LinkFailed
@@ -166,7 +175,7 @@ def _kinds(*classes: type[Message]) -> frozenset[int]:
 
 
 _LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
-_REPLY_KINDS: Final = _kinds(*REPLIES.values(), Failure)
+_REPLY_KINDS: Final = _kinds(*REPLIES.values(), Failure, LeaderHint)
 _REQUEST_KINDS: Final = _kinds(*CLIENT_MESSAGES) - _REPLY_KINDS
 _GOSSIP_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0200 <= kind < 0x0300)
 _NODE_KINDS: Final = RAFT_KINDS | FORWARD_KINDS | REPAIR_KINDS | _GOSSIP_KINDS
@@ -444,6 +453,8 @@ class Session:
         return RequestReceived(request=message, group=frame.group, stream=frame.stream)
 
     def _receive_answer(self, message: Message, stream: int) -> Event | None:
+        if isinstance(message, LeaderHint):
+            return LeaderNamed(name=message.name)
         if not self.asked.accept(stream, message):
             return None
         if isinstance(message, Failure):

@@ -1,17 +1,38 @@
-"""A node in memory behind a real gRPC port, for tests of the command line."""
+"""A node in memory behind a real port, for tests of the command line."""
 
+import contextlib
+import socket
 import threading
 from concurrent import futures
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
 from grpc_status import rpc_status
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.client.failures import failure_of
 from loghouse.client.reading import GROUP
 from loghouse.protocol.batch import check_batch, encode_batch
+from loghouse.protocol.client_messages import (
+    Bounds,
+    BoundsReply,
+    Describe,
+    DescribedServer,
+    DescribeReply,
+    FindOffset,
+    FindOffsetReply,
+    Follow,
+    FollowFrames,
+    Produce,
+    ProduceReply,
+    RegisterProducer,
+    RegisterProducerReply,
+)
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.protocol.session import CancelReceived, RequestReceived, Session
 
 CLUSTER = bytes(range(16))
 
@@ -87,9 +108,9 @@ class FakeNode(log_pb2_grpc.LogServicer):
                 return log_pb2.FindOffsetResponse(offset=entry.base_offset, timestamp=entry.timestamp)
         return log_pb2.FindOffsetResponse(offset=self.next_offset)
 
-    def Produce(self, request, context):
-        self._check("Produce", context, self.next_offset)
-        return log_pb2.ProduceResponse(offset=self.records(request.record))
+    def ProduceBatch(self, request, context):
+        self._check("ProduceBatch", context, self.next_offset)
+        return self._append(request)
 
     def RegisterProducer(self, request, context):
         self._check("RegisterProducer", context)
@@ -99,14 +120,17 @@ class FakeNode(log_pb2_grpc.LogServicer):
     def ProduceBatchStream(self, requests, context):
         for request in requests:
             self._check("ProduceBatchStream", context, self.next_offset)
-            check_batch(
-                request.batch,
-                record_count=request.record_count,
-                codec=request.codec,
-                payload_crc=request.batch_crc,
-            )
-            offset = self.append(request.batch, request.record_count, request.codec)
-            yield log_pb2.ProduceBatchResponse(base_offset=offset, record_count=request.record_count)
+            yield self._append(request)
+
+    def _append(self, request):
+        check_batch(
+            request.batch,
+            record_count=request.record_count,
+            codec=request.codec,
+            payload_crc=request.batch_crc,
+        )
+        offset = self.append(request.batch, request.record_count, request.codec)
+        return log_pb2.ProduceBatchResponse(base_offset=offset, record_count=request.record_count)
 
     def FetchStream(self, request, context):
         self._check("FetchStream", context)
@@ -187,8 +211,124 @@ class FakeCluster(log_pb2_grpc.ClusterServicer):
         return log_pb2.TrimResponse(lowest=request.offset)
 
 
+class FakeContext:
+    """What the servicers need of a call that came by the binary protocol."""
+
+    def __init__(self):
+        self.is_open = True
+
+    def is_active(self):
+        return self.is_open
+
+    def abort_with_status(self, status):
+        raise RefusedError(status)
+
+
+class RefusedError(Exception):
+    """A call was refused with this gRPC status."""
+
+    def __init__(self, status):
+        error = aio.AioRpcError(
+            status.code, aio.Metadata(), aio.Metadata(*status.trailing_metadata), status.details
+        )
+        super().__init__(status.details)
+        self.error = failure_of(error, "").error
+
+
+class FakeLink:
+    """A connection of the binary protocol: one thread that reads, and one for each request."""
+
+    def __init__(self, node, connection):
+        self._node = node
+        self._connection = connection
+        self._lock = threading.Lock()
+        hello = Hello(
+            role=LinkRole.NODE,
+            cluster_name="fake",
+            cluster_uuid=CLUSTER,
+            node_name="node-1",
+            disk_uuid=CLUSTER,
+        )
+        self._session = Session(hello, is_dialler=False)
+        self._contexts = {}
+
+    def run(self):
+        try:
+            while data := self._connection.recv(65536):
+                with self._lock:
+                    events = self._session.receive(data)
+                for event in events:
+                    if isinstance(event, RequestReceived):
+                        context = self._contexts[event.stream] = FakeContext()
+                        served = (event.stream, event.request, context)
+                        if isinstance(event.request, Follow):
+                            threading.Thread(target=self._serve, args=served, daemon=True).start()
+                        else:
+                            self._serve(*served)
+                    elif isinstance(event, CancelReceived):
+                        self._contexts[event.stream].is_open = False
+                self._send()
+                if self._session.is_closed:
+                    return
+        finally:
+            for context in self._contexts.values():
+                context.is_open = False
+
+    def _send(self, *answers):
+        with self._lock, contextlib.suppress(OSError):
+            for method, stream, message in answers:
+                method(stream, message)
+            self._connection.sendall(b"".join(self._session.bytes_to_send()))
+
+    def _serve(self, stream, request, context):
+        try:
+            for reply in self._replies(request, context):
+                self._send((self._session.answer, stream, reply))
+        except RefusedError as refused:
+            self._send((self._session.refuse, stream, refused.error))
+
+    def _replies(self, request, context):
+        node = self._node
+        match request:
+            case Produce():
+                batch = log_pb2.ProduceBatchRequest(
+                    batch=bytes(request.batch),
+                    record_count=request.record_count,
+                    codec=request.attributes,
+                    batch_crc=request.batch_crc,
+                )
+                if request.producer_id:
+                    (reply,) = node.ProduceBatchStream([batch], context)
+                else:
+                    reply = node.ProduceBatch(batch, context)
+                yield ProduceReply(
+                    base_offset=reply.base_offset, record_count=reply.record_count, timestamp=1
+                )
+            case RegisterProducer():
+                reply = node.RegisterProducer(None, context)
+                yield RegisterProducerReply(producer_id=reply.producer_id)
+            case Bounds():
+                reply = node.Bounds(None, context)
+                yield BoundsReply(lowest=reply.lowest, next_offset=reply.next)
+            case FindOffset():
+                reply = node.FindOffset(request, context)
+                yield FindOffsetReply(offset=reply.offset, timestamp=reply.timestamp)
+            case Follow():
+                for reply in node.FetchStream(request, context):
+                    yield FollowFrames(next_offset=reply.next_offset, frames=reply.frames)
+            case Describe():
+                reply = node.GetServers(None, context)
+                servers = tuple(
+                    DescribedServer(name=one.id, address=one.rpc_addr, is_leader=True, is_alive=True)
+                    for one in reply.servers
+                )
+                yield DescribeReply(
+                    cluster_uuid=CLUSTER, cluster_name="fake", node_name="node-1", servers=servers
+                )
+
+
 class FakeServer:
-    """Serves a `FakeNode` on a free port until `stop`."""
+    """Serves a `FakeNode` on a free port until `stop`: both protocols, or gRPC alone when with TLS."""
 
     def __init__(self, credentials=None):
         self.node = FakeNode()
@@ -196,12 +336,55 @@ class FakeServer:
         log_pb2_grpc.add_LogServicer_to_server(self.node, self._server)
         self.cluster = FakeCluster()
         log_pb2_grpc.add_ClusterServicer_to_server(self.cluster, self._server)
+        self._door = None
         if credentials is None:
-            port = self._server.add_insecure_port("127.0.0.1:0")
+            self._grpc_port = self._server.add_insecure_port("127.0.0.1:0")
+            self._door = socket.create_server(("127.0.0.1", 0))
+            port = self._door.getsockname()[1]
+            threading.Thread(target=self._accept, daemon=True).start()
         else:
             port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self._open = set()
         self.address = self.node.address = f"127.0.0.1:{port}"
         self._server.start()
 
     def stop(self):
+        if self._door is not None:
+            with contextlib.suppress(OSError):  # stopped before
+                self._door.shutdown(socket.SHUT_RDWR)
+            self._door.close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._server.stop(None).wait()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._door.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        self._open.add(connection)
+        with connection, contextlib.suppress(OSError):
+            if connection.recv(1, socket.MSG_PEEK) == b"P":  # of HTTP/2's preface
+                self._splice(connection)
+            else:
+                FakeLink(self.node, connection).run()
+        self._open.discard(connection)
+
+    def _splice(self, connection):
+        with socket.create_connection(("127.0.0.1", self._grpc_port)) as inner:
+            back = threading.Thread(target=_pass_on, args=(inner, connection), daemon=True)
+            back.start()
+            _pass_on(connection, inner)
+            back.join()
+
+
+def _pass_on(source, target):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for one in (source, target):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)

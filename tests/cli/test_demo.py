@@ -155,6 +155,7 @@ class RoundTripTests(CommandCase):
             config=None,
             plaintext=True,
             timeout=10.0,
+            transport="binary",
             ca=None,
             cert=None,
             key=None,

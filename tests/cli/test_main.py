@@ -46,12 +46,16 @@ class CertsTests(CertificatesCase):
         server = FakeServer(credentials)
         self.addCleanup(server.stop)
         tls = ["--ca", "certs/ca.pem", "--cert", "certs/root.pem", "--key", "certs/root.key"]
+        code, _, err = self.run_command("servers", "--server", server.address, *tls)
+        self.assertEqual(code, ExitCode.UNAVAILABLE)
+        self.assertIn("--transport grpc", err)
+        tls += ["--transport", "grpc"]
         code, out, err = self.run_command("servers", "--server", server.address, *tls)
         self.assertEqual((code, err), (0, ""))
         self.assertIn("node-1", out)
         self.assertEqual(self.run_command("certs", "init", "--dir", "other")[0], 0)
         self.assertEqual(self.run_command("certs", "client", "root", "--dir", "other")[0], 0)
-        foreign = ["--ca", "certs/ca.pem", "--cert", "other/root.pem", "--key", "other/root.key"]
+        foreign = [*tls[:2], "--cert", "other/root.pem", "--key", "other/root.key", *tls[-2:]]
         code, out, err = self.run_command("servers", "--server", server.address, *foreign)
         self.assertEqual(out, "")
         self.assertIn(code, (ExitCode.UNAVAILABLE, ExitCode.OUTCOME_UNKNOWN))

@@ -100,8 +100,11 @@ class ProduceTests(RecordsCase):
             grpc.StatusCode.PERMISSION_DENIED,
             "'nobody' is not permitted to produce 'default'",
             "PERMISSION_DENIED",
+            subject="nobody",
+            action="produce",
+            object="default",
         )
-        self.node.refuse["Produce"] = (2, status)
+        self.node.refuse["ProduceBatch"] = (2, status)
         values = [word for value in "abcd" for word in ("--value", value)]
         code, out, err = self.run_command("produce", *values, *self.target)
         self.assertEqual((code, out), (1, ""))
@@ -111,11 +114,18 @@ class ProduceTests(RecordsCase):
 
     def test_batch_refused(self):
         """A refused batch appends nothing, and nothing is claimed."""
-        status = refusal(grpc.StatusCode.PERMISSION_DENIED, "not permitted", "PERMISSION_DENIED")
+        status = refusal(
+            grpc.StatusCode.PERMISSION_DENIED,
+            "'nobody' is not permitted to produce 'default'",
+            "PERMISSION_DENIED",
+            subject="nobody",
+            action="produce",
+            object="default",
+        )
         self.node.refuse["ProduceBatchStream"] = (0, status)
         code, out, err = self.run_command("produce", *self.target, stdin=b"a\nb\n")
         self.assertEqual((code, out), (1, ""))
-        self.assertIn("not permitted (ask for a rule", err)
+        self.assertIn("'default' (ask for a rule", err)
         self.assertEqual(len(err.splitlines()), 1, err)
 
     def test_outcome_unknown(self):
@@ -125,7 +135,7 @@ class ProduceTests(RecordsCase):
             refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed"),
         ):
             self.node.entries.clear()
-            self.node.refuse["Produce"] = (1, status)
+            self.node.refuse["ProduceBatch"] = (1, status)
             code, _, err = self.run_command("produce", "--value", "a", "--value", "b", *self.target)
             self.assertEqual(code, 4)
             self.assertIn("1 record acknowledged as durable", err)
@@ -134,7 +144,7 @@ class ProduceTests(RecordsCase):
     def test_not_available(self):
         """A cluster without a leader is tried for the --timeout; then it is certain that nothing is there."""
         status = refusal(grpc.StatusCode.UNAVAILABLE, "no leader is known", "UNAVAILABLE")
-        for call, words in (("Produce", ["--value", "x"]), ("RegisterProducer", [])):
+        for call, words in (("ProduceBatch", ["--value", "x"]), ("RegisterProducer", [])):
             self.node.refuse = {call: (0, status)}
             code, out, err = self.run_command(
                 "produce", "--timeout", "0.3s", *words, *self.target, stdin=b"x\n"
@@ -154,7 +164,7 @@ class ProduceTests(RecordsCase):
             action="produce",
             object="default",
         )
-        self.node.refuse["Produce"] = (0, status)
+        self.node.refuse["ProduceBatch"] = (0, status)
         code, out, err = self.run_command("produce", "--value", "x", "--json", *self.target)
         self.assertEqual((code, out), (1, ""))
         problem = json.loads(err.splitlines()[-1])

@@ -1,23 +1,20 @@
-"""Clusters in memory behind real gRPC ports: an honest log, and nodes that fail as they are told."""
+"""Clusters in memory behind real ports: an honest log, and nodes that fail as they are told."""
 
 import asyncio
 import functools
 import time
 
-import grpc
-from grpc import aio
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from loghouse.api.status import answer_of
-from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.api.v1 import log_pb2
 from loghouse.client import AsyncClient
-from loghouse.client.failures import LEADER_KEY
 from loghouse.errors import ExpectOffsetError, LoghouseError, OffsetOutOfRangeError, UnavailableError
-from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, KIB, RECORD_SIZE_MAX
+from loghouse.limits import KIB, RECORD_SIZE_MAX
 from loghouse.protocol.batch import check_batch, decode_batch, encode_batch
 from loghouse.protocol.entry import CODEC_MASK, EntryKind, frame_seed, make_entry
 from loghouse.protocol.log_state import LogState, ProducedBatch, Producer
+from tests.client.fake_doors import FakeDoors
 
 FETCH_SIZE = 256 * KIB
 LOST = object()
@@ -113,10 +110,11 @@ class FakeCluster:
         return producer_id
 
 
-class FakeNode(log_pb2_grpc.LogServicer, log_pb2_grpc.ClusterServicer):
+class FakeNode:
     """One node. `faults` maps a method to what its next calls do: an error, LOST, BROKEN or HANG.
 
-    `calls` notes every call; `is_mute` keeps new records from its readers.
+    `calls` notes every call by gRPC's name for it, whichever protocol it came by; `is_mute` keeps new records
+    from its readers.
     """
 
     def __init__(self, cluster, name):
@@ -130,35 +128,27 @@ class FakeNode(log_pb2_grpc.LogServicer, log_pb2_grpc.ClusterServicer):
         self.is_alive = True
         self.grpc_address = ""
         self.port = 0
-        self._server = None
+        self._doors = None
 
     @property
     def address(self):
         return f"127.0.0.1:{self.port}"
 
     async def start(self):
-        options = [
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
-            ("grpc.max_send_message_length", GRPC_MESSAGE_SIZE_MAX),
-        ]
-        self._server = aio.server(options=options)
-        log_pb2_grpc.add_LogServicer_to_server(self, self._server)
-        log_pb2_grpc.add_ClusterServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await self._server.start()
+        self._doors = FakeDoors(self)
+        self.port = await self._doors.open(self.port)
 
     async def stop(self):
-        server, self._server = self._server, None
-        if server is not None:
-            await server.stop(0)
+        doors, self._doors = self._doors, None
+        if doors is not None:
+            await doors.close()
 
     def count(self, method):
         return self.calls.count(method)
 
-    # --- faults -------------------------------------------------------------------------
+    # --- what is served; `call` says how it came --------------------------------------------
 
-    async def _begin(self, method, context):
+    async def begin(self, method, call):
         """Note a call; return whether its link shall break behind it."""
         self.calls.append(method)
         faults = self.faults.get(method)
@@ -166,122 +156,59 @@ class FakeNode(log_pb2_grpc.LogServicer, log_pb2_grpc.ClusterServicer):
         if fault is HANG:
             await asyncio.Event().wait()
         if fault is BROKEN:
-            await self._break(context)
+            await call.cut()
         if isinstance(fault, LoghouseError):
-            await self._refuse(context, fault)
+            raise fault
         return fault is LOST
 
-    async def _break(self, context):
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-
-    async def _refuse(self, context, error):
-        answer = answer_of(error)
-        await context.abort(answer.code, answer.text, answer.trailers)
-
-    async def _append(self, context, *arguments, **fields):
-        """Append, as the leader or through it; name it if it is another."""
+    async def append(self, method, call, payload, record_count, *, crc, expect_offset=None, **fields):
+        """Append, as the leader or through it, which is named then."""
+        is_lost = await self.begin(method, call)
+        next_offset = self.cluster.next_offset
+        if expect_offset not in (None, next_offset):
+            raise ExpectOffsetError(expect_offset, next_offset)
+        check_batch(
+            payload,
+            record_count=record_count,
+            codec=fields["codec"],
+            payload_crc=crc,
+            record_size_max=RECORD_SIZE_MAX,
+        )
         leader = self.cluster.leader
         if leader is None:
-            await self._refuse(context, UnavailableError("no leader is known; nothing was done, try again"))
+            raise UnavailableError("no leader is known; nothing was done, try again")
         if leader is not self:
-            context.set_trailing_metadata(((LEADER_KEY, leader.name),))
-        try:
-            return self.cluster.append(*arguments, **fields)
-        except LoghouseError as error:
-            await self._refuse(context, error)
-
-    # --- the service ----------------------------------------------------------------------
-
-    async def Produce(self, request, context):
-        is_lost = await self._begin("Produce", context)
-        next_offset = self.cluster.next_offset
-        if request.HasField("expect_offset") and request.expect_offset != next_offset:
-            await self._refuse(context, ExpectOffsetError(request.expect_offset, next_offset))
-        offset = await self._append(context, encode_batch([request.record]), 1)
+            call.name_leader(leader.name)
+        offset = self.cluster.append(bytes(payload), record_count, **fields)
         if is_lost:
-            await self._break(context)
-        return log_pb2.ProduceResponse(offset=offset)
+            await call.cut()
+        return offset
 
-    async def ProduceBatch(self, request, context):
-        await self._begin("ProduceBatch", context)
-        return await self._batch(request, context)
+    async def register(self, call):
+        await self.begin("RegisterProducer", call)
+        return self.cluster.register()
 
-    async def _batch(self, request, context):
-        try:
-            check_batch(
-                request.batch,
-                record_count=request.record_count,
-                codec=request.codec,
-                payload_crc=request.batch_crc,
-                record_size_max=RECORD_SIZE_MAX,
-            )
-        except LoghouseError as error:
-            await self._refuse(context, error)
-        offset = await self._append(
-            context,
-            request.batch,
-            request.record_count,
-            codec=request.codec,
-            producer_id=request.producer_id,
-            sequence=request.producer_sequence,
-        )
-        return log_pb2.ProduceBatchResponse(base_offset=offset, record_count=request.record_count)
+    async def bounds(self, call):
+        await self.begin("Bounds", call)
+        return self.cluster.lowest, self.cluster.next_offset
 
-    async def ProduceBatchStream(self, requests, context):
-        self.open_streams += 1
-        try:
-            async for request in requests:
-                is_lost = await self._begin("ProduceBatchStream", context)
-                answer = await self._batch(request, context)
-                if is_lost:
-                    await self._break(context)
-                yield answer
-        finally:
-            self.open_streams -= 1
-
-    async def RegisterProducer(self, request, context):
-        await self._begin("RegisterProducer", context)
-        return log_pb2.RegisterProducerResponse(producer_id=self.cluster.register())
-
-    async def GetServers(self, request, context):
-        await self._begin("GetServers", context)
-        servers = [
-            log_pb2.Server(
-                id=node.name,
-                rpc_addr=node.address,
-                grpc_addr=node.grpc_address,
-                is_leader=node is self.cluster.leader,
-                role="voter",
-                is_alive=node.is_alive,
-            )
-            for node in self.cluster.nodes
-        ]
-        return log_pb2.GetServersResponse(
-            servers=servers, cluster_uuid=self.cluster.uuid, cluster_name="fake"
-        )
-
-    async def Bounds(self, request, context):
-        await self._begin("Bounds", context)
-        return log_pb2.BoundsResponse(lowest=self.cluster.lowest, next=self.cluster.next_offset)
-
-    async def FindOffset(self, request, context):
-        await self._begin("FindOffset", context)
+    async def find_offset(self, call, timestamp):
+        await self.begin("FindOffset", call)
         for entry in self.cluster.entries:
-            if entry.timestamp >= request.timestamp:
-                return log_pb2.FindOffsetResponse(offset=entry.base_offset, timestamp=entry.timestamp)
-        return log_pb2.FindOffsetResponse(offset=self.cluster.next_offset)
+            if entry.timestamp >= timestamp:
+                return entry.base_offset, entry.timestamp
+        return self.cluster.next_offset, 0
 
-    async def FetchStream(self, request, context):
-        offset = request.offset
+    async def follow(self, call, offset):
+        """Yield frames and the offset behind them."""
         self.open_streams += 1
         try:
             while True:
-                is_lost = await self._begin("FetchStream", context)
+                is_lost = await self.begin("FetchStream", call)
                 while self.is_mute or self.cluster.next_offset <= offset:
                     await self.cluster.changed.wait()
                 if offset < self.cluster.lowest:
-                    error = OffsetOutOfRangeError(offset, self.cluster.lowest, self.cluster.next_offset)
-                    await self._refuse(context, error)
+                    raise OffsetOutOfRangeError(offset, self.cluster.lowest, self.cluster.next_offset)
                 frames, size = [], 0
                 for entry in self.cluster.entries:
                     if entry.next_offset > offset and size < FETCH_SIZE:
@@ -290,28 +217,11 @@ class FakeNode(log_pb2_grpc.LogServicer, log_pb2_grpc.ClusterServicer):
                         next_offset = entry.next_offset
                 offset = next_offset
                 self.sent_size += size
-                yield log_pb2.FetchResponse(frames=b"".join(frames), next_offset=offset)
+                yield b"".join(frames), offset
                 if is_lost:
-                    await self._break(context)
+                    await call.cut()
         finally:
             self.open_streams -= 1
-
-    async def Status(self, request, context):
-        await self._begin("Status", context)
-        return log_pb2.StatusResponse(node=self.name, leader=self.cluster.leader.name)
-
-    async def Add(self, request, context):
-        await self._begin("Add", context)
-        return log_pb2.AddResponse()
-
-    async def Leave(self, request, context):
-        await self._begin("Leave", context)
-        return log_pb2.LeaveResponse()
-
-    async def Transfer(self, request, context):
-        await self._begin("Transfer", context)
-        self.cluster.leader = next(node for node in self.cluster.nodes if node.name == request.name)
-        return log_pb2.TransferResponse(leader=request.name)
 
 
 def asynchronous(method):
@@ -349,6 +259,7 @@ class FakeCase(TestCase):
     """Tests with fake clusters and clients, all closed at the end."""
 
     timeout = 120
+    transport = "binary"
 
     def setUp(self):
         self.closers = []
@@ -360,6 +271,7 @@ class FakeCase(TestCase):
 
     def connect(self, target, **options):
         options.setdefault("timeout_seconds", 20.0)
+        options.setdefault("transport", self.transport)
         client = AsyncClient(target, **options)
         self.closers.append(client.close)
         return client

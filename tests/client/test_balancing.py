@@ -84,7 +84,10 @@ class ChoiceTests(BalancerCase):
         self.assertEqual(set(self.choices(Purpose.READ)), {"h3:8400"})
 
     def test_direct_door(self):
-        """An advertised direct gRPC address is preferred; when it fails, the one port is used."""
+        """By gRPC an advertised direct address is preferred; when it fails, the one port is used."""
+        self.balancer.learned(three(n1={"grpc_address": "h1:9000"}), 0.0)
+        self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:8400"})
+        self.balancer = Balancer(SEEDS, random.Random(1), is_grpc=True)
         self.balancer.learned(three(n1={"grpc_address": "h1:9000"}), 0.0)
         self.assertEqual(set(self.choices(Purpose.APPEND)), {"h1:9000"})
         self.assertTrue(self.balancer.leads("h1:9000"))

@@ -407,3 +407,15 @@ class BlockingTests(FakeCase):
             self.assertRaises(UnavailableError, log.bounds)
 
         await self.run_blocking(cluster, work)
+
+
+class ProducingGrpcTests(ProducingTests):
+    """The same by gRPC."""
+
+    transport = "grpc"
+
+
+class FailingGrpcTests(FailingTests):
+    """The same by gRPC."""
+
+    transport = "grpc"

@@ -266,3 +266,21 @@ class BlockingTests(ReadingCase):
         self.check(part, range(3, 7))
         self.assertEqual(batches, [8, 9])
         await until(lambda: not self.readers(cluster))
+
+
+class RangeGrpcTests(RangeTests):
+    """The same by gRPC."""
+
+    transport = "grpc"
+
+
+class FailoverGrpcTests(FailoverTests):
+    """The same by gRPC."""
+
+    transport = "grpc"
+
+
+class EndGrpcTests(EndTests):
+    """The same by gRPC."""
+
+    transport = "grpc"

@@ -1,7 +1,9 @@
 """Tests of raw client sessions through the real door: what they get, and what they are refused."""
 
+import os
+
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 
 from loghouse import errors
 from loghouse.api.v1.log_pb2 import Record
@@ -9,8 +11,9 @@ from loghouse.client.raw import connect
 from loghouse.limits import MIB
 from loghouse.net.appending import ENTRIES_MAX
 from loghouse.net.link import LinkTimes
-from loghouse.protocol.batch import compress, decode_batch, encode_batch
+from loghouse.protocol.batch import UNPACK_SIZE_MAX, compress, decode_batch, encode_batch
 from loghouse.protocol.entry import Codec, EntryKind
+from loghouse.protocol.session import LeaderNamed
 from tests.net.doors import WireCase, asynchronous, until
 
 
@@ -114,6 +117,51 @@ class RequestTests(WireCase):
         self.assertEqual([p.record_count for p in proposals], [1] * 5)
         self.assertEqual((proposals[1].expect_offset, proposals[2].attributes), (1, Codec.ZSTD))
         self.assertEqual((proposals[3].producer_id, proposals[3].producer_sequence), (7, 3))
+
+    @asynchronous
+    async def test_a_slow_check_lets_nothing_overtake(self):
+        """What comes behind a batch that another thread unpacks is proposed behind it, failed or not."""
+        self.open_door()
+        connection = await self.connect()
+        large = compress(batch(os.urandom(2 * UNPACK_SIZE_MAX)), Codec.ZSTD)
+        asked = [
+            connection.produce(large, record_count=1, codec=Codec.ZSTD, producer_id=7),
+            connection.produce(batch(b"b"), record_count=1, producer_id=7, producer_sequence=1),
+            connection.produce(large, record_count=2, codec=Codec.ZSTD),
+            connection.produce(batch(b"c"), record_count=1),
+        ]
+        self.assertEqual((await asked[0]).base_offset, 0)
+        self.assertEqual((await asked[1]).base_offset, 1)
+        await refused(self, asked[2], errors.InvalidRequestError)
+        self.assertEqual((await asked[3]).base_offset, 2)
+        self.assertEqual([p.producer_sequence for p in self.node.proposals], [0, 1, 0])
+
+    @asynchronous
+    async def test_register_producer(self):
+        """A client gets a producer id that is bound to its subject; a node without a registry says so."""
+        self.open_door()
+        connection = await self.connect()
+        await refused(self, connection.register_producer(), errors.NotSupportedError)
+        asked_by = []
+        self.node.register_producer = lambda subject: asked_by.append(subject) or succeed(41)
+        self.assertEqual(await connection.register_producer(), 41)
+        self.assertEqual(asked_by, ["root"])
+
+    @asynchronous
+    async def test_names_the_leader_once(self):
+        """Whoever appends through a follower is told who leads: once, and again when that changes."""
+        self.open_door()
+        connection = await self.connect()
+        named = []
+        taken = connection._event_received
+        connection._event_received = lambda event: (
+            named.append(event.name) if isinstance(event, LeaderNamed) else taken(event)
+        )
+        for leader in ("n1", "n2", "n2", "", "n2", "n1", "n3"):
+            self.node.leader_name = leader
+            await connection.produce(batch(b"x"), record_count=1)
+        await connection.bounds()  # the last one is here, too
+        self.assertEqual(named, ["n2", "n2", "n3"])
 
     @asynchronous
     async def test_cancelled_before_it_is_proposed(self):
@@ -246,6 +294,7 @@ class PermissionTests(WireCase):
             connection.describe(),
             connection.bounds(),
             connection.find_offset(0),
+            connection.register_producer(),
         ]
         from loghouse.protocol.client_messages import REPLIES
 

@@ -16,8 +16,11 @@ from loghouse.protocol.client_messages import (
     FindOffsetReply,
     Follow,
     FollowFrames,
+    LeaderHint,
     Produce,
     ProduceReply,
+    RegisterProducer,
+    RegisterProducerReply,
 )
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.entry import EntryKind, crc32c, frame_seed, make_entry
@@ -207,6 +210,9 @@ MESSAGES = (
     ("bounds reply", BoundsReply(lowest=0, next_offset=2), 6),
     ("find offset", FindOffset(timestamp=TIME), 7),
     ("find offset reply", FindOffsetReply(offset=0, timestamp=TIME), 7),
+    ("register producer", RegisterProducer(), 8),
+    ("register producer reply", RegisterProducerReply(producer_id=2**64 - 1), 8),
+    ("leader hint", LeaderHint(name="b"), 0),
     ("failure: offset out of range", Failure.of(errors.OffsetOutOfRangeError(9, 0, 2)), 3),
     ("failure: not permitted", Failure.of(errors.PermissionDeniedError("nobody", "produce", "default")), 1),
     ("failure: not leader", Failure.of(errors.NotLeaderError("b")), 1),

@@ -1,0 +1,238 @@
+"""A channel of the binary protocol: one connection, dialled when it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from loghouse.client.balancing import ClusterView, Server
+from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch
+from loghouse.client.connection import Asked, Connection, Following, dial
+from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.records import Bounds as ClientBounds
+from loghouse.errors import UnavailableError, UnknownLogError
+from loghouse.protocol.client_messages import (
+    Bounds,
+    Describe,
+    FindOffset,
+    Produce,
+    RegisterProducer,
+)
+from loghouse.protocol.configuration import Role
+
+DIAL_SECONDS: Final = 3.0
+"""How long one connection may take; a black hole is given up then."""
+GROUP: Final = 1
+"""The Raft group of the one log that a cluster has."""
+LOG: Final = "default"
+
+
+class BinaryChannel(Channel):
+    """One connection to one server, dialled anew when it is gone.
+
+    Args:
+        hinted: Called with the name of the leader, when a node that is not the leader names it.
+        make_other: Makes the gRPC channel for what the binary protocol does not have.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        context: ssl.SSLContext | None,
+        hinted: Callable[[str], None],
+        make_other: Callable[[str], Channel],
+    ) -> None:
+        super().__init__(address)
+        self._context = context
+        self._hinted = hinted
+        self._make_other = make_other
+        self._other: Channel | None = None
+        self._connection: Connection | None = None
+        self._connections: set[Connection] = set()  # those before it, too, while they answer what is open
+        self._dialling: asyncio.Task[Connection] | None = None
+
+    async def append(self, batch: NewBatch, log: str, seconds: float) -> Appended:
+        """See `Channel.append`."""
+        reply = await self._ask(produce_of(batch, seconds), log, seconds)
+        return Appended(reply.base_offset, reply.record_count)
+
+    async def register_producer(self, log: str, seconds: float) -> int:
+        """See `Channel.register_producer`."""
+        return int((await self._ask(RegisterProducer(), log, seconds)).producer_id)
+
+    async def bounds(self, log: str, seconds: float) -> ClientBounds:
+        """See `Channel.bounds`."""
+        reply = await self._ask(Bounds(), log, seconds)
+        return ClientBounds(reply.lowest, reply.next_offset)
+
+    async def find_offset(self, timestamp: int, log: str, seconds: float) -> int:
+        """See `Channel.find_offset`."""
+        return int((await self._ask(FindOffset(timestamp=timestamp), log, seconds)).offset)
+
+    async def servers(self, seconds: float) -> ClusterView:
+        """See `Channel.servers`."""
+        reply = await self._ask(Describe(), "", seconds)
+        servers = tuple(
+            Server(
+                name=server.name,
+                address=server.address,
+                grpc_address=server.grpc_address,
+                is_leader=server.is_leader,
+                role="learner" if server.role == Role.LEARNER else "voter",
+                is_alive=server.is_alive,
+            )
+            for server in reply.servers
+        )
+        return ClusterView(cluster_uuid=reply.cluster_uuid, cluster_name=reply.cluster_name, servers=servers)
+
+    async def administer(self, method: str, request: Any, seconds: float) -> Any:
+        """See `Channel.administer`; by gRPC."""
+        if self._other is None:
+            self._other = self._make_other(self.address)
+        return await self._other.administer(method, request, seconds)
+
+    def appends(self, log: str) -> Appends:
+        """See `Channel.appends`."""
+        return _BinaryAppends(self, group_of(log))
+
+    def answers(self, offset: int, log: str) -> Answers:
+        """See `Channel.answers`."""
+        return _BinaryAnswers(self, offset, group_of(log))
+
+    async def close(self) -> None:
+        """See `Channel.close`."""
+        dialling, self._dialling = self._dialling, None
+        if dialling is not None:
+            dialling.cancel()
+            await asyncio.wait({dialling})
+        for connection in list(self._connections):
+            await connection.close()
+        if self._other is not None:
+            await self._other.close()
+
+    async def _ask(self, request: Any, log: str, seconds: float) -> Any:
+        group = group_of(log)
+        connection = self._connection
+        if connection is None or not connection.is_up:
+            connection = await self.connection(seconds)
+        return await connection.ask(request, group, seconds)
+
+    async def connection(self, seconds: float) -> Connection:
+        """Return the connection; everybody who needs one waits for the same dialling.
+
+        Raises:
+            CallFailedError: There is none; nothing was asked.
+        """
+        if self._connection is not None and self._connection.is_up:
+            return self._connection
+        if self._dialling is None:
+            self._dialling = asyncio.ensure_future(self._dial())
+        dialling = self._dialling
+        await asyncio.wait({dialling}, timeout=seconds)
+        if not dialling.done():
+            error = UnavailableError(f"{self.address}: no connection within {seconds:.3g} s")
+            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
+        if dialling.cancelled():
+            raise UnavailableError("the client is closed")
+        return dialling.result()
+
+    async def _dial(self) -> Connection:
+        try:
+            connection = await dial(self.address, self._context, self._hinted, DIAL_SECONDS)
+            self._connection = connection
+            self._connections.add(connection)
+            connection.lost.add_done_callback(lambda _: self._connections.discard(connection))
+            return connection
+        finally:
+            self._dialling = None
+
+
+class _BinaryAppends(Appends):
+    """Produce requests, one behind the other on one connection."""
+
+    def __init__(self, channel: BinaryChannel, group: int) -> None:
+        self._channel = channel
+        self._group = group
+        self._connection: Connection | None = None
+        self._sent: deque[Asked] = deque()
+        self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def write(self, batch: NewBatch) -> None:
+        if self._connection is None:
+            self._connection = await self._channel.connection(DIAL_SECONDS)
+        await self._connection.drain()
+        self._sent.append(self._connection.begin(produce_of(batch, 0.0), self._group))
+        if not self._begun.done():
+            self._begun.set_result(None)
+
+    async def read(self) -> Appended:
+        while not self._sent:
+            await self._wait_for_more()
+        reply = await asyncio.shield(self._sent[0].answer)
+        self._sent.popleft()
+        return Appended(reply.base_offset, reply.record_count)
+
+    async def _wait_for_more(self) -> None:
+        """Return once there may be another; raise when the connection went instead."""
+        if self._begun.done():
+            self._begun = asyncio.get_running_loop().create_future()
+        waiting: set[asyncio.Future[None]] = {self._begun}
+        if self._connection is not None:
+            waiting.add(self._connection.lost)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if self._connection is not None and self._connection.lost.done() and not self._sent:
+            error = UnavailableError(f"{self._channel.address}: the connection is gone")
+            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
+
+    def cancel(self) -> None:
+        if self._connection is not None:
+            for asked in self._sent:
+                self._connection.forget(asked)
+
+
+class _BinaryAnswers(Answers):
+    """A Follow."""
+
+    def __init__(self, channel: BinaryChannel, offset: int, group: int) -> None:
+        self._channel = channel
+        self._offset = offset
+        self._group = group
+        self._following: Following | None = None
+
+    async def read(self) -> Answer:
+        if self._following is None:
+            connection = await self._channel.connection(DIAL_SECONDS)
+            self._following = connection.follow(self._offset, self._group)
+        return await self._following.read()
+
+    def cancel(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+
+
+def produce_of(batch: NewBatch, seconds: float) -> Produce:
+    """Return the request for a batch; the node gives up after `seconds`, 0 for its own time."""
+    return Produce(
+        batch=batch.payload,
+        record_count=batch.record_count,
+        attributes=batch.codec,
+        batch_crc=batch.crc,
+        expect_offset=batch.expect_offset,
+        producer_id=batch.producer_id,
+        producer_sequence=batch.producer_sequence,
+        timeout_milliseconds=min(int(seconds * 1000), 2**32 - 1),
+    )
+
+
+def group_of(log: str) -> int:
+    """Return the Raft group of a log.
+
+    Raises:
+        UnknownLogError: The cluster has no log of that name.
+    """
+    if log not in ("", LOG):
+        raise UnknownLogError(log)
+    return GROUP

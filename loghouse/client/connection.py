@@ -1,0 +1,527 @@
+"""One connection of the binary protocol on asyncio: requests out, answers to whoever waits for them.
+
+Drives `protocol.session`; TLS is the loop's. What several tasks ask in one turn of the loop leaves in one
+write; who asks alone does not wait for the turn's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from loghouse.client.channels import Answer
+from loghouse.client.failures import CallFailedError, Effect, Failure, failure_of_error
+from loghouse.client.target import Tls, split_address
+from loghouse.errors import (
+    CertificateError,
+    LoghouseError,
+    OutcomeUnknownError,
+    ProtocolError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from loghouse.limits import MIB, REQUESTS_PER_CONNECTION_MAX
+from loghouse.protocol.client_messages import Follow, FollowFrames, Produce
+from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.protocol.message import Message
+from loghouse.protocol.session import (
+    Answered,
+    Event,
+    GoodbyeReceived,
+    LeaderNamed,
+    LinkFailed,
+    LinkUp,
+    Refused,
+    Session,
+)
+
+ALPN: Final = "loghouse/1"
+WRITE_BUFFER_SIZE: Final = 1 * MIB
+CREDIT_SIZE: Final = 4 * MIB
+"""Bytes that a server may send ahead of a reader."""
+LIVENESS_SECONDS: Final = 10.0
+"""While something is asked: a server silent for so long is pinged, and for twice as long given up."""
+CLOSE_SECONDS: Final = 1.0
+"""How long a server may take to end a connection that is closed here."""
+
+
+def context_of(tls: Tls | None) -> ssl.SSLContext | None:
+    """Return what connects with a client's certificates: TLS 1.3, the server's name checked.
+
+    Raises:
+        CertificateError: A certificate cannot be read, or does not fit its key.
+    """
+    if tls is None:
+        return None
+    ca, certificate, key = tls.pems()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([ALPN])
+    # `ssl` takes certificate and key from files only: these are in memory, and gone with their numbers.
+    own = os.memfd_create("loghouse-client", os.MFD_CLOEXEC)
+    try:
+        os.write(own, b"\n".join((certificate, key)))
+        context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
+        context.load_cert_chain(f"/proc/self/fd/{own}")
+    except (OSError, ValueError) as error:  # ssl.SSLError is one
+        raise CertificateError(f"tls: the certificates cannot be used: {_cause_of(error)}") from None
+    finally:
+        os.close(own)
+    return context
+
+
+async def dial(
+    address: str, context: ssl.SSLContext | None, hinted: Callable[[str], None], seconds: float
+) -> Connection:
+    """Return a connection to a node that has greeted back.
+
+    Raises:
+        CallFailedError: There is none; nothing was asked.
+    """
+    loop = asyncio.get_running_loop()
+    host, port = split_address(address)
+    connection = Connection(address, hinted)
+    settings: dict[str, Any] = {}
+    if context is not None:
+        settings = {
+            "ssl": context,
+            "server_hostname": host,
+            "ssl_handshake_timeout": seconds,
+            "ssl_shutdown_timeout": CLOSE_SECONDS,
+        }
+    try:
+        async with asyncio.timeout(seconds):
+            await loop.create_connection(lambda: connection, host, port, **settings)
+            await connection.up
+    except TimeoutError:
+        connection.abort()
+        raise _unreached(address, f"no connection within {seconds:g} s") from None
+    except OSError as error:  # ssl.SSLError, socket.gaierror, ... are such, too
+        raise _unreached(address, _cause_of(error)) from None
+    except BaseException:
+        connection.abort()
+        raise
+    return connection
+
+
+class Asked(NamedTuple):
+    """A request under way."""
+
+    stream: int
+    answer: asyncio.Future[Any]
+    is_append: bool
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a node.
+
+    Args:
+        address: Where it leads; part of texts.
+        hinted: Called with the name of the leader, when a node that is not the leader names it.
+
+    Attributes:
+        up: Done once the node said Hello.
+        lost: Done once there is no connection any more.
+    """
+
+    def __init__(self, address: str, hinted: Callable[[str], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._address = address
+        self._hinted = hinted
+        self._transport: Any = None
+        self._session: Session | None = None
+        self._asked: dict[int, Asked] = {}
+        self._followed: dict[int, Following] = {}
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._writable: asyncio.Future[None] | None = None
+        self._is_flush_due = False
+        self._liveness: asyncio.TimerHandle | None = None
+        self._has_received = False
+        self._is_pinged = False
+        self._failure: LoghouseError | None = None
+        self._is_closing = False
+        self.up: asyncio.Future[None] = self._loop.create_future()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests can be made: not before its Hello, and not when the node said goodbye."""
+        return not self._is_closing and self.up.done() and not self.lost.done()
+
+    # --- requests ---------------------------------------------------------------------------
+
+    async def ask(self, request: Message, group: int, seconds: float) -> Any:
+        """Return the reply to a request.
+
+        Raises:
+            CallFailedError: The node refused, the connection went, or `seconds` are over.
+        """
+        if self._is_full:
+            await self._wait_for_room(seconds)
+        asked = self.begin(request, group)
+        alarm = self._loop.call_later(seconds, self._give_up, asked, seconds)
+        try:
+            return await asked.answer
+        except asyncio.CancelledError:
+            self.forget(asked)
+            raise
+        finally:
+            alarm.cancel()
+
+    def begin(self, request: Message, group: int) -> Asked:
+        """Send a request; its `answer` will be the reply, or a CallFailedError.
+
+        Raises:
+            CallFailedError: Nothing was sent.
+        """
+        stream = self._send(request, group)
+        asked = Asked(stream, self._loop.create_future(), isinstance(request, Produce))
+        self._asked[stream] = asked
+        self._flush_soon()
+        return asked
+
+    def forget(self, asked: Asked) -> None:
+        """Nobody waits for this answer any more; the request is cancelled."""
+        if self._asked.pop(asked.stream, None) is not None:
+            self._cancel(asked.stream)
+        elif asked.answer.done() and not asked.answer.cancelled():
+            asked.answer.exception()  # it is known that it failed
+
+    def follow(self, offset: int, group: int) -> Following:
+        """Ask for everything from an offset on.
+
+        Raises:
+            CallFailedError: Nothing was sent.
+        """
+        stream = self._send(Follow(offset=offset, credit=CREDIT_SIZE), group)
+        following = self._followed[stream] = Following(self, stream)
+        self._flush_soon()
+        return following
+
+    def stop_following(self, stream: int) -> None:
+        """Cancel a followed stream."""
+        if self._followed.pop(stream, None) is not None:
+            self._cancel(stream)
+
+    def add_credit(self, stream: int, size: int) -> None:
+        """Let the node send more on a followed stream."""
+        if self._session is not None and stream in self._followed:
+            self._session.add_credit(stream, size)
+            self._flush_soon()
+
+    async def drain(self) -> None:
+        """Return once the node takes what is written to it."""
+        while self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    async def close(self) -> None:
+        """Say goodbye and end; whoever waits gets an error."""
+        if not self._is_closing and self._session is not None and not self.lost.done():
+            self._failure = self._failure or UnavailableError("the client was closed before the answer came")
+            self._session.say_goodbye()
+            self._flush()
+            self._fail_everything()
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.close()
+            await asyncio.wait({self.lost}, timeout=CLOSE_SECONDS)
+            self.abort()
+            await asyncio.wait({self.lost}, timeout=CLOSE_SECONDS)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._is_closing = True
+        if self._transport is not None and not self.lost.done():
+            self._transport.abort()
+
+    @property
+    def _is_full(self) -> bool:
+        return bool(self._room) or len(self._asked) + len(self._followed) >= REQUESTS_PER_CONNECTION_MAX
+
+    async def _wait_for_room(self, seconds: float) -> None:
+        """Wait until fewer requests are open than a connection may have, in the order of asking."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._room.append(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            text = f"{REQUESTS_PER_CONNECTION_MAX} are open on the connection to {self._address}"
+            error = ResourceExhaustedError("requests", f"{text}, and none ended within {seconds:g} s")
+            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING)) from None
+        finally:
+            if waiter in self._room:
+                self._room.remove(waiter)
+
+    def _let_in(self) -> None:
+        while self._room and len(self._asked) + len(self._followed) < REQUESTS_PER_CONNECTION_MAX:
+            waiter = self._room.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _send(self, request: Message, group: int) -> int:
+        """Queue a request and return its stream."""
+        if self._session is None or not self.is_up:
+            error = self._failure or UnavailableError(f"{self._address}: the connection is closing")
+            raise CallFailedError(Failure(error=_unavailable(error), effect=Effect.NOTHING, is_link=True))
+        try:
+            return self._session.request(request, group=group)
+        except LoghouseError as error:
+            raise CallFailedError(failure_of_error(error, self._address)) from None
+
+    def _cancel(self, stream: int) -> None:
+        if self._session is not None:
+            self._session.cancel(stream)
+            self._flush_soon()
+        self._let_in()
+
+    def _give_up(self, asked: Asked, seconds: float) -> None:
+        if not asked.answer.done():
+            self.forget(asked)
+            error = OutcomeUnknownError(f"{self._address}: no answer within {seconds:.3g} s")
+            failure = Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
+            asked.answer.set_exception(CallFailedError(failure))
+
+    # --- asyncio --------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """Connected, the TLS handshake included."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_SIZE)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != ALPN:
+            text = f"{self._address} does not speak {ALPN}; for a door of gRPC alone, use --transport grpc"
+            self._refuse_to_begin(Failure(error=UnavailableError(text), effect=Effect.REFUSED))
+            return
+        if self._is_closing:
+            transport.abort()
+            return
+        self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the node."""
+        self._has_received = True
+        session = self._session
+        if session is None or self._failure is not None:
+            return
+        try:
+            events = session.receive(data)
+        except ProtocolError as error:
+            self._failure = error
+            self._flush()
+            self._transport.abort()
+            return
+        for event in events:
+            self._take(event)
+        self._flush()
+        if session.is_closed:
+            self._is_closing = True
+            self._transport.close()
+
+    def pause_writing(self) -> None:
+        """The node does not take what is written to it."""
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        if self._failure is None:
+            cause = _cause_of(error) if error is not None else "the node closed the connection"
+            self._failure = UnavailableError(f"{self._address}: {cause}")
+        self.resume_writing()
+        self._fail_everything()
+        self.lost.set_result(None)
+
+    # --- from the session -------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Answered():
+                self._answered(event.stream, event.reply)
+            case Refused():
+                self._refused(event.stream, event.error)
+            case LeaderNamed():
+                self._hinted(event.name)
+            case LinkUp():
+                self.up.set_result(None)
+            case GoodbyeReceived():
+                self._is_closing = True  # open requests are still answered
+            case LinkFailed():
+                self._failure = event.error
+
+    def _answered(self, stream: int, reply: Message) -> None:
+        if isinstance(reply, FollowFrames):
+            following = self._followed.get(stream)
+            if following is not None:
+                following.received(Answer(reply.frames, reply.next_offset))
+            return
+        asked = self._asked.pop(stream, None)
+        if asked is not None and not asked.answer.done():
+            asked.answer.set_result(reply)
+        self._let_in()
+
+    def _refused(self, stream: int, error: LoghouseError) -> None:
+        failure = failure_of_error(error, self._address)
+        following = self._followed.pop(stream, None)
+        if following is not None:
+            following.failed(failure)
+        asked = self._asked.pop(stream, None)
+        if asked is not None and not asked.answer.done():
+            asked.answer.set_exception(CallFailedError(failure))
+        self._let_in()
+
+    # --- writing ----------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        if self._liveness is None:
+            self._watch()
+        if len(self._asked) == 1:
+            self._flush()  # alone: nothing else will come in this turn
+        elif not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        session = self._session
+        if session is None or self._transport.is_closing():
+            return
+        pieces = session.bytes_to_send()
+        if pieces:
+            self._transport.write(b"".join(pieces))
+
+    # --- a server that vanished -----------------------------------------------------------------
+
+    def _watch(self) -> None:
+        self._has_received = self._is_pinged = False
+        self._liveness = self._loop.call_later(LIVENESS_SECONDS, self._check_alive)
+
+    def _check_alive(self) -> None:
+        """Ping a node that is silent while something is asked of it; one that stays silent is gone."""
+        self._liveness = None
+        if not (self._asked or self._followed) or self.lost.done() or self._session is None:
+            return
+        if self._is_pinged and not self._has_received:
+            self._failure = UnavailableError(f"{self._address}: silent for {2 * LIVENESS_SECONDS:g} s")
+            self.abort()
+            return
+        is_silent = not self._has_received
+        self._watch()
+        if is_silent:
+            self._is_pinged = True
+            self._session.ping(0)
+            self._flush()
+
+    # --- failing ----------------------------------------------------------------------------
+
+    def _refuse_to_begin(self, failure: Failure) -> None:
+        self._failure = failure.error
+        self.up.set_exception(CallFailedError(failure))
+        self.up.exception()  # whoever dialled may be gone
+        self._transport.abort()
+
+    def _fail_everything(self) -> None:
+        assert self._failure is not None
+        self._is_closing = True
+        error = _unavailable(self._failure)
+        nothing = Failure(error=error, effect=Effect.NOTHING, is_link=True)
+        if not self.up.done():
+            self.up.set_exception(CallFailedError(nothing))
+            self.up.exception()
+        unknown = Failure(
+            error=OutcomeUnknownError(f"no answer came: {error}"), effect=Effect.UNKNOWN, is_link=True
+        )
+        asked, self._asked = self._asked, {}
+        for one in asked.values():
+            if not one.answer.done():
+                one.answer.set_exception(CallFailedError(unknown if one.is_append else nothing))
+        followed, self._followed = self._followed, {}
+        for following in followed.values():
+            following.failed(nothing)
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_exception(CallFailedError(nothing))
+        if self._liveness is not None:
+            self._liveness.cancel()
+
+
+class Following:
+    """A followed stream: what came and was not read yet."""
+
+    def __init__(self, connection: Connection, stream: int) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._ready: deque[Answer] = deque()
+        self._failure: Failure | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._owed_size = 0
+
+    async def read(self) -> Answer:
+        """Return what comes next; the one before is done with then.
+
+        Raises:
+            CallFailedError: The stream is over.
+        """
+        owed, self._owed_size = self._owed_size, 0
+        if owed:
+            self._connection.add_credit(self._stream, owed)
+        while not self._ready:
+            if self._failure is not None:
+                raise CallFailedError(self._failure)
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        answer = self._ready.popleft()
+        self._owed_size = len(answer.frames)
+        return answer
+
+    def cancel(self) -> None:
+        """Nobody reads any more."""
+        self._connection.stop_following(self._stream)
+
+    def received(self, answer: Answer) -> None:
+        """More came."""
+        self._ready.append(answer)
+        self._wake()
+
+    def failed(self, failure: Failure) -> None:
+        """Nothing more will come."""
+        self._failure = failure
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def _unreached(address: str, cause: str) -> CallFailedError:
+    error = UnavailableError(f"{address}: {cause}")
+    return CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
+
+
+def _unavailable(error: LoghouseError) -> LoghouseError:
+    """Return a connection's failure as what it means for a request that was not made."""
+    return error if isinstance(error, UnavailableError) else UnavailableError(str(error))
+
+
+def _cause_of(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or str(error)).lower().replace('_', ' ')}"
+    if isinstance(error, ConnectionError) and not str(error):
+        return "the server cut the connection"
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return str(error) or type(error).__name__
