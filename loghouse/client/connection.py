@@ -41,7 +41,7 @@ from loghouse.protocol.session import (
 
 ALPN: Final = "loghouse/1"
 WRITE_BUFFER_SIZE: Final = 1 * MIB
-CREDIT_SIZE: Final = 4 * MIB
+CREDIT_SIZE: Final = 2 * MIB
 """Bytes that a server may send ahead of a reader."""
 LIVENESS_SECONDS: Final = 10.0
 """While something is asked: a server silent for so long is pinged, and for twice as long given up."""
@@ -116,7 +116,7 @@ class Asked(NamedTuple):
     is_append: bool
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One connection to a node.
 
     Args:
@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
         self._address = address
         self._hinted = hinted
         self._transport: Any = None
-        self._session: Session | None = None
+        self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True)
         self._asked: dict[int, Asked] = {}
         self._followed: dict[int, Following] = {}
         self._room: deque[asyncio.Future[None]] = deque()
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
 
     def add_credit(self, stream: int, size: int) -> None:
         """Let the node send more on a followed stream."""
-        if self._session is not None and stream in self._followed:
+        if stream in self._followed:
             self._session.add_credit(stream, size)
             self._flush_soon()
 
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
 
     async def close(self) -> None:
         """Say goodbye and end; whoever waits gets an error."""
-        if not self._is_closing and self._session is not None and not self.lost.done():
+        if self.is_up:
             self._failure = self._failure or UnavailableError("the client was closed before the answer came")
             self._session.say_goodbye()
             self._flush()
@@ -266,7 +266,7 @@ class Connection(asyncio.Protocol):
 
     def _send(self, request: Message, group: int) -> int:
         """Queue a request and return its stream."""
-        if self._session is None or not self.is_up:
+        if not self.is_up:
             error = self._failure or UnavailableError(f"{self._address}: the connection is closing")
             raise CallFailedError(Failure(error=_unavailable(error), effect=Effect.NOTHING, is_link=True))
         try:
@@ -275,9 +275,8 @@ class Connection(asyncio.Protocol):
             raise CallFailedError(failure_of_error(error, self._address)) from None
 
     def _cancel(self, stream: int) -> None:
-        if self._session is not None:
-            self._session.cancel(stream)
-            self._flush_soon()
+        self._session.cancel(stream)
+        self._flush_soon()
         self._let_in()
 
     def _give_up(self, asked: Asked, seconds: float) -> None:
@@ -301,17 +300,20 @@ class Connection(asyncio.Protocol):
         if self._is_closing:
             transport.abort()
             return
-        self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True)
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: into their frame, if it is a large one."""
+        return self._session.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes from the node."""
         self._has_received = True
         session = self._session
-        if session is None or self._failure is not None:
+        if self._failure is not None:
             return
         try:
-            events = session.receive(data)
+            events = session.filled(nbytes)
         except ProtocolError as error:
             self._failure = error
             self._flush()
@@ -394,10 +396,9 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        session = self._session
-        if session is None or self._transport.is_closing():
+        if self._transport.is_closing():
             return
-        pieces = session.bytes_to_send()
+        pieces = self._session.bytes_to_send()
         if pieces:
             self._transport.write(b"".join(pieces))
 
@@ -410,7 +411,7 @@ class Connection(asyncio.Protocol):
     def _check_alive(self) -> None:
         """Ping a node that is silent while something is asked of it; one that stays silent is gone."""
         self._liveness = None
-        if not (self._asked or self._followed) or self.lost.done() or self._session is None:
+        if not (self._asked or self._followed) or self.lost.done():
             return
         if self._is_pinged and not self._has_received:
             self._failure = UnavailableError(f"{self._address}: silent for {2 * LIVENESS_SECONDS:g} s")

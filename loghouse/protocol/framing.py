@@ -13,11 +13,14 @@ from typing import Final, NamedTuple
 from construct import Int16ub, Int32ub, Struct
 
 from loghouse.errors import FrameTooLargeError, ProtocolError
-from loghouse.limits import LINK_HEADER_SIZE
+from loghouse.limits import KIB, LINK_HEADER_SIZE
+from loghouse.protocol.entry import Buffer
 
 # Bits 0-7: a receiver that does not know a set one must close the link. Bits 8-15: it ignores them.
 FLAGS_CRITICAL: Final = 0x00FF
 FLAGS_KNOWN: Final = 0x0000
+
+ROOM_SIZE: Final = 16 * KIB  # what one TLS record holds
 
 WIRE: Final = Struct(
     "length" / Int32ub,
@@ -38,7 +41,7 @@ class Frame(NamedTuple):
     flags: int
     group: int
     stream: int
-    body: bytes
+    body: Buffer
 
 
 def pack_header(length: int, kind: int, *, flags: int = 0, group: int = 0, stream: int = 0) -> bytes:
@@ -53,24 +56,29 @@ class FrameBuffer:
     that may not come at all. It is asked as soon as a header is there; the answer may change between frames.
     """
 
-    __slots__ = ("_needed", "_received", "size_max")
+    __slots__ = ("_large", "_large_filled", "_needed", "_received", "_room", "size_max")
 
     def __init__(self, size_max: Callable[[int], int]) -> None:
         self.size_max = size_max
         self._received = bytearray()
         self._needed = LINK_HEADER_SIZE  # bytes from which on something new can be said
+        self._room: memoryview | None = None
+        self._large: memoryview | None = (
+            None  # a frame that is received where it stays, once its size is known
+        )
+        self._large_filled = 0
 
     @property
     def pending_size(self) -> int:
         """Bytes of the frame that is not complete yet."""
-        return len(self._received)
+        return self._large_filled or len(self._received)
 
     @property
     def awaited_size(self) -> int:
         """Bytes of the incomplete frame when it will be whole, as far as they are known."""
         return self._needed
 
-    def feed(self, data: bytes) -> Iterable[Frame]:
+    def feed(self, data: Buffer) -> Iterable[Frame]:
         """Add received bytes and return every frame now complete. Exhaust it before the next call.
 
         Raises (while it is exhausted):
@@ -80,6 +88,33 @@ class FrameBuffer:
         self._received += data
         # Most reads of a large frame end here.
         return self._cut() if len(self._received) >= self._needed else ()
+
+    def room(self) -> memoryview:
+        """Return where to receive the next bytes, for `fill`: those of a large frame, where they stay."""
+        if self._large is not None:
+            return self._large[self._large_filled :]
+        received = self._received
+        if self._needed > len(received) + ROOM_SIZE:  # a header is there, and its size is allowed
+            self._large, self._large_filled = memoryview(bytearray(self._needed)), len(received)
+            self._large[: len(received)] = received
+            self._received = bytearray()
+            return self._large[self._large_filled :]
+        if self._room is None:
+            self._room = memoryview(bytearray(ROOM_SIZE))
+        return self._room
+
+    def fill(self, size: int) -> Iterable[Frame]:
+        """As `feed`, with so many bytes received into `room()`; a large frame's body is not copied."""
+        large = self._large
+        if large is None:
+            assert self._room is not None
+            return self.feed(self._room[:size])
+        self._large_filled += size
+        if self._large_filled < len(large):
+            return ()
+        self._large, self._large_filled, self._needed = None, 0, LINK_HEADER_SIZE
+        _, kind, flags, group, stream = HEADER.unpack_from(large)
+        return (Frame(kind, flags, group, stream, large[LINK_HEADER_SIZE:].toreadonly()),)
 
     def _cut(self) -> Iterator[Frame]:
         received = self._received

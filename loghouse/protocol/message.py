@@ -61,7 +61,7 @@ class Message:
         return (bytes(self.WIRE.build(values)), tail)
 
     @classmethod
-    def decode(cls, body: bytes) -> Self:
+    def decode(cls, body: Buffer) -> Self:
         """Return the message that `body` is.
 
         Raises:
@@ -98,7 +98,7 @@ class Message:
         return cls(**{name: parsed[name] for name in field_names(cls)})
 
 
-def _check_canonical(message: Message, body: bytes) -> None:
+def _check_canonical(message: Message, body: Buffer) -> None:
     # The compiled parser reads strings without looking whether the body is long enough, so this is
     # also what finds a truncated body.
     encoded, *tail = message.encode()

@@ -15,7 +15,7 @@ owns all timers: the session knows no time. See `docs/wire_format.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -265,10 +265,18 @@ class Session:
             ProtocolError: The peer broke a rule. A LinkError is among the bytes to send, the state is
                 CLOSED, and the events of this call are lost: no part of what such a peer says counts.
         """
+        return self._events_of(self._frames.feed(data)) if self.state is not LinkState.CLOSED else []
+
+    def room(self) -> memoryview:
+        """Return where to put received bytes, for `filled`; the rest of a large frame is not copied again."""
+        return self._frames.room()
+
+    def filled(self, size: int) -> list[Event]:
+        """As `receive`, with so many bytes that were put into `room()`."""
+        return self._events_of(self._frames.fill(size)) if self.state is not LinkState.CLOSED else []
+
+    def _events_of(self, frames: Iterable[Frame]) -> list[Event]:
         events: list[Event] = []
-        if self.state is LinkState.CLOSED:
-            return events
-        frames = self._frames.feed(data)
         if not frames:
             return events
         try:

@@ -1,11 +1,13 @@
 """Tests of loghouse.protocol.framing."""
 
+import random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import FrameTooLargeError, ProtocolError
-from loghouse.protocol.framing import HEADER, WIRE, FrameBuffer, pack_header
+from loghouse.protocol.framing import HEADER, ROOM_SIZE, WIRE, FrameBuffer, pack_header
 
 SIZE_MAX = 16
 
@@ -71,6 +73,50 @@ class FrameBufferTests(SynchronousTestCase):
             reads.append(stream[:size])
             stream = stream[size:]
         self.assertEqual(frames_of([*reads, stream]), expected)
+
+    @settings(deadline=None, derandomize=True, max_examples=200)
+    @given(
+        st.lists(st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 4 * ROOM_SIZE)), max_size=6),
+        st.lists(st.integers(1, 2 * ROOM_SIZE), min_size=1, max_size=20),
+    )
+    def test_received_in_place(self, sizes, cuts):
+        """What is received into the buffer's own room makes the same frames, small and large, however cut."""
+        expected = [(kind, random.Random(size).randbytes(size)) for kind, size in sizes]
+        stream = b"".join(frame(kind, body) for kind, body in expected)
+        buffer = FrameBuffer(lambda kind: 4 * ROOM_SIZE)
+        found, cut = [], 0
+        while stream:
+            room = buffer.room()
+            size = min(len(room), len(stream), cuts[cut % len(cuts)])
+            cut += 1
+            room[:size], stream = stream[:size], stream[size:]
+            found += [(one.kind, bytes(one.body)) for one in buffer.fill(size)]
+        self.assertEqual(found, expected)
+        self.assertEqual(buffer.pending_size, 0)
+
+    def test_large_frame_is_not_copied(self):
+        """The rest of a large frame is received where it stays; nobody can change it there afterwards."""
+        buffer = FrameBuffer(lambda kind: 4 * ROOM_SIZE)
+        start = pack_header(3 * ROOM_SIZE, 1) + b"x" * 100
+        buffer.room()[: len(start)] = start
+        self.assertEqual(list(buffer.fill(len(start))), [])
+        room = buffer.room()
+        self.assertEqual(len(room), 3 * ROOM_SIZE - 100)
+        self.assertEqual((buffer.pending_size, buffer.awaited_size), (116, 16 + 3 * ROOM_SIZE))
+        room[:] = b"y" * len(room)
+        (found,) = buffer.fill(len(room))
+        self.assertEqual(bytes(found.body[98:102]), b"xxyy")
+        self.assertTrue(found.body.readonly)
+        self.assertIs(found.body.obj, room.obj)
+        self.assertNotEqual(buffer.room().obj, room.obj)
+
+    def test_no_room_for_what_is_too_large(self):
+        """A length above the cap is refused by its header, however it is received."""
+        buffer = FrameBuffer(lambda kind: SIZE_MAX)
+        header = pack_header(2**32 - 1, 1)
+        buffer.room()[: len(header)] = header
+        self.assertRaises(FrameTooLargeError, list, buffer.fill(len(header)))
+        self.assertEqual(len(buffer.room()), ROOM_SIZE)
 
     def test_refuses_by_the_header(self):
         """Lengths above the cap are refused when the header is there, before a byte of the body."""
