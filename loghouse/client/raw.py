@@ -143,6 +143,7 @@ class RawConnection(Protocol):
         self._up: Deferred[RawConnection] | None = None
         self._lost: LoghouseError | None = None
         self._closed: list[Deferred[None]] = []
+        self._is_receiving = False
         self.hello: Hello | None = None
 
     # --- requests ------------------------------------------------------------------
@@ -343,6 +344,7 @@ class RawConnection(Protocol):
         if session is None:
             return
         frame_count = session.frame_count
+        self._is_receiving = True  # what the answers make their receivers ask leaves together
         try:
             events = session.receive(data)
             if session.frame_count == frame_count:
@@ -351,13 +353,15 @@ class RawConnection(Protocol):
                 self._event_received(event)
         except ProtocolError as error:
             self._lost = error
+        finally:
+            self._is_receiving = False
         self._flush()
-        write_at_once(self.transport, ())  # whatever the answers made their receivers ask
+        write_at_once(self.transport, ())
 
     def _flush(self) -> None:
         session = self._session
         transport: Any = self.transport
-        if session is None or not self.connected:
+        if session is None or not self.connected or self._is_receiving:
             return
         pieces = session.bytes_to_send()
         if pieces:
