@@ -202,6 +202,9 @@ class _BinaryAnswers(Answers):
         self._group = group
         self._following: Following | None = None
 
+    def take(self) -> Answer | None:
+        return self._following.take() if self._following is not None else None
+
     async def read(self) -> Answer:
         if self._following is None:
             connection = await self._channel.connection(DIAL_SECONDS)

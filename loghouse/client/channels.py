@@ -86,6 +86,14 @@ class Appends(ABC):
 class Answers(ABC):
     """A log's frames as they come; the server sends a little ahead of `read`."""
 
+    def take(self) -> Answer | None:
+        """Return what comes next if it is here already, else None: `read` waits for it.
+
+        Raises:
+            CallFailedError: The server ended it, or is gone.
+        """
+        return None
+
     @abstractmethod
     async def read(self) -> Answer:
         """Return what comes next, once there is something.

@@ -474,17 +474,23 @@ class Following:
         Raises:
             CallFailedError: The stream is over.
         """
+        while (answer := self.take()) is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return answer
+
+    def take(self) -> Answer | None:
+        """As `read`, but None when nothing is here yet."""
         owed, self._owed_size = self._owed_size, 0
         if owed:
             self._connection.add_credit(self._stream, owed)
-        while not self._ready:
-            if self._failure is not None:
-                raise CallFailedError(self._failure)
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        answer = self._ready.popleft()
-        self._owed_size = len(answer.frames)
-        return answer
+        if self._ready:
+            answer = self._ready.popleft()
+            self._owed_size = len(answer.frames)
+            return answer
+        if self._failure is not None:
+            raise CallFailedError(self._failure)
+        return None
 
     def cancel(self) -> None:
         """Nobody reads any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -162,14 +163,24 @@ class _GrpcAnswers(Answers):
         self._call = call
         self._address = address
         self._offset = offset
+        self._reading = asyncio.ensure_future(self._read())
 
     async def read(self) -> Answer:
+        answer = await asyncio.shield(self._reading)
+        # gRPC's threads take the next one from the wire while this one is decoded.
+        self._reading = asyncio.ensure_future(self._read())
+        await asyncio.sleep(0)
+        return answer
+
+    async def _read(self) -> Answer:
         answer = Answer(*split_answer(await _read(self._call, self._address, self._offset)))
         self._offset = answer.next_offset
         return answer
 
     def cancel(self) -> None:
         self._call.cancel()
+        self._reading.cancel()
+        self._reading.add_done_callback(lambda read: read.cancelled() or read.exception())
 
 
 async def _read(call: Any, address: str, offset: int = 0) -> Any:

@@ -13,7 +13,7 @@ from typing import Final
 
 from loghouse.client.balancing import Purpose
 from loghouse.client.calls import Calls
-from loghouse.client.channels import Answer, Channel
+from loghouse.client.channels import Answer, Answers, Channel
 from loghouse.client.failures import CallFailedError, Effect, Failure
 from loghouse.client.records import Batch, batches_of
 from loghouse.client.retrying import Backoff
@@ -94,26 +94,34 @@ class Reader:
         calls = self._calls
         with calls.channels.lend(address) as channel, calls.unless_closed(is_safe=True):
             answers = channel.answers(self._offset, self._log)
-            reading = asyncio.ensure_future(answers.read())
             try:
                 while True:
-                    while not reading.done():
-                        await asyncio.wait({reading}, timeout=QUIET_SECONDS)
-                        if not reading.done():
-                            await self._check_in_touch(channel, reading)
-                    answer = reading.result()
-                    calls.balancer.succeeded(address)
-                    self._went_well()
-                    # The next answer is taken from the wire while this one is decoded.
-                    reading = asyncio.ensure_future(answers.read())
-                    await asyncio.sleep(0)
+                    answer = answers.take()
+                    if answer is None:
+                        answer = await self._wait_for(answers, channel)
+                        calls.balancer.succeeded(address)
+                        self._went_well()
+                    else:
+                        await asyncio.sleep(0)  # what comes meanwhile is taken from the wire
                     yield answer
             finally:
                 answers.cancel()
+
+    async def _wait_for(self, answers: Answers, channel: Channel) -> Answer:
+        """Return the next answer, however long that takes while the server is in touch with the leader."""
+        reading = asyncio.ensure_future(answers.read())
+        try:
+            while not reading.done():
+                await asyncio.wait({reading}, timeout=QUIET_SECONDS)
+                if not reading.done():
+                    await self._check_in_touch(channel, reading)
+            return reading.result()
+        finally:
+            if not reading.done():
                 reading.cancel()
                 await asyncio.wait({reading})
-                if not reading.cancelled():
-                    reading.exception()
+            if not reading.cancelled():
+                reading.exception()
 
     def _went_well(self) -> None:
         self._failing_since = None
