@@ -225,10 +225,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def connect_to(node: DemoNode, folder: Path) -> Client:
-    """A client of this node alone, as root, whose certificate is in `folder`."""
+    """A client of this node alone, as root, whose certificate is in `folder`.
+
+    By gRPC, as any other language would; the commands printed for the user speak the binary protocol.
+    """
     certs = folder / "certs"
     tls = Tls(ca=certs / "ca.pem", certificate=certs / "root.pem", key=certs / "root.key")
-    return connect_blocking(str(node.listen), tls=tls, timeout_seconds=APPEND_SECONDS_MAX, is_direct=True)
+    return connect_blocking(
+        str(node.listen), tls=tls, timeout_seconds=APPEND_SECONDS_MAX, is_direct=True, transport="grpc"
+    )
 
 
 def wait_until_serving(running: Running, log: Client) -> None:

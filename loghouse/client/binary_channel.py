@@ -130,6 +130,8 @@ class BinaryChannel(Channel):
             return self._connection
         if self._dialling is None:
             self._dialling = asyncio.ensure_future(self._dial())
+            # Whoever wanted it may have gone when it fails.
+            self._dialling.add_done_callback(lambda dialled: dialled.cancelled() or dialled.exception())
         dialling = self._dialling
         await asyncio.wait({dialling}, timeout=seconds)
         if not dialling.done():
@@ -164,6 +166,7 @@ class _BinaryAppends(Appends):
         if self._connection is None:
             self._connection = await self._channel.connection(DIAL_SECONDS)
         await self._connection.drain()
+        await self._connection.enter(DIAL_SECONDS)
         self._sent.append(self._connection.begin(produce_of(batch, 0.0), self._group))
         if not self._begun.done():
             self._begun.set_result(None)
@@ -208,6 +211,7 @@ class _BinaryAnswers(Answers):
     async def read(self) -> Answer:
         if self._following is None:
             connection = await self._channel.connection(DIAL_SECONDS)
+            await connection.enter(DIAL_SECONDS)
             self._following = connection.follow(self._offset, self._group)
         return await self._following.read()
 

@@ -136,7 +136,7 @@ class Connection(asyncio.BufferedProtocol):
         self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True)
         self._asked: dict[int, Asked] = {}
         self._followed: dict[int, Following] = {}
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._room = asyncio.Semaphore(REQUESTS_PER_CONNECTION_MAX)  # one for each request that is open
         self._writable: asyncio.Future[None] | None = None
         self._is_flush_due = False
         self._liveness: asyncio.TimerHandle | None = None
@@ -150,7 +150,8 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def is_up(self) -> bool:
         """Whether requests can be made: not before its Hello, and not when the node said goodbye."""
-        return not self._is_closing and self.up.done() and not self.lost.done()
+        is_open = self.up.done() and not (self._is_closing or self.lost.done())
+        return is_open and not self._session.asked.is_used_up
 
     # --- requests ---------------------------------------------------------------------------
 
@@ -160,8 +161,7 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             CallFailedError: The node refused, the connection went, or `seconds` are over.
         """
-        if self._is_full:
-            await self._wait_for_room(seconds)
+        await self.enter(seconds)
         asked = self.begin(request, group)
         alarm = self._loop.call_later(seconds, self._give_up, asked, seconds)
         try:
@@ -171,6 +171,23 @@ class Connection(asyncio.BufferedProtocol):
             raise
         finally:
             alarm.cancel()
+
+    async def enter(self, seconds: float) -> None:
+        """Wait until fewer requests are open than a connection may have; `begin` or `follow` must come next.
+
+        Raises:
+            CallFailedError: None ended in so many seconds.
+        """
+        if not self._room.locked():
+            await self._room.acquire()
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._room.acquire()
+        except TimeoutError:
+            text = f"{REQUESTS_PER_CONNECTION_MAX} are open on the connection to {self._address}"
+            error = ResourceExhaustedError("requests", f"{text}, and none ended within {seconds:g} s")
+            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING)) from None
 
     def begin(self, request: Message, group: int) -> Asked:
         """Send a request; its `answer` will be the reply, or a CallFailedError.
@@ -238,46 +255,21 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None and not self.lost.done():
             self._transport.abort()
 
-    @property
-    def _is_full(self) -> bool:
-        return bool(self._room) or len(self._asked) + len(self._followed) >= REQUESTS_PER_CONNECTION_MAX
-
-    async def _wait_for_room(self, seconds: float) -> None:
-        """Wait until fewer requests are open than a connection may have, in the order of asking."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._room.append(waiter)
-        try:
-            async with asyncio.timeout(seconds):
-                await waiter
-        except TimeoutError:
-            text = f"{REQUESTS_PER_CONNECTION_MAX} are open on the connection to {self._address}"
-            error = ResourceExhaustedError("requests", f"{text}, and none ended within {seconds:g} s")
-            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING)) from None
-        finally:
-            if waiter in self._room:
-                self._room.remove(waiter)
-
-    def _let_in(self) -> None:
-        while self._room and len(self._asked) + len(self._followed) < REQUESTS_PER_CONNECTION_MAX:
-            waiter = self._room.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
     def _send(self, request: Message, group: int) -> int:
         """Queue a request and return its stream."""
-        if not self.is_up:
-            error = self._failure or UnavailableError(f"{self._address}: the connection is closing")
-            raise CallFailedError(Failure(error=_unavailable(error), effect=Effect.NOTHING, is_link=True))
         try:
+            if not self.is_up:
+                raise self._failure or UnavailableError("the connection is closing")
             return self._session.request(request, group=group)
         except LoghouseError as error:
-            raise CallFailedError(failure_of_error(error, self._address)) from None
+            self._room.release()
+            told = _unavailable(error)
+            raise CallFailedError(Failure(error=told, effect=Effect.NOTHING, is_link=True)) from None
 
     def _cancel(self, stream: int) -> None:
+        self._room.release()
         self._session.cancel(stream)
         self._flush_soon()
-        self._let_in()
 
     def _give_up(self, asked: Asked, seconds: float) -> None:
         if not asked.answer.done():
@@ -369,19 +361,23 @@ class Connection(asyncio.BufferedProtocol):
                 following.received(Answer(reply.frames, reply.next_offset))
             return
         asked = self._asked.pop(stream, None)
-        if asked is not None and not asked.answer.done():
+        if asked is None:
+            return
+        self._room.release()
+        if not asked.answer.done():
             asked.answer.set_result(reply)
-        self._let_in()
 
     def _refused(self, stream: int, error: LoghouseError) -> None:
         failure = failure_of_error(error, self._address)
         following = self._followed.pop(stream, None)
-        if following is not None:
-            following.failed(failure)
         asked = self._asked.pop(stream, None)
-        if asked is not None and not asked.answer.done():
-            asked.answer.set_exception(CallFailedError(failure))
-        self._let_in()
+        if following is not None:
+            self._room.release()
+            following.failed(failure)
+        elif asked is not None:
+            self._room.release()
+            if not asked.answer.done():
+                asked.answer.set_exception(CallFailedError(failure))
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -450,9 +446,9 @@ class Connection(asyncio.BufferedProtocol):
         followed, self._followed = self._followed, {}
         for following in followed.values():
             following.failed(nothing)
-        for waiter in self._room:
-            if not waiter.done():
-                waiter.set_exception(CallFailedError(nothing))
+        # Whoever waits for room finds the connection closed, and lets the next one in to find that, too.
+        for _ in range(len(asked) + len(followed)):
+            self._room.release()
         if self._liveness is not None:
             self._liveness.cancel()
 

@@ -22,6 +22,7 @@ from loghouse.limits import REQUESTS_PER_CONNECTION_MAX
 from loghouse.protocol.client_messages import Bounds, BoundsReply, Produce
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import CancelReceived, RequestReceived, Session
+from loghouse.protocol.streams import STREAM_MAX
 from tests.client.fake import FakeCase, asynchronous, until
 
 HELLO = Hello(
@@ -284,6 +285,32 @@ class RequestTests(ConnectionCase):
             node.answer(request)
         replies = await asyncio.gather(*asked[1:])
         self.assertEqual([reply.next_offset for reply in replies], list(range(2, count + 3)))
+
+    @asynchronous
+    async def test_bound_and_a_broken_connection(self):
+        """Whoever waits for room on a connection that breaks is told so at once, nobody is forgotten."""
+        node = await self.node()
+        made = await self.dial(node)
+        count = REQUESTS_PER_CONNECTION_MAX
+        asked = [asyncio.ensure_future(made.ask(Bounds(), 1, 20.0)) for _ in range(count + 5)]
+        await until(lambda: len(node.requests) == count)
+        asked[count].cancel()
+        node.writer.transport.abort()
+        await asyncio.wait(asked)
+        failures = [one.exception().failure for one in asked if not one.cancelled()]
+        self.assertEqual({failure.effect for failure in failures}, {Effect.NOTHING})
+        self.assertEqual(len(failures), count + 4)
+
+    @asynchronous
+    async def test_numbers_are_used_up(self):
+        """A connection without a number left for another request gives way to a new one."""
+        node = await self.node()
+        channel = BinaryChannel(node.address, None, lambda name: None, lambda address: None)
+        self.closers.append(channel.close)
+        first = await channel.connection(10.0)
+        first._session.asked._last = STREAM_MAX
+        self.assertIsNot(await channel.connection(10.0), first)
+        self.assertEqual(node.connections, 2)
 
     @asynchronous
     async def test_no_answer(self):
