@@ -1,0 +1,93 @@
+"""Known bugs of the client's connections. Each names the test that must catch it.
+
+`tests/client/test_mutants.py` tries them.
+"""
+
+from tests.mutants.named import bug
+
+CONNECTION = "loghouse.client.connection:"
+
+CONNECTIONS = (
+    bug(
+        "broken-append-is-safe",
+        "grpc/proposal A6: what may be retried",
+        "An append on a connection that broke counts as not done, and is made again.",
+        [(CONNECTION + "Connection._fail_everything", "unknown if one.is_append else nothing", "nothing")],
+        "client.test_connection:RequestTests.test_connection_breaks",
+    ),
+    bug(
+        "late-append-is-safe",
+        "grpc/proposal A6: what may be retried",
+        "An append without an answer in time counts as not done.",
+        [(CONNECTION + "Connection._give_up", "effect=Effect.UNKNOWN", "effect=Effect.NOTHING")],
+        "client.test_connection:RequestTests.test_no_answer",
+    ),
+    bug(
+        "unknown-outcome-is-safe",
+        "architecture 6 (an ambiguous outcome is a typed error)",
+        "An append of which the node does not know the outcome is made again.",
+        [("loghouse.client.failures:failure_of_error", "effect = Effect.UNKNOWN", "effect = Effect.NOTHING")],
+        "client.test_calls:AppendTests.test_unknown_outcome",
+    ),
+    bug(
+        "leader-not-followed",
+        "architecture 9 (balancing as in the original)",
+        "The leader that a follower names is not remembered.",
+        [(CONNECTION + "Connection._take", "self._hinted(event.name)", "pass")],
+        "client.test_calls:AppendTests.test_answer_names_the_leader",
+    ),
+    bug(
+        "any-server-will-do",
+        "RFC 7301 (ALPN)",
+        "A server that did not choose the protocol is spoken to.",
+        [(CONNECTION + "Connection.connection_made", "tls.selected_alpn_protocol() != ALPN", "False")],
+        "client.test_connection:TlsTests.test_door_of_something_else",
+    ),
+    bug(
+        "any-certificate-will-do",
+        "RFC 9525 (service identity)",
+        "The server's certificate is not checked.",
+        [
+            (
+                CONNECTION + "context_of",
+                "context.set_alpn_protocols([ALPN])",
+                "context.set_alpn_protocols([ALPN]); context.check_hostname = False; context.verify_mode = 0",
+            )
+        ],
+        "client.test_connection:TlsTests.test_server_is_not_trusted",
+    ),
+    bug(
+        "old-tls-will-do",
+        "architecture 8 (TLS 1.3)",
+        "An older TLS is accepted.",
+        [(CONNECTION + "context_of", "ssl.TLSVersion.TLSv1_3", "ssl.TLSVersion.TLSv1_2")],
+        "client.test_connection:TlsTests.test_greets",
+    ),
+    bug(
+        "no-bound-here",
+        "limits.py (requests on one connection)",
+        "More requests are sent than a node allows; it refuses them.",
+        [(CONNECTION + "Connection.__init__", "(REQUESTS_PER_CONNECTION_MAX)", "(10**6)")],
+        "client.test_connection:RequestTests.test_bound",
+    ),
+    bug(
+        "credit-for-nothing",
+        "wire_format 3 (credit)",
+        "A reader lets the node send more before it has taken what came.",
+        [
+            (
+                CONNECTION + "Following.received",
+                "self._ready.append(answer)",
+                "self._ready.append(answer); self._connection.add_credit(self._stream, len(answer.frames))",
+            )
+        ],
+        "client.test_reading:EndTests.test_slow_reader",
+    ),
+    bug(
+        "small-batch-overtakes",
+        "architecture 6 (a producer's sequence has no gaps)",
+        "A batch that needs no unpacking is proposed before one that is still unpacked.",
+        [("loghouse.net.appending:Appends.take", "if self._line:", "if False:")],
+        "net.test_raw_session:RequestTests.test_a_slow_check_lets_nothing_overtake",
+    ),
+)
