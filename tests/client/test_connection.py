@@ -369,7 +369,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_silent_node(self):
         """A node that is silent while something is asked is pinged; without a pong it is gone."""
-        self.patch(connection, "LIVENESS_SECONDS", 0.05)
+        self.patch(connection, "LIVENESS_SECONDS", 0.25)
         node = await self.node()
         made = await self.dial(node)
         following = made.follow(0, 1)

@@ -83,11 +83,4 @@ CONNECTIONS = (
         ],
         "client.test_reading:EndTests.test_slow_reader",
     ),
-    bug(
-        "small-batch-overtakes",
-        "architecture 6 (a producer's sequence has no gaps)",
-        "A batch that needs no unpacking is proposed before one that is still unpacked.",
-        [("loghouse.net.appending:Appends.take", "if self._line:", "if False:")],
-        "net.test_raw_session:RequestTests.test_a_slow_check_lets_nothing_overtake",
-    ),
 )

@@ -40,4 +40,5 @@ def survivors(bank):
         with planted(caught.mutant):
             if run_test(caught.by):
                 survived.append(caught.mutant.name)
+    gc.collect()
     return survived
