@@ -32,7 +32,7 @@ from loghouse.node_api import Appended, Bounds, Fetched, Proposal, Server
 from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration, Member
 from loghouse.protocol.configuration import Role as MemberRole
-from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
@@ -48,8 +48,6 @@ from loghouse.storage.log import Log
 from loghouse.tail import Tail
 from loghouse.trimming import Trimmer
 
-DEFAULT_LOG: Final = "default"
-DEFAULT_GROUP: Final = 1
 HOUSEKEEPING_SECONDS: Final = 1.0
 # What a stop waits for, before the links and the log close: another leader, then the appends under way.
 HAND_OVER_SECONDS_MAX: Final = 2.0

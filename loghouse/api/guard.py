@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from loghouse.api.status import answer_of
 from loghouse.auth.identity import Identity, IdentityReader
-from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
+from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
 from loghouse.errors import (
     IdentityError,
     InvalidRequestError,
@@ -29,6 +29,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.limits import IDENTITIES_MAX, NAME_SIZE_MAX
+from loghouse.protocol.entry import DEFAULT_LOG
 
 LEADER_KEY: Final = "loghouse-leader"
 """The trailer that names the leader, when the node that answers an append is another."""

@@ -17,11 +17,11 @@ from casbin.persist import Adapter
 
 from loghouse.errors import ConfigError, PermissionDeniedError
 from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
+from loghouse.protocol.entry import DEFAULT_LOG
 
 ANY_OBJECT: Final = "*"
 """In a rule: every log. As the object of a request: the whole cluster."""
 
-DEFAULT_LOG: Final = "default"
 
 # The effect of the original's model: one allowing rule is enough, and nothing can take it back.
 _ALLOW_OVERRIDE: Final = "some(where (p_eft == allow))"

@@ -24,8 +24,8 @@ from loghouse.cli.output import (
     write_table,
 )
 from loghouse.errors import DamageError
-from loghouse.protocol.entry import Entry, EntryKind
-from loghouse.storage.directory import DEFAULT_GROUP, UUID_SIZE, DataDirectory
+from loghouse.protocol.entry import DEFAULT_GROUP, Entry, EntryKind
+from loghouse.storage.directory import UUID_SIZE, DataDirectory
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
 from loghouse.storage.loss import knows_others

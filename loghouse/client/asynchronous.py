@@ -18,7 +18,7 @@ from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECON
 from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls, parse_target
-from loghouse.client.transport import Transport, channel_maker, check_transport
+from loghouse.client.transport import Transport, channel_maker
 from loghouse.errors import InvalidRequestError, OffsetOutOfRangeError
 from loghouse.protocol.batch import compress
 from loghouse.protocol.entry import Codec
@@ -57,8 +57,7 @@ class AsyncClient:
     ) -> None:
         """See `connect`; nothing is dialled before the first call."""
         rng = rng or random.SystemRandom()
-        is_grpc = check_transport(transport) == "grpc"
-        balancer = Balancer(parse_target(target), rng, is_direct=is_direct, is_grpc=is_grpc)
+        balancer = Balancer(parse_target(target), rng, is_direct=is_direct, is_grpc=transport == "grpc")
         self.calls = Calls(balancer, Channels(channel_maker(transport, tls, balancer.hinted)), rng)
         self.log = log
         self.timeout_seconds = timeout_seconds

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch
-from loghouse.client.connection import Asked, Connection, Following, dial
-from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch, seen
+from loghouse.client.connection import Asked, Connection, Following, dial, unreached
 from loghouse.client.records import Bounds as ClientBounds
 from loghouse.errors import UnavailableError, UnknownLogError
 from loghouse.protocol.client_messages import (
@@ -22,12 +21,10 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
 )
 from loghouse.protocol.configuration import Role
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 
 DIAL_SECONDS: Final = 3.0
 """How long one connection may take; a black hole is given up then."""
-GROUP: Final = 1
-"""The Raft group of the one log that a cluster has."""
-LOG: Final = "default"
 
 
 class BinaryChannel(Channel):
@@ -115,10 +112,7 @@ class BinaryChannel(Channel):
 
     async def _ask(self, request: Any, log: str, seconds: float) -> Any:
         group = group_of(log)
-        connection = self._connection
-        if connection is None or not connection.is_up:
-            connection = await self.connection(seconds)
-        return await connection.ask(request, group, seconds)
+        return await (await self.connection(seconds)).ask(request, group, seconds)
 
     async def connection(self, seconds: float) -> Connection:
         """Return the connection; everybody who needs one waits for the same dialling.
@@ -130,13 +124,11 @@ class BinaryChannel(Channel):
             return self._connection
         if self._dialling is None:
             self._dialling = asyncio.ensure_future(self._dial())
-            # Whoever wanted it may have gone when it fails.
-            self._dialling.add_done_callback(lambda dialled: dialled.cancelled() or dialled.exception())
+            self._dialling.add_done_callback(seen)  # whoever wanted it may have gone when it fails
         dialling = self._dialling
         await asyncio.wait({dialling}, timeout=seconds)
         if not dialling.done():
-            error = UnavailableError(f"{self.address}: no connection within {seconds:.3g} s")
-            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
+            raise unreached(self.address, f"no connection within {seconds:.3g} s")
         if dialling.cancelled():
             raise UnavailableError("the client is closed")
         return dialling.result()
@@ -187,8 +179,7 @@ class _BinaryAppends(Appends):
             waiting.add(self._connection.lost)
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if self._connection is not None and self._connection.lost.done() and not self._sent:
-            error = UnavailableError(f"{self._channel.address}: the connection is gone")
-            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
+            raise unreached(self._channel.address, "the connection is gone")
 
     def cancel(self) -> None:
         if self._connection is not None:
@@ -240,6 +231,6 @@ def group_of(log: str) -> int:
     Raises:
         UnknownLogError: The cluster has no log of that name.
     """
-    if log not in ("", LOG):
+    if log not in ("", DEFAULT_LOG):
         raise UnknownLogError(log)
-    return GROUP
+    return DEFAULT_GROUP

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
-from loghouse.client.channels import Channel, Channels
+from loghouse.client.channels import Channel, Channels, seen
 from loghouse.client.failures import CallFailedError, Effect, Failure
 from loghouse.client.retrying import Attempts
 from loghouse.errors import (
@@ -198,7 +198,7 @@ class Calls:
             raise UnavailableError("the client is closed")
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self.spawn(self._refresh())
-            self._refreshing.add_done_callback(_seen)
+            self._refreshing.add_done_callback(seen)
         return self._refreshing
 
     async def _refresh(self) -> None:
@@ -279,9 +279,3 @@ class _RefusedError(LoghouseError):
     def __init__(self, error: LoghouseError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    """Take the exception of a task that nobody may wait for."""
-    if not task.cancelled():
-        task.exception()

@@ -222,3 +222,9 @@ class Channels:
         task = asyncio.ensure_future(channel.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def seen(task: asyncio.Task[Any]) -> None:
+    """Take the exception of a task that nobody may wait for."""
+    if not task.cancelled():
+        task.exception()

@@ -99,9 +99,9 @@ async def dial(
             await connection.up
     except TimeoutError:
         connection.abort()
-        raise _unreached(address, f"no connection within {seconds:g} s") from None
+        raise unreached(address, f"no connection within {seconds:g} s") from None
     except OSError as error:  # ssl.SSLError, socket.gaierror, ... are such, too
-        raise _unreached(address, _cause_of(error)) from None
+        raise unreached(address, _cause_of(error)) from None
     except BaseException:
         connection.abort()
         raise
@@ -508,7 +508,8 @@ class Following:
             waiter.set_result(None)
 
 
-def _unreached(address: str, cause: str) -> CallFailedError:
+def unreached(address: str, cause: str) -> CallFailedError:
+    """Return the failure of a call that never got to a server."""
     error = UnavailableError(f"{address}: {cause}")
     return CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
 

@@ -11,7 +11,7 @@ from grpc import aio
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch
+from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch, seen
 from loghouse.client.failures import CallFailedError, Effect, Failure, failure_of, leader_named
 from loghouse.client.records import Bounds, split_answer
 from loghouse.client.target import Tls
@@ -64,6 +64,7 @@ class GrpcChannel(Channel):
             self._aio = aio.insecure_channel(address, _OPTIONS)
         else:
             self._aio = aio.secure_channel(address, credentials, _OPTIONS)
+        # The generated stubs carry no annotations.
         self._log: Any = log_pb2_grpc.LogStub(self._aio)  # type: ignore[no-untyped-call]
         self._cluster: Any = log_pb2_grpc.ClusterStub(self._aio)  # type: ignore[no-untyped-call]
         # As bytes both: frames and batches are large, and a message would copy them.
@@ -180,7 +181,7 @@ class _GrpcAnswers(Answers):
     def cancel(self) -> None:
         self._call.cancel()
         self._reading.cancel()
-        self._reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+        self._reading.add_done_callback(seen)
 
 
 async def _read(call: Any, address: str, offset: int = 0) -> Any:
@@ -203,7 +204,7 @@ def _request_of(batch: NewBatch, log: str) -> log_pb2.ProduceBatchRequest:
     """Return the request but for the batch itself."""
     return log_pb2.ProduceBatchRequest(
         record_count=batch.record_count,
-        codec=batch.codec,  # type: ignore[arg-type]
+        codec=batch.codec,  # type: ignore[arg-type]  # an IntEnum of the same numbers
         batch_crc=batch.crc,
         log=log,
         expect_offset=batch.expect_offset,

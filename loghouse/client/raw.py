@@ -55,14 +55,13 @@ from loghouse.protocol.client_messages import (
     ProduceReply,
     RegisterProducer,
 )
-from loghouse.protocol.entry import Buffer, Entry, crc32c, decode_entries, frame_seed
+from loghouse.protocol.entry import DEFAULT_GROUP, Buffer, Entry, crc32c, decode_entries, frame_seed
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import Answered, Event, LinkFailed, LinkUp, Refused, Session
 from loghouse.sockets import use_large_buffers
 
 ALPN: Final = b"loghouse/1"
-DEFAULT_GROUP: Final = 1
 CREDIT_SIZE_DEFAULT: Final = 4 * MIB
 
 OnFrames = Callable[[FollowFrames], "Deferred[None] | None"]

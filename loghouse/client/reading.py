@@ -18,9 +18,8 @@ from loghouse.client.failures import CallFailedError, Effect, Failure
 from loghouse.client.records import Batch, batches_of
 from loghouse.client.retrying import Backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
-from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.entry import DEFAULT_GROUP, frame_seed
 
-GROUP: Final = 1  # the Raft group of the log named `default`
 QUIET_SECONDS: Final = 5.0
 """After so long without a record, a server must show that it is in touch with the leader."""
 ANSWER_SECONDS: Final = 5.0
@@ -61,7 +60,7 @@ class Reader:
             LoghouseError: A refusal; DeadlineError when no server answered for so long.
         """
         calls = self._calls
-        seed = frame_seed((await calls.view(self._timeout_seconds)).cluster_uuid, GROUP)
+        seed = frame_seed((await calls.view(self._timeout_seconds)).cluster_uuid, DEFAULT_GROUP)
         while not self._is_done:
             address = calls.balancer.address(Purpose.STREAM, calls.now)
             answers = self._from(address)

@@ -137,16 +137,15 @@ class Sending:
 
     async def _register(self) -> None:
         calls, sequencer = self._calls, self._sequencer
-
-        async def make(channel: Channel, seconds: float) -> int:
-            return await channel.register_producer(self._log, seconds)
-
         deadline = sequencer.deadline
         if deadline is None:
             return
         try:
             producer_id = await calls.call(
-                make, purpose=Purpose.APPEND, timeout_seconds=max(0.0, deadline - calls.now), is_safe=True
+                lambda channel, seconds: channel.register_producer(self._log, seconds),
+                purpose=Purpose.APPEND,
+                timeout_seconds=max(0.0, deadline - calls.now),
+                is_safe=True,
             )
         except DeadlineError:
             return  # the batch that it was for expires, too

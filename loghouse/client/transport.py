@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Final, Literal, get_args
 
 from loghouse.client.binary_channel import BinaryChannel
@@ -16,17 +17,6 @@ Transport = Literal["binary", "grpc"]
 TRANSPORTS: Final[tuple[str, ...]] = get_args(Transport)
 
 
-def check_transport(transport: str) -> str:
-    """Return a transport's name when it is one.
-
-    Raises:
-        InvalidRequestError: It is not.
-    """
-    if transport not in TRANSPORTS:
-        raise InvalidRequestError("transport", f"{transport!r} is unknown; allowed: {', '.join(TRANSPORTS)}")
-    return transport
-
-
 def channel_maker(
     transport: Transport, tls: Tls | None, hinted: Callable[[str], None]
 ) -> Callable[[str], Channel]:
@@ -37,12 +27,18 @@ def channel_maker(
         hinted: Called with the name of the leader, when a node that is not the leader names it.
 
     Raises:
+        InvalidRequestError: There is no such transport.
         CertificateError: A certificate cannot be read.
     """
-    credentials = credentials_of(tls)
+    if transport not in TRANSPORTS:
+        raise InvalidRequestError("transport", f"{transport!r} is unknown; allowed: {', '.join(TRANSPORTS)}")
+    if tls is not None:
+        ca, certificate, key = tls.pems()  # the files are read once, and now
+        tls = Tls(ca=ca, certificate=certificate, key=key)
+    credentials = cache(partial(credentials_of, tls))  # a binary client may never need them
 
     def make_grpc(address: str) -> Channel:
-        return GrpcChannel(address, credentials, hinted)
+        return GrpcChannel(address, credentials(), hinted)
 
     if transport == "grpc":
         return make_grpc

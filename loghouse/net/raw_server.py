@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.auth.identity import Identity
-from loghouse.auth.policy import ANY_OBJECT, DEFAULT_LOG, Action, Authorizer
+from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
 from loghouse.errors import (
     NotSupportedError,
     RequestError,
@@ -29,7 +29,6 @@ from loghouse.limits import (
     FETCH_SIZE_MAX,
 )
 from loghouse.net.appending import AppendDoor, Appends
-from loghouse.node_api import Bounds as NodeBounds
 from loghouse.node_api import Fetched, NodeLike, ProducerRegistry
 from loghouse.protocol.client_messages import (
     Bounds,
@@ -48,10 +47,10 @@ from loghouse.protocol.client_messages import (
     RegisterProducerReply,
 )
 from loghouse.protocol.configuration import Role
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
 
-DEFAULT_GROUP: Final = 1
 LOGS: Final = {DEFAULT_GROUP: DEFAULT_LOG}
 READS_PER_TURN_MAX: Final = 4
 
@@ -309,10 +308,6 @@ class RawServer:
     def _read_done(self, _: object) -> None:
         self._is_reading = False
         self._read_next()
-
-
-def _bounds_reply(bounds: NodeBounds) -> BoundsReply:
-    return BoundsReply(lowest=bounds.lowest, next_offset=bounds.next_offset)
 
 
 def describe(node: NodeLike) -> DescribeReply:

@@ -69,6 +69,12 @@ KINDS: Final = frozenset(int(kind) for kind in EntryKind)
 crc32c: Final = crc32.iscsi
 
 
+DEFAULT_LOG: Final = "default"
+"""The one log that a cluster has; an empty name means it, too."""
+DEFAULT_GROUP: Final = 1
+"""Its Raft group."""
+
+
 def frame_seed(cluster: bytes, group: int) -> int:
     """Return the CRC that header checksums of a log continue from.
 

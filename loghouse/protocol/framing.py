@@ -63,9 +63,8 @@ class FrameBuffer:
         self._received = bytearray()
         self._needed = LINK_HEADER_SIZE  # bytes from which on something new can be said
         self._room: memoryview | None = None
-        self._large: memoryview | None = (
-            None  # a frame that is received where it stays, once its size is known
-        )
+        # A frame that is received where it stays, once its size is known.
+        self._large: memoryview | None = None
         self._large_filled = 0
 
     @property

@@ -27,14 +27,13 @@ from construct import (
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
-from loghouse.protocol.entry import HEADER, EntryKind, crc32c
+from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
 from loghouse.storage.log import Log
 from loghouse.storage.opening import end_of_nonzero
 from loghouse.storage.recovery import ASIDE_NAME, STORE
 
 FORMAT_VERSION: Final = 1
-DEFAULT_GROUP: Final = 1
 LOCK_NAME: Final = "lock"
 NODE_NAME: Final = "node"
 NEW_NODE_NAME: Final = "node.new"

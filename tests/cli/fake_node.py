@@ -13,7 +13,6 @@ from grpc_status import rpc_status
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.failures import failure_of
-from loghouse.client.reading import GROUP
 from loghouse.protocol.batch import check_batch, encode_batch
 from loghouse.protocol.client_messages import (
     Bounds,
@@ -30,7 +29,7 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
-from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.entry import DEFAULT_GROUP, EntryKind, frame_seed, make_entry
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import CancelReceived, RequestReceived, Session
 
@@ -52,7 +51,7 @@ class FakeNode(log_pb2_grpc.LogServicer):
     def __init__(self):
         self.address = ""
         self.producer_count = 0
-        self.seed = frame_seed(CLUSTER, GROUP)
+        self.seed = frame_seed(CLUSTER, DEFAULT_GROUP)
         self.entries = []
         self.lowest = 0
         self.refuse = {}

@@ -10,8 +10,8 @@ from loghouse.limits import KIB
 from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.configuration import Configuration, Role, encode_configuration
-from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
-from loghouse.storage.directory import DEFAULT_GROUP, DataDirectory
+from loghouse.protocol.entry import DEFAULT_GROUP, EntryKind, frame_seed, make_entry
+from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
 from loghouse.storage.loss import Loss
 from tests.cli.support import CommandCase

@@ -19,6 +19,16 @@ from tests.cli.support import CommandCase
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+NOT_PERMITTED = refusal(
+    grpc.StatusCode.PERMISSION_DENIED,
+    "'nobody' is not permitted to produce 'default'",
+    "PERMISSION_DENIED",
+    subject="nobody",
+    action="produce",
+    object="default",
+)
+
+
 class RecordsCase(CommandCase):
     """A node to talk to."""
 
@@ -96,15 +106,7 @@ class ProduceTests(RecordsCase):
 
     def test_refused_midway(self):
         """What was acknowledged before a refusal is told, with the offset and the way on."""
-        status = refusal(
-            grpc.StatusCode.PERMISSION_DENIED,
-            "'nobody' is not permitted to produce 'default'",
-            "PERMISSION_DENIED",
-            subject="nobody",
-            action="produce",
-            object="default",
-        )
-        self.node.refuse["ProduceBatch"] = (2, status)
+        self.node.refuse["ProduceBatch"] = (2, NOT_PERMITTED)
         values = [word for value in "abcd" for word in ("--value", value)]
         code, out, err = self.run_command("produce", *values, *self.target)
         self.assertEqual((code, out), (1, ""))
@@ -114,18 +116,10 @@ class ProduceTests(RecordsCase):
 
     def test_batch_refused(self):
         """A refused batch appends nothing, and nothing is claimed."""
-        status = refusal(
-            grpc.StatusCode.PERMISSION_DENIED,
-            "'nobody' is not permitted to produce 'default'",
-            "PERMISSION_DENIED",
-            subject="nobody",
-            action="produce",
-            object="default",
-        )
-        self.node.refuse["ProduceBatchStream"] = (0, status)
+        self.node.refuse["ProduceBatchStream"] = (0, NOT_PERMITTED)
         code, out, err = self.run_command("produce", *self.target, stdin=b"a\nb\n")
         self.assertEqual((code, out), (1, ""))
-        self.assertIn("'default' (ask for a rule", err)
+        self.assertIn("not permitted to produce 'default' (ask for a rule", err)
         self.assertEqual(len(err.splitlines()), 1, err)
 
     def test_outcome_unknown(self):
@@ -156,15 +150,7 @@ class ProduceTests(RecordsCase):
 
     def test_error_as_json(self):
         """With --json an error is JSON, too, with its reason and details."""
-        status = refusal(
-            grpc.StatusCode.PERMISSION_DENIED,
-            "'nobody' is not permitted to produce 'default'",
-            "PERMISSION_DENIED",
-            subject="nobody",
-            action="produce",
-            object="default",
-        )
-        self.node.refuse["ProduceBatch"] = (0, status)
+        self.node.refuse["ProduceBatch"] = (0, NOT_PERMITTED)
         code, out, err = self.run_command("produce", "--value", "x", "--json", *self.target)
         self.assertEqual((code, out), (1, ""))
         problem = json.loads(err.splitlines()[-1])
