@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from itertools import count, repeat
+from typing import Any, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import ProtocolError
-from loghouse.protocol.batch import decode_batch
+from loghouse.protocol.batch import decode_batch, plain_values, split_batch
 from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
 from loghouse.protocol.varint import decode_varint
 
@@ -20,6 +21,7 @@ _FRAMES_TAG: Final = 0x0A  # field 1, length-delimited
 _NEXT_OFFSET_TAG: Final = 0x10  # field 2, varint
 _MICROSECONDS: Final = 1_000_000
 _new: Final = tuple.__new__
+_T = TypeVar("_T")
 
 
 class Record(NamedTuple):
@@ -51,39 +53,68 @@ class Bounds(NamedTuple):
 class Batch:
     """Records of one batch, as they were appended together, from the asked offset on.
 
-    Iterating gives `Record`s; `values()` and `messages` are faster. `timestamp` is the leader's append time.
+    Iterating gives `Record`s; `values()` is faster. `timestamp` is the leader's append time.
+
+    Args:
+        encoded: All records of the batch.
+        first: Where among them this one begins.
+        last: And ends; not included.
     """
 
-    __slots__ = ("messages", "offset", "timestamp")
+    __slots__ = ("_encoded", "_first", "_last", "offset", "timestamp")
 
-    def __init__(self, offset: int, timestamp: int, messages: Sequence[log_pb2.Record]) -> None:
+    def __init__(
+        self, offset: int, timestamp: int, encoded: log_pb2.EncodedRecords, first: int, last: int
+    ) -> None:
         self.offset = offset
         self.timestamp = timestamp
-        self.messages = messages
-        """The generated messages; their `offset` means nothing, and `timestamp` may be 0."""
+        self._encoded = encoded
+        self._first = first
+        self._last = last
 
     def __len__(self) -> int:
-        return len(self.messages)
+        return self._last - self._first
 
     def __repr__(self) -> str:
-        return f"Batch(offset={self.offset}, timestamp={self.timestamp}, len={len(self.messages)})"
+        return f"Batch(offset={self.offset}, timestamp={self.timestamp}, len={len(self)})"
 
     @property
     def next_offset(self) -> int:
         """The offset of the first record behind this batch."""
-        return self.offset + len(self.messages)
+        return self.offset + len(self)
 
     def before(self, end: int) -> Batch:
         """Return the part of this batch that is before an offset; the batch itself when all of it is."""
         if self.next_offset <= end:
             return self
-        return Batch(self.offset, self.timestamp, self.messages[: max(0, end - self.offset)])
+        last = self._first + max(0, end - self.offset)
+        return Batch(self.offset, self.timestamp, self._encoded, self._first, last)
+
+    @property
+    def messages(self) -> Sequence[log_pb2.Record]:
+        """The generated messages, parsed anew; their `offset` means nothing, and `timestamp` may be 0.
+
+        Raises:
+            InvalidRequestError: A record is not a serialized one; so does all that looks into records.
+        """
+        records: Any = decode_batch(self._encoded.SerializeToString()).records
+        return self._mine(records)
 
     def values(self) -> list[bytes]:
         """Return the records' values."""
+        values = plain_values(self._encoded)
+        if values is not None:
+            return self._mine(values)
         return [message.value for message in self.messages]
 
     def __iter__(self) -> Iterator[Record]:
+        values = plain_values(self._encoded)
+        if values is not None:
+            fields = count(self.offset), repeat(self.timestamp), self._mine(values), repeat(b""), repeat(())
+            return map(_new, repeat(Record), zip(*fields, strict=False))
+        return self._records()
+
+    def _records(self) -> Iterator[Record]:
         offset, timestamp, new = self.offset, self.timestamp, _new
         for message in self.messages:
             headers = message.headers
@@ -98,6 +129,9 @@ class Batch:
                 ),
             )
             offset += 1
+
+    def _mine(self, records: list[_T]) -> list[_T]:
+        return records if len(self) == len(records) else records[self._first : self._last]
 
 
 def split_answer(message: bytes) -> tuple[Buffer, int]:
@@ -150,15 +184,15 @@ def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: in
             continue
         if entry.base_offset > offset:
             raise ProtocolError(f"the server sent offset {entry.base_offset} where {offset} belongs")
-        records: Any = decode_batch(entry.payload, entry.attributes & CODEC_MASK).records
-        if len(records) != entry.record_count:
-            raise ProtocolError(f"the batch at {entry.base_offset} holds {len(records)} records, "
+        encoded = split_batch(entry.payload, entry.attributes & CODEC_MASK)
+        size = len(encoded.records)
+        if size != entry.record_count:
+            raise ProtocolError(f"the batch at {entry.base_offset} holds {size} records, "
                                 f"its frame says {entry.record_count}")  # fmt: skip
         first = offset - entry.base_offset
-        last = len(records) if end is None else min(len(records), end - entry.base_offset)
-        whole = first == 0 and last == len(records)
+        last = size if end is None else min(size, end - entry.base_offset)
         if last > first:
-            yield Batch(offset, entry.timestamp, records if whole else records[first:last])
+            yield Batch(offset, entry.timestamp, encoded, first, last)
         offset = entry.next_offset
     if offset != next_offset:
         raise ProtocolError(f"the server's frames end at offset {offset}, but it said {next_offset}")

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1 import log_pb2
 from loghouse.client.records import Batch, Record, batches_of, split_answer
 from loghouse.errors import EntryDamagedError, InvalidRequestError, LoghouseError, ProtocolError
-from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.batch import compress, encode_batch, split_batch
 from loghouse.protocol.entry import Codec, EntryKind, frame_seed, make_entry
 
 SEED = frame_seed(bytes(16), 1)
@@ -132,10 +132,31 @@ class RecordTests(SynchronousTestCase):
         message = log_pb2.Record(value=b"v", key=b"k", timestamp=TIME + 5)
         message.headers.add(key="unit", value=b"mm")
         message.headers.add(key="unit", value=b"")
-        batch = Batch(4, TIME, [message, log_pb2.Record()])
+        batch = Batch(4, TIME, split_batch(encode_batch([message, log_pb2.Record()])), 0, 2)
         first, second = batch
         self.assertEqual(first, Record(4, TIME + 5, b"v", b"k", (("unit", b"mm"), ("unit", b""))))
         self.assertEqual(second, Record(5, TIME, b"", b"", ()))
         self.assertEqual(second.time, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC))
         self.assertEqual((len(batch), batch.next_offset, batch.values()), (2, 6, [b"v", b""]))
+        self.assertEqual(list(batch.messages), [message, log_pb2.Record()])
         self.assertIn("offset=4", repr(batch))
+
+    def test_part(self):
+        """A part of a batch has its own records alone, in whatever form; with keys and without."""
+        for key in (b"", b"k"):
+            records = [log_pb2.Record(value=b"%d" % place, key=key) for place in range(6)]
+            whole = Batch(10, TIME, split_batch(encode_batch(records)), 0, 6)
+            part = Batch(12, TIME, split_batch(encode_batch(records)), 2, 6).before(15)
+            self.assertEqual((part.offset, part.next_offset, len(part)), (12, 15, 3))
+            self.assertEqual(part.values(), [b"2", b"3", b"4"])
+            self.assertEqual(list(part.messages), records[2:5])
+            self.assertEqual(list(part), list(whole)[2:5])
+            self.assertEqual([record.offset for record in part], [12, 13, 14])
+            self.assertEqual(len(whole.before(10)), 0)
+            self.assertIs(whole.before(16), whole)
+
+    def test_undecodable_record(self):
+        """Bytes that are no record are an error once they are looked at."""
+        batch = Batch(0, TIME, log_pb2.EncodedRecords(records=[b"\x0a\x01v", b"\xff"]), 0, 2)
+        self.assertRaises(InvalidRequestError, batch.values)
+        self.assertRaises(InvalidRequestError, list, batch)

@@ -1,4 +1,4 @@
-"""Known bugs of the client's connections. Each names the test that must catch it.
+"""Known bugs of the client: its connections, and how it reads. Each names the test that must catch it.
 
 `tests/client/test_mutants.py` tries them.
 """
@@ -7,7 +7,7 @@ from tests.mutants.named import bug
 
 CONNECTION = "loghouse.client.connection:"
 
-CONNECTIONS = (
+CLIENT = (
     bug(
         "broken-append-is-safe",
         "grpc/proposal A6: what may be retried",
@@ -82,5 +82,19 @@ CONNECTIONS = (
             )
         ],
         "client.test_reading:EndTests.test_slow_reader",
+    ),
+    bug(
+        "values-of-other-records",
+        "ADR 15",
+        "A record without a value takes that of the next one, which has two.",
+        [("loghouse.protocol.batch:plain_values", "and all(records)", "")],
+        "protocol.test_batch:PlainValuesTests.test_never_wrong",
+    ),
+    bug(
+        "keys-are-lost",
+        "ADR 15",
+        "A batch in which one record has a key is taken for one of values alone.",
+        [("loghouse.protocol.batch:plain_values", "and fields.ByteSize() == len(joined)", "")],
+        "protocol.test_batch:PlainValuesTests.test_anything_else",
     ),
 )

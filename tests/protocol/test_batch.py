@@ -1,12 +1,22 @@
 """Record batches: checked as what they say they are, bounded when unpacked."""
 
+import random
+
 import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.api.v1.log_pb2 import Record
+from loghouse.api.v1.log_pb2 import EncodedRecords, Record, RecordBatch
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
-from loghouse.protocol.batch import check_batch, compress, decode_batch, decompress, encode_batch
+from loghouse.protocol.batch import (
+    check_batch,
+    compress,
+    decode_batch,
+    decompress,
+    encode_batch,
+    plain_values,
+    split_batch,
+)
 from loghouse.protocol.entry import Codec, crc32c
 
 PAYLOAD = encode_batch([Record(value=b"one"), Record(value=b"two" * 50)])
@@ -58,3 +68,58 @@ class BatchTests(SynchronousTestCase):
             decompress(bomb, Codec.ZSTD)
         exact = zstandard.ZstdCompressor().compress(bytes(PAYLOAD_SIZE_MAX))
         self.assertEqual(len(decompress(exact, Codec.ZSTD)), PAYLOAD_SIZE_MAX)
+
+
+class PlainValuesTests(SynchronousTestCase):
+    """`split_batch` and `plain_values`: what `decode_batch` gives, or nothing."""
+
+    # What a record can be besides its value alone; each also hides among plain ones.
+    OTHERS = (
+        b"",  # an empty value
+        Record(key=b"k").SerializeToString(),
+        Record(value=b"v", key=b"k").SerializeToString(),
+        Record(value=b"v", timestamp=1).SerializeToString(),
+        b"\x0a\x01a\x0a\x01b",  # two values: the last one counts
+        b"\x0a\x81\x00v",  # a length of more bytes than it needs
+        b"\x42\x01v",  # a field of a later version
+        b"\x08\x01",  # field 1, and no bytes
+    )
+
+    def test_values_alone(self):
+        """Values of every size come as they are, compressed or not."""
+        values = [b"x" * size for size in (1, 2, 10, 127, 128, 129, 16_383, 16_384, 70_000)]
+        payload = encode_batch(Record(value=value) for value in values)
+        for codec in Codec:
+            self.assertEqual(plain_values(split_batch(compress(payload, codec), codec)), values)
+        self.assertIsNone(plain_values(EncodedRecords()))
+
+    def test_anything_else(self):
+        """A batch with one record that is more, or less, than a value is not taken for plain."""
+        plain = b"\x0a\x01p"
+        for other in self.OTHERS:
+            for records in ([other], [other, plain], [plain, other], [plain, other, plain]):
+                self.assertIsNone(plain_values(EncodedRecords(records=records)), records)
+
+    def test_never_wrong(self):
+        """Whatever records are made of, the values are protobuf's own, or there are none."""
+        rng = random.Random(7)
+        others = [*self.OTHERS, b"\x0a\x00"]  # an empty value, written down: one value, too
+        found = 0
+        for _ in range(3000):
+            records = [
+                rng.choice(others) if rng.random() < 0.1 else b"\x0a\x02v%d" % rng.randrange(10)
+                for _ in range(rng.randrange(1, 9))
+            ]
+            batch = EncodedRecords(records=records)
+            values = plain_values(batch)
+            if values is not None:
+                found += 1
+                whole = RecordBatch.FromString(batch.SerializeToString())
+                self.assertEqual(values, [record.value for record in whole.records])
+        self.assertGreater(found, 500)
+
+    def test_not_records(self):
+        """Bytes that are no records are not plain, and no batch at all is refused."""
+        for records in ([b"\xff"], [b"\x0a\x01p", b"\xff"], [b"\x0a\x01p", b"\x0a\x05p"]):
+            self.assertIsNone(plain_values(EncodedRecords(records=records)))
+        self.assertRaises(InvalidRequestError, split_batch, b"\xff\xff")

@@ -46,6 +46,12 @@ class RecordBatch(_message.Message):
     records: _containers.RepeatedCompositeFieldContainer[Record]
     def __init__(self, records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ...) -> None: ...
 
+class EncodedRecords(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, records: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class ProduceRequest(_message.Message):
     __slots__ = ("record", "log", "expect_offset", "producer_id", "producer_sequence")
     RECORD_FIELD_NUMBER: _ClassVar[int]
