@@ -265,13 +265,13 @@ class RawConnection(Protocol):
 
     def _event_received(self, event: Event) -> None:
         match event:
+            case Answered():
+                self._answered(event)
             case LinkUp():
                 self.hello = event.hello
                 up, self._up = self._up, None
                 if up is not None:
                     up.callback(self)
-            case Answered():
-                self._answered(event)
             case Refused():
                 asked = self._asked.pop(event.stream, None)
                 if asked is not None:

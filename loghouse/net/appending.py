@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -160,7 +161,9 @@ class Appends:
         self._subject = subject
         self._open: dict[int, Append] = {}
         self._size = 0
+        self._is_holding = False
         self._timer: IDelayedCall | None = None
+        self._due = inf  # when the timer looks
         self._line: deque[tuple[Append, Produce]] = deque()  # behind one that is checked on another thread
         self._leader_named = ""
 
@@ -170,22 +173,19 @@ class Appends:
         append = self._open[stream] = Append(self, stream, request, door.scheduler.seconds())
         self._size += len(append.payload)
         if self._size > PRODUCE_IN_FLIGHT_SIZE_MAX:
+            self._is_holding = True
             self._link.hold_reading("produce")
-        self._watch(append.deadline)
-        arguments: dict[str, Any] = {
-            "record_count": request.record_count,
-            "codec": request.attributes & CODEC_MASK,
-            "payload_crc": request.batch_crc,
-            "record_size_max": door.record_size_max,
-        }
-        if is_slow(len(append.payload), arguments["codec"]):
+        if append.deadline < self._due:
+            self._watch(append.deadline)
+        codec = request.attributes & CODEC_MASK
+        if codec and is_slow(len(append.payload), codec):
             self._line.append((append, request))
-            checked = door.in_thread(check_batch, append.payload, **arguments)
+            checked = door.in_thread(self._check, request)
             checked.addErrback(append.failed_alone)
             checked.addCallback(lambda _: self._checked(append))
             return
         try:
-            check_batch(append.payload, **arguments)
+            self._check(request)
         except Exception as error:
             self.refuse(append, error)
             return
@@ -194,6 +194,15 @@ class Appends:
             self._line.append((append, request))  # a producer's batches must not overtake each other
         else:
             self._propose(append, request)
+
+    def _check(self, request: Produce) -> None:
+        check_batch(
+            request.batch,
+            record_count=request.record_count,
+            codec=request.attributes & CODEC_MASK,
+            payload_crc=request.batch_crc,
+            record_size_max=self.door.record_size_max,
+        )
 
     def _checked(self, append: Append) -> None:
         append.is_checked = True
@@ -243,7 +252,8 @@ class Appends:
         append.is_wanted = False
         self.door.note_answer(self)
         self._size -= len(append.payload)
-        if self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
+        if self._is_holding and self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
+            self._is_holding = False
             self._link.release_reading("produce")
 
     def flush(self, leader: str) -> None:
@@ -273,14 +283,16 @@ class Appends:
 
     def _watch(self, deadline: float) -> None:
         """Look at the deadlines when this one is due; one timer looks after all of them."""
+        self._due = deadline
         seconds = max(0.0, deadline - self.door.scheduler.seconds())
         if self._timer is None:
             self._timer = self.door.scheduler.callLater(seconds, self._expire)
-        elif deadline < self._timer.getTime():
+        else:
             self._timer.reset(seconds)
 
     def _expire(self) -> None:
         self._timer = None
+        self._due = inf
         now = self.door.scheduler.seconds()
         for append in [append for append in self._open.values() if append.deadline <= now]:
             text = f"not durable within {append.seconds:g} s; it may still be appended"

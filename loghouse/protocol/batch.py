@@ -8,7 +8,7 @@ one `max` over a C iteration.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import zstandard
 from google.protobuf.message import DecodeError
@@ -18,6 +18,8 @@ from loghouse.errors import InvalidRequestError
 from loghouse.limits import KIB, PAYLOAD_SIZE_MAX, RECORD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.protocol.entry import Buffer, Codec, crc32c
 from loghouse.protocol.varint import decode_varint
+
+_FormT = TypeVar("_FormT", RecordBatch, EncodedRecords)
 
 PARSE_SLACK: Final = 262_144
 """Records more than announced that a parse may make: 24 MiB for a moment. Batches below 512 KiB cannot."""
@@ -70,11 +72,7 @@ def decode_batch(payload: Buffer, codec: int = Codec.NONE) -> RecordBatch:
     Raises:
         InvalidRequestError: It is not a batch of that codec.
     """
-    unpacked = decompress(payload, codec)
-    try:
-        return RecordBatch.FromString(unpacked if isinstance(unpacked, bytes) else bytes(unpacked))
-    except DecodeError:
-        raise InvalidRequestError("batch", "is not a serialized RecordBatch") from None
+    return _parse(RecordBatch, decompress(payload, codec))
 
 
 def split_batch(payload: Buffer, codec: int = Codec.NONE) -> EncodedRecords:
@@ -83,9 +81,12 @@ def split_batch(payload: Buffer, codec: int = Codec.NONE) -> EncodedRecords:
     Raises:
         InvalidRequestError: It is not a batch of that codec.
     """
-    unpacked = decompress(payload, codec)
+    return _parse(EncodedRecords, decompress(payload, codec))
+
+
+def _parse(form: type[_FormT], payload: Buffer) -> _FormT:
     try:
-        return EncodedRecords.FromString(unpacked if isinstance(unpacked, bytes) else bytes(unpacked))
+        return form.FromString(payload if isinstance(payload, bytes) else bytes(payload))
     except DecodeError:
         raise InvalidRequestError("batch", "is not a serialized RecordBatch") from None
 
@@ -169,7 +170,7 @@ def check_batch(
         raise InvalidRequestError("record_count", f"is {record_count}; allowed: 1 to {RECORDS_PER_BATCH_MAX}")
     unpacked = decompress(payload, codec)
     _check_parse_is_cheap(unpacked, record_count)
-    records = decode_batch(unpacked).records
+    records = _parse(RecordBatch, unpacked).records
     if len(records) != record_count:
         raise InvalidRequestError("record_count", f"is {record_count}, but the batch holds {len(records)}")
     # A record cannot be larger than the batch around it, so most batches need no look inside.

@@ -34,13 +34,14 @@ from loghouse.limits import (
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.failures import FAILURE_WIRE, FailureFields
+from loghouse.protocol.layout import FixedLayout
 from loghouse.protocol.message import LONG_TEXT, SHORT_TEXT, Message, check_name, check_text
 
 _HAS_CRC: Final = 0x01
 _HAS_EXPECT_OFFSET: Final = 0x02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Produce(Message):
     """Append a batch: a serialized RecordBatch, compressed as `attributes` says (as in the entry frame).
 
@@ -77,43 +78,41 @@ class Produce(Message):
         if self.attributes & ~CODEC_MASK:
             raise ValueError(f"reserved attribute bits set: {self.attributes:#06x}")
 
-    def _values(self) -> dict[str, Any]:
-        given = (_HAS_CRC if self.batch_crc is not None else 0) | (
-            _HAS_EXPECT_OFFSET if self.expect_offset is not None else 0
+    # By position, and not frozen, like its reply: one of each is made for every append, on either side.
+
+    def _fixed(self, layout: FixedLayout) -> tuple[Any, ...]:
+        crc, expect = self.batch_crc, self.expect_offset
+        return (
+            (_HAS_CRC if crc is not None else 0) | (_HAS_EXPECT_OFFSET if expect is not None else 0),
+            self.attributes,
+            self.record_count,
+            crc or 0,
+            expect or 0,
+            self.producer_id,
+            self.producer_sequence,
+            self.timeout_milliseconds,
         )
-        return {
-            "given": given,
-            "attributes": self.attributes,
-            "record_count": self.record_count,
-            "batch_crc": self.batch_crc or 0,
-            "expect_offset": self.expect_offset or 0,
-            "producer_id": self.producer_id,
-            "producer_sequence": self.producer_sequence,
-            "timeout_milliseconds": self.timeout_milliseconds,
-            "batch": self.batch,
-        }
 
     @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        given = parsed["given"]
+    def _from_fixed(cls, layout: FixedLayout, fields: tuple[Any, ...], tail: Buffer) -> Self:
+        given, attributes, record_count, crc, expect, producer_id, producer_sequence, timeout = fields
         if given & ~(_HAS_CRC | _HAS_EXPECT_OFFSET):
             raise ValueError(f"reserved bits set in given: {given:#04x}")
-        crc, expect = parsed["batch_crc"], parsed["expect_offset"]
         if (crc and not given & _HAS_CRC) or (expect and not given & _HAS_EXPECT_OFFSET):
             raise ValueError("a field that is not given must be zero")
         return cls(
-            batch=parsed["batch"],
-            record_count=parsed["record_count"],
-            attributes=parsed["attributes"],
-            batch_crc=crc if given & _HAS_CRC else None,
-            expect_offset=expect if given & _HAS_EXPECT_OFFSET else None,
-            producer_id=parsed["producer_id"],
-            producer_sequence=parsed["producer_sequence"],
-            timeout_milliseconds=parsed["timeout_milliseconds"],
+            tail,
+            record_count,
+            attributes,
+            crc if given & _HAS_CRC else None,
+            expect if given & _HAS_EXPECT_OFFSET else None,
+            producer_id,
+            producer_sequence,
+            timeout,
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ProduceReply(Message):
     """The batch is durable; its first record has `base_offset`. `timestamp` in microseconds."""
 

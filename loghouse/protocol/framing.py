@@ -119,7 +119,7 @@ class FrameBuffer:
         received = self._received
         position = 0
         needed = LINK_HEADER_SIZE
-        unpack = HEADER.unpack_from
+        unpack, new = HEADER.unpack_from, tuple.__new__  # a named tuple's own is Python
         try:
             while len(received) - position >= LINK_HEADER_SIZE:
                 length, kind, flags, group, stream = unpack(received, position)
@@ -135,7 +135,8 @@ class FrameBuffer:
                     break
                 position = end
                 # The view is gone at once: a bytearray with a live view cannot grow.
-                yield Frame(kind, flags, group, stream, bytes(memoryview(received)[start:end]))
+                body = bytes(memoryview(received)[start:end])
+                yield new(Frame, (kind, flags, group, stream, body))
         finally:
             self._needed = needed
             del received[:position]  # once a read, in place

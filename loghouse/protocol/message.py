@@ -1,7 +1,7 @@
 """What every message of the wire has in common: a kind, a size cap, a declared layout, one encoding.
 
-A message is a frozen dataclass; its `WIRE` is the compiled `construct` declaration of its body. A value
-has exactly one encoding, and only that one is accepted: a body that parses but would be encoded
+A message is a dataclass that nobody changes; its `WIRE` is the compiled `construct` declaration of its body.
+A value has exactly one encoding, and only that one is accepted: a body that parses but would be encoded
 differently (a short string, bytes left over) is malformed. `docs/wire_format.md` has the same in words.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, Self
 
 from construct import Construct, ConstructError, Int8ub, Int16ub, PascalString
@@ -48,12 +48,10 @@ class Message:
     def encode(self) -> tuple[Buffer, ...]:
         """Return the body in pieces, to be written one behind the other."""
         layout = layout_of(type(self))
-        if layout is not None and layout.is_plain and not self.TAIL:
-            return (layout.packing.pack(*layout.values_of(self)),)
-        values = self._values()
         if layout is not None:
-            head = layout.packing.pack(*[values[name] for name in layout.names])
-            return (head, values[self.TAIL]) if self.TAIL else (head,)
+            head = layout.packing.pack(*self._fixed(layout))
+            return (head, getattr(self, self.TAIL)) if self.TAIL else (head,)
+        values = self._values()
         if not self.TAIL:
             return (bytes(self.WIRE.build(values)),)
         tail: Buffer = values[self.TAIL]
@@ -76,11 +74,9 @@ class Message:
                 message.check()
                 _check_canonical(message, body)
                 return message
-            parsed = dict(zip(layout.names, layout.packing.unpack_from(body), strict=True))
-            if cls.TAIL:
-                # The bulk is a view of the body: it is only passed on, so nobody needs a copy.
-                parsed[cls.TAIL] = memoryview(body)[layout.size :]
-            message = cls(**parsed) if layout.is_plain else cls._from_values(parsed)
+            # The bulk is a view of the body: it is only passed on, so nobody needs a copy.
+            tail = memoryview(body)[layout.size :] if cls.TAIL else b""
+            message = cls._from_fixed(layout, layout.packing.unpack_from(body), tail)
             message.check()
             return message
         # A compiled construct raises struct.error where an interpreted one raises StreamError.
@@ -89,6 +85,21 @@ class Message:
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what it may be."""
+
+    def _fixed(self, layout: FixedLayout) -> Iterable[Any]:
+        """Return the fields of fixed size, in the order of the layout."""
+        if layout.is_plain:
+            return layout.values_of(self)
+        values = self._values()
+        return [values[name] for name in layout.names]
+
+    @classmethod
+    def _from_fixed(cls, layout: FixedLayout, fields: tuple[Any, ...], tail: Buffer) -> Self:
+        """Return the message of these fields."""
+        parsed = dict(zip(layout.names, fields, strict=True))
+        if cls.TAIL:
+            parsed[cls.TAIL] = tail
+        return cls(**parsed) if layout.is_plain else cls._from_values(parsed)
 
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in field_names(type(self))}
@@ -123,9 +134,8 @@ def field_names(cls: type[Message]) -> tuple[str, ...]:
 
 def _is_plain(cls: type[Message]) -> bool:
     """Whether the fields of the message are those of its body, as they are."""
-    own: Any = cls
-    base: Any = Message
-    return own._values is base._values and own._from_values.__func__ is base._from_values.__func__
+    names = ("_fixed", "_from_fixed", "_values", "_from_values")
+    return not any(name in vars(own) for own in cls.__mro__[: cls.__mro__.index(Message)] for name in names)
 
 
 def layout_of(cls: type[Message]) -> FixedLayout | None:

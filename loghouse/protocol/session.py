@@ -87,7 +87,7 @@ class RaftFrameReceived:
     frame: Frame
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class RequestReceived:
     """The dialler asks; answer with `answer` or `refuse`."""
 
@@ -110,7 +110,7 @@ class CancelReceived:
     stream: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Answered:
     """The answer to a request; a Follow gets many."""
 
@@ -285,7 +285,7 @@ class Session:
                 event = self._receive_frame(frame)
                 if event is not None:
                     events.append(event)
-                if self.is_closed:
+                if self.state is LinkState.CLOSED:
                     break
         except ProtocolError as error:
             self.fail(error)
@@ -458,7 +458,7 @@ class Session:
                 frame.stream, UnavailableError("this node is closing the connection; try another one")
             )
             return None
-        return RequestReceived(request=message, group=frame.group, stream=frame.stream)
+        return RequestReceived(message, frame.group, frame.stream)
 
     def _receive_answer(self, message: Message, stream: int) -> Event | None:
         if isinstance(message, LeaderHint):
@@ -467,7 +467,7 @@ class Session:
             return None
         if isinstance(message, Failure):
             return Refused(stream=stream, error=message.error())
-        return Answered(stream=stream, reply=message)
+        return Answered(stream, message)
 
     def _send(self, message: Message, *, group: int = 0, stream: int = 0) -> None:
         self._outgoing += encode(message, group=group, stream=stream)
