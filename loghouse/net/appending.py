@@ -178,7 +178,7 @@ class Appends:
         if append.deadline < self._due:
             self._watch(append.deadline)
         codec = request.attributes & CODEC_MASK
-        if codec and is_slow(len(append.payload), codec):
+        if is_slow(len(append.payload), codec):
             self._line.append((append, request))
             checked = door.in_thread(self._check, request)
             checked.addErrback(append.failed_alone)
