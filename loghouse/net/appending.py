@@ -161,7 +161,6 @@ class Appends:
         self._subject = subject
         self._open: dict[int, Append] = {}
         self._size = 0
-        self._is_holding = False
         self._timer: IDelayedCall | None = None
         self._due = inf  # when the timer looks
         self._line: deque[tuple[Append, Produce]] = deque()  # behind one that is checked on another thread
@@ -173,12 +172,10 @@ class Appends:
         append = self._open[stream] = Append(self, stream, request, door.scheduler.seconds())
         self._size += len(append.payload)
         if self._size > PRODUCE_IN_FLIGHT_SIZE_MAX:
-            self._is_holding = True
             self._link.hold_reading("produce")
         if append.deadline < self._due:
             self._watch(append.deadline)
-        codec = request.attributes & CODEC_MASK
-        if is_slow(len(append.payload), codec):
+        if is_slow(len(append.payload), request.attributes & CODEC_MASK):
             self._line.append((append, request))
             checked = door.in_thread(self._check, request)
             checked.addErrback(append.failed_alone)
@@ -251,9 +248,9 @@ class Appends:
         del self._open[append.stream]
         append.is_wanted = False
         self.door.note_answer(self)
+        was_full = self._size > PRODUCE_IN_FLIGHT_SIZE_MAX
         self._size -= len(append.payload)
-        if self._is_holding and self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
-            self._is_holding = False
+        if was_full and self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
             self._link.release_reading("produce")
 
     def flush(self, leader: str) -> None:

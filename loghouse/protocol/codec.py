@@ -17,7 +17,7 @@ from loghouse.protocol import raft_messages
 from loghouse.protocol.client_messages import CLIENT_MESSAGES
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS, FORWARD_MESSAGES
-from loghouse.protocol.framing import HEADER, Frame, pack_header
+from loghouse.protocol.framing import Frame, pack_header
 from loghouse.protocol.gossip_messages import GOSSIP_MESSAGES
 from loghouse.protocol.link_messages import LINK_MESSAGES
 from loghouse.protocol.message import Message
@@ -57,7 +57,7 @@ def encode(message: Message, *, group: int = 0, stream: int = 0) -> tuple[Buffer
     head, *tail = message.encode()
     length = len(head) + sum(map(len, tail)) if tail else len(head)
     assert length <= message.SIZE_MAX, f"{type(message).__name__} has {length} bytes"
-    header = HEADER.pack(length, message.KIND, 0, group, stream)
+    header = pack_header(length, message.KIND, group=group, stream=stream)
     return (header + bytes(head), *tail)
 
 
