@@ -27,6 +27,7 @@ from loghouse.errors import (
     StorageError,
     UnavailableError,
 )
+from loghouse.group_write import GroupWrite
 from loghouse.limits import SYNC_GROUP_SIZE_MAX
 from loghouse.node_api import Appended
 from loghouse.protocol.configuration import Configuration, decode_trim
@@ -130,8 +131,9 @@ class Replica:
         self._news: Cancellable | None = None
         self._to_write: deque[Ready] = deque()
         self._writing: list[Ready] = []
-        self._write: _Write | None = None
+        self._write: GroupWrite | None = None
         self._is_at_disk = False
+        self._has_moved = False
         self._waiting: dict[int, list[_Waiting]] = {}
         self._reads: dict[int, Deferred[int]] = {}
         self._behind: list[_Behind] = []
@@ -314,6 +316,8 @@ class Replica:
             self._owner.fatal(Failure())
         finally:
             self._is_turning = False
+        if self._has_moved:
+            self._wake_readers()
         unreadable = self.raft.take_unreadable()
         if unreadable is not None:
             self._owner.damage_found(unreadable)
@@ -358,17 +362,21 @@ class Replica:
             return False
         group: list[Ready] = []
         size = 0
+        must_persist = has_sent = False
         while self._to_write and size < SYNC_GROUP_SIZE_MAX:
             ready = self._to_write.popleft()
-            size += sum(entry.size for entry in ready.entries)
+            for entry in ready.entries:
+                size += entry.size
+            must_persist = must_persist or ready.must_persist
+            has_sent = has_sent or bool(ready.messages_now)
             group.append(ready)
         self._writing = group
-        if not any(ready.must_persist for ready in group):
+        if not must_persist:
             self._finish_write()
             return True
-        self._write = _Write(self._log, group)
+        self._write = GroupWrite(self._log, group)
         self._is_at_disk = True
-        if any(ready.messages_now for ready in group):
+        if has_sent:
             # Behind what was sent, which leaves at the end of this turn: others' disks then work beside this
             # one, and the disk thread, which needs the interpreter, is not in the way of the sending.
             self._soon(self._run_write)
@@ -394,8 +402,20 @@ class Replica:
         self._finish_write()
         if has_news:
             self._schedule()  # the leader waits for it: what else there is to do comes behind it
+        elif self._to_write or self._is_scheduled:
+            self._turn()  # the disk goes on beside the answers
         else:
-            self._turn()
+            self._answer_first()
+
+    def _answer_first(self) -> None:
+        """Answer those whose entries are committed by now, and do what else there is behind that."""
+        try:
+            ready = self.raft.ready()
+            if ready is not None:
+                self._take(ready)
+        except (EntryDamagedError, ConsensusError, StorageError):
+            self._owner.fatal(Failure())
+        self._schedule()
 
     def _not_written(self, failure: Failure) -> None:
         self._is_at_disk = False
@@ -472,20 +492,20 @@ class Replica:
                 _answer(waiting.done, _replaced())
 
     def _publish(self) -> None:
-        """Let readers have what is committed and durable by now."""
+        """Let readers have what is committed and durable by now; the turn's end tells those who wait."""
         # Not the log's own mark: until a cut is done, it still covers the entries that are to be replaced.
         durable = self.raft.durable_index
-        moved = False
         while self._applied and self._applied[0][0] <= durable:
             self.readable_index, self.readable_offset = self._applied.popleft()
-            moved = True
+            self._has_moved = True
         if self._log.first_index - 1 > self.readable_index:  # a snapshot was installed
             state = self._log.state_at(self._log.first_index - 1)
             self.readable_index, self.readable_offset = state.index, state.next_offset
             self.lowest_offset = max(state.lowest_offset, self._log.first_offset)
-            moved = True
-        if not moved:
-            return
+            self._has_moved = True
+
+    def _wake_readers(self) -> None:
+        self._has_moved = False
         due = [one for one in self._behind if one.index <= self.readable_index]
         self._behind = [one for one in self._behind if one.index > self.readable_index]
         self._owner.committed()
@@ -521,56 +541,6 @@ class Replica:
         idle, self._idle = self._idle, []
         for done in idle:
             done.callback(None)
-
-
-class _Write:
-    """A group of Readys on its way to the disk, on the disk thread; goes on where a full disk stopped it."""
-
-    def __init__(self, log: Log, group: list[Ready]) -> None:
-        self._log = log
-        self._commit_index = group[-1].commit_index
-        self._steps: deque[Callable[[], None]] = deque()
-        entries: list[Entry] = []
-        for ready in group:
-            if ready.hard_state is not None:
-                self._flush(entries)
-                self._steps.append(self._hard_state_step(ready))
-            if ready.snapshot is not None:
-                self._flush(entries)
-                self._steps.append(self._snapshot_step(ready))
-            if ready.truncate_after is not None:
-                self._flush(entries)
-                self._steps.append(self._truncate_step(ready))
-            entries.extend(ready.entries)
-        self._flush(entries)
-
-    def _flush(self, entries: list[Entry]) -> None:
-        if entries:
-            taken = tuple(entries)
-            self._steps.append(lambda: self._log.append(taken))
-            entries.clear()
-
-    def _hard_state_step(self, ready: Ready) -> Callable[[], None]:
-        state = ready.hard_state
-        assert state is not None
-        return lambda: self._log.save_hard_state(term=state.term, vote=state.vote)
-
-    def _snapshot_step(self, ready: Ready) -> Callable[[], None]:
-        snapshot = ready.snapshot
-        assert snapshot is not None
-        return lambda: self._log.install_start(snapshot)
-
-    def _truncate_step(self, ready: Ready) -> Callable[[], None]:
-        index = ready.truncate_after
-        assert index is not None
-        return lambda: self._log.truncate_suffix(index)
-
-    def run(self) -> None:
-        """Do the steps that are left, then sync."""
-        while self._steps:
-            self._steps[0]()
-            self._steps.popleft()
-        self._log.sync(min(self._commit_index, self._log.last_index))
 
 
 def _appended(ticket: Ticket, timestamp: int) -> Appended:

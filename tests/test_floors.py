@@ -75,6 +75,7 @@ NEIGHBOURS = {
     "disk": "node",
     "repairing": "node",
     "read_ahead": "node",
+    "group_write": "node",
     "replica": "node",
     "reconcile": "node",
     "peers": "node",

@@ -84,6 +84,27 @@ class JoinerTests(SynchronousTestCase):
         self.assertEqual({batch.timestamp for batch in batches}, {self.node.timestamp})
         self.assertEqual(self.settled, 1)
 
+    def test_one_by_one(self):
+        """A batch that comes alone goes at once; behind an entry under way they gather, in their order."""
+        self.node.hold()
+        batches = [Batch(b"%d" % number) for number in range(4)]
+        for batch in batches[:3]:
+            self.joiner.append("root", batch)
+        self.assertEqual(self.values(), [[b"0"]])
+        self.node.release(1)
+        self.joiner.append("root", batches[3])
+        self.assertEqual(self.values(), [[b"0"]], "the turn is not at its end yet")
+        self.release()
+        self.assertEqual(self.values(), [[b"0"], [b"1", b"2", b"3"]])
+        self.assertEqual([batch.offset for batch in batches], [0, 1, 2, 3])
+
+    def test_a_large_one_alone(self):
+        """It goes at once, too, and small ones behind it have nothing to wait for."""
+        self.node.hold()
+        self.joiner.append("root", Batch(b"l" * (SHARE_SIZE_MAX + 1)))
+        self.joiner.append("root", Batch(b"small"))
+        self.assertEqual([len(values[0]) for values in self.values()], [SHARE_SIZE_MAX + 1, 5])
+
     def test_idle_or_soon(self):
         """When nothing is under way a batch can go at once; behind an entry's end it waits for the turn's."""
         self.node.hold()

@@ -77,6 +77,19 @@ class CommitTests(ReplicaTestCase):
         self.group.settle()
         self.assertEqual(self.successResultOf(done).base_offset, 0)
 
+    def test_answers_come_before_readers_are_woken(self):
+        """The end of a write answers who appended; whatever else a commit brings comes behind that."""
+        order = []
+        self.group[3].disk.is_held = self.leader.disk.is_held = True
+        self.leader.propose().addCallback(lambda _: order.append("answered"))
+        self.group.settle()
+        self.leader.committed = lambda: order.append("told readers")
+        self.leader.disk.step()
+        self.assertEqual(order, ["answered"])
+        self.assertEqual(self.leader.replica.readable_offset, 1)
+        self.group.settle()
+        self.assertEqual(order, ["answered", "told readers"])
+
     def test_committed_is_not_readable_before_it_is_durable_here(self):
         """A leader whose own disk is slow acknowledges by the others' disks, and serves it after its own."""
         self.leader.disk.is_held = True

@@ -67,7 +67,7 @@ class LogService:
         """Return every call of the service, by name."""
         produce, consume, led = Action.PRODUCE, Action.CONSUME, self._naming_leader
         return {
-            "Produce": Rpc(log_pb2.ProduceRequest, produce, led(self._produce)),
+            "Produce": Rpc(log_pb2.ProduceRequest, produce, led(self._submit_record)),
             "ProduceStream": Rpc(log_pb2.ProduceRequest, produce, led(self._produce_stream), Shape.STREAM),
             "Consume": Rpc(log_pb2.ConsumeRequest, consume, self._consume),
             "ConsumeStream": Rpc(log_pb2.ConsumeRequest, consume, self._consume_stream, Shape.SERVER_STREAM),
@@ -107,9 +107,6 @@ class LogService:
         leader = self._node.leader_name
         if leader and leader != self._node.name:
             call.name_leader(leader)
-
-    async def _produce(self, call: Call, request: Any) -> bytes:
-        return await self._submit_record(call, request)
 
     async def _produce_stream(self, call: Call) -> None:
         async def submit(request: Any) -> asyncio.Future[bytes]:
@@ -179,9 +176,8 @@ class LogService:
         expect_offset = request.expect_offset if request.HasField("expect_offset") else None
         producer_id = request.producer_id
         if may_share(attributes=codec, producer_id=producer_id, expect_offset=expect_offset):
-            self._joiner.add(call.subject, share)
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
-            self._joiner.flush_if_idle()
+            self._joiner.append(call.subject, share)
             return share.done
         # What this client appended before is proposed before.
         self._joiner.flush()

@@ -83,25 +83,8 @@ class LogState:
     # Least recently used first; registering past PRODUCERS_MAX evicts from the front.
     producers: dict[int, Producer] = field(default_factory=dict)
 
-    def check(self, entry: Entry) -> None:
-        """Raise unless `entry` may follow.
-
-        Raises:
-            EntryDamagedError: Its index, term, base offset or timestamp does not join this state.
-        """
-        if entry.index != self.index + 1:
-            raise EntryDamagedError(f"entry {entry.index} where {self.index + 1} belongs")
-        if entry.term < self.term:
-            raise EntryDamagedError(f"entry {entry.index} has term {entry.term}, below {self.term}")
-        if entry.base_offset != self.next_offset:
-            raise EntryDamagedError(
-                f"entry {entry.index} has base offset {entry.base_offset}, expected {self.next_offset}"
-            )
-        if entry.timestamp < self.timestamp:
-            raise EntryDamagedError(f"entry {entry.index} goes back in time")
-
     def apply(self, entry: Entry) -> None:
-        """Fold one more entry in; `check` must have passed.
+        """Fold one more entry in; `check_follows` must have passed.
 
         Raises:
             MalformedMessageError: Its payload is not what its kind says.
@@ -168,6 +151,24 @@ class LogState:
                 for id_, producer in self.producers.items()
             },
         )
+
+
+def check_follows(before: LogState | Entry, entry: Entry) -> None:
+    """Raise unless `entry` may follow a state, or the entry before it.
+
+    Raises:
+        EntryDamagedError: Its index, term, base offset or timestamp does not join.
+    """
+    if entry.index != before.index + 1:
+        raise EntryDamagedError(f"entry {entry.index} where {before.index + 1} belongs")
+    if entry.term < before.term:
+        raise EntryDamagedError(f"entry {entry.index} has term {entry.term}, below {before.term}")
+    if entry.base_offset != before.next_offset:
+        raise EntryDamagedError(
+            f"entry {entry.index} has base offset {entry.base_offset}, expected {before.next_offset}"
+        )
+    if entry.timestamp < before.timestamp:
+        raise EntryDamagedError(f"entry {entry.index} goes back in time")
 
 
 _BATCH: Final = struct.Struct(">IQIQ")

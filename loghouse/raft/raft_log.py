@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from loghouse.limits import CACHED_ENTRIES_MAX
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Entry
-from loghouse.protocol.log_state import LogState
+from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.raft.ready import EntriesPendingError, LogReader
 
 
@@ -157,7 +157,7 @@ class RaftLog:
         Raises:
             EntryDamagedError, MalformedMessageError: It does not join the state before it.
         """
-        self.state.check(entry)
+        check_follows(self.state, entry)
         self.state.apply(entry)
         self._ends.append(self._end_of(self.last_index) + entry.size)
         self._window.append(entry)
@@ -264,10 +264,11 @@ class RaftLog:
         """Return the next committed entries not yet delivered, up to about `size_max` bytes."""
         if self.delivered_index >= self.commit_index:
             return ()
-        # What was trimmed before it could be delivered was delivered in an earlier life.
-        self.delivered_index = max(self.delivered_index, min(self.first_index - 1, self.commit_index))
-        if self.delivered_index >= self.commit_index:
-            return ()
+        if self.delivered_index + 1 < self._window_first:
+            # What was trimmed before it could be delivered was delivered in an earlier life.
+            self.delivered_index = max(self.delivered_index, min(self.first_index - 1, self.commit_index))
+            if self.delivered_index >= self.commit_index:
+                return ()
         try:
             committed = tuple(self.entries(self.delivered_index + 1, self.commit_index, size_max))
         except EntriesPendingError:

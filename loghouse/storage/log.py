@@ -26,7 +26,7 @@ from loghouse.errors import DiskFailedError, EntryDamagedError
 from loghouse.limits import RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.configuration import decode_configuration, decode_producer, decode_trim
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed
-from loghouse.protocol.log_state import LogState
+from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
 from loghouse.storage.files import FULL_ERRNOS, Files
@@ -209,7 +209,9 @@ class Log(ReadableLog):
         with self._writing("append"):
             check_entries(self._state, entries)
             chunks = self._split(entries)
-            self._rooms.ensure_spares([self._rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
+            if len(chunks) > 1 or not self._rooms.has_reserve:
+                sizes = self._rooms.sizes
+                self._rooms.ensure_spares([sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
             for place, chunk in enumerate(chunks):
                 if place:
                     self._roll()
@@ -225,6 +227,12 @@ class Log(ReadableLog):
         active = self._active
         room, places = active.size - active.end.position, active.index().capacity - active.end.count
         base_offset = active.base_offset
+        if (
+            sum([entry.size for entry in entries]) <= room
+            and len(entries) <= places
+            and entries[-1].base_offset - base_offset <= RELATIVE_OFFSET_MAX
+        ):
+            return [entries]
         chunks: list[Sequence[Entry]] = []
         first = 0
         for place, entry in enumerate(entries):
@@ -552,16 +560,15 @@ def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
         EntryDamagedError: They do not join, or one is of an unknown producer.
         MalformedMessageError: A payload is not what its kind says.
     """
-    probe = LogState(
-        index=state.index, term=state.term, timestamp=state.timestamp, next_offset=state.next_offset
-    )
+    before: LogState | Entry = state
     registered: set[int] = set()
     for entry in entries:
-        probe.check(entry)
+        check_follows(before, entry)
+        before = entry
         if entry.kind == EntryKind.RECORDS:
-            known = entry.producer_id in state.producers or entry.producer_id in registered
-            if entry.producer_id and not known:
-                raise EntryDamagedError(f"entry {entry.index} is of unknown producer {entry.producer_id}")
+            producer_id = entry.producer_id
+            if producer_id and producer_id not in state.producers and producer_id not in registered:
+                raise EntryDamagedError(f"entry {entry.index} is of unknown producer {producer_id}")
         elif entry.kind == EntryKind.CONFIGURATION:
             decode_configuration(bytes(entry.payload))
         elif entry.kind == EntryKind.TRIM:
@@ -569,5 +576,3 @@ def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
         elif entry.kind == EntryKind.PRODUCER:
             decode_producer(bytes(entry.payload))
             registered.add(entry.index)
-        probe.index, probe.term, probe.timestamp = entry.index, entry.term, entry.timestamp
-        probe.next_offset = entry.next_offset

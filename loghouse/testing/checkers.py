@@ -17,7 +17,7 @@ from typing import Final
 
 from loghouse.protocol.configuration import Configuration, Role, decode_configuration
 from loghouse.protocol.entry import Entry, EntryKind, crc32c
-from loghouse.protocol.log_state import LogState, encode_log_state
+from loghouse.protocol.log_state import LogState, check_follows, encode_log_state
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVote, RequestVoteReply
 from loghouse.raft.quorum import majority
 
@@ -451,7 +451,7 @@ class Oracle:
         entry = view.entries[index - view.start - 1]
         self.committed.append(entry)
         self.committed_chains.append(view.chains[index - view.start])
-        self.state.check(entry)
+        check_follows(self.state, entry)
         self.state.apply(entry)
 
     def check_quorum(self, member: int) -> None:

@@ -86,7 +86,7 @@ ORDER = (
         "A step that found a full disk is not tried again.",
         [
             (
-                "loghouse.replica:_Write.run",
+                "loghouse.group_write:GroupWrite.run",
                 "self._steps[0]()",
                 "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
             )
@@ -239,8 +239,8 @@ JOINING_APPENDS = (
         [
             (
                 JOINER + "_propose_full",
-                "self._gatherings.pop(subject), 0)",
-                "self._gatherings.pop(subject), 1); self._under_way += 1",
+                "self._gatherings.pop(subject).shares, 0)",
+                "self._gatherings.pop(subject).shares, 1); self._under_way += 1",
             )
         ],
         "test_joining:JoinerTests.test_small_ones_get_their_turn",

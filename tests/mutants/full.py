@@ -7,7 +7,7 @@ Those of the core and of storage are in the other banks. What only a crafted pee
 from loghouse.testing.mutation import Edit, Mutant
 
 REPLICA = "loghouse.replica:Replica."
-WRITE = "loghouse.replica:_Write."
+WRITE = "loghouse.group_write:GroupWrite."
 NODE = "loghouse.node:Node."
 CLUSTER = "loghouse.cluster:Cluster."
 JOINING = "loghouse.cluster:_Joining."

@@ -11,7 +11,7 @@ from loghouse.errors import EntryDamagedError, MalformedMessageError, SequenceEr
 from loghouse.protocol import log_state
 from loghouse.protocol.configuration import Configuration, Role, encode_configuration, encode_producer
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
-from loghouse.protocol.log_state import LogState, decode_log_state, encode_log_state
+from loghouse.protocol.log_state import LogState, check_follows, decode_log_state, encode_log_state
 
 SEED = frame_seed(bytes(16), 1)
 
@@ -29,7 +29,7 @@ def make(state, kind=EntryKind.RECORDS, payload=b"", **fields):
 
 def follow(state, *arguments, **fields):
     entry = make(state, *arguments, **fields)
-    state.check(entry)
+    check_follows(state, entry)
     state.apply(entry)
     return entry
 
@@ -55,7 +55,7 @@ class LogStateTests(SynchronousTestCase):
             ("back in time", {"timestamp": 49}),
         ):
             with self.assertRaises(EntryDamagedError) as caught:
-                self.state.check(make(self.state, **fields))
+                check_follows(self.state, make(self.state, **fields))
             self.assertIn(word, str(caught.exception))
         self.assertEqual((self.state.index, self.state.next_offset), (1, 1))
 

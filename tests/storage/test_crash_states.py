@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import LoghouseError
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import decode_entries
-from loghouse.protocol.log_state import LogState, encode_log_state
+from loghouse.protocol.log_state import LogState, check_follows, encode_log_state
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.storage import log as log_module
 from loghouse.storage.directory import DataDirectory, Identity
@@ -195,7 +195,7 @@ def check_usable(disk, log, first, frames):
     state = log.state
     folded = log.state_at(log.first_index - 1)
     for entry in decode_entries(SEED, b"".join(frames)):
-        folded.check(entry)
+        check_follows(folded, entry)
         folded.apply(entry)
     if encode_log_state(folded) != encode_log_state(state):
         return "the state is not that of the entries"

@@ -12,7 +12,7 @@ from loghouse.protocol.configuration import (
     encode_trim,
 )
 from loghouse.protocol.entry import HEADER, EntryKind, frame_seed, make_entry
-from loghouse.protocol.log_state import LogState
+from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.storage.directory import Identity
 from loghouse.storage.hard_state import HardState, Slot
 from loghouse.storage.index import INDEX_ENTRY
@@ -131,7 +131,7 @@ def small_file_vectors():
     """Hard state slot, start and state files, the node file, and an index."""
     state = LogState()
     for _, entry in entries():
-        state.check(entry)
+        check_follows(state, entry)
         state.apply(entry)
     identity = Identity(cluster_uuid=CLUSTER, disk_uuid=bytes(range(16)), cluster_name="logs", node_name="a")
     position, index = STORE_HEADER_SIZE, b""

@@ -1,0 +1,61 @@
+"""A group of Readys on its way to the disk: one sync for all of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from loghouse.protocol.entry import Entry
+from loghouse.raft.ready import Ready
+from loghouse.storage.log import Log
+
+
+class GroupWrite:
+    """Writes the group on the disk thread; goes on where a full disk stopped it."""
+
+    def __init__(self, log: Log, group: list[Ready]) -> None:
+        """Take the group apart: its steps, in the order that `Ready` asks for."""
+        self._log = log
+        self._commit_index = group[-1].commit_index
+        self._steps: deque[Callable[[], None]] = deque()
+        entries: list[Entry] = []
+        for ready in group:
+            if ready.hard_state is not None:
+                self._flush(entries)
+                self._steps.append(self._hard_state_step(ready))
+            if ready.snapshot is not None:
+                self._flush(entries)
+                self._steps.append(self._snapshot_step(ready))
+            if ready.truncate_after is not None:
+                self._flush(entries)
+                self._steps.append(self._truncate_step(ready))
+            entries.extend(ready.entries)
+        self._flush(entries)
+
+    def _flush(self, entries: list[Entry]) -> None:
+        if entries:
+            taken = tuple(entries)
+            self._steps.append(lambda: self._log.append(taken))
+            entries.clear()
+
+    def _hard_state_step(self, ready: Ready) -> Callable[[], None]:
+        state = ready.hard_state
+        assert state is not None
+        return lambda: self._log.save_hard_state(term=state.term, vote=state.vote)
+
+    def _snapshot_step(self, ready: Ready) -> Callable[[], None]:
+        snapshot = ready.snapshot
+        assert snapshot is not None
+        return lambda: self._log.install_start(snapshot)
+
+    def _truncate_step(self, ready: Ready) -> Callable[[], None]:
+        index = ready.truncate_after
+        assert index is not None
+        return lambda: self._log.truncate_suffix(index)
+
+    def run(self) -> None:
+        """Do the steps that are left, then sync."""
+        while self._steps:
+            self._steps[0]()
+            self._steps.popleft()
+        self._log.sync(min(self._commit_index, self._log.last_index))
