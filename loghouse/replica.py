@@ -409,6 +409,8 @@ class Replica:
 
     def _answer_first(self) -> None:
         """Answer those whose entries are committed by now, and do what else there is behind that."""
+        if self._is_stopped:
+            return
         try:
             ready = self.raft.ready()
             if ready is not None:
@@ -505,6 +507,7 @@ class Replica:
             self._has_moved = True
 
     def _wake_readers(self) -> None:
+        """Tell those who wait for the tail, and who confirmed their reads, that more is readable."""
         self._has_moved = False
         due = [one for one in self._behind if one.index <= self.readable_index]
         self._behind = [one for one in self._behind if one.index > self.readable_index]

@@ -69,3 +69,16 @@ class LeaderDiskTests(ReplicaTestCase):
         self.group.soons.popleft()()
         self.assertEqual(len(self.leader.disk.waiting), 0)
         self.assertEqual((self.leader.log.last_index, self.leader.failures), (last_index, []))
+
+    def test_answers_come_before_readers_are_woken(self):
+        """The end of a write answers who appended; whatever else a commit brings comes behind that."""
+        order = []
+        self.group[3].disk.is_held = self.leader.disk.is_held = True
+        self.leader.propose().addCallback(lambda _: order.append("answered"))
+        self.group.settle()
+        self.leader.committed = lambda: order.append("told readers")
+        self.leader.disk.step()
+        self.assertEqual(order, ["answered"])
+        self.assertEqual(self.leader.replica.readable_offset, 1)
+        self.group.settle()
+        self.assertEqual(order, ["answered", "told readers"])

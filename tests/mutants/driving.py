@@ -156,6 +156,13 @@ ANSWERS = (
         "test_replica:StopTests.test_follower",
     ),
     bug(
+        "stopped-goes-on",
+        "found here: answers first, without a look at the stop",
+        "A stopped leader hands out what its core still had to send when its disk is through.",
+        [(REPLICA + "_answer_first", "if self._is_stopped:", "if False:")],
+        "test_replica:StopTests.test_with_something_to_say",
+    ),
+    bug(
         "stop-forgets-reads",
         "grpc calls that hang until their deadline",
         "Reads that wait are not told of the stop.",
