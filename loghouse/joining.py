@@ -113,19 +113,6 @@ class Joiner:
         self._gatherings: dict[str, _Gathering] = {}
         self._under_way = 0
 
-    def append(self, subject: str, share: Share) -> None:
-        """Propose a batch at once when nothing else is under way or due, else take it into the next entry.
-
-        For a door whose calls come one by one: to wait for the turn's end would gather nothing.
-        """
-        is_idle = self._under_way < self._entries_max and not self._is_due
-        if is_idle and not self._gatherings and len(share.payload) <= SHARE_SIZE_MAX:
-            self._under_way += 1
-            self._propose(subject, [share], 1)
-        else:
-            self.add(subject, share)
-            self.flush_if_idle()
-
     def add(self, subject: str, share: Share) -> None:
         """Take a batch; `flush_if_idle` or `flush_soon` must follow.
 
@@ -165,15 +152,15 @@ class Joiner:
             subject = next(iter(self._gatherings))
             gathering = self._gatherings.pop(subject)
             self._under_way += 1
-            self._propose(subject, gathering.shares, 1)
+            self._propose(subject, gathering, 1)
 
     def _propose_full(self, subject: str) -> None:
         # It has nothing to gain from waiting, and nobody waits for it: behind a stream of large batches small
         # ones would never get their turn.
-        self._propose(subject, self._gatherings.pop(subject).shares, 0)
+        self._propose(subject, self._gatherings.pop(subject), 0)
 
-    def _propose(self, subject: str, shares: list[Share], counted: int) -> None:
-        shares = [share for share in shares if share.is_wanted]
+    def _propose(self, subject: str, gathering: _Gathering, counted: int) -> None:
+        shares = [share for share in gathering.shares if share.is_wanted]
         if not shares:
             self._under_way -= counted
             return

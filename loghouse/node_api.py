@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
 class Appended:
     """Where a proposal went; it is durable. Its records got `base_offset` and the offsets behind it."""
 

@@ -42,6 +42,9 @@ from loghouse.turns import Cancellable, Later
 COMMIT_NEWS_SECONDS: Final = 0.002
 """How long the news of a commit waits for the next entries to carry it to followers. See ADR 12."""
 
+_BEYOND_REPAIR: Final = (EntryDamagedError, ConsensusError, StorageError)
+"""The logs contradict each other, or this one is damaged: never guess."""
+
 # How long a confirmed read waits for its entries, in election timeouts: they may be on their way.
 BEHIND_ELECTIONS_MAX: Final = 5
 
@@ -186,8 +189,7 @@ class Replica:
             return
         try:
             self.raft.step(envelope)
-        except (EntryDamagedError, ConsensusError, StorageError):
-            # The logs contradict each other, or this one is damaged: never guess.
+        except _BEYOND_REPAIR:
             self._owner.fatal(Failure())
             return
         self._schedule()
@@ -309,10 +311,9 @@ class Replica:
             return
         self._is_turning = True
         try:
-            while (ready := self.raft.ready()) is not None or self._write_next():
-                if ready is not None:
-                    self._take(ready)
-        except (EntryDamagedError, ConsensusError, StorageError):
+            while self._take_next() or self._write_next():
+                pass
+        except _BEYOND_REPAIR:
             self._owner.fatal(Failure())
         finally:
             self._is_turning = False
@@ -337,6 +338,13 @@ class Replica:
             self._schedule()
         elif self.raft.has_untold_commit:
             self._wait_with_news()  # newer ones: they have their time, too
+
+    def _take_next(self) -> bool:
+        """Hand out the core's next Ready; False when there is none."""
+        ready = self.raft.ready()
+        if ready is not None:
+            self._take(ready)
+        return ready is not None
 
     def _take(self, ready: Ready) -> None:
         for envelope in ready.messages_now:
@@ -412,10 +420,8 @@ class Replica:
         if self._is_stopped:
             return
         try:
-            ready = self.raft.ready()
-            if ready is not None:
-                self._take(ready)
-        except (EntryDamagedError, ConsensusError, StorageError):
+            self._take_next()
+        except _BEYOND_REPAIR:
             self._owner.fatal(Failure())
         self._schedule()
 

@@ -68,6 +68,11 @@ class JoinerTests(SynchronousTestCase):
         self.joiner.add(subject, batch)
         return batch
 
+    def go(self, batch):
+        """What a door does whose calls come one by one."""
+        self.joiner.add("root", batch)
+        self.joiner.flush_if_idle()
+
     def values(self):
         """The values of each proposal's records."""
         return [[r.value for r in RecordBatch.FromString(p.payload).records] for p in self.node.proposals]
@@ -89,10 +94,10 @@ class JoinerTests(SynchronousTestCase):
         self.node.hold()
         batches = [Batch(b"%d" % number) for number in range(4)]
         for batch in batches[:3]:
-            self.joiner.append("root", batch)
+            self.go(batch)
         self.assertEqual(self.values(), [[b"0"]])
         self.node.release(1)
-        self.joiner.append("root", batches[3])
+        self.go(batches[3])
         self.assertEqual(self.values(), [[b"0"]], "the turn is not at its end yet")
         self.release()
         self.assertEqual(self.values(), [[b"0"], [b"1", b"2", b"3"]])
@@ -101,8 +106,8 @@ class JoinerTests(SynchronousTestCase):
     def test_a_large_one_alone(self):
         """It goes at once, too, and small ones behind it have nothing to wait for."""
         self.node.hold()
-        self.joiner.append("root", Batch(b"l" * (SHARE_SIZE_MAX + 1)))
-        self.joiner.append("root", Batch(b"small"))
+        self.go(Batch(b"l" * (SHARE_SIZE_MAX + 1)))
+        self.go(Batch(b"small"))
         self.assertEqual([len(values[0]) for values in self.values()], [SHARE_SIZE_MAX + 1, 5])
 
     def test_idle_or_soon(self):

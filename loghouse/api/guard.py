@@ -145,18 +145,21 @@ class Guard:
 class Call:
     """One call under way: its caller, and its messages.
 
-    `subject` is the caller's, for casbin. `read` returns None at the client's half-close; `write` waits for
-    flow control.
+    `read` returns None at the client's half-close; `write` waits for flow control.
     """
 
-    __slots__ = ("_context", "_guard", "_identity", "_rpc", "subject")
+    __slots__ = ("_context", "_guard", "_identity", "_rpc")
 
     def __init__(self, guard: Guard, rpc: Rpc, context: Any) -> None:
         self._guard = guard
         self._rpc = rpc
         self._context = context
         self._identity = guard.identify(context)
-        self.subject = self._identity.subject
+
+    @property
+    def subject(self) -> str:
+        """The caller's casbin subject."""
+        return self._identity.subject
 
     def check(self, log: str) -> None:
         """Raise unless the caller may (still) do this on that log; empty means the default one.
@@ -171,11 +174,9 @@ class Call:
                 "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
             )
         self._guard.check_still_valid(self._identity)
-        action, authorizer = self._rpc.action, self._guard.authorizer
-        assert action is not None
-        if not authorizer.has_permitted(self.subject, log or DEFAULT_LOG, action):
-            self.check_admitted(log or DEFAULT_LOG)
-            authorizer.check(self.subject, log or DEFAULT_LOG, action)
+        self.check_admitted(log or DEFAULT_LOG)
+        assert self._rpc.action is not None
+        self._guard.authorizer.check(self.subject, log or DEFAULT_LOG, self._rpc.action)
 
     def check_admitted(self, object_: str) -> None:
         """Raise for a caller who may do nothing here at all; remembered for each caller, whatever it names.

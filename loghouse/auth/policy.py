@@ -90,10 +90,6 @@ class Authorizer:
             _remember(self._decisions, key, decision)
         return decision
 
-    def has_permitted(self, subject: str, object_: str, action: str) -> bool:
-        """Whether `permits` is remembered to have said yes: what most calls of most callers need to know."""
-        return self._decisions.get((subject, object_, action), False)
-
     def check(self, subject: str, object_: str, action: str) -> None:
         """Raise unless `permits`.
 

@@ -88,15 +88,13 @@ def frame_seed(cluster: bytes, group: int) -> int:
     return crc32c(cluster + group.to_bytes(4, "big"))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
 class Entry:
     """One unit of replication, with its frame's bytes as `head` and `payload`.
 
     `index` counts entries from 1, `base_offset` records from 0 (for other kinds than records: the
     next record's offset). `timestamp` is in microseconds since the epoch. The bytes are made once, by
     the leader; everyone else passes them on untouched. `size` is that of the whole frame in bytes.
-
-    Never changed, but not frozen: that would make it cost thrice as much to make one.
     """
 
     index: int

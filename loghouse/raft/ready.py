@@ -99,7 +99,7 @@ class Damage:
     last_term: int
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
 class Proposal:
     """What a leader is asked to append.
 
@@ -120,7 +120,7 @@ class Proposal:
     expect_offset: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # made for every append: not frozen
 class Ticket:
     """Where a proposal is in the leader's log.
 
@@ -147,7 +147,7 @@ class ReadState:
     index: int | None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
 class Ready:
     """Work for the driver, one turn's worth. Every field may be empty.
 

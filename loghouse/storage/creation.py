@@ -73,7 +73,7 @@ class Rooms:
         self._directory = directory
         self.sizes = sizes
         self._spares: list[int] = []  # store sizes of the spares made, in order
-        self.has_reserve = False  # known only once it was looked for: asking the disk at each append is dear
+        self._has_reserve = False  # known only once it was looked for: asking the disk at each append is dear
 
     def spare_path(self, number: int, suffix: str) -> str:
         """Return the path of a spare's file."""
@@ -85,17 +85,17 @@ class Rooms:
         Raises:
             OSError: There is no room for it.
         """
-        if self.has_reserve:
+        if self._has_reserve:
             return
         path = f"{self._directory}/{RESERVE_NAME}"
         if self.sizes.reserve and not self._files.exists(path):
             create_allocated(self._files, path, self.sizes.reserve)
-        self.has_reserve = True
+        self._has_reserve = True
 
     def release_reserve(self) -> bool:
         """Give the reserve back to the disk; False when there was none."""
         path = f"{self._directory}/{RESERVE_NAME}"
-        self.has_reserve = False
+        self._has_reserve = False
         if not self._files.exists(path):
             return False
         self._files.unlink(path)

@@ -46,7 +46,6 @@ from loghouse.storage.segment import End, Segment
 from loghouse.storage.start import write_start
 from loghouse.storage.store import Watermark, newest_watermark
 
-OPEN_SEGMENTS_MAX: Final = 64  # sealed segments whose files stay open: bounds file numbers and maps
 CHECKPOINT_ENTRIES: Final = 4096  # a fold over as many headers takes a few milliseconds
 INDEX_SHARE: Final = (
     8  # an index has an eighth of its store's size: entries of 96 bytes and more fill the store
@@ -209,9 +208,7 @@ class Log(ReadableLog):
         with self._writing("append"):
             check_entries(self._state, entries)
             chunks = self._split(entries)
-            if len(chunks) > 1 or not self._rooms.has_reserve:
-                sizes = self._rooms.sizes
-                self._rooms.ensure_spares([sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
+            self._rooms.ensure_spares([self._rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
             for place, chunk in enumerate(chunks):
                 if place:
                     self._roll()
@@ -227,12 +224,6 @@ class Log(ReadableLog):
         active = self._active
         room, places = active.size - active.end.position, active.index().capacity - active.end.count
         base_offset = active.base_offset
-        if (
-            sum([entry.size for entry in entries]) <= room
-            and len(entries) <= places
-            and entries[-1].base_offset - base_offset <= RELATIVE_OFFSET_MAX
-        ):
-            return [entries]
         chunks: list[Sequence[Entry]] = []
         first = 0
         for place, entry in enumerate(entries):

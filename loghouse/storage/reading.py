@@ -26,7 +26,7 @@ T = TypeVar("T")
 OPEN_SEGMENTS_MAX: Final = 64  # sealed segments whose files stay open: bounds file numbers and maps
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
 class View:
     """What readers see; replaced as a whole, never changed.
 

@@ -39,7 +39,7 @@ class FrameHeader:
         return self.base_offset + self.record_count
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # made for every append: not frozen
 class End:
     """How far a segment counts: entries, the byte behind the last one, and what the last one leaves."""
 

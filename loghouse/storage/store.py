@@ -91,7 +91,7 @@ class StoreHeader:
         return frame_seed(self.cluster, self.group)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
 class Watermark:
     """How far a store was durable when this was written.
 

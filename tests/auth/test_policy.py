@@ -99,18 +99,6 @@ class PolicyTests(SynchronousTestCase):
         self.assertEqual((error.subject, error.action, error.object), ("eve", "consume", "default"))
         self.authorizer().check("root", "default", "consume")
 
-    def test_only_a_yes_is_remembered_as_one(self):
-        """Who was permitted is known; who was refused, or never asked, is not."""
-        authorizer = self.authorizer()
-        self.assertFalse(authorizer.has_permitted("root", "default", "produce"))
-        for subject in ("root", "eve"):
-            authorizer.permits(subject, "default", "produce")
-        self.assertTrue(authorizer.has_permitted("root", "default", "produce"))
-        self.assertFalse(authorizer.has_permitted("root", "default", "admin"))
-        self.assertFalse(authorizer.has_permitted("eve", "default", "produce"))
-        authorizer.reload()
-        self.assertFalse(authorizer.has_permitted("root", "default", "produce"))
-
     def test_anything_at_all(self):
         """One permission is enough, on the log or on the cluster."""
         authorizer = self.authorizer("p, a, default, consume\np, b, *, admin\np, c, default, nothing\n")
