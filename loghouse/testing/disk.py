@@ -2,12 +2,9 @@
 
 Each file has two images, what reads see and what is durable, and the operations between
 them that no sync has covered; each directory likewise with its names. `crash(rng)` keeps any subset
-of the uncovered operations, writes torn at 512 bytes. `crash_states` enumerates such states for
+of the uncovered operations, writes torn at 512 bytes; `testing.crash_states` enumerates such states for
 every prefix of a recorded trace. Faults: errors at the n-th operation, a full disk, a failed fsync
 (pages are marked clean and stay readable, but are lost by a crash), bit rot.
-
-Copies are made of written bytes only, never of whole files; copied disks share the bytes of each file
-until one of them writes it.
 """
 
 from __future__ import annotations
@@ -16,12 +13,21 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from loghouse.protocol.entry import Buffer
-
-SECTOR_SIZE = 512
+from loghouse.testing.disk_nodes import (
+    Change,
+    FileChange,
+    NameChange,
+    Node,
+    SimDirectory,
+    SimFile,
+    copy_node,
+    names_digest,
+    tear,
+)
 
 
 class PowerLossError(Exception):
@@ -30,146 +36,6 @@ class PowerLossError(Exception):
 
 class MappingFaultError(Exception):
     """A map was read behind its file's end: on a real machine SIGBUS, the end of the process."""
-
-
-@dataclass(slots=True)
-class Image:
-    """Bytes of a file; those behind `data` up to `size` are zero."""
-
-    data: bytearray = field(default_factory=bytearray)
-    size: int = 0
-    _is_shared: bool = False  # another image may have the same `data`: it is copied before it is changed
-    _digest: int | None = None
-
-    def _begin_change(self) -> None:
-        self._digest = None
-        if self._is_shared:
-            self.data = bytearray(self.data)
-            self._is_shared = False
-
-    def write(self, position: int, content: bytes) -> None:
-        """Write, growing the file as needed."""
-        self._begin_change()
-        end = position + len(content)
-        if len(self.data) < position:
-            self.data.extend(bytes(position - len(self.data)))
-        self.data[position:end] = content
-        self.size = max(self.size, end)
-
-    def truncate(self, size: int) -> None:
-        """Cut or extend with zeroes."""
-        self._begin_change()
-        del self.data[size:]
-        self.size = size
-
-    def grow(self, size: int) -> None:
-        """Extend with zeroes when shorter."""
-        self._digest = None
-        self.size = max(self.size, size)
-
-    def read(self, size: int, position: int) -> bytes:
-        """Return bytes, fewer at the end."""
-        size = min(size, self.size - position)
-        if size <= 0:
-            return b""
-        found = bytes(self.data[position : position + size])
-        return found if len(found) == size else found + bytes(size - len(found))
-
-    def copy(self) -> Image:
-        """Return an independent copy, in constant time."""
-        self._is_shared = True
-        return Image(self.data, self.size, True, self._digest)
-
-    def digest(self) -> int:
-        """Return a number that images of the same bytes have in common, and others hardly ever."""
-        if self._digest is None:
-            self._digest = hash((self.size, bytes(self.data.rstrip(b"\0"))))
-        return self._digest
-
-
-@dataclass(frozen=True, slots=True)
-class FileChange:
-    """An operation on a file's bytes: `kind` is write, truncate or grow."""
-
-    kind: str
-    position: int
-    content: bytes = b""
-
-    def apply(self, image: Image) -> None:
-        """Do it to an image."""
-        if self.kind == "write":
-            image.write(self.position, self.content)
-        elif self.kind == "truncate":
-            image.truncate(self.position)
-        else:
-            image.grow(self.position)
-
-
-class SimFile:
-    """A file: what reads see, what is durable, and the changes between."""
-
-    __slots__ = ("durable", "pending", "seen")
-
-    def __init__(self, seen: Image | None = None, durable: Image | None = None) -> None:
-        self.seen = seen or Image()
-        self.durable = durable or Image()
-        self.pending: list[FileChange] = []
-
-    def change(self, change: FileChange) -> None:
-        """Do a change that no sync has covered yet."""
-        change.apply(self.seen)
-        self.pending.append(change)
-
-    def sync(self) -> None:
-        """Make all changes durable."""
-        for change in self.pending:
-            change.apply(self.durable)
-        self.pending.clear()
-
-    def fail_sync(self) -> None:
-        """Mark the pages clean without writing them: still readable, gone after a crash."""
-        self.pending.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class NameChange:
-    """An operation on a directory: `removed` loses its name, `added` gets it (a rename does both)."""
-
-    removed: str
-    added: str
-    node: Node | None
-
-    def apply(self, names: dict[str, Node]) -> None:
-        """Do it to a directory's names."""
-        if self.removed:
-            names.pop(self.removed, None)
-        if self.added and self.node is not None:
-            names[self.added] = self.node
-
-
-class SimDirectory:
-    """A directory: the names that are seen, those that are durable, and the changes between."""
-
-    __slots__ = ("durable", "pending", "seen")
-
-    def __init__(self) -> None:
-        self.seen: dict[str, Node] = {}
-        self.durable: dict[str, Node] = {}
-        self.pending: list[NameChange] = []
-
-    def change(self, change: NameChange) -> None:
-        """Do a change that no sync has covered yet."""
-        change.apply(self.seen)
-        self.pending.append(change)
-
-    def sync(self) -> None:
-        """Make all names durable."""
-        for change in self.pending:
-            change.apply(self.durable)
-        self.pending.clear()
-
-
-Node = SimFile | SimDirectory
 
 
 class SimMapping:
@@ -526,7 +392,7 @@ class SimDisk:
 
     def digest(self) -> int:
         """Return a number that disks of the same names and bytes have in common, and others hardly ever."""
-        return _digest(self.root)
+        return names_digest(self.root)
 
     # --- crashes -------------------------------------------------------------------------------
 
@@ -540,7 +406,7 @@ class SimDisk:
     def crash(self, rng: Random, *, keep: float = 0.5) -> None:
         """Lose the power: each operation that no sync covered is kept with probability `keep`, or torn."""
 
-        def choose(change: FileChange | NameChange) -> list[FileChange | NameChange]:
+        def choose(change: Change) -> list[Change]:
             if rng.random() >= keep:
                 return []
             if isinstance(change, FileChange) and change.kind == "write" and rng.random() < 0.5:
@@ -549,16 +415,14 @@ class SimDisk:
 
         self._lose_power(choose)
 
-    def _lose_power(
-        self, choose: Callable[[FileChange | NameChange], Sequence[FileChange | NameChange]]
-    ) -> None:
+    def _lose_power(self, choose: Callable[[Change], Sequence[Change]]) -> None:
         seen: set[int] = set()
 
         def visit(node: Node) -> None:
             if id(node) in seen:
                 return
             seen.add(id(node))
-            pending: list[FileChange | NameChange] = [*node.pending]
+            pending: list[Change] = [*node.pending]
             for change in pending:
                 for kept in choose(change):
                     kept.apply(node.durable)  # type: ignore[arg-type]
@@ -574,9 +438,9 @@ class SimDisk:
         visit(self.root)
         self.stop_process()
 
-    def pending_changes(self) -> list[tuple[Node, FileChange | NameChange]]:
+    def pending_changes(self) -> list[tuple[Node, Change]]:
         """Return what no sync has covered, of every file and directory that a crash could leave a name to."""
-        found: list[tuple[Node, FileChange | NameChange]] = []
+        found: list[tuple[Node, Change]] = []
         seen: set[int] = set()
 
         def visit(node: Node) -> None:
@@ -596,9 +460,9 @@ class SimDisk:
         """Return an independent disk of the same contents and open numbers; no faults, no trace."""
         twin = SimDisk(self.capacity)
         memo: dict[int, Node] = {}
-        twin.root = _copy_node(self.root, memo)  # type: ignore[assignment]
+        twin.root = copy_node(self.root, memo)  # type: ignore[assignment]
         for fd, (file, path) in self._open.items():
-            copied = _copy_node(file, memo)
+            copied = copy_node(file, memo)
             assert isinstance(copied, SimFile)
             twin._open[fd] = (copied, path)
         twin._locked = dict(self._locked)
@@ -606,11 +470,11 @@ class SimDisk:
         self._numbers, twin._numbers = itertools.count(first), itertools.count(first)
         return twin
 
-    def crashed(self, kept: Sequence[tuple[Node, FileChange | NameChange]]) -> SimDisk:
+    def crashed(self, kept: Sequence[tuple[Node, Change]]) -> SimDisk:
         """Return a copy after a power loss that kept exactly these of `pending_changes` (some torn)."""
         memo: dict[int, Node] = {}
         twin = SimDisk(self.capacity)
-        twin.root = _copy_node(self.root, memo, kept)  # type: ignore[assignment]
+        twin.root = copy_node(self.root, memo, kept)  # type: ignore[assignment]
         return twin
 
     def start_trace(self) -> SimDisk:
@@ -618,150 +482,3 @@ class SimDisk:
         twin = self.copy()
         self.trace = []
         return twin
-
-
-def _digest(directory: SimDirectory) -> int:
-    return hash(
-        frozenset(
-            (
-                name,
-                isinstance(node, SimFile),
-                node.seen.digest() if isinstance(node, SimFile) else _digest(node),
-            )
-            for name, node in directory.seen.items()
-        )
-    )
-
-
-def _copy_node(
-    node: Node, memo: dict[int, Node], kept: Sequence[tuple[Node, FileChange | NameChange]] | None = None
-) -> Node:
-    """Copy a file or directory with all below; with `kept`, as a power loss leaves it."""
-    if id(node) in memo:
-        return memo[id(node)]
-    if isinstance(node, SimFile):
-        durable = node.durable.copy()
-        if kept is None:
-            file = SimFile(node.seen.copy(), durable)
-            file.pending = list(node.pending)
-        else:
-            for changed, change in kept:
-                if changed is node and isinstance(change, FileChange):
-                    change.apply(durable)
-            file = SimFile(durable.copy(), durable)
-        memo[id(node)] = file
-        return file
-    directory = SimDirectory()
-    memo[id(node)] = directory
-    names = dict(node.durable)
-    if kept is not None:
-        for changed, change in kept:
-            if changed is node and isinstance(change, NameChange):
-                change.apply(names)
-        directory.durable = {name: _copy_node(child, memo, kept) for name, child in names.items()}
-        directory.seen = dict(directory.durable)
-        return directory
-    directory.durable = {name: _copy_node(child, memo) for name, child in names.items()}
-    directory.seen = {name: _copy_node(child, memo) for name, child in node.seen.items()}
-    directory.pending = [
-        NameChange(change.removed, change.added, _copy_node(change.node, memo) if change.node else None)
-        for change in node.pending
-    ]
-    return directory
-
-
-def tear(change: FileChange, keep: Callable[[int], bool]) -> Iterator[FileChange]:
-    """Yield the sectors of a write for which `keep(number of the sector in the write)` holds."""
-    start, end, number = change.position, change.position + len(change.content), 0
-    while start < end:
-        stop = min((start // SECTOR_SIZE + 1) * SECTOR_SIZE, end)
-        if keep(number):
-            offset = start - change.position
-            yield FileChange("write", start, change.content[offset : offset + stop - start])
-        start, number = stop, number + 1
-
-
-def crash_states(
-    start: SimDisk,
-    trace: Sequence[tuple[str, tuple[object, ...]]],
-    *,
-    changes_max: int = 5,
-    sample: int = 24,
-    rng: Random | None = None,
-    expected: Callable[[int], object] = lambda done: None,
-) -> Iterator[tuple[int, SimDisk]]:
-    """Yield (operations done, disk after the power loss) for every prefix of a trace.
-
-    For each prefix: every subset of the uncovered operations when there are at most `changes_max`
-    (else none, all, each alone, all but each, and `sample` random subsets), and each write torn in
-    several ways with the others kept. A disk of the same names and bytes as one that was yielded is
-    yielded again only where `expected(operations done)`, what a loss there may leave, is another.
-    """
-    rng = rng or Random(0)
-    disk = start.copy()
-    expectation: object = None
-    # Since the last sync, a choice of changes makes the same disk; `alive` keeps their ids from reuse.
-    choices: set[tuple[object, ...]] = set()
-    alive: list[object] = []
-    digests: set[int] = set()
-    for done in range(len(trace) + 1):
-        kind, arguments = trace[done - 1] if done else ("create", ())
-        if done:
-            getattr(disk, kind)(*arguments)
-        if kind not in CHANGING:
-            continue
-        if kind in SYNCS or expected(done) != expectation:
-            choices.clear()
-            alive.clear()
-        if expected(done) != expectation:
-            expectation = expected(done)
-            digests.clear()
-        pending = disk.pending_changes()
-        alive.extend(pending)
-        for name, kept in _choices(pending, changes_max, sample, rng):
-            if name in choices:
-                continue
-            choices.add(name)
-            crashed = disk.crashed(kept)
-            digest = crashed.digest()
-            if digest not in digests:
-                digests.add(digest)
-                yield done, crashed
-
-
-def _choices(
-    pending: Sequence[tuple[Node, FileChange | NameChange]], changes_max: int, sample: int, rng: Random
-) -> Iterator[tuple[tuple[object, ...], list[tuple[Node, FileChange | NameChange]]]]:
-    """Yield what a power loss may keep of the changes, each with a name that tells it from others."""
-    count = len(pending)
-    if count <= changes_max:
-        masks = set(range(2**count))
-    else:
-        everything = 2**count - 1
-        masks = {0, everything}
-        masks |= {1 << place for place in range(count)}
-        masks |= {everything ^ (1 << place) for place in range(count)}
-        masks |= {rng.getrandbits(count) for _ in range(sample)}
-    for mask in sorted(masks):
-        kept = [item for place, item in enumerate(pending) if mask >> place & 1]
-        yield (frozenset(id(change) for _, change in kept),), kept
-    everyone = frozenset(id(change) for _, change in pending)
-    for place, (node, change) in enumerate(pending):
-        if not isinstance(change, FileChange) or change.kind != "write":
-            continue
-        sectors = (change.position + len(change.content) - 1) // SECTOR_SIZE - change.position // SECTOR_SIZE
-        if not change.content or sectors < 1:
-            continue
-        for number, keep in enumerate(_ways_to_tear(sectors)):
-            torn = [(node, part) for part in tear(change, keep)]
-            yield (everyone, id(change), number), [*pending[:place], *torn, *pending[place + 1 :]]
-
-
-def _ways_to_tear(last: int) -> tuple[Callable[[int], bool], ...]:
-    """Return which sectors of a write stay, in several ways; `last` is the number of the last."""
-    return (
-        lambda number: number == 0,
-        lambda number: number > 0,
-        lambda number: number < last,
-        lambda number: number % 2 == 0,
-    )

@@ -17,7 +17,8 @@ from loghouse.storage.hard_state import SLOT_SIZE, Slot
 from loghouse.storage.log import Log
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.storage.store import WATERMARK_POSITIONS, Watermark
-from loghouse.testing.disk import CHANGING, PowerLossError, SimDirectory, SimDisk, SimFile
+from loghouse.testing.disk import CHANGING, PowerLossError, SimDisk
+from loghouse.testing.disk_nodes import SimDirectory, SimFile
 
 if TYPE_CHECKING:
     from loghouse.testing.checkers import Oracle

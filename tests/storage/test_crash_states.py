@@ -19,7 +19,8 @@ from loghouse.raft.membership import bootstrap_entry
 from loghouse.storage import log as log_module
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.storage.log import Log
-from loghouse.testing.disk import SimDisk, crash_states
+from loghouse.testing.crash_states import crash_states
+from loghouse.testing.disk import SimDisk
 from tests.storage.entries import CLUSTER, GROUP, SEED, Writer
 
 STATES_MAX = int(os.environ.get("LOGHOUSE_CRASH_STATES", "250"))

@@ -23,7 +23,7 @@ from loghouse.storage.loss import (
 from loghouse.storage.repair import cut_for_refetch
 from loghouse.storage.start import write_start
 from loghouse.storage.store import WATERMARK_POSITIONS
-from loghouse.testing.disk import crash_states
+from loghouse.testing.crash_states import crash_states
 from tests.storage.test_damage import DIRECTORY, STORE
 from tests.storage.test_damage import DamageCase as _DamageCase
 from tests.vectors import disk as vectors

@@ -17,7 +17,8 @@ from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.storage.loss import Loss, write_loss
 from loghouse.storage.new_cluster import Rewrite
 from loghouse.storage.verify import Finding, verify
-from loghouse.testing.disk import SimDisk, crash_states
+from loghouse.testing.crash_states import crash_states
+from loghouse.testing.disk import SimDisk
 from tests.storage.entries import Writer
 
 STATES_MAX = int(os.environ.get("LOGHOUSE_CRASH_STATES", "250"))

@@ -5,7 +5,8 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.testing.disk import MappingFaultError, PowerLossError, SimDisk, crash_states
+from loghouse.testing.crash_states import crash_states
+from loghouse.testing.disk import MappingFaultError, PowerLossError, SimDisk
 
 
 def file_with(disk, path, *contents):
