@@ -21,7 +21,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.forwarding import AdminOrder, AdminResult, Forwarder
-from loghouse.node_api import Appended, ClusterStatus, MemberState
+from loghouse.node_api import Appended, ClusterStatus, MemberState, proposing
 from loghouse.node_options import Transport
 from loghouse.protocol.configuration import (
     Configuration,
@@ -124,12 +124,12 @@ class Administration:
                     return self._transfer(replica, order.name)
                 case AdminOperation.TRIM:
                     proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(order.number))
-                    return replica.propose(proposal).addCallback(
+                    return proposing(replica.propose, proposal).addCallback(
                         lambda _: AdminResult(number=max(replica.lowest_offset, order.number))
                     )
                 case AdminOperation.REGISTER_PRODUCER:
                     proposal = Proposal(kind=EntryKind.PRODUCER, payload=encode_producer(order.name))
-                    return replica.propose(proposal).addCallback(
+                    return proposing(replica.propose, proposal).addCallback(
                         lambda appended: AdminResult(number=appended.index)
                     )
         except LoghouseError:

@@ -1,40 +1,59 @@
 """Threads for disk work: nothing here blocks the reactor.
 
-One `DiskThread` does all writing of a node, in order; a pool of readers does
+One thread does all writing of a node, in order; a pool of readers does
 cold reads. Both are `WorkQueue`s, so a test or a simulator can put its own in.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
+_Job: TypeAlias = tuple[Callable[[], Any], Callable[[Any], object], Callable[[Failure], object]]
+"""A piece of work, who is told what it returned, and who is told what it raised."""
 
-class WorkQueue(Protocol):
+
+class WorkQueue(ABC):
     """Runs work elsewhere and hands the result back on the reactor's thread."""
 
-    def run(self, work: Callable[[], T]) -> Deferred[T]:
-        """Run `work`; the Deferred fires with what it returned or raised."""
+    @abstractmethod
+    def submit(
+        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
+    ) -> None:
+        """Run `work`, then call `done` with what it returned, or `failed` with what it raised.
 
+        Neither may raise: there is nobody to tell.
+        """
+
+    @abstractmethod
     def stop(self) -> None:
         """Finish what was given, then end. Blocks until the threads are gone."""
 
+    def run(self, work: Callable[[], T]) -> Deferred[T]:
+        """Run `work`; the Deferred fires with what it returned or raised; cancelling ends only the wait."""
+        waiting: Deferred[T] = Deferred()
+        self.submit(work, waiting.callback, waiting.errback)
+        return waiting
 
-class ThreadQueue:
+
+class ThreadQueue(WorkQueue):
     """A fixed number of threads taking work from one queue; with one thread, work keeps its order."""
 
     def __init__(
         self, name: str, call_from_thread: Callable[[Callable[[], None]], object], thread_count: int = 1
     ) -> None:
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._call_from_thread = call_from_thread
+        self._outcomes: deque[tuple[Callable[[Any], object], Any]] = deque()
         # Daemons: a thread stuck in a dead disk must not keep a stopping process alive.
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
@@ -43,22 +62,11 @@ class ThreadQueue:
         for thread in self._threads:
             thread.start()
 
-    def run(self, work: Callable[[], T]) -> Deferred[T]:
-        """Run `work` on one of the threads; see `WorkQueue.run`."""
-        done: Deferred[T] = Deferred()
-
-        def job() -> None:
-            try:
-                result = work()
-            except Exception:
-                failure = Failure()
-                self._call_from_thread(lambda: None if done.called else done.errback(failure))
-            else:
-                # A caller may have cancelled its wait; the work was done all the same.
-                self._call_from_thread(lambda: None if done.called else done.callback(result))
-
-        self._queue.put(job)
-        return done
+    def submit(
+        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
+    ) -> None:
+        """Run `work` on one of the threads; see `WorkQueue.submit`."""
+        self._queue.put((work, done, failed))
 
     def stop(self) -> None:
         """Finish what was given, then end the threads."""
@@ -69,4 +77,16 @@ class ThreadQueue:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            job()
+            work, done, failed = job
+            try:
+                outcome = done, work()
+            except Exception:
+                outcome = failed, Failure()
+            self._outcomes.append(outcome)
+            # What this thread still holds must not outlive the job, nor be freed while the reactor waits.
+            del job, work, done, failed, outcome
+            self._call_from_thread(self._tell)
+
+    def _tell(self) -> None:
+        tell, outcome = self._outcomes.popleft()
+        tell(outcome)

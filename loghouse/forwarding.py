@@ -36,7 +36,7 @@ from loghouse.limits import (
     FORWARDS_REMEMBERED_MAX,
     FORWARDS_SIZE_MAX,
 )
-from loghouse.node_api import Appended, Proposal
+from loghouse.node_api import Appended, OnAppended, OnFailed, Proposal, proposing
 from loghouse.protocol.failures import FAILURE_FIELDS
 from loghouse.protocol.forward_messages import (
     AdminOperation,
@@ -73,8 +73,8 @@ class AdminResult:
 class Leading(Protocol):
     """What a node does itself when it leads; it fails with NotLeaderError when not, and passes nothing on."""
 
-    def propose_here(self, proposal: Proposal) -> Deferred[Appended]:
-        """Append a batch; fires when it is durable on a majority."""
+    def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
+        """Append a batch; calls one of the two, as `NodeLike.propose` does."""
         ...
 
     def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
@@ -299,7 +299,9 @@ class Forwarder:
                     source_name,
                     message.request_id,
                     len(message.batch),
-                    lambda: leading.propose_here(proposal).addCallback(_reply_of, message.request_id),
+                    lambda: proposing(leading.propose_here, proposal).addCallback(
+                        _reply_of, message.request_id
+                    ),
                 )
             case ForwardAdmin():
                 order = AdminOrder(operation=message.operation, name=message.name, number=message.number)

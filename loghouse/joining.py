@@ -12,11 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
-
-from twisted.internet.defer import maybeDeferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
@@ -83,8 +80,6 @@ class Joiner:
 
     Batches of one subject keep their order. Subjects do not share: a proposal carries the one it is for.
     """
-
-    logger = Logger()
 
     def __init__(
         self,
@@ -165,21 +160,20 @@ class Joiner:
             self._under_way -= counted
             return
         payload, payload_crc = shares[0].payload, shares[0].payload_crc
+        record_count = shares[0].record_count
         if len(shares) > 1:
             payload, payload_crc = b"".join([share.payload for share in shares]), None
+            record_count = sum([share.record_count for share in shares])
         proposal = Proposal(
-            payload=payload,
-            payload_crc=payload_crc,
-            record_count=sum([share.record_count for share in shares]),
-            subject=subject,
+            payload=payload, payload_crc=payload_crc, record_count=record_count, subject=subject
         )
-        proposed = maybeDeferred(self._node.propose, proposal)
-        proposed.addCallbacks(
-            self._appended, self._failed, callbackArgs=(shares, counted), errbackArgs=(shares, counted)
-        )
-        proposed.addErrback(lambda failure: self.logger.failure("answering appends", failure))
+        failed = partial(self._failed, shares, counted)
+        try:
+            self._node.propose(proposal, partial(self._appended, shares, counted), failed)
+        except Exception as error:  # a bug: tell those whom nobody else will
+            failed(error)
 
-    def _appended(self, appended: Appended, shares: list[Share], counted: int) -> None:
+    def _appended(self, shares: list[Share], counted: int, appended: Appended) -> None:
         self._end_entry(counted, len(shares))
         base_offset = appended.base_offset
         for share in shares:
@@ -188,12 +182,11 @@ class Joiner:
             base_offset += share.record_count
         self._settled()
 
-    def _failed(self, failure: Failure, shares: list[Share], counted: int) -> None:
+    def _failed(self, shares: list[Share], counted: int, error: BaseException) -> None:
         self._end_entry(counted, len(shares))
-        assert failure.value is not None
         for share in shares:
             if share.is_wanted:
-                share.failed(failure.value)
+                share.failed(error)
         self._settled()
 
     def _end_entry(self, counted: int, share_count: int) -> None:

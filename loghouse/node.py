@@ -28,7 +28,7 @@ from loghouse.errors import (
 )
 from loghouse.forwarding import Forwarder
 from loghouse.limits import FETCH_SIZE_MAX
-from loghouse.node_api import Appended, Bounds, Fetched, Proposal, Server
+from loghouse.node_api import Bounds, Fetched, OnAppended, OnFailed, Proposal, Server
 from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration, Member
 from loghouse.protocol.configuration import Role as MemberRole
@@ -47,6 +47,7 @@ from loghouse.storage.files import Files
 from loghouse.storage.log import Log
 from loghouse.tail import Tail
 from loghouse.trimming import Trimmer
+from loghouse.turns import Cancellable
 
 HOUSEKEEPING_SECONDS: Final = 1.0
 # What a stop waits for, before the links and the log close: another leader, then the appends under way.
@@ -438,25 +439,32 @@ class Node(Administration, Repairing, Service):
 
     # --- appending --------------------------------------------------------------------
 
-    def propose(self, proposal: Proposal) -> Deferred[Appended]:
-        """Append a batch; fires when it is durable on a majority. See `NodeLike.propose`."""
+    def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
+        """Append a batch, here or on the leader. See `NodeLike.propose`."""
         if self._is_stopping or self._has_failed:
-            return fail(UnavailableError("the node is stopping; nothing was appended, try another node"))
-        if self._replica is not None and not self._leads and self._forwarder is not None:
-            return self._forwarder.propose(self.leader_name, proposal)
-        return self.propose_here(proposal)
+            failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
+        elif self._replica is None or self._leads or self._forwarder is None:
+            self.propose_here(proposal, appended, failed)
+        else:
+            forwarded = self._forwarder.propose(self.leader_name, proposal)
+            forwarded.addCallbacks(appended, lambda failure: failed(failure.value)).addErrback(
+                lambda failure: self.logger.failure("answering an append", failure)
+            )
+            return forwarded
+        return None
 
     @property
     def _leads(self) -> bool:
         return self._replica is not None and self._replica.raft.role is Role.LEADER
 
-    def propose_here(self, proposal: Proposal) -> Deferred[Appended]:
+    def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append a batch if this node leads; never passes it on."""
         if self._replica is None:
-            return fail(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
-        if not self.is_writable:
-            return fail(DiskFullError(self.options.data_dir))
-        return self._replica.propose(proposal)
+            failed(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
+        elif not self.is_writable:
+            failed(DiskFullError(self.options.data_dir))
+        else:
+            self._replica.propose(proposal, appended, failed)
 
     def _prepare(self) -> None:
         """Take room for the next segment once the active one is half full, so that no append waits for it.

@@ -6,15 +6,15 @@ no gaps; times are microseconds since the epoch; sizes are bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from twisted.internet.defer import Deferred
 
 from loghouse.protocol.entry import Buffer
 from loghouse.raft.ready import Proposal as Proposal
-
-if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
+from loghouse.turns import Cancellable
 
 
 @dataclass(slots=True, kw_only=True)  # made for every append: not frozen
@@ -26,6 +26,19 @@ class Appended:
     timestamp: int
     index: int
     term: int
+
+
+OnAppended: TypeAlias = Callable[[Appended], object]
+OnFailed: TypeAlias = Callable[[BaseException], object]
+
+
+def proposing(
+    propose: Callable[[Proposal, OnAppended, OnFailed], object], proposal: Proposal
+) -> Deferred[Appended]:
+    """Propose, for those who want a Deferred: for what is asked now and then, not for every append."""
+    done: Deferred[Appended] = Deferred()
+    propose(proposal, done.callback, done.errback)
+    return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +110,7 @@ class ClusterStatus:
 class NodeLike(Protocol):
     """A node as its doors see it.
 
-    Every Deferred may be cancelled. Cancelling a proposal does not take it back: the record may still be
-    appended, and only the answer is dropped. Errors are `loghouse.errors.RequestError`s.
+    Every Deferred may be cancelled. Errors are `loghouse.errors.RequestError`s.
     """
 
     @property
@@ -136,8 +148,17 @@ class NodeLike(Protocol):
         """Whether the disk takes appends now."""
         ...
 
-    def propose(self, proposal: Proposal) -> Deferred[Appended]:
-        """Append a batch; fires when it is durable on a majority."""
+    def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
+        """Append a batch. A Deferred would cost more than the rest of a small append.
+
+        Args:
+            appended: Called when it is durable on a majority, which may be before this returns.
+            failed: Called instead when it was not appended, or nobody knows. Neither may raise.
+
+        Returns:
+            What drops the answer, where that frees something: the records may still be appended. `failed`
+            may be called all the same. None: whoever stops waiting need only ignore the answer.
+        """
         ...
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:

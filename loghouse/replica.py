@@ -29,7 +29,7 @@ from loghouse.errors import (
 )
 from loghouse.group_write import GroupWrite
 from loghouse.limits import SYNC_GROUP_SIZE_MAX
-from loghouse.node_api import Appended
+from loghouse.node_api import Appended, OnAppended, OnFailed
 from loghouse.protocol.configuration import Configuration, decode_trim
 from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.protocol.raft_messages import Envelope
@@ -76,7 +76,8 @@ class _Waiting:
     """Someone who proposed, and the place of the proposal."""
 
     ticket: Ticket
-    done: Deferred[Appended]
+    appended: OnAppended
+    failed: OnFailed
 
 
 @dataclass(slots=True)
@@ -231,20 +232,22 @@ class Replica:
         """Note that a connection with the leader broke."""
         self.raft.leader_link_lost()
 
-    def propose(self, proposal: Proposal) -> Deferred[Appended]:
-        """Append on the leader; fires when committed.
+    def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
+        """Append on the leader; calls `appended` when committed, or `failed`. Neither may raise.
 
-        Raises (as failures):
+        Fails with:
             NotLeaderError, UnavailableError, ...: As `Raft.propose`: certainly not appended.
             OutcomeUnknownError: Leadership was lost and it is not known what became of the entry.
         """
         if self._is_stopped:
-            return fail(UnavailableError("the node is stopping; nothing was appended, try another node"))
+            failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
+            return
         try:
             ticket = self.raft.propose(proposal, self._now())
-        except LoghouseError:
-            return fail()
-        return self._wait(ticket)
+        except LoghouseError as error:
+            failed(error)
+            return
+        self._wait(ticket, appended, failed)
 
     def propose_configuration(self, configuration: Configuration) -> Deferred[Appended]:
         """Change the configuration; as `propose`, and MembershipError when the change is refused."""
@@ -254,20 +257,21 @@ class Replica:
             ticket = self.raft.propose_configuration(configuration, self._now())
         except LoghouseError:
             return fail()
-        return self._wait(ticket)
+        done: Deferred[Appended] = Deferred()
+        self._wait(ticket, done.callback, done.errback)
+        return done
 
     def transfer_leadership(self, target: int = 0) -> None:
         """Hand leadership to another voter, 0 for the best one; see `Raft.transfer_leadership` for errors."""
         self.raft.transfer_leadership(target)
         self._schedule()
 
-    def _wait(self, ticket: Ticket) -> Deferred[Appended]:
+    def _wait(self, ticket: Ticket, appended: OnAppended, failed: OnFailed) -> None:
         if ticket.index <= self.raft.commit_index:
-            return succeed(_appended(ticket, 0))  # a retry of a batch that was acknowledged before
-        done: Deferred[Appended] = Deferred()
-        self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, done))
+            appended(_appended(ticket, 0))  # a retry of a batch that was acknowledged before
+            return
+        self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, appended, failed))
         self._schedule()
-        return done
 
     def read_barrier(self) -> Deferred[int]:
         """Fire with the commit index of now, once it is readable here (ReadIndex, thesis 6.4).
@@ -397,33 +401,24 @@ class Replica:
             return  # nobody was promised anything of it
         assert self._write is not None
         self._is_at_disk = True
-        self._disk.run(self._write.run).addCallbacks(self._written, self._not_written).addErrback(
-            self._owner.fatal
-        )
+        self._disk.submit(self._write.run, self._written, self._not_written)
 
     def _written(self, _: None) -> None:
         self._is_at_disk = False
-        if self.is_full:
-            self.is_full = False
-            self._owner.disk_filled(False)
-        has_news = any(ready.messages_after_persist for ready in self._writing)
-        self._finish_write()
-        if has_news:
-            self._schedule()  # the leader waits for it: what else there is to do comes behind it
-        elif self._to_write or self._is_scheduled:
-            self._turn()  # the disk goes on beside the answers
-        else:
-            self._answer_first()
-
-    def _answer_first(self) -> None:
-        """Answer those whose entries are committed by now, and do what else there is behind that."""
-        if self._is_stopped:
-            return
         try:
-            self._take_next()
-        except _BEYOND_REPAIR:
+            if self.is_full:
+                self.is_full = False
+                self._owner.disk_filled(False)
+            has_sent = self._finish_write()
+            if not has_sent and (self._to_write or self._is_scheduled):
+                self._turn()  # the disk goes on beside the answers
+                return
+            if not (has_sent or self._is_stopped):
+                self._take_next()  # answers those whose entries are committed by now
+            # Another member waits for what was sent, or a caller for an answer: the rest comes behind it.
+            self._schedule()
+        except Exception:
             self._owner.fatal(Failure())
-        self._schedule()
 
     def _not_written(self, failure: Failure) -> None:
         self._is_at_disk = False
@@ -440,16 +435,22 @@ class Replica:
         if self.is_full and self._write is not None and not (self._is_at_disk or self._is_stopped):
             self._run_write()
 
-    def _finish_write(self) -> None:
+    def _finish_write(self) -> bool:
+        """Tell the core that the group is durable, and send what waited for that; return whether any did."""
         group, self._writing = self._writing, []
         self._write = None
         if self._is_stopped:
-            return
+            return False
         self.raft.persisted(group[-1].token)
+        has_sent = False
         for ready in group:
+            if ready.snapshot is not None:
+                self._take_start()
             for envelope in ready.messages_after_persist:
                 self._owner.send(envelope)
+                has_sent = True
         self._publish()
+        return has_sent
 
     # --- commits ------------------------------------------------------------------------
 
@@ -459,17 +460,14 @@ class Replica:
             self._resolve(entry.index, entry.term, entry.timestamp)
             if entry.kind == EntryKind.TRIM:
                 self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
-        self._applied.extend((entry.index, entry.next_offset) for entry in entries)
+            self._applied.append((entry.index, entry.next_offset))
         self._publish()
 
     def _skip_to(self, index: int, term: int) -> None:
         """A snapshot replaced the log up to `index`: nobody can tell what became of appends below."""
         for waiting_index in [place for place in self._waiting if place <= index]:
             for waiting in self._waiting.pop(waiting_index):
-                _answer(
-                    waiting.done,
-                    OutcomeUnknownError("the log moved on without this node"),
-                )
+                self._answer(waiting.failed, OutcomeUnknownError("the log moved on without this node"))
         self._settle_older(term)
         self._applied.clear()
 
@@ -489,25 +487,28 @@ class Replica:
                 self._waiting[index] = newer
             for one in waiting:
                 if one.ticket.term < term:
-                    _answer(one.done, _replaced())
+                    self._answer(one.failed, _replaced())
 
     def _resolve(self, index: int, term: int, timestamp: int) -> None:
         """Answer who waited for an entry at `index`, now that one of `term` is committed there."""
         for waiting in self._waiting.pop(index, ()):
             if waiting.ticket.term == term:
-                _answer(waiting.done, _appended(waiting.ticket, timestamp))
+                self._answer(waiting.appended, _appended(waiting.ticket, timestamp))
             else:
-                _answer(waiting.done, _replaced())
+                self._answer(waiting.failed, _replaced())
 
     def _publish(self) -> None:
         """Let readers have what is committed and durable by now; the turn's end tells those who wait."""
+        applied = self._applied
         # Not the log's own mark: until a cut is done, it still covers the entries that are to be replaced.
-        durable = self.raft.durable_index
-        while self._applied and self._applied[0][0] <= durable:
-            self.readable_index, self.readable_offset = self._applied.popleft()
+        while applied and applied[0][0] <= self.raft.durable_index:
+            self.readable_index, self.readable_offset = applied.popleft()
             self._has_moved = True
-        if self._log.first_index - 1 > self.readable_index:  # a snapshot was installed
-            state = self._log.state_at(self._log.first_index - 1)
+
+    def _take_start(self) -> None:
+        """Let readers have what a snapshot, which is installed by now, begins with."""
+        state = self._log.state_at(self._log.first_index - 1)
+        if state.index > self.readable_index:
             self.readable_index, self.readable_offset = state.index, state.next_offset
             self.lowest_offset = max(state.lowest_offset, self._log.first_offset)
             self._has_moved = True
@@ -523,6 +524,13 @@ class Replica:
 
     # --- answers ------------------------------------------------------------------------
 
+    def _answer(self, tell: Callable[[Any], object], outcome: Appended | Exception) -> None:
+        try:
+            tell(outcome)
+        except Exception:
+            # Not the log's concern: the others get their answers.
+            self.logger.failure("answering an append")
+
     def _answer_read(self, state: ReadState) -> None:
         done = self._reads.pop(state.id, None)
         if done is None or done.called:
@@ -536,7 +544,7 @@ class Replica:
         waiting, self._waiting = self._waiting, {}
         for group in waiting.values():
             for one in group:
-                _answer(one.done, error)
+                self._answer(one.failed, error)
 
     def _fail_reads(self, text: str) -> None:
         reads, self._reads = self._reads, {}
@@ -564,12 +572,3 @@ def _appended(ticket: Ticket, timestamp: int) -> Appended:
 
 def _replaced() -> UnavailableError:
     return UnavailableError("another leader's entry took this place; nothing was appended, try again")
-
-
-def _answer(done: Deferred[Appended], result: Appended | Exception) -> None:
-    if done.called:
-        return  # its caller stopped waiting
-    if isinstance(result, Exception):
-        done.errback(result)
-    else:
-        done.callback(result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind
@@ -39,7 +38,7 @@ class Trimmer:
         if lowest is not None and lowest > max(self._replica.lowest_offset, self._proposed):
             self._proposed = lowest
             proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(lowest))
-            self._replica.propose(proposal).addErrback(self._not_trimmed)
+            self._replica.propose(proposal, lambda appended: None, self._not_trimmed)
 
     def _lowest_wanted(self, age_now: int | None) -> int | None:
         retention = self._replica.raft.configuration.retention
@@ -52,6 +51,6 @@ class Trimmer:
         spans = [SegmentSpan(s.size, s.next_offset, s.newest_timestamp) for s in self._log.sealed_segments()]
         return trim_offset(retention, spans, self._log.active_size, age_now)
 
-    def _not_trimmed(self, failure: Failure) -> None:
+    def _not_trimmed(self, error: BaseException) -> None:
         self._proposed = 0
-        self.logger.warn("trim not proposed: {reason}", reason=failure.getErrorMessage())
+        self.logger.warn("trim not proposed: {reason}", reason=str(error))

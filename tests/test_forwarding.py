@@ -87,9 +87,9 @@ class Member:
     def receive(self, source, message):
         self.forwarder.message_received(source, message, self)
 
-    def propose_here(self, proposal):
+    def propose_here(self, proposal, appended, failed):
         self.proposals.append(proposal)
-        return self._answer(self.outcome)
+        self._answer(self.outcome).addCallbacks(appended, lambda failure: failed(failure.value))
 
     def administer_here(self, order):
         self.orders.append(order)

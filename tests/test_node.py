@@ -2,7 +2,6 @@
 
 import os
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,44 +26,16 @@ from loghouse.errors import (
 )
 from loghouse.limits import KIB, MIB
 from loghouse.node import Node
-from loghouse.node_api import Bounds, Proposal
+from loghouse.node_api import Bounds, Proposal, proposing
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.config import LAN
 from loghouse.storage.files import OsFiles
 from loghouse.trimming import RETENTION_SECONDS
+from tests.driver.queue import ManualQueue
 
 DAY = 86_400.0
-
-
-class ManualQueue:
-    """A work queue that does its next piece of work when told to."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Callable, Deferred]] = deque()
-
-    def run(self, work):
-        done = Deferred()
-        self.waiting.append((work, done))
-        return done
-
-    def step(self) -> None:
-        """Do one piece of work and hand its result back."""
-        work, done = self.waiting.popleft()
-        try:
-            result = work()
-        except Exception:
-            done.errback(Failure())
-        else:
-            done.callback(result)
-
-    def drain(self) -> None:
-        while self.waiting:
-            self.step()
-
-    def stop(self) -> None:
-        self.drain()
 
 
 class NodeTestCase(SynchronousTestCase):
@@ -132,7 +103,7 @@ class NodeTestCase(SynchronousTestCase):
         return self.queues["loghouse-reader"]
 
     def propose(self, node: Node, count: int = 1, size: int = 10, **fields) -> Deferred:
-        return node.propose(Proposal(payload=bytes(size), record_count=count, **fields))
+        return proposing(node.propose, Proposal(payload=bytes(size), record_count=count, **fields))
 
     def append(self, node: Node, count: int = 1, size: int = 10) -> int:
         done = self.propose(node, count, size)

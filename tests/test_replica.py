@@ -16,6 +16,7 @@ from loghouse.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
+from loghouse.node_api import proposing
 from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind, make_entry
 from loghouse.protocol.raft_messages import (
@@ -278,7 +279,7 @@ class SnapshotTests(LostLeadership):
         for _ in range(3):
             second.propose(30_000)
             self.group.settle()
-        second.replica.propose(Proposal(kind=EntryKind.TRIM, payload=encode_trim(3)))
+        proposing(second.replica.propose, Proposal(kind=EntryKind.TRIM, payload=encode_trim(3)))
         second.propose(30_000)
         self.group.settle()
         second.log.trim_prefix(3, second.replica.readable_index)

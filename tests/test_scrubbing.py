@@ -9,8 +9,9 @@ from loghouse.limits import KIB, MIB
 from loghouse.scrubbing import FIRST_SECONDS, PASS_SECONDS, REST_FACTOR, Scrubber
 from loghouse.storage import examination
 from loghouse.testing.disk import SimDisk, disk_error
+from tests.driver.queue import ManualQueue
 from tests.storage.test_examination import ExaminationCase
-from tests.test_node import ManualQueue, NodeTestCase
+from tests.test_node import NodeTestCase
 
 RATE = 10_000
 STEP = 256

@@ -10,9 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
 from loghouse.api.v1 import log_pb2
@@ -192,7 +189,9 @@ class LogService:
             producer_sequence=request.producer_sequence,
             subject=call.subject,
         )
-        share.await_alone(self._node.propose(proposal))
+        dropped = self._node.propose(proposal, share.appended_alone, share.failed_alone)
+        if dropped is not None:
+            share.done.add_done_callback(lambda _: dropped.cancel())
         return share.done
 
     async def _register_producer(self, call: Call, request: Any) -> bytes:
@@ -321,20 +320,15 @@ class _Share:
     def failed(self, error: BaseException) -> None:
         self.done.set_exception(error)
 
-    def await_alone(self, proposed: Deferred[Appended]) -> None:
-        """Take the outcome of a proposal of its own; cancelling `done` cancels that."""
+    def appended_alone(self, appended: Appended) -> None:
+        """Its own entry is durable."""
+        if self.is_wanted:
+            self.appended(appended.base_offset, appended.timestamp)
 
-        def appended(appended: Appended) -> None:
-            if self.is_wanted:
-                self.appended(appended.base_offset, appended.timestamp)
-
-        def failed(failure: Failure) -> None:
-            assert failure.value is not None
-            if self.is_wanted:
-                self.failed(failure.value)
-
-        proposed.addCallbacks(appended, failed)
-        self.done.add_done_callback(lambda _: proposed.cancel())
+    def failed_alone(self, error: BaseException) -> None:
+        """Its own entry was not appended, or nobody knows."""
+        if self.is_wanted:
+            self.failed(error)
 
 
 def _record_answer(base_offset: int, record_count: int, timestamp: int) -> bytes:

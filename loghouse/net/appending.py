@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,6 +24,7 @@ from loghouse.protocol.batch import check_batch, is_slow
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
+from loghouse.turns import Cancellable
 
 PRODUCE_SECONDS_DEFAULT: Final = 30.0
 PRODUCE_SECONDS_MAX: Final = 600.0
@@ -77,8 +78,10 @@ class AppendDoor:
     def propose(self, append: Append, proposal: Proposal) -> None:
         """Propose an entry of its own, behind what came before it."""
         self._joiner.flush()
-        proposed: Deferred[Any] = maybeDeferred(self.node.propose, proposal)
-        append.proposed = proposed.addCallbacks(append.appended_alone, append.failed_alone)
+        try:
+            append.proposed = self.node.propose(proposal, append.appended_alone, append.failed_alone)
+        except Exception as error:  # a bug: its client must not wait for ever
+            append.failed_alone(error)
 
     def note_answer(self, appends: Appends) -> None:
         """Remember to flush a session, once the others of its entry have their answers, too."""
@@ -119,7 +122,7 @@ class Append:
         self.deadline = now + self.seconds
         self.is_checked = False
         self.is_wanted = True
-        self.proposed: Deferred[Any] | None = None
+        self.proposed: Cancellable | None = None
 
     def appended(self, base_offset: int, timestamp: int) -> None:
         """It is durable."""
@@ -135,12 +138,16 @@ class Append:
             self.appended(appended.base_offset, appended.timestamp)
             self._appends.door.flush()
 
-    def failed_alone(self, failure: Failure) -> None:
-        """Checking it, or its own entry, failed."""
+    def failed_alone(self, error: BaseException) -> None:
+        """It is no good, or its own entry failed."""
         if self.is_wanted:
-            assert failure.value is not None
-            self.failed(failure.value)
+            self.failed(error)
             self._appends.door.flush()
+
+    def check_failed(self, failure: Failure) -> None:
+        """It was checked on another thread, and is no good."""
+        assert failure.value is not None
+        self.failed_alone(failure.value)
 
     def forget(self) -> None:
         """Nobody waits any more: it is taken back if it can be."""
@@ -178,7 +185,7 @@ class Appends:
         if is_slow(len(append.payload), request.attributes & CODEC_MASK):
             self._line.append((append, request))
             checked = door.in_thread(self._check, request)
-            checked.addErrback(append.failed_alone)
+            checked.addErrback(append.check_failed)
             checked.addCallback(lambda _: self._checked(append))
             return
         try:

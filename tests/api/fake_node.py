@@ -40,8 +40,8 @@ class FakeNode:
         held = self._held
         due = held[:count] if count is not None else held
         self._held = held[len(due) :] if count is not None else None
-        for proposal, answer in due:
-            self._append(proposal, answer)
+        for held_one in due:
+            self._append(*held_one)
 
     @property
     def held_count(self):
@@ -53,23 +53,19 @@ class FakeNode:
 
     # --- NodeLike -------------------------------------------------------------------
 
-    def propose(self, proposal):
+    def propose(self, proposal, appended, failed):
         self.proposals.append(proposal)
-        if self.failure is not None:
-            return fail(self.failure)
-        answer = Deferred()
-        if self._held is not None:
-            self._held.append((proposal, answer))
+        if self._held is not None and self.failure is None:
+            self._held.append((proposal, appended, failed))
         else:
-            self._append(proposal, answer)
-        return answer
+            self._append(proposal, appended, failed)
 
-    def _append(self, proposal, answer):
+    def _append(self, proposal, appended, failed):
         if self.failure is not None:
-            answer.errback(self.failure)
+            failed(self.failure)
             return
         if proposal.expect_offset not in (None, self.next_offset):
-            answer.errback(ExpectOffsetError(proposal.expect_offset, self.next_offset))
+            failed(ExpectOffsetError(proposal.expect_offset, self.next_offset))
             return
         self.timestamp += 1
         entry = make_entry(
@@ -86,7 +82,7 @@ class FakeNode:
         )
         self.entries.append(entry)
         self.next_offset = entry.next_offset
-        answer.callback(
+        appended(
             Appended(
                 base_offset=entry.base_offset,
                 record_count=entry.record_count,

@@ -11,7 +11,7 @@ from loghouse.api.log_service import CONSUME_SIZE
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
 from loghouse.limits import FETCH_SIZE_MAX, KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX, READERS_SIZE_MAX
-from loghouse.node_api import Proposal
+from loghouse.node_api import Proposal, proposing
 from loghouse.protocol.batch import UNPACK_SIZE_MAX, compress, encode_batch
 from loghouse.protocol.entry import Codec, decode_entries
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
@@ -311,7 +311,7 @@ class FollowTests(DoorCase):
         await self.open_door()
         payload = encode_batch([log_pb2.Record(value=b"x" * (64 * KIB - 64))])
         for _ in range(1024):
-            self.node.propose(Proposal(payload=payload, record_count=1))
+            proposing(self.node.propose, Proposal(payload=payload, record_count=1))
         stub = self.stub()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0))

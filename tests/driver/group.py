@@ -7,6 +7,7 @@ from twisted.internet.task import Clock
 
 from loghouse.errors import DiskFullError
 from loghouse.limits import KIB
+from loghouse.node_api import proposing
 from loghouse.protocol.configuration import Configuration, Role
 from loghouse.protocol.entry import frame_seed
 from loghouse.raft.config import LAN
@@ -96,7 +97,7 @@ class Member:
         return self.raft.role is RaftRole.LEADER
 
     def propose(self, size: int = 10, **fields):
-        done = self.replica.propose(Proposal(payload=bytes(size), record_count=1, **fields))
+        done = proposing(self.replica.propose, Proposal(payload=bytes(size), record_count=1, **fields))
         self._group.proposed.append(done)
         return done
 

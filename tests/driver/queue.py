@@ -4,32 +4,31 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from loghouse.disk import WorkQueue
 
-class ManualQueue:
+
+class ManualQueue(WorkQueue):
     """Stands for the disk thread, or for reader threads. Held, it does nothing in `settle`."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Callable[[], Any], Deferred[Any]]] = deque()
+        self.waiting: deque[tuple[Callable[..., Any], ...]] = deque()
         self.is_held = False
 
-    def run(self, work):
+    def submit(self, work, done, failed):
         """Take a piece of work."""
-        done = Deferred()
-        self.waiting.append((work, done))
-        return done
+        self.waiting.append((work, done, failed))
 
     def step(self) -> None:
         """Do one piece of work and hand its result back."""
-        work, done = self.waiting.popleft()
+        work, done, failed = self.waiting.popleft()
         try:
             result = work()
         except Exception:
-            done.errback(Failure())
+            failed(Failure())
         else:
-            done.callback(result)
+            done(result)
 
     def settle(self) -> bool:
         """Do what waits, unless held; return whether there was anything."""
@@ -38,7 +37,11 @@ class ManualQueue:
         self.step()
         return True
 
-    def stop(self) -> None:
-        """Do the rest, as the real queue does."""
+    def drain(self) -> None:
+        """Do all that waits, and what comes of it."""
         while self.waiting:
             self.step()
+
+    def stop(self) -> None:
+        """Do the rest, as the real queue does."""
+        self.drain()

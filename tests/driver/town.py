@@ -3,17 +3,17 @@
 import random
 from collections import Counter
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import peers as peers_module
 from loghouse.cluster import Cluster, ClusterOptions
+from loghouse.disk import WorkQueue
 from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
 from loghouse.node import Node
-from loghouse.node_api import Proposal
+from loghouse.node_api import Proposal, proposing
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Role
 from loghouse.testing.clock import SimClock
@@ -24,7 +24,7 @@ DISK_SECONDS = 0.0005
 STEP_SECONDS = 0.05
 
 
-class TimedQueue:
+class TimedQueue(WorkQueue):
     """A work queue on the town's clock."""
 
     def __init__(self, clock) -> None:
@@ -33,21 +33,19 @@ class TimedQueue:
         self.is_held = False
         self.is_dead = False
 
-    def run(self, work):
-        done = Deferred()
-        self._waiting.append((work, done))
+    def submit(self, work, done, failed):
+        self._waiting.append((work, done, failed))
         self._clock.callLater(DISK_SECONDS, self._step)
-        return done
 
     def _step(self) -> None:
         if self._waiting and not self.is_held and not self.is_dead:
-            work, done = self._waiting.pop(0)
+            work, done, failed = self._waiting.pop(0)
             try:
                 result = work()
             except Exception:
-                done.errback(Failure())
+                failed(Failure())
             else:
-                done.callback(result)
+                done(result)
 
     def release(self) -> None:
         self.is_held = False
@@ -166,7 +164,7 @@ class Resident:
         return self.is_running and self.node._leads
 
     def propose(self, size: int = 10, **fields):
-        return self.node.propose(Proposal(payload=bytes(size), record_count=1, **fields))
+        return proposing(self.node.propose, Proposal(payload=bytes(size), record_count=1, **fields))
 
 
 class Town:

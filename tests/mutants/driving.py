@@ -63,14 +63,14 @@ ORDER = (
         "readable-before-durable",
         "storage: readers see min(commit, durable)",
         "What others committed is served before it is on this disk.",
-        [(REPLICA + "_publish", "and self._applied[0][0] <= durable", "")],
+        [(REPLICA + "_publish", "and applied[0][0] <= self.raft.durable_index", "")],
         "test_replica:CommitTests.test_committed_is_not_readable_before_it_is_durable_here",
     ),
     bug(
         "replaced-entries-served",
         "found here: a deposed leader served its own entries in the place of committed ones",
         "What is durable is asked of the log, which a cut that waits for the disk has not reached yet.",
-        [(REPLICA + "_publish", "durable = self.raft.durable_index", "durable = self._log.durable_index")],
+        [(REPLICA + "_publish", "self.raft.durable_index", "self._log.durable_index")],
         "test_reads_behind:BehindTests.test_to_be_replaced",
     ),
     bug(
@@ -159,7 +159,7 @@ ANSWERS = (
         "stopped-goes-on",
         "found here: answers first, without a look at the stop",
         "A stopped leader hands out what its core still had to send when its disk is through.",
-        [(REPLICA + "_answer_first", "if self._is_stopped:", "if False:")],
+        [(REPLICA + "_written", "or self._is_stopped", "")],
         "test_replica:StopTests.test_with_something_to_say",
     ),
     bug(
@@ -183,8 +183,8 @@ ANSWERS = (
         [
             (
                 NODE + "propose_here",
-                "self._replica.propose(proposal)",
-                "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0))",
+                "self._replica.propose(proposal, ",
+                "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0), ",
             )
         ],
         "test_cluster:ForwardingTests.test_exactly_once_across_failover",

@@ -171,8 +171,8 @@ ANSWERS = (
         "A producer's id gets lost on its way into the log: its retry is appended again.",
         (
             NODE + "propose_here",
-            "self._replica.propose(proposal)",
-            "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0))",
+            "self._replica.propose(proposal, ",
+            "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0), ",
         ),
         options=THREE,
     ),

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -48,16 +47,15 @@ class BoundTests(SynchronousTestCase):
         self.appends = Appends(door, self.link, self.link, "root")
         self.addCleanup(self.appends.close)
 
-    def propose(self, proposal):
-        self.waiting.append(Deferred())
-        return self.waiting[-1]
+    def propose(self, proposal, appended, failed):
+        self.waiting.append(appended)
 
     def take(self, stream):
         self.appends.take(stream, Produce(batch=BATCH, record_count=4))
 
     def settle(self, place):
         appended = Appended(base_offset=0, record_count=4, timestamp=1, index=1, term=1)
-        self.waiting.pop(place).callback(appended)
+        self.waiting.pop(place)(appended)
 
     def test_held_until_answered(self):
         """More unanswered bytes than a session may have stop its reading, until answers make room."""

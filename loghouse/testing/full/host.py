@@ -26,7 +26,7 @@ from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor
 from loghouse.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
-from loghouse.node_api import Bounds, Fetched, Proposal
+from loghouse.node_api import Bounds, Fetched, Proposal, proposing
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Role as Part
 from loghouse.protocol.configuration import decode_producer
@@ -454,7 +454,10 @@ class Host:
             subject=proposal.subject,
         )
         return self._ask(
-            "propose", lambda n: n.propose(batch), lambda a: Appended(a.index, a.base_offset), answer
+            "propose",
+            lambda n: proposing(n.propose, batch),
+            lambda a: Appended(a.index, a.base_offset),
+            answer,
         )
 
     def read(self, offset: int, answer: Answer) -> Callable[[], None]:

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from loghouse.disk import WorkQueue
 from loghouse.testing.disk import PowerLossError
 
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ RETURN_SECONDS: Final = 0.00005  # from the thread back to the reactor
 class _Job:
     """A piece of work and who waits for it."""
 
-    __slots__ = ("done", "work")
+    __slots__ = ("done", "failed", "work")
 
-    def __init__(self, work: Callable[[], Any], done: Deferred[Any]) -> None:
+    def __init__(
+        self, work: Callable[[], Any], done: Callable[[Any], object], failed: Callable[[Failure], object]
+    ) -> None:
         self.work = work
         self.done = done
+        self.failed = failed
 
 
-class DiskQueue:
+class DiskQueue(WorkQueue):
     """A `WorkQueue` of one thread: each piece of work is done when the disk is through with it.
 
     The work itself happens at one moment; what the reactor does before it, and before its result is told, it
@@ -41,13 +44,13 @@ class DiskQueue:
         self._is_busy = False
         self._is_stopped = False
 
-    def run(self, work: Callable[[], T]) -> Deferred[T]:
-        """Take a piece of work; see `WorkQueue.run`."""
-        job = _Job(work, Deferred())
+    def submit(
+        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
+    ) -> None:
+        """Take a piece of work; see `WorkQueue.submit`."""
         if not self._is_stopped:  # else the thread is gone: it is never done
-            self._jobs.append(job)
+            self._jobs.append(_Job(work, done, failed))
             self._begin()
-        return job.done
 
     def _begin(self) -> None:
         if self._jobs and not self._is_busy:
@@ -72,19 +75,19 @@ class DiskQueue:
 
     def _do(self, job: _Job) -> None:
         host = self._life.host
-        outcome: Any
+        tell: Callable[[Any], object] = job.done
         try:
             outcome = job.work()
         except PowerLossError:
             host.lose_power()
             return
         except Exception:
-            outcome = Failure()
+            tell, outcome = job.failed, Failure()
         host.worked()
         host.cluster.check()
         if host.reach("synced"):
             return
-        host.cluster.clock.after(RETURN_SECONDS, self._life.enter, _tell, job.done, outcome)
+        host.cluster.clock.after(RETURN_SECONDS, self._life.enter, tell, outcome)
 
     def stop(self) -> None:
         """Finish what was given; the process waits for it."""
@@ -93,20 +96,21 @@ class DiskQueue:
             self._do(self._jobs.popleft())
 
 
-class ReaderQueue:
+class ReaderQueue(WorkQueue):
     """A `WorkQueue` of threads that only read: work is done in any order, soon."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
         self._jobs: dict[_Job, None] = {}
 
-    def run(self, work: Callable[[], T]) -> Deferred[T]:
-        """Take a piece of work; see `WorkQueue.run`."""
-        job = _Job(work, Deferred())
+    def submit(
+        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
+    ) -> None:
+        """Take a piece of work; see `WorkQueue.submit`."""
+        job = _Job(work, done, failed)
         self._jobs[job] = None
         host = self._life.host
         host.cluster.clock.after(host.rng.expovariate(1 / 0.002), self._work, job)
-        return job.done
 
     def _work(self, job: _Job) -> None:
         life = self._life
@@ -117,23 +121,14 @@ class ReaderQueue:
             clock.at(life.host.paused_until, self._work, job)
             return
         del self._jobs[job]
-        outcome: Any
+        tell: Callable[[Any], object] = job.done
         try:
             outcome = job.work()
         except Exception:
-            outcome = Failure()
-        clock.after(RETURN_SECONDS, life.enter, _tell, job.done, outcome)
+            tell, outcome = job.failed, Failure()
+        clock.after(RETURN_SECONDS, life.enter, tell, outcome)
 
     def stop(self) -> None:
         """Finish what was given."""
         while self._jobs and self._life.is_alive:
             self._work(next(iter(self._jobs)))
-
-
-def _tell(done: Deferred[Any], outcome: Any) -> None:
-    if done.called:
-        return  # its caller stopped waiting
-    if isinstance(outcome, Failure):
-        done.errback(outcome)
-    else:
-        done.callback(outcome)
