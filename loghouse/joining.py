@@ -108,8 +108,25 @@ class Joiner:
         self._gatherings: dict[str, _Gathering] = {}
         self._under_way = 0
 
+    def submit(self, subject: str, share: Share) -> None:
+        """Take a batch and propose it now, with what gathered before it.
+
+        While entries are under way, or a turn's end is due, it gathers instead: they take it along.
+        """
+        if self._gatherings or not self._is_idle or len(share.payload) > SHARE_SIZE_MAX:
+            self.add(subject, share)
+            if self._is_idle:
+                self.flush()
+        else:
+            self._under_way += 1
+            self._propose(subject, [share], 1)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._under_way < self._entries_max and not self._is_due
+
     def add(self, subject: str, share: Share) -> None:
-        """Take a batch; `flush_if_idle` or `flush_soon` must follow.
+        """Take a batch; `flush_soon` must follow.
 
         A large one is proposed at once, with what gathered before it.
         """
@@ -126,36 +143,35 @@ class Joiner:
         if size > SHARE_SIZE_MAX or gathering.size >= JOINED_SIZE_MAX:
             self._propose_full(subject)
 
-    def flush_if_idle(self) -> None:
-        """Propose what gathered, unless entries are under way or a turn's end is due: then those do."""
-        if self._under_way < self._entries_max and not self._is_due:
-            self.flush()
-
     def flush_soon(self) -> None:
-        """The same at the end of this turn of the reactor, for more of what it brings."""
-        if self._gatherings and not self._is_due and self._under_way < self._entries_max:
+        """Propose what gathered at the end of this turn of the reactor, with more of what it brings.
+
+        Not while entries are under way: their end does.
+        """
+        if self._gatherings and self._is_idle:
             self._is_due = True
             self._soon(self._end_turn)
 
     def _end_turn(self) -> None:
         self._is_due = False
-        self.flush_if_idle()
+        if self._is_idle:
+            self.flush()
 
     def flush(self) -> None:
         """Propose everything gathered, however much is under way."""
         while self._gatherings:
             subject = next(iter(self._gatherings))
-            gathering = self._gatherings.pop(subject)
+            shares = self._gatherings.pop(subject).shares
             self._under_way += 1
-            self._propose(subject, gathering, 1)
+            self._propose(subject, shares, 1)
 
     def _propose_full(self, subject: str) -> None:
         # It has nothing to gain from waiting, and nobody waits for it: behind a stream of large batches small
         # ones would never get their turn.
-        self._propose(subject, self._gatherings.pop(subject), 0)
+        self._propose(subject, self._gatherings.pop(subject).shares, 0)
 
-    def _propose(self, subject: str, gathering: _Gathering, counted: int) -> None:
-        shares = [share for share in gathering.shares if share.is_wanted]
+    def _propose(self, subject: str, shares: list[Share], counted: int) -> None:
+        shares = [share for share in shares if share.is_wanted]
         if not shares:
             self._under_way -= counted
             return

@@ -70,8 +70,7 @@ class JoinerTests(SynchronousTestCase):
 
     def go(self, batch):
         """What a door does whose calls come one by one."""
-        self.joiner.add("root", batch)
-        self.joiner.flush_if_idle()
+        self.joiner.submit("root", batch)
 
     def values(self):
         """The values of each proposal's records."""
@@ -113,14 +112,11 @@ class JoinerTests(SynchronousTestCase):
     def test_idle_or_soon(self):
         """When nothing is under way a batch can go at once; behind an entry's end it waits for the turn's."""
         self.node.hold()
-        self.add(b"0")
-        self.joiner.flush_if_idle()
+        self.go(Batch(b"0"))
         self.assertEqual(self.values(), [[b"0"]])
-        self.add(b"1")
-        self.joiner.flush_if_idle()
+        self.go(Batch(b"1"))
         self.node.release(1)
-        self.add(b"2")
-        self.joiner.flush_if_idle()
+        self.go(Batch(b"2"))
         self.joiner.flush_soon()
         self.assertEqual((len(self.node.proposals), len(self.soon)), (1, 1))
         self.end_turn()
@@ -308,8 +304,7 @@ class LingerTests(JoinerTests):
     def add_and_go(self, count, start=0):
         """What calls do that come one by one."""
         for number in range(start, start + count):
-            self.add(b"%d" % number)
-            self.joiner.flush_if_idle()
+            self.go(Batch(b"%d" % number))
 
     def test_few_callers_never_wait(self):
         """Behind an entry of few callers, the next goes with the turn's end."""

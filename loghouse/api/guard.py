@@ -145,21 +145,18 @@ class Guard:
 class Call:
     """One call under way: its caller, and its messages.
 
-    `read` returns None at the client's half-close; `write` waits for flow control.
+    `subject` is the caller's casbin subject. `read` returns None at the client's half-close; `write` waits
+    for flow control.
     """
 
-    __slots__ = ("_context", "_guard", "_identity", "_rpc")
+    __slots__ = ("_context", "_guard", "_identity", "_rpc", "subject")
 
     def __init__(self, guard: Guard, rpc: Rpc, context: Any) -> None:
         self._guard = guard
         self._rpc = rpc
         self._context = context
         self._identity = guard.identify(context)
-
-    @property
-    def subject(self) -> str:
-        """The caller's casbin subject."""
-        return self._identity.subject
+        self.subject = self._identity.subject
 
     def check(self, log: str) -> None:
         """Raise unless the caller may (still) do this on that log; empty means the default one.
@@ -174,15 +171,16 @@ class Call:
                 "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
             )
         self._guard.check_still_valid(self._identity)
-        self.check_admitted(log or DEFAULT_LOG)
+        if log and log != DEFAULT_LOG:
+            self.check_admitted(log)
         assert self._rpc.action is not None
         self._guard.authorizer.check(self.subject, log or DEFAULT_LOG, self._rpc.action)
 
     def check_admitted(self, object_: str) -> None:
         """Raise for a caller who may do nothing here at all; remembered for each caller, whatever it names.
 
-        So a stranger's invented logs cost no decisions, and a stream that a stranger opens ends before its
-        first message.
+        So a stranger's invented logs cost no decisions of their own, and a stream that a stranger opens ends
+        before its first message.
 
         Raises:
             PermissionDeniedError: Names `object_`.

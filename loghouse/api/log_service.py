@@ -173,9 +173,8 @@ class LogService:
         expect_offset = request.expect_offset if request.HasField("expect_offset") else None
         producer_id = request.producer_id
         if may_share(attributes=codec, producer_id=producer_id, expect_offset=expect_offset):
-            self._joiner.add(call.subject, share)
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
-            self._joiner.flush_if_idle()
+            self._joiner.submit(call.subject, share)
             return share.done
         # What this client appended before is proposed before.
         self._joiner.flush()

@@ -120,10 +120,13 @@ class Proposals(Elections):
             raise InvalidRequestError(
                 "payload", f"has {payload_size} bytes; at most {PAYLOAD_SIZE_MAX} are allowed"
             )
-        if log.last_index - log.commit_index >= config.proposals_max:
+        waiting = log.last_index - log.commit_index
+        if not waiting:
+            return  # alone, any payload fits
+        if waiting >= config.proposals_max:
             raise ResourceExhaustedError("proposals", f"{config.proposals_max} entries wait to be committed")
         size_max = config.proposals_size_max
-        if log.uncommitted_size + payload_size > size_max and log.uncommitted_size:
+        if log.uncommitted_size + payload_size > size_max:
             raise ResourceExhaustedError("proposals", f"{size_max} bytes wait to be committed")
 
     # --- membership -------------------------------------------------------------------

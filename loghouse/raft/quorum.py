@@ -16,8 +16,7 @@ def committed_index(matches: Collection[int]) -> int:
     Args:
         matches: One index per voter; at least one.
     """
-    ordered = sorted(matches)
-    return ordered[len(ordered) - majority(len(ordered))]
+    return sorted(matches, reverse=True)[majority(len(matches)) - 1]
 
 
 def has_quorum(voters: frozenset[int], granted: Collection[int]) -> bool:

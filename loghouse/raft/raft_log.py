@@ -264,10 +264,11 @@ class RaftLog:
         """Return the next committed entries not yet delivered, up to about `size_max` bytes."""
         if self.delivered_index >= self.commit_index:
             return ()
-        # What was trimmed before it could be delivered was delivered in an earlier life.
-        self.delivered_index = max(self.delivered_index, min(self.first_index - 1, self.commit_index))
-        if self.delivered_index >= self.commit_index:
-            return ()
+        if self.delivered_index + 1 < self._window_first:
+            # What was trimmed before it could be delivered was delivered in an earlier life.
+            self.delivered_index = max(self.delivered_index, min(self.first_index - 1, self.commit_index))
+            if self.delivered_index >= self.commit_index:
+                return ()
         try:
             committed = tuple(self.entries(self.delivered_index + 1, self.commit_index, size_max))
         except EntriesPendingError:

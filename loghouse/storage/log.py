@@ -146,7 +146,7 @@ class Log(ReadableLog):
         try:
             if not self._failed:
                 self.sync(self._watermark.commit_index)
-                with self._writing("closing"):
+                with _Writing(self, "closing"):
                     self._files.fdatasync(active.store().fd)  # the watermark too
                     self._rooms.forget_spares()
         finally:
@@ -176,24 +176,12 @@ class Log(ReadableLog):
     def _active(self) -> Segment:
         return self._view.segments[-1]
 
-    def _writing(self, what: str) -> _Writing:
-        return _Writing(self, what)
-
     def _fail(self, what: str) -> DiskFailedError:
         """Take no more writes, and return the error to raise: the disk failed while it did `what`."""
         self._failed = what
         return DiskFailedError(
             f"{self._directory}: {what}; the node must stop, check the disk before a restart"
         )
-
-    def _check_not_failed(self) -> None:
-        """Raise when a write failed before.
-
-        Raises:
-            DiskFailedError: It did.
-        """
-        if self._failed:
-            raise DiskFailedError(f"{self._directory}: writing is refused since: {self._failed}")
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write entries behind the last one, in as few writes as possible; rolls as needed. Not durable yet.
@@ -205,7 +193,7 @@ class Log(ReadableLog):
         """
         if not entries:
             return
-        with self._writing("append"):
+        with _Writing(self, "append"):
             check_entries(self._state, entries)
             chunks = self._split(entries)
             self._rooms.ensure_spares([self._rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
@@ -284,7 +272,7 @@ class Log(ReadableLog):
         Raises:
             DiskFailedError: The sync failed; a failed sync is never retried.
         """
-        with self._writing("sync"):
+        with _Writing(self, "sync"):
             active = self._active
             if self._view.durable_index == self._view.last_index and (
                 commit_index <= self._watermark.commit_index
@@ -320,7 +308,7 @@ class Log(ReadableLog):
         Raises:
             DiskFullError: There is none; nothing changed.
         """
-        with self._writing("preallocation"):
+        with _Writing(self, "preallocation"):
             self._rooms.ensure_spares([self._rooms.sizes.segment])
 
     def mend(self, damage: DamagedEntries, frames: bytes) -> bool:
@@ -337,7 +325,7 @@ class Log(ReadableLog):
         """
         if self.sealed_segment(damage.base_index) is None:
             return False
-        with self._writing("mending a segment"):
+        with _Writing(self, "mending a segment"):
             write_over(self._files, damage, frames)
         return True
 
@@ -350,7 +338,7 @@ class Log(ReadableLog):
         segment = self.sealed_segment(base_index)
         if segment is None:
             return
-        with self._writing("making an index anew"):
+        with _Writing(self, "making an index anew"):
             try:
                 replace_index(self._files, self._rooms, self._directory, base_index, entries, len(entries))
             except OSError as error:
@@ -366,7 +354,7 @@ class Log(ReadableLog):
         Raises:
             DiskFailedError: A write or sync failed.
         """
-        with self._writing("saving term and vote"):
+        with _Writing(self, "saving term and vote"):
             self._hard_state.save(HardState(term, vote))
 
     def truncate_suffix(self, index: int) -> None:
@@ -379,7 +367,7 @@ class Log(ReadableLog):
         assert index >= view.first_index - 1
         if index >= view.last_index:
             return
-        with self._writing("cutting the log"):
+        with _Writing(self, "cutting the log"):
             place = max(bisect_right(view.base_indexes, index) - 1, 0)
             state = self.state_at(index)
             target = self._cut_target(view, place, index, state)
@@ -474,7 +462,7 @@ class Log(ReadableLog):
             place += 1
         if place == 0:
             return view.first_index
-        with self._writing("trimming the log"):
+        with _Writing(self, "trimming the log"):
             start = self._state_in(view, place - 1, view.base_indexes[place] - 1)
             self._rooms.using_reserve(
                 lambda: write_start(self._files, self._directory, self.seed, start, installing=False)
@@ -501,7 +489,7 @@ class Log(ReadableLog):
             DiskFullError: No room for the first segment; nothing changed.
             DiskFailedError: A step failed.
         """
-        with self._writing("installing a start"):
+        with _Writing(self, "installing a start"):
             self._rooms.ensure_spares([self._rooms.sizes.segment])
             start = state.copy()
             # From this rename on, the old log does not count.
@@ -537,7 +525,9 @@ class _Writing:
         self._what = what
 
     def __enter__(self) -> None:
-        self._log._check_not_failed()
+        log = self._log
+        if log._failed:
+            raise DiskFailedError(f"{log._directory}: writing is refused since: {log._failed}")
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
