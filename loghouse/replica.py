@@ -315,7 +315,9 @@ class Replica:
             return
         self._is_turning = True
         try:
-            while self._take_next() or self._write_next():
+            self._take_next()
+            # The disk's thread wakes up while this one looks for more.
+            while self._write_next() or self._take_next():
                 pass
         except _BEYOND_REPAIR:
             self._owner.fatal(Failure())

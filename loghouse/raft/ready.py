@@ -163,12 +163,15 @@ class Ready:
     `committed` are entries newly known to be committed, in order, each once per start of the core; they may
     not be durable *here* yet. Behind a `snapshot` they go on at its index + 1.
 
+    `must_persist` says whether there is anything to write.
+
     `commit_index` is the highest index known to be committed, for the log's watermark.
 
     `soft_state` is there when it changed.
     """
 
     token: int
+    must_persist: bool
     hard_state: HardState | None
     snapshot: LogState | None
     truncate_after: int | None
@@ -181,19 +184,9 @@ class Ready:
     soft_state: SoftState | None
 
     @property
-    def must_persist(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(
-            self.entries
-            or self.hard_state is not None
-            or self.snapshot is not None
-            or self.truncate_after is not None
-        )
-
-    @property
     def waits_for_disk(self) -> bool:
         """Whether anything here must take its turn behind the writes of earlier ones.
 
         If not (a commit, a heartbeat), it is done once it was looked at; a later token covers it.
         """
-        return bool(self.messages_after_persist) or self.must_persist
+        return self.must_persist or bool(self.messages_after_persist)

@@ -219,12 +219,12 @@ class Replication(Roles):
         index = committed_index(matches)
         # Raft 5.4.2: an entry of an older term is committed only by committing one of our own on top of
         # it, so counting replicas of older entries is not enough.
-        if index >= self._term_start_index and self._log.commit(index):
-            self._on_commit()
+        if index >= self._term_start_index and self._log.commit(index) and not self.is_voter:
+            self._retire_if_committed()
 
-    def _on_commit(self) -> None:
+    def _retire_if_committed(self) -> None:
         """A leader that is no voter of the now committed configuration has done its duty (Raft 6)."""
-        if self.role is Role.LEADER and not self.is_voter and self.configuration_is_committed:
+        if self.role is Role.LEADER and self.configuration_is_committed:
             self.tell_commit(self._log.commit_index)
             self._flush_appends()  # as far as it goes
             self._abdicate()

@@ -15,7 +15,7 @@ from loghouse.errors import DamageError
 from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.entry import HEADER, Buffer, Entry, crc32c
 from loghouse.storage.files import Files, Mapping, OpenFile
-from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX, OffsetIndex
+from loghouse.storage.index import INDEX_ENTRY, OffsetIndex
 from loghouse.storage.recovery import INDEX, STORE, FrameScan, segment_name
 from loghouse.storage.store import StoreHeader
 
@@ -50,7 +50,11 @@ class End:
 
 
 class Segment:
-    """A store and its index. `end` is where the disk thread has written to."""
+    """A store and its index.
+
+    `base_index` and `base_offset` are of its first entry and record; `end` is where the disk thread has
+    written to.
+    """
 
     __slots__ = (
         "_index",
@@ -58,6 +62,8 @@ class Segment:
         "_map",
         "_next_read",
         "_store",
+        "base_index",
+        "base_offset",
         "directory",
         "end",
         "files",
@@ -83,6 +89,8 @@ class Segment:
         self.files = files
         self.directory = directory
         self.header = header
+        self.base_index = header.base_index
+        self.base_offset = header.base_offset
         self.end = end
         self.size = size
         self.remedy = remedy
@@ -100,19 +108,9 @@ class Segment:
     # --- what it is -----------------------------------------------------------------
 
     @property
-    def base_index(self) -> int:
-        """The Raft index of its first entry."""
-        return self.header.base_index
-
-    @property
-    def base_offset(self) -> int:
-        """The offset of its first record."""
-        return self.header.base_offset
-
-    @property
     def last_index(self) -> int:
         """The Raft index of its last written entry; base - 1 when it is empty."""
-        return self.header.base_index + self.end.count - 1
+        return self.base_index + self.end.count - 1
 
     # --- files ------------------------------------------------------------------------
 
@@ -202,16 +200,6 @@ class Segment:
         return Segment(self.files, self.directory, self.header, end=end, size=self.size, remedy=self.remedy)
 
     # --- writing (disk thread) ---------------------------------------------------------------
-
-    def has_room(self, entry_size: int, base_offset: int, *, behind: End | None = None) -> bool:
-        """Return whether one more entry fits behind `behind` (default: the end), in store and index."""
-        end = behind or self.end
-        assert self._index is not None
-        return (
-            end.position + entry_size <= self.size
-            and end.count < self._index.capacity
-            and base_offset - self.base_offset <= RELATIVE_OFFSET_MAX
-        )
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write frames and index entries behind the end; the caller checked that there is room.

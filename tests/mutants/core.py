@@ -119,8 +119,8 @@ CORE = (
         edits=(
             Edit(
                 REPLICATION + "_advance_commit",
-                "if index >= self._term_start_index and self._log.commit(index):",
-                "if self._log.commit(index):",
+                "if index >= self._term_start_index and self._log.commit(index) ",
+                "if self._log.commit(index) ",
             ),
         ),
         options=(
