@@ -58,4 +58,4 @@ class GroupWrite:
         while self._steps:
             self._steps[0]()
             self._steps.popleft()
-        self._log.sync(min(self._commit_index, self._log.last_index))
+        self._log.sync(self._commit_index)

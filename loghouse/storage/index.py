@@ -22,18 +22,15 @@ RELATIVE_OFFSET_MAX: Final = 2**32 - 1
 class OffsetIndex:
     """Look-ups in the index entries of one segment; the caller bounds them by what is written.
 
-    `numbers` below are places in the segment: Raft index minus base index.
+    `numbers` below are places in the segment: Raft index minus base index. `capacity` is how many entries
+    the file has room for.
     """
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "capacity")
 
     def __init__(self, entries: Mapping) -> None:
         self._entries = entries
-
-    @property
-    def capacity(self) -> int:
-        """How many entries the file has room for."""
-        return len(self._entries) // INDEX_ENTRY_SIZE
+        self.capacity = len(entries) // INDEX_ENTRY_SIZE
 
     def relative_offset(self, number: int) -> int:
         """Return the entry's base offset, relative to the segment's."""

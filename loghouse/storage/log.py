@@ -194,22 +194,24 @@ class Log(ReadableLog):
         if not entries:
             return
         with _Writing(self, "append"):
-            check_entries(self._state, entries)
-            chunks = self._split(entries)
-            self._rooms.ensure_spares([self._rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
+            state, rooms, active = self._state, self._rooms, self._active
+            check_entries(state, entries)
+            chunks = self._split(active, entries)
+            rooms.ensure_spares(
+                [rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]] if len(chunks) > 1 else ()
+            )
             for place, chunk in enumerate(chunks):
                 if place:
-                    self._roll()
+                    active = self._roll()
                 if chunk:
-                    self._active.append(chunk)
+                    active.append(chunk)
                     for entry in chunk:
-                        self._state.apply(entry)
+                        state.apply(entry)
             view = self._view
-            self._show_end(self._active.end, view.durable_index, view.durable_offset)
+            self._show_end(active.end, view.durable_index, view.durable_offset)
 
-    def _split(self, entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+    def _split(self, active: Segment, entries: Sequence[Entry]) -> list[Sequence[Entry]]:
         """Return the entries for the active segment (may be none), then those for each new one."""
-        active = self._active
         room, places = active.size - active.end.position, active.index().capacity - active.end.count
         base_offset = active.base_offset
         chunks: list[Sequence[Entry]] = []
@@ -225,8 +227,8 @@ class Log(ReadableLog):
         chunks.append(entries[first:])
         return chunks
 
-    def _roll(self) -> None:
-        """End the sync group, then start a new segment in the room made before.
+    def _roll(self) -> Segment:
+        """End the sync group, then start a new segment in the room made before, and return it.
 
         An empty one gives way to it: the new one has the same base index, and takes over its files' names.
         """
@@ -242,6 +244,7 @@ class Log(ReadableLog):
         self._view = make_view([*kept, segment])
         sealed.seal()
         sealed.let_go()
+        return segment
 
     def _first_watermark(self, segment: Segment) -> Watermark:
         watermark = newest_watermark(segment.store().pread(STORE_HEADER_SIZE, 0), self.seed)
@@ -267,21 +270,21 @@ class Log(ReadableLog):
         """Make everything written durable, publish it, and write the watermark (not synced itself).
 
         Args:
-            commit_index: Known to be committed; kept in the watermark.
+            commit_index: Known to be committed, as far as it is written here; kept in the watermark.
 
         Raises:
             DiskFailedError: The sync failed; a failed sync is never retried.
         """
         with _Writing(self, "sync"):
-            active = self._active
-            if self._view.durable_index == self._view.last_index and (
-                commit_index <= self._watermark.commit_index
-            ):
+            active, view = self._active, self._view
+            last_index = view.last_index
+            commit_index = max(min(commit_index, last_index), self._watermark.commit_index)
+            if view.durable_index == last_index and commit_index == self._watermark.commit_index:
                 return
             self._files.fdatasync(active.store().fd)
             self._publish_durable(active.end)
-            self._write_watermark(active, max(commit_index, self._watermark.commit_index))
-            self._move_checkpoint(self._watermark.commit_index)
+            self._write_watermark(active, commit_index)
+            self._move_checkpoint(commit_index)
 
     def _move_checkpoint(self, commit_index: int) -> None:
         """Keep a recent state that is committed, so that cuts and `state_at` fold little."""
