@@ -118,7 +118,6 @@ class Joiner:
             if self._is_idle:
                 self.flush()
         else:
-            self._under_way += 1
             self._propose(subject, [share], 1)
 
     @property
@@ -161,20 +160,20 @@ class Joiner:
         """Propose everything gathered, however much is under way."""
         while self._gatherings:
             subject = next(iter(self._gatherings))
-            shares = self._gatherings.pop(subject).shares
-            self._under_way += 1
-            self._propose(subject, shares, 1)
+            self._propose_wanted(subject, 1)
 
     def _propose_full(self, subject: str) -> None:
         # It has nothing to gain from waiting, and nobody waits for it: behind a stream of large batches small
         # ones would never get their turn.
-        self._propose(subject, self._gatherings.pop(subject).shares, 0)
+        self._propose_wanted(subject, 0)
+
+    def _propose_wanted(self, subject: str, counted: int) -> None:
+        shares = [share for share in self._gatherings.pop(subject).shares if share.is_wanted]
+        if shares:
+            self._propose(subject, shares, counted)
 
     def _propose(self, subject: str, shares: list[Share], counted: int) -> None:
-        shares = [share for share in shares if share.is_wanted]
-        if not shares:
-            self._under_way -= counted
-            return
+        self._under_way += counted
         payload, payload_crc = shares[0].payload, shares[0].payload_crc
         record_count = shares[0].record_count
         if len(shares) > 1:

@@ -267,7 +267,7 @@ class Replica:
         self._schedule()
 
     def _wait(self, ticket: Ticket, appended: OnAppended, failed: OnFailed) -> None:
-        if ticket.index <= self.raft.commit_index:
+        if ticket.duplicate and ticket.index <= self.raft.commit_index:
             appended(_appended(ticket, 0))  # a retry of a batch that was acknowledged before
             return
         self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, appended, failed))
@@ -451,7 +451,8 @@ class Replica:
             for envelope in ready.messages_after_persist:
                 self._owner.send(envelope)
                 has_sent = True
-        self._publish()
+        if self._applied:
+            self._publish()
         return has_sent
 
     # --- commits ------------------------------------------------------------------------

@@ -90,15 +90,16 @@ class LogState:
             MalformedMessageError: Its payload is not what its kind says.
         """
         kind = entry.kind
-        if kind == EntryKind.CONFIGURATION:
+        if kind == EntryKind.RECORDS:
+            if entry.producer_id:
+                self._note_batch(entry)
+        elif kind == EntryKind.CONFIGURATION:
             self.configuration = decode_configuration(bytes(entry.payload))
             self.configuration_index = entry.index
         elif kind == EntryKind.TRIM:
             self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
         elif kind == EntryKind.PRODUCER:
             self._register(entry.index, decode_producer(bytes(entry.payload)))
-        elif entry.producer_id:
-            self._note_batch(entry)
         self.index = entry.index
         self.term = entry.term
         self.timestamp = entry.timestamp

@@ -278,13 +278,14 @@ class RaftLog:
 
     def release(self) -> None:
         """Drop from memory what is durable, committed and delivered, beyond the cache's bounds."""
-        surplus = len(self._window) - CACHED_ENTRIES_MAX
-        if surplus <= 0 and (not self._ends or self._ends[-1] - self._bytes_before <= self._cache_size_max):
+        ends = self._ends
+        surplus = len(ends) - CACHED_ENTRIES_MAX
+        # In chunks, of a quarter at least: deleting from the front of a list moves the rest.
+        if surplus * 4 <= len(ends) and (not ends or ends[-1] - self._bytes_before <= self._cache_size_max):
             return
         keep = min(self.durable_index, self.commit_index, self.delivered_index) + 1 - self._window_first
-        count = min(max(surplus, bisect_left(self._ends, self._ends[-1] - self._cache_size_max) + 1), keep)
-        # In chunks: deleting from the front of a list moves the rest.
-        if count > 0 and (count == keep or count * 4 > len(self._window)):
+        count = min(max(surplus, bisect_left(ends, ends[-1] - self._cache_size_max) + 1), keep)
+        if count > 0 and (count == keep or count * 4 > len(ends)):
             self._bytes_before = self._ends[count - 1]
             self._window_first += count
             del self._window[:count]

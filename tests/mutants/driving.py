@@ -246,8 +246,8 @@ JOINING_APPENDS = (
         [
             (
                 JOINER + "_propose_full",
-                "self._gatherings.pop(subject).shares, 0)",
-                "self._gatherings.pop(subject).shares, 1); self._under_way += 1",
+                "self._propose_wanted(subject, 0)",
+                "self._propose_wanted(subject, 1)",
             )
         ],
         "test_joining:JoinerTests.test_small_ones_get_their_turn",

@@ -121,7 +121,11 @@ ANSWERS = (
         "ack-of-uncommitted-retry",
         "architecture 6 (a retry of an uncommitted batch waits)",
         "A retry of a batch that is not committed yet is acknowledged at once.",
-        (REPLICA + "_wait", "if ticket.index <= self.raft.commit_index:", "if ticket.duplicate:"),
+        (
+            REPLICA + "_wait",
+            "if ticket.duplicate and ticket.index <= self.raft.commit_index:",
+            "if ticket.duplicate:",
+        ),
         options=(*THREE, ("request_timeout_seconds", 0.3), ("producers", 3)),
         faults=(("partition", 4.0), ("crash", 5.0)),
         first_seed=6,
