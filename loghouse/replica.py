@@ -330,7 +330,7 @@ class Replica:
             self._owner.damage_found(unreadable)
         if self._news is None and self.raft.has_untold_commit:
             self._wait_with_news()
-        if self._is_idle:
+        if self._idle and self._is_idle:
             self._become_idle()
 
     def _wait_with_news(self) -> None:

@@ -80,8 +80,7 @@ class Replication(Roles):
     @property
     def has_untold_commit(self) -> bool:
         """Whether a follower lacks nothing but the news of a commit: `tell_commit`."""
-        index = self._log.commit_index
-        return any(self._awaits_news(progress, index) for progress in self._progress.values())
+        return self._has_untold(self._log.commit_index)
 
     def tell_commit(self, index: int) -> bool:
         """Tell followers that entries up to `index` are committed, if nothing else has told them by now.
@@ -93,7 +92,11 @@ class Replication(Roles):
         and as a message of its own, which is answered, it doubles the messages of a lone append.
         """
         self._commit_to_tell = index
-        return any(self._awaits_news(progress, index) for progress in self._progress.values())
+        return self._has_untold(index)
+
+    def _has_untold(self, index: int) -> bool:
+        followers = self._progress.values()
+        return bool(followers) and any(self._awaits_news(progress, index) for progress in followers)
 
     def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""

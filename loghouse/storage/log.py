@@ -208,7 +208,7 @@ class Log(ReadableLog):
                     for entry in chunk:
                         state.apply(entry)
             view = self._view
-            self._show_end(active.end, view.durable_index, view.durable_offset)
+            self._view = self._view_to(active.end, view.durable_index, view.durable_offset)
 
     def _split(self, active: Segment, entries: Sequence[Entry]) -> list[Sequence[Entry]]:
         """Return the entries for the active segment (may be none), then those for each new one."""
@@ -234,9 +234,7 @@ class Log(ReadableLog):
         """
         sealed = self._active
         kept = self._view.segments if sealed.end.count else self._view.segments[:-1]
-        self._files.fdatasync(sealed.store().fd)
-        self._publish_durable(sealed.end)
-        self._write_watermark(sealed, self._watermark.commit_index)
+        self._sync_store(sealed, self._watermark.commit_index)
         segment = self._rooms.create_segment(self.cluster, self.group, self._state, remedy=self._remedy)
         segment.newest_timestamp = sealed.newest_timestamp
         segment.activate()
@@ -251,13 +249,10 @@ class Log(ReadableLog):
         assert watermark is not None
         return replace(watermark, commit_index=self._watermark.commit_index)
 
-    def _publish_durable(self, end: End) -> None:
-        self._show_end(end, self._view.base_indexes[-1] + end.count - 1, end.next_offset)
-
-    def _show_end(self, end: End, durable_index: int, durable_offset: int) -> None:
-        """Let readers see the active segment up to `end`. `replace` costs three times as much."""
+    def _view_to(self, end: End, durable_index: int, durable_offset: int) -> View:
+        """Return the view of the active segment up to `end`. `replace` costs three times as much."""
         view = self._view
-        self._view = View(
+        return View(
             segments=view.segments,
             base_indexes=view.base_indexes,
             base_offsets=view.base_offsets,
@@ -277,14 +272,30 @@ class Log(ReadableLog):
         """
         with _Writing(self, "sync"):
             active, view = self._active, self._view
-            last_index = view.last_index
+            last_index = active.last_index
             commit_index = max(min(commit_index, last_index), self._watermark.commit_index)
             if view.durable_index == last_index and commit_index == self._watermark.commit_index:
                 return
-            self._files.fdatasync(active.store().fd)
-            self._publish_durable(active.end)
-            self._write_watermark(active, commit_index)
+            self._sync_store(active, commit_index)
             self._move_checkpoint(commit_index)
+
+    def _sync_store(self, segment: Segment, commit_index: int) -> None:
+        """Make the active segment durable and say so, to readers and in its watermark."""
+        # All is made before the sync: its end finds this thread's processor cold, and callers wait for it.
+        end, fd = segment.end, segment.store().fd
+        last_index = segment.last_index
+        view = self._view_to(end, last_index, end.next_offset)
+        watermark = Watermark(
+            counter=self._watermark.counter + 1,
+            durable_index=last_index,
+            durable_term=end.term,
+            position=end.position,
+            commit_index=commit_index,
+        )
+        encoded, position = [watermark.encode(self.seed)], watermark.slot_position
+        self._files.fdatasync(fd)
+        self._view, self._watermark = view, watermark
+        self._files.pwritev(fd, encoded, position)
 
     def _move_checkpoint(self, commit_index: int) -> None:
         """Keep a recent state that is committed, so that cuts and `state_at` fold little."""
@@ -292,18 +303,6 @@ class Log(ReadableLog):
             self._checkpoint, self._next_checkpoint = self._next_checkpoint, None
         if self._next_checkpoint is None and self._state.index - self._checkpoint.index >= CHECKPOINT_ENTRIES:
             self._next_checkpoint = self._state.copy()
-
-    def _write_watermark(self, segment: Segment, commit_index: int) -> None:
-        self._watermark = Watermark(
-            counter=self._watermark.counter + 1,
-            durable_index=segment.last_index,
-            durable_term=segment.end.term,
-            position=segment.end.position,
-            commit_index=commit_index,
-        )
-        self._files.pwritev(
-            segment.store().fd, [self._watermark.encode(self.seed)], self._watermark.slot_position
-        )
 
     def prepare(self) -> None:
         """Take room for the next segment now, so that no append waits for it; for an idle disk thread.

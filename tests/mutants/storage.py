@@ -11,7 +11,7 @@ STORAGE = (
         name="no-sync",
         citation="NATS#7564 (fsync every two minutes); PySyncObj (no fsync)",
         description="Entries are acknowledged without a sync.",
-        edits=(Edit(LOG + "sync", "self._files.fdatasync(active.store().fd)", "pass"),),
+        edits=(Edit(LOG + "_sync_store", "self._files.fdatasync(fd)", "pass"),),
     ),
     Mutant(
         name="sync-error-ignored",
@@ -19,10 +19,9 @@ STORAGE = (
         description="A failed sync counts as done.",
         edits=(
             Edit(
-                LOG + "sync",
-                "self._files.fdatasync(active.store().fd)",
-                "try:\n            self._files.fdatasync(active.store().fd)\n"
-                "        except OSError:\n            pass",
+                LOG + "_sync_store",
+                "self._files.fdatasync(fd)",
+                "try:\n            self._files.fdatasync(fd)\n        except OSError:\n            pass",
             ),
         ),
         faults=(("disk_error", 2.0), ("crash", 4.0)),

@@ -447,6 +447,6 @@ class OpeningTests(ExaminationCase):
         position = last.frame_header(last.end.count - 1).position
         self.disk.flip(last.path, 8 * (position + 20))
         for _ in range(2):  # both slots
-            self.log._write_watermark(self.log._active, last.last_index - 1)
+            self.log._sync_store(self.log._active, last.last_index - 1)
         with self.assertRaises(DamageError):
             self.reopen(leaves_damage=True)
