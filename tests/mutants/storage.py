@@ -21,7 +21,7 @@ STORAGE = (
             Edit(
                 LOG + "_sync_store",
                 "self._files.fdatasync(fd)",
-                "try:\n            self._files.fdatasync(fd)\n        except OSError:\n            pass",
+                "try:\n        self._files.fdatasync(fd)\n    except OSError:\n        pass",
             ),
         ),
         faults=(("disk_error", 2.0), ("crash", 4.0)),
@@ -30,7 +30,13 @@ STORAGE = (
         name="roll-without-sync",
         citation="etcd#6378, #6379 (unsynced appends out of order)",
         description="A segment is sealed without a sync of its last entries.",
-        edits=(Edit(LOG + "_roll", "self._files.fdatasync(sealed.store().fd)", "pass"),),
+        edits=(
+            Edit(
+                LOG + "_roll",
+                "self._sync_store(sealed, self._watermark.commit_index)",
+                "self._view = self._view_to(sealed.end, sealed.last_index, sealed.end.next_offset)",
+            ),
+        ),
         options=SMALL,
         faults=CRASHES,
     ),
