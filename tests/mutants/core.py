@@ -442,6 +442,7 @@ CORE = (
             ("network.delay_seconds_mean", 0.005),
         ),
         faults=(*QUIET, ("pause", 3.0), ("clog", 2.0), ("partition", 3.0)),
+        first_seed=170,
     ),
     Mutant(
         name="read-id-reused",
