@@ -3,6 +3,8 @@
 import errno
 from dataclasses import replace
 
+from twisted.internet.defer import CancelledError
+
 from loghouse.errors import (
     DataDirectoryError,
     InvalidRequestError,
@@ -12,6 +14,7 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.gossip.config import LAN
+from loghouse.node_api import Appended, Proposal
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, TimeoutNow
@@ -493,6 +496,20 @@ class ForwardingTests(TownTestCase):
         for one in town.running:
             one.disk_queue.release()
         self.failure(town, done, OutcomeUnknownError, seconds_max=1)
+
+    def test_who_stops_waiting(self):
+        """Dropping the answer of an append that was passed on frees its place; one taken here holds none."""
+        town = self.built()
+        follower = next(one for one in town.running if not one.leads)
+        proposal, told = Proposal(payload=b"x", record_count=1), []
+        self.assertIsNone(town.leader.node.propose(proposal, told.append, told.append))
+        dropped = follower.node.propose(proposal, told.append, told.append)
+        self.assertEqual(len(follower.node._forwarder._asked), 1)
+        dropped.cancel()
+        self.assertEqual(len(follower.node._forwarder._asked), 0)
+        self.assertEqual([type(outcome) for outcome in told], [CancelledError])
+        town.until(lambda: town.leader.node._replica.readable_offset == 2)
+        self.assertEqual([type(outcome) for outcome in told], [CancelledError, Appended])
 
     def test_minority(self):
         """A leader cut off from the others commits nothing, and what it took is answered after the heal."""

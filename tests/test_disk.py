@@ -40,6 +40,16 @@ class ThreadQueueTests(SynchronousTestCase):
         self.failureResultOf(failed, ZeroDivisionError)
         self.assertEqual(self.successResultOf(fine), 7)
 
+    def test_submit(self):
+        """Submitted work tells one of two callables, on the caller's turn: what came of it, in order."""
+        told = []
+        for work in (lambda: 1, lambda: 1 // 0, lambda: 3):
+            self.queue.submit(work, told.append, lambda failure: told.append(failure.type))
+        self.queue.stop()
+        self.assertEqual(told, [])
+        self.run_answers()
+        self.assertEqual(told, [1, ZeroDivisionError, 3])
+
     def test_cancelled_wait(self):
         """Who cancels stops waiting; the work is done all the same and nothing is raised."""
         gate, done = threading.Event(), []

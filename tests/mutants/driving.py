@@ -142,6 +142,20 @@ ANSWERS = (
         "test_replica:ReadTests.test_follower",
     ),
     bug(
+        "answer-that-raises",
+        "what Deferreds did for nothing, ADR 16",
+        "A caller that raises in its answer takes the answers of the others with it.",
+        [(REPLICA + "_answer", "except Exception:", "except KeyboardInterrupt:")],
+        "test_answers:AnswerTests.test_a_caller_that_raises",
+    ),
+    bug(
+        "bug-behind-a-write-ignored",
+        "what Deferreds did for nothing, ADR 16",
+        "The node goes on when what follows a write fails.",
+        [(REPLICA + "_written", "self._owner.fatal(Failure())", "pass")],
+        "test_answers:AnswerTests.test_a_bug_behind_a_write",
+    ),
+    bug(
         "stopped-takes-appends",
         "found here: a stopped replica took proposals",
         "An append that comes after the stop is taken and never answered.",

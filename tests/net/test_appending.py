@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record
+from loghouse.errors import OutcomeUnknownError
 from loghouse.limits import MIB, PRODUCE_IN_FLIGHT_SIZE_MAX
 from loghouse.net.appending import AppendDoor, Appends
 from loghouse.node_api import Appended
@@ -81,3 +82,22 @@ class BoundTests(SynchronousTestCase):
         self.assertTrue(self.link.is_held)
         self.appends.forget(2)
         self.assertFalse(self.link.is_held)
+
+
+class BugTests(SynchronousTestCase):
+    """A node with a bug behind the door."""
+
+    def test_propose_raises(self):
+        """A client is answered also when the node raises where it should not; the diagnostics say why."""
+        refused = []
+        session = SimpleNamespace(
+            is_closed=False, refuse=lambda stream, error: refused.append((stream, type(error)))
+        )
+        node = SimpleNamespace(name="a", leader_name="a", propose=None)
+        door = AppendDoor(node, soon=lambda work: work(), scheduler=Clock(), in_thread=None)
+        appends = Appends(door, Link(), session, "root")
+        self.addCleanup(appends.close)
+        appends.take(1, Produce(batch=BATCH, record_count=4))
+        appends.take(2, Produce(batch=BATCH, record_count=4, expect_offset=0))
+        self.assertEqual(refused, [(1, OutcomeUnknownError), (2, OutcomeUnknownError)])
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)
