@@ -33,11 +33,17 @@ OnFailed: TypeAlias = Callable[[BaseException], object]
 
 
 def proposing(
-    propose: Callable[[Proposal, OnAppended, OnFailed], object], proposal: Proposal
+    propose: Callable[[Proposal, OnAppended, OnFailed], Cancellable | None], proposal: Proposal
 ) -> Deferred[Appended]:
     """Propose, for those who want a Deferred: for what is asked now and then, not for every append."""
-    done: Deferred[Appended] = Deferred()
-    propose(proposal, done.callback, done.errback)
+
+    def drop(_: Deferred[Appended]) -> None:
+        if dropped is not None:
+            dropped.cancel()
+
+    dropped: Cancellable | None = None  # the answer may come before `propose` returns
+    done: Deferred[Appended] = Deferred(drop)
+    dropped = propose(proposal, done.callback, done.errback)
     return done
 
 
@@ -149,7 +155,7 @@ class NodeLike(Protocol):
         ...
 
     def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
-        """Append a batch. A Deferred would cost more than the rest of a small append.
+        """Append a batch, and tell one of two callables: a Deferred costs an append too much (ADR 16).
 
         Args:
             appended: Called when it is durable on a majority, which may be before this returns.

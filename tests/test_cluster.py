@@ -14,7 +14,7 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.gossip.config import LAN
-from loghouse.node_api import Appended, Proposal
+from loghouse.node_api import Appended, Proposal, proposing
 from loghouse.protocol.configuration import Role
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, TimeoutNow
@@ -506,9 +506,13 @@ class ForwardingTests(TownTestCase):
         dropped = follower.node.propose(proposal, told.append, told.append)
         self.assertEqual(len(follower.node._forwarder._asked), 1)
         dropped.cancel()
-        self.assertEqual(len(follower.node._forwarder._asked), 0)
         self.assertEqual([type(outcome) for outcome in told], [CancelledError])
-        town.until(lambda: town.leader.node._replica.readable_offset == 2)
+        waiting = proposing(follower.node.propose, proposal)
+        self.assertEqual(len(follower.node._forwarder._asked), 1)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(len(follower.node._forwarder._asked), 0)
+        town.until(lambda: town.leader.node._replica.readable_offset == 3)
         self.assertEqual([type(outcome) for outcome in told], [CancelledError, Appended])
 
     def test_minority(self):

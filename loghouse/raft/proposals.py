@@ -125,8 +125,8 @@ class Proposals(Elections):
             return  # alone, any payload fits
         if waiting >= config.proposals_max:
             raise ResourceExhaustedError("proposals", f"{config.proposals_max} entries wait to be committed")
-        size_max = config.proposals_size_max
-        if log.uncommitted_size + payload_size > size_max:
+        size, size_max = log.uncommitted_size, config.proposals_size_max
+        if size and size + payload_size > size_max:
             raise ResourceExhaustedError("proposals", f"{size_max} bytes wait to be committed")
 
     # --- membership -------------------------------------------------------------------
