@@ -41,9 +41,17 @@ def proposing(
         if dropped is not None:
             dropped.cancel()
 
-    dropped: Cancellable | None = None  # the answer may come before `propose` returns
+    def appended(outcome: Appended) -> None:
+        if not done.called:  # else it was cancelled
+            done.callback(outcome)
+
+    def failed(error: BaseException) -> None:
+        if not done.called:
+            done.errback(error)
+
+    dropped: Cancellable | None = None
     done: Deferred[Appended] = Deferred(drop)
-    dropped = propose(proposal, done.callback, done.errback)
+    dropped = propose(proposal, appended, failed)
     return done
 
 
