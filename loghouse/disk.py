@@ -18,8 +18,17 @@ from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
-_Job: TypeAlias = tuple[Callable[[], Any], Callable[[Any], object], Callable[[Failure], object]]
+Job: TypeAlias = tuple[Callable[[], Any], Callable[[Any], object], Callable[[Failure], object]]
 """A piece of work, who is told what it returned, and who is told what it raised."""
+
+
+def do(job: Job) -> tuple[Callable[[Any], object], Any]:
+    """Do a piece of work; return who is to be told, and what."""
+    work, done, failed = job
+    try:
+        return done, work()
+    except Exception:
+        return failed, Failure()
 
 
 class WorkQueue(ABC):
@@ -51,7 +60,7 @@ class ThreadQueue(WorkQueue):
     def __init__(
         self, name: str, call_from_thread: Callable[[Callable[[], None]], object], thread_count: int = 1
     ) -> None:
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._call_from_thread = call_from_thread
         self._outcomes: deque[tuple[Callable[[Any], object], Any]] = deque()
         # Daemons: a thread stuck in a dead disk must not keep a stopping process alive.
@@ -77,14 +86,8 @@ class ThreadQueue(WorkQueue):
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            work, done, failed = job
-            try:
-                outcome = done, work()
-            except Exception:
-                outcome = failed, Failure()
-            self._outcomes.append(outcome)
-            # What this thread still holds must not outlive the job, nor be freed while the reactor waits.
-            del job, work, done, failed, outcome
+            self._outcomes.append(do(job))
+            del job  # while this thread waits for the next, what it holds must be gone
             self._call_from_thread(self._tell)
 
     def _tell(self) -> None:

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
 from loghouse.node_api import Appended, NodeLike, Proposal
 from loghouse.protocol.entry import Buffer
-from loghouse.turns import Later
+from loghouse.turns import Cancellable, Later
 
 LINGER_SHARES_MIN: Final = 4
 """Behind an entry of fewer callers, the next one does not linger: their calls would not gain by it."""
@@ -113,12 +113,14 @@ class Joiner:
 
         While entries are under way, or a turn's end is due, it gathers instead: they take it along.
         """
-        if self._gatherings or not self._is_idle or len(share.payload) > SHARE_SIZE_MAX:
-            self.add(subject, share)
-            if self._is_idle:
-                self.flush()
-        else:
-            self._propose(subject, [share], 1)
+        self.add(subject, share)
+        if self._is_idle:
+            self.flush()
+
+    def submit_alone(self, share: Share, proposal: Proposal) -> Cancellable | None:
+        """Propose a batch that may not share, behind what gathered; return what `NodeLike.propose` does."""
+        self.flush()
+        return self._hand_over([share], proposal, 0)
 
     @property
     def _is_idle(self) -> bool:
@@ -160,33 +162,36 @@ class Joiner:
         """Propose everything gathered, however much is under way."""
         while self._gatherings:
             subject = next(iter(self._gatherings))
-            self._propose_wanted(subject, 1)
+            self._propose(subject, 1)
 
     def _propose_full(self, subject: str) -> None:
         # It has nothing to gain from waiting, and nobody waits for it: behind a stream of large batches small
         # ones would never get their turn.
-        self._propose_wanted(subject, 0)
+        self._propose(subject, 0)
 
-    def _propose_wanted(self, subject: str, counted: int) -> None:
+    def _propose(self, subject: str, counted: int) -> None:
         shares = [share for share in self._gatherings.pop(subject).shares if share.is_wanted]
-        if shares:
-            self._propose(subject, shares, counted)
-
-    def _propose(self, subject: str, shares: list[Share], counted: int) -> None:
-        self._under_way += counted
+        if not shares:
+            return
         payload, payload_crc = shares[0].payload, shares[0].payload_crc
-        record_count = shares[0].record_count
         if len(shares) > 1:
             payload, payload_crc = b"".join([share.payload for share in shares]), None
-            record_count = sum([share.record_count for share in shares])
         proposal = Proposal(
-            payload=payload, payload_crc=payload_crc, record_count=record_count, subject=subject
+            payload=payload,
+            payload_crc=payload_crc,
+            record_count=sum([share.record_count for share in shares]),
+            subject=subject,
         )
+        self._hand_over(shares, proposal, counted)
+
+    def _hand_over(self, shares: list[Share], proposal: Proposal, counted: int) -> Cancellable | None:
+        self._under_way += counted
         failed = partial(self._failed, shares, counted)
         try:
-            self._node.propose(proposal, partial(self._appended, shares, counted), failed)
+            return self._node.propose(proposal, partial(self._appended, shares, counted), failed)
         except Exception as error:  # a bug: tell those whom nobody else will
             failed(error)
+            return None
 
     def _appended(self, shares: list[Share], counted: int, appended: Appended) -> None:
         self._end_entry(counted, len(shares))

@@ -267,7 +267,7 @@ class Replica:
         self._schedule()
 
     def _wait(self, ticket: Ticket, appended: OnAppended, failed: OnFailed) -> None:
-        if ticket.duplicate and ticket.index <= self.raft.commit_index:
+        if ticket.index <= self.raft.commit_index:
             appended(_appended(ticket, 0))  # a retry of a batch that was acknowledged before
             return
         self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, appended, failed))
@@ -330,7 +330,7 @@ class Replica:
             self._owner.damage_found(unreadable)
         if self._news is None and self.raft.has_untold_commit:
             self._wait_with_news()
-        if self._idle and self._is_idle:
+        if self._is_idle:
             self._become_idle()
 
     def _wait_with_news(self) -> None:
@@ -451,8 +451,7 @@ class Replica:
             for envelope in ready.messages_after_persist:
                 self._owner.send(envelope)
                 has_sent = True
-        if self._applied:
-            self._publish()
+        self._publish()
         return has_sent
 
     # --- commits ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from loghouse.limits import (
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
-from loghouse.node_api import Appended, Fetched, NodeLike, ProducerRegistry, Proposal
+from loghouse.node_api import Fetched, NodeLike, ProducerRegistry, Proposal
 from loghouse.protocol.batch import check_batch, decode_batch, is_slow
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
 from loghouse.protocol.varint import join_bytes_field
@@ -176,8 +176,6 @@ class LogService:
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
             self._joiner.submit(call.subject, share)
             return share.done
-        # What this client appended before is proposed before.
-        self._joiner.flush()
         proposal = Proposal(
             payload=payload,
             record_count=record_count,
@@ -188,7 +186,7 @@ class LogService:
             producer_sequence=request.producer_sequence,
             subject=call.subject,
         )
-        dropped = self._node.propose(proposal, share.appended_alone, share.failed_alone)
+        dropped = self._joiner.submit_alone(share, proposal)
         if dropped is not None:
             share.done.add_done_callback(lambda _: dropped.cancel())
         return share.done
@@ -318,16 +316,6 @@ class _Share:
 
     def failed(self, error: BaseException) -> None:
         self.done.set_exception(error)
-
-    def appended_alone(self, appended: Appended) -> None:
-        """Its own entry is durable."""
-        if self.is_wanted:
-            self.appended(appended.base_offset, appended.timestamp)
-
-    def failed_alone(self, error: BaseException) -> None:
-        """Its own entry was not appended, or nobody knows."""
-        if self.is_wanted:
-            self.failed(error)
 
 
 def _record_answer(base_offset: int, record_count: int, timestamp: int) -> bytes:

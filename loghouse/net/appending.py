@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from loghouse.errors import OutcomeUnknownError, RequestError
 from loghouse.joining import Joiner, may_share
 from loghouse.limits import PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
-from loghouse.node_api import Appended, NodeLike, Proposal
+from loghouse.node_api import NodeLike, Proposal
 from loghouse.protocol.batch import check_batch, is_slow
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
@@ -77,11 +77,7 @@ class AppendDoor:
 
     def propose(self, append: Append, proposal: Proposal) -> None:
         """Propose an entry of its own, behind what came before it."""
-        self._joiner.flush()
-        try:
-            append.proposed = self.node.propose(proposal, append.appended_alone, append.failed_alone)
-        except Exception as error:  # a bug: its client must not wait for ever
-            append.failed_alone(error)
+        append.proposed = self._joiner.submit_alone(append, proposal)
 
     def note_answer(self, appends: Appends) -> None:
         """Remember to flush a session, once the others of its entry have their answers, too."""
@@ -132,22 +128,12 @@ class Append:
         """It was not appended, or nobody knows."""
         self._appends.refuse(self, error)
 
-    def appended_alone(self, appended: Appended) -> None:
-        """Its own entry is durable."""
-        if self.is_wanted:
-            self.appended(appended.base_offset, appended.timestamp)
-            self._appends.door.flush()
-
-    def failed_alone(self, error: BaseException) -> None:
-        """It is no good, or its own entry failed."""
-        if self.is_wanted:
-            self.failed(error)
-            self._appends.door.flush()
-
     def check_failed(self, failure: Failure) -> None:
         """It was checked on another thread, and is no good."""
-        assert failure.value is not None
-        self.failed_alone(failure.value)
+        if self.is_wanted:
+            assert failure.value is not None
+            self.failed(failure.value)
+            self._appends.door.flush()
 
     def forget(self) -> None:
         """Nobody waits any more: it is taken back if it can be."""

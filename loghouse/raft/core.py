@@ -150,7 +150,7 @@ class Raft(Proposals):
         rose = self._log.persisted(token)
         while self._hard_writes and self._hard_writes[0][0] <= token:
             self._hard_durable = self._hard_writes.popleft()[1]
-        if rose and self.damage is not None:
+        if rose:
             self._forget_repaired_damage()
         if self.role is Role.LEADER:
             if rose and self.is_voter:
@@ -195,7 +195,6 @@ class Raft(Proposals):
             self._soft_handed = soft_state
         ready = Ready(
             token=self._token,
-            must_persist=has_writes or hard_state is not None,
             hard_state=hard_state,
             snapshot=snapshot,
             truncate_after=truncate_after,

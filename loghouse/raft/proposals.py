@@ -120,10 +120,7 @@ class Proposals(Elections):
             raise InvalidRequestError(
                 "payload", f"has {payload_size} bytes; at most {PAYLOAD_SIZE_MAX} are allowed"
             )
-        waiting = log.last_index - log.commit_index
-        if not waiting:
-            return  # alone, any payload fits
-        if waiting >= config.proposals_max:
+        if log.last_index - log.commit_index >= config.proposals_max:
             raise ResourceExhaustedError("proposals", f"{config.proposals_max} entries wait to be committed")
         size, size_max = log.uncommitted_size, config.proposals_size_max
         if size and size + payload_size > size_max:

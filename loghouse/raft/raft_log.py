@@ -286,7 +286,7 @@ class RaftLog:
         keep = min(self.durable_index, self.commit_index, self.delivered_index) + 1 - self._window_first
         count = min(max(surplus, bisect_left(ends, ends[-1] - self._cache_size_max) + 1), keep)
         if count > 0 and (count == keep or count * 4 > len(ends)):
-            self._bytes_before = self._ends[count - 1]
+            self._bytes_before = ends[count - 1]
             self._window_first += count
             del self._window[:count]
-            del self._ends[:count]
+            del ends[:count]

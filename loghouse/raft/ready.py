@@ -163,15 +163,12 @@ class Ready:
     `committed` are entries newly known to be committed, in order, each once per start of the core; they may
     not be durable *here* yet. Behind a `snapshot` they go on at its index + 1.
 
-    `must_persist` says whether there is anything to write.
-
     `commit_index` is the highest index known to be committed, for the log's watermark.
 
     `soft_state` is there when it changed.
     """
 
     token: int
-    must_persist: bool
     hard_state: HardState | None
     snapshot: LogState | None
     truncate_after: int | None
@@ -182,6 +179,16 @@ class Ready:
     commit_index: int
     read_states: tuple[ReadState, ...]
     soft_state: SoftState | None
+
+    @property
+    def must_persist(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(
+            self.entries
+            or self.hard_state is not None
+            or self.snapshot is not None
+            or self.truncate_after is not None
+        )
 
     @property
     def waits_for_disk(self) -> bool:

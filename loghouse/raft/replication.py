@@ -95,8 +95,7 @@ class Replication(Roles):
         return self._has_untold(index)
 
     def _has_untold(self, index: int) -> bool:
-        followers = self._progress.values()
-        return bool(followers) and any(self._awaits_news(progress, index) for progress in followers)
+        return any(self._awaits_news(progress, index) for progress in self._progress.values())
 
     def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""

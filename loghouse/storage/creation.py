@@ -7,7 +7,7 @@ another name, which become the segment by renaming.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -110,7 +110,7 @@ class Rooms:
                 raise
         return work()
 
-    def ensure_spares(self, store_sizes: Sequence[int]) -> None:
+    def ensure_spares(self, store_sizes: list[int]) -> None:
         """Make the spares for these stores, in this order.
 
         Raises:

@@ -197,9 +197,7 @@ class Log(ReadableLog):
             state, rooms, active = self._state, self._rooms, self._active
             check_entries(state, entries)
             chunks = self._split(active, entries)
-            rooms.ensure_spares(
-                [rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]] if len(chunks) > 1 else ()
-            )
+            rooms.ensure_spares([rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
             for place, chunk in enumerate(chunks):
                 if place:
                     active = self._roll()

@@ -222,7 +222,7 @@ class Segment:
         self.files.pwritev(self._store.fd, buffers, start)
         self.files.pwritev(self._index_file.fd, [b"".join(packed)], count * INDEX_ENTRY_SIZE)
         last = entries[-1]
-        self.end = End(count + len(entries), position, last.term, last.base_offset + last.record_count)
+        self.end = End(count + len(entries), position, last.term, last.next_offset)
         self.newest_timestamp = last.timestamp
 
     # --- reading (any thread) -------------------------------------------------------------------

@@ -1,19 +1,15 @@
 """A work queue that does its next piece of work when a test says so."""
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any
 
-from twisted.python.failure import Failure
-
-from loghouse.disk import WorkQueue
+from loghouse.disk import Job, WorkQueue, do
 
 
 class ManualQueue(WorkQueue):
     """Stands for the disk thread, or for reader threads. Held, it does nothing in `settle`."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Callable[..., Any], ...]] = deque()
+        self.waiting: deque[Job] = deque()
         self.is_held = False
 
     def submit(self, work, done, failed):
@@ -22,13 +18,8 @@ class ManualQueue(WorkQueue):
 
     def step(self) -> None:
         """Do one piece of work and hand its result back."""
-        work, done, failed = self.waiting.popleft()
-        try:
-            result = work()
-        except Exception:
-            failed(Failure())
-        else:
-            done(result)
+        tell, outcome = do(self.waiting.popleft())
+        tell(outcome)
 
     def settle(self) -> bool:
         """Do what waits, unless held; return whether there was anything."""

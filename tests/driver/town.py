@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import peers as peers_module
 from loghouse.cluster import Cluster, ClusterOptions
-from loghouse.disk import WorkQueue
+from loghouse.disk import WorkQueue, do
 from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
@@ -39,13 +39,8 @@ class TimedQueue(WorkQueue):
 
     def _step(self) -> None:
         if self._waiting and not self.is_held and not self.is_dead:
-            work, done, failed = self._waiting.pop(0)
-            try:
-                result = work()
-            except Exception:
-                failed(Failure())
-            else:
-                done(result)
+            tell, outcome = do(self._waiting.pop(0))
+            tell(outcome)
 
     def release(self) -> None:
         self.is_held = False

@@ -260,8 +260,8 @@ JOINING_APPENDS = (
         [
             (
                 JOINER + "_propose_full",
-                "self._propose_wanted(subject, 0)",
-                "self._propose_wanted(subject, 1)",
+                "self._propose(subject, 0)",
+                "self._propose(subject, 1)",
             )
         ],
         "test_joining:JoinerTests.test_small_ones_get_their_turn",

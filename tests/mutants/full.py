@@ -123,7 +123,7 @@ ANSWERS = (
         "A retry of a batch that is not committed yet is acknowledged at once.",
         (
             REPLICA + "_wait",
-            "if ticket.duplicate and ticket.index <= self.raft.commit_index:",
+            "if ticket.index <= self.raft.commit_index:",
             "if ticket.duplicate:",
         ),
         options=(*THREE, ("request_timeout_seconds", 0.3), ("producers", 3)),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from twisted.python.failure import Failure
 
-from loghouse.disk import WorkQueue
+from loghouse.disk import Job, WorkQueue, do
 from loghouse.testing.disk import PowerLossError
 
 if TYPE_CHECKING:
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RETURN_SECONDS: Final = 0.00005  # from the thread back to the reactor
-
-
-class _Job:
-    """A piece of work and who waits for it."""
-
-    __slots__ = ("done", "failed", "work")
-
-    def __init__(
-        self, work: Callable[[], Any], done: Callable[[Any], object], failed: Callable[[Failure], object]
-    ) -> None:
-        self.work = work
-        self.done = done
-        self.failed = failed
 
 
 class DiskQueue(WorkQueue):
@@ -40,7 +27,7 @@ class DiskQueue(WorkQueue):
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._is_busy = False
         self._is_stopped = False
 
@@ -49,7 +36,7 @@ class DiskQueue(WorkQueue):
     ) -> None:
         """Take a piece of work; see `WorkQueue.submit`."""
         if not self._is_stopped:  # else the thread is gone: it is never done
-            self._jobs.append(_Job(work, done, failed))
+            self._jobs.append((work, done, failed))
             self._begin()
 
     def _begin(self) -> None:
@@ -73,16 +60,12 @@ class DiskQueue(WorkQueue):
             self._do(self._jobs.popleft())
             self._begin()
 
-    def _do(self, job: _Job) -> None:
+    def _do(self, job: Job) -> None:
         host = self._life.host
-        tell: Callable[[Any], object] = job.done
-        try:
-            outcome = job.work()
-        except PowerLossError:
+        tell, outcome = do(job)
+        if isinstance(outcome, Failure) and outcome.check(PowerLossError):
             host.lose_power()
             return
-        except Exception:
-            tell, outcome = job.failed, Failure()
         host.worked()
         host.cluster.check()
         if host.reach("synced"):
@@ -101,31 +84,27 @@ class ReaderQueue(WorkQueue):
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._jobs: dict[_Job, None] = {}
+        self._jobs: dict[int, Job] = {}
+        self._count = 0
 
     def submit(
         self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
     ) -> None:
         """Take a piece of work; see `WorkQueue.submit`."""
-        job = _Job(work, done, failed)
-        self._jobs[job] = None
+        self._count += 1
+        self._jobs[self._count] = (work, done, failed)
         host = self._life.host
-        host.cluster.clock.after(host.rng.expovariate(1 / 0.002), self._work, job)
+        host.cluster.clock.after(host.rng.expovariate(1 / 0.002), self._work, self._count)
 
-    def _work(self, job: _Job) -> None:
+    def _work(self, number: int) -> None:
         life = self._life
         clock = life.host.cluster.clock
-        if not life.is_alive or job not in self._jobs:
+        if not life.is_alive or number not in self._jobs:
             return
         if life.host.paused_until > clock.seconds():
-            clock.at(life.host.paused_until, self._work, job)
+            clock.at(life.host.paused_until, self._work, number)
             return
-        del self._jobs[job]
-        tell: Callable[[Any], object] = job.done
-        try:
-            outcome = job.work()
-        except Exception:
-            tell, outcome = job.failed, Failure()
+        tell, outcome = do(self._jobs.pop(number))
         clock.after(RETURN_SECONDS, life.enter, tell, outcome)
 
     def stop(self) -> None:
