@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,13 +21,11 @@ from loghouse.administration import Administration
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
     DiskFullError,
-    OffsetOutOfRangeError,
     RequestError,
     UnavailableError,
     UnknownLogError,
 )
 from loghouse.forwarding import Forwarder
-from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.node_api import Bounds, Fetched, OnAppended, OnFailed, Proposal, Server
 from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration, Member
@@ -39,6 +37,7 @@ from loghouse.raft.core import Raft
 from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.raft.ready import HardState, Role, SoftState
 from loghouse.read_ahead import ReadAhead
+from loghouse.reads import Reads
 from loghouse.repairing import LogRepair, Repairing
 from loghouse.replica import Replica
 from loghouse.retention import AgeClock
@@ -133,6 +132,12 @@ class Node(Administration, Repairing, Service):
             raise
         self._disk = self._make_queue("loghouse-disk", 1)
         self._readers = self._make_queue("loghouse-reader", 4)
+        self._reads = Reads(
+            self._readers,
+            member=self._member,
+            is_damaged=lambda: self._damage is not None,
+            read_failed=self.read_failed,
+        )
         if self._log is None:
             self.disk_uuid = self._rng.randbytes(UUID_SIZE)
         else:
@@ -490,68 +495,16 @@ class Node(Administration, Repairing, Service):
     # --- reading ------------------------------------------------------------------------
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        """Read whole entry frames from the one holding `offset` on. See `NodeLike.fetch`.
-
-        A hit is committed and immutable, so it is served from here. A miss may only be this node's: it is
-        told after the leader confirmed it.
-        """
-        if self._replica is not None and self._holds(offset):
-            return self._read(offset, size_max)
-        return self._read_barrier().addCallback(lambda _: self._read_or_miss(offset, size_max))
-
-    def _read_barrier(self) -> Deferred[int]:
-        if self._replica is None:
-            return fail(UnavailableError("this node has not joined its cluster yet; try another node"))
-        replica = self._replica
-        is_lone = replica.raft.configuration.voters == {replica.raft.id} and self._damage is None
-        if replica.is_full and is_lone:
-            # A full disk deposes a leader, but there is nobody else who could have committed anything.
-            return succeed(replica.readable_index)
-        return replica.read_barrier()
-
-    def _holds(self, offset: int) -> bool:
-        replica, _ = self._member()
-        return replica.lowest_offset <= offset < replica.readable_offset
-
-    def _read_or_miss(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        if self._holds(offset):
-            return self._read(offset, size_max)
-        replica, _ = self._member()
-        return fail(OffsetOutOfRangeError(offset, replica.lowest_offset, replica.readable_offset))
-
-    def _read(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        replica, log = self._member()
-        high_index = replica.readable_index
-        size_max = min(size_max, FETCH_SIZE_MAX)
-
-        def read() -> Fetched:
-            frames, next_offset = log.read(offset, size_max, high_index)
-            return Fetched(frames=frames, next_offset=next_offset)
-
-        if log.is_hot(offset):
-            return maybeDeferred(read).addErrback(self.read_failed)
-        return self._readers.run(read).addErrback(self.read_failed)
+        """Read whole entry frames from the one holding `offset` on. See `NodeLike.fetch`."""
+        return self._reads.fetch(offset, size_max)
 
     def bounds(self) -> Deferred[Bounds]:
         """Return the readable range. See `NodeLike.bounds`."""
-
-        def look(_: int) -> Bounds:
-            replica, _log = self._member()
-            return Bounds(lowest=replica.lowest_offset, next_offset=replica.readable_offset)
-
-        return self._read_barrier().addCallback(look)
+        return self._reads.bounds()
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
         """Return the first offset at or after a time. See `NodeLike.find_offset`."""
-
-        def find() -> tuple[int, int]:
-            replica, log = self._member()
-            found = log.find_time(timestamp, replica.readable_index)
-            return found if found is not None else (replica.readable_offset, 0)
-
-        return self._read_barrier().addCallback(
-            lambda _: self._readers.run(find).addErrback(self.read_failed)
-        )
+        return self._reads.find_offset(timestamp)
 
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `NodeLike.wait_for`."""

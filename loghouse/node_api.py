@@ -195,7 +195,10 @@ class NodeLike(Protocol):
         ...
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
-        """The first offset appended at or after `timestamp` and its append time; (next, 0) when none is."""
+        """The first offset appended at or after `timestamp` and its append time; (next, 0) when none is.
+
+        Never an offset that is trimmed. Without a leader only a record that is here is an answer.
+        """
         ...
 
     def servers(self) -> Sequence[Server]:

@@ -93,7 +93,7 @@ class Replica:
     """Drives one `Raft` over one `Log`.
 
     `readable_index` and `readable_offset` are min(commit, durable) here: what may be served.
-    `lowest_offset` is that of committed trims only.
+    `lowest_offset` is that of the committed trims up to there, so it is never above `readable_offset`.
     """
 
     logger = Logger()
@@ -142,7 +142,8 @@ class Replica:
         self._reads: dict[int, Deferred[int]] = {}
         self._behind: list[_Behind] = []
         self._idle: list[Deferred[None]] = []
-        self._applied: deque[tuple[int, int]] = deque()
+        # Committed, not readable yet: index, next offset, and what a trim made the lowest offset (else 0).
+        self._applied: deque[tuple[int, int, int]] = deque()
         self._committed_term = 0
         state = log.state_at(raft.commit_index)
         self.readable_index = raft.commit_index
@@ -460,9 +461,8 @@ class Replica:
         for entry in entries:
             self._settle_older(entry.term)
             self._resolve(entry.index, entry.term, entry.timestamp)
-            if entry.kind == EntryKind.TRIM:
-                self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
-            self._applied.append((entry.index, entry.next_offset))
+            trim = decode_trim(bytes(entry.payload)) if entry.kind == EntryKind.TRIM else 0
+            self._applied.append((entry.index, entry.next_offset, trim))
         self._publish()
 
     def _skip_to(self, index: int, term: int) -> None:
@@ -504,7 +504,9 @@ class Replica:
         applied = self._applied
         # Not the log's own mark: until a cut is done, it still covers the entries that are to be replaced.
         while applied and applied[0][0] <= self.raft.durable_index:
-            self.readable_index, self.readable_offset = applied.popleft()
+            self.readable_index, self.readable_offset, trim = applied.popleft()
+            if trim > self.lowest_offset:
+                self.lowest_offset = trim
             self._has_moved = True
 
     def _take_start(self) -> None:

@@ -406,6 +406,23 @@ class AdministrationTests(TownTestCase):
         self.failure(town, town["c"].node.remove("a"), UnavailableError)
         self.failure(town, town["c"].node.transfer("c"), UnavailableError)
 
+    def test_reads_without_a_majority(self):
+        """The last one of three serves what it holds; what only a leader can confirm is refused."""
+        town = self.built()
+        self.result(town, town.leader.propose())
+        town.advance(2)
+        for name in "ab":
+            town[name].crash()
+        town.until(lambda: not town["c"].node.leader_name, 60)
+        node = town["c"].node
+        self.assertEqual(self.result(town, node.fetch(0, 1)).next_offset, 1)
+        offset, timestamp = self.result(town, node.find_offset(0))
+        self.assertEqual(offset, 0)
+        self.assertGreater(timestamp, 0)
+        self.failure(town, node.find_offset(timestamp + 1), UnavailableError)
+        self.failure(town, node.fetch(1, 1), UnavailableError)
+        self.failure(town, node.bounds(), UnavailableError)
+
     def test_status_of_a_joiner(self):
         """A node that belongs to no cluster yet refuses, and says so."""
         town = self.town("ab")

@@ -5,7 +5,7 @@ Without a bug those tests pass: they are part of this suite.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER
+from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER, READING
 from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
 from tests.mutants.named import survivors
 
@@ -29,6 +29,10 @@ class MutantTests(SynchronousTestCase):
     def test_joining_appends(self):
         """Bugs in small appends that share entries are seen."""
         self.assertEqual(survivors(JOINING_APPENDS), [])
+
+    def test_reading(self):
+        """Bugs in what readers are told are seen."""
+        self.assertEqual(survivors(READING), [])
 
     def test_membership(self):
         """Bugs in joining, ids and administration are seen."""

@@ -77,6 +77,7 @@ NEIGHBOURS = {
     "read_ahead": "node",
     "group_write": "node",
     "replica": "node",
+    "reads": "node",
     "reconcile": "node",
     "peers": "node",
     "cluster": "node",

@@ -3,7 +3,10 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import UnavailableError
+from loghouse.protocol.configuration import encode_trim
+from loghouse.protocol.entry import EntryKind
 from loghouse.raft.config import LAN
+from loghouse.raft.ready import Proposal
 from loghouse.replica import BEHIND_ELECTIONS_MAX
 from tests.driver.group import Group
 
@@ -53,3 +56,22 @@ class BehindTests(SynchronousTestCase):
         group.tick(2, count=3)
         self.assertEqual(old.frames(), successor.frames())
         self.assertEqual(old.replica.readable_index, successor.replica.readable_index)
+
+    def test_a_trim_counts_with_its_entry(self):
+        """Committed trims move the lowest offset when their entries are readable, not above the next one."""
+        group = Group(3)
+        leader, follower = group.elect(1), group[2]
+        follower.disk.is_held = True
+        for _ in range(3):
+            leader.propose()
+        group.settle()
+        leader.replica.propose(
+            Proposal(kind=EntryKind.TRIM, payload=encode_trim(3)), lambda appended: None, self.fail
+        )
+        group.settle()
+        group.tick(1)
+        self.assertEqual((leader.replica.lowest_offset, leader.replica.readable_offset), (3, 3))
+        self.assertEqual((follower.replica.lowest_offset, follower.replica.readable_offset), (0, 0))
+        follower.disk.is_held = False
+        group.settle()
+        self.assertEqual((follower.replica.lowest_offset, follower.replica.readable_offset), (3, 3))

@@ -397,16 +397,27 @@ class ReadableLog:
         return None
 
     @again_when_gone
-    def find_time(self, timestamp: int, high_index: int) -> tuple[int, int] | None:
-        """Return (offset, timestamp) of the first record up to `high_index` at or after a time, or None.
+    def find_time(self, timestamp: int, high_index: int, lowest_offset: int) -> tuple[int, int] | None:
+        """Return (offset, timestamp) of the first record at or after a time, or None when there is none.
 
         A record's time is its entry's. Entries without records are passed over.
+
+        Args:
+            high_index: The last Raft index to look at: the commit index. What is not durable is passed over.
+            lowest_offset: Records below are trimmed, even while their bytes are still here.
         """
-        view = self._view
         index = self.index_of_time(timestamp, high_index)
-        while index is not None and index <= min(high_index, view.durable_index):
+        if index is None:
+            return None
+        view = self._view
+        if self._header(view, index).next_offset <= lowest_offset:
+            try:
+                index = self.index_of_offset(max(lowest_offset, self.first_offset))
+            except OffsetOutOfRangeError:
+                return None  # every record is trimmed
+        while index <= min(high_index, view.durable_index):
             header = self._header(view, index)
             if header.record_count:
-                return header.base_offset, header.timestamp
+                return max(header.base_offset, lowest_offset), header.timestamp
             index += 1
         return None

@@ -271,10 +271,10 @@ class TownTestCase(SynchronousTestCase):
 
     def result(self, town: Town, done, seconds_max: float = 30.0):
         """Wait for a Deferred's result."""
-        town.until(lambda: done.called, seconds_max)
+        town.until(lambda: done.called and not done.paused, seconds_max)
         return self.successResultOf(done)
 
     def failure(self, town: Town, done, *types, seconds_max: float = 30.0):
         """Wait for a Deferred's failure."""
-        town.until(lambda: done.called, seconds_max)
+        town.until(lambda: done.called and not done.paused, seconds_max)
         return self.failureResultOf(done, *types)

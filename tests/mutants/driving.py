@@ -9,6 +9,7 @@ REPLICA = "loghouse.replica:Replica."
 CLUSTER = "loghouse.cluster:Cluster."
 JOINING = "loghouse.cluster:_Joining."
 NODE = "loghouse.node:Node."
+READS = "loghouse.reads:Reads."
 JOINER = "loghouse.joining:Joiner."
 ADMINISTRATION = "loghouse.administration:Administration."
 
@@ -268,6 +269,43 @@ JOINING_APPENDS = (
     ),
 )
 
+READING = (
+    bug(
+        "trimmed-offset-found",
+        "found from outside: consume --from TIME failed after a trim",
+        "A time look-up does not ask what is trimmed.",
+        [
+            (
+                READS + "_find_offset",
+                "log.find_time(timestamp, high_index, lowest)",
+                "log.find_time(timestamp, high_index, 0)",
+            )
+        ],
+        "test_reads:ReadsTests.test_find_offset_after_a_trim",
+    ),
+    bug(
+        "trim-before-its-records",
+        "found here: bounds with the lowest offset above the next one",
+        "A committed trim counts before its entry is readable.",
+        [
+            (
+                REPLICA + "_apply",
+                "trim = decode_trim(bytes(entry.payload)) if entry.kind == EntryKind.TRIM else 0",
+                "trim = 0\n        if entry.kind == EntryKind.TRIM:\n            "
+                "self.lowest_offset = decode_trim(bytes(entry.payload))",
+            )
+        ],
+        "test_reads_behind:BehindTests.test_a_trim_counts_with_its_entry",
+    ),
+    bug(
+        "nothing-without-a-leader",
+        "found from outside: one node of three left could not be read",
+        "A time look-up that this node can answer needs a majority.",
+        [(READS + "_find_offset_alone", "failure.trap(UnavailableError)", "failure.raiseException()")],
+        "test_cluster:AdministrationTests.test_reads_without_a_majority",
+    ),
+)
+
 MEMBERSHIP = (
     bug(
         "emptied-keeps-its-id",
@@ -382,4 +420,4 @@ MEMBERSHIP = (
     ),
 )
 
-DRIVING = (*ORDER, *ANSWERS, *JOINING_APPENDS, *MEMBERSHIP)
+DRIVING = (*ORDER, *ANSWERS, *JOINING_APPENDS, *READING, *MEMBERSHIP)

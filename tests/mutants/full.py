@@ -9,6 +9,7 @@ from loghouse.testing.mutation import Edit, Mutant
 REPLICA = "loghouse.replica:Replica."
 WRITE = "loghouse.group_write:GroupWrite."
 NODE = "loghouse.node:Node."
+READS = "loghouse.reads:Reads."
 CLUSTER = "loghouse.cluster:Cluster."
 JOINING = "loghouse.cluster:_Joining."
 FORWARDER = "loghouse.forwarding:Forwarder."
@@ -151,7 +152,7 @@ ANSWERS = (
         "miss-without-the-leader",
         "rqlite#2747; the Go original reads locally",
         "A follower tells what it does not have as if nobody had.",
-        (NODE + "_read_barrier", "return replica.read_barrier()", "return succeed(0)"),
+        (READS + "_read_barrier", "return replica.read_barrier()", "return succeed(0)"),
         options=THREE,
     ),
     bug(

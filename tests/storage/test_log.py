@@ -246,13 +246,26 @@ class LogTests(LogCase):
     def test_find_time(self):
         """A time finds the first record at or after it, passing over entries without records."""
         entries = self.fill(30)
-        self.assertEqual(self.log.find_time(0, 30), (0, entries[1].timestamp))
+        self.assertEqual(self.log.find_time(0, 30, 0), (0, entries[1].timestamp))
         noop = entries[25]
         self.assertEqual(
-            self.log.find_time(noop.timestamp, 30), (entries[26].base_offset, entries[26].timestamp)
+            self.log.find_time(noop.timestamp, 30, 0), (entries[26].base_offset, entries[26].timestamp)
         )
-        self.assertIsNone(self.log.find_time(noop.timestamp, 26))
-        self.assertIsNone(self.log.find_time(10**9, 30))
+        self.assertIsNone(self.log.find_time(noop.timestamp, 26, 0))
+        self.assertIsNone(self.log.find_time(10**9, 30, 0))
+
+    def test_find_time_above_a_lowest_offset(self):
+        """Trimmed records are passed over, whole segments of them and within an entry."""
+        entries = self.fill(30)
+        for lowest in range(self.log.next_offset):
+            holder = next(entry for entry in entries if entry.base_offset <= lowest < entry.next_offset)
+            self.assertEqual(self.log.find_time(0, 30, lowest), (lowest, holder.timestamp))
+            late = entries[28]
+            self.assertEqual(
+                self.log.find_time(late.timestamp, 30, lowest),
+                (max(late.base_offset, lowest), max(late.timestamp, holder.timestamp)),
+            )
+        self.assertIsNone(self.log.find_time(0, 30, self.log.next_offset))
 
     def test_hard_state(self):
         """Term and vote are there after a reopening."""
