@@ -41,6 +41,7 @@ from loghouse.reads import Reads
 from loghouse.repairing import LogRepair, Repairing
 from loghouse.replica import Replica
 from loghouse.retention import AgeClock
+from loghouse.room import RoomKeeping
 from loghouse.storage.directory import UUID_SIZE, DataDirectory, Identity
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
@@ -54,7 +55,7 @@ HAND_OVER_SECONDS_MAX: Final = 2.0
 SETTLE_SECONDS_MAX: Final = 1.0
 
 
-class Node(Administration, Repairing, Service):
+class Node(Administration, Repairing, RoomKeeping, Service):
     """One log, replicated by its group; see `node_api.NodeLike` for what doors may call."""
 
     logger = Logger()
@@ -86,8 +87,6 @@ class Node(Administration, Repairing, Service):
         self._rng = rng
         self._make_queue = make_queue
         self._on_fatal = on_fatal
-        self._trimmed_to = 0
-        self._is_prepared = False
         self._tail = Tail()
         self._is_stopping = False
         self._is_renewing = False
@@ -341,15 +340,6 @@ class Node(Administration, Repairing, Service):
         """Whether a follower replicates close behind this leader."""
         return self._replica is not None and self._replica.raft.is_caught_up(id)
 
-    def write_address_book(self, content: bytes, done: Callable[[], None]) -> None:
-        """Make the address book durable, then call `done`."""
-        directory = self._directory
-        self._disk.run(lambda: directory.write_members(content)).addCallbacks(lambda _: done(), self.fatal)
-
-    def read_address_book(self) -> bytes:
-        """The address book as last written."""
-        return self._directory.read_members()
-
     def message_received(self, source: str, message: Message) -> None:
         """Take a forwarded request, or the answer to one."""
         if not self.repair_message_received(source, message) and self._forwarder is not None:
@@ -424,14 +414,6 @@ class Node(Administration, Repairing, Service):
             self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
         self._prepare()
 
-    def disk_filled(self, is_full: bool) -> None:
-        """The disk has no room for appends, or has room again."""
-        if is_full and self.is_writable:
-            self.logger.error("{problem}", problem=str(DiskFullError(self.options.data_dir)))
-        elif not is_full and not self.is_writable:
-            self.logger.info("disk has room again: appends resume")
-        self.is_writable = not is_full
-
     def _member(self) -> tuple[Replica, Log]:
         """Return the replica and its log.
 
@@ -470,27 +452,6 @@ class Node(Administration, Repairing, Service):
             failed(DiskFullError(self.options.data_dir))
         else:
             self._replica.propose(proposal, appended, failed)
-
-    def _prepare(self) -> None:
-        """Take room for the next segment once the active one is half full, so that no append waits for it.
-
-        That is where a full disk shows: while there still is half a segment of room for what was taken.
-        """
-        assert self._log is not None
-        half_full = self._log.active_size >= self.options.segment_size // 2
-        if half_full and not self._is_prepared:
-            self._run_prepare()
-        self._is_prepared = half_full
-
-    def _run_prepare(self) -> None:
-        assert self._log is not None
-        self._disk.run(self._log.prepare).addCallbacks(
-            lambda _: self.disk_filled(False), self._not_prepared
-        ).addErrback(self.fatal)
-
-    def _not_prepared(self, failure: Failure) -> None:
-        failure.trap(DiskFullError)
-        self.disk_filled(True)
 
     # --- reading ------------------------------------------------------------------------
 
@@ -543,11 +504,6 @@ class Node(Administration, Repairing, Service):
         return int(self._clocks.wall() * 1_000_000)
 
     def _keep_house(self) -> None:
-        if self._replica is None:
-            return
-        if self._replica.is_full:
-            self._replica.retry_write()
-        elif not self.is_writable:
-            self._run_prepare()
-        assert self._trimmer is not None
-        self._trimmer.look(self._clocks.wall(), self._clocks.monotonic())
+        self.look_for_room()
+        if self._replica is not None and self._trimmer is not None:
+            self._trimmer.look(self._clocks.wall(), self._clocks.monotonic())

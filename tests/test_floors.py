@@ -83,6 +83,7 @@ NEIGHBOURS = {
     "cluster": "node",
     "tail": "node",
     "administration": "node",
+    "room": "node",
     "node_options": "node",
     "trimming": "node",
     "retention": "node",

@@ -28,7 +28,7 @@ from construct import (
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
-from loghouse.storage.files import Files, OpenFile, read_file, replace_file
+from loghouse.storage.files import FULL_ERRNOS, Files, OpenFile, read_file, replace_file
 from loghouse.storage.log import Log
 from loghouse.storage.opening import end_of_nonzero
 from loghouse.storage.recovery import ASIDE_NAME, STORE
@@ -341,11 +341,14 @@ class DataDirectory:
         """Keep the last known addresses (opaque here); durable on return.
 
         Raises:
+            DiskFullError: There is no room; what was written before is still there.
             DiskFailedError: The disk refuses.
         """
         try:
             replace_file(self._files, self.path, MEMBERS_NAME, content)
         except OSError as error:
+            if error.errno in FULL_ERRNOS:
+                raise DiskFullError(self.path) from error
             raise DiskFailedError(f"cannot write {self.path}/{MEMBERS_NAME}: {error}") from error
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ decided by the caller (`storage/log.py`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -291,6 +292,7 @@ def replace_file(files: Files, directory: str, name: str, content: bytes) -> Non
     """Replace a small file so that after any crash the old or the new one is there, whole.
 
     Order: write a temporary file, sync it, rename it, sync the directory. It is durable on return.
+    One that failed may be done again from its start.
     """
     temporary = f"{directory}/{name}.tmp"
     if files.exists(temporary):
@@ -299,6 +301,10 @@ def replace_file(files: Files, directory: str, name: str, content: bytes) -> Non
     try:
         files.pwritev(file.fd, [content], 0)
         files.fsync(file.fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            files.unlink(temporary)  # on a full disk, what it took is missed elsewhere
+        raise
     finally:
         file.close()
     files.rename(temporary, f"{directory}/{name}")

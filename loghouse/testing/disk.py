@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
+from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.entry import Buffer
 from loghouse.testing.disk_nodes import (
     Change,
@@ -59,7 +61,8 @@ class SimMapping:
 class Fault:
     """An error to come: at the `after`-th operation of these kinds (0 is the next), then at `times` in all.
 
-    `kinds` and `path_part` choose operations; empty chooses all. `error` may be any exception.
+    `kinds` and `path_part` choose operations, and `places` the bytes of a write; empty chooses all. `error`
+    may be any exception.
     """
 
     error: BaseException
@@ -67,10 +70,13 @@ class Fault:
     kinds: frozenset[str] = frozenset()
     path_part: str = ""
     times: int = 1
+    places: range | None = None
 
-    def strikes(self, kind: str, path: str) -> bool:
+    def strikes(self, kind: str, path: str, position: int = 0) -> bool:
         """Count the operation; return whether it fails."""
         if self.times <= 0 or (self.kinds and kind not in self.kinds) or self.path_part not in path:
+            return False
+        if self.places is not None and kind == "pwritev" and position not in self.places:
             return False
         if self.after > 0:
             self.after -= 1
@@ -100,6 +106,22 @@ CHANGING = frozenset(
     }
 )
 SYNCS = frozenset({"fdatasync", "fsync", "sync_directory"})
+
+
+_TAKING: Final = ("create", "allocate", "pwritev")
+FILLED: Final[Mapping[str, tuple[str, tuple[str, ...], range | None]]] = {
+    "segment": (".store", _TAKING, range(STORE_HEADER_SIZE, 1 << 62)),
+    "new segment": (".store", ("create", "allocate"), None),
+    "watermark": (".store", ("pwritev",), range(STORE_HEADER_SIZE)),
+    "index": (".index", _TAKING, None),
+    "state": (".state", _TAKING, None),
+    "start": ("/start", _TAKING, None),
+    "hard state": ("/hard_state", _TAKING, None),
+    "members": ("/members", _TAKING, None),
+    "reserve": ("/reserve", _TAKING, None),
+    "everything": ("", _TAKING, None),
+}
+"""What may find no room: a part of its path, the operations that take room, and where in the file."""
 
 
 class SimDisk:
@@ -163,12 +185,14 @@ class SimDisk:
 
     def _operate(self, kind: str, path: str, size: int, *arguments: object) -> None:
         """Count, delay, record and fail an operation, before it is done."""
+        position = arguments[-1] if kind == "pwritev" else 0
+        assert isinstance(position, int)
         if self.on_operation is not None:
             self.on_operation(kind, path, size)
         if kind in CHANGING:
             self.operations += 1
         for fault in self.faults:
-            if fault.strikes(kind, path):
+            if fault.strikes(kind, path, position):
                 raise fault.error
         if self.trace is not None and (kind in CHANGING or kind in ("open", "close", "lock")):
             self.trace.append((kind, arguments))
@@ -364,6 +388,16 @@ class SimDisk:
         fault = Fault(made, after, frozenset(kinds), path_part, times)
         self.faults.append(fault)
         return fault
+
+    def fill(self, what: str, error: int = errno.ENOSPC) -> Callable[[], None]:
+        """Leave no room for one of `FILLED`, even where it had some (a disk that copies on write, a quota).
+
+        Returns what frees the disk.
+        """
+        path_part, kinds, places = FILLED[what]
+        fault = Fault(disk_error(error), 0, frozenset(kinds), path_part, 1 << 62, places)
+        self.faults.append(fault)
+        return lambda: self.faults.remove(fault)
 
     def flip(self, path: str, bit: int) -> None:
         """Flip one bit of a file, as rot does: in what reads see and in what is durable."""
