@@ -1,4 +1,4 @@
-"""Install the asyncio reactor, once, on uvloop where it exists.
+"""Install the asyncio reactor, once, on uvloop where it exists, with timers that no wall clock moves.
 
 Imported before anything that imports `twisted.internet.reactor`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import time
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVarTuple, cast
@@ -69,3 +70,15 @@ def install() -> None:
         raise ReactorError(
             f"loghouse needs the asyncio reactor, found {type(reactor).__name__}; leave --reactor out"
         )
+    if "seconds" not in vars(reactor):
+        _leave_the_wall_clock(reactor)
+
+
+def _leave_the_wall_clock(reactor: Any) -> None:
+    """Let the reactor count seconds since the epoch by the monotonic clock, from its wall clock's time now.
+
+    Twisted's own clock is `time.time`: when that steps back an hour, whatever waits in `callLater` (ticks,
+    elections, timeouts, every LoopingCall) waits an hour longer. Calls that wait already stay right.
+    """
+    start = time.time() - time.monotonic()
+    reactor.seconds = lambda: start + time.monotonic()

@@ -6,6 +6,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from loghouse.clock_watch import ClockWatch
 from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.ready import Proposal, Role
@@ -17,7 +18,7 @@ RETENTION_SECONDS: Final = 60.0
 
 
 class Trimmer:
-    """Looks at a replica's segments now and then."""
+    """Looks at a replica's segments now and then, and at the clocks by which they age."""
 
     logger = Logger()
 
@@ -25,20 +26,35 @@ class Trimmer:
         self._replica = replica
         self._log = log
         self._age_clock = age_clock
+        self._clock_watch = ClockWatch()
         self._looked_at = monotonic
         self._proposed = 0
         self._is_paused = False
 
     def look(self, wall: float, monotonic: float) -> None:
         """Propose a trim when one is due; called every second, looks every `RETENTION_SECONDS`."""
+        self._watch_clock(wall, monotonic)
         if monotonic - self._looked_at < RETENTION_SECONDS or self._replica.raft.role is not Role.LEADER:
             return
         self._looked_at = monotonic
-        lowest = self._lowest_wanted(self._age_clock.now(wall, monotonic))
+        lowest = self._lowest_wanted(self._age_now(wall, monotonic))
         if lowest is not None and lowest > max(self._replica.lowest_offset, self._proposed):
             self._proposed = lowest
             proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(lowest))
             self._replica.propose(proposal, lambda appended: None, self._not_trimmed)
+
+    def _watch_clock(self, wall: float, monotonic: float) -> None:
+        drift = self._age_clock.drift_seconds(wall, monotonic)
+        warnings = [self._clock_watch.step(drift, wall, monotonic)]
+        if self._replica.raft.role is Role.LEADER:
+            warnings.append(self._clock_watch.waiting(wall, self._log.state.timestamp))
+        for warning in filter(None, warnings):
+            self.logger.warn("{warning}", warning=warning)
+
+    def _age_now(self, wall: float, monotonic: float) -> int | None:
+        """The age clock's time, but none that the clocks of a majority have not reached."""
+        now = self._age_clock.now(wall, monotonic)
+        return None if now is None else min(now, self._replica.raft.majority_time())
 
     def _lowest_wanted(self, age_now: int | None) -> int | None:
         retention = self._replica.raft.configuration.retention

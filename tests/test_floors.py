@@ -86,6 +86,7 @@ NEIGHBOURS = {
     "room": "node",
     "node_options": "node",
     "trimming": "node",
+    "clock_watch": "node",
     "retention": "node",
     "forwarding": "node",
     "joining": "node_api",

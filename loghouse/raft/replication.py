@@ -210,6 +210,20 @@ class Replication(Roles):
             progress.read_round = message.read_round
         return None
 
+    def majority_time(self) -> int:
+        """Return the time that the wall clocks of a majority of voters have reached, as this leader heard it.
+
+        In microseconds since the epoch; 0 before a majority told theirs. Nothing in Raft depends on it.
+        """
+        if not self._voters:
+            return 0
+        progress = self._progress
+        times = [
+            self._now if id_ == self.id else progress[id_].timestamp if id_ in progress else 0
+            for id_ in self._voters
+        ]
+        return committed_index(times)
+
     def _advance_commit(self) -> None:
         """Commit what a majority of voters holds durably (Raft 5.3), this leader's disk included."""
         if not self._voters:

@@ -148,6 +148,9 @@ class NodeProcess:
         self.data_dir = folder / "data"
         self.output_path = folder / "output.log"
         self.process: subprocess.Popen[bytes] | None = None
+        # For the next start: more variables, and folders that Python looks through before all others.
+        self.environment: dict[str, str] = {}
+        self.python_path: tuple[Path, ...] = ()
         folder.mkdir(parents=True, exist_ok=True)
         self.config_path = folder / "node.yaml"
         self._settings = settings
@@ -192,13 +195,14 @@ class NodeProcess:
         """
         twistd = Path(sys.executable).with_name("twistd")
         node = [sys.executable, twistd, "-n", "--pidfile=", "loghouse", "--config", self.config_path]
+        path = os.pathsep.join(filter(None, [*map(str, self.python_path), *sys.path]))
         with open(self.output_path, "ab") as output:
             self.process = subprocess.Popen(
                 [*prefix, *map(str, node)],
                 stdout=output,
                 stderr=output,
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **self.environment, "PYTHONPATH": path},
             )
         if wait:
             self.wait_serving()

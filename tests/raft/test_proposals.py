@@ -377,6 +377,18 @@ class SendingTests(SynchronousTestCase):
         bench.hear(2, HeartbeatReply(term=2, read_round=0, last_index=2, timestamp=99))
         self.assertEqual(bench.raft.followers[2].timestamp, 99)
 
+    def test_time_of_a_majority(self):
+        """The time of a majority is what most voters' clocks have reached; one clock ahead does not count."""
+        bench = leading()
+        bench.raft.tick(2_000_000)
+        self.assertEqual(bench.raft.majority_time(), 0)
+        bench.hear(2, HeartbeatReply(term=2, read_round=0, last_index=2, timestamp=99))
+        self.assertEqual(bench.raft.majority_time(), 99)
+        bench.hear(3, HeartbeatReply(term=2, read_round=0, last_index=2, timestamp=101))
+        self.assertEqual(bench.raft.majority_time(), 101)
+        bench.hear(2, HeartbeatReply(term=2, read_round=0, last_index=2, timestamp=3_000_000))
+        self.assertEqual(bench.raft.majority_time(), 2_000_000)
+
     def test_large_entry_goes_alone(self):
         """An entry beyond the in-flight bound goes when nothing else is in flight, and is not split."""
         bench = leading(config=RaftConfig(inflight_size_max=300, append_size_max=200))
