@@ -26,7 +26,7 @@ from loghouse.gossip.ready import EventKind, MemberEvent
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.peer import DialDoor, PeerLink, PeerState
 from loghouse.node_api import Server
-from loghouse.peers import AcceptedPeers, PeerSet
+from loghouse.peers import AcceptedPeers, PeerSet, is_dialable
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
 from loghouse.protocol.codec import decode_envelope
 from loghouse.protocol.configuration import Configuration, Role
@@ -427,18 +427,25 @@ class Cluster:
         return present
 
     def servers(self) -> tuple[Server, ...]:
-        """Return the members of the configuration as clients should know them."""
+        """Return the members of the configuration as clients should know them.
+
+        A member of which this node has heard no address yet is left out: it would be dialled there.
+        """
         node = self.node
         views = {(view.name, view.disk_uuid): view for view in self._members()}
         servers = []
         for member in node.configuration.members:
             view = views.get((member.name, member.disk_uuid))
             profile = view.profile if view is not None else None
+            address = profile.address if profile else self.address_of(member.name)
+            if not is_dialable(address):
+                continue
+            grpc_address = profile.grpc_address if profile else ""
             servers.append(
                 Server(
                     name=member.name,
-                    address=profile.address if profile else self.address_of(member.name),
-                    grpc_address=profile.grpc_address if profile else "",
+                    address=address,
+                    grpc_address=grpc_address if is_dialable(grpc_address) else "",
                     is_leader=member.id == node.leader_id,
                     role="voter" if member.role is Role.VOTER else "learner",
                     is_alive=view is not None and view.liveness in (Liveness.ALIVE, Liveness.SUSPECT),

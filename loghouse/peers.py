@@ -29,6 +29,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port) if is_port and int(port) < 65536 else 0
 
 
+def is_dialable(address: str) -> bool:
+    """Whether an address names a host and a port."""
+    return all(split_address(address))
+
+
 class PeerSet:
     """Dialled links by node name, and seeds by address."""
 

@@ -238,6 +238,33 @@ class MembershipTests(TownTestCase):
             self.assertEqual(servers[mover.name], "elsewhere:7")
         self.assertEqual(town.shape("a"), "aV bV cV")
 
+    def test_unknown_addresses_are_not_told(self):
+        """A node that just started tells clients only of members whose addresses it has heard."""
+        town = self.built(swim=replace(LAN, book_ticks=1_000_000))  # nothing is in its address book
+        starter = next(one for one in town.running if not one.leads)
+        told = []
+        starter.stop()
+        starter.start()
+
+        def knows_all():
+            told.append(starter.node.servers())
+            return len(told[-1]) == 3
+
+        town.until(knows_all)
+        self.assertLess(len(told[0]), 3)
+        self.assertEqual([server for found in told for server in found if not server.address], [])
+
+    def test_nonsense_addresses_are_not_told(self):
+        """What a member says of its own addresses, and is none, is not passed on to clients."""
+        town = self.built()
+        mover = next(one for one in town.running if not one.leads)
+        mover.stop()
+        mover.address = "elsewhere"
+        mover.start()
+        town.until(lambda: all(one.cluster.address_of(mover.name) == "elsewhere" for one in town.running))
+        for one in town.running:
+            self.assertNotIn(mover.name, [server.name for server in one.node.servers()])
+
     def test_wrong_source(self):
         """A node that speaks as another member is cut off at once, and its message is not heard."""
         town = self.built()
