@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from loghouse.client.target import is_dialable
 from loghouse.errors import IdentityError, UnavailableError
 
 PROBATION_SECONDS: Final = 0.2
@@ -89,6 +90,8 @@ class Balancer:
         self._leader_name = ""
         self._probations: dict[str, _Probation] = {}
         self._refresh_at = float("-inf")
+        self._dialable: tuple[Server, ...] = ()
+        """Those of the view that can be chosen: with a door that means something."""
         self.view: ClusterView | None = None
 
     # --- what is learned ----------------------------------------------------------------
@@ -114,11 +117,17 @@ class Balancer:
     def learned(self, view: ClusterView, now: float) -> None:
         """Note what a server told of its cluster; addresses that are not in it any more are forgotten."""
         self.view = view
+        self._dialable = tuple(server for server in view.servers if self._doors(server))
         leader = view.leader
         self._leader_name = leader.name if leader is not None else ""
         self._refresh_at = now + REFRESH_SECONDS * (0.8 + 0.4 * self._rng.random())
         known = self.addresses()
         self._probations = {a: p for a, p in self._probations.items() if a in known}
+
+    def shows_leader(self, view: ClusterView) -> bool:
+        """Whether a view says who leads, and where: a node that just started may not know that yet."""
+        leader = view.leader
+        return leader is not None and (self._is_direct or bool(self._doors(leader)))
 
     def hinted(self, leader_name: str) -> None:
         """Note that a node named the leader."""
@@ -190,7 +199,8 @@ class Balancer:
         server = self._server(name)
         if server is None:
             return None
-        return next((door for door in self._doors(server) if not self._is_avoided(door, now)), server.address)
+        doors = self._doors(server)
+        return next((door for door in doors if not self._is_avoided(door, now)), doors[-1])
 
     def addresses(self) -> set[str]:
         """Return every address that may be chosen."""
@@ -212,13 +222,12 @@ class Balancer:
 
     @property
     def _servers(self) -> tuple[Server, ...]:
-        return self.view.servers if self.view is not None and not self._is_direct else ()
+        return self._dialable if not self._is_direct else ()
 
     def _doors(self, server: Server) -> tuple[str, ...]:
-        """Return where a server can be dialled, the better one first."""
-        if self._is_grpc and server.grpc_address and server.grpc_address != server.address:
-            return server.grpc_address, server.address
-        return (server.address,)
+        """Return where a server can be dialled, the better one first; what is no address is left out."""
+        told = (server.grpc_address, server.address) if self._is_grpc else (server.address,)
+        return tuple(door for door in dict.fromkeys(told) if is_dialable(door))
 
     def _server(self, name: str) -> Server | None:
         return next((server for server in self._servers if server.name == name), None) if name else None

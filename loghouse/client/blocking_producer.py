@@ -122,7 +122,7 @@ class Producer:
             while self._ledger.room <= 0 and not self._running.done():
                 self._changed.wait()
             if self._is_closed or self._running.done():
-                raise UnavailableError("the producer is closed")
+                raise self._sending.closed_error
             batch = self._accumulator.add(head, body, self._loop.time())
             self._ledger.take(len(head) + len(body))
             place = batch.record_count - 1

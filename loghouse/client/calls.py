@@ -186,6 +186,8 @@ class Calls:
             return Failure(error=error.error, effect=Effect.REFUSED)
         if isinstance(error, LoghouseError):
             return Failure(error=error, effect=Effect.NOTHING)
+        if error is not None:
+            raise error  # of ours
         return Failure(error=UnavailableError("the client was closed"), effect=Effect.REFUSED)
 
     async def await_news(self, seconds_max: float) -> None:
@@ -222,7 +224,7 @@ class Calls:
                     except LoghouseError as error:
                         problems.append(error)
                         continue
-                    if view.leader is not None:
+                    if self.balancer.shows_leader(view):
                         return self._learn(view)
                     leaderless = leaderless or view
         finally:

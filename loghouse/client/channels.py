@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from loghouse.client.balancing import ClusterView
+from loghouse.client.failures import CallFailedError, unexpected
 from loghouse.client.records import Bounds
-from loghouse.errors import UnavailableError
+from loghouse.errors import LoghouseError, UnavailableError
 from loghouse.protocol.entry import Buffer, Codec, crc32c
 
 
@@ -173,8 +174,12 @@ class Channels:
     def lend(self, address: str) -> Iterator[Channel]:
         """Give a channel for the block; it is not closed under whoever uses it, except by `close`.
 
+        What is raised in the block and is no error of ours, such as a library's, is a failed call, too: it
+        is made again where that is safe, and told as an error of ours.
+
         Raises:
             UnavailableError: The client is closed.
+            CallFailedError: The block failed.
         """
         if self.is_closed:
             raise UnavailableError("the client is closed")
@@ -184,6 +189,10 @@ class Channels:
         channel.use_count += 1
         try:
             yield channel
+        except (LoghouseError, CallFailedError, AssertionError):
+            raise
+        except Exception as error:
+            raise CallFailedError(unexpected(error, address)) from error
         finally:
             channel.use_count -= 1
             if channel.is_retired and not channel.use_count:

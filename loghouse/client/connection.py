@@ -83,24 +83,25 @@ async def dial(
         CallFailedError: There is none; nothing was asked.
     """
     loop = asyncio.get_running_loop()
-    host, port = split_address(address)
     connection = Connection(address, hinted)
     settings: dict[str, Any] = {}
     if context is not None:
         settings = {
             "ssl": context,
-            "server_hostname": host,
             "ssl_handshake_timeout": seconds,
             "ssl_shutdown_timeout": CLOSE_SECONDS,
         }
     try:
+        host, port = split_address(address)
         async with asyncio.timeout(seconds):
+            if context is not None:
+                settings["server_hostname"] = host
             await loop.create_connection(lambda: connection, host, port, **settings)
             await connection.up
     except TimeoutError:
         connection.abort()
         raise unreached(address, f"no connection within {seconds:g} s") from None
-    except OSError as error:  # ssl.SSLError, socket.gaierror, ... are such, too
+    except (OSError, ValueError) as error:  # ssl.SSLError, socket.gaierror, UnicodeError, ... are such, too
         raise unreached(address, _cause_of(error)) from None
     except BaseException:
         connection.abort()

@@ -204,6 +204,13 @@ def failure_of_error(error: LoghouseError, address: str) -> Failure:
     return Failure(error=told, effect=effect, leader=leader)
 
 
+def unexpected(error: Exception, address: str) -> Failure:
+    """Return what it means that a call failed by something that is no error of ours."""
+    told = OutcomeUnknownError(f"{address}: {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return Failure(error=told, effect=Effect.UNKNOWN, is_link=True)
+
+
 def leader_named(trailers: Any) -> str:
     """Return the leader that a node named in its trailers, or an empty text."""
     return str(dict(trailers or ()).get(LEADER_KEY, ""))

@@ -121,7 +121,7 @@ class AsyncProducer:
         if self._running is None:
             self._start()
         elif self._running.done():
-            raise UnavailableError("the producer is closed")
+            raise self._sending.closed_error
         batch = self._accumulator.add(head, body, self._loop.time())
         self._ledger.take(len(head) + len(body))
         place = batch.record_count - 1

@@ -60,6 +60,7 @@ class Sending:
         self._sequencer = Sequencer(window=window)
         self._backoff = Backoff(calls.rng)
         self._changed = asyncio.Event()
+        self._ended_by: LoghouseError | None = None
 
     def wake(self) -> None:
         """There may be something to do; on the loop."""
@@ -67,6 +68,7 @@ class Sending:
 
     async def run(self) -> None:
         """Send until cancelled; then fail what is not acknowledged."""
+        why: LoghouseError = UnavailableError("the producer was closed before everything was sent")
         try:
             while True:
                 await self._wait_for_work()
@@ -74,8 +76,24 @@ class Sending:
                     await self._register()
                 else:
                     await self._stream(self._calls.balancer.address(Purpose.APPEND, self._calls.now))
+        except LoghouseError as error:
+            why = self._ended_by = error
+        except Exception as error:
+            why = UnavailableError(f"the producer failed: {type(error).__name__}: {error}")
+            why.__cause__ = error
+            self._ended_by = why
+            raise  # whoever waits is told; the loop says where it comes from
         finally:
-            self._fail_everything(UnavailableError("the producer was closed before everything was sent"))
+            self._fail_everything(why)
+
+    @property
+    def closed_error(self) -> UnavailableError:
+        """What an append to a producer that has ended is told."""
+        if self._ended_by is None:
+            return UnavailableError("the producer is closed")
+        error = UnavailableError(f"the producer is closed: {self._ended_by}")
+        error.__cause__ = self._ended_by.__cause__
+        return error
 
     # --- what there is to do ------------------------------------------------------------
 
@@ -161,8 +179,12 @@ class Sending:
     async def _stream(self, address: str) -> None:
         """Send on one stream until it breaks, another server should be used, or there is nothing more."""
         calls, sequencer = self._calls, self._sequencer
-        with calls.channels.lend(address) as channel:
-            failure = await self._use(channel)
+        failure: Failure | None
+        try:
+            with calls.channels.lend(address) as channel:
+                failure = await self._use(channel)
+        except CallFailedError as error:
+            failure = error.failure
         if failure is None:
             sequencer.stream_closed()
             return
@@ -213,16 +235,18 @@ class Sending:
 
     def _why(self, reading: asyncio.Task[None], writing: asyncio.Task[None], address: str) -> Failure:
         """Return why a stream ended; the reader knows better."""
+        why: BaseException | None = None
         for task in (reading, writing):
             error = task.exception() if task.done() and not task.cancelled() else None
             if isinstance(error, CallFailedError):
                 return error.failure
             if error is not None and not isinstance(error, LoghouseError):
                 raise error
+            why = why or error
         if self._calls.channels.is_closed:
             raise UnavailableError("the client is closed")
-        text = f"{address}: the stream ended without a reason"
-        return Failure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=True)
+        told = OutcomeUnknownError(f"{address}: {why or 'the stream ended without a reason'}")
+        return Failure(error=told, effect=Effect.UNKNOWN, is_link=True)
 
     def _stall(self, address: str) -> Failure | None:
         """Return a failure when batches are on their way and none was answered for too long."""

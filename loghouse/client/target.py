@@ -31,21 +31,49 @@ def parse_target(target: str) -> tuple[str, ...]:
 
 
 def _address(text: str, target: str) -> str:
-    host, separator, port_text = text.rpartition(":")
-    if not separator or text.endswith("]"):
-        host, port_text = text, str(PORT_DEFAULT)
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or (":" in bare) != (bare != host) or any(c.isspace() or c in "[]@" for c in bare):
-        raise InvalidRequestError("target", f"{text!r} in {target!r} is not an address; write HOST:PORT")
-    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
-        raise InvalidRequestError("target", f"{port_text!r} in {target!r} is not a port from 1 to 65535")
-    return f"{host}:{int(port_text)}"
+    has_port = ":" in text and not text.endswith("]")
+    try:
+        host, port = split_address(text if has_port else f"{text}:{PORT_DEFAULT}")
+    except _NoAddressError as error:
+        raise InvalidRequestError("target", f"{error.part!r} in {target!r} {error.problem}") from None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of an address, the host without brackets."""
+    """Return host and port of an address, the host without brackets.
+
+    Raises:
+        ValueError: It cannot be dialled; the text says why.
+    """
     host, _, port_text = address.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port_text)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        bare.encode("idna")  # as the resolver does, which refuses empty and overlong parts
+    except UnicodeError:
+        bare = ""
+    if not bare or (":" in bare) != (bare != host) or any(c.isspace() or c in "[]@/" for c in bare):
+        raise _NoAddressError(address.removesuffix(f":{PORT_DEFAULT}"), "is not an address; write HOST:PORT")
+    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text[:6]) < 65536):
+        raise _NoAddressError(port_text, "is not a port from 1 to 65535")
+    return bare, int(port_text)
+
+
+class _NoAddressError(ValueError):
+    """A part of what should be an address is none."""
+
+    def __init__(self, part: str, problem: str) -> None:
+        super().__init__(f"{part[:80]!r} {problem}")
+        self.part = part
+        self.problem = problem
+
+
+def is_dialable(address: str) -> bool:
+    """Whether an address that a server told of names a host and a port."""
+    try:
+        split_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

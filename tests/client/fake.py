@@ -114,7 +114,7 @@ class FakeNode:
     """One node. `faults` maps a method to what its next calls do: an error, LOST, BROKEN or HANG.
 
     `calls` notes every call by gRPC's name for it, whichever protocol it came by; `is_mute` keeps new records
-    from its readers.
+    from its readers; `told_address` is what nodes tell clients instead of its address.
     """
 
     def __init__(self, cluster, name):
@@ -127,12 +127,18 @@ class FakeNode:
         self.is_mute = False
         self.is_alive = True
         self.grpc_address = ""
+        self.told_address = None
         self.port = 0
         self._doors = None
 
     @property
     def address(self):
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def shown_address(self):
+        """What nodes tell of it."""
+        return self.address if self.told_address is None else self.told_address
 
     async def start(self):
         self._doors = FakeDoors(self)

@@ -199,7 +199,7 @@ class FakeLink:
                 servers = tuple(
                     DescribedServer(
                         name=one.name,
-                        address=one.address,
+                        address=one.shown_address,
                         grpc_address=one.grpc_address,
                         is_leader=one is node.cluster.leader,
                         is_alive=one.is_alive,
@@ -275,7 +275,7 @@ class FakeServicer(log_pb2_grpc.LogServicer, log_pb2_grpc.ClusterServicer):
             servers = [
                 log_pb2.Server(
                     id=node.name,
-                    rpc_addr=node.address,
+                    rpc_addr=node.shown_address,
                     grpc_addr=node.grpc_address,
                     is_leader=node is cluster.leader,
                     role="voter",

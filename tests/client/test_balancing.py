@@ -33,6 +33,43 @@ def three(leader=1, **changed):
     )
 
 
+class NoAddressTests(SynchronousTestCase):
+    """A node that just started tells of others whose addresses it does not know yet."""
+
+    TOLD = ("", ":8400", "h9", "h9:0", "h9:port", "::1:8400", "a..b:1")
+
+    def test_never_chosen(self):
+        """What is no address is dialled for no purpose; the others and the given ones are."""
+        for told in self.TOLD:
+            balancer = Balancer(SEEDS, random.Random(1))
+            nobody = Server(name="n9", address=told, is_leader=True)
+            balancer.learned(view(nobody, server(2)), 0.0)
+            for purpose in Purpose:
+                self.assertEqual(
+                    set(balancer.addresses_in_turn(purpose, 0.0)), {*SEEDS, "h2:8400"}, (told, purpose)
+                )
+            self.assertIsNone(balancer.leader_address(0.0))
+            self.assertIsNone(balancer.address_of("n9", 0.0))
+            self.assertFalse(balancer.shows_leader(balancer.view))
+
+    def test_hint_to_it(self):
+        """A leader without an address that is named is reason to ask again, not to dial."""
+        balancer = Balancer(SEEDS, random.Random(1))
+        balancer.learned(view(Server(name="n9", address=""), server(2)), 0.0)
+        self.assertFalse(balancer.is_stale(0.0))
+        balancer.hinted("n9")
+        self.assertTrue(balancer.is_stale(0.0))
+
+    def test_one_good_door(self):
+        """By gRPC one good door of two is enough; a direct door alone is none for the binary protocol."""
+        told = view(Server(name="n1", address="", grpc_address="h1:1", is_leader=True))
+        by_grpc, binary = (Balancer(SEEDS, random.Random(1), is_grpc=is_grpc) for is_grpc in (True, False))
+        by_grpc.learned(told, 0.0)
+        binary.learned(told, 0.0)
+        self.assertEqual(by_grpc.address(Purpose.APPEND, 0.0), "h1:1")
+        self.assertIn(binary.address(Purpose.APPEND, 0.0), SEEDS)
+
+
 class BalancerCase(SynchronousTestCase):
     """A balancer that knows three nodes, of which n1 leads."""
 

@@ -10,6 +10,7 @@ from loghouse.errors import (
     ExpectOffsetError,
     IdentityError,
     InvalidRequestError,
+    LoghouseError,
     MembershipError,
     NotLeaderError,
     OutcomeUnknownError,
@@ -228,6 +229,20 @@ class ClusterTests(FakeCase):
         self.assertNotIn(gone.address, log.calls.channels.addresses)
 
     @asynchronous
+    async def test_leader_without_an_address(self):
+        """A server that does not know where the leader is does not stop any call; another one is asked."""
+        cluster = await self.cluster()
+        for told in ("", "nowhere", ":8400", "a..b:1"):
+            cluster.nodes[0].told_address = told
+            log = self.connect(cluster.nodes[1].address, timeout_seconds=10.0)
+            await log.append(b"a")
+            await log.bounds()
+            self.assertEqual([record.value async for record in log.read("latest")], [])
+            async with log.producer() as producer:
+                await (await producer.append(b"b"))
+        self.assertEqual(cluster.values, [b"a", b"b"] * 4)
+
+    @asynchronous
     async def test_direct_door(self):
         """By gRPC an advertised direct door is used, and the one port when nobody is behind it."""
         cluster = await self.cluster()
@@ -305,6 +320,63 @@ class ClusterTests(FakeCase):
         self.assertEqual(cluster.nodes[2].count("ProduceBatch"), 1)
 
 
+class UnexpectedTests(FakeCase):
+    """What is raised below and is no error of ours is a failed call: tried again where that is safe."""
+
+    def broken(self, log, method, count):
+        """Let the first `count` calls of a method on any channel raise."""
+        left = [count]
+        make = log.calls.channels._make
+
+        def make_broken(address):
+            channel = make(address)
+            call = getattr(channel, method)
+
+            def raise_first(*given):
+                if left[0]:
+                    left[0] -= 1
+                    raise KeyError("broken below")
+                return call(*given)
+
+            setattr(channel, method, raise_first)
+            return channel
+
+        log.calls.channels._make = make_broken
+        return left
+
+    @asynchronous
+    async def test_tried_again(self):
+        """Reads, questions and batches of a producer go on after it."""
+        cluster = await self.cluster()
+        cluster.add_values(b"a")
+        for method in ("servers", "bounds", "answers", "register_producer", "appends"):
+            log = self.connect(cluster.target)
+            left = self.broken(log, method, 2)
+            self.assertEqual([record.offset async for record in log.read(0)][:1], [0], method)
+            async with log.producer() as producer:
+                await (await producer.append(b"b"))
+            self.assertEqual(left, [0], method)
+
+    @asynchronous
+    async def test_for_ever(self):
+        """When it does not end, each waiter is told of it by an error of ours, and the producer lives on."""
+        cluster = await self.cluster()
+        log = self.connect(cluster.target, timeout_seconds=1.5)
+        left = self.broken(log, "servers", 10_000)
+        self.assertIn("KeyError", str(await self.raises(DeadlineError, log.bounds())))
+        left[0] = 0
+        left = self.broken(log, "append", 10_000)
+        self.assertIn("KeyError", str(await self.raises(OutcomeUnknownError, log.append(b"a"))))
+        left = self.broken(log, "appends", 10_000)
+        log.calls.channels.keep(())
+        async with log.producer() as producer:
+            delivery = await producer.append(b"a")
+            error = await self.raises(LoghouseError, delivery)
+            self.assertIn("KeyError", str(error))
+            left[0] = 0
+            self.assertEqual(await (await producer.append(b"b")), 0)
+
+
 class CloseTests(FakeCase):
     """A closed client is closed."""
 
@@ -347,6 +419,12 @@ class ReadGrpcTests(ReadTests):
 
 
 class ClusterGrpcTests(ClusterTests):
+    """The same by gRPC."""
+
+    transport = "grpc"
+
+
+class UnexpectedGrpcTests(UnexpectedTests):
     """The same by gRPC."""
 
     transport = "grpc"

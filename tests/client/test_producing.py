@@ -24,6 +24,54 @@ def value(number):
     return str(number).encode()
 
 
+class EndedTests(FakeCase):
+    """A producer whose task ends by a fault of its own ends loudly."""
+
+    def break_(self, producer):
+        def take(now):
+            raise MemoryError("no room")
+
+        producer._accumulator.take = take
+        reported = []
+        loop = producer._loop
+        loop.call_soon_threadsafe(loop.set_exception_handler, lambda _, context: reported.append(context))
+        self.addCleanup(loop.set_exception_handler, None)
+        return reported
+
+    @asynchronous
+    async def test_asyncio(self):
+        """Everybody who waits, and who comes later, is told why, by an error of ours."""
+        cluster = await self.cluster()
+        log = self.connect(cluster.target)
+        producer = log.producer(buffer_bytes=1)
+        await (await producer.append(b"a"))
+        self.break_(producer)
+        delivery = await producer.append(b"b")
+        waiting = asyncio.ensure_future(producer.append(b"c"))
+        for work in (delivery, waiting, producer.append(b"d")):
+            error = await self.raises(UnavailableError, work)
+            self.assertIn("MemoryError: no room", str(error))
+            self.assertIsInstance(error.__cause__, MemoryError)
+        self.assertEqual(cluster.values, [b"a"])
+
+    @asynchronous
+    async def test_blocking(self):
+        """The same in a thread."""
+        cluster = await self.cluster()
+
+        def use():
+            with connect_blocking(cluster.target) as log:
+                producer = log.producer()
+                producer.append(b"a").offset()
+                self.break_(producer)
+                delivery = producer.append(b"b")
+                for fail in (delivery.offset, lambda: producer.append(b"c")):
+                    error = self.assertRaises(UnavailableError, fail)
+                    self.assertIn("MemoryError: no room", str(error))
+
+        await asyncio.to_thread(use)
+
+
 class ProducingTests(FakeCase):
     """When nothing fails."""
 

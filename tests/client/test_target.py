@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client import Tls, target
-from loghouse.client.target import parse_target
+from loghouse.client.target import is_dialable, parse_target
 from loghouse.errors import CertificateError, InvalidRequestError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -47,9 +47,20 @@ class TargetTests(SynchronousTestCase):
             "a b:1",
             "user@a:1",
             "a:\uff11\uff12",
+            "a..b:1",
+            ".a:1",
+            f"{'a' * 64}:1",
+            "a/b:1",
         ):
             error = self.assertRaises(InvalidRequestError, parse_target, text)
             self.assertIn("target", str(error), text)
+
+    def test_told_addresses(self):
+        """What servers tell of is an address with a port, or is not dialled."""
+        for text in ("a:1", "[::1]:8400", "a_b.example.:65535", "127.0.0.1:8400"):
+            self.assertTrue(is_dialable(text), text)
+        for text in ("", ":1", "a", "a:", "a:0", "a:65536", "a:99999999999", "a..b:1", "::1:8400", "unix:/a"):
+            self.assertFalse(is_dialable(text), text)
 
 
 class TlsTests(SynchronousTestCase):

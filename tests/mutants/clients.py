@@ -30,6 +30,26 @@ CLIENT = (
         "client.test_calls:AppendTests.test_unknown_outcome",
     ),
     bug(
+        "any-text-is-an-address",
+        "a just-started node told of addresses that it did not know",
+        "What a server tells of is dialled, whether it is an address or not.",
+        [("loghouse.client.balancing:Balancer._doors", "if is_dialable(door)", "")],
+        "client.test_balancing:NoAddressTests.test_never_chosen",
+    ),
+    bug(
+        "strange-failure-ends-it",
+        "a producer was closed for good by a ValueError",
+        "What is raised below and is no error of ours goes up as it is.",
+        [
+            (
+                "loghouse.client.channels:Channels.lend",
+                "raise CallFailedError(unexpected(error, address)) from error",
+                "raise",
+            )
+        ],
+        "client.test_calls:UnexpectedTests.test_tried_again",
+    ),
+    bug(
         "leader-not-followed",
         "architecture 9 (balancing as in the original)",
         "The leader that a follower names is not remembered.",
