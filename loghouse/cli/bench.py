@@ -34,7 +34,6 @@ def add_parser(commands: Any) -> None:
     produce.add_argument(
         "--batch",
         type=size_from(1),
-        default=BATCH_SIZE_DEFAULT,
         metavar="SIZE",
         help="as of produce (256KiB)",
     )
@@ -67,6 +66,9 @@ def _count(text: str) -> int:
 
 def run_produce(args: argparse.Namespace) -> int:
     """Append and measure."""
+    if args.sync and (args.batch or args.codec != "none"):
+        option = "--batch" if args.batch else "--codec"
+        raise CommandError(f"{option} is for batches; --sync appends each record by itself", ExitCode.USAGE)
     value = os.urandom(args.size)
     with connect(args) as log, progress_bar(args.records, " records", "appending") as bar:
         started = time.monotonic()
@@ -88,7 +90,8 @@ def _append_in_batches(log: Any, args: argparse.Namespace, value: bytes, bar: An
     """Append as `produce` does; return how long each record waited, as seen when the next one is taken."""
     latencies: list[float] = []
     sent: deque[tuple[Any, float]] = deque()
-    with log.producer(batch_bytes=args.batch, buffer_bytes=BUFFER_SIZE, compression=args.codec) as producer:
+    batch_size = args.batch or BATCH_SIZE_DEFAULT
+    with log.producer(batch_bytes=batch_size, buffer_bytes=BUFFER_SIZE, compression=args.codec) as producer:
         for _ in range(args.records):
             sent.append((producer.append(value), time.monotonic()))
             now = sent[-1][1]

@@ -73,7 +73,6 @@ def add_parser(commands: Any) -> None:
         nargs="?",
         type=size_from(1),
         const=BATCH_SIZE_DEFAULT,
-        default=BATCH_SIZE_DEFAULT,
         metavar="SIZE",
         help="send batches of at most about this size (256KiB)",
     )
@@ -154,7 +153,8 @@ def run(args: argparse.Namespace) -> int:
             if args.value:
                 append_each(log, records, appended)
             else:
-                append(log, records, appended, args.batch, args.codec, bar.update)
+                batch_size = args.batch or BATCH_SIZE_DEFAULT
+                append(log, records, appended, batch_size, args.codec, bar.update)
         except (LoghouseError, OSError, KeyboardInterrupt) as error:
             _explain(error, appended)
             raise
@@ -229,6 +229,8 @@ def _records(args: argparse.Namespace) -> tuple[Iterator[NewRecord], int | None]
         raise CommandError(f"--value and --format {args.format} do not go together", ExitCode.USAGE)
     if args.value and args.codec != "none":
         raise CommandError("--codec is for batches; each --value is appended by itself", ExitCode.USAGE)
+    if args.value and args.batch:
+        raise CommandError("--batch is for batches; each --value is appended by itself", ExitCode.USAGE)
     if args.value:
         values = [os.fsencode(value) for value in args.value]
         return _completed(map(NewRecord, values), args), sum(map(len, values))

@@ -148,6 +148,9 @@ def _settings(args: argparse.Namespace) -> ClientConfig | None:
 
 def _tls(args: argparse.Namespace, settings: ClientConfig | None) -> Tls | None:
     if args.plaintext:
+        given = [option for option in ("ca", "cert", "key") if getattr(args, option)]
+        if given:
+            raise CommandError(f"--plaintext and --{given[0]} contradict each other", ExitCode.USAGE)
         return None
     tls = settings.tls if settings else None
     names = {

@@ -60,6 +60,9 @@ class PrepareTests(CommandCase):
         self.assertEqual({node.join for node in nodes}, {tuple(node.listen for node in nodes)})
         self.assertEqual(nodes[1].data_dir, self.folder / "dev" / "node-2" / "data")
         self.assertTrue(nodes[2].tls.certificate.samefile("dev/certs/node-3.pem"))
+        # Any one of them may be down, and commands still work.
+        client = config.load_client("dev/client.yaml")
+        self.assertEqual(client.server, tuple(node.listen for node in nodes))
 
     def test_again_keeps_certificates(self):
         """A second run keeps what clients already trust, and takes a new address."""

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import grpc
 
 from loghouse import __version__
+from loghouse.cli import target
+from loghouse.cli.main import make_parser
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, count_text, size_text, time_text
 from loghouse.config import example_text
 from tests.cli.fake_node import FakeServer
@@ -97,6 +100,8 @@ class CertsTests(CertificatesCase):
 class TargetTests(CertificatesCase):
     """Where a command connects, and as whom."""
 
+    TLS: ClassVar = {"ca": "root.pem", "certificate": "root.pem", "key": "root.key"}
+
     def setUp(self):
         super().setUp()
         self.server = FakeServer()
@@ -110,6 +115,42 @@ class TargetTests(CertificatesCase):
         os.environ["LOGHOUSE_SERVER"] = "127.0.0.1:1"
         self.assertEqual(self.run_command("servers")[0], 3)
         self.assertEqual(self.run_command("servers", "--server", self.server.address)[0], 0)
+
+    def test_one_overrides_itself_alone(self):
+        """Each option overrides that setting of client.yaml, and leaves all others as they are."""
+        for name in ("root", "other"):
+            for kind in ("pem", "key"):
+                (self.folder / f"{name}.{kind}").write_text(f"-----BEGIN {name} {kind}")
+        (self.folder / "client.yaml").write_text(
+            "server: a:1,b:2\ntls: {ca: root.pem, certificate: root.pem, key: root.key}\n"
+        )
+        root = {name: Path(path).read_bytes() for name, path in self.TLS.items()}
+
+        def settings(*words):
+            args = make_parser().parse_args(["servers", *words])
+            found, options = target._target(args, is_direct=False)
+            tls = options["tls"]
+            return found, tls and {name: getattr(tls, name) for name in self.TLS}
+
+        self.assertEqual(settings(), ("a:1,b:2", root))
+        self.assertEqual(settings("--server", "c:3"), ("c:3", root))
+        for option, name in (("--ca", "ca"), ("--cert", "certificate"), ("--key", "key")):
+            changed = {**root, name: Path("other.pem").read_bytes()}
+            self.assertEqual(settings(option, "other.pem"), ("a:1,b:2", changed))
+        self.assertEqual(settings("--plaintext"), ("a:1,b:2", None))
+
+    def test_contradictions(self):
+        """An option that another one would leave without effect is refused, not dropped."""
+        for words, expected in [
+            (["servers", "--plaintext", "--cert", "x"], "--plaintext and --cert contradict each other"),
+            (["produce", "--value", "x", "--batch", "1KiB"], "--batch is for batches"),
+            (["produce", "--value", "x", "--codec", "zstd"], "--codec is for batches"),
+            (["bench", "produce", "--sync", "--batch", "1KiB"], "--batch is for batches"),
+            (["bench", "produce", "--sync", "--codec", "zstd"], "--codec is for batches"),
+        ]:
+            code, out, err = self.run_command(*words, "--server", self.server.address)
+            self.assertEqual((code, out), (2, ""), words)
+            self.assertIn(expected, err)
 
     def test_development_folder(self):
         """With nothing said, ./dev/client.yaml is taken; its paths start from its folder."""
