@@ -24,18 +24,18 @@ file_tests = $(patsubst %,tests/test_%.py,$(1))
 PART_pure := tests/auth tests/gossip tests/mutants tests/sim \
 	$(call file_tests,cluster cluster_walk config disk driving_mutants node reconcile)
 PART_counted := tests/protocol tests/raft tests/storage $(filter-out $(PART_pure) \
-	$(call file_tests,bridge floors packaging raw_client_example tap tidy),$(wildcard tests/test_*.py))
+	$(call file_tests,bridge docs floors packaging raw_client_example tap tidy),$(wildcard tests/test_*.py))
 PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
 TEST_PATHS = $(or $(PART_$(TESTS)),$(TESTS))
 
-.PHONY: help run certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench bench-cluster fuzz kill kill-cluster sim sim-ci check clean
+.PHONY: help run venv certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench bench-cluster fuzz kill kill-cluster sim sim-ci check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: certs, proto, coverage, packaging, bench, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
+	@echo 'also: venv, certs, proto, coverage, packaging, bench, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -70,6 +70,9 @@ certs: $(VENV)/.installed
 	$(BIN)/loghouse certs node node-1 --cluster loghouse --host localhost --host 127.0.0.1
 	$(BIN)/loghouse certs client root
 	$(BIN)/loghouse certs client nobody
+
+# What a developer needs, without running anything.
+venv: $(VENV)/.developed
 
 # --- checks ----------------------------------------------------------------------
 

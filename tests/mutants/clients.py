@@ -24,7 +24,7 @@ CLIENT = (
     ),
     bug(
         "unknown-outcome-is-safe",
-        "architecture 6 (an ambiguous outcome is a typed error)",
+        "design 6 (an ambiguous outcome is a typed error)",
         "An append of which the node does not know the outcome is made again.",
         [("loghouse.client.failures:failure_of_error", "effect = Effect.UNKNOWN", "effect = Effect.NOTHING")],
         "client.test_calls:AppendTests.test_unknown_outcome",
@@ -51,7 +51,7 @@ CLIENT = (
     ),
     bug(
         "leader-not-followed",
-        "architecture 9 (balancing as in the original)",
+        "design 9 (balancing as in the original)",
         "The leader that a follower names is not remembered.",
         [(CONNECTION + "Connection._take", "self._hinted(event.name)", "pass")],
         "client.test_calls:AppendTests.test_answer_names_the_leader",
@@ -78,7 +78,7 @@ CLIENT = (
     ),
     bug(
         "old-tls-will-do",
-        "architecture 8 (TLS 1.3)",
+        "design 8 (TLS 1.3)",
         "An older TLS is accepted.",
         [(CONNECTION + "context_of", "ssl.TLSVersion.TLSv1_3", "ssl.TLSVersion.TLSv1_2")],
         "client.test_connection:TlsTests.test_greets",

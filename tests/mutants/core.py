@@ -184,7 +184,7 @@ CORE = (
     ),
     Mutant(
         name="append-commit-unclamped",
-        citation="reliability 5.1 (follower commit not clamped); etcd-io/raft commit rules",
+        citation="etcd-io/raft commit rules (follower commit not clamped)",
         description="A follower commits up to the leader's index in a suffix that the append did not check.",
         edits=(
             # A leader that goes back all the way after a rejection is slow and right; it shows the bug.
@@ -273,7 +273,7 @@ CORE = (
     ),
     Mutant(
         name="producers-survive-cut",
-        citation="architecture 6 (the table is a function of the log); Redpanda#3039",
+        citation="design 6 (the table is a function of the log); Redpanda#3039",
         description="A cut of the log does not roll the producer table back.",
         edits=(
             Edit(
@@ -294,7 +294,7 @@ CORE = (
     ),
     Mutant(
         name="wall-clock-timestamps",
-        citation="reliability 5.2 (wall clock steps must change nothing)",
+        citation="ADR 22 (wall clock steps must change nothing)",
         description="Entries get the wall clock's time although it went back.",
         edits=(Edit(ROLES + "_append_own", "timestamp=max(now, state.timestamp)", "timestamp=now"),),
         faults=(("clock_step", 5.0),),

@@ -46,7 +46,7 @@ DRIVER = (
     ),
     Mutant(
         name="vote-after-entries",
-        citation="style E1 (hard state before what follows)",
+        citation="design 5 (hard state before what follows)",
         description="A group's entries are written without its hard state.",
         edits=(
             Edit(
@@ -87,7 +87,7 @@ DRIVER = (
     ),
     Mutant(
         name="ack-of-uncommitted-retry",
-        citation="architecture 6 (a retry of an uncommitted batch waits)",
+        citation="design 6 (a retry of an uncommitted batch waits)",
         description="A retry of a batch that is not committed yet is acknowledged at once.",
         edits=(
             Edit(

@@ -120,7 +120,7 @@ ANSWERS = (
     ),
     bug(
         "ack-of-uncommitted-retry",
-        "architecture 6 (a retry of an uncommitted batch waits)",
+        "design 6 (a retry of an uncommitted batch waits)",
         "A retry of a batch that is not committed yet is acknowledged at once.",
         (
             REPLICA + "_wait",

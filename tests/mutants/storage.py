@@ -82,7 +82,7 @@ STORAGE = (
     ),
     Mutant(
         name="watermark-not-lowered",
-        citation="architecture 5 (lower the watermark and sync, then cut)",
+        citation="design 5 (lower the watermark and sync, then cut)",
         description="A crash after a cut finds a watermark behind the end: damage where there is none.",
         edits=(Edit(LOG + "truncate_suffix", "self._lower_watermark(view, place, target)", "pass"),),
         faults=(("crash_point", 3.0), ("partition", 5.0), ("power_loss", 8.0)),
@@ -144,7 +144,7 @@ STORAGE = (
     ),
     Mutant(
         name="trim-too-far",
-        citation="Liftbridge#244; reliability R6 (never delete because of metadata)",
+        citation="Liftbridge#244; design 5 (never delete because of metadata)",
         description="A trim removes one segment more than it may.",
         edits=(
             Edit(

@@ -1,0 +1,204 @@
+"""The documents are true: what they name exists, and what they cite is in this repository."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.cli.main import make_parser
+from tests.test_tidy import ROOT, relative, sources, texts
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+CODE = re.compile(r"```[a-z]*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+# The documents whose numbered sections are cited, by the name that a citation uses.
+CITED = {name: ROOT / "docs" / f"{name}.md" for name in ("design", "wire_format", "disk_format")}
+CITATION = re.compile(
+    r"\b(architecture|design|house|reliability|style|wire_format|disk_format) ([A-Z]?\d+)\b"
+)
+# What a path begins with when it is one of this repository's.
+TOPS = ("loghouse/", "tests/", "docs/", "bench/", "examples/", "proto/", "certs/", "twisted/", ".ci/")
+# What looks like a path and is none: the protocol's name in TLS.
+NO_PATHS = {"loghouse/1"}
+# A dotted name of the package, with the name of a class behind it.
+DOTTED = re.compile(r"(?<![\w./-])loghouse(?:\.[a-z_0-9]+)+(?:\.[A-Z]\w*)?(?![\w/-])")
+
+
+def code_of(document: Path) -> Iterator[str]:
+    """Every piece of code in a document: a block's lines, one by one, and what stands between backticks."""
+    for block, inline in CODE.findall(document.read_text()):
+        yield from (re.sub(r"\\\n\s*", "", block).splitlines() if block else [inline])
+
+
+def commands_of(document: Path, program: str) -> Iterator[list[str]]:
+    """The calls of a program in a document, as words, without comments, pipes and what follows them."""
+    for line in code_of(document):
+        for part in re.split(r"\||&&|;|\$\(", line):
+            try:
+                words = shlex.split(part, comments=True)
+            except ValueError:
+                continue  # not a command line
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words.pop(0)
+            if words and words[0].removeprefix(".venv/bin/") == program:
+                yield words[1:]
+
+
+def subparsers_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def problem_of(words: list[str]) -> str:
+    """What is wrong with a call of the `loghouse` command: a subcommand or an option that does not exist."""
+    parser, path = make_parser(), "loghouse"
+    for word in words:
+        if word.startswith("-"):
+            option = word.split("=")[0]
+            if option not in parser._option_string_actions:
+                return f"{path}: no option {option}"
+        elif subparsers_of(parser):
+            # `loghouse cluster add|remove` and `loghouse produce / consume` name several at once.
+            for name in word.strip(".,").split("|"):
+                if name not in subparsers_of(parser):
+                    return f"{path}: no command {name!r}"
+            path, parser = f"{path} {name}", subparsers_of(parser)[name]
+    return ""
+
+
+def anchors_of(document: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+class DocumentTests(SynchronousTestCase):
+    """Commands, paths, links and citations."""
+
+    def test_make_targets(self):
+        """Every `make` target that a document names is in the Makefile."""
+        rules = re.findall(r"^([\w.-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        wrong = [
+            f"{relative(document)}: make {word}"
+            for document in DOCUMENTS
+            for words in commands_of(document, "make")
+            for word in words
+            if re.fullmatch(r"[a-z][\w-]*", word) and word not in rules
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_commands(self):
+        """Every `loghouse` command and option that a document names exists."""
+        wrong = [
+            f"{relative(document)}: {problem}"
+            for document in DOCUMENTS
+            for words in commands_of(document, "loghouse")
+            if (problem := problem_of(words))
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_modules_that_are_run(self):
+        """Every module of ours that a document runs with `python -m` can be found."""
+        wrong = [
+            f"{relative(document)}: {words}"
+            for document in DOCUMENTS
+            for program in ("python", "python3")
+            for words in commands_of(document, program)
+            if words[:1] == ["-m"]
+            and words[1].startswith(("loghouse", "bench", "tests", "examples"))
+            and find_spec(words[1]) is None
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_paths(self):
+        """Every path of this repository that a document names exists; `*` stands for anything."""
+        wrong = []
+        for document in DOCUMENTS:
+            if document.name == "CHANGELOG.md":
+                continue  # it tells of what is gone
+            for line in code_of(document):
+                for word in re.findall(r"(?<![\w./-])[\w.*/-]+", line):
+                    path = word.rstrip(".,/")
+                    if word.startswith(TOPS) and path not in NO_PATHS and not _is_there(path):
+                        wrong.append(f"{relative(document)}: {word}")
+        self.assertEqual(wrong, [])
+
+    def test_modules(self):
+        """Every module of the package that a document names by its dotted name exists, or has that name."""
+        wrong = [
+            f"{relative(document)}: {name}"
+            for document in DOCUMENTS
+            for line in code_of(document)
+            for name in DOTTED.findall(line)
+            if not _can_be_found(name)
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_links(self):
+        """Every link to a file, and to a title in one, leads somewhere."""
+        wrong = []
+        for document in DOCUMENTS:
+            for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+                if "://" in link:
+                    continue
+                name, _, anchor = link.partition("#")
+                target = document.parent / name if name else document
+                if not target.exists() or (anchor and anchor not in anchors_of(target)):
+                    wrong.append(f"{relative(document)}: {link}")
+        self.assertEqual(wrong, [])
+
+    def test_citations(self):
+        """A numbered section that code or documents cite is one of a document in this repository."""
+        sections = {
+            name: set(re.findall(r"^## (\d+)\.", path.read_text(), re.MULTILINE))
+            for name, path in CITED.items()
+        }
+        wrong = []
+        for path in texts():
+            if path.suffix not in {".py", ".md"}:
+                continue
+            for name, number in CITATION.findall(path.read_text()):
+                if number not in sections.get(name, ()):
+                    wrong.append(f"{relative(path)}: {name} {number}")
+        self.assertEqual(wrong, [])
+
+    def test_decisions(self):
+        """Every ADR that is cited exists, and each is in the index by its title."""
+        records = sorted((ROOT / "docs" / "adr").glob("0*.md"))
+        numbers = {int(record.name[:4]) for record in records}
+        wrong = [
+            f"{relative(path)}: ADR {number}"
+            for path in [*sources("loghouse", "tests", "bench", "examples"), *DOCUMENTS]
+            for number in re.findall(r"\bADRs? (\d+)", path.read_text())
+            if int(number) not in numbers
+        ]
+        self.assertEqual(wrong, [])
+        index = (ROOT / "docs" / "adr" / "README.md").read_text()
+        missing = [record.name for record in records if f"]({record.name})" not in index]
+        self.assertEqual(missing, [])
+
+
+def _is_there(path: str) -> bool:
+    """Whether a path is in the repository, is found by protoc, or is made by use, as certificates are."""
+    return any(ROOT.glob(path)) or (ROOT / "proto" / path).exists() or path.startswith("certs/")
+
+
+def _can_be_found(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            spec = find_spec(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        if spec is not None:
+            rest = parts[count:]
+            if not rest:
+                return True
+            text = Path(spec.origin or "").read_text()
+            return re.search(rf"\b{re.escape(rest[0])}\b", text) is not None
+    return False
