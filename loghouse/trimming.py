@@ -47,7 +47,7 @@ class Trimmer:
         drift = self._age_clock.drift_seconds(wall, monotonic)
         warnings = [self._clock_watch.step(drift, wall, monotonic)]
         if self._replica.raft.role is Role.LEADER:
-            warnings.append(self._clock_watch.waiting(wall, self._log.state.timestamp))
+            warnings.append(self._clock_watch.waiting(wall, self._replica.raft.newest_timestamp))
         for warning in filter(None, warnings):
             self.logger.warn("{warning}", warning=warning)
 

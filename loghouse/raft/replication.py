@@ -210,6 +210,11 @@ class Replication(Roles):
             progress.read_round = message.read_round
         return None
 
+    @property
+    def newest_timestamp(self) -> int:
+        """The append time of the log's last entry, microseconds since the epoch; they never decrease."""
+        return self._log.state.timestamp
+
     def majority_time(self) -> int:
         """Return the time that the wall clocks of a majority of voters have reached, as this leader heard it.
 
