@@ -6,11 +6,24 @@ here, and a test reaches the bound.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+
+
+class Quota(NamedTuple):
+    """How much there is of something that clients hold: in all, and at most for one subject (its share).
+
+    A share is smaller than the total, so that no subject can use up what others need, and large enough that
+    one busy client that is alone has most of the node. See `loghouse/shares.py` and docs/operations.md.
+    """
+
+    what: str
+    total: int
+    share: int
+
 
 # --- entries ------------------------------------------------------------------
 ENTRY_HEADER_SIZE: Final = 64
@@ -58,6 +71,7 @@ READ_AHEAD_SIZE: Final = 256 * KIB  # read at once for a follower far behind; a 
 READ_AHEAD_MAX: Final = 8  # such pieces that a leader holds or reads
 CATCH_UP_RATE: Final = 64 * MIB  # bytes a second read for followers far behind, all together
 WAITERS_MAX: Final = 16_384  # streams waiting at the tail
+FOLLOWERS: Final = Quota("followers", WAITERS_MAX, WAITERS_MAX // 2)  # the same by subject; each costs 2 KiB
 
 # --- identities and permissions ---------------------------------------------------
 CERTIFICATE_FILE_SIZE_MAX: Final = 256 * KIB  # a bundle of a hundred CAs; anything larger is a wrong path
@@ -75,6 +89,8 @@ PIPELINE_SIZE_MAX: Final = 16 * MIB  # the same in bytes: two of the largest bat
 READERS_SIZE_MAX: Final = 32 * MIB  # entries that readers take at a time, shared among those under way
 READER_SIZE_MIN: Final = 64 * KIB  # a reader's least share; one entry at least, whatever its size
 GRPC_CALLS_MAX: Final = 4096  # calls and streams under way on the whole door
+CALLS: Final = Quota("calls", GRPC_CALLS_MAX, GRPC_CALLS_MAX // 2)  # the same by subject
+MESSAGE_SECONDS: Final = 60.0  # from a call's headers to its whole request: 8 MiB at 140 KiB a second
 
 # --- the wire -------------------------------------------------------------------
 LINK_HEADER_SIZE: Final = 16
@@ -109,6 +125,8 @@ FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64
 REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead
 
+BODIES: Final = Quota("bytes of unfinished requests", 256 * MIB, 96 * MIB)  # twelve of the largest at a time
+
 # --- connections ------------------------------------------------------------------
 CLIENT_HELLO_SIZE_MAX: Final = 16 * KIB  # about 2 KiB nowadays; post-quantum key shares made it that large
 CLIENT_HELLO_SECONDS: Final = 5.0  # from accept to a whole ClientHello
@@ -122,9 +140,12 @@ SOCKET_BUFFER_SIZE: Final = 512 * KIB  # read at once of one connection, and hel
 HALF_CLOSED_SECONDS_MAX: Final = 30.0  # of a spliced connection: TLS has no use for more
 CONNECTIONS_MAX: Final = 4096  # on the one port; accepting pauses there
 CONNECTIONS_PER_ADDRESS_MAX: Final = 2560
-STRANGERS_MAX: Final = 256  # connections whose peer is not known yet
-STRANGERS_PER_ADDRESS_MAX: Final = 64
+STRANGERS_MAX: Final = 256  # connections whose peer is not known yet; beyond it the oldest goes
+STRANGERS_PER_ADDRESS_MAX: Final = 64  # the same of one IPv4 address, or of one IPv6 /64
+ADDRESSES_KNOWN_MAX: Final = 1024  # whose strangers go last: somebody with a certificate came from there
 CONNECTIONS_PER_CLIENT_MAX: Final = 2560  # of one client identity
+CONNECTIONS_WITHOUT_RULE_MAX: Final = 4  # of one that may do nothing here: enough to be told so
+CONNECTIONS_OF_NODES_MAX: Final = 256  # kept free for them: CONNECTIONS_PER_NODE_MAX for each member
 CONNECTIONS_PER_NODE_MAX: Final = 4  # of one node identity: a link, and its successor while it dies
 PRODUCE_IN_FLIGHT_SIZE_MAX: Final = 16 * MIB  # unanswered batches of one connection; then it is not read
 PEER_QUEUE_SIZE_MAX: Final = 16 * MIB  # bytes waiting for one peer link; beyond it messages are dropped

@@ -210,6 +210,8 @@ class NodeService(Service):
             anonymous=config.plaintext_subject,
             record_size_max=config.limits.record_size_max,
             check_not_denied=tls.check_not_denied if tls is not None else lambda names: None,
+            shares=self._one_port.shares,
+            callers=self._one_port.callers,
         )
         server.bind(self._one_port.grpc_address)
         if config.grpc_listen is not None:

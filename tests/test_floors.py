@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "limits": 0,
     "turns": 0,
+    "shares": 1,
     "api.v1": 1,
     "protocol": 2,
     "raft": 3,

@@ -1,7 +1,8 @@
 """The one gate of the gRPC door: who calls, whether they may, and how every failure is answered.
 
-Each call of each service is an `Rpc` in a table; `handlers_of` turns a table into what grpc serves. Requests
-come as raw bytes, so nothing is parsed before the caller is known, and a malformed one is answered by us.
+Each call of each service is an `Rpc` in a table; `handlers_of` turns a table into what grpc serves. To grpc
+every request is a stream, so a call begins with its headers: who calls and whether they may is asked before
+grpc is asked for the request. That comes as raw bytes, and a malformed one is answered by us.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ from loghouse.errors import (
     IdentityError,
     InvalidRequestError,
     PermissionDeniedError,
+    ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
 )
-from loghouse.limits import IDENTITIES_MAX, NAME_SIZE_MAX
+from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS, NAME_SIZE_MAX
+from loghouse.net.callers import Caller, Callers
 from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.shares import Shares
 
 LEADER_KEY: Final = "loghouse-leader"
 """The trailer that names the leader, when the node that answers an append is another."""
 
+LAST_WORDS_SECONDS: Final = 0.5  # for the refusal to reach a client whose connection then ends
 DENIALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a refused client that retries must not fill the disk
 
 
@@ -76,6 +81,9 @@ class Guard:
         clock: Callable[[], float],
         anonymous: str = "",
         check_not_denied: Callable[[tuple[str, str]], None] = lambda names: None,
+        shares: Shares,
+        callers: Callers,
+        message_seconds: float = MESSAGE_SECONDS,
     ) -> None:
         """Guard calls.
 
@@ -83,8 +91,14 @@ class Guard:
             clock: Seconds since the epoch.
             anonymous: Who callers are without TLS; empty when every caller needs a certificate.
             check_not_denied: Raises IdentityError for a certificate (by its names) on the denylist.
+            shares: Counts what subjects hold.
+            callers: The connections that calls come on.
+            message_seconds: How long a call's only request may take to come.
         """
         self.authorizer = authorizer
+        self.shares = shares
+        self.callers = callers
+        self.message_seconds = message_seconds
         self._check_not_denied = check_not_denied
         self._clock = clock
         self._identities = IdentityReader(IDENTITIES_MAX)
@@ -106,12 +120,30 @@ class Guard:
             self.turned_away_count += 1
             raise UnavailableError("the node is stopping; nothing was done, try another node")
 
-    def identify(self, context: Any) -> Identity:
-        """Return who makes this call; whether the certificate still counts is asked with every permission.
+    def identify(self, context: Any) -> tuple[Identity, Caller | None]:
+        """Return who makes this call, and on which connection of the one port, if it came through that.
+
+        Whether the certificate still counts is asked with every permission.
 
         Raises:
             UnauthenticatedError, IdentityError: There is no certificate, or no single meaning in it.
+            ResourceExhaustedError: The caller has too many connections; this one ends.
         """
+        caller = self.callers.find(context.peer())
+        if caller is None:
+            return self._identity_of(context), None
+        if caller.identity is None:
+            # The first call on it; a connection is of one certificate as long as it lasts.
+            try:
+                identity = self._identity_of(context)
+                caller.identify(identity, has_rule=self.authorizer.permits_anything(identity.subject))
+            except (UnauthenticatedError, IdentityError, ResourceExhaustedError):
+                asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, caller.drop)
+                raise
+        assert caller.identity is not None
+        return caller.identity, caller
+
+    def _identity_of(self, context: Any) -> Identity:
         if self._anonymous is not None:
             return self._anonymous
         auth_context = context.auth_context()
@@ -143,20 +175,49 @@ class Guard:
 
 
 class Call:
-    """One call under way: its caller, and its messages.
+    """One call under way: its caller, and its messages. Whoever makes one ends it.
 
     `subject` is the caller's casbin subject. `read` returns None at the client's half-close; `write` waits
     for flow control.
     """
 
-    __slots__ = ("_context", "_guard", "_identity", "_rpc", "subject")
+    __slots__ = ("_caller", "_context", "_guard", "_identity", "_rpc", "subject")
 
     def __init__(self, guard: Guard, rpc: Rpc, context: Any) -> None:
+        """Begin a call: nothing of its request was read yet.
+
+        Raises:
+            PermissionDeniedError: There is nothing that the caller may do with this call.
+            ResourceExhaustedError: The caller has its share of calls.
+            UnauthenticatedError, IdentityError: As `Guard.identify`.
+        """
         self._guard = guard
         self._rpc = rpc
         self._context = context
-        self._identity = guard.identify(context)
+        self._identity, self._caller = guard.identify(context)
         self.subject = self._identity.subject
+        self._check_beginning()
+        guard.shares.calls.take(self.subject)
+        if self._caller is not None:
+            self._caller.call_begun()
+
+    def end(self) -> None:
+        """It is answered, or nobody waits for the answer."""
+        self._guard.shares.calls.give_back(self.subject)
+        if self._caller is not None:
+            self._caller.call_ended()
+
+    def _check_beginning(self) -> None:
+        """Raise when the caller may not do this, whichever log the request will name."""
+        self._guard.check_still_valid(self._identity)
+        authorizer, action = self._guard.authorizer, self._rpc.action
+        if action is None:
+            self.check_admitted(ANY_OBJECT)
+        elif not authorizer.permits(self.subject, DEFAULT_LOG, action) and not authorizer.permits(
+            self.subject, ANY_OBJECT, action
+        ):
+            object_ = ANY_OBJECT if action == Action.ADMIN else DEFAULT_LOG
+            raise PermissionDeniedError(self.subject, action, object_)
 
     def check(self, log: str) -> None:
         """Raise unless the caller may (still) do this on that log; empty means the default one.
@@ -179,8 +240,7 @@ class Call:
     def check_admitted(self, object_: str) -> None:
         """Raise for a caller who may do nothing here at all; remembered for each caller, whatever it names.
 
-        So a stranger's invented logs cost no decisions of their own, and a stream that a stranger opens ends
-        before its first message.
+        So a stranger's invented logs cost no decisions of their own.
 
         Raises:
             PermissionDeniedError: Names `object_`.
@@ -204,6 +264,27 @@ class Call:
         """Tell the caller in the trailers which node leads, whether the call succeeds or not."""
         self._context.set_trailing_metadata(((LEADER_KEY, name),))
 
+    async def receive(self) -> Any:
+        """Return the request of a call that has only one.
+
+        Raises:
+            InvalidRequestError: It did not come, not in time, or is none of this call's kind.
+        """
+        try:
+            async with asyncio.timeout(self._guard.message_seconds):
+                message = await self._context.read()
+        except TimeoutError:
+            seconds = self._guard.message_seconds
+            raise InvalidRequestError("request", f"was not complete within {seconds:g} s") from None
+        if message is aio.EOF:
+            raise InvalidRequestError("request", "is missing; the call ended without one")
+        return self.parse(self._delivered(message))
+
+    def _delivered(self, message: bytes) -> bytes:
+        if self._caller is not None:
+            self._caller.delivered(len(message))
+        return message
+
     async def read(self) -> Any:
         """Return the next request, or None when there will be no more."""
         message = await self.read_raw()
@@ -219,7 +300,7 @@ class Call:
         if message is aio.EOF:
             return None
         self._guard.check_open(self._rpc)
-        return bytes(message)  # of bytes: no copy
+        return self._delivered(message)
 
     def parse(self, message: bytes) -> Any:
         """Return the parsed request.
@@ -250,52 +331,32 @@ def handlers_of(guard: Guard, service: str, rpcs: Mapping[str, Rpc]) -> Any:
     """Return grpc's generic handler for one service, every call of it behind the guard."""
     handlers = {}
     for name, rpc in rpcs.items():
-        method = f"/{service}/{name}"
-        # No (de)serializers: both ways are bytes.
-        match rpc.shape:
-            case Shape.UNARY:
-                handlers[name] = grpc.unary_unary_rpc_method_handler(_unary(guard, rpc, method))
-            case Shape.SERVER_STREAM:
-                handlers[name] = grpc.unary_stream_rpc_method_handler(_server_stream(guard, rpc, method))
-            case Shape.STREAM:
-                handlers[name] = grpc.stream_stream_rpc_method_handler(_stream(guard, rpc, method))
+        answer = _answer(guard, rpc, f"/{service}/{name}")
+        # No (de)serializers: both ways are bytes. And no unary requests: grpc would wait for them first.
+        if rpc.shape is Shape.UNARY:
+            handlers[name] = grpc.stream_unary_rpc_method_handler(answer)
+        else:
+            handlers[name] = grpc.stream_stream_rpc_method_handler(answer)
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
-def _unary(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any], Awaitable[bytes | None]]:
-    async def answer(message: bytes, context: Any) -> bytes | None:
+def _answer(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitable[bytes | None]]:
+    is_stream = rpc.shape is Shape.STREAM
+
+    async def answer(_: Any, context: Any) -> bytes | None:
+        call = None
         try:
             guard.check_open(rpc)
             call = Call(guard, rpc, context)
-            return await rpc.behaviour(call, parse(rpc.request, message))
+            if is_stream:
+                return await rpc.behaviour(call)
+            return await rpc.behaviour(call, await call.receive())
         except Exception as error:
             await _refuse(guard, context, method, error)
+        finally:
+            if call is not None:
+                call.end()
         return None
-
-    return answer
-
-
-def _server_stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[bytes, Any], Awaitable[None]]:
-    async def answer(message: bytes, context: Any) -> None:
-        try:
-            guard.check_open(rpc)
-            call = Call(guard, rpc, context)
-            await rpc.behaviour(call, parse(rpc.request, message))
-        except Exception as error:
-            await _refuse(guard, context, method, error)
-
-    return answer
-
-
-def _stream(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitable[None]]:
-    async def answer(_: Any, context: Any) -> None:
-        try:
-            guard.check_open(rpc)
-            call = Call(guard, rpc, context)
-            call.check_admitted(ANY_OBJECT if rpc.action is None else DEFAULT_LOG)
-            await rpc.behaviour(call)
-        except Exception as error:
-            await _refuse(guard, context, method, error)
 
     return answer
 

@@ -19,14 +19,18 @@ from loghouse.api.reflection import ReflectionService
 from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError
 from loghouse.limits import (
+    BODIES,
     GRPC_CALLS_MAX,
     GRPC_MESSAGE_SIZE_MAX,
     GRPC_METADATA_SIZE_MAX,
     GRPC_STREAMS_PER_CONNECTION_MAX,
     RECORD_SIZE_MAX,
 )
+from loghouse.net.callers import Callers
 from loghouse.node_api import NodeLike
+from loghouse.shares import Ledger, Shares
 
+CALLS_BEGUN_MAX: Final = 2 * GRPC_CALLS_MAX  # also those that are about to be refused
 HEALTH_SECONDS: Final = 1.0
 QUIET_SECONDS: Final = 0.1
 TURN_AWAY_SECONDS_MAX: Final = 1.0
@@ -71,7 +75,8 @@ class GrpcServer:
         credentials: mTLS; None is plaintext, which only loopback addresses may have.
         anonymous: The subject of every caller without TLS. Without TLS and without this nothing is permitted.
         record_size_max: Bytes one record may have.
-        calls_max: Calls and streams under way at once; one more is RESOURCE_EXHAUSTED.
+        shares: Counts what subjects hold, calls among it; one more is RESOURCE_EXHAUSTED.
+        callers: The connections that come through the one port.
         check_not_denied: Raises IdentityError for a certificate on the denylist; asked at every call.
     """
 
@@ -84,7 +89,8 @@ class GrpcServer:
         credentials: ServerCredentials | None,
         anonymous: str = "",
         record_size_max: int = RECORD_SIZE_MAX,
-        calls_max: int = GRPC_CALLS_MAX,
+        shares: Shares | None = None,
+        callers: Callers | None = None,
         check_not_denied: Callable[[tuple[str, str]], None] = lambda names: None,
     ) -> None:
         self._credentials = credentials
@@ -93,10 +99,12 @@ class GrpcServer:
             clock=clock,
             anonymous="" if credentials else anonymous,
             check_not_denied=check_not_denied,
+            shares=shares or Shares(),
+            callers=callers or Callers(Ledger(BODIES)),
         )
         self.health = HealthService(node)
         self._health_timer: asyncio.TimerHandle | None = None
-        self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=calls_max)
+        self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=CALLS_BEGUN_MAX)
         services: list[tuple[str, Any]] = [
             (log_service.SERVICE, LogService(node, record_size_max=record_size_max)),
             (cluster_service.SERVICE, ClusterService(node)),

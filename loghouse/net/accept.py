@@ -125,7 +125,9 @@ class AcceptedLink(Link):
             if self._door.peers is not None:
                 self._door.peers.admit(hello)
         try:
-            self._ticket.identify(self._identity.subject, is_node=is_node)
+            subject = self._identity.subject
+            has_rule = is_node or self._door.raw.authorizer.permits_anything(subject)
+            self._ticket.identify(subject, is_node=is_node, has_rule=has_rule)
         except ResourceExhaustedError as error:
             raise ProtocolError(str(error)) from None
 

@@ -20,9 +20,11 @@ from loghouse.errors import ProtocolError, ResourceExhaustedError
 from loghouse.limits import CLIENT_HELLO_SECONDS
 from loghouse.net.accept import AcceptedLink, LinkDoor
 from loghouse.net.admission import Admission, Ticket
+from loghouse.net.callers import Callers
 from loghouse.net.client_hello import TLS_1_3, ClientHello, ClientHelloReader
 from loghouse.net.splice import SpliceFront
 from loghouse.net.tls import ALPN, ALPN_GRPC
+from loghouse.shares import Shares
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REFUSALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a flood must not fill the disk
@@ -32,9 +34,14 @@ REFUSALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a flood must not fill
 class FrontDoor(Protocol):
     """One accepted connection, until it is known what it speaks; then it only passes on."""
 
-    def __init__(self, factory: FrontDoorFactory, ticket: Ticket) -> None:
+    def __init__(self, factory: FrontDoorFactory, address: str) -> None:
+        """Begin as a stranger.
+
+        Raises:
+            ResourceExhaustedError: There is no place for one.
+        """
         self._doors = factory
-        self._ticket = ticket
+        self._ticket = factory.admission.enter(address, self._drop)
         self._reader = ClientHelloReader()
         self._preface = b""
         self._inner: Any = None
@@ -85,9 +92,9 @@ class FrontDoor(Protocol):
     def _to_grpc(self, first: bytes) -> None:
         if self._doors.grpc_path is None:
             raise ProtocolError("gRPC is not served here")
-        # It authenticates its clients itself, with a deadline of its own.
-        self._ticket.pass_on()
-        self._hand_over(SpliceFront(self._doors.reactor, self._doors.grpc_path, first), b"")
+        # It authenticates its clients itself; until the first call of one it stays a stranger here.
+        caller = self._doors.callers.add(self._ticket, self._drop)
+        self._hand_over(SpliceFront(self._doors.reactor, self._doors.grpc_path, first, caller), b"")
 
     def _hand_over(self, inner: Any, first: bytes) -> None:
         self._stop_deadline()
@@ -97,6 +104,13 @@ class FrontDoor(Protocol):
         self._preface = b""
         if first:
             inner.dataReceived(first)
+
+    def _drop(self) -> None:
+        """Make room: for another stranger, or because its client has too much."""
+        self._stop_deadline()
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
 
     def _too_late(self) -> None:
         self._refuse(f"no ClientHello within {CLIENT_HELLO_SECONDS:g} s")
@@ -140,16 +154,25 @@ class FrontDoorFactory(Factory):
         links: What `loghouse/1` connections share.
         admission: Counts connections.
         grpc_path: The Unix socket of the gRPC server; None when there is none.
+        callers: What the gRPC server knows of its connections.
     """
 
     noisy = False
     logger = Logger()
 
-    def __init__(self, reactor: Any, links: LinkDoor, admission: Admission, grpc_path: str | None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        links: LinkDoor,
+        admission: Admission,
+        grpc_path: str | None,
+        callers: Callers | None = None,
+    ) -> None:
         self.reactor = reactor
         self.links = links
         self.admission = admission
         self.grpc_path = grpc_path
+        self.callers = callers or Callers(Shares().bodies)
         self.port: Any = None
         self._is_paused = False
         self._connections: set[FrontDoor] = set()
@@ -158,12 +181,12 @@ class FrontDoorFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> FrontDoor | None:
         """Twisted accepted a connection; None closes it at once."""
+        address = getattr(addr, "host", "local")
         try:
-            ticket = self.admission.enter(getattr(addr, "host", "local"))
+            door = FrontDoor(self, address)
         except ResourceExhaustedError as error:
-            self.note_refusal(getattr(addr, "host", "local"), str(error))
+            self.note_refusal(address, str(error))
             return None
-        door = FrontDoor(self, ticket)
         self._connections.add(door)
         if self.admission.is_full:
             self._pause()

@@ -25,13 +25,15 @@ from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError, LoghouseError
 from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
 from loghouse.net.accept import LinkDoor, Peers, own_hello
-from loghouse.net.admission import Admission, ConnectionLimits
+from loghouse.net.admission import Admission, limits_for
 from loghouse.net.appending import AppendDoor
+from loghouse.net.callers import Callers
 from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts, TlsPaths
 from loghouse.node_api import NodeLike
+from loghouse.shares import Shares
 from loghouse.turns import Soon
 
 BACKLOG: Final = 1024
@@ -73,10 +75,12 @@ class OnePort:
         options: OnePortOptions,
         peers: Peers | None = None,
         soon: Soon | None = None,
+        shares: Shares | None = None,
     ) -> None:
         """Read the certificates; nothing is bound yet.
 
         Args:
+            shares: Counts what subjects hold, over both protocols.
             soon: Runs work at the end of this turn of the reactor; the reactor's own way takes longer.
 
         Raises:
@@ -89,6 +93,8 @@ class OnePort:
         self._options = options
         self._peers = peers
         self._soon = soon or (lambda work: reactor.callLater(0, work))
+        self.shares = shares or Shares()
+        self.callers = Callers(self.shares.bodies)
         self._directory: str | None = None
         self._port: Any = None
         self._expiry_day = -1
@@ -134,9 +140,9 @@ class OnePort:
             peers=self._peers,
             soon=self._soon,
         )
-        admission = Admission(ConnectionLimits(all_max=connections_allowed()))
+        admission = Admission(limits_for(connections_allowed()))
         path = self.grpc_address.removeprefix("unix:")
-        self._doors = FrontDoorFactory(self._reactor, links, admission, path)
+        self._doors = FrontDoorFactory(self._reactor, links, admission, path, self.callers)
         try:
             self._port = self._reactor.listenTCP(port, self._doors, backlog=BACKLOG, interface=host)
         except CannotListenError as error:

@@ -6,8 +6,10 @@ until the other side took it; an end of one direction is passed on as such, and 
 
 from __future__ import annotations
 
-from typing import Any
+import socket
+from typing import Any, Final
 
+from twisted.internet import unix
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
@@ -16,7 +18,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.limits import HALF_CLOSED_SECONDS_MAX
+from loghouse.net.callers import Caller
 from loghouse.sockets import use_large_buffers, write_promptly
+
+CONNECT_SECONDS_MAX: Final = 30  # a local socket: at once, unless gRPC accepts no more
 
 
 @implementer(IHalfCloseableProtocol)
@@ -100,14 +105,23 @@ class SpliceTarget(SpliceEnd):
         """The gRPC server accepted."""
         self._front.target_connected(self)
 
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes for the client."""
+        self._front.caller.sent(len(data))
+        super().dataReceived(data)
+
 
 class SpliceFront(SpliceEnd):
-    """The end towards the client: holds what came until the other end is there; it is not read meanwhile."""
+    """The end towards the client: holds what came until the other end is there; it is not read meanwhile.
+
+    The other end comes from an address that names this connection; see `callers`.
+    """
 
     logger = Logger()
 
-    def __init__(self, reactor: Any, path: str, first: bytes) -> None:
+    def __init__(self, reactor: Any, path: str, first: bytes, caller: Caller) -> None:
         super().__init__(reactor)
+        self.caller = caller
         self._path = path
         self._first = first
         self._is_lost = False
@@ -115,7 +129,7 @@ class SpliceFront(SpliceEnd):
     def connectionMade(self) -> None:
         """The client is there; ask for the other end."""
         self._transport.pauseProducing()
-        self._reactor.connectUNIX(self._path, _TargetFactory(self))
+        _Connector(self._path, self.caller.name, _TargetFactory(self), self._reactor).connect()
 
     def target_connected(self, target: SpliceTarget) -> None:
         """Both ends are there."""
@@ -138,11 +152,13 @@ class SpliceFront(SpliceEnd):
         if self.other is None:
             self._first += data
         else:
+            self.caller.received(len(data))
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone."""
         self._is_lost = True
+        self.caller.closed()
         super().connectionLost(reason)
 
 
@@ -157,3 +173,25 @@ class _TargetFactory(ClientFactory):
 
     def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
         self._front.target_failed(reason)
+
+
+class _Connector(unix.Connector):
+    """As `reactor.connectUNIX`, from an abstract address of its own."""
+
+    def __init__(self, path: str, name: str, factory: ClientFactory, reactor: Any) -> None:
+        super().__init__(path, factory, CONNECT_SECONDS_MAX, reactor, False)  # type: ignore[no-untyped-call]
+        self._name = name
+
+    def _makeTransport(self) -> Any:
+        return _NamedClient(self._name, self.address, self, self.reactor)
+
+
+class _NamedClient(unix.Client):
+    def __init__(self, name: str, *arguments: Any) -> None:
+        self._abstract_name = name
+        super().__init__(*arguments)  # type: ignore[no-untyped-call]
+
+    def createInternetSocket(self) -> socket.socket:
+        opened: socket.socket = super().createInternetSocket()  # type: ignore[no-untyped-call]
+        opened.bind(f"\0{self._abstract_name}")
+        return opened

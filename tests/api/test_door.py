@@ -24,7 +24,9 @@ from loghouse.limits import (
     GRPC_STREAMS_PER_CONNECTION_MAX,
     MIB,
     PAYLOAD_SIZE_MAX,
+    Quota,
 )
+from loghouse.shares import Shares
 from tests.api.doors import POLICY, DoorCase, asynchronous, authority, batch, details_of, produce, until
 
 ADMIN_POLICY = POLICY + "p, root, *, admin\n"
@@ -239,7 +241,7 @@ class PermissionTests(DoorCase):
 
     @asynchronous
     async def test_strangers_cost_little(self):
-        """Who may do nothing is refused before a stream begins, and makes casbin decide nothing."""
+        """Who may do nothing is refused before its request is read, and makes casbin decide nothing."""
         await self.open_door()
         channel = self.channel("nobody")
         stub = log_pb2_grpc.LogStub(channel)
@@ -251,7 +253,7 @@ class PermissionTests(DoorCase):
             error = await self.refused(
                 stub.Produce(produce(log=f"log-{number}")), grpc.StatusCode.PERMISSION_DENIED
             )
-            self.assertEqual(details_of(error)[0].metadata["object"], f"log-{number}")
+            self.assertEqual(details_of(error)[0].metadata["object"], "default")
         self.assertEqual(len(self.authorizer._decisions), decisions)
 
     @asynchronous
@@ -418,7 +420,7 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_calls_under_way(self):
         """One call more than allowed is RESOURCE_EXHAUSTED; when one ends there is room again."""
-        await self.open_door(calls_max=3)
+        await self.open_door(shares=Shares(calls=Quota("calls", 3, 3)))
         stub = self.stub()
         followers = [stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(3)]
         await until(lambda: len(self.node.waiters) == 3)

@@ -22,6 +22,7 @@ from loghouse.client.raw import ClientTls, connect
 from loghouse.net.accept import LinkDoor, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.appending import AppendDoor
+from loghouse.net.callers import Callers
 from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor, PeerLink
@@ -29,6 +30,7 @@ from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts, TlsPaths
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.shares import Shares
 from tests.api.fake_node import FakeNode
 
 MODEL = (Path(__file__).resolve().parent.parent.parent / "certs" / "model.conf").read_text()
@@ -103,6 +105,8 @@ class WireCase(TestCase):
         (self.directory / "policy.csv").write_text(self.policy)
         self.authorizer = Authorizer(self.directory / "model.conf", self.directory / "policy.csv")
         self.wall_clock = time.time
+        self.shares = Shares()
+        self.callers = Callers(self.shares.bodies)
         self.closers = []
 
     async def run_and_close(self, method):
@@ -156,7 +160,7 @@ class WireCase(TestCase):
             peers=self.peers,
         )
         self.admission = Admission(self.limits)
-        self.doors = FrontDoorFactory(reactor, links, self.admission, self.grpc_path)
+        self.doors = FrontDoorFactory(reactor, links, self.admission, self.grpc_path, self.callers)
         self.doors.port = reactor.listenTCP(0, self.doors, backlog=512, interface="127.0.0.1")
         self.port = self.doors.port.getHost().port
         self.closers.append(self.close_door)

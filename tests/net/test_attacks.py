@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.limits import MIB
-from loghouse.net import front_door
+from loghouse.net import admission, front_door
 from loghouse.net.admission import ConnectionLimits
 from loghouse.net.link import LinkTimes
 from loghouse.protocol.batch import encode_batch
@@ -340,7 +340,7 @@ class FloodTests(AttackCase):
 
         idle = await deferToThread(crowd)
         self.addCleanup(lambda: [one.close() for one in idle])
-        await until(lambda: self.admission.refused > 50)
+        await until(lambda: self.admission.dropped > 50)
         self.assertLessEqual(self.admission.strangers, 20)
         # The half second is what a busy machine may cost; a held reactor costs more.
         self.assertLess(await self.honest_seconds(), 2 * before + 0.5)
@@ -456,7 +456,7 @@ class SilenceTests(AttackCase):
 class LimitTests(AttackCase):
     """Connection limits."""
 
-    limits = ConnectionLimits(all_max=4, per_client_max=3)
+    limits = ConnectionLimits(all_max=10, strangers_max=3, nodes_max=1, per_client_max=3)
 
     @asynchronous
     async def test_per_identity(self):
@@ -468,19 +468,22 @@ class LimitTests(AttackCase):
         await self.connect()
 
     @asynchronous
-    async def test_full_port_pauses(self):
-        """A full port accepts nobody until one goes; then the one that waited is served."""
-        await self.connect("reader")
-        second = await self.connect("reader")
-        await self.connect("reader")
-        self.assertTrue(self.admission.is_full)
-        waiting = self.connect()
-        from twisted.internet.defer import Deferred
+    async def test_clients_leave_places(self):
+        """When clients have all of their places the next is told so, and a node still gets in."""
+        readers = [await self.connect("reader") for _ in range(3)]
+        await self.connect()
+        self.assertEqual(await self.turned_away(client_certificate("nobody"), wire(CLIENT)), 1)
+        self.assertFalse(self.admission.is_full)
+        peer = self.peer()
+        peer.dial()
+        await until(lambda: peer.counters.ups > 0)
+        readers[0].abort()
+        await until(lambda: self.admission.clients.held == 4)
+        await self.connect("nobody")
 
-        waiting = Deferred.fromCoroutine(waiting)
-        for _ in range(20):
-            await self.honest.bounds()
-        self.assertFalse(waiting.called)
-        second.abort()
-        connection = await waiting
-        self.assertEqual((await connection.bounds()).next_offset, 1)
+    @asynchronous
+    async def test_without_a_rule(self):
+        """Who may do nothing here has few connections."""
+        self.patch(admission, "CONNECTIONS_WITHOUT_RULE_MAX", 1)
+        await self.connect("nobody")
+        self.assertEqual(await self.turned_away(client_certificate("nobody"), wire(CLIENT)), 1)

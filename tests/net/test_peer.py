@@ -217,7 +217,7 @@ class LinkTests(PeerCase):
         fifth = self.peer()
         fifth.dial()
         await until(lambda: fifth.counters.failures > 0)
-        self.assertIn("at most 4", fifth.counters.last_problem)
+        self.assertIn("its share of 4", fifth.counters.last_problem)
 
     @asynchronous
     async def test_slow_peer(self):

@@ -3,7 +3,9 @@
 import os
 import shutil
 import socket
+import ssl
 import tempfile
+import time
 
 import grpc
 from grpc import aio
@@ -16,8 +18,12 @@ from loghouse.api.credentials import ServerCredentials, TlsFiles
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.bridge import from_asyncio
-from loghouse.limits import KIB, MIB
+from loghouse.limits import KIB, MIB, Quota
 from loghouse.net import splice
+from loghouse.net.admission import ConnectionLimits
+from loghouse.net.callers import Callers
+from loghouse.shares import Shares
+from loghouse.testing.half_calls import HalfCalls
 from tests.net.doors import (
     WireCase,
     asynchronous,
@@ -48,6 +54,8 @@ class GrpcCase(WireCase):
             clock=lambda: self.wall_clock(),
             credentials=credentials,
             anonymous="root",
+            shares=self.shares,
+            callers=self.callers,
         )
         server.bind(f"unix:{self.grpc_path}")
         await from_asyncio(server.start())
@@ -132,6 +140,122 @@ class GrpcTests(GrpcCase):
         self.assertEqual(self.admission.all, 1)
         await from_asyncio(channel.close())
         await until(lambda: self.admission.all == 0)
+
+
+class CallerTests(GrpcCase):
+    """Connections of gRPC clients: strangers until a call says whose they are, and counted from then on."""
+
+    policy = "p, root, *, produce\np, root, *, consume\np, other, default, produce\n"
+
+    def context(self, name):
+        certificate, key = self.write(f"h2-{name}", client_certificate(name))
+        context = ssl.create_default_context(cadata=authority().certificate_pem.decode())
+        context.load_cert_chain(certificate, key)
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    async def servers_of(self, channel):
+        stub = log_pb2_grpc.LogStub(channel)
+        return await from_asyncio(_call(stub.GetServers(log_pb2.GetServersRequest(), timeout=20)))
+
+    @asynchronous
+    async def test_strangers_until_a_call(self):
+        """A handshake alone makes nobody a client: the first call does, and counts as its subject's."""
+        await self.open_both()
+        channel = self.channel()
+        ready = from_asyncio(_call(channel.channel_ready()))
+        await until(lambda: self.admission.strangers == 1)
+        await ready
+        self.assertEqual(self.admission.strangers, 1)
+        await self.servers_of(channel)
+        self.assertEqual(self.admission.strangers, 0)
+        self.assertEqual(self.admission.clients.held_by("root"), 1)
+        await from_asyncio(channel.close())
+        await until(lambda: self.admission.all == 0)
+        self.assertEqual(self.admission.clients.held, 0)
+        self.assertEqual(self.callers._callers, {})
+
+    @asynchronous
+    async def test_too_many_connections(self):
+        """One connection more than a subject may have ends with its first call, which says why."""
+        self.limits = ConnectionLimits(per_client_max=1)
+        await self.open_both()
+        await self.servers_of(self.channel())
+        try:
+            await self.servers_of(self.channel())
+            raise self.failureException("answered")
+        except aio.AioRpcError as error:
+            self.assertEqual(error.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+            self.assertIn("'root' holds 1 of its share of 1", error.details())
+        await until(lambda: self.admission.all == 1)
+
+    @asynchronous
+    async def test_no_rule_no_request(self):
+        """Who may not do it is told so when a call begins: no message is awaited, and no call stays open."""
+        await self.open_both()
+        half = await deferToThread(HalfCalls, ("127.0.0.1", self.port), self.context("nobody"))
+        self.addCleanup(half.close)
+
+        def begin():
+            streams = {half.begin(f"/log.v1.Log/{name}") for name in ("Produce", "Fetch", "GetServers")}
+            streams.add(half.begin("/log.v1.Log/ProduceBatch", b"\0" + (8 * MIB).to_bytes(4, "big")))
+            streams.add(half.begin("/log.v1.Cluster/Status"))
+            deadline = time.monotonic() + 20
+            while half.ended != streams and time.monotonic() < deadline:
+                half.listen(0.1)
+            return streams
+
+        self.assertEqual(half.ended, await deferToThread(begin))
+        self.assertEqual(self.shares.calls.held, 0)
+
+    @asynchronous
+    async def test_share_of_calls(self):
+        """A subject whose calls do not end has its share of them; another subject's call is taken."""
+        self.shares = Shares(calls=Quota("calls", 6, 4))
+        self.callers = Callers(self.shares.bodies)
+        await self.open_both()
+        half = await deferToThread(HalfCalls, ("127.0.0.1", self.port), self.context("other"))
+        self.addCleanup(half.close)
+
+        def begin():
+            for _ in range(6):
+                half.begin("/log.v1.Log/Produce")
+            deadline = time.monotonic() + 20
+            while len(half.ended) < 2 and time.monotonic() < deadline:
+                half.listen(0.1)
+
+        await deferToThread(begin)
+        self.assertEqual((len(half.ended), self.shares.calls.held_by("other")), (2, 4))
+        await self.servers_of(self.channel())
+        half.close()
+        await until(lambda: self.shares.calls.held == 0)
+
+    @asynchronous
+    async def test_unfinished_requests(self):
+        """A subject whose requests do not end is cut off at its share of memory; another one is served."""
+        self.shares = Shares(bodies=Quota("bytes", 8 * MIB, 2 * MIB))
+        self.callers = Callers(self.shares.bodies)
+        await self.open_both()
+        half = await deferToThread(HalfCalls, ("127.0.0.1", self.port), self.context("other"))
+        self.addCleanup(half.close)
+
+        def greedy():
+            half.begin("/log.v1.Log/ProduceBatch", b"\0" + (8 * MIB).to_bytes(4, "big") + bytes(8 * MIB - 1))
+            sent = half.push(20)
+            half.listen(20)
+            return sent
+
+        self.assertLess(await deferToThread(greedy), 6 * MIB)
+        self.assertTrue(half.is_closed)
+        await until(lambda: self.shares.bodies.held == 0)
+        self.assertEqual(self.admission.clients.held_by("other"), 0)
+        self.assertEqual(self.shares.bodies.refused_count, 1)
+        stub = log_pb2_grpc.LogStub(self.channel())
+        records = log_pb2.RecordBatch(records=[log_pb2.Record(value=b"x" * 900_000)] * 2).SerializeToString()
+        for _ in range(4):
+            request = log_pb2.ProduceBatchRequest(batch=records, record_count=2)
+            await from_asyncio(_call(stub.ProduceBatch(request, timeout=30)))
+        self.assertLess(self.shares.bodies.held, 2 * MIB)
 
 
 class EchoServer(Protocol):
