@@ -174,6 +174,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
     def _begin_replica(self, id_: int) -> None:
         assert self._log is not None
         self._replica = self._make_replica(id_)
+        self._replica.raft.disk_is_full = not self.is_writable
         self._trimmer = Trimmer(self._replica, self._log, self._age_clock, self._clocks.monotonic())
         self._replica.start()
 

@@ -48,6 +48,8 @@ class RoomKeeping:
         elif not is_full and not self.is_writable:
             self.logger.info("disk has room again: appends resume")
         self.is_writable = not is_full
+        if self._replica is not None:
+            self._replica.raft.disk_is_full = is_full
 
     def _prepare(self) -> None:
         """Take room for the next segment once the active one is half full, so that no append waits for it.

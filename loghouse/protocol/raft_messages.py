@@ -286,6 +286,16 @@ class ReadIndexReply(_Message):
     index: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoRoom(_Message):
+    """A follower's disk is full: said behind each answer to a heartbeat, as long as it lasts (ADR 18)."""
+
+    KIND: ClassVar[int] = 0x0180  # older leaders drop it
+    WIRE: ClassVar[Construct] = Struct("term" / Int64ub).compile()
+
+    term: int
+
+
 Message: TypeAlias = (
     RequestVote
     | RequestVoteReply
@@ -297,6 +307,7 @@ Message: TypeAlias = (
     | TimeoutNow
     | ReadIndex
     | ReadIndexReply
+    | NoRoom
 )
 
 # ONLY APPEND TO THIS LIST.
@@ -311,6 +322,7 @@ MESSAGES: Final[tuple[type[_Message], ...]] = (
     TimeoutNow,
     ReadIndex,
     ReadIndexReply,
+    NoRoom,
 )
 BY_KIND: Final[dict[int, type[_Message]]] = {message.KIND: message for message in MESSAGES}
 _LAYOUTS: Final[dict[int, FixedLayout]] = {

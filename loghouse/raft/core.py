@@ -31,20 +31,21 @@ from loghouse.protocol.raft_messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    NoRoom,
     ReadIndex,
     ReadIndexReply,
     RequestVote,
     RequestVoteReply,
     TimeoutNow,
 )
-from loghouse.raft.proposals import Proposals
 from loghouse.raft.ready import TERM_JUMP_MAX, HardState, Ready, Role, SoftState
+from loghouse.raft.room import Room
 
 _FROM_LEADER: Final = (AppendEntries, Heartbeat, InstallSnapshot)
-_TO_LEADER: Final = (AppendEntriesReply, HeartbeatReply)
+_TO_LEADER: Final = (AppendEntriesReply, HeartbeatReply, NoRoom)
 
 
-class Raft(Proposals):
+class Raft(Room):
     """One member of one group.
 
     Args (of the constructor):
@@ -80,6 +81,7 @@ class Raft(Proposals):
             TimeoutNow: self._on_timeout_now,
             ReadIndex: self._on_read_index,
             ReadIndexReply: self._on_read_index_reply,
+            NoRoom: self._on_no_room,
         }
         if self._voters == {self.id} and self.may_campaign:
             self._campaign()

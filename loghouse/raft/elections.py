@@ -43,7 +43,10 @@ class Elections(Reads):
     def _tick_follower(self) -> None:
         self._read_states += self._reads.tick(self.config.election_ticks)
         lone = self._voters == {self.id}
-        if (lone or self._election_elapsed >= self._election_timeout) and self.may_campaign:
+        timeout = self._election_timeout
+        if self.disk_is_full:
+            timeout += 2 * self.config.election_ticks  # all who have room come first
+        if (lone or self._election_elapsed >= timeout) and self.may_campaign:
             self._campaign()
 
     def leader_link_lost(self) -> None:
@@ -87,6 +90,7 @@ class Elections(Reads):
         near = self._log.last_index - self.config.inflight_entries_max
         for progress in self._progress.values():
             progress.silent_ticks += 1
+            progress.no_room_ticks = max(0, progress.no_room_ticks - 1)
             if progress.state is ProgressState.SNAPSHOT:
                 progress.waited_ticks += 1
             caught_up = progress.state is ProgressState.REPLICATE and progress.match_index >= near

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loghouse.errors import (
     DamageError,
+    DiskFullError,
     ExpectOffsetError,
     InvalidRequestError,
     MalformedMessageError,
@@ -30,6 +31,9 @@ from loghouse.raft.ready import Proposal, Role, Ticket
 class Proposals(Elections):
     """Requests to the leader, and their refusals."""
 
+    # Whose data directories are full, in words, while too few voters have room to commit records (`room.py`).
+    _without_room = ""
+
     def propose(self, proposal: Proposal, now: int) -> Ticket:
         """Append an entry to the leader's log.
 
@@ -41,7 +45,7 @@ class Proposals(Elections):
             log (same producer, same sequence) the original's place.
 
         Raises:
-            NotLeaderError, UnavailableError, ResourceExhaustedError, InvalidRequestError,
+            NotLeaderError, UnavailableError, ResourceExhaustedError, DiskFullError, InvalidRequestError,
             UnknownProducerError, SequenceError, ExpectOffsetError: Certainly not appended.
         """
         self._check_leading()
@@ -56,6 +60,8 @@ class Proposals(Elections):
                 return original
         if proposal.expect_offset is not None and proposal.expect_offset != state.next_offset:
             raise ExpectOffsetError(proposal.expect_offset, state.next_offset)
+        if self._without_room and proposal.kind == EntryKind.RECORDS:
+            raise DiskFullError(self._without_room)
         self._check_room(len(proposal.payload))
         entry = self._append_own(
             proposal.kind,

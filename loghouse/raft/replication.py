@@ -11,6 +11,7 @@ from loghouse.protocol.raft_messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    NoRoom,
     TimeoutNow,
 )
 from loghouse.raft.progress import Progress, ProgressState
@@ -259,13 +260,16 @@ class Replication(Roles):
 
     @property
     def best_successor(self) -> int:
-        """The other voter, heard lately, that holds the most of this leader's log; 0 when there is none."""
+        """The other voter, heard lately, that holds the most of this leader's log; 0 when there is none.
+
+        One with room on its disk rather than one without.
+        """
         candidates = [
-            (progress.match_index, -id_)
+            (not progress.no_room_ticks, progress.match_index, -id_)
             for id_, progress in self._progress.items()
             if id_ in self._voters and progress.silent_ticks < self.config.election_ticks
         ]
-        return -max(candidates)[1] if candidates else NOBODY
+        return -max(candidates)[2] if candidates else NOBODY
 
     def _hand_over_when_ready(self) -> None:
         """In a transfer, let the target campaign as soon as it has the whole log (thesis 3.10)."""
@@ -372,6 +376,8 @@ class Replication(Roles):
                 timestamp=self._now,
             ),
         )
+        if self.disk_is_full:
+            self._send(source, NoRoom(term=self.term))
 
     def _on_install_snapshot(self, source: int, message: InstallSnapshot) -> None:
         """Start the log anew where the leader's starts, unless that is already known (Raft 7).

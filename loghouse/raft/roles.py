@@ -1,7 +1,7 @@
 """A member's state and its changes of role: what all the other parts of the core stand on.
 
 The core is a chain of small classes, each adding one part of the protocol to those below it:
-`Roles` < `Replication` < `Reads` < `Elections` < `Proposals` < `Raft`.
+`Roles` < `Replication` < `Reads` < `Elections` < `Proposals` < `Room` < `Raft`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Roles:
         self.role = Role.FOLLOWER
         self.leader = NOBODY
         self.damage = damage
+        # Whether this member's disk has no room for records, as its driver says (`room.py`).
+        self.disk_is_full = False
         self._unreadable: DamageError | None = None
         # Why messages were ignored, counted, for diagnostics.
         self.refusals: Counter[str] = Counter()

@@ -416,12 +416,17 @@ class SimNode:
             machine.write(log, self.cluster.oracle, self.member)
         except DiskFullError:
             # Nothing of that step was written; what came before it was. Try again when there may be room.
-            self.is_full = True
+            self._note_full(True)
             self.cluster.clock.after(self.tick_seconds * 3, self._write, self.incarnation)
             return
-        self.is_full = False
+        self._note_full(False)
         self._reach("written")
         machine.after_sync(self._sync, self.incarnation)
+
+    def _note_full(self, is_full: bool) -> None:
+        self.is_full = is_full
+        if self.raft is not None:
+            self.raft.disk_is_full = is_full
 
     def _sync(self, incarnation: int) -> None:
         if incarnation != self.incarnation or not self.is_up:

@@ -16,6 +16,7 @@ from loghouse.protocol.raft_messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    NoRoom,
     ReadIndex,
     ReadIndexReply,
     RequestVote,
@@ -62,6 +63,7 @@ def samples():
     yield TimeoutNow(term=2)
     yield ReadIndex(term=2, context=5)
     yield ReadIndexReply(term=2, context=5, index=9)
+    yield NoRoom(term=2)
 
 
 class RaftMessageTests(SynchronousTestCase):
@@ -91,7 +93,7 @@ class RaftMessageTests(SynchronousTestCase):
 
     def test_kinds_are_their_own(self):
         """No number is used twice, and all are Raft's."""
-        self.assertEqual(sorted(BY_KIND), list(range(0x0101, 0x010B)))
+        self.assertEqual(sorted(BY_KIND), [*range(0x0101, 0x010B), 0x0180])
 
     def test_wrong_sizes(self):
         """Short and long bodies are malformed, at every length."""

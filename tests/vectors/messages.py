@@ -53,6 +53,7 @@ from loghouse.protocol.raft_messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    NoRoom,
     ReadIndex,
     ReadIndexReply,
     RequestVote,
@@ -240,6 +241,7 @@ RAFT_MESSAGES = (
         InstallSnapshot(term=5, state=encode_log_state(LogState(index=3, term=1, next_offset=2))),
     ),
     ("timeout now", TimeoutNow(term=5)),
+    ("no room", NoRoom(term=5)),
     ("read index", ReadIndex(term=5, context=77)),
     ("read index reply", ReadIndexReply(term=5, context=77, index=3)),
 )
