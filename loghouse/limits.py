@@ -92,6 +92,9 @@ GRPC_CALLS_MAX: Final = 4096  # calls and streams under way on the whole door
 CALLS: Final = Quota("calls", GRPC_CALLS_MAX, GRPC_CALLS_MAX // 2)  # the same by subject
 MESSAGE_SECONDS: Final = 60.0  # from a call's headers to its whole request: 8 MiB at 140 KiB a second
 
+# --- clients --------------------------------------------------------------------
+UNTOLD_BATCHES_MAX: Final = 1024  # failed ones that a producer keeps for whoever asks; more are only counted
+
 # --- the wire -------------------------------------------------------------------
 LINK_HEADER_SIZE: Final = 16
 HELLO_SIZE_MAX: Final = 4 * KIB  # the only frame a stranger may send

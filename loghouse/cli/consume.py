@@ -61,11 +61,11 @@ def _start(text: str) -> int | str | datetime:
     if text.isascii() and text.isdecimal() and int(text) < 2**64:
         return int(text)
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
         pass
     try:
-        return datetime.combine(datetime.now().date(), datetime.strptime(text, "%H:%M").time())
+        return datetime.combine(datetime.now().date(), datetime.strptime(text, "%H:%M").time()).astimezone()
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no place in the log; allowed: {_FROM_ALLOWED}"

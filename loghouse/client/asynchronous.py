@@ -11,9 +11,17 @@ from typing import Any, Final, Literal, Self
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
-from loghouse.client.batching import encode_batch_of, encode_record, microseconds_of
+from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import Appended, Channels, NewBatch
+from loghouse.client.fields import (
+    flag_of,
+    integer_of,
+    moment_of,
+    optional_offset_of,
+    seconds_of,
+    text_of,
+)
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS, AsyncProducer
 from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
@@ -57,10 +65,11 @@ class AsyncClient:
     ) -> None:
         """See `connect`; nothing is dialled before the first call."""
         rng = rng or random.SystemRandom()
+        flag_of("is_direct", is_direct)
+        self.log = text_of("log", log)
+        self.timeout_seconds = seconds_of(timeout_seconds)
         balancer = Balancer(parse_target(target), rng, is_direct=is_direct, is_grpc=transport == "grpc")
         self.calls = Calls(balancer, Channels(channel_maker(transport, tls, balancer.hinted)), rng)
-        self.log = log
-        self.timeout_seconds = timeout_seconds
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,7 +111,8 @@ class AsyncClient:
             DeadlineError, InvalidRequestError, ...: Nothing was appended.
         """
         head, body = encode_record(value, key, headers, timestamp)
-        batch = NewBatch.of(head + body, 1, expect_offset=expect_offset)
+        expected = optional_offset_of("expect_offset", expect_offset)
+        batch = NewBatch.of(head + body, 1, expect_offset=expected)
         return (await self._append(batch, timeout_seconds)).base_offset
 
     async def append_batch(
@@ -123,7 +133,8 @@ class AsyncClient:
         """
         payload, record_count = encode_batch_of(values)
         codec = codec_of(compression)
-        batch = NewBatch.of(compress(payload, codec), record_count, codec=codec, expect_offset=expect_offset)
+        expected = optional_offset_of("expect_offset", expect_offset)
+        batch = NewBatch.of(compress(payload, codec), record_count, codec=codec, expect_offset=expected)
         appended = await self._append(batch, timeout_seconds)
         return range(appended.base_offset, appended.base_offset + appended.record_count)
 
@@ -131,7 +142,7 @@ class AsyncClient:
         appended: Appended = await self.calls.call(
             lambda channel, seconds: channel.append(batch, self.log, seconds),
             purpose=Purpose.APPEND,
-            timeout_seconds=self._timeout(timeout_seconds),
+            timeout_seconds=self.timeout_of(timeout_seconds),
             is_safe=False,
         )
         return appended
@@ -172,7 +183,7 @@ class AsyncClient:
             batch_bytes=batch_bytes,
             codec=codec_of(compression),
             buffer_bytes=buffer_bytes,
-            timeout_seconds=self._timeout(timeout_seconds),
+            timeout_seconds=self.timeout_of(timeout_seconds),
         )
 
     # --- reading --------------------------------------------------------------------------
@@ -228,7 +239,7 @@ class AsyncClient:
 
         What `Client` is made of: the decoding is done by the thread that reads.
         """
-        seconds = self._timeout(timeout_seconds)
+        seconds = self.timeout_of(timeout_seconds)
         offset, end = await self.find_range(from_, follow=follow, timeout_seconds=seconds)
         if end is not None and offset >= end:
             return
@@ -246,15 +257,9 @@ class AsyncClient:
             InvalidRequestError: `from_` is nothing to begin at.
             OffsetOutOfRangeError: Without `follow`: it is beyond the next offset.
         """
-        if isinstance(from_, bool) or not (
-            isinstance(from_, int | datetime) or from_ in ("earliest", "latest")
-        ):
-            raise InvalidRequestError("from_", f"{from_!r} is no offset, 'earliest', 'latest' or datetime")
-        if isinstance(from_, int):
-            if not 0 <= from_ < 2**64:
-                raise InvalidRequestError("from_", f"{from_} is no offset; they are numbers from 0")
-            if follow:
-                return from_, None
+        from_, follow = start_of(from_), flag_of("follow", follow)
+        if isinstance(from_, int) and follow:
+            return from_, None
         bounds = await self.bounds(timeout_seconds=timeout_seconds)
         end = None if follow else bounds.next_offset
         if isinstance(from_, datetime):
@@ -278,7 +283,7 @@ class AsyncClient:
         Args:
             time: A datetime, or microseconds since the epoch.
         """
-        timestamp = max(0, microseconds_of(time))
+        timestamp = max(0, moment_of("time", time))
         offset: int = await self._ask(
             lambda channel, seconds: channel.find_offset(timestamp, self.log, seconds), timeout_seconds
         )
@@ -288,7 +293,7 @@ class AsyncClient:
 
     async def servers(self, *, timeout_seconds: float | None = None) -> ClusterView:
         """Ask who is in the cluster, and return it: uuid, name, and each server with its role."""
-        seconds = self._timeout(timeout_seconds)
+        seconds = self.timeout_of(timeout_seconds)
         await self.calls.refresh(seconds)
         return await self.calls.view(seconds)
 
@@ -302,6 +307,7 @@ class AsyncClient:
         Args:
             server: The name of the one to ask; any when empty.
         """
+        text_of("server", server)
         reply: log_pb2.StatusResponse = await self._administer(
             "Status", log_pb2.StatusRequest(), timeout_seconds, server=server, is_safe=True
         )
@@ -313,7 +319,8 @@ class AsyncClient:
         Raises:
             MembershipError: Why not, and what would work.
         """
-        await self._administer("Add", log_pb2.AddRequest(name=name, learner=learner), timeout_seconds)
+        request = log_pb2.AddRequest(name=text_of("name", name), learner=flag_of("learner", learner))
+        await self._administer("Add", request, timeout_seconds)
 
     async def remove(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Take a node out of the cluster and keep it out; it need not run.
@@ -321,7 +328,7 @@ class AsyncClient:
         Raises:
             MembershipError: Why not, and what would work.
         """
-        await self._administer("Remove", log_pb2.RemoveRequest(name=name), timeout_seconds)
+        await self._administer("Remove", log_pb2.RemoveRequest(name=text_of("name", name)), timeout_seconds)
 
     async def leave(self, server: str, *, timeout_seconds: float | None = None) -> None:
         """Tell the server of that name to leave the cluster.
@@ -329,6 +336,7 @@ class AsyncClient:
         Raises:
             MembershipError: Why not, and what would work.
         """
+        text_of("server", server)
         await self._administer("Leave", log_pb2.LeaveRequest(), timeout_seconds, server=server)
 
     async def transfer(self, name: str = "", *, timeout_seconds: float | None = None) -> str:
@@ -337,14 +345,14 @@ class AsyncClient:
         Raises:
             MembershipError: Why not, and what would work.
         """
-        request = log_pb2.TransferRequest(name=name)
+        request = log_pb2.TransferRequest(name=text_of("name", name))
         reply = await self._administer("Transfer", request, timeout_seconds)
         self.calls.balancer.hinted(reply.leader)
         return str(reply.leader)
 
     async def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
         """Let records below an offset go, on every node, and return the lowest offset held now."""
-        request = log_pb2.TrimRequest(offset=offset, log=self.log)
+        request = log_pb2.TrimRequest(offset=integer_of("offset", offset), log=self.log)
         reply = await self._administer("Trim", request, timeout_seconds, is_safe=True)
         return int(reply.lowest)
 
@@ -352,7 +360,7 @@ class AsyncClient:
 
     async def _ask(self, make: Make, timeout_seconds: float | None) -> Any:
         return await self.calls.call(
-            make, purpose=Purpose.READ, timeout_seconds=self._timeout(timeout_seconds), is_safe=True
+            make, purpose=Purpose.READ, timeout_seconds=self.timeout_of(timeout_seconds), is_safe=True
         )
 
     async def _administer(
@@ -367,13 +375,18 @@ class AsyncClient:
         return await self.calls.call(
             lambda channel, seconds: channel.administer(method, request, seconds),
             purpose=Purpose.ASK,
-            timeout_seconds=self._timeout(timeout_seconds),
+            timeout_seconds=self.timeout_of(timeout_seconds),
             is_safe=is_safe,
             server=server,
         )
 
-    def _timeout(self, timeout_seconds: float | None) -> float:
-        return self.timeout_seconds if timeout_seconds is None else timeout_seconds
+    def timeout_of(self, timeout_seconds: float | None) -> float:
+        """Return how long a call may take, which was told so much.
+
+        Raises:
+            InvalidRequestError: It is no time to wait.
+        """
+        return self.timeout_seconds if timeout_seconds is None else seconds_of(timeout_seconds)
 
 
 def connect(
@@ -418,7 +431,24 @@ def codec_of(compression: Compression) -> Codec:
     Raises:
         InvalidRequestError: There is none.
     """
+    name = text_of("compression", compression)
     try:
-        return Codec[compression.upper()]
+        return Codec[name.upper()]
     except KeyError:
-        raise InvalidRequestError("compression", f"{compression!r} is unknown; allowed: none, zstd") from None
+        raise InvalidRequestError("compression", f"{name!r} is unknown; allowed: none, zstd") from None
+
+
+def start_of(from_: Start) -> Start:
+    """Return where to begin, which is an offset, an end of the log, or a moment.
+
+    Raises:
+        InvalidRequestError: It is none of them.
+    """
+    if isinstance(from_, datetime):
+        moment_of("from_", from_)
+        return from_
+    if isinstance(from_, str):
+        if from_ not in ("earliest", "latest"):
+            raise InvalidRequestError("from_", f"{from_!r} is no offset, 'earliest', 'latest' or datetime")
+        return from_
+    return integer_of("from_", from_)

@@ -12,52 +12,36 @@ from datetime import datetime
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
-from loghouse.client.records import Headers
+from loghouse.client.fields import bytes_of, headers_of, timestamp_of, values_of
 from loghouse.errors import InvalidRequestError, LoghouseError
-from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX, UNTOLD_BATCHES_MAX
 from loghouse.protocol.batch import compress
 from loghouse.protocol.entry import Codec, crc32c
 from loghouse.protocol.varint import encode_varint
 
+NO_KEY: Final = b""
+NO_HEADERS: Final = ()
 _TAG: Final = b"\n"  # field 1, length-delimited: `records` of a RecordBatch, and `value` of a Record
 _HEADS_MAX: Final = 8192  # lengths of which the head is remembered
 
 _heads: dict[int, bytes] = {}
 
 
-def microseconds_of(time: datetime | int) -> int:
-    """Return a moment in microseconds since the epoch; a naive datetime is local time."""
-    return int(time.timestamp() * 1_000_000) if isinstance(time, datetime) else time
-
-
-def message_of(value: Any, key: Any, headers: Headers, timestamp: datetime | int | None) -> log_pb2.Record:
+def message_of(value: Any, key: Any, headers: Any, timestamp: datetime | int | None) -> log_pb2.Record:
     """Return a record's message.
 
     Raises:
-        InvalidRequestError: A part is not of its kind; the text names it.
+        InvalidRequestError: A part is not of its kind; its field names it.
     """
-    try:
-        message = log_pb2.Record(value=bytes_of(value), key=key)
-        for name, content in headers:
+    message = log_pb2.Record(
+        value=bytes_of("value", value),
+        key=b"" if key is None else bytes_of("key", key),
+        timestamp=timestamp_of("timestamp", timestamp),
+    )
+    if headers != ():
+        for name, content in headers_of(headers):
             message.headers.add(key=name, value=content)
-        if timestamp is not None:
-            message.timestamp = microseconds_of(timestamp)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError("record", f"cannot be encoded: {error}") from None
     return message
-
-
-def bytes_of(value: Any) -> bytes:
-    """Return a value as bytes.
-
-    Raises:
-        InvalidRequestError: It is none: text must be encoded by whoever knows how.
-    """
-    if type(value) is bytes:
-        return value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise InvalidRequestError("value", f"is a {type(value).__name__}; give bytes, such as text.encode()")
 
 
 def check_fits(size: int) -> None:
@@ -88,8 +72,8 @@ def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
         InvalidRequestError: There are none, too many, or they are no bytes.
     """
     pieces: list[bytes] = []
-    for given in values:
-        value = bytes_of(given)
+    for place, given in enumerate(values_of(values)):
+        value = given if type(given) is bytes else bytes_of("values", given, f"{place} ")
         pieces += (head_of(len(value)), value)
     payload, record_count = b"".join(pieces), len(pieces) // 2
     if not 0 < record_count <= RECORDS_PER_BATCH_MAX:
@@ -260,20 +244,21 @@ class Accumulator:
 
 
 class Ledger:
-    """What a producer took, how much of it is settled, and the first failure that nobody was told of.
+    """What a producer took, how much of it is settled, and the failures that nobody was told of.
 
     Attributes:
         room: Bytes that the buffer still takes; a record may take it below 0, once.
         taken, done: Records appended so far, and settled.
     """
 
-    __slots__ = ("_failed", "done", "room", "taken")
+    __slots__ = ("_failed", "_forgotten", "done", "room", "taken")
 
     def __init__(self, buffer_size: int) -> None:
         self.room = buffer_size
         self.taken = 0
         self.done = 0
-        self._failed: Outgoing | None = None
+        self._failed: deque[Outgoing] = deque()
+        self._forgotten = 0  # records of failed batches that there was no room to remember
 
     def take(self, size: int) -> None:
         """Count a record of so many bytes."""
@@ -284,8 +269,14 @@ class Ledger:
         """Count a batch of which the outcome is known."""
         self.room += batch.size
         self.done += batch.record_count
-        if batch.error is not None and (self._failed is None or self._failed.is_told):
-            self._failed = batch
+        if batch.error is not None:
+            batch.pieces.clear()
+            while self._failed and self._failed[0].is_told:
+                self._failed.popleft()
+            if len(self._failed) < UNTOLD_BATCHES_MAX:
+                self._failed.append(batch)
+            else:
+                self._forgotten += batch.record_count
 
     def raise_untold(self) -> None:
         """Raise the first failure since the last time that no delivery has told.
@@ -293,25 +284,41 @@ class Ledger:
         Raises:
             LoghouseError: That failure.
         """
-        failed, self._failed = self._failed, None
-        if failed is not None and not failed.is_told:
-            failed.offset(0)
+        failed, self._failed, self._forgotten = self._failed, deque(), 0
+        for batch in failed:
+            if not batch.is_told:
+                batch.offset(0)
+
+    def untold(self) -> str:
+        """Return what the producer was never told of, as a sentence; empty when there is nothing."""
+        waiting = self.taken - self.done
+        untold = [batch for batch in self._failed if not batch.is_told]
+        failed = sum(batch.record_count for batch in untold) + self._forgotten
+        parts = [f"{_records(waiting)} not acknowledged yet"] if waiting else []
+        if failed:
+            parts.append(f"{_records(failed)} not appended, and nobody was told: {untold[0].error}")
+        return ", and ".join(parts)
+
+
+def _records(count: int) -> str:
+    return "1 record was" if count == 1 else f"{count} records were"
 
 
 def encode_record(
-    value: Any, key: Any, headers: Headers, timestamp: datetime | int | None
+    value: Any, key: Any, headers: Any, timestamp: datetime | int | None
 ) -> tuple[bytes, bytes]:
     """Return the two pieces of any record, for `Accumulator.add`.
 
     Raises:
         InvalidRequestError: A part is not of its kind, or the record is larger than a batch may be.
     """
-    if key or headers or timestamp is not None:
+    # Each of them the default itself: what is only empty, such as "", is looked at like anything else.
+    if key is NO_KEY and headers is NO_HEADERS and timestamp is None:
+        body = value if type(value) is bytes else bytes_of("value", value)
+        head = head_of(len(body))
+    else:
         body = message_of(value, key, headers, timestamp).SerializeToString()
         head = _TAG + encode_varint(len(body))
-    else:
-        body = value if type(value) is bytes else bytes_of(value)
-        head = head_of(len(body))
     size = len(head) + len(body)
     if size > PAYLOAD_SIZE_MAX:
         check_fits(size)

@@ -16,8 +16,8 @@ from typing import Self
 from loghouse.api.v1 import log_pb2
 from loghouse.client.asynchronous import TIMEOUT_SECONDS, AsyncClient, Compression, Start
 from loghouse.client.balancing import ClusterView
-from loghouse.client.blocking_producer import Producer
-from loghouse.client.loop_thread import LoopThread
+from loghouse.client.blocking_producer import OpenClient, Producer
+from loghouse.client.fields import values_of
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls
@@ -51,9 +51,9 @@ class Client:
             is_direct=is_direct,
             transport=transport,
         )
-        self._thread = LoopThread()
-        # Also at the interpreter's end, when nobody closed it.
-        self._finalizer = weakref.finalize(self, self._thread.close, self._client.close)
+        self._open = OpenClient(self._client)
+        self._dropped = weakref.finalize(self, self._open.close_soon)
+        self._dropped.atexit = False  # then `exiting` closes it
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +65,8 @@ class Client:
 
     def close(self) -> None:
         """Close every connection and end the thread; whoever waits for an answer gets an error."""
-        self._finalizer()
+        self._dropped.detach()
+        self._open.close()
 
     # --- appending ------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class Client:
         timeout_seconds: float | None = None,
     ) -> int:
         """Append one record and return its offset; see `AsyncClient.append`."""
-        return self._thread.run(
+        return self._open.thread.run(
             self._client.append(
                 value,
                 key=key,
@@ -100,9 +101,9 @@ class Client:
         timeout_seconds: float | None = None,
     ) -> range:
         """Append records together and return their offsets; see `AsyncClient.append_batch`."""
-        return self._thread.run(
+        return self._open.thread.run(
             self._client.append_batch(
-                list(values),
+                list(values_of(values)),
                 compression=compression,
                 expect_offset=expect_offset,
                 timeout_seconds=timeout_seconds,
@@ -127,8 +128,8 @@ class Client:
         Its `append` gives a `BlockingDelivery`.
         """
         return Producer(
-            self._thread,
-            self._client,
+            self._open,
+            owner=self,
             linger_ms=linger_ms,
             batch_bytes=batch_bytes,
             compression=compression,
@@ -157,49 +158,49 @@ class Client:
         """Yield whole batches; see `AsyncClient.read_batches`."""
         answers = self._client.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
         try:
-            while (batches := self._thread.run(_next(answers))) is not None:
+            while (batches := self._open.thread.run(_next(answers))) is not None:
                 yield from batches
         finally:
             with contextlib.suppress(UnavailableError):  # closed, and with it what it read
-                self._thread.run(_close(answers))
+                self._open.thread.run(_close(answers))
 
     def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
         """Return the offsets that the log holds; see `AsyncClient.bounds`."""
-        return self._thread.run(self._client.bounds(timeout_seconds=timeout_seconds))
+        return self._open.thread.run(self._client.bounds(timeout_seconds=timeout_seconds))
 
     def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
         """Return the first offset appended at or after a time; see `AsyncClient.find_offset`."""
-        return self._thread.run(self._client.find_offset(time, timeout_seconds=timeout_seconds))
+        return self._open.thread.run(self._client.find_offset(time, timeout_seconds=timeout_seconds))
 
     # --- the cluster ------------------------------------------------------------------------
 
     def servers(self, *, timeout_seconds: float | None = None) -> ClusterView:
         """Ask who is in the cluster; see `AsyncClient.servers`."""
-        return self._thread.run(self._client.servers(timeout_seconds=timeout_seconds))
+        return self._open.thread.run(self._client.servers(timeout_seconds=timeout_seconds))
 
     def status(self, *, server: str = "", timeout_seconds: float | None = None) -> log_pb2.StatusResponse:
         """Return the cluster as one server sees it; see `AsyncClient.status`."""
-        return self._thread.run(self._client.status(server=server, timeout_seconds=timeout_seconds))
+        return self._open.thread.run(self._client.status(server=server, timeout_seconds=timeout_seconds))
 
     def add(self, name: str, *, learner: bool = False, timeout_seconds: float | None = None) -> None:
         """Let a node in; see `AsyncClient.add`."""
-        self._thread.run(self._client.add(name, learner=learner, timeout_seconds=timeout_seconds))
+        self._open.thread.run(self._client.add(name, learner=learner, timeout_seconds=timeout_seconds))
 
     def remove(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Take a node out; see `AsyncClient.remove`."""
-        self._thread.run(self._client.remove(name, timeout_seconds=timeout_seconds))
+        self._open.thread.run(self._client.remove(name, timeout_seconds=timeout_seconds))
 
     def leave(self, server: str, *, timeout_seconds: float | None = None) -> None:
         """Tell a server to leave; see `AsyncClient.leave`."""
-        self._thread.run(self._client.leave(server, timeout_seconds=timeout_seconds))
+        self._open.thread.run(self._client.leave(server, timeout_seconds=timeout_seconds))
 
     def transfer(self, name: str = "", *, timeout_seconds: float | None = None) -> str:
         """Hand leadership over; see `AsyncClient.transfer`."""
-        return self._thread.run(self._client.transfer(name, timeout_seconds=timeout_seconds))
+        return self._open.thread.run(self._client.transfer(name, timeout_seconds=timeout_seconds))
 
     def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
         """Let records below an offset go; see `AsyncClient.trim`."""
-        return self._thread.run(self._client.trim(offset, timeout_seconds=timeout_seconds))
+        return self._open.thread.run(self._client.trim(offset, timeout_seconds=timeout_seconds))
 
 
 async def _next(answers: AsyncGenerator[Iterator[Batch], None]) -> Iterator[Batch] | None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
+from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from loghouse.client import exiting
 from loghouse.client.asynchronous import AsyncClient, Compression, codec_of
 from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
+from loghouse.client.fields import seconds_of
 from loghouse.client.loop_thread import LoopThread
-from loghouse.client.producing import WINDOW, check_settings
+from loghouse.client.producing import WINDOW, check_settings, warn_of
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
 from loghouse.errors import LoghouseError, UnavailableError
@@ -45,6 +49,8 @@ class BlockingDelivery:
             LoghouseError: It was not appended.
         """
         batch = self._batch
+        if timeout_seconds is not None:
+            seconds_of(timeout_seconds)
         if not batch.is_settled:
             with self._settled:
                 if not self._settled.wait_for(lambda: batch.is_settled, timeout_seconds):
@@ -52,14 +58,97 @@ class BlockingDelivery:
         return batch.offset(self._place)
 
 
+class Pending:
+    """What a producer took and its sending task has not settled; it outlives a producer that is dropped."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.changed = threading.Condition(threading.Lock())
+
+    def settled(self, batch: Outgoing) -> None:
+        """Note a batch of which the outcome is known; on the loop."""
+        with self.changed:
+            self.ledger.settle(batch)
+            self.changed.notify_all()
+
+    def wait(self, until: float) -> str:
+        """Wait until everything is settled, or for a moment of the monotonic clock.
+
+        Returns:
+            What nobody was told of, as a sentence; empty when there is nothing.
+        """
+        ledger = self.ledger
+        with self.changed:
+            seconds = max(0.0, until - time.monotonic())
+            self.changed.wait_for(lambda: ledger.done >= ledger.taken, seconds)
+            return ledger.untold()
+
+
+class OpenClient:
+    """An asyncio client on its loop's thread, and what its producers have not sent yet.
+
+    What a blocking client and its producers have in common; closed when they are, or when they are dropped.
+    """
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+        self.thread = LoopThread()
+        self._running: dict[asyncio.Task[None], tuple[Pending, Sending]] = {}
+        exiting.opened(self)
+
+    def begin(self, pending: Pending, sending: Sending) -> asyncio.Task[None]:
+        """Start a producer's sending task."""
+
+        async def start() -> asyncio.Task[None]:
+            task = self.client.calls.spawn(sending.run())
+            self._running[task] = pending, sending
+            task.add_done_callback(self._running.pop)
+            return task
+
+        return self.thread.run(start())
+
+    def flush(self, until: float) -> str:
+        """See `exiting.Open`."""
+        running = list(self._running.values())
+        for _, sending in running:
+            self.soon(sending.finish)
+        return "; ".join(filter(None, [pending.wait(until) for pending, _ in running]))
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Do something on the loop."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: what was appended has failed
+            self.thread.loop.call_soon_threadsafe(work)
+
+    def close(self, until: float = float("-inf")) -> None:
+        """Close every connection and end the thread; wait for a thread that was ending already until then."""
+        exiting.closed(self)
+        self.thread.close(self.client.close)
+        self.thread.join(max(0.0, until - time.monotonic()))
+
+    def close_soon(self) -> None:
+        """Close once everything is sent; nobody waits for that, but the interpreter's end does."""
+        self.thread.close_soon(self._send_and_close)
+
+    async def _send_and_close(self) -> None:
+        running = dict(self._running)
+        for _, sending in running.values():
+            sending.finish()
+        if running:
+            await asyncio.wait(running)
+        await self.client.close()
+        exiting.closed(self)
+
+
 class Producer:
     """Appends records in batches, exactly once, in order. See `Client.producer`; any thread may use it."""
 
+    _is_closed = True  # until there is something to close
+
     def __init__(
         self,
-        thread: LoopThread,
-        client: AsyncClient,
+        client: OpenClient,
         *,
+        owner: object,
         linger_ms: float,
         batch_bytes: int,
         compression: Compression,
@@ -67,27 +156,28 @@ class Producer:
         timeout_seconds: float | None,
     ) -> None:
         check_settings(linger_ms=linger_ms, batch_bytes=batch_bytes, buffer_bytes=buffer_bytes)
-        self._thread = thread
-        self._calls = client.calls
-        self._loop = thread.loop
-        self._changed = threading.Condition(threading.Lock())
+        self._client = client
+        self._owner = owner  # which closes the client when it is dropped
+        self._loop = client.thread.loop
+        self._ledger = Ledger(buffer_bytes)
+        self._pending = Pending(self._ledger)
+        self._changed = self._pending.changed
         self._accumulator = Accumulator(
             batch_size=batch_bytes,
             linger_seconds=linger_ms / 1000,
-            timeout_seconds=client.timeout_seconds if timeout_seconds is None else timeout_seconds,
+            timeout_seconds=client.client.timeout_of(timeout_seconds),
         )
         self._sending = Sending(
-            client.calls,
+            client.client.calls,
             self._accumulator,
-            log=client.log,
+            log=client.client.log,
             codec=codec_of(compression),
             window=WINDOW,
             lock=self._changed,
-            settled=self._settled,
+            settled=self._pending.settled,
         )
-        self._ledger = Ledger(buffer_bytes)
+        self._running = client.begin(self._pending, self._sending)
         self._is_closed = False
-        self._running = thread.run(self._start())
 
     def __enter__(self) -> Self:
         return self
@@ -98,8 +188,10 @@ class Producer:
         if error is None:
             self.close()
         elif isinstance(error, Exception):
-            with contextlib.suppress(LoghouseError):  # the error of the block is the one to tell
+            try:
                 self.close()
+            except LoghouseError as own:  # the error of the block is the one to tell
+                error.add_note(f"its producer failed, too: {own}")
         else:
             self.abort()
 
@@ -156,12 +248,14 @@ class Producer:
         """End at once: what is not acknowledged fails; it may have been appended where it was sent."""
         self._is_closed = True
         with contextlib.suppress(UnavailableError):  # the client is closed, and this with it
-            self._thread.run(self._stop())
+            self._client.thread.run(self._stop())
+
+    def __del__(self) -> None:
+        if not self._is_closed:
+            warn_of(self._ledger)
+            self._client.soon(self._sending.finish)
 
     # --- on the loop ----------------------------------------------------------------------
-
-    async def _start(self) -> asyncio.Task[None]:
-        return self._calls.spawn(self._sending.run())
 
     async def _stop(self) -> None:
         if not self._running.done():
@@ -169,10 +263,4 @@ class Producer:
             await asyncio.wait({self._running})
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: what was appended has failed
-            self._loop.call_soon_threadsafe(self._sending.wake)
-
-    def _settled(self, batch: Outgoing) -> None:
-        with self._changed:
-            self._ledger.settle(batch)
-            self._changed.notify_all()
+        self._client.soon(self._sending.wake)

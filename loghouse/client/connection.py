@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -96,7 +97,13 @@ async def dial(
         async with asyncio.timeout(seconds):
             if context is not None:
                 settings["server_hostname"] = host
-            await loop.create_connection(lambda: connection, host, port, **settings)
+            try:
+                await loop.create_connection(lambda: connection, host, port, **settings)
+            except RuntimeError:
+                # The interpreter ends, and its threads that look up names have ended already. No other task
+                # minds that this one waits now.
+                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                await loop.create_connection(lambda: connection, str(found[0][4][0]), port, **settings)
             await connection.up
     except TimeoutError:
         connection.abort()

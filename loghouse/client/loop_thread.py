@@ -39,7 +39,10 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and return its result.
@@ -102,10 +105,31 @@ class LoopThread:
         self._is_closing = True  # nobody's clean-up may come into the way of ours
         with contextlib.suppress(Exception):
             self._wait_for(self._finish(last))
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(JOIN_SECONDS)
-        if not self._thread.is_alive():
-            self.loop.close()
+        with contextlib.suppress(UnavailableError):
+            self._soon(self.loop.stop)
+        self.join(JOIN_SECONDS)
+
+    def close_soon(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """As `close`, but nobody waits: any thread may call it, at any moment, this one included."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+
+        def begin() -> None:
+            ending = self.loop.create_task(self._finish(last))
+            ending.add_done_callback(self._ended)
+
+        with contextlib.suppress(UnavailableError):
+            self._soon(begin)
+
+    def join(self, seconds: float) -> None:
+        """Wait until the thread has ended, at most so long."""
+        self._thread.join(seconds)
+
+    def _ended(self, ending: asyncio.Task[None]) -> None:
+        if not ending.cancelled():
+            ending.exception()  # nobody is there to be told
+        self.loop.stop()
 
     async def _finish(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:

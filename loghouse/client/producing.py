@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Generator
 from datetime import datetime
 from types import TracebackType
@@ -11,9 +12,10 @@ from typing import Any, Final, Self
 
 from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
 from loghouse.client.calls import Calls
+from loghouse.client.fields import integer_of, number_of
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
-from loghouse.errors import InvalidRequestError, LoghouseError, UnavailableError
+from loghouse.errors import LoghouseError, UnavailableError
 from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX
 from loghouse.protocol.entry import Codec
 
@@ -51,8 +53,32 @@ class Delivery:
         return self._batch.is_settled
 
 
+class _Progress:
+    """What a producer waits for: all that its sending task says to it, so that it may be dropped itself."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._waiter: asyncio.Future[None] | None = None
+
+    def settled(self, batch: Outgoing) -> None:
+        """Note a batch of which the outcome is known, and wake who waits."""
+        self._ledger.settle(batch)
+        waiter, self._waiter = self._waiter, None
+        for waiting in (batch.waiter, waiter):
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait for the next batch of which the outcome is known."""
+        if self._waiter is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._waiter)
+
+
 class AsyncProducer:
     """Appends records in batches. See `AsyncClient.producer`; use it as an async context manager."""
+
+    _is_closed = True  # until there is something to close
 
     def __init__(
         self,
@@ -70,6 +96,8 @@ class AsyncProducer:
         self._accumulator = Accumulator(
             batch_size=batch_bytes, linger_seconds=linger_ms / 1000, timeout_seconds=timeout_seconds
         )
+        self._ledger = Ledger(buffer_bytes)
+        self._progress = _Progress(self._ledger)
         self._sending = Sending(
             calls,
             self._accumulator,
@@ -77,10 +105,8 @@ class AsyncProducer:
             codec=codec,
             window=WINDOW,
             lock=contextlib.nullcontext(),
-            settled=self._settled,
+            settled=self._progress.settled,
         )
-        self._ledger = Ledger(buffer_bytes)
-        self._progress: asyncio.Future[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -93,8 +119,10 @@ class AsyncProducer:
         if error is None:
             await self.close()
         elif isinstance(error, Exception):
-            with contextlib.suppress(LoghouseError):  # the error of the block is the one to tell
+            try:
                 await self.close()
+            except LoghouseError as own:  # the error of the block is the one to tell
+                error.add_note(f"its producer failed, too: {own}")
         else:
             await self.abort()
 
@@ -114,7 +142,7 @@ class AsyncProducer:
         """
         head, body = encode_record(value, key, headers, timestamp)
         while self._ledger.room <= 0:
-            await self._wait_for_progress()
+            await self._progress.wait()
         return self._add(head, body)
 
     def _add(self, head: bytes, body: bytes) -> Delivery:
@@ -139,7 +167,7 @@ class AsyncProducer:
         while self._ledger.done < goal:
             self._accumulator.hurry()
             self._sending.wake()
-            await self._wait_for_progress()
+            await self._progress.wait()
         self._ledger.raise_untold()
 
     async def close(self) -> None:
@@ -166,18 +194,22 @@ class AsyncProducer:
         self._loop = asyncio.get_running_loop()
         self._running = self._calls.spawn(self._sending.run())
 
-    def _settled(self, batch: Outgoing) -> None:
-        self._ledger.settle(batch)
-        if batch.waiter is not None:
-            batch.waiter.set_result(None)
-        progress, self._progress = self._progress, None
-        if progress is not None:
-            progress.set_result(None)
+    def __del__(self) -> None:
+        if not self._is_closed and self._running is not None:
+            warn_of(self._ledger)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and what was not sent is lost
+                self._loop.call_soon_threadsafe(self._sending.finish)
 
-    async def _wait_for_progress(self) -> None:
-        if self._progress is None:
-            self._progress = self._loop.create_future()
-        await asyncio.shield(self._progress)
+
+def warn_of(ledger: Ledger) -> None:
+    """Warn of what a producer that nobody closed leaves behind.
+
+    It is still sent while its client is there.
+    """
+    untold = ledger.untold()
+    if untold:
+        text = f"a producer was dropped, not closed: {untold}; use `with`, flush() or close()"
+        warnings.warn(text, ResourceWarning, stacklevel=3)
 
 
 def check_settings(*, linger_ms: float, batch_bytes: int, buffer_bytes: int) -> None:
@@ -186,11 +218,6 @@ def check_settings(*, linger_ms: float, batch_bytes: int, buffer_bytes: int) -> 
     Raises:
         InvalidRequestError: Names the setting.
     """
-    if not 0 <= linger_ms <= 60_000:
-        raise InvalidRequestError("linger_ms", f"{linger_ms} is out of range; allowed: 0 to 60000")
-    if not 1 <= batch_bytes <= PAYLOAD_SIZE_MAX:
-        raise InvalidRequestError(
-            "batch_bytes", f"{batch_bytes} is out of range; allowed: 1 to {PAYLOAD_SIZE_MAX}"
-        )
-    if buffer_bytes < 1:
-        raise InvalidRequestError("buffer_bytes", f"{buffer_bytes} is out of range; allowed: 1 and more")
+    number_of("linger_ms", linger_ms, 60_000)
+    integer_of("batch_bytes", batch_bytes, lowest=1, highest=PAYLOAD_SIZE_MAX)
+    integer_of("buffer_bytes", buffer_bytes, lowest=1)

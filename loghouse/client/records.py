@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import count, repeat
 from typing import Any, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from loghouse.api.v1 import log_pb2
+from loghouse.client.fields import datetime_of
 from loghouse.errors import ProtocolError
 from loghouse.protocol.batch import decode_batch, plain_values, split_batch
 from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
 from loghouse.protocol.varint import decode_varint
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Iterable[tuple[str, bytes]] | Mapping[str, bytes]
 
 _FRAMES_TAG: Final = 0x0A  # field 1, length-delimited
 _NEXT_OFFSET_TAG: Final = 0x10  # field 2, varint
-_MICROSECONDS: Final = 1_000_000
 _new: Final = tuple.__new__
 _T = TypeVar("_T")
 
@@ -40,7 +40,7 @@ class Record(NamedTuple):
     @property
     def time(self) -> datetime:
         """The timestamp as an aware datetime (UTC)."""
-        return datetime.fromtimestamp(self.timestamp / _MICROSECONDS, UTC)
+        return datetime_of(self.timestamp)
 
 
 class Bounds(NamedTuple):

@@ -60,18 +60,25 @@ class Sending:
         self._sequencer = Sequencer(window=window)
         self._backoff = Backoff(calls.rng)
         self._changed = asyncio.Event()
+        self._is_finishing = False
         self._ended_by: LoghouseError | None = None
 
     def wake(self) -> None:
         """There may be something to do; on the loop."""
         self._changed.set()
 
+    def finish(self) -> None:
+        """Nothing more will be gathered: send what is, and end; on the loop."""
+        self._is_finishing = True
+        with self._lock:
+            self._accumulator.hurry()
+        self.wake()
+
     async def run(self) -> None:
         """Send until cancelled; then fail what is not acknowledged."""
         why: LoghouseError = UnavailableError("the producer was closed before everything was sent")
         try:
-            while True:
-                await self._wait_for_work()
+            while await self._wait_for_work():
                 if self._sequencer.needs_id:
                     await self._register()
                 else:
@@ -97,15 +104,17 @@ class Sending:
 
     # --- what there is to do ------------------------------------------------------------
 
-    async def _wait_for_work(self) -> None:
-        """Return once there is something to send."""
+    async def _wait_for_work(self) -> bool:
+        """Return once there is something to send, or (False) never will be."""
         while True:
             self._expire()
             self._pull()
             if len(self._sequencer):
-                return
+                return True
             with self._lock:
                 due_at = self._accumulator.due_at
+            if due_at is None and self._is_finishing:
+                return False
             await self._wait(due_at)
 
     async def _wait(self, until: float | None) -> None:
@@ -268,7 +277,7 @@ class Sending:
                 await appends.write(self._request(batch))
                 idle_at = calls.now + IDLE_SECONDS
                 continue
-            if not sequencer.in_flight and (moves or calls.now >= idle_at):
+            if not sequencer.in_flight and (moves or self._is_finishing or calls.now >= idle_at):
                 return
             with self._lock:
                 due_at = self._accumulator.due_at if sequencer.has_room else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from loghouse.client.fields import text_of
 from loghouse.errors import CertificateError, InvalidRequestError
 
 SCHEME: Final = "loghouse://"
@@ -24,7 +26,7 @@ def parse_target(target: str) -> tuple[str, ...]:
     Raises:
         InvalidRequestError: It is not such a list.
     """
-    listed = target.removeprefix(SCHEME).rstrip("/")
+    listed = text_of("target", target).removeprefix(SCHEME).rstrip("/")
     if "://" in listed or "/" in listed:
         raise InvalidRequestError("target", f"{target!r} is not of the form loghouse://HOST:PORT,HOST:PORT")
     return tuple(dict.fromkeys(_address(one.strip(), target) for one in listed.split(",")))
@@ -99,14 +101,21 @@ class Tls:
 
 
 def _pem(name: str, source: str | Path | bytes) -> bytes:
-    if isinstance(source, bytes):
-        text, where = source, "the bytes given"
+    if isinstance(source, bytes | bytearray | memoryview):
+        text, where = bytes(source), "the bytes given"
     else:
+        if not isinstance(source, str | os.PathLike):
+            raise InvalidRequestError(
+                f"tls.{name}", f"is a {type(source).__name__}; give a path, or the PEM text as bytes"
+            )
+        if "-----BEGIN " in str(source):
+            raise InvalidRequestError(f"tls.{name}", "is PEM text as a str; give it as bytes, with .encode()")
         where = str(source)
         try:
             text = Path(source).read_bytes()
-        except OSError as error:
-            raise CertificateError(f"tls.{name}: {source}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            problem = getattr(error, "strerror", None) or error
+            raise CertificateError(f"tls.{name}: {source}: {problem}") from None
     if _PEM_MARK not in text:
         raise CertificateError(f"tls.{name}: {where} hold no PEM text")
     return text

@@ -33,6 +33,8 @@ def channel_maker(
     if transport not in TRANSPORTS:
         raise InvalidRequestError("transport", f"{transport!r} is unknown; allowed: {', '.join(TRANSPORTS)}")
     if tls is not None:
+        if not isinstance(tls, Tls):
+            raise InvalidRequestError("tls", f"is a {type(tls).__name__}; give a Tls")
         ca, certificate, key = tls.pems()  # the files are read once, and now
         tls = Tls(ca=ca, certificate=certificate, key=key)
     credentials = cache(partial(credentials_of, tls))  # a binary client may never need them

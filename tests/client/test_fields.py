@@ -1,0 +1,264 @@
+"""What callers give: taken with its obvious meaning, or refused by the name of its field; both flavours."""
+
+import asyncio
+import inspect
+import math
+from datetime import UTC, date, datetime, timedelta, timezone
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
+from loghouse.client.fields import SECONDS_MAX, datetime_of, moment_of
+from loghouse.client.records import Record
+from loghouse.errors import InvalidRequestError
+from tests.client.fake import FakeCase, asynchronous
+
+NAIVE = datetime(2026, 1, 1)
+NO_BYTES = ("text", "", 7, 1.5, object(), [b"a"], True)
+NO_KEYS = ("text", "", 7, 0, False, [b"a"])
+NO_HEADERS = (
+    "ab",
+    b"ab",
+    7,
+    0,
+    ["ab"],
+    [b"ab"],
+    [("a",)],
+    [("a", "b")],
+    [(b"a", b"b")],
+    [("a", b"b", b"c")],
+    [("\ud800", b"b")],
+    {"a": "b"},
+    {1: b"b"},
+    [None],
+)
+NO_TIMESTAMPS = (
+    NAIVE,
+    date(2026, 1, 1),
+    True,
+    False,
+    1.5,
+    "2026-01-01",
+    -1,
+    2**64,
+    datetime(1969, 12, 31, tzinfo=UTC),
+    datetime(1970, 1, 1, tzinfo=UTC),
+    timedelta(1),
+)
+NO_OFFSETS = (True, False, 1.0, "1", -1, 2**64, b"1")
+NO_SECONDS = (0, 0.0, -1, math.nan, math.inf, -math.inf, True, "1", SECONDS_MAX + 1)
+NO_TEXTS = (b"a", 7, True, "\ud800")
+NO_FLAGS = ("no", "", 0, 1, None)
+NO_STARTS = (True, False, -1, 2**64, 1.0, "now", "", b"earliest", NAIVE, date(2026, 1, 1), None)
+NO_VALUES = (
+    b"ab",
+    bytearray(b"ab"),
+    "ab",
+    b"",
+    "",
+    7,
+    None,
+    {b"k": b"v"},
+    {},
+    ["a"],
+    [b"a", None],
+    [(b"k", b"v")],
+)
+
+# For each public method: what else it is given, and which values of which field it refuses.
+METHODS = {
+    "append": ((b"v",), {
+        "value": (*NO_BYTES, None), "key": NO_KEYS, "headers": NO_HEADERS, "timestamp": NO_TIMESTAMPS,
+        "expect_offset": NO_OFFSETS, "timeout_seconds": NO_SECONDS,
+    }),
+    "append_batch": (([b"v"],), {
+        "values": NO_VALUES, "compression": (None, b"zstd", 7, "gzip", ""), "expect_offset": NO_OFFSETS,
+        "timeout_seconds": NO_SECONDS,
+    }),
+    "producer": ((), {
+        "linger_ms": (True, "5", -1, math.nan, 60_001, None), "batch_bytes": (True, 1.5, "1", 0, 2**30, None),
+        "compression": (None, b"zstd", "gzip"), "buffer_bytes": (True, 1.5, 0, None),
+        "timeout_seconds": NO_SECONDS,
+    }),
+    "read": ((), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
+    "read_batches": ((), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
+    "read_answers": ((), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
+    "find_range": ((0,), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
+    "bounds": ((), {"timeout_seconds": NO_SECONDS}),
+    "find_offset": ((7,), {
+        "time": (NAIVE, True, 1.5, "08:30", -1, 2**64, None), "timeout_seconds": NO_SECONDS,
+    }),
+    "servers": ((), {"timeout_seconds": NO_SECONDS}),
+    "status": ((), {"server": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
+    "add": (("n1",), {"name": (*NO_TEXTS, None), "learner": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
+    "remove": (("n1",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
+    "leave": (("n1",), {"server": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
+    "transfer": (("n1",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
+    "trim": ((0,), {"offset": (*NO_OFFSETS, None), "timeout_seconds": NO_SECONDS}),
+}  # fmt: skip
+NOT_CALLS = {"close", "timeout_of"}
+
+
+def cases(flavour):
+    """Yield (method, arguments, field, bad value) for every call of a flavour."""
+    for name, method in inspect.getmembers(flavour, inspect.isfunction):
+        if name.startswith("_") or name in NOT_CALLS:
+            continue
+        given, fields = METHODS[name]
+        parameters = list(inspect.signature(method).parameters)[1:]
+        assert set(fields) == set(parameters), (name, parameters)
+        for field, values in fields.items():
+            for value in values:
+                arguments = {**dict(zip(parameters, given, strict=False)), field: value}
+                yield name, arguments, field, value
+
+
+class RefusedTests(FakeCase):
+    """Every argument of every public method, in both flavours; nothing reaches the cluster."""
+
+    def check(self, error, field, *what):
+        self.assertEqual(error.field, field, what)
+        self.assertNotEqual(error.problem, "", what)
+
+    @asynchronous
+    async def test_asyncio(self):
+        """`AsyncClient` and its producer."""
+        cluster = await self.cluster(1)
+        log = self.connect(cluster.target)
+        await log.bounds()
+        before = len(cluster.nodes[0].calls)
+        for name, arguments, field, value in cases(AsyncClient):
+
+            async def call(name=name, arguments=arguments):
+                result = getattr(log, name)(**arguments)
+                if inspect.isasyncgen(result):
+                    await anext(result)
+                elif inspect.isawaitable(result):
+                    await result
+
+            self.check(await self.raises(InvalidRequestError, call()), field, name, value)
+        producer = log.producer()
+        for field, values in list(METHODS["append"][1].items())[:4]:
+            for value in values:
+                error = await self.raises(
+                    InvalidRequestError, producer.append(**{"value": b"v", field: value})
+                )
+                self.check(error, field, value)
+        self.assertEqual((len(cluster.nodes[0].calls), cluster.values), (before, []))
+
+    @asynchronous
+    async def test_blocking(self):
+        """`Client`, its producer and its deliveries."""
+        cluster = await self.cluster(1)
+
+        def use():
+            with connect_blocking(cluster.target, timeout_seconds=20) as log:
+                log.bounds()
+                before = len(cluster.nodes[0].calls)
+                for name, arguments, field, value in cases(Client):
+
+                    def call(name=name, arguments=arguments):
+                        result = getattr(log, name)(**arguments)
+                        if inspect.isgenerator(result):
+                            next(result)
+
+                    self.check(self.assertRaises(InvalidRequestError, call), field, name, value)
+                self.assertEqual((len(cluster.nodes[0].calls), cluster.values), (before, []))
+                with log.producer() as producer:
+                    for field, values in list(METHODS["append"][1].items())[:4]:
+                        for value in values:
+                            error = self.assertRaises(
+                                InvalidRequestError, producer.append, **{"value": b"v", field: value}
+                            )
+                            self.check(error, field, value)
+                    delivery = producer.append(b"v")
+                    for value in NO_SECONDS:
+                        self.check(
+                            self.assertRaises(InvalidRequestError, delivery.offset, value), "timeout_seconds"
+                        )
+                self.assertEqual(cluster.values, [b"v"])
+
+        await asyncio.to_thread(use)
+
+    @asynchronous
+    async def test_connect(self):
+        """What a client is made of."""
+        tls = Tls(ca=b"", certificate=b"", key=b"")
+        bad = {
+            "target": (b"a", None, ["a:1"], 7),
+            "tls": ({"ca": "x"}, "ca.pem", ("a", "b", "c")),
+            "log": (b"a", None, 7),
+            "timeout_seconds": (*NO_SECONDS, None),
+            "is_direct": NO_FLAGS,
+            "transport": ("http", None, b"grpc"),
+        }
+        for make in (connect, connect_blocking, AsyncClient, Client):
+            for field, values in bad.items():
+                for value in values:
+                    error = self.assertRaises(InvalidRequestError, make, **{"target": "a:1", field: value})
+                    self.check(error, field, make, value)
+            for field in ("ca", "certificate", "key"):
+                for value in (None, 7, "-----BEGIN CERTIFICATE-----\n"):
+                    pem = b"-----BEGIN "
+                    given = {"ca": pem, "certificate": pem, "key": pem, field: value}
+                    error = self.assertRaises(InvalidRequestError, make, "a:1", tls=Tls(**given))
+                    self.check(error, f"tls.{field}", value)
+        self.assertNotIn("BEGIN", repr(tls))
+
+
+class Index:
+    """As numbers of other libraries are."""
+
+    def __index__(self):
+        return 7
+
+
+class TakenTests(FakeCase):
+    """What has an obvious meaning is taken with it, whole."""
+
+    @asynchronous
+    async def test_records(self):
+        """Other bytes, mappings, pairs that come one by one, and times of any zone."""
+        cluster = await self.cluster(1)
+        log = self.connect(cluster.target)
+        changed = bytearray(b"before")
+        moment = datetime(2026, 1, 1, 1, 0, 0, 123_457, tzinfo=timezone(timedelta(hours=1)))
+        async with log.producer(linger_ms=1000) as producer:
+            await producer.append(changed, key=memoryview(b"key"), headers={"b": b"2", "a": bytearray(b"1")})
+            changed[:] = b"after-"
+            await producer.append(b"", key=None, headers=None, timestamp=moment)
+            await producer.append(
+                b"", headers=(pair for pair in [("a", b"1"), ["a", b"2"]]), timestamp=Index()
+            )
+        await log.append(memoryview(b"ab")[::-1], expect_offset=None, timestamp=0)
+        await log.append_batch(value for value in (b"x", bytearray(b"y")))
+        first, second, third, fourth, *rest = [record async for record in log.read(0)]
+        self.assertEqual((first.value, first.key), (b"before", b"key"))
+        self.assertEqual(first.headers, (("b", b"2"), ("a", b"1")))
+        self.assertEqual((second.time, second.key, second.headers), (moment, b"", ()))
+        self.assertEqual((third.timestamp, third.headers), (7, (("a", b"1"), ("a", b"2"))))
+        self.assertEqual((fourth.value, fourth.timestamp), (b"ba", cluster.entries[1].timestamp))
+        self.assertEqual([record.value for record in rest], [b"x", b"y"])
+
+    @asynchronous
+    async def test_offsets(self):
+        """Whatever can be an index is an offset."""
+        cluster = await self.cluster(1)
+        cluster.add_values(*[b"%d" % number for number in range(9)])
+        log = self.connect(cluster.target)
+        self.assertEqual([record.offset async for record in log.read(Index())], [7, 8])
+        self.assertEqual(await log.find_offset(datetime(1900, 1, 1, tzinfo=UTC)), 0)
+
+
+class MomentTests(SynchronousTestCase):
+    """Moments are exact to the microsecond, both ways."""
+
+    def test_exact(self):
+        """No float comes between: every microsecond comes back as it was, in any century."""
+        for year in (1970, 1999, 2026, 2262, 9999):
+            for microsecond in (1, 123_457, 499_999, 999_999):
+                moment = datetime(year, 12, 31, 23, 59, 59, microsecond, tzinfo=UTC)
+                microseconds = moment_of("time", moment)
+                self.assertEqual(microseconds % 1_000_000, microsecond)
+                self.assertEqual(datetime_of(microseconds), moment)
+                self.assertEqual(Record(0, microseconds, b"").time, moment)
