@@ -30,7 +30,10 @@ ENTRY_HEADER_SIZE: Final = 64
 PAYLOAD_SIZE_MAX: Final = 8 * MIB  # one entry must fit a follower's memory many times over
 ENTRY_SIZE_MAX: Final = ENTRY_HEADER_SIZE + PAYLOAD_SIZE_MAX
 RECORD_SIZE_MAX: Final = 1 * MIB  # default of node.yaml's limits.record_bytes_max
-RECORDS_PER_BATCH_MAX: Final = 1_000_000  # an empty record costs 2 bytes; this bounds the work of a check
+ZSTD_WINDOW_SIZE_MAX: Final = 8 * MIB  # what RFC 8878 asks every decoder to support; many take no more
+ZSTD_BLOCKS_MAX: Final = 64 * KIB  # one for each record that is flushed; walked over in Python, 10 ms
+RECORDS_PER_BATCH_MAX: Final = 128 * KIB  # empty, they pack into 50 bytes: a check costs 30 ms (ADR 19)
+HEADERS_PER_RECORD_MAX: Final = 64 * KIB  # a parse makes as many at once, and cannot be made in parts
 
 # --- replicated state -----------------------------------------------------------
 PRODUCERS_MAX: Final = 4096  # 64 batches x 16 bytes x 4096 = 4 MiB in a state file at worst

@@ -91,6 +91,7 @@ NEIGHBOURS = {
     "retention": "node",
     "forwarding": "node",
     "joining": "node_api",
+    "long_checks": "node_api",
     "mending": "node",
     "scrubbing": "node",
 }

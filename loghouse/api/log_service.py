@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
+
+from twisted.internet.threads import deferToThread
 
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
+from loghouse.api.unpacking import records_from
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.bridge import later, soon, to_asyncio
@@ -30,9 +34,10 @@ from loghouse.limits import (
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
+from loghouse.long_checks import LongChecks
 from loghouse.node_api import Fetched, NodeLike, ProducerRegistry, Proposal
-from loghouse.protocol.batch import check_batch, decode_batch, is_slow
-from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries
+from loghouse.protocol.checking import check_steps
+from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.protocol.varint import join_bytes_field
 
 SERVICE: Final = "log.v1.Log"
@@ -58,6 +63,7 @@ class LogService:
         self._node = node
         self._record_size_max = record_size_max
         self._joiner = Joiner(node, soon(), later=later())
+        self._checks = LongChecks(deferToThread)
         self._reader_count = 0
 
     def rpcs(self) -> Mapping[str, Rpc]:
@@ -144,19 +150,28 @@ class LogService:
         self._check_log(call, request.log)
         batch = request.batch
         payload_crc = request.batch_crc if request.HasField("batch_crc") else None
-        arguments = {
-            "record_count": request.record_count,
-            "codec": request.codec,
-            "payload_crc": payload_crc,
-            "record_size_max": self._record_size_max,
-        }
-        if is_slow(len(batch), request.codec):
-            await asyncio.to_thread(check_batch, batch, **arguments)
-        else:
-            check_batch(batch, **arguments)
+        steps = check_steps(batch, request.record_count, request.codec, payload_crc, self._record_size_max)
+        for _ in steps:
+            await self._check_on(call.subject, steps)
         return self._append(
             call, request, batch, request.record_count, _batch_answer, request.codec, payload_crc
         )
+
+    async def _check_on(self, subject: str, steps: Iterator[int]) -> None:
+        """Go on with a check that is too long for a turn of the loop."""
+        checked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: BaseException | None) -> None:
+            if error is None:
+                checked.set_result(None)
+            else:
+                checked.set_exception(error)
+
+        check = self._checks.run(subject, steps, done)
+        try:
+            await checked
+        finally:
+            check.cancel()
 
     def _append(
         self,
@@ -207,18 +222,19 @@ class LogService:
         self._check_log(call, request.log)
         fetched = await to_asyncio(self._node.fetch(request.offset, 1))
         for entry in decode_entries(self._node.seed, fetched.frames):
-            for record in await _records_from(entry, request.offset):
+            async for record in records_from(entry, request.offset, lambda: 1):
                 return bytes(log_pb2.ConsumeResponse(record=record).SerializeToString())
         raise AssertionError(f"a fetch at {request.offset} did not hold that offset")
 
     async def _consume_stream(self, call: Call, request: Any) -> None:
         self._check_log(call, request.log)
         offset = request.offset
+        share = partial(self._share_of, CONSUME_SIZE)
         with self._reader():
             while True:
                 fetched = await self._read_on(call, request, offset, CONSUME_SIZE)
                 for entry in decode_entries(self._node.seed, fetched.frames):
-                    for record in await _records_from(entry, offset):
+                    async for record in records_from(entry, offset, share):
                         await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
                 offset = fetched.next_offset
 
@@ -337,24 +353,3 @@ def _fetch_response(fetched: Fetched) -> bytes:
     # One copy; the generated message would make three of a megabyte.
     rest = log_pb2.FetchResponse(next_offset=fetched.next_offset).SerializeToString()
     return join_bytes_field(log_pb2.FetchResponse.FRAMES_FIELD_NUMBER, fetched.frames, bytes(rest))
-
-
-async def _records_from(entry: Entry, offset: int) -> Iterator[Any]:
-    """Return the records of an entry from `offset` on, each with its offset and a time."""
-    if entry.kind != EntryKind.RECORDS or entry.next_offset <= offset:
-        return iter(())
-    codec = entry.attributes & CODEC_MASK
-    if is_slow(len(entry.payload), codec):
-        batch = await asyncio.to_thread(decode_batch, entry.payload, codec)
-    else:
-        batch = decode_batch(entry.payload, codec)
-    return _filled(entry, batch.records, max(0, offset - entry.base_offset))
-
-
-def _filled(entry: Entry, records: Any, first: int) -> Iterator[Any]:
-    for place in range(first, len(records)):
-        record = records[place]
-        record.offset = entry.base_offset + place
-        if not record.timestamp:
-            record.timestamp = entry.timestamp
-        yield record

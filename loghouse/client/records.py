@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError
 from loghouse.api.v1 import log_pb2
 from loghouse.client.fields import datetime_of
 from loghouse.errors import ProtocolError
-from loghouse.protocol.batch import decode_batch, plain_values, split_batch
+from loghouse.protocol.batch import decode_batch, decompress, plain_values, split_batch
+from loghouse.protocol.checking import check_not_more
 from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
 from loghouse.protocol.varint import decode_varint
 
@@ -184,7 +185,9 @@ def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: in
             continue
         if entry.base_offset > offset:
             raise ProtocolError(f"the server sent offset {entry.base_offset} where {offset} belongs")
-        encoded = split_batch(entry.payload, entry.attributes & CODEC_MASK)
+        unpacked = decompress(entry.payload, entry.attributes & CODEC_MASK)
+        check_not_more(unpacked, entry.record_count)
+        encoded = split_batch(unpacked)
         size = len(encoded.records)
         if size != entry.record_count:
             raise ProtocolError(f"the batch at {entry.base_offset} holds {size} records, "

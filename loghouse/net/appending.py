@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -19,8 +20,9 @@ from twisted.python.failure import Failure
 from loghouse.errors import OutcomeUnknownError, RequestError
 from loghouse.joining import Joiner, may_share
 from loghouse.limits import PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
+from loghouse.long_checks import LongChecks
 from loghouse.node_api import NodeLike, Proposal
-from loghouse.protocol.batch import check_batch, is_slow
+from loghouse.protocol.checking import check_steps
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
@@ -65,7 +67,7 @@ class AppendDoor:
     ) -> None:
         self.node = node
         self.scheduler = scheduler
-        self.in_thread = in_thread
+        self.checks = LongChecks(in_thread)
         self.record_size_max = record_size_max
         self._joiner = Joiner(node, soon, self.flush, entries_max=ENTRIES_MAX)
         self._answered: set[Appends] = set()
@@ -77,7 +79,7 @@ class AppendDoor:
 
     def propose(self, append: Append, proposal: Proposal) -> None:
         """Propose an entry of its own, behind what came before it."""
-        append.proposed = self._joiner.submit_alone(append, proposal)
+        append.pending = self._joiner.submit_alone(append, proposal)
 
     def note_answer(self, appends: Appends) -> None:
         """Remember to flush a session, once the others of its entry have their answers, too."""
@@ -101,7 +103,7 @@ class Append:
         "is_wanted",
         "payload",
         "payload_crc",
-        "proposed",
+        "pending",
         "record_count",
         "seconds",
         "stream",
@@ -118,7 +120,7 @@ class Append:
         self.deadline = now + self.seconds
         self.is_checked = False
         self.is_wanted = True
-        self.proposed: Cancellable | None = None
+        self.pending: Cancellable | None = None  # its check, or its proposal
 
     def appended(self, base_offset: int, timestamp: int) -> None:
         """It is durable."""
@@ -128,18 +130,11 @@ class Append:
         """It was not appended, or nobody knows."""
         self._appends.refuse(self, error)
 
-    def check_failed(self, failure: Failure) -> None:
-        """It was checked on another thread, and is no good."""
-        if self.is_wanted:
-            assert failure.value is not None
-            self.failed(failure.value)
-            self._appends.door.flush()
-
     def forget(self) -> None:
         """Nobody waits any more: it is taken back if it can be."""
         self.is_wanted = False
-        if self.proposed is not None:
-            self.proposed.cancel()
+        if self.pending is not None:
+            self.pending.cancel()
 
 
 class Appends:
@@ -168,14 +163,18 @@ class Appends:
             self._link.hold_reading("produce")
         if append.deadline < self._due:
             self._watch(append.deadline)
-        if is_slow(len(append.payload), request.attributes & CODEC_MASK):
-            self._line.append((append, request))
-            checked = door.in_thread(self._check, request)
-            checked.addErrback(append.check_failed)
-            checked.addCallback(lambda _: self._checked(append))
-            return
+        steps = check_steps(
+            request.batch,
+            request.record_count,
+            request.attributes & CODEC_MASK,
+            request.batch_crc,
+            door.record_size_max,
+        )
         try:
-            self._check(request)
+            for _ in steps:
+                self._line.append((append, request))
+                append.pending = door.checks.run(self._subject, steps, partial(self._checked, append))
+                return
         except Exception as error:
             self.refuse(append, error)
             return
@@ -185,19 +184,19 @@ class Appends:
         else:
             self._propose(append, request)
 
-    def _check(self, request: Produce) -> None:
-        check_batch(
-            request.batch,
-            record_count=request.record_count,
-            codec=request.attributes & CODEC_MASK,
-            payload_crc=request.batch_crc,
-            record_size_max=self.door.record_size_max,
-        )
-
-    def _checked(self, append: Append) -> None:
+    def _checked(self, append: Append, error: BaseException | None) -> None:
         append.is_checked = True
-        while self._line and self._line[0][0].is_checked:
-            self._propose(*self._line.popleft())
+        append.pending = None
+        if error is not None:
+            self.refuse(append, error)
+            self.door.flush()
+        self._propose_checked()
+
+    def _propose_checked(self) -> None:
+        """Propose what stands at the head of the line, as far as it is checked; or nobody waits for it."""
+        line = self._line
+        while line and (line[0][0].is_checked or not line[0][0].is_wanted):
+            self._propose(*line.popleft())
 
     def _propose(self, append: Append, request: Produce) -> None:
         if not append.is_wanted:
@@ -262,6 +261,7 @@ class Appends:
         if append is not None:
             self._end(append)
             append.forget()
+            self._propose_checked()
 
     def close(self) -> None:
         """The client is gone."""
@@ -288,6 +288,7 @@ class Appends:
             text = f"not durable within {append.seconds:g} s; it may still be appended"
             self.refuse(append, OutcomeUnknownError(text))
             append.forget()
+        self._propose_checked()
         self.door.flush()
         if self._open:
             self._watch(min(append.deadline for append in self._open.values()))

@@ -1,37 +1,23 @@
-"""Record batches: the payload of a records entry, checked and read in C.
+"""Record batches: the payload of a records entry, made and read in C.
 
-A payload is a serialized protobuf `RecordBatch`, compressed as a whole or not.
-Nothing here runs Python per record except `check_batch`'s size test, which is
-one `max` over a C iteration.
+A payload is a serialized protobuf `RecordBatch`, compressed as a whole or not. `checking` says which are
+taken; here all that were ever taken can be read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import zstandard
 from google.protobuf.message import DecodeError
 
 from loghouse.api.v1.log_pb2 import EncodedRecords, Record, RecordBatch
 from loghouse.errors import InvalidRequestError
-from loghouse.limits import KIB, PAYLOAD_SIZE_MAX, RECORD_SIZE_MAX, RECORDS_PER_BATCH_MAX
-from loghouse.protocol.entry import Buffer, Codec, crc32c
-from loghouse.protocol.varint import decode_varint
+from loghouse.limits import PAYLOAD_SIZE_MAX
+from loghouse.protocol.entry import Buffer, Codec
 
 _FormT = TypeVar("_FormT", RecordBatch, EncodedRecords)
-
-PARSE_SLACK: Final = 262_144
-"""Records more than announced that a parse may make: 24 MiB for a moment. Batches below 512 KiB cannot."""
-
-
-UNPACK_SIZE_MAX: Final = 64 * KIB
-"""A larger compressed batch is unpacked on another thread than the reactor's; that leaves the GIL alone."""
-
-
-def is_slow(size: int, codec: int) -> bool:
-    """Whether unpacking so many bytes is for another thread; what is refused for its size needs none."""
-    return codec != Codec.NONE and UNPACK_SIZE_MAX < size <= PAYLOAD_SIZE_MAX
 
 
 def encode_batch(records: Iterable[Record]) -> bytes:
@@ -48,6 +34,8 @@ def compress(payload: Buffer, codec: Codec) -> bytes:
 
 def decompress(payload: Buffer, codec: int) -> Buffer:
     """Return the payload uncompressed; never more than `PAYLOAD_SIZE_MAX` bytes are made.
+
+    For what is in the log: earlier versions took more zstd than `zstd.unpack_frame` does.
 
     Raises:
         InvalidRequestError: The codec is unknown, the bytes are not of it, or they unpack to too much.
@@ -72,7 +60,7 @@ def decode_batch(payload: Buffer, codec: int = Codec.NONE) -> RecordBatch:
     Raises:
         InvalidRequestError: It is not a batch of that codec.
     """
-    return _parse(RecordBatch, decompress(payload, codec))
+    return parse(RecordBatch, decompress(payload, codec))
 
 
 def split_batch(payload: Buffer, codec: int = Codec.NONE) -> EncodedRecords:
@@ -81,10 +69,15 @@ def split_batch(payload: Buffer, codec: int = Codec.NONE) -> EncodedRecords:
     Raises:
         InvalidRequestError: It is not a batch of that codec.
     """
-    return _parse(EncodedRecords, decompress(payload, codec))
+    return parse(EncodedRecords, decompress(payload, codec))
 
 
-def _parse(form: type[_FormT], payload: Buffer) -> _FormT:
+def parse(form: type[_FormT], payload: Buffer) -> _FormT:
+    """Return an uncompressed payload parsed.
+
+    Raises:
+        InvalidRequestError: It is not a batch.
+    """
     try:
         return form.FromString(payload if isinstance(payload, bytes) else bytes(payload))
     except DecodeError:
@@ -119,63 +112,3 @@ def _is_plain(record: bytes) -> bool:
     except DecodeError:
         return False
     return Record(value=value).ByteSize() == len(record) > 0
-
-
-def _check_parse_is_cheap(payload: Buffer, record_count: int) -> None:
-    """Raise if parsing would make far more records than announced: some 90 bytes of memory each.
-
-    Eight megabytes hold four million empty records, and pack into a kilobyte. Each record begins with one
-    line feed, so counting those (in C) bounds them from above; only when there are too many is it walked,
-    and no further than one record too many.
-    """
-    if len(payload) // 2 <= record_count + PARSE_SLACK:
-        return
-    view = bytes(payload)
-    if view.count(b"\n") <= record_count + PARSE_SLACK:
-        return
-    position = found = 0
-    while position < len(view):
-        found += 1
-        if found > record_count:
-            raise InvalidRequestError("record_count", f"is {record_count}, but the batch holds more")
-        if view[position] != 0x0A:
-            raise InvalidRequestError("batch", "is not a serialized RecordBatch")
-        try:
-            size, position = decode_varint(view, position + 1)
-        except (IndexError, ValueError):
-            raise InvalidRequestError("batch", "is not a serialized RecordBatch") from None
-        position += size
-
-
-def check_batch(
-    payload: Buffer,
-    *,
-    record_count: int,
-    codec: int = Codec.NONE,
-    payload_crc: int | None = None,
-    record_size_max: int = RECORD_SIZE_MAX,
-) -> None:
-    """Raise unless a producer's batch is what it says it is.
-
-    Raises:
-        InvalidRequestError: Names the field and the limit.
-    """
-    if len(payload) > PAYLOAD_SIZE_MAX:
-        raise InvalidRequestError(
-            "batch", f"has {len(payload)} bytes; at most {PAYLOAD_SIZE_MAX} are allowed"
-        )
-    if payload_crc is not None and crc32c(payload) != payload_crc:
-        raise InvalidRequestError("batch_crc", "does not match the batch; it was damaged on the way")
-    if not 0 < record_count <= RECORDS_PER_BATCH_MAX:
-        raise InvalidRequestError("record_count", f"is {record_count}; allowed: 1 to {RECORDS_PER_BATCH_MAX}")
-    unpacked = decompress(payload, codec)
-    _check_parse_is_cheap(unpacked, record_count)
-    records = _parse(RecordBatch, unpacked).records
-    if len(records) != record_count:
-        raise InvalidRequestError("record_count", f"is {record_count}, but the batch holds {len(records)}")
-    # A record cannot be larger than the batch around it, so most batches need no look inside.
-    if len(payload) <= record_size_max and codec == Codec.NONE:
-        return
-    largest = max(record.ByteSize() for record in records)
-    if largest > record_size_max:
-        raise InvalidRequestError("record", f"has {largest} bytes; at most {record_size_max} are allowed")

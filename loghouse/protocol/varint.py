@@ -19,7 +19,7 @@ def encode_varint(number: int) -> bytes:
     return bytes(out)
 
 
-def decode_varint(message: bytes, position: int) -> tuple[int, int]:
+def decode_varint(message: Buffer, position: int) -> tuple[int, int]:
     """Return the number that begins at a position, and the position behind it.
 
     Raises:

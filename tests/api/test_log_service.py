@@ -5,10 +5,13 @@ import asyncio
 import grpc
 from google.rpc import error_details_pb2
 
+from loghouse.api import log_service, unpacking
 from loghouse.api.v1 import log_pb2
+from loghouse.limits import KIB
 from loghouse.protocol.batch import compress, decode_batch
 from loghouse.protocol.entry import Codec, crc32c, decode_entries
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
+from tests.vectors.payloads import PAYLOADS
 
 
 class UnaryTests(DoorCase):
@@ -122,6 +125,52 @@ class UnaryTests(DoorCase):
         self.assertEqual((record.value, record.offset), (b"e" * 100, 4))
         one = await stub.Fetch(log_pb2.FetchRequest(offset=0, size_max=1))
         self.assertEqual(one.next_offset, 3)
+
+    @asynchronous
+    async def test_what_is_no_whole_frame(self):
+        """Payloads that only some zstd decoders read are refused; those that all read are appended."""
+        await self.open_door()
+        stub = self.stub()
+        for payload in PAYLOADS:
+            request = log_pb2.ProduceBatchRequest(
+                batch=payload.data, codec=payload.codec, record_count=payload.record_count
+            )
+            if payload.is_taken:
+                await stub.ProduceBatch(request)
+            else:
+                await self.refused(stub.ProduceBatch(request), grpc.StatusCode.INVALID_ARGUMENT)
+        taken = [payload.data for payload in PAYLOADS if payload.is_taken]
+        self.assertEqual([bytes(proposal.payload) for proposal in self.node.proposals], taken)
+
+    @asynchronous
+    async def test_small_entries_of_many_records(self):
+        """An entry that unpacks to a hundred thousand records is read a piece at a time, from any offset."""
+        await self.open_door()
+        stub = self.stub()
+        self.node.lowest = self.node.next_offset = 7
+        count = 100_000
+        payload = b"\n\0" * (count - 1) + b"\n\x03\n\x01x"
+        request = log_pb2.ProduceBatchRequest(batch=compress(payload, 1), codec=1, record_count=count)
+        self.assertLess(len(request.batch), KIB)
+        await stub.ProduceBatch(request)
+        made = []
+        real = unpacking.parse
+
+        def parse(form, piece):
+            parsed = real(form, piece)
+            made.append(len(parsed.records))
+            return parsed
+
+        self.patch(unpacking, "parse", parse)
+        record = (await stub.Consume(log_pb2.ConsumeRequest(offset=7 + count - 1))).record
+        self.assertEqual((record.offset, record.value), (7 + count - 1, b"x"))
+        self.assertEqual(made, [1])
+        stream = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=7 + count - 3000))
+        read = [(await stream.read()).record for _ in range(3000)]
+        stream.cancel()
+        self.assertEqual([r.offset for r in read], list(range(7 + count - 3000, 7 + count)))
+        self.assertEqual([r.value for r in read[-2:]], [b"", b"x"])
+        self.assertLessEqual(max(made) * unpacking.RECORD_COST, log_service.CONSUME_SIZE)
 
     @asynchronous
     async def test_bad_batches(self):

@@ -12,7 +12,8 @@ from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
 from loghouse.limits import FETCH_SIZE_MAX, KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX, READERS_SIZE_MAX
 from loghouse.node_api import Proposal, proposing
-from loghouse.protocol.batch import UNPACK_SIZE_MAX, compress, encode_batch
+from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.entry import Codec, decode_entries
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
 
@@ -190,7 +191,7 @@ class PipelineTests(DoorCase):
             values = [noise.randbytes(100 * KIB)] if number % 2 else [b"small"]
             request = batch(values)
             request.batch, request.codec = compress(request.batch, Codec.ZSTD), log_pb2.CODEC_ZSTD
-            self.assertEqual(len(request.batch) > UNPACK_SIZE_MAX, bool(number % 2))
+            self.assertEqual(len(request.batch) > UNPACKED_AT_ONCE_MAX, bool(number % 2))
             sent.append(request.batch)
             await call.write(request)
         await call.done_writing()

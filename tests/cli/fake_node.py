@@ -13,7 +13,8 @@ from grpc_status import rpc_status
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.failures import failure_of
-from loghouse.protocol.batch import check_batch, encode_batch
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.checking import check_batch
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,

@@ -11,7 +11,8 @@ from loghouse.api.v1 import log_pb2
 from loghouse.client import AsyncClient
 from loghouse.errors import ExpectOffsetError, LoghouseError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import KIB, RECORD_SIZE_MAX
-from loghouse.protocol.batch import check_batch, decode_batch, encode_batch
+from loghouse.protocol.batch import decode_batch, encode_batch
+from loghouse.protocol.checking import check_batch
 from loghouse.protocol.entry import CODEC_MASK, EntryKind, frame_seed, make_entry
 from loghouse.protocol.log_state import LogState, ProducedBatch, Producer
 from tests.client.fake_doors import FakeDoors

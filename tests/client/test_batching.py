@@ -18,7 +18,8 @@ from loghouse.client.batching import (
 )
 from loghouse.errors import DeadlineError, InvalidRequestError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
-from loghouse.protocol.batch import check_batch, decode_batch, encode_batch
+from loghouse.protocol.batch import decode_batch, encode_batch
+from loghouse.protocol.checking import check_batch
 from loghouse.protocol.entry import Codec
 
 SIZES = [

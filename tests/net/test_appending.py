@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -44,7 +45,7 @@ class BoundTests(SynchronousTestCase):
     def setUp(self):
         self.clock, self.link, self.waiting = Clock(), Link(), []
         node = SimpleNamespace(name="a", leader_name="a", propose=self.propose)
-        door = AppendDoor(node, soon=lambda work: work(), scheduler=self.clock, in_thread=None)
+        door = AppendDoor(node, soon=lambda work: work(), scheduler=self.clock, in_thread=maybeDeferred)
         self.appends = Appends(door, self.link, self.link, "root")
         self.addCleanup(self.appends.close)
 
@@ -84,6 +85,34 @@ class BoundTests(SynchronousTestCase):
         self.assertFalse(self.link.is_held)
 
 
+class LineTests(SynchronousTestCase):
+    """A batch that is checked in a thread, and those behind it."""
+
+    def test_given_up_while_checked(self):
+        """Whoever stops waiting for a check does not hold back what came behind it."""
+        proposed, threads = [], []
+        node = SimpleNamespace(
+            name="a",
+            leader_name="a",
+            propose=lambda proposal, appended, failed: proposed.append(proposal.record_count),
+        )
+
+        def in_thread(work):
+            threads.append(Deferred())
+            return threads[-1]
+
+        door = AppendDoor(node, soon=lambda work: work(), scheduler=Clock(), in_thread=in_thread)
+        appends = Appends(door, Link(), SimpleNamespace(is_closed=False), "root")
+        self.addCleanup(appends.close)
+        appends.take(1, Produce(batch=BATCH, record_count=4))
+        appends.take(2, Produce(batch=encode_batch([Record()]), record_count=1))
+        self.assertEqual((len(threads), proposed), (1, []))
+        appends.forget(1)
+        self.assertEqual(proposed, [1])
+        threads[0].callback(None)
+        self.assertEqual(proposed, [1])
+
+
 class BugTests(SynchronousTestCase):
     """A node with a bug behind the door."""
 
@@ -94,7 +123,7 @@ class BugTests(SynchronousTestCase):
             is_closed=False, refuse=lambda stream, error: refused.append((stream, type(error)))
         )
         node = SimpleNamespace(name="a", leader_name="a", propose=None)
-        door = AppendDoor(node, soon=lambda work: work(), scheduler=Clock(), in_thread=None)
+        door = AppendDoor(node, soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred)
         appends = Appends(door, Link(), session, "root")
         self.addCleanup(appends.close)
         appends.take(1, Produce(batch=BATCH, record_count=4))

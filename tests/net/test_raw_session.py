@@ -1,6 +1,7 @@
 """Tests of raw client sessions through the real door: what they get, and what they are refused."""
 
 import os
+import threading
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
@@ -8,13 +9,16 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, succ
 from loghouse import errors
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.client.raw import connect
-from loghouse.limits import MIB
+from loghouse.limits import MIB, PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.net.appending import ENTRIES_MAX
 from loghouse.net.link import LinkTimes
-from loghouse.protocol.batch import UNPACK_SIZE_MAX, compress, decode_batch, encode_batch
+from loghouse.protocol import checking
+from loghouse.protocol.batch import compress, decode_batch, encode_batch
+from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.entry import Codec, EntryKind
 from loghouse.protocol.session import LeaderNamed
 from tests.net.doors import WireCase, asynchronous, until
+from tests.vectors.payloads import PAYLOADS
 
 
 def batch(*values):
@@ -123,7 +127,7 @@ class RequestTests(WireCase):
         """What comes behind a batch that another thread unpacks is proposed behind it, failed or not."""
         self.open_door()
         connection = await self.connect()
-        large = compress(batch(os.urandom(2 * UNPACK_SIZE_MAX)), Codec.ZSTD)
+        large = compress(batch(os.urandom(2 * UNPACKED_AT_ONCE_MAX)), Codec.ZSTD)
         asked = [
             connection.produce(large, record_count=1, codec=Codec.ZSTD, producer_id=7),
             connection.produce(batch(b"b"), record_count=1, producer_id=7, producer_sequence=1),
@@ -135,6 +139,61 @@ class RequestTests(WireCase):
         await refused(self, asked[2], errors.InvalidRequestError)
         self.assertEqual((await asked[3]).base_offset, 2)
         self.assertEqual([p.producer_sequence for p in self.node.proposals], [0, 1, 0])
+
+    @asynchronous
+    async def test_a_check_given_up_holds_nobody_back(self):
+        """A batch whose client stops waiting while it is checked goes, and those behind it are proposed."""
+        self.open_door()
+        connection = await self.connect()
+        checks = self.doors.links.raw.appends.checks
+        held = Deferred()
+        self.patch(checks, "_in_thread", lambda work: held)
+        large = compress(batch(bytes(2 * UNPACKED_AT_ONCE_MAX)), Codec.ZSTD)
+        first = connection.produce(large, record_count=1, codec=Codec.ZSTD)
+        second = connection.produce(batch(b"b"), record_count=1)
+        await until(lambda: checks._is_running)
+        self.assertEqual(self.node.proposals, [])
+        first.cancel()
+        await refused(self, first, CancelledError)
+        self.assertEqual((await second).base_offset, 0)
+        held.callback(None)
+        self.assertEqual(len(self.node.proposals), 1)
+
+    @asynchronous
+    async def test_a_bomb_leaves_the_reactor_alone(self):
+        """A packed batch of a million empty records is unpacked and counted in a thread, not here."""
+        self.open_door()
+        connection = await self.connect()
+        here, made = threading.get_ident(), []
+        real = checking.parse
+
+        def parse(form, payload):
+            parsed = real(form, payload)
+            made.append((threading.get_ident() == here, len(parsed.records)))
+            return parsed
+
+        self.patch(checking, "parse", parse)
+        for payload in (b"\n\0" * RECORDS_PER_BATCH_MAX, b"\n\0" * (PAYLOAD_SIZE_MAX // 2)):
+            packed = compress(payload, Codec.ZSTD)
+            asked = connection.produce(packed, record_count=RECORDS_PER_BATCH_MAX - 1, codec=Codec.ZSTD)
+            error = await refused(self, asked, errors.InvalidRequestError)
+            self.assertEqual(error.field, "record_count")
+            self.assertTrue(made)
+            self.assertFalse([count for is_here, count in made if is_here])
+
+    @asynchronous
+    async def test_what_is_no_whole_frame(self):
+        """Payloads that only some zstd decoders read are refused; those that all read are appended."""
+        self.open_door()
+        connection = await self.connect()
+        for payload in PAYLOADS:
+            asked = connection.produce(payload.data, record_count=payload.record_count, codec=payload.codec)
+            if payload.is_taken:
+                await asked
+            else:
+                await refused(self, asked, errors.InvalidRequestError)
+        taken = [payload.data for payload in PAYLOADS if payload.is_taken]
+        self.assertEqual([bytes(proposal.payload) for proposal in self.node.proposals], taken)
 
     @asynchronous
     async def test_register_producer(self):
@@ -205,7 +264,7 @@ class RequestTests(WireCase):
         bomb = compress(bytes(256 * MIB), Codec.ZSTD)
         answer = connection.produce(bomb, record_count=1, codec=Codec.ZSTD)
         error = await refused(self, answer, errors.InvalidRequestError)
-        self.assertIn("unpacks to more", str(error))
+        self.assertIn(f"unpacks to {256 * MIB} bytes", str(error))
 
     @asynchronous
     async def test_compressed(self):

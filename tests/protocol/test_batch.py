@@ -9,7 +9,6 @@ from loghouse.api.v1.log_pb2 import EncodedRecords, Record, RecordBatch
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.protocol.batch import (
-    check_batch,
     compress,
     decode_batch,
     decompress,
@@ -17,6 +16,7 @@ from loghouse.protocol.batch import (
     plain_values,
     split_batch,
 )
+from loghouse.protocol.checking import check_batch
 from loghouse.protocol.entry import Codec, crc32c
 
 PAYLOAD = encode_batch([Record(value=b"one"), Record(value=b"two" * 50)])

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import EntryError, InvalidRequestError, MalformedMessageError, ProtocolError
 from loghouse.protocol import codec
-from loghouse.protocol.batch import check_batch
+from loghouse.protocol.checking import check_batch
 from loghouse.protocol.configuration import decode_configuration, decode_producer, decode_trim
 from loghouse.protocol.entry import decode_entries, frame_seed
 from loghouse.protocol.framing import Frame, FrameBuffer, pack_header

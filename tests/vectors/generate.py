@@ -13,6 +13,7 @@ from loghouse.protocol import codec
 from loghouse.protocol.framing import pack_header
 from tests.vectors import disk
 from tests.vectors.messages import ENVELOPES, GROUP, MESSAGES
+from tests.vectors.payloads import PAYLOADS
 
 DIRECTORY = Path(__file__).resolve().parent
 
@@ -103,10 +104,26 @@ def refused_vectors():
     return [{"name": name, "hex": data.hex(), "code": code} for name, data, code in rows]
 
 
+def payload_vectors():
+    """Payloads that say they are compressed: whether a node takes them, and whether libzstd alone would."""
+    return [
+        {
+            "name": payload.name,
+            "codec": payload.codec,
+            "record_count": payload.record_count,
+            "is_taken": payload.is_taken,
+            "is_read_by_libzstd": payload.is_read,
+            "hex": payload.data.hex(),
+        }
+        for payload in PAYLOADS
+    ]
+
+
 FILES = {
     "wire.json": wire_vectors,
     "wire_raft.json": raft_vectors,
     "wire_refused.json": refused_vectors,
+    "payloads.json": payload_vectors,
     **disk.FILES,
 }
 

@@ -1,0 +1,17 @@
+"""Known bugs of the doors are planted one at a time, and the test that is named for each must fail.
+
+Without a bug those tests pass: they are part of this suite.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.mutants.doors import PAYLOADS
+from tests.mutants.named import survivors
+
+
+class MutantTests(SynchronousTestCase):
+    """Every mutant of the doors is caught."""
+
+    def test_payloads(self):
+        """Bugs in what is taken, and at what cost, are seen."""
+        self.assertEqual(survivors(PAYLOADS), [])
