@@ -209,32 +209,41 @@ def run_verify(args: argparse.Namespace) -> int:
                 findings.append(step)
                 if not args.json:
                     bar.clear()
-                    mark = "DAMAGED" if step.is_damage else "note"
+                    mark = "DAMAGED" if step.is_damage else "UNREADABLE" if step.is_unreadable else "note"
                     write_line(f"{mark}: {step.file}: at byte {step.position}: {step.problem}")
                     sys.stdout.flush()
             else:
                 checked = step
     is_damaged = any(finding.is_damage for finding in findings)
+    is_unreadable = any(finding.is_unreadable for finding in findings)
     if args.json:
         write_json(
             {
                 "is_damaged": is_damaged,
+                "is_unreadable": is_unreadable,
                 "findings": [dataclasses.asdict(finding) for finding in findings],
                 **dataclasses.asdict(checked),
             }
         )
     else:
+        verdict = "DAMAGED" if is_damaged else "UNREADABLE BATCHES" if is_unreadable else "all good"
         write_line(
             f"checked {count_text(checked.segments, 'segment')}, {checked.entries} entries, "
             f"{count_text(checked.records, 'record')}, "
-            f"{size_text(checked.size)}: {'DAMAGED' if is_damaged else 'all good'}"
+            f"{size_text(checked.size)}: {verdict}"
         )
         if is_damaged:
             write_line(
                 "a member of a cluster gets what is lost from the others; a lone node starts again after: "
                 f"loghouse recover {args.data_dir} --accept-data-loss"
             )
-    return ExitCode.DAMAGED if is_damaged else ExitCode.OK
+        if is_unreadable:
+            write_line(
+                "an earlier version took these batches; the disk is well, and nothing is lost on it. Some "
+                "readers stop there: read the records with `loghouse consume`, append them again, and let "
+                "the old ones go with `loghouse cluster trim`"
+            )
+    return ExitCode.DAMAGED if is_damaged or is_unreadable else ExitCode.OK
 
 
 # --- recover ----------------------------------------------------------------------

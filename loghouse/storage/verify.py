@@ -4,7 +4,8 @@
         ...
 
 A `Finding` with `is_damage` means that acknowledged data is damaged; without, it is something that the
-next start mends by itself (a torn tail, an index that does not fit, what a crash left over).
+next start mends by itself (a torn tail, an index that does not fit, what a crash left over). One with
+`is_unreadable` is about whole bytes that no door takes any more: some readers stop there.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError
-from loghouse.limits import INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
-from loghouse.protocol.entry import frame_seed
+from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError, InvalidRequestError
+from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
+from loghouse.protocol.checking import check_stored
+from loghouse.protocol.entry import CODEC_MASK, HEADER, Codec, EntryKind, frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import LOGS_NAME, NODE_NAME, Identity
 from loghouse.storage.files import Files, OpenFile, read_file
 from loghouse.storage.hard_state import read_slots
+from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.opening import end_of_nonzero
 from loghouse.storage.recovery import (
     HARD_STATE_NAME,
@@ -52,6 +55,7 @@ class Finding:
     position: int
     problem: str
     is_damage: bool = True
+    is_unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +234,12 @@ class _LogCheck:
             if len(chunk) < needed:
                 scan.problem = "the file is shorter than it was"
                 break
+            known, position = len(scan.entries), scan.position
             needed = scan.feed(chunk)
+            for _, at in INDEX_ENTRY.iter_unpack(memoryview(scan.entries)[known:]):
+                problem = _batch_problem(chunk, at - position)
+                if problem:
+                    yield Finding(path, at, problem, is_damage=False, is_unreadable=True)
             if scan.is_payload_damaged and scan.position < durable:
                 good = False
                 yield Finding(path, scan.position, scan.problem)
@@ -254,3 +263,16 @@ class _LogCheck:
             )
             position = wrong // INDEX_ENTRY_SIZE * INDEX_ENTRY_SIZE
             yield Finding(path, position, "does not fit its store; it is a cache and is made anew", False)
+
+
+def _batch_problem(chunk: bytes, at: int) -> str:
+    """Say what is wrong with the packed batch in the whole frame that begins there; empty when nothing is."""
+    _, length, _, kind, attributes, record_count, index, *_ = HEADER.unpack_from(chunk, at)
+    codec = attributes & CODEC_MASK
+    if kind != EntryKind.RECORDS or codec == Codec.NONE:
+        return ""
+    try:
+        check_stored(memoryview(chunk)[at + ENTRY_HEADER_SIZE : at + length], record_count, codec)
+    except InvalidRequestError as error:
+        return f"entry {index} is as it was written, but no batch that every reader can read: {error}"
+    return ""

@@ -10,11 +10,12 @@ from loghouse.limits import KIB
 from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.configuration import Configuration, Role, encode_configuration
-from loghouse.protocol.entry import DEFAULT_GROUP, EntryKind, frame_seed, make_entry
+from loghouse.protocol.entry import DEFAULT_GROUP, Codec, EntryKind, frame_seed, make_entry
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
 from loghouse.storage.loss import Loss
 from tests.cli.support import CommandCase
+from tests.vectors.payloads import WHOLE
 
 ENTRIES = 40
 RECORD_SIZE = 4000
@@ -154,6 +155,36 @@ class VerifyTests(DiskCase):
         code, out, _ = self.run_command("verify", "data")
         self.assertEqual(code, 0)
         self.assertRegex(out, rf"note: {index}: at byte 0: ")
+
+    def test_batches_that_some_cannot_read(self):
+        """A packed batch that only lenient readers read is found where it is; no data loss is advised."""
+        directory = self.open()
+        log = directory.open_log()
+        seed = frame_seed(directory.identity.cluster_uuid, DEFAULT_GROUP)
+        for number, payload in enumerate((WHOLE, WHOLE + WHOLE[:9], WHOLE)):
+            entry = make_entry(
+                seed,
+                index=ENTRIES + number + 1,
+                term=1,
+                kind=EntryKind.RECORDS,
+                base_offset=2 * (ENTRIES + number),
+                timestamp=1_000_000 * (ENTRIES + number + 1),
+                payload=payload,
+                record_count=2,
+                attributes=Codec.ZSTD,
+            )
+            log.append([entry])
+            log.sync(entry.index)
+        log.close()
+        directory.close()
+        code, out, _ = self.run_command("verify", "data")
+        self.assertEqual(code, ExitCode.DAMAGED)
+        self.assertEqual(out.count("UNREADABLE: "), 1)
+        self.assertRegex(out, rf"UNREADABLE: .*: entry {ENTRIES + 2} is as it was written, but .* 9 bytes")
+        self.assertNotIn("recover", out)
+        self.assertNotIn("all good", out)
+        result = json.loads(self.run_command("verify", "data", "--json")[1])
+        self.assertEqual((result["is_damaged"], result["is_unreadable"]), (False, True))
 
     def test_progress_on_a_terminal(self):
         """On a terminal stderr shows how far it is; stdout stays clean."""
