@@ -21,6 +21,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.forwarding import AdminOrder, AdminResult, Forwarder
+from loghouse.limits import REMOVED_MAX
 from loghouse.node_api import Appended, ClusterStatus, MemberState, proposing
 from loghouse.node_options import Transport
 from loghouse.protocol.configuration import (
@@ -91,9 +92,14 @@ class Administration:
         return self.administer_here(order)
 
     @property
-    def is_configuration_committed(self) -> bool:
-        """Whether the latest configuration is committed, as far as this node knows."""
-        return self._replica is not None and self._replica.raft.configuration_is_committed
+    def configuration_index(self) -> int:
+        """The index of the latest configuration, 0 while this node is no member of a group yet."""
+        return self._replica.raft.configuration_index if self._replica is not None else 0
+
+    @property
+    def settled(self) -> tuple[Configuration, int]:
+        """The last configuration known to be committed, and its index. See `cluster_node.ClusterNode`."""
+        return self._replica.raft.settled if self._replica is not None else (Configuration(), 0)
 
     if TYPE_CHECKING:
 
@@ -175,16 +181,21 @@ class Administration:
         configuration = replica.raft.configuration
         members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
         if not members:
-            if name in configuration.removed:
-                return succeed(AdminResult())
-            raise MembershipError(f"no member is named {name!r}; `loghouse cluster status` lists them")
+            return self._shut_out(replica, name)
         self._check_quorum_without(configuration, name)
         changed = configuration.without(members[0].id)
         if len(members) > 1:  # a voter, and the learner that was to replace it: one change at a time
             return self._change(replica, changed).addCallback(lambda _: self._remove(replica, name))
         if name not in changed.removed:
-            changed = replace(changed, removed=(*changed.removed, name))
+            changed = replace(changed, removed=_with_removed(changed, name))
         return self._change(replica, changed)
+
+    def _shut_out(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+        """Keep out a node that is no member: its certificate may be in wrong hands."""
+        configuration = replica.raft.configuration
+        if name in configuration.removed:
+            return succeed(AdminResult())
+        return self._change(replica, replace(configuration, removed=_with_removed(configuration, name)))
 
     def _check_quorum_without(self, configuration: Configuration, name: str) -> None:
         """Raise when the members that would be left could not commit anything now.
@@ -286,7 +297,7 @@ class Administration:
             liveness, version = "alive", __version__
             if self.transport is not None and not is_here:
                 liveness = self.transport.liveness_of(member.name, member.disk_uuid)
-                version = self.transport.version_of(member.name)
+                version = self.transport.version_of(member.name, member.disk_uuid)
             members.append(
                 MemberState(
                     name=member.name,
@@ -308,6 +319,14 @@ class Administration:
             members=tuple(members),
             removed=self.configuration.removed,
         )
+
+
+def _with_removed(configuration: Configuration, name: str) -> tuple[str, ...]:
+    if len(configuration.removed) >= REMOVED_MAX:
+        raise MembershipError(
+            f"{REMOVED_MAX} names are kept out already; `loghouse cluster add` takes one off the list"
+        )
+    return (*configuration.removed, name)
 
 
 def _nothing(_: AdminResult | Appended) -> None:

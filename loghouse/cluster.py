@@ -11,94 +11,49 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import IdentityError, LoghouseError, MalformedMessageError, ProtocolError
+from loghouse.cluster_node import ClusterNode
+from loghouse.errors import (
+    DamageError,
+    IdentityError,
+    LoghouseError,
+    MalformedMessageError,
+    ProtocolError,
+)
 from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.gossip.core import Swim
 from loghouse.gossip.members import MemberKey, MemberView, Profile
 from loghouse.gossip.ready import EventKind, MemberEvent
+from loghouse.joining_cluster import Joining
+from loghouse.limits import MEMBERS_MAX
 from loghouse.net.accept import AcceptedLink
-from loghouse.net.peer import DialDoor, PeerLink, PeerState
+from loghouse.net.peer import DialDoor, PeerLink
 from loghouse.node_api import Server
-from loghouse.peers import AcceptedPeers, PeerSet, is_dialable
+from loghouse.peers import AcceptedPeers, PeerSet, is_dialable, key_of
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
 from loghouse.protocol.codec import decode_envelope
 from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.framing import Frame
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.link_messages import VERSION_MAX, VERSION_MIN, Hello
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
+from loghouse.protocol.roster_messages import RosterReply, RosterRequest
+from loghouse.protocol.senders import SENDERS, Sender
 from loghouse.protocol.session import Event, MessageReceived, RaftFrameReceived
 from loghouse.reconcile import Presence, next_configuration
+from loghouse.roster import Roster, Standing, roster_reply
 
 TICK_SECONDS: Final = 0.1
 JOIN_SECONDS: Final = 0.25
-JOIN_LOOKS_EAGER: Final = 4  # then every so many
 RECONCILE_SECONDS: Final = 0.5
 DROP_SECONDS: Final = 1.0
-ANSWER_SECONDS_MAX: Final = 10.0
-
-
-class ClusterNode(Protocol):
-    """What the cluster needs of its node."""
-
-    name: str
-    cluster_name: str
-    cluster_uuid: bytes
-    disk_uuid: bytes
-    seed: int
-
-    @property
-    def configuration(self) -> Configuration:
-        """The latest configuration of the log; empty while this node has none."""
-
-    @property
-    def is_configuration_committed(self) -> bool:
-        """Whether that is committed, as far as this node knows: else a new leader may cut it again."""
-
-    @property
-    def leader_id(self) -> int:
-        """The member that leads, 0 when none is known."""
-
-    @property
-    def member_id(self) -> int:
-        """This node's id in the group, 0 while it has none."""
-
-    def receive(self, envelope: Envelope) -> None:
-        """Take a Raft message from a node that may send it."""
-
-    def message_received(self, source: str, message: Message) -> None:
-        """Take another message between nodes: a forwarded request, or its answer."""
-
-    def peer_lost(self, name: str) -> None:
-        """A link with that node, dialled there or here, is gone."""
-
-    def join_cluster(self, cluster_uuid: bytes) -> None:
-        """Belong to a cluster from now on; the disk was empty."""
-
-    def begin_cluster(self) -> None:
-        """Make a new cluster; the disk was empty."""
-
-    def change_configuration(self, configuration: Configuration) -> None:
-        """Propose a configuration on the leader; what is refused is tried again by the next look."""
-
-    def is_caught_up(self, id: int) -> bool:
-        """Whether a follower replicates close behind this leader."""
-
-    def write_address_book(self, content: bytes, done: Callable[[], None]) -> None:
-        """Make the address book durable, then call `done`."""
-
-    def read_address_book(self) -> bytes:
-        """The address book as last written; empty when there is none."""
-
-    def fatal(self, failure: Failure) -> None:
-        """The process must end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,20 +97,25 @@ class Cluster:
         self._rng = rng
         self._swim: Swim | None = None
         self._loops: list[LoopingCall] = []
-        self._joining: _Joining | None = None
+        self._joining: Joining | None = None
         self._is_stopped = False
         self._is_growing = False
         # The last configuration known to be committed; only that may shut anybody out. By one that is not,
         # this node would refuse the very leader that is to replace it.
         self._settled = Configuration()
         self._dropped: frozenset[str] = frozenset()
+        self.roster = Roster()
+        self._seen: Configuration | None = None
+        self._is_shut_out: frozenset[str] = frozenset()
         # Where nodes are, since gossip was last heard: looked up for every message.
-        self._addresses: dict[str, str] = {}
+        self._addresses: dict[MemberKey, str] = {}
         self._drops: dict[str, IDelayedCall] = {}
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
-        self._routes: dict[int, tuple[str, bytes]] = {}
+        self._routes: dict[int, MemberKey] = {}
+        # The members that last asked something of this node, by name.
+        self._askers: dict[str, MemberKey] = {}
         self.accepted = AcceptedPeers(
-            admit=self._admit, event_received=self._event_received, link_lost=node.peer_lost
+            admit=self._admit, event_received=self._event_received, link_lost=self._peer_lost
         )
 
     # --- life -----------------------------------------------------------------------
@@ -163,9 +123,9 @@ class Cluster:
     def start(self, door: DialDoor) -> None:
         """Join the others: as who this node is, or, with an empty disk, as whoever they make it."""
         self._door = door
-        self.peers = PeerSet(door, self._link_up, self.node.peer_lost)
+        self.peers = PeerSet(door, self._link_up, self._peer_lost)
         if self.node.cluster_uuid == NO_UUID:
-            self._joining = _Joining(self)
+            self._joining = Joining(self)
             self._every(JOIN_SECONDS, self._joining.look, now=True)
         else:
             self._begin()
@@ -188,6 +148,7 @@ class Cluster:
             book=self._read_book(),
             rng=self._rng,
         )
+        self._look_at_configuration()
         self._every(TICK_SECONDS, self._tick)
         self._every(RECONCILE_SECONDS, self.reconcile)
 
@@ -234,16 +195,15 @@ class Cluster:
         if member is None and envelope.target not in self._routes:
             member = self.node.configuration.member(envelope.target)
         if member is not None:
-            name, disk_uuid = member.name, member.disk_uuid
+            key: MemberKey | None = MemberKey(member.name, member.disk_uuid)
         else:
-            name, disk_uuid = self._routes.get(envelope.target, ("", b""))
-        address = self.address_of(name)
-        hello = self.peers.hello_of(name)
-        if hello is not None and hello.disk_uuid != disk_uuid:
-            # Its disk was emptied: speaking as the member it was, it would break what that one promised.
+            key = self._routes.get(envelope.target)
+        if key is None:
             return
+        address = self.address_of(key)
         if address:
-            self.peers.send_raft(name, address, envelope)
+            # Never to another disk: speaking as the member it was, it would break what that one promised.
+            self.peers.send_raft(key, address, envelope)
 
     @property
     def _authority(self) -> Configuration:
@@ -260,25 +220,39 @@ class Cluster:
         return bool(node.member_id) and node.leader_id == node.member_id
 
     def send(self, name: str, message: Message) -> bool:
-        """Send another message to a node; False when it certainly was not sent."""
-        address = self.address_of(name)
-        return bool(address) and self.peers.send(name, address, message)
+        """Send another message to the member of that name; False when it certainly was not sent."""
+        key = self.key_of(name)
+        return key is not None and self._send_to(key, message)
 
-    def address_of(self, name: str) -> str:
-        """Return where a node is, as far as known; the living one of two of a name."""
-        found = self._addresses.get(name, "")
+    def _send_to(self, key: MemberKey, message: Message) -> bool:
+        address = self.address_of(key)
+        return bool(address) and self.peers.send(key, address, message)
+
+    def key_of(self, name: str) -> MemberKey | None:
+        """Return the member of a name, never a stranger that has it, too.
+
+        Of two, a voter and the one that is to replace it, the one that is there.
+        """
+        found: MemberKey | None = None
+        for member in self.node.configuration.members:
+            if member.name == name:
+                key = MemberKey(name, member.disk_uuid)
+                if found is None or not self.peers.hello_of(found):
+                    found = key
+        return found if found is not None else self._askers.get(name)
+
+    def address_of(self, key: MemberKey) -> str:
+        """Return where a node is, as far as known: never the address of another one of its name."""
+        found = self._addresses.get(key, "")
         if not found:
-            found = self._addresses[name] = self._find_address(name)
+            found = self._addresses[key] = self._find_address(key)
         return found
 
-    def _find_address(self, name: str) -> str:
-        found = ""
+    def _find_address(self, key: MemberKey) -> str:
         for member in self._members():
-            if member.name == name and member.profile is not None:
-                if member.liveness is Liveness.ALIVE:
-                    return member.profile.address
-                found = found or member.profile.address
-        return found
+            if (member.name, member.disk_uuid) == key and member.profile is not None:
+                return member.profile.address
+        return ""
 
     def _members(self) -> tuple[MemberView, ...]:
         return self._swim.members if self._swim is not None else ()
@@ -291,48 +265,112 @@ class Cluster:
         Raises:
             IdentityError: It was removed from the cluster.
         """
-        name = hello.node_name
-        if name in self._settled.removed and name in self.node.configuration.removed:
+        if self._is_removed(hello.node_name):
+            name = hello.node_name
             raise IdentityError(f"node {name!r} was removed; `loghouse cluster add {name}` lets it back")
 
+    def _is_removed(self, name: str) -> bool:
+        return name in self._settled.removed and name in self.node.configuration.removed
+
     def _event_received(self, link: AcceptedLink, event: Event) -> None:
+        """Take what a node sent, if the rule for that kind lets it (`protocol.senders`)."""
         if self._is_stopped or self._swim is None:
             return
         assert link.session is not None
         peer = link.session.peer
         assert peer is not None
+        key = key_of(peer)
+        if self.node.configuration is not self._seen:
+            self._look_at_configuration()
         try:
             if isinstance(event, RaftFrameReceived):
-                envelope = decode_envelope(event.frame, self.node.seed)
-                self._check_source(peer, envelope)
-                self._routes[envelope.source] = (peer.node_name, peer.disk_uuid)
-                self.node.receive(envelope)
+                self._raft_received(key, event.frame)
             elif isinstance(event, MessageReceived):
-                if event.message.KIND >> 8 == 2:
-                    self._swim.step(MemberKey(peer.node_name, peer.disk_uuid), event.message)
-                    self._hand_out()
-                else:
-                    self.node.message_received(peer.node_name, event.message)
+                self._message_received(key, event.message)
         except ProtocolError as error:
             link.break_off(error)
 
-    def _check_source(self, peer: Hello, envelope: Envelope) -> None:
-        """A link's messages must be from the member that its certificate and disk are.
+    def _raft_received(self, key: MemberKey, frame: Frame) -> None:
+        assert SENDERS[frame.kind] is Sender.SPEAKER
+        if key not in self.roster.members and self.roster.standing(key) is Standing.STRANGER:
+            self._meet_stranger(key)
+            return
+        envelope = decode_envelope(frame, self.node.seed)
+        source = envelope.source
+        member = self._authority.member(source)
+        is_member = member is not None and (member.name, member.disk_uuid) == key
+        if not is_member:
+            standing = self.roster.standing_as(key, source)
+            if standing is Standing.STRANGER:
+                if member is not None:
+                    raise IdentityError(f"node {key.name!r} spoke as member {source} ({member.name!r})")
+                self._meet_stranger(key)
+                return
+            is_member = standing is Standing.MEMBER
+        self._routes[source] = key
+        try:
+            self.node.receive(envelope, is_member=is_member)
+        except IdentityError:
+            self.roster.contradicted(key)
+            raise
+
+    def _message_received(self, key: MemberKey, message: Message) -> None:
+        if SENDERS[message.KIND] is Sender.MEMBER and key not in self.roster.members:
+            self._meet_stranger(key)
+        elif isinstance(message, RosterRequest):
+            reply = roster_reply(
+                message.request_id, (self.node.configuration, self._settled), self.node.configuration_index
+            )
+            self._send_to(key, reply)
+        elif isinstance(message, RosterReply):
+            if self.roster.introduce(key, message):
+                self._tell_swim()
+        elif message.KIND >> 8 == 2:
+            assert self._swim is not None
+            self._swim.step(key, message)
+            self._hand_out()
+        else:
+            # Answered even when the configuration does not name it any more: it may have asked to leave.
+            self._askers.pop(key.name, None)
+            self._askers[key.name] = key
+            if len(self._askers) > MEMBERS_MAX:
+                del self._askers[next(iter(self._askers))]
+            self.node.message_received(key.name, message)
+
+    def _meet_stranger(self, key: MemberKey) -> None:
+        """A node that is no member here spoke as one: ask those who may know it.
 
         Raises:
-            IdentityError: They are not.
+            IdentityError: They do not.
         """
-        member = self._authority.member(envelope.source)
-        if member is not None and (member.name, member.disk_uuid) != (peer.node_name, peer.disk_uuid):
+        if self.roster.doubt(key) or self._leads:
             raise IdentityError(
-                f"node {peer.node_name!r} spoke as member {envelope.source} ({member.name!r})"
+                f"node {key.name!r} (disk {key.disk_uuid.hex()[:8]}) is no member of this cluster, and spoke "
+                f"as one; `loghouse cluster remove {key.name}` shuts it out"
             )
+        self._ask_for_introductions()
 
-    def _link_up(self, link: PeerLink, hello: Hello) -> None:
+    def _ask_for_introductions(self) -> None:
+        """Ask those who may vouch for others who is a member, if that was not done just now."""
+        request_id = self.roster.request(self.clock.seconds())
+        if request_id is None:
+            return
+        for voucher in sorted(self.roster.vouchers):
+            if voucher != (self.node.name, self.node.disk_uuid):
+                self._send_to(voucher, RosterRequest(request_id=request_id))
+
+    def _link_up(self, address: str, link: PeerLink, hello: Hello) -> None:
         if self._joining is not None:
             self._joining.answered(link, hello)
-        else:
-            self.reconcile()
+            return
+        if address in self.options.join:
+            self.roster.answered_at(address, key_of(hello))
+            self._tell_swim()
+        self.reconcile()
+
+    def _peer_lost(self, key: MemberKey) -> None:
+        if self.key_of(key.name) in (key, None):
+            self.node.peer_lost(key.name)
 
     # --- gossip -----------------------------------------------------------------------
 
@@ -352,7 +390,7 @@ class Cluster:
                 if outgoing.target is None:
                     self.peers.send_to_seed(outgoing.address, outgoing.message)
                 else:
-                    self.peers.send(outgoing.target.name, outgoing.address, outgoing.message)
+                    self.peers.send(outgoing.target, outgoing.address, outgoing.message)
             for event in ready.events:
                 self._tell(event)
             if ready.book is not None:
@@ -380,8 +418,7 @@ class Cluster:
         node = self.node
         if self._is_stopped:
             return
-        if node.is_configuration_committed:
-            self._settled = node.configuration
+        self._look_at_configuration()
         self._drop_removed()
         self._is_growing = False
         if not self._leads:
@@ -394,6 +431,34 @@ class Cluster:
             self._is_growing = True
             node.change_configuration(change)
 
+    def _look_at_configuration(self) -> None:
+        """Know who is a member by what the log says now."""
+        node = self.node
+        self._seen = node.configuration
+        try:
+            self._settled, index = node.settled
+        except DamageError:
+            return  # it is being mended; what was known before is still true
+        self.roster.update((node.configuration, self._settled), index)
+        self._tell_swim()
+        if not self.roster.members:
+            self._ask_for_introductions()
+        if self._swim is not None:
+            self.peers.keep(self.roster.known | self._swim.keys)
+
+    def _tell_swim(self) -> None:
+        """Let gossip know whose word about others counts."""
+        if self._swim is not None:
+            self._swim.believe(self.roster.known)
+
+    def _shut_out(self, names: frozenset[str]) -> None:
+        """Speak with nodes of these names no more, nor of them."""
+        self._is_shut_out = names
+        self._addresses.clear()
+        if self._swim is not None:
+            self._swim.shut_out(names)
+            self.peers.keep(self.roster.known | self._swim.keys)
+
     def _drop_removed(self) -> None:
         """Have removed nodes cut off soon: they may hold valid certificates and open links."""
         removed = frozenset(self._settled.removed)
@@ -401,28 +466,24 @@ class Cluster:
             # Not at once: the answer to its own wish to leave may still be on its way.
             self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)
         self._dropped = removed
+        if self._is_shut_out - removed:
+            self._shut_out(self._is_shut_out & removed)  # somebody was let back in
 
     def _drop(self, name: str) -> None:
         del self._drops[name]
-        if name not in self.node.configuration.removed:
+        if not self._is_removed(name):
             return  # it was let back in, or the removal was never committed
         self.logger.info("node {name} was removed: its links are closed", name=name)
         self.accepted.close(name)
-        if self._swim is not None:
-            self._swim.forget(name)
-            self._addresses.clear()
+        self._shut_out(self._is_shut_out | {name})
 
     def present(self) -> list[Presence]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
         present = [Presence(self.node.name, self.node.disk_uuid)]
         for member in self._members()[1:]:
-            hello = self.peers.hello_of(member.name)
-            if (
-                member.liveness is Liveness.ALIVE
-                and hello is not None
-                and hello.disk_uuid == member.disk_uuid
-                and hello.cluster_uuid == self.node.cluster_uuid
-            ):
+            hello = self.peers.hello_of(MemberKey(member.name, member.disk_uuid))
+            is_here = hello is not None and hello.cluster_uuid == self.node.cluster_uuid
+            if member.liveness is Liveness.ALIVE and is_here:
                 present.append(Presence(member.name, member.disk_uuid))
         return present
 
@@ -437,7 +498,7 @@ class Cluster:
         for member in node.configuration.members:
             view = views.get((member.name, member.disk_uuid))
             profile = view.profile if view is not None else None
-            address = profile.address if profile else self.address_of(member.name)
+            address = profile.address if profile else ""
             if not is_dialable(address):
                 continue
             grpc_address = profile.grpc_address if profile else ""
@@ -453,9 +514,9 @@ class Cluster:
             )
         return tuple(servers)
 
-    def version_of(self, name: str) -> str:
+    def version_of(self, name: str, disk_uuid: bytes) -> str:
         """Return the version of Loghouse that a node said it runs; empty while there is no link to it."""
-        hello = self.peers.hello_of(name)
+        hello = self.peers.hello_of(MemberKey(name, disk_uuid))
         return hello.software.removeprefix("loghouse ") if hello is not None else ""
 
     def liveness_of(self, name: str, disk_uuid: bytes) -> str:
@@ -468,11 +529,11 @@ class Cluster:
     # --- joining ----------------------------------------------------------------------
 
     def joined(self, cluster_uuid: bytes | None) -> None:
-        """Called once by `_Joining`: the cluster to belong to; None makes a new one."""
+        """Called once by `Joining`: the cluster to belong to; None makes a new one."""
         self._joining = None
         self._loops[0].stop()
         self.peers.stop("joining")
-        self.peers = PeerSet(self._door, self._link_up, self.node.peer_lost)
+        self.peers = PeerSet(self._door, self._link_up, self._peer_lost)
         try:
             if cluster_uuid is None:
                 self.node.begin_cluster()
@@ -483,60 +544,3 @@ class Cluster:
             self.node.fatal(Failure())
             return
         self._begin()
-
-
-class _Joining:
-    """A node with an empty disk asks everybody in `join` whether there is a cluster.
-
-    One that belongs to a cluster settles it. Only when all of them answered that they belong to none may the
-    node that bootstraps make one: so an emptied bootstrap node joins the living cluster instead of making a
-    second one (`design.md` 7).
-    """
-
-    logger = Logger()
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        # When each address said that its node belongs to no cluster; counts for a while only.
-        self._answers: dict[str, float] = {}
-        self._links: dict[str, PeerLink] = {}
-        self._looks = self._calls = 0
-
-    def look(self) -> None:
-        """Ask who did not answer yet, again and again: often at first, when all may be starting together."""
-        self._calls += 1
-        if self._calls > JOIN_LOOKS_EAGER and self._calls % JOIN_LOOKS_EAGER:
-            return
-        cluster, seeds = self._cluster, self._cluster.options.seeds
-        oldest = cluster.clock.seconds() - ANSWER_SECONDS_MAX
-        silent = sorted(address for address in seeds if self._answers.get(address, oldest) <= oldest)
-        if cluster.options.bootstrap and not silent:
-            self.logger.info("no cluster at any address of join: making a new one")
-            cluster.joined(None)
-            return
-        if self._looks % 10 == 0:
-            self.logger.info(
-                "looking for a member of cluster {name}; no answer from {silent}",
-                name=cluster.node.cluster_name,
-                silent=", ".join(silent) or "one: all that answered wait for the node that bootstraps",
-            )
-        self._looks += 1
-        for address in seeds:
-            link = self._links.get(address)
-            if link is None or link.state is PeerState.UP:
-                if link is not None:
-                    link.stop("asking again")
-                self._links[address] = cluster.peers.fresh_seed(address)
-
-    def answered(self, link: PeerLink, hello: Hello) -> None:
-        """A node said who it is."""
-        if hello.cluster_uuid != NO_UUID:
-            self.logger.info(
-                "joining the cluster of node {name}: {uuid}",
-                name=hello.node_name,
-                uuid=hello.cluster_uuid.hex(),
-            )
-            self._cluster.joined(hello.cluster_uuid)
-            return
-        now = self._cluster.clock.seconds()
-        self._answers.update({address: now for address, asked in self._links.items() if asked is link})

@@ -110,6 +110,8 @@ class Forwarder:
         send: Sends a message to the node of that name; False when it certainly will not get there.
         clock: For deadlines.
         rng: Chooses the first request id; `random.SystemRandom()` in production.
+        check_subject: Raises PermissionDeniedError for a subject that may not append by this node's policy,
+            whatever the node says that passed its request on.
         timeout_seconds: How long an answer may take.
         size_max, count_max: Bytes and number of requests that may wait for an answer; also how many
             requests of others may be under way here.
@@ -123,6 +125,7 @@ class Forwarder:
         *,
         clock: IReactorTime,
         rng: random.Random,
+        check_subject: Callable[[str], None] = lambda subject: None,
         timeout_seconds: float = FORWARD_SECONDS,
         size_max: int = FORWARDS_SIZE_MAX,
         count_max: int = FORWARDS_MAX,
@@ -130,6 +133,7 @@ class Forwarder:
         self.counters = ForwardCounters()
         self._send = send
         self._clock = clock
+        self._check_subject = check_subject
         self._timeout_seconds = timeout_seconds
         self._size_max = size_max
         self._count_max = count_max
@@ -299,9 +303,7 @@ class Forwarder:
                     source_name,
                     message.request_id,
                     len(message.batch),
-                    lambda: proposing(leading.propose_here, proposal).addCallback(
-                        _reply_of, message.request_id
-                    ),
+                    lambda: self._propose_here(leading, proposal).addCallback(_reply_of, message.request_id),
                 )
             case ForwardAdmin():
                 order = AdminOrder(operation=message.operation, name=message.name, number=message.number)
@@ -309,7 +311,9 @@ class Forwarder:
                     source_name,
                     message.request_id,
                     0,
-                    lambda: leading.administer_here(order).addCallback(_admin_reply_of, message.request_id),
+                    lambda: self._administer_here(leading, order).addCallback(
+                        _admin_reply_of, message.request_id
+                    ),
                 )
             case ForwardReply() | ForwardAdminReply() | ForwardFailure():
                 self._answer(source_name, message)
@@ -367,6 +371,15 @@ class Forwarder:
         maybeDeferred(work).addBoth(finish).addErrback(
             lambda failure: self.logger.failure("answering {node}", failure, node=source_name)
         )
+
+    def _propose_here(self, leading: Leading, proposal: Proposal) -> Deferred[Appended]:
+        self._check_subject(proposal.subject)
+        return proposing(leading.propose_here, proposal)
+
+    def _administer_here(self, leading: Leading, order: AdminOrder) -> Deferred[AdminResult]:
+        if order.operation is AdminOperation.REGISTER_PRODUCER:
+            self._check_subject(order.name)
+        return leading.administer_here(order)
 
     def _is_new(self, source_name: str, request_id: int) -> bool:
         """Whether a node did not ask under that id before; remembers it."""

@@ -40,6 +40,7 @@ PRODUCERS_MAX: Final = 4096  # 64 batches x 16 bytes x 4096 = 4 MiB in a state f
 PRODUCER_BATCHES_MAX: Final = 64  # also the batches a producer may have in flight
 MEMBERS_MAX: Final = 64
 VOTERS_MAX: Final = 5
+REMOVED_MAX: Final = 1024  # names kept out; all of 63 bytes they are 64 KiB of a configuration
 NAME_SIZE_MAX: Final = 63  # node and log names; also a DNS label
 SUBJECT_SIZE_MAX: Final = 255
 STATE_SIZE_MAX: Final = 8 * MIB
@@ -106,6 +107,9 @@ UNKNOWN_SIZE_MAX: Final = 64 * KIB  # a frame of a kind this version does not kn
 GOSSIP_SIZE_MAX: Final = 64 * KIB
 PUSH_PULL_SIZE_MAX: Final = 256 * KIB  # GOSSIP_MEMBERS_MAX statements of about 1 kB
 GOSSIP_MEMBERS_MAX: Final = 4 * MEMBERS_MAX  # also those seen and not (or no longer) in the configuration
+GOSSIP_STRANGERS_MAX: Final = MEMBERS_MAX  # of those, nodes that no configuration names: joiners, mostly
+GOSSIP_STRANGERS_PER_NAME_MAX: Final = 2  # disks of one such name: an emptied disk, and one emptied again
+STRANGERS_DOUBTED_MAX: Final = 64  # nodes that spoke as members and are none, remembered
 GOSSIP_BROADCASTS_MAX: Final = 32  # statements on one probe
 GOSSIP_RELAYS_MAX: Final = 256  # probes under way for others; each member asks for one at a time
 GOSSIP_OUTBOX_MAX: Final = 4096  # messages of one turn; a turn of 64 members makes a few hundred

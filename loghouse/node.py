@@ -98,6 +98,8 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._hand_overs: list[Deferred[None]] = []
         self._forwarder: Forwarder | None = None
         self.transport: Transport | None = None
+        # Raises for a subject that may not append, also where another node passes its request on.
+        self.check_subject: Callable[[str], None] = lambda subject: None
         self.is_writable = False
         self.has_leader = False
         self.cluster_uuid = NO_UUID
@@ -244,7 +246,9 @@ class Node(Administration, Repairing, RoomKeeping, Service):
     def attach(self, transport: Transport) -> None:
         """Give the node its way to the others; before they can be heard."""
         self.transport = transport
-        self._forwarder = Forwarder(transport.send, clock=self._clocks.scheduler, rng=self._rng)
+        self._forwarder = Forwarder(
+            transport.send, clock=self._clocks.scheduler, rng=self._rng, check_subject=self.check_subject
+        )
 
     # --- joining (`cluster.ClusterNode`) --------------------------------------------------
 
@@ -290,12 +294,8 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         """This node's id in the group, 0 while it has none."""
         return self._replica.raft.id if self._replica is not None else 0
 
-    def receive(self, envelope: Envelope) -> None:
-        """Take a Raft message from a node that may send it.
-
-        Raises:
-            MalformedMessageError: The sender breaks the rules; close its link.
-        """
+    def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
+        """Take a Raft message from a node that may send it. See `cluster.ClusterNode.receive`."""
         if self._log is None or self._is_stopping or self._has_failed or not envelope.target:
             return
         if self._is_renewing:
@@ -309,7 +309,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             self._renew_replica(envelope.target)
             return
         assert self._replica is not None
-        self._replica.receive(envelope)
+        self._replica.receive(envelope, is_member=is_member)
 
     def _renew_replica(self, id_: int) -> None:
         """Go on under a new id: this node was removed and is a member again."""

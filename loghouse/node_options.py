@@ -73,7 +73,7 @@ class Transport(Protocol):
     def present(self) -> Sequence[Presence]:
         """The nodes of this cluster that are alive and reached by this node's own link."""
 
-    def version_of(self, name: str) -> str:
+    def version_of(self, name: str, disk_uuid: bytes) -> str:
         """The version of Loghouse that a node runs; empty while there is no link to it."""
 
     def liveness_of(self, name: str, disk_uuid: bytes) -> str:

@@ -1,15 +1,18 @@
 """The links to the other nodes: one dialled to each for sending, those they dialled for receiving.
 
-Nodes are known by name; an address is only where one is tried. A link to an address
-without a name (a seed) takes the name of who answers there.
+Nodes are known by name and disk: two machines of one name are two nodes, and what is for one is
+never sent to the other. An address is only where a node is tried. A link to an address without a
+node (a seed) becomes that of who answers there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
+from typing import Final
 
 from twisted.logger import Logger
 
+from loghouse.gossip.members import MemberKey
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.peer import DialDoor, PeerLink, PeerState
 from loghouse.protocol.link_messages import Hello
@@ -17,16 +20,28 @@ from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.protocol.session import Event, LinkUp
 
+NOWHERE: Final = ("127.0.0.1", 0)
+
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port` or `[v6]:port`, as gossip passes it on; port 0 when it has none.
+    """Return host and port of `host:port` or `[v6]:port`, as gossip passes it on.
 
-    What other nodes say is not checked by node.yaml's rules: an address that means nothing cannot be dialled,
-    and that is all.
+    What other nodes say is not checked by node.yaml's rules: for an address that means nothing this is one
+    where a connection is refused at once.
     """
     host, _, port = address.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and len(port) <= 5
-    return host.strip("[]"), int(port) if is_port and int(port) < 65536 else 0
+    host = host.strip("[]")
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
+    try:
+        is_host = bool(host.encode("idna"))
+    except UnicodeError:
+        is_host = False
+    return (host, int(port)) if is_host and is_port else NOWHERE
+
+
+def key_of(hello: Hello) -> MemberKey:
+    """Return who a node is, by its Hello."""
+    return MemberKey(hello.node_name, hello.disk_uuid)
 
 
 def is_dialable(address: str) -> bool:
@@ -35,40 +50,42 @@ def is_dialable(address: str) -> bool:
 
 
 class PeerSet:
-    """Dialled links by node name, and seeds by address."""
+    """Dialled links by node, and seeds by address."""
 
     logger = Logger()
 
     def __init__(
         self,
         door: DialDoor,
-        link_up: Callable[[PeerLink, Hello], None],
-        link_lost: Callable[[str], None] = lambda name: None,
+        link_up: Callable[[str, PeerLink, Hello], None],
+        link_lost: Callable[[MemberKey], None] = lambda key: None,
     ) -> None:
         """Dial nobody yet.
 
         Args:
-            link_up: Told when a dialled link came up, and what the other node said of itself.
+            link_up: Told at which address a dialled link came up, and what the other node said of itself.
             link_lost: Told which node's dialled link is gone, and maybe with it what was sent.
         """
         self._door = door
         self._link_up = link_up
         self._link_lost = link_lost
-        self._by_name: dict[str, tuple[str, PeerLink]] = {}
+        self._by_key: dict[MemberKey, tuple[str, PeerLink]] = {}
         self._seeds: dict[str, PeerLink] = {}
-        self._hellos: dict[str, Hello] = {}
+        self._hellos: dict[PeerLink, Hello] = {}
 
-    def send_raft(self, name: str, address: str, envelope: Envelope) -> bool:
+    def send_raft(self, key: MemberKey, address: str, envelope: Envelope) -> bool:
         """Send a Raft message to a node; False when it was dropped."""
-        return self._link(name, address).send_raft(envelope)
+        link = self._link(key, address)
+        return self._is_for(key, link) and link.send_raft(envelope)
 
-    def send(self, name: str, address: str, message: Message) -> bool:
+    def send(self, key: MemberKey, address: str, message: Message) -> bool:
         """Send another message to a node; False when it was dropped."""
-        return self._link(name, address).send(message)
+        link = self._link(key, address)
+        return self._is_for(key, link) and link.send(message)
 
     def send_to_seed(self, address: str, message: Message) -> bool:
         """Send to whoever of this cluster answers at an address."""
-        for known_address, link in self._by_name.values():
+        for known_address, link in self._by_key.values():
             if known_address == address:
                 return link.send(message)
         return self.seed(address).send(message)
@@ -87,39 +104,46 @@ class PeerSet:
         link.dial()
         return link
 
-    def hello_of(self, name: str) -> Hello | None:
+    def hello_of(self, key: MemberKey) -> Hello | None:
         """Return what a node said on the dialled link that is up now; None when there is none."""
-        entry = self._by_name.get(name)
-        is_up = entry is not None and entry[1].state is PeerState.UP
-        return self._hellos.get(name) if is_up else None
+        entry = self._by_key.get(key)
+        if entry is None or entry[1].state is not PeerState.UP:
+            return None
+        hello = self._hellos.get(entry[1])
+        return hello if hello is not None and key_of(hello) == key else None
 
-    def link_of(self, name: str) -> PeerLink | None:
+    def link_of(self, key: MemberKey) -> PeerLink | None:
         """Return the dialled link to a node, whatever its state."""
-        entry = self._by_name.get(name)
+        entry = self._by_key.get(key)
         return entry[1] if entry else None
 
-    def keep(self, names: Iterable[str]) -> None:
-        """Hang up on every named node that is not among these."""
-        for name in sorted(set(self._by_name) - set(names)):
-            self._by_name.pop(name)[1].stop("no longer of this cluster")
-            self._hellos.pop(name, None)
+    def keep(self, keys: Set[MemberKey]) -> None:
+        """Hang up on every node that is not among these, and dial it no more."""
+        for key in self._by_key.keys() - keys:
+            self._by_key.pop(key)[1].stop("no longer of this cluster")
 
     def stop(self, reason: str) -> None:
         """Say goodbye to everybody."""
-        for link in [*(link for _, link in self._by_name.values()), *self._seeds.values()]:
+        for link in [*(link for _, link in self._by_key.values()), *self._seeds.values()]:
             link.stop(reason)
-        self._by_name.clear()
+        self._by_key.clear()
         self._seeds.clear()
-        self._hellos.clear()
 
-    def _link(self, name: str, address: str) -> PeerLink:
-        entry = self._by_name.get(name)
+    def _is_for(self, key: MemberKey, link: PeerLink) -> bool:
+        """Whether what is sent on a link gets to this node, as far as that is known."""
+        # Another disk may answer: emptied, or of a machine that took name and address. What is for the node
+        # that was dialled would break promises there, or be believed by the wrong one.
+        hello = self._hellos.get(link) if link.state is PeerState.UP else None
+        return hello is None or hello.disk_uuid == key.disk_uuid
+
+    def _link(self, key: MemberKey, address: str) -> PeerLink:
+        entry = self._by_key.get(key)
         if entry is not None and entry[0] == address:
             return entry[1]
         if entry is not None:
             entry[1].stop("you moved")
-        link = self._make(address, name)
-        self._by_name[name] = (address, link)
+        link = self._make(address, key.name)
+        self._by_key[key] = (address, link)
         return link
 
     def _make(self, address: str, expected_node: str) -> PeerLink:
@@ -129,21 +153,22 @@ class PeerSet:
             if isinstance(event, LinkUp):
                 self._came_up(address, link, event.hello)
 
-        link = PeerLink(
-            self._door, host, port, expected_node, received, lambda: self._link_lost(link.expected_node)
-        )
+        link = PeerLink(self._door, host, port, expected_node, received, lambda: self._lost(link))
         return link
 
     def _came_up(self, address: str, link: PeerLink, hello: Hello) -> None:
-        name = hello.node_name
-        if self._seeds.get(address) is link and name not in self._by_name:
+        key = key_of(hello)
+        self._hellos[link] = hello
+        if self._seeds.get(address) is link and key not in self._by_key:
             del self._seeds[address]
-            link.expected_node = name
-            self._by_name[name] = (address, link)
-        entry = self._by_name.get(name)
-        if entry is not None and entry[1] is link:
-            self._hellos[name] = hello
-        self._link_up(link, hello)
+            link.expected_node = key.name
+            self._by_key[key] = (address, link)
+        self._link_up(address, link, hello)
+
+    def _lost(self, link: PeerLink) -> None:
+        hello = self._hellos.pop(link, None)
+        if hello is not None:
+            self._link_lost(key_of(hello))
 
 
 class AcceptedPeers:
@@ -154,12 +179,12 @@ class AcceptedPeers:
         *,
         admit: Callable[[Hello], None],
         event_received: Callable[[AcceptedLink, Event], None],
-        link_lost: Callable[[str], None],
+        link_lost: Callable[[MemberKey], None],
     ) -> None:
         self._admit = admit
         self._event_received = event_received
         self._link_lost = link_lost
-        self._links: dict[str, dict[AcceptedLink, None]] = {}
+        self._links: dict[MemberKey, dict[AcceptedLink, None]] = {}
 
     def admit(self, hello: Hello) -> None:
         """Raise IdentityError unless this node may open a link."""
@@ -167,7 +192,7 @@ class AcceptedPeers:
 
     def link_up(self, link: AcceptedLink) -> None:
         """A node's link is up."""
-        self._links.setdefault(self._name(link), {})[link] = None
+        self._links.setdefault(self._key(link), {})[link] = None
 
     def event_received(self, link: AcceptedLink, event: Event) -> None:
         """A node said something."""
@@ -175,21 +200,22 @@ class AcceptedPeers:
 
     def link_lost(self, link: AcceptedLink) -> None:
         """The link is gone."""
-        name = self._name(link)
-        links = self._links.get(name)
+        key = self._key(link)
+        links = self._links.get(key)
         if links is not None:
             links.pop(link, None)
             if not links:
-                del self._links[name]
-                self._link_lost(name)
+                del self._links[key]
+                self._link_lost(key)
 
     def close(self, name: str) -> None:
-        """Cut off what a node dialled."""
-        for link in list(self._links.get(name, ())):
-            link.close()
+        """Cut off what the nodes of a name dialled."""
+        for key in [key for key in self._links if key.name == name]:
+            for link in list(self._links.get(key, ())):
+                link.close()
 
     @staticmethod
-    def _name(link: AcceptedLink) -> str:
+    def _key(link: AcceptedLink) -> MemberKey:
         assert link.session is not None
         assert link.session.peer is not None
-        return link.session.peer.node_name
+        return key_of(link.session.peer)

@@ -22,6 +22,7 @@ from loghouse.errors import (
     DamageError,
     DiskFullError,
     EntryDamagedError,
+    IdentityError,
     LoghouseError,
     OutcomeUnknownError,
     StorageError,
@@ -181,17 +182,23 @@ class Replica:
     def _is_idle(self) -> bool:
         return not (self._to_write or self._writing or self._waiting or self._is_scheduled)
 
-    def receive(self, envelope: Envelope) -> None:
+    def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
         """Take a message from another member.
+
+        Args:
+            is_member: Whether the own log knows it; else others vouched for it.
 
         Raises:
             MalformedMessageError: The sender breaks the rules; close its link.
+            IdentityError: It is no member by the own log, and contradicts what is committed in that.
         """
         if self._is_stopped:
             return
         try:
             self.raft.step(envelope)
-        except _BEYOND_REPAIR:
+        except _BEYOND_REPAIR as error:
+            if not is_member and isinstance(error, ConsensusError | EntryDamagedError):
+                raise IdentityError(f"is no member by this node's log and contradicts it: {error}") from error
             self._owner.fatal(Failure())
             return
         self._schedule()

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from loghouse import __version__
 from loghouse.api.credentials import Owner, ServerCredentials, TlsFiles
 from loghouse.api.server import GrpcServer
-from loghouse.auth.policy import Authorizer
+from loghouse.auth.policy import Action, Authorizer
 from loghouse.bridge import call_from_thread, from_asyncio, later, soon
 from loghouse.cluster import Cluster, ClusterOptions
 from loghouse.config import NodeConfig
@@ -41,6 +41,7 @@ from loghouse.net.tls import TlsPaths
 from loghouse.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
+from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.raft import config as raft_config
 from loghouse.storage.files import OsFiles
 
@@ -169,6 +170,7 @@ class NodeService(Service):
     def _read_security(self) -> tuple[Authorizer, ServerCredentials | None]:
         config = self._config
         authorizer = Authorizer(config.acl.model, config.acl.policy)
+        self.node.check_subject = lambda subject: authorizer.check(subject, DEFAULT_LOG, Action.PRODUCE)
         self._watches = [FileWatch((config.acl.model, config.acl.policy), self._reloader(authorizer.reload))]
         tls = _tls_paths(config)
         self.cluster = Cluster(

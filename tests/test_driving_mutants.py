@@ -5,7 +5,7 @@ Without a bug those tests pass: they are part of this suite.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER, READING
+from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER, READING, STRANGERS
 from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
 from tests.mutants.named import survivors
 
@@ -37,6 +37,10 @@ class MutantTests(SynchronousTestCase):
     def test_membership(self):
         """Bugs in joining, ids and administration are seen."""
         self.assertEqual(survivors(MEMBERSHIP), [])
+
+    def test_strangers(self):
+        """Bugs in who is believed to be a member are seen."""
+        self.assertEqual(survivors(STRANGERS), [])
 
     def test_taking(self):
         """Bugs in what is taken for the damaged entries are seen."""

@@ -1,6 +1,7 @@
 """Tests of loghouse.forwarding: two ends over links that a test cuts, delays and turns back."""
 
 import random
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from loghouse.errors import (
     ExpectOffsetError,
     NotLeaderError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     SequenceError,
     UnavailableError,
@@ -126,6 +128,25 @@ class ForwardCase(SynchronousTestCase):
 
 class AnswerTests(ForwardCase):
     """What the leader says reaches the caller as if it had been said here."""
+
+    def test_subject_that_may_not(self):
+        """The leader asks its own policy for whom another node passes a request on, and refuses by name."""
+
+        def check(subject):
+            if subject != "alice":
+                raise PermissionDeniedError(subject, "produce", "default")
+
+        self.b.forwarder._check_subject = check
+        done = self.propose(replace(PROPOSAL, subject="mallory"))
+        order = self.administer(AdminOperation.REGISTER_PRODUCER, name="mallory")
+        self.town.deliver()
+        for refused in (done, order):
+            self.assertIn("'mallory'", str(self.failureResultOf(refused, PermissionDeniedError).value))
+        self.assertEqual((self.b.proposals, self.b.orders), ([], []))
+        allowed = self.propose(replace(PROPOSAL, subject="alice"))
+        self.town.deliver()
+        self.assertEqual(self.successResultOf(allowed), APPENDED)
+        self.assertQuiet()
 
     def test_produce(self):
         """The leader gets the proposal as it came in, and the caller where it went."""

@@ -18,6 +18,8 @@ from loghouse.gossip.ready import Chance, EventKind, MemberEvent, Outgoing
 from loghouse.gossip.suspicion import Suspicion
 from loghouse.limits import (
     GOSSIP_OUTBOX_MAX,
+    GOSSIP_STRANGERS_MAX,
+    GOSSIP_STRANGERS_PER_NAME_MAX,
     INCARNATION_HEARSAY_MAX,
     INCARNATION_JUMP_MAX,
     INCARNATION_MAX,
@@ -65,6 +67,10 @@ class Claims:
         self._accused_incarnation = 0
         self._denied: set[MemberKey] = set()
         self._book_dirty = False
+        # Whose word about others counts: None for everybody's, as long as nobody said otherwise.
+        self._believed: frozenset[MemberKey] | None = None
+        self._shut_out: frozenset[str] = frozenset()
+        self._strangers_heard: dict[str, int] = {}
         for contact in book.contacts:
             self._remember(MemberKey(contact.name, contact.disk_uuid), contact.incarnation, contact.address)
 
@@ -166,11 +172,53 @@ class Claims:
             self.awareness.change(+1)
             self._raise_above(self._accused_incarnation)
 
+    # --- whose word counts --------------------------------------------------------------------
+
+    def believe(self, members: frozenset[MemberKey]) -> None:
+        """Take the word of these nodes about others, and of the rest only what each says of itself."""
+        self._believed = members
+
+    def shut_out(self, names: frozenset[str]) -> None:
+        """Forget the nodes of these names, which were removed, and hear nothing of them any more."""
+        self._shut_out = names
+        for member in [member for member in self._table if member.key.name in names]:
+            self._broadcasts.drop(member.key)
+            self._table.drop(member.key)
+            self._book_dirty = True
+
+    def _is_stranger(self, key: MemberKey) -> bool:
+        return self._believed is not None and key not in self._believed
+
+    def _may_say(self, source: MemberKey, statement: Statement) -> bool:
+        """Whether a node may say this at all: a stranger only what it is itself, and not often."""
+        if statement.name in self._shut_out:
+            self._refuse("about a removed node")
+            return False
+        if not self._is_stranger(source):
+            return True
+        if source != (statement.name, statement.disk_uuid):
+            self._refuse("hearsay of a stranger")
+            return False
+        known = self._table.get(source)
+        if known is not None and known.is_live and statement.incarnation <= known.incarnation:
+            return True  # nothing new
+        heard_tick = self._strangers_heard.get(source.name)
+        if heard_tick is not None and self._tick - heard_tick < self.config.probe_ticks:
+            # Each new address is dialled, and told to everybody.
+            self._refuse("stranger that changes too often")
+            return False
+        self._strangers_heard.pop(source.name, None)
+        if len(self._strangers_heard) >= GOSSIP_STRANGERS_MAX:
+            del self._strangers_heard[next(iter(self._strangers_heard))]
+        self._strangers_heard[source.name] = self._tick
+        return True
+
     # --- about others -----------------------------------------------------------------------
 
     def _hear_all(self, source: MemberKey, statements: Iterable[Statement]) -> None:
         for statement in statements:
-            self._hear(source, statement)
+            if self._may_say(source, statement):
+                self._hear(source, statement)
 
     def _hear(self, source: MemberKey, statement: Statement) -> None:
         if not 0 < statement.incarnation <= INCARNATION_MAX:
@@ -215,17 +263,37 @@ class Claims:
 
     def _admit(self, newcomer: Member) -> bool:
         """Take a new member into the table, in the place of another if need be; return whether it has one."""
+        if self._is_stranger(newcomer.key) and not self._has_room_for_stranger(newcomer):
+            return False
         if self._table.is_full:
             least = self._table.least(newcomer)
             if least is None:
                 return False
-            if least.is_live:
-                self._table.move(least, Liveness.DEAD, self._tick)
-                self._note(EventKind.FAILED, least)
-            self._broadcasts.drop(least.key)
-            self._table.drop(least.key)
+            self._let_go(least)
         self._table.add(newcomer)
         return True
+
+    def _has_room_for_stranger(self, newcomer: Member) -> bool:
+        """Whether one more node that is no member may be known; of a name's disks the oldest makes room."""
+        strangers = [member for member in self._table if self._is_stranger(member.key)]
+        namesakes = [member for member in strangers if member.key.name == newcomer.key.name]
+        if len(namesakes) >= GOSSIP_STRANGERS_PER_NAME_MAX:
+            self._let_go(min(namesakes, key=lambda member: (member.is_live, member.changed_tick)))
+            return True
+        if len(strangers) < GOSSIP_STRANGERS_MAX:
+            return True
+        gone = [member for member in strangers if not member.is_live]
+        if gone:
+            self._let_go(min(gone, key=lambda member: member.changed_tick))
+        return bool(gone)
+
+    def _let_go(self, member: Member) -> None:
+        """Know a member no more, to make room for another."""
+        if member.is_live:
+            self._table.move(member, Liveness.DEAD, self._tick)
+            self._note(EventKind.FAILED, member)
+        self._broadcasts.drop(member.key)
+        self._table.drop(member.key)
 
     def _take(self, member: Member, statement: Statement, first_hand: bool) -> None:
         """Believe that a member is alive and as described."""

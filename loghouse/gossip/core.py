@@ -86,6 +86,8 @@ class Swim(Probing):
         """
         if source == self.key:
             return self._refuse("message of ourselves")
+        if source.name in self._shut_out:
+            return self._refuse("message of a removed node")
         take = self._steps.get(type(message))
         if take is None:
             return self._refuse("not a message of gossip")
@@ -141,14 +143,6 @@ class Swim(Probing):
             if self._announced is not None:
                 self._announce()
 
-    def forget(self, name: str) -> None:
-        """Forget the members of this name that are not live: they were removed, nobody looks for them."""
-        for member in list(self._table):
-            if member.key.name == name and not member.is_live:
-                self._broadcasts.drop(member.key)
-                self._table.drop(member.key)
-                self._book_dirty = True
-
     # --- out ------------------------------------------------------------------------------------
 
     @property
@@ -163,6 +157,11 @@ class Swim(Probing):
             profile=self.profile,
         )
         return (own, *(member.view() for member in self._table if not member.is_forgotten))
+
+    @property
+    def keys(self) -> frozenset[MemberKey]:
+        """Every member that is known, also those not shown."""
+        return frozenset(member.key for member in self._table)
 
     def ready(self) -> Ready | None:
         """Return the work of this turn, or None when there is none. It is handed out once."""
@@ -275,6 +274,8 @@ class Swim(Probing):
 
     def _is_replaced(self, member: Member) -> bool:
         """Whether a member that is gone has a living namesake, maybe this one: its disk is gone."""
+        if self._believed is not None and member.key in self._believed:
+            return False  # a member for all that is known: who has taken its name takes not its place
         is_our_old_self = member.key.name == self.key.name
         return not member.is_live and (is_our_old_self or self._table.has_live_namesake(member))
 

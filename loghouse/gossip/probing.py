@@ -167,6 +167,8 @@ class Probing(Claims):
         if asker is None:
             return self._refuse("ping request of a stranger")
         target = self._table.get(MemberKey(message.name, message.disk_uuid))
+        if self._is_stranger(source):
+            target = None  # it may ask by itself
         if target is None or len(self._relays) >= GOSSIP_RELAYS_MAX:
             return self._send(asker, SwimNack(sequence=message.sequence))
         sequence = self._next_sequence()

@@ -22,6 +22,7 @@ from loghouse.protocol.gossip_messages import GOSSIP_MESSAGES
 from loghouse.protocol.link_messages import LINK_MESSAGES
 from loghouse.protocol.message import Message
 from loghouse.protocol.repair_messages import REPAIR_BULK_KINDS, REPAIR_MESSAGES
+from loghouse.protocol.roster_messages import ROSTER_MESSAGES
 
 OPTIONAL_KIND: Final = 0x0080  # set in a kind: whoever does not know it drops the frame
 CLIENT_KINDS: Final = range(0x0300, 0x0400)
@@ -29,7 +30,7 @@ CLIENT_KINDS: Final = range(0x0300, 0x0400)
 
 def _registry() -> Mapping[int, type[Message]]:
     found: dict[int, type[Message]] = {}
-    node_messages = (*FORWARD_MESSAGES, *REPAIR_MESSAGES, *GOSSIP_MESSAGES)
+    node_messages = (*FORWARD_MESSAGES, *REPAIR_MESSAGES, *ROSTER_MESSAGES, *GOSSIP_MESSAGES)
     for cls in (*LINK_MESSAGES, *node_messages, *CLIENT_MESSAGES):
         assert cls.KIND not in found, f"kind {cls.KIND:#06x} twice"
         found[cls.KIND] = cls

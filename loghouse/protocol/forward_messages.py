@@ -279,5 +279,4 @@ FORWARD_MESSAGES: Final[tuple[type[Message], ...]] = (
     ForwardAdmin,
     ForwardAdminReply,
 )
-FORWARD_KINDS: Final = frozenset(cls.KIND for cls in FORWARD_MESSAGES)
 FORWARD_BULK_KINDS: Final = frozenset((ForwardProduce.KIND,))

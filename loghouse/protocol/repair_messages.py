@@ -55,5 +55,4 @@ class EntriesReply(Message):
 
 
 REPAIR_MESSAGES: Final[tuple[type[Message], ...]] = (EntriesRequest, EntriesReply)
-REPAIR_KINDS: Final = frozenset(cls.KIND for cls in REPAIR_MESSAGES)
 REPAIR_BULK_KINDS: Final = frozenset((EntriesReply.KIND,))

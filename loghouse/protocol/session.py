@@ -23,8 +23,6 @@ from typing import Final, TypeAlias
 
 from loghouse.errors import LoghouseError, NotSupportedError, ProtocolError, RequestError, UnavailableError
 from loghouse.protocol.client_messages import (
-    CLIENT_MESSAGES,
-    REPLIES,
     Cancel,
     Credit,
     Describe,
@@ -44,13 +42,12 @@ from loghouse.protocol.codec import (
     encode_envelope,
 )
 from loghouse.protocol.entry import Buffer
-from loghouse.protocol.forward_messages import FORWARD_KINDS
 from loghouse.protocol.framing import Frame, FrameBuffer
 from loghouse.protocol.greeting import Agreement, Certified, agree
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
-from loghouse.protocol.repair_messages import REPAIR_KINDS
+from loghouse.protocol.senders import ACCEPTOR_SENDS, CLIENT_SENDS, NODE_SENDS
 from loghouse.protocol.streams import AskedStreams, ServedStreams
 
 
@@ -175,10 +172,6 @@ def _kinds(*classes: type[Message]) -> frozenset[int]:
 
 
 _LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
-_REPLY_KINDS: Final = _kinds(*REPLIES.values(), Failure, LeaderHint)
-_REQUEST_KINDS: Final = _kinds(*CLIENT_MESSAGES) - _REPLY_KINDS
-_GOSSIP_KINDS: Final = frozenset(kind for kind in MESSAGES if 0x0200 <= kind < 0x0300)
-_NODE_KINDS: Final = RAFT_KINDS | FORWARD_KINDS | REPAIR_KINDS | _GOSSIP_KINDS
 _DESCRIBING: Final = _kinds(Describe, Cancel)
 _DESCRIBED: Final = _kinds(DescribeReply, Failure)
 
@@ -433,10 +426,10 @@ class Session:
 
     def _kinds_allowed(self, hello: Hello, agreement: Agreement) -> frozenset[int]:
         if self._is_dialler:
-            return _REPLY_KINDS if self._hello.role == LinkRole.CLIENT else _DESCRIBED
+            return ACCEPTOR_SENDS if self._hello.role == LinkRole.CLIENT else _DESCRIBED
         if hello.role == LinkRole.CLIENT:
-            return _REQUEST_KINDS
-        return _DESCRIBING if agreement.is_restricted else _DESCRIBING | _NODE_KINDS
+            return CLIENT_SENDS
+        return _DESCRIBING if agreement.is_restricted else NODE_SENDS
 
     def _receive_request(self, message: Message, frame: Frame) -> Event | None:
         try:

@@ -119,7 +119,7 @@ class Elections(Reads):
         """Whether the configuration before the latest, which is not known to be committed, gives a vote."""
         if self.configuration_is_committed:
             return False
-        return self.id in self._log.configuration_before().voters
+        return self.id in self._log.state_before_configuration().configuration.voters
 
     def _campaign(self, *, transfer: bool = False) -> None:
         """Ask for votes: first whether there would be any, unless that is known."""

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loghouse.limits import CACHED_ENTRIES_MAX
-from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.raft.ready import EntriesPendingError, LogReader
@@ -141,9 +140,9 @@ class RaftLog:
                 if first_index == self._reader.first_index:
                     raise  # not trimmed meanwhile: it should be there
 
-    def configuration_before(self) -> Configuration:
-        """Return the configuration that the latest one replaced; may read the disk."""
-        return self._state_at(max(self.state.configuration_index, self.first_index) - 1).configuration
+    def state_before_configuration(self) -> LogState:
+        """Return the state before the latest configuration replaced the one in it; may read the disk."""
+        return self._state_at(max(self.state.configuration_index, self.first_index) - 1)
 
     def _end_of(self, index: int) -> int:
         position = index - self._window_first

@@ -80,6 +80,8 @@ class Roles:
         self._messages_after_persist: list[Envelope] = []
         self._voters: frozenset[int] = frozenset()
         self._configuration: Configuration | None = None
+        # The latest configuration, and the one before it with its index; made when it is asked for.
+        self._before: tuple[Configuration, Configuration, int] | None = None
         self._refresh_membership()
         self._reset_election_timer()
         self._forget_repaired_damage()
@@ -99,6 +101,28 @@ class Roles:
     def configuration_is_committed(self) -> bool:
         """Whether that configuration is committed."""
         return self._log.state.configuration_index <= self._log.commit_index
+
+    @property
+    def settled(self) -> tuple[Configuration, int]:
+        """The last configuration known to be committed, and its index; may read the disk.
+
+        The one before the latest always is: no leader proposes another before it is (Raft 6).
+
+        Raises:
+            DamageError: The disk damaged what tells it.
+        """
+        state = self._log.state
+        if self.configuration_is_committed:
+            return state.configuration, state.configuration_index
+        if self._before is None or self._before[0] is not state.configuration:
+            before = self._log.state_before_configuration()
+            self._before = state.configuration, before.configuration, before.configuration_index
+        return self._before[1:]
+
+    @property
+    def configuration_index(self) -> int:
+        """The index of the latest configuration, 0 when there is none."""
+        return self._log.state.configuration_index
 
     @property
     def is_voter(self) -> bool:

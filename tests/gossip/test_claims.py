@@ -513,15 +513,6 @@ class BookTests(SynchronousTestCase):
             bench.tick()
         self.assertLessEqual(len(bench.books) - count, 200 // LAN.book_ticks + 1)
 
-    def test_forget(self):
-        """A removed name is no longer shown, told or looked for, unless it lives."""
-        bench = Bench().meet("a", "b", "c")
-        bench.hear("b", left("b", 1))
-        bench.swim.forget("b")
-        bench.swim.forget("c")
-        self.assertIsNone(bench.member("b"))
-        self.assertEqual(bench.liveness("c"), ALIVE)
-
     def test_leave_before_the_first_word(self):
         """Who leaves before its first word says goodbye when that is durable, and refutes nothing."""
         bench = Bench(persist=False).meet("a")

@@ -233,7 +233,7 @@ class AnswerTests(SynchronousTestCase):
         bench = Bench().meet("a", "b")
         bench.step("a", ping_req_for("b", 99))
         bench.hear("a", left("a", 1))
-        bench.swim.forget("a")
+        bench.swim.shut_out(frozenset({"a"}))
         bench.forget_sent()
         bench.tick(LAN.timeout_ticks)
         self.assertEqual(bench.sent_to("a", SwimNack), [])

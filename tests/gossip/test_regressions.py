@@ -49,7 +49,7 @@ class LongPartitionTests(SynchronousTestCase):
         town[3].kill()
         town.run_until_agreed(60)
         for number in (1, 2):
-            town[number].swim.forget("node-3")
+            town[number].swim.shut_out(frozenset({"node-3"}))
         town.run(30)
         tried = []
         town.tap = lambda source, outgoing: tried.append(outgoing.address)

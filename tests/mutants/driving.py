@@ -7,7 +7,7 @@ from tests.mutants.named import bug
 
 REPLICA = "loghouse.replica:Replica."
 CLUSTER = "loghouse.cluster:Cluster."
-JOINING = "loghouse.cluster:_Joining."
+JOINING = "loghouse.joining_cluster:Joining."
 NODE = "loghouse.node:Node."
 READS = "loghouse.reads:Reads."
 JOINER = "loghouse.joining:Joiner."
@@ -311,7 +311,7 @@ MEMBERSHIP = (
         "emptied-keeps-its-id",
         "found here; etcd: a member restarted with an empty disk under its old id",
         "Messages for a dead voter reach its emptied namesake, which goes on as that voter.",
-        [(CLUSTER + "send_raft", "if hello is not None and hello.disk_uuid != disk_uuid:", "if False:")],
+        [("loghouse.peers:PeerSet._is_for", "hello.disk_uuid == key.disk_uuid", "True")],
         "test_cluster:MembershipTests.test_emptied_namesake",
     ),
     bug(
@@ -338,20 +338,14 @@ MEMBERSHIP = (
         "joiner-cannot-answer",
         "a learner whose log does not hold the leader yet",
         "A joiner answers only members that its own log knows.",
-        [(CLUSTER + "send_raft", 'self._routes.get(envelope.target, ("", b""))', '("", b"")')],
+        [(CLUSTER + "send_raft", "key = self._routes.get(envelope.target)", "key = None")],
         "test_cluster:BootstrapTests.test_three",
     ),
     bug(
         "removed-let-in",
         "serf: removed nodes that rejoin by themselves",
         "The door does not look at the list of removed nodes.",
-        [
-            (
-                CLUSTER + "_admit",
-                "if name in self._settled.removed and name in self.node.configuration.removed:",
-                "if False:",
-            )
-        ],
+        [(CLUSTER + "_admit", "if self._is_removed(hello.node_name):", "if False:")],
         "test_cluster:MembershipTests.test_removed_and_added",
     ),
     bug(
@@ -359,7 +353,7 @@ MEMBERSHIP = (
         "found here: a leader's removal that was never committed kept the next leader out",
         "The door goes by the latest configuration, committed or not.",
         [
-            (CLUSTER + "_admit", "if name in self._settled.removed and name in", "if name in"),
+            (CLUSTER + "_is_removed", "name in self._settled.removed and name in", "name in"),
             (CLUSTER + "_drop_removed", "self._settled.removed", "self.node.configuration.removed"),
         ],
         "test_uncommitted_removal:UncommittedRemovalTests.test_removed_becomes_the_leader",
@@ -381,7 +375,7 @@ MEMBERSHIP = (
         "any-source-believed",
         "a member that speaks for another one votes twice",
         "Who speaks as another member is heard.",
-        [(CLUSTER + "_check_source", "if member is not None and", "if False and")],
+        [(CLUSTER + "_raft_received", "if standing is Standing.STRANGER:", "if False:")],
         "test_cluster:MembershipTests.test_wrong_source",
     ),
     bug(
@@ -420,4 +414,51 @@ MEMBERSHIP = (
     ),
 )
 
-DRIVING = (*ORDER, *ANSWERS, *JOINING_APPENDS, *READING, *MEMBERSHIP)
+STRANGERS = (
+    bug(
+        "strangers-speak",
+        "found here: one Raft frame of a node certificate that belongs to no member stopped every member",
+        "Whoever has a node's certificate takes part in consensus.",
+        [
+            (CLUSTER + "_raft_received", "if key not in self.roster.members and", "if False and"),
+            (CLUSTER + "_raft_received", "if standing is Standing.STRANGER:", "if False:"),
+        ],
+        "test_strangers:StrangerTests.test_raft_frames",
+    ),
+    bug(
+        "strangers-ask-as-root",
+        "found here: a node certificate that belongs to no member appended and trimmed",
+        "Requests are taken from any node.",
+        [(CLUSTER + "_message_received", "if SENDERS[message.KIND] is Sender.MEMBER and", "if False and")],
+        "test_strangers:StrangerTests.test_requests",
+    ),
+    bug(
+        "strangers-vouch",
+        "found here: a stranger introduces itself",
+        "Anybody's answer about members counts.",
+        [("loghouse.roster:Roster.introduce", "voucher not in self.vouchers or", "")],
+        "test_roster:RosterTests.test_strangers_do_not_vouch",
+    ),
+    bug(
+        "own-log-alone",
+        "found here: a voter that was away never hears of a leader that came meanwhile",
+        "Only who is in this node's own log is heard.",
+        [
+            (
+                "loghouse.roster:Roster.standing_as",
+                "if any((id_, key) in introduction.members",
+                "if False and any((id_, key) in introduction.members",
+            )
+        ],
+        "test_strangers:UnknownYetTests.test_all_others_were_replaced",
+    ),
+    bug(
+        "introduced-ends-the-node",
+        "found here: a conflict with one whom the log does not know is no proof of damage here",
+        "A contradiction ends the node, whoever sent it.",
+        [(REPLICA + "receive", "if not is_member and", "if False and")],
+        "test_strangers:UnknownYetTests.test_conflict_of_an_introduced_one",
+    ),
+)
+
+DRIVING = (*ORDER, *ANSWERS, *JOINING_APPENDS, *READING, *MEMBERSHIP, *STRANGERS)

@@ -61,6 +61,7 @@ from loghouse.protocol.raft_messages import (
     TimeoutNow,
 )
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
+from loghouse.protocol.roster_messages import RosterEntry, RosterReply, RosterRequest
 
 CLUSTER = bytes.fromhex("6c6f67686f7573652d74657374000001")
 DISK_A = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
@@ -157,6 +158,20 @@ MESSAGES = (
     ("entries request", EntriesRequest(request_id=6, first_index=3, last_index=4), 0),
     ("entries reply", EntriesReply(request_id=6, frames=ENTRY.frame), 0),
     ("entries reply: none", EntriesReply(request_id=2**64 - 1), 0),
+    ("roster request", RosterRequest(request_id=1), 0),
+    (
+        "roster reply",
+        RosterReply(
+            request_id=1,
+            index=3,
+            members=(
+                RosterEntry(id=1, name="a", disk_uuid=bytes(range(16))),
+                RosterEntry(id=2, name="b", disk_uuid=DISK_B),
+            ),
+        ),
+        0,
+    ),
+    ("roster reply: none", RosterReply(request_id=2, index=0), 0),
     ("swim ping", SwimPing(sequence=9, name="b", disk_uuid=DISK_B, broadcasts=(ALIVE,)), 0),
     ("swim ping request", SwimPingReq(sequence=10, name="b", disk_uuid=DISK_B), 0),
     ("swim ack", SwimAck(sequence=9, broadcasts=(SUSPECT, LEFT)), 0),
