@@ -261,7 +261,11 @@ class MembershipTests(TownTestCase):
         mover.stop()
         mover.address = "elsewhere"
         mover.start()
-        town.until(lambda: all(one.cluster.address_of(mover.name) == "elsewhere" for one in town.running))
+        town.until(
+            lambda: all(
+                one.cluster.address_of(mover.cluster._swim.key) == "elsewhere" for one in town.running
+            )
+        )
         for one in town.running:
             self.assertNotIn(mover.name, [server.name for server in one.node.servers()])
 
