@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -21,6 +21,7 @@ from loghouse.administration import Administration
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
     DiskFullError,
+    LoghouseError,
     RequestError,
     UnavailableError,
     UnknownLogError,
@@ -49,6 +50,7 @@ from loghouse.tail import Tail
 from loghouse.trimming import Trimmer
 from loghouse.turns import Cancellable
 
+D = TypeVar("D", DataDirectory, DataDirectory | None)
 HOUSEKEEPING_SECONDS: Final = 1.0
 # What a stop waits for, before the links and the log close: another leader, then the appends under way.
 HAND_OVER_SECONDS_MAX: Final = 2.0
@@ -95,6 +97,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._replica: Replica | None = None
         self._trimmer: Trimmer | None = None
         self._log: Log | None = None
+        self._claimed: DataDirectory | None = None
         self._hand_overs: list[Deferred[None]] = []
         self._forwarder: Forwarder | None = None
         self.transport: Transport | None = None
@@ -108,6 +111,34 @@ class Node(Administration, Repairing, RoomKeeping, Service):
 
     # --- start and stop -------------------------------------------------------
 
+    def claim(self) -> None:
+        """Lock the data directory, if there is one, and check whose it is; changes nothing on the disk.
+
+        For whoever wants to know before ports are bound. `startService` follows, or `release`.
+
+        Raises:
+            StorageError: It is in use, another node's, or cannot be read.
+        """
+        self._claimed = self._lock(DataDirectory.lock_existing)
+
+    def release(self) -> None:
+        """Let the data directory of a start that failed go, as it was before."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            claimed.undo()
+
+    def _lock(self, lock: Callable[..., D]) -> D:
+        options = self.options
+        sizes = {"segment_size": options.segment_size, "reserve_size": options.reserve_size}
+        directory = lock(self._files, options.data_dir, **sizes)
+        if directory is not None and not directory.is_empty:
+            try:
+                directory.check_names(cluster_name=options.cluster_name, node_name=options.name)
+            except BaseException:
+                directory.undo()
+                raise
+        return directory
+
     def startService(self) -> None:
         """Open the log and join its group. Everything that can fail at boot fails here.
 
@@ -115,19 +146,15 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             StorageError: The data directory cannot be used; the text says why and what to do.
         """
         options = self.options
-        self._directory = DataDirectory.lock(
-            self._files,
-            options.data_dir,
-            segment_size=options.segment_size,
-            reserve_size=options.reserve_size,
-        )
+        self._claimed = self._directory = self._claimed or self._lock(DataDirectory.lock)
         try:
-            if not self._directory.is_empty:
-                self._directory.check_names(cluster_name=options.cluster_name, node_name=options.name)
-            elif options.is_alone:
+            if self._directory.is_empty and options.is_alone:
                 self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
             if not self._directory.is_empty:
                 self._open_log()
+        except LoghouseError:
+            self.release()
+            raise
         except BaseException:
             self._directory.close()
             raise

@@ -121,19 +121,25 @@ class NodeService(Service):
         os._exit(EXIT_DISK_FAILED)
 
     def startService(self) -> None:
-        """Open the log, bind the doors, begin to serve.
+        """Bind the doors, open the log, begin to serve.
 
         Raises:
             LoghouseError: Says why the node cannot start.
         """
         config = self._config
+        # What needs no disk fails first, and whatever fails leaves the disk as it was.
         authorizer, credentials = self._read_security()
-        self.node.startService()
         try:
+            self.node.claim()
             self._server = self._bind(authorizer, credentials)
+            self.node.startService()
+            self._one_port.listen()
         except BaseException:
             self._one_port.abort()
-            self.node.stopService()
+            if self.node.running:
+                self.node.stopService()
+            else:
+                self.node.release()
             raise
         from_asyncio(self._server.start()).addErrback(self._die)
         if not self.node.options.is_alone or self.node.is_in_cluster:
@@ -160,7 +166,7 @@ class NodeService(Service):
             DialDoor(
                 reactor=self._reactor,
                 watch=self._one_port.watch,
-                hello=own_hello(self.node, self.node.disk_uuid, f"loghouse {__version__}"),
+                hello=own_hello(self.node, f"loghouse {__version__}"),
                 tls=self._one_port.tls,
                 rng=random.SystemRandom(),
                 soon=soon(),
@@ -218,7 +224,7 @@ class NodeService(Service):
         server.bind(self._one_port.grpc_address)
         if config.grpc_listen is not None:
             server.bind(str(config.grpc_listen))
-        self._one_port.listen(config.listen.host, config.listen.port, disk_uuid=self.node.disk_uuid)
+        self._one_port.bind(config.listen.host, config.listen.port)
         return server
 
     def _reloader(self, reload: Callable[[], None]) -> Callable[[], None]:

@@ -188,13 +188,13 @@ class AcceptedLink(Link):
             self._door.peers.link_lost(self)
 
 
-def own_hello(node: Any, disk_uuid: bytes, software: str) -> Callable[[], Hello]:
-    """Return what makes a node's Hello; the cluster's uuid is asked for each time, a joiner gets it late."""
+def own_hello(node: Any, software: str) -> Callable[[], Hello]:
+    """Return what makes a node's Hello; the uuids are asked for each time: a joiner gets them late."""
     return lambda: Hello(
         role=LinkRole.NODE,
         cluster_name=node.cluster_name,
         cluster_uuid=node.cluster_uuid,
         node_name=node.name,
-        disk_uuid=disk_uuid,
+        disk_uuid=node.disk_uuid,
         software=software,
     )

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import resource
-import shutil
-import tempfile
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -30,6 +27,7 @@ from loghouse.net.appending import AppendDoor
 from loghouse.net.callers import Callers
 from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
+from loghouse.net.private_directory import PrivateDirectory
 from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts, TlsPaths
 from loghouse.node_api import NodeLike
@@ -95,7 +93,8 @@ class OnePort:
         self._soon = soon or (lambda work: reactor.callLater(0, work))
         self.shares = shares or Shares()
         self.callers = Callers(self.shares.bodies)
-        self._directory: str | None = None
+        self._directory: PrivateDirectory | None = None
+        self._socket: socket.socket | None = None
         self._port: Any = None
         self._expiry_day = -1
         self._doors: FrontDoorFactory | None = None
@@ -106,18 +105,31 @@ class OnePort:
     def grpc_address(self) -> str:
         """Where gRPC's server is to listen, for `GrpcServer.bind`. Makes the private directory."""
         if self._directory is None:
-            # Only we may enter it; and short, since a socket's path ends at 107 bytes.
-            self._directory = tempfile.mkdtemp(prefix="loghouse-", dir=os.environ.get("XDG_RUNTIME_DIR"))
-        return f"unix:{self._directory}/grpc"
+            self._directory = PrivateDirectory()
+        return f"unix:{self._directory.socket_path}"
 
-    def listen(self, host: str, port: int, *, disk_uuid: bytes) -> int:
-        """Bind and begin to accept; return the port. gRPC's server must be bound already.
+    def bind(self, host: str, port: int) -> int:
+        """Take the address and return the port; until `listen` whoever dials it is refused.
 
         Raises:
             ConfigError: The address cannot be had.
         """
         if self.tls is None and not _is_loopback(host):
             raise ConfigError([f"{host}:{port}: without TLS only loopback addresses are allowed"])
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with _listening(host, port):
+            self._socket.bind((host, port))
+        return int(self._socket.getsockname()[1])
+
+    def listen(self) -> None:
+        """Begin to accept where `bind` said. gRPC's server must be bound already.
+
+        Raises:
+            ConfigError: Somebody else, who had bound it, too, listens there by now.
+        """
+        assert self._socket is not None
         links = LinkDoor(
             raw=RawDoor(
                 node=self._node,
@@ -134,7 +146,7 @@ class OnePort:
             ),
             watch=self.watch,
             times=self._options.times,
-            hello=own_hello(self._node, disk_uuid, f"loghouse {__version__}"),
+            hello=own_hello(self._node, f"loghouse {__version__}"),
             tls=self.tls,
             anonymous=self._options.anonymous,
             peers=self._peers,
@@ -143,13 +155,11 @@ class OnePort:
         admission = Admission(limits_for(connections_allowed()))
         path = self.grpc_address.removeprefix("unix:")
         self._doors = FrontDoorFactory(self._reactor, links, admission, path, self.callers)
-        try:
-            self._port = self._reactor.listenTCP(port, self._doors, backlog=BACKLOG, interface=host)
-        except CannotListenError as error:
-            problem = f"{host}:{port}: cannot listen: {error.socketError}"
-            raise ConfigError([f"{problem}; is it in use, or not an address of this host?"]) from None
+        with _listening(*self._socket.getsockname()[:2]):
+            self._socket.listen(BACKLOG)
+        self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._doors)
+        self._socket.close()
         self._doors.port = self._port
-        return int(self._port.getHost().port)
 
     def reload(self) -> None:
         """Read certificates, CAs and the denylist again; what is bad is refused and the old stays.
@@ -197,12 +207,24 @@ class OnePort:
         """Cut off what is still open, and remove the private directory."""
         if self._doors is not None:
             self._doors.abort_all()
+        if self._socket is not None:
+            self._socket.close()
         directory, self._directory = self._directory, None
         if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+            directory.remove()
 
     def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[None]:
+    """Say whose fault it is when an address cannot be had."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{host}:{port}: cannot listen: {error}"
+        raise ConfigError([f"{problem}; is it in use, or not an address of this host?"]) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,6 +9,8 @@ With `node` there, anything missing is damage, never a new disk.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -25,7 +27,7 @@ from construct import (
     Terminated,
 )
 
-from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError
+from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError, StorageError
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
 from loghouse.storage.files import FULL_ERRNOS, Files, OpenFile, read_file, replace_file
@@ -111,7 +113,7 @@ class DataDirectory:
     """A locked data directory.
 
     `lock` takes it, whatever is in it; `identity` is then None for an empty disk, and `create` makes it
-    somebody's. `open` does both for a node that bootstraps by itself.
+    somebody's. `open` does both for a node that bootstraps by itself. A start that fails ends with `undo`.
     """
 
     def __init__(
@@ -123,6 +125,8 @@ class DataDirectory:
         self._segment_size = segment_size
         self._reserve_size = reserve_size
         self.path = path
+        self._made_directory = False
+        self._made_lock = False
         self._identity = self._read_identity()
 
     @property
@@ -152,23 +156,50 @@ class DataDirectory:
             DamageError: Its `node` file is damaged.
         """
         path = path.rstrip("/")
+        lock_path = f"{path}/{LOCK_NAME}"
+        makes_directory = makes_lock = False
         try:
             if not files.exists(path):
                 files.make_directory(path)
-                files.sync_directory(path.rpartition("/")[0] or ("/" if path.startswith("/") else "."))
-            lock = OpenFile(files, files.lock(f"{path}/{LOCK_NAME}"), f"{path}/{LOCK_NAME}")
+                makes_directory = True
+                files.sync_directory(_parent(path))
+            makes_lock = not files.exists(lock_path)
+            lock = OpenFile(files, files.lock(lock_path), lock_path)
         except BlockingIOError:
             raise DataDirectoryError(f"{path} is in use by another process; stop that one first") from None
         except OSError as error:
-            raise DataDirectoryError(f"{path} cannot be used: {error}; check its owner and mode") from error
+            if makes_directory:
+                with contextlib.suppress(OSError):
+                    files.remove_directory(path)
+            raise DataDirectoryError(f"{path} cannot be used: {error}; {_hint(error)}") from error
         try:
-            return cls(files, path, lock, segment_size=segment_size, reserve_size=reserve_size)
+            directory = cls(files, path, lock, segment_size=segment_size, reserve_size=reserve_size)
         except OSError as error:
             lock.close()
-            raise DataDirectoryError(f"{path} cannot be read: {error}; check its owner and mode") from error
+            raise DataDirectoryError(f"{path} cannot be read: {error}; {_hint(error)}") from error
         except BaseException:
             lock.close()
             raise
+        directory._made_directory, directory._made_lock = makes_directory, makes_lock
+        return directory
+
+    @classmethod
+    def lock_existing(
+        cls,
+        files: Files,
+        path: str,
+        *,
+        segment_size: int = SEGMENT_SIZE_DEFAULT,
+        reserve_size: int = RESERVE_SIZE_DEFAULT,
+    ) -> DataDirectory | None:
+        """Take a directory that somebody took before, which changes nothing; None when there is none.
+
+        Raises:
+            DataDirectoryError, DamageError: As `lock`.
+        """
+        if not files.exists(f"{path.rstrip('/')}/{LOCK_NAME}"):
+            return None
+        return cls.lock(files, path, segment_size=segment_size, reserve_size=reserve_size)
 
     @classmethod
     def open(
@@ -250,10 +281,21 @@ class DataDirectory:
             DiskFailedError: The disk refuses.
         """
         assert self._identity is None
+        if self._files.exists(f"{self.path}/{LOGS_NAME}"):
+            self._check_holds_nothing()
+        try:
+            self._create(identity, group, begin)
+        except StorageError:
+            self._remove_new()
+            raise
+        self._identity = identity
+
+    def _create(self, identity: Identity, group: int, begin: Callable[[Log], None] | None) -> None:
         files, logs = self._files, f"{self.path}/{LOGS_NAME}"
         try:
             if files.exists(logs):
-                self._wipe(logs)
+                for path in self._log_files():
+                    files.unlink(path)
             else:
                 files.make_directory(logs)
             files.sync_directory(self.path)
@@ -274,24 +316,43 @@ class DataDirectory:
             ) from None
         except OSError as error:
             raise DiskFailedError(f"cannot make {self.path}: {error}") from error
-        self._identity = identity
 
-    def _wipe(self, logs: str) -> None:
-        """Remove what a crash in the first boot left; refuse when anything in it could be data."""
-        files = self._files
-        paths = [
+    def _remove_new(self) -> None:
+        """Remove a log whose making failed; what the disk does not let go of is left to the next start."""
+        files, logs = self._files, f"{self.path}/{LOGS_NAME}"
+        try:
+            if files.exists(f"{self.path}/{NODE_NAME}"):
+                files.unlink(f"{self.path}/{NODE_NAME}")
+            files.sync_directory(self.path)  # without its log, an identity would be damage
+            if not files.exists(logs):
+                return
+            for path in self._log_files():
+                files.unlink(path)
+            for group in files.list_directory(logs):
+                files.remove_directory(f"{logs}/{group}")
+            files.remove_directory(logs)
+        except OSError:
+            return
+
+    def _log_files(self) -> list[str]:
+        files, logs = self._files, f"{self.path}/{LOGS_NAME}"
+        return [
             f"{logs}/{group}/{name}"
             for group in files.list_directory(logs)
             for name in files.list_directory(f"{logs}/{group}")
         ]
-        for path in paths:
-            if path.endswith(f"/{ASIDE_NAME}"):
-                raise self._node_is_gone(path)
-            store = OpenFile.open(files, path)
-            if path.endswith(STORE) and not _holds_nothing(store):
-                raise self._node_is_gone(path)
-        for path in paths:
-            files.unlink(path)
+
+    def _check_holds_nothing(self) -> None:
+        """Refuse when anything that seems to be left of a crash in the first boot could be data."""
+        try:
+            for path in self._log_files():
+                if path.endswith(f"/{ASIDE_NAME}"):
+                    raise self._node_is_gone(path)
+                store = OpenFile.open(self._files, path)
+                if path.endswith(STORE) and not _holds_nothing(store):
+                    raise self._node_is_gone(path)
+        except OSError as error:
+            raise DiskFailedError(f"cannot read {self.path}: {error}") from error
 
     def _node_is_gone(self, path: str) -> DamageError:
         return DamageError(
@@ -354,6 +415,33 @@ class DataDirectory:
     def close(self) -> None:
         """Let the directory go; its logs must be closed."""
         self._lock.close()
+
+    def undo(self) -> None:
+        """Let the directory go after a start that failed; it and its lock go, too, if `lock` made them."""
+        files = self._files
+        with contextlib.suppress(OSError):
+            if self._made_lock:  # while it is held: who waits for it sees that it has no name any more
+                files.unlink(f"{self.path}/{LOCK_NAME}")
+            if self._made_directory:
+                files.remove_directory(self.path)
+        self.close()
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
+
+
+def _hint(error: OSError) -> str:
+    """Say what to do about a directory that cannot be used."""
+    if error.errno == errno.EROFS:
+        return "its disk is mounted read-only: remount it, or name another data directory"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "check its owner and mode"
+    if error.errno in FULL_ERRNOS:
+        return "free some space"
+    if error.errno == errno.ENOENT:
+        return "make the directory it is to lie in, or correct data_dir in node.yaml"
+    return "check the disk (dmesg), or name another data directory"
 
 
 def _holds_nothing(store: OpenFile) -> bool:

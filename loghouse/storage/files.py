@@ -105,6 +105,10 @@ class Files(Protocol):
         """Make a directory; its parent must exist."""
         ...
 
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        ...
+
     def sync_directory(self, path: str) -> None:
         """Make a directory's names durable."""
         ...
@@ -221,6 +225,10 @@ class OsFiles:
         """Make a directory; its parent must exist."""
         os.mkdir(path, 0o700)
 
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
     def sync_directory(self, path: str) -> None:
         """Make a directory's names durable."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -235,13 +243,16 @@ class OsFiles:
 
     def lock(self, path: str) -> int:
         """Open (or create) a file and lock it for this process; `BlockingIOError` when another has it."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            except OSError:
+                os.close(fd)
+                raise
+            os.close(fd)  # its holder removed it meanwhile: the next one is another file
 
     def free_size(self, path: str) -> int:
         """Return the free bytes of the disk that holds `path`."""

@@ -102,6 +102,7 @@ CHANGING = frozenset(
         "rename",
         "unlink",
         "make_directory",
+        "remove_directory",
         "sync_directory",
     }
 )
@@ -316,6 +317,14 @@ class SimDisk:
         if name in parent.seen:
             raise disk_error(errno.EEXIST)
         parent.change(NameChange("", name, SimDirectory()))
+
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        self._operate("remove_directory", path, 0, path)
+        if self._directory(path).seen:
+            raise disk_error(errno.ENOTEMPTY)
+        parent, name = self._parent(path)
+        parent.change(NameChange(name, "", None))
 
     def sync_directory(self, path: str) -> None:
         """Make a directory's names durable."""

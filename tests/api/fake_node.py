@@ -12,6 +12,7 @@ class FakeNode:
 
     name = "n1"
     cluster_uuid = bytes(range(16))
+    disk_uuid = b"1" * 16
     cluster_name = "c1"
     has_leader = True
     leader_name = "n1"

@@ -102,7 +102,7 @@ class Resident:
             rng=rng,
         )
         self.node.startService()
-        self.hello = own_hello(self.node, self.node.disk_uuid, "test")
+        self.hello = own_hello(self.node, "test")
         self.node.attach(self.cluster)
         self.is_running = True
         self.cluster.start(self)

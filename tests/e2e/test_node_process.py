@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -73,19 +75,26 @@ class ProcessTestCase(SynchronousTestCase):
         self.assertEqual(node.stop(), -signal.SIGTERM)
         self.assertIn("log closed", node.output())
 
-    def tree(self, folder: Path) -> dict[str, bytes]:
-        return {
-            str(path.relative_to(folder)): path.read_bytes()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
+    def tree(self, folder: Path) -> dict[str, tuple[object, ...]]:
+        """Everything below a folder but what the node wrote to us: modes, and files with bytes and times."""
+        found = {}
+        for path in sorted(folder.rglob("*")):
+            status = path.lstat()
+            content = (path.read_bytes(), status.st_mtime_ns) if path.is_file() else ()
+            if path.name != "output.log":
+                found[str(path.relative_to(folder))] = (status.st_mode, *content)
+        return found
 
-    def refused(self, node: NodeProcess) -> str:
+    def refused(self, node: NodeProcess, **options: Any) -> str:
         """Start the node, expect it to end with an exit code that is not 0, and return what it wrote."""
-        before = self.tree(node.data_dir)
-        node.start(wait=False)
+        (node.folder / "run").mkdir(exist_ok=True)
+        node.environment["XDG_RUNTIME_DIR"] = str(node.folder / "run")
+        before = self.tree(node.folder)
+        node.output_path.unlink(missing_ok=True)
+        node.output_path.touch()
+        node.start(wait=False, **options)
         self.assertNotEqual(node.wait(), 0)
-        self.assertEqual(self.tree(node.data_dir), before, "a refused start must touch nothing")
+        self.assertEqual(self.tree(node.folder), before, "a refused start must touch nothing")
         output = node.output()
         self.assertNotIn("Traceback", output)
         return output
@@ -311,6 +320,42 @@ class RefusedStartTests(ProcessTestCase):
         self.assertIn(str(node.data_dir), other.output())
         self.assertIn("use", other.output())
         self.assertEqual(self.produce(self.stub(node), b"undisturbed"), [0])
+
+    def test_leaves_nothing(self):
+        """A first start that fails, whatever the reason, leaves no data directory, and nothing else."""
+        node = self.make_node()
+        text = node.config_path.read_text()
+        taken = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(taken.close)
+        used = f"127.0.0.1:{taken.getsockname()[1]}"
+        bad = self.folder / "bad"
+        bad.write_text("neither a key nor a policy\n")
+        certs = self.certificates
+        for what, old, new, told in (
+            ("port in use", f"listen: {node.address}", f"listen: {used}", "cannot listen"),
+            ("no such address", f"listen: {node.address}", "listen: 192.0.2.1:8400", "cannot listen"),
+            ("gRPC port in use", "tls:", f"grpc_listen: {used}\ntls:", "cannot listen for gRPC"),
+            ("bad key", str(certs.key_path("node-1")), str(bad), "bad"),
+            ("key of another", str(certs.key_path("node-1")), str(certs.key_path("node-2")), "node-2.key"),
+            ("bad CA", str(certs.path("ca")), str(bad), "bad"),
+            ("bad policy", f"{certs.folder}/policy.csv", str(bad), "bad"),
+            ("bad model", f"{certs.folder}/model.conf", str(bad), "bad"),
+            ("no parent", f"data_dir: {node.data_dir}", f"data_dir: {node.folder}/no/data", "make the dir"),
+        ):
+            with self.subTest(what):
+                self.assertIn(old, text)
+                node.config_path.write_text(text.replace(old, new))
+                self.assertIn(told, self.refused(node))
+        node.config_path.write_text(text)
+        self.assertIn("no space left", self.refused(node, prefix=("prlimit", "--fsize=100000")))
+
+    def test_damage_without_a_lock_file(self):
+        """A start that is refused for damage does not even leave the lock file that was missing."""
+        node = self.filled()
+        (node.data_dir / "lock").unlink()
+        (hard_state,) = node.data_dir.rglob("hard_state")
+        hard_state.write_bytes(bytes(hard_state.stat().st_size))
+        self.assertIn("hard_state", self.refused(node))
 
     def test_other_cluster(self):
         """A directory of another cluster is refused, naming both."""

@@ -154,7 +154,7 @@ class WireCase(TestCase):
             raw=raw,
             watch=LinkWatch(reactor),
             times=self.times,
-            hello=own_hello(self.node, b"1" * 16, "test"),
+            hello=own_hello(self.node, "test"),
             tls=self.tls,
             anonymous="root",
             peers=self.peers,

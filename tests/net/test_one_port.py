@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import stat
 
 from twisted.internet import reactor
@@ -51,8 +52,11 @@ class OnePortTests(WireCase):
     async def test_taken_port(self):
         """An address in use is an error at boot that names it."""
         first, second = self.one_port(), self.one_port()
-        number = first.listen("127.0.0.1", 0, disk_uuid=bytes(16))
-        error = self.assertRaises(ConfigError, second.listen, "127.0.0.1", number, disk_uuid=bytes(16))
+        number = first.bind("127.0.0.1", 0)
+        with self.assertRaises(ConnectionRefusedError):  # nobody waits for a node that opens its log
+            socket.create_connection(("127.0.0.1", number))
+        first.listen()
+        error = self.assertRaises(ConfigError, second.bind, "127.0.0.1", number)
         self.assertIn(f"127.0.0.1:{number}", str(error))
         await first.stop_accepting()
         await first.when_clients_are_gone(5)
@@ -61,7 +65,7 @@ class OnePortTests(WireCase):
         """Without TLS no other address than a loopback one is bound."""
         port = self.one_port(plaintext=True)
         for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
-            self.assertRaises(ConfigError, port.listen, host, 0, disk_uuid=bytes(16))
+            self.assertRaises(ConfigError, port.bind, host, 0)
 
     @asynchronous
     async def test_stop_before_listen(self):

@@ -1,6 +1,7 @@
 """Errors of the disk at every operation, full disks, and a sync that fails."""
 
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -11,7 +12,14 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError, LoghouseError
+from loghouse.errors import (
+    DamageError,
+    DataDirectoryError,
+    DiskFailedError,
+    DiskFullError,
+    LoghouseError,
+    StorageError,
+)
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.storage.files import OsFiles
@@ -418,6 +426,75 @@ class DirectoryTests(SynchronousTestCase):
         Path(self.path).write_text("")
         with self.assertRaises(DataDirectoryError):
             self.real()
+
+    def test_hints(self):
+        """What to do about a directory that cannot be used fits what is wrong with it."""
+        for number, hint in (
+            (errno.EROFS, "mounted read-only"),
+            (errno.EACCES, "owner and mode"),
+            (errno.ENOSPC, "free some space"),
+            (errno.EIO, "check the disk"),
+        ):
+            for kind in ("make_directory", "create", "lock"):
+                disk = SimDisk()
+                disk.fail(number, kinds=[kind])
+                error = self.assertRaises(DataDirectoryError, DataDirectory.lock, disk, "/data")
+                self.assertIn(hint, str(error))
+                self.assertFalse(disk.exists("/data/lock") and kind != "lock")
+        error = self.assertRaises(DataDirectoryError, DataDirectory.lock, SimDisk(), "/no/data")
+        self.assertIn("make the directory it is to lie in", str(error))
+
+    def test_undone(self):
+        """After a start that failed the disk is as it was, wherever it refused; the next start works."""
+        identity = Identity(cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="c", node_name="n")
+        for after in itertools.count():
+            disk = SimDisk()
+            disk.fail(errno.ENOSPC, after=after, kinds=["create", "allocate", "pwritev", "fsync", "rename"])
+            directory = DataDirectory.lock_existing(disk, "/data", **SIZES)
+            self.assertIsNone(directory)
+            try:
+                directory = DataDirectory.lock(disk, "/data", **SIZES)
+                directory.create(identity)
+            except StorageError:
+                if directory is not None:
+                    directory.undo()
+                self.assertEqual(disk.root.seen, {}, after)
+                boot(disk).close()
+            else:
+                break
+        self.assertGreater(after, 10)
+
+    def test_undo_keeps_what_was_there(self):
+        """What another start made is not undone: an identity, its lock, and files of whoever else."""
+        self.real().close()
+        before = sorted(os.listdir(self.path))
+        DataDirectory.lock_existing(OsFiles(), self.path).undo()
+        self.assertEqual(sorted(os.listdir(self.path)), before)
+        os.unlink(f"{self.path}/lock")
+        self.assertIsNone(DataDirectory.lock_existing(OsFiles(), self.path))
+        DataDirectory.lock(OsFiles(), self.path).undo()
+        before.remove("lock")
+        self.assertEqual(sorted(os.listdir(self.path)), before)
+
+    def test_lock_without_a_name(self):
+        """Who takes a lock that its holder removed meanwhile gets the new one, not the one without a name."""
+        path = f"{self.path}.lock"
+        first = os.open(path, os.O_RDWR | os.O_CREAT)
+        real_open, opened = os.open, []
+
+        def open_late(*arguments):
+            fd = real_open(*arguments)
+            if not opened:
+                os.unlink(path)
+            opened.append(fd)
+            return fd
+
+        self.patch(os, "open", open_late)
+        fd = OsFiles().lock(path)
+        self.assertEqual(len(opened), 2)
+        self.assertTrue(os.path.samestat(os.fstat(fd), os.stat(path)))
+        os.close(fd)
+        os.close(first)
 
     def test_identity_survives(self):
         """The uuids made at the first boot are those of every later one."""

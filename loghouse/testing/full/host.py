@@ -133,7 +133,7 @@ class Host:
             return
         self.machine.disk_uuid = node.disk_uuid
         self._watch = LinkWatch(life)
-        hello = own_hello(node, node.disk_uuid, "simulated")
+        hello = own_hello(node, "simulated")
         self._admission = Admission(ConnectionLimits())
         self._door = LinkDoor(
             raw=None,  # type: ignore[arg-type]
