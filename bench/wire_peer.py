@@ -19,13 +19,14 @@ from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
+from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.limits import KIB
 from loghouse.net.accept import AcceptedLink, LinkDoor
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor, PeerLink
-from loghouse.net.tls import TlsContexts, TlsPaths
+from loghouse.net.tls import TlsContexts
 from loghouse.protocol.codec import encode_envelope
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.protocol.link_messages import Hello, LinkRole
@@ -55,7 +56,7 @@ FRAME_SIZE = sum(map(len, encode_envelope(APPEND)))
 
 def contexts(folder, name):
     paths = TlsPaths(certificate=folder / f"{name}.pem", key=folder / f"{name}.key", ca=folder / "ca.pem")
-    return TlsContexts(paths, clock=time.time)
+    return TlsContexts(Credentials(paths), clock=time.time)
 
 
 class Counting:

@@ -20,8 +20,9 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
+from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.limits import MIB
-from loghouse.net.tls import TlsContexts, TlsPaths
+from loghouse.net.tls import TlsContexts
 
 PIECE = bytes(MIB)
 
@@ -49,7 +50,7 @@ class Source(Protocol):
 def main():
     folder = Path(sys.argv[1])
     paths = TlsPaths(certificate=folder / "node-1.pem", key=folder / "node-1.key", ca=folder / "ca.pem")
-    contexts = TlsContexts(paths, clock=time.time)
+    contexts = TlsContexts(Credentials(paths), clock=time.time)
     factory = TLSMemoryBIOFactory(contexts, False, Factory.forProtocol(Source))
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     print(port.getHost().port, flush=True)

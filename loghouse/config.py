@@ -105,7 +105,7 @@ class TLSConfig:
         "denylist",
         read_file,
         "certs/denylist",
-        "Certificates that count no more: a line each, serial:HEX or sha256:HEX.",
+        "Certificates that count no more: `loghouse certs deny` makes the lines.",
         None,
     )
 

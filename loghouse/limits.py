@@ -79,6 +79,10 @@ FOLLOWERS: Final = Quota("followers", WAITERS_MAX, WAITERS_MAX // 2)  # the same
 
 # --- identities and permissions ---------------------------------------------------
 CERTIFICATE_FILE_SIZE_MAX: Final = 256 * KIB  # a bundle of a hundred CAs; anything larger is a wrong path
+RSA_KEY_BITS_MIN: Final = 2048  # 112 bits of security, OpenSSL's level 2
+RSA_KEY_BITS_MAX: Final = (
+    8192  # to check such a signature takes 0.3 ms; beyond, the stacks' own bounds differ
+)
 IDENTITIES_MAX: Final = 1024  # parsed client certificates remembered, about 2 KiB each
 POLICY_SIZE_MAX: Final = 256 * KIB
 POLICY_RULES_MAX: Final = 1000  # a decision costs about 2.5 us a rule on the loop

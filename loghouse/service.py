@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse import __version__
-from loghouse.api.credentials import Owner, ServerCredentials, TlsFiles
+from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
+from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Action, Authorizer
 from loghouse.bridge import call_from_thread, from_asyncio, later, soon
 from loghouse.cluster import Cluster, ClusterOptions
@@ -37,11 +39,11 @@ from loghouse.gossip import config as swim_config
 from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions
 from loghouse.net.peer import DialDoor
-from loghouse.net.tls import TlsPaths
 from loghouse.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node_options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.proving import credentials_of
 from loghouse.raft import config as raft_config
 from loghouse.storage.files import OsFiles
 
@@ -64,11 +66,17 @@ def make_service(config: NodeConfig) -> IService:
 
 
 class FileWatch:
-    """Calls `reload` when one of the files changed; looks at their times and sizes, never inside."""
+    """Calls `reload` when one of the files changed; looks at their times and sizes, never inside.
 
-    def __init__(self, paths: Iterable[Path], reload: Callable[[], None]) -> None:
+    Args:
+        paths: The files.
+        reload: Returns None, or a Deferred when it goes on; until that fires nobody looks.
+    """
+
+    def __init__(self, paths: Iterable[Path], reload: Callable[[], Deferred[None] | None]) -> None:
         self._paths = tuple(paths)
         self._reload = reload
+        self._is_reloading = False
         self._seen = self._look()
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
@@ -76,10 +84,17 @@ class FileWatch:
 
     def check(self) -> None:
         """Reload if something changed since the last look."""
+        if self._is_reloading:
+            return
         seen = self._look()
         if seen != self._seen:
             self._seen = seen
-            self._reload()
+            self._is_reloading = True
+            maybeDeferred(self._reload).addBoth(self._reloaded)
+
+    def _reloaded(self, outcome: object) -> object:
+        self._is_reloading = False
+        return outcome
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -173,12 +188,14 @@ class NodeService(Service):
             )
         )
 
-    def _read_security(self) -> tuple[Authorizer, ServerCredentials | None]:
+    def _read_security(self) -> tuple[Authorizer, Credentials | None]:
         config = self._config
         authorizer = Authorizer(config.acl.model, config.acl.policy)
         self.node.check_subject = lambda subject: authorizer.check(subject, DEFAULT_LOG, Action.PRODUCE)
-        self._watches = [FileWatch((config.acl.model, config.acl.policy), self._reloader(authorizer.reload))]
-        tls = _tls_paths(config)
+        self._watches = [
+            FileWatch((config.acl.model, config.acl.policy), lambda: self._reload_policy(authorizer))
+        ]
+        credentials = credentials_of(config)
         self.cluster = Cluster(
             self.node, _cluster_options(config), clock=self._reactor, rng=random.SystemRandom()
         )
@@ -188,36 +205,45 @@ class NodeService(Service):
             authorizer,
             wall_clock=time.time,
             options=OnePortOptions(
-                tls=tls,
+                tls=credentials,
                 anonymous=config.plaintext_subject,
                 record_size_max=config.limits.record_size_max,
             ),
             peers=self.cluster.accepted,
             soon=soon(),
         )
-        if tls is None:
-            return authorizer, None
-        files = TlsFiles(certificate=tls.certificate, key=tls.key, ca=tls.ca)
-        credentials = ServerCredentials(files, Owner(cluster=config.cluster, node=config.name))
-        paths = [files.certificate, files.key, files.ca, *filter(None, [tls.denylist])]
-
-        def reload() -> None:
-            credentials.reload()  # refuses what is not this node's, before the other doors look at it
-            self._one_port.reload()
-
-        self._watches.append(FileWatch(paths, self._reloader(reload)))
+        if credentials is not None:
+            paths = credentials.paths
+            files = [paths.certificate, paths.key, paths.ca, *filter(None, [paths.denylist])]
+            self._watches.append(FileWatch(files, lambda: self._reload_credentials(credentials)))
         return authorizer, credentials
 
-    def _bind(self, authorizer: Authorizer, credentials: ServerCredentials | None) -> GrpcServer:
-        config, tls = self._config, self._one_port.tls
+    def _reload_policy(self, authorizer: Authorizer) -> Deferred[None]:
+        return maybeDeferred(authorizer.reload).addErrback(self._not_reloaded)
+
+    def _reload_credentials(self, credentials: Credentials) -> Deferred[None]:
+        """Read and prove the files on a thread, for that takes longer than a turn of the reactor may."""
+        read = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), credentials.read)
+        return read.addCallback(credentials.take).addCallbacks(lambda _: None, self._not_reloaded)
+
+    def _not_reloaded(self, failure: Failure) -> None:
+        if failure.check(LoghouseError):
+            self.logger.error(
+                "the new file is not used, the old one still is: {error}", error=failure.getErrorMessage()
+            )
+        else:
+            self.logger.failure("reading certificates and policy again", failure)
+
+    def _bind(self, authorizer: Authorizer, credentials: Credentials | None) -> GrpcServer:
+        config = self._config
         server = GrpcServer(
             self.node,
             authorizer,
             clock=time.time,
-            credentials=credentials,
+            credentials=ServerCredentials(credentials) if credentials is not None else None,
             anonymous=config.plaintext_subject,
             record_size_max=config.limits.record_size_max,
-            check_not_denied=tls.check_not_denied if tls is not None else lambda names: None,
+            check_caller=credentials.check if credentials is not None else lambda identity: None,
             shares=self._one_port.shares,
             callers=self._one_port.callers,
         )
@@ -226,15 +252,6 @@ class NodeService(Service):
             server.bind(str(config.grpc_listen))
         self._one_port.bind(config.listen.host, config.listen.port)
         return server
-
-    def _reloader(self, reload: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                reload()
-            except LoghouseError as error:
-                self.logger.error("the new file is not used, the old one still is: {error}", error=str(error))
-
-        return run
 
     def _check_files(self) -> None:
         for watch in self._watches:
@@ -269,13 +286,6 @@ class NodeService(Service):
         await self._one_port.leave_nodes(LEAVE_SECONDS_MAX)
         self._one_port.abort()
         await self.node.stopService()
-
-
-def _tls_paths(config: NodeConfig) -> TlsPaths | None:
-    tls = config.tls
-    if tls is None:
-        return None
-    return TlsPaths(certificate=tls.certificate, key=tls.key, ca=tls.ca, denylist=tls.denylist)
 
 
 def _address(config: NodeConfig) -> str:

@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "limits": 0,
     "turns": 0,
+    "text": 0,
     "shares": 1,
     "api.v1": 1,
     "protocol": 2,
@@ -97,6 +98,7 @@ NEIGHBOURS = {
     "long_checks": "node_api",
     "mending": "node",
     "scrubbing": "node",
+    "proving": "service",
 }
 
 

@@ -1,104 +1,115 @@
-"""mTLS for the gRPC door: certificates from files, read again on request, never replaced by bad ones."""
+"""mTLS for the gRPC door, with the credentials in force."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 import grpc
-from twisted.logger import Logger
+from cryptography import x509
 
-from loghouse.auth.certificates import Issued, check_bundle, check_node_certificate, check_pair, read_pem
+from loghouse.auth.credentials import Credentials, Material, TlsPaths
+from loghouse.errors import CertificateError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """Where a node's certificate, its key, and the CAs of those who may connect are."""
-
-    certificate: Path
-    key: Path
-    ca: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """Whom a node's certificate must name."""
-
-    cluster: str
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """What the files held, checked."""
-
-    issued: Issued
-    ca_pem: bytes
+PROOF_SECONDS_MAX: Final = 5.0  # of a handshake with ourselves, which takes 15 ms
+_PROOF_METHOD: Final = "/loghouse/Proof"
 
 
 class ServerCredentials:
-    """grpc's server credentials over files.
+    """grpc's server credentials.
 
-    grpc asks at each handshake, so that new certificates count for new connections without a restart; the
-    files are looked at only when `reload` is called.
+    grpc asks at each handshake, so that new certificates count for new connections without a restart.
     """
 
-    logger = Logger()
-
-    def __init__(self, files: TlsFiles, owner: Owner | None = None) -> None:
-        """Read the files.
-
-        Args:
-            files: Where they are.
-            owner: Refuse any other node's certificate; None takes whatever the files hold.
-
-        Raises:
-            CertificateError: Names the file that is missing, unreadable or does not fit.
-        """
-        self._files = files
-        self._owner = owner
-        self._material = _read(files, owner)
-
-    def reload(self) -> None:
-        """Read the files again; new connections get them.
-
-        Raises:
-            CertificateError: Names the bad file; the old certificate stays in use.
-        """
-        material = _read(self._files, self._owner)
-        if material != self._material:
-            self._material = material
-            self.logger.info("new certificates are in use, from {file}", file=str(self._files.certificate))
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
 
     def grpc_credentials(self) -> Any:
         """Return credentials for one port; a client certificate is required and verified."""
-        used = self._material
+        used = self._credentials.material
 
         def fetch() -> Any:
             # grpc calls this before each handshake, on threads of its own; None means nothing changed.
             nonlocal used
-            if used is self._material:
+            material = self._credentials.material
+            if used is material:
                 return None
-            used = self._material
-            return _configuration(used)
+            used = material
+            return _configuration(material)
 
         return grpc.dynamic_ssl_server_credentials(_configuration(used), fetch, True)
 
 
-def _read(files: TlsFiles, owner: Owner | None) -> _Material:
-    issued = Issued(certificate_pem=read_pem(files.certificate), key_pem=read_pem(files.key))
-    check_pair(issued, files.certificate, files.key)
-    ca_pem = read_pem(files.ca)
-    check_bundle(ca_pem, files.ca)
-    if owner is not None:
-        pem = issued.certificate_pem
-        check_node_certificate(
-            pem, files.certificate, ca_pem, files.ca, cluster=owner.cluster, node=owner.node
-        )
-    return _Material(issued, ca_pem)
-
-
-def _configuration(material: _Material) -> Any:
+def _configuration(material: Material) -> Any:
     pair = (material.issued.key_pem, material.issued.certificate_pem)
     return grpc.ssl_server_certificate_configuration([pair], material.ca_pem)
+
+
+class _Proof(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers with nothing: that it was called shows that both ends took each other's certificate."""
+
+    def service(self, details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+
+def prove_grpc(material: Material, paths: TlsPaths) -> None:
+    """Make a call to ourselves over a socket in a private directory, as server and as client.
+
+    Raises:
+        CertificateError: gRPC refuses; names the files and says why.
+    """
+    host = _host_of(x509.load_pem_x509_certificate(material.issued.certificate_pem))
+    if not host:
+        raise CertificateError(
+            f"{paths.certificate}: names no host, so no client can check it; make one with `loghouse certs"
+            " node ... --host HOST`"
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="loghouse-", dir=os.environ.get("XDG_RUNTIME_DIR")) as folder,
+        ThreadPoolExecutor(1, "loghouse-proof") as pool,
+    ):
+        server = grpc.server(pool, handlers=[_Proof()])
+        address = f"unix:{folder}/proof"
+        try:
+            server.add_secure_port(address, grpc.ssl_server_credentials(*_server_arguments(material)))
+            server.start()
+            _call(address, host, material)
+        except grpc.RpcError as error:
+            raise _refusal(paths, error.details()) from None
+        except RuntimeError:
+            raise _refusal(paths, "it cannot make a server of them") from None
+        finally:
+            server.stop(None).wait()
+
+
+def _server_arguments(material: Material) -> tuple[Any, ...]:
+    return [(material.issued.key_pem, material.issued.certificate_pem)], material.ca_pem, True
+
+
+def _call(address: str, host: str, material: Material) -> None:
+    own = material.issued
+    credentials = grpc.ssl_channel_credentials(material.ca_pem, own.key_pem, own.certificate_pem)
+    options = (
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.ssl_target_name_override", host),
+    )
+    with grpc.secure_channel(address, credentials, options) as channel:
+        channel.unary_unary(_PROOF_METHOD)(b"", timeout=PROOF_SECONDS_MAX)
+
+
+def _host_of(certificate: x509.Certificate) -> str:
+    """Return a name under which clients may reach the holder; empty when there is none."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    hosts = names.get_values_for_type(x509.DNSName)
+    addresses = map(str, names.get_values_for_type(x509.IPAddress))
+    return next((host.replace("*", "any") for host in (*hosts, *addresses)), "")
+
+
+def _refusal(paths: TlsPaths, reason: str) -> CertificateError:
+    reason = reason.rpartition("last error: ")[2].rpartition("OPENSSL_internal:")[2].removesuffix(": OK")
+    return CertificateError(f"{paths.certificate} with {paths.ca}: gRPC's TLS cannot use them: {reason}")

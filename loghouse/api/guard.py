@@ -80,7 +80,7 @@ class Guard:
         *,
         clock: Callable[[], float],
         anonymous: str = "",
-        check_not_denied: Callable[[tuple[str, str]], None] = lambda names: None,
+        check_caller: Callable[[Identity], None] = lambda identity: None,
         shares: Shares,
         callers: Callers,
         message_seconds: float = MESSAGE_SECONDS,
@@ -90,7 +90,7 @@ class Guard:
         Args:
             clock: Seconds since the epoch.
             anonymous: Who callers are without TLS; empty when every caller needs a certificate.
-            check_not_denied: Raises IdentityError for a certificate (by its names) on the denylist.
+            check_caller: Raises IdentityError for a certificate that is denied, or whose CA was removed.
             shares: Counts what subjects hold.
             callers: The connections that calls come on.
             message_seconds: How long a call's only request may take to come.
@@ -99,7 +99,7 @@ class Guard:
         self.shares = shares
         self.callers = callers
         self.message_seconds = message_seconds
-        self._check_not_denied = check_not_denied
+        self._check_caller = check_caller
         self._clock = clock
         self._identities = IdentityReader(IDENTITIES_MAX)
         self._anonymous = Identity(subject=anonymous, expires_at=float("inf")) if anonymous else None
@@ -154,12 +154,12 @@ class Guard:
         return self._identities.read(auth_context)
 
     def check_still_valid(self, identity: Identity) -> None:
-        """Raise once the certificate of an open connection has expired, or is on the denylist.
+        """Raise once the certificate of an open connection has expired, is denied, or has lost its CA.
 
         Raises:
             UnauthenticatedError, IdentityError: It has, or it is.
         """
-        self._check_not_denied(identity.names)
+        self._check_caller(identity)
         if self._clock() >= identity.expires_at:
             raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
 

@@ -16,6 +16,7 @@ from loghouse.api.guard import Guard, handlers_of
 from loghouse.api.health import HealthService
 from loghouse.api.log_service import LogService
 from loghouse.api.reflection import ReflectionService
+from loghouse.auth.identity import Identity
 from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError
 from loghouse.limits import (
@@ -77,7 +78,8 @@ class GrpcServer:
         record_size_max: Bytes one record may have.
         shares: Counts what subjects hold, calls among it; one more is RESOURCE_EXHAUSTED.
         callers: The connections that come through the one port.
-        check_not_denied: Raises IdentityError for a certificate on the denylist; asked at every call.
+        check_caller: Raises IdentityError for a certificate that is denied, or whose CA was removed; asked at
+            every call.
     """
 
     def __init__(
@@ -91,14 +93,14 @@ class GrpcServer:
         record_size_max: int = RECORD_SIZE_MAX,
         shares: Shares | None = None,
         callers: Callers | None = None,
-        check_not_denied: Callable[[tuple[str, str]], None] = lambda names: None,
+        check_caller: Callable[[Identity], None] = lambda identity: None,
     ) -> None:
         self._credentials = credentials
         self._guard = guard = Guard(
             authorizer,
             clock=clock,
             anonymous="" if credentials else anonymous,
-            check_not_denied=check_not_denied,
+            check_caller=check_caller,
             shares=shares or Shares(),
             callers=callers or Callers(Ledger(BODIES)),
         )

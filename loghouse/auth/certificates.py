@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -30,6 +31,7 @@ LEAF_DAYS: Final = 365
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """A certificate counts from this long before it was made, for hosts whose clocks are behind."""
 
+_CERTIFICATE_MARK: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----")
 COMMON_NAME_SIZE_MAX: Final = 64  # X.520's upper bound, which OpenSSL enforces
 
 
@@ -140,33 +142,26 @@ def make_client_certificate(
 def read_issued(certificate_path: Path, key_path: Path) -> Issued:
     """Read a certificate and its key back.
 
+    Returns:
+        Both written anew: nothing but the PEM of the certificates, in their order, and of the key.
+
     Raises:
         CertificateError: A file is missing, unreadable or too large, or the two do not belong together.
     """
-    issued = Issued(certificate_pem=read_pem(certificate_path), key_pem=read_pem(key_path))
-    check_pair(issued, certificate_path, key_path)
-    return issued
-
-
-def check_pair(issued: Issued, certificate_path: Path, key_path: Path) -> None:
-    """Raise unless the key is the certificate's.
-
-    Raises:
-        CertificateError: Says which of the two files is wrong.
-    """
-    certificate = _load_certificates(issued.certificate_pem, certificate_path)[0]
-    private = _load_key(issued.key_pem, key_path)
-    if private.public_key() != certificate.public_key():
+    chain = load_certificates(read_pem(certificate_path), certificate_path)
+    private = load_key(read_pem(key_path), key_path)
+    try:
+        belong_together = private.public_key() == chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"{certificate_path}: its key cannot be read: {error}") from None
+    if not belong_together:
         raise CertificateError(f"{key_path} is not the key of {certificate_path}; make or copy both together")
+    return Issued(certificate_pem=pem_of(chain), key_pem=key_pem_of(private))
 
 
-def check_bundle(pem: bytes, path: Path) -> None:
-    """Raise unless `pem`, read from `path`, holds at least one certificate and nothing broken.
-
-    Raises:
-        CertificateError: Names the file.
-    """
-    _load_certificates(pem, path)
+def pem_of(certificates: Iterable[x509.Certificate]) -> bytes:
+    """Return certificates as PEM, one after the other and nothing else."""
+    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)
 
 
 def check_node_certificate(
@@ -193,7 +188,7 @@ def check_node_certificate(
             f" node.yaml is for node {node!r} of cluster {cluster!r}; correct one of the two, or {remedy}"
         )
     # An intermediate CA may stand in either file.
-    chain, authorities = _load_certificates(pem, path), _load_certificates(ca_pem, ca_path)
+    chain, authorities = load_certificates(pem, path), load_certificates(ca_pem, ca_path)
     if not any(_has_signed(authority, link) for link in chain for authority in authorities):
         raise CertificateError(
             f"{path}: is signed by no certificate of {ca_path}; copy the CA that made it, or {remedy}"
@@ -247,7 +242,7 @@ def read_expiry(path: Path) -> Expiry:
     Raises:
         CertificateError: The file is missing or holds no certificate.
     """
-    certificates = _load_certificates(read_pem(path), path)
+    certificates = load_certificates(read_pem(path), path)
     first = min(certificates, key=lambda certificate: certificate.not_valid_after_utc)
     return Expiry(path=path, subject=first.subject.rfc4514_string(), expires_at=first.not_valid_after_utc)
 
@@ -312,7 +307,7 @@ def _builder(
 def _leaf(
     ca: Issued, subject: x509.Name, private: PrivateKey, now: datetime, days: int
 ) -> x509.CertificateBuilder:
-    authority = _load_certificates(ca.certificate_pem, Path("the CA's certificate"))[0]
+    authority = load_certificates(ca.certificate_pem, Path("the CA's certificate"))[0]
     left = (authority.not_valid_after_utc - now.astimezone(UTC)).days
     if left < 1:
         raise CertificateError(
@@ -362,11 +357,16 @@ def _issue(builder: x509.CertificateBuilder, private: PrivateKey, signer: Privat
     certificate = builder.sign(signer, hashes.SHA256())
     return Issued(
         certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
-        key_pem=private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
+        key_pem=key_pem_of(private),
+    )
+
+
+def key_pem_of(private: PrivateKey) -> bytes:
+    """Return a private key as PEM and nothing else, not encrypted."""
+    return private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
 
 
@@ -374,10 +374,15 @@ def _issue(builder: x509.CertificateBuilder, private: PrivateKey, signer: Privat
 
 
 def _signing_key(ca: Issued) -> PrivateKey:
-    return _load_key(ca.key_pem, Path("the CA's key"))
+    return load_key(ca.key_pem, Path("the CA's key"))
 
 
-def _load_key(pem: bytes, path: Path) -> PrivateKey:
+def load_key(pem: bytes, path: Path) -> PrivateKey:
+    """Return the private key of a PEM text.
+
+    Raises:
+        CertificateError: Names the file.
+    """
     try:
         private = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
@@ -387,11 +392,24 @@ def _load_key(pem: bytes, path: Path) -> PrivateKey:
     return private
 
 
-def _load_certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
+def load_certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
+    """Return every certificate of a PEM text, at least one.
+
+    Raises:
+        CertificateError: There is none, or one that is cut off or in a form of its own, which would be left
+            out in silence. Names the file.
+    """
     try:
-        return x509.load_pem_x509_certificates(pem)
+        certificates = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise CertificateError(f"{path}: holds no PEM certificate: {error}") from None
+    begun = len(_CERTIFICATE_MARK.findall(pem))
+    if begun != len(certificates):
+        raise CertificateError(
+            f"{path}: {begun} certificates begin in it, and only {len(certificates)} can be read; each goes"
+            " from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
+        )
+    return certificates
 
 
 def _write_private(path: Path, content: bytes) -> None:

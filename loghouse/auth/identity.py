@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
+from loghouse.auth.denylist import names_of
+from loghouse.auth.trust import check_usable
 from loghouse.errors import IdentityError, UnauthenticatedError
 from loghouse.limits import NAME_SIZE_MAX, SUBJECT_SIZE_MAX
 
@@ -32,14 +33,15 @@ class Identity:
     """A certificate's holder.
 
     `node` and `cluster` are empty for clients; `expires_at` is in seconds since the epoch. `names` are those
-    by which a denylist may mean the certificate: `serial:<hex>` and `sha256:<hex>`.
+    by which a denylist may mean the certificate; see `denylist`.
     """
 
     subject: str
     node: str = ""
     cluster: str = ""
     expires_at: float
-    names: tuple[str, str] = ("", "")
+    names: tuple[str, ...] = ()
+    certificate: x509.Certificate | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_node(self) -> bool:
@@ -67,12 +69,6 @@ def node_uri(cluster: str, node: str) -> str:
     return f"loghouse://{cluster}/node/{node}"
 
 
-def names_of(certificate: x509.Certificate) -> tuple[str, str]:
-    """Return the names by which a denylist may mean a certificate."""
-    digest = certificate.fingerprint(hashes.SHA256()).hex()
-    return f"serial:{certificate.serial_number:x}", f"sha256:{digest}"
-
-
 def identity_of_certificate(certificate: x509.Certificate) -> Identity:
     """Read a certificate that TLS has verified.
 
@@ -84,10 +80,18 @@ def identity_of_certificate(certificate: x509.Certificate) -> Identity:
     expires_at = certificate.not_valid_after_utc.timestamp()
     if any(uri.lower().startswith("loghouse:") for uri in uris):
         cluster, node = _parse_node_uris(uris)
-        return Identity(
-            subject=NODE_SUBJECT_PREFIX + node, node=node, cluster=cluster, expires_at=expires_at, names=names
-        )
-    return Identity(subject=_common_name(certificate), expires_at=expires_at, names=names)
+        subject = NODE_SUBJECT_PREFIX + node
+    else:
+        cluster, node = "", ""
+        subject = _common_name(certificate)
+    return Identity(
+        subject=subject,
+        node=node,
+        cluster=cluster,
+        expires_at=expires_at,
+        names=names,
+        certificate=certificate,
+    )
 
 
 def identity_of_pem(pem: bytes) -> Identity:
@@ -119,7 +123,7 @@ class IdentityReader:
 
         Raises:
             UnauthenticatedError: No certificate came with the connection.
-            IdentityError: As `identity_of_certificate`.
+            IdentityError: As `identity_of_certificate` and `check_usable`.
         """
         pem = next(iter(auth_context.get("x509_pem_cert", ())), None)
         if pem is None:
@@ -127,6 +131,8 @@ class IdentityReader:
         identity = self._identities.get(pem)
         if identity is None:
             identity = identity_of_pem(pem)
+            assert identity.certificate is not None
+            check_usable(identity.certificate)
             if len(self._identities) >= self._capacity:
                 # The oldest goes: it costs its holder one parse, and nobody can make the table grow.
                 del self._identities[next(iter(self._identities))]

@@ -10,12 +10,15 @@ from typing import Any
 from loghouse.auth.certificates import (
     Issued,
     KeyKind,
+    load_certificates,
     make_ca,
     make_client_certificate,
     make_node_certificate,
     read_issued,
+    read_pem,
     write_issued,
 )
+from loghouse.auth.denylist import add_to_denylist, entry_of
 from loghouse.cli.output import ExitCode, write_json, write_line
 
 CA_FILE = "ca"
@@ -42,8 +45,8 @@ p, root, *, admin
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command and its three actions to the parser."""
-    parser = commands.add_parser("certs", help="make a CA and certificates of nodes and clients")
+    """Add the command and its actions to the parser."""
+    parser = commands.add_parser("certs", help="make a CA and certificates of nodes and clients, or deny one")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     init = actions.add_parser("init", help="make a certificate authority, and a policy to start from")
     init.add_argument("--name", default="loghouse CA", help="its common name")
@@ -58,6 +61,15 @@ def add_parser(commands: Any) -> None:
     )
     client = actions.add_parser("client", help="make a client's certificate: NAME.pem and NAME.key")
     client.add_argument("name", metavar="NAME", help="the subject that the policy names")
+    deny = actions.add_parser(
+        "deny",
+        help="print the denylist's line for a certificate, or add it to the list",
+        description="Deny a certificate and every other one of its key.",
+    )
+    deny.add_argument("files", metavar="FILE", type=Path, nargs="+", help="a certificate to deny (PEM)")
+    deny.add_argument("--denylist", type=Path, metavar="PATH", help="add to this list, a node's tls.denylist")
+    deny.add_argument("--json", action="store_true", help="print JSON")
+    deny.set_defaults(run=run_deny)
     for action, run in ((init, run_init), (node, run_node), (client, run_client)):
         action.add_argument("--dir", type=Path, default=Path("certs"), help="where the files are (certs)")
         action.add_argument(
@@ -104,6 +116,21 @@ def run_client(args: argparse.Namespace) -> int:
         _read_ca(args.dir), name=args.name, now=datetime.now(UTC), key=KeyKind(args.key), **_validity(args)
     )
     return _write(args, issued, args.name)
+
+
+def run_deny(args: argparse.Namespace) -> int:
+    """Print or add the entries of the first certificate of each file, which is its holder's."""
+    lines = [entry_of(load_certificates(read_pem(path), path)[0]) for path in args.files]
+    if args.denylist is not None:
+        add_to_denylist(args.denylist, lines)
+    if args.json:
+        write_json({"entries": [line.partition(" ")[0] for line in lines]})
+        return ExitCode.OK
+    for line in lines:
+        write_line(line)
+    if args.denylist is not None:
+        write_line(f"added to {args.denylist}; nodes that read it act within seconds")
+    return ExitCode.OK
 
 
 def write_policy(folder: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from loghouse.cli.output import ExitCode, write_json, write_line
 from loghouse.config import client_example_text, example_text, load, load_client
-from loghouse.errors import ConfigError
+from loghouse.errors import CertificateError, ConfigError
+from loghouse.proving import credentials_of
 
 
 def add_parser(commands: Any) -> None:
@@ -33,18 +35,25 @@ def run_check(args: argparse.Namespace) -> int:
             what = f"commands talk to {', '.join(map(str, load_client(args.file).server))}"
         else:
             loaded = load(args.file)
+            credentials_of(loaded)
             what = f"node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}"
+    except CertificateError as error:
+        return _refuse(args, [str(error)])
     except ConfigError as error:
-        if args.json:
-            write_json({"file": args.file, "problems": list(error.problems)})
-        else:
-            sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
-        return ExitCode.USAGE
+        return _refuse(args, error.problems)
     if args.json:
         write_json({"file": args.file, "problems": []})
     else:
         write_line(f"{args.file}: fine; {what}")
     return ExitCode.OK
+
+
+def _refuse(args: argparse.Namespace, problems: Sequence[str]) -> int:
+    if args.json:
+        write_json({"file": args.file, "problems": list(problems)})
+    else:
+        sys.stderr.write("".join(f"{problem}\n" for problem in problems))
+    return ExitCode.USAGE
 
 
 def run_example(args: argparse.Namespace) -> int:

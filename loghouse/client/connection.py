@@ -61,12 +61,14 @@ def context_of(tls: Tls | None) -> ssl.SSLContext | None:
     ca, certificate, key = tls.pems()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # A CA that another one signed may stand alone in the file, as for gRPC.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     context.set_alpn_protocols([ALPN])
     # `ssl` takes certificate and key from files only: these are in memory, and gone with their numbers.
     own = os.memfd_create("loghouse-client", os.MFD_CLOEXEC)
     try:
         os.write(own, b"\n".join((certificate, key)))
-        context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
+        context.load_verify_locations(cadata=ca.decode())
         context.load_cert_chain(f"/proc/self/fd/{own}")
     except (OSError, ValueError) as error:  # ssl.SSLError is one
         raise CertificateError(f"tls: the certificates cannot be used: {_cause_of(error)}") from None

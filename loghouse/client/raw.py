@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
@@ -32,6 +30,7 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from loghouse.auth.certificates import load_certificates, pem_of, read_issued, read_pem
 from loghouse.bulk_tls import BulkTlsFactory, write_at_once
 from loghouse.errors import (
     LoghouseError,
@@ -77,9 +76,10 @@ class ClientTls:
 
     def options(self, host: str) -> Any:
         """Return Twisted's connection creator for a server of this name; TLS 1.3 only."""
-        authorities = x509.load_pem_x509_certificates(self.ca.read_bytes())
-        roots = [Certificate.loadPEM(ca.public_bytes(Encoding.PEM)) for ca in authorities]
-        own = PrivateCertificate.loadPEM(self.certificate.read_bytes() + b"\n" + self.key.read_bytes())
+        authorities = load_certificates(read_pem(self.ca), self.ca)
+        roots = [Certificate.loadPEM(pem_of([authority])) for authority in authorities]
+        issued = read_issued(self.certificate, self.key)
+        own = PrivateCertificate.loadPEM(issued.certificate_pem + issued.key_pem)
         return optionsForClientTLS(
             host,
             trustRoot=trustRootFromCertificates(roots),

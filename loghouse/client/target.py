@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from loghouse.errors import CertificateError, InvalidRequestError
 SCHEME: Final = "loghouse://"
 PORT_DEFAULT: Final = 8400
 _PEM_MARK: Final = b"-----BEGIN "
+_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
 def parse_target(target: str) -> tuple[str, ...]:
@@ -92,7 +94,7 @@ class Tls:
     key: str | Path | bytes = field(repr=False)
 
     def pems(self) -> tuple[bytes, bytes, bytes]:
-        """Read the files and return the PEM texts of CA, certificate and key.
+        """Read the files and return the PEM texts of CA, certificate and key, and nothing around them.
 
         Raises:
             CertificateError: A file cannot be read, or is not PEM.
@@ -101,6 +103,7 @@ class Tls:
 
 
 def _pem(name: str, source: str | Path | bytes) -> bytes:
+    """Return the PEM blocks and nothing else: TLS stacks do not agree about what may stand around."""
     if isinstance(source, bytes | bytearray | memoryview):
         text, where = bytes(source), "the bytes given"
     else:
@@ -116,6 +119,9 @@ def _pem(name: str, source: str | Path | bytes) -> bytes:
         except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or error
             raise CertificateError(f"tls.{name}: {source}: {problem}") from None
-    if _PEM_MARK not in text:
+    blocks = [found[0] for found in _PEM_BLOCK.finditer(text)]
+    if not blocks:
         raise CertificateError(f"tls.{name}: {where} hold no PEM text")
-    return text
+    if len(blocks) != text.count(_PEM_MARK):
+        raise CertificateError(f"tls.{name}: {where} hold a PEM text that is cut off")
+    return b"".join(block + b"\n" for block in blocks)

@@ -16,12 +16,12 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.auth.identity import Identity, identity_of_certificate, names_of
+from loghouse.auth.identity import Identity
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
 from loghouse.net.admission import Ticket
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.raw_server import RawDoor, RawServer, describe
-from loghouse.net.tls import ALPN, CertificateNames, TlsContexts
+from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.client_messages import Describe
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Hello, LinkRole
@@ -77,7 +77,7 @@ class AcceptedLink(Link):
         self._door = door
         self._ticket = ticket
         self._identity: Identity | None = None
-        self._names: CertificateNames = ("", "")
+        self._shown: ShownCertificate | None = None
         self._server: RawServer | None = None
 
     def connectionMade(self) -> None:
@@ -92,14 +92,11 @@ class AcceptedLink(Link):
         tls = self._door.tls
         assert tls is not None
         try:
-            certificate = self._transport.getPeerCertificate().to_cryptography()
-            self._names = names_of(certificate)
-            tls.check_not_denied(self._names)
-            identity = identity_of_certificate(certificate)
+            self._shown = ShownCertificate(tls, self._transport)
         except IdentityError as error:
             self._turn_away(error)
             return
-        self._identity = identity
+        self._identity = identity = self._shown.identity
         self._greet(Certified(subject=identity.subject, node=identity.node, cluster=identity.cluster))
 
     def _greet(self, certified: Certified | None) -> None:
@@ -161,14 +158,11 @@ class AcceptedLink(Link):
     def check_deadlines(self, now: float) -> None:
         """Called every second."""
         super().check_deadlines(now)
-        if self._identity is None or self._door.tls is None:
-            return
-        try:
-            self._door.tls.check_not_denied(self._names)
-        except IdentityError as error:
-            self.break_off(error)
-        if self._door.raw.wall_clock() >= self._identity.expires_at:
-            self.break_off(IdentityError(f"the certificate of {self._identity.subject!r} has expired"))
+        if self._shown is not None:
+            try:
+                self._shown.check_still_valid()
+            except IdentityError as error:
+                self.break_off(error)
 
     def write_resumed(self) -> None:
         """The peer reads again."""

@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from loghouse import __version__
+from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError, LoghouseError
 from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
@@ -29,7 +30,7 @@ from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.private_directory import PrivateDirectory
 from loghouse.net.raw_server import RawDoor
-from loghouse.net.tls import TlsContexts, TlsPaths
+from loghouse.net.tls import TlsContexts
 from loghouse.node_api import NodeLike
 from loghouse.shares import Shares
 from loghouse.turns import Soon
@@ -43,7 +44,7 @@ FILES_PER_CONNECTION: Final = 3  # a spliced one: the client's, ours to gRPC, gR
 class OnePortOptions:
     """How to serve. `tls` None is plaintext, for loopback: then everyone is `anonymous`."""
 
-    tls: TlsPaths | None
+    tls: Credentials | None
     anonymous: str = ""
     record_size_max: int = RECORD_SIZE_MAX
     times: LinkTimes = field(default_factory=LinkTimes)
@@ -75,14 +76,14 @@ class OnePort:
         soon: Soon | None = None,
         shares: Shares | None = None,
     ) -> None:
-        """Read the certificates; nothing is bound yet.
+        """Make the doors; nothing is bound yet.
 
         Args:
             shares: Counts what subjects hold, over both protocols.
             soon: Runs work at the end of this turn of the reactor; the reactor's own way takes longer.
 
         Raises:
-            CertificateError: A file is missing, unreadable or does not fit.
+            CertificateError: OpenSSL cannot use the credentials.
         """
         self._reactor = reactor
         self._node = node
@@ -160,15 +161,6 @@ class OnePort:
         self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._doors)
         self._socket.close()
         self._doors.port = self._port
-
-    def reload(self) -> None:
-        """Read certificates, CAs and the denylist again; what is bad is refused and the old stays.
-
-        Raises:
-            CertificateError: Names the bad file.
-        """
-        if self.tls is not None:
-            self.tls.reload()
 
     def warn_of_expiry(self) -> None:
         """Log which certificates expire soon, once a day however often this is called."""

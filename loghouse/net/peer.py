@@ -23,12 +23,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.auth.identity import identity_of_certificate, names_of
 from loghouse.bulk_tls import BulkTlsFactory, write_at_once
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
-from loghouse.net.tls import ALPN, TlsContexts
+from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.greeting import Certified
@@ -323,6 +322,7 @@ class DialledLink(Link):
         self.is_idle_closed = False
         self._peer = peer
         self._door = door
+        self._shown: ShownCertificate | None = None
         self._sent_at = door.watch.clock.seconds()
 
     def connectionMade(self) -> None:
@@ -338,9 +338,8 @@ class DialledLink(Link):
         tls = self._door.tls
         assert tls is not None
         try:
-            certificate = self._transport.getPeerCertificate().to_cryptography()
-            tls.check_not_denied(names_of(certificate))
-            identity = identity_of_certificate(certificate)
+            self._shown = ShownCertificate(tls, self._transport)
+            identity = self._shown.identity
             if self._transport.negotiatedProtocol != ALPN:
                 raise ProtocolError(f"ALPN {self._transport.negotiatedProtocol!r}, expected {ALPN!r}")
             if not identity.is_node:
@@ -387,6 +386,11 @@ class DialledLink(Link):
         if self._peer.link is self and now - self._sent_at >= self._door.idle_seconds_max:
             self.end("nothing to say")
         super().check_deadlines(now)
+        if self._shown is not None:
+            try:
+                self._shown.check_still_valid()
+            except IdentityError as error:
+                self.break_off(error)
 
     def end(self, reason: str) -> None:
         """Say goodbye; the next message dials again, without a back-off."""

@@ -1,84 +1,72 @@
-"""TLS contexts of this node, made from files and made again when they change; bad files keep the old.
+"""TLS contexts of this node, made of the credentials in force, and what a peer has shown over one.
 
 TLS 1.3 only, certificates required both ways, no resumption (a denied or expired certificate must not live
-on in a ticket). Twisted asks for a connection each time, so new files count for new connections.
+on in a ticket). Twisted asks for a connection each time, so new credentials count for new connections.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from loghouse.auth.certificates import Issued, check_bundle, check_pair, find_expiring, read_pem
+from loghouse.auth.certificates import find_expiring
+from loghouse.auth.credentials import Credentials, Material, TlsPaths
+from loghouse.auth.identity import Identity, identity_of_certificate
+from loghouse.auth.trust import check_usable, make_partial
 from loghouse.errors import CertificateError, IdentityError
+from loghouse.limits import KIB
 
 ALPN: Final = b"loghouse/1"
 ALPN_GRPC: Final = b"h2"
-CertificateNames: TypeAlias = tuple[str, str]
+SECURITY_LEVEL: Final = b"DEFAULT:@SECLEVEL=2"  # 112 bits for every key and signature of a chain
+HANDSHAKE_FLIGHTS_MAX: Final = 4  # TLS 1.3 takes two from each end, and one more to tell what came of it
+_VERIFY: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+# Of OpenSSL's X509_V_ERR_*, those that a node's own files can give; OpenSSL's own words are not to be had.
+_VERDICTS: Final = {
+    9: "certificate is not yet valid",
+    10: "certificate has expired",
+    18: "self-signed certificate",
+    19: "self-signed certificate in certificate chain",
+    20: "unable to get local issuer certificate",
+    24: "invalid CA certificate",
+    25: "path length constraint exceeded",
+    26: "unsuitable certificate purpose: a node needs both serverAuth and clientAuth",
+    66: "the key of the certificate is too weak",
+    67: "the key of a CA is too weak",
+    68: "the signature is too weak",
+}
 EXPIRY_WARNING: Final = timedelta(days=14)
 _PARTIAL_WRITES: Final = 0x1  # SSL_MODE_ENABLE_PARTIAL_WRITE: a call for each record; see `bulk_tls`
 _RELEASE_BUFFERS: Final = 0x10  # SSL_MODE_RELEASE_BUFFERS: an idle connection holds no record buffers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsPaths:
-    """Files of this node's TLS. `denylist` is optional: certificates that count no more."""
-
-    certificate: Path
-    key: Path
-    ca: Path
-    denylist: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Material:
-    issued: Issued
-    ca_pem: bytes
-    denied: frozenset[str]
-
-
 @implementer(IOpenSSLServerConnectionCreator, IOpenSSLClientConnectionCreator)
 class TlsContexts:
-    """Makes TLS connections for both sides of a link from the files as they were last read well."""
+    """Makes TLS connections for both sides of a link."""
 
     logger = Logger()
 
-    def __init__(self, paths: TlsPaths, *, clock: Callable[[], float]) -> None:
-        """Read the files. `clock` gives seconds since the epoch, to warn of expiry.
+    def __init__(self, credentials: Credentials, *, clock: Callable[[], float]) -> None:
+        """Make the contexts. `clock` gives seconds since the epoch, to notice what expires.
 
         Raises:
-            CertificateError: Names the file that is missing, unreadable or does not fit.
+            CertificateError: OpenSSL cannot use the credentials.
         """
-        self._paths = paths
-        self._clock = clock
-        self._material = _read(paths)
-        self._server = _context(self._material, is_server=True)
-        self._client = _context(self._material, is_server=False)
-
-    def reload(self) -> bool:
-        """Read the files again; return whether something changed. New connections use them.
-
-        Raises:
-            CertificateError: Names the bad file; what was read before stays in use.
-        """
-        material = _read(self._paths)
-        if material == self._material:
-            return False
-        server = _context(material, is_server=True)
-        client = _context(material, is_server=False)
-        self._material, self._server, self._client = material, server, client
-        self.logger.info("new certificates are in use, from {file}", file=str(self._paths.certificate))
-        return True
+        self.credentials = credentials
+        self.clock = clock
+        self._used = credentials.material
+        self._server = _context(self._used, is_server=True)
+        self._client = _context(self._used, is_server=False)
 
     def warn_of_expiry(self) -> None:
         """Log a warning for each file whose first certificate expires within two weeks.
@@ -86,10 +74,9 @@ class TlsContexts:
         Raises:
             CertificateError: A file cannot be read.
         """
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        for expiry in find_expiring(
-            [self._paths.certificate, self._paths.ca], now=now, within=EXPIRY_WARNING
-        ):
+        now = datetime.fromtimestamp(self.clock(), UTC)
+        paths = self.credentials.paths
+        for expiry in find_expiring([paths.certificate, paths.ca], now=now, within=EXPIRY_WARNING):
             self.logger.warn(
                 "{path}: the certificate of {subject} {verb} on {day}; replace the file",
                 path=str(expiry.path),
@@ -98,60 +85,111 @@ class TlsContexts:
                 day=f"{expiry.expires_at:%Y-%m-%d}",
             )
 
-    def check_not_denied(self, names: CertificateNames) -> None:
-        """Raise when the denylist names this certificate.
-
-        Raises:
-            IdentityError: It does.
-        """
-        if not self._material.denied.isdisjoint(names):
-            raise IdentityError(f"the certificate {names[0]} is on the denylist")
-
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """Twisted asks for an accepted connection."""
+        self._follow()
         return SSL.Connection(self._server, None)
 
     def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """Twisted asks for a dialled connection."""
+        self._follow()
         return SSL.Connection(self._client, None)
 
-
-def _read(paths: TlsPaths) -> _Material:
-    issued = Issued(certificate_pem=read_pem(paths.certificate), key_pem=read_pem(paths.key))
-    check_pair(issued, paths.certificate, paths.key)
-    ca_pem = read_pem(paths.ca)
-    check_bundle(ca_pem, paths.ca)
-    denied = parse_denylist(read_pem(paths.denylist), paths.denylist) if paths.denylist else frozenset()
-    return _Material(issued, ca_pem, denied)
+    def _follow(self) -> None:
+        material = self.credentials.material
+        if material is not self._used:
+            self._server = _context(material, is_server=True)
+            self._client = _context(material, is_server=False)
+            self._used = material
 
 
-def parse_denylist(content: bytes, path: Path) -> frozenset[str]:
-    """Return the entries of a denylist: a line each, `serial:HEX` or `sha256:HEX`; # begins a comment.
+class ShownCertificate:
+    """What the peer of a TLS connection has shown: who it is, and whether that counts still."""
+
+    __slots__ = ("_contexts", "identity")
+
+    def __init__(self, contexts: TlsContexts, transport: Any) -> None:
+        """Read what a connection's handshake has verified.
+
+        Raises:
+            IdentityError: It does not count, or it says nothing or more than one thing.
+        """
+        self._contexts = contexts
+        try:
+            certificate = transport.getHandle().get_peer_certificate(as_cryptography=True)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise IdentityError(f"the peer's certificate cannot be read: {error}") from None
+        if certificate is None:
+            raise IdentityError("the peer has shown no certificate")
+        check_usable(certificate)
+        self.identity: Identity = identity_of_certificate(certificate)
+        contexts.credentials.check(self.identity)
+
+    def check_still_valid(self) -> None:
+        """Raise once the certificate is on the denylist, has expired, or no CA of the file has signed it.
+
+        Raises:
+            IdentityError: It is, or has.
+        """
+        self._contexts.credentials.check(self.identity)
+        if self._contexts.clock() >= self.identity.expires_at:
+            raise IdentityError(f"the certificate of {self.identity.subject!r} has expired")
+
+
+def prove_openssl(material: Material, paths: TlsPaths) -> None:
+    """Shake hands with ourselves in memory, as server and as client, each verifying the other.
 
     Raises:
-        CertificateError: Names the first bad line: a list half understood would let somebody in.
+        CertificateError: OpenSSL refuses; names the files and says why.
     """
-    denied = set()
-    for number, raw in enumerate(content.decode("utf8", "replace").splitlines(), start=1):
-        line = raw.partition("#")[0].strip().lower()
-        if not line:
-            continue
-        kind, _, digits = line.partition(":")
-        digits = digits.replace(":", "")
-        is_hex = bool(digits) and set(digits) <= set("0123456789abcdef")
-        if kind not in ("serial", "sha256") or not is_hex or (kind == "sha256" and len(digits) != 64):
-            raise CertificateError(f"{path}:{number}: {raw.strip()!r} is not serial:HEX or sha256:HEX")
-        denied.add(f"{kind}:{digits.lstrip('0') if kind == 'serial' else digits}")
-    return frozenset(denied)
+    found: list[int] = []
+
+    def keep(connection: Any, certificate: Any, number: int, depth: int, ok: int) -> bool:
+        if not ok:
+            found.append(number)
+        return bool(ok)
+
+    try:
+        contexts = [_context(material, is_server=is_server) for is_server in (True, False)]
+        for context in contexts:
+            context.set_verify(_VERIFY, keep)
+        ends = [SSL.Connection(context, None) for context in contexts]
+        ends[0].set_accept_state()
+        ends[1].set_connect_state()
+        for _ in range(HANDSHAKE_FLIGHTS_MAX):
+            for end, other in (ends[::-1], ends):
+                _step(end, other)
+    except (SSL.Error, CertificateError) as error:
+        raise CertificateError(
+            f"{paths.certificate} with {paths.ca}: the binary protocol's TLS (OpenSSL) cannot use them:"
+            f" {_VERDICTS.get(found[0], f'verdict {found[0]}') if found else _reason(error)}"
+        ) from None
 
 
-def _context(material: _Material, *, is_server: bool) -> SSL.Context:
+def _step(end: SSL.Connection, other: SSL.Connection) -> None:
+    """Go on with one end's handshake, and carry what it says to the other."""
+    with contextlib.suppress(SSL.WantReadError):
+        end.do_handshake()
+        end.recv(1)  # the server's verdict comes behind the client's part of the handshake
+    with contextlib.suppress(SSL.WantReadError):
+        other.bio_write(end.bio_read(64 * KIB))
+
+
+def _reason(error: Exception) -> str:
+    details = error.args[0] if error.args else ()
+    if isinstance(details, list) and details:
+        return str(details[-1][-1])
+    return str(error) or type(error).__name__
+
+
+def _context(material: Material, *, is_server: bool) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(_RELEASE_BUFFERS)
     context.clear_mode(_PARTIAL_WRITES)
+    context.set_cipher_list(SECURITY_LEVEL)
     try:
         first, *chain = x509.load_pem_x509_certificates(material.issued.certificate_pem)
         context.use_certificate(first)
@@ -161,11 +199,12 @@ def _context(material: _Material, *, is_server: bool) -> SSL.Context:
         context.use_privatekey(key)
         store = context.get_cert_store()
         assert store is not None
+        make_partial(store)
         for authority in x509.load_pem_x509_certificates(material.ca_pem):
             store.add_cert(crypto.X509.from_cryptography(authority))
     except (SSL.Error, crypto.Error, ValueError) as error:
         raise CertificateError(f"OpenSSL cannot use the certificates: {error}") from error
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _keep_verdict)
+    context.set_verify(_VERIFY, _keep_verdict)
     if is_server:
         context.set_alpn_select_callback(_choose_protocol)
     else:

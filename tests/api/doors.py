@@ -12,7 +12,7 @@ from grpc import aio
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from loghouse.api.credentials import ServerCredentials, TlsFiles
+from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import (
@@ -21,6 +21,7 @@ from loghouse.auth.certificates import (
     make_node_certificate,
     write_issued,
 )
+from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.auth.policy import Authorizer
 from tests.api.fake_node import FakeNode
 
@@ -98,7 +99,7 @@ class DoorCase(TestCase):
 
     def write_tls_files(self, ca=None, node=None):
         own_ca, own_node, _ = authority()
-        files = TlsFiles(
+        files = TlsPaths(
             certificate=self.directory / "n1.pem", key=self.directory / "n1.key", ca=self.directory / "ca.pem"
         )
         write_issued(node or own_node, files.certificate, files.key, may_replace=True)
@@ -108,7 +109,9 @@ class DoorCase(TestCase):
     async def open_door(self, **arguments):
         """Serve `self.node`; stopped at the test's end. Sets `self.server` and `self.port`."""
         if "credentials" not in arguments:
-            self.credentials = arguments["credentials"] = ServerCredentials(self.write_tls_files())
+            self.credentials = Credentials(self.write_tls_files())
+            arguments["credentials"] = ServerCredentials(self.credentials)
+            arguments.setdefault("check_caller", self.credentials.check)
         self.server = GrpcServer(self.node, self.authorizer, clock=lambda: self.now(), **arguments)
         self.port = self.server.bind("127.0.0.1:0")
         await self.server.start()

@@ -18,6 +18,7 @@ from loghouse.api.guard import DENIALS_PER_MINUTE_MAX
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate
+from loghouse.auth.credentials import Credentials
 from loghouse.errors import CertificateError, ConfigError, ResourceExhaustedError
 from loghouse.limits import (
     GRPC_MESSAGE_SIZE_MAX,
@@ -342,7 +343,7 @@ class BindTests(DoorCase):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            credentials = ServerCredentials(self.write_tls_files())
+            credentials = ServerCredentials(Credentials(self.write_tls_files()))
             server = GrpcServer(self.node, self.authorizer, clock=self.now, credentials=credentials)
             error = self.assertRaises(ConfigError, server.bind, address)
         self.assertIn(address, str(error))
@@ -351,13 +352,13 @@ class BindTests(DoorCase):
         """A missing file is an error at boot that names it."""
         files = self.write_tls_files()
         files.ca.unlink()
-        error = self.assertRaises(CertificateError, ServerCredentials, files)
+        error = self.assertRaises(CertificateError, Credentials, files)
         self.assertIn("ca.pem", str(error))
 
     @asynchronous
     async def test_unix_socket(self):
         """The same door on a Unix socket asks for certificates just the same."""
-        credentials = ServerCredentials(self.write_tls_files())
+        credentials = ServerCredentials(Credentials(self.write_tls_files()))
         server = GrpcServer(self.node, self.authorizer, clock=self.now, credentials=credentials)
         path = f"unix:{self.directory.resolve()}/s"
         server.bind(path)

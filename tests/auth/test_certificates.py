@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.auth.certificates import (
     Issued,
     KeyKind,
-    check_bundle,
     check_node_certificate,
     find_expiring,
+    load_certificates,
     make_ca,
     make_client_certificate,
     make_node_certificate,
@@ -188,7 +188,7 @@ class FileTests(SynchronousTestCase):
         huge = self.directory / "huge"
         huge.write_bytes(b"x" * (CERTIFICATE_FILE_SIZE_MAX + 1))
         self.assertIn("huge", str(self.assertRaises(CertificateError, read_pem, huge)))
-        self.assertIn("bad", str(self.assertRaises(CertificateError, check_bundle, b"", Path("bad"))))
+        self.assertIn("bad", str(self.assertRaises(CertificateError, load_certificates, b"", Path("bad"))))
         self.certificate.write_bytes(self.issued.certificate_pem)
         self.key.write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
         self.assertRaises(CertificateError, read_issued, self.certificate, self.key)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import grpc
+from cryptography import x509
 
 from loghouse import __version__
+from loghouse.auth.denylist import names_of, parse_denylist
 from loghouse.cli import target
 from loghouse.cli.main import make_parser
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, count_text, size_text, time_text
@@ -74,6 +76,25 @@ class CertsTests(CertificatesCase):
         code, out, _ = self.run_command("certs", "client", "root", "--force", "--json", "--key", "rsa2048")
         self.assertEqual((code, json.loads(out)["key"]), (0, "certs/root.key"))
         self.assertNotEqual((self.folder / "certs" / "root.key").read_bytes(), before)
+
+    def test_deny(self):
+        """`certs deny` prints a line of a denylist, or adds it to one; what is no denylist is left alone."""
+        certificate = self.folder / "certs" / "root.pem"
+        code, out, _ = self.run_command("certs", "deny", certificate)
+        self.assertEqual(code, 0)
+        names = names_of(x509.load_pem_x509_certificate(certificate.read_bytes()))
+        denylist = self.folder / "denylist"
+        self.assertTrue(parse_denylist(out.encode(), denylist) < set(names))
+        denylist.write_text("serial:1")  # without a newline at its end
+        words = ("certs", "deny", certificate, "--denylist", denylist)
+        self.assertEqual(self.run_command(*words)[0], 0)
+        self.assertEqual(len(parse_denylist(denylist.read_bytes(), denylist) & {"serial:1", *names}), 2)
+        code, out, _ = self.run_command(*words, "--json")
+        self.assertEqual(json.loads(out)["entries"], [names[1]])
+        denylist.write_text("joe\n")
+        code, _, err = self.run_command(*words)
+        self.assertEqual((code, denylist.read_text()), (1, "joe\n"))
+        self.assertIn("denylist:1", err)
 
     def test_mistakes(self):
         """No CA, a bad name, a bad number: one line each."""
@@ -158,6 +179,25 @@ class TargetTests(CertificatesCase):
         (self.folder / "dev" / "client.yaml").write_text(f"server: {self.server.address}\n")
         self.assertEqual(self.run_command("servers")[0], 0)
 
+    def test_deny(self):
+        """`certs deny` prints a line of a denylist, or adds it to one; what is no denylist is left alone."""
+        certificate = self.folder / "certs" / "root.pem"
+        code, out, _ = self.run_command("certs", "deny", certificate)
+        self.assertEqual(code, 0)
+        names = names_of(x509.load_pem_x509_certificate(certificate.read_bytes()))
+        denylist = self.folder / "denylist"
+        self.assertTrue(parse_denylist(out.encode(), denylist) < set(names))
+        denylist.write_text("serial:1")  # without a newline at its end
+        words = ("certs", "deny", certificate, "--denylist", denylist)
+        self.assertEqual(self.run_command(*words)[0], 0)
+        self.assertEqual(len(parse_denylist(denylist.read_bytes(), denylist) & {"serial:1", *names}), 2)
+        code, out, _ = self.run_command(*words, "--json")
+        self.assertEqual(json.loads(out)["entries"], [names[1]])
+        denylist.write_text("joe\n")
+        code, _, err = self.run_command(*words)
+        self.assertEqual((code, denylist.read_text()), (1, "joe\n"))
+        self.assertIn("denylist:1", err)
+
     def test_mistakes(self):
         """What is missing is named, and where to give it."""
         (self.folder / "bad.yaml").write_text("servr: x\n")
@@ -199,6 +239,18 @@ class SettingsTests(CommandCase):
             self.run_command("certs", *words)
         code, out, _ = self.run_command("config", "check", "--client", "client.yaml")
         self.assertEqual((code, out), (0, "client.yaml: fine; commands talk to 127.0.0.1:8400\n"))
+
+    def test_credentials(self):
+        """`config check` proves the certificates as the node will: what it cannot use is exit code 2."""
+        for words in (["init"], ["node", "node-1", "--cluster", "loghouse"]):
+            self.run_command("certs", *words)
+        path = self.folder / "node.yaml"
+        path.write_text(example_text())
+        self.assertEqual(self.run_command("config", "check", path)[0], 0)
+        self.run_command("certs", "init", "--force")
+        code, _, err = self.run_command("config", "check", path)
+        self.assertEqual(code, 2)
+        self.assertIn("node-1.pem", err)
 
     def test_check(self):
         """A right file is exit code 0; a wrong one 2, with every problem."""

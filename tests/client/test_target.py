@@ -4,11 +4,14 @@ import doctest
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.auth.certificates import make_ca, make_client_certificate
 from loghouse.client import Tls, target
+from loghouse.client.connection import context_of
 from loghouse.client.target import is_dialable, parse_target
 from loghouse.errors import CertificateError, InvalidRequestError
 
@@ -67,12 +70,25 @@ class TlsTests(SynchronousTestCase):
     """Certificates come as paths or as bytes."""
 
     def test_paths_and_bytes(self):
-        """A path is read; bytes are taken as they are."""
+        """A path is read, bytes are taken; of both only the PEM blocks count, in their order."""
         path = Path(self.mktemp())
-        path.write_bytes(b"-----BEGIN CERTIFICATE-----")
-        tls = Tls(ca=path, certificate=str(path), key=b"-----BEGIN KEY-----")
-        self.assertEqual(tls.pems(), (path.read_bytes(), path.read_bytes(), b"-----BEGIN KEY-----"))
+        blocks = [
+            b"-----BEGIN %s-----\nAA==\n-----END %s-----\n" % (kind, kind)
+            for kind in (b"CERTIFICATE", b"EC KEY")
+        ]
+        path.write_bytes(b"\xef\xbb\xbf# F\xc5\x91tan\xfa\r\n" + b"# next\n".join(blocks) + b"the end")
+        tls = Tls(ca=path, certificate=str(path), key=b"  " + blocks[1])
+        self.assertEqual(tls.pems(), (b"".join(blocks), b"".join(blocks), blocks[1]))
         self.assertNotIn("KEY", repr(tls))
+
+    def test_commented_ca(self):
+        """A CA file with a comment that is not ASCII serves both kinds of channel."""
+        ca = make_ca("a CA", now=datetime.now(UTC))
+        own = make_client_certificate(ca, name="root", now=datetime.now(UTC))
+        commented = b"\xef\xbb\xbf# F\xc5\x91tan\n" + ca.certificate_pem
+        tls = Tls(ca=commented, certificate=own.certificate_pem, key=own.key_pem)
+        self.assertEqual(len(context_of(tls).get_ca_certs()), 1)
+        self.assertEqual(tls.pems()[0], ca.certificate_pem)
 
     def test_missing_or_wrong(self):
         """The error names the setting and the file."""
@@ -82,6 +98,10 @@ class TlsTests(SynchronousTestCase):
         path.write_bytes(b"\x30\x82")
         error = self.assertRaises(CertificateError, Tls(ca=path, certificate=b"", key=b"").pems)
         self.assertIn("hold no PEM text", str(error))
+        block = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+        path.write_bytes(block + block[:40])
+        error = self.assertRaises(CertificateError, Tls(ca=path, certificate=b"", key=b"").pems)
+        self.assertIn("cut off", str(error))
 
 
 class ImportTests(SynchronousTestCase):

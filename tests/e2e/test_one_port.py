@@ -6,13 +6,20 @@ import resource
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from loghouse.api.v1 import log_pb2
+from loghouse.auth.certificates import make_ca, make_client_certificate, write_issued
+from loghouse.client import Tls, connect_blocking
+from loghouse.errors import LoghouseError
 from loghouse.protocol.batch import decode_batch
 from loghouse.testing.process import wait_until
+from tests.auth.issuing import issue, issued
 from tests.e2e.test_node_process import ProcessTestCase
 
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "examples" / "raw_client.py"
@@ -72,6 +79,72 @@ class OnePortTests(ProcessTestCase):
         servers = self.stub(node).GetServers(log_pb2.GetServersRequest(), timeout=20).servers
         self.assertEqual([server.rpc_addr for server in servers], [node.address])
         self.assertStopped(node)
+
+
+class CredentialsTests(ProcessTestCase):
+    """New files under a node that serves: in use on both doors, or on none."""
+
+    def own_files(self):
+        paths = self.certificates
+        return [paths.path("ca"), paths.path("root"), paths.key_path("root")]
+
+    def answers(self, node, files):
+        """Whether (binary, gRPC) serve a client with these files."""
+        tls = dict(zip(("ca", "certificate", "key"), files, strict=True))
+        answers = []
+        for transport in ("binary", "grpc"):
+            try:
+                with connect_blocking(
+                    node.address, tls=Tls(**tls), transport=transport, timeout_seconds=3
+                ) as log:
+                    log.bounds()
+                answers.append(True)
+            except LoghouseError:
+                answers.append(False)
+        return tuple(answers)
+
+    def test_ca_removed_with_a_mark(self):
+        """A CA taken out by an editor that writes a byte order mark is gone for both; the rest goes on."""
+        own = [
+            self.certificates.path("ca"),
+            self.certificates.path("root"),
+            self.certificates.key_path("root"),
+        ]
+        other = make_ca("another CA", now=datetime.now(UTC))
+        theirs = make_client_certificate(other, name="root", now=datetime.now(UTC))
+        foreign = [own[0].read_bytes(), theirs.certificate_pem, theirs.key_pem]
+        alone = own[0].read_bytes()
+        own[0].write_bytes(alone + other.certificate_pem)
+        node = self.make_node()
+        node.start()
+        self.assertEqual(self.answers(node, foreign), (True, True))
+        own[0].write_bytes(b"\xef\xbb\xbf# Fo\xcc\x8btan\n" + alone)
+        os.kill(node.process.pid, signal.SIGHUP)
+        wait_until(lambda: "certificates are in use" in node.output(), "the new file to be in use")
+        self.assertEqual(self.answers(node, foreign), (False, False))
+        self.assertEqual(self.answers(node, own), (True, True))
+
+    def test_unusable_pair(self):
+        """A pair that one stack cannot use is refused by name, and both doors go on with the old one."""
+        own = [
+            self.certificates.path("ca"),
+            self.certificates.path("root"),
+            self.certificates.key_path("root"),
+        ]
+        node = self.make_node()
+        node.start()
+        key = ec.generate_private_key(ec.SECP256K1())
+        signer = load_pem_private_key(self.certificates.authority.key_pem, None)
+        uri = "loghouse://test/node/node-1"
+        bad = issue(key=key, signer=signer, issuer="test CA", uri=uri, hosts=["127.0.0.1"])
+        paths = self.certificates.path("node-1"), self.certificates.key_path("node-1")
+        write_issued(issued(bad, key), *paths, may_replace=True)
+        os.kill(node.process.pid, signal.SIGHUP)
+        wait_until(lambda: "the new file is not used" in node.output(), "the pair to be refused")
+        self.assertIn("node-1.pem: its key is on the curve secp256k1", node.output())
+        self.assertEqual(self.answers(node, own), (True, True))
+        node.stop()
+        self.assertIn("node-1.pem: its key is on the curve secp256k1", self.refused(node))
 
 
 class FileDescriptorTests(ProcessTestCase):

@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
+from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.auth.policy import Authorizer
 from loghouse.bridge import soon
 from loghouse.client.raw import ClientTls, connect
@@ -27,7 +28,7 @@ from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor, PeerLink
 from loghouse.net.raw_server import RawDoor
-from loghouse.net.tls import TlsContexts, TlsPaths
+from loghouse.net.tls import TlsContexts
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.shares import Shares
@@ -142,7 +143,8 @@ class WireCase(TestCase):
 
     def open_door(self, *, plaintext=False):
         """Listen; sets `self.port`, `self.doors`."""
-        self.tls = None if plaintext else TlsContexts(self.tls_paths(), clock=lambda: self.wall_clock())
+        self.credentials = None if plaintext else Credentials(self.tls_paths())
+        self.tls = None if plaintext else TlsContexts(self.credentials, clock=lambda: self.wall_clock())
         raw = RawDoor(
             node=self.node,
             authorizer=self.authorizer,
@@ -199,7 +201,7 @@ class WireCase(TestCase):
             reactor=reactor,
             watch=LinkWatch(reactor),
             hello=lambda: own,
-            tls=TlsContexts(self.tls_paths(f"{name}-dial", issued), clock=time.time),
+            tls=TlsContexts(Credentials(self.tls_paths(f"{name}-dial", issued)), clock=time.time),
             rng=random.Random(1),
             **fields,
         )

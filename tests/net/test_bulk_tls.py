@@ -11,6 +11,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.auth.credentials import Credentials
 from loghouse.bulk_tls import (
     GATHERED_SIZE_MAX,
     WRITE_SIZE_MAX,
@@ -87,7 +88,9 @@ class BulkTlsTests(SynchronousTestCase):
         case = WireCase("run")
         case.mktemp = self.mktemp
         case.setUp()
-        self.contexts = [TlsContexts(case.tls_paths(name), clock=case.wall_clock) for name in ("n1", "n2")]
+        self.contexts = [
+            TlsContexts(Credentials(case.tls_paths(name)), clock=case.wall_clock) for name in ("n1", "n2")
+        ]
 
     def pipe(self, *kinds, first=b""):
         return Pipe(*self.contexts, kinds or (BulkTlsFactory, BulkTlsFactory), first)

@@ -7,6 +7,7 @@ import stat
 
 from twisted.internet import reactor
 
+from loghouse.auth.credentials import Credentials
 from loghouse.errors import ConfigError
 from loghouse.limits import CONNECTIONS_MAX
 from loghouse.net.one_port import (
@@ -28,7 +29,9 @@ class OnePortTests(WireCase):
             self.node,
             self.authorizer,
             wall_clock=lambda: self.now,
-            options=OnePortOptions(tls=None if plaintext else self.tls_paths(), anonymous="root"),
+            options=OnePortOptions(
+                tls=None if plaintext else Credentials(self.tls_paths()), anonymous="root"
+            ),
         )
         self.addCleanup(port.abort)
         return port

@@ -14,9 +14,10 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from loghouse.api.credentials import ServerCredentials, TlsFiles
+from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.bridge import from_asyncio
 from loghouse.limits import KIB, MIB, Quota
 from loghouse.net import splice
@@ -47,7 +48,7 @@ class GrpcCase(WireCase):
             certificate, key = self.write("grpc", node_certificate("n1"))
             ca = self.directory / "grpc-ca.pem"
             ca.write_bytes(authority().certificate_pem)
-            credentials = ServerCredentials(TlsFiles(certificate=certificate, key=key, ca=ca))
+            credentials = ServerCredentials(Credentials(TlsPaths(certificate=certificate, key=key, ca=ca)))
         server = GrpcServer(
             self.node,
             self.authorizer,

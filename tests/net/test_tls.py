@@ -1,17 +1,29 @@
 """Tests of loghouse.net.tls: files read again, bad ones refused, expiry announced."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.certificates import make_ca, make_node_certificate, write_issued
+from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.errors import CertificateError
-from loghouse.net.tls import TlsContexts, TlsPaths, parse_denylist
-from tests.net.doors import WireCase, asynchronous, authority, node_certificate
+from loghouse.net.peer import PeerState
+from loghouse.net.tls import TlsContexts
+from tests.auth.issuing import CA_USAGE, issue, pem
+from tests.net.doors import WireCase, asynchronous, authority, node_certificate, until
 
-HERE = Path("denylist")
+
+def renewed(ca):
+    """A new certificate of the same CA: its name and key."""
+    key = load_pem_private_key(ca.key_pem, None)
+    return pem(
+        issue(key=key, common_name="test CA", issuer="test CA", ca=True, key_usage=CA_USAGE, usages=())
+    )
 
 
 class ReloadTests(SynchronousTestCase):
@@ -26,7 +38,8 @@ class ReloadTests(SynchronousTestCase):
         write_issued(node_certificate("n1"), self.paths.certificate, self.paths.key)
         self.paths.ca.write_bytes(authority().certificate_pem)
         self.now = datetime.now(UTC).timestamp()
-        self.contexts = TlsContexts(self.paths, clock=lambda: self.now)
+        self.credentials = Credentials(self.paths)
+        self.contexts = TlsContexts(self.credentials, clock=lambda: self.now)
 
     def subject(self):
         connection = self.contexts.serverConnectionForTLS(None)
@@ -34,13 +47,13 @@ class ReloadTests(SynchronousTestCase):
 
     def test_nothing_changed(self):
         """Reading the same files again changes nothing."""
-        self.assertFalse(self.contexts.reload())
+        self.assertFalse(self.credentials.reload())
 
     def test_new_certificate(self):
         """A new pair counts for the next connection."""
         self.assertEqual(self.subject(), "CN=n1")
         write_issued(node_certificate("n2"), self.paths.certificate, self.paths.key, may_replace=True)
-        self.assertTrue(self.contexts.reload())
+        self.assertTrue(self.credentials.reload())
         self.assertEqual(self.subject(), "CN=n2")
 
     def test_bad_files_keep_the_old(self):
@@ -54,12 +67,12 @@ class ReloadTests(SynchronousTestCase):
         ]
         for path, content in rows:
             path.write_bytes(content)
-            error = self.assertRaises(CertificateError, self.contexts.reload)
+            error = self.assertRaises(CertificateError, self.credentials.reload)
             self.assertIn(path.name, str(error))
             self.assertEqual(self.subject(), "CN=n1")
             path.write_bytes(good[path])
         self.paths.key.unlink()
-        self.assertRaises(CertificateError, self.contexts.reload)
+        self.assertRaises(CertificateError, self.credentials.reload)
         self.assertEqual(self.subject(), "CN=n1")
 
     def test_expiry_is_announced(self):
@@ -79,38 +92,65 @@ class ReloadTests(SynchronousTestCase):
             self.assertEqual([event["verb"] for event in said], [verb] if verb else [])
 
 
-class DenylistTests(SynchronousTestCase):
-    """A denylist is understood whole or not at all."""
-
-    def test_entries(self):
-        """Serials and digests in the spellings that tools print; comments and blank lines."""
-        digest = "ab" * 32
-        text = f"# lost laptops\n\nserial:00AF  # joe\nsha256:{':'.join(['AB'] * 32)}\n"
-        self.assertEqual(parse_denylist(text.encode(), HERE), {"serial:af", f"sha256:{digest}"})
-
-    def test_nonsense(self):
-        """A line that is neither is an error with its number."""
-        for line in ("joe", "serial:", "serial:xyz", "sha256:abcd", "md5:" + "ab" * 16):
-            error = self.assertRaises(CertificateError, parse_denylist, b"\n" + line.encode(), HERE)
-            self.assertIn("denylist:2", str(error))
-
-
 class LiveTests(WireCase):
     """Reloading under open connections."""
 
+    async def not_let_in(self, name):
+        try:
+            await self.connect(name)
+        except Exception as error:
+            self.assertNotIsInstance(error, AssertionError)
+        else:
+            raise self.failureException(f"{name} was let in")
+
     @asynchronous
-    async def test_open_connections_stay(self):
-        """New certificates, even of a new CA, are for new connections; open ones go on."""
+    async def test_more_trust_ends_nothing(self):
+        """A CA that is added is for new connections; open ones go on."""
+        self.open_door()
+        connection = await self.connect()
+        new_ca = make_ca("new CA", now=datetime.now(UTC))
+        paths = self.tls_paths("n1")
+        paths.ca.write_bytes(new_ca.certificate_pem + authority().certificate_pem)
+        self.assertTrue(self.credentials.reload())
+        self.doors.links.watch._look()
+        self.assertEqual((await connection.bounds()).next_offset, 0)
+
+    @asynchronous
+    async def test_less_trust_ends_links(self):
+        """A CA that is taken out ends the links of those whom it signed, in words; nobody of it comes in."""
         self.open_door()
         connection = await self.connect()
         new_ca = make_ca("new CA", now=datetime.now(UTC))
         paths = self.tls_paths("n1", ca=new_ca)
         self.assertEqual(paths.ca.read_bytes(), new_ca.certificate_pem)
-        self.assertTrue(self.tls.reload())
+        self.assertTrue(self.credentials.reload())
+        await until(lambda: connection._lost is not None)
+        self.assertIn("no CA of this node has signed it", str(connection._lost))
+        await self.not_let_in("reader")
+
+    @asynchronous
+    async def test_same_ca_with_a_new_certificate(self):
+        """A CA whose own certificate was renewed, with the same key, has signed what it signed."""
+        self.open_door()
+        connection = await self.connect()
+        paths = self.tls_paths("n1")
+        paths.ca.write_bytes(renewed(authority()))
+        self.assertTrue(self.credentials.reload())
+        self.doors.links.watch._look()
         self.assertEqual((await connection.bounds()).next_offset, 0)
-        try:
-            await self.connect("reader")
-        except Exception as error:
-            self.assertNotIsInstance(error, AssertionError)
-        else:
-            raise self.failureException("a client of the old CA was let in")
+
+    @asynchronous
+    async def test_dialled_links_end_too(self):
+        """A link that this node dialled ends once the other's certificate is denied."""
+        self.open_door()
+        events = []
+        peer = self.peer(events=events)
+        peer.dial()
+        await until(lambda: peer.state is PeerState.UP)
+        link = peer.link
+        serial = x509.load_pem_x509_certificate(node_certificate("n1").certificate_pem).serial_number
+        dialler = peer._door.tls.credentials
+        # Of the two ends only the dialling one knows.
+        dialler.take(replace(dialler.material, denied=frozenset({f"serial:{serial:x}"})))
+        await until(lambda: peer.link is not link)
+        self.assertIn("denylist", link.problem)
