@@ -140,6 +140,9 @@ REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead
 
 BODIES: Final = Quota("bytes of unfinished requests", 256 * MIB, 96 * MIB)  # twelve of the largest at a time
+ANSWERS: Final = Quota("bytes of answers not taken", 192 * MIB, 64 * MIB)  # of readers that are slow
+HOLDING_FREE: Final = 16 * KIB  # what a connection may hold of these at no charge: most hold no more, ever
+HOLDING_STEP: Final = 256 * KIB  # and what it takes and gives back at a time
 
 # --- connections ------------------------------------------------------------------
 CLIENT_HELLO_SIZE_MAX: Final = 16 * KIB  # about 2 KiB nowadays; post-quantum key shares made it that large

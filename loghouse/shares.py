@@ -8,9 +8,12 @@ of a node write into the same ledgers, so a subject gains nothing by using both.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from loghouse.errors import ResourceExhaustedError
-from loghouse.limits import BODIES, CALLS, FOLLOWERS, Quota
+from loghouse.limits import ANSWERS, BODIES, CALLS, FOLLOWERS, HOLDING_FREE, HOLDING_STEP, Quota
+
+SLACK: Final = 4 * HOLDING_STEP  # kept while a connection is busy
 
 
 class Ledger:
@@ -40,7 +43,9 @@ class Ledger:
         held = self._held_by.get(subject, 0)
         if held + amount > share:
             self.refused_count += 1
-            raise ResourceExhaustedError(quota.what, f"{subject!r} holds {held} of its share of {share}")
+            raise ResourceExhaustedError(
+                quota.what, f"{subject!r} holds {held} of its share of {share}{_more(amount)}"
+            )
         if self.held + amount > quota.total:
             self.refused_count += 1
             raise ResourceExhaustedError(
@@ -60,10 +65,58 @@ class Ledger:
             del self._held_by[subject]  # whoever holds nothing costs nothing
 
 
+def _more(amount: int) -> str:
+    return f" and asks for {amount} more" if amount > 1 else ""
+
+
+class Holding:
+    """What one connection holds of a ledger, counted in steps, so that small changes cost nothing."""
+
+    __slots__ = ("_ledger", "_subject", "_taken")
+
+    def __init__(self, ledger: Ledger, subject: str) -> None:
+        self._ledger = ledger
+        self._subject = subject
+        self._taken = 0
+
+    def hold(self, amount: int) -> None:
+        """Hold so much from now on, instead of what it was.
+
+        Raises:
+            ResourceExhaustedError: There is not so much for this subject; it holds what it held.
+        """
+        missing = amount - HOLDING_FREE - self._taken
+        if missing > 0:
+            step = -(-missing // HOLDING_STEP) * HOLDING_STEP
+            self._ledger.take(self._subject, step)
+            self._taken += step
+        else:
+            self.shrink(amount)
+
+    def shrink(self, amount: int) -> None:
+        """Hold so much from now on, which is no more than it was."""
+        if self._taken and (not amount or self._taken - amount > SLACK):
+            kept = -(-max(0, amount - HOLDING_FREE) // HOLDING_STEP) * HOLDING_STEP
+            self._ledger.give_back(self._subject, self._taken - kept)
+            self._taken = kept
+
+    def close(self) -> None:
+        """Hold nothing."""
+        self.shrink(0)
+
+
 class Shares:
     """The ledgers that the doors of one node share."""
 
-    def __init__(self, *, calls: Quota = CALLS, followers: Quota = FOLLOWERS, bodies: Quota = BODIES) -> None:
+    def __init__(
+        self,
+        *,
+        calls: Quota = CALLS,
+        followers: Quota = FOLLOWERS,
+        bodies: Quota = BODIES,
+        answers: Quota = ANSWERS,
+    ) -> None:
         self.calls = Ledger(calls)
         self.followers = Ledger(followers)
         self.bodies = Ledger(bodies)
+        self.answers = Ledger(answers)

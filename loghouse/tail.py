@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
+from typing import Final
+
 from twisted.internet.defer import Deferred, fail
 
 from loghouse.errors import ResourceExhaustedError, UnavailableError
 from loghouse.limits import WAITERS_MAX
+
+SPARE_MAX: Final = 64
 
 
 class Tail:
@@ -13,6 +18,7 @@ class Tail:
 
     def __init__(self) -> None:
         self._waiters: dict[int, list[Deferred[None]]] = {}
+        self._offsets: list[int] = []  # a heap of them, with some that nobody waits for any more
         self._is_closed = False
         self.count = 0
 
@@ -28,22 +34,36 @@ class Tail:
         if self.count >= WAITERS_MAX:
             return fail(ResourceExhaustedError("followers", f"{WAITERS_MAX} streams wait already"))
         done: Deferred[None] = Deferred(lambda cancelled: self._forget(offset, cancelled))
-        self._waiters.setdefault(offset, []).append(done)
+        waiting = self._waiters.get(offset)
+        if waiting is None:
+            self._waiters[offset] = [done]
+            self._note(offset)
+        else:
+            waiting.append(done)
         self.count += 1
         return done
 
     def wake(self, next_offset: int) -> None:
         """Wake who waits for an offset below `next_offset`."""
-        for offset in [offset for offset in self._waiters if offset < next_offset]:
-            waiting = self._waiters.pop(offset)
+        offsets = self._offsets
+        while offsets and offsets[0] < next_offset:
+            waiting = self._waiters.pop(heappop(offsets), ())
             self.count -= len(waiting)
             for done in waiting:
                 done.callback(None)
+
+    def _note(self, offset: int) -> None:
+        if len(self._offsets) > 2 * len(self._waiters) + SPARE_MAX:
+            self._offsets = list(self._waiters)  # who came and went often leaves little behind
+            heapify(self._offsets)
+        else:
+            heappush(self._offsets, offset)
 
     def close(self) -> None:
         """Tell everybody, now and later, to go on at another node."""
         self._is_closed = True
         waiters, self._waiters = self._waiters, {}
+        self._offsets.clear()
         self.count = 0
         for waiting in waiters.values():
             for done in waiting:

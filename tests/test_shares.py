@@ -27,7 +27,7 @@ class LedgerTests(SynchronousTestCase):
     def test_total(self):
         """All together get no more than there is, and a refusal counts nothing."""
         self.ledger.take("a", 3)
-        self.assertEqual(self.refused("b", 2), "things: all subjects hold 3 of 4")
+        self.assertEqual(self.refused("b", 2), "things: all subjects together hold 3 of 4")
         self.ledger.take("b")
         self.assertEqual((self.ledger.held_by("a"), self.ledger.held_by("b")), (3, 1))
         self.assertEqual(self.ledger.refused_count, 1)

@@ -8,7 +8,8 @@ grpc is asked for the request. That comes as raw bytes, and a malformed one is a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -33,7 +34,7 @@ from loghouse.errors import (
 from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS, NAME_SIZE_MAX
 from loghouse.net.callers import Caller, Callers
 from loghouse.protocol.entry import DEFAULT_LOG
-from loghouse.shares import Shares
+from loghouse.shares import Holding, Shares
 
 LEADER_KEY: Final = "loghouse-leader"
 """The trailer that names the leader, when the node that answers an append is another."""
@@ -218,6 +219,34 @@ class Call:
         ):
             object_ = ANY_OBJECT if action == Action.ADMIN else DEFAULT_LOG
             raise PermissionDeniedError(self.subject, action, object_)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Be a follower within this block.
+
+        Raises:
+            ResourceExhaustedError: The caller has its share of followers.
+        """
+        followers = self._guard.shares.followers
+        followers.take(self.subject)
+        try:
+            yield
+        finally:
+            followers.give_back(self.subject)
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Hold so many bytes of an answer within this block: until the caller took it.
+
+        Raises:
+            ResourceExhaustedError: The caller has its share of answers that it does not take.
+        """
+        holding = Holding(self._guard.shares.answers, self.subject)
+        holding.hold(size)
+        try:
+            yield
+        finally:
+            holding.close()
 
     def check(self, log: str) -> None:
         """Raise unless the caller may (still) do this on that log; empty means the default one.

@@ -230,12 +230,13 @@ class LogService:
         self._check_log(call, request.log)
         offset = request.offset
         share = partial(self._share_of, CONSUME_SIZE)
-        with self._reader():
+        with self._reader(), call.following():
             while True:
                 fetched = await self._read_on(call, request, offset, CONSUME_SIZE)
-                for entry in decode_entries(self._node.seed, fetched.frames):
-                    async for record in records_from(entry, offset, share):
-                        await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
+                with call.holding(len(fetched.frames)):
+                    for entry in decode_entries(self._node.seed, fetched.frames):
+                        async for record in records_from(entry, offset, share):
+                            await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
                 offset = fetched.next_offset
 
     async def _fetch(self, call: Call, request: Any) -> bytes:
@@ -249,10 +250,11 @@ class LogService:
         self._check_log(call, request.log)
         offset = request.offset
         size_max = _fetch_size(request.size_max)
-        with self._reader():
+        with self._reader(), call.following():
             while True:
                 fetched = await self._read_on(call, request, offset, size_max)
-                await call.write(_fetch_response(fetched))
+                with call.holding(len(fetched.frames)):
+                    await call.write(_fetch_response(fetched))
                 offset = fetched.next_offset
 
     async def _read_on(self, call: Call, request: Any, offset: int, size_max: int) -> Fetched:

@@ -17,15 +17,16 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import OutcomeUnknownError, RequestError
+from loghouse.errors import OutcomeUnknownError, RequestError, ResourceExhaustedError
 from loghouse.joining import Joiner, may_share
-from loghouse.limits import PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
+from loghouse.limits import BODIES, PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
 from loghouse.long_checks import LongChecks
 from loghouse.node_api import NodeLike, Proposal
 from loghouse.protocol.checking import check_steps
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
+from loghouse.shares import Holding, Ledger
 from loghouse.turns import Cancellable
 
 PRODUCE_SECONDS_DEFAULT: Final = 30.0
@@ -54,6 +55,7 @@ class AppendDoor:
         scheduler: The reactor's clock.
         in_thread: Runs a function off the reactor.
         record_size_max: Bytes one record may have.
+        bodies: Counts bytes of requests that are not answered, by subject.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class AppendDoor:
         scheduler: Any,
         in_thread: Callable[..., Deferred[Any]],
         record_size_max: int = RECORD_SIZE_MAX,
+        bodies: Ledger | None = None,
     ) -> None:
         self.node = node
+        self.bodies = bodies or Ledger(BODIES)
         self.scheduler = scheduler
         self.checks = LongChecks(in_thread)
         self.record_size_max = record_size_max
@@ -149,16 +153,33 @@ class Appends:
         self._subject = subject
         self._open: dict[int, Append] = {}
         self._size = 0
+        self._coming = 0  # bytes of a batch that is not complete
+        self._holding = Holding(door.bodies, subject)
         self._timer: IDelayedCall | None = None
         self._due = inf  # when the timer looks
         self._line: deque[tuple[Append, Produce]] = deque()  # behind one that is checked on another thread
         self._leader_named = ""
+
+    def expect(self, size: int) -> None:
+        """A batch of so many bytes begins to come.
+
+        Raises:
+            ResourceExhaustedError: Its subject has its share of unfinished requests.
+        """
+        self._holding.hold(self._size + size)
+        self._coming = size
 
     def take(self, stream: int, request: Produce) -> None:
         """Append a batch; its outcome is the stream's answer."""
         door = self.door
         append = self._open[stream] = Append(self, stream, request, door.scheduler.seconds())
         self._size += len(append.payload)
+        self._coming = 0
+        try:
+            self._holding.hold(self._size)
+        except ResourceExhaustedError as error:
+            self.refuse(append, error)
+            return
         if self._size > PRODUCE_IN_FLIGHT_SIZE_MAX:
             self._link.hold_reading("produce")
         if append.deadline < self._due:
@@ -242,6 +263,7 @@ class Appends:
         self.door.note_answer(self)
         was_full = self._size > PRODUCE_IN_FLIGHT_SIZE_MAX
         self._size -= len(append.payload)
+        self._holding.shrink(self._size + self._coming)
         if was_full and self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
             self._link.release_reading("produce")
 
@@ -267,6 +289,7 @@ class Appends:
         """The client is gone."""
         for stream in list(self._open):
             self.forget(stream)
+        self._holding.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -50,6 +50,7 @@ from loghouse.protocol.configuration import Role
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
+from loghouse.shares import Holding, Shares
 
 LOGS: Final = {DEFAULT_GROUP: DEFAULT_LOG}
 READS_PER_TURN_MAX: Final = 4
@@ -87,7 +88,8 @@ class ClientLink(Protocol):
 class RawDoor:
     """What every raw session of a node shares.
 
-    `wall_clock` gives seconds since the epoch; `scheduler` is the reactor's clock.
+    `wall_clock` gives seconds since the epoch; `scheduler` is the reactor's clock; `shares` counts what
+    subjects hold.
     """
 
     node: NodeLike
@@ -95,6 +97,7 @@ class RawDoor:
     wall_clock: Callable[[], float]
     scheduler: Any
     appends: AppendDoor
+    shares: Shares = field(default_factory=Shares)
 
 
 class RawServer:
@@ -114,7 +117,11 @@ class RawServer:
         self._is_reading = False
         self._is_in_turn = False
         self._ready: tuple[Fetched, int, bool] | None = None  # read, and not sent yet
+        self._followed: set[int] = set()
+        self._unsent_size = 0  # of answers that were read and are not on their way out
+        self._answers = Holding(door.shares.answers, identity.subject)
         self._appends = Appends(door.appends, link, link.session, identity.subject)
+        self._session.check_before_body(self._check_unread)
 
     # --- from the link ------------------------------------------------------------------
 
@@ -136,7 +143,10 @@ class RawServer:
         """The client takes bytes again."""
         ready, self._ready = self._ready, None
         if ready is not None:
+            self._hold_answers(len(ready[0].frames))
             self._send_frames(*ready)
+        elif self._link.is_writable:
+            self._hold_answers(0)
         self._read_next()
 
     def link_lost(self) -> None:
@@ -145,8 +155,10 @@ class RawServer:
             self._forget(stream)
         self._appends.close()
         self._reads.clear()
-        self._offsets.clear()
+        for stream in list(self._offsets):
+            self._end_read(stream)
         self._ready = None
+        self._answers.close()
 
     # --- permissions ---------------------------------------------------------------------
 
@@ -158,6 +170,12 @@ class RawServer:
             if event.group not in LOGS:
                 raise UnknownLogError(f"group {event.group}")
             self._door.node.check_log(LOGS[event.group])
+
+    def _check_unread(self, request: type[Message], group: int, size: int) -> None:
+        """Raise unless a request whose body is still to come may be read: permission first, then room."""
+        self._check_permission(_ACTIONS.get(request), group)
+        if request is Produce:
+            self._appends.expect(size)
 
     def _check_permission(self, action: Action | None, group: int) -> None:
         identity = self._identity
@@ -180,6 +198,8 @@ class RawServer:
                 self._offsets[stream] = request.offset
                 self._read_next()
             case Follow() as request:
+                self._door.shares.followers.take(self._identity.subject)
+                self._followed.add(stream)
                 self._offsets[stream] = request.offset
                 self._follow_on(stream)
             case Bounds():
@@ -226,7 +246,7 @@ class RawServer:
 
     def _forget(self, stream: int) -> None:
         self._appends.forget(stream)
-        self._offsets.pop(stream, None)
+        self._end_read(stream)
         running = self._running.pop(stream, None)
         if running is not None:
             running.cancel()
@@ -283,6 +303,7 @@ class RawServer:
         reading.addBoth(self._read_done)
 
     def _frames_read(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
+        self._hold_answers(self._unsent_size + len(fetched.frames))
         if self._link.is_writable:
             self._send_frames(fetched, stream, is_follow)
         else:
@@ -294,14 +315,31 @@ class RawServer:
         kind = FollowFrames if is_follow else FetchReply
         self._session.answer(stream, kind(next_offset=fetched.next_offset, frames=fetched.frames))
         self._link.flush()
+        if self._link.is_writable:
+            self._hold_answers(0)
         if is_follow and stream in self._offsets:
             self._offsets[stream] = fetched.next_offset
             self._follow_on(stream)
         else:
-            self._offsets.pop(stream, None)
+            self._end_read(stream)
+
+    def _hold_answers(self, size: int) -> None:
+        """Count what the client has not taken of what was read for it.
+
+        Raises:
+            ResourceExhaustedError: Its subject has its share of that.
+        """
+        self._answers.hold(size)
+        self._unsent_size = size
+
+    def _end_read(self, stream: int) -> None:
+        self._offsets.pop(stream, None)
+        if stream in self._followed:
+            self._followed.discard(stream)
+            self._door.shares.followers.give_back(self._identity.subject)
 
     def _read_failed(self, failure: Failure, stream: int) -> None:
-        self._offsets.pop(stream, None)
+        self._end_read(stream)
         self._refuse(failure, stream)
         self._finish(None, stream)
 

@@ -54,12 +54,15 @@ class FrameBuffer:
 
     `size_max` gives the largest allowed body of a kind in bytes and may raise ProtocolError for a kind
     that may not come at all. It is asked as soon as a header is there; the answer may change between frames.
+    Whoever is given to `ask` is asked once about each frame whose body is not here yet.
     """
 
-    __slots__ = ("_large", "_large_filled", "_needed", "_received", "_room", "size_max")
+    __slots__ = ("_ignored", "_large", "_large_filled", "_needed", "_received", "_room", "_takes", "size_max")
 
     def __init__(self, size_max: Callable[[int], int]) -> None:
         self.size_max = size_max
+        self._takes: Callable[[int, int, int, int], bool] | None = None
+        self._ignored = 0  # bytes still to come of a body that is not taken
         self._received = bytearray()
         self._needed = LINK_HEADER_SIZE  # bytes from which on something new can be said
         self._room: memoryview | None = None
@@ -70,12 +73,26 @@ class FrameBuffer:
     @property
     def pending_size(self) -> int:
         """Bytes of the frame that is not complete yet."""
-        return self._large_filled or len(self._received)
+        return self._large_filled or len(self._received) or self._ignored
 
     @property
     def awaited_size(self) -> int:
         """Bytes of the incomplete frame when it will be whole, as far as they are known."""
-        return self._needed
+        return self._needed + self._ignored
+
+    def ask(self, takes: Callable[[int, int, int, int], bool]) -> None:
+        """Ask `takes` (of kind, length, group, stream) from now on, at once if a body is awaited already.
+
+        When it says no, no byte of that body is kept, and the frame never comes out.
+        """
+        self._takes = takes
+        received = self._received
+        if self._needed > LINK_HEADER_SIZE and self._large is None:
+            length, kind, _, group, stream = HEADER.unpack_from(received)
+            if not takes(kind, length, group, stream):
+                self._ignored = self._needed - len(received)
+                self._needed = LINK_HEADER_SIZE
+                received.clear()
 
     def feed(self, data: Buffer) -> Iterable[Frame]:
         """Add received bytes and return every frame now complete. Exhaust it before the next call.
@@ -84,6 +101,10 @@ class FrameBuffer:
             FrameTooLargeError: A header announces more than its kind may have.
             ProtocolError: A flag that must be understood is not known.
         """
+        if self._ignored:
+            ignored = min(self._ignored, len(data))
+            self._ignored -= ignored
+            data = data[ignored:]
         self._received += data
         # Most reads of a large frame end here.
         return self._cut() if len(self._received) >= self._needed else ()
@@ -131,6 +152,11 @@ class FrameBuffer:
                 start = position + LINK_HEADER_SIZE
                 end = start + length
                 if end > len(received):
+                    # Here once for each such frame: the next time its body is here, too.
+                    if self._takes is not None and not self._takes(kind, length, group, stream):
+                        self._ignored = end - len(received)
+                        position = len(received)
+                        break
                     needed = LINK_HEADER_SIZE + length
                     break
                 position = end

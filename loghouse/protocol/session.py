@@ -166,12 +166,16 @@ Event: TypeAlias = (
     | LinkFailed
 )
 
+CheckUnread: TypeAlias = Callable[[type[Message], int, int], None]
+"""Raises RequestError for a request of this class, group and size that is not to be read."""
+
 
 def _kinds(*classes: type[Message]) -> frozenset[int]:
     return frozenset(cls.KIND for cls in classes)
 
 
 _LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
+_ABOUT_OPEN: Final = _kinds(Credit, Cancel)
 _DESCRIBING: Final = _kinds(Describe, Cancel)
 _DESCRIBED: Final = _kinds(DescribeReply, Failure)
 
@@ -219,6 +223,7 @@ class Session:
         self._admit = admit
         self._allowed = _sizes(_kinds(Hello, LinkError) if is_dialler else _kinds(Hello))
         self._frames = FrameBuffer(self._body_size_max)
+        self._check_unread: CheckUnread | None = None
         self._outgoing: list[Buffer] = []
         self._is_closing_here = False
         if is_dialler:
@@ -316,6 +321,11 @@ class Session:
             self.state = LinkState.CLOSING
             self._close_when_done()
 
+    def check_before_body(self, check: CheckUnread) -> None:
+        """Ask this about a request whose header is here and whose body is not; a refusal drops the body."""
+        self._check_unread = check
+        self._frames.ask(self._takes_body)
+
     # --- the dialler's requests -------------------------------------------------
 
     def request(self, request: Message, *, group: int = 1) -> int:
@@ -368,6 +378,19 @@ class Session:
         if kind in MESSAGES or kind in RAFT_KINDS:
             raise ProtocolError(f"frame kind {kind:#06x} may not come on this connection")
         return body_size_max(kind)
+
+    def _takes_body(self, kind: int, size: int, group: int, stream: int) -> bool:
+        if kind not in CLIENT_SENDS or kind not in CLIENT_KINDS or kind in _ABOUT_OPEN:
+            return True
+        assert self._check_unread is not None
+        try:
+            self._check_unread(MESSAGES[kind], group, size)
+        except RequestError as error:
+            self.frame_count += 1
+            self.served.pass_over(stream)
+            self._send(Failure.of(error), stream=stream)
+            return False
+        return True
 
     def _receive_frame(self, frame: Frame) -> Event | None:
         kind = frame.kind

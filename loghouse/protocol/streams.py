@@ -36,15 +36,23 @@ class ServedStreams:
             ProtocolError: The stream's number is not larger than all before.
             RequestError: This request is refused; the connection goes on.
         """
-        if stream <= self._last:
-            raise ProtocolError(f"stream {stream} opened behind stream {self._last}; numbers only grow")
-        self._last = stream
+        self.pass_over(stream)
         if len(self.open) >= self._open_max:
             raise ResourceExhaustedError("requests", f"at most {self._open_max} open on one connection")
         credit = request.credit if isinstance(request, Follow) else 0
         if credit > FOLLOW_CREDIT_MAX:
             raise _too_much_credit(credit)
         self.open[stream] = ServedStream(type(request), credit)
+
+    def pass_over(self, stream: int) -> None:
+        """Note the number of a new request, which may be refused unread.
+
+        Raises:
+            ProtocolError: The stream's number is not larger than all before.
+        """
+        if stream <= self._last:
+            raise ProtocolError(f"stream {stream} opened behind stream {self._last}; numbers only grow")
+        self._last = stream
 
     def add_credit(self, stream: int, credit: int) -> bool:
         """Let a followed stream send more; False when the stream is over (the two may cross).

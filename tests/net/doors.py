@@ -150,7 +150,14 @@ class WireCase(TestCase):
             authorizer=self.authorizer,
             wall_clock=lambda: self.wall_clock(),
             scheduler=reactor,
-            appends=AppendDoor(self.node, soon=soon(), scheduler=reactor, in_thread=deferToThread),
+            appends=AppendDoor(
+                self.node,
+                soon=soon(),
+                scheduler=reactor,
+                in_thread=deferToThread,
+                bodies=self.shares.bodies,
+            ),
+            shares=self.shares,
         )
         links = LinkDoor(
             raw=raw,

@@ -42,6 +42,45 @@ class HeaderTests(SynchronousTestCase):
         self.assertEqual(HEADER.unpack(packed), (length, kind, flags, group, stream))
 
 
+class NotTakenTests(SynchronousTestCase):
+    """Frames whose body nobody wants."""
+
+    def test_body_is_not_kept(self):
+        """A body that is refused at its header is skipped, however it comes, and the next frame comes out."""
+        wire = frame(1, b"first") + frame(2, b"x" * 16, stream=7) + frame(3, b"last")
+        for cut in range(len(wire)):
+            buffer, asked = FrameBuffer(lambda kind: SIZE_MAX), []
+
+            def takes(kind, length, group, stream, asked=asked):
+                asked.append((kind, length, stream))
+                return kind != 2
+
+            buffer.ask(takes)
+            found = [one.kind for data in (wire[:cut], wire[cut:]) for one in buffer.feed(data)]
+            is_incomplete = 21 + 16 <= cut < 21 + 32
+            self.assertEqual(found, [1, 3] if is_incomplete else [1, 2, 3], cut)
+            self.assertEqual((2, 16, 7) in asked, is_incomplete, cut)
+            self.assertLessEqual(len(asked), 1)
+
+    def test_asked_late(self):
+        """Whoever begins to ask when a body is awaited already is asked about that one, too."""
+        buffer = FrameBuffer(lambda kind: SIZE_MAX)
+        self.assertEqual([one.kind for one in buffer.feed(frame(1, b"a") + frame(2, b"x" * 16)[:18])], [1])
+        buffer.ask(lambda *header: False)
+        self.assertEqual((len(buffer._received), buffer.pending_size), (0, 14))
+        self.assertEqual([one.kind for one in buffer.feed(b"x" * 14 + frame(3, b"y"))], [3])
+
+    def test_byte_by_byte(self):
+        """What is left of a refused body counts as pending, so that its sender's time is bounded."""
+        buffer = FrameBuffer(lambda kind: SIZE_MAX)
+        buffer.ask(lambda *header: False)
+        self.assertEqual(list(buffer.feed(frame(2, b"x" * 16)[:20])), [])
+        self.assertEqual((len(buffer._received), buffer.pending_size), (0, 12))
+        for left in range(12, 0, -1):
+            self.assertEqual((list(buffer.feed(b"x")), buffer.pending_size), ([], left - 1))
+        self.assertEqual([one.kind for one in buffer.feed(frame(3, b"y"))], [3])
+
+
 class FrameBufferTests(SynchronousTestCase):
     """`FrameBuffer` finds the same frames however the stream is cut, and refuses before it buffers."""
 

@@ -1,0 +1,87 @@
+"""Who waits at the tail: woken in order, forgotten without a trace, however many wait for something else."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.errors import ResourceExhaustedError, UnavailableError
+from loghouse.limits import WAITERS_MAX
+from loghouse.tail import SPARE_MAX, Tail
+
+
+class TailTests(SynchronousTestCase):
+    """A tail."""
+
+    def setUp(self):
+        self.tail = Tail()
+
+    def test_wakes_who_is_due(self):
+        """An offset that became readable wakes all who waited for it, or for one below."""
+        waiting = {offset: self.tail.wait_for(offset) for offset in (7, 3, 5, 9)}
+        again = self.tail.wait_for(3)
+        self.tail.wake(6)
+        self.assertEqual([offset for offset, done in waiting.items() if done.called], [3, 5])
+        self.assertTrue(again.called)
+        self.assertEqual(self.tail.count, 2)
+        self.tail.wake(6)
+        self.tail.wake(100)
+        self.assertEqual(self.tail.count, 0)
+
+    def test_waits_for_its_own_again(self):
+        """Who is woken may wait for the next offset at once."""
+        seen = []
+
+        def follow(offset):
+            seen.append(offset)
+            if offset < 5:
+                self.tail.wait_for(offset + 1).addCallback(lambda _: follow(offset + 1))
+
+        follow(0)
+        for next_offset in range(2, 8):
+            self.tail.wake(next_offset)
+        self.assertEqual(seen, [0, 1, 2, 3, 4, 5])
+
+    def test_forgotten(self):
+        """Who gave up is not woken; many who come and go leave little."""
+        for offset in range(10_000):
+            self.tail.wait_for(offset).addErrback(lambda failure: None).cancel()
+        self.assertEqual(self.tail.count, 0)
+        self.assertLessEqual(len(self.tail._offsets), SPARE_MAX + 1)
+        kept = self.tail.wait_for(3)
+        self.tail.wake(4)
+        self.assertTrue(kept.called)
+
+    def test_waking_costs_nothing_for_others(self):
+        """However many wait for other offsets, a commit looks at none of them."""
+        waiting = [self.tail.wait_for(1_000_000 + number) for number in range(1000)]
+        looked = []
+        self.tail._waiters = Looked(looked, self.tail._waiters)
+        self.tail.wake(500)
+        self.assertEqual(looked, [])
+        self.assertFalse(any(done.called for done in waiting))
+
+    def test_bound_and_stop(self):
+        """So many may wait; when the node stops all are told, and whoever comes later."""
+        waiting = [self.tail.wait_for(1) for _ in range(WAITERS_MAX)]
+        self.failureResultOf(self.tail.wait_for(2), ResourceExhaustedError)
+        told = []
+        for done in waiting:
+            done.addErrback(lambda failure: told.append(failure.type))
+        self.tail.close()
+        self.assertEqual(set(told), {UnavailableError})
+        self.assertEqual(len(told), WAITERS_MAX)
+        self.failureResultOf(self.tail.wait_for(1), UnavailableError)
+
+
+class Looked(dict):
+    """Notes what is looked at."""
+
+    def __init__(self, looked, items):
+        super().__init__(items)
+        self.looked = looked
+
+    def __iter__(self):
+        self.looked.append("all")
+        return super().__iter__()
+
+    def pop(self, *arguments):
+        self.looked.append(arguments)
+        return super().pop(*arguments)
