@@ -36,6 +36,7 @@ from loghouse.config_values import (
     seconds_between,
     size_between,
 )
+from loghouse.config_yaml import MeaningError, compose, value_of, yaml_problem
 from loghouse.errors import ConfigError
 from loghouse.limits import (
     GIB,
@@ -392,9 +393,13 @@ class _Reading:
     ) -> None:
         assert setting.read is not None
         try:
-            value = _plain_value(node)
+            value = value_of(node)
+        except MeaningError as error:
+            self.lines[path] = error.line
+            self.problem(path, str(error))
+            return
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            self.problem(path, f"is not plain YAML: {_yaml_problem(error)}")
+            self.problem(path, f"is not plain YAML: {yaml_problem(error)}")
             return
         try:
             values[attribute] = setting.read(value, self.base)
@@ -406,7 +411,7 @@ class _Reading:
             return {}
         where = prefix.rstrip(".") or "the file"
         if not isinstance(node, yaml.MappingNode):
-            if not (isinstance(node, yaml.ScalarNode) and node.value in ("", "~", "null")):
+            if not (isinstance(node, yaml.ScalarNode) and node.value == ""):
                 self.problem(where, "is not a group; allowed: `name: value` lines, indented below it")
             return {}
         children: dict[str, yaml.Node] = {}
@@ -421,24 +426,6 @@ class _Reading:
             self.lines[path] = key_node.start_mark.line + 1
             children[key] = value_node
         return children
-
-
-def _plain_value(node: yaml.Node) -> object:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _yaml_problem(error: BaseException) -> str:
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        return f"{where}{error.problem or error.context}"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _unknown(key: str, settings: Mapping[str, _Setting], prefix: str) -> str:
@@ -480,7 +467,7 @@ def load_client(path: str | os.PathLike[str]) -> ClientConfig:
     """
     absolute = Path(os.path.abspath(path))
     reading = _Reading(absolute.parent)
-    values = reading.section(ClientConfig, _compose(_read_file(absolute), absolute), "")
+    values = reading.section(ClientConfig, compose(_read_file(absolute), absolute), "")
     if reading.problems:
         raise ConfigError(reading.problems)
     return ClientConfig(**values)
@@ -493,7 +480,7 @@ def parse(data: bytes | str, path: Path) -> NodeConfig:
         ConfigError: As `load`.
     """
     reading = _Reading(path.parent)
-    values = reading.section(NodeConfig, _compose(data, path), "")
+    values = reading.section(NodeConfig, compose(data, path), "")
     _check_together(reading, values)
     if reading.problems:
         raise ConfigError(reading.problems)
@@ -512,13 +499,6 @@ def _read_file(path: Path) -> bytes:
     if len(data) > FILE_SIZE_MAX:
         raise ConfigError([f"{path}: has more than {FILE_SIZE_MAX} bytes; this is no settings file"])
     return data
-
-
-def _compose(data: bytes | str, path: Path) -> yaml.Node | None:
-    try:
-        return yaml.compose(data, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError([f"{path}: is not YAML: {_yaml_problem(error)}"]) from None
 
 
 def _check_together(reading: _Reading, values: Mapping[str, Any]) -> None:

@@ -134,7 +134,7 @@ class ProblemTests(ConfigCase):
         ("age", PLAIN + "retention: {age: 7 parsecs}\n", "retention.age (line 8): '7 parsecs' is not a time"),
         ("age short", PLAIN + "retention: {age: 1ms}\n", "is too short"),
         ("drain", PLAIN + "shutdown: {drain_seconds: 1h}\n", "allowed: 0 to 600 seconds"),
-        ("infinite", PLAIN + "shutdown: {drain_seconds: .inf}\n", "is not a time span"),
+        ("infinite", PLAIN + "shutdown: {drain_seconds: .inf}\n", "(line 8): `.inf` is a number in YAML; w"),
         ("format", PLAIN + "logging: {format: xml}\n", "logging.format (line 8): 'xml' is not known; allowe"),
         ("bool", PLAIN + "bootstrap: 1\n", "bootstrap (line 8): 1 is neither true nor false"),
         ("group a word", PLAIN + "storage: fast\n", "storage (line 8): is not a group"),
@@ -146,13 +146,13 @@ class ProblemTests(ConfigCase):
         ("wildcard", PLAIN.replace("127.0.0.1", "0.0.0.0"), "add advertise: HOST:8400"),
         ("advertise", PLAIN + "advertise: 0.0.0.0:1\n", "'0.0.0.0:1' cannot be dialled"),
         ("same door", PLAIN + "grpc_listen: 127.0.0.1:8400\n", "is the same as listen"),
-        ("tag", PLAIN + "join: !!python/object:os.system x\n", "join (line 8): is not plain YAML"),
-        ("date", PLAIN.replace("loghouse", "2026-99-99"), "cluster (line 3): is not plain YAML"),
+        ("tag", PLAIN + "join: !!python/object:os.system x\n", "join (line 8): has the tag !!python/object:"),
+        ("date", PLAIN.replace("loghouse", "2026-99-99"), "cluster (line 3): `2026-99-99` is a date in YAML"),
         ("not YAML", "node: [1\n", "is not YAML: line 2"),
         ("a list", "- 1\n", "the file: is not a group"),
         ("binary", b"\x80\x81\x00", "is not YAML"),
         ("two documents", PLAIN + "---\nnode: b\n", "is not YAML"),
-        ("join bomb", PLAIN + "join: [&a [*a]]\n", "is not an address"),
+        ("join bomb", PLAIN + "join: [&a [*a]]\n", "is not YAML: line 8, column 12: *a is an alias"),
         ("deep", "node: " + "[" * 5000, "is not YAML: it is nested too deeply"),
         ("huge", "#" * (2 * MIB), "has more than 1048576 bytes"),
     ]  # fmt: skip
@@ -172,13 +172,63 @@ class ProblemTests(ConfigCase):
         self.assertEqual(keys, ["acl", "cluster", "listen", "logging.level", "node", "tsl"])
 
     def test_values_are_shown_short(self):
-        """A bomb of aliases is shown cut off, not expanded."""
+        """A long value is shown cut off; a bomb of aliases is refused at the first alias."""
+        many = "[" + ", ".join(["[1, [2, [3]]]"] * 500) + "]"
+        problems = self.problems(PLAIN + f"join: {many}\nretention: {{age: {'x' * 500}}}\n")
+        self.assertEqual(len(problems), 2)
+        self.assertTrue(all(len(problem) < 400 for problem in problems), problems)
         bomb = "join: [&a0 [1, 1, 1, 1, 1, 1, 1, 1]"
         for level in range(1, 30):
             bomb += f", &a{level} [" + ", ".join([f"*a{level - 1}"] * 8) + "]"
-        problems = self.problems(PLAIN + bomb + "]\nretention: {bytes: &c [*c, *c], age: *a29}\n")
-        self.assertEqual(len(problems), 3)
-        self.assertTrue(all(len(problem) < 400 for problem in problems), problems)
+        (problem,) = self.problems(PLAIN + bomb + "]\n")
+        self.assertIn("*a0 is an alias; write the value out", problem)
+
+    MEANINGS = [
+        ("24:00", "counts in sixties"), ("168:00:00", "counts in sixties"), ("1:30.5", "counts in sixties"),
+        ("01000000", "is octal"), ("-010", "is octal"), ("0x10", "is hexadecimal"), ("0b11", "is binary"),
+        ("1_000", "has underscores"), ("1_0.5", "has underscores"), ("+5", "is a number"), (".5", "is a num"),
+        ("5.", "is a number"), (".inf", "is a number"), ("-.INF", "is a number"), (".nan", "is a number"),
+        ("1.5e+3", "is a number"), ("1e3", "is a number"), ("1.5e3", "is a number"), ("089", "is a number"),
+        ("yes", "truth value"), ("No", "truth value"), ("on", "truth value"), ("OFF", "truth value"),
+        ("~", "is nothing"), ("null", "is nothing"), ("NULL", "is nothing"), ("2024-01-01", "is a date"),
+        ("2024-01-01 10:00:00", "is a date"), ("=", "a meaning of its own"), ("<<", "a meaning of its own"),
+        ("!!int '24:00'", "the tag !!int"), ("!!str 24", "the tag !!str"), ("!x 24", "the tag !x"),
+        ("!!set {a, b}", "the tag !!set"), ("!!binary aGVsbG8=", "the tag !!binary"),
+    ]  # fmt: skip
+
+    def test_other_meanings(self):
+        """What YAML 1.1 takes for something else is refused with its line, wherever a setting may stand."""
+        for place in (
+            "retention:\n  age:\n    {}\n",
+            "plaintext_subject: {}\n",
+            "storage: {{segment_size: {}}}\n",
+            "bootstrap: {}\n",
+            "join:\n- {}\n",
+        ):
+            for value, expected in self.MEANINGS:
+                problems = self.problems(PLAIN + place.format(value))
+                self.assertEqual(len(problems), 1, (place, value, problems))
+                self.assertIn(expected, problems[0])
+                line = 7 + place.count("\n") if "{}\n" in place else 8
+                self.assertIn(f"(line {line})", problems[0], (place, value))
+
+    def test_same_meaning(self):
+        """Quotes make a text of anything; plain decimal digits, true and false mean themselves."""
+        for value in ("24:00", "yes", "0x10", "null", "2024-01-01", "010", "1e3"):
+            for quote in "'\"":
+                loaded = self.load(PLAIN + f"plaintext_subject: {quote}{value}{quote}\n")
+                self.assertEqual(loaded.plaintext_subject, value)
+        loaded = self.load(
+            PLAIN
+            + "retention: {bytes: 1048576, age: 86400}\nshutdown: {drain_seconds: 0.5}\nbootstrap: True\n"
+        )
+        self.assertEqual((loaded.retention.age_max_seconds, loaded.shutdown.drain_seconds), (86400, 0.5))
+        self.assertEqual(loaded.retention.size_max, MIB)
+
+    def test_merge_key(self):
+        """A merge key is no setting, and merges nothing."""
+        problems = self.problems(PLAIN + "<<: {bootstrap: true}\nstorage: {<<: {segment_size: 1MiB}}\n")
+        self.assertEqual([p.partition(":")[0] for p in problems], ["<< (line 8)", "storage.<< (line 9)"])
 
     def test_wrong_group_does_not_hide_others(self):
         """A mistake inside a group is told beside one outside."""

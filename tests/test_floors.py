@@ -74,6 +74,7 @@ def unit_of(module: str) -> str:
 
 NEIGHBOURS = {
     "config_values": "config",
+    "config_yaml": "config",
     "disk": "node",
     "repairing": "node",
     "read_ahead": "node",
