@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -18,6 +20,11 @@ from twisted.logger import (
 from zope.interface import implementer
 
 from loghouse.config import LoggingConfig
+from loghouse.errors import ResourceExhaustedError
+from loghouse.limits import LOG_LINES, LOG_TEXT_SIZE_MAX
+from loghouse.shares import Ledger
+
+PEERS_NAMED_MAX: Final = 5  # in one line about lines
 
 # What twisted.logger puts into every event; a line has them under shorter names, or has no use for them.
 _ENVELOPE: Final = frozenset({"message", "time", "system", "isError", "format", "failure", "why"})
@@ -70,9 +77,72 @@ class JSONLogObserver:
         self._file.flush()
 
 
+@implementer(ILogObserver)
+class PeerLines:
+    """Passes on so many lines a minute that a peer caused, and all peers together; says what it leaves out.
+
+    Such events name a `peer`. They count for whom they are `about`, a subject for one, if they say so.
+    """
+
+    def __init__(self, observer: ILogObserver) -> None:
+        self._observer = observer
+        self._begin(-1)
+
+    def _begin(self, minute: int) -> None:
+        self._minute = minute
+        self._lines = Ledger(LOG_LINES)
+        self._left_out: Counter[str] = Counter()
+
+    def __call__(self, event: LogEvent) -> None:
+        """Pass one event on, or count it."""
+        minute = int(event.get("log_time", 0.0) // 60)
+        if minute != self._minute:
+            left_out = self._left_out
+            self._begin(minute)
+            if left_out:
+                self._tell("{count} lines about peers were left out: {peers}", event, left_out)
+        if "peer" not in event:
+            self._observer(event)
+            return
+        about = str(event.get("about") or event["peer"])[:LOG_TEXT_SIZE_MAX]
+        try:
+            self._lines.take(about)
+        except ResourceExhaustedError:
+            if not self._left_out:
+                self._tell("more lines about {peers} are left out until the next minute", event, {about: 1})
+            if about in self._left_out or len(self._left_out) < LOG_LINES.total:
+                self._left_out[about] += 1
+            else:
+                self._left_out["others"] += 1
+            return
+        self._observer({key: _shortened(key, value) for key, value in event.items()})
+
+    def _tell(self, format: str, event: LogEvent, left_out: Mapping[str, int]) -> None:
+        most = sorted(left_out, key=lambda about: -left_out[about])[:PEERS_NAMED_MAX]
+        names = ", ".join(most) + (", ..." if len(left_out) > len(most) else "")
+        own: LogEvent = {
+            "log_format": format,
+            "log_level": LogLevel.warn,
+            "log_namespace": "loghouse.diagnostics",
+            "log_time": event.get("log_time", 0.0),
+            "count": sum(left_out.values()),
+            "peers": names,
+        }
+        self._observer(own)
+
+
+def _shortened(key: str, value: Any) -> Any:
+    """Return a field of an event about a peer; what the peer says of itself cannot be longer than so much."""
+    if key.startswith("log_") or key in _ENVELOPE or isinstance(value, (bool, int, float)):
+        return value
+    text = str(value)
+    return text if len(text) <= LOG_TEXT_SIZE_MAX else text[:LOG_TEXT_SIZE_MAX] + "..."
+
+
 def make_observer(config: LoggingConfig, file: TextIO) -> ILogObserver:
     """Return the observer that node.yaml's `logging` asks for, writing to `file`."""
     written = JSONLogObserver(file) if config.format == "json" else textFileLogObserver(file)
     level = LogLevel.levelWithName(config.level)
-    observer: ILogObserver = FilteringLogObserver(written, [LogLevelFilterPredicate(defaultLogLevel=level)])
+    limited = PeerLines(written)
+    observer: ILogObserver = FilteringLogObserver(limited, [LogLevelFilterPredicate(defaultLogLevel=level)])
     return observer

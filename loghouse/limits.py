@@ -144,6 +144,11 @@ ANSWERS: Final = Quota("bytes of answers not taken", 192 * MIB, 64 * MIB)  # of 
 HOLDING_FREE: Final = 16 * KIB  # what a connection may hold of these at no charge: most hold no more, ever
 HOLDING_STEP: Final = 256 * KIB  # and what it takes and gives back at a time
 
+LOG_LINES: Final = Quota(
+    "lines a minute about peers", 300, 60
+)  # in the diagnostics: a flood must not fill the disk
+LOG_TEXT_SIZE_MAX: Final = 256  # characters of what a peer says of itself, in such a line
+
 # --- connections ------------------------------------------------------------------
 CLIENT_HELLO_SIZE_MAX: Final = 16 * KIB  # about 2 KiB nowadays; post-quantum key shares made it that large
 CLIENT_HELLO_SECONDS: Final = 5.0  # from accept to a whole ClientHello

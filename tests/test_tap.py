@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from twisted.application import service
-from twisted.logger import FileLogObserver, ILogObserver, Logger, LogLevel
+from twisted.logger import FileLogObserver, ILogObserver, Logger, LogLevel, formatEvent
 from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,8 +21,9 @@ from loghouse import tap
 from loghouse.cli import certs
 from loghouse.client import connect_blocking
 from loghouse.config import LoggingConfig, load
-from loghouse.diagnostics import make_observer
+from loghouse.diagnostics import PeerLines, make_observer
 from loghouse.errors import DataDirectoryError
+from loghouse.limits import LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.testing.process import wait_until
 from tests.test_config import PLAIN
 
@@ -139,6 +140,63 @@ class BootServiceTests(TapCase):
         application = service.Application("loghouse")
         self.boot(syslog=True).setServiceParent(application)
         self.assertIsNone(application.getComponent(ILogObserver))
+
+
+class PeerLinesTests(SynchronousTestCase):
+    """Lines that peers cause."""
+
+    def setUp(self):
+        self.seen = []
+        self.lines = PeerLines(self.seen.append)
+
+    def emit(self, peer, minute=0, **fields):
+        event = {"log_time": 60.0 * minute, "log_format": "{peer}: {error}", "peer": peer, **fields}
+        self.lines({"error": "broken", **event})
+
+    def texts(self):
+        return [formatEvent(event) for event in self.seen]
+
+    def test_share_of_one(self):
+        """One subject's lines end at its share, whatever address it comes from; another's go on."""
+        for number in range(LOG_LINES.share + 50):
+            self.emit(f"nobody at 10.0.0.{number}", about="nobody")
+        self.emit("root at 10.0.0.9", about="root")
+        texts = self.texts()
+        self.assertEqual(len(texts), LOG_LINES.share + 2)
+        self.assertEqual(texts[-2], "more lines about nobody are left out until the next minute")
+        self.assertEqual(texts[-1], "root at 10.0.0.9: broken")
+
+    def test_total(self):
+        """Lines of many addresses end at what there is for all; the node's own lines do not."""
+        for number in range(3 * LOG_LINES.total):
+            self.emit(f"10.0.{number // 250}.{number % 250}")
+        self.lines({"log_time": 0.0, "log_format": "log closed"})
+        texts = self.texts()
+        self.assertEqual(len(texts), LOG_LINES.total + 2)
+        self.assertEqual(texts[-1], "log closed")
+        self.assertLessEqual(len(self.lines._left_out), LOG_LINES.total + 1)
+
+    def test_summary(self):
+        """In the next minute it is said how many were left out, and whose; then all begins again."""
+        for _ in range(LOG_LINES.share + 7):
+            self.emit("10.0.0.1")
+        self.emit("10.0.0.1", minute=1)
+        self.assertEqual(
+            self.texts()[-2:], ["7 lines about peers were left out: 10.0.0.1", "10.0.0.1: broken"]
+        )
+
+    def test_long_texts(self):
+        """What a peer says of itself does not make a line longer than so much."""
+        self.emit("10.0.0.1", error="A" * 2000)
+        self.assertEqual(self.texts(), [f"10.0.0.1: {'A' * LOG_TEXT_SIZE_MAX}..."])
+
+    def test_observer_has_it(self):
+        """What a node writes goes through it."""
+        file = io.StringIO()
+        logger = Logger(namespace="loghouse.test", observer=make_observer(LoggingConfig(), file))
+        for _ in range(2 * LOG_LINES.share):
+            logger.warn("closing link of {peer}", peer="nobody")
+        self.assertLess(len(file.getvalue().splitlines()), LOG_LINES.share + 5)
 
 
 class ObserverTests(SynchronousTestCase):

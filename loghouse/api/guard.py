@@ -40,7 +40,6 @@ LEADER_KEY: Final = "loghouse-leader"
 """The trailer that names the leader, when the node that answers an append is another."""
 
 LAST_WORDS_SECONDS: Final = 0.5  # for the refusal to reach a client whose connection then ends
-DENIALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a refused client that retries must not fill the disk
 
 
 class Shape(Enum):
@@ -104,8 +103,6 @@ class Guard:
         self._clock = clock
         self._identities = IdentityReader(IDENTITIES_MAX)
         self._anonymous = Identity(subject=anonymous, expires_at=float("inf")) if anonymous else None
-        self._denials_minute = 0
-        self._denials = 0
         self.is_stopping = False
         self.turned_away_count = 0
 
@@ -164,15 +161,15 @@ class Guard:
         if self._clock() >= identity.expires_at:
             raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
 
-    def report(self, error: BaseException, method: str) -> None:
-        """Write down refusals (at most so many a minute) and our own bugs (all of them)."""
+    def report(self, error: BaseException, method: str, subject: str) -> None:
+        """Write a refusal down; `subject` is empty when nobody knows whose call it was."""
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
-            minute = int(self._clock() // 60)
-            if minute != self._denials_minute:
-                self._denials_minute, self._denials = minute, 0
-            self._denials += 1
-            if self._denials <= DENIALS_PER_MINUTE_MAX:
-                self.logger.warn("refused {method}: {error}", method=method, error=error)
+            self.logger.warn(
+                "refused {method} of {peer}: {error}",
+                method=method,
+                peer=subject or "a stranger",
+                error=error,
+            )
 
 
 class Call:
@@ -381,7 +378,7 @@ def _answer(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitab
                 return await rpc.behaviour(call)
             return await rpc.behaviour(call, await call.receive())
         except Exception as error:
-            await _refuse(guard, context, method, error)
+            await _refuse(guard, context, method, error, call.subject if call is not None else "")
         finally:
             if call is not None:
                 call.end()
@@ -390,12 +387,12 @@ def _answer(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitab
     return answer
 
 
-async def _refuse(guard: Guard, context: Any, method: str, error: Exception) -> None:
+async def _refuse(guard: Guard, context: Any, method: str, error: Exception, subject: str) -> None:
     if context.cancelled() or isinstance(error, aio.UsageError):
         # The client is gone; a write or read failed only because of that, and nobody hears an answer.
         raise asyncio.CancelledError
     answer = answer_of(error)
     if answer.is_internal:
         guard.logger.error("{method} failed", method=method, log_failure=Failure(error))
-    guard.report(error, method)
+    guard.report(error, method, getattr(error, "subject", "") or subject)
     await context.abort(answer.code, answer.text, (*context.trailing_metadata(), *answer.trailers))

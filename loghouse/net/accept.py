@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from loghouse.auth.identity import Identity
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
-from loghouse.net.admission import Ticket
+from loghouse.net.admission import Ticket, network_of
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.raw_server import RawDoor, RawServer, describe
 from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
@@ -154,6 +154,19 @@ class AcceptedLink(Link):
             self.session.answer(event.stream, describe(self._door.raw.node))
         else:
             self.session.refuse(event.stream, NotSupportedError("nodes may only describe"))
+
+    @property
+    def peer_name(self) -> str:
+        """Who is at the other end, for people: a client by its subject and address."""
+        identity = self._identity
+        if identity is None or not identity.subject or self.is_of_node:
+            return super().peer_name
+        return f"{identity.subject} at {super().peer_name}"
+
+    @property
+    def whose(self) -> str:
+        """A subject's lines are one share, wherever it comes from."""
+        return self._identity.subject if self._identity is not None else network_of(super().peer_name)
 
     def check_deadlines(self, now: float) -> None:
         """Called every second."""

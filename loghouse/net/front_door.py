@@ -27,7 +27,6 @@ from loghouse.net.tls import ALPN, ALPN_GRPC
 from loghouse.shares import Shares
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-REFUSALS_PER_MINUTE_MAX: Final = 60  # in the diagnostics; a flood must not fill the disk
 
 
 @implementer(IHalfCloseableProtocol)
@@ -176,8 +175,6 @@ class FrontDoorFactory(Factory):
         self.port: Any = None
         self._is_paused = False
         self._connections: set[FrontDoor] = set()
-        self._refusals_minute = 0
-        self._refusals = 0
 
     def buildProtocol(self, addr: Any) -> FrontDoor | None:
         """Twisted accepted a connection; None closes it at once."""
@@ -222,13 +219,8 @@ class FrontDoorFactory(Factory):
             self.logger.warn("the port is full: {count} connections", count=self.admission.all)
 
     def note_refusal(self, address: str, reason: str) -> None:
-        """Write a refusal down, but not more than so many a minute."""
-        minute = int(self.reactor.seconds() // 60)
-        if minute != self._refusals_minute:
-            self._refusals_minute, self._refusals = minute, 0
-        self._refusals += 1
-        if self._refusals <= REFUSALS_PER_MINUTE_MAX:
-            self.logger.info("refused {address}: {reason}", address=address, reason=reason)
+        """Write a refusal down."""
+        self.logger.info("refused {peer}: {reason}", peer=address, reason=reason)
 
     def abort_all(self) -> None:
         """Cut every connection off."""

@@ -199,7 +199,9 @@ class Link(Protocol):
 
     def _note_problem(self, error: ProtocolError) -> None:
         self.problem = str(error)
-        self.logger.warn("closing link of {peer}: {error}", peer=self.peer_name, error=self.problem)
+        self.logger.warn(
+            "closing link of {peer}: {error}", peer=self.peer_name, about=self.whose, error=self.problem
+        )
 
     @property
     def is_of_node(self) -> bool:
@@ -212,6 +214,11 @@ class Link(Protocol):
         """Who is at the other end, for people."""
         peer = self.session.peer if self.session else None
         return (peer.node_name if peer else "") or str(getattr(self._transport.getPeer(), "host", "?"))
+
+    @property
+    def whose(self) -> str:
+        """On whose account a line about this link goes."""
+        return self.peer_name
 
     # --- reading -----------------------------------------------------------------------
 
@@ -244,7 +251,7 @@ class Link(Protocol):
     def _receive_event(self, event: Event) -> None:
         if isinstance(event, LinkFailed):
             self.problem = f"refused by the peer: {event.error}"
-            self.logger.warn("{peer}: {problem}", peer=self.peer_name, problem=self.problem)
+            self.logger.warn("{peer}: {problem}", peer=self.peer_name, about=self.whose, problem=self.problem)
         if not isinstance(event, PongReceived):
             self.event_received(event)
 
