@@ -172,3 +172,7 @@ CONNECTIONS_PER_NODE_MAX: Final = 4  # of one node identity: a link, and its suc
 PRODUCE_IN_FLIGHT_SIZE_MAX: Final = 16 * MIB  # unanswered batches of one connection; then it is not read
 PEER_QUEUE_SIZE_MAX: Final = 16 * MIB  # bytes waiting for one peer link; beyond it messages are dropped
 PEER_QUEUE_MAX: Final = 4096  # the same, counted
+
+LOG_FILE_SIZE_MAX: Final = 10 * MIB
+LOG_FILES_MAX: Final = 10
+"""twistd's log file and how many old ones are kept: some 500,000 lines, so that no noise fills the disk."""

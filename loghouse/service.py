@@ -164,7 +164,7 @@ class NodeService(Service):
         self._watching.start(WATCH_SECONDS, now=False).addErrback(
             lambda failure: self.logger.failure("watching certificates and policy", failure)
         )
-        signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._reload_all))
+        signal.signal(signal.SIGHUP, self._hung_up(signal.getsignal(signal.SIGHUP)))
         super().startService()  # type: ignore[no-untyped-call]
         self._one_port.warn_of_expiry()
         self.logger.info(
@@ -257,6 +257,14 @@ class NodeService(Service):
         for watch in self._watches:
             watch.check()
         self._one_port.warn_of_expiry()
+
+    def _hung_up(self, before: Any) -> Callable[[int, Any], None]:
+        def run(number: int, frame: Any) -> None:
+            if callable(before):
+                before(number, frame)  # opens the log file anew
+            self._reactor.callFromThread(self._reload_all)
+
+        return run
 
     def _reload_all(self) -> None:
         self.logger.info("SIGHUP: reading certificates and policy again")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TextIO, cast
 
 # gRPC's C core writes lines of its own past any logger; what it knows reaches us as errors, too.
@@ -28,10 +29,10 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
-from twisted.python.logfile import LogFile
 
 from loghouse import __version__
 from loghouse.config import NodeConfig, load
+from loghouse.daemon import DiagnosticsFile, NotStartedError, StartNews, print_one_line, settle_pid_file
 from loghouse.diagnostics import make_observer
 from loghouse.service import make_service
 
@@ -62,6 +63,9 @@ class Options(usage.Options):
         """
         if not self["config"]:
             raise usage.UsageError("--config is missing; `loghouse config example > node.yaml` makes one")
+        parent = getattr(self, "parent", None)
+        if parent is not None and "nodaemon" in parent:
+            settle_pid_file(parent)
         path = Path(os.path.abspath(self["config"]))
         try:
             self.config = load(path)
@@ -80,6 +84,7 @@ class BootService(MultiService):
         super().__init__()  # type: ignore[no-untyped-call]
         self._config = config
         self._twistd_options = twistd_options
+        self._news: StartNews | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Join twistd's application and tell it where diagnostics go, in node.yaml's format.
@@ -88,6 +93,8 @@ class BootService(MultiService):
         """
         if isinstance(parent, Componentized) and self._twistd_options is not None:
             file = _log_file(self._twistd_options)
+            if not self._twistd_options.get("nodaemon"):
+                self._news = StartNews()
             if file is not None:
                 parent.setComponent(ILogObserver, make_observer(self._config.logging, file))
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
@@ -97,8 +104,7 @@ class BootService(MultiService):
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
         except (LoghouseError, OSError) as error:
-            self._refuse(error)
-            raise
+            raise self._refused(error) from None
 
     def startService(self) -> None:
         """Start the node, synchronously as far as anything can fail.
@@ -109,21 +115,21 @@ class BootService(MultiService):
         try:
             super().startService()  # type: ignore[no-untyped-call]
         except (LoghouseError, OSError) as error:
-            self._refuse(error)
-            raise
+            raise self._refused(error) from None
+        if self._news is not None:
+            self._news.close()
 
-    def _refuse(self, error: Exception) -> None:
+    def _refused(self, error: Exception) -> Exception:
         self.logger.critical("cannot start: {reason}", reason=str(error))
         # twistd lets the error fly (it must, to remove its pid file), and Python would print a traceback.
         sys.excepthook = _print_one_line
+        return self._news.failed(error) if self._news is not None else error
 
 
 def _print_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, (LoghouseError, OSError)):
-        # sys.stderr is a logger by now, and the logger has had the reason; this is for whoever started us.
-        if sys.__stderr__ is not None:
-            sys.__stderr__.write(f"twistd loghouse: cannot start: {error}\n")
-    else:
+        print_one_line(error)
+    elif not isinstance(error, NotStartedError):  # that was told before
         sys.__excepthook__(kind, error, trace)
 
 
@@ -138,18 +144,19 @@ def _log_file(options: Any) -> TextIO | None:
         return None  # twistd explains that a daemon cannot log to stdout
     path = os.path.abspath(name or "twistd.log")
     try:
-        file = LogFile.fromFullPath(path)
+        file = DiagnosticsFile(path)
     except OSError as error:
         sys.exit(f"twistd loghouse: {path}: {error.strerror}; choose another with twistd --logfile")
-    if not signal.getsignal(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, lambda number, frame: _rotate(file))
+    # The node adds reading its certificates and policy again to SIGHUP.
+    for number, work in ((signal.SIGHUP, file.reopen), (signal.SIGUSR1, file.rotate_or_reopen)):
+        signal.signal(number, _soon(work))
     return cast(TextIO, file)
 
 
-def _rotate(file: LogFile) -> None:
+def _soon(work: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
     from twisted.internet import reactor
 
-    cast(Any, reactor).callFromThread(file.rotate)
+    return lambda number, frame: cast(Any, reactor).callFromThread(work)
 
 
 def makeService(options: Options) -> IService:

@@ -34,6 +34,7 @@ FLOORS = {
     "service": 7,
     "config": 6,
     "diagnostics": 8,
+    "daemon": 8,
     "cli": 10,
     "tap": 9,
     "_reactor": 8,

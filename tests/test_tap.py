@@ -17,13 +17,13 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import tap
+from loghouse import daemon, tap
 from loghouse.cli import certs
 from loghouse.client import connect_blocking
 from loghouse.config import LoggingConfig, load
 from loghouse.diagnostics import PeerLines, make_observer
 from loghouse.errors import DataDirectoryError
-from loghouse.limits import LOG_LINES, LOG_TEXT_SIZE_MAX
+from loghouse.limits import LOG_FILE_SIZE_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.testing.process import wait_until
 from tests.test_config import PLAIN
 
@@ -268,6 +268,110 @@ class ObserverTests(SynchronousTestCase):
         self.assertIsInstance(FileLogObserver, type)
 
 
+class PidFileTests(SynchronousTestCase):
+    """Which pid file is written, and which one of an earlier process counts."""
+
+    def settle(self, *, content=None, nodaemon=False, name="other.pid"):
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = folder / name
+        if content is not None:
+            path.write_text(content)
+        options = {"nodaemon": nodaemon, "pidfile": str(path)}
+        daemon.settle_pid_file(options)
+        return options["pidfile"], path.exists()
+
+    def test_foreground(self):
+        """In the foreground none is written, unless it was asked for."""
+        options = {"nodaemon": True, "pidfile": "twistd.pid"}
+        daemon.settle_pid_file(options)
+        self.assertEqual(options["pidfile"], "")
+        self.assertNotEqual(self.settle(nodaemon=True)[0], "")
+        options = {"nodaemon": False, "pidfile": "twistd.pid"}
+        daemon.settle_pid_file(options)
+        self.assertEqual(options["pidfile"], "twistd.pid")
+
+    def test_stale(self):
+        """The own number, another program's, and none at all are stale; a living twistd's is not."""
+        other = subprocess.Popen(["sleep", "60"])
+        living = subprocess.Popen([sys.executable, "-c", "input()", "twistd"], stdin=subprocess.PIPE)
+        for process in (other, living):
+            self.addCleanup(process.communicate)
+            self.addCleanup(process.kill)
+        command = Path(f"/proc/{living.pid}/cmdline")
+        wait_until(lambda: b"twistd" in command.read_bytes(), "the process to be one")
+        for content, stays in (
+            (str(os.getpid()), False),
+            (str(other.pid), False),
+            ("", False),
+            ("12x", False),
+            (str(living.pid), True),
+        ):
+            self.assertEqual(self.settle(content=content)[1], stays, content)
+
+
+class DiagnosticsFileTests(SynchronousTestCase):
+    """twistd's log file, when somebody rotates it."""
+
+    def setUp(self):
+        self.path = Path(self.mktemp()).absolute()
+        self.file = daemon.DiagnosticsFile(str(self.path))
+        self.addCleanup(lambda: self.file.close())
+
+    def test_moved(self):
+        """After a move the old file goes on, until either signal: then the path is there again."""
+        for number, follow in enumerate((self.file.reopen, self.file.rotate_or_reopen)):
+            moved = Path(f"{self.path}.moved{number}")
+            self.file.write("old\n")
+            self.path.rename(moved)
+            self.file.write("old, too\n")
+            follow()
+            self.file.write(f"new {number}\n")
+            self.assertEqual(moved.read_text().splitlines()[-2:], ["old", "old, too"])
+            self.assertEqual(self.path.read_text(), f"new {number}\n")
+
+    def test_mode(self):
+        """Who may read the first file may read each later one; twistd's umask does not count."""
+        self.path.chmod(0o640)
+        file = daemon.DiagnosticsFile(str(self.path))
+        self.addCleanup(file.close)
+        self.addCleanup(os.umask, os.umask(0o077))
+        file.rotate()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o640)
+
+    def test_truncated(self):
+        """After logrotate's copytruncate it goes on at the start, without a hole."""
+        self.file.write("old\n")
+        os.truncate(self.path, 0)
+        self.file.write("new\n")
+        self.assertEqual(self.path.read_text(), "new\n")
+
+    def test_in_place(self):
+        """A file that nobody moved is rotated by SIGUSR1; there are at most so many old ones."""
+        for number in range(15):
+            self.file.write(f"{number}\n")
+            self.file.rotate_or_reopen()
+        old = sorted(self.path.parent.glob(f"{self.path.name}.*"))
+        self.assertEqual(len(old), 10)
+        self.assertEqual(Path(f"{self.path}.1").read_text(), "14\n")
+        self.assertEqual(self.path.read_text(), "")
+
+    def test_size(self):
+        """It rotates by itself at its size."""
+        self.file.write("x" * LOG_FILE_SIZE_MAX)
+        self.file.write("next\n")
+        self.assertEqual(self.path.read_text(), "next\n")
+
+    def test_no_new_file(self):
+        """When there can be no new file, the old one goes on."""
+        moved = Path(f"{self.path}.moved")
+        self.path.rename(moved)
+        self.path.mkdir()
+        self.file.reopen()
+        self.file.write("still\n")
+        self.assertEqual(moved.read_text(), "still\n")
+
+
 class TwistdTests(TapCase):
     """The real command."""
 
@@ -328,6 +432,11 @@ class RunningTests(TapCase):
         with connect_blocking(self.address, timeout_seconds=20) as log:
             self.assertEqual(log.bounds(), (0, 0))
         self.assertTrue((self.folder / "data").is_dir())
+        log_path = self.folder / "twistd.log"
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            log_path.rename(self.folder / f"moved-{number}.log")
+            os.kill(process_id, number)
+            wait_until(log_path.exists, "a new log file")
         os.kill(process_id, signal.SIGTERM)
         self.assertTrue(select.select([descriptor], [], [], 30)[0], "the daemon did not end")
         lines = [json.loads(line) for line in (self.folder / "twistd.log").read_text().splitlines()]
@@ -340,15 +449,17 @@ class RunningTests(TapCase):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             self.path.write_text(self.path.read_text().replace(self.address, f"127.0.0.1:{port}"))
+            (self.folder / "twistd.pid").write_text(str(os.getpid()))  # nobody asks for it in the foreground
             done = twistd("-n", "loghouse", "--config", "node.yaml", cwd=self.folder)
             self.assertEqual(done.returncode, 1)
             self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
             self.assertRegex(done.stderr, rf"^twistd loghouse: cannot start: .*{port}")
             reasons = [json.loads(line) for line in done.stdout.splitlines()]
             self.assertTrue(any(line["level"] == "critical" for line in reasons), reasons)
-            daemon = twistd("loghouse", "--config", "node.yaml", cwd=self.folder)
-            self.assertEqual(daemon.returncode, 1)
-            self.assertIn("An error has occurred", daemon.stdout + daemon.stderr)
+            done_daemon = twistd("loghouse", "--config", "node.yaml", cwd=self.folder)
+            self.assertEqual(done_daemon.returncode, 1)
+            self.assertEqual(done_daemon.stderr.splitlines()[0], done.stderr.strip())
+            self.assertIn("see the line above", done_daemon.stderr)
             # The parent ends as soon as it heard of the error; its child then removes the file, and ends.
             wait_until(lambda: not (self.folder / "twistd.pid").exists(), "the pid file to go")
 
