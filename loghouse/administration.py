@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +26,6 @@ from loghouse.node_api import Appended, ClusterStatus, MemberState, proposing
 from loghouse.node_options import Transport
 from loghouse.protocol.configuration import (
     Configuration,
-    Member,
     encode_producer,
     encode_trim,
 )
@@ -36,7 +35,18 @@ from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica import Replica
 
-ALIVE: Final = ("alive", "suspect")
+HEARD_TICKS: Final = 3
+"""How lately the leader must have heard the voters that a change of its own accord would leave."""
+
+
+@dataclass(slots=True)
+class _Removal:
+    """A voter that is to go, once a majority of the others was heard after that was asked for."""
+
+    configuration: Configuration
+    done: Deferred[None]
+    ticks: int = 0
+    is_late: bool = False
 
 
 class Administration:
@@ -48,6 +58,7 @@ class Administration:
     _replica: Replica | None
     _forwarder: Forwarder | None
     _hand_overs: list[Deferred[None]]
+    _removals: list[_Removal]
 
     # --- asked here -----------------------------------------------------------------
 
@@ -182,13 +193,64 @@ class Administration:
         members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
         if not members:
             return self._shut_out(replica, name)
-        self._check_quorum_without(configuration, name)
+        if configuration.voters == {members[-1].id}:
+            raise MembershipError(f"{name!r} is the only voter; a cluster needs one")
+        return self._until_heard(configuration.without(members[-1].id)).addCallback(
+            lambda _: self._take_out(replica, name)
+        )
+
+    def _take_out(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+        """Remove the members of a name, a learner before the voter that it was to replace, one at a time."""
+        configuration = replica.raft.configuration
+        members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
+        if not members:
+            return self._shut_out(replica, name)
         changed = configuration.without(members[0].id)
-        if len(members) > 1:  # a voter, and the learner that was to replace it: one change at a time
-            return self._change(replica, changed).addCallback(lambda _: self._remove(replica, name))
+        if len(members) > 1:
+            return self._change(replica, changed).addCallback(lambda _: self._take_out(replica, name))
         if name not in changed.removed:
             changed = replace(changed, removed=_with_removed(changed, name))
         return self._change(replica, changed)
+
+    def _until_heard(self, configuration: Configuration) -> Deferred[None]:
+        """Fire once a majority of a configuration's voters was heard from now on.
+
+        What was heard before, or is said of them, may be of one that has died since; then the removal of
+        another would leave too few, and no leader to take it back.
+
+        Raises (as a failure):
+            MembershipError: Names those that were not heard within an election timeout.
+        """
+        removal = _Removal(configuration, Deferred())
+        self._removals.append(removal)
+        self._look_at_removals(0)
+        return removal.done
+
+    def _look_at_removals(self, ticks: int = 1) -> None:
+        """Called at each tick: let removals go on whose remaining voters were heard."""
+        waiting, self._removals = self._removals, []
+        for removal in waiting:
+            problem = self._problem_of(removal, ticks)
+            if removal.done.called:
+                pass  # who asked went away
+            elif problem is None:
+                removal.done.callback(None)
+            elif removal.is_late or not isinstance(problem, MembershipError):
+                removal.done.errback(problem)
+            else:
+                self._removals.append(removal)
+
+    def _problem_of(self, removal: _Removal, ticks: int) -> RequestError | None:
+        raft = self._replica.raft if self._replica is not None else None
+        if raft is None or raft.role is not Role.LEADER:
+            return UnavailableError("this node does not lead any more; nothing was done, try again")
+        removal.ticks += ticks
+        removal.is_late = removal.ticks > raft.config.election_ticks
+        try:
+            raft.check_voters(removal.configuration, within_ticks=removal.ticks)
+        except MembershipError as error:
+            return error
+        return None
 
     def _shut_out(self, replica: Replica, name: str) -> Deferred[AdminResult]:
         """Keep out a node that is no member: its certificate may be in wrong hands."""
@@ -197,33 +259,14 @@ class Administration:
             return succeed(AdminResult())
         return self._change(replica, replace(configuration, removed=_with_removed(configuration, name)))
 
-    def _check_quorum_without(self, configuration: Configuration, name: str) -> None:
-        """Raise when the members that would be left could not commit anything now.
-
-        Raises:
-            MembershipError: Says who is missing.
-        """
-        left = [m for m in configuration.members if m.role is MemberRole.VOTER and m.name != name]
-        if not left:
-            raise MembershipError(f"{name!r} is the only voter; a cluster needs one")
-        silent = [member.name for member in left if not self._is_alive(member)]
-        if len(left) - len(silent) <= len(left) // 2:
-            raise MembershipError(
-                f"without {name!r} there would be {len(left)} voters, of which {', '.join(silent)} cannot be "
-                "reached: no majority; start those first"
-            )
-
-    def _is_alive(self, member: Member) -> bool:
-        if member.disk_uuid == self.disk_uuid or self.transport is None:
-            return True
-        return self.transport.liveness_of(member.name, member.disk_uuid) in ALIVE
-
     def _change(self, replica: Replica, configuration: Configuration) -> Deferred[AdminResult]:
         return replica.propose_configuration(configuration).addCallback(lambda _: AdminResult())
 
     def _transfer(self, replica: Replica, name: str) -> Deferred[AdminResult]:
         raft = replica.raft
         if name == self.name:
+            replica.transfer_leadership(raft.id)  # takes back what is pending
+            self._look_at_hand_over()
             return succeed(AdminResult(name=name))
         target = 0
         if name:
@@ -264,12 +307,16 @@ class Administration:
         raft = self._replica.raft
         if raft.transfer_target or not raft.leader:
             return  # still under way, or nobody is heard to lead yet
-        stayed = "the other node did not take over in time; this one leads on"
+        stayed = "the other node did not take over in time, or that was taken back; this one leads on"
         self._settle_hand_overs(stayed if raft.role is Role.LEADER else "")
 
     def _end_hand_overs(self) -> None:
         """The node stops: nobody will look at hand-overs any more."""
         self._settle_hand_overs("the node stopped before another one had taken over")
+        removals, self._removals = self._removals, []
+        for removal in removals:
+            if not removal.done.called:
+                removal.done.errback(UnavailableError("the node is stopping; nothing was done, try again"))
 
     def _settle_hand_overs(self, problem: str) -> None:
         """Tell who waits that another node leads, or the problem."""

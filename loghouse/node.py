@@ -17,11 +17,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.administration import Administration
+from loghouse.administration import HEARD_TICKS, Administration
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
     DiskFullError,
     LoghouseError,
+    MembershipError,
     RequestError,
     UnavailableError,
     UnknownLogError,
@@ -99,6 +100,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._log: Log | None = None
         self._claimed: DataDirectory | None = None
         self._hand_overs: list[Deferred[None]] = []
+        self._removals = []
         self._forwarder: Forwarder | None = None
         self.transport: Transport | None = None
         # Raises for a subject that may not append, also where another node passes its request on.
@@ -212,6 +214,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             self._replica.tick()
             self.look_at_damage()
             self._look_at_hand_over()
+            self._look_at_removals()
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
         loop = LoopingCall(work)
@@ -359,6 +362,10 @@ class Node(Administration, Repairing, RoomKeeping, Service):
     def change_configuration(self, configuration: Configuration) -> None:
         """Propose a configuration on the leader; what is refused is tried again by the next look."""
         assert self._replica is not None
+        try:
+            self._replica.raft.check_voters(configuration, within_ticks=HEARD_TICKS)
+        except MembershipError:
+            return
         self._replica.propose_configuration(configuration).addCallbacks(
             lambda appended: self.logger.info("configuration {index} is in force", index=appended.index),
             lambda failure: None if failure.check(RequestError) else self.fatal(failure),

@@ -1,5 +1,7 @@
 """A removal that was never committed must not come between a node and the leader that replaces it."""
 
+from dataclasses import replace
+
 from tests.driver.town import TownTestCase
 
 
@@ -12,7 +14,11 @@ class UncommittedRemovalTests(TownTestCase):
         old = town.leader
         successor, other = (one for one in town.running if one is not old)
         town.cut(old.name)
-        ignored = old.node.remove(successor.name)
+        # As if the cut came right after the others were heard for the removal.
+        configuration = old.node.configuration
+        member = next(iter(configuration.named(successor.name)))
+        removal = replace(configuration.without(member.id), removed=(successor.name,))
+        ignored = old.node._replica.propose_configuration(removal)
         ignored.addErrback(lambda failure: None)
         town.until(lambda: town.leader is not old and town.leader is not None)
         if town.leader is other:

@@ -25,6 +25,7 @@ from loghouse.protocol.raft_messages import NOBODY
 from loghouse.raft.elections import Elections
 from loghouse.raft.membership import check_change
 from loghouse.raft.progress import Progress, ProgressState
+from loghouse.raft.quorum import majority
 from loghouse.raft.ready import Proposal, Role, Ticket
 
 
@@ -142,7 +143,8 @@ class Proposals(Elections):
         Raises:
             NotLeaderError, UnavailableError, ResourceExhaustedError: As `propose`.
             MembershipError: The change is not one of these, another is not committed yet, this leader has
-                committed nothing of its own term yet, or a learner to be promoted is not caught up.
+                committed nothing of its own term yet, a learner to be promoted is not caught up, or the new
+                voters could not commit the change (`check_voters`).
         """
         self._check_leading()
         if not self.has_own_commit:
@@ -154,10 +156,43 @@ class Proposals(Elections):
         for id_ in configuration.voters & self.configuration.learners:
             if not self.is_caught_up(id_):
                 raise MembershipError(f"learner {id_} is not caught up yet; try again later")
+        self.check_voters(configuration)
         payload = encode_configuration(configuration)
         self._check_room(len(payload))
         entry = self._append_own(EntryKind.CONFIGURATION, now, payload)
         return Ticket(entry.index, entry.term, entry.base_offset, 0)
+
+    def check_voters(self, configuration: Configuration, within_ticks: int | None = None) -> None:
+        """Raise unless a majority of a configuration's voters is heard and close behind this leader.
+
+        Such a change counts at once and takes that majority to be committed, or to be taken back: without it
+        the group has no leader any more, and nobody who could undo the change. Votes that stay as they are
+        need no look: there was a majority a moment ago, and there is no other one.
+
+        Args:
+            within_ticks: How lately each must have been heard; an election timeout by default.
+
+        Raises:
+            MembershipError: Names the voters that are missing.
+        """
+        if configuration.voters == self._voters:
+            return
+        within_ticks = self.config.election_ticks if within_ticks is None else within_ticks
+        near = self._log.last_index - self.config.inflight_entries_max
+        missing = []
+        for member in configuration.members:
+            progress = self._progress.get(member.id)
+            is_here = progress is not None and progress.silent_ticks < within_ticks
+            is_near = progress is not None and progress.match_index >= near
+            if member.id in configuration.voters and member.id != self.id and not (is_here and is_near):
+                missing.append(member)
+        count = len(configuration.voters)
+        if count - len(missing) < majority(count):
+            names = ", ".join(member.name for member in missing)
+            raise MembershipError(
+                f"of the {count} voters that there would be, {names} cannot be reached or is far behind: no "
+                "majority, nothing was changed; start those first, or wait until they have caught up"
+            )
 
     def is_caught_up(self, id: int) -> bool:
         """Whether a member was, for an election timeout, replicating within one in-flight window."""
@@ -179,14 +214,16 @@ class Proposals(Elections):
     def transfer_leadership(self, target: int = NOBODY) -> None:
         """Hand leadership to a voter: no proposals until it took over, or an election timeout passed.
 
-        Asking again for the same target changes nothing; for another, replaces it.
+        Asking again for the same target changes nothing; for another, replaces it; for this leader itself,
+        takes it back, unless the target was told already.
 
         Args:
             target: Who takes over; 0 for the best successor (a stop, a full disk).
 
         Raises:
             NotLeaderError: This is not the leader.
-            MembershipError: The target is not another voter, or there is none to hand over to.
+            MembershipError: The target is no voter, or was not heard for an election timeout: proposals would
+                wait for nobody. Or there is none to hand over to.
         """
         if self.role is not Role.LEADER:
             self._check_leading()
@@ -194,10 +231,17 @@ class Proposals(Elections):
             target = self._transfer_target or self.best_successor
             if target == NOBODY:
                 raise MembershipError("no other voter was heard lately; leadership stays here")
-        if target == self.id or target not in self._voters:
-            raise MembershipError(f"member {target} is not another voter; leadership cannot go there")
+        if target == self.id:
+            self._transfer_target = NOBODY
+            return
+        if target not in self._voters:
+            raise MembershipError(f"member {target} is no voter; leadership cannot go there")
         if target == self._transfer_target:
             return
+        if self._progress[target].silent_ticks >= self.config.election_ticks:
+            member = self.configuration.member(target)
+            name = member.name if member is not None else str(target)
+            raise MembershipError(f"{name!r} was not heard lately; leadership stays here")
         self._transfer_target = target
         self._transfer_ticks = 0
         progress = self._progress[target]

@@ -11,6 +11,7 @@ JOINING = "loghouse.joining_cluster:Joining."
 NODE = "loghouse.node:Node."
 READS = "loghouse.reads:Reads."
 JOINER = "loghouse.joining:Joiner."
+PROPOSALS = "loghouse.raft.proposals:Proposals."
 ADMINISTRATION = "loghouse.administration:Administration."
 
 ORDER = (
@@ -189,7 +190,7 @@ ANSWERS = (
         "found here: a transfer that was never answered",
         "Who waits for a hand-over is not told of the stop.",
         [(NODE + "_close", "self._end_hand_overs()", "pass")],
-        "test_cluster:AdministrationTests.test_stop_during_a_transfer",
+        "test_administration:AdministrationTests.test_stop_during_a_transfer",
     ),
     bug(
         "retry-is-another-batch",
@@ -302,7 +303,7 @@ READING = (
         "found from outside: one node of three left could not be read",
         "A time look-up that this node can answer needs a majority.",
         [(READS + "_find_offset_alone", "failure.trap(UnavailableError)", "failure.raiseException()")],
-        "test_cluster:AdministrationTests.test_reads_without_a_majority",
+        "test_administration:AdministrationTests.test_reads_without_a_majority",
     ),
 )
 
@@ -402,15 +403,43 @@ MEMBERSHIP = (
         "quorum-removed",
         "etcd: member remove with an unhealthy cluster",
         "A removal is not refused when the rest would have no majority.",
-        [(ADMINISTRATION + "_remove", "self._check_quorum_without(configuration, name)", "pass")],
-        "test_cluster:AdministrationTests.test_remove_that_would_lose_the_quorum",
+        [(PROPOSALS + "check_voters", "if count - len(missing) < majority(count):", "if False:")],
+        "test_administration:AdministrationTests.test_remove_that_would_lose_the_quorum",
+    ),
+    bug(
+        "heard-before-counts",
+        "found here: a removal right after another voter died took the cluster down",
+        "Voters that were heard before the removal was asked for count as there.",
+        [(ADMINISTRATION + "_problem_of", ", within_ticks=removal.ticks", "")],
+        "test_administration:AdministrationTests.test_remove_right_after_a_death",
+    ),
+    bug(
+        "behind-counts",
+        "etcd: strict reconfiguration check",
+        "A voter that holds little of the log counts as one that can commit.",
+        [(PROPOSALS + "check_voters", "not (is_here and is_near)", "not is_here")],
+        "raft.test_voters:NewVotersTests.test_remove_beside_one_far_behind",
+    ),
+    bug(
+        "silent-target",
+        "etcd hands over to whoever is named",
+        "Leadership is handed to a voter that is not heard: appends wait for nobody.",
+        [(PROPOSALS + "transfer_leadership", "if self._progress[target].silent_ticks >=", "if 0 >=")],
+        "raft.test_voters:TransferTests.test_silent_target",
+    ),
+    bug(
+        "transfer-cannot-be-taken-back",
+        "etcd: a transfer to the leader itself ends the pending one",
+        "A transfer to the leader itself changes nothing.",
+        [(PROPOSALS + "transfer_leadership", "self._transfer_target = NOBODY", "pass")],
+        "raft.test_voters:TransferTests.test_to_itself",
     ),
     bug(
         "failed-transfer-succeeds",
         "hashicorp/raft: LeadershipTransfer",
         "A hand-over that did not happen is said to have been done.",
         [(ADMINISTRATION + "_look_at_hand_over", "if raft.role is Role.LEADER else", "if False else")],
-        "test_cluster:AdministrationTests.test_transfer_that_fails",
+        "test_administration:AdministrationTests.test_transfer_that_fails",
     ),
 )
 

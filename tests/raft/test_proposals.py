@@ -1,4 +1,4 @@
-"""What a leader is asked: bounds, producers, transfers, reads, and the shape of a Ready."""
+"""What a leader is asked: bounds, producers, reads, and the shape of a Ready."""
 
 from dataclasses import replace
 
@@ -8,7 +8,6 @@ from loghouse.errors import (
     DamageError,
     ExpectOffsetError,
     InvalidRequestError,
-    MembershipError,
     NotLeaderError,
     ResourceExhaustedError,
     SequenceError,
@@ -25,9 +24,9 @@ from loghouse.protocol.configuration import (
     encode_trim,
 )
 from loghouse.protocol.entry import EntryKind, crc32c
-from loghouse.protocol.raft_messages import AppendEntries, HeartbeatReply, InstallSnapshot, TimeoutNow
+from loghouse.protocol.raft_messages import AppendEntries, HeartbeatReply, InstallSnapshot
 from loghouse.raft.config import RaftConfig
-from loghouse.raft.ready import Proposal, Role
+from loghouse.raft.ready import Proposal
 from tests.raft.group import Group, configuration, entry
 from tests.raft.member import Bench, append, heartbeat, heartbeat_reply, holds, only, rejects
 
@@ -236,84 +235,6 @@ class ProducerTests(SynchronousTestCase):
         self.assertEqual(index, producer + 1)
         bench.hear(2, append(9, producer, 2, [entry(index, 9)]))
         self.assertEqual(bench.raft._log.state.producers[producer].next_sequence, 0)
-
-
-class TransferTests(SynchronousTestCase):
-    """Handing over."""
-
-    def test_targets(self):
-        """Only another voter can take over."""
-        bench = leading(learners=1)
-        for target in (1, 4, 9):
-            with self.assertRaises(MembershipError):
-                bench.raft.transfer_leadership(target)
-        with self.assertRaises(NotLeaderError):
-            Bench().raft.transfer_leadership(2)
-
-    def test_best_successor(self):
-        """Without a target, the voter heard lately that holds the most takes over; without any, nobody."""
-        bench = Bench(voters=5)
-        bench.leader()
-        with self.assertRaises(MembershipError):
-            bench.raft.transfer_leadership()
-        bench.hear(4, heartbeat_reply(2))
-        bench.hear(5, holds(2, 2))
-        bench.hear(3, holds(2, 2))
-        bench.raft.transfer_leadership()
-        self.assertEqual(bench.raft.transfer_target, 3)
-        bench.raft.transfer_leadership()
-        self.assertEqual(bench.raft.transfer_target, 3)
-
-    def test_same_target_again(self):
-        """Asking again does not start the clock again."""
-        bench = leading()
-        bench.raft.transfer_leadership(2)
-        bench.tick(5)
-        bench.raft.transfer_leadership(2)
-        bench.tick(5)
-        self.assertEqual(bench.raft.transfer_target, 0)
-
-    def test_other_target(self):
-        """Another target takes the first one's place."""
-        bench = leading()
-        bench.raft.transfer_leadership(2)
-        bench.raft.transfer_leadership(3)
-        self.assertEqual([t for t, _ in only(bench.out(), TimeoutNow)], [2, 3])
-        self.assertEqual(bench.raft.transfer_target, 3)
-        with self.assertRaises(UnavailableError):
-            bench.raft.propose(RECORD, 0)
-
-    def test_probing_target_is_probed_at_once(self):
-        """A target whose probe was lost is probed again without waiting for a heartbeat."""
-        bench = Bench()
-        bench.leader()
-        bench.hear(2, holds(2, 2))
-        bench.raft.transfer_leadership(3)
-        self.assertEqual([t for t, m in only(bench.out(), AppendEntries) if m.entries], [3])
-        self.assertEqual([t for t, _ in only(bench.hear(3, holds(2, 2)), TimeoutNow)], [3])
-
-    def test_removed_target(self):
-        """A target that is removed ends the transfer."""
-        bench = leading()
-        bench.raft._transfer_target = 3
-        bench.raft._append_own(
-            EntryKind.CONFIGURATION, 0, encode_configuration(bench.raft.configuration.without(3))
-        )
-        self.assertEqual(bench.raft.transfer_target, 0)
-
-    def test_hand_over_on_stepping_down(self):
-        """A leader whose disk hangs names the best follower it hears."""
-        bench = leading(voters=5)
-        bench.node.disk = False
-        bench.raft.propose(RECORD, 0)
-        bench.out()
-        bench.hear(4, holds(2, 3))
-        for _ in range(9):
-            bench.tick()
-            for other in (3, 4, 5):
-                bench.hear(other, heartbeat_reply(2))
-        self.assertEqual(only(bench.tick(), TimeoutNow), [(4, TimeoutNow(term=2))])
-        self.assertIs(bench.raft.role, Role.FOLLOWER)
 
 
 class ReadTests(SynchronousTestCase):

@@ -1,0 +1,262 @@
+"""Whole nodes in one process: what an operator asks of them."""
+
+from loghouse.errors import InvalidRequestError, MembershipError, UnavailableError
+from loghouse.protocol.configuration import Role
+from loghouse.protocol.raft_messages import Envelope, TimeoutNow
+from tests.driver.town import TownTestCase
+
+
+class AdministrationTests(TownTestCase):
+    """What an operator asks of any node: done by the leader, refused with the reason."""
+
+    def follower(self, town):
+        return next(one for one in town.running if not one.leads)
+
+    def test_remove_that_would_lose_the_quorum(self):
+        """Removing a living node while another is dead is refused by name; the dead one may go."""
+        town = self.built()
+        asked = town.leader
+        dead, living = (one for one in town.running if not one.leads)
+        dead.crash()
+        gone = (dead.name, dead.node.disk_uuid)
+        town.until(lambda: asked.cluster.liveness_of(*gone) == "dead", 60)
+        failure = self.failure(town, living.node.remove(living.name), MembershipError)
+        self.assertIn(f"{dead.name} cannot be reached", failure.getErrorMessage())
+        self.assertEqual(len(asked.node.configuration.voters), 3)
+        self.result(town, living.node.remove(dead.name))
+        self.assertEqual(len(asked.node.configuration.voters), 2)
+
+    def test_remove_right_after_a_death(self):
+        """A removal waits to hear the others: one that died a moment before does not count."""
+        town = self.built()
+        leader = town.leader
+        dead, living = (one for one in town.running if not one.leads)
+        dead.crash()
+        done = leader.node.remove(living.name)
+        self.assertIn(
+            f"{dead.name} cannot be reached", self.failure(town, done, MembershipError).getErrorMessage()
+        )
+        self.assertEqual(len(leader.node.configuration.voters), 3)
+        self.result(town, town.leader.propose())
+        dead.start()
+        town.until(lambda: dead.node.leader_name == leader.name)
+        self.result(town, town.leader.node.remove(living.name))
+
+    def test_leave_right_after_a_death(self):
+        """A leader that leaves asks the same of those it leaves behind."""
+        town = self.built()
+        leader = town.leader
+        dead = self.follower(town)
+        dead.crash()
+        self.failure(town, leader.node.leave(), MembershipError)
+        self.result(town, town.leader.propose())
+
+    def test_stop_during_a_removal(self):
+        """A stop leaves nobody waiting for a removal."""
+        town = self.built()
+        leader = town.leader
+        town.cut(leader.name)
+        done = leader.node.remove(self.follower(town).name)
+        self.assertNoResult(done)
+        leader.stop()
+        self.failureResultOf(done, UnavailableError, MembershipError)
+
+    def test_replaced_only_beside_a_majority(self):
+        """A leader takes out the voter of an emptied disk only while it hears the others."""
+        town = self.built()
+        leader, (emptied, other) = town.leader, [one for one in town.running if not one.leads]
+        emptied.crash()
+        emptied.wipe()
+        emptied.start()
+        town.until(lambda: f"{emptied.name}L" in town.shape(leader.name), 60)
+        voters = leader.node.configuration.voters
+        change = leader.node.configuration.without(leader.node.configuration.named(emptied.name)[0].id)
+        self.assertEqual(len(change.voters), 2)
+        town.cut(other.name)
+        town.advance(0.4)
+        leader.node.change_configuration(change)
+        self.assertEqual(leader.node.configuration.voters, voters)
+
+    def test_remove_the_only_voter(self):
+        """The only voter cannot go, and what is no member cannot either."""
+        town = self.built("a")
+        node = town["a"].node
+        self.assertIn("only voter", self.failureResultOf(node.leave(), MembershipError).getErrorMessage())
+        self.failureResultOf(node.add("x", False), MembershipError)
+        self.failureResultOf(node.add("a", False), MembershipError)
+        self.failureResultOf(node.transfer("x"), MembershipError)
+
+    def test_leave_of_the_leader(self):
+        """A leader that leaves commits that, and the others go on."""
+        town = self.built()
+        old = town.leader
+        self.result(town, old.node.leave())
+        new = town.until(lambda: next((one for one in town.running if one.leads and one is not old), None))
+        self.assertNotIn(old.name, town.shape(new.name))
+        town.until(lambda: not old.leads)
+        self.result(town, new.propose())
+        self.assertEqual(new.node.configuration.removed, (old.name,))
+
+    def test_transfer(self):
+        """Leadership goes to the node that was named, asked through any node, without a lost append."""
+        town = self.built()
+        target = self.follower(town)
+        self.assertEqual(self.result(town, target.node.transfer(target.name)), target.name)
+        town.until(lambda: town.leader is target)
+        self.assertEqual(self.result(town, target.node.transfer(target.name)), target.name)
+        chosen = self.result(town, target.node.transfer(""))
+        town.until(lambda: town.leader is town[chosen])
+        self.assertNotEqual(chosen, target.name)
+
+    def test_transfer_that_fails(self):
+        """When the target cannot take over, the leader leads on and says so."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        town.cut(target.name)
+        done = leader.node.transfer(target.name)
+        self.assertIn("leads on", self.failure(town, done, UnavailableError).getErrorMessage())
+        self.assertTrue(leader.leads)
+        self.result(town, leader.propose())
+
+    def test_transfer_that_another_wins(self):
+        """When another node than the named one took over, that is said, and who leads."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        other = next(one for one in town.running if one not in (leader, target))
+        town.cut(target.name)
+        done = leader.node.transfer(target.name)
+        order = TimeoutNow(term=leader.node._replica.raft.term)
+        source, id_ = leader.node.member_id, other.node.member_id
+        other.node.receive(Envelope(group=1, source=source, target=id_, message=order))
+        message = self.failure(town, done, UnavailableError).getErrorMessage()
+        self.assertIn(f"{other.name!r} leads now, not {target.name!r}", message)
+
+    def test_transfer_taken_back(self):
+        """A transfer to the leader itself takes back a pending one: appends go on, and who waited is told."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        town.cuts |= {(leader.name, target.name), (target.name, leader.name)}
+        self.result(town, leader.propose())  # so that the target lacks something
+        done = leader.node.transfer(target.name)
+        self.failure(town, leader.propose(), UnavailableError)
+        self.assertEqual(self.successResultOf(leader.node.transfer(leader.name)), leader.name)
+        self.assertIn("taken back", self.failureResultOf(done, UnavailableError).getErrorMessage())
+        self.result(town, leader.propose(), 0.5)
+
+    def test_transfer_to_a_silent_one(self):
+        """A voter that is not heard is no target; nothing waits for it."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        target.crash()
+        town.advance(1.5)
+        failure = self.failureResultOf(leader.node.transfer(target.name), MembershipError)
+        self.assertIn(f"{target.name!r} was not heard", failure.getErrorMessage())
+        self.result(town, leader.propose(), 0.5)
+
+    def test_stop_during_a_transfer(self):
+        """A stop leaves nobody waiting for a hand-over."""
+        town = self.built()
+        leader, target = town.leader, self.follower(town)
+        town.cut(target.name)
+        done = leader.node.transfer(target.name)
+        leader.stop()
+        self.failureResultOf(done, UnavailableError)
+
+    def test_hand_over_before_a_stop(self):
+        """A leader hands over before it stops; a follower, and a lone voter, have nothing to hand over."""
+        town = self.built()
+        old = town.leader
+        self.successResultOf(self.follower(town).node.hand_over())
+        self.result(town, old.node.hand_over(), 3)
+        self.assertIsNot(town.until(lambda: town.leader, 1), old)
+        alone = self.built("d", bootstrap="d")
+        self.successResultOf(alone["d"].node.hand_over())
+
+    def test_status(self):
+        """Every node tells who is there, how far each is, and who leads."""
+        town = self.built()
+        self.result(town, town.leader.propose())
+        town.advance(2)
+        for one in town.running:
+            status = self.result(town, one.node.status())
+            self.assertEqual(status.leader, town.leader.name)
+            self.assertEqual((status.lowest_offset, status.next_offset), (0, 1))
+            self.assertEqual({member.match_index for member in status.members}, {status.commit_index})
+            self.assertEqual({member.liveness for member in status.members}, {"alive"})
+            others = {member.version for member in status.members if member.name != one.name}
+            self.assertEqual(others, {"test"}, "what the others' Hello says")
+
+    def test_status_without_a_leader(self):
+        """Status is answered when nobody leads: that is when it is asked for."""
+        town = self.built()
+        for name in "ab":
+            town[name].crash()
+        town.until(lambda: not town["c"].node.leader_name, 60)
+        town.advance(40)
+        status = self.result(town, town["c"].node.status())
+        self.assertEqual(status.leader, "")
+        self.assertEqual(
+            {member.name: member.liveness for member in status.members},
+            {"a": "dead", "b": "dead", "c": "alive"},
+        )
+        self.failure(town, town["c"].node.remove("a"), UnavailableError)
+        self.failure(town, town["c"].node.transfer("c"), UnavailableError)
+
+    def test_reads_without_a_majority(self):
+        """The last one of three serves what it holds; what only a leader can confirm is refused."""
+        town = self.built()
+        self.result(town, town.leader.propose())
+        town.advance(2)
+        for name in "ab":
+            town[name].crash()
+        town.until(lambda: not town["c"].node.leader_name, 60)
+        node = town["c"].node
+        self.assertEqual(self.result(town, node.fetch(0, 1)).next_offset, 1)
+        offset, timestamp = self.result(town, node.find_offset(0))
+        self.assertEqual(offset, 0)
+        self.assertGreater(timestamp, 0)
+        self.failure(town, node.find_offset(timestamp + 1), UnavailableError)
+        self.failure(town, node.fetch(1, 1), UnavailableError)
+        self.failure(town, node.bounds(), UnavailableError)
+
+    def test_status_of_a_joiner(self):
+        """A node that belongs to no cluster yet refuses, and says so."""
+        town = self.town("ab")
+        node = town["a"].start().node
+        for done in (node.status(), node.remove("b"), node.trim(0), node.register_producer("x")):
+            self.failureResultOf(done, UnavailableError)
+        self.failureResultOf(node.fetch(0, 1), UnavailableError)
+        self.failureResultOf(node.bounds(), UnavailableError)
+        self.failureResultOf(node.find_offset(0), UnavailableError)
+
+    def test_trim(self):
+        """Trims go through any node and count at every node; one beyond the end is refused."""
+        town = self.built()
+        for _ in range(3):
+            self.result(town, town.leader.propose())
+        follower = self.follower(town)
+        self.assertEqual(self.result(town, follower.node.trim(2)), 2)
+        for one in town.running:
+            self.assertEqual(self.result(town, one.node.bounds()).lowest, 2)
+        self.assertEqual(self.result(town, follower.node.trim(1)), 2)
+        self.failure(town, follower.node.trim(4), InvalidRequestError)
+
+    def test_learner_for_ever(self):
+        """A learner may become a replica, which is never promoted; a voter, stranger or removed one not."""
+        town = self.built()
+        leader, follower = town.leader, self.follower(town)
+        self.failure(town, leader.node.add(follower.name, True), MembershipError)
+        self.failure(town, leader.node.add("x", True), MembershipError)
+        self.result(town, leader.node.remove(follower.name))
+        self.failure(town, leader.node.add(follower.name, True), MembershipError)
+        self.result(town, leader.node.add(follower.name, False))
+
+        def role():
+            return next((m.role for m in leader.node.configuration.named(follower.name)), None)
+
+        town.until(lambda: role() is Role.LEARNER, 60)
+        self.result(town, leader.node.add(follower.name, True))
+        self.assertIs(role(), Role.REPLICA)
+        town.advance(30)
+        self.assertIs(role(), Role.REPLICA)
+        self.assertEqual(len(leader.node.configuration.voters), 2)
