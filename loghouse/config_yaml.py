@@ -14,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from loghouse.errors import ConfigError
+from loghouse.text import check_lines
 
 _TAG: Final = "tag:yaml.org,2002:"
 _DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -53,8 +54,12 @@ def compose(content: bytes | str, path: Path) -> yaml.Node | None:
     """Parse a file's text; its values are not looked at yet.
 
     Raises:
-        ConfigError: It is not YAML, or has aliases.
+        ConfigError: It is not YAML, or has aliases, or characters that hide a part of a line.
     """
+    try:
+        check_lines(content)  # YAML ends lines where no editor does
+    except ValueError as error:
+        raise ConfigError([f"{path}: line {error}"]) from None
     try:
         return yaml.compose(content, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -7,6 +7,7 @@ appear in another order than it is in.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from typing import Any, Final
@@ -37,6 +38,17 @@ def visible_json(value: Any, **options: Any) -> str:
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def check_lines(data: bytes | str) -> None:
+    """Raise as `split_lines` for a file whose lines others will split, in UTF-8 or marked UTF-16."""
+    if isinstance(data, bytes):
+        is_wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        try:
+            data = data.decode("utf-16" if is_wide else "utf-8")
+        except UnicodeDecodeError:
+            return  # no text at all, as its reader will say
+    split_lines(data)
 
 
 def split_lines(text: str) -> list[str]:

@@ -244,6 +244,14 @@ class ExampleTests(ConfigCase):
         loaded = self.load(config.example_text())
         self.assertEqual((loaded.name, loaded.plaintext), ("node-1", False))
 
+    def test_hidden_lines(self):
+        """A setting behind what YAML takes for the end of a line, and no editor shows as one, is refused."""
+        for mark in "\x85\u2028\u2029\r":
+            for encoding in ("utf-8", "utf-16"):
+                data = f"{PLAIN}# ops{mark}plaintext_subject: evil\n".encode(encoding)
+                error = self.assertRaises(ConfigError, config.parse, data, Path("/x/node.yaml"))
+                self.assertIn(f"line {PLAIN.count(chr(10)) + 1}: holds", str(error))
+
     def test_uncommented_example_shows_the_defaults(self):
         """Every commented-out setting is valid, and shows its default."""
         lines = (line.removeprefix("# ") for line in config.example_text().splitlines())

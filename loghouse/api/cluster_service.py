@@ -52,7 +52,7 @@ class ClusterService:
         """Return what answers a call about the whole cluster: permission first, then the work."""
 
         async def answer(call: Call, request: Any) -> bytes:
-            call.check_cluster(name)
+            call.check_cluster()
             response = await administer(self._admin(name), request)
             return bytes(response.SerializeToString())
 

@@ -272,17 +272,20 @@ class Call:
             PermissionDeniedError: Names `object_`.
         """
         if not self._guard.authorizer.permits_anything(self.subject):
-            raise PermissionDeniedError(self.subject, self._rpc.action or "use", object_)
+            action = self._rpc.action
+            if action is None:
+                action, object_ = Action.CONSUME, DEFAULT_LOG  # the least that a rule could allow
+            raise PermissionDeniedError(self.subject, action, object_)
 
-    def check_cluster(self, name: str) -> None:
-        """Raise unless the caller may do this on the cluster; `name` says what.
+    def check_cluster(self) -> None:
+        """Raise unless the caller may do this on the cluster.
 
         Raises:
             PermissionDeniedError, UnauthenticatedError: As they say.
         """
         self._guard.check_still_valid(self._identity)
         if self._rpc.action is None:
-            self._guard.authorizer.check_anything(self.subject, name)
+            self._guard.authorizer.check_anything(self.subject)
         else:
             self._guard.authorizer.check(self.subject, ANY_OBJECT, self._rpc.action)
 

@@ -58,7 +58,7 @@ class HealthService:
         return int(_Status.SERVING if is_serving else _Status.NOT_SERVING)
 
     async def _check(self, call: Call, request: Any) -> bytes:
-        call.check_cluster("Health.Check")
+        call.check_cluster()
         if request.service not in _KNOWN:
             raise UnknownServiceError(request.service[:NAME_SIZE_MAX])
         return bytes(_Status(status=self._status()).SerializeToString())
@@ -69,7 +69,7 @@ class HealthService:
         told = None
         try:
             while True:
-                call.check_cluster("Health.Watch")
+                call.check_cluster()
                 watcher.clear()
                 # The protocol wants an unknown service watched, not refused: it might come.
                 known = request.service in _KNOWN

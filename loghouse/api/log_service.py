@@ -287,7 +287,7 @@ class LogService:
         return bytes(log_pb2.FindOffsetResponse(offset=offset, timestamp=timestamp).SerializeToString())
 
     async def _get_servers(self, call: Call, request: Any) -> bytes:
-        call.check_cluster("GetServers")
+        call.check_cluster()
         servers = [
             log_pb2.Server(
                 id=server.name,

@@ -31,5 +31,5 @@ class ReflectionService:
 
 async def _requests(call: Call) -> AsyncIterator[Any]:
     while (request := await call.read()) is not None:
-        call.check_cluster("Reflection")
+        call.check_cluster()
         yield request

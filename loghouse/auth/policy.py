@@ -18,6 +18,7 @@ from casbin.persist import Adapter
 from loghouse.errors import ConfigError, PermissionDeniedError
 from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
 from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.text import split_lines
 
 ANY_OBJECT: Final = "*"
 """In a rule: every log. As the object of a request: the whole cluster."""
@@ -26,6 +27,8 @@ ANY_OBJECT: Final = "*"
 # The effect of the original's model: one allowing rule is enough, and nothing can take it back.
 _ALLOW_OVERRIDE: Final = "some(where (p_eft == allow))"
 _REQUEST_TOKENS: Final = ["r_sub", "r_obj", "r_act"]
+_EXACT_SUBJECT: Final = "r_sub == p_sub"  # of a matcher, as casbin writes it
+_EXACT_ACTION: Final = "r_act == p_act"
 _FORBIDDEN_IN_RULES: Final = frozenset("#\"'()[]")
 
 
@@ -111,14 +114,14 @@ class Authorizer:
             _remember(self._any, subject, decision)
         return decision
 
-    def check_anything(self, subject: str, action: str) -> None:
-        """Raise unless `permits_anything`; `action` says in the error what was asked for.
+    def check_anything(self, subject: str) -> None:
+        """Raise unless `permits_anything`.
 
         Raises:
-            PermissionDeniedError: The subject may do nothing here.
+            PermissionDeniedError: The subject may do nothing here; names the least that a rule could allow.
         """
         if not self.permits_anything(subject):
-            raise PermissionDeniedError(subject, action, ANY_OBJECT)
+            raise PermissionDeniedError(subject, Action.CONSUME, DEFAULT_LOG)
 
 
 def _remember(decisions: dict[Any, bool], key: object, decision: bool) -> None:
@@ -157,7 +160,7 @@ def _load(model_path: Path, policy_path: Path) -> _Rules:
 def _load_model(path: Path) -> Model:
     model = Model()
     try:
-        model.load_model_from_text(_read(path))
+        model.load_model_from_text("\n".join(_lines(_read(path), path)))
     except ConfigError:
         raise
     except Exception as error:
@@ -175,12 +178,12 @@ def _parse_rules(text: str, path: Path, model: Model) -> list[list[str]]:
     """Return every rule as its kind and values, or raise with everything that is wrong."""
     rules: list[list[str]] = []
     problems: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
+    for number, line in enumerate(_lines(text, path), start=1):
+        line = line.strip(" \t")
         if not line or line.startswith("#"):
             continue
-        values = [value.strip() for value in line.split(",")]
-        problem = _rule_problem(values, model)
+        values = [value.strip(" \t") for value in line.split(",")]
+        problem = _hidden_problem(line) or _rule_problem(values, model)
         if problem:
             problems.append(f"{path}:{number}: {problem}")
         rules.append(values)
@@ -189,6 +192,11 @@ def _parse_rules(text: str, path: Path, model: Model) -> list[list[str]]:
     if problems:
         raise ConfigError(problems)
     return rules
+
+
+def _hidden_problem(line: str) -> str:
+    hidden = next((c for c in line if not c.isprintable() and c != "\t"), "")
+    return f"holds the character U+{ord(hidden):04X}, which nobody sees; remove it" if hidden else ""
 
 
 def _rule_problem(values: list[str], model: Model) -> str:
@@ -202,10 +210,25 @@ def _rule_problem(values: list[str], model: Model) -> str:
         return f"a rule {kind!r} has {kinds[kind]} values, this one has {len(values) - 1}"
     if not all(values):
         return "a value is empty"
+    # Of other matchers nobody can tell here what a value means.
+    given = dict(zip(model.model["p"][kind].tokens, values[1:], strict=True)) if kind == "p" else {}
+    matcher = model["m"]["m"].value
+    action, subject = given.get("p_act"), given.get("p_sub")
+    if action is not None and _EXACT_ACTION in matcher and action not in set(Action):
+        return f"{action!r} is no action; allowed: {', '.join(Action)}"
+    if subject == ANY_OBJECT and _EXACT_SUBJECT in matcher:
+        return f"{subject!r} is nobody's name, and no rule is for everybody; write a rule for each subject"
     forbidden = _FORBIDDEN_IN_RULES.intersection("".join(values))
     if forbidden:
         return f"a value holds {' '.join(sorted(forbidden))}, which would be a part of the name"
     return ""
+
+
+def _lines(text: str, path: Path) -> list[str]:
+    try:
+        return split_lines(text)
+    except ValueError as error:
+        raise ConfigError([f"{path}:{error}"]) from None
 
 
 def _read(path: Path) -> str:

@@ -182,7 +182,7 @@ class RawServer:
         if self._door.wall_clock() >= identity.expires_at:
             raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
         if action is None:
-            self._door.authorizer.check_anything(identity.subject, "describe")
+            self._door.authorizer.check_anything(identity.subject)
         else:
             self._door.authorizer.check(identity.subject, LOGS.get(group, ANY_OBJECT), action)
 

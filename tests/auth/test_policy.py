@@ -101,10 +101,12 @@ class PolicyTests(SynchronousTestCase):
 
     def test_anything_at_all(self):
         """One permission is enough, on the log or on the cluster."""
-        authorizer = self.authorizer("p, a, default, consume\np, b, *, admin\np, c, default, nothing\n")
+        authorizer = self.authorizer("p, a, default, consume\np, b, *, admin\np, c, other, produce\n")
         self.assertEqual([authorizer.permits_anything(s) for s in "abcd"], [True, True, False, False])
-        error = self.assertRaises(PermissionDeniedError, authorizer.check_anything, "d", "GetServers")
-        self.assertEqual((error.action, error.object), ("GetServers", "*"))
+        error = self.assertRaises(PermissionDeniedError, authorizer.check_anything, "d")
+        # What it names can be granted: with that rule the subject passes.
+        granted = self.authorizer(f"p, d, {error.object}, {error.action}\n")
+        granted.check_anything("d")
 
     def test_comments_and_blank_lines(self):
         """Comments, blank lines and spaces around values mean nothing."""
@@ -133,7 +135,13 @@ class BadFileTests(SynchronousTestCase):
             ("quotes", 'p, "root", *, produce'),
             ("brackets", "p, (root, *, produce)"),
             ("too many values", "p, root, *, produce, allow"),
-            ("too many rules", "p, a, b, c\n" * (POLICY_RULES_MAX + 1)),
+            ("too many rules", "p, a, b, consume\n" * (POLICY_RULES_MAX + 1)),
+            ("no action", "p, root, *, prduce"),
+            ("an action in capitals", "p, root, *, Produce"),
+            ("every action", "p, root, *, *"),
+            ("everybody", "p, *, default, consume"),
+            ("a hidden character", "p, ro\u200bot, *, produce"),
+            ("a space that is none", "p, root\xa0, *, produce"),
             ("too large", "#" * (POLICY_SIZE_MAX + 1)),
         ]
         for row, rules in rows:
@@ -144,9 +152,29 @@ class BadFileTests(SynchronousTestCase):
         self.policy.unlink()
         self.assertRaises(ConfigError, Authorizer, self.model, self.policy)
 
+    def test_hidden_lines(self):
+        """A line is what an editor shows: what ends one elsewhere, or hides it, is refused with the line."""
+        for mark in "\x0b\x0c\r\x1c\x1d\x1e\x85\u2028\u2029\u202e\x1b":
+            error = self.assertRaises(
+                ConfigError, self.authorizer, f"# one\n# ops{mark}p, evil, *, admin\np, root, *, consume\n"
+            )
+            self.assertIn(f"policy.csv:2: holds the character U+{ord(mark):04X}", str(error))
+            self.model.write_text(MODEL.replace("[matchers]", f"# x{mark}y\n[matchers]"))
+            self.assertRaises(ConfigError, self.authorizer)
+            self.model.write_text(MODEL)
+
+    def test_other_matchers(self):
+        """What a value means to another matcher is up to that: its actions and subjects may be patterns."""
+        self.model.write_text(
+            MODEL.replace("r.sub == p.sub", "keyMatch(r.sub, p.sub)").replace(
+                "r.act == p.act", "keyMatch(r.act, p.act)"
+            )
+        )
+        self.assertTrue(self.authorizer("p, *, default, con*\n").permits("eve", "default", "consume"))
+
     def test_the_largest_policy(self):
         """As many rules as allowed are accepted and the last one counts."""
-        authorizer = self.authorizer("p, a, b, c\n" * (POLICY_RULES_MAX - 1) + "p, z, *, produce")
+        authorizer = self.authorizer("p, a, b, consume\n" * (POLICY_RULES_MAX - 1) + "p, z, *, produce")
         self.assertTrue(authorizer.permits("z", "default", "produce"))
 
     def test_bad_models(self):
