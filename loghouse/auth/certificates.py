@@ -206,7 +206,7 @@ def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> b
 def write_issued(
     issued: Issued, certificate_path: Path, key_path: Path, *, may_replace: bool = False
 ) -> None:
-    """Write both files, mode 0600, each whole or not at all; the key first.
+    """Write both files, each whole or not at all; the key first, and readable by its owner only.
 
     Raises:
         CertificateError: A file is there already and `may_replace` is false, or it cannot be written.
@@ -214,8 +214,42 @@ def write_issued(
     for path in (key_path, certificate_path):
         if not may_replace and path.exists():
             raise CertificateError(f"{path} is there already; it was left as it is")
-    _write_private(key_path, issued.key_pem)
-    _write_private(certificate_path, issued.certificate_pem)
+    _write(key_path, issued.key_pem, mode=0o600)
+    _write(certificate_path, issued.certificate_pem, mode=0o644)
+
+
+def check_same_holder(issued: Issued, certificate_path: Path) -> None:
+    """Raise when a file holds anybody else's certificate: to make a new one of a name replaces its own only.
+
+    Raises:
+        CertificateError: Names the file and its holder.
+    """
+    if not certificate_path.exists():
+        return
+    new, old = (
+        load_certificates(pem, certificate_path)[0]
+        for pem in (issued.certificate_pem, read_pem(certificate_path))
+    )
+    if _holder(new) != _holder(old):
+        raise CertificateError(
+            f"{certificate_path} is the certificate of another, {old.subject.rfc4514_string()};"
+            " choose another name or --dir, or remove it"
+        )
+
+
+def _holder(certificate: x509.Certificate) -> tuple[object, ...]:
+    """Return what a certificate says of its holder: name, node, and whether it is a CA."""
+    constraints = [
+        extension.value.ca
+        for extension in certificate.extensions
+        if isinstance(extension.value, x509.BasicConstraints)
+    ]
+    names = [
+        extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+        for extension in certificate.extensions
+        if isinstance(extension.value, x509.SubjectAlternativeName)
+    ]
+    return certificate.subject, any(constraints), names or [[]]
 
 
 def read_pem(path: Path) -> bytes:
@@ -412,13 +446,14 @@ def load_certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
     return certificates
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, *, mode: int) -> None:
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.unlink(missing_ok=True)
-        # Never readable by others, not even for a moment: the mode is there before the first byte.
+        # A key is never readable by others, not even for a moment: its mode is there before the first byte.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

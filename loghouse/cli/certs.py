@@ -10,6 +10,7 @@ from typing import Any
 from loghouse.auth.certificates import (
     Issued,
     KeyKind,
+    check_same_holder,
     load_certificates,
     make_ca,
     make_client_certificate,
@@ -19,7 +20,7 @@ from loghouse.auth.certificates import (
     write_issued,
 )
 from loghouse.auth.denylist import add_to_denylist, entry_of
-from loghouse.cli.output import ExitCode, write_json, write_line
+from loghouse.cli.output import CommandError, ExitCode, write_json, write_line
 
 CA_FILE = "ca"
 MODEL_FILE = "model.conf"
@@ -152,6 +153,10 @@ def _write(args: argparse.Namespace, issued: Issued, name: str) -> int:
     # A name may hold what a file name must not; it is the certificate that says who it is.
     stem = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name).lstrip(".") or "_"
     certificate, key = args.dir / f"{stem}.pem", args.dir / f"{stem}.key"
+    if args.run is not run_init:
+        if stem == CA_FILE:
+            raise CommandError(f"{certificate} is the CA's; choose another name", ExitCode.USAGE)
+        check_same_holder(issued, certificate)
     write_issued(issued, certificate, key, may_replace=args.force)
     if args.json:
         write_json({"certificate": str(certificate), "key": str(key)})

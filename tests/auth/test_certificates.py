@@ -158,7 +158,8 @@ class FileTests(SynchronousTestCase):
         finally:
             os.umask(previous)
         self.assertEqual(read_issued(self.certificate, self.key), self.issued)
-        self.assertEqual({p.stat().st_mode & 0o777 for p in self.directory.iterdir()}, {0o600})
+        modes = {path.suffix: path.stat().st_mode & 0o777 for path in self.directory.iterdir()}
+        self.assertEqual(modes, {".pem": 0o644, ".key": 0o600})
         self.assertEqual(sorted(p.name for p in self.directory.iterdir()), ["root.key", "root.pem"])
 
     def test_nothing_is_replaced_unasked(self):

@@ -77,6 +77,24 @@ class CertsTests(CertificatesCase):
         self.assertEqual((code, json.loads(out)["key"]), (0, "certs/root.key"))
         self.assertNotEqual((self.folder / "certs" / "root.key").read_bytes(), before)
 
+    def test_nobody_elses_files(self):
+        """--force, too, replaces only an older certificate of the same holder: not the CA, no node's."""
+        self.run_command("certs", "client", "a/b")
+        before = {path: path.read_bytes() for path in (self.folder / "certs").iterdir()}
+        for words in (
+            ("client", "ca"),
+            ("client", ".ca"),
+            ("node", "ca", "--cluster", "c1"),
+            ("client", "node-1"),
+            ("node", "root", "--cluster", "c1"),
+            ("node", "node-1", "--cluster", "another"),
+            ("client", "a_b"),
+        ):
+            code, _, err = self.run_command("certs", *words, "--force")
+            self.assertNotEqual(code, 0, words)
+            self.assertIn("choose another name", err.lower(), words)
+        self.assertEqual({path: path.read_bytes() for path in before}, before)
+
     def test_deny(self):
         """`certs deny` prints a line of a denylist, or adds it to one; what is no denylist is left alone."""
         certificate = self.folder / "certs" / "root.pem"
@@ -178,25 +196,6 @@ class TargetTests(CertificatesCase):
         (self.folder / "dev").mkdir()
         (self.folder / "dev" / "client.yaml").write_text(f"server: {self.server.address}\n")
         self.assertEqual(self.run_command("servers")[0], 0)
-
-    def test_deny(self):
-        """`certs deny` prints a line of a denylist, or adds it to one; what is no denylist is left alone."""
-        certificate = self.folder / "certs" / "root.pem"
-        code, out, _ = self.run_command("certs", "deny", certificate)
-        self.assertEqual(code, 0)
-        names = names_of(x509.load_pem_x509_certificate(certificate.read_bytes()))
-        denylist = self.folder / "denylist"
-        self.assertTrue(parse_denylist(out.encode(), denylist) < set(names))
-        denylist.write_text("serial:1")  # without a newline at its end
-        words = ("certs", "deny", certificate, "--denylist", denylist)
-        self.assertEqual(self.run_command(*words)[0], 0)
-        self.assertEqual(len(parse_denylist(denylist.read_bytes(), denylist) & {"serial:1", *names}), 2)
-        code, out, _ = self.run_command(*words, "--json")
-        self.assertEqual(json.loads(out)["entries"], [names[1]])
-        denylist.write_text("joe\n")
-        code, _, err = self.run_command(*words)
-        self.assertEqual((code, denylist.read_text()), (1, "joe\n"))
-        self.assertIn("denylist:1", err)
 
     def test_mistakes(self):
         """What is missing is named, and where to give it."""
