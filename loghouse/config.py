@@ -50,6 +50,7 @@ from loghouse.limits import (
     SEGMENT_SIZE_DEFAULT,
     SEGMENT_SIZE_MIN,
 )
+
 FILE_SIZE_MAX: Final = 1 * MIB  # a settings file is a page of text; more is the wrong file
 SEGMENT_SIZE_MAX: Final = 1 * GIB  # one segment is preallocated, mapped and trimmed as a whole
 RESERVE_SIZE_MAX: Final = 1 * GIB

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.logfile import LogFile
 
 from loghouse.limits import LOG_FILE_SIZE_MAX, LOG_FILES_MAX
+from loghouse.text import visible
 
 PID_FILE_DEFAULT: Final = "twistd.pid"
 
@@ -113,7 +114,7 @@ class StartNews:
 
     def failed(self, error: Exception) -> NotStartedError:
         """Tell the reason; return what to raise for twistd to tell."""
-        os.write(self._stderr, f"twistd loghouse: cannot start: {error}\n".encode())
+        os.write(self._stderr, _reason(error).encode())
         self.close()
         return NotStartedError("see the line above")
 
@@ -127,4 +128,8 @@ class StartNews:
 def print_one_line(error: BaseException) -> None:
     """Tell the reason where nothing was forked. By now sys.stderr is a logger, which has had it."""
     if sys.__stderr__ is not None:
-        sys.__stderr__.write(f"twistd loghouse: cannot start: {error}\n")
+        sys.__stderr__.write(_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    return visible(f"twistd loghouse: cannot start: {error}", keep="\n") + "\n"

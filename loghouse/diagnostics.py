@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from twisted.logger import (
+    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
     formatEvent,
-    textFileLogObserver,
+    formatEventAsClassicLogText,
 )
 from zope.interface import implementer
 
@@ -23,6 +23,7 @@ from loghouse.config import LoggingConfig
 from loghouse.errors import ResourceExhaustedError
 from loghouse.limits import LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.shares import Ledger
+from loghouse.text import visible, visible_json
 
 PEERS_NAMED_MAX: Final = 5  # in one line about lines
 
@@ -41,6 +42,12 @@ def _plain(value: object) -> object:
     return str(value)
 
 
+def format_text(event: LogEvent) -> str | None:
+    """Return one event as Twisted's text, safe to show: peers choose some of what is in it."""
+    text = formatEventAsClassicLogText(event)
+    return None if text is None else visible(text, keep="\n\t")
+
+
 def format_json(event: LogEvent) -> str:
     """Return one event as one line of JSON: time, level, logger, message, then the event's own fields."""
     moment = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
@@ -57,7 +64,7 @@ def format_json(event: LogEvent) -> str:
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = failure.getTraceback()
-    return json.dumps(line, ensure_ascii=False)
+    return visible_json(line)
 
 
 @implementer(ILogObserver)
@@ -72,7 +79,7 @@ class JSONLogObserver:
         try:
             line = format_json(event)
         except Exception as error:
-            line = json.dumps({"level": "error", "message": f"unformattable event: {error!r}"})
+            line = visible_json({"level": "error", "message": f"unformattable event: {error!r}"})
         self._file.write(line + "\n")
         self._file.flush()
 
@@ -141,7 +148,7 @@ def _shortened(key: str, value: Any) -> Any:
 
 def make_observer(config: LoggingConfig, file: TextIO) -> ILogObserver:
     """Return the observer that node.yaml's `logging` asks for, writing to `file`."""
-    written = JSONLogObserver(file) if config.format == "json" else textFileLogObserver(file)
+    written = JSONLogObserver(file) if config.format == "json" else FileLogObserver(file, format_text)
     level = LogLevel.levelWithName(config.level)
     limited = PeerLines(written)
     observer: ILogObserver = FilteringLogObserver(limited, [LogLevelFilterPredicate(defaultLogLevel=level)])

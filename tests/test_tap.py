@@ -250,6 +250,17 @@ class ObserverTests(SynchronousTestCase):
                 len([line for line in text.splitlines() if not line.startswith("\t")]), 1, format_
             )
 
+    def test_names_that_peers_choose(self):
+        """What a terminal would obey is shown, in both formats."""
+
+        def write(logger):
+            logger.warn("refused {name}", name="\x1b[2J\x9b\u202eevil")
+
+        for format_ in ("text", "json"):
+            text = self.emit(write, format=format_)
+            self.assertTrue(text.rstrip("\n").isprintable(), text)
+            self.assertIn("evil", text)
+
     def test_unformattable_event_is_named(self):
         """An event that cannot be written leaves a line that says so."""
 

@@ -15,6 +15,7 @@ from loghouse.api.v1 import log_pb2
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
+    complain,
     count_text,
     watch_reader,
     write_json,
@@ -98,7 +99,7 @@ def watch(log: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
         try:
             status = log.status()
         except (UnavailableError, OutcomeUnknownError) as error:
-            sys.stderr.write(f"loghouse cluster: {error}\n")
+            complain(f"loghouse cluster: {error}")
         else:
             if not as_json and sys.stdout.isatty():
                 sys.stdout.write(CLEAR_SCREEN)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
-from loghouse.cli.record_output import WRITERS
+from loghouse.cli.record_output import WRITERS, for_terminal
 from loghouse.cli.target import add_options, connect_async, contact
 from loghouse.client import AsyncClient
 from loghouse.client.loop_thread import let_calls_end
@@ -142,14 +142,16 @@ async def _read(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) ->
     if end is not None and offset >= end:
         return
     total = end - offset if end is not None else None
+    is_terminal = output.isatty()
     # A bar would come between the records of a terminal.
-    shows_progress = total is not None and not (output is sys.stdout.buffer and sys.stdout.isatty())
+    shows_progress = total is not None and not is_terminal
     batches = log.read_batches(offset, follow=args.follow)
     with progress_bar(total, " records", "reading") as bar:
         async with aclosing(batches):
             async for batch in batches:
                 wanted = batch if end is None else batch.before(end)
-                output.write(WRITERS[args.format](wanted, with_offsets=args.offsets))
+                text = WRITERS[args.format](wanted, with_offsets=args.offsets)
+                output.write(for_terminal(text) if is_terminal else text)
                 if args.follow:
                     output.flush()  # whoever reads the pipe sees each record as soon as it is here
                 if shows_progress:

@@ -22,6 +22,7 @@ from loghouse.protocol.entry import HEADER as ENTRY_HEADER
 from loghouse.protocol.entry import KINDS, VERSION, EntryKind, crc32c, frame_seed
 from loghouse.protocol.framing import HEADER, Frame
 from loghouse.storage.store import MAGIC, StoreHeader, newest_watermark
+from loghouse.text import visible
 
 INPUT_SIZE_MAX: Final = 64 * MIB  # of hex and captures; store files are read frame by frame
 UUID_SIZE: Final = 16
@@ -117,7 +118,7 @@ def _show(args: argparse.Namespace, found: Iterator[dict[str, Any]]) -> int:
         position, what = shown.pop("position"), shown.pop("what")
         write_line(f"@{position:<8} {what}")
         for name, value in shown.items():
-            write_line(f"{'':>10}{name}: {value}")
+            write_line(f"{'':>10}{name}: {visible(str(value))}")
     return ExitCode.DAMAGED if is_damaged else ExitCode.OK
 
 

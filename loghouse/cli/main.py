@@ -6,7 +6,6 @@ No traceback for a user's mistake: an error of ours is one line on stderr and an
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from collections.abc import Sequence
 from loghouse import __version__
 from loghouse.cli import bench, certs, cluster, consume, demo, disk, dissect, produce, servers, settings
 from loghouse.cli.failures import exit_code, failure_as_json, next_step
-from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode
+from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, complain
 from loghouse.errors import LoghouseError
+from loghouse.text import visible_json
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -65,9 +65,9 @@ def _complain(args: argparse.Namespace, error: Exception) -> None:
     if step:
         text = f"{text} ({step})"
     if getattr(args, "json", False):
-        sys.stderr.write(json.dumps(failure_as_json(error, text), ensure_ascii=False) + "\n")
+        sys.stderr.write(visible_json(failure_as_json(error, text)) + "\n")
     else:
-        sys.stderr.write(f"loghouse {args.command}: {text}\n")
+        complain(f"loghouse {args.command}: {text}")
 
 
 if __name__ == "__main__":

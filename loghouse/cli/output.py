@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import select
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from loghouse.errors import LoghouseError
+from loghouse.text import visible, visible_json
 
 
 class ExitCode(IntEnum):
@@ -50,16 +50,22 @@ class CommandError(LoghouseError):
 
 def write_json(value: Mapping[str, Any]) -> None:
     """Write one JSON object on a line of its own."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(visible_json(value) + "\n")
 
 
 def write_line(text: str = "") -> None:
-    """Write a line of text."""
-    sys.stdout.write(text + "\n")
+    """Write a line of text; what a terminal would obey becomes visible."""
+    sys.stdout.write(visible(text, keep="\n") + "\n")
+
+
+def complain(text: str) -> None:
+    """Write a line about a problem to stderr, visible as `write_line`."""
+    sys.stderr.write(visible(text, keep="\n") + "\n")
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write rows under a header, columns aligned."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, *rows]:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, Final
 
 from loghouse.cli.output import bytes_as_json, time_text
 from loghouse.cli.record_input import PREFIX_SIZE
 from loghouse.client import Batch, Record
+from loghouse.text import visible, visible_json
 
 
 def as_lines(batch: Batch, *, with_offsets: bool) -> bytes:
@@ -33,9 +33,7 @@ def as_lengths(batch: Batch, *, with_offsets: bool) -> bytes:
 
 def as_json(batch: Batch, *, with_offsets: bool) -> bytes:
     """Return each record as a JSON object on a line of its own."""
-    return b"".join(
-        json.dumps(record_as_json(record), ensure_ascii=False).encode() + b"\n" for record in batch
-    )
+    return b"".join(visible_json(record_as_json(record)).encode() + b"\n" for record in batch)
 
 
 WRITERS: Final[dict[str, Callable[..., bytes]]] = {
@@ -45,6 +43,11 @@ WRITERS: Final[dict[str, Callable[..., bytes]]] = {
     "hex": as_hexadecimal,
     "length-prefixed": as_lengths,
 }
+
+
+def for_terminal(text: bytes) -> bytes:
+    """Return output so that a terminal only shows it; a pipe and a file get every byte as it is."""
+    return visible(text.decode(errors="backslashreplace"), keep="\n\t").encode()
 
 
 def record_as_json(record: Record) -> dict[str, Any]:

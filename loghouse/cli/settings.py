@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from loghouse.cli.output import ExitCode, write_json, write_line
+from loghouse.cli.output import ExitCode, complain, write_json, write_line
 from loghouse.config import client_example_text, example_text, load, load_client
 from loghouse.errors import CertificateError, ConfigError
 from loghouse.proving import credentials_of
@@ -52,7 +52,8 @@ def _refuse(args: argparse.Namespace, problems: Sequence[str]) -> int:
     if args.json:
         write_json({"file": args.file, "problems": list(problems)})
     else:
-        sys.stderr.write("".join(f"{problem}\n" for problem in problems))
+        for problem in problems:
+            complain(problem)
     return ExitCode.USAGE
 
 

@@ -1,6 +1,7 @@
 """`loghouse produce`, `consume` and `bench`: formats, places, pace, figures; against a node in memory."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,6 +53,25 @@ class FormatTests(test_records.RecordsCase):
         )
         self.assertEqual((code, err), (0, ""))
         self.assertEqual((self.folder / "out").read_bytes(), framed)
+
+    def test_terminal(self):
+        """What a terminal would obey is shown, in every format; a file gets the bytes as they are."""
+        hostile = "\x1b]0;owned\x07\x9b31m\u202e\u2028\r\x7fok"
+        self.node.records(Record(value=hostile.encode(), key=b"\xc2\x9b", headers=[Header(key=hostile)]))
+        for format_ in ("lines", "raw", "json", "hex", "length-prefixed"):
+            master, slave = os.openpty()
+            self.addCleanup(os.close, master)
+            self.addCleanup(os.close, slave)
+            words = ("consume", "--format", format_, "--output", os.ttyname(slave), *self.target)
+            self.assertEqual(self.run_command(*words)[0], 0)
+            shown = os.read(master, 65_536).decode().replace("\r\n", "\n")
+            self.assertEqual([c for c in shown if not c.isprintable() and c != "\n"], [], format_)
+            self.assertIn("6f6b" if format_ == "hex" else "ok", shown)
+        _, out, _ = self.run_command("consume", "--output", "out", *self.target)
+        self.assertEqual((self.folder / "out").read_bytes(), hostile.encode() + b"\n")
+        _, out, _ = self.run_command("consume", "--json", *self.target)
+        self.assertTrue(out.rstrip("\n").isprintable(), out)
+        self.assertEqual(json.loads(out)["headers"][0]["key"], hostile)
 
     def test_json_both_ways(self):
         """What consume writes as JSON, produce takes back: values, keys, headers and times."""
