@@ -81,8 +81,9 @@ def run_status(args: argparse.Namespace) -> int:
     """Ask and print, once or until interrupted."""
     with connect(args, is_direct=True) as log:
         if not args.watch:
-            show(log.status(), args.json)
-            return ExitCode.OK
+            status = log.status()
+            show(status, args.json)
+            return ExitCode.OK if can_append(status) else ExitCode.UNAVAILABLE
         gone = threading.Event()
         watch_reader(gone.set)
         watch(log, args.json, gone.wait)
@@ -144,11 +145,22 @@ def show(status: log_pb2.StatusResponse, as_json: bool) -> None:
         write_line(note)
 
 
+def can_append(status: log_pb2.StatusResponse) -> bool:
+    """Whether the asked node knows a leader and a majority of voters alive: else nothing can be appended."""
+    voters, missing = _voters(status)
+    return bool(status.leader) and len(voters) - len(missing) > len(voters) // 2
+
+
+def _voters(status: log_pb2.StatusResponse) -> tuple[list[log_pb2.MemberStatus], list[str]]:
+    """Return the voters, and the names of those that do not run."""
+    voters = [member for member in status.members if member.role == "voter"]
+    return voters, [member.name for member in voters if member.liveness not in ("alive", "suspect")]
+
+
 def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
     """Return what an operator should know beyond the table, and do about it."""
     notes = []
-    voters = [member for member in status.members if member.role == "voter"]
-    missing = [member.name for member in voters if member.liveness not in ("alive", "suspect")]
+    voters, missing = _voters(status)
     alive_count, needed = len(voters) - len(missing), len(voters) // 2 + 1
     who = ", ".join(missing)
     if alive_count < needed:

@@ -13,7 +13,7 @@ _LOOK_AT_STATUS: Final = "`loghouse cluster status` shows"
 
 _NEXT_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.NotLeaderError: "try again",
-    errors.UnavailableError: "is a node running and ready there? try again, or another --server",
+    errors.UnavailableError: f"{_LOOK_AT_STATUS} what is missing; try again, or another --server",
     errors.OutcomeUnknownError: "the record may or may not have been appended; look at the log's end before "
     "trying again",
     errors.PermissionDeniedError: "ask for a rule in the node's policy, or use another certificate "
@@ -23,6 +23,10 @@ _NEXT_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.ResourceExhaustedError: "try again later, slower or smaller",
     errors.NotSupportedError: "the node's version does not serve this call",
 }
+
+# What a client says of a connection begins with the address; what a node answered does not.
+_NOT_REACHED: Final = re.compile(r"\S+:[0-9]+: (?!the node )")
+_NOT_REACHED_STEP: Final = "is a node running and ready there? try again, or another --server"
 
 _CLUSTER_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.OutcomeUnknownError: f"it may or may not have been done: {_LOOK_AT_STATUS} it, then try again",
@@ -49,6 +53,8 @@ def exit_code(error: Exception) -> ExitCode:
 
 def next_step(error: Exception, command: str) -> str:
     """Return what to do after an error, in words for that command; empty when its text says it all."""
+    if isinstance(error, errors.UnavailableError) and _NOT_REACHED.match(str(error)):
+        return _NOT_REACHED_STEP
     own = _nearest(_CLUSTER_STEPS, error) if command == "cluster" else None
     return own or _nearest(_NEXT_STEPS, error) or ""
 

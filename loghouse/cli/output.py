@@ -33,7 +33,7 @@ EXIT_CODES_TEXT = """exit codes:
   0    done (also when the reader of a pipe has seen enough)
   1    refused or failed
   2    wrong command line, settings or input
-  3    not available now; nothing was done, trying again is safe
+  3    not available now; nothing was done, trying again is safe (cluster status: no leader, or no majority)
   4    outcome unknown: records may or may not have been appended
   5    damage found
   130  interrupted (Ctrl-C)

@@ -68,6 +68,22 @@ class StatusTests(ClusterCase):
         _, out, _ = self.run_cluster("status")
         self.assertIn("no records, the next offset is 7", out)
 
+    def test_exit_code(self):
+        """Without a leader, or without a majority, the exit code says that nothing can be appended."""
+        for leader, livenesses, expected in (
+            ("n2", ("alive", "alive", "dead"), 0),
+            ("n2", ("alive", "suspect", "dead"), 0),
+            ("", ("alive", "alive", "alive"), 3),
+            ("n2", ("alive", "dead", "left"), 3),
+        ):
+            self.cluster.status.leader = leader
+            for member, liveness in zip(self.cluster.status.members, livenesses, strict=True):
+                member.liveness = liveness
+            for options in ((), ("--json",)):
+                code, out, err = self.run_cluster("status", *options)
+                self.assertEqual((code, err), (expected, ""), (leader, livenesses))
+                self.assertIn("n1", out)
+
     def notes(self, *livenesses, leader="n2", removed=()):
         """Return what is remarked when the members are so."""
         status = self.cluster.status

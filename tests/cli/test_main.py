@@ -12,10 +12,11 @@ from cryptography import x509
 
 from loghouse import __version__
 from loghouse.auth.denylist import names_of, parse_denylist
-from loghouse.cli import target
+from loghouse.cli import failures, target
 from loghouse.cli.main import make_parser
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, count_text, size_text, time_text
 from loghouse.config import example_text
+from loghouse.errors import UnavailableError
 from tests.cli.fake_node import FakeServer
 from tests.cli.support import CommandCase
 from tests.test_config import PLAIN
@@ -305,6 +306,19 @@ class MainTests(CommandCase):
         finally:
             os.close(write_end)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_next_steps_fit(self):
+        """Only when no node was reached the next step asks whether one runs there."""
+        for text, asks in (
+            ("127.0.0.1:8400: Connection refused", True),
+            ("[::1]:8400: silent for 20 s", True),
+            ("127.0.0.1:8400: the node has not joined its cluster yet", False),
+            ("no leader is known; nothing was done, try again", False),
+        ):
+            for command in ("produce", "cluster"):
+                step = failures.next_step(UnavailableError(text), command)
+                self.assertEqual("is a node running" in step, asks, text)
+                self.assertIn("another --server", step)
 
     def test_texts(self):
         """Sizes, counts and times for people."""
