@@ -24,8 +24,8 @@ _NEXT_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.NotSupportedError: "the node's version does not serve this call",
 }
 
-# What a client says of a connection begins with the address; what a node answered does not.
-_NOT_REACHED: Final = re.compile(r"\S+:[0-9]+: (?!the node )")
+# What a client says of a connection has the address before the cause; what a node answered has not.
+_NOT_REACHED: Final = re.compile(r"(?:^|: )\S+:[0-9]+: (?!the node )")
 _NOT_REACHED_STEP: Final = "is a node running and ready there? try again, or another --server"
 
 _CLUSTER_STEPS: Final[Mapping[type[Exception], str]] = {
@@ -53,7 +53,7 @@ def exit_code(error: Exception) -> ExitCode:
 
 def next_step(error: Exception, command: str) -> str:
     """Return what to do after an error, in words for that command; empty when its text says it all."""
-    if isinstance(error, errors.UnavailableError) and _NOT_REACHED.match(str(error)):
+    if isinstance(error, errors.UnavailableError) and _NOT_REACHED.search(str(error)):
         return _NOT_REACHED_STEP
     own = _nearest(_CLUSTER_STEPS, error) if command == "cluster" else None
     return own or _nearest(_NEXT_STEPS, error) or ""

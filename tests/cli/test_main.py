@@ -311,7 +311,7 @@ class MainTests(CommandCase):
         """Only when no node was reached the next step asks whether one runs there."""
         for text, asks in (
             ("127.0.0.1:8400: Connection refused", True),
-            ("[::1]:8400: silent for 20 s", True),
+            ("gave up after 2 s; the last one: [::1]:8400: silent for 20 s", True),
             ("127.0.0.1:8400: the node has not joined its cluster yet", False),
             ("no leader is known; nothing was done, try again", False),
         ):
