@@ -105,6 +105,20 @@ class SequenceError(RequestError):
         self.expected = expected
 
 
+class SequenceReusedError(RequestError):
+    """A producer sent other records under a sequence that is in the log; nothing was appended."""
+
+    code = 32
+
+    def __init__(self, producer_id: int, sequence: int) -> None:
+        super().__init__(
+            f"producer {producer_id} sent other records as sequence {sequence}, which is in the log; nothing "
+            "was appended: a retry must send the same bytes, and a new batch the next sequence"
+        )
+        self.producer_id = producer_id
+        self.sequence = sequence
+
+
 class UnknownProducerError(RequestError):
     """The producer id was never registered, belongs to another subject, or was evicted."""
 

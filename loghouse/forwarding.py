@@ -48,6 +48,7 @@ from loghouse.protocol.forward_messages import (
     Match,
 )
 from loghouse.protocol.message import Message
+from loghouse.raft.held_back import HeldBack, held_back_error
 
 _ID_COUNT: Final = 1 << 64
 
@@ -141,6 +142,7 @@ class Forwarder:
         self._next_id = rng.getrandbits(64)
         self._asked: dict[int, _Asked] = {}
         self._asked_size = 0
+        self._held_back = HeldBack()
         self._timer: IDelayedCall | None = None
         self._serving: set[tuple[str, int]] = set()
         self._serving_size = 0
@@ -158,6 +160,9 @@ class Forwarder:
             UnavailableError, ResourceExhaustedError, ...: Certainly not appended.
             OutcomeUnknownError: The request left, and its answer did not come or says so.
         """
+        refusal = self._refusal(proposal, self._room_problem(leader_name, len(proposal.payload)))
+        if refusal is not None:
+            return fail(refusal)
         request_id = self._take_id()
         message = ForwardProduce(
             request_id=request_id,
@@ -171,6 +176,34 @@ class Forwarder:
             producer_sequence=proposal.producer_sequence,
         )
         return self._ask(leader_name, request_id, message, None, len(proposal.payload))
+
+    def _refusal(
+        self, proposal: Proposal, full: ResourceExhaustedError | None
+    ) -> ResourceExhaustedError | None:
+        """Return why a batch must wait: there is no room, or one of its producer before it had none just now.
+
+        Who appends, and never saw that one, could only find a gap.
+        """
+        producer_id, sequence = proposal.producer_id, proposal.producer_sequence
+        if not producer_id:
+            return full
+        now = self._clock.seconds()
+        held = self._held_back.sequence_of(producer_id, now)
+        if held is not None and held < sequence:
+            return held_back_error(producer_id, held)
+        if full is not None:
+            self._held_back.note(producer_id, sequence, now + FORWARD_GRACE_SECONDS)
+        elif held is not None:
+            self._held_back.forget(producer_id)
+        return full
+
+    def _room_problem(self, leader_name: str, size: int) -> ResourceExhaustedError | None:
+        if len(self._asked) < self._count_max and self._asked_size + size <= self._size_max:
+            return None
+        limit = f"{self._size_max} bytes or {self._count_max} requests wait for the leader's answer"
+        return ResourceExhaustedError(
+            "forwarding", f"{limit}; nothing was done: send slower, or to {leader_name}, which leads"
+        )
 
     def administer(self, leader_name: str, order: AdminOrder) -> Deferred[AdminResult]:
         """Let the leader carry out an order; as `propose`."""
@@ -192,13 +225,9 @@ class Forwarder:
             return fail(UnavailableError("the node is stopping; nothing was done, try another node"))
         if not leader_name:
             return fail(UnavailableError("no leader is known; nothing was done, try again"))
-        if len(self._asked) >= self._count_max or self._asked_size + size > self._size_max:
-            limit = f"{self._size_max} bytes or {self._count_max} requests wait for the leader's answer"
-            return fail(
-                ResourceExhaustedError(
-                    "forwarding", f"{limit}; nothing was done: send slower, or to {leader_name}, which leads"
-                )
-            )
+        refusal = self._room_problem(leader_name, size)
+        if refusal is not None:
+            return fail(refusal)
         done: Deferred[Any] = Deferred(lambda _: self._drop(request_id))
         deadline = self._clock.seconds() + self._timeout_seconds
         # Before it is sent: the answer may come within `send`.
@@ -302,15 +331,14 @@ class Forwarder:
                 self._serve(
                     source_name,
                     message.request_id,
-                    len(message.batch),
                     lambda: self._propose_here(leading, proposal).addCallback(_reply_of, message.request_id),
+                    proposal,
                 )
             case ForwardAdmin():
                 order = AdminOrder(operation=message.operation, name=message.name, number=message.number)
                 self._serve(
                     source_name,
                     message.request_id,
-                    0,
                     lambda: self._administer_here(leading, order).addCallback(
                         _admin_reply_of, message.request_id
                     ),
@@ -346,14 +374,23 @@ class Forwarder:
     # --- serving --------------------------------------------------------------------------
 
     def _serve(
-        self, source_name: str, request_id: int, size: int, work: Callable[[], Deferred[Message]]
+        self,
+        source_name: str,
+        request_id: int,
+        work: Callable[[], Deferred[Message]],
+        proposal: Proposal | None = None,
     ) -> None:
+        size = len(proposal.payload) if proposal is not None else 0
         if not self._is_new(source_name, request_id):
             self.counters.ignored += 1
             return
+        full: ResourceExhaustedError | None = None
         if len(self._serving) >= self._count_max or self._serving_size + size > self._size_max:
             limit = f"{self._size_max} bytes or {self._count_max} requests of other nodes are under way"
             full = ResourceExhaustedError("forwarding", f"{limit} here; send slower, nothing was done")
+        if proposal is not None:
+            full = self._refusal(proposal, full)
+        if full is not None:
             self._reply(source_name, ForwardFailure.answering(request_id, full))
             return
         key = source_name, request_id

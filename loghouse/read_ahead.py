@@ -18,7 +18,7 @@ from loghouse.disk import WorkQueue
 from loghouse.limits import CATCH_UP_RATE, READ_AHEAD_MAX, READ_AHEAD_SIZE
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState
-from loghouse.raft.ready import EntriesPendingError
+from loghouse.raft.ready import EntriesPendingError, EntryHeader
 from loghouse.storage.log import Log
 
 
@@ -66,6 +66,10 @@ class ReadAhead:
     def term_at(self, index: int) -> int:
         """Return the term of an entry. Raises LookupError and DamageError as the log does."""
         return self._log.term_at(index)
+
+    def header_at(self, index: int) -> EntryHeader:
+        """Return what the header of an entry says. Raises LookupError and DamageError as the log does."""
+        return self._log.header_at(index)
 
     def state_at(self, index: int) -> LogState:
         """Return the state after an entry. Raises LookupError and DamageError as the log does."""

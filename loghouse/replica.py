@@ -276,7 +276,7 @@ class Replica:
 
     def _wait(self, ticket: Ticket, appended: OnAppended, failed: OnFailed) -> None:
         if ticket.index <= self.raft.commit_index:
-            appended(_appended(ticket, 0))  # a retry of a batch that was acknowledged before
+            appended(_appended(ticket, ticket.timestamp))  # a retry of a batch that was acknowledged before
             return
         self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, appended, failed))
         self._schedule()

@@ -5,7 +5,7 @@ Without a bug those tests pass: they are part of this suite.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mutants.doors import PAYLOADS
+from tests.mutants.doors import PAYLOADS, PRODUCERS
 from tests.mutants.named import survivors
 
 
@@ -15,3 +15,7 @@ class MutantTests(SynchronousTestCase):
     def test_payloads(self):
         """Bugs in what is taken, and at what cost, are seen."""
         self.assertEqual(survivors(PAYLOADS), [])
+
+    def test_producers(self):
+        """Bugs in what a producer is told of a batch are seen."""
+        self.assertEqual(survivors(PRODUCERS), [])

@@ -54,6 +54,11 @@ _TABLE: Final[Mapping[type[LoghouseError], _Row]] = {
         "PRODUCER_SEQUENCE",
         lambda e: {"producer_id": e.producer_id, "sequence": e.sequence, "expected": e.expected},
     ),
+    errors.SequenceReusedError: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "PRODUCER_SEQUENCE_REUSED",
+        lambda e: {"producer_id": e.producer_id, "sequence": e.sequence},
+    ),
     errors.UnknownProducerError: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_PRODUCER", lambda e: {"producer_id": e.producer_id}
     ),

@@ -114,6 +114,12 @@ _REASONS: Final[Mapping[str, tuple[Effect, _Build]]] = {
             _number(fields, "producer_id"), _number(fields, "sequence"), _number(fields, "expected")
         ),
     ),
+    "PRODUCER_SEQUENCE_REUSED": (
+        Effect.REFUSED,
+        lambda text, fields, offset: errors.SequenceReusedError(
+            _number(fields, "producer_id"), _number(fields, "sequence")
+        ),
+    ),
     "UNKNOWN_PRODUCER": (
         Effect.REFUSED,
         lambda text, fields, offset: errors.UnknownProducerError(_number(fields, "producer_id")),

@@ -128,6 +128,11 @@ FAILURE_FIELDS: Final[Mapping[type[LoghouseError], _Fields]] = {
         (),
         lambda f: errors.SequenceError(*f.numbers),
     ),
+    errors.SequenceReusedError: (
+        ("producer_id", "sequence"),
+        (),
+        lambda f: errors.SequenceReusedError(*f.numbers),
+    ),
     errors.UnknownProducerError: (
         ("producer_id",),
         (),

@@ -11,6 +11,8 @@ from loghouse.errors import (
     MembershipError,
     NotLeaderError,
     ResourceExhaustedError,
+    SequenceError,
+    SequenceReusedError,
     UnavailableError,
 )
 from loghouse.limits import PAYLOAD_SIZE_MAX, PRODUCER_BATCHES_MAX
@@ -20,13 +22,15 @@ from loghouse.protocol.configuration import (
     decode_trim,
     encode_configuration,
 )
-from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.entry import EntryKind, crc32c
+from loghouse.protocol.log_state import ProducedBatch
 from loghouse.protocol.raft_messages import NOBODY
 from loghouse.raft.elections import Elections
+from loghouse.raft.held_back import held_back_error
 from loghouse.raft.membership import check_change
 from loghouse.raft.progress import Progress, ProgressState
 from loghouse.raft.quorum import majority
-from loghouse.raft.ready import Proposal, Role, Ticket
+from loghouse.raft.ready import EntryHeader, Proposal, Role, Ticket
 
 
 class Proposals(Elections):
@@ -43,12 +47,22 @@ class Proposals(Elections):
 
         Returns:
             Where it is; it is acknowledged when that entry is committed. For a batch that is already in the
-            log (same producer, same sequence) the original's place.
+            log (same producer, same sequence, same bytes) the original's place.
 
         Raises:
             NotLeaderError, UnavailableError, ResourceExhaustedError, DiskFullError, InvalidRequestError,
-            UnknownProducerError, SequenceError, ExpectOffsetError: Certainly not appended.
+            UnknownProducerError, SequenceError, SequenceReusedError, ExpectOffsetError: Certainly not
+                appended.
         """
+        try:
+            return self._append_proposal(proposal, now)
+        except ResourceExhaustedError:
+            producer = self._log.state.producers.get(proposal.producer_id)
+            if producer is not None and producer.next_sequence == proposal.producer_sequence:
+                self._held_back.note(proposal.producer_id, proposal.producer_sequence)
+            raise
+
+    def _append_proposal(self, proposal: Proposal, now: int) -> Ticket:
         self._check_leading()
         if proposal.kind != EntryKind.RECORDS:
             self._check_other_kind(proposal)
@@ -74,7 +88,7 @@ class Proposals(Elections):
             producer_sequence=proposal.producer_sequence,
             payload_crc=proposal.payload_crc,
         )
-        return Ticket(entry.index, entry.term, entry.base_offset, entry.record_count)
+        return Ticket(entry.index, entry.term, entry.base_offset, entry.record_count, entry.timestamp)
 
     def _check_leading(self) -> None:
         if self.role is not Role.LEADER:
@@ -103,15 +117,25 @@ class Proposals(Elections):
     def _find_original(self, proposal: Proposal) -> Ticket | None:
         """Return the ticket of a batch that is already in the log; its commit is the one to wait for."""
         state = self._log.state
-        batch = state.find_batch(proposal.producer_id, proposal.subject, proposal.producer_sequence)
+        try:
+            batch = state.find_batch(proposal.producer_id, proposal.subject, proposal.producer_sequence)
+        except SequenceError as error:
+            held = self._held_back.sequence_of(error.producer_id)
+            if error.expected == held and error.sequence > held:
+                raise held_back_error(error.producer_id, held) from None
+            raise
         if batch is not None:
+            header: EntryHeader | None = None
             try:
-                term = self._log.term_at(batch.index)
+                header = self._log.header_at(batch.index)
             except DamageError as error:
                 if batch.index > self._log.commit_index:
                     raise
-                self._unreadable, term = error, 0  # committed: that is all its caller must know
-            return Ticket(batch.index, term, batch.base_offset, batch.record_count, duplicate=True)
+                self._unreadable = error  # committed: that is all its caller must know
+            if not _is_same(proposal, batch, header):
+                raise SequenceReusedError(proposal.producer_id, proposal.producer_sequence)
+            term, timestamp = (header.term, header.timestamp) if header is not None else (0, 0)
+            return Ticket(batch.index, term, batch.base_offset, batch.record_count, timestamp, duplicate=True)
         batches = state.producers[proposal.producer_id].batches
         if len(batches) == PRODUCER_BATCHES_MAX and batches[0].index > self._log.commit_index:
             # One more would push an uncommitted batch out of the table: its retry could not be recognised.
@@ -160,7 +184,7 @@ class Proposals(Elections):
         payload = encode_configuration(configuration)
         self._check_room(len(payload))
         entry = self._append_own(EntryKind.CONFIGURATION, now, payload)
-        return Ticket(entry.index, entry.term, entry.base_offset, 0)
+        return Ticket(entry.index, entry.term, entry.base_offset, 0, entry.timestamp)
 
     def check_voters(self, configuration: Configuration, within_ticks: int | None = None) -> None:
         """Raise unless a majority of a configuration's voters is heard and close behind this leader.
@@ -248,3 +272,14 @@ class Proposals(Elections):
         if progress.state is ProgressState.PROBE:
             progress.paused = False
         self._hand_over_when_ready()
+
+
+def _is_same(proposal: Proposal, batch: ProducedBatch, header: EntryHeader | None) -> bool:
+    """Whether a batch is the one that is in the log, as far as that is known: of a trimmed one, its count."""
+    if proposal.record_count != batch.record_count:
+        return False
+    if header is None:
+        return True
+    given = proposal.payload_crc
+    payload_crc = crc32c(proposal.payload) if given is None else given
+    return (proposal.attributes, payload_crc) == (header.attributes, header.payload_crc)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from loghouse.limits import CACHED_ENTRIES_MAX
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState, check_follows
-from loghouse.raft.ready import EntriesPendingError, LogReader
+from loghouse.raft.ready import EntriesPendingError, EntryHeader, LogReader
 
 
 @dataclass(slots=True)
@@ -100,6 +100,17 @@ class RaftLog:
             return self._reader.term_at(index)
         except LookupError:  # trimmed meanwhile
             return 0
+
+    def header_at(self, index: int) -> EntryHeader | None:
+        """Return what the header of an entry says; None when the log does not (or no longer) hold it."""
+        if index >= self._window_first:
+            return self._window[index - self._window_first] if index <= self.last_index else None
+        if self._start is not None or index < self._reader.first_index:
+            return None
+        try:
+            return self._reader.header_at(index)
+        except LookupError:  # trimmed meanwhile
+            return None
 
     def matches(self, index: int, term: int) -> bool:
         """Return whether the log holds this entry; the empty beginning (0, 0) is always held."""

@@ -40,6 +40,26 @@ class EntriesPendingError(Exception):
     """A `LogReader` has not got the entries at hand; it is getting them, and the driver then looks again."""
 
 
+class EntryHeader(Protocol):
+    """What of an entry a retry of it is compared with, and answered from."""
+
+    @property
+    def term(self) -> int:
+        """The term it was appended in."""
+
+    @property
+    def timestamp(self) -> int:
+        """When it was appended."""
+
+    @property
+    def attributes(self) -> int:
+        """How its payload is compressed."""
+
+    @property
+    def payload_crc(self) -> int:
+        """The checksum of its payload."""
+
+
 class LogReader(Protocol):
     """The durable log, as far as the core reads it. `storage.Log` is one.
 
@@ -58,11 +78,14 @@ class LogReader(Protocol):
     def term_at(self, index: int) -> int:
         """The term of an entry from `first_index - 1` (0 for index 0) to `last_index`."""
 
+    def header_at(self, index: int) -> EntryHeader:
+        """What the header of an entry from `first_index` to `last_index` says."""
+
     def entries(self, low: int, high: int, size_max: int) -> list[Entry]:
         """Entries from `low` up to, not including, `high`: at least one, then those that fit `size_max`.
 
         Fewer are fine. Raises LookupError when `low` was trimmed meanwhile, DamageError when the disk damaged
-        it; so do `term_at` and `state_at`. Damage may be mended at any time.
+        it; so do `term_at`, `header_at` and `state_at`. Damage may be mended at any time.
         Raises EntriesPendingError when they must be read from the disk first: `Raft.ready` asks again.
         """
 
@@ -126,13 +149,14 @@ class Ticket:
 
     It is acknowledged once the entry with this index *and* this term is committed (for a duplicate: the
     original entry). When another term's entry is committed at this index, it certainly was not appended.
-    `term` 0: committed and trimmed long ago.
+    `term` 0: committed, and trimmed or damaged since. `timestamp` 0: it is not known.
     """
 
     index: int
     term: int
     base_offset: int
     record_count: int
+    timestamp: int
     duplicate: bool = False
 
 

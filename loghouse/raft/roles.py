@@ -13,6 +13,7 @@ from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Buffer, Entry, EntryKind, make_entry
 from loghouse.protocol.raft_messages import NOBODY, Envelope, Message
 from loghouse.raft.config import RaftConfig
+from loghouse.raft.held_back import HeldBack
 from loghouse.raft.progress import Inflights, Progress, ProgressState
 from loghouse.raft.raft_log import RaftLog
 from loghouse.raft.read_queue import ReadQueue
@@ -65,6 +66,7 @@ class Roles:
         self._read_states: list[ReadState] = []
         self._transfer_target = NOBODY
         self._transfer_ticks = 0
+        self._held_back = HeldBack()
         self._election_elapsed = 0
         self._election_timeout = 0
         self._heartbeat_elapsed = 0

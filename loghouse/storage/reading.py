@@ -241,6 +241,10 @@ class ReadableLog:
             return view.segments[0].header.previous_term
         return self._header(view, index).term
 
+    def header_at(self, index: int) -> FrameHeader:
+        """Return what the header of an entry says. Raises as `term_at`."""
+        return self._header(self._view, index)
+
     def _header(self, view: View, index: int) -> FrameHeader:
         if not view.first_index <= index <= view.last_index:
             raise LookupError(f"entry {index} is not in the log ({view.first_index} to {view.last_index})")

@@ -32,6 +32,8 @@ class FrameHeader:
     term: int
     base_offset: int
     timestamp: int
+    attributes: int
+    payload_crc: int
 
     @property
     def next_offset(self) -> int:
@@ -270,12 +272,14 @@ class Segment:
         raw = self.read_bytes(position, position + ENTRY_HEADER_SIZE)
         if len(raw) < ENTRY_HEADER_SIZE:
             return None
-        crc, length, _, kind, _, records, i, term, base, timestamp, _, _, _ = HEADER.unpack(raw)
+        crc, length, _, kind, attributes, records, i, term, base, timestamp, _, _, payload_crc = (
+            HEADER.unpack(raw)
+        )
         if crc32c(memoryview(raw)[4:], self.seed) != crc or i != self.base_index + number:
             return None
         if not ENTRY_HEADER_SIZE <= length <= ENTRY_SIZE_MAX:
             return None
-        return FrameHeader(position, length, kind, records, i, term, base, timestamp)
+        return FrameHeader(position, length, kind, records, i, term, base, timestamp, attributes, payload_crc)
 
     def number_at_offset(self, offset: int, count: int) -> FrameHeader:
         """Return the header of the last of the first `count` entries whose base offset is not above `offset`.

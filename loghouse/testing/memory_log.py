@@ -34,6 +34,10 @@ class MemoryLog:
             return self.start.term
         return self.stored[self._position(index)].term
 
+    def header_at(self, index: int) -> Entry:
+        """What the header of an entry says."""
+        return self.stored[self._position(index)]
+
     def entries(self, low: int, high: int, size_max: int) -> list[Entry]:
         """Entries from `low` up to, not including, `high`: at least one, then while they fit."""
         found: list[Entry] = []

@@ -35,6 +35,11 @@ class StatusTests(SynchronousTestCase):
             "FAILED_PRECONDITION",
             {"producer_id": "7", "sequence": "8", "expected": "9"},
         ),
+        (
+            errors.SequenceReusedError(7, 8),
+            "FAILED_PRECONDITION",
+            {"producer_id": "7", "sequence": "8"},
+        ),
         (errors.UnknownProducerError(7), "FAILED_PRECONDITION", {"producer_id": "7"}),
         (errors.ResourceExhaustedError("a", "b"), "RESOURCE_EXHAUSTED", {"resource": "a", "limit": "b"}),
         (

@@ -30,6 +30,7 @@ SURE = {
     errors.OutcomeUnknownError("leadership was lost"): Effect.UNKNOWN,
     errors.ExpectOffsetError(3, 4): Effect.REFUSED,
     errors.SequenceError(5, 6, 7): Effect.REFUSED,
+    errors.SequenceReusedError(5, 6): Effect.REFUSED,
     errors.UnknownProducerError(9): Effect.REFUSED,
     errors.ResourceExhaustedError("proposals", "64 wait"): Effect.NOTHING,
     errors.DiskFullError("/var/lib"): Effect.NOTHING,

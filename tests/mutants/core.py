@@ -290,7 +290,7 @@ CORE = (
         name="duplicates-appended",
         citation="Redpanda#3039 (duplicate writes); jetcd 0.8.2",
         description="A producer's retry is appended again.",
-        edits=(Edit(PROPOSALS + "propose", "if original is not None:", "if False:"),),
+        edits=(Edit(PROPOSALS + "_append_proposal", "if original is not None:", "if False:"),),
     ),
     Mutant(
         name="wall-clock-timestamps",

@@ -69,3 +69,46 @@ PAYLOADS = (
         "net.test_appending:LineTests.test_given_up_while_checked",
     ),
 )
+
+PRODUCERS = (
+    bug(
+        "retry-with-other-records",
+        "Kafka KIP-98: a sequence belongs to one batch",
+        "Whatever a producer sends under a sequence that is in the log is acknowledged.",
+        [
+            (
+                "loghouse.raft.proposals:Proposals._find_original",
+                "if not _is_same(proposal, batch, header):",
+                "if False:",
+            )
+        ],
+        "raft.test_producers:ProducerTests.test_other_records_under_a_sequence_that_is_taken",
+    ),
+    bug(
+        "retry-without-a-time",
+        "a retry's answer is the first one's",
+        "A retry of a committed batch is told that it was appended at the beginning of time.",
+        [("loghouse.replica:Replica._wait", "_appended(ticket, ticket.timestamp)", "_appended(ticket, 0)")],
+        "test_retries:RetryTests.test_retries_of_a_producer",
+    ),
+    bug(
+        "held-back-is-a-gap",
+        "RFC 9293: back-pressure is no error of the sender",
+        "Batches behind one that was held back are told that they left a gap.",
+        [
+            (
+                "loghouse.raft.proposals:Proposals._find_original",
+                "if error.expected == held and error.sequence > held:",
+                "if False:",
+            )
+        ],
+        "raft.test_producers:ProducerTests.test_in_flight_is_bounded",
+    ),
+    bug(
+        "held-back-here-is-a-gap-there",
+        "RFC 9293: back-pressure is no error of the sender",
+        "A follower passes on batches behind one that it held back itself.",
+        [("loghouse.forwarding:Forwarder._refusal", "if held is not None and held < sequence:", "if False:")],
+        "test_retries:HeldBackTests.test_what_stands_behind_a_batch_held_back",
+    ),
+)

@@ -208,6 +208,7 @@ class FailureTests(SynchronousTestCase):
         errors.OutcomeUnknownError("who knows"),
         errors.ExpectOffsetError(1, 2),
         errors.SequenceError(1, 2, 3),
+        errors.SequenceReusedError(1, 2),
         errors.UnknownProducerError(1),
         errors.ResourceExhaustedError("requests", "at most 3"),
         errors.DiskFullError("somewhere"),

@@ -75,7 +75,7 @@ class UnreadableTests(SynchronousTestCase):
         bench.out()
         for other in (2, 3):
             bench.hear(other, holds(bench.raft.term, bench.raft.last_index))
-        bench.node.log.term_at = unreadable
+        bench.node.log.header_at = unreadable
         again = bench.raft.propose(batch, 0)
         self.assertEqual((again.index, again.duplicate), (first.index, True))
         self.assertLessEqual(again.index, bench.raft.commit_index)
