@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from loghouse.errors import DiskFullError
 from loghouse.protocol.entry import Entry
 from loghouse.raft.ready import Ready
 from loghouse.storage.log import Log
@@ -34,9 +35,21 @@ class GroupWrite:
 
     def _flush(self, entries: list[Entry]) -> None:
         if entries:
-            taken = tuple(entries)
-            self._steps.append(lambda: self._log.append(taken))
+            self._steps.append(self._append_step(tuple(entries)))
             entries.clear()
+
+    def _append_step(self, entries: tuple[Entry, ...]) -> Callable[[], None]:
+        left = entries
+
+        def append() -> None:
+            nonlocal left
+            try:
+                self._log.append(left)
+            except DiskFullError:
+                left = left[self._log.last_index + 1 - left[0].index :]
+                raise
+
+        return append
 
     def _hard_state_step(self, ready: Ready) -> Callable[[], None]:
         state = ready.hard_state

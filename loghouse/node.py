@@ -212,6 +212,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
     def _tick(self) -> None:
         if self._replica is not None:
             self._replica.tick()
+            self.look_at_stuck_write()
             self.look_at_damage()
             self._look_at_hand_over()
             self._look_at_removals()
@@ -343,21 +344,31 @@ class Node(Administration, Repairing, RoomKeeping, Service):
 
     def _renew_replica(self, id_: int) -> None:
         """Go on under a new id: this node was removed and is a member again."""
-        replica, self._replica = self._replica, None
+        replica = self._replica
         assert replica is not None
         replica.stop()
         self.logger.info("this node is member {id} from now on, no longer {old}", id=id_, old=replica.raft.id)
-        log = self._log
+        self._restart_core(replica, id_)
+
+    def _restart_core(self, replica: Replica, id_: int = 0) -> None:
+        """Go on with what the disk holds, in the place of a replica that is stopped."""
+        self._replica, self._is_renewing = None, True
+        log, commit_index = self._log, replica.raft.commit_index
         assert log is not None
 
         def begin(_: None) -> None:
             self._is_renewing = False
             if not (self._is_stopping or self._has_failed):
-                self._begin_replica(id_)
+                self._begin_replica(id_ or replica.raft.id)
+
+        def failed(failure: Failure) -> None:
+            if not failure.check(DiskFullError):
+                self.fatal(failure)
+            elif not (self._is_stopping or self._has_failed):
+                self._clocks.later(HOUSEKEEPING_SECONDS, lambda: self._restart_core(replica, id_))
 
         # Behind what the old one still writes; the new one takes all that the log holds for durable.
-        self._is_renewing = True
-        self._disk.run(lambda: log.sync(log.commit_index)).addCallbacks(begin, self.fatal)
+        self._disk.run(lambda: log.sync(commit_index)).addCallbacks(begin, failed)
 
     def change_configuration(self, configuration: Configuration) -> None:
         """Propose a configuration on the leader; what is refused is tried again by the next look."""
@@ -439,13 +450,12 @@ class Node(Administration, Repairing, RoomKeeping, Service):
 
     def committed(self) -> None:
         """More is readable, or was trimmed."""
-        replica, log = self._member()
+        replica, _ = self._member()
         self._tail.wake(replica.readable_offset)
         lowest = replica.lowest_offset
         if lowest > self._trimmed_to:
             self._trimmed_to = lowest
-            high_index = replica.readable_index
-            self._disk.run(lambda: log.trim_prefix(lowest, high_index)).addErrback(self.fatal)
+            self._trim(lowest, replica.readable_index)
             self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
         self._prepare()
 

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from loghouse.protocol.entry import Buffer
 from loghouse.raft.ready import Proposal as Proposal
+from loghouse.raft.ready import Ticket
 from loghouse.turns import Cancellable
 
 
@@ -26,6 +27,17 @@ class Appended:
     timestamp: int
     index: int
     term: int
+
+    @classmethod
+    def by(cls, ticket: Ticket, timestamp: int) -> Appended:
+        """Return the outcome of a proposal that is committed where its ticket says."""
+        return cls(
+            base_offset=ticket.base_offset,
+            record_count=ticket.record_count,
+            timestamp=timestamp,
+            index=ticket.index,
+            term=ticket.term,
+        )
 
 
 OnAppended: TypeAlias = Callable[[Appended], object]

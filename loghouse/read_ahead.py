@@ -63,6 +63,11 @@ class ReadAhead:
         """The last entry held."""
         return self._log.last_index
 
+    @property
+    def record_room(self) -> int:
+        """Bytes of records that fit without room that is not taken yet."""
+        return self._log.record_room
+
     def term_at(self, index: int) -> int:
         """Return the term of an entry. Raises LookupError and DamageError as the log does."""
         return self._log.term_at(index)

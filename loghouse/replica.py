@@ -170,6 +170,27 @@ class Replica:
         self._fail_reads("the node is stopping; go on at another node")
         self._become_idle()
 
+    @property
+    def must_go_back(self) -> bool:
+        """Whether what waits for room is better forgotten.
+
+        Not by a leader of several, since others may commit it, nor while anybody waits for its outcome.
+        """
+        if not self.is_full or self._is_at_disk or self._is_stopped:
+            return False
+        if not self.raft.is_alone:
+            return self.raft.role is not Role.LEADER and not self._waiting
+        stuck = [entry.kind for ready in (*self._writing, *self._to_write) for entry in ready.entries]
+        return EntryKind.RECORDS in stuck
+
+    def go_back(self, directory: str) -> None:
+        """Stop, as a process does. What is not on the disk of who is alone is certainly not appended."""
+        last_index = self._log.last_index
+        for index in [index for index in self._waiting if index > last_index and self.raft.is_alone]:
+            for waiting in self._waiting.pop(index):
+                self._answer(waiting.failed, DiskFullError(directory))
+        self.stop()
+
     def when_idle(self) -> Deferred[None]:
         """Fire once nothing waits for the disk or for commits."""
         if self._is_idle or self._is_stopped:
@@ -276,7 +297,7 @@ class Replica:
 
     def _wait(self, ticket: Ticket, appended: OnAppended, failed: OnFailed) -> None:
         if ticket.index <= self.raft.commit_index:
-            appended(_appended(ticket, ticket.timestamp))  # a retry of a batch that was acknowledged before
+            appended(Appended.by(ticket, ticket.timestamp))  # a retry of a batch acknowledged before
             return
         self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, appended, failed))
         self._schedule()
@@ -502,7 +523,7 @@ class Replica:
         """Answer who waited for an entry at `index`, now that one of `term` is committed there."""
         for waiting in self._waiting.pop(index, ()):
             if waiting.ticket.term == term:
-                self._answer(waiting.appended, _appended(waiting.ticket, timestamp))
+                self._answer(waiting.appended, Appended.by(waiting.ticket, timestamp))
             else:
                 self._answer(waiting.failed, _replaced())
 
@@ -569,16 +590,6 @@ class Replica:
         idle, self._idle = self._idle, []
         for done in idle:
             done.callback(None)
-
-
-def _appended(ticket: Ticket, timestamp: int) -> Appended:
-    return Appended(
-        base_offset=ticket.base_offset,
-        record_count=ticket.record_count,
-        timestamp=timestamp,
-        index=ticket.index,
-        term=ticket.term,
-    )
 
 
 def _replaced() -> UnavailableError:

@@ -33,11 +33,15 @@ class RoomKeeping:
     _trimmed_to: int = 0
     _is_prepared: bool = False
     _unwritten_book: bytes | None = None
+    _untrimmed: tuple[int, int] | None = None
 
     if TYPE_CHECKING:
 
         def fatal(self, failure: Failure) -> None:
             """The process must end; `Repairing` does it."""
+
+        def _restart_core(self, replica: Replica, id_: int = 0) -> None:
+            """Go on with what the disk holds; the node does it."""
 
     # --- segments -----------------------------------------------------------------------
 
@@ -50,6 +54,7 @@ class RoomKeeping:
         self.is_writable = not is_full
         if self._replica is not None:
             self._replica.raft.disk_is_full = is_full
+            self.look_at_stuck_write()
 
     def _prepare(self) -> None:
         """Take room for the next segment once the active one is half full, so that no append waits for it.
@@ -82,6 +87,37 @@ class RoomKeeping:
             self._replica.retry_write()
         elif not self.is_writable:
             self._run_prepare()
+        if self._untrimmed is not None:
+            self._trim(*self._untrimmed)
+
+    def look_at_stuck_write(self) -> None:
+        """Go back to what the disk holds when what was to be written behind it found no room.
+
+        As a restart would: nothing of that was promised to anybody. Else votes, and entries for which there
+        is room, would wait behind it. Called at each tick and when the disk is found full.
+        """
+        replica = self._replica
+        if replica is not None and replica.must_go_back:
+            first = replica.raft.durable_index + 1
+            self.logger.info("no room for entries from {first} on: forgotten until there is", first=first)
+            replica.go_back(self.options.data_dir)
+            self._restart_core(replica)
+
+    # --- trims ----------------------------------------------------------------------------
+
+    def _trim(self, lowest: int, high_index: int) -> None:
+        """Remove segments below an offset; with no room to say so, again a second later."""
+        log, self._untrimmed = self._log, None
+        assert log is not None
+
+        def untrimmed(failure: Failure) -> None:
+            failure.trap(DiskFullError)
+            if self._untrimmed is None:
+                self._untrimmed = (lowest, high_index)
+
+        self._disk.run(lambda: log.trim_prefix(lowest, high_index)).addErrback(untrimmed).addErrback(
+            self.fatal
+        )
 
     # --- the address book (`cluster.ClusterNode`) ------------------------------------------
 

@@ -56,6 +56,7 @@ SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(
         raft.TimeoutNow.KIND: Sender.SPEAKER,
         raft.ReadIndex.KIND: Sender.SPEAKER,
         raft.ReadIndexReply.KIND: Sender.SPEAKER,
+        raft.NoRoom.KIND: Sender.SPEAKER,
         # Requests in the name of clients, and records without a question to the policy.
         forward.ForwardProduce.KIND: Sender.MEMBER,
         forward.ForwardReply.KIND: Sender.MEMBER,

@@ -83,7 +83,7 @@ class Raft(Room):
             ReadIndexReply: self._on_read_index_reply,
             NoRoom: self._on_no_room,
         }
-        if self._voters == {self.id} and self.may_campaign:
+        if self.is_alone and self.may_campaign:
             self._campaign()
 
     # --- in ---------------------------------------------------------------------------

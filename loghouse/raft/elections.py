@@ -42,11 +42,10 @@ class Elections(Reads):
 
     def _tick_follower(self) -> None:
         self._read_states += self._reads.tick(self.config.election_ticks)
-        lone = self._voters == {self.id}
         timeout = self._election_timeout
         if self.disk_is_full:
             timeout += 2 * self.config.election_ticks  # all who have room come first
-        if (lone or self._election_elapsed >= timeout) and self.may_campaign:
+        if (self.is_alone or self._election_elapsed >= timeout) and self.may_campaign:
             self._campaign()
 
     def leader_link_lost(self) -> None:
@@ -123,7 +122,7 @@ class Elections(Reads):
 
     def _campaign(self, *, transfer: bool = False) -> None:
         """Ask for votes: first whether there would be any, unless that is known."""
-        if transfer or self._voters == {self.id}:
+        if transfer or self.is_alone:
             self._become_candidate(transfer=transfer)
         else:
             self._become_pre_candidate()

@@ -67,8 +67,8 @@ class Progress:
     lifts it. `nudged`: it answered a heartbeat, so silence about entries may mean that they are lost.
     `active` says whether it was heard since the last quorum check, `silent_ticks` how long ago it was.
     `waited_ticks` counts since a snapshot was sent, `caught_up_ticks` how long it was within one in-flight
-    window. While there are `no_room_ticks` its disk counts as full. `timestamp` is its wall clock at its last
-    heartbeat reply, microseconds since the epoch.
+    window. While there are `no_room_ticks` its disk counts as full, and it is probed only when the leader
+    `wants_look`. `timestamp` is its wall clock at its last heartbeat reply, microseconds since the epoch.
     """
 
     next_index: int
@@ -83,6 +83,7 @@ class Progress:
     waited_ticks: int = 0
     caught_up_ticks: int = 0
     no_room_ticks: int = 0
+    wants_look: bool = False
     sent_commit: int = 0
     read_round: int = 0
     timestamp: int = 0

@@ -82,6 +82,11 @@ class RaftLog:
         return self._end_of(self.last_index) - self._end_of(self.durable_index)
 
     @property
+    def record_room(self) -> int:
+        """Bytes of records that a full disk still takes behind the last entry."""
+        return self._reader.record_room - self.undurable_size
+
+    @property
     def is_writing(self) -> bool:
         """Whether the disk was handed something that it has not finished."""
         return bool(self._writes)

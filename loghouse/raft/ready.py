@@ -75,6 +75,10 @@ class LogReader(Protocol):
     def last_index(self) -> int:
         """The last entry held; `first_index - 1` when there is none. Read once, at the start."""
 
+    @property
+    def record_room(self) -> int:
+        """Bytes of records that fit behind the last entry on a full disk; asked only of such a one."""
+
     def term_at(self, index: int) -> int:
         """The term of an entry from `first_index - 1` (0 for index 0) to `last_index`."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loghouse.errors import DamageError, DivergenceError, MalformedMessageError
+from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import decode_log_state, encode_log_state
 from loghouse.protocol.raft_messages import (
     NOBODY,
@@ -205,7 +208,8 @@ class Replication(Roles):
             progress.lost(message.last_index)
         elif progress.state is ProgressState.SNAPSHOT and progress.waited_ticks >= self.config.snapshot_ticks:
             progress.become_probe()
-        progress.paused = False
+        if not progress.no_room_ticks or progress.wants_look:
+            progress.paused = progress.wants_look = False
         progress.nudged = True
         if progress.read_round < message.read_round <= self._reads.round:
             progress.read_round = message.read_round
@@ -304,11 +308,25 @@ class Replication(Roles):
             return self._reject(source, message)
         if log.undurable_size >= 2 * self.config.inflight_size_max and message.entries:
             return self._refuse("more appends than the disk takes")
+        if self.disk_is_full and message.entries:
+            message = self._without_what_has_no_room(message)
+            if not message.entries:
+                return self._refuse("no room for records")
         last_new = prev_index + len(message.entries)
         if message.entries and not log.matches(last_new, message.entries[-1].term):
             self._take(message)
         log.commit(min(message.commit_index, last_new))
         return self._acknowledge(source, max(last_new, log.commit_index))
+
+    def _without_what_has_no_room(self, message: AppendEntries) -> AppendEntries:
+        """Leave out the records that a full disk cannot take, and all behind them."""
+        room = self._log.record_room
+        for place, entry in enumerate(message.entries):
+            if entry.kind == EntryKind.RECORDS and not self._log.matches(entry.index, entry.term):
+                room -= entry.size
+                if room < 0:
+                    return replace(message, entries=message.entries[:place])
+        return message
 
     def _check_committed(self, message: AppendEntries) -> None:
         """Raise unless the message agrees with what is committed here, as far as that is still held."""

@@ -132,6 +132,11 @@ class Roles:
         return self.id in self._voters
 
     @property
+    def is_alone(self) -> bool:
+        """Whether this member is the only voter."""
+        return self._voters == {self.id}
+
+    @property
     def commit_index(self) -> int:
         """The highest index known to be committed."""
         return self._log.commit_index

@@ -24,6 +24,7 @@ class Room(Proposals):
 
     _full_ticks = 0  # since this leader's disk is full, or it last looked for a successor
     _full_ticks_max = 0  # when it looks
+    _look_ticks = 0
 
     def _reset(self) -> None:
         super()._reset()
@@ -35,6 +36,7 @@ class Room(Proposals):
         if self.role is Role.LEADER:
             self._count_room()
             self._look_for_room()
+            self._look_at_full()
 
     def _on_no_room(self, source: int, message: NoRoom) -> None:
         progress = self._progress.get(source)
@@ -46,14 +48,20 @@ class Room(Proposals):
 
     def _count_room(self) -> None:
         """Note whose disks are full, if so many are that no majority can take records."""
+        # Not its own: of that the driver knows first.
         full = {id_ for id_, progress in self._progress.items() if progress.no_room_ticks}
-        if self.disk_is_full:
-            full.add(self.id)
         self._without_room = ""
         if full and not has_quorum(self._voters, self._voters - full):
             members = [self.configuration.member(id_) for id_ in sorted(full & self._voters)]
             names = ", ".join(member.name for member in members if member is not None)
             self._without_room = f"the data directories of {names}"
+
+    def _look_at_full(self) -> None:
+        """Let each follower without room be asked once in an election timeout what it can take by now."""
+        self._look_ticks = (self._look_ticks + 1) % self.config.election_ticks
+        if not self._look_ticks:
+            for progress in self._progress.values():
+                progress.wants_look = True
 
     def _look_for_room(self) -> None:
         """Hand over to a voter with room once all had the time to say that they have none, and seldom again.

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from loghouse.errors import DiskFullError
-from loghouse.limits import INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
+from loghouse.limits import (
+    CONTROL_SEGMENT_SIZE,
+    CONTROL_SIZE_KEPT,
+    ENTRY_HEADER_SIZE,
+    INDEX_ENTRY_SIZE,
+    STORE_HEADER_SIZE,
+)
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.files import FULL_ERRNOS, Files, OpenFile
+from loghouse.storage.files import Files, OpenFile, is_full, sync_written
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.recovery import INDEX, RESERVE_NAME, SPARE_PREFIX, STORE, segment_name
 from loghouse.storage.segment import End, Segment
@@ -37,6 +44,12 @@ class LogSizes:
     def index_capacity(self) -> int:
         """Entries a segment's index has room for."""
         return self.index // INDEX_ENTRY_SIZE
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Bytes and index places that records leave free in the last segment, for control entries."""
+        size = min(CONTROL_SIZE_KEPT, (self.segment - STORE_HEADER_SIZE) // 8)
+        return size, min(size // ENTRY_HEADER_SIZE, self.index_capacity // 8)
 
     def store_for(self, entry_size: int) -> int:
         """Return the size of a store whose first entry has `entry_size` bytes."""
@@ -92,6 +105,11 @@ class Rooms:
             create_allocated(self._files, path, self.sizes.reserve)
         self._has_reserve = True
 
+    @property
+    def has_reserve(self) -> bool:
+        """Whether the reserve is there for certain."""
+        return self._has_reserve
+
     def release_reserve(self) -> bool:
         """Give the reserve back to the disk; False when there was none."""
         path = f"{self._directory}/{RESERVE_NAME}"
@@ -102,13 +120,24 @@ class Rooms:
         return True
 
     def using_reserve(self, work: Callable[[], T]) -> T:
-        """Do small work that must succeed on a full disk; after a release it is done again from its start."""
+        """Do small work that must succeed on a full disk; after a release it is done again from its start.
+
+        Raises:
+            DiskFullError: There was no reserve left, or it was not enough; the work may be done again later.
+        """
         try:
             return work()
         except OSError as error:
-            if error.errno not in FULL_ERRNOS or not self.release_reserve():
+            if not is_full(error):
                 raise
-        return work()
+            if not self.release_reserve():
+                raise DiskFullError(self._directory) from error
+        try:
+            return work()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise DiskFullError(self._directory) from error
 
     def ensure_spares(self, store_sizes: list[int]) -> None:
         """Make the spares for these stores, in this order.
@@ -122,14 +151,27 @@ class Rooms:
             for number, size in enumerate(store_sizes):
                 if number < len(self._spares) and self._spares[number] >= size:
                     continue
-                del self._spares[number:]
-                create_allocated(self._files, self.spare_path(number, INDEX), self.sizes.index)
-                create_allocated(self._files, self.spare_path(number, STORE), size)
-                self._spares.append(size)
+                self._make_spare(number, size, self.sizes.index)
         except OSError as error:
-            if error.errno in FULL_ERRNOS:
+            if is_full(error):
                 raise DiskFullError(self._directory) from error
             raise
+
+    def ensure_control_spares(self, store_sizes: list[int]) -> None:
+        """The same for stores that begin with a control entry; on a full disk small ones, of the reserve."""
+        try:
+            self.ensure_spares(store_sizes)
+        except DiskFullError:
+            for number, size in enumerate(store_sizes[len(self._spares) :], len(self._spares)):
+                small = size if size > self.sizes.segment else min(size, CONTROL_SEGMENT_SIZE)
+                index_size = min(self.sizes.index, CONTROL_SEGMENT_SIZE // 8)
+                self.using_reserve(partial(self._make_spare, number, small, index_size))
+
+    def _make_spare(self, number: int, store_size: int, index_size: int) -> None:
+        del self._spares[number:]
+        create_allocated(self._files, self.spare_path(number, INDEX), index_size)
+        create_allocated(self._files, self.spare_path(number, STORE), store_size)
+        self._spares.append(store_size)
 
     def forget_spares(self) -> None:
         """Remove spares that were not used; failing to is not worth an error."""
@@ -143,7 +185,9 @@ class Rooms:
         """Turn the first spare into the segment behind `state`; durable on return.
 
         Raises:
-            OSError: A step failed; what is on the disk is a crash in creation.
+            DiskFullError, or an OSError of which `is_full` says the same: No room for a small file, or for a
+                name. What is on the disk is a crash in creation; it may be done again.
+            OSError: A step failed; as above, but for good.
         """
         files, directory = self._files, self._directory
         header = StoreHeader(
@@ -153,15 +197,18 @@ class Rooms:
             base_offset=state.next_offset,
             previous_term=state.term,
         )
-        size = self._spares.pop(0)
         self.using_reserve(lambda: write_state(files, directory, header.seed, state))
         store = OpenFile.open(files, self.spare_path(0, STORE), write=True)
         files.pwritev(store.fd, [new_block(header)], 0)
-        files.fsync(store.fd)
+        sync_written(files, store.fd)
         store.close()
         for suffix in (INDEX, STORE):
-            files.rename(self.spare_path(0, suffix), f"{directory}/{segment_name(header.base_index, suffix)}")
+            if files.exists(self.spare_path(0, suffix)):  # else it was renamed before the other found no room
+                files.rename(
+                    self.spare_path(0, suffix), f"{directory}/{segment_name(header.base_index, suffix)}"
+                )
         files.sync_directory(directory)
+        size = self._spares.pop(0)
         for number in range(len(self._spares)):
             for suffix in (INDEX, STORE):
                 files.rename(self.spare_path(number + 1, suffix), self.spare_path(number, suffix))

@@ -30,7 +30,7 @@ from construct import (
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError, StorageError
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
-from loghouse.storage.files import FULL_ERRNOS, Files, OpenFile, read_file, replace_file
+from loghouse.storage.files import Files, OpenFile, is_full, read_file, replace_file
 from loghouse.storage.log import Log
 from loghouse.storage.opening import end_of_nonzero
 from loghouse.storage.recovery import ASIDE_NAME, STORE
@@ -310,12 +310,17 @@ class DataDirectory:
             log.close()
             replace_file(files, self.path, NODE_NAME, identity.encode())
         except DiskFullError:
-            raise DataDirectoryError(
-                f"no space left for a new log under {self.path}: a segment takes {self._segment_size} "
-                f"bytes; free some, or set a smaller storage.segment_size, and start again"
-            ) from None
+            raise self._no_room() from None
         except OSError as error:
+            if is_full(error):
+                raise self._no_room() from error
             raise DiskFailedError(f"cannot make {self.path}: {error}") from error
+
+    def _no_room(self) -> DataDirectoryError:
+        return DataDirectoryError(
+            f"no space left for a new log under {self.path}: a segment takes {self._segment_size} "
+            f"bytes; free some, or set a smaller storage.segment_size, and start again"
+        )
 
     def _remove_new(self) -> None:
         """Remove a log whose making failed; what the disk does not let go of is left to the next start."""
@@ -408,7 +413,7 @@ class DataDirectory:
         try:
             replace_file(self._files, self.path, MEMBERS_NAME, content)
         except OSError as error:
-            if error.errno in FULL_ERRNOS:
+            if is_full(error):
                 raise DiskFullError(self.path) from error
             raise DiskFailedError(f"cannot write {self.path}/{MEMBERS_NAME}: {error}") from error
 
@@ -437,7 +442,7 @@ def _hint(error: OSError) -> str:
         return "its disk is mounted read-only: remount it, or name another data directory"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "check its owner and mode"
-    if error.errno in FULL_ERRNOS:
+    if is_full(error):
         return "free some space"
     if error.errno == errno.ENOENT:
         return "make the directory it is to lie in, or correct data_dir in node.yaml"

@@ -23,6 +23,11 @@ from loghouse.protocol.entry import Buffer
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def is_full(error: OSError) -> bool:
+    """Whether an error says that there was no room: what was to be written may be written again later."""
+    return error.errno in FULL_ERRNOS
+
+
 class Mapping(Protocol):
     """A read-only view of a file's first bytes. Slices are copies, so nothing outlives it."""
 
@@ -293,6 +298,18 @@ class OpenFile:
         self.close()
 
 
+def sync_written(files: Files, fd: int) -> None:
+    """Make a file's bytes durable. That this fails never means "no room": what is on the disk is not known.
+
+    Raises:
+        OSError: With an errno for which `is_full` is false.
+    """
+    try:
+        files.fdatasync(fd)
+    except OSError as error:
+        raise OSError(errno.EIO, f"sync failed: {error}") from error
+
+
 def read_file(files: Files, path: str, size_max: int) -> bytes:
     """Return a small file's bytes, at most `size_max` + 1 of them."""
     file = OpenFile.open(files, path)
@@ -308,15 +325,16 @@ def replace_file(files: Files, directory: str, name: str, content: bytes) -> Non
     temporary = f"{directory}/{name}.tmp"
     if files.exists(temporary):
         files.unlink(temporary)
-    file = OpenFile(files, files.create(temporary), temporary)
     try:
-        files.pwritev(file.fd, [content], 0)
-        files.fsync(file.fd)
+        file = OpenFile(files, files.create(temporary), temporary)
+        try:
+            files.pwritev(file.fd, [content], 0)
+            files.fsync(file.fd)
+        finally:
+            file.close()
+        files.rename(temporary, f"{directory}/{name}")
     except OSError:
         with contextlib.suppress(OSError):
             files.unlink(temporary)  # on a full disk, what it took is missed elsewhere
         raise
-    finally:
-        file.close()
-    files.rename(temporary, f"{directory}/{name}")
     files.sync_directory(directory)

@@ -15,7 +15,7 @@ from construct import Const, Construct, Int32ub, Int64ub, Struct
 
 from loghouse.errors import DamageError
 from loghouse.protocol.entry import crc32c
-from loghouse.storage.files import Files, OpenFile, read_file, replace_file
+from loghouse.storage.files import Files, OpenFile, read_file, replace_file, sync_written
 from loghouse.storage.recovery import HARD_STATE_NAME
 
 NAME: Final = HARD_STATE_NAME
@@ -97,6 +97,7 @@ class HardStateFile:
         self._slots = read_slots(files, directory, seed, remedy)
         newest = max((slot for slot in self._slots if slot), key=lambda slot: slot.counter)
         self._counter = newest.counter
+        self._places = (0, SLOT_SIZE)
         self.state = newest.state
         self._file = OpenFile.open(files, f"{directory}/{HARD_STATE_NAME}", write=True)
 
@@ -106,13 +107,22 @@ class HardStateFile:
             self.save(self.state)
 
     def save(self, state: HardState) -> None:
-        """Make `state` durable in one slot, then in the other."""
-        counter = self._counter + 1
-        slot = Slot(counter, state).encode(self._seed)
-        for position in (0, SLOT_SIZE):
-            self._files.pwritev(self._file.fd, [slot], position)
-            self._files.fdatasync(self._file.fd)
-        self._counter = counter
+        """Make `state` durable in one slot, then in the other.
+
+        Raises:
+            OSError: When `is_full` says that it found no room, one slot is as it was or new, and it may be
+                done again.
+        """
+        self._counter += 1
+        slot = Slot(self._counter, state).encode(self._seed)
+        first, second = self._places
+        for place, other in ((first, second), (second, first)):
+            # A write that found no room may have torn this slot: the next one begins here, and leaves the
+            # good one alone.
+            self._places = (place, other)
+            self._files.pwritev(self._file.fd, [slot], place)
+            sync_written(self._files, self._file.fd)
+        self._places = (0, SLOT_SIZE)
         self.state = state
 
     def close(self) -> None:

@@ -22,14 +22,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from loghouse.errors import DiskFailedError, EntryDamagedError
-from loghouse.limits import RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
-from loghouse.protocol.configuration import decode_configuration, decode_producer, decode_trim
+from loghouse.errors import DiskFailedError, DiskFullError
+from loghouse.limits import (
+    ENTRY_HEADER_SIZE,
+    RESERVE_SIZE_DEFAULT,
+    SEGMENT_SIZE_DEFAULT,
+    STORE_HEADER_SIZE,
+)
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed
-from loghouse.protocol.log_state import LogState, check_follows
+from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
-from loghouse.storage.files import FULL_ERRNOS, Files
+from loghouse.storage.files import Files, is_full, sync_written
 from loghouse.storage.hard_state import HardState, HardStateFile, create_hard_state
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.opening import (
@@ -41,7 +45,7 @@ from loghouse.storage.opening import (
     survey,
 )
 from loghouse.storage.reading import ReadableLog, View, make_view
-from loghouse.storage.recovery import INDEX, STATE, segment_name
+from loghouse.storage.recovery import INDEX, STATE, check_entries, segment_name
 from loghouse.storage.segment import End, Segment
 from loghouse.storage.start import write_start
 from loghouse.storage.store import Watermark, newest_watermark
@@ -72,6 +76,7 @@ class Log(ReadableLog):
         self.unknown_ends = frozenset(found.left)
         self._remedy = found.segments[-1].remedy
         self._rooms = rooms
+        self._kept = rooms.sizes.kept
         self._hard_state = hard_state
         self._next_checkpoint: LogState | None = None
         self._watermark = found.watermark
@@ -166,6 +171,14 @@ class Log(ReadableLog):
         return self._hard_state.state
 
     @property
+    def record_room(self) -> int:
+        """Bytes of records that certainly fit without room that is not taken yet."""
+        view = self._view
+        active, (size_kept, places_kept) = view.segments[-1], self._kept
+        places = active.index().capacity - view.end.count - places_kept
+        return max(0, min(active.size - view.end.position - size_kept, places * ENTRY_HEADER_SIZE))
+
+    @property
     def failure(self) -> str:
         """Why writing is refused for good; "" while it is not."""
         return self._failed
@@ -188,28 +201,52 @@ class Log(ReadableLog):
 
         Raises:
             EntryDamagedError: They do not join the log; nothing was written.
-            DiskFullError: No room for a segment they need; nothing was written.
+            DiskFullError: No room. Those up to `last_index` were written: none, unless room that was taken
+                before is missing (a disk that copies on write, a quota). Append the others later.
             DiskFailedError: A write failed; what is written is not known.
         """
         if not entries:
             return
         with _Writing(self, "append"):
-            state, rooms, active = self._state, self._rooms, self._active
+            state, active = self._state, self._active
             check_entries(state, entries)
-            chunks = self._split(active, entries)
-            rooms.ensure_spares([rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]])
-            for place, chunk in enumerate(chunks):
-                if place:
-                    active = self._roll()
-                if chunk:
-                    active.append(chunk)
-                    for entry in chunk:
-                        state.apply(entry)
-            view = self._view
-            self._view = self._view_to(active.end, view.durable_index, view.durable_offset)
+            chunks, is_tight = self._split(active, entries)
+            if is_tight or len(chunks) > 1 or not self._rooms.has_reserve:
+                self._take_room(chunks, is_tight)
+            try:
+                for place, chunk in enumerate(chunks):
+                    if place:
+                        active = self._roll()
+                    if chunk:
+                        active.append(chunk)
+                        for entry in chunk:
+                            state.apply(entry)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                raise DiskFullError(self._directory) from error
+            finally:
+                view, active = self._view, self._active
+                self._view = self._view_to(active.end, view.durable_index, view.durable_offset)
 
-    def _split(self, active: Segment, entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-        """Return the entries for the active segment (may be none), then those for each new one."""
+    def _take_room(self, chunks: list[Sequence[Entry]], is_tight: bool) -> None:
+        """Make sure that there is room for entries before any of them is written.
+
+        Records leave some behind them, or there is a whole segment more: so a full disk still takes the
+        no-ops of elections, and the trims that free room.
+        """
+        rooms = self._rooms
+        sizes = [rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]]
+        if any(entry.kind == EntryKind.RECORDS for chunk in chunks for entry in chunk):
+            rooms.ensure_spares([*sizes, rooms.sizes.segment] if is_tight else sizes)
+        elif sizes:
+            rooms.ensure_control_spares(sizes)
+
+    def _split(self, active: Segment, entries: Sequence[Entry]) -> tuple[list[Sequence[Entry]], bool]:
+        """Return the entries for the active segment (may be none), then those for each new one.
+
+        And whether so little is left behind the last of them that a spare must be there.
+        """
         room, places = active.size - active.end.position, active.index().capacity - active.end.count
         base_offset = active.base_offset
         chunks: list[Sequence[Entry]] = []
@@ -223,7 +260,8 @@ class Log(ReadableLog):
             room -= entry.size
             places -= 1
         chunks.append(entries[first:])
-        return chunks
+        size_kept, places_kept = self._kept
+        return chunks, room < size_kept or places < places_kept
 
     def _roll(self) -> Segment:
         """End the sync group, then start a new segment in the room made before, and return it.
@@ -266,15 +304,21 @@ class Log(ReadableLog):
             commit_index: Known to be committed, as far as it is written here; kept in the watermark.
 
         Raises:
+            DiskFullError: No room for the watermark; nothing may be acknowledged before this was done again.
             DiskFailedError: The sync failed; a failed sync is never retried.
         """
         with _Writing(self, "sync"):
-            active, view = self._active, self._view
+            active, watermark = self._active, self._watermark
             last_index = active.last_index
-            commit_index = max(min(commit_index, last_index), self._watermark.commit_index)
-            if view.durable_index == last_index and commit_index == self._watermark.commit_index:
+            commit_index = max(min(commit_index, last_index), watermark.commit_index)
+            if watermark.durable_index == last_index and commit_index == watermark.commit_index:
                 return
-            self._sync_store(active, commit_index)
+            try:
+                self._sync_store(active, commit_index)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                raise DiskFullError(self._directory) from error
             self._move_checkpoint(commit_index)
 
     def _sync_store(self, segment: Segment, commit_index: int) -> None:
@@ -291,9 +335,11 @@ class Log(ReadableLog):
             commit_index=commit_index,
         )
         encoded, position = [watermark.encode(self.seed)], watermark.slot_position
-        self._files.fdatasync(fd)
-        self._view, self._watermark = view, watermark
+        sync_written(self._files, fd)
+        self._view = view
         self._files.pwritev(fd, encoded, position)
+        # Not before: one that found no room is written again, to the same slot. The other is good.
+        self._watermark = watermark
 
     def _move_checkpoint(self, commit_index: int) -> None:
         """Keep a recent state that is committed, so that cuts and `state_at` fold little."""
@@ -341,9 +387,7 @@ class Log(ReadableLog):
         with _Writing(self, "making an index anew"):
             try:
                 replace_index(self._files, self._rooms, self._directory, base_index, entries, len(entries))
-            except OSError as error:
-                if error.errno not in FULL_ERRNOS:
-                    raise
+            except DiskFullError:
                 return
         self._open_segments.pop(base_index, None)
         segment.let_go()
@@ -352,15 +396,17 @@ class Log(ReadableLog):
         """Make term and vote durable. `vote` is a member id, 0 for none.
 
         Raises:
+            DiskFullError: No room, not even where they were before; they must be saved again.
             DiskFailedError: A write or sync failed.
         """
         with _Writing(self, "saving term and vote"):
-            self._hard_state.save(HardState(term, vote))
+            self._rooms.using_reserve(lambda: self._hard_state.save(HardState(term, vote)))
 
     def truncate_suffix(self, index: int) -> None:
         """Cut every entry above `index`; durable on return (Raft 5.3: a follower's conflict).
 
         Raises:
+            DiskFullError: No room for an index, or for the watermark; nothing was cut, do it again.
             DiskFailedError: A step failed.
         """
         view = self._view
@@ -372,17 +418,16 @@ class Log(ReadableLog):
             state = self.state_at(index)
             target = self._cut_target(view, place, index, state)
             removed = view.segments[place + 1 :]
+            self._lower_watermark(view, place, target)
             self._checkpoint, self._next_checkpoint = state.copy(), None
             self._state = state
             self._view = make_view([*view.segments[:place], target], durable=view)
-            self._lower_watermark(view, place, target)
             for segment in reversed(removed):
                 # One after the other: a crash must never leave a gap.
                 self._files.unlink(segment.path)
                 self._files.sync_directory(self._directory)
             self._unlink_companions(removed)
-            cut = target.end.position
-            fd = target.store().fd
+            cut, fd = target.end.position, target.store().fd
             self._files.truncate(fd, cut)
             self._files.fsync(fd)
             if target.size > cut:
@@ -420,15 +465,17 @@ class Log(ReadableLog):
         else:
             found = newest_watermark(target.store().pread(STORE_HEADER_SIZE, 0), self.seed)
             newest = replace(found or self._watermark, commit_index=self._watermark.commit_index)
-        self._watermark = Watermark(
+        lowered = Watermark(
             counter=newest.counter + 1,
             durable_index=min(target.last_index, view.durable_index),
             durable_term=target.end.term,
             position=min(newest.position, target.end.position),
             commit_index=newest.commit_index,
         )
-        self._files.pwritev(fd, [self._watermark.encode(self.seed)], self._watermark.slot_position)
-        self._files.fdatasync(fd)
+        encoded, position = [lowered.encode(self.seed)], lowered.slot_position
+        self._rooms.using_reserve(lambda: self._files.pwritev(fd, encoded, position))
+        self._watermark = lowered
+        sync_written(self._files, fd)
 
     def _unlink_companions(self, segments: Sequence[Segment]) -> None:
         """Remove index and state files whose stores are gone; what a crash leaves, the next open removes."""
@@ -448,6 +495,7 @@ class Log(ReadableLog):
             high_index: Entries above stay whatever they hold (the commit index); default: the durable end.
 
         Raises:
+            DiskFullError: No room to say where the log begins; nothing was removed, do it again.
             DiskFailedError: A step failed.
         """
         view = self._view
@@ -464,9 +512,15 @@ class Log(ReadableLog):
             return view.first_index
         with _Writing(self, "trimming the log"):
             start = self._state_in(view, place - 1, view.base_indexes[place] - 1)
-            self._rooms.using_reserve(
-                lambda: write_start(self._files, self._directory, self.seed, start, installing=False)
-            )
+
+            def write() -> None:
+                write_start(self._files, self._directory, self.seed, start, installing=False)
+
+            try:
+                self._rooms.using_reserve(write)
+            except DiskFullError:
+                self._rooms.forget_spares()  # what is trimmed gives more than they take
+                self._rooms.using_reserve(write)
             self._start_state = start
             self._view = replace(
                 view,
@@ -486,7 +540,7 @@ class Log(ReadableLog):
         The caller has checked that the log does not hold (`state.index`, `state.term`).
 
         Raises:
-            DiskFullError: No room for the first segment; nothing changed.
+            DiskFullError: No room for the first segment, or to say so; nothing changed.
             DiskFailedError: A step failed.
         """
         with _Writing(self, "installing a start"):
@@ -501,10 +555,14 @@ class Log(ReadableLog):
                 self._files.unlink(segment.path)
             self._unlink_companions(removed)
             self._files.sync_directory(self._directory)
-            segment = self._rooms.create_segment(self.cluster, self.group, start, remedy=self._remedy)
-            segment.newest_timestamp = start.timestamp
-            segment.activate()
-            write_start(self._files, self._directory, self.seed, start, installing=False)
+            try:
+                segment = self._rooms.create_segment(self.cluster, self.group, start, remedy=self._remedy)
+                segment.newest_timestamp = start.timestamp
+                segment.activate()
+                write_start(self._files, self._directory, self.seed, start, installing=False)
+            except DiskFullError as error:
+                # The old log is gone, and its room, too: the next start goes on here.
+                raise self._fail(f"installing a start: {error}") from error
             self._start_state = start
             self._state = start.copy()
             self._checkpoint, self._next_checkpoint = start.copy(), None
@@ -532,28 +590,3 @@ class _Writing:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise self._log._fail(f"{self._what}: {error}") from error
-
-
-def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
-    """Raise unless the entries may follow `state` and can be folded into it.
-
-    Raises:
-        EntryDamagedError: They do not join, or one is of an unknown producer.
-        MalformedMessageError: A payload is not what its kind says.
-    """
-    before: LogState | Entry = state
-    registered: set[int] = set()
-    for entry in entries:
-        check_follows(before, entry)
-        before = entry
-        if entry.kind == EntryKind.RECORDS:
-            producer_id = entry.producer_id
-            if producer_id and producer_id not in state.producers and producer_id not in registered:
-                raise EntryDamagedError(f"entry {entry.index} is of unknown producer {producer_id}")
-        elif entry.kind == EntryKind.CONFIGURATION:
-            decode_configuration(bytes(entry.payload))
-        elif entry.kind == EntryKind.TRIM:
-            decode_trim(bytes(entry.payload))
-        elif entry.kind == EntryKind.PRODUCER:
-            decode_producer(bytes(entry.payload))
-            registered.add(entry.index)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError
-from loghouse.limits import MIB, STORE_HEADER_SIZE
+from loghouse.errors import DamageError, DataDirectoryError, DiskFullError, EntryDamagedError
+from loghouse.limits import INDEX_ENTRY_SIZE, MIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import Rooms
-from loghouse.storage.files import FULL_ERRNOS, Files, OpenFile
+from loghouse.storage.files import Files, OpenFile, is_full
 from loghouse.storage.hard_state import HardStateFile
 from loghouse.storage.recovery import (
     ASIDE_NAME,
@@ -314,7 +314,12 @@ class Settlement:
         # The process before may have ended between a rename and its sync: what is seen here must be durable
         # before anything builds on it or is removed because of it.
         files.sync_directory(directory)
-        hard_state.heal()
+        try:
+            hard_state.heal()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._missed("the second copy of term and vote")
         for name in found.plan.leftovers:
             files.unlink(f"{directory}/{name}")
         if found.plan.leftovers:
@@ -323,7 +328,14 @@ class Settlement:
             self._finish_installation()
             return
         for base, entries in found.indexes.items():
-            replace_index(files, self._rooms, directory, base, entries, len(entries))
+            try:
+                replace_index(files, self._rooms, directory, base, entries, len(entries))
+            except DiskFullError:
+                # A missing one is made from the store when somebody reads.
+                if files.exists(f"{directory}/{segment_name(base, INDEX)}"):
+                    files.unlink(f"{directory}/{segment_name(base, INDEX)}")
+                self._missed(f"the index of segment {base}")
+                continue
             self.warnings.append(f"{segment_name(base, INDEX)}: did not fit its store, was rebuilt")
         self._settle_active()
         self._make_reserve()
@@ -332,13 +344,19 @@ class Settlement:
         try:
             self._rooms.ensure_reserve()
         except OSError as error:
-            if error.errno not in FULL_ERRNOS:
+            if not is_full(error):
                 raise
-            self.warnings.append(f"{self._found.directory}: no room for the reserve; appends wait for space")
+            self._missed("the reserve")
+
+    def _missed(self, what: str) -> None:
+        self.warnings.append(f"{self._found.directory}: no room for {what}; appends wait for space")
 
     def _finish_installation(self) -> None:
         found = self._found
-        self._rooms.ensure_spares([self._rooms.sizes.segment])
+        try:
+            self._rooms.ensure_spares([self._rooms.sizes.segment])
+        except DiskFullError:
+            self._rooms.ensure_control_spares([self._rooms.sizes.segment])
         segment = self._rooms.create_segment(
             found.cluster, found.group, found.start_state, remedy=self._remedy
         )
@@ -373,18 +391,27 @@ class Settlement:
             for position in range(watermark.position, end, MIB):
                 files.pwritev(store.fd, [store.pread(min(MIB, end - position), position)], position)
             files.fdatasync(store.fd)
-        found.watermark = Watermark(
+        newest = Watermark(
             counter=watermark.counter + 1,
             durable_index=segment.last_index,
             durable_term=segment.end.term,
             position=end,
             commit_index=watermark.commit_index,
         )
-        files.pwritev(store.fd, [found.watermark.encode(found.seed)], found.watermark.slot_position)
+        try:
+            files.pwritev(store.fd, [newest.encode(found.seed)], newest.slot_position)
+            found.watermark = newest
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._missed("the watermark")
         files.fdatasync(store.fd)
         if read_state(files, found.directory, found.seed, segment.base_index) is None:
             before = state_before(files, found, len(found.segments) - 1)
-            self._rooms.using_reserve(lambda: write_state(files, found.directory, found.seed, before))
+            try:
+                self._rooms.using_reserve(lambda: write_state(files, found.directory, found.seed, before))
+            except DiskFullError:
+                self._missed("the state file")  # it is made from the segments before
         self._mend_active_index(segment, scan)
 
     def _keep_aside(self, segment: Segment, store: OpenFile) -> str:
@@ -394,9 +421,7 @@ class Settlement:
         name = f"{segment.base_index:020d}-{end}.torn"
         try:
             self._rooms.using_reserve(lambda: keep_aside(self._files, found.directory, name, content))
-        except OSError as error:
-            if error.errno not in FULL_ERRNOS:
-                raise
+        except DiskFullError:
             return "not kept: the disk is full"
         return f"kept as {ASIDE_NAME}/{name}"
 
@@ -409,9 +434,15 @@ class Settlement:
                 if index.pread(len(scan.entries), 0) != scan.entries:
                     files.pwritev(index.fd, [scan.entries], 0)
                 return
-        replace_index(
-            files, self._rooms, self._found.directory, segment.base_index, bytes(scan.entries), wanted
-        )
+        directory, base, entries = self._found.directory, segment.base_index, bytes(scan.entries)
+        try:
+            replace_index(files, self._rooms, directory, base, entries, wanted)
+        except DiskFullError:
+            # One with room for what is there, and a little more.
+            places = self._rooms.sizes.kept[1] + 1
+            replace_index(
+                files, self._rooms, directory, base, entries, len(entries) + places * INDEX_ENTRY_SIZE
+            )
 
 
 def replace_index(files: Files, rooms: Rooms, directory: str, base: int, entries: bytes, size: int) -> None:
@@ -442,7 +473,7 @@ def allocate_or_leave(files: Files, rooms: Rooms, fd: int, end: int, wanted: int
     try:
         files.allocate(fd, end, wanted - end)
     except OSError as error:
-        if error.errno not in FULL_ERRNOS:
+        if not is_full(error):
             raise
         return files.size(fd)
     return files.size(fd)

@@ -8,24 +8,26 @@ The rules, and what cannot be told apart, are in `docs/disk_format.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from loghouse.errors import EntryDamagedError, MalformedMessageError
 from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, MIB
+from loghouse.protocol.configuration import decode_configuration, decode_producer, decode_trim
 from loghouse.protocol.entry import (
     CODEC_MASK,
     HEADER,
     KINDS,
     VERSION,
     Buffer,
+    Entry,
     EntryKind,
     crc32c,
     decode_entry,
 )
-from loghouse.protocol.log_state import LogState
+from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX
 
 SCAN_CHUNK_SIZE: Final = 4 * MIB
@@ -263,3 +265,28 @@ def plan_directory(names: Iterable[str], *, first_index: int, is_installing: boo
     # Stores first: an index or state file without its store is nothing, a store without them is a riddle.
     leftovers.sort(key=lambda name: (not name.endswith(STORE), name))
     return DirectoryPlan(bases, tuple(leftovers))
+
+
+def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
+    """Raise unless the entries may follow `state` and can be folded into it.
+
+    Raises:
+        EntryDamagedError: They do not join, or one is of an unknown producer.
+        MalformedMessageError: A payload is not what its kind says.
+    """
+    before: LogState | Entry = state
+    registered: set[int] = set()
+    for entry in entries:
+        check_follows(before, entry)
+        before = entry
+        if entry.kind == EntryKind.RECORDS:
+            producer_id = entry.producer_id
+            if producer_id and producer_id not in state.producers and producer_id not in registered:
+                raise EntryDamagedError(f"entry {entry.index} is of unknown producer {producer_id}")
+        elif entry.kind == EntryKind.CONFIGURATION:
+            decode_configuration(bytes(entry.payload))
+        elif entry.kind == EntryKind.TRIM:
+            decode_trim(bytes(entry.payload))
+        elif entry.kind == EntryKind.PRODUCER:
+            decode_producer(bytes(entry.payload))
+            registered.add(entry.index)

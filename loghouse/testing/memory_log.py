@@ -23,6 +23,8 @@ class MemoryLog:
         """The first entry held."""
         return self.start.index + 1
 
+    record_room = 1 << 40
+
     @property
     def last_index(self) -> int:
         """The last entry held."""

@@ -427,7 +427,7 @@ class MutantTests(SynchronousTestCase):
 
         def late(files, directory, seed, state, *, installing):
             for name in files.list_directory(directory):
-                if name.endswith(".store") and int(name[:20]) <= state.index:
+                if name[:20].isdigit() and name.endswith(".store") and int(name[:20]) <= state.index:
                     files.rename(f"{directory}/{name}", f"{directory}/gone")
                     files.sync_directory(directory)
                     files.rename(f"{directory}/gone", f"{directory}/{name}")
