@@ -8,13 +8,34 @@ happened, where, and what to do next. `code` is the number on the wire
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
-class LoghouseError(Exception):
-    """Base of every error raised on purpose."""
+def _again(kind: type[PortableError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PortableError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
+
+
+class PortableError(Exception):
+    """An error that is copied, and passed to other processes, with its text and its attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, dict(vars(self)))
+
+
+class LoghouseError(PortableError):
+    """Base of every error raised on purpose.
+
+    Attributes:
+        may_retry: Whether the same call may be made again as it is: that is safe, and may go well then.
+        was_appended: Whether the record is in the log: False certainly not, None nobody can tell here.
+    """
 
     code: ClassVar[int] = 0
+    may_retry: bool = False
+    was_appended: bool | None = None
 
 
 # --- requests -----------------------------------------------------------------
@@ -22,6 +43,8 @@ class LoghouseError(Exception):
 
 class RequestError(LoghouseError):
     """A caller's request was answered with a refusal; nothing was appended unless said otherwise."""
+
+    was_appended: bool | None = False
 
 
 class InvalidRequestError(RequestError):
@@ -56,6 +79,7 @@ class NotLeaderError(RequestError):
     """Certainly not appended: only the leader can do this. `leader` is the node to ask, if known."""
 
     code = 18
+    may_retry = True
 
     def __init__(self, leader: str | None = None) -> None:
         super().__init__(
@@ -68,16 +92,28 @@ class UnavailableError(RequestError):
     """Certainly not appended: the node cannot do this now; trying again or elsewhere is safe."""
 
     code = 19
+    may_retry = True
 
 
 class DeadlineError(UnavailableError, TimeoutError):
     """A client gave up at its deadline; nothing was appended. The text holds the last attempt's failure."""
 
 
+class ClosedError(UnavailableError):
+    """The client, or its producer, is closed; nothing was appended."""
+
+    may_retry = False
+
+
+class ClientUseError(RequestError, RuntimeError):
+    """A client was used where it cannot work: in a forked child, on another loop; nothing was appended."""
+
+
 class OutcomeUnknownError(RequestError):
     """The record may or may not have been appended; without a producer id a retry may duplicate it."""
 
     code = 20
+    was_appended = None
 
 
 class ExpectOffsetError(RequestError):
@@ -133,6 +169,7 @@ class ResourceExhaustedError(RequestError):
     """A bound was reached; try again later, slower or smaller."""
 
     code = 24
+    may_retry = True
 
     def __init__(self, resource: str, limit: str) -> None:
         super().__init__(f"{resource}: {limit}")
@@ -207,6 +244,7 @@ class ProtocolError(LoghouseError):
     """The peer broke the wire rules; its link must close."""
 
     code = 1
+    was_appended = False  # of what was sent on the link before, an OutcomeUnknownError tells
 
 
 class FrameTooLargeError(ProtocolError):
@@ -243,6 +281,7 @@ class PeerTimeoutError(ProtocolError):
     """The peer did not finish a step in its time."""
 
     code = 6
+    may_retry = True
 
 
 # --- entries and storage -------------------------------------------------------
@@ -252,6 +291,7 @@ class EntryError(LoghouseError):
     """Bytes are not a valid entry frame of this log."""
 
     code = 40
+    was_appended = False
 
 
 class EntryTruncatedError(EntryError):
@@ -336,6 +376,8 @@ class DivergenceError(ConsensusError):
 class ConfigError(LoghouseError):
     """node.yaml is wrong; `problems` lists everything that is."""
 
+    was_appended = False
+
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
@@ -343,6 +385,8 @@ class ConfigError(LoghouseError):
 
 class CertificateError(LoghouseError):
     """A certificate, key or CA file is missing, unreadable, or does not fit."""
+
+    was_appended = False
 
 
 class ReactorError(LoghouseError):

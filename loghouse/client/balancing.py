@@ -64,6 +64,7 @@ class ClusterView:
 class _Probation:
     failures: int
     until: float
+    is_permanent: bool = False
 
 
 class Balancer:
@@ -138,13 +139,24 @@ class Balancer:
         else:
             self._leader_name = leader_name
 
-    def failed(self, address: str, now: float) -> None:
-        """Note that a call could not be made there, or was not answered."""
+    def failed(self, address: str, now: float, *, is_permanent: bool = False) -> None:
+        """Note that a call could not be made there, or was not answered.
+
+        Args:
+            is_permanent: Whether it never will, as things are.
+        """
         probation = self._probations.setdefault(address, _Probation(0, now))
         probation.failures += 1
+        probation.is_permanent = is_permanent
         seconds = min(PROBATION_SECONDS_MAX, PROBATION_SECONDS * 2 ** min(probation.failures - 1, 16))
         probation.until = now + seconds * (0.5 + 0.5 * self._rng.random())
         self.expire()
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no address that there is will ever do, as things are."""
+        found = [self._probations.get(address) for address in self.addresses()]
+        return all(probation is not None and probation.is_permanent for probation in found)
 
     def succeeded(self, address: str) -> None:
         """Note that a call was answered there."""

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
 from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch, seen
-from loghouse.client.connection import Asked, Connection, Following, dial, unreached
+from loghouse.client.connection import Asked, Connection, dial, unreached
+from loghouse.client.following import Following
 from loghouse.client.records import Bounds as ClientBounds
-from loghouse.errors import UnavailableError, UnknownLogError
+from loghouse.errors import ClosedError, UnknownLogError
 from loghouse.protocol.client_messages import (
     Bounds,
     Describe,
@@ -130,7 +131,7 @@ class BinaryChannel(Channel):
         if not dialling.done():
             raise unreached(self.address, f"no connection within {seconds:.3g} s")
         if dialling.cancelled():
-            raise UnavailableError("the client is closed")
+            raise ClosedError("the client is closed")
         return dialling.result()
 
     async def _dial(self) -> Connection:

@@ -22,7 +22,7 @@ from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECON
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls
 from loghouse.client.transport import Transport
-from loghouse.errors import UnavailableError
+from loghouse.errors import ClientUseError, UnavailableError
 
 
 class Client:
@@ -161,7 +161,8 @@ class Client:
             while (batches := self._open.thread.run(_next(answers))) is not None:
                 yield from batches
         finally:
-            with contextlib.suppress(UnavailableError):  # closed, and with it what it read
+            # Closed, and with it what it read; or in a forked child.
+            with contextlib.suppress(UnavailableError, ClientUseError):
                 self._open.thread.run(_close(answers))
 
     def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:

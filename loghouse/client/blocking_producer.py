@@ -16,6 +16,7 @@ from loghouse.client.asynchronous import AsyncClient, Compression, codec_of
 from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
 from loghouse.client.fields import seconds_of
 from loghouse.client.loop_thread import LoopThread
+from loghouse.client.place import Place
 from loghouse.client.producing import WINDOW, check_settings, warn_of
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
@@ -25,12 +26,12 @@ from loghouse.errors import LoghouseError, UnavailableError
 class BlockingDelivery:
     """A record on its way; `offset()` waits for its offset."""
 
-    __slots__ = ("_batch", "_place", "_settled")
+    __slots__ = ("_batch", "_pending", "_place")
 
-    def __init__(self, batch: Outgoing, place: int, settled: threading.Condition) -> None:
+    def __init__(self, batch: Outgoing, place: int, pending: Pending) -> None:
         self._batch = batch
         self._place = place
-        self._settled = settled
+        self._pending = pending
 
     @property
     def is_done(self) -> bool:
@@ -52,8 +53,10 @@ class BlockingDelivery:
         if timeout_seconds is not None:
             seconds_of(timeout_seconds)
         if not batch.is_settled:
-            with self._settled:
-                if not self._settled.wait_for(lambda: batch.is_settled, timeout_seconds):
+            self._pending.place.check_process()
+            changed = self._pending.changed
+            with changed:
+                if not changed.wait_for(lambda: batch.is_settled, timeout_seconds):
                     raise TimeoutError(f"not acknowledged within {timeout_seconds:g} s; still trying")
         return batch.offset(self._place)
 
@@ -61,8 +64,9 @@ class BlockingDelivery:
 class Pending:
     """What a producer took and its sending task has not settled; it outlives a producer that is dropped."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, place: Place) -> None:
         self.ledger = ledger
+        self.place = place
         self.changed = threading.Condition(threading.Lock())
 
     def settled(self, batch: Outgoing) -> None:
@@ -121,13 +125,16 @@ class OpenClient:
 
     def close(self, until: float = float("-inf")) -> None:
         """Close every connection and end the thread; wait for a thread that was ending already until then."""
+        if self.client.calls.place.is_elsewhere:
+            return  # the connections are the parent's, and so is the thread
         exiting.closed(self)
         self.thread.close(self.client.close)
         self.thread.join(max(0.0, until - time.monotonic()))
 
     def close_soon(self) -> None:
         """Close once everything is sent; nobody waits for that, but the interpreter's end does."""
-        self.thread.close_soon(self._send_and_close)
+        if not self.client.calls.place.is_elsewhere:
+            self.thread.close_soon(self._send_and_close)
 
     async def _send_and_close(self) -> None:
         running = dict(self._running)
@@ -160,8 +167,9 @@ class Producer:
         self._owner = owner  # which closes the client when it is dropped
         self._loop = client.thread.loop
         self._ledger = Ledger(buffer_bytes)
-        self._pending = Pending(self._ledger)
+        self._pending = Pending(self._ledger, client.client.calls.place)
         self._changed = self._pending.changed
+        self._check_process = self._pending.place.check_process
         self._accumulator = Accumulator(
             batch_size=batch_bytes,
             linger_seconds=linger_ms / 1000,
@@ -209,6 +217,7 @@ class Producer:
             InvalidRequestError: It cannot be encoded, or no batch can hold it.
             UnavailableError: The producer is closed.
         """
+        self._check_process()
         head, body = encode_record(value, key, headers, timestamp)
         with self._changed:
             while self._ledger.room <= 0 and not self._running.done():
@@ -220,7 +229,7 @@ class Producer:
             place = batch.record_count - 1
         if place == 0 or batch.is_full:
             self._wake()
-        return BlockingDelivery(batch, place, self._changed)
+        return BlockingDelivery(batch, place, self._pending)
 
     def flush(self) -> None:
         """Wait until every record appended so far is settled.
@@ -228,6 +237,7 @@ class Producer:
         Raises:
             LoghouseError: The first failure since the last time that no delivery has told.
         """
+        self._check_process()
         with self._changed:
             goal = self._ledger.taken
             while self._ledger.done < goal:
@@ -238,6 +248,7 @@ class Producer:
 
     def close(self) -> None:
         """Flush, and end; raises as `flush`."""
+        self._check_process()
         self._is_closed = True
         try:
             self.flush()
@@ -247,11 +258,13 @@ class Producer:
     def abort(self) -> None:
         """End at once: what is not acknowledged fails; it may have been appended where it was sent."""
         self._is_closed = True
+        if self._pending.place.is_elsewhere:
+            return  # it is the parent's
         with contextlib.suppress(UnavailableError):  # the client is closed, and this with it
             self._client.thread.run(self._stop())
 
     def __del__(self) -> None:
-        if not self._is_closed:
+        if not self._is_closed and not self._pending.place.is_elsewhere:
             warn_of(self._ledger)
             self._client.soon(self._sending.finish)
 

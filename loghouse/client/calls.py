@@ -9,13 +9,16 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.channels import Channel, Channels, seen
 from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.place import Place
 from loghouse.client.retrying import Attempts
 from loghouse.errors import (
+    ClosedError,
     DeadlineError,
     IdentityError,
     LoghouseError,
@@ -49,6 +52,7 @@ class Calls:
         self.balancer = balancer
         self.channels = channels
         self.rng = rng
+        self.place = Place()
         self._refreshing: asyncio.Task[None] | None = None
         self._rested_at = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,6 +84,7 @@ class Calls:
             LoghouseError: The server's refusal; DeadlineError when time is over and nothing was done;
                 OutcomeUnknownError when something may have been.
         """
+        self.place.check()
         begun_at = self.now
         deadline = begun_at + timeout_seconds
         attempts = Attempts(begun_at=begun_at, deadline=deadline, is_safe=is_safe, rng=self.rng)
@@ -93,7 +98,7 @@ class Calls:
             except CallFailedError as error:
                 failure = error.failure
             self.note(failure, address)
-            pause = attempts.pause_after(failure, self.now)
+            pause = attempts.pause_after(self.judged(failure), self.now)
             await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
             await asyncio.sleep(pause)
 
@@ -125,15 +130,22 @@ class Calls:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self.channels.is_closed and not (task is not None and task.cancelling()):
-                kind = UnavailableError if is_safe else OutcomeUnknownError
+                kind = ClosedError if is_safe else OutcomeUnknownError
                 raise kind("the client was closed before the answer came") from None
             raise
+
+    def judged(self, failure: Failure) -> Failure:
+        """Return a failure as what it is now: a refusal, when no address is left that might do."""
+        if not failure.is_permanent:
+            return failure
+        effect = Effect.REFUSED if self.balancer.is_hopeless else Effect.NOTHING
+        return replace(failure, effect=effect)
 
     def note(self, failure: Failure, address: str) -> None:
         """Learn from a failed call at an address."""
         balancer = self.balancer
         if failure.is_link:
-            balancer.failed(address, self.now)
+            balancer.failed(address, self.now, is_permanent=failure.is_permanent)
             if failure.effect is Effect.UNKNOWN:
                 self.channels.retire(address)  # it broke, or leads into a black hole: dial anew next time
         elif failure.leader:
@@ -149,6 +161,7 @@ class Calls:
         Raises:
             DeadlineError: No server answered in time.
         """
+        self.place.check()
         if self.balancer.view is None:
             await self.refresh(timeout_seconds)
         assert self.balancer.view is not None
@@ -166,6 +179,7 @@ class Calls:
             DeadlineError: None did in time.
             LoghouseError: One refused this client.
         """
+        self.place.check()
         begun_at = self.now
         attempts = Attempts(
             begun_at=begun_at, deadline=begun_at + timeout_seconds, is_safe=True, rng=self.rng
@@ -182,13 +196,13 @@ class Calls:
             seeds = ", ".join(sorted(self.balancer.addresses()))
             return Failure(error=DeadlineError(f"no answer from {seeds}"), effect=Effect.NOTHING)
         error = None if refreshing.cancelled() else refreshing.exception()
-        if isinstance(error, _RefusedError):
+        if isinstance(error, _RefusedError | _HopelessError):
             return Failure(error=error.error, effect=Effect.REFUSED)
         if isinstance(error, LoghouseError):
             return Failure(error=error, effect=Effect.NOTHING)
         if error is not None:
             raise error  # of ours
-        return Failure(error=UnavailableError("the client was closed"), effect=Effect.REFUSED)
+        return Failure(error=ClosedError("the client was closed"), effect=Effect.REFUSED)
 
     async def await_news(self, seconds_max: float) -> None:
         """After a failure: wait a little for news, if news are due."""
@@ -197,7 +211,7 @@ class Calls:
 
     def _start_refreshing(self) -> asyncio.Task[None]:
         if self.channels.is_closed:
-            raise UnavailableError("the client is closed")
+            raise ClosedError("the client is closed")
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self.spawn(self._refresh())
             self._refreshing.add_done_callback(seen)
@@ -221,6 +235,9 @@ class Calls:
                     try:
                         view = task.result()
                         self.balancer.check_cluster(view.cluster_uuid, address)
+                    except IdentityError as error:
+                        problems.append(_HopelessError(error))
+                        continue
                     except LoghouseError as error:
                         problems.append(error)
                         continue
@@ -233,8 +250,7 @@ class Calls:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
         if leaderless is None:
-            strangers = all(isinstance(problem, IdentityError) for problem in problems)
-            raise _RefusedError(problems[-1]) if strangers else problems[-1]
+            raise _worst(problems)
         self._learn(leaderless)
         self.balancer.expire()
 
@@ -249,6 +265,8 @@ class Calls:
         except CallFailedError as error:
             failure = error.failure
             self.note(failure, address)
+            if failure.is_permanent:
+                raise _HopelessError(failure.error) from None
             if failure.effect is Effect.REFUSED:
                 raise _RefusedError(failure.error) from None
             if isinstance(failure.error, OutcomeUnknownError):
@@ -265,7 +283,11 @@ class Calls:
         return task
 
     async def close(self) -> None:
-        """End everything under way."""
+        """End everything under way; in a forked child there is nothing, the connections are the parent's."""
+        if self.place.is_elsewhere:
+            return
+        if self.channels.is_used or self._tasks:
+            self.place.check()
         self.channels.is_closed = True
         tasks = list(self._tasks)
         for task in tasks:
@@ -281,3 +303,23 @@ class _RefusedError(LoghouseError):
     def __init__(self, error: LoghouseError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class _HopelessError(LoghouseError):
+    """A server will never do for this client; another one might."""
+
+    def __init__(self, error: LoghouseError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _worst(problems: list[LoghouseError]) -> LoghouseError:
+    """Return why no server told of its cluster: a refusal counts for all, what is hopeless for one."""
+    refused = next((problem for problem in problems if isinstance(problem, _RefusedError)), None)
+    if refused is not None:
+        return refused
+    hopeless = [problem for problem in problems if isinstance(problem, _HopelessError)]
+    if len(hopeless) == len(problems):
+        return hopeless[0]
+    # Of the others the call is tried again; what a person has to mend is told nevertheless.
+    return hopeless[0].error if hopeless else problems[-1]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from loghouse.client.balancing import ClusterView
 from loghouse.client.failures import CallFailedError, unexpected
 from loghouse.client.records import Bounds
-from loghouse.errors import LoghouseError, UnavailableError
+from loghouse.errors import ClosedError, LoghouseError
 from loghouse.protocol.entry import Buffer, Codec, crc32c
 
 
@@ -182,7 +182,7 @@ class Channels:
             CallFailedError: The block failed.
         """
         if self.is_closed:
-            raise UnavailableError("the client is closed")
+            raise ClosedError("the client is closed")
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = self._make(address)
@@ -210,6 +210,11 @@ class Channels:
             channel.is_retired = True
             if not channel.use_count:
                 self._close_soon(channel)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self._channels or self._closing)
 
     @property
     def addresses(self) -> set[str]:

@@ -10,20 +10,26 @@ import asyncio
 import os
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from loghouse.client.channels import Answer
-from loghouse.client.failures import CallFailedError, Effect, Failure, failure_of_error
+from loghouse.client.failures import CallFailedError, Effect, Failure, failure_of_error, refused_link
+from loghouse.client.following import Following
 from loghouse.client.target import Tls, split_address
+from loghouse.client.tls import cause_of, failed_tls
 from loghouse.errors import (
     CertificateError,
+    ClosedError,
+    IdentityError,
     LoghouseError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ProtocolError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
+    VersionError,
 )
 from loghouse.limits import MIB, REQUESTS_PER_CONNECTION_MAX
 from loghouse.protocol.client_messages import Follow, FollowFrames, Produce
@@ -71,10 +77,15 @@ def context_of(tls: Tls | None) -> ssl.SSLContext | None:
         context.load_verify_locations(cadata=ca.decode())
         context.load_cert_chain(f"/proc/self/fd/{own}")
     except (OSError, ValueError) as error:  # ssl.SSLError is one
-        raise CertificateError(f"tls: the certificates cannot be used: {_cause_of(error)}") from None
+        raise CertificateError(f"tls: the certificates cannot be used: {cause_of(error)}") from None
     finally:
         os.close(own)
     return context
+
+
+_TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
+_NEVER_SERVED: Final = (IdentityError, VersionError, UnauthenticatedError, PermissionDeniedError)
+"""What a node says before it greets to whom it will never serve."""
 
 
 async def dial(
@@ -110,8 +121,10 @@ async def dial(
     except TimeoutError:
         connection.abort()
         raise unreached(address, f"no connection within {seconds:g} s") from None
-    except (OSError, ValueError) as error:  # ssl.SSLError, socket.gaierror, UnicodeError, ... are such, too
-        raise unreached(address, _cause_of(error)) from None
+    except ssl.SSLError as error:
+        raise CallFailedError(failed_tls(error, address)) from None
+    except (OSError, ValueError) as error:  # socket.gaierror, UnicodeError, ... are such, too
+        raise unreached(address, cause_of(error)) from None
     except BaseException:
         connection.abort()
         raise
@@ -153,6 +166,9 @@ class Connection(asyncio.BufferedProtocol):
         self._has_received = False
         self._is_pinged = False
         self._failure: LoghouseError | None = None
+        self._is_permanent = False
+        self._first = b""  # that came, as far as it tells what is spoken there
+        self._beginning = memoryview(b"")  # where it goes
         self._is_closing = False
         self.up: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
@@ -248,7 +264,7 @@ class Connection(asyncio.BufferedProtocol):
     async def close(self) -> None:
         """Say goodbye and end; whoever waits gets an error."""
         if self.is_up:
-            self._failure = self._failure or UnavailableError("the client was closed before the answer came")
+            self._failure = self._failure or ClosedError("the client was closed before the answer came")
             self._session.say_goodbye()
             self._flush()
             self._fail_everything()
@@ -297,7 +313,9 @@ class Connection(asyncio.BufferedProtocol):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != ALPN:
             text = f"{self._address} does not speak {ALPN}; for a door of gRPC alone, use --transport grpc"
-            self._refuse_to_begin(Failure(error=UnavailableError(text), effect=Effect.REFUSED))
+            error = UnavailableError(text)
+            failure = Failure(error=error, effect=Effect.REFUSED, is_link=True, is_permanent=True)
+            self._refuse_to_begin(failure)
             return
         if self._is_closing:
             transport.abort()
@@ -306,11 +324,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: into their frame, if it is a large one."""
-        return self._session.room()
+        room = self._session.room()
+        if not self._first:
+            self._beginning = room
+        return room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes from the node."""
         self._has_received = True
+        if not self._first:
+            self._first, self._beginning = bytes(self._beginning[: min(nbytes, 3)]), memoryview(b"")
         session = self._session
         if self._failure is not None:
             return
@@ -318,6 +341,9 @@ class Connection(asyncio.BufferedProtocol):
             events = session.filled(nbytes)
         except ProtocolError as error:
             self._failure = error
+            if not self.up.done():
+                self._refuse_to_begin(self._why_ended(error))
+                return
             self._flush()
             self._transport.abort()
             return
@@ -341,8 +367,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         if self._failure is None:
-            cause = _cause_of(error) if error is not None else "the node closed the connection"
-            self._failure = UnavailableError(f"{self._address}: {cause}")
+            # TLS 1.3: only now it is known what the node thinks of our certificate.
+            failure = self._why_ended(error)
+            self._failure, self._is_permanent = failure.error, failure.is_permanent
         self.resume_writing()
         self._fail_everything()
         self.lost.set_result(None)
@@ -363,6 +390,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._is_closing = True  # open requests are still answered
             case LinkFailed():
                 self._failure = event.error
+                # Before it greets, a node says so to whom it will never serve.
+                self._is_permanent = isinstance(event.error, _NEVER_SERVED)
 
     def _answered(self, stream: int, reply: Message) -> None:
         if isinstance(reply, FollowFrames):
@@ -432,6 +461,18 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- failing ----------------------------------------------------------------------------
 
+    def _why_ended(self, error: BaseException | None) -> Failure:
+        """Return the failure of a connection that ended without a reason of the node's."""
+        if isinstance(error, ssl.SSLError):
+            return failed_tls(error, self._address)
+        if self._first.startswith(_TLS_RECORDS):
+            text = f"{self._address} speaks TLS, and this client does not; give `tls` (--ca, --cert, --key)"
+            return refused_link(IdentityError(text))
+        if isinstance(error, _NEVER_SERVED):
+            return refused_link(error)
+        cause = cause_of(error) if error is not None else "the node closed the connection"
+        return unreached(self._address, cause).failure
+
     def _refuse_to_begin(self, failure: Failure) -> None:
         self._failure = failure.error
         self.up.set_exception(CallFailedError(failure))
@@ -441,8 +482,8 @@ class Connection(asyncio.BufferedProtocol):
     def _fail_everything(self) -> None:
         assert self._failure is not None
         self._is_closing = True
-        error = _unavailable(self._failure)
-        nothing = Failure(error=error, effect=Effect.NOTHING, is_link=True)
+        error = self._failure if self._is_permanent else _unavailable(self._failure)
+        nothing = Failure(error=error, effect=Effect.NOTHING, is_link=True, is_permanent=self._is_permanent)
         if not self.up.done():
             self.up.set_exception(CallFailedError(nothing))
             self.up.exception()
@@ -463,61 +504,6 @@ class Connection(asyncio.BufferedProtocol):
             self._liveness.cancel()
 
 
-class Following:
-    """A followed stream: what came and was not read yet."""
-
-    def __init__(self, connection: Connection, stream: int) -> None:
-        self._connection = connection
-        self._stream = stream
-        self._ready: deque[Answer] = deque()
-        self._failure: Failure | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._owed_size = 0
-
-    async def read(self) -> Answer:
-        """Return what comes next; the one before is done with then.
-
-        Raises:
-            CallFailedError: The stream is over.
-        """
-        while (answer := self.take()) is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return answer
-
-    def take(self) -> Answer | None:
-        """As `read`, but None when nothing is here yet."""
-        owed, self._owed_size = self._owed_size, 0
-        if owed:
-            self._connection.add_credit(self._stream, owed)
-        if self._ready:
-            answer = self._ready.popleft()
-            self._owed_size = len(answer.frames)
-            return answer
-        if self._failure is not None:
-            raise CallFailedError(self._failure)
-        return None
-
-    def cancel(self) -> None:
-        """Nobody reads any more."""
-        self._connection.stop_following(self._stream)
-
-    def received(self, answer: Answer) -> None:
-        """More came."""
-        self._ready.append(answer)
-        self._wake()
-
-    def failed(self, failure: Failure) -> None:
-        """Nothing more will come."""
-        self._failure = failure
-        self._wake()
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-
 def unreached(address: str, cause: str) -> CallFailedError:
     """Return the failure of a call that never got to a server."""
     error = UnavailableError(f"{address}: {cause}")
@@ -527,15 +513,3 @@ def unreached(address: str, cause: str) -> CallFailedError:
 def _unavailable(error: LoghouseError) -> LoghouseError:
     """Return a connection's failure as what it means for a request that was not made."""
     return error if isinstance(error, UnavailableError) else UnavailableError(str(error))
-
-
-def _cause_of(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {(error.reason or str(error)).lower().replace('_', ' ')}"
-    if isinstance(error, ConnectionError) and not str(error):
-        return "the server cut the connection"
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    return str(error) or type(error).__name__

@@ -14,11 +14,13 @@ from google.rpc import error_details_pb2, status_pb2
 
 from loghouse import errors
 from loghouse.errors import (
+    IdentityError,
     InvalidRequestError,
     LoghouseError,
     NotSupportedError,
     OutcomeUnknownError,
     PermissionDeniedError,
+    PortableError,
     RequestError,
     ResourceExhaustedError,
     UnauthenticatedError,
@@ -42,16 +44,18 @@ class Failure:
     """A failed call. `error` is what a caller is told.
 
     `is_link` says that the server there was not reached, or did not answer; `leader` is the name of the
-    leader as the answering node knew it, empty when it named none.
+    leader as the answering node knew it, empty when it named none. `is_permanent` says that trying the same
+    address again is in vain: its certificate, or what it speaks, is wrong.
     """
 
     error: LoghouseError
     effect: Effect
     is_link: bool = False
     leader: str = ""
+    is_permanent: bool = False
 
 
-class CallFailedError(Exception):
+class CallFailedError(PortableError):
     """A call to one server failed; whoever called decides what is done about it."""
 
     def __init__(self, failure: Failure) -> None:
@@ -150,6 +154,14 @@ _REASONS: Final[Mapping[str, tuple[Effect, _Build]]] = {
 _NEVER_SENT: Final = re.compile(
     r"failed to connect|resolution failed|connection refused|handshake", re.ASCII | re.IGNORECASE
 )
+# What no second attempt mends: whom either side trusts, and whether there is TLS at all.
+_NO_TLS_FITS: Final = re.compile(
+    r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|UNKNOWN_CA|BAD_CERTIFICATE|CERTIFICATE_REQUIRED"
+    r"|CERTIFICATE_EXPIRED|CERTIFICATE_REVOKED|Hostname Verification|Peer name .* is not in peer certificate",
+    re.ASCII | re.IGNORECASE,
+)
+CHECK_TLS: Final = "check the address, and the CA, certificate and key of this client"
+
 _REFUSALS: Final[Mapping[str, type[RequestError]]] = {
     "UNIMPLEMENTED": NotSupportedError,
     "UNAUTHENTICATED": UnauthenticatedError,
@@ -178,6 +190,8 @@ def failure_of(error: Any, address: str, *, offset: int = 0) -> Failure:
         effect, build = _REASONS[reason]
         return Failure(error=build(text, fields, offset), effect=effect, leader=leader)
     status = code.name
+    if status == "UNAVAILABLE" and _NO_TLS_FITS.search(error.details() or ""):
+        return refused_link(IdentityError(f"{text}; {CHECK_TLS}"))
     if status == "UNAVAILABLE" and _NEVER_SENT.search(error.details() or ""):
         return Failure(error=UnavailableError(text), effect=Effect.NOTHING, is_link=True)
     if status == "RESOURCE_EXHAUSTED":
@@ -208,6 +222,11 @@ def failure_of_error(error: LoghouseError, address: str) -> Failure:
     leader = error.leader or "" if isinstance(error, errors.NotLeaderError) else ""
     told = type(error)(f"{address}: {error}") if type(error) in _RETOLD else error
     return Failure(error=told, effect=effect, leader=leader)
+
+
+def refused_link(error: LoghouseError) -> Failure:
+    """Return the failure of a call to an address that will never do for this client."""
+    return Failure(error=error, effect=Effect.NOTHING, is_link=True, is_permanent=True)
 
 
 def unexpected(error: Exception, address: str) -> Failure:

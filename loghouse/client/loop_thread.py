@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from loghouse.errors import UnavailableError
+from loghouse.client.place import Place
+from loghouse.errors import ClientUseError, ClosedError, UnavailableError
 
 JOIN_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 1.0
@@ -32,6 +33,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = _new_loop()
+        self._place = Place()
         self._is_closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="loghouse client", daemon=True)
@@ -52,9 +54,14 @@ class LoopThread:
         Raises:
             UnavailableError: The loop is closed, or was closed meanwhile.
         """
+        try:
+            self._place.check_process()
+        except ClientUseError:
+            work.close()
+            raise
         if self._is_closing:
             work.close()
-            raise UnavailableError("the client is closed")
+            raise ClosedError("the client is closed")
         return self._wait_for(work)
 
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
@@ -79,7 +86,7 @@ class LoopThread:
             self._soon(start)
             while not done.wait(CHECK_SECONDS):
                 if self.loop.is_closed():
-                    raise UnavailableError("the client is closed")
+                    raise ClosedError("the client is closed")
         except BaseException:
             try:
                 self._soon(cancel)
@@ -90,13 +97,13 @@ class LoopThread:
         try:
             return tasks[0].result()
         except asyncio.CancelledError:
-            raise UnavailableError("the client was closed before the answer came") from None
+            raise ClosedError("the client was closed before the answer came") from None
 
     def _soon(self, callback: Callable[[], None]) -> None:
         try:
             self.loop.call_soon_threadsafe(callback)
         except RuntimeError:
-            raise UnavailableError("the client is closed") from None
+            raise ClosedError("the client is closed") from None
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a last coroutine, cancel all others, and end the thread; a second time does nothing."""

@@ -13,9 +13,10 @@ from typing import Any, Final, Self
 from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
 from loghouse.client.calls import Calls
 from loghouse.client.fields import integer_of, number_of
+from loghouse.client.place import Place
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
-from loghouse.errors import LoghouseError, UnavailableError
+from loghouse.errors import ClosedError, LoghouseError
 from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX
 from loghouse.protocol.entry import Codec
 
@@ -32,15 +33,17 @@ class Delivery:
     or an error that means that it was not appended. A cancelled wait does not take the record back.
     """
 
-    __slots__ = ("_batch", "_place")
+    __slots__ = ("_batch", "_place", "_progress")
 
-    def __init__(self, batch: Outgoing, place: int) -> None:
+    def __init__(self, batch: Outgoing, place: int, progress: _Progress) -> None:
         self._batch = batch
         self._place = place
+        self._progress = progress
 
     def __await__(self) -> Generator[Any, None, int]:
         batch = self._batch
         while not batch.is_settled:
+            self._progress.place.check()
             waiter = batch.waiter
             if waiter is None:
                 waiter = batch.waiter = asyncio.get_running_loop().create_future()
@@ -56,7 +59,8 @@ class Delivery:
 class _Progress:
     """What a producer waits for: all that its sending task says to it, so that it may be dropped itself."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, place: Place) -> None:
+        self.place = place
         self._ledger = ledger
         self._waiter: asyncio.Future[None] | None = None
 
@@ -97,7 +101,8 @@ class AsyncProducer:
             batch_size=batch_bytes, linger_seconds=linger_ms / 1000, timeout_seconds=timeout_seconds
         )
         self._ledger = Ledger(buffer_bytes)
-        self._progress = _Progress(self._ledger)
+        self._check_here = calls.place.check
+        self._progress = _Progress(self._ledger, calls.place)
         self._sending = Sending(
             calls,
             self._accumulator,
@@ -140,6 +145,7 @@ class AsyncProducer:
             InvalidRequestError: It cannot be encoded, or no batch can hold it.
             UnavailableError: The producer is closed.
         """
+        self._check_here()
         head, body = encode_record(value, key, headers, timestamp)
         while self._ledger.room <= 0:
             await self._progress.wait()
@@ -155,7 +161,7 @@ class AsyncProducer:
         place = batch.record_count - 1
         if place == 0 or batch.is_full:
             self._sending.wake()
-        return Delivery(batch, place)
+        return Delivery(batch, place, self._progress)
 
     async def flush(self) -> None:
         """Wait until every record appended so far is settled.
@@ -163,6 +169,7 @@ class AsyncProducer:
         Raises:
             LoghouseError: The first failure since the last time that no delivery has told.
         """
+        self._check_here()
         goal = self._ledger.taken
         while self._ledger.done < goal:
             self._accumulator.hurry()
@@ -172,6 +179,7 @@ class AsyncProducer:
 
     async def close(self) -> None:
         """Flush, and end; raises as `flush`."""
+        self._check_here()
         self._is_closed = True
         try:
             await self.flush()
@@ -182,7 +190,8 @@ class AsyncProducer:
         """End at once: what is not acknowledged fails; it may have been appended where it was sent."""
         self._is_closed = True
         running = self._running
-        if running is not None and not running.done():
+        if running is not None and not running.done() and not self._progress.place.is_elsewhere:
+            self._check_here()
             running.cancel()
             await asyncio.wait({running})
 
@@ -190,12 +199,12 @@ class AsyncProducer:
 
     def _start(self) -> None:
         if self._is_closed:
-            raise UnavailableError("the producer is closed")
+            raise ClosedError("the producer is closed")
         self._loop = asyncio.get_running_loop()
         self._running = self._calls.spawn(self._sending.run())
 
     def __del__(self) -> None:
-        if not self._is_closed and self._running is not None:
+        if not self._is_closed and self._running is not None and not self._progress.place.is_elsewhere:
             warn_of(self._ledger)
             with contextlib.suppress(RuntimeError):  # the loop is closed, and what was not sent is lost
                 self._loop.call_soon_threadsafe(self._sending.finish)

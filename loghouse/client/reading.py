@@ -67,7 +67,8 @@ class Reader:
             try:
                 async for frames, next_offset in answers:
                     offset, self._offset = self._offset, next_offset
-                    yield batches_of(seed, frames, offset, next_offset, self._end)
+                    yield self._here(batches_of(seed, frames, offset, next_offset, self._end))
+                    calls.place.check()
                     if self._is_done:
                         return
                     calls.refresh_if_stale()
@@ -78,6 +79,14 @@ class Reader:
             finally:
                 await answers.aclose()
             await self._pause_after(failure, address)
+
+    def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches in this process; a forked child gets none of what the parent asked for."""
+        check = self._calls.place.check_process
+        for batch in batches:
+            check()
+            yield batch
+            check()
 
     @property
     def _is_done(self) -> bool:
@@ -145,9 +154,11 @@ class Reader:
 
     async def _pause_after(self, failure: Failure, address: str) -> None:
         calls = self._calls
+        if failure.effect is not Effect.REFUSED or failure.is_permanent:
+            calls.note(failure, address)
+            failure = calls.judged(failure)
         if failure.effect is Effect.REFUSED:
             raise failure.error
-        calls.note(failure, address)
         now = calls.now
         if self._failing_since is None:
             self._failing_since = now

@@ -20,7 +20,7 @@ from loghouse.client.channels import Appends, Channel, NewBatch
 from loghouse.client.failures import CallFailedError, Effect, Failure
 from loghouse.client.retrying import ATTEMPT_SECONDS, Backoff
 from loghouse.client.sequencing import Sequencer
-from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
+from loghouse.errors import ClosedError, DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import Codec
 
 CHECK_SECONDS: Final = 0.5
@@ -76,7 +76,7 @@ class Sending:
 
     async def run(self) -> None:
         """Send until cancelled; then fail what is not acknowledged."""
-        why: LoghouseError = UnavailableError("the producer was closed before everything was sent")
+        why: LoghouseError = ClosedError("the producer was closed before everything was sent")
         try:
             while await self._wait_for_work():
                 if self._sequencer.needs_id:
@@ -94,11 +94,11 @@ class Sending:
             self._fail_everything(why)
 
     @property
-    def closed_error(self) -> UnavailableError:
+    def closed_error(self) -> ClosedError:
         """What an append to a producer that has ended is told."""
         if self._ended_by is None:
-            return UnavailableError("the producer is closed")
-        error = UnavailableError(f"the producer is closed: {self._ended_by}")
+            return ClosedError("the producer is closed")
+        error = ClosedError(f"the producer is closed: {self._ended_by}")
         error.__cause__ = self._ended_by.__cause__
         return error
 
@@ -145,7 +145,10 @@ class Sending:
         with self._lock:
             expired = self._accumulator.expire(now)
         for batch in expired:
-            batch.error = DeadlineError("nothing was appended before the deadline: too much was before it")
+            text = (
+                f"nothing was appended before the deadline: too much was before it{self._sequencer.problem}"
+            )
+            batch.error = DeadlineError(text)
         self._settle(expired)
 
     def _settle(self, batches: Iterable[Outgoing]) -> None:
@@ -174,8 +177,10 @@ class Sending:
                 timeout_seconds=max(0.0, deadline - calls.now),
                 is_safe=True,
             )
-        except DeadlineError:
-            return  # the batch that it was for expires, too
+        except DeadlineError as error:
+            sequencer.note_problem(error)
+            await asyncio.sleep(max(0.0, deadline - calls.now))  # the batch that it was for expires, too
+            return
         except LoghouseError as error:
             if calls.channels.is_closed:
                 raise
@@ -197,13 +202,16 @@ class Sending:
         if failure is None:
             sequencer.stream_closed()
             return
+        if failure.is_permanent:
+            calls.note(failure, address)
+            failure = calls.judged(failure)
         failed = sequencer.stream_failed(failure, calls.now)
         self._settle(failed)
         if failed:
             return  # the refusal was meant for these; the others go on at once
         if failure.effect is Effect.REFUSED:
             calls.balancer.expire()  # perhaps a leader that was deposed, and does not know it yet
-        else:
+        elif not failure.is_permanent:
             calls.note(failure, address)
         is_first = not self._backoff.failures
         pause = self._backoff.next_seconds()
@@ -253,7 +261,7 @@ class Sending:
                 raise error
             why = why or error
         if self._calls.channels.is_closed:
-            raise UnavailableError("the client is closed")
+            raise ClosedError("the client is closed")
         told = OutcomeUnknownError(f"{address}: {why or 'the stream ended without a reason'}")
         return Failure(error=told, effect=Effect.UNKNOWN, is_link=True)
 

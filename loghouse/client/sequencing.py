@@ -113,6 +113,7 @@ class Sequencer:
         self._sent_count -= 1
         self.progressed_at = now
         self._disowned_since = None
+        self._last_problem = ""
         batch.payload = b""
         if not batch.is_settled:  # else its producer was told that nobody knows
             batch.base_offset = base_offset
@@ -125,7 +126,7 @@ class Sequencer:
             The batches that failed for good by it, each with its error.
         """
         sent, self._sent_count = list(islice(self._chain, self._sent_count)), 0
-        self._last_problem = str(failure.error)
+        self.note_problem(failure.error)
         if not sent:
             # Refused before anything was sent: who may not open a stream may send nothing on it.
             return self._refuse_head(failure.error) if failure.effect is Effect.REFUSED else []
@@ -139,6 +140,15 @@ class Sequencer:
         if isinstance(failure.error, SequenceError | UnknownProducerError):
             return self._disowned(failure.error, now)
         return self._refuse_head(failure.error)
+
+    def note_problem(self, error: LoghouseError) -> None:
+        """Note why nothing is sent; batches that expire tell it."""
+        self._last_problem = str(error)
+
+    @property
+    def problem(self) -> str:
+        """The last problem, as a text's end; empty when there was none since something was acknowledged."""
+        return f"; the last problem: {self._last_problem}" if self._last_problem else ""
 
     def stream_closed(self) -> None:
         """Note that the stream was given up; nothing is known of what was on its way."""
@@ -217,7 +227,7 @@ class Sequencer:
                 break  # their deadlines are in their order
             if batch.is_settled:
                 continue
-            what = f"; the last problem: {self._last_problem}" if self._last_problem else ""
+            what = self.problem
             if not is_inert and (batch.is_unsure or place < self._sent_count):
                 batch.error = OutcomeUnknownError(f"no answer before the deadline{what}")
             else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from loghouse.client.fields import text_of
-from loghouse.errors import CertificateError, InvalidRequestError
+from loghouse.errors import CertificateError, InvalidRequestError, PortableError
 
 SCHEME: Final = "loghouse://"
 PORT_DEFAULT: Final = 8400
@@ -62,7 +62,7 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port_text)
 
 
-class _NoAddressError(ValueError):
+class _NoAddressError(PortableError, ValueError):
     """A part of what should be an address is none."""
 
     def __init__(self, part: str, problem: str) -> None:

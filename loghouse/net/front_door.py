@@ -17,15 +17,17 @@ from zope.interface import implementer
 
 from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import ProtocolError, ResourceExhaustedError
-from loghouse.limits import CLIENT_HELLO_SECONDS
+from loghouse.limits import CLIENT_HELLO_SECONDS, LINK_HEADER_SIZE
 from loghouse.net.accept import AcceptedLink, LinkDoor
 from loghouse.net.admission import Admission, Ticket
 from loghouse.net.callers import Callers
 from loghouse.net.client_hello import TLS_1_3, ClientHello, ClientHelloReader
 from loghouse.net.splice import SpliceFront
 from loghouse.net.tls import ALPN, ALPN_GRPC
+from loghouse.protocol.link_messages import MAGIC
 from loghouse.shares import Shares
 
+NO_TLS_ALERT: Final = bytes((0x15, 3, 3, 0, 2, 2, 70))  # fatal: protocol_version (RFC 8446 6)
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -63,6 +65,9 @@ class FrontDoor(Protocol):
             if self._doors.links.tls is None:
                 self._route_plain(data)
             else:
+                if not self._reader.received and _is_plain_client(data):
+                    self._refuse("the client does not speak TLS", told=NO_TLS_ALERT)
+                    return
                 hello = self._reader.feed(data)
                 if hello is not None:
                     self._route(hello)
@@ -114,11 +119,15 @@ class FrontDoor(Protocol):
     def _too_late(self) -> None:
         self._refuse(f"no ClientHello within {CLIENT_HELLO_SECONDS:g} s")
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, told: bytes = b"") -> None:
         self._stop_deadline()
         transport: Any = self.transport
         self._doors.note_refusal(str(getattr(transport.getPeer(), "host", "?")), reason)
-        transport.abortConnection()
+        if told:
+            transport.write(told)  # a few bytes: the kernel takes them at once
+            transport.loseConnection()
+        else:
+            transport.abortConnection()
 
     def _stop_deadline(self) -> None:
         deadline, self._deadline = self._deadline, None
@@ -227,3 +236,8 @@ class FrontDoorFactory(Factory):
         for door in list(self._connections):
             transport: Any = door.transport
             transport.abortConnection()
+
+
+def _is_plain_client(data: bytes) -> bool:
+    """Whether a client of ours begins without TLS: it is told, strangers are not."""
+    return data[LINK_HEADER_SIZE:].startswith(MAGIC)
