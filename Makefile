@@ -28,14 +28,14 @@ PART_counted := tests/protocol tests/raft tests/storage $(filter-out $(PART_pure
 PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
 TEST_PATHS = $(or $(PART_$(TESTS)),$(TESTS))
 
-.PHONY: help run venv certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench bench-cluster fuzz kill kill-cluster sim sim-ci check clean
+.PHONY: help run venv certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: venv, certs, proto, coverage, packaging, bench, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
+	@echo 'also: venv, certs, proto, coverage, packaging, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -107,6 +107,10 @@ bench: $(VENV)/.developed
 FUZZ ?= 100000
 fuzz: $(VENV)/.developed
 	FUZZ_EXAMPLES=$(FUZZ) FUZZ_MUTATIONS=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -k 'Fuzz or Mutation or random_bytes' tests/protocol tests/net/test_client_hello.py
+
+# What a subject at the bound of each resource costs another one.
+abuse: $(VENV)/.developed
+	$(BIN)/python -m bench.abuse --seconds 10
 
 bench-cluster: $(VENV)/.developed
 	$(BIN)/python -m bench.cluster

@@ -18,12 +18,13 @@ from loghouse.errors import (
     MembershipError,
     NotSupportedError,
     RequestError,
+    ResourceExhaustedError,
     UnavailableError,
 )
 from loghouse.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.limits import REMOVED_MAX
 from loghouse.node_api import Appended, ClusterStatus, MemberState, proposing
-from loghouse.node_options import Transport
+from loghouse.node_options import Clocks, Transport
 from loghouse.protocol.configuration import (
     Configuration,
     encode_producer,
@@ -34,6 +35,7 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica import Replica
+from loghouse.shares import Rate
 
 HEARD_TICKS: Final = 3
 """How lately the leader must have heard the voters that a change of its own accord would leave."""
@@ -59,6 +61,8 @@ class Administration:
     _forwarder: Forwarder | None
     _hand_overs: list[Deferred[None]]
     _removals: list[_Removal]
+    _registrations: Rate
+    _clocks: Clocks
 
     # --- asked here -----------------------------------------------------------------
 
@@ -92,6 +96,11 @@ class Administration:
 
     def register_producer(self, subject: str) -> Deferred[int]:
         """Register a producer that only `subject` may use; fires with its id."""
+        try:
+            # The least recently used one goes for it, whoever's that is.
+            self._registrations.take(subject, "producers", self._clocks.monotonic())
+        except ResourceExhaustedError:
+            return fail()
         order = AdminOrder(operation=AdminOperation.REGISTER_PRODUCER, name=subject)
         return self._administer(order).addCallback(lambda result: result.number)
 

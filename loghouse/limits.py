@@ -37,6 +37,9 @@ HEADERS_PER_RECORD_MAX: Final = 64 * KIB  # a parse makes as many at once, and c
 
 # --- replicated state -----------------------------------------------------------
 PRODUCERS_MAX: Final = 4096  # 64 batches x 16 bytes x 4096 = 4 MiB in a state file at worst
+REGISTRATIONS_AT_ONCE_MAX: Final = 256  # of producers, by one subject on one node: as many clients start
+REGISTRATION_SECONDS: Final = 2.0  # and one more each: hours until the idle ids of others are pushed out
+RATES_MAX: Final = 4096  # subjects whose rate is remembered before those at rest are forgotten
 PRODUCER_BATCHES_MAX: Final = 64  # also the batches a producer may have in flight
 MEMBERS_MAX: Final = 64
 VOTERS_MAX: Final = 5
@@ -142,6 +145,7 @@ REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead
 
 BODIES: Final = Quota("bytes of unfinished requests", 256 * MIB, 96 * MIB)  # twelve of the largest at a time
+BYTES_BEFORE_CALLS: Final = Quota("bytes without a call", 32 * MIB, 8 * MIB)  # over gRPC, by host
 ANSWERS: Final = Quota("bytes of answers not taken", 192 * MIB, 64 * MIB)  # of readers that are slow
 HOLDING_FREE: Final = 16 * KIB  # what a connection may hold of these at no charge: most hold no more, ever
 HOLDING_STEP: Final = 256 * KIB  # and what it takes and gives back at a time

@@ -28,6 +28,7 @@ from loghouse.errors import (
     UnknownLogError,
 )
 from loghouse.forwarding import Forwarder
+from loghouse.limits import REGISTRATION_SECONDS, REGISTRATIONS_AT_ONCE_MAX
 from loghouse.node_api import Bounds, Fetched, OnAppended, OnFailed, Proposal, Server
 from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration, Member
@@ -44,12 +45,14 @@ from loghouse.repairing import LogRepair, Repairing
 from loghouse.replica import Replica
 from loghouse.retention import AgeClock
 from loghouse.room import RoomKeeping
+from loghouse.shares import Rate
 from loghouse.storage.directory import UUID_SIZE, DataDirectory, Identity
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
 from loghouse.tail import Tail
 from loghouse.trimming import Trimmer
 from loghouse.turns import Cancellable
+from loghouse.under_way import UnderWay
 
 D = TypeVar("D", DataDirectory, DataDirectory | None)
 HOUSEKEEPING_SECONDS: Final = 1.0
@@ -91,6 +94,8 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._make_queue = make_queue
         self._on_fatal = on_fatal
         self._tail = Tail()
+        self._under_way = UnderWay(options.raft.proposals_size_max)
+        self._registrations = Rate(REGISTRATIONS_AT_ONCE_MAX, REGISTRATION_SECONDS)
         self._is_stopping = False
         self._is_renewing = False
         self._has_failed = False
@@ -496,7 +501,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         elif not self.is_writable:
             failed(DiskFullError(self.options.data_dir))
         else:
-            self._replica.propose(proposal, appended, failed)
+            self._under_way.propose(self._replica.propose, proposal, appended, failed)
 
     # --- reading ------------------------------------------------------------------------
 

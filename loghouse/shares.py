@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Final
 
 from loghouse.errors import ResourceExhaustedError
-from loghouse.limits import ANSWERS, BODIES, CALLS, FOLLOWERS, HOLDING_FREE, HOLDING_STEP, Quota
+from loghouse.limits import ANSWERS, BODIES, CALLS, FOLLOWERS, HOLDING_FREE, HOLDING_STEP, RATES_MAX, Quota
 
 SLACK: Final = 4 * HOLDING_STEP  # kept while a connection is busy
 
@@ -103,6 +103,29 @@ class Holding:
     def close(self) -> None:
         """Hold nothing."""
         self.shrink(0)
+
+
+class Rate:
+    """How often each subject may do what is not given back: often at once, then once in so many seconds."""
+
+    def __init__(self, at_once_max: int, seconds: float) -> None:
+        self._at_once_max = at_once_max
+        self._seconds = seconds
+        self._free_at: dict[str, float] = {}  # when a subject at rest has all turns again
+
+    def take(self, subject: str, what: str, now: float) -> None:
+        """Use one turn up.
+
+        Raises:
+            ResourceExhaustedError: It has none left.
+        """
+        free_at = max(now, self._free_at.get(subject, now)) + self._seconds
+        if free_at - now > self._at_once_max * self._seconds:
+            limit = f"{subject!r} asked for {self._at_once_max}; one more in {self._seconds:g} s"
+            raise ResourceExhaustedError(what, limit)
+        self._free_at[subject] = free_at
+        if len(self._free_at) > RATES_MAX:
+            self._free_at = {name: at for name, at in self._free_at.items() if at > now}
 
 
 class Shares:

@@ -89,6 +89,7 @@ NEIGHBOURS = {
     "joining_cluster": "node",
     "roster": "node",
     "tail": "node",
+    "under_way": "node",
     "administration": "node",
     "room": "node",
     "node_options": "node",

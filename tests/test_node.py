@@ -24,7 +24,7 @@ from loghouse.errors import (
     UnknownLogError,
     UnknownProducerError,
 )
-from loghouse.limits import KIB, MIB
+from loghouse.limits import KIB, MIB, REGISTRATIONS_AT_ONCE_MAX
 from loghouse.node import Node
 from loghouse.node_api import Bounds, Proposal, proposing
 from loghouse.node_options import Clocks, NodeOptions
@@ -197,10 +197,21 @@ class AppendTests(NodeTestCase):
         node = self.start(raft=replace(LAN, proposals_size_max=1000))
         taken = self.propose(node, 1, 900)
         refused = self.failureResultOf(self.propose(node, 1, 101), ResourceExhaustedError)
-        self.assertIn("1000", refused.getErrorMessage())
+        self.assertIn("its share of 750", refused.getErrorMessage())
         self.settle()
         self.successResultOf(taken)
         self.assertEqual(self.append(node, 1, 1000), 1)
+
+    def test_registrations(self):
+        """A subject registers so many producers at once, then one now and then; another one still does."""
+        node = self.start()
+        for _ in range(REGISTRATIONS_AT_ONCE_MAX):
+            node.register_producer("busy").addErrback(lambda failure: None)
+        self.settle()
+        self.failureResultOf(node.register_producer("busy"), ResourceExhaustedError)
+        done = node.register_producer("other")
+        self.settle()
+        self.assertGreater(self.successResultOf(done), 0)
 
     def test_bound_of_waiting_proposals(self):
         """Small proposals are bounded by number."""

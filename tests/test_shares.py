@@ -3,9 +3,11 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import limits
-from loghouse.errors import ResourceExhaustedError
-from loghouse.limits import Quota
-from loghouse.shares import Ledger
+from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError
+from loghouse.limits import KIB, PROPOSALS_MAX, RATES_MAX, Quota
+from loghouse.node_api import Proposal
+from loghouse.shares import Ledger, Rate
+from loghouse.under_way import UnderWay
 
 
 class LedgerTests(SynchronousTestCase):
@@ -45,6 +47,66 @@ class LedgerTests(SynchronousTestCase):
         """A caller may grant less than the quota's share."""
         self.ledger.take("nobody", share=1)
         self.refused("nobody", share=1)
+
+
+class RateTests(SynchronousTestCase):
+    """Three at once, then one every two seconds."""
+
+    def test_turns(self):
+        """A subject's turns run out and come back; another one has its own; those at rest are forgotten."""
+        rate = Rate(3, 2.0)
+        for _ in range(3):
+            rate.take("a", "ids", 100.0)
+        error = self.assertRaises(ResourceExhaustedError, rate.take, "a", "ids", 101.0)
+        self.assertIn("'a' asked for 3; one more in 2 s", str(error))
+        rate.take("b", "ids", 101.0)
+        rate.take("a", "ids", 102.0)
+        self.assertRaises(ResourceExhaustedError, rate.take, "a", "ids", 103.0)
+        for _ in range(3):
+            rate.take("a", "ids", 1000.0)
+
+    def test_is_bounded(self):
+        """Subjects that did nothing for long are not remembered."""
+        rate = Rate(3, 2.0)
+        for number in range(10 * RATES_MAX):
+            rate.take(str(number), "ids", float(number))
+        self.assertLessEqual(len(rate._free_at), RATES_MAX + 1)
+
+
+class UnderWayTests(SynchronousTestCase):
+    """Room for sixteen kilobytes of appends."""
+
+    def setUp(self):
+        self.under_way = UnderWay(16 * KIB)
+        self.proposed = []
+        self.failed = []
+
+    def propose(self, subject, size):
+        proposal = Proposal(payload=bytes(size), record_count=1, subject=subject)
+        self.under_way.propose(
+            lambda *proposed: self.proposed.append(proposed), proposal, lambda _: None, self.failed.append
+        )
+
+    def test_share(self):
+        """A subject has three quarters, also when other nodes pass its appends on; others go on."""
+        for _ in range(4):
+            self.propose("a", 4 * KIB)
+        self.assertEqual((len(self.proposed), len(self.failed)), (3, 1))
+        self.assertIsInstance(self.failed[0], ResourceExhaustedError)
+        self.propose("b", 4 * KIB)
+        self.assertEqual(len(self.proposed), 4)
+        self.proposed[0][1](None)
+        self.proposed[1][2](OutcomeUnknownError("x"))
+        self.propose("a", 8 * KIB)
+        self.assertEqual(len(self.proposed), 5)
+
+    def test_small_ones(self):
+        """Small appends are shared out by number."""
+        under_way = UnderWay(4 * PROPOSALS_MAX)
+        for _ in range(PROPOSALS_MAX):
+            proposal = Proposal(payload=b"", record_count=1, subject="a")
+            under_way.propose(lambda *proposed: None, proposal, lambda _: None, self.failed.append)
+        self.assertEqual(len(self.failed), PROPOSALS_MAX // 4)
 
 
 class TableTests(SynchronousTestCase):

@@ -5,7 +5,8 @@ certificate it was. Each spliced connection therefore comes from a Unix address 
 with every call: the first call makes a stranger a client, and says whose the bytes are.
 
 gRPC holds an unfinished request itself, up to the largest message for each open call, and does not say so.
-What a connection brought and no call got is counted here instead, against its subject's share.
+What a connection brought and no call got is counted here instead, against its subject's share; and while no
+call is open, against a small one of its host: an endless header block costs gRPC twelve times its bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from twisted.logger import Logger
 
 from loghouse.auth.identity import Identity
 from loghouse.errors import ResourceExhaustedError
-from loghouse.limits import KIB
+from loghouse.limits import BYTES_BEFORE_CALLS, KIB
 from loghouse.net.admission import Ticket
 from loghouse.shares import Ledger
 
@@ -43,6 +44,8 @@ class Caller:
         self._call_count = 0
         self._unread = 0
         self._charged = 0
+        self._ledger = callers.bodies  # where that is charged, and to whom
+        self._debtor = ""
 
     # --- the guard's side -----------------------------------------------------------------
 
@@ -57,6 +60,8 @@ class Caller:
 
     def call_begun(self) -> None:
         """One call more is open."""
+        if not self._call_count:
+            self._give_back()  # what came so far is that call's now
         self._call_count += 1
 
     def call_ended(self) -> None:
@@ -78,8 +83,6 @@ class Caller:
 
     def received(self, size: int) -> None:
         """So many bytes of the client were passed on."""
-        if not self._call_count:
-            return
         self._unread += size
         if self._unread > self._charged + STEP:
             self._charge()
@@ -102,22 +105,24 @@ class Caller:
             self._give_back()
 
     def _charge(self) -> None:
-        assert self.identity is not None
+        callers, identity = self._callers, self.identity
+        if self._call_count and identity is not None:
+            self._ledger, self._debtor = callers.bodies, identity.subject
+        else:
+            self._ledger, self._debtor = callers.silent, self._ticket.network
         amount = (self._unread - self._charged) // STEP * STEP
         try:
-            self._callers.bodies.take(self.identity.subject, amount)
+            self._ledger.take(self._debtor, amount)
         except ResourceExhaustedError as error:
-            self.logger.warn(
-                "closing a gRPC connection of {peer}: {error}", peer=self.identity.subject, error=str(error)
-            )
+            peer = identity.subject if identity is not None else self._ticket.network
+            self.logger.warn("closing a gRPC connection of {peer}: {error}", peer=peer, error=str(error))
             self._drop()
             return
         self._charged += amount
 
     def _give_back(self) -> None:
         if self._charged:
-            assert self.identity is not None
-            self._callers.bodies.give_back(self.identity.subject, self._charged)
+            self._ledger.give_back(self._debtor, self._charged)
             self._charged = 0
 
 
@@ -130,6 +135,7 @@ class Callers:
 
     def __init__(self, bodies: Ledger) -> None:
         self.bodies = bodies
+        self.silent = Ledger(BYTES_BEFORE_CALLS)
         # Nobody else can guess such a name, so nobody can have it before us.
         self._prefix = f"loghouse-{os.urandom(8).hex()}-"
         self._numbers = itertools.count(1)

@@ -28,6 +28,7 @@ from loghouse.protocol.link_messages import MAGIC
 from loghouse.shares import Shares
 
 NO_TLS_ALERT: Final = bytes((0x15, 3, 3, 0, 2, 2, 70))  # fatal: protocol_version (RFC 8446 6)
+ACCEPTS_PER_TURN: Final = 4  # Twisted makes at most 20 more of them
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -194,6 +195,9 @@ class FrontDoorFactory(Factory):
             self.note_refusal(address, str(error))
             return None
         self._connections.add(door)
+        if self.port is not None:
+            # Twisted accepts so many in a turn, and 20 more the next time: other work would wait, too.
+            self.port.numberAccepts = ACCEPTS_PER_TURN
         if self.admission.is_full:
             self._pause()
         return door

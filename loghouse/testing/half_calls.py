@@ -21,6 +21,7 @@ RST_STREAM: Final = 3
 SETTINGS: Final = 4
 PING: Final = 6
 WINDOW_UPDATE: Final = 8
+CONTINUATION: Final = 9
 _ACK: Final = 1
 _END_HEADERS: Final = 4
 _INITIAL_WINDOW_SIZE: Final = 4
@@ -77,6 +78,17 @@ class HalfCalls:
             self.left[stream] = body
         self._send(http2_frame(HEADERS, _END_HEADERS, stream, call_headers(path)))
         return stream
+
+    def endless_headers(self, size: int) -> int:
+        """Begin a header block and go on with it for so many bytes; return how many were sent."""
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        self._send(http2_frame(HEADERS, 0, stream, call_headers("/x")))
+        piece = http2_frame(CONTINUATION, 0, stream, b"\0\1a\1b" * (_FRAME // 5))
+        sent = 0
+        while sent < size and not self.is_closed:
+            self._send(piece)
+            sent += len(piece)
+        return sent
 
     def push(self, seconds: float) -> int:
         """Send what the server lets through, for so long or until all is sent; return how many bytes."""

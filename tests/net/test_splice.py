@@ -23,7 +23,7 @@ from loghouse.limits import KIB, MIB, Quota
 from loghouse.net import splice
 from loghouse.net.admission import ConnectionLimits
 from loghouse.net.callers import Callers
-from loghouse.shares import Shares
+from loghouse.shares import Ledger, Shares
 from loghouse.testing.half_calls import HalfCalls
 from tests.net.doors import (
     WireCase,
@@ -232,6 +232,19 @@ class CallerTests(GrpcCase):
         await until(lambda: self.shares.calls.held == 0)
 
     @asynchronous
+    async def test_endless_headers(self):
+        """Who sends headers that never end, and so never makes a call, is cut off at its host's share."""
+        await self.open_both()
+        self.callers.silent = Ledger(Quota("bytes", 4 * MIB, 2 * MIB))
+        half = await deferToThread(HalfCalls, ("127.0.0.1", self.port), self.context("nobody"))
+        self.addCleanup(half.close)
+        sent = await deferToThread(half.endless_headers, 16 * MIB)
+        self.assertLess(sent, 8 * MIB)
+        await until(lambda: self.admission.all == 0)
+        self.assertEqual(self.callers.silent.held, 0)
+        await self.servers_of(self.channel())
+
+    @asynchronous
     async def test_unfinished_requests(self):
         """A subject whose requests do not end is cut off at its share of memory; another one is served."""
         self.shares = Shares(bodies=Quota("bytes", 8 * MIB, 2 * MIB))
@@ -285,6 +298,7 @@ class SpliceCase(WireCase):
         runtime = tempfile.mkdtemp(prefix="lh-")
         self.addCleanup(shutil.rmtree, runtime)
         self.grpc_path = os.path.join(runtime, "s")
+        self.callers.silent = Ledger(Quota("bytes", 2**40, 2**39))  # no gRPC, so no calls
         self.server = Factory.forProtocol(EchoServer)
         self.server.seen = None
         self.server.is_deaf = self.is_deaf

@@ -1,0 +1,48 @@
+"""Loaded by the node's own Python when `bench.abuse` asks for it: how long the reactor's turns take.
+
+Every millisecond the reactor is asked to note the time, and what its thread has computed since the last note.
+The longest of each tenth of a second goes into the file that LOGHOUSE_HEARTBEAT names: the time, the delay,
+and the computing, all in seconds.
+"""
+
+import os
+import sys
+import threading
+import time
+
+BEAT_SECONDS = 0.001
+LINE_SECONDS = 0.1
+
+
+def beat(reactor, file):
+    last = [time.monotonic(), time.thread_time()]
+    worst = [0.0, 0.0]
+    written_at = [last[0]]
+
+    def note():
+        now, used = time.monotonic(), time.thread_time()
+        worst[0] = max(worst[0], now - last[0] - BEAT_SECONDS)
+        worst[1] = max(worst[1], used - last[1])
+        last[:] = now, used
+        if now - written_at[0] >= LINE_SECONDS:
+            file.write(f"{now} {worst[0]} {worst[1]}\n")
+            file.flush()
+            written_at[0], worst[:] = now, [0.0, 0.0]
+        reactor.callLater(BEAT_SECONDS, note)
+
+    note()
+
+
+def wait_for_reactor(path):
+    while True:
+        module = sys.modules.get("twisted.internet.reactor")
+        if module is not None and getattr(module, "running", False):
+            break
+        time.sleep(0.05)
+    reactor = sys.modules["twisted.internet.reactor"]
+    file = open(path, "a")  # noqa: SIM115
+    reactor.callFromThread(beat, reactor, file)
+
+
+if os.environ.get("LOGHOUSE_HEARTBEAT"):
+    threading.Thread(target=wait_for_reactor, args=(os.environ["LOGHOUSE_HEARTBEAT"],), daemon=True).start()
