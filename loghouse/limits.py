@@ -144,9 +144,9 @@ FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64
 REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead
 
-BODIES: Final = Quota("bytes of unfinished requests", 256 * MIB, 96 * MIB)  # twelve of the largest at a time
+BODIES: Final = Quota("bytes of unfinished requests", 256 * MIB, 64 * MIB)  # eight of the largest at a time
 BYTES_BEFORE_CALLS: Final = Quota("bytes without a call", 32 * MIB, 8 * MIB)  # over gRPC, by host
-ANSWERS: Final = Quota("bytes of answers not taken", 192 * MIB, 64 * MIB)  # of readers that are slow
+ANSWERS: Final = Quota("bytes of answers not taken", 128 * MIB, 32 * MIB)  # of readers that are slow
 HOLDING_FREE: Final = 16 * KIB  # what a connection may hold of these at no charge: most hold no more, ever
 HOLDING_STEP: Final = 256 * KIB  # and what it takes and gives back at a time
 
@@ -171,7 +171,7 @@ CONNECTIONS_PER_ADDRESS_MAX: Final = 2560
 STRANGERS_MAX: Final = 256  # connections whose peer is not known yet; beyond it the oldest goes
 STRANGERS_PER_ADDRESS_MAX: Final = 64  # the same of one IPv4 address, or of one IPv6 /64
 ADDRESSES_KNOWN_MAX: Final = 1024  # whose strangers go last: somebody with a certificate came from there
-CONNECTIONS_PER_CLIENT_MAX: Final = 2560  # of one client identity
+CONNECTIONS_PER_CLIENT_MAX: Final = 2048  # of one subject; an idle one takes 47 KiB
 CONNECTIONS_WITHOUT_RULE_MAX: Final = 4  # of one that may do nothing here: enough to be told so
 CONNECTIONS_OF_NODES_MAX: Final = 256  # kept free for them: CONNECTIONS_PER_NODE_MAX for each member
 CONNECTIONS_PER_NODE_MAX: Final = 4  # of one node identity: a link, and its successor while it dies
