@@ -30,7 +30,8 @@ from loghouse.scrubbing import Scrubber
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
-from loghouse.storage.loss import Loss, has_others, knows_others, read_loss, remove_loss, write_loss
+from loghouse.storage.loss import Loss, read_loss, remove_loss, write_loss
+from loghouse.storage.others import has_others, knows_others
 from loghouse.storage.repair import cut_for_refetch
 
 NOTE_SECONDS_MAX: Final = 5.0  # a disk that hangs must not keep a process that has to end
@@ -75,7 +76,7 @@ class LogRepair:
                 "the log ends at entry {end}, it once held {last}: no vote for less, no candidacy, until "
                 "the rest came from the leader",
                 end=log.last_index,
-                last=loss.last_index,
+                last=loss.end_text,
             )
         return log
 

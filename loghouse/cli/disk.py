@@ -28,8 +28,8 @@ from loghouse.protocol.entry import DEFAULT_GROUP, Entry, EntryKind
 from loghouse.storage.directory import UUID_SIZE, DataDirectory
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
-from loghouse.storage.loss import knows_others
 from loghouse.storage.new_cluster import Rewrite
+from loghouse.storage.others import knows_others
 from loghouse.storage.repair import Repair, accept_data_loss, cut_for_refetch
 from loghouse.storage.verify import Checked, Finding, Progress, groups_of, read_identity, verify
 

@@ -1,8 +1,10 @@
 """Making segments: room is taken first, so that a full disk is noticed before anything is written.
 
-Order for a new segment: its state file; its store's header block, synced; its names; the
-directory synced (`design.md` 5). The room is a *spare*: files already allocated under
-another name, which become the segment by renaming.
+Order for a new segment: its state, synced, in a temporary file; its store's header block, synced; the names
+of index and store; the directory synced; the name of the state file (`disk_format.md` 5). So a state file
+without its store, or an index with entries, is a trace of a loss, and what finds no room comes before the
+store. The room is a *spare*: files already allocated under another name, which become the segment by
+renaming.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from loghouse.limits import (
     STORE_HEADER_SIZE,
 )
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.files import Files, OpenFile, is_full, sync_written
+from loghouse.storage.files import Files, OpenFile, is_full, sync_written, write_temporary
 from loghouse.storage.index import INDEX_ENTRY
-from loghouse.storage.recovery import INDEX, RESERVE_NAME, SPARE_PREFIX, STORE, segment_name
+from loghouse.storage.recovery import INDEX, RESERVE_NAME, SPARE_PREFIX, STATE, STORE, segment_name
 from loghouse.storage.segment import End, Segment
-from loghouse.storage.start import write_state
+from loghouse.storage.start import encode_segment_state
 from loghouse.storage.store import StoreHeader, new_block
 
 T = TypeVar("T")
@@ -197,7 +199,9 @@ class Rooms:
             base_offset=state.next_offset,
             previous_term=state.term,
         )
-        self.using_reserve(lambda: write_state(files, directory, header.seed, state))
+        name = segment_name(header.base_index, STATE)
+        content = encode_segment_state(header.seed, state)
+        temporary = self.using_reserve(lambda: write_temporary(files, directory, name, content))
         store = OpenFile.open(files, self.spare_path(0, STORE), write=True)
         files.pwritev(store.fd, [new_block(header)], 0)
         sync_written(files, store.fd)
@@ -208,6 +212,11 @@ class Rooms:
                     self.spare_path(0, suffix), f"{directory}/{segment_name(header.base_index, suffix)}"
                 )
         files.sync_directory(directory)
+        try:
+            files.rename(temporary, f"{directory}/{name}")
+        except OSError as error:
+            if not is_full(error):
+                raise  # else it is made from the segments before
         size = self._spares.pop(0)
         for number in range(len(self._spares)):
             for suffix in (INDEX, STORE):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -30,9 +30,8 @@ from construct import (
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError, StorageError
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
-from loghouse.storage.files import Files, OpenFile, is_full, read_file, replace_file
+from loghouse.storage.files import Files, OpenFile, end_of_nonzero, is_full, read_file, replace_file
 from loghouse.storage.log import Log
-from loghouse.storage.opening import end_of_nonzero
 from loghouse.storage.recovery import ASIDE_NAME, STORE
 
 FORMAT_VERSION: Final = 1
@@ -117,11 +116,11 @@ class DataDirectory:
     """
 
     def __init__(
-        self, files: Files, path: str, lock: OpenFile, *, segment_size: int, reserve_size: int
+        self, files: Files, path: str, locks: Sequence[OpenFile], *, segment_size: int, reserve_size: int
     ) -> None:
         """Use `lock` or `open`."""
         self._files = files
-        self._lock = lock
+        self._locks = locks
         self._segment_size = segment_size
         self._reserve_size = reserve_size
         self.path = path
@@ -164,7 +163,7 @@ class DataDirectory:
                 makes_directory = True
                 files.sync_directory(_parent(path))
             makes_lock = not files.exists(lock_path)
-            lock = OpenFile(files, files.lock(lock_path), lock_path)
+            locks = _lock(files, path)
         except BlockingIOError:
             raise DataDirectoryError(f"{path} is in use by another process; stop that one first") from None
         except OSError as error:
@@ -173,12 +172,12 @@ class DataDirectory:
                     files.remove_directory(path)
             raise DataDirectoryError(f"{path} cannot be used: {error}; {_hint(error)}") from error
         try:
-            directory = cls(files, path, lock, segment_size=segment_size, reserve_size=reserve_size)
+            directory = cls(files, path, locks, segment_size=segment_size, reserve_size=reserve_size)
         except OSError as error:
-            lock.close()
+            _unlock(locks)
             raise DataDirectoryError(f"{path} cannot be read: {error}; {_hint(error)}") from error
         except BaseException:
-            lock.close()
+            _unlock(locks)
             raise
         directory._made_directory, directory._made_lock = makes_directory, makes_lock
         return directory
@@ -419,7 +418,7 @@ class DataDirectory:
 
     def close(self) -> None:
         """Let the directory go; its logs must be closed."""
-        self._lock.close()
+        _unlock(self._locks)
 
     def undo(self) -> None:
         """Let the directory go after a start that failed; it and its lock go, too, if `lock` made them."""
@@ -430,6 +429,30 @@ class DataDirectory:
             if self._made_directory:
                 files.remove_directory(self.path)
         self.close()
+
+
+def _lock(files: Files, path: str) -> list[OpenFile]:
+    """Lock the file `lock`, and the directory itself, which nobody can remove from under a node.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    locks: list[OpenFile] = []
+    try:
+        name = f"{path}/{LOCK_NAME}"
+        locks.append(OpenFile(files, files.lock(name), name))
+        locks.append(OpenFile(files, files.lock(path), path))
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or not locks:
+            _unlock(locks)
+            raise
+        # A file system that locks no directories (NFS): the file must do.
+    return locks
+
+
+def _unlock(locks: Sequence[OpenFile]) -> None:
+    for lock in locks:
+        lock.close()
 
 
 def _parent(path: str) -> str:

@@ -16,8 +16,10 @@ import os
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from loghouse.limits import IOV_MAX
+from loghouse.limits import IOV_MAX, MIB
 from loghouse.protocol.entry import Buffer
+
+_ZEROES: Final = bytes(1 * MIB)
 
 # What says "no room" when space is asked for: a full disk, a quota, or the process's file size limit.
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -123,7 +125,10 @@ class Files(Protocol):
         ...
 
     def lock(self, path: str) -> int:
-        """Open (or create) a file and lock it for this process; `BlockingIOError` when another has it."""
+        """Open a file (made when it is not there) or a directory and lock it for this process.
+
+        `BlockingIOError` when another has it.
+        """
         ...
 
     def free_size(self, path: str) -> int:
@@ -247,9 +252,10 @@ class OsFiles:
         return os.path.exists(path)
 
     def lock(self, path: str) -> int:
-        """Open (or create) a file and lock it for this process; `BlockingIOError` when another has it."""
+        """Open a file (made when it is not there) or a directory and lock it for this process."""
+        flags = os.O_RDONLY | os.O_DIRECTORY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
@@ -310,18 +316,24 @@ def sync_written(files: Files, fd: int) -> None:
         raise OSError(errno.EIO, f"sync failed: {error}") from error
 
 
+def end_of_nonzero(file: OpenFile, start: int, size: int) -> int:
+    """Return the byte behind the last one that is not zero, `start` when all are."""
+    end = start
+    for position in range(start, size, len(_ZEROES)):
+        chunk = file.pread(min(len(_ZEROES), size - position), position)
+        if chunk != _ZEROES[: len(chunk)]:
+            end = position + len(chunk.rstrip(b"\0"))
+    return end
+
+
 def read_file(files: Files, path: str, size_max: int) -> bytes:
     """Return a small file's bytes, at most `size_max` + 1 of them."""
     file = OpenFile.open(files, path)
     return file.pread(min(file.size(), size_max + 1), 0)
 
 
-def replace_file(files: Files, directory: str, name: str, content: bytes) -> None:
-    """Replace a small file so that after any crash the old or the new one is there, whole.
-
-    Order: write a temporary file, sync it, rename it, sync the directory. It is durable on return.
-    One that failed may be done again from its start.
-    """
+def write_temporary(files: Files, directory: str, name: str, content: bytes) -> str:
+    """Write what is to replace a small file, durably; return its path. One that failed is removed."""
     temporary = f"{directory}/{name}.tmp"
     if files.exists(temporary):
         files.unlink(temporary)
@@ -332,9 +344,27 @@ def replace_file(files: Files, directory: str, name: str, content: bytes) -> Non
             files.fsync(file.fd)
         finally:
             file.close()
+    except OSError:
+        _give_up(files, temporary)
+        raise
+    return temporary
+
+
+def _give_up(files: Files, temporary: str) -> None:
+    with contextlib.suppress(OSError):
+        files.unlink(temporary)  # on a full disk, what it took is missed elsewhere
+
+
+def replace_file(files: Files, directory: str, name: str, content: bytes) -> None:
+    """Replace a small file so that after any crash the old or the new one is there, whole.
+
+    Order: write a temporary file, sync it, rename it, sync the directory. It is durable on return.
+    One that failed may be done again from its start.
+    """
+    temporary = write_temporary(files, directory, name, content)
+    try:
         files.rename(temporary, f"{directory}/{name}")
     except OSError:
-        with contextlib.suppress(OSError):
-            files.unlink(temporary)  # on a full disk, what it took is missed elsewhere
+        _give_up(files, temporary)
         raise
     files.sync_directory(directory)

@@ -8,6 +8,7 @@ the node must not start: term 0 would let it vote twice.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -83,6 +84,11 @@ def read_slots(files: Files, directory: str, seed: int, remedy: str) -> list[Slo
     return slots
 
 
+def newest_slot(slots: Sequence[Slot | None]) -> Slot:
+    """Return the slot that counts; at least one is valid."""
+    return max((slot for slot in slots if slot), key=lambda slot: slot.counter)
+
+
 class HardStateFile:
     """Reads once at `open`; `save` returns when both slots are durable."""
 
@@ -95,7 +101,7 @@ class HardStateFile:
         self._files = files
         self._seed = seed
         self._slots = read_slots(files, directory, seed, remedy)
-        newest = max((slot for slot in self._slots if slot), key=lambda slot: slot.counter)
+        newest = newest_slot(self._slots)
         self._counter = newest.counter
         self._places = (0, SLOT_SIZE)
         self.state = newest.state

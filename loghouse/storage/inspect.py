@@ -12,6 +12,7 @@ from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import LOGS_NAME, Identity
 from loghouse.storage.files import Files, OpenFile
 from loghouse.storage.hard_state import HardState, read_slots
+from loghouse.storage.opening import survey
 from loghouse.storage.recovery import STORE, FrameScan, plan_directory, segment_name
 from loghouse.storage.start import read_start
 from loghouse.storage.store import StoreHeader, newest_watermark
@@ -85,6 +86,14 @@ def _log(files: Files, path: str, identity: Identity, group: int) -> LogSummary:
         problems.append(str(error))
     if is_installing:
         problems.append("a start is being installed; the next start of the node finishes it")
+    try:
+        survey(files, directory, cluster=identity.cluster_uuid, group=group, remedy="")
+    except LoghouseError as error:
+        # What the next start refuses, or repairs.
+        if str(error) not in problems:
+            problems.append(str(error))
+    except OSError:
+        pass  # a running node trims and cuts meanwhile
     plan = plan_directory(
         files.list_directory(directory), first_index=start.index + 1, is_installing=is_installing
     )

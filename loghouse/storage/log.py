@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -36,6 +37,7 @@ from loghouse.storage.examination import DamagedEntries, write_over
 from loghouse.storage.files import Files, is_full, sync_written
 from loghouse.storage.hard_state import HardState, HardStateFile, create_hard_state
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
+from loghouse.storage.loss import note_held
 from loghouse.storage.opening import (
     Settlement,
     Survey,
@@ -154,6 +156,11 @@ class Log(ReadableLog):
                 with _Writing(self, "closing"):
                     self._files.fdatasync(active.store().fd)  # the watermark too
                     self._rooms.forget_spares()
+                    pair, hard_state = (self.last_term, self.last_index), self.hard_state
+                    with suppress(DiskFullError):  # a start can do without
+                        self._rooms.using_reserve(
+                            lambda: note_held(self._files, self._directory, self.seed, pair, hard_state)
+                        )
         finally:
             self._failed = self._failed or "the log is closed"
             self._hard_state.close()
@@ -422,11 +429,11 @@ class Log(ReadableLog):
             self._checkpoint, self._next_checkpoint = state.copy(), None
             self._state = state
             self._view = make_view([*view.segments[:place], target], durable=view)
+            self._unlink_companions(removed)
             for segment in reversed(removed):
                 # One after the other: a crash must never leave a gap.
                 self._files.unlink(segment.path)
                 self._files.sync_directory(self._directory)
-            self._unlink_companions(removed)
             cut, fd = target.end.position, target.store().fd
             self._files.truncate(fd, cut)
             self._files.fsync(fd)
@@ -478,7 +485,7 @@ class Log(ReadableLog):
         sync_written(self._files, fd)
 
     def _unlink_companions(self, segments: Sequence[Segment]) -> None:
-        """Remove index and state files whose stores are gone; what a crash leaves, the next open removes."""
+        """Remove index and state files, durably: behind the log's end they must go before their stores."""
         for segment in segments:
             segment.let_go()
             self._open_segments.pop(segment.base_index, None)
@@ -486,6 +493,8 @@ class Log(ReadableLog):
                 path = f"{self._directory}/{segment_name(segment.base_index, suffix)}"
                 if self._files.exists(path):
                     self._files.unlink(path)
+        if segments:
+            self._files.sync_directory(self._directory)
 
     def trim_prefix(self, lowest_offset: int | None = None, high_index: int | None = None) -> int:
         """Remove whole segments whose records are all below an offset; return the new first index.
@@ -554,7 +563,6 @@ class Log(ReadableLog):
             for segment in removed:
                 self._files.unlink(segment.path)
             self._unlink_companions(removed)
-            self._files.sync_directory(self._directory)
             try:
                 segment = self._rooms.create_segment(self.cluster, self.group, start, remedy=self._remedy)
                 segment.newest_timestamp = start.timestamp

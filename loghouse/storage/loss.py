@@ -13,22 +13,17 @@ from typing import ClassVar, Final
 
 from construct import Const, Construct, Int16ub, Int64ub, Struct
 
-from loghouse.errors import DamageError, MalformedMessageError
-from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
-from loghouse.protocol.address_book import decode_address_book
-from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.entry import HEADER, crc32c, frame_seed
-from loghouse.storage.directory import DataDirectory
-from loghouse.storage.files import Files, OpenFile, read_file, replace_file
-from loghouse.storage.opening import end_of_nonzero
-from loghouse.storage.recovery import STORE, parse_name, segment_name
-from loghouse.storage.start import read_start, read_state
-from loghouse.storage.store import newest_watermark
+from loghouse.errors import DamageError
+from loghouse.protocol.entry import crc32c
+from loghouse.storage.files import Files, read_file, replace_file
+from loghouse.storage.hard_state import HardState
+from loghouse.storage.held import Held, remove_held, write_held
 
 NAME: Final = "damage"
 MAGIC: Final = b"LOGHDAMG"
 FORMAT_VERSION: Final = 1
 FLAG_CUT: Final = 1
+UNKNOWN_INDEX: Final = 2**64 - 1  # no entry has it: the log held more than it holds, how much is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +50,13 @@ class Loss:
     def pair(self) -> tuple[int, int]:
         """(term, index), in the order in which logs are compared."""
         return self.last_term, self.last_index
+
+    @property
+    def end_text(self) -> str:
+        """How far the log went, for people."""
+        if self.last_index == UNKNOWN_INDEX:
+            return f"entries that nothing on the disk counts, up to term {self.last_term}"
+        return f"entry {self.last_index}"
 
     def encode(self, seed: int) -> bytes:
         """Return the file's bytes, bound to the log by `seed` (`frame_seed`)."""
@@ -102,6 +104,17 @@ def read_loss(files: Files, directory: str, seed: int) -> Loss | None:
     return loss
 
 
+def note_held(files: Files, directory: str, seed: int, pair: tuple[int, int], hard_state: HardState) -> None:
+    """Write down what a log holds that is closed, and once held, for the next start to compare.
+
+    Args:
+        pair: (term, index) of its last entry.
+    """
+    loss = read_loss(files, directory, seed)
+    term, index = max(pair, loss.pair) if loss is not None else pair
+    write_held(files, directory, seed, Held(index, term, hard_state, is_closed=True))
+
+
 def write_loss(files: Files, directory: str, seed: int, loss: Loss) -> None:
     """Remember what the log is known to have held; durable on return."""
     replace_file(files, directory, NAME, loss.encode(seed))
@@ -109,75 +122,8 @@ def write_loss(files: Files, directory: str, seed: int, loss: Loss) -> None:
 
 def remove_loss(files: Files, directory: str) -> None:
     """Forget it: the log is as up to date again. Durable on return."""
+    # First what would be taken for the same loss without this file.
+    remove_held(files, directory)
+    files.sync_directory(directory)
     files.unlink(f"{directory}/{NAME}")
     files.sync_directory(directory)
-
-
-def _bases(files: Files, directory: str) -> list[int]:
-    names = files.list_directory(directory)
-    return sorted(found[0] for name in names if (found := parse_name(name)) and found[1] == STORE)
-
-
-def last_known(files: Files, directory: str, seed: int) -> Loss:
-    """Return the last entry that a damaged log held, as far as it may ever have acknowledged any.
-
-    The last store's watermark tells it, and whole headers behind that are taken for acknowledged, too: the
-    watermark may be a sync behind.
-
-    Raises:
-        DamageError: Nothing tells how far the log went.
-    """
-    for base in reversed(_bases(files, directory)):
-        store = OpenFile.open(files, f"{directory}/{segment_name(base, STORE)}")
-        watermark = newest_watermark(store.pread(STORE_HEADER_SIZE, 0), seed)
-        if watermark is not None:
-            index, term = _walk(
-                store, seed, watermark.position, watermark.durable_index, watermark.durable_term
-            )
-            return Loss(index, term)
-        if end_of_nonzero(store, STORE_HEADER_SIZE, store.size()) > STORE_HEADER_SIZE:
-            break
-        # A crash in creation: nothing was ever in it.
-    raise DamageError(directory, 0, "nothing tells how far the log went", remedy=member_remedy(directory))
-
-
-def _walk(store: OpenFile, seed: int, position: int, index: int, term: int) -> tuple[int, int]:
-    """Follow whole headers from `position` on; return (index, term) of the last one."""
-    while True:
-        head = store.pread(ENTRY_HEADER_SIZE, position)
-        if len(head) < ENTRY_HEADER_SIZE:
-            return index, term
-        crc, length, _, _, _, _, found_index, found_term, *_rest = HEADER.unpack(head)
-        if crc32c(head[4:], seed) != crc or found_index != index + 1 or found_term < term:
-            return index, term
-        index, term = found_index, found_term
-        position += length
-
-
-def last_configuration(files: Files, directory: str, seed: int) -> Configuration:
-    """Return the latest configuration that a log's small files tell, damaged or not; maybe an old one."""
-    for base in reversed(_bases(files, directory)):
-        state = read_state(files, directory, seed, base)
-        if state is not None and state.configuration.members:
-            return state.configuration
-    try:
-        return read_start(files, directory, seed, "")[0].configuration
-    except DamageError:
-        return Configuration()
-
-
-def has_others(configuration: Configuration, name: str) -> bool:
-    """Whether a configuration has members besides this node."""
-    return any(member.name != name for member in configuration.members)
-
-
-def knows_others(files: Files, data: DataDirectory, group: int) -> bool:
-    """Whether a node has others to ask, by its address book or its log's small files."""
-    name, seed = data.identity.node_name, frame_seed(data.identity.cluster_uuid, group)
-    try:
-        contacts = decode_address_book(data.read_members()).contacts
-    except MalformedMessageError:
-        contacts = ()
-    if any(contact.name != name for contact in contacts):
-        return True
-    return has_others(last_configuration(files, data.log_directory(group), seed), name)

@@ -178,7 +178,7 @@ class Rewrite:
         loss = read_loss(files, old, old_seed)
         if loss is not None and loss.pair > (found.state.term, found.state.index):
             return (
-                f"this log was being repaired: it once went to entry {loss.last_index}, and ends at entry "
+                f"this log was being repaired: it once went to {loss.end_text}, and ends at entry "
                 f"{found.state.index}; what is between is lost, if no other survivor has it",
             )
         return ()

@@ -8,18 +8,21 @@ behind the watermark again, mend caches.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFullError, EntryDamagedError
 from loghouse.limits import INDEX_ENTRY_SIZE, MIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import Rooms
-from loghouse.storage.files import Files, OpenFile, is_full
-from loghouse.storage.hard_state import HardStateFile
+from loghouse.storage.files import Files, OpenFile, end_of_nonzero, is_full
+from loghouse.storage.hard_state import HardStateFile, newest_slot, read_slots
+from loghouse.storage.held import Held, outdated_problem, read_held, remove_held, write_held
+from loghouse.storage.loss import Loss, read_loss
 from loghouse.storage.recovery import (
     ASIDE_NAME,
+    HARD_STATE_NAME,
     INDEX,
+    START_NAME,
     SUFFIXES,
     DirectoryPlan,
     FrameScan,
@@ -31,8 +34,7 @@ from loghouse.storage.recovery import (
 from loghouse.storage.segment import End, Segment
 from loghouse.storage.start import read_start, read_state, write_start, write_state
 from loghouse.storage.store import StoreHeader, Watermark, newest_watermark
-
-_ZEROES: Final = bytes(1 * MIB)
+from loghouse.storage.traces import contradicts_installing, traces_behind
 
 
 def remedy_for(directory: str) -> str:
@@ -63,6 +65,7 @@ class Survey:
     watermark: Watermark | None = None
     tail: Tail = Tail.CLEAN
     tail_end: int = 0  # the byte behind the last one that is not zero
+    loss: Loss | None = None  # what `damage` says
     # Sealed segments whose last entry cannot be found, by base index: to be mended once the log is open.
     left: dict[int, DamageError] = field(default_factory=dict)
 
@@ -100,7 +103,11 @@ def survey(
         is_installing=is_installing,
         plan=plan,
     )
+    found.loss = read_loss(files, directory, seed)
     if is_installing:
+        problem = contradicts_installing(files, directory, seed, start_state)
+        if problem:
+            raise DamageError(f"{directory}/{START_NAME}", 0, problem, remedy=remedy)
         found.state = start_state.copy()
         return found
     _read_headers(files, found, remedy)
@@ -116,7 +123,45 @@ def survey(
     for segment in found.segments[:-1]:
         if segment.base_index in found.left and segment.last_index > found.watermark.commit_index:
             raise found.left[segment.base_index]  # perhaps nobody else has these entries
+    _check_nothing_is_gone(files, found, remedy)
     return found
+
+
+def _check_nothing_is_gone(files: Files, found: Survey, remedy: str) -> None:
+    """Compare what the stores hold with what else is on the disk.
+
+    Raises:
+        DamageError: A store is gone, or one file or another is an older copy of itself.
+    """
+    directory, state = found.directory, found.state
+    held = read_held(files, directory, found.seed)
+    once_held = max(((one.last_index, one.last_term) for one in (held, found.loss) if one), default=(0, 0))
+    for trace in traces_behind(files, directory, found.seed, found.plan.leftovers, end_index=state.index):
+        path = f"{directory}/{trace.store_name}"
+        is_there = files.exists(path)
+        raise DamageError(
+            path,
+            0,
+            f"the store {'holds nothing' if is_there else 'is gone'}; {trace.name} proves that it was in use",
+            last_index=once_held[0],
+            last_term=once_held[1],
+            remedy=remedy,
+        )
+    pair = (state.term, state.index)
+    if held is not None and held.pair > max(pair, found.loss.pair if found.loss else pair):
+        raise DamageError(
+            found.segments[-1].path,
+            found.segments[-1].end.position,
+            f"the log ends here at entry {state.index}, but held entry {held.last_index} of term "
+            f"{held.last_term} when it was closed: files are missing, or this one is an older copy",
+            last_index=held.last_index,
+            last_term=held.last_term,
+            remedy=remedy,
+        )
+    slot = newest_slot(read_slots(files, directory, found.seed, remedy))
+    problem = outdated_problem(slot.state, last_term=state.term, held=held)
+    if problem:
+        raise DamageError(f"{directory}/{HARD_STATE_NAME}", 0, problem, remedy=remedy)
 
 
 def _can_be_left(files: Files, found: Survey, segment: Segment, following: StoreHeader) -> bool:
@@ -143,7 +188,7 @@ def _read_headers(files: Files, found: Survey, remedy: str) -> None:
         except EntryDamagedError as error:
             is_last = place == len(bases) - 1 and place > 0
             if is_last and end_of_nonzero(store, STORE_HEADER_SIZE, size) == STORE_HEADER_SIZE:
-                # A crash in creation: without entries nothing can be lost.
+                # A crash in creation, unless its companions tell of entries: that is looked at later.
                 names = [segment_name(base, suffix) for suffix in SUFFIXES]
                 present = [name for name in names if files.exists(f"{found.directory}/{name}")]
                 found.plan = DirectoryPlan(tuple(bases[:-1]), (*found.plan.leftovers, *present))
@@ -198,6 +243,8 @@ def _check_sealed(found: Survey, segment: Segment, following: StoreHeader) -> No
         header = segment.frame_header(count - 1)
     if (header.term, header.next_offset) != (following.previous_term, following.base_offset):
         raise segment.damage(header.position, f"entry {header.index} does not join the next segment")
+    if header.position + header.length > segment.size:
+        raise segment.damage(header.position, f"the file ends inside entry {header.index}")
     segment.end = End(count, header.position + header.length, header.term, header.next_offset)
     segment.newest_timestamp = header.timestamp
     segment.let_go()
@@ -206,7 +253,7 @@ def _check_sealed(found: Survey, segment: Segment, following: StoreHeader) -> No
 def state_before(files: Files, found: Survey, place: int) -> LogState:
     """Return the replicated state before a segment, from its file or folded from an earlier one."""
     segment = found.segments[place]
-    state = read_state(files, found.directory, found.seed, segment.base_index)
+    state = segment.state_before()
     if state is not None:
         return state
     if place == 0:
@@ -281,16 +328,6 @@ def _scan_active(files: Files, found: Survey) -> None:
     found.scan, found.watermark, found.state = scan, watermark, state
 
 
-def end_of_nonzero(store: OpenFile, start: int, size: int) -> int:
-    """Return the byte behind the last one that is not zero, `start` when all are."""
-    end = start
-    for position in range(start, size, len(_ZEROES)):
-        chunk = store.pread(min(len(_ZEROES), size - position), position)
-        if chunk != _ZEROES[: len(chunk)]:
-            end = position + len(chunk.rstrip(b"\0"))
-    return end
-
-
 class Settlement:
     """Carries a survey's findings out; afterwards the directory is as a clean stop leaves it.
 
@@ -311,6 +348,11 @@ class Settlement:
             OSError: The disk failed or is too full even for this.
         """
         found, files, directory = self._found, self._files, self._found.directory
+        # From here on the log may change, and what it held at its last end says nothing any more.
+        if found.loss is None:
+            remove_held(files, directory)
+        else:
+            self._keep_held(found.loss)
         # The process before may have ended between a rename and its sync: what is seen here must be durable
         # before anything builds on it or is removed because of it.
         files.sync_directory(directory)
@@ -339,6 +381,14 @@ class Settlement:
             self.warnings.append(f"{segment_name(base, INDEX)}: did not fit its store, was rebuilt")
         self._settle_active()
         self._make_reserve()
+
+    def _keep_held(self, loss: Loss) -> None:
+        """Let `held` say the same as `damage`, so that neither can be lost alone without a word."""
+        found, held = self._found, Held(loss.last_index, loss.last_term)
+        try:
+            self._rooms.using_reserve(lambda: write_held(self._files, found.directory, found.seed, held))
+        except DiskFullError:
+            remove_held(self._files, found.directory)
 
     def _make_reserve(self) -> None:
         try:
@@ -406,7 +456,7 @@ class Settlement:
                 raise
             self._missed("the watermark")
         files.fdatasync(store.fd)
-        if read_state(files, found.directory, found.seed, segment.base_index) is None:
+        if segment.state_before() is None:
             before = state_before(files, found, len(found.segments) - 1)
             try:
                 self._rooms.using_reserve(lambda: write_state(files, found.directory, found.seed, before))

@@ -19,7 +19,6 @@ from loghouse.storage.examination import DamagedEntries
 from loghouse.storage.files import Files
 from loghouse.storage.opening import fold
 from loghouse.storage.segment import End, FrameHeader, Segment
-from loghouse.storage.start import read_state
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -305,13 +304,13 @@ class ReadableLog:
         segment = view.segments[place]
         if index == segment.last_index and place < len(view.segments) - 1:
             # The next segment's file says it, without a look at the frames.
-            state = read_state(self._files, self._directory, self.seed, index + 1)
+            state = view.segments[place + 1].state_before()
             if state is not None:
                 return state
         checkpoint = self._checkpoint
         if segment.base_index - 1 <= checkpoint.index <= index:
             return fold(segment, checkpoint.copy(), index)
-        state = read_state(self._files, self._directory, self.seed, segment.base_index)
+        state = segment.state_before()
         if state is None and place == 0:
             state = self._start_state.copy()
         elif state is None:

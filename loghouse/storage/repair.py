@@ -13,21 +13,25 @@ from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, En
 from loghouse.limits import MIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.files import Files, OpenFile, replace_file
-from loghouse.storage.hard_state import SLOT_SIZE, HardState, Slot, read_slots
-from loghouse.storage.loss import Loss, last_known, member_remedy, read_loss, write_loss
-from loghouse.storage.opening import end_of_nonzero, survey
+from loghouse.storage.files import Files, OpenFile, end_of_nonzero, replace_file
+from loghouse.storage.hard_state import SLOT_SIZE, HardState, Slot, newest_slot, read_slots
+from loghouse.storage.held import outdated_problem, read_held, remove_held
+from loghouse.storage.loss import Loss, member_remedy, read_loss, write_loss
+from loghouse.storage.opening import survey
 from loghouse.storage.recovery import (
     ASIDE_NAME,
     HARD_STATE_NAME,
+    INDEX,
     START_NAME,
+    STATE,
     STORE,
     FrameScan,
-    parse_name,
     segment_name,
+    stores_among,
 )
 from loghouse.storage.start import read_start, read_state, write_start
 from loghouse.storage.store import WATERMARK_POSITIONS, StoreHeader, Watermark, newest_watermark
+from loghouse.storage.traces import contradicts_installing, last_known, traces_behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,17 @@ def cut_for_refetch(files: Files, directory: str, *, cluster: bytes, group: int)
         DiskFailedError: The disk refuses.
     """
     seed = frame_seed(cluster, group)
+    remedy = member_remedy(directory)
     try:
-        read_slots(files, directory, seed, member_remedy(directory))
-        loss = last_known(files, directory, seed)
+        hard_state = newest_slot(read_slots(files, directory, seed, remedy)).state
+        loss = last_known(files, directory, seed, hard_state)
         known = read_loss(files, directory, seed)
         if known is not None and known.pair > loss.pair:
             loss = known
+        held = read_held(files, directory, seed)
+        problem = outdated_problem(hard_state, last_term=loss.last_term, held=held)
+        if problem:
+            raise DamageError(f"{directory}/{HARD_STATE_NAME}", 0, problem, remedy=remedy)
         write_loss(files, directory, seed, Loss(loss.last_index, loss.last_term))
         repair = _Surgery(files, directory, cluster, group).run()
         write_loss(files, directory, seed, Loss(loss.last_index, loss.last_term, is_cut=True))
@@ -96,14 +105,11 @@ class _Surgery:
         self._group = group
         self._seed = frame_seed(cluster, group)
         self._actions: list[str] = []
-        self._lost_index = 0
+        self._lost_index = self._lost_term = 0
+        self._held = read_held(files, directory, self._seed)
 
     def run(self) -> Repair:
-        bases = sorted(
-            found[0]
-            for name in self._files.list_directory(self._directory)
-            if (found := parse_name(name)) and found[1] == STORE
-        )
+        bases = stores_among(self._files.list_directory(self._directory))
         start, is_installing = self._start(bases)
         bases = [] if is_installing else [base for base in bases if base > start.index]
         end = start.copy()
@@ -118,6 +124,11 @@ class _Surgery:
             if rest and state.index + 1 != rest[0]:
                 self._move_aside(rest)
                 break
+        if not is_installing:
+            self._move_traces_aside(end.index)
+        # What it once held is told by `damage`, or given up; last, so that an interrupted run is run again.
+        remove_held(self._files, self._directory)
+        self._files.sync_directory(self._directory)
         if end.index == start.index and not self._has_segment(start.index + 1):
             # The next open makes an empty log behind the start.
             write_start(self._files, self._directory, self._seed, start, installing=True)
@@ -130,19 +141,36 @@ class _Surgery:
         )
 
     def _note_lost(self, bases: list[int]) -> None:
-        """Find the last entry that any header block knows of, before anything is cut."""
+        """Find the last entry that anything knows of, before anything is cut."""
+        files, directory = self._files, self._directory
+        if self._held is not None:
+            self._lost_term, self._lost_index = self._held.pair
+        for trace in traces_behind(
+            files, directory, self._seed, files.list_directory(directory), end_index=max(bases, default=0)
+        ):
+            self._lost_index = max(self._lost_index, trace.last_index)
         for base in bases:
             store = OpenFile.open(self._files, f"{self._directory}/{segment_name(base, STORE)}")
             watermark = newest_watermark(store.pread(STORE_HEADER_SIZE, 0), self._seed)
             self._lost_index = max(self._lost_index, base - 1, watermark.durable_index if watermark else 0)
+            self._lost_term = max(self._lost_term, watermark.durable_term if watermark else 0)
 
     def _has_segment(self, base: int) -> bool:
         return self._files.exists(f"{self._directory}/{segment_name(base, STORE)}")
 
     def _start(self, bases: list[int]) -> tuple[LogState, bool]:
         """Return the log's start; from the oldest segment's state file when `start` is lost."""
+        path = f"{self._directory}/{START_NAME}"
         try:
-            return read_start(self._files, self._directory, self._seed, "")
+            start, is_installing = read_start(self._files, self._directory, self._seed, "")
+            problem = (
+                contradicts_installing(self._files, self._directory, self._seed, start)
+                if is_installing
+                else ""
+            )
+            if problem:
+                raise DamageError(path, 0, problem)
+            return start, is_installing
         except DamageError as error:
             for base in bases[:1]:
                 state = read_state(self._files, self._directory, self._seed, base)
@@ -224,13 +252,28 @@ class _Surgery:
 
     def _move_aside(self, bases: list[int]) -> None:
         """Keep whole segments aside, from the highest down."""
-        aside = self._aside_directory()
         for base in reversed(bases):
-            name = segment_name(base, STORE)
-            self._copy(f"{self._directory}/{name}", f"{aside}/{name}")
-            self._files.unlink(f"{self._directory}/{name}")
-            self._files.sync_directory(self._directory)
-            self._actions.append(f"{self._directory}/{name}: moved to {aside}/{name}")
+            # The store last: without it the others would be traces of another loss.
+            for suffix in (INDEX, STATE, STORE):
+                self._move_file_aside(segment_name(base, suffix))
+
+    def _move_traces_aside(self, end_index: int) -> None:
+        """Keep what is left of stores that are gone aside: from here on nothing may take it for a loss."""
+        files, directory = self._files, self._directory
+        names = files.list_directory(directory)
+        for trace in traces_behind(files, directory, self._seed, names, end_index=end_index):
+            self._move_file_aside(trace.name)
+
+    def _move_file_aside(self, name: str) -> None:
+        source = f"{self._directory}/{name}"
+        if not self._files.exists(source):
+            return
+        target = f"{self._aside_directory()}/{name}"
+        self._copy(source, target)
+        self._files.unlink(source)
+        self._files.sync_directory(self._directory)
+        if not name.endswith(INDEX):
+            self._actions.append(f"{source}: moved to {target}")
 
     def _copy(self, source: str, target: str) -> None:
         files = self._files
@@ -252,11 +295,15 @@ class _Surgery:
         return aside
 
     def _hard_state(self, end: LogState) -> None:
+        term, held = max(end.term, self._lost_term), self._held
         try:
-            read_slots(self._files, self._directory, self._seed, "")
+            state = newest_slot(read_slots(self._files, self._directory, self._seed, "")).state
+            is_bad = bool(outdated_problem(state, last_term=term, held=held))
         except DamageError:
+            state, is_bad = HardState(), True
+        if is_bad:
             # A term that no vote of ours can have been in, as far as the log can tell.
-            state = HardState(end.term + 1, 0)
+            state = HardState(max(state.term, term, held.hard_state.term if held else 0) + 1, 0)
             slot = Slot(1, state).encode(self._seed).ljust(SLOT_SIZE, b"\0")
             replace_file(self._files, self._directory, HARD_STATE_NAME, slot * 2)
             self._actions.append(

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from loghouse.errors import DamageError
 from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.entry import HEADER, Buffer, Entry, crc32c
+from loghouse.protocol.log_state import LogState
 from loghouse.storage.files import Files, Mapping, OpenFile
 from loghouse.storage.index import INDEX_ENTRY, OffsetIndex
 from loghouse.storage.recovery import INDEX, STORE, FrameScan, segment_name
+from loghouse.storage.start import read_state
 from loghouse.storage.store import StoreHeader
 
 
@@ -200,6 +202,12 @@ class Segment:
     def with_end(self, end: End) -> Segment:
         """Return a segment over the same files with another end, not opened."""
         return Segment(self.files, self.directory, self.header, end=end, size=self.size, remedy=self.remedy)
+
+    def state_before(self) -> LogState | None:
+        """Return what the segment's state file says; None when it is gone, damaged, or does not join."""
+        state = read_state(self.files, self.directory, self.seed, self.base_index)
+        joined = (self.header.previous_term, self.base_offset)
+        return state if state is not None and (state.term, state.next_offset) == joined else None
 
     # --- writing (disk thread) ---------------------------------------------------------------
 

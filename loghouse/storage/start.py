@@ -7,6 +7,7 @@ directory counts, and the next open finishes the installation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from construct import Bytes, ConstructError, Int16ub, Int32ub, Prefixed, Struct, Terminated
@@ -22,7 +23,8 @@ from loghouse.storage.recovery import START_NAME, STATE, segment_name
 START_MAGIC: Final = b"LOGHSTRT"
 STATE_MAGIC: Final = b"LOGHSTAT"
 FORMAT_VERSION: Final = 1
-FLAG_INSTALLING: Final = 1
+FLAG_INSTALLING: Final = 1  # in `start`
+FLAG_BEHIND_STORE: Final = 2  # in a state file: its store was there before
 WIRE: Final = Struct(
     "magic" / Bytes(8),
     "version" / Int16ub,
@@ -92,19 +94,37 @@ def read_start(files: Files, directory: str, seed: int, remedy: str) -> tuple[Lo
 
 
 def write_state(files: Files, directory: str, seed: int, state: LogState) -> None:
-    """Write the state file of the segment that starts behind `state`; durable on return."""
-    name = segment_name(state.index + 1, STATE)
-    replace_file(files, directory, name, encode_state_file(STATE_MAGIC, seed, state))
+    """Write the state file of the segment behind `state`, whose store is there; durable on return."""
+    replace_file(files, directory, segment_name(state.index + 1, STATE), encode_segment_state(seed, state))
 
 
-def read_state(files: Files, directory: str, seed: int, base_index: int) -> LogState | None:
-    """Return the state before a segment's first entry; None when its file is gone or damaged."""
+def encode_segment_state(seed: int, state: LogState) -> bytes:
+    """Return the bytes of the state file of a segment whose store is there before that file has its name."""
+    return encode_state_file(STATE_MAGIC, seed, state, FLAG_BEHIND_STORE)
+
+
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """A good state file; `is_marked` when it was written while its store was there."""
+
+    state: LogState
+    is_marked: bool
+
+
+def read_state_file(files: Files, directory: str, seed: int, base_index: int) -> StateFile | None:
+    """Return the state file of a segment; None when it is gone or damaged."""
     path = f"{directory}/{segment_name(base_index, STATE)}"
     if not files.exists(path):
         return None
     try:
         content = read_file(files, path, STATE_SIZE_MAX + _OVERHEAD)
-        state, _ = decode_state_file(STATE_MAGIC, seed, content, path)
+        state, flags = decode_state_file(STATE_MAGIC, seed, content, path)
     except MalformedMessageError:
         return None
-    return state if state.index == base_index - 1 else None
+    return StateFile(state, bool(flags & FLAG_BEHIND_STORE)) if state.index == base_index - 1 else None
+
+
+def read_state(files: Files, directory: str, seed: int, base_index: int) -> LogState | None:
+    """Return the state before a segment's first entry; None when its file is gone or damaged."""
+    found = read_state_file(files, directory, seed, base_index)
+    return found.state if found is not None else None

@@ -5,7 +5,8 @@
 
 A `Finding` with `is_damage` means that acknowledged data is damaged; without, it is something that the
 next start mends by itself (a torn tail, an index that does not fit, what a crash left over). One with
-`is_unreadable` is about whole bytes that no door takes any more: some readers stop there.
+`is_unreadable` is about whole bytes that no door takes any more: some readers stop there. The start's own
+judgement, `opening.survey`, is part of the check: what a start refuses or repairs is never called good.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ from loghouse.protocol.checking import check_stored
 from loghouse.protocol.entry import CODEC_MASK, HEADER, Codec, EntryKind, frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import LOGS_NAME, NODE_NAME, Identity
-from loghouse.storage.files import Files, OpenFile, read_file
+from loghouse.storage.files import Files, OpenFile, end_of_nonzero, read_file
 from loghouse.storage.hard_state import read_slots
 from loghouse.storage.index import INDEX_ENTRY
-from loghouse.storage.opening import end_of_nonzero
+from loghouse.storage.opening import survey
 from loghouse.storage.recovery import (
-    HARD_STATE_NAME,
     INDEX,
     SCAN_CHUNK_SIZE,
-    START_NAME,
     STATE,
     STORE,
+    DirectoryPlan,
     FrameScan,
     plan_directory,
     segment_name,
@@ -131,25 +131,45 @@ class _LogCheck:
 
     def run(self) -> Iterator[Step]:
         files, directory = self._files, self._directory
+        damaged = set()
         try:
             read_slots(files, directory, self._seed, "")
         except DamageError as error:
-            yield Finding(f"{directory}/{HARD_STATE_NAME}", error.position, error.problem)
+            damaged.add(error.file)
+            yield Finding(error.file, error.position, error.problem)
         start, is_installing = LogState(), False
         try:
             start, is_installing = read_start(files, directory, self._seed, "")
         except DamageError as error:
-            yield Finding(f"{directory}/{START_NAME}", error.position, error.problem)
+            damaged.add(error.file)
+            yield Finding(error.file, error.position, error.problem)
+        refusal = self._refusal()
         plan = plan_directory(
             files.list_directory(directory), first_index=start.index + 1, is_installing=is_installing
         )
         for name in plan.leftovers:
-            yield Finding(f"{directory}/{name}", 0, "left over by a crash; the next start removes it", False)
-        if is_installing:
-            return
+            what = "the next start removes it" if refusal is None else "kept until the damage is dealt with"
+            yield Finding(f"{directory}/{name}", 0, f"belongs to no segment of the log; {what}", False)
+        if not is_installing:
+            for step in self._segments(plan, start):
+                if isinstance(step, Finding) and step.is_damage:
+                    damaged.add(step.file)
+                yield step
+        if refusal is not None and refusal.file not in damaged:
+            yield Finding(refusal.file, refusal.position, refusal.problem)
+
+    def _refusal(self) -> DamageError | None:
+        """Return why the next start would refuse the log, or repair it from the other members."""
+        try:
+            survey(self._files, self._directory, cluster=self._cluster, group=self._group, remedy="")
+        except DamageError as error:
+            return error
+        return None
+
+    def _segments(self, plan: DirectoryPlan, start: LogState) -> Iterator[Step]:
         if not plan.bases:
-            yield Finding(f"{directory}/{segment_name(start.index + 1, STORE)}", 0, "the file is gone")
-        sizes = [OpenFile.open(files, self._path(base, STORE)).size() for base in plan.bases]
+            yield Finding(self._path(start.index + 1, STORE), 0, "the file is gone")
+        sizes = [OpenFile.open(self._files, self._path(base, STORE)).size() for base in plan.bases]
         self._total_size = sum(sizes)
         state: LogState | None = start
         for place, base in enumerate(plan.bases):
@@ -177,7 +197,7 @@ class _LogCheck:
         if problem:
             yield Finding(path, 0, problem)
         state = read_state(self._files, self._directory, self._seed, base)
-        if state is None:
+        if state is None or (state.term, state.next_offset) != (header.previous_term, header.base_offset):
             yield Finding(
                 self._path(base, STATE), 0, "missing or damaged; the next start makes it anew", False
             )

@@ -341,13 +341,14 @@ class SimDisk:
         return True
 
     def lock(self, path: str) -> int:
-        """Open (or create) a file and lock it."""
+        """Open a file (made when it is not there) or a directory, and lock it."""
         if not self.exists(path):
             self.close(self.create(path))
         if path in self._locked.values():
             raise BlockingIOError(errno.EAGAIN, "locked")
         self._operate("lock", path, 0, path)
-        fd = self._number(self._file(path), path)
+        node = self._node(path)
+        fd = self._number(node, path) if isinstance(node, SimFile) else next(self._numbers)
         self._locked[fd] = path
         return fd
 

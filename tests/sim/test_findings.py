@@ -8,7 +8,7 @@ from loghouse.errors import DamageError, DiskFailedError
 from loghouse.limits import INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
 from loghouse.storage.log import Log
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import CLUSTER, GROUP, Writer
+from tests.storage.entries import CLUSTER, GROUP, Writer, create_log
 
 DIRECTORY = "/logs/1"
 
@@ -27,7 +27,7 @@ class FindingTests(SynchronousTestCase):
         disk.make_directory(DIRECTORY)
         disk.sync_directory("/")
         disk.sync_directory("/logs")
-        Log.create(disk, DIRECTORY, cluster=CLUSTER, group=GROUP)
+        create_log(disk, DIRECTORY)
         log = self.open(disk, **sizes)
         log.append([writer.records() for _ in range(count)])
         log.sync(count)

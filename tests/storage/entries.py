@@ -3,10 +3,21 @@
 from loghouse.protocol.configuration import encode_producer, encode_trim
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed, make_entry
 from loghouse.protocol.log_state import LogState
+from loghouse.storage.files import Files
+from loghouse.storage.hard_state import HardState, HardStateFile
+from loghouse.storage.log import Log
 
 CLUSTER = bytes(range(16))
 GROUP = 1
 SEED = frame_seed(CLUSTER, GROUP)
+
+
+def create_log(files: Files, directory: str, *, term: int = 9) -> None:
+    """Make an empty log of a member that has seen `term`, as high as that of any entry to come."""
+    Log.create(files, directory, cluster=CLUSTER, group=GROUP)
+    hard_state = HardStateFile(files, directory, SEED, remedy="")
+    hard_state.save(HardState(term, 0))
+    hard_state.close()
 
 
 class Writer:

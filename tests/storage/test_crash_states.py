@@ -17,11 +17,12 @@ from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.log_state import LogState, check_follows, encode_log_state
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.storage import log as log_module
+from loghouse.storage import opening as opening_module
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.storage.log import Log
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import CLUSTER, GROUP, SEED, Writer
+from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log
 
 STATES_MAX = int(os.environ.get("LOGHOUSE_CRASH_STATES", "250"))
 DIRECTORY = "/data/logs/1"
@@ -93,10 +94,10 @@ class Story:
     moments: list = field(default_factory=list)
 
     @classmethod
-    def begin(cls, disk_type=SimDisk):
+    def begin(cls, disk_type=SimDisk, *, term=9):
         disk = new_disk(disk_type)
-        Log.create(disk, DIRECTORY, cluster=CLUSTER, group=GROUP)
-        return cls(disk, open_log(disk), Writer())
+        create_log(disk, DIRECTORY, term=term)
+        return cls(disk, open_log(disk), Writer(), hard_state=(term, 0))
 
     def start_trace(self):
         self.image = self.disk.start_trace()
@@ -153,6 +154,15 @@ class Story:
         self.note(hard_states={(term, vote)})
         self.log.save_hard_state(term=term, vote=vote)
         self.hard_state = (term, vote)
+        self.note()
+
+    def restart(self):
+        """Stop cleanly and start again."""
+        self.note()
+        self.log.close()
+        self.durable = self.written[:]
+        self.note()
+        self.log = open_log(self.disk)
         self.note()
 
     def moment(self, done):
@@ -282,7 +292,7 @@ def story_of_trim(disk_type=SimDisk):
 
 def story_of_hard_state(disk_type=SimDisk):
     """Votes between appends."""
-    story = Story.begin(disk_type)
+    story = Story.begin(disk_type, term=0)
     story.vote(1, 1)
     story.start_trace()
     story.vote(2, 0)
@@ -308,8 +318,27 @@ def story_of_install(disk_type=SimDisk):
     return story
 
 
+def story_of_restarts(disk_type=SimDisk):
+    """Clean stops, each followed by what makes the log shorter, or begins it anew."""
+    story = Story.begin(disk_type)
+    story.append(9, 160)
+    story.start_trace()
+    story.restart()
+    story.cut(4)
+    story.restart()
+    story.append(7, 150, term=2)
+    story.restart()
+    story.trim(story.log.sealed_segments()[0].next_offset)
+    story.restart()
+    story.install(LogState(index=100, term=5, next_offset=400, timestamp=10**6))
+    story.restart()
+    story.append(1, 20, term=5)
+    return story
+
+
 STORIES = [
     story_of_append,
+    story_of_restarts,
     story_of_roll,
     story_of_cut,
     story_of_trim,
@@ -339,6 +368,10 @@ class CrashStateTests(SynchronousTestCase):
     def test_trim(self):
         """Prefix trims."""
         self.check(story_of_trim)
+
+    def test_restarts(self):
+        """What a clean stop writes down for the next start is never held against a crash behind that."""
+        self.check(story_of_restarts)
 
     def test_hard_state(self):
         """Term and vote."""
@@ -408,6 +441,18 @@ class MutantTests(SynchronousTestCase):
         """A cut that leaves the watermark above the end is found."""
         self.patch(Log, "_lower_watermark", lambda *_: None)
         self.assert_found(story_of_cut)
+
+    def test_companions_outlive_their_stores(self):
+        """A cut that removes stores before their companions, so that a crash looks like a loss, is found."""
+        real = Log._unlink_companions
+        self.patch(Log, "_unlink_companions", lambda *_: None)
+        self.assert_found(story_of_cut)
+        self.patch(Log, "_unlink_companions", real)
+
+    def test_held_is_kept(self):
+        """A start that keeps what the last stop wrote down is found."""
+        self.patch(opening_module, "remove_held", lambda *_: None)
+        self.assert_found(story_of_restarts)
 
     def test_start_is_not_marked(self):
         """A start that is installed without a mark, so that old segments count again, is found."""
@@ -491,6 +536,7 @@ class FirstBootTests(SynchronousTestCase):
             directory = boot(crashed)
             log = directory.open_log()
             self.assertEqual((log.last_index, log.hard_state.term), (0, 0), done)
+            log.save_hard_state(term=1, vote=0)
             log.append([Writer(seed=log.seed).records()])
             log.sync(1)
             identity = directory.identity

@@ -14,6 +14,7 @@ from loghouse.storage.directory import DataDirectory
 from loghouse.storage.inspect import dump, inspect
 from loghouse.storage.log import Log
 from loghouse.storage.repair import accept_data_loss
+from loghouse.storage.start import FLAG_BEHIND_STORE, STATE_MAGIC, encode_state_file
 from loghouse.storage.verify import Checked, Finding, Progress, verify
 from loghouse.testing.disk import SimDisk
 from tests.storage.entries import Writer
@@ -326,6 +327,21 @@ class FileTests(DamageCase):
             self.restore()
         self.disk.replace(path, bytes(5119) + b"x")
         self.refused_with(path)
+
+    def test_crash_in_creation_of_an_older_version(self):
+        """Versions before made a segment's state and index first: without entries they prove nothing."""
+        log = self.make(30)
+        state, index = (f"{DIRECTORY}/{31:020d}{suffix}" for suffix in (".state", ".index"))
+        unmarked = encode_state_file(STATE_MAGIC, self.seed, log.state)
+        for with_index in (False, True):
+            self.disk.replace(state, unmarked)
+            if with_index:
+                self.disk.replace(index, bytes(640))
+            self.assertEqual(self.outcome(), "same")
+            self.assertFalse(self.disk.exists(state) or self.disk.exists(index))
+            self.restore()
+        self.disk.replace(state, encode_state_file(STATE_MAGIC, self.seed, log.state, FLAG_BEHIND_STORE))
+        self.refused_with(f"{31:020d}.store", "is gone", f"{31:020d}.state proves")
 
     def test_other_names_are_left_alone(self):
         """Files that are not ours stay, whatever they are."""

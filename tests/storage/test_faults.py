@@ -69,9 +69,9 @@ class Work:
         self.is_cutting = False
         self.written, self.acknowledged = self.written[:7], self.acknowledged[:7]
         self.writer = Writer(log.state, seed=log.seed)
-        self.append(log, 5, 200, term=2)
         log.save_hard_state(term=2, vote=1)
         self.term = 2
+        self.append(log, 5, 200, term=2)
         log.trim_prefix(log.sealed_segments()[0].next_offset)
         self.append(log, 1, 10)
         log.close()
@@ -89,7 +89,11 @@ class FaultSweepTests(SynchronousTestCase):
     """An error at any operation stops the log for good and loses nothing that was acknowledged."""
 
     def sweep(self, error, *, lose_power, least=0.8):
-        clean = SimDisk()
+        clean, needed = SimDisk(), []
+        # A full disk can do without `held`; its syncs of the directory cannot be told apart.
+        clean.on_operation = lambda kind, path, _: (
+            needed.append(kind) if kind in CHANGING and "/held" not in path else None
+        )
         Work().run(clean)
         failures = 0
         for place in range(clean.operations):
@@ -104,7 +108,7 @@ class FaultSweepTests(SynchronousTestCase):
             else:
                 self.assertEqual(fault.times, 0)
             self.check_restart(disk, work, place, lose_power=lose_power)
-        self.assertGreater(failures, clean.operations * least)
+        self.assertGreater(failures, len(needed) * least)
 
     def check_refusal(self, work, raised, place):
         if isinstance(raised, DiskFullError) or work.log is None:
@@ -152,6 +156,7 @@ class FailedSyncTests(SynchronousTestCase):
         """What a failed sync left in the page cache is written again before it is called durable."""
         disk = SimDisk()
         log = boot(disk).open_log()
+        log.save_hard_state(term=1, vote=1)
         writer = Writer(seed=log.seed)
         log.append([writer.records(), writer.records()])
         log.sync(1)
@@ -241,6 +246,7 @@ class FullDiskTests(SynchronousTestCase):
         """A full disk does not keep a log with a torn tail from starting."""
         disk = SimDisk()
         log = boot(disk).open_log()
+        log.save_hard_state(term=1, vote=1)
         writer = Writer(seed=log.seed)
         log.append([writer.records()])
         log.sync(1)

@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DataDirectoryError, EntryDamagedError, MalformedMessageError
 from loghouse.protocol.entry import crc32c, decode_entry
-from loghouse.storage.hard_state import Slot
+from loghouse.storage.hard_state import HardState, Slot
+from loghouse.storage.held import Held
 from loghouse.storage.start import START_MAGIC, STATE_MAGIC, decode_state_file
 from loghouse.storage.store import StoreHeader, Watermark, new_block, newest_watermark
 from tests.vectors import disk
@@ -77,6 +78,14 @@ class VectorTests(SynchronousTestCase):
         state, _ = decode_state_file(STATE_MAGIC, disk.SEED, raw("state behind the entries of entry.json"))
         self.assertEqual((state.index, state.next_offset, state.lowest_offset), (6, 4, 2))
         self.assertEqual(list(state.producers), [4])
+        content = raw("held by a log that was closed")
+        self.assertEqual(Held.decode(content, disk.SEED), Held(6, 1, HardState(7, 1), is_closed=True))
+        parsed = Held.WIRE.parse(content)
+        fields = VECTORS["held by a log that was closed"]["fields"]
+        self.assertEqual({name: parsed[name] for name in fields}, fields)
+        for bit in range(8 * len(content)):
+            flipped = int.from_bytes(content, "big") ^ (1 << bit)
+            self.assertIsNone(Held.decode(flipped.to_bytes(len(content), "big"), disk.SEED))
 
     def test_refused(self):
         """Headers and files of another kind or a newer version are told from damaged ones."""

@@ -11,7 +11,7 @@ from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.storage.files import OsFiles
 from loghouse.storage.log import Log
-from tests.storage.entries import CLUSTER, GROUP, SEED, Writer
+from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log
 
 
 def frames_of(log, size_max=5000, high=10**9):
@@ -32,7 +32,7 @@ class LogCase(SynchronousTestCase):
     def setUp(self):
         self.directory = os.path.join(os.path.abspath(self.mktemp()), "logs", "1")
         os.makedirs(self.directory)
-        Log.create(OsFiles(), self.directory, cluster=CLUSTER, group=GROUP)
+        create_log(OsFiles(), self.directory)
         self.log = self.open()
 
     def tearDown(self):

@@ -10,19 +10,13 @@ from loghouse.errors import DamageError, DataDirectoryError
 from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.configuration import Configuration, Role
 from loghouse.protocol.entry import crc32c
-from loghouse.storage.hard_state import SLOT_SIZE
-from loghouse.storage.loss import (
-    NAME,
-    Loss,
-    last_configuration,
-    last_known,
-    read_loss,
-    remove_loss,
-    write_loss,
-)
-from loghouse.storage.repair import cut_for_refetch
+from loghouse.storage.hard_state import SLOT_SIZE, HardState
+from loghouse.storage.loss import NAME, UNKNOWN_INDEX, Loss, read_loss, remove_loss, write_loss
+from loghouse.storage.others import last_configuration
+from loghouse.storage.repair import accept_data_loss, cut_for_refetch
 from loghouse.storage.start import write_start
 from loghouse.storage.store import WATERMARK_POSITIONS
+from loghouse.storage.traces import last_known
 from loghouse.testing.crash_states import crash_states
 from tests.storage.test_damage import DIRECTORY, STORE
 from tests.storage.test_damage import DamageCase as _DamageCase
@@ -46,6 +40,12 @@ class LossTests(_DamageCase):
         """Flip a bit in the first frame's payload; returns the last good index."""
         (disk or self.disk).flip(path, 8 * (STORE_HEADER_SIZE + ENTRY_HEADER_SIZE + 3))
         return int(path.rpartition("/")[2][:20]) - 1
+
+    def see_term(self, term):
+        """Let the log's member have seen a term before it stopped."""
+        log = self.boot().open_log()
+        log.save_hard_state(term=term, vote=0)
+        self.disk.stop_process()
 
     def cut(self, disk=None):
         return cut_for_refetch(disk or self.disk, DIRECTORY, cluster=self.cluster, group=1)
@@ -91,6 +91,7 @@ class LossTests(_DamageCase):
     def test_what_was_known_stays_known(self):
         """Damage again before the repair is done: the higher of the two ends counts, by term first."""
         for known, wanted in (((50, 1), (50, 1)), ((5, 3), (5, 3)), ((5, 1), (COUNT, 1))):
+            self.see_term(3)
             write_loss(self.disk, DIRECTORY, self.seed, Loss(*known, is_cut=True))
             self.flip_payload(self.stores[1])
             self.cut()
@@ -100,7 +101,7 @@ class LossTests(_DamageCase):
     def test_headers_behind_the_watermark_count(self):
         """The watermark may be a sync behind: what follows it with a whole header may be acknowledged."""
         self.make(COUNT, unsynced=2)
-        self.assertEqual(last_known(self.disk, DIRECTORY, self.seed), Loss(COUNT + 2, 1))
+        self.assertEqual(last_known(self.disk, DIRECTORY, self.seed, HardState(1, 1)), Loss(COUNT + 2, 1))
 
     def test_missing_and_broken_files(self):
         """A lost start, store or header block: cut before it, the end still known, and the log opens."""
@@ -125,12 +126,24 @@ class LossTests(_DamageCase):
 
     def test_power_losses(self):
         """After a power loss at any step, `damage` is there before any cut, and a second run finishes."""
-        last_good = self.flip_payload(self.stores[1])
+        self.check_power_losses(self.flip_payload(self.stores[1]))
+
+    def test_power_losses_without_the_newest_store(self):
+        """The same when the newest store is gone: its traces are there until `damage` is."""
+        self.boot().open_log().close()
+        self.disk.stop_process()
+        newest = self.stores[-1]
+        self.disk.unlink(newest)
+        self.disk.sync_directory(DIRECTORY)
+        self.image = self.disk.contents()
+        self.check_power_losses(int(newest[-26:-6]) - 1)
+
+    def check_power_losses(self, last_good):
         image = self.disk.start_trace()
         self.cut()
         trace, self.disk.trace = self.disk.trace, None
         states = list(crash_states(image, trace))
-        self.assertGreater(len(states), 50)
+        self.assertGreater(len(states), 20)
         for done, crashed in random.Random(4).sample(states, min(len(states), STATES_MAX)):
             found = self.loss(crashed)
             if found is None:
@@ -149,6 +162,33 @@ class LossTests(_DamageCase):
             self.assertEqual(log.last_index, last_good, done)
             self.disk = kept
 
+    def test_power_losses_while_data_loss_is_accepted(self):
+        """`recover` on a lone node, interrupted anywhere: still refused, or done; run again, it is done."""
+        newest = self.stores[-1]
+        self.boot().open_log().close()
+        self.disk.stop_process()
+        self.disk.unlink(newest)
+        self.disk.sync_directory(DIRECTORY)
+        last_good = int(newest[-26:-6]) - 1
+        image = self.disk.start_trace()
+        accept_data_loss(self.disk, DIRECTORY, cluster=self.cluster, group=1)
+        trace, self.disk.trace = self.disk.trace, None
+        finished = self.disk.contents()
+        states = list(crash_states(image, trace))
+        self.assertGreater(len(states), 10)
+        for done, crashed in random.Random(4).sample(states, min(len(states), STATES_MAX)):
+            self.disk = crashed
+            try:
+                self.assertEqual(self.boot().open_log().last_index, last_good, done)
+            except DamageError:
+                self.disk.stop_process()
+                accept_data_loss(crashed, DIRECTORY, cluster=self.cluster, group=1)
+                self.assertEqual(self.boot().open_log().last_index, last_good, done)
+            else:
+                # All of it was done: nothing that tells of the loss was removed before.
+                aside = {path for path in finished if "/lost+found/" in path}
+                self.assertLessEqual(aside, set(crashed.contents()), done)
+
     @property
     def count(self):
         return sum(path.endswith(".store") for path in self.image)
@@ -160,22 +200,42 @@ class LossTests(_DamageCase):
             self.disk.flip(f"{DIRECTORY}/hard_state", 8 * position)
         self.assertRefused("term and vote")
 
-    def test_end_must_be_known(self):
-        """When nothing tells how far the log went, nobody may guess: refused."""
+    def test_end_that_nothing_tells(self):
+        """When nothing tells how far the log went, nobody guesses: it may have been anything of its terms."""
+        self.see_term(4)
         for position in WATERMARK_POSITIONS:
             self.disk.flip(self.stores[-1], 8 * (position + 9))
-        self.assertRefused("how far the log went")
+        self.cut()
+        self.assertEqual(self.loss(), Loss(UNKNOWN_INDEX, 4, is_cut=True))
+        self.assertEqual(self.boot().open_log().last_index, COUNT)
+
+    def test_newest_store_that_is_gone(self):
+        """What it held is told by `held` after a clean stop, else by nothing; the traces are kept aside."""
+        newest = self.stores[-1]
+        for is_closed in (False, True):
+            if is_closed:
+                self.boot().open_log().close()
+                self.disk.stop_process()
+            traces = {suffix: self.disk.content(newest[:-6] + suffix) for suffix in (".index", ".state")}
+            self.disk.unlink(newest)
+            self.cut()
+            self.assertEqual(self.loss(), Loss(COUNT if is_closed else UNKNOWN_INDEX, 1, is_cut=True))
+            self.assertEqual(self.boot().open_log().last_index, int(newest[-26:-6]) - 1)
+            for suffix, content in traces.items():
+                aside = newest.replace("/1/", "/1/lost+found/")[:-6] + suffix
+                self.assertEqual(self.disk.content(aside), content.rstrip(b"\0"))
+            self.restore()
 
     def test_end_behind_a_crash_in_creation(self):
         """A last store with nothing in it was never in use: the one before tells the end."""
         base = COUNT + 1
         self.disk.replace(f"{DIRECTORY}/{base:020d}.store", bytes(8192))
-        self.assertEqual(last_known(self.disk, DIRECTORY, self.seed), Loss(COUNT, 1))
+        self.assertEqual(last_known(self.disk, DIRECTORY, self.seed, HardState(1, 1)), Loss(COUNT, 1))
         for path in list(self.disk.contents()):
-            if path.endswith(".store"):
+            if path.endswith((".store", ".index", ".state")):
                 self.disk.unlink(path)
         with self.assertRaises(DamageError):
-            last_known(self.disk, DIRECTORY, self.seed)
+            last_known(self.disk, DIRECTORY, self.seed, HardState(1, 1))
 
     def test_newer_entries_are_no_damage(self):
         """A whole entry of a kind from the future is not cut."""

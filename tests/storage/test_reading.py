@@ -18,7 +18,7 @@ from loghouse.storage.index import INDEX_ENTRY, OffsetIndex
 from loghouse.storage.log import Log
 from loghouse.storage.start import read_start
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import CLUSTER, GROUP, SEED, Writer
+from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log
 
 DIRECTORY = "/data/logs/1"
 
@@ -28,7 +28,7 @@ def new_log(disk, directory=DIRECTORY, **sizes):
         for path in ("/data", "/data/logs", DIRECTORY):
             disk.make_directory(path)
             disk.sync_directory(path.rpartition("/")[0] or "/")
-    Log.create(disk, directory, cluster=CLUSTER, group=GROUP)
+    create_log(disk, directory)
     return open_log(disk, directory, **sizes)
 
 
@@ -267,7 +267,7 @@ class ModelTests(SynchronousTestCase):
         @given(st.lists(operation, max_size=25))
         def check(course):
             disk = SimDisk()
-            log, held, synced, term = new_log(disk), [], 0, 0
+            log, held, synced, term = new_log(disk), [], 0, 9
             for name, number in course:
                 if name == "a":
                     writer = Writer(log.state)
@@ -326,11 +326,11 @@ class ModelTests(SynchronousTestCase):
             disk.replace(path, bytes(content))
             log = open_log(disk, segment_size=65536)
             self.assertGreaterEqual(log.last_index, synced)
-            self.compare(log, entries[: log.last_index], 0)
+            self.compare(log, entries[: log.last_index], 9)
             more = Writer(log.state).records(1, 30)
             log.append([more])
             log.sync(more.index)
-            self.compare(log, [*entries[: log.last_index - 1], more], 0)
+            self.compare(log, [*entries[: log.last_index - 1], more], 9)
 
         check()
 

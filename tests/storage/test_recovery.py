@@ -109,7 +109,7 @@ class PlanTests(SynchronousTestCase):
             self.assertIsNone(parse_name(name), name)
 
     def test_leftovers(self):
-        """Old stores, companions without a store and temporary files are left over, stores first."""
+        """Old stores, companions without a store and temporary files are left over, stores last."""
         names = [f"{base:020d}{suffix}" for base in (1, 5, 9) for suffix in (".index", ".state", ".store")]
         names.remove(f"{9:020d}.store")
         plan = plan_directory(
@@ -118,7 +118,7 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(plan.bases, (5,))
         self.assertEqual(
             [name.lstrip("0") for name in plan.leftovers],
-            ["1.store", "spare-0.store", "1.index", "1.state", "9.index", "9.state", "a.tmp"],
+            ["1.index", "1.state", "9.index", "9.state", "a.tmp", "1.store", "spare-0.store"],
         )
 
     def test_installing(self):

@@ -15,6 +15,7 @@ from loghouse.protocol.entry import HEADER, EntryKind, frame_seed, make_entry
 from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.storage.directory import Identity
 from loghouse.storage.hard_state import HardState, Slot
+from loghouse.storage.held import Held
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.loss import Loss
 from loghouse.storage.start import FLAG_INSTALLING, START_MAGIC, STATE_MAGIC, encode_state_file
@@ -168,6 +169,11 @@ def small_file_vectors():
             "name": "damage of a log that is cut",
             "fields": {"flags": 1, "last_index": 6, "last_term": 1},
             "hex": Loss(6, 1, is_cut=True).encode(SEED).hex(),
+        },
+        {
+            "name": "held by a log that was closed",
+            "fields": {"flags": 1, "last_index": 6, "last_term": 1, "term": 7, "vote": 1},
+            "hex": Held(6, 1, HardState(7, 1), is_closed=True).encode(SEED).hex(),
         },
         {"name": "index of the entries of entry.json", "fields": {}, "hex": index.hex()},
     ]
