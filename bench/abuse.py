@@ -141,7 +141,7 @@ def unfinished_messages(abuser: Abuser) -> None:
         half = abuser.half(context)
         for _ in range(4):
             half.begin("/log.v1.Log/ProduceBatch", body)
-        half.push(4)
+        half.push(2)
 
 
 def unfinished_frames(abuser: Abuser) -> None:

@@ -1,6 +1,7 @@
 """`twistd loghouse`: the plugin, its options, the boot service, and what it writes about itself."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -91,6 +92,12 @@ class BootServiceTests(TapCase):
 
     def boot(self, **twistd_options):
         return tap.BootService(load(self.path), twistd_options or None)
+
+    def test_what_the_start_made_is_not_collected_again(self):
+        """Full collections leave out what was made at the start: they would stop the reactor for long."""
+        self.addCleanup(gc.unfreeze)
+        self.boot().startService()
+        self.assertGreater(gc.get_freeze_count(), 10_000)
 
     def test_failed_start_is_logged_and_raised(self):
         """The reason reaches the diagnostics and the caller, who makes it an exit code."""
