@@ -141,7 +141,8 @@ PRODUCE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64
 FORWARD_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 + SUBJECT_SIZE_MAX  # a produce passed on, with its subject
 ENTRIES_REPLY_SIZE_MAX: Final = ENTRY_SIZE_MAX + 64  # what a repair asks another node for; one entry at least
 FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64
-REQUESTS_PER_CONNECTION_MAX: Final = 256  # streams open on one connection
+REQUESTS_PER_CONNECTION_MAX: Final = 256  # what our clients ask at a time: earlier nodes refused more
+FOLLOWS_PER_CONNECTION_MAX: Final = 256  # they never end by themselves, so nobody could be held back by them
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead
 
 BODIES: Final = Quota("bytes of unfinished requests", 256 * MIB, 64 * MIB)  # eight of the largest at a time
@@ -175,7 +176,9 @@ CONNECTIONS_PER_CLIENT_MAX: Final = 2048  # of one subject; an idle one takes 47
 CONNECTIONS_WITHOUT_RULE_MAX: Final = 4  # of one that may do nothing here: enough to be told so
 CONNECTIONS_OF_NODES_MAX: Final = 256  # kept free for them: CONNECTIONS_PER_NODE_MAX for each member
 CONNECTIONS_PER_NODE_MAX: Final = 4  # of one node identity: a link, and its successor while it dies
-PRODUCE_IN_FLIGHT_SIZE_MAX: Final = 16 * MIB  # unanswered batches of one connection; then it is not read
+REQUESTS_SIZE_MAX: Final = 16 * MIB  # unanswered requests of one connection; then it is not read
+APPEND_COST: Final = 1 * KIB  # of these for an append on top of its batch
+READ_COST: Final = 64 * KIB  # of these for any other request: its answer waits here, too
 PEER_QUEUE_SIZE_MAX: Final = 16 * MIB  # bytes waiting for one peer link; beyond it messages are dropped
 PEER_QUEUE_MAX: Final = 4096  # the same, counted
 

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import OutcomeUnknownError, RequestError, ResourceExhaustedError
 from loghouse.joining import Joiner, may_share
-from loghouse.limits import BODIES, PRODUCE_IN_FLIGHT_SIZE_MAX, RECORD_SIZE_MAX
+from loghouse.limits import APPEND_COST, BODIES, RECORD_SIZE_MAX
 from loghouse.long_checks import LongChecks
 from loghouse.node_api import NodeLike, Proposal
 from loghouse.protocol.checking import check_steps
@@ -39,12 +39,6 @@ class AppendLink(Protocol):
 
     def flush(self) -> None:
         """Write what the session has to send."""
-
-    def hold_reading(self, reason: str) -> None:
-        """Do not read until released."""
-
-    def release_reading(self, reason: str) -> None:
-        """Read again."""
 
 
 class AppendDoor:
@@ -173,15 +167,13 @@ class Appends:
         """Append a batch; its outcome is the stream's answer."""
         door = self.door
         append = self._open[stream] = Append(self, stream, request, door.scheduler.seconds())
-        self._size += len(append.payload)
+        self._size += len(append.payload) + APPEND_COST
         self._coming = 0
         try:
             self._holding.hold(self._size)
         except ResourceExhaustedError as error:
             self.refuse(append, error)
             return
-        if self._size > PRODUCE_IN_FLIGHT_SIZE_MAX:
-            self._link.hold_reading("produce")
         if append.deadline < self._due:
             self._watch(append.deadline)
         steps = check_steps(
@@ -261,11 +253,8 @@ class Appends:
         del self._open[append.stream]
         append.is_wanted = False
         self.door.note_answer(self)
-        was_full = self._size > PRODUCE_IN_FLIGHT_SIZE_MAX
-        self._size -= len(append.payload)
+        self._size -= len(append.payload) + APPEND_COST
         self._holding.shrink(self._size + self._coming)
-        if was_full and self._size <= PRODUCE_IN_FLIGHT_SIZE_MAX:
-            self._link.release_reading("produce")
 
     def flush(self, leader: str) -> None:
         """Write the answers, and once who leads, if that is another node: asked there, it saves a hop."""

@@ -121,6 +121,7 @@ class Link(Protocol):
         self._watch = watch
         self._times = times
         self._holds: set[str] = set()
+        self._is_going_on = False
         now = watch.clock.seconds()
         self._begun_at = now
         self._received_at = now
@@ -171,6 +172,33 @@ class Link(Protocol):
                 self.hold_reading("write")
         if session.state is LinkState.CLOSED:
             self.close()
+        elif session.is_held:
+            self.hold_reading("requests")
+            self._go_on(session)
+        else:
+            self.release_reading("requests")
+
+    def _go_on(self, session: Session) -> None:
+        """Take what waited until others were answered; a turn later, as this may be in the middle of one."""
+        if self._is_going_on or session.served.is_full:
+            return
+        self._is_going_on = True
+        self._watch.clock.callLater(0, self._take_held, session)
+
+    def _take_held(self, session: Session) -> None:
+        self._is_going_on = False
+        if self._closing_since is not None or not self.connected:
+            return
+        try:
+            events = session.go_on()
+        except ProtocolError as error:
+            self._note_problem(error)
+            self.flush()
+            return
+        self._partial_since = self._watch.clock.seconds() if session.pending_size else None
+        for event in events:
+            self._receive_event(event)
+        self.flush()
 
     def say_goodbye(self, reason: str) -> None:
         """Finish what is open, and end; a link that did not greet yet ends at once."""

@@ -15,7 +15,8 @@ owns all timers: the session knows no time. See `docs/wire_format.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -224,6 +225,9 @@ class Session:
         self._allowed = _sizes(_kinds(Hello, LinkError) if is_dialler else _kinds(Hello))
         self._frames = FrameBuffer(self._body_size_max)
         self._check_unread: CheckUnread | None = None
+        # What came behind requests that must be answered first: frames, and bytes that are not looked at yet.
+        self._held: Iterator[Frame] | None = None
+        self._unread: deque[bytes] = deque()
         self._outgoing: list[Buffer] = []
         self._is_closing_here = False
         if is_dialler:
@@ -263,6 +267,9 @@ class Session:
             ProtocolError: The peer broke a rule. A LinkError is among the bytes to send, the state is
                 CLOSED, and the events of this call are lost: no part of what such a peer says counts.
         """
+        if self._held is not None:
+            self._unread.append(data)
+            return []
         return self._events_of(self._frames.feed(data)) if self.state is not LinkState.CLOSED else []
 
     def room(self) -> memoryview:
@@ -277,6 +284,7 @@ class Session:
         events: list[Event] = []
         if not frames:
             return events
+        frames = iter(frames)
         try:
             for frame in frames:
                 self.frame_count += 1
@@ -285,10 +293,28 @@ class Session:
                     events.append(event)
                 if self.state is LinkState.CLOSED:
                     break
+                if self.served.is_full:
+                    self._held = frames
+                    break
         except ProtocolError as error:
             self.fail(error)
             raise
         self._close_when_done()
+        return events
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what comes waits until requests before it are answered: nothing more is to be read."""
+        return self._held is not None
+
+    def go_on(self) -> list[Event]:
+        """Return what that means, as far as there is room for it now. Raises as `receive`."""
+        events: list[Event] = []
+        while self._held is not None and not self.served.is_full and self.state is not LinkState.CLOSED:
+            frames, self._held = self._held, None
+            events += self._events_of(frames)
+            if self._held is None and self._unread:
+                self._held = iter(self._frames.feed(self._unread.popleft()))
         return events
 
     def fail(self, error: ProtocolError) -> None:
@@ -466,7 +492,7 @@ class Session:
                     return CancelReceived(stream=frame.stream) if cancelled else None
             self.served.begin(frame.stream, message)
         except RequestError as error:
-            was_open = self.served.open.pop(frame.stream, None) is not None
+            was_open = self.served.end(frame.stream)
             self._send(Failure.of(error), stream=frame.stream)
             return CancelReceived(stream=frame.stream) if was_open else None
         if self.state is LinkState.CLOSING:
@@ -489,5 +515,5 @@ class Session:
         self._outgoing += encode(message, group=group, stream=stream)
 
     def _close_when_done(self) -> None:
-        if self.state is LinkState.CLOSING and self.is_idle:
+        if self.state is LinkState.CLOSING and self.is_idle and self._held is None:
             self.state = LinkState.CLOSED

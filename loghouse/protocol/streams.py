@@ -1,4 +1,8 @@
-"""Requests open on one connection, seen from either end. Pure bookkeeping, bounded."""
+"""Requests open on one connection, seen from either end. Pure bookkeeping, bounded.
+
+The acceptor bounds bytes, not a count: when requests that will be answered hold too many, it takes no more
+until some are answered (`ServedStreams.is_full`). A Follow ends when its client says so, and does not count.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from loghouse.errors import InvalidRequestError, ProtocolError, RequestError, ResourceExhaustedError
-from loghouse.limits import FOLLOW_CREDIT_MAX, REQUESTS_PER_CONNECTION_MAX
-from loghouse.protocol.client_messages import REPLIES, Failure, Follow
+from loghouse.limits import (
+    APPEND_COST,
+    FOLLOW_CREDIT_MAX,
+    FOLLOWS_PER_CONNECTION_MAX,
+    READ_COST,
+    REQUESTS_PER_CONNECTION_MAX,
+    REQUESTS_SIZE_MAX,
+)
+from loghouse.protocol.client_messages import REPLIES, Failure, Follow, Produce
 from loghouse.protocol.message import Message
 
 STREAM_MAX: Final = 2**32 - 1
@@ -15,19 +26,29 @@ STREAM_MAX: Final = 2**32 - 1
 
 @dataclass(slots=True)
 class ServedStream:
-    """A request that waits for its answer here. `credit` is what may still be sent, for Follow."""
+    """A request that waits for its answer here, and the bytes it counts.
+
+    `credit` is what may still be sent, for Follow.
+    """
 
     request: type[Message]
+    cost: int
     credit: int = 0
 
 
 class ServedStreams:
     """The acceptor's side: what the dialler asked for and did not get yet."""
 
-    def __init__(self, open_max: int = REQUESTS_PER_CONNECTION_MAX) -> None:
+    def __init__(self) -> None:
         self.open: dict[int, ServedStream] = {}
-        self._open_max = open_max
+        self._size = 0
+        self._follow_count = 0
         self._last = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no request is to be taken before some are answered."""
+        return self._size > REQUESTS_SIZE_MAX
 
     def begin(self, stream: int, request: Message) -> None:
         """Note a new request.
@@ -37,12 +58,20 @@ class ServedStreams:
             RequestError: This request is refused; the connection goes on.
         """
         self.pass_over(stream)
-        if len(self.open) >= self._open_max:
-            raise ResourceExhaustedError("requests", f"at most {self._open_max} open on one connection")
-        credit = request.credit if isinstance(request, Follow) else 0
-        if credit > FOLLOW_CREDIT_MAX:
-            raise _too_much_credit(credit)
-        self.open[stream] = ServedStream(type(request), credit)
+        if isinstance(request, Produce):
+            cost, credit = APPEND_COST + len(request.batch), 0
+        elif isinstance(request, Follow):
+            cost, credit = 0, request.credit
+            if credit > FOLLOW_CREDIT_MAX:
+                raise _too_much_credit(credit)
+            if self._follow_count >= FOLLOWS_PER_CONNECTION_MAX:
+                limit = f"at most {FOLLOWS_PER_CONNECTION_MAX} open on one connection"
+                raise ResourceExhaustedError("follows", f"{limit}; cancel one, or open another connection")
+            self._follow_count += 1
+        else:
+            cost, credit = READ_COST, 0
+        self.open[stream] = ServedStream(type(request), cost, credit)
+        self._size += cost
 
     def pass_over(self, stream: int) -> None:
         """Note the number of a new request, which may be refused unread.
@@ -79,14 +108,23 @@ class ServedStreams:
         """
         if self._find(stream) is None:
             return False
-        del self.open[stream]
+        self.end(stream)
+        return True
+
+    def end(self, stream: int) -> bool:
+        """Forget a stream; False when it is not open."""
+        served = self.open.pop(stream, None)
+        if served is None:
+            return False
+        self._size -= served.cost
+        self._follow_count -= served.request is Follow
         return True
 
     def answer(self, stream: int, reply: Message, *, credit_used: int = 0) -> None:
         """Note an answer: it ends the stream, unless it is a Follow's."""
         served = self.open[stream]
         if isinstance(reply, Failure):
-            del self.open[stream]
+            self.end(stream)
             return
         assert type(reply) is REPLIES[served.request], f"{type(reply).__name__} to {served.request.__name__}"
         if served.request is Follow:
@@ -95,7 +133,7 @@ class ServedStreams:
             assert served.credit > 0
             served.credit -= credit_used
         else:
-            del self.open[stream]
+            self.end(stream)
 
     def _find(self, stream: int) -> ServedStream | None:
         if not 0 < stream <= self._last:

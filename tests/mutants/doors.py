@@ -112,3 +112,20 @@ PRODUCERS = (
         "test_retries:HeldBackTests.test_what_stands_behind_a_batch_held_back",
     ),
 )
+
+FLOW = (
+    bug(
+        "nobody-is-held-back",
+        "limits.py (unanswered requests of one connection)",
+        "However much the requests of a connection hold, more are taken.",
+        [("loghouse.protocol.session:Session._events_of", "if self.served.is_full:", "if False:")],
+        "protocol.test_flow_control:FlowTests.test_a_dialler_ahead_is_held_back",
+    ),
+    bug(
+        "held-back-for-ever",
+        "limits.py (unanswered requests of one connection)",
+        "What came behind full requests is not looked at when they are answered.",
+        [("loghouse.net.link:Link.flush", "self._go_on(session)", "pass")],
+        "net.test_flow:FlowTests.test_goes_on",
+    ),
+)

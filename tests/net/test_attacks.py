@@ -19,7 +19,7 @@ from loghouse.net import admission, front_door
 from loghouse.net.admission import ConnectionLimits
 from loghouse.net.link import LinkTimes
 from loghouse.protocol.batch import encode_batch
-from loghouse.protocol.client_messages import Bounds, Produce
+from loghouse.protocol.client_messages import Bounds, Follow, Produce
 from loghouse.protocol.codec import encode
 from loghouse.protocol.failures import FAILURE_WIRE
 from loghouse.protocol.framing import pack_header
@@ -401,14 +401,10 @@ class FloodTests(AttackCase):
         self.assertLess(received, 8 * MIB)
 
     @asynchronous
-    async def test_many_requests(self):
-        """A client that opens more streams than allowed is refused the rest, and goes on."""
+    async def test_many_follows(self):
+        """A client that follows more than allowed on a connection is refused the rest, and goes on."""
         issued = client_certificate("root")
-        self.node.hold()
-        frame = b"".join(
-            wire(Produce(batch=encode_batch([Record(value=b"y")]), record_count=1), group=1, stream=n)
-            for n in range(1, 301)
-        )
+        frame = b"".join(wire(Follow(offset=0, credit=1), group=1, stream=n) for n in range(1, 301))
         talking = self.stranger(issued).talk(wire(CLIENT), frame, pack_header(0, 1))
         received, _ = await talking
         failures = [body for kind, body in frames_in(received) if kind == 0x030F]

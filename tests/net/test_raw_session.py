@@ -519,6 +519,22 @@ class SlowReaderTests(WireCase):
         await gatherResults(asked)
 
     @asynchronous
+    async def test_far_ahead(self):
+        """A client that sends thousands of requests before it reads an answer gets every one of them."""
+        self.open_door()
+        connection = await self.connect()
+        self.patch(connection._session.asked, "_open_max", 10**6)
+        self.node.hold()
+        values = [b"%d" % number for number in range(5000)]
+        asked = [connection.produce(batch(value), record_count=1) for value in values]
+        bounds = [connection.bounds() for _ in range(2000)]
+        await until(lambda: self.node.held_count)
+        self.node.release()
+        replies = await gatherResults(asked)
+        self.assertEqual(sorted(reply.base_offset for reply in replies), list(range(5000)))
+        self.assertEqual(len(await gatherResults(bounds)), 2000)
+
+    @asynchronous
     async def test_batches_in_flight(self):
         """A client with too many unanswered bytes is not read until some are answered."""
         self.open_door()
