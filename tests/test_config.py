@@ -157,6 +157,14 @@ class ProblemTests(ConfigCase):
         ("huge", "#" * (2 * MIB), "has more than 1048576 bytes"),
     ]  # fmt: skip
 
+    def test_hidden_lines(self):
+        """A setting behind what YAML takes for the end of a line, and no editor shows as one, is refused."""
+        for mark in "\x85\u2028\u2029\r":
+            for encoding in ("utf-8", "utf-16"):
+                data = f"{PLAIN}# ops{mark}plaintext_subject: evil\n".encode(encoding)
+                error = self.assertRaises(ConfigError, config.parse, data, Path("/x/node.yaml"))
+                self.assertIn(f"line {PLAIN.count(chr(10)) + 1}: holds", str(error))
+
     def test_rows(self):
         """Every row's file is refused with its text among the problems."""
         for name, text, expected in self.ROWS:
@@ -243,14 +251,6 @@ class ExampleTests(ConfigCase):
         """The example is valid as it is (the files it names exist here)."""
         loaded = self.load(config.example_text())
         self.assertEqual((loaded.name, loaded.plaintext), ("node-1", False))
-
-    def test_hidden_lines(self):
-        """A setting behind what YAML takes for the end of a line, and no editor shows as one, is refused."""
-        for mark in "\x85\u2028\u2029\r":
-            for encoding in ("utf-8", "utf-16"):
-                data = f"{PLAIN}# ops{mark}plaintext_subject: evil\n".encode(encoding)
-                error = self.assertRaises(ConfigError, config.parse, data, Path("/x/node.yaml"))
-                self.assertIn(f"line {PLAIN.count(chr(10)) + 1}: holds", str(error))
 
     def test_uncommented_example_shows_the_defaults(self):
         """Every commented-out setting is valid, and shows its default."""

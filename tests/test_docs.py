@@ -1,6 +1,7 @@
 """The documents are true: what they name exists, and what they cite is in this repository."""
 
 import argparse
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -202,3 +203,38 @@ def _can_be_found(name: str) -> bool:
             text = Path(spec.origin or "").read_text()
             return re.search(rf"\b{re.escape(rest[0])}\b", text) is not None
     return False
+
+
+class AttackTableTests(SynchronousTestCase):
+    """docs/security.md: every attack has a test, and every test that it names is there."""
+
+    def setUp(self):
+        lines = (ROOT / "docs" / "security.md").read_text().splitlines()
+        self.rows = [line.strip("|").split("|") for line in lines if re.match(r"\| \d", line)]
+
+    def test_every_attack_is_there(self):
+        """The numbers go from 1 up, without a gap."""
+        numbers = sorted(int(number) for row in self.rows for number in row[0].split(","))
+        self.assertEqual(numbers, list(range(1, len(numbers) + 1)))
+        self.assertGreaterEqual(len(numbers), 63)
+
+    def test_tests_exist(self):
+        """Each row names its tests as `FILE::CLASS::METHOD`, and they are in the tree."""
+        wrong = []
+        for row in self.rows:
+            named = re.findall(r"`([^`]+)`", row[-1]) if len(row) == 4 else []
+            wrong += [name for name in named if not _is_test(name)] or ([] if named else [row[0]])
+        self.assertEqual(wrong, [])
+
+
+def _is_test(name: str) -> bool:
+    path, _, rest = name.partition("::")
+    if not (ROOT / path).is_file():
+        return False
+    tree = ast.parse((ROOT / path).read_text())
+    return any(
+        f"{group.name}::{getattr(method, 'name', '')}" == rest
+        for group in tree.body
+        if isinstance(group, ast.ClassDef)
+        for method in group.body
+    )
