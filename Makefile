@@ -28,14 +28,14 @@ PART_counted := tests/protocol tests/raft tests/storage $(filter-out $(PART_pure
 PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
 TEST_PATHS = $(or $(PART_$(TESTS)),$(TESTS))
 
-.PHONY: help run venv certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci check clean
+.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: venv, certs, proto, coverage, packaging, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
+	@echo 'also: venv, requirements, certs, proto, coverage, packaging, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -49,16 +49,30 @@ $(VENV)/.installed: $(VENV)/pyvenv.cfg $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
-# And what tests and checks need.
-$(VENV)/.developed: $(VENV)/.installed
+# What tests and checks need, CI's too: exactly the files that requirements/dev.txt has the hashes of.
+PIP_PINNED := -m pip install --quiet --disable-pip-version-check --require-hashes
+
+$(VENV)/.developed: $(VENV)/pyvenv.cfg $(SOURCES) requirements/dev.txt
 	@rm -rf build/lib
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	$(BIN)/python $(PIP_PINNED) -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
+	@touch $(VENV)/.installed $@
+
+$(PROTO_VENV)/.installed: requirements/proto.txt
+	$(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python $(PIP_PINNED) -r requirements/proto.txt
 	@touch $@
 
-$(PROTO_VENV)/.installed:
-	$(PYTHON) -m venv $(PROTO_VENV)
-	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.76.0
-	@touch $@
+# Both files anew, with the newest versions that setup.cfg allows, by the oldest Python that we serve: it needs no
+# less than later ones do. Some minutes: every file of every package is hashed.
+COMPILE := build/requirements/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-options --no-emit-find-links --no-emit-index-url --no-header --no-annotate
+
+requirements:
+	$(PYTHON) -m venv build/requirements
+	build/requirements/bin/python -m pip install --quiet --disable-pip-version-check pip-tools==7.6.2
+	$(COMPILE) --extra dev --output-file requirements/dev.txt setup.cfg
+	$(COMPILE) --output-file requirements/proto.txt requirements/proto.in
 
 # --- use -------------------------------------------------------------------------
 

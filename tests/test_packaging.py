@@ -13,6 +13,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.test_floors import imports_of
@@ -76,6 +77,41 @@ class SettingsTests(SynchronousTestCase):
                 if top not in sys.stdlib_module_names and top != "loghouse":
                     found.add(names.get(top, top))
         self.assertEqual(found - set(required), set())
+
+
+class PinTests(SynchronousTestCase):
+    """What CI installs: `requirements/`."""
+
+    def pins(self, name):
+        """The packages of a file: name to version, every one with the hashes of its files."""
+        text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        for line in lines:
+            self.assertRegex(line, r"^[a-z0-9-]+==\S+ .*--hash=sha256:[0-9a-f]{64}\b")
+        return dict(line.split()[0].split("==") for line in lines)
+
+    def test_all_are_pinned(self):
+        """Every package that tests and checks need is there, in a version that setup.cfg allows."""
+        setup = configparser.ConfigParser()
+        setup.read(ROOT / "setup.cfg")
+        extras = setup["options.extras_require"]
+        wanted = f"{setup['options']['install_requires']}\n{extras['test']}\n{extras['dev']}"
+        pins = self.pins("dev.txt")
+        missing = []
+        for line in wanted.splitlines():
+            found = re.match(r"([A-Za-z0-9-]+)(?:\[\w+\])?(\S*)", line.strip())
+            if found is None:
+                continue
+            version = pins.get(found[1].lower())
+            if version is None or not SpecifierSet(found[2].rstrip(";")).contains(version):
+                missing.append(line)
+        self.assertEqual(missing, [])
+
+    def test_generator(self):
+        """So is the generator of code, in the version that proto.in names."""
+        wanted = [line for line in (ROOT / "requirements" / "proto.in").read_text().split() if "==" in line]
+        pins = self.pins("proto.txt")
+        self.assertEqual([f"{name}=={pins.get(name)}" for name in ("grpcio-tools",)], wanted)
 
 
 class InstallTests(SynchronousTestCase):
