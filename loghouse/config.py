@@ -328,6 +328,13 @@ class ClientConfig:
     server: tuple[Address, ...] = _setting(
         "server", read_servers, "127.0.0.1:8400", "A node of the cluster, or several: host:port,host:port."
     )
+    cluster: str = _setting(
+        "cluster",
+        read_name,
+        "loghouse",
+        "The cluster's name, as in node.yaml; left out: the first node that answers says which it is.",
+        "",
+    )
     tls: ClientTLSConfig | None = _section(
         "tls", ClientTLSConfig, "As whom; left out: no TLS.", optional=True, shown=True
     )

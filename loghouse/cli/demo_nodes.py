@@ -91,6 +91,7 @@ def prepare(folder: Path, nodes: Sequence[DemoNode]) -> None:
         (folder / "client.yaml").write_text(
             f"# Written by `loghouse demo` on each run; `loghouse` commands in the folder above find it.\n"
             f"server: '{','.join(str(node.listen) for node in nodes)}'\n"
+            f"cluster: {CLUSTER}\n"
             "tls: {ca: certs/ca.pem, certificate: certs/root.pem, key: certs/root.key}\n"
         )
     except OSError as error:

@@ -19,7 +19,6 @@ _NEXT_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.PermissionDeniedError: "ask for a rule in the node's policy, or use another certificate "
     "(--cert, --key)",
     errors.UnauthenticatedError: "give a client certificate of the cluster's CA (--cert, --key)",
-    errors.IdentityError: "give a client certificate of the cluster's CA (--cert, --key)",
     errors.ResourceExhaustedError: "try again later, slower or smaller",
     errors.NotSupportedError: "the node's version does not serve this call",
 }

@@ -36,6 +36,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT,...",
         help="a node of the cluster, or several: one that answers is enough",
     )
+    group.add_argument(
+        "--cluster",
+        metavar="NAME",
+        help="the cluster's name: no node of another one is spoken to (as the first node says)",
+    )
     group.add_argument("--ca", metavar="FILE", help="PEM of the CA that signs the nodes")
     group.add_argument("--cert", metavar="FILE", help="PEM of your certificate")
     group.add_argument("--key", metavar="FILE", help="PEM of its private key")
@@ -112,7 +117,14 @@ def _target(args: argparse.Namespace, is_direct: bool) -> tuple[str, dict[str, A
         "timeout_seconds": args.timeout,
         "is_direct": is_direct or args.direct,
         "transport": args.transport,
+        "cluster": _cluster(args, settings),
     }
+
+
+def _cluster(args: argparse.Namespace, settings: ClientConfig | None) -> str:
+    """Return the name that the nodes' cluster must have; empty when nobody said it."""
+    told = getattr(args, "cluster", None) or os.environ.get("LOGHOUSE_CLUSTER")
+    return told or (settings.cluster if settings is not None else "")
 
 
 def addresses(args: argparse.Namespace) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from loghouse.client.fields import (
     seconds_of,
     text_of,
 )
+from loghouse.client.pin import ClusterPin
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS, AsyncProducer
 from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
@@ -61,6 +62,7 @@ class AsyncClient:
         timeout_seconds: float = TIMEOUT_SECONDS,
         is_direct: bool = False,
         transport: Transport = "binary",
+        cluster: str = "",
         rng: random.Random | None = None,
     ) -> None:
         """See `connect`; nothing is dialled before the first call."""
@@ -69,7 +71,9 @@ class AsyncClient:
         self.log = text_of("log", log)
         self.timeout_seconds = seconds_of(timeout_seconds)
         balancer = Balancer(parse_target(target), rng, is_direct=is_direct, is_grpc=transport == "grpc")
-        self.calls = Calls(balancer, Channels(channel_maker(transport, tls, balancer.hinted)), rng)
+        pin = ClusterPin(text_of("cluster", cluster))
+        channels = Channels(channel_maker(transport, tls, balancer.hinted, pin))
+        self.calls = Calls(balancer, channels, rng, pin)
 
     async def __aenter__(self) -> Self:
         return self
@@ -397,6 +401,7 @@ def connect(
     timeout_seconds: float = TIMEOUT_SECONDS,
     is_direct: bool = False,
     transport: Transport = "binary",
+    cluster: str = "",
 ) -> AsyncClient:
     """Return a client of the cluster that any of these addresses belongs to, for use with asyncio.
 
@@ -415,13 +420,21 @@ def connect(
             port, where the addresses that the nodes tell of cannot be reached.
         transport: "binary" speaks the compact protocol of the nodes' one port, and gRPC for the
             administration only; "grpc" speaks nothing else, for proxies and for doors that serve gRPC alone.
+        cluster: The cluster's name, as every node.yaml has it: no node of another one is spoken to, though
+            the same CA signed it. When empty, the first node that is reached says which it is.
 
     Raises:
         InvalidRequestError: The target is not understood.
         CertificateError: A certificate cannot be read.
     """
     return AsyncClient(
-        target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct, transport=transport
+        target,
+        tls=tls,
+        log=log,
+        timeout_seconds=timeout_seconds,
+        is_direct=is_direct,
+        transport=transport,
+        cluster=cluster,
     )
 
 

@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
 from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch, seen
-from loghouse.client.connection import Asked, Connection, dial, unreached
+from loghouse.client.connection import Asked, Connection, dial
+from loghouse.client.failures import unreached
 from loghouse.client.following import Following
+from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
 from loghouse.errors import ClosedError, UnknownLogError
 from loghouse.protocol.client_messages import (
@@ -34,6 +36,7 @@ class BinaryChannel(Channel):
     Args:
         hinted: Called with the name of the leader, when a node that is not the leader names it.
         make_other: Makes the gRPC channel for what the binary protocol does not have.
+        pin: The cluster that the server must be of.
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class BinaryChannel(Channel):
         context: ssl.SSLContext | None,
         hinted: Callable[[str], None],
         make_other: Callable[[str], Channel],
+        pin: ClusterPin | None = None,
     ) -> None:
         super().__init__(address)
         self._context = context
         self._hinted = hinted
         self._make_other = make_other
+        self._pin = pin
         self._other: Channel | None = None
         self._connection: Connection | None = None
         self._connections: set[Connection] = set()  # those before it, too, while they answer what is open
@@ -136,7 +141,7 @@ class BinaryChannel(Channel):
 
     async def _dial(self) -> Connection:
         try:
-            connection = await dial(self.address, self._context, self._hinted, DIAL_SECONDS)
+            connection = await dial(self.address, self._context, self._hinted, DIAL_SECONDS, self._pin)
             self._connection = connection
             self._connections.add(connection)
             connection.lost.add_done_callback(lambda _: self._connections.discard(connection))

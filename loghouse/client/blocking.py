@@ -41,6 +41,7 @@ class Client:
         timeout_seconds: float = TIMEOUT_SECONDS,
         is_direct: bool = False,
         transport: Transport = "binary",
+        cluster: str = "",
     ) -> None:
         """See `connect_blocking`; nothing is dialled before the first call."""
         self._client = AsyncClient(
@@ -50,6 +51,7 @@ class Client:
             timeout_seconds=timeout_seconds,
             is_direct=is_direct,
             transport=transport,
+            cluster=cluster,
         )
         self._open = OpenClient(self._client)
         self._dropped = weakref.finalize(self, self._open.close_soon)
@@ -220,6 +222,7 @@ def connect_blocking(
     timeout_seconds: float = TIMEOUT_SECONDS,
     is_direct: bool = False,
     transport: Transport = "binary",
+    cluster: str = "",
 ) -> Client:
     """Return a client of the cluster that any of these addresses belongs to, for use without asyncio.
 
@@ -230,5 +233,11 @@ def connect_blocking(
     Arguments and errors are those of `connect`.
     """
     return Client(
-        target, tls=tls, log=log, timeout_seconds=timeout_seconds, is_direct=is_direct, transport=transport
+        target,
+        tls=tls,
+        log=log,
+        timeout_seconds=timeout_seconds,
+        is_direct=is_direct,
+        transport=transport,
+        cluster=cluster,
     )

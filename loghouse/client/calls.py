@@ -15,6 +15,7 @@ from typing import Any, Final
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.channels import Channel, Channels, seen
 from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.pin import ClusterPin
 from loghouse.client.place import Place
 from loghouse.client.retrying import Attempts
 from loghouse.errors import (
@@ -46,12 +47,16 @@ class Calls:
     Args:
         channels: Theirs; they tell the balancer who leads.
         rng: Chance for turns and pauses.
+        pin: The cluster that all servers must be of; their channels check it, too.
     """
 
-    def __init__(self, balancer: Balancer, channels: Channels, rng: random.Random) -> None:
+    def __init__(
+        self, balancer: Balancer, channels: Channels, rng: random.Random, pin: ClusterPin | None = None
+    ) -> None:
         self.balancer = balancer
         self.channels = channels
         self.rng = rng
+        self.pin = pin or ClusterPin()
         self.place = Place()
         self._refreshing: asyncio.Task[None] | None = None
         self._rested_at = float("-inf")
@@ -235,6 +240,7 @@ class Calls:
                     try:
                         view = task.result()
                         self.balancer.check_cluster(view.cluster_uuid, address)
+                        self.pin.check_view(view.cluster_name, address)
                     except IdentityError as error:
                         problems.append(_HopelessError(error))
                         continue

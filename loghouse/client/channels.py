@@ -238,7 +238,7 @@ class Channels:
         task.add_done_callback(self._closing.discard)
 
 
-def seen(task: asyncio.Task[Any]) -> None:
+def seen(task: asyncio.Future[Any]) -> None:
     """Take the exception of a task that nobody may wait for."""
     if not task.cancelled():
         task.exception()

@@ -14,8 +14,16 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from loghouse.client.channels import Answer
-from loghouse.client.failures import CallFailedError, Effect, Failure, failure_of_error, refused_link
+from loghouse.client.failures import (
+    CallFailedError,
+    Effect,
+    Failure,
+    failure_of_error,
+    refused_link,
+    unreached,
+)
 from loghouse.client.following import Following
+from loghouse.client.pin import Certified, ClusterPin
 from loghouse.client.target import Tls, split_address
 from loghouse.client.tls import cause_of, failed_tls
 from loghouse.errors import (
@@ -89,15 +97,19 @@ _NEVER_SERVED: Final = (IdentityError, VersionError, UnauthenticatedError, Permi
 
 
 async def dial(
-    address: str, context: ssl.SSLContext | None, hinted: Callable[[str], None], seconds: float
+    address: str,
+    context: ssl.SSLContext | None,
+    hinted: Callable[[str], None],
+    seconds: float,
+    pin: ClusterPin | None = None,
 ) -> Connection:
-    """Return a connection to a node that has greeted back.
+    """Return a connection to a node of the one cluster that has greeted back.
 
     Raises:
         CallFailedError: There is none; nothing was asked.
     """
     loop = asyncio.get_running_loop()
-    connection = Connection(address, hinted)
+    connection = Connection(address, hinted, pin or ClusterPin())
     settings: dict[str, Any] = {}
     if context is not None:
         settings = {
@@ -145,18 +157,21 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         address: Where it leads; part of texts.
         hinted: Called with the name of the leader, when a node that is not the leader names it.
+        pin: The cluster that the node must be of.
 
     Attributes:
         up: Done once the node said Hello.
         lost: Done once there is no connection any more.
     """
 
-    def __init__(self, address: str, hinted: Callable[[str], None]) -> None:
+    def __init__(self, address: str, hinted: Callable[[str], None], pin: ClusterPin) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._hinted = hinted
         self._transport: Any = None
-        self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True)
+        self._pin = pin
+        self._certified: Certified | None = None
+        self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True, admit=self._admit)
         self._asked: dict[int, Asked] = {}
         self._followed: dict[int, Following] = {}
         self._room = asyncio.Semaphore(REQUESTS_PER_CONNECTION_MAX)  # one for each request that is open
@@ -317,6 +332,13 @@ class Connection(asyncio.BufferedProtocol):
             failure = Failure(error=error, effect=Effect.REFUSED, is_link=True, is_permanent=True)
             self._refuse_to_begin(failure)
             return
+        if tls is not None:
+            try:
+                # Nothing is said to a node of another cluster, not even a Hello.
+                self._certified = self._pin.check_certificate(tls.getpeercert() or {}, self._address)
+            except IdentityError as error:
+                self._refuse_to_begin(refused_link(error))
+                return
         if self._is_closing:
             transport.abort()
             return
@@ -373,6 +395,9 @@ class Connection(asyncio.BufferedProtocol):
         self.resume_writing()
         self._fail_everything()
         self.lost.set_result(None)
+
+    def _admit(self, hello: Hello) -> None:
+        self._pin.check_hello(hello.cluster_name, hello.node_name, self._certified, self._address)
 
     # --- from the session -------------------------------------------------------------------
 
@@ -502,12 +527,6 @@ class Connection(asyncio.BufferedProtocol):
             self._room.release()
         if self._liveness is not None:
             self._liveness.cancel()
-
-
-def unreached(address: str, cause: str) -> CallFailedError:
-    """Return the failure of a call that never got to a server."""
-    error = UnavailableError(f"{address}: {cause}")
-    return CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
 
 
 def _unavailable(error: LoghouseError) -> LoghouseError:

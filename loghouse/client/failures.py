@@ -229,6 +229,12 @@ def refused_link(error: LoghouseError) -> Failure:
     return Failure(error=error, effect=Effect.NOTHING, is_link=True, is_permanent=True)
 
 
+def unreached(address: str, cause: str) -> CallFailedError:
+    """Return the failure of a call that never got to a server."""
+    error = UnavailableError(f"{address}: {cause}")
+    return CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
+
+
 def unexpected(error: Exception, address: str) -> Failure:
     """Return what it means that a call failed by something that is no error of ours."""
     told = OutcomeUnknownError(f"{address}: {type(error).__name__}: {error}")

@@ -6,19 +6,27 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-import grpc
 from grpc import aio
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.balancing import ClusterView, Server
 from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch, seen
-from loghouse.client.failures import CallFailedError, Effect, Failure, failure_of, leader_named
+from loghouse.client.failures import (
+    CallFailedError,
+    Effect,
+    Failure,
+    failure_of,
+    leader_named,
+    unreached,
+)
+from loghouse.client.proving import Prover
 from loghouse.client.records import Bounds, split_answer
-from loghouse.client.target import Tls
-from loghouse.errors import OutcomeUnknownError, UnavailableError
+from loghouse.errors import ClosedError, OutcomeUnknownError, UnavailableError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 from loghouse.protocol.varint import join_bytes_field
 
+OPEN_SECONDS: Final = 3.0
+"""How long a look at a server may take."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", GRPC_MESSAGE_SIZE_MAX),
     ("grpc.max_send_message_length", GRPC_MESSAGE_SIZE_MAX),
@@ -36,98 +44,139 @@ _OPTIONS: Final = (
 )
 
 
-def credentials_of(tls: Tls | None) -> grpc.ChannelCredentials | None:
-    """Return gRPC's form of a client's certificates.
+class Stubs:
+    """A gRPC channel, and what calls both services by it."""
 
-    Raises:
-        CertificateError: A certificate cannot be read.
-    """
-    if tls is None:
-        return None
-    ca, certificate, key = tls.pems()
-    return grpc.ssl_channel_credentials(ca, key, certificate)
-
-
-class GrpcChannel(Channel):
-    """A gRPC channel and the stubs of both services.
-
-    Args:
-        hinted: Called with the name of the leader, when a node that is not the leader names it.
-    """
-
-    def __init__(
-        self, address: str, credentials: grpc.ChannelCredentials | None, hinted: Callable[[str], None]
-    ) -> None:
-        super().__init__(address)
-        self._hinted = hinted
-        if credentials is None:
-            self._aio = aio.insecure_channel(address, _OPTIONS)
-        else:
-            self._aio = aio.secure_channel(address, credentials, _OPTIONS)
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
         # The generated stubs carry no annotations.
-        self._log: Any = log_pb2_grpc.LogStub(self._aio)  # type: ignore[no-untyped-call]
-        self._cluster: Any = log_pb2_grpc.ClusterStub(self._aio)  # type: ignore[no-untyped-call]
+        self.log: Any = log_pb2_grpc.LogStub(channel)  # type: ignore[no-untyped-call]
+        self.cluster: Any = log_pb2_grpc.ClusterStub(channel)  # type: ignore[no-untyped-call]
         # As bytes both: frames and batches are large, and a message would copy them.
-        self._produce_batch_stream: Any = self._aio.stream_stream(
+        self.produce_batch_stream: Any = channel.stream_stream(
             "/log.v1.Log/ProduceBatchStream",
             response_deserializer=log_pb2.ProduceBatchResponse.FromString,
         )
-        self._fetch_stream: Any = self._aio.unary_stream(
+        self.fetch_stream: Any = channel.unary_stream(
             "/log.v1.Log/FetchStream", request_serializer=log_pb2.FetchRequest.SerializeToString
         )
+
+
+class GrpcChannel(Channel):
+    """A gRPC channel, made when it is needed.
+
+    Args:
+        prover: Looks at the server before it is spoken to; None without TLS.
+        hinted: Called with the name of the leader, when a node that is not the leader names it.
+    """
+
+    def __init__(self, address: str, prover: Prover | None, hinted: Callable[[str], None]) -> None:
+        super().__init__(address)
+        self._prover = prover
+        self._hinted = hinted
+        self._stubs: Stubs | None = None
+        self._opening: asyncio.Task[Stubs] | None = None
+        self._closing: list[Stubs] = []  # those before them
+
+    async def stubs(self, seconds: float = OPEN_SECONDS) -> Stubs:
+        """Return what calls are made with; everybody who needs it waits for the same look at the server.
+
+        Raises:
+            CallFailedError: The server is not there, or not one to talk to; nothing was asked.
+        """
+        if self._stubs is not None:
+            return self._stubs
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+            self._opening.add_done_callback(seen)
+        opening = self._opening
+        await asyncio.wait({opening}, timeout=seconds)
+        if not opening.done():
+            raise unreached(self.address, f"no connection within {seconds:.3g} s")
+        if opening.cancelled():
+            raise ClosedError("the client is closed")
+        return opening.result()
+
+    async def _open(self) -> Stubs:
+        try:
+            if self._prover is None:
+                made = Stubs(aio.insecure_channel(self.address, _OPTIONS))
+            else:
+                credentials = await self._prover.credentials(self.address, OPEN_SECONDS)
+                made = Stubs(aio.secure_channel(self.address, credentials, _OPTIONS))
+            self._stubs = made
+            return made
+        finally:
+            self._opening = None
+
+    def judge(self, failure: Failure) -> Failure:
+        """Return what a failure means here: a certificate that is not trusted any more is looked at anew."""
+        if not (failure.is_permanent and self._stubs is not None):
+            return failure
+        old, self._stubs = self._stubs, None
+        self._closing.append(old)
+        error = UnavailableError(str(failure.error))
+        return Failure(error=error, effect=Effect.NOTHING, is_link=True)
 
     async def append(self, batch: NewBatch, log: str, seconds: float) -> Appended:
         """See `Channel.append`."""
         request = _request_of(batch, log)
         request.batch = batch.payload
-        reply = await self._call(self._log.ProduceBatch, request, seconds, is_led=True)
+        reply = await self._call("log", "ProduceBatch", request, seconds, is_led=True)
         return Appended(reply.base_offset, reply.record_count)
 
     async def register_producer(self, log: str, seconds: float) -> int:
         """See `Channel.register_producer`."""
         request = log_pb2.RegisterProducerRequest(log=log)
-        reply = await self._call(self._log.RegisterProducer, request, seconds, is_led=True)
+        reply = await self._call("log", "RegisterProducer", request, seconds, is_led=True)
         return int(reply.producer_id)
 
     async def bounds(self, log: str, seconds: float) -> Bounds:
         """See `Channel.bounds`."""
-        reply = await self._call(self._log.Bounds, log_pb2.BoundsRequest(log=log), seconds)
+        reply = await self._call("log", "Bounds", log_pb2.BoundsRequest(log=log), seconds)
         return Bounds(reply.lowest, reply.next)
 
     async def find_offset(self, timestamp: int, log: str, seconds: float) -> int:
         """See `Channel.find_offset`."""
         request = log_pb2.FindOffsetRequest(timestamp=timestamp, log=log)
-        return int((await self._call(self._log.FindOffset, request, seconds)).offset)
+        return int((await self._call("log", "FindOffset", request, seconds)).offset)
 
     async def servers(self, seconds: float) -> ClusterView:
         """See `Channel.servers`."""
-        return view_of(await self._call(self._log.GetServers, log_pb2.GetServersRequest(), seconds))
+        return view_of(await self._call("log", "GetServers", log_pb2.GetServersRequest(), seconds))
 
     async def administer(self, method: str, request: Any, seconds: float) -> Any:
         """See `Channel.administer`."""
-        return await self._call(getattr(self._cluster, method), request, seconds)
+        return await self._call("cluster", method, request, seconds)
 
     def appends(self, log: str) -> Appends:
         """See `Channel.appends`."""
-        return _GrpcAppends(self._produce_batch_stream(), self.address, log)
+        return _GrpcAppends(self, log)
 
     def answers(self, offset: int, log: str) -> Answers:
         """See `Channel.answers`."""
-        call = self._fetch_stream(log_pb2.FetchRequest(offset=offset, log=log))
-        return _GrpcAnswers(call, self.address, offset)
+        return _GrpcAnswers(self, offset, log)
 
     async def close(self) -> None:
         """See `Channel.close`."""
-        await self._aio.close()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait({opening})
+        for stubs in filter(None, (*self._closing, self._stubs)):
+            await stubs.channel.close()
 
-    async def _call(self, method: Any, request: Any, seconds: float, *, is_led: bool = False) -> Any:
+    async def _call(
+        self, service: str, method: str, request: Any, seconds: float, *, is_led: bool = False
+    ) -> Any:
         """Make a call; of one that the leader carries out, learn from the trailers who that is."""
+        stubs = await self.stubs(seconds)
         try:
-            call = method(request, timeout=seconds)
+            call = getattr(getattr(stubs, service), method)(request, timeout=seconds)
             reply = await call
             leader = leader_named(await call.trailing_metadata()) if is_led else ""
         except aio.AioRpcError as error:
-            raise CallFailedError(failure_of(error, self.address)) from None
+            raise CallFailedError(self.judge(failure_of(error, self.address))) from None
         except aio.UsageError:
             closed = UnavailableError(f"{self.address}: the channel was closed")
             raise CallFailedError(Failure(error=closed, effect=Effect.NOTHING)) from None
@@ -139,31 +188,41 @@ class GrpcChannel(Channel):
 class _GrpcAppends(Appends):
     """A ProduceBatchStream."""
 
-    def __init__(self, call: Any, address: str, log: str) -> None:
-        self._call = call
-        self._address = address
+    def __init__(self, channel: GrpcChannel, log: str) -> None:
+        self._channel = channel
         self._log = log
+        self._call: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._call.add_done_callback(seen)
 
     async def write(self, batch: NewBatch) -> None:
+        if not self._call.done():
+            try:
+                stubs = await self._channel.stubs()
+            except CallFailedError as error:
+                self._call.set_exception(error)  # the reader waits, too
+                raise
+            self._call.set_result(stubs.produce_batch_stream())
         number = log_pb2.ProduceBatchRequest.BATCH_FIELD_NUMBER
         rest = _request_of(batch, self._log).SerializeToString()
-        await self._call.write(join_bytes_field(number, batch.payload, rest))
+        await self._call.result().write(join_bytes_field(number, batch.payload, rest))
 
     async def read(self) -> Appended:
-        reply = await _read(self._call, self._address)
+        reply = await _read(await asyncio.shield(self._call), self._channel)
         return Appended(reply.base_offset, reply.record_count)
 
     def cancel(self) -> None:
-        self._call.cancel()
+        if self._call.done() and self._call.exception() is None:
+            self._call.result().cancel()
 
 
 class _GrpcAnswers(Answers):
     """A FetchStream."""
 
-    def __init__(self, call: Any, address: str, offset: int) -> None:
-        self._call = call
-        self._address = address
+    def __init__(self, channel: GrpcChannel, offset: int, log: str) -> None:
+        self._channel = channel
         self._offset = offset
+        self._log = log
+        self._call: Any = None
         self._reading = asyncio.ensure_future(self._read())
 
     async def read(self) -> Answer:
@@ -174,17 +233,21 @@ class _GrpcAnswers(Answers):
         return answer
 
     async def _read(self) -> Answer:
-        answer = Answer(*split_answer(await _read(self._call, self._address, self._offset)))
+        if self._call is None:
+            stubs = await self._channel.stubs()
+            self._call = stubs.fetch_stream(log_pb2.FetchRequest(offset=self._offset, log=self._log))
+        answer = Answer(*split_answer(await _read(self._call, self._channel, self._offset)))
         self._offset = answer.next_offset
         return answer
 
     def cancel(self) -> None:
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
         self._reading.cancel()
         self._reading.add_done_callback(seen)
 
 
-async def _read(call: Any, address: str, offset: int = 0) -> Any:
+async def _read(call: Any, channel: GrpcChannel, offset: int = 0) -> Any:
     """Return the next message of a stream.
 
     Raises:
@@ -193,9 +256,9 @@ async def _read(call: Any, address: str, offset: int = 0) -> Any:
     try:
         message = await call.read()
     except aio.AioRpcError as error:
-        raise CallFailedError(failure_of(error, address, offset=offset)) from None
+        raise CallFailedError(channel.judge(failure_of(error, channel.address, offset=offset))) from None
     if message is aio.EOF:
-        ended = OutcomeUnknownError(f"{address}: ended the stream without a reason")
+        ended = OutcomeUnknownError(f"{channel.address}: ended the stream without a reason")
         raise CallFailedError(Failure(error=ended, effect=Effect.UNKNOWN, is_link=True))
     return message
 

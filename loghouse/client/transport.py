@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Final, Literal, get_args
 
 from loghouse.client.binary_channel import BinaryChannel
 from loghouse.client.channels import Channel
 from loghouse.client.connection import context_of
-from loghouse.client.grpc_channel import GrpcChannel, credentials_of
+from loghouse.client.grpc_channel import GrpcChannel
+from loghouse.client.pin import ClusterPin
+from loghouse.client.proving import Prover
 from loghouse.client.target import Tls
 from loghouse.errors import InvalidRequestError
 
@@ -18,12 +20,13 @@ TRANSPORTS: Final[tuple[str, ...]] = get_args(Transport)
 
 
 def channel_maker(
-    transport: Transport, tls: Tls | None, hinted: Callable[[str], None]
+    transport: Transport, tls: Tls | None, hinted: Callable[[str], None], pin: ClusterPin
 ) -> Callable[[str], Channel]:
     """Return what makes a channel to an address.
 
     Args:
         tls: The client's certificates; None speaks plaintext, which nodes accept on loopback only.
+        pin: The cluster that every server must be of.
         hinted: Called with the name of the leader, when a node that is not the leader names it.
 
     Raises:
@@ -37,12 +40,12 @@ def channel_maker(
             raise InvalidRequestError("tls", f"is a {type(tls).__name__}; give a Tls")
         ca, certificate, key = tls.pems()  # the files are read once, and now
         tls = Tls(ca=ca, certificate=certificate, key=key)
-    credentials = cache(partial(credentials_of, tls))  # a binary client may never need them
+    prover = cache(lambda: Prover(tls, pin) if tls is not None else None)  # a binary client may never need it
 
     def make_grpc(address: str) -> Channel:
-        return GrpcChannel(address, credentials(), hinted)
+        return GrpcChannel(address, prover(), hinted)
 
     if transport == "grpc":
         return make_grpc
     context = context_of(tls)
-    return lambda address: BinaryChannel(address, context, hinted, make_grpc)
+    return lambda address: BinaryChannel(address, context, hinted, make_grpc, pin)

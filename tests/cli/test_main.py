@@ -162,7 +162,7 @@ class TargetTests(CertificatesCase):
             for kind in ("pem", "key"):
                 (self.folder / f"{name}.{kind}").write_text(f"-----BEGIN {name} {kind}")
         (self.folder / "client.yaml").write_text(
-            "server: a:1,b:2\ntls: {ca: root.pem, certificate: root.pem, key: root.key}\n"
+            "server: a:1,b:2\ncluster: c1\ntls: {ca: root.pem, certificate: root.pem, key: root.key}\n"
         )
         root = {name: Path(path).read_bytes() for name, path in self.TLS.items()}
 
@@ -170,6 +170,7 @@ class TargetTests(CertificatesCase):
             args = make_parser().parse_args(["servers", *words])
             found, options = target._target(args, is_direct=False)
             tls = options["tls"]
+            self.assertEqual(options["cluster"], "c2" if "--cluster" in words else "c1")
             return found, tls and {name: getattr(tls, name) for name in self.TLS}
 
         self.assertEqual(settings(), ("a:1,b:2", root))
@@ -178,6 +179,7 @@ class TargetTests(CertificatesCase):
             changed = {**root, name: Path("other.pem").read_bytes()}
             self.assertEqual(settings(option, "other.pem"), ("a:1,b:2", changed))
         self.assertEqual(settings("--plaintext"), ("a:1,b:2", None))
+        self.assertEqual(settings("--cluster", "c2"), ("a:1,b:2", root))
 
     def test_contradictions(self):
         """An option that another one would leave without effect is refused, not dropped."""

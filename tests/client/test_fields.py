@@ -191,6 +191,7 @@ class RefusedTests(FakeCase):
             "timeout_seconds": (*NO_SECONDS, None),
             "is_direct": NO_FLAGS,
             "transport": ("http", None, b"grpc"),
+            "cluster": (b"a", None, 7, "A", "a/b", "-a", "a b"),
         }
         for make in (connect, connect_blocking, AsyncClient, Client):
             for field, values in bad.items():
@@ -199,7 +200,7 @@ class RefusedTests(FakeCase):
                     self.check(error, field, make, value)
             for field in ("ca", "certificate", "key"):
                 for value in (None, 7, "-----BEGIN CERTIFICATE-----\n"):
-                    pem = b"-----BEGIN "
+                    pem = b"-----BEGIN X-----\nAA==\n-----END X-----\n"
                     given = {"ca": pem, "certificate": pem, "key": pem, field: value}
                     error = self.assertRaises(InvalidRequestError, make, "a:1", tls=Tls(**given))
                     self.check(error, f"tls.{field}", value)

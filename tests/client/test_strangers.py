@@ -1,11 +1,14 @@
 """Servers that will never do: told at once by their cause, not after many attempts; both transports."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.auth.certificates import make_node_certificate
 from loghouse.client import Tls, connect_blocking
+from loghouse.client.pin import Certified, ClusterPin
 from loghouse.errors import (
     DeadlineError,
     IdentityError,
@@ -26,7 +29,6 @@ class StrangersTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.ours = Certificates(self.folder / "ours")
         self.other_ca = Certificates(self.folder / "other-ca")
-        self.other_cluster = None
         self.node = NodeProcess(self.folder / "node", self.ours)
         self.addCleanup(self.node.close)
         self.node.start()
@@ -108,6 +110,96 @@ class StrangersTests(SynchronousTestCase):
             ) as log:
                 error = self.assertRaises(DeadlineError, log.append, b"a")
                 self.assertIn(wrong, str(error))
+
+    def other_cluster(self, name="node-9", port=None):
+        """A node of another cluster of the same CA."""
+        issued = make_node_certificate(
+            self.ours.authority, cluster="other", node=name, hosts=["127.0.0.1"], now=datetime.now(UTC)
+        )
+        self.ours._write(name, issued)
+        other = NodeProcess(self.folder / name, self.ours, name=name, cluster="other")
+        if port is not None:
+            other.port = port
+            other.write_config()
+        self.addCleanup(other.close)
+        other.start()
+        return other
+
+    def count(self, node):
+        with connect_blocking(node.address, tls=self.tls(), timeout_seconds=SECONDS) as log:
+            return log.bounds().next_offset
+
+    def connect_all(self, target, **options):
+        """Clients of both transports."""
+        for transport in ("binary", "grpc"):
+            log = connect_blocking(
+                target, tls=self.tls(), transport=transport, timeout_seconds=SECONDS, **options
+            )
+            self.addCleanup(log.close)
+            yield log
+
+    def test_other_cluster_than_told(self):
+        """A node of another cluster is not spoken to, whoever signed it; nothing is appended there."""
+        other, told = self.other_cluster(), self.node.cluster
+        texts = ("'node-9' of cluster 'other'", "--cluster")
+        self.check(other.address, self.tls(), IdentityError, *texts, cluster=told)
+        for log in self.connect_all(f"{other.address},{self.node.address}", cluster=told):
+            for _ in range(4):
+                log.append(b"a")
+        self.assertEqual((self.count(other), self.count(self.node)), (0, 8))
+
+    def test_other_cluster_than_learnt(self):
+        """Another cluster's node at an address that was a node's is found out, though nothing was told."""
+        clients = list(self.connect_all(self.node.address))
+        for log in clients:
+            log.append(b"a")
+        port = self.node.port
+        self.node.close()
+        other = self.other_cluster(port=port)
+        for log in clients:
+            began = time.monotonic()
+            error = self.assertRaises(IdentityError, log.append, b"b", timeout_seconds=SECONDS)
+            self.assertLess(time.monotonic() - began, AT_ONCE)
+            self.assertIn(f"'other', but this client talks to cluster '{self.node.cluster}'", str(error))
+        self.assertEqual(self.count(other), 0)
+
+    def test_renewed_certificate(self):
+        """A node that comes back with another certificate of its own is found good again, by gRPC, too."""
+        clients = list(self.connect_all(self.node.address))
+        for log in clients:
+            log.append(b"a")
+        self.node.close()
+        issued = make_node_certificate(
+            self.ours.authority,
+            cluster=self.node.cluster,
+            node=self.node.name,
+            hosts=["127.0.0.1"],
+            now=datetime.now(UTC),
+        )
+        self.ours.path(self.node.name).unlink()
+        self.ours.key_path(self.node.name).unlink()
+        self.ours._write(self.node.name, issued)
+        self.node.start()
+        for log in clients:
+            log.bounds()
+            log.append(b"b")
+
+    def test_certificates(self):
+        """A certificate is of one node of the one cluster, and what its holder says of itself fits."""
+        node = {"subjectAltName": (("DNS", "x"), ("URI", "loghouse://a/node/n1"))}
+        for pin in (ClusterPin("a"), ClusterPin()):
+            self.assertEqual(pin.check_certificate(node, "x:1"), ("a", "n1"))
+            for names in (
+                (),
+                (("DNS", "loghouse://a/node/n1"),),
+                (("URI", "loghouse://a/node/n1"), ("URI", "loghouse://a/node/n2")),
+                (("URI", "loghouse://b/node/n1"),),
+                (("URI", "loghouse://a/node/n1/x"),),
+                (("URI", "LOGHOUSE://a/node/n1"),),
+            ):
+                self.assertRaises(IdentityError, pin.check_certificate, {"subjectAltName": names}, "x:1")
+            self.assertRaises(IdentityError, pin.check_hello, "a", "n2", Certified("a", "n1"), "x:1")
+            self.assertRaises(IdentityError, pin.check_hello, "b", "n1", None, "x:1")
 
     def test_producer_is_told_why(self):
         """A record that nobody took in time says why, also when its producer never got an id."""

@@ -50,6 +50,13 @@ CLIENT = (
         "client.test_calls:UnexpectedTests.test_tried_again",
     ),
     bug(
+        "any-cluster-will-do",
+        "client-takes-node-of-other-cluster",
+        "A node of another cluster of the same CA is spoken to.",
+        [("loghouse.client.pin:ClusterPin._check", "elif cluster != self.cluster", "elif False")],
+        "client.test_strangers:StrangersTests.test_certificates",
+    ),
+    bug(
         "leader-not-followed",
         "design 9 (balancing as in the original)",
         "The leader that a follower names is not remembered.",
