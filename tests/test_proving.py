@@ -1,7 +1,9 @@
 """Credentials are proved before they are used: with handshakes of both TLS stacks, this node at both ends."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -52,6 +54,13 @@ class ProofTests(SynchronousTestCase):
             write_issued(own, self.paths.certificate, self.paths.key, may_replace=True)
             self.paths.ca.write_bytes(ca.certificate_pem)
             Credentials(self.paths, prove=prove)
+
+    def test_place_of_the_socket(self):
+        """The proof needs a socket, in whatever place: one that is missing or too long is passed over."""
+        self.write()
+        for place in ("/nowhere", "/tmp/" + "x" * 120):
+            with mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": place}):
+                prove(read_material(self.paths), self.paths)
 
     def test_purposes(self):
         """A node is a server and a client: a certificate for one of the two is refused by both stacks."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from cryptography import x509
 
 from loghouse.auth.credentials import Credentials, Material, TlsPaths
 from loghouse.errors import CertificateError
+from loghouse.net.private_directory import PrivateDirectory
 
 PROOF_SECONDS_MAX: Final = 5.0  # of a handshake with ourselves, which takes 15 ms
 _PROOF_METHOD: Final = "/loghouse/Proof"
@@ -59,6 +59,7 @@ def prove_grpc(material: Material, paths: TlsPaths) -> None:
 
     Raises:
         CertificateError: gRPC refuses; names the files and says why.
+        ConfigError: There is no place for the socket.
     """
     host = _host_of(x509.load_pem_x509_certificate(material.issued.certificate_pem))
     if not host:
@@ -66,12 +67,12 @@ def prove_grpc(material: Material, paths: TlsPaths) -> None:
             f"{paths.certificate}: names no host, so no client can check it; make one with `loghouse certs"
             " node ... --host HOST`"
         )
-    with (
-        tempfile.TemporaryDirectory(prefix="loghouse-", dir=os.environ.get("XDG_RUNTIME_DIR")) as folder,
-        ThreadPoolExecutor(1, "loghouse-proof") as pool,
-    ):
+    directory = PrivateDirectory()
+    with contextlib.ExitStack() as stack:
+        stack.callback(directory.remove)
+        pool = stack.enter_context(ThreadPoolExecutor(1, "loghouse-proof"))
         server = grpc.server(pool, handlers=[_Proof()])
-        address = f"unix:{folder}/proof"
+        address = f"unix:{directory.socket_path}"
         try:
             server.add_secure_port(address, grpc.ssl_server_credentials(*_server_arguments(material)))
             server.start()
