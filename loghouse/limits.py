@@ -146,7 +146,8 @@ FOLLOWS_PER_CONNECTION_MAX: Final = 256  # they never end by themselves, so nobo
 FOLLOW_CREDIT_MAX: Final = 64 * MIB  # bytes a client may let the server send ahead
 
 BODIES: Final = Quota("bytes of unfinished requests", 256 * MIB, 64 * MIB)  # eight of the largest at a time
-BYTES_BEFORE_CALLS: Final = Quota("bytes without a call", 32 * MIB, 8 * MIB)  # over gRPC, by host
+QUIET_SIZE_MAX: Final = 40 * KIB  # over gRPC without a call: a handshake, and the metadata of the first
+QUIET_SECONDS_MAX: Final = 5.0  # and so long until it begins, when so much came
 ANSWERS: Final = Quota("bytes of answers not taken", 128 * MIB, 32 * MIB)  # of readers that are slow
 HOLDING_FREE: Final = 16 * KIB  # what a connection may hold of these at no charge: most hold no more, ever
 HOLDING_STEP: Final = 256 * KIB  # and what it takes and gives back at a time

@@ -301,13 +301,23 @@ class Call:
         """
         try:
             async with asyncio.timeout(self._guard.message_seconds):
-                message = await self._context.read()
+                message = await self._read_message()
         except TimeoutError:
             seconds = self._guard.message_seconds
             raise InvalidRequestError("request", f"was not complete within {seconds:g} s") from None
         if message is aio.EOF:
             raise InvalidRequestError("request", "is missing; the call ended without one")
         return self.parse(self._delivered(message))
+
+    async def _read_message(self) -> Any:
+        caller = self._caller
+        if caller is None:
+            return await self._context.read()
+        caller.read_begun()
+        try:
+            return await self._context.read()
+        finally:
+            caller.read_ended()
 
     def _delivered(self, message: bytes) -> bytes:
         if self._caller is not None:
@@ -325,7 +335,7 @@ class Call:
         Raises:
             UnavailableError: The node is stopping: this message and those after it were not looked at.
         """
-        message = await self._context.read()
+        message = await self._read_message()
         if message is aio.EOF:
             return None
         self._guard.check_open(self._rpc)

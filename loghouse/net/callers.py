@@ -5,8 +5,9 @@ certificate it was. Each spliced connection therefore comes from a Unix address 
 with every call: the first call makes a stranger a client, and says whose the bytes are.
 
 gRPC holds an unfinished request itself, up to the largest message for each open call, and does not say so.
-What a connection brought and no call got is counted here instead, against its subject's share; and while no
-call is open, against a small one of its host: an endless header block costs gRPC twelve times its bytes.
+What a connection brought and no call got is counted here instead, against its subject's share. And while no
+call awaits a message, only a call's headers can come: after what these may have the connection is not read
+until a call begins. An endless header block costs gRPC many times its bytes.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from twisted.logger import Logger
 
 from loghouse.auth.identity import Identity
 from loghouse.errors import ResourceExhaustedError
-from loghouse.limits import BYTES_BEFORE_CALLS, KIB
+from loghouse.limits import KIB, QUIET_SIZE_MAX
 from loghouse.net.admission import Ticket
 from loghouse.shares import Ledger
 
 STEP: Final = 64 * KIB  # what a connection may leave unread at no charge, and what is charged at once
 MESSAGE_OVERHEAD: Final = 256  # headers and frames of a message of a connection, at most, and ...
 OVERHEAD_SHIFT: Final = 8  # ... one byte for each 2 ** 8 of a message: frames and TLS records
-ANSWER_OVERHEAD: Final = 64  # what a client sends back for what it is sent: window updates, pings
+ANSWER_OVERHEAD: Final = 128  # what a client sends back for what it is sent: window updates, pings
 
 
 class Caller:
@@ -44,8 +45,10 @@ class Caller:
         self._call_count = 0
         self._unread = 0
         self._charged = 0
-        self._ledger = callers.bodies  # where that is charged, and to whom
-        self._debtor = ""
+        self._reading_count = 0  # calls that await a message
+        self._quiet = 0  # bytes since the last sign of a call
+        self.go_on: Callable[[], None] = lambda: None
+        """Called when the connection may be read again."""
 
     # --- the guard's side -----------------------------------------------------------------
 
@@ -60,9 +63,17 @@ class Caller:
 
     def call_begun(self) -> None:
         """One call more is open."""
-        if not self._call_count:
-            self._give_back()  # what came so far is that call's now
         self._call_count += 1
+        self.note_sign()
+
+    def read_begun(self) -> None:
+        """One call more awaits a message."""
+        self._reading_count += 1
+        self.note_sign()
+
+    def read_ended(self) -> None:
+        """One less."""
+        self._reading_count -= 1
 
     def call_ended(self) -> None:
         """One less; with the last one all that was unread is gone."""
@@ -75,20 +86,41 @@ class Caller:
         """A call got a message of so many bytes."""
         self._less_unread(size + (size >> OVERHEAD_SHIFT) + MESSAGE_OVERHEAD)
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether one is open."""
+        return self._call_count > 0
+
+    def note_sign(self) -> None:
+        """The client does something: as many bytes as without a call may come again."""
+        is_held, self._quiet = self._quiet >= QUIET_SIZE_MAX, 0
+        if is_held:
+            self.go_on()
+
     def drop(self) -> None:
         """Close the connection, hard."""
         self._drop()
 
     # --- the splice's side ----------------------------------------------------------------
 
-    def received(self, size: int) -> None:
-        """So many bytes of the client were passed on."""
+    def pass_on(self, size: int) -> int:
+        """Return how many of these bytes of the client may be passed on; the rest must wait for `go_on`."""
+        if not self._reading_count:
+            size = min(size, QUIET_SIZE_MAX - self._quiet)
+            self._quiet += size
+        if self._call_count:
+            self._count(size)
+        return size
+
+    def _count(self, size: int) -> None:
         self._unread += size
         if self._unread > self._charged + STEP:
             self._charge()
 
     def sent(self, size: int) -> None:
         """So many bytes were passed on to the client."""
+        if 0 < self._quiet < QUIET_SIZE_MAX:
+            self._quiet = max(0, self._quiet - (size >> OVERHEAD_SHIFT) - ANSWER_OVERHEAD)
         if self._unread:
             self._less_unread((size >> OVERHEAD_SHIFT) + ANSWER_OVERHEAD)
 
@@ -105,24 +137,21 @@ class Caller:
             self._give_back()
 
     def _charge(self) -> None:
-        callers, identity = self._callers, self.identity
-        if self._call_count and identity is not None:
-            self._ledger, self._debtor = callers.bodies, identity.subject
-        else:
-            self._ledger, self._debtor = callers.silent, self._ticket.network
+        assert self.identity is not None
+        subject = self.identity.subject
         amount = (self._unread - self._charged) // STEP * STEP
         try:
-            self._ledger.take(self._debtor, amount)
+            self._callers.bodies.take(subject, amount)
         except ResourceExhaustedError as error:
-            peer = identity.subject if identity is not None else self._ticket.network
-            self.logger.warn("closing a gRPC connection of {peer}: {error}", peer=peer, error=str(error))
+            self.logger.warn("closing a gRPC connection of {peer}: {error}", peer=subject, error=str(error))
             self._drop()
             return
         self._charged += amount
 
     def _give_back(self) -> None:
         if self._charged:
-            self._ledger.give_back(self._debtor, self._charged)
+            assert self.identity is not None
+            self._callers.bodies.give_back(self.identity.subject, self._charged)
             self._charged = 0
 
 
@@ -135,7 +164,6 @@ class Callers:
 
     def __init__(self, bodies: Ledger) -> None:
         self.bodies = bodies
-        self.silent = Ledger(BYTES_BEFORE_CALLS)
         # Nobody else can guess such a name, so nobody can have it before us.
         self._prefix = f"loghouse-{os.urandom(8).hex()}-"
         self._numbers = itertools.count(1)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.limits import HALF_CLOSED_SECONDS_MAX
+from loghouse.limits import HALF_CLOSED_SECONDS_MAX, QUIET_SECONDS_MAX
 from loghouse.net.callers import Caller
 from loghouse.sockets import use_large_buffers, write_promptly
 
@@ -124,7 +124,9 @@ class SpliceFront(SpliceEnd):
         self.caller = caller
         self._path = path
         self._first = first
+        self._held: Any = None  # the deadline, while what came waits for a call
         self._is_lost = False
+        caller.go_on = self._go_on
 
     def connectionMade(self) -> None:
         """The client is there; ask for the other end."""
@@ -137,9 +139,9 @@ class SpliceFront(SpliceEnd):
             target._transport.abortConnection()
             return
         self.join(target)
-        target._transport.write(self._first)
-        self._first = b""
         self._transport.resumeProducing()
+        first, self._first = self._first, b""
+        self.dataReceived(first)
 
     def target_failed(self, reason: Failure) -> None:
         """The gRPC server does not accept."""
@@ -149,15 +151,43 @@ class SpliceFront(SpliceEnd):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of the client; those that came before the other end was there wait."""
-        if self.other is None:
+        if self.other is None or self._held:
             self._first += data
-        else:
-            self.caller.received(len(data))
+            return
+        passed = self.caller.pass_on(len(data))
+        if passed < len(data):
+            self._hold(data[passed:])
+            data = data[:passed]
+        if data:
             super().dataReceived(data)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep this, and read no more, until a call begins."""
+        self._first = data
+        self._held = self._reactor.callLater(QUIET_SECONDS_MAX, self._held_long)
+        self._transport.pauseProducing()
+
+    def _held_long(self) -> None:
+        if self.caller.has_calls:
+            self.caller.note_sign()  # slowly is enough for what comes beside open calls
+        else:
+            self._transport.abortConnection()
+
+    def _go_on(self) -> None:
+        held, self._held = self._held, None
+        if held is None or self._is_lost:
+            return
+        if held.active():
+            held.cancel()
+        data, self._first = self._first, b""
+        self._transport.resumeProducing()
+        self.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone."""
         self._is_lost = True
+        if self._held is not None and self._held.active():
+            self._held.cancel()
         self.caller.closed()
         super().connectionLost(reason)
 

@@ -1,5 +1,6 @@
 """Tests of the splice: real gRPC through the one port, back-pressure, half-close and aborts passed on."""
 
+import asyncio
 import os
 import shutil
 import socket
@@ -20,11 +21,11 @@ from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.bridge import from_asyncio
 from loghouse.limits import KIB, MIB, Quota
-from loghouse.net import splice
+from loghouse.net import callers, splice
 from loghouse.net.admission import ConnectionLimits
 from loghouse.net.callers import Callers
-from loghouse.shares import Ledger, Shares
-from loghouse.testing.half_calls import HalfCalls
+from loghouse.shares import Shares
+from loghouse.testing.half_calls import HalfCalls, http2_frame
 from tests.net.doors import (
     WireCase,
     asynchronous,
@@ -233,16 +234,58 @@ class CallerTests(GrpcCase):
 
     @asynchronous
     async def test_endless_headers(self):
-        """Who sends headers that never end, and so never makes a call, is cut off at its host's share."""
+        """Of headers that never end gRPC gets as much as a call may have; then the connection is cut off."""
+        self.patch(splice, "QUIET_SECONDS_MAX", 0.5)
         await self.open_both()
-        self.callers.silent = Ledger(Quota("bytes", 4 * MIB, 2 * MIB))
         half = await deferToThread(HalfCalls, ("127.0.0.1", self.port), self.context("nobody"))
         self.addCleanup(half.close)
-        sent = await deferToThread(half.endless_headers, 16 * MIB)
-        self.assertLess(sent, 8 * MIB)
+        passed = []
+        count = callers.Caller.pass_on
+        self.patch(callers.Caller, "pass_on", lambda *args: passed.append(count(*args)) or passed[-1])
+        await deferToThread(half.endless_headers, 16 * MIB)
         await until(lambda: self.admission.all == 0)
-        self.assertEqual(self.callers.silent.held, 0)
+        self.assertLessEqual(sum(passed), callers.QUIET_SIZE_MAX)
         await self.servers_of(self.channel())
+
+    @asynchronous
+    async def test_quiet_beside_open_calls(self):
+        """What comes beside open calls that await nothing is passed on slowly, and the connection stays."""
+        self.patch(splice, "QUIET_SECONDS_MAX", 0.1)
+        self.patch(callers, "QUIET_SIZE_MAX", 8 * KIB)
+        await self.open_both()
+        half = await deferToThread(HalfCalls, ("127.0.0.1", self.port), self.context("root"))
+        self.addCleanup(half.close)
+        request = log_pb2.ConsumeRequest(offset=0).SerializeToString()
+        message = b"\0" + len(request).to_bytes(4, "big") + request
+
+        def follow():
+            half.begin("/log.v1.Log/ConsumeStream", message)
+            half.push(20)
+
+        await deferToThread(follow)
+        await until(lambda: self.node.waiters)
+
+        def prioritise():
+            half._send(http2_frame(2, 0, 1, b"\0\0\0\0\x10") * 3000)
+            half.begin("/log.v1.Log/ConsumeStream", message)
+            half.push(20)
+
+        await deferToThread(prioritise)
+        await until(lambda: len(self.node.waiters) == 2)
+
+    @asynchronous
+    async def test_bursts_on_a_new_connection(self):
+        """Many calls with large messages at once, the first on their connection, are all answered."""
+        await self.open_both()
+        stub = log_pb2_grpc.LogStub(self.channel())
+        request = log_pb2.ProduceRequest(record=log_pb2.Record(value=b"x" * 60_000))
+
+        async def burst():
+            return await asyncio.gather(*(stub.Produce(request, timeout=40) for _ in range(200)))
+
+        for _ in range(2):
+            replies = await from_asyncio(burst())
+            self.assertEqual(len(replies), 200)
 
     @asynchronous
     async def test_unfinished_requests(self):
@@ -298,7 +341,7 @@ class SpliceCase(WireCase):
         runtime = tempfile.mkdtemp(prefix="lh-")
         self.addCleanup(shutil.rmtree, runtime)
         self.grpc_path = os.path.join(runtime, "s")
-        self.callers.silent = Ledger(Quota("bytes", 2**40, 2**39))  # no gRPC, so no calls
+        self.patch(callers, "QUIET_SIZE_MAX", 2**40)  # no gRPC, so no calls
         self.server = Factory.forProtocol(EchoServer)
         self.server.seen = None
         self.server.is_deaf = self.is_deaf
