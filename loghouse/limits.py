@@ -95,6 +95,7 @@ DECISIONS_MAX: Final = 4096  # remembered (subject, object, action) decisions
 
 # --- gRPC -----------------------------------------------------------------------
 GRPC_MESSAGE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 * KIB
+GRPC_FRAMES_SIZE_MAX: Final = 4 * MIB - 4 * KIB  # a message of which every stub takes as it comes
 GRPC_STREAMS_PER_CONNECTION_MAX: Final = 256
 GRPC_METADATA_SIZE_MAX: Final = 16 * KIB
 PIPELINE_MAX: Final = 256  # requests of one produce stream awaiting their commit

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
-from loghouse.api.unpacking import records_from
+from loghouse.api.unpacking import fitting, records_from
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.bridge import later, soon, to_asyncio
@@ -242,8 +242,9 @@ class LogService:
     async def _fetch(self, call: Call, request: Any) -> bytes:
         self._check_log(call, request.log)
         with self._reader():
-            size_max = self._share_of(_fetch_size(request.size_max))
-            fetched = await to_asyncio(self._node.fetch(request.offset, size_max))
+            size_max = _fetch_size(request.size_max)
+            fetched = await to_asyncio(self._node.fetch(request.offset, self._share_of(size_max)))
+            fetched = await fitting(self._node.seed, fetched, request.offset, request.size_max)
         return _fetch_response(fetched)
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
@@ -254,6 +255,7 @@ class LogService:
             while True:
                 fetched = await self._read_on(call, request, offset, size_max)
                 with call.holding(len(fetched.frames)):
+                    fetched = await fitting(self._node.seed, fetched, offset, request.size_max)
                     await call.write(_fetch_response(fetched))
                 offset = fetched.next_offset
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from loghouse.api.v1.log_pb2 import RecordBatch
 from loghouse.errors import InvalidRequestError
+from loghouse.limits import ENTRY_HEADER_SIZE, GRPC_FRAMES_SIZE_MAX
+from loghouse.node_api import Fetched
 from loghouse.protocol.batch import decompress, parse
 from loghouse.protocol.checking import (
     PARSED_SIZE_MAX,
@@ -20,7 +22,7 @@ from loghouse.protocol.checking import (
     WALKED_RECORDS_MAX,
     RecordWalk,
 )
-from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind
+from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries, make_entry
 from loghouse.protocol.zstd import unpacked_size
 
 RECORD_COST: Final = 128
@@ -79,3 +81,50 @@ def _piece(entry: Entry, position: int, place: int, first: int, size_max: int) -
     if walk.count == first:
         raise InvalidRequestError("batch", f"holds {first} records, its entry says {entry.record_count}")
     return walk.position, walk.count, parse(RecordBatch, piece).records
+
+
+async def fitting(seed: int, fetched: Fetched, offset: int, size_max: int) -> Fetched:
+    """Return what is fetched so that a gRPC client with its usual limit for a message can take it.
+
+    A batch that is too large for that comes in parts: each is an entry of its own for the reader, with the
+    index, term and time of the whole, and not compressed.
+
+    Args:
+        offset: The one asked for.
+        size_max: What the client says that it can take; it counts when it is above the usual limit.
+    """
+    size_max = max(size_max, GRPC_FRAMES_SIZE_MAX)
+    if len(fetched.frames) <= size_max:
+        return fetched
+    return await asyncio.to_thread(_fitting, seed, fetched, offset, size_max)
+
+
+def _fitting(seed: int, fetched: Fetched, offset: int, size_max: int) -> Fetched:
+    size = 0
+    for entry in decode_entries(seed, fetched.frames):
+        if size + entry.size > size_max:
+            if entry.base_offset <= offset:
+                return _first_part(seed, entry, offset, size_max)
+            return Fetched(frames=memoryview(fetched.frames)[:size], next_offset=entry.base_offset)
+        size += entry.size
+    return fetched
+
+
+def _first_part(seed: int, entry: Entry, offset: int, size_max: int) -> Fetched:
+    """Return the records of an entry from an offset on, as many as fit; one at least, whatever its size."""
+    walk = RecordWalk(decompress(entry.payload, entry.attributes & CODEC_MASK))
+    first = offset - entry.base_offset
+    if first:
+        walk.take(first)
+    part = walk.take(entry.record_count, size_max - ENTRY_HEADER_SIZE)
+    made = make_entry(
+        seed,
+        index=entry.index,
+        term=entry.term,
+        kind=EntryKind.RECORDS,
+        base_offset=offset,
+        timestamp=entry.timestamp,
+        payload=bytes(part),
+        record_count=walk.count - first,
+    )
+    return Fetched(frames=made.frame, next_offset=made.next_offset)

@@ -128,4 +128,11 @@ FLOW = (
         [("loghouse.net.link:Link.flush", "self._go_on(session)", "pass")],
         "net.test_flow:FlowTests.test_goes_on",
     ),
+    bug(
+        "parts-without-a-beginning",
+        "design 9 (the first records entry holds the asked offset)",
+        "The part of a large batch begins with its first record, whatever was asked for.",
+        [("loghouse.api.unpacking:_first_part", "if first:", "if False:")],
+        "api.test_large_batches:LargeBatchTests.test_fetch",
+    ),
 )
