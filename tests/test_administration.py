@@ -31,6 +31,7 @@ class AdministrationTests(TownTestCase):
         town = self.built()
         leader = town.leader
         dead, living = (one for one in town.running if not one.leads)
+        raft, id_ = leader.node._replica.raft, dead.node.member_id
         dead.crash()
         done = leader.node.remove(living.name)
         self.assertIn(
@@ -39,8 +40,8 @@ class AdministrationTests(TownTestCase):
         self.assertEqual(len(leader.node.configuration.voters), 3)
         self.result(town, town.leader.propose())
         dead.start()
-        town.until(lambda: dead.node.leader_name == leader.name)
-        self.result(town, town.leader.node.remove(living.name))
+        town.until(lambda: raft.followers[id_].silent_ticks <= 1)
+        self.result(town, leader.node.remove(living.name))
 
     def test_leave_right_after_a_death(self):
         """A leader that leaves asks the same of those it leaves behind."""
