@@ -22,11 +22,13 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.forwarding import AdminOrder, AdminResult, Forwarder
+from loghouse.gossip.members import MemberKey
 from loghouse.limits import REMOVED_MAX
 from loghouse.node_api import Appended, ClusterStatus, MemberState, proposing
 from loghouse.node_options import Clocks, Transport
 from loghouse.protocol.configuration import (
     Configuration,
+    Member,
     encode_producer,
     encode_trim,
 )
@@ -39,6 +41,13 @@ from loghouse.shares import Rate
 
 HEARD_TICKS: Final = 3
 """How lately the leader must have heard the voters that a change of its own accord would leave."""
+
+
+ROLES: Final = {
+    MemberRole.VOTER: "voter",
+    MemberRole.LEARNER: "learner",
+    MemberRole.REPLICA: "replica",
+}
 
 
 @dataclass(slots=True)
@@ -204,9 +213,27 @@ class Administration:
             return self._shut_out(replica, name)
         if configuration.voters == {members[-1].id}:
             raise MembershipError(f"{name!r} is the only voter; a cluster needs one")
+        self._check_is_one(replica, members[-1])
         return self._until_heard(configuration.without(members[-1].id)).addCallback(
             lambda _: self._take_out(replica, name)
         )
+
+    def _check_is_one(self, replica: Replica, member: Member) -> None:
+        """Raise when two machines live under a member's name: which one is meant to go is not known.
+
+        Raises:
+            MembershipError: Says where the other one is.
+        """
+        if self.transport is None or not replica.raft.is_heard(member.id):
+            return
+        for stranger in self.transport.strangers():
+            if stranger.name == member.name:
+                there = stranger.profile.address if stranger.profile is not None else "an unknown address"
+                raise MembershipError(
+                    f"two machines call themselves {member.name!r}: the member, and one at {there} with "
+                    f"another disk ({stranger.disk_uuid.hex()[:8]}), which is not let in; nothing was "
+                    "removed: stop that one, then remove again"
+                )
 
     def _take_out(self, replica: Replica, name: str) -> Deferred[AdminResult]:
         """Remove the members of a name, a learner before the voter that it was to replace, one at a time."""
@@ -345,12 +372,12 @@ class Administration:
         if replica is None:
             raise UnavailableError("this node has not joined its cluster yet; try another node")
         matches = dict(progress.matches)
-        servers = {server.name: server for server in self.transport.servers()} if self.transport else {}
         members = []
         for member in self.configuration.members:
-            server = servers.get(member.name)
             is_here = member.disk_uuid == self.disk_uuid
-            liveness, version = "alive", __version__
+            liveness, version, address = "alive", __version__, ""
+            if self.transport is not None:
+                address = self.transport.address_of(MemberKey(member.name, member.disk_uuid))
             if self.transport is not None and not is_here:
                 liveness = self.transport.liveness_of(member.name, member.disk_uuid)
                 version = self.transport.version_of(member.name, member.disk_uuid)
@@ -358,14 +385,22 @@ class Administration:
                 MemberState(
                     name=member.name,
                     id=member.id,
-                    role="voter" if member.role is MemberRole.VOTER else "learner",
+                    role=ROLES[member.role],
                     liveness=liveness,
                     is_leader=member.id == replica.raft.leader,
                     match_index=matches.get(member.id, 0),
-                    address=server.address if server else "",
+                    address=address,
                     version=version,
                 )
             )
+        members += [
+            MemberState(
+                name=stranger.name,
+                liveness=stranger.liveness.name.lower(),
+                address=stranger.profile.address if stranger.profile is not None else "",
+            )
+            for stranger in (self.transport.strangers() if self.transport is not None else ())
+        ]
         return ClusterStatus(
             term=replica.raft.term,
             leader=self.leader_name,

@@ -49,6 +49,7 @@ from loghouse.protocol.senders import SENDERS, Sender
 from loghouse.protocol.session import Event, MessageReceived, RaftFrameReceived
 from loghouse.reconcile import Presence, next_configuration
 from loghouse.roster import Roster, Standing, roster_reply
+from loghouse.twins import Twins
 
 TICK_SECONDS: Final = 0.1
 JOIN_SECONDS: Final = 0.25
@@ -105,6 +106,7 @@ class Cluster:
         self._settled = Configuration()
         self._dropped: frozenset[str] = frozenset()
         self.roster = Roster()
+        self.twins = Twins()
         self._seen: Configuration | None = None
         self._is_shut_out: frozenset[str] = frozenset()
         # Where nodes are, since gossip was last heard: looked up for every message.
@@ -282,6 +284,8 @@ class Cluster:
         key = key_of(peer)
         if self.node.configuration is not self._seen:
             self._look_at_configuration()
+        if key in self.roster.members:
+            self.twins.heard(key, self.clock.seconds())
         try:
             if isinstance(event, RaftFrameReceived):
                 self._raft_received(key, event.frame)
@@ -419,6 +423,7 @@ class Cluster:
         if self._is_stopped:
             return
         self._look_at_configuration()
+        self._look_for_twins()
         self._drop_removed()
         self._is_growing = False
         if not self._leads:
@@ -426,7 +431,9 @@ class Cluster:
         configuration = node.configuration
         # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
         self._is_growing = any(member.role is Role.LEARNER for member in configuration.members)
-        change = next_configuration(configuration, self.present(), is_caught_up=node.is_caught_up)
+        change = next_configuration(
+            configuration, self.present(), is_caught_up=node.is_caught_up, is_heard=node.is_heard
+        )
         if change is not None:
             self._is_growing = True
             node.change_configuration(change)
@@ -445,6 +452,20 @@ class Cluster:
             self._ask_for_introductions()
         if self._swim is not None:
             self.peers.keep(self.roster.known | self._swim.keys)
+
+    def _look_for_twins(self) -> None:
+        strangers = {MemberKey(view.name, view.disk_uuid) for view in self.strangers()}
+        for twin in self.twins.look(self.roster.members, strangers, self.clock.seconds()):
+            self.logger.warn(
+                "a second machine calls itself {name}: at {where}, with another disk ({disk}) than the "
+                "member at {there}. It is not let in: stop it, or rename it",
+                name=twin.name,
+                where=self.address_of(twin),
+                disk=twin.disk_uuid.hex()[:8],
+                there=next(
+                    (self.address_of(one) for one in self.roster.members if one.name == twin.name), ""
+                ),
+            )
 
     def _tell_swim(self) -> None:
         """Let gossip know whose word about others counts."""
@@ -481,9 +502,10 @@ class Cluster:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
         present = [Presence(self.node.name, self.node.disk_uuid)]
         for member in self._members()[1:]:
-            hello = self.peers.hello_of(MemberKey(member.name, member.disk_uuid))
+            key = MemberKey(member.name, member.disk_uuid)
+            hello = self.peers.hello_of(key)
             is_here = hello is not None and hello.cluster_uuid == self.node.cluster_uuid
-            if member.liveness is Liveness.ALIVE and is_here:
+            if member.liveness is Liveness.ALIVE and is_here and key not in self.twins:
                 present.append(Presence(member.name, member.disk_uuid))
         return present
 
@@ -513,6 +535,16 @@ class Cluster:
                 )
             )
         return tuple(servers)
+
+    def strangers(self) -> list[MemberView]:
+        """Return the nodes that are alive and no members: joiners, and machines with a member's name."""
+        members = {(member.name, member.disk_uuid) for member in self.node.configuration.members}
+        live = (Liveness.ALIVE, Liveness.SUSPECT)
+        return [
+            view
+            for view in self._members()
+            if view.liveness in live and (view.name, view.disk_uuid) not in members
+        ]
 
     def version_of(self, name: str, disk_uuid: bytes) -> str:
         """Return the version of Loghouse that a node said it runs; empty while there is no link to it."""

@@ -73,6 +73,9 @@ class ClusterNode(Protocol):
     def is_caught_up(self, id: int) -> bool:
         """Whether a follower replicates close behind this leader."""
 
+    def is_heard(self, id: int) -> bool:
+        """Whether a member answered this leader within an election timeout, or is this node."""
+
     def write_address_book(self, content: bytes, done: Callable[[], None]) -> None:
         """Make the address book durable, then call `done`."""
 

@@ -119,6 +119,7 @@ PUSH_PULL_SIZE_MAX: Final = 256 * KIB  # GOSSIP_MEMBERS_MAX statements of about 
 GOSSIP_MEMBERS_MAX: Final = 4 * MEMBERS_MAX  # also those seen and not (or no longer) in the configuration
 GOSSIP_STRANGERS_MAX: Final = MEMBERS_MAX  # of those, nodes that no configuration names: joiners, mostly
 GOSSIP_STRANGERS_PER_NAME_MAX: Final = 2  # disks of one such name: an emptied disk, and one emptied again
+TWINS_MAX: Final = 64  # machines that have a member's name and are not it, remembered
 STRANGERS_DOUBTED_MAX: Final = 64  # nodes that spoke as members and are none, remembered
 GOSSIP_BROADCASTS_MAX: Final = 32  # statements on one probe
 GOSSIP_RELAYS_MAX: Final = 256  # probes under way for others; each member asks for one at a time

@@ -387,6 +387,10 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             lambda failure: None if failure.check(RequestError) else self.fatal(failure),
         )
 
+    def is_heard(self, id: int) -> bool:
+        """Whether a member answered this leader within an election timeout."""
+        return self._replica is not None and self._replica.raft.is_heard(id)
+
     def is_caught_up(self, id: int) -> bool:
         """Whether a follower replicates close behind this leader."""
         return self._replica is not None and self._replica.raft.is_caught_up(id)

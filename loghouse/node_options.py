@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from loghouse.gossip.members import MemberKey, MemberView
 from loghouse.node_api import Server
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.message import Message
@@ -72,6 +73,12 @@ class Transport(Protocol):
 
     def present(self) -> Sequence[Presence]:
         """The nodes of this cluster that are alive and reached by this node's own link."""
+
+    def address_of(self, key: MemberKey) -> str:
+        """Where a node is, as far as known; empty when it is not."""
+
+    def strangers(self) -> Sequence[MemberView]:
+        """The nodes of this cluster that are alive and no members."""
 
     def version_of(self, name: str, disk_uuid: bytes) -> str:
         """The version of Loghouse that a node runs; empty while there is no link to it."""

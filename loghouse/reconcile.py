@@ -32,25 +32,52 @@ def next_configuration(
     present: Sequence[Presence],
     *,
     is_caught_up: Callable[[int], bool],
+    is_heard: Callable[[int], bool] = lambda id_: False,
     voters_max: int = VOTERS_MAX,
 ) -> Configuration | None:
     """Return the next configuration the leader should propose, or None when it is as it should be.
 
-    In this order: a new node becomes a learner; a caught-up learner takes the place of the dead voter whose
+    In this order: a learner goes that has the name of a voter that lives (a machine with its name and another
+    disk is not it); a new node becomes a learner; a caught-up learner takes the place of the dead voter whose
     name it has (its disk was emptied); caught-up learners become voters.
+
+    Args:
+        is_heard: Whether a member answered the leader within an election timeout, whatever gossip says.
     """
     here = {(presence.name, presence.disk_uuid) for presence in present}
+    here |= {(member.name, member.disk_uuid) for member in configuration.members if is_heard(member.id)}
     return (
-        _add_learner(configuration, present)
+        _drop_double(configuration, here)
+        or _add_learner(configuration, present, here)
         or _replace_emptied(configuration, here, is_caught_up)
         or _promote(configuration, here, is_caught_up, voters_max)
     )
 
 
-def _add_learner(configuration: Configuration, present: Sequence[Presence]) -> Configuration | None:
+def _drop_double(configuration: Configuration, here: set[tuple[str, bytes]]) -> Configuration | None:
+    """Return the configuration without a learner taken for the emptied self of a voter, which lives."""
+    for learner in configuration.members:
+        if learner.role is not Role.VOTER and _living_voters(configuration, learner.name, here):
+            return configuration.without(learner.id)
+    return None
+
+
+def _living_voters(configuration: Configuration, name: str, here: set[tuple[str, bytes]]) -> list[Member]:
+    return [
+        member
+        for member in configuration.named(name)
+        if member.role is Role.VOTER and (member.name, member.disk_uuid) in here
+    ]
+
+
+def _add_learner(
+    configuration: Configuration, present: Sequence[Presence], here: set[tuple[str, bytes]]
+) -> Configuration | None:
     members = {(member.name, member.disk_uuid) for member in configuration.members}
     for presence in present:
         if (presence.name, presence.disk_uuid) in members or presence.name in configuration.removed:
+            continue
+        if _living_voters(configuration, presence.name, here):
             continue
         namesakes = list(configuration.named(presence.name))
         stale = [member for member in namesakes if member.role is not Role.VOTER]

@@ -5,7 +5,16 @@ Without a bug those tests pass: they are part of this suite.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mutants.driving import ANSWERS, DRIVING, JOINING_APPENDS, MEMBERSHIP, ORDER, READING, STRANGERS
+from tests.mutants.driving import (
+    ANSWERS,
+    DRIVING,
+    JOINING_APPENDS,
+    MEMBERSHIP,
+    ORDER,
+    READING,
+    STRANGERS,
+    TWINS,
+)
 from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
 from tests.mutants.named import survivors
 
@@ -41,6 +50,10 @@ class MutantTests(SynchronousTestCase):
     def test_strangers(self):
         """Bugs in who is believed to be a member are seen."""
         self.assertEqual(survivors(STRANGERS), [])
+
+    def test_twins(self):
+        """Bugs in telling two machines of one name apart are seen."""
+        self.assertEqual(survivors(TWINS), [])
 
     def test_taking(self):
         """Bugs in what is taken for the damaged entries are seen."""

@@ -88,6 +88,7 @@ NEIGHBOURS = {
     "cluster_node": "node",
     "joining_cluster": "node",
     "roster": "node",
+    "twins": "node",
     "tail": "node",
     "under_way": "node",
     "administration": "node",

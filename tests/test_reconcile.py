@@ -52,7 +52,9 @@ class NextConfigurationTests(SynchronousTestCase):
         ("not before it is caught up", "aV bV cV b'L", "a b' c", False, "-"),
         ("then the old goes", "aV bV cV b'L", "a b' c", True, "aV cV b'L"),
         ("then the new votes", "aV cV b'L", "a b' c", True, "aV cV b'V"),
-        ("not while the old is alive", "aV bV cV b'L", "a b c b'", True, "-"),
+        ("nor while the old is alive: then it goes", "aV bV cV b'L", "a b c b'", True, "aV bV cV"),
+        ("a machine with a living voter's name stays out", "aV bV cV", "a b c b'", True, "-"),
+        ("and is in nobody's way", "aV bV cV", "a b c b' d", True, "aV bV cV dL"),
         ("a learner emptied again is renewed", "aV bL", "a b'", True, "aV b'L"),
         ("so is a replica", "aV bR", "a b'", True, "aV b'R"),
     ]

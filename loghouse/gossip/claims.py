@@ -194,6 +194,11 @@ class Claims:
         if statement.name in self._shut_out:
             self._refuse("about a removed node")
             return False
+        is_ours = statement.name == self.key.name and statement.disk_uuid != self.key.disk_uuid
+        if is_ours and self._believed is not None and self.key in self._believed:
+            # It could not be spoken with: a link between two of one name is refused.
+            self._refuse("another machine of this name")
+            return False
         if not self._is_stranger(source):
             return True
         if source != (statement.name, statement.disk_uuid):

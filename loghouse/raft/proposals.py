@@ -223,6 +223,11 @@ class Proposals(Elections):
         progress = self._progress.get(id)
         return progress is not None and progress.caught_up_ticks >= self.config.election_ticks
 
+    def is_heard(self, id: int) -> bool:
+        """Whether a member answered this leader within an election timeout; this one always."""
+        progress = self._progress.get(id)
+        return id == self.id or (progress is not None and progress.silent_ticks < self.config.election_ticks)
+
     @property
     def followers(self) -> dict[int, Progress]:
         """What a leader knows of the others, by id; empty on others. To look at, not to touch."""

@@ -94,6 +94,18 @@ class ClusterProcess:
         self.write_config(node)
         return node
 
+    def add_twin(self, node: NodeProcess) -> NodeProcess:
+        """Make a second machine of a node's name and certificate, with a disk of its own."""
+        twin = NodeProcess(
+            self.folder / f"{node.name}-again",
+            self.certificates,
+            name=node.name,
+            cluster=self.cluster,
+            settings=self.settings,
+        )
+        twin.write_config(join=[seed.address for seed in self._seeds], bootstrap=False, advertise=None)
+        return twin
+
     def write_config(self, node: NodeProcess, *, has_seeds: bool = True) -> None:
         """Write a node's node.yaml anew; without seeds, `join` is left out and nothing is bootstrapped."""
         alone = len(self._seeds) == 1 and node in self._seeds

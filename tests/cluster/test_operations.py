@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import grpc
+
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.process import Certificates, NodeProcess, wait_until
@@ -133,3 +135,43 @@ class MembershipTests(OwnClusterCase):
         leaver.close()
         self.cluster.nodes.remove(leaver)
         self.judge()
+
+
+class TwinTests(OwnClusterCase):
+    """A second process with a member's certificate, and a disk and a port of its own."""
+
+    def test_twin(self):
+        """It is shown beside the member, which keeps its address and its vote; a removal does not hit it."""
+        cluster = self.cluster
+        cluster.start()
+        cluster.wait_voters()
+        cluster.wait_leader()
+        member = next(node for node in cluster.nodes if cluster.leader_seen_by(node) != node.name)
+        twin = cluster.add_twin(member)
+        twin.start(wait=False)
+        asked = next(node for node in cluster.nodes if node is not member)
+
+        def shown() -> list[tuple[int, str]]:
+            with asked.channel("root") as channel:
+                stub = log_pb2_grpc.ClusterStub(channel)
+                members = stub.Status(log_pb2.StatusRequest(), timeout=5).members
+            return sorted((m.id, m.address) for m in members if m.name == member.name)
+
+        wait_until(lambda: len(shown()) == 2, "the twin is seen")
+        (twin_id, twin_address), (member_id, member_address) = shown()
+        self.assertEqual((twin_id, twin_address), (0, str(twin.address)))
+        self.assertGreater(member_id, 0)
+        self.assertEqual(member_address, str(member.address))
+        self.assertEqual(cluster.roles_seen_by(asked)[member.name], "voter")
+        with asked.channel("root") as channel, self.assertRaises(grpc.RpcError) as caught:
+            log_pb2_grpc.ClusterStub(channel).Remove(log_pb2.RemoveRequest(name=member.name), timeout=5)
+        self.assertIn("two machines call themselves", caught.exception.details())
+        self.assertEqual(cluster.roles_seen_by(asked)[member.name], "voter")
+        # The twin does not take the place of a member that it was seen beside.
+        for node in cluster.others(member):
+            wait_until(lambda node=node: "a second machine calls itself" in node.output(), "it is known")
+        member.stop()
+        member.start()
+        cluster.wait_roles({node.name: "voter" for node in cluster.nodes}, seen_by=member)
+        self.assertEqual(shown()[1:], [(member_id, str(member.address))])
+        twin.kill()

@@ -490,4 +490,34 @@ STRANGERS = (
     ),
 )
 
-DRIVING = (*ORDER, *ANSWERS, *JOINING_APPENDS, *READING, *MEMBERSHIP, *STRANGERS)
+TWINS = (
+    bug(
+        "twin-is-let-in",
+        "found here: an identity taken twice",
+        "A machine with the name of a living voter becomes a learner, to take its place one day.",
+        [
+            (
+                "loghouse.reconcile:_add_learner",
+                "if _living_voters(configuration, presence.name, here):",
+                "if False:",
+            )
+        ],
+        "test_reconcile:NextConfigurationTests.test_rows",
+    ),
+    bug(
+        "twin-takes-the-place",
+        "found here: an identity taken twice",
+        "A machine that was seen beside the member takes its place when that is away.",
+        [("loghouse.twins:Twins.__contains__", "node in self._known", "False")],
+        "test_twins:TwinTests.test_known_twin",
+    ),
+    bug(
+        "remove-hits-the-member",
+        "found here: an identity taken twice",
+        "A removal by name takes the member, though another machine may be meant.",
+        [(ADMINISTRATION + "_remove", "self._check_is_one(replica, members[-1])", "pass")],
+        "test_twins:TwinTests.test_remove",
+    ),
+)
+
+DRIVING = (*ORDER, *ANSWERS, *JOINING_APPENDS, *READING, *MEMBERSHIP, *STRANGERS, *TWINS)

@@ -111,7 +111,10 @@ class Operators:
         if not raft.configuration_is_committed:
             return False
         wanted = next_configuration(
-            raft.configuration, leader.links.present(), is_caught_up=leader.node.is_caught_up
+            raft.configuration,
+            leader.links.present(),
+            is_caught_up=leader.node.is_caught_up,
+            is_heard=leader.node.is_heard,
         )
         return wanted is None and not self.missing(raft.configuration)
 
