@@ -316,6 +316,10 @@ class DataDirectoryError(StorageError):
     """The data directory is in use, unreadable, of another cluster, or of another version."""
 
 
+class DirectoryInUseError(DataDirectoryError):
+    """A node runs on the data directory."""
+
+
 class DamageError(StorageError):
     """Acknowledged data is damaged. Nothing was modified.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -54,7 +54,6 @@ from loghouse.trimming import Trimmer
 from loghouse.turns import Cancellable
 from loghouse.under_way import UnderWay
 
-D = TypeVar("D", DataDirectory, DataDirectory | None)
 HOUSEKEEPING_SECONDS: Final = 1.0
 # What a stop waits for, before the links and the log close: another leader, then the appends under way.
 HAND_OVER_SECONDS_MAX: Final = 2.0
@@ -126,7 +125,14 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         Raises:
             StorageError: It is in use, another node's, or cannot be read.
         """
-        self._claimed = self._lock(DataDirectory.lock_existing)
+        self._claimed = DataDirectory.claim(
+            self._files,
+            self.options.data_dir,
+            cluster_name=self.options.cluster_name,
+            node_name=self.options.name,
+            segment_size=self.options.segment_size,
+            reserve_size=self.options.reserve_size,
+        )
 
     def release(self) -> None:
         """Let the data directory of a start that failed go, as it was before."""
@@ -134,11 +140,15 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         if claimed is not None:
             claimed.undo()
 
-    def _lock(self, lock: Callable[..., D]) -> D:
+    def _lock(self) -> DataDirectory:
         options = self.options
-        sizes = {"segment_size": options.segment_size, "reserve_size": options.reserve_size}
-        directory = lock(self._files, options.data_dir, **sizes)
-        if directory is not None and not directory.is_empty:
+        directory = DataDirectory.lock(
+            self._files,
+            options.data_dir,
+            segment_size=options.segment_size,
+            reserve_size=options.reserve_size,
+        )
+        if not directory.is_empty:
             try:
                 directory.check_names(cluster_name=options.cluster_name, node_name=options.name)
             except BaseException:
@@ -153,7 +163,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             StorageError: The data directory cannot be used; the text says why and what to do.
         """
         options = self.options
-        self._claimed = self._directory = self._claimed or self._lock(DataDirectory.lock)
+        self._claimed = self._directory = self._claimed or self._lock()
         try:
             if self._directory.is_empty and options.is_alone:
                 self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)

@@ -45,6 +45,7 @@ from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.proving import credentials_of
 from loghouse.raft import config as raft_config
+from loghouse.start_checks import read_policy
 from loghouse.storage.files import OsFiles
 
 WATCH_SECONDS: Final = 5.0
@@ -190,7 +191,7 @@ class NodeService(Service):
 
     def _read_security(self) -> tuple[Authorizer, Credentials | None]:
         config = self._config
-        authorizer = Authorizer(config.acl.model, config.acl.policy)
+        authorizer = read_policy(config)
         self.node.check_subject = lambda subject: authorizer.check(subject, DEFAULT_LOG, Action.PRODUCE)
         self._watches = [
             FileWatch((config.acl.model, config.acl.policy), lambda: self._reload_policy(authorizer))

@@ -103,6 +103,7 @@ NEIGHBOURS = {
     "mending": "node",
     "scrubbing": "node",
     "proving": "service",
+    "start_checks": "service",
 }
 
 

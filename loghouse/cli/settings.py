@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from loghouse.auth.certificates import load_certificates, read_issued, read_pem
 from loghouse.cli.output import ExitCode, complain, write_json, write_line
 from loghouse.config import client_example_text, example_text, load, load_client
 from loghouse.errors import CertificateError, ConfigError
-from loghouse.proving import credentials_of
+from loghouse.start_checks import check_start
 
 
 def add_parser(commands: Any) -> None:
@@ -31,12 +32,7 @@ def add_parser(commands: Any) -> None:
 def run_check(args: argparse.Namespace) -> int:
     """Print all problems, or one line that there is none."""
     try:
-        if args.client:
-            what = f"commands talk to {', '.join(map(str, load_client(args.file).server))}"
-        else:
-            loaded = load(args.file)
-            credentials_of(loaded)
-            what = f"node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}"
+        what = _check_client(args.file) if args.client else _check_node(args.file)
     except CertificateError as error:
         return _refuse(args, [str(error)])
     except ConfigError as error:
@@ -46,6 +42,23 @@ def run_check(args: argparse.Namespace) -> int:
     else:
         write_line(f"{args.file}: fine; {what}")
     return ExitCode.OK
+
+
+def _check_client(path: str) -> str:
+    loaded = load_client(path)
+    if loaded.tls is not None:
+        read_issued(loaded.tls.certificate, loaded.tls.key)
+        load_certificates(read_pem(loaded.tls.ca), loaded.tls.ca)
+    return f"commands talk to {', '.join(map(str, loaded.server))}"
+
+
+def _check_node(path: str) -> str:
+    loaded = load(path)
+    checked = check_start(loaded)
+    if checked.problems:
+        raise ConfigError(list(checked.problems))
+    untried = "; it runs, so its ports and data directory were not tried" if checked.is_running else ""
+    return f"node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}{untried}"
 
 
 def _refuse(args: argparse.Namespace, problems: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ gRPC's own server listens on a Unix socket in a private directory that only this
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import resource
 import socket
@@ -36,6 +37,11 @@ from loghouse.shares import Shares
 from loghouse.turns import Soon
 
 BACKLOG: Final = 1024
+_REMEDIES: Final = {
+    errno.EADDRINUSE: "another process listens there: stop it, or choose another port",
+    errno.EADDRNOTAVAIL: "it is not an address of this host",
+    errno.EACCES: "a port below 1024 needs a right of its own (CAP_NET_BIND_SERVICE): choose another",
+}
 FILES_RESERVED: Final = 256  # file descriptors for the log, the diagnostics, gRPC and peers
 FILES_PER_CONNECTION: Final = 3  # a spliced one: the client's, ours to gRPC, gRPC's
 
@@ -117,11 +123,7 @@ class OnePort:
         """
         if self.tls is None and not _is_loopback(host):
             raise ConfigError([f"{host}:{port}: without TLS only loopback addresses are allowed"])
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._socket.setblocking(False)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with _listening(host, port):
-            self._socket.bind((host, port))
+        self._socket = take_address(host, port)
         return int(self._socket.getsockname()[1])
 
     def listen(self) -> None:
@@ -211,14 +213,32 @@ class OnePort:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args, **kwargs)
 
 
+def take_address(host: str, port: int) -> socket.socket:
+    """Return a socket that has an address, and does not listen yet.
+
+    Raises:
+        ConfigError: The address cannot be had.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with _listening(host, port):
+            made.bind((host, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[None]:
-    """Say whose fault it is when an address cannot be had."""
+    """Say what to do when an address cannot be had."""
     try:
         yield
     except OSError as error:
-        problem = f"{host}:{port}: cannot listen: {error}"
-        raise ConfigError([f"{problem}; is it in use, or not an address of this host?"]) from None
+        remedy = _REMEDIES.get(error.errno or 0, "is it in use, or not an address of this host?")
+        raise ConfigError([f"{host}:{port}: cannot listen: {error}; {remedy}"]) from None
 
 
 def _is_loopback(host: str) -> bool:

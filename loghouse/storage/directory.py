@@ -27,7 +27,14 @@ from construct import (
     Terminated,
 )
 
-from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, DiskFullError, StorageError
+from loghouse.errors import (
+    DamageError,
+    DataDirectoryError,
+    DirectoryInUseError,
+    DiskFailedError,
+    DiskFullError,
+    StorageError,
+)
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
 from loghouse.storage.files import Files, OpenFile, end_of_nonzero, is_full, read_file, replace_file
@@ -165,7 +172,7 @@ class DataDirectory:
             makes_lock = not files.exists(lock_path)
             locks = _lock(files, path)
         except BlockingIOError:
-            raise DataDirectoryError(f"{path} is in use by another process; stop that one first") from None
+            raise DirectoryInUseError(f"{path} is in use by another process; stop that one first") from None
         except OSError as error:
             if makes_directory:
                 with contextlib.suppress(OSError):
@@ -183,22 +190,34 @@ class DataDirectory:
         return directory
 
     @classmethod
-    def lock_existing(
+    def claim(
         cls,
         files: Files,
         path: str,
         *,
+        cluster_name: str,
+        node_name: str,
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         reserve_size: int = RESERVE_SIZE_DEFAULT,
     ) -> DataDirectory | None:
-        """Take a directory that somebody took before, which changes nothing; None when there is none.
+        """Take a directory that somebody took before, and check whose it is; changes nothing.
+
+        None when nobody ever took it.
 
         Raises:
-            DataDirectoryError, DamageError: As `lock`.
+            DataDirectoryError, DamageError: As `lock`, `check_names` and `check_finished`.
         """
         if not files.exists(f"{path.rstrip('/')}/{LOCK_NAME}"):
             return None
-        return cls.lock(files, path, segment_size=segment_size, reserve_size=reserve_size)
+        directory = cls.lock(files, path, segment_size=segment_size, reserve_size=reserve_size)
+        try:
+            if not directory.is_empty:
+                directory.check_names(cluster_name=cluster_name, node_name=node_name)
+            directory.check_finished()
+        except BaseException:
+            directory.close()
+            raise
+        return directory
 
     @classmethod
     def open(

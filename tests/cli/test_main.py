@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,15 @@ from cryptography import x509
 
 from loghouse import __version__
 from loghouse.auth.denylist import names_of, parse_denylist
-from loghouse.cli import failures, target
+from loghouse.cli import certs, failures, target
 from loghouse.cli.main import make_parser
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, count_text, size_text, time_text
 from loghouse.config import example_text
 from loghouse.errors import UnavailableError
+from loghouse.limits import KIB
+from loghouse.storage.directory import DataDirectory
+from loghouse.storage.files import OsFiles
+from loghouse.testing.process import free_port
 from tests.cli.fake_node import FakeServer
 from tests.cli.support import CommandCase
 from tests.test_config import PLAIN
@@ -242,33 +247,78 @@ class SettingsTests(CommandCase):
         code, out, _ = self.run_command("config", "check", "--client", "client.yaml")
         self.assertEqual((code, out), (0, "client.yaml: fine; commands talk to 127.0.0.1:8400\n"))
 
+    def write_node(self, text=PLAIN):
+        """Write a node.yaml that is right but for what a test changes; return its path and its port."""
+        port = free_port()
+        path = self.folder / "node.yaml"
+        path.write_text(text.replace(":8400", f":{port}"))
+        (self.folder / "certs").mkdir(exist_ok=True)
+        certs.write_policy(self.folder / "certs")
+        return path, port
+
     def test_credentials(self):
         """`config check` proves the certificates as the node will: what it cannot use is exit code 2."""
         for words in (["init"], ["node", "node-1", "--cluster", "loghouse"]):
             self.run_command("certs", *words)
-        path = self.folder / "node.yaml"
-        path.write_text(example_text())
+        path, _ = self.write_node(example_text())
         self.assertEqual(self.run_command("config", "check", path)[0], 0)
         self.run_command("certs", "init", "--force")
         code, _, err = self.run_command("config", "check", path)
         self.assertEqual(code, 2)
         self.assertIn("node-1.pem", err)
 
+    def test_client_certificates(self):
+        """A client's files are looked into, too."""
+        for words in (["init"], ["client", "root"], ["client", "nobody"]):
+            self.run_command("certs", *words)
+        text = self.run_command("config", "example", "--client")[1]
+        for old, new in (("root.key", "nobody.key"), ("certs/ca.pem", "certs/root.key")):
+            Path("client.yaml").write_text(text.replace(old, new))
+            code, _, err = self.run_command("config", "check", "--client", "client.yaml")
+            self.assertEqual(code, 2, new)
+            self.assertIn(Path(new).name, err)
+
     def test_check(self):
         """A right file is exit code 0; a wrong one 2, with every problem."""
-        path = self.folder / "node.yaml"
-        (self.folder / "certs").mkdir()
-        for name in ("model.conf", "policy.csv"):
-            (self.folder / "certs" / name).write_text("not read here\n")
-        path.write_text(PLAIN)
+        path, port = self.write_node()
         code, out, err = self.run_command("config", "check", path)
         self.assertEqual((code, err), (0, ""))
-        self.assertIn("fine; node node-1 of cluster loghouse on 127.0.0.1:8400", out)
+        self.assertIn(f"fine; node node-1 of cluster loghouse on 127.0.0.1:{port}\n", out)
         path.write_text(PLAIN.replace("node-1", "Node") + "lissten: 1\n")
         code, out, err = self.run_command("config", "check", path)
         self.assertEqual((code, out, len(err.splitlines())), (2, "", 2))
         code, out, _ = self.run_command("config", "check", path, "--json")
         self.assertEqual((code, len(json.loads(out)["problems"])), (2, 2))
+
+    def test_what_ends_a_start(self):
+        """Whatever would end a start is a problem, all of it at once, and nothing is changed."""
+        path, port = self.write_node(PLAIN.replace("data_dir: data", "data_dir: no/data"))
+        (self.folder / "certs" / "policy.csv").write_text("p, root\n")
+        before = sorted(self.folder.rglob("*"))
+        with socket.create_server(("127.0.0.1", port)):
+            code, _, err = self.run_command("config", "check", path)
+        self.assertEqual((code, len(err.splitlines())), (2, 3), err)
+        for text in ("policy.csv", "/no does not exist; make it", f"127.0.0.1:{port}: cannot listen"):
+            self.assertIn(text, err)
+        self.assertEqual(sorted(self.folder.rglob("*")), before)
+
+    def test_data_directory(self):
+        """One of another node is a problem; one on which a node runs is not, and its port is not tried."""
+        path, port = self.write_node()
+        directory = DataDirectory.open(
+            OsFiles(), str(self.folder / "data"), cluster_name="loghouse", node_name="node-1",
+            random_bytes=os.urandom, segment_size=64 * KIB, reserve_size=0,
+        )  # fmt: skip
+        with socket.create_server(("127.0.0.1", port)):
+            code, out, _ = self.run_command("config", "check", path)
+        self.assertEqual(code, 0)
+        self.assertIn("it runs, so its ports and data directory were not tried", out)
+        directory.close()
+        self.assertEqual(self.run_command("config", "check", path)[0], 0)
+        path.write_text(path.read_text().replace("node: node-1", "node: node-2"))
+        code, _, err = self.run_command("config", "check", path)
+        self.assertEqual(code, 2)
+        self.assertIn("belongs to node 'node-1', not 'node-2'", err)
 
 
 class MainTests(CommandCase):

@@ -30,6 +30,9 @@ from tests.storage.entries import CLUSTER, Writer
 SIZES = {"segment_size": 4096 + 1024, "reserve_size": 2048}
 
 
+NAMES = {"cluster_name": "c", "node_name": "n"}
+
+
 def boot(disk, **options):
     names = {"cluster_name": "c", "node_name": "n", "random_bytes": random.Random(5).randbytes}
     return DataDirectory.open(disk, "/data", **{**names, **SIZES, **options})
@@ -458,7 +461,7 @@ class DirectoryTests(SynchronousTestCase):
             disk = SimDisk()
             kinds = ["create", "allocate", "pwritev", "fsync", "rename"]
             fault = disk.fail(errno.ENOSPC, after=after, kinds=kinds)
-            directory = DataDirectory.lock_existing(disk, "/data", **SIZES)
+            directory = DataDirectory.claim(disk, "/data", **NAMES)
             self.assertIsNone(directory)
             try:
                 directory = DataDirectory.lock(disk, "/data", **SIZES)
@@ -479,10 +482,10 @@ class DirectoryTests(SynchronousTestCase):
         """What another start made is not undone: an identity, its lock, and files of whoever else."""
         self.real().close()
         before = sorted(os.listdir(self.path))
-        DataDirectory.lock_existing(OsFiles(), self.path).undo()
+        DataDirectory.claim(OsFiles(), self.path, **NAMES).undo()
         self.assertEqual(sorted(os.listdir(self.path)), before)
         os.unlink(f"{self.path}/lock")
-        self.assertIsNone(DataDirectory.lock_existing(OsFiles(), self.path))
+        self.assertIsNone(DataDirectory.claim(OsFiles(), self.path, **NAMES))
         DataDirectory.lock(OsFiles(), self.path).undo()
         before.remove("lock")
         self.assertEqual(sorted(os.listdir(self.path)), before)
