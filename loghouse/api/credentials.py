@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, Final
 
 import grpc
@@ -59,7 +59,7 @@ def prove_grpc(material: Material, paths: TlsPaths) -> None:
 
     Raises:
         CertificateError: gRPC refuses; names the files and says why.
-        ConfigError: There is no place for the socket.
+        ConfigError: There is no place for a socket.
     """
     host = _host_of(x509.load_pem_x509_certificate(material.issued.certificate_pem))
     if not host:
@@ -67,12 +67,9 @@ def prove_grpc(material: Material, paths: TlsPaths) -> None:
             f"{paths.certificate}: names no host, so no client can check it; make one with `loghouse certs"
             " node ... --host HOST`"
         )
-    directory = PrivateDirectory()
-    with contextlib.ExitStack() as stack:
-        stack.callback(directory.remove)
-        pool = stack.enter_context(ThreadPoolExecutor(1, "loghouse-proof"))
+    with closing(PrivateDirectory()) as private, ThreadPoolExecutor(1, "loghouse-proof") as pool:
         server = grpc.server(pool, handlers=[_Proof()])
-        address = f"unix:{directory.socket_path}"
+        address = f"unix:{private.socket_path}"
         try:
             server.add_secure_port(address, grpc.ssl_server_credentials(*_server_arguments(material)))
             server.start()

@@ -207,7 +207,7 @@ class OnePort:
             self._socket.close()
         directory, self._directory = self._directory, None
         if directory is not None:
-            directory.remove()
+            directory.close()
 
     def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args, **kwargs)

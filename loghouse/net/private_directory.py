@@ -53,7 +53,7 @@ class PrivateDirectory:
         """Where gRPC's socket is to be."""
         return f"{self._path}/{SOCKET_NAME}"
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """Remove it with what is in it."""
         _remove(self._path)
         os.close(self._held)

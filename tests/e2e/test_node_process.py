@@ -347,7 +347,7 @@ class RefusedStartTests(ProcessTestCase):
                 node.config_path.write_text(text.replace(old, new))
                 self.assertIn(told, self.refused(node))
         node.config_path.write_text(text)
-        self.assertIn("no space left", self.refused(node, prefix=("prlimit", "--fsize=100000")))
+        self.assertIn("no space left", self.refused(node, prefix=("prlimit", "--fsize=16000")))
 
     def test_damage_without_a_lock_file(self):
         """A start that is refused for damage does not even leave the lock file that was missing."""

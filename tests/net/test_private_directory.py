@@ -26,7 +26,7 @@ class PrivateDirectoryTests(SynchronousTestCase):
 
     def make(self):
         made = PrivateDirectory()
-        self.addCleanup(made.remove)
+        self.addCleanup(made.close)
         Path(made.socket_path).touch()
         return made
 
@@ -41,7 +41,7 @@ class PrivateDirectoryTests(SynchronousTestCase):
         path = Path(made.socket_path).parent
         self.assertEqual(path.parent, self.place)
         self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o700)
-        made.remove()
+        made.close()
         made._held = os.open("/dev/null", os.O_RDONLY)
         self.assertEqual(list(self.place.iterdir()), [])
 
