@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
 from loghouse.cli.record_output import WRITERS, for_terminal
 from loghouse.cli.target import add_options, connect_async, contact
-from loghouse.client import AsyncClient
+from loghouse.client import AsyncClient, Batch
 from loghouse.client.loop_thread import let_calls_end
 
 _FROM_ALLOWED = "an offset, earliest, latest, or a time such as 2026-11-23T08:30:00Z"
@@ -138,14 +138,14 @@ def _opened(path: str | None) -> Iterator[BinaryIO]:
 
 
 async def _read(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) -> None:
-    offset, end = await _range(args, log)
+    offset, end, is_unconfirmed = await _range(args, log)
     if end is not None and offset >= end:
         return
     total = end - offset if end is not None else None
     is_terminal = output.isatty()
     # A bar would come between the records of a terminal.
     shows_progress = total is not None and not is_terminal
-    batches = log.read_batches(offset, follow=args.follow)
+    batches = _batches(log.read_range(offset, end, is_unconfirmed=is_unconfirmed))
     with progress_bar(total, " records", "reading") as bar:
         async with aclosing(batches):
             async for batch in batches:
@@ -161,9 +161,17 @@ async def _read(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) ->
     output.flush()
 
 
-async def _range(args: argparse.Namespace, log: AsyncClient) -> tuple[int, int | None]:
-    """Return the first offset to read, and the first not to read."""
+async def _batches(answers: AsyncGenerator[Iterator[Batch], None]) -> AsyncGenerator[Batch, None]:
+    async with aclosing(answers):
+        async for batches in answers:
+            for batch in batches:
+                yield batch
+
+
+async def _range(args: argparse.Namespace, log: AsyncClient) -> tuple[int, int | None, bool]:
+    """Return the first offset to read, the first not to read, and whether nobody could tell the log's end."""
     offset, end = await log.find_range(args.start, follow=args.follow)
+    is_unconfirmed = end is None and not args.follow
     if args.count is not None:
         end = offset + args.count if end is None else min(end, offset + args.count)
-    return offset, end
+    return offset, end, is_unconfirmed

@@ -28,11 +28,13 @@ from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.target import Tls, parse_target
 from loghouse.client.transport import Transport, channel_maker
-from loghouse.errors import InvalidRequestError, OffsetOutOfRangeError
+from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError
 from loghouse.protocol.batch import compress
 from loghouse.protocol.entry import Codec
 
 TIMEOUT_SECONDS: Final = 30.0
+CONFIRM_SECONDS: Final = 5.0
+"""How long a reader from an offset on waits to hear where the log ends; several elections."""
 
 Compression = Literal["none", "zstd"]
 Start = int | Literal["earliest", "latest"] | datetime
@@ -203,6 +205,9 @@ class AsyncClient:
         It goes on at another server when one fails; each record comes once. Leave an endless one by closing
         it (`async with contextlib.aclosing(log.read(follow=True)) as records:`) or by cancelling its task.
 
+        From an offset on it needs no majority: when nobody can confirm where the log ends, it yields what the
+        servers that can be reached have committed, and a warning of the logger `loghouse.client` says so.
+
         Args:
             from_: An offset, "earliest", "latest" (the next record to be appended), or a datetime: the first
                 record that the leader appended then or later.
@@ -245,9 +250,35 @@ class AsyncClient:
         """
         seconds = self.timeout_of(timeout_seconds)
         offset, end = await self.find_range(from_, follow=follow, timeout_seconds=seconds)
+        is_unconfirmed = end is None and not follow
+        answers = self.read_range(offset, end, is_unconfirmed=is_unconfirmed, timeout_seconds=seconds)
+        async with aclosing(answers):
+            async for batches in answers:
+                yield batches
+
+    async def read_range(
+        self,
+        offset: int,
+        end: int | None,
+        *,
+        is_unconfirmed: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[Iterator[Batch], None]:
+        """As `read_answers`, of what `find_range` found.
+
+        Args:
+            is_unconfirmed: It found no end, and the log is not followed: end where no server has more.
+        """
         if end is not None and offset >= end:
             return
-        reader = Reader(self.calls, offset=offset, end=end, log=self.log, timeout_seconds=seconds)
+        reader = Reader(
+            self.calls,
+            offset=offset,
+            end=end,
+            is_unconfirmed=is_unconfirmed,
+            log=self.log,
+            timeout_seconds=self.timeout_of(timeout_seconds),
+        )
         async with aclosing(reader.answers()) as answers:
             async for batches in answers:
                 yield batches
@@ -255,7 +286,10 @@ class AsyncClient:
     async def find_range(
         self, from_: Start, *, follow: bool = False, timeout_seconds: float | None = None
     ) -> tuple[int, int | None]:
-        """Return the first offset that `read` would give, and the first it would not; None with `follow`.
+        """Return the first offset that `read` would give, and the first it would not.
+
+        The latter is None with `follow`, and when an offset is given and no server can confirm where the log
+        ends now: what is committed is read nevertheless, as far as the servers that can be reached have it.
 
         Raises:
             InvalidRequestError: `from_` is nothing to begin at.
@@ -264,7 +298,14 @@ class AsyncClient:
         from_, follow = start_of(from_), flag_of("follow", follow)
         if isinstance(from_, int) and follow:
             return from_, None
-        bounds = await self.bounds(timeout_seconds=timeout_seconds)
+        seconds = self.timeout_of(timeout_seconds)
+        try:
+            patience = min(seconds, CONFIRM_SECONDS) if isinstance(from_, int) else seconds
+            bounds = await self.bounds(timeout_seconds=patience)
+        except DeadlineError:
+            if isinstance(from_, int):
+                return from_, None
+            raise
         end = None if follow else bounds.next_offset
         if isinstance(from_, datetime):
             return await self.find_offset(from_, timeout_seconds=timeout_seconds), end

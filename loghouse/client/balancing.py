@@ -12,7 +12,7 @@ doubles with every failure; when every address is, the one whose while ends firs
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -188,6 +188,11 @@ class Balancer:
     def address(self, purpose: Purpose, now: float) -> str:
         """Return where to dial next."""
         return next(self.addresses_in_turn(purpose, now))
+
+    def address_beside(self, tried: Container[str], purpose: Purpose, now: float) -> str | None:
+        """Return where to dial next besides some; None when all others failed a moment ago."""
+        found = (a for a in self.addresses_in_turn(purpose, now) if not self._is_avoided(a, now))
+        return next((address for address in found if address not in tried), None)
 
     def addresses_in_turn(self, purpose: Purpose, now: float) -> Iterator[str]:
         """Yield every address once, the best one first; each call begins one server further."""

@@ -8,6 +8,7 @@ has more and does not send it is left, too. What is not read waits at the server
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from typing import Final
 
@@ -20,8 +21,11 @@ from loghouse.client.retrying import Backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import DEFAULT_GROUP, frame_seed
 
+_logger: Final = logging.getLogger("loghouse.client")
 QUIET_SECONDS: Final = 5.0
 """After so long without a record, a server must show that it is in touch with the leader."""
+DRY_SECONDS: Final = 2.0
+"""When the end is not confirmed: a server that sent nothing for so long has no more."""
 ANSWER_SECONDS: Final = 5.0
 """How long it may take to show that, and then to send what it has."""
 
@@ -33,6 +37,7 @@ class Reader:
         offset: Of the first record.
         end: The first offset not to read; None follows the tail for ever.
         timeout_seconds: How long no server may be found before the reader fails.
+        is_unconfirmed: Nobody could tell the end: read until no server that can be reached has more.
     """
 
     def __init__(
@@ -43,12 +48,15 @@ class Reader:
         end: int | None,
         log: str,
         timeout_seconds: float,
+        is_unconfirmed: bool = False,
     ) -> None:
         self._calls = calls
         self._offset = offset
         self._end = end
         self._log = log
         self._timeout_seconds = timeout_seconds
+        self._is_unconfirmed = is_unconfirmed
+        self._dry: set[str] = set()  # the servers that had nothing at the offset
         self._backoff = Backoff(calls.rng)
         self._failing_since: float | None = None
 
@@ -62,7 +70,14 @@ class Reader:
         calls = self._calls
         seed = frame_seed((await calls.view(self._timeout_seconds)).cluster_uuid, DEFAULT_GROUP)
         while not self._is_done:
-            address = calls.balancer.address(Purpose.STREAM, calls.now)
+            address = self._next_address()
+            if address is None:
+                _logger.warning(
+                    "no server can confirm where the log ends (a majority is not reached); read what is "
+                    "committed here, to offset %d: more may have been appended",
+                    self._offset - 1,
+                )
+                return
             answers = self._from(address)
             try:
                 async for frames, next_offset in answers:
@@ -74,6 +89,9 @@ class Reader:
                     calls.refresh_if_stale()
             except CallFailedError as error:
                 failure = error.failure
+            except _DryServerError:
+                self._dry.add(address)
+                continue
             except _SilentServerError as error:
                 failure = Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
             finally:
@@ -115,12 +133,22 @@ class Reader:
             finally:
                 answers.cancel()
 
+    def _next_address(self) -> str | None:
+        """Return where to read next; None when the end is where no server has more."""
+        calls = self._calls
+        if not self._dry:
+            return calls.balancer.address(Purpose.STREAM, calls.now)
+        return calls.balancer.address_beside(self._dry, Purpose.STREAM, calls.now)
+
     async def _wait_for(self, answers: Answers, channel: Channel) -> Answer:
         """Return the next answer, however long that takes while the server is in touch with the leader."""
         reading = asyncio.ensure_future(answers.read())
         try:
             while not reading.done():
-                await asyncio.wait({reading}, timeout=QUIET_SECONDS)
+                seconds = DRY_SECONDS if self._is_unconfirmed else QUIET_SECONDS
+                await asyncio.wait({reading}, timeout=seconds)
+                if not reading.done() and self._is_unconfirmed:
+                    raise _DryServerError
                 if not reading.done():
                     await self._check_in_touch(channel, reading)
             return reading.result()
@@ -133,6 +161,7 @@ class Reader:
 
     def _went_well(self) -> None:
         self._failing_since = None
+        self._dry.clear()
         self._backoff.reset()
 
     async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[Answer]) -> None:
@@ -175,6 +204,10 @@ class Reader:
             )
             return DeadlineError(text)
         return error
+
+
+class _DryServerError(LoghouseError):
+    """A server has nothing at the offset, as far as it knows."""
 
 
 class _SilentServerError(UnavailableError):

@@ -96,7 +96,7 @@ METHODS = {
     "transfer": (("n1",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
     "trim": ((0,), {"offset": (*NO_OFFSETS, None), "timeout_seconds": NO_SECONDS}),
 }  # fmt: skip
-NOT_CALLS = {"close", "timeout_of"}
+NOT_CALLS = {"close", "timeout_of", "read_range"}
 
 
 def cases(flavour):

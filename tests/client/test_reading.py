@@ -5,10 +5,63 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import islice
 
+from loghouse.client import asynchronous as asynchronous_client
 from loghouse.client import connect_blocking, reading
-from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError
+from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import KIB, MIB
 from tests.client.fake import BROKEN, FETCH_SIZE, HANG, LOST, FakeCase, asynchronous, until
+
+
+class UnconfirmedTests(FakeCase):
+    """Reading from an offset on while nobody can tell where the log ends: no majority is there."""
+
+    def setUp(self):
+        super().setUp()
+        self.patch(asynchronous_client, "CONFIRM_SECONDS", 0.3)
+        self.patch(reading, "DRY_SECONDS", 0.3)
+
+    def cut_off(self, cluster):
+        cluster.leader = None
+        for node in cluster.nodes:
+            node.faults["Bounds"] = [UnavailableError("no leader is known")] * 10_000
+
+    @asynchronous
+    async def test_what_is_here(self):
+        """All that is committed is read, and a warning says that the end is not confirmed."""
+        cluster = await self.cluster()
+        for number in range(20):
+            cluster.add_values(*[b"%d" % number] * 50)
+        self.cut_off(cluster)
+        for node in cluster.nodes[1:]:
+            await node.stop()
+        log = self.connect(cluster.target)
+        with self.assertLogs("loghouse.client", "WARNING") as logged:
+            offsets = [record.offset async for record in log.read(300)]
+        self.assertEqual(offsets, list(range(300, 1000)))
+        self.assertIn("to offset 999", logged.output[0])
+        self.assertEqual(await log.find_range(300), (300, None))
+
+    @asynchronous
+    async def test_the_server_that_has_more(self):
+        """A server that has nothing more is not the last word while another one can be reached."""
+        cluster = await self.cluster(2)
+        cluster.add_values(b"a", b"b")
+        self.cut_off(cluster)
+        cluster.nodes[0].is_mute = True
+        log = self.connect(cluster.target)
+        for _ in range(2):  # whichever comes first
+            with self.assertLogs("loghouse.client", "WARNING"):
+                self.assertEqual([record.offset async for record in log.read(0)], [0, 1])
+
+    @asynchronous
+    async def test_nobody_is_there(self):
+        """When no server can be reached it fails, as ever."""
+        cluster = await self.cluster(1)
+        log = self.connect(cluster.target, timeout_seconds=1.0)
+        await log.bounds()
+        await cluster.nodes[0].stop()
+        await self.raises(DeadlineError, anext(log.read(0)))
+        await self.raises(DeadlineError, anext(log.read("earliest")))
 
 
 class ReadingCase(FakeCase):
