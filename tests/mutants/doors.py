@@ -88,7 +88,13 @@ PRODUCERS = (
         "retry-without-a-time",
         "a retry's answer is the first one's",
         "A retry of a committed batch is told that it was appended at the beginning of time.",
-        [("loghouse.replica:Replica._wait", "_appended(ticket, ticket.timestamp)", "_appended(ticket, 0)")],
+        [
+            (
+                "loghouse.replica:Replica._wait",
+                "Appended.by(ticket, ticket.timestamp)",
+                "Appended.by(ticket, 0)",
+            )
+        ],
         "test_retries:RetryTests.test_retries_of_a_producer",
     ),
     bug(
