@@ -55,18 +55,18 @@ class Place:
         Raises:
             ClientUseError: Says which.
         """
+        loop = asyncio._get_running_loop()
+        if loop is self._loop and loop is not None and self._fork_count == _fork_count:
+            return  # nearly always, and for every record
         self.check_process()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        if loop is None:
             raise ClientUseError(
                 "no asyncio loop runs here, and this client needs one: use connect_blocking, or the asyncio "
                 "reactor in a Twisted program"
-            ) from None
-        if loop is not self._loop:
-            if self._loop is not None:
-                raise ClientUseError(
-                    "this client was used on another asyncio loop before, and works only there; make one "
-                    "client for each loop, or use connect_blocking, which any thread may call"
-                )
-            self._loop = loop
+            )
+        if self._loop is not None and loop is not self._loop:
+            raise ClientUseError(
+                "this client was used on another asyncio loop before, and works only there; make one client "
+                "for each loop, or use connect_blocking, which any thread may call"
+            )
+        self._loop = loop
