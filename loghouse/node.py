@@ -371,19 +371,15 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         log, commit_index = self._log, replica.raft.commit_index
         assert log is not None
 
-        def begin(_: None) -> None:
+        def begin(_: object) -> None:
             self._is_renewing = False
             if not (self._is_stopping or self._has_failed):
                 self._begin_replica(id_ or replica.raft.id)
 
-        def failed(failure: Failure) -> None:
-            if not failure.check(DiskFullError):
-                self.fatal(failure)
-            elif not (self._is_stopping or self._has_failed):
-                self._clocks.later(HOUSEKEEPING_SECONDS, lambda: self._restart_core(replica, id_))
-
-        # Behind what the old one still writes; the new one takes all that the log holds for durable.
-        self._disk.run(lambda: log.sync(commit_index)).addCallbacks(begin, failed)
+        # Behind what the old one still writes; the new one takes all that the log holds for durable. It is,
+        # also when only the watermark had no room.
+        syncing = self._disk.run(lambda: log.sync(commit_index))
+        syncing.addErrback(lambda failure: failure.trap(DiskFullError)).addCallbacks(begin, self.fatal)
 
     def change_configuration(self, configuration: Configuration) -> None:
         """Propose a configuration on the leader; what is refused is tried again by the next look."""

@@ -20,6 +20,7 @@ from loghouse.limits import (
     CONTROL_SIZE_KEPT,
     ENTRY_HEADER_SIZE,
     INDEX_ENTRY_SIZE,
+    KIB,
     STORE_HEADER_SIZE,
 )
 from loghouse.protocol.log_state import LogState
@@ -31,6 +32,7 @@ from loghouse.storage.start import encode_segment_state
 from loghouse.storage.store import StoreHeader, new_block
 
 T = TypeVar("T")
+SMALL_FILE_SIZE = 4 * KIB  # a state file without producers
 assert INDEX_ENTRY.size == INDEX_ENTRY_SIZE
 
 
@@ -174,6 +176,21 @@ class Rooms:
         create_allocated(self._files, self.spare_path(number, INDEX), index_size)
         create_allocated(self._files, self.spare_path(number, STORE), store_size)
         self._spares.append(store_size)
+
+    def check_small_file(self, name: str) -> None:
+        """Find out whether a small file could be made: there may be bytes left, but no names (inodes).
+
+        Raises:
+            DiskFullError: It could not.
+        """
+        path = f"{self._directory}/{name}.tmp"
+        try:
+            create_allocated(self._files, path, SMALL_FILE_SIZE)
+            self._files.unlink(path)
+        except OSError as error:
+            if is_full(error):
+                raise DiskFullError(self._directory) from error
+            raise
 
     def forget_spares(self) -> None:
         """Remove spares that were not used; failing to is not worth an error."""

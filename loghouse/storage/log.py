@@ -125,6 +125,7 @@ class Log(ReadableLog):
         Raises:
             DamageError: Acknowledged data is damaged or missing; nothing was modified.
             DataDirectoryError: Files of a newer version; nothing was modified.
+            DiskFullError: No room, not even where there was some, or not for a first segment.
             DiskFailedError: Reading or settling failed.
         """
         remedy = remedy_for(directory)
@@ -141,6 +142,8 @@ class Log(ReadableLog):
             settlement.run(hard_state)
             return cls(files, found, rooms, hard_state, settlement.warnings)
         except OSError as error:
+            if is_full(error):
+                raise DiskFullError(directory) from error
             raise DiskFailedError(f"cannot open the log in {directory}: {error}") from error
 
     def close(self) -> None:
@@ -363,6 +366,7 @@ class Log(ReadableLog):
         """
         with _Writing(self, "preallocation"):
             self._rooms.ensure_spares([self._rooms.sizes.segment])
+            self._rooms.check_small_file(segment_name(self._state.index + 1, STATE))
 
     def mend(self, damage: DamagedEntries, frames: bytes) -> bool:
         """Write frames that `damage.check` found good over damaged entries of a sealed segment; durable then.

@@ -120,6 +120,7 @@ FILLED: Final[Mapping[str, tuple[str, tuple[str, ...], range | None]]] = {
     "hard state": ("/hard_state", _TAKING, None),
     "members": ("/members", _TAKING, None),
     "reserve": ("/reserve", _TAKING, None),
+    "new files": ("", ("create", "allocate"), None),
     "everything": ("", _TAKING, None),
 }
 """What may find no room: a part of its path, the operations that take room, and where in the file."""

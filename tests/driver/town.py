@@ -74,8 +74,8 @@ class Resident:
             cluster_name="test",
             data_dir="/data",
             address=self.address,
-            segment_size=64 * KIB,
-            reserve_size=0,
+            segment_size=town.segment_size,
+            reserve_size=town.reserve_size,
             is_alone=False,
             scrub_rate=town.scrub_rate,
         )
@@ -173,9 +173,13 @@ class Town:
         seed: int = 1,
         swim: SwimConfig = LAN,
         scrub_rate: int = 0,
+        segment_size: int = 64 * KIB,
+        reserve_size: int = 0,
     ) -> None:
         self.clock = SimClock()
         self.scrub_rate = scrub_rate
+        self.segment_size = segment_size
+        self.reserve_size = reserve_size
         self.swim = swim
         self.seed = seed
         self.join = [f"{name}:1" for name in names]
