@@ -7,6 +7,7 @@ happened, where, and what to do next. `code` is the number on the wire
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -175,6 +176,20 @@ class ResourceExhaustedError(RequestError):
         super().__init__(f"{resource}: {limit}")
         self.resource = resource
         self.limit = limit
+
+
+def short_of(error: BaseException) -> ResourceExhaustedError | None:
+    """Return the refusal of a request for which memory or files did not suffice, None for other errors.
+
+    Only where nothing can have been appended yet.
+    """
+    if isinstance(error, OSError):
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            return None
+        return ResourceExhaustedError("files", f"{error.strerror} on this node; try again, or another node")
+    if isinstance(error, MemoryError):
+        return ResourceExhaustedError("memory", "this node has none left for it; try again, or another node")
+    return None
 
 
 class DiskFullError(ResourceExhaustedError):

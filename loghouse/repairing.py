@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.disk import WorkQueue
-from loghouse.errors import DamageError, UnavailableError
+from loghouse.errors import DamageError, UnavailableError, short_of
 from loghouse.mending import Mender
 from loghouse.node_options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration
@@ -178,6 +178,9 @@ class Repairing:
 
     def read_failed(self, failure: Failure) -> Any:
         """Look at why a read failed, and say what to do; damaged bytes were not served."""
+        short = short_of(failure.value) if failure.value is not None else None
+        if short is not None:
+            return Failure(short)
         if isinstance(failure.value, DamageError) and self._is_mended(failure.value, failure):
             return Failure(
                 UnavailableError(

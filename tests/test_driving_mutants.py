@@ -17,6 +17,7 @@ from tests.mutants.driving import (
 )
 from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
 from tests.mutants.named import survivors
+from tests.mutants.rooms import ROOMS
 
 
 class MutantTests(SynchronousTestCase):
@@ -24,7 +25,7 @@ class MutantTests(SynchronousTestCase):
 
     def test_names(self):
         """No two mutants have the same name."""
-        names = [caught.mutant.name for caught in (*DRIVING, *MENDING)]
+        names = [caught.mutant.name for caught in (*DRIVING, *MENDING, *ROOMS)]
         self.assertEqual(len(names), len(set(names)))
 
     def test_order(self):
@@ -70,3 +71,7 @@ class MutantTests(SynchronousTestCase):
     def test_scrubbed(self):
         """Bugs of the scrubber are seen."""
         self.assertEqual(survivors(SCRUBBED), [])
+
+    def test_rooms(self):
+        """Bugs about full disks are seen."""
+        self.assertEqual(survivors(ROOMS), [])

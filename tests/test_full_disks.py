@@ -1,10 +1,11 @@
 """Full disks: whose, and for which file; the cluster goes on, or comes back by itself."""
 
+import errno
 from contextlib import contextmanager
 
-from loghouse.errors import DiskFullError, RequestError, UnavailableError
+from loghouse.errors import DiskFullError, RequestError, ResourceExhaustedError, UnavailableError
 from loghouse.limits import KIB, MIB
-from loghouse.testing.disk import FILLED
+from loghouse.testing.disk import FILLED, Fault, disk_error
 from tests.driver.town import TownTestCase
 
 
@@ -106,6 +107,71 @@ class LeaderTests(TownTestCase):
         self.failure(town, leader.propose(), DiskFullError)
         free()
         self.appends(leader)
+
+    def test_refused_early(self):
+        """With too few disks that have room, a leader with room refuses records before it appends them."""
+        town = self.built()
+        leader = town.leader
+        self.fill(*[one for one in town.running if one is not leader])
+        town.advance(0.5)
+        last_index = leader.node._replica.raft.last_index
+        refusal = self.failure(town, leader.propose(), DiskFullError).value
+        self.assertIn("the data directories of b, c", str(refusal))
+        self.assertEqual(leader.node._replica.raft.last_index, last_index)
+
+
+class ScarceTests(TownTestCase):
+    """No number for another open file, or no memory: that request is refused, the node goes on."""
+
+    def lacks_files(self, resident):
+        """Let a node's process open no further file; returns what ends that."""
+        fault = Fault(disk_error(errno.EMFILE), kinds=frozenset({"open", "create"}), times=1 << 62)
+        resident.disk.faults.append(fault)
+        return lambda: resident.disk.faults.remove(fault)
+
+    def test_reads(self):
+        """A read that finds no file number is refused, not taken for damage."""
+        town = self.built()
+        follower = next(one for one in town.running if not one.leads)
+        for _ in range(40):
+            self.result(town, town.leader.propose(4000))
+        town.until(lambda: follower.node._replica.readable_offset == 40)
+        for segment in follower.node._log.view.segments[:-1]:
+            segment.let_go()
+        follower.node._log._open_segments.clear()
+        enough = self.lacks_files(follower)
+        refusal = self.failure(town, follower.node.fetch(1, 100), ResourceExhaustedError).value
+        self.assertIn("Too many open files", str(refusal))
+        enough()
+        self.result(town, follower.node.fetch(1, 100))
+
+    def test_appends(self):
+        """A leader without file numbers for a segment is as one without room: another takes over."""
+        town = self.built()
+        scarce = town.leader
+        enough = self.lacks_files(scarce)
+        for _ in range(60):
+            done = scarce.propose(4000)
+            town.advance(0.2)
+            done.addErrback(lambda failure: failure.trap(RequestError))
+        self.assertIsNot(town.leader, scarce)
+        self.result(town, town.leader.propose(4000))
+        enough()
+        town.until(lambda: scarce.node.is_writable)
+        end = town.leader.node._replica.readable_offset
+        town.until(lambda: scarce.node._replica and scarce.node._replica.readable_offset == end)
+
+    def test_no_memory(self):
+        """Memory that did not suffice for a read is a refusal as well."""
+        town = self.built()
+        self.result(town, town.leader.propose())
+
+        def read(*_):
+            raise MemoryError
+
+        leader = town.leader
+        self.patch(leader.node._log, "read", read)
+        self.failure(town, leader.node.fetch(0, 100), ResourceExhaustedError)
 
 
 class MatrixTests(TownTestCase):

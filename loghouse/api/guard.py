@@ -30,6 +30,7 @@ from loghouse.errors import (
     ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
+    short_of,
 )
 from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS, NAME_SIZE_MAX
 from loghouse.net.callers import Caller, Callers
@@ -364,6 +365,8 @@ def parse(kind: type[Message], message: bytes) -> Any:
         return kind.FromString(message)
     except DecodeError:
         raise InvalidRequestError("request", f"is not a serialized {kind.DESCRIPTOR.name}") from None
+    except MemoryError as error:
+        raise short_of(error) or error from None
 
 
 def handlers_of(guard: Guard, service: str, rpcs: Mapping[str, Rpc]) -> Any:

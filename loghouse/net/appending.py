@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import OutcomeUnknownError, RequestError, ResourceExhaustedError
+from loghouse.errors import OutcomeUnknownError, RequestError, ResourceExhaustedError, short_of
 from loghouse.joining import Joiner, may_share
 from loghouse.limits import APPEND_COST, BODIES, RECORD_SIZE_MAX
 from loghouse.long_checks import LongChecks
@@ -189,7 +189,7 @@ class Appends:
                 append.pending = door.checks.run(self._subject, steps, partial(self._checked, append))
                 return
         except Exception as error:
-            self.refuse(append, error)
+            self.refuse(append, short_of(error) or error)
             return
         append.is_checked = True
         if self._line:
@@ -201,7 +201,7 @@ class Appends:
         append.is_checked = True
         append.pending = None
         if error is not None:
-            self.refuse(append, error)
+            self.refuse(append, short_of(error) or error)
             self.door.flush()
         self._propose_checked()
 

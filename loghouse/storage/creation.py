@@ -24,7 +24,15 @@ from loghouse.limits import (
     STORE_HEADER_SIZE,
 )
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.files import Files, OpenFile, is_full, sync_written, write_temporary
+from loghouse.storage.files import (
+    SCARCE_ERRNOS,
+    Files,
+    OpenFile,
+    check_room,
+    is_full,
+    sync_written,
+    write_temporary,
+)
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.recovery import INDEX, RESERVE_NAME, SPARE_PREFIX, STATE, STORE, segment_name
 from loghouse.storage.segment import End, Segment
@@ -132,16 +140,14 @@ class Rooms:
         try:
             return work()
         except OSError as error:
-            if not is_full(error):
+            if error.errno in SCARCE_ERRNOS or not (is_full(error) and self.release_reserve()):
+                check_room(error, self._directory)
                 raise
-            if not self.release_reserve():
-                raise DiskFullError(self._directory) from error
         try:
             return work()
         except OSError as error:
-            if not is_full(error):
-                raise
-            raise DiskFullError(self._directory) from error
+            check_room(error, self._directory)
+            raise
 
     def ensure_spares(self, store_sizes: list[int]) -> None:
         """Make the spares for these stores, in this order.
@@ -157,8 +163,7 @@ class Rooms:
                     continue
                 self._make_spare(number, size, self.sizes.index)
         except OSError as error:
-            if is_full(error):
-                raise DiskFullError(self._directory) from error
+            check_room(error, self._directory)
             raise
 
     def ensure_control_spares(self, store_sizes: list[int]) -> None:
@@ -188,8 +193,7 @@ class Rooms:
             create_allocated(self._files, path, SMALL_FILE_SIZE)
             self._files.unlink(path)
         except OSError as error:
-            if is_full(error):
-                raise DiskFullError(self._directory) from error
+            check_room(error, self._directory)
             raise
 
     def forget_spares(self) -> None:
@@ -219,7 +223,10 @@ class Rooms:
         name = segment_name(header.base_index, STATE)
         content = encode_segment_state(header.seed, state)
         temporary = self.using_reserve(lambda: write_temporary(files, directory, name, content))
-        store = OpenFile.open(files, self.spare_path(0, STORE), write=True)
+        # What a try before this one named already is done again: it may have found no file number.
+        named = f"{directory}/{segment_name(header.base_index, STORE)}"
+        spare = self.spare_path(0, STORE)
+        store = OpenFile.open(files, spare if files.exists(spare) else named, write=True)
         files.pwritev(store.fd, [new_block(header)], 0)
         sync_written(files, store.fd)
         store.close()

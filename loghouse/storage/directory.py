@@ -37,7 +37,15 @@ from loghouse.errors import (
 )
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
-from loghouse.storage.files import Files, OpenFile, end_of_nonzero, is_full, read_file, replace_file
+from loghouse.storage.files import (
+    Files,
+    OpenFile,
+    check_room,
+    end_of_nonzero,
+    is_full,
+    read_file,
+    replace_file,
+)
 from loghouse.storage.log import Log
 from loghouse.storage.recovery import ASIDE_NAME, STORE
 
@@ -431,8 +439,7 @@ class DataDirectory:
         try:
             replace_file(self._files, self.path, MEMBERS_NAME, content)
         except OSError as error:
-            if is_full(error):
-                raise DiskFullError(self.path) from error
+            check_room(error, self.path)
             raise DiskFailedError(f"cannot write {self.path}/{MEMBERS_NAME}: {error}") from error
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from loghouse.errors import DiskFullError
 from loghouse.limits import IOV_MAX, MIB
 from loghouse.protocol.entry import Buffer
 
@@ -25,9 +26,20 @@ _ZEROES: Final = bytes(1 * MIB)
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+# What the process or the machine is short of for now: numbers for open files, memory.
+SCARCE_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
 def is_full(error: OSError) -> bool:
     """Whether an error says that there was no room: what was to be written may be written again later."""
-    return error.errno in FULL_ERRNOS
+    return error.errno in FULL_ERRNOS or error.errno in SCARCE_ERRNOS
+
+
+def check_room(error: OSError, directory: str) -> None:
+    """Raise DiskFullError, saying what is short, when `is_full` says so of an error."""
+    if is_full(error):
+        why = f" ({error.strerror})" if error.errno in SCARCE_ERRNOS else ""
+        raise DiskFullError(f"{directory}{why}") from error
 
 
 class Mapping(Protocol):

@@ -34,7 +34,7 @@ from loghouse.protocol.entry import Entry, EntryKind, frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
-from loghouse.storage.files import Files, is_full, sync_written
+from loghouse.storage.files import Files, check_room, sync_written
 from loghouse.storage.hard_state import HardState, HardStateFile, create_hard_state
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.loss import note_held
@@ -142,8 +142,7 @@ class Log(ReadableLog):
             settlement.run(hard_state)
             return cls(files, found, rooms, hard_state, settlement.warnings)
         except OSError as error:
-            if is_full(error):
-                raise DiskFullError(directory) from error
+            check_room(error, directory)
             raise DiskFailedError(f"cannot open the log in {directory}: {error}") from error
 
     def close(self) -> None:
@@ -211,8 +210,8 @@ class Log(ReadableLog):
 
         Raises:
             EntryDamagedError: They do not join the log; nothing was written.
-            DiskFullError: No room. Those up to `last_index` were written: none, unless room that was taken
-                before is missing (a disk that copies on write, a quota). Append the others later.
+            DiskFullError: No room; append those behind `last_index` later. Some may be written if room that
+                was taken before is missing (a disk that copies on write, a quota).
             DiskFailedError: A write failed; what is written is not known.
         """
         if not entries:
@@ -232,9 +231,8 @@ class Log(ReadableLog):
                         for entry in chunk:
                             state.apply(entry)
             except OSError as error:
-                if not is_full(error):
-                    raise
-                raise DiskFullError(self._directory) from error
+                check_room(error, self._directory)
+                raise
             finally:
                 view, active = self._view, self._active
                 self._view = self._view_to(active.end, view.durable_index, view.durable_offset)
@@ -326,9 +324,8 @@ class Log(ReadableLog):
             try:
                 self._sync_store(active, commit_index)
             except OSError as error:
-                if not is_full(error):
-                    raise
-                raise DiskFullError(self._directory) from error
+                check_room(error, self._directory)
+                raise
             self._move_checkpoint(commit_index)
 
     def _sync_store(self, segment: Segment, commit_index: int) -> None:
@@ -373,8 +370,7 @@ class Log(ReadableLog):
 
         Only for entries that are committed: another member's are the same as these were.
 
-        Returns:
-            Whether it was done; not when the segment is not sealed here any more.
+        Returns whether it was done; not when the segment is not sealed here any more.
 
         Raises:
             DamageError: The disk gives back other bytes.

@@ -15,7 +15,7 @@ from loghouse.errors import DamageError
 from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.entry import HEADER, Buffer, Entry, crc32c
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.files import Files, Mapping, OpenFile
+from loghouse.storage.files import SCARCE_ERRNOS, Files, Mapping, OpenFile
 from loghouse.storage.index import INDEX_ENTRY, OffsetIndex
 from loghouse.storage.recovery import INDEX, STORE, FrameScan, segment_name
 from loghouse.storage.start import read_state
@@ -247,6 +247,8 @@ class Segment:
         except FileNotFoundError:
             raise  # trimmed or cut away since the caller looked; `ReadableLog` looks again
         except OSError as error:
+            if error.errno in SCARCE_ERRNOS:
+                raise  # that is no fault of the disk
             raise self.damage(start, f"cannot be read: {error}") from error
 
     def frame_header(self, number: int) -> FrameHeader:
