@@ -21,10 +21,11 @@ from zope.interface import implementer
 
 from loghouse.config import LoggingConfig
 from loghouse.errors import ResourceExhaustedError
-from loghouse.limits import LOG_LINES, LOG_TEXT_SIZE_MAX
+from loghouse.limits import LASTING_LINES_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.shares import Ledger
 from loghouse.text import visible, visible_json
 
+LASTING_MINUTES: Final = 60
 PEERS_NAMED_MAX: Final = 5  # in one line about lines
 
 # What twisted.logger puts into every event; a line has them under shorter names, or has no use for them.
@@ -88,11 +89,14 @@ class JSONLogObserver:
 class PeerLines:
     """Passes on so many lines a minute that a peer caused, and all peers together; says what it leaves out.
 
-    Such events name a `peer`. They count for whom they are `about`, a subject for one, if they say so.
+    Such events name a `peer`. They count for whom they are `about`, a subject for one, if they say so. What
+    is `lasting`, a text about a state that lasts, is said once in `LASTING_MINUTES`: a node that was removed
+    and tries again and again is one line of its own, and one of each other node.
     """
 
     def __init__(self, observer: ILogObserver) -> None:
         self._observer = observer
+        self._said: dict[str, int] = {}
         self._begin(-1)
 
     def _begin(self, minute: int) -> None:
@@ -111,6 +115,8 @@ class PeerLines:
         if "peer" not in event:
             self._observer(event)
             return
+        if "lasting" in event and not self._is_new(str(event["lasting"]), minute):
+            return
         about = str(event.get("about") or event["peer"])[:LOG_TEXT_SIZE_MAX]
         try:
             self._lines.take(about)
@@ -123,6 +129,17 @@ class PeerLines:
                 self._left_out["others"] += 1
             return
         self._observer({key: _shortened(key, value) for key, value in event.items()})
+
+    def _is_new(self, text: str, minute: int) -> bool:
+        """Whether this was not said lately; notes that it is said now."""
+        said = self._said.get(text)
+        if said is not None and minute - said < LASTING_MINUTES:
+            return False
+        self._said.pop(text, None)
+        if len(self._said) >= LASTING_LINES_MAX:
+            del self._said[next(iter(self._said))]
+        self._said[text] = minute
+        return True
 
     def _tell(self, format: str, event: LogEvent, left_out: Mapping[str, int]) -> None:
         most = sorted(left_out, key=lambda about: -left_out[about])[:PEERS_NAMED_MAX]

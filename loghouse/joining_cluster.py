@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from loghouse.cluster import Cluster
 
 JOIN_LOOKS_EAGER: Final = 4  # then every so many
+LOOKS_TOLD: Final = 3600  # an hour's: who is waited for is said when it changes, else so rarely
 ANSWER_SECONDS_MAX: Final = 10.0
 
 
@@ -33,6 +34,7 @@ class Joining:
         self._answers: dict[str, float] = {}
         self._links: dict[str, PeerLink] = {}
         self._looks = self._calls = 0
+        self._told = ""
 
     def look(self) -> None:
         """Ask who did not answer yet, again and again: often at first, when all may be starting together."""
@@ -46,11 +48,13 @@ class Joining:
             self.logger.info("no cluster at any address of join: making a new one")
             cluster.joined(None)
             return
-        if self._looks % 10 == 0:
+        missing = ", ".join(silent) or "one: all that answered wait for the node that bootstraps"
+        if (missing != self._told and self._looks % 10 == 0) or self._looks % LOOKS_TOLD == 0:
+            self._told = missing
             self.logger.info(
                 "looking for a member of cluster {name}; no answer from {silent}",
                 name=cluster.node.cluster_name,
-                silent=", ".join(silent) or "one: all that answered wait for the node that bootstraps",
+                silent=missing,
             )
         self._looks += 1
         for address in seeds:

@@ -157,6 +157,7 @@ HOLDING_STEP: Final = 256 * KIB  # and what it takes and gives back at a time
 LOG_LINES: Final = Quota(
     "lines a minute about peers", 300, 60
 )  # in the diagnostics: a flood must not fill the disk
+LASTING_LINES_MAX: Final = 1024  # texts remembered, so that what lasts is said once
 LOG_TEXT_SIZE_MAX: Final = 256  # characters of what a peer says of itself, in such a line
 
 # --- connections ------------------------------------------------------------------

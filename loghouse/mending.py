@@ -83,6 +83,7 @@ class _Job:
     misfits: int = 0
     mended: int = 0
     is_silence_told: bool = False
+    told: str = ""
     attempts: Counter[int] = field(default_factory=Counter)
 
 
@@ -217,7 +218,10 @@ class Mender:
             self._mended_in_vain(job, error)
         elif isinstance(error, OSError):
             # Of a reading thread; what the disk thread meets is no bare OSError.
-            self.logger.error("{file}: cannot be read: {error}", file=job.exam.segment.path, error=str(error))
+            if str(error) != job.told:
+                job.told = str(error)
+                file = job.exam.segment.path
+                self.logger.error("{file}: cannot be read, tried again: {error}", file=file, error=job.told)
             job.due = self._now + job.delay
             job.delay = min(2 * job.delay, RETRY_SECONDS_MAX)
         else:

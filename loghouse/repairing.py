@@ -152,10 +152,13 @@ class Repairing:
         self._has_failed = True
         self.is_writable = self.has_leader = False
         log, repair = self._log, self._log_repair
-        if failure.check(DamageError) and log is not None and repair is not None and self._is_member:
+        error = failure.value
+        if isinstance(error, DamageError) and log is not None and repair is not None and self._is_member:
             # From here on nothing is acknowledged any more: what is durable now is all that was promised.
             if self._replica is not None:
                 self._replica.stop()
+            remedy = "start this node again: it repairs that from the other members"
+            failure = Failure(DamageError(error.file, error.position, error.problem, remedy=remedy))
             noted = self._disk.run(lambda: repair.note(log))
             noted.addTimeout(NOTE_SECONDS_MAX, self._clocks.scheduler)
             noted.addErrback(self._note_failed).addCallback(lambda _: self._on_fatal(failure))

@@ -266,6 +266,9 @@ class DamageTests(_NodeTestCase):
         self.assertEqual(self.read_all(node), (11, 1))
         self.assertEqual(len(self.fatal), 1)
         self.assertTrue(self.fatal[0].check(DamageError))
+        text = self.fatal[0].getErrorMessage()
+        self.assertIn("start this node again", text)
+        self.assertNotIn("accept-data-loss", text, "a restart repairs it")
         self.assertEqual(Loss.decode((self.directory / "damage").read_bytes(), node.seed).last_index, last)
         self.failureResultOf(self.propose(node), UnavailableError)
         node._directory.close()  # the process is gone

@@ -24,7 +24,7 @@ from loghouse.client import connect_blocking
 from loghouse.config import LoggingConfig, load
 from loghouse.diagnostics import PeerLines, make_observer
 from loghouse.errors import DataDirectoryError
-from loghouse.limits import LOG_FILE_SIZE_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
+from loghouse.limits import LASTING_LINES_MAX, LOG_FILE_SIZE_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.testing.process import wait_until
 from tests.test_config import PLAIN
 
@@ -191,6 +191,22 @@ class PeerLinesTests(SynchronousTestCase):
         self.assertEqual(
             self.texts()[-2:], ["7 lines about peers were left out: 10.0.0.1", "10.0.0.1: broken"]
         )
+
+    def test_lasting(self):
+        """What lasts is said once an hour, whoever says it how often; something else is said at once."""
+        for minute in range(59):
+            for peer in ("node-1", "node-2"):
+                self.emit(peer, minute, error="it was removed", lasting="it was removed")
+        self.assertEqual(self.texts(), ["node-1: it was removed"])
+        self.emit("node-1", 59, error="expired", lasting="expired")
+        self.emit("node-1", 60, error="it was removed", lasting="it was removed")
+        self.assertEqual(self.texts()[1:], ["node-1: expired", "node-1: it was removed"])
+
+    def test_lasting_texts_are_bounded(self):
+        """However many states last, so many texts are remembered."""
+        for number in range(3 * LASTING_LINES_MAX):
+            self.emit(f"node-{number}", number // 50, lasting=str(number))
+        self.assertEqual(len(self.lines._said), LASTING_LINES_MAX)
 
     def test_long_texts(self):
         """What a peer says of itself does not make a line longer than so much."""

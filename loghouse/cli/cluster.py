@@ -25,6 +25,8 @@ from loghouse.cli.output import (
 from loghouse.cli.target import add_options, addresses, connect
 from loghouse.client import Client
 from loghouse.errors import OutcomeUnknownError, UnavailableError
+from loghouse.limits import VOTERS_MAX
+from loghouse.reconcile import FIRST_VOTERS
 
 WATCH_SECONDS: Final = 1.0
 CLEAR_SCREEN: Final = "\x1b[H\x1b[2J"
@@ -181,9 +183,39 @@ def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
         )
     elif missing:
         notes.append(f"Not running: {who}.")
+    notes += _notes_on_learners(status)
+    names_of_members = {member.name for member in status.members if member.id}
+    notes += [
+        f"A second machine calls itself {member.name}: at {member.address or 'an unknown address'}, with "
+        "another disk than the member. It is not let in while that one lives: stop it, or rename it."
+        for member in status.members
+        if not member.id and member.name in names_of_members
+    ]
     if status.removed:
         names = ", ".join(status.removed)
         notes.append(f"Removed and kept out: {names} (`loghouse cluster add NODE` lets a node back in).")
+    return notes
+
+
+def _notes_on_learners(status: log_pb2.StatusResponse) -> Sequence[str]:
+    """Explain members that follow and do not vote, where that is no passing state."""
+    voters = [member for member in status.members if member.role == "voter"]
+    learners = [member.name for member in status.members if member.role == "learner"]
+    notes = []
+    if learners and len(voters) >= VOTERS_MAX:
+        notes.append(
+            f"Without a vote: {', '.join(learners)}. At most {VOTERS_MAX} members vote; these hold "
+            "everything, and get a vote when a voter is removed."
+        )
+    elif len(learners) == 1 and len(voters) >= FIRST_VOTERS and len(voters) % 2 == 1:
+        notes.append(
+            f"Waits without a vote: {learners[0]}. {len(voters) + 1} voters bear no more failures than "
+            f"{len(voters)}: it gets its vote together with one more node, or in the place of a voter that "
+            "is removed. It holds everything meanwhile."
+        )
+    replicas = [member.name for member in status.members if member.role == "replica"]
+    if replicas:
+        notes.append(f"Replicas (`cluster add --learner`), never given a vote: {', '.join(replicas)}.")
     return notes
 
 
@@ -246,8 +278,10 @@ def run_add(args: argparse.Namespace) -> int:
 def run_remove(args: argparse.Namespace) -> int:
     """Take a node out."""
     with connect(args) as log:
+        was_member = any(member.id and member.name == args.node for member in log.status().members)
         log.remove(args.node)
-    text = f"{args.node} is removed: stop it (`loghouse cluster add {args.node}` would let it back in)"
+    stop = "is removed: stop it" if was_member else "was no member; it is kept out from now on"
+    text = f"{args.node} {stop} (`loghouse cluster add {args.node}` would let it in)"
     _done(args, {"removed": args.node}, text)
     return ExitCode.OK
 

@@ -107,7 +107,8 @@ class AcceptedLink(Link):
 
     def _turn_away(self, error: ProtocolError) -> None:
         """Refuse before there is a session: what such a peer sends is not even read."""
-        self.logger.warn("refused a link from {peer}: {error}", peer=self.peer_name, error=str(error))
+        self.problem = str(error)
+        self._warn("refused a link from {peer}: {problem}", error, f"{self.whose}: {error}")
         self.session = Session(self._door.hello(), is_dialler=False)
         self.session.fail(error)
         self.flush()

@@ -21,7 +21,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.bulk_tls import write_at_once
-from loghouse.errors import PeerTimeoutError, ProtocolError
+from loghouse.errors import (
+    IdentityError,
+    LoghouseError,
+    PeerTimeoutError,
+    ProtocolError,
+    VersionError,
+)
 from loghouse.limits import (
     FRAME_BYTES_PER_SECOND_MIN,
     FRAME_SECONDS,
@@ -34,6 +40,7 @@ from loghouse.protocol.link_messages import LinkRole
 from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
 from loghouse.sockets import use_large_buffers
 
+LASTING: Final = (IdentityError, VersionError)  # another attempt ends as this one, until somebody acts
 WATCH_SECONDS: Final = 1.0
 CLOSE_SECONDS_MAX: Final = 5.0  # how long a peer may take to close after us
 
@@ -227,9 +234,12 @@ class Link(Protocol):
 
     def _note_problem(self, error: ProtocolError) -> None:
         self.problem = str(error)
-        self.logger.warn(
-            "closing link of {peer}: {error}", peer=self.peer_name, about=self.whose, error=self.problem
-        )
+        self._warn("closing link of {peer}: {problem}", error, f"{self.whose}: {error}")
+
+    def _warn(self, format: str, error: LoghouseError, text: str) -> None:
+        """Write a problem down; one of who the two are lasts, and `text` is what of it is news only once."""
+        lasting = {"lasting": text} if isinstance(error, LASTING) else {}
+        self.logger.warn(format, peer=self.peer_name, about=self.whose, problem=self.problem, **lasting)
 
     @property
     def is_of_node(self) -> bool:
@@ -279,7 +289,8 @@ class Link(Protocol):
     def _receive_event(self, event: Event) -> None:
         if isinstance(event, LinkFailed):
             self.problem = f"refused by the peer: {event.error}"
-            self.logger.warn("{peer}: {problem}", peer=self.peer_name, about=self.whose, problem=self.problem)
+            # To this node it is one piece of news, whichever of the others says it.
+            self._warn("{peer}: {problem}", event.error, self.problem)
         if not isinstance(event, PongReceived):
             self.event_received(event)
 

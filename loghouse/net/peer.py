@@ -361,7 +361,7 @@ class DialledLink(Link):
 
     def _fail(self, error: ProtocolError) -> None:
         self.problem = str(error)
-        self.logger.warn("dialled {peer}: {error}", peer=self.peer_name, error=str(error))
+        self._warn("dialled {peer}: {problem}", error, f"dialled {self.peer_name}: {error}")
         self.close()
 
     def write_frame(self, frame: tuple[Buffer, ...], size: int) -> None:

@@ -44,6 +44,35 @@ class StatusTests(ClusterCase):
         self.assertRegex(lines[6], r"^n3 +3 +voter +alive +42 entries")
         self.assertEqual(len(lines), 7, "nothing to remark")
 
+    def member(self, name, role, id=9, **fields):
+        self.cluster.status.members.add(name=name, id=id, role=role, liveness="alive", **fields)
+
+    def remarks(self):
+        code, out, _ = self.run_cluster("status", "--json")
+        self.assertEqual(code, 0)
+        return " ".join(json.loads(out)["notes"])
+
+    def test_a_learner_that_waits(self):
+        """A fourth node that waits by design is explained; two that are on their way to a vote are not."""
+        self.member("n4", "learner")
+        self.assertIn("Waits without a vote: n4. 4 voters bear no more failures than 3", self.remarks())
+        self.member("n5", "learner")
+        self.assertEqual(self.remarks(), "")
+
+    def test_enough_voters(self):
+        """Beyond the most voters there may be, learners are explained, and so are replicas."""
+        self.member("n4", "voter")
+        self.member("n5", "voter")
+        self.member("n6", "learner")
+        self.member("n7", "replica")
+        self.assertIn("Without a vote: n6. At most 5 members vote", self.remarks())
+        self.assertIn("never given a vote: n7", self.remarks())
+
+    def test_a_second_machine(self):
+        """A machine with a member's name is shown apart, with what to do."""
+        self.member("n2", "none", id=0, address="10.9.9.9:1")
+        self.assertIn("A second machine calls itself n2: at 10.9.9.9:1", self.remarks())
+
     def test_json(self):
         """Every figure as JSON, with the notes as texts."""
         self.cluster.status.members[2].liveness = "dead"
