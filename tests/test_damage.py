@@ -18,7 +18,7 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.raft.ready import Damage, Role
 from loghouse.storage.files import OsFiles
-from loghouse.storage.loss import Loss
+from loghouse.storage.loss import UNKNOWN_INDEX, Loss
 from loghouse.storage.new_cluster import Rewrite
 from tests.test_node import NodeTestCase as _NodeTestCase
 
@@ -129,6 +129,44 @@ class DamageTests(_NodeTestCase):
             self.tell(node, RequestVote(term=term, last_log_index=index, last_log_term=last.term))
             self.assertEqual([reply.granted for reply in self.answers(RequestVoteReply)], [granted])
         self.assertTrue((self.directory / "damage").exists())
+
+    def test_member_without_its_newest_store(self):
+        """It votes for no log shorter than its own was; when nothing tells, for none of its terms."""
+        self.make()
+        self.make_member()
+        last = self.entries[-1]
+        image = {path: path.read_bytes() for path in self.directory.iterdir() if path.is_file()}
+        for is_closed in (True, False):
+            for path, content in image.items():
+                path.write_bytes(content)
+            newest = max(self.directory.glob("[0-9]*.store"))
+            newest.unlink()
+            if not is_closed:
+                (self.directory / "held").unlink()
+            node = self.begin()
+            raft = node._replica.raft
+            self.assertEqual(raft.last_index, int(newest.stem) - 1)
+            known = Damage(last.index if is_closed else UNKNOWN_INDEX, raft.term)
+            self.assertEqual(raft.damage, known)
+            self.pass_time(node)
+            self.assertEqual((raft.role, self.sent), (Role.FOLLOWER, []))
+            for index, term, granted in (
+                (last.index - 1, last.term, False),
+                (last.index, last.term, is_closed),
+                (last.index, raft.term + 1, True),
+            ):
+                request = RequestVote(term=raft.term + 1, last_log_index=index, last_log_term=term)
+                self.tell(node, request)
+                self.assertEqual(
+                    [reply.granted for reply in self.answers(RequestVoteReply)], [granted], index
+                )
+            self.stop(node)
+            # The witness stays beside `damage`, so neither can be lost alone.
+            (self.directory / "damage").unlink()
+            node = self.begin()
+            self.assertEqual(node._replica.raft.damage, known)
+            self.stop(node)
+            (self.directory / "damage").unlink()
 
     def test_member_refetches(self):
         """It acknowledges only what it has again; with the last of it, it is a full member."""

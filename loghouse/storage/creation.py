@@ -204,6 +204,24 @@ class Rooms:
                     self._files.unlink(self.spare_path(number, suffix))
         self._spares.clear()
 
+    def remove_segment(self, segment: Segment) -> None:
+        """Remove the last segment; durable on return, and no crash leaves a trace of a loss.
+
+        Its index only loses its name at first: after a crash a full disk may have no room for another.
+        """
+        files, directory = self._files, self._directory
+        segment.let_go()
+        state, index = f"{directory}/{segment_name(segment.base_index, STATE)}", segment.index_path
+        if files.exists(state):
+            files.unlink(state)
+        if files.exists(index):
+            files.rename(index, f"{index}.tmp")
+        files.sync_directory(directory)
+        files.unlink(segment.path)
+        files.sync_directory(directory)
+        if files.exists(f"{index}.tmp"):
+            files.unlink(f"{index}.tmp")
+
     def create_segment(self, cluster: bytes, group: int, state: LogState, *, remedy: str) -> Segment:
         """Turn the first spare into the segment behind `state`; durable on return.
 

@@ -47,7 +47,7 @@ from loghouse.storage.files import (
     replace_file,
 )
 from loghouse.storage.log import Log
-from loghouse.storage.recovery import ASIDE_NAME, STORE
+from loghouse.storage.recovery import ASIDE_NAME, STORE, parse_name
 
 FORMAT_VERSION: Final = 1
 LOCK_NAME: Final = "lock"
@@ -377,7 +377,9 @@ class DataDirectory:
         """Refuse when anything that seems to be left of a crash in the first boot could be data."""
         try:
             for path in self._log_files():
-                if path.endswith(f"/{ASIDE_NAME}"):
+                parsed = parse_name(path.rpartition("/")[2])
+                # The log of a first boot begins with the first entry: another one, empty too, was trimmed.
+                if path.endswith(f"/{ASIDE_NAME}") or (parsed is not None and parsed[0] > 1):
                     raise self._node_is_gone(path)
                 store = OpenFile.open(self._files, path)
                 if path.endswith(STORE) and not _holds_nothing(store):
@@ -389,7 +391,7 @@ class DataDirectory:
         return DamageError(
             f"{self.path}/{NODE_NAME}",
             0,
-            f"the node's identity is gone, but there are entries in {path}",
+            f"the node's identity is gone, but there are entries in {path}, or were",
             remedy="nothing was modified; restore the file from a backup",
         )
 

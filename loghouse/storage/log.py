@@ -429,11 +429,10 @@ class Log(ReadableLog):
             self._checkpoint, self._next_checkpoint = state.copy(), None
             self._state = state
             self._view = make_view([*view.segments[:place], target], durable=view)
-            self._unlink_companions(removed)
             for segment in reversed(removed):
                 # One after the other: a crash must never leave a gap.
-                self._files.unlink(segment.path)
-                self._files.sync_directory(self._directory)
+                self._open_segments.pop(segment.base_index, None)
+                self._rooms.remove_segment(segment)
             cut, fd = target.end.position, target.store().fd
             self._files.truncate(fd, cut)
             self._files.fsync(fd)
@@ -485,7 +484,7 @@ class Log(ReadableLog):
         sync_written(self._files, fd)
 
     def _unlink_companions(self, segments: Sequence[Segment]) -> None:
-        """Remove index and state files, durably: behind the log's end they must go before their stores."""
+        """Remove the index and state files of segments whose stores do not count any more; durable then."""
         for segment in segments:
             segment.let_go()
             self._open_segments.pop(segment.base_index, None)

@@ -362,8 +362,10 @@ class Settlement:
             if not is_full(error):
                 raise
             self._missed("the second copy of term and vote")
+        taken = self._take_index_back()
         for name in found.plan.leftovers:
-            files.unlink(f"{directory}/{name}")
+            if name != taken:
+                files.unlink(f"{directory}/{name}")
         if found.plan.leftovers:
             files.sync_directory(directory)
         if found.is_installing:
@@ -381,6 +383,16 @@ class Settlement:
             self.warnings.append(f"{segment_name(base, INDEX)}: did not fit its store, was rebuilt")
         self._settle_active()
         self._make_reserve()
+
+    def _take_index_back(self) -> str:
+        """Give the last index its name back that a cut took before a crash; return the name that is gone."""
+        found, files = self._found, self._files
+        if found.segments:
+            index = found.segments[-1].index_path
+            if not files.exists(index) and files.exists(f"{index}.tmp"):
+                files.rename(f"{index}.tmp", index)
+                return f"{segment_name(found.segments[-1].base_index, INDEX)}.tmp"
+        return ""
 
     def _keep_held(self, loss: Loss) -> None:
         """Let `held` say the same as `damage`, so that neither can be lost alone without a word."""
@@ -478,21 +490,32 @@ class Settlement:
     def _mend_active_index(self, segment: Segment, scan: FrameScan) -> None:
         files = self._files
         wanted = max(self._rooms.sizes.index, len(scan.entries))
-        if files.exists(segment.index_path):
-            index = OpenFile.open(files, segment.index_path, write=True)
-            if index.size() >= wanted:
-                if index.pread(len(scan.entries), 0) != scan.entries:
-                    files.pwritev(index.fd, [scan.entries], 0)
-                return
+        if self._use_index(segment, scan, wanted):
+            return
         directory, base, entries = self._found.directory, segment.base_index, bytes(scan.entries)
         try:
             replace_index(files, self._rooms, directory, base, entries, wanted)
         except DiskFullError:
             # One with room for what is there, and a little more.
-            places = self._rooms.sizes.kept[1] + 1
-            replace_index(
-                files, self._rooms, directory, base, entries, len(entries) + places * INDEX_ENTRY_SIZE
-            )
+            least = len(entries) + (self._rooms.sizes.kept[1] + 1) * INDEX_ENTRY_SIZE
+            if not self._use_index(segment, scan, least):
+                # The room that the store has behind its end is worth more here; the next append rolls.
+                store = OpenFile.open(files, segment.path, write=True)
+                files.truncate(store.fd, segment.end.position)
+                segment.size = segment.end.position
+                replace_index(files, self._rooms, directory, base, entries, least)
+
+    def _use_index(self, segment: Segment, scan: FrameScan, size: int) -> bool:
+        """Make the entries of the index file right, if it is there and has `size` bytes; else False."""
+        files = self._files
+        if not files.exists(segment.index_path):
+            return False
+        index = OpenFile.open(files, segment.index_path, write=True)
+        if index.size() < size:
+            return False
+        if index.pread(len(scan.entries), 0) != scan.entries:
+            files.pwritev(index.fd, [scan.entries], 0)
+        return True
 
 
 def replace_index(files: Files, rooms: Rooms, directory: str, base: int, entries: bytes, size: int) -> None:

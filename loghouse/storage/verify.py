@@ -19,7 +19,7 @@ from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, STORE_HEADER_SI
 from loghouse.protocol.checking import check_stored
 from loghouse.protocol.entry import CODEC_MASK, HEADER, Codec, EntryKind, frame_seed
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.directory import LOGS_NAME, NODE_NAME, Identity
+from loghouse.storage.directory import LOGS_NAME, NEW_NODE_NAME, NODE_NAME, Identity
 from loghouse.storage.files import Files, OpenFile, end_of_nonzero, read_file
 from loghouse.storage.hard_state import read_slots
 from loghouse.storage.index import INDEX_ENTRY
@@ -110,6 +110,9 @@ def verify(files: Files, path: str) -> Iterator[Step]:
     groups = groups_of(files, path)
     if not groups:
         yield Finding(f"{path}/{LOGS_NAME}", 0, "there is no log")
+    if files.exists(f"{path}/{NEW_NODE_NAME}"):
+        problem = "`loghouse recover --new-cluster` was interrupted: no node starts until it is run again"
+        yield Finding(f"{path}/{NEW_NODE_NAME}", 0, problem)
     counted = [0, 0, 0, 0]
     for group in groups:
         check = _LogCheck(files, f"{path}/{LOGS_NAME}/{group}", identity.cluster_uuid, group)

@@ -76,7 +76,7 @@ STORAGE = (
         name="cut-leaves-later-segments",
         citation="Kafka 2013, KIP-101; the Go original deletes too much",
         description="A cut leaves the segments behind it on the disk.",
-        edits=(Edit(LOG + "truncate_suffix", "self._files.unlink(segment.path)", "pass"),),
+        edits=(Edit(LOG + "truncate_suffix", "self._rooms.remove_segment(segment)", "pass"),),
         options=(*SMALL, ("raft.append_size_max", 220), ("disk.index_size", 24)),
         faults=(("crash_point", 3.0), ("partition", 5.0)),
     ),

@@ -69,7 +69,7 @@ class FindingTests(SynchronousTestCase):
         disk, writer = SimDisk(), Writer()
         log = self.make_log(disk, writer, 10)
         # The roll's sync of the directory fails: the process ends, the machine and its caches stay.
-        disk.fail(errno.EIO, after=1, kinds=["sync_directory"])
+        disk.fail(errno.EIO, kinds=["sync_directory"])
         state = writer.state.copy()
         self.assertRaises(DiskFailedError, log.append, [writer.records()])
         disk.stop_process()

@@ -18,6 +18,7 @@ from loghouse.protocol.log_state import LogState, check_follows, encode_log_stat
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.storage import log as log_module
 from loghouse.storage import opening as opening_module
+from loghouse.storage.creation import Rooms
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.storage.log import Log
 from loghouse.testing.crash_states import crash_states
@@ -444,10 +445,16 @@ class MutantTests(SynchronousTestCase):
 
     def test_companions_outlive_their_stores(self):
         """A cut that removes stores before their companions, so that a crash looks like a loss, is found."""
-        real = Log._unlink_companions
-        self.patch(Log, "_unlink_companions", lambda *_: None)
+        real = Rooms.remove_segment
+
+        def stores_first(rooms, segment):
+            rooms._files.unlink(segment.path)
+            rooms._files.sync_directory(DIRECTORY)
+            rooms._files.create(segment.path)
+            real(rooms, segment)
+
+        self.patch(Rooms, "remove_segment", stores_first)
         self.assert_found(story_of_cut)
-        self.patch(Log, "_unlink_companions", real)
 
     def test_held_is_kept(self):
         """A start that keeps what the last stop wrote down is found."""

@@ -339,6 +339,57 @@ class LostFilesTests(SynchronousTestCase):
         others = {name: row for name, row in table.items() if row != stopped[name]}
         self.assertEqual(others, self.documented("After `kill -9`"), text_of(others))
 
+    def test_node_of_a_trimmed_log(self):
+        """Without `node`, an empty log that does not begin with the first entry is no new disk."""
+        disk = SimDisk()
+        log = boot(disk).open_log()
+        log.save_hard_state(term=TERM, vote=0)
+        log.install_start(LogState(index=100, term=TERM, next_offset=400, timestamp=1))
+        log.close()
+        disk.stop_process()
+        disk.unlink("/data/node")
+        before = disk.contents()
+        with self.assertRaises(DamageError) as caught:
+            boot(disk)
+        self.assertIn("identity is gone", str(caught.exception))
+        self.assertEqual(disk.contents(), before)
+
+    def test_interrupted_new_cluster(self):
+        """What no start touches until `recover --new-cluster` is finished, `verify` does not call good."""
+        course = Course(is_member=False, is_closed=True)
+        course.disk.replace("/data/node.new", course.image["/data/node"])
+        self.assertRaises(DataDirectoryError, course.open)
+        found = [step for step in verify(course.disk, "/data") if isinstance(step, Finding)]
+        self.assertEqual([(step.file, step.is_damage) for step in found], [("/data/node.new", True)])
+
+    def test_under_a_running_log(self):
+        """A file that goes while the log is open is made anew, or its loss is noticed at the next start."""
+        course = Course(is_member=False, is_closed=True)
+        found = {}
+        for name, path in course.files().items():
+            if not path.startswith(DIRECTORY) or path.endswith(("held", "reserve")):
+                continue
+            log = course.open()
+            course.disk.unlink(path)
+            count = len(course.entries)
+            course.append(log, 2, term=TERM)
+            log.close()
+            course.disk.stop_process()
+            try:
+                again = course.open()
+                self.assertEqual((again.last_index, again.hard_state), (count + 2, log.hard_state))
+                outcome = "as it was"
+            except DamageError as error:
+                self.assertIn("recover", str(error))
+                outcome = "refused"
+            found.setdefault(outcome, []).append(name)
+            del course.entries[count:]
+            course.restore()
+        self.assertEqual(
+            found["refused"],
+            ["`start`", "`hard_state`", "first `.store`", "middle `.store`", "newest `.store`"],
+        )
+
     def test_planted_bugs(self):
         """Without one of the traces the table is another: each of them is needed."""
         course = Course(is_member=False, is_closed=False)
