@@ -34,6 +34,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS, NAME_SIZE_MAX
 from loghouse.net.callers import Caller, Callers
+from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
 from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.shares import Holding, Shares
 
@@ -57,13 +58,15 @@ class Rpc:
 
     `behaviour` is awaited with a `Call` (and the request, unless `shape` is STREAM). A unary one returns
     the serialized response; the others write theirs through the call. `action` None means that any
-    permission at all is enough.
+    permission at all is enough. `check` is awaited before a request is parsed: it raises when that would
+    take the loop's time.
     """
 
     request: type[Message]
     action: Action | None
     behaviour: Callable[..., Awaitable[bytes | None]]
     shape: Shape = Shape.UNARY
+    check: Callable[[Call, bytes], Awaitable[None]] | None = None
 
 
 class Guard:
@@ -308,7 +311,7 @@ class Call:
             raise InvalidRequestError("request", f"was not complete within {seconds:g} s") from None
         if message is aio.EOF:
             raise InvalidRequestError("request", "is missing; the call ended without one")
-        return self.parse(self._delivered(message))
+        return await self.parse(self._delivered(message))
 
     async def _read_message(self) -> Any:
         caller = self._caller
@@ -328,7 +331,7 @@ class Call:
     async def read(self) -> Any:
         """Return the next request, or None when there will be no more."""
         message = await self.read_raw()
-        return None if message is None else self.parse(message)
+        return None if message is None else await self.parse(message)
 
     async def read_raw(self) -> bytes | None:
         """Return the next request's bytes, for `parse`, or None when there will be no more.
@@ -342,12 +345,17 @@ class Call:
         self._guard.check_open(self._rpc)
         return self._delivered(message)
 
-    def parse(self, message: bytes) -> Any:
+    async def parse(self, message: bytes) -> Any:
         """Return the parsed request.
 
         Raises:
-            InvalidRequestError: It is none of this call's kind.
+            InvalidRequestError: It is none of this call's kind, or has more in it than one may have.
         """
+        if len(message) > PARSED_SIZE_MAX:
+            if self._rpc.check is not None:
+                await self._rpc.check(self, message)
+            else:
+                check_fields(message)
         return parse(self._rpc.request, message)
 
     async def write(self, response: bytes) -> None:

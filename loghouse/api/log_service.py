@@ -36,7 +36,7 @@ from loghouse.limits import (
 )
 from loghouse.long_checks import LongChecks
 from loghouse.node_api import Fetched, NodeLike, ProducerRegistry, Proposal
-from loghouse.protocol.checking import check_steps
+from loghouse.protocol.checking import check_steps, record_steps
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.protocol.varint import join_bytes_field
 
@@ -70,8 +70,16 @@ class LogService:
         """Return every call of the service, by name."""
         produce, consume, led = Action.PRODUCE, Action.CONSUME, self._naming_leader
         return {
-            "Produce": Rpc(log_pb2.ProduceRequest, produce, led(self._submit_record)),
-            "ProduceStream": Rpc(log_pb2.ProduceRequest, produce, led(self._produce_stream), Shape.STREAM),
+            "Produce": Rpc(
+                log_pb2.ProduceRequest, produce, led(self._submit_record), check=self._check_large_record
+            ),
+            "ProduceStream": Rpc(
+                log_pb2.ProduceRequest,
+                produce,
+                led(self._produce_stream),
+                Shape.STREAM,
+                self._check_large_record,
+            ),
             "Consume": Rpc(log_pb2.ConsumeRequest, consume, self._consume),
             "ConsumeStream": Rpc(log_pb2.ConsumeRequest, consume, self._consume_stream, Shape.SERVER_STREAM),
             "GetServers": Rpc(log_pb2.GetServersRequest, None, self._get_servers),
@@ -122,6 +130,11 @@ class LogService:
         self._check_record(call, request)
         payload = log_pb2.RecordBatch(records=[request.record]).SerializeToString()
         return self._append(call, request, payload, 1, _record_answer)
+
+    async def _check_large_record(self, call: Call, message: bytes) -> None:
+        steps = record_steps(message, self._record_size_max)
+        for _ in steps:
+            await self._check_on(call.subject, steps)
 
     def _check_record(self, call: Call, request: Any) -> None:
         """Raise unless the record may be appended."""

@@ -55,7 +55,7 @@ class Pipeline:
             while (message := await self._call.read_raw()) is not None:
                 size = len(message)
                 await self._wait_for_room(size)
-                self._push(await self._submit(self._call.parse(message)), size)
+                self._push(await self._submit(await self._call.parse(message)), size)
         except Exception as error:
             # In its turn: whatever was proposed before is answered before the error.
             self._push(_failed(error), 0)

@@ -39,7 +39,12 @@ OTHER_FIELDS_MAX: Final = 1 * KIB
 WALKED_RECORDS_MAX: Final = 8 * KIB
 """Records walked over in a step: about 2 ms."""
 
-_RECORD_TAG: Final = 0x0A  # field 1 of a RecordBatch, length-delimited
+REQUEST_FIELDS_MAX: Final = 64
+"""Fields of a request above `PARSED_SIZE_MAX`: of those of two bytes, 8 MiB take 50 ms to parse."""
+RECORD_REQUEST_OVERHEAD: Final = 4 * KIB
+"""What a request to append a record has besides it, at most; and an offset in the record, which is ours."""
+
+_RECORD_TAG: Final = 0x0A  # field 1 of a RecordBatch, length-delimited; so is the record of a ProduceRequest
 _HEADER_TAG: Final = 0x32  # field 6 of a Record, length-delimited
 _NO_BATCH: Final = "is not a serialized RecordBatch"
 
@@ -99,6 +104,54 @@ def check_steps(
     else:
         yield 0
         yield from _walk_steps(unpacked, record_count, record_size_max)
+
+
+def check_fields(message: Buffer) -> None:
+    """Raise when a large request has so many fields that its parse would take long; ours have eight at most.
+
+    Raises:
+        InvalidRequestError: It has, or they are no fields.
+    """
+    if len(message) > PARSED_SIZE_MAX:
+        for _ in _fields(message):
+            pass
+
+
+def record_steps(message: Buffer, record_size_max: int) -> Iterator[int]:
+    """Check that a request to append one record can be parsed at once, in steps like those of `check_steps`.
+
+    Raises:
+        InvalidRequestError: It cannot; names the field and the limit.
+    """
+    if len(message) > record_size_max + RECORD_REQUEST_OVERHEAD:
+        raise InvalidRequestError(
+            "record", f"has {len(message)} bytes with its request; at most {record_size_max} are allowed"
+        )
+    if len(message) <= PARSED_SIZE_MAX:
+        return
+    records = [memoryview(message)[start:end] for tag, start, end in _fields(message) if tag == _RECORD_TAG]
+    if len(records) > 1 or any(record[0] != _RECORD_TAG for record in records):
+        raise InvalidRequestError("record", "is there more than once, or its tag is not in its shortest form")
+    if len(message) > COUNTED_SIZE_MAX:
+        yield 0
+    if records and bytes(message).count(_HEADER_TAG) > HEADERS_PER_RECORD_MAX:
+        yield 0
+        yield from _header_steps(records[0])
+
+
+def _fields(message: Buffer) -> Iterator[tuple[int, int, int]]:
+    """Yield tag, start and end of a request's fields; no more than a request may have."""
+    position = count = 0
+    try:
+        while position < len(message):
+            start = position
+            tag, position = _skip_field(message, position)
+            count += 1
+            if count > REQUEST_FIELDS_MAX:
+                raise InvalidRequestError("request", f"has more than {REQUEST_FIELDS_MAX} fields")
+            yield tag, start, position
+    except (IndexError, ValueError):
+        raise InvalidRequestError("request", "does not consist of protobuf fields") from None
 
 
 def check_stored(payload: Buffer, record_count: int, codec: int) -> None:

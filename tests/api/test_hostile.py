@@ -7,8 +7,11 @@ import random
 import grpc
 from grpc import aio
 
+from loghouse.api import guard
 from loghouse.api.v1 import log_pb2
-from tests.api.doors import DoorCase, asynchronous, batch, produce, until
+from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, MIB
+from loghouse.protocol.varint import encode_varint
+from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
 from tests.api.test_door import ADMIN_POLICY, every_rpc, invoke
 
 ROUNDS = int(os.environ.get("LOGHOUSE_HOSTILE_ROUNDS", "15"))
@@ -47,6 +50,47 @@ class HostileTests(DoorCase):
             self.assertLessEqual(set(results), EXPECTED, name)
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual((await self.stub().Bounds(log_pb2.BoundsRequest())).next, self.node.next_offset)
+
+    @asynchronous
+    async def test_many_small_parts(self):
+        """Requests of many fields or headers of two bytes are refused before they are parsed."""
+        parsed = []
+        real = guard.parse
+
+        def parse(kind, message):
+            parsed.append(message)
+            return real(kind, message)
+
+        self.patch(guard, "parse", parse)
+        await self.open_door()
+        room = GRPC_MESSAGE_SIZE_MAX // 2 - 8
+        header = b"\x32\0"  # field 6 of a record
+        rows = [
+            ("/log.v1.Log/Produce", b"\x0a\0" * room, "record"),
+            ("/log.v1.Log/Produce", b"\x0a\0" * (MIB // 2), "request"),
+            ("/log.v1.Log/Produce", b"\x0a" + encode_varint(MIB) + header * (MIB // 2), "record.headers"),
+            (
+                "/log.v1.Log/Produce",
+                (b"\x0a" + encode_varint(MIB // 2) + header * (MIB // 4)) * 2,
+                "record",
+            ),
+            ("/log.v1.Log/Produce", b"\x8a\0" + encode_varint(MIB) + header * (MIB // 2), "record"),
+            ("/log.v1.Log/ProduceBatch", b"\x0a\0" * room, "request"),
+            ("/log.v1.Log/Fetch", b"\x08\0" * room, "request"),
+            ("/log.v1.Log/Bounds", b"\x40\0" * room, "request"),
+            ("/log.v1.Log/Bounds", b"\xff" * MIB, "request"),
+        ]
+        for method, request, field in rows:
+            call = self.channel().unary_unary(method)
+            error = await self.refused(call(request), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertEqual(details_of(error)[0].metadata["field"], field, method)
+        stream = self.channel().stream_stream("/log.v1.Log/ProduceStream")(iter([rows[2][1]]))
+        error = await self.refused(stream.read(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertEqual(details_of(error)[0].metadata["field"], "record.headers")
+        self.assertEqual(parsed, [])
+        # A value that looks like headers is none.
+        answer = await self.stub().Produce(produce(b"2" * (MIB - 100), log="default"))
+        self.assertEqual(answer.offset, 0)
 
     async def _code(self, channel, name, method, request):
         """The status of a call, or OK at its first answer; one that only waits is left after a moment."""

@@ -52,6 +52,20 @@ PAYLOADS = (
         "protocol.test_checking:CostTests.test_bombs",
     ),
     bug(
+        "fields-cost-nothing",
+        "ADR 19",
+        "A request of millions of empty fields is parsed at once.",
+        [(CHECKING + "_fields", "count > REQUEST_FIELDS_MAX", "False")],
+        "api.test_hostile:HostileTests.test_many_small_parts",
+    ),
+    bug(
+        "a-record-is-parsed-before-its-size",
+        "ADR 19",
+        "However many headers the record of a request has, it is parsed at once.",
+        [(CHECKING + "record_steps", "> HEADERS_PER_RECORD_MAX", "> 1 << 30")],
+        "api.test_hostile:HostileTests.test_many_small_parts",
+    ),
+    bug(
         "packed-size-is-the-size",
         "ADR 19",
         "What a packed batch unpacks to does not count: it is unpacked and parsed on the reactor.",
