@@ -38,6 +38,8 @@ from loghouse.testing.process import POLICY, Certificates, NodeProcess
 
 IN_FLIGHT = 8
 GROWTH_MAX = 256
+GROWTH_WITHOUT_RULE_MAX = 512  # whatever all subjects without a rule do together
+SUBJECTS_WITHOUT_RULE = 48
 RATE_MIN = 0.7
 TAIL_MAX = 3
 TURN_MAX = 10
@@ -207,6 +209,28 @@ def endless_headers(abuser: Abuser) -> None:
         abuser.half(context).endless_headers(4 * MIB)
 
 
+def headers_beside_a_call(abuser: Abuser) -> None:
+    context = abuser.context("greedy", "h2")
+    for _ in range(4):
+        half = abuser.half(context)
+        half.begin("/log.v1.Log/ProduceBatch")  # it awaits its message, so the connection is read
+        half.listen(0.2)
+        half.endless_headers(15 * MIB)
+
+
+def all_without_a_rule(abuser: Abuser) -> None:
+    frame = pack_header(FRAME_SIZE, Produce.KIND, group=1, stream=1) + bytes(FRAME_SIZE - 1)
+    for number in range(SUBJECTS_WITHOUT_RULE):
+        name = f"nobody-{number}"
+        for _ in range(2):
+            half = abuser.half(abuser.context(name, "h2"))
+            for _ in range(PER_CONNECTION):
+                half.begin("/log.v1.Log/Produce")
+            half.listen(0.05)
+        for _ in range(2):
+            send(abuser.link(abuser.context(name, "loghouse/1")), frame)
+
+
 def nothing(abuser: Abuser) -> None:
     """What is measured against itself shows the noise."""
 
@@ -223,6 +247,8 @@ ABUSES: dict[str, Callable[[Abuser], None]] = {
     "answers not taken": answers_not_taken,
     "log lines": log_lines,
     "endless headers": endless_headers,
+    "headers beside a call": headers_beside_a_call,
+    "all without a rule": all_without_a_rule,
     "connections": connections,
 }
 
@@ -236,9 +262,10 @@ class Bench:
     def __init__(self, folder: Path, seconds: float, pairs: int) -> None:
         self._pairs = pairs
         certificates = Certificates(folder / "certs")
-        issued = make_client_certificate(certificates.authority, name="greedy", now=datetime.now(UTC))
-        certificates.path("greedy").write_bytes(issued.certificate_pem)
-        certificates.key_path("greedy").write_bytes(issued.key_pem)
+        for name in ("greedy", *(f"nobody-{number}" for number in range(SUBJECTS_WITHOUT_RULE))):
+            issued = make_client_certificate(certificates.authority, name=name, now=datetime.now(UTC))
+            certificates.path(name).write_bytes(issued.certificate_pem)
+            certificates.key_path(name).write_bytes(issued.key_pem)
         rules = "p, greedy, default, produce\np, greedy, default, consume\n"
         (certificates.folder / "policy.csv").write_text(POLICY + rules)
         self._seconds = seconds
@@ -281,7 +308,8 @@ class Bench:
             tails.append(during["p99"] / before["p99"])
         table.add(f"{name}: another's appends, to those before", median(rates), "", bar=RATE_MIN)
         table.add("  their 99th percentile", median(tails), "x", bar=TAIL_MAX, at_most=True)
-        table.add("  private memory of the node", growth, "MiB more", bar=GROWTH_MAX, at_most=True)
+        growth_max = GROWTH_WITHOUT_RULE_MAX if abuse is all_without_a_rule else GROWTH_MAX
+        table.add("  private memory of the node", growth, "MiB more", bar=growth_max, at_most=True)
         turn, collecting = self.longest_turn(begin)
         table.add("  longest turn of the reactor, all requests of it", turn, "ms")
         table.add("    of that, Python's garbage collector", collecting, "ms")
