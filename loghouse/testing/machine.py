@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IDelayedCall
 
+from loghouse.errors import DiskFullError
 from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.entry import Entry
 from loghouse.raft.ready import Ready
@@ -127,7 +128,12 @@ class Machine:
         while steps:
             kind, what = steps[0]
             if kind == "entries":
-                log.append(what)
+                try:
+                    log.append(what)
+                except DiskFullError:
+                    # Room that was taken before may be missing: then some are written.
+                    steps[0] = kind, [entry for entry in what if entry.index > log.last_index]
+                    raise
             elif kind == "hard_state":
                 log.save_hard_state(term=what.term, vote=what.vote)
                 self._check_hard_state(oracle, member)

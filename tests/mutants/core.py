@@ -353,7 +353,13 @@ CORE = (
         name="probe-paused-for-ever",
         citation="etcd-io/raft heartbeat_resp_recovers_from_probing, etcd#14633",
         description="A probe that was lost is never repeated.",
-        edits=(Edit(REPLICATION + "_on_heartbeat_reply", "progress.paused = False", "pass"),),
+        edits=(
+            Edit(
+                REPLICATION + "_on_heartbeat_reply",
+                "progress.paused = progress.wants_look = False",
+                "progress.wants_look = False",
+            ),
+        ),
     ),
     Mutant(
         name="transfer-stuck",

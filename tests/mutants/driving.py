@@ -199,8 +199,11 @@ ANSWERS = (
         [
             (
                 NODE + "propose_here",
-                "self._replica.propose(proposal, ",
-                "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0), ",
+                "self._under_way.propose(self._replica.propose, proposal, ",
+                (
+                    "self._under_way.propose(self._replica.propose, "
+                    "__import__('dataclasses').replace(proposal, producer_id=0), "
+                ),
             )
         ],
         "test_cluster:ForwardingTests.test_exactly_once_across_failover",

@@ -11,7 +11,7 @@ WRITE = "loghouse.group_write:GroupWrite."
 NODE = "loghouse.node:Node."
 READS = "loghouse.reads:Reads."
 CLUSTER = "loghouse.cluster:Cluster."
-JOINING = "loghouse.cluster:_Joining."
+JOINING = "loghouse.joining_cluster:Joining."
 FORWARDER = "loghouse.forwarding:Forwarder."
 TAIL = "loghouse.tail:Tail."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
@@ -168,7 +168,7 @@ ANSWERS = (
         "tail-not-woken",
         "Kafka long poll that sleeps through the append",
         "Followers at the tail are woken one record late.",
-        (TAIL + "wake", "if offset < next_offset]", "if offset < next_offset - 1]"),
+        (TAIL + "wake", "offsets[0] < next_offset:", "offsets[0] < next_offset - 1:"),
     ),
     bug(
         "retry-is-another-batch",
@@ -176,8 +176,11 @@ ANSWERS = (
         "A producer's id gets lost on its way into the log: its retry is appended again.",
         (
             NODE + "propose_here",
-            "self._replica.propose(proposal, ",
-            "self._replica.propose(__import__('dataclasses').replace(proposal, producer_id=0), ",
+            "self._under_way.propose(self._replica.propose, proposal, ",
+            (
+                "self._under_way.propose(self._replica.propose, "
+                "__import__('dataclasses').replace(proposal, producer_id=0), "
+            ),
         ),
         options=THREE,
     ),
@@ -228,7 +231,7 @@ MEMBERSHIP = (
         "joiner-cannot-answer",
         "a learner whose log does not hold the leader yet",
         "A joiner answers only members that its own log knows.",
-        (CLUSTER + "send_raft", 'self._routes.get(envelope.target, ("", b""))', '("", b"")'),
+        (CLUSTER + "send_raft", "key = self._routes.get(envelope.target)", "key = None"),
         options=THREE,
     ),
     bug(
@@ -251,7 +254,7 @@ MEMBERSHIP = (
         ),
         (
             CLUSTER + "_admit",
-            "if name in self._settled.removed and name in self.node.configuration.removed:",
+            "if self._is_removed(hello.node_name):",
             "if False:",
         ),
         options=(("voters", 4),),

@@ -11,7 +11,7 @@ STORAGE = (
         name="no-sync",
         citation="NATS#7564 (fsync every two minutes); PySyncObj (no fsync)",
         description="Entries are acknowledged without a sync.",
-        edits=(Edit(LOG + "_sync_store", "self._files.fdatasync(fd)", "pass"),),
+        edits=(Edit(LOG + "_sync_store", "sync_written(self._files, fd)", "pass"),),
     ),
     Mutant(
         name="sync-error-ignored",
@@ -20,8 +20,8 @@ STORAGE = (
         edits=(
             Edit(
                 LOG + "_sync_store",
-                "self._files.fdatasync(fd)",
-                "try:\n        self._files.fdatasync(fd)\n    except OSError:\n        pass",
+                "sync_written(self._files, fd)",
+                "try:\n        sync_written(self._files, fd)\n    except OSError:\n        pass",
             ),
         ),
         faults=(("disk_error", 2.0), ("crash", 4.0)),
@@ -57,8 +57,8 @@ STORAGE = (
         edits=(
             Edit(
                 "loghouse.storage.opening:Settlement.run",
-                "files.sync_directory(directory)\n    hard_state.heal()",
-                "hard_state.heal()",
+                "files.sync_directory(directory)\n    try:\n        hard_state.heal()",
+                "try:\n        hard_state.heal()",
             ),
         ),
         options=SMALL,
@@ -94,7 +94,7 @@ STORAGE = (
         edits=(
             Edit(
                 "loghouse.storage.hard_state:HardStateFile.save",
-                "self._files.fdatasync(self._file.fd)",
+                "sync_written(self._files, self._file.fd)",
                 "pass",
             ),
         ),

@@ -14,6 +14,7 @@ from loghouse.cluster import Cluster, ClusterOptions
 from loghouse.disk import WorkQueue
 from loghouse.errors import (
     DamageError,
+    DataDirectoryError,
     DiskFailedError,
     DiskFullError,
     EntryDamagedError,
@@ -51,6 +52,9 @@ GRACE_SECONDS: Final = 0.001
 WAITING: Final = "wait"  # the one request that has no deadline
 # Until a running process must have answered: its longest deadline, of forwarding, by the slowest clock.
 ANSWER_SECONDS_MAX: Final = 20.0
+# Of the disk, not of what is on it: a process that ends by one is started again. A first boot refuses a disk
+# without room for a log, and waits for whoever runs the node: nothing is on it that anybody could miss.
+DISK_ERRORS: Final = (DiskFailedError, DiskFullError, DataDirectoryError)
 STOP_SECONDS_MAX: Final = 40.0  # all graces together, by the slowest clock
 
 
@@ -225,7 +229,7 @@ class Host:
         """The process cannot start on this disk."""
         self._end(with_power=False)
         self.machine.process_exit()
-        if isinstance(error, DiskFailedError | DiskFullError):
+        if isinstance(error, DISK_ERRORS):
             self.cluster.trace.note(f"{self.name} cannot start: {error}")
             self._check_disk_may_fail(error)
             self.restart_after(self.cluster.options.election_seconds * 2)
@@ -245,7 +249,7 @@ class Host:
             return
         if isinstance(error, DamageError | EntryDamagedError):
             self.cluster.guarded(self.cluster.atlas.met_damage, self, error)
-        elif isinstance(error, DiskFailedError | DiskFullError):
+        elif isinstance(error, DISK_ERRORS):
             self._check_disk_may_fail(error)
         elif not isinstance(error, Violation):
             self.cluster.crashed(self.name, error)
