@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Final
@@ -51,7 +52,11 @@ class _Proof(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Answers with nothing: that it was called shows that both ends took each other's certificate."""
 
     def service(self, details: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+        return grpc.unary_unary_rpc_method_handler(_nothing)
+
+
+async def _nothing(request: bytes, context: object) -> bytes:
+    return b""
 
 
 def prove_grpc(material: Material, paths: TlsPaths) -> None:
@@ -67,37 +72,46 @@ def prove_grpc(material: Material, paths: TlsPaths) -> None:
             f"{paths.certificate}: names no host, so no client can check it; make one with `loghouse certs"
             " node ... --host HOST`"
         )
-    with closing(PrivateDirectory()) as private, ThreadPoolExecutor(1, "loghouse-proof") as pool:
-        server = grpc.server(pool, handlers=[_Proof()])
-        address = f"unix:{private.socket_path}"
+    # A loop and a thread of its own: the caller's thread may be the reactor's, whose loop stays as it is.
+    with closing(PrivateDirectory()) as private, ThreadPoolExecutor(1, "loghouse-proof") as thread:
+        calling = _call_ourselves(f"unix:{private.socket_path}", host, material)
         try:
-            server.add_secure_port(address, grpc.ssl_server_credentials(*_server_arguments(material)))
-            server.start()
-            _call(address, host, material)
-        except grpc.RpcError as error:
-            raise _refusal(paths, error.details()) from None
-        except grpc.FutureTimeoutError:
+            thread.submit(asyncio.run, calling).result()
+        except grpc.aio.AioRpcError as error:
+            raise _refusal(paths, error.details() or "") from None
+        except TimeoutError:
             raise _refusal(paths, "no answer to ourselves") from None
         except RuntimeError:
             raise _refusal(paths, "it cannot make a server of them") from None
-        finally:
-            server.stop(None).wait()
 
 
 def _server_arguments(material: Material) -> tuple[Any, ...]:
     return [(material.issued.key_pem, material.issued.certificate_pem)], material.ca_pem, True
 
 
-def _call(address: str, host: str, material: Material) -> None:
+async def _call_ourselves(address: str, host: str, material: Material) -> None:
+    """Serve one call, and make it.
+
+    Nothing here waits by the wall clock, as grpc's own timeouts and the start of its threaded server do.
+    """
     own = material.issued
     credentials = grpc.ssl_channel_credentials(material.ca_pem, own.key_pem, own.certificate_pem)
     options = (
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.ssl_target_name_override", host),
     )
-    with grpc.secure_channel(address, credentials, options) as channel:
-        # No `timeout=`: grpcio makes a deadline of it by the wall clock, which may step.
-        channel.unary_unary(_PROOF_METHOD).future(b"").result(PROOF_SECONDS_MAX)
+    server = grpc.aio.server(handlers=[_Proof()])
+    server.add_secure_port(address, grpc.ssl_server_credentials(*_server_arguments(material)))
+    await server.start()
+    try:
+        async with grpc.aio.secure_channel(address, credentials, options) as channel:
+            await asyncio.wait_for(_proof_of(channel), PROOF_SECONDS_MAX)
+    finally:
+        await server.stop(None)
+
+
+async def _proof_of(channel: grpc.aio.Channel) -> None:
+    await channel.unary_unary(_PROOF_METHOD)(b"")
 
 
 def _host_of(certificate: x509.Certificate) -> str:
