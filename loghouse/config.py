@@ -20,6 +20,7 @@ import yaml
 
 from loghouse.config_values import (
     UINT64_MAX,
+    UNLIMITED,
     Address,
     Reader,
     format_size,
@@ -36,7 +37,7 @@ from loghouse.config_values import (
     seconds_between,
     size_between,
 )
-from loghouse.config_yaml import MeaningError, compose, value_of, yaml_problem
+from loghouse.config_yaml import MeaningError, check_untagged, compose, is_nothing, value_of, yaml_problem
 from loghouse.errors import ConfigError
 from loghouse.limits import (
     GIB,
@@ -150,7 +151,7 @@ class StorageConfig:
     )
     scrub_rate: int = _setting(
         "scrub_rate",
-        size_between(64 * KIB, SCRUB_RATE_MAX, or_zero=True),
+        size_between(64 * KIB, SCRUB_RATE_MAX, zero="0"),
         format_size(SCRUB_RATE_DEFAULT),
         "Bytes a second at which sealed segments are read once a day to find damage; 0: never.",
         SCRUB_RATE_DEFAULT,
@@ -163,7 +164,7 @@ class RetentionConfig:
 
     size_max: int = _setting(
         "bytes",
-        size_between(1 * MIB, UINT64_MAX, or_zero=True),
+        size_between(1 * MIB, UINT64_MAX, zero=UNLIMITED),
         "unlimited",
         "Trim the oldest segments beyond this many bytes: 100GiB, ...",
         0,
@@ -413,18 +414,27 @@ class _Reading:
         except ValueError as error:
             self.problem(path, f"{_SHOWN.repr(value)} {error}")
 
+    def _check_untagged(self, node: yaml.Node, path: str) -> None:
+        try:
+            check_untagged(node)
+        except MeaningError as error:
+            self.lines.setdefault(path, error.line)
+            self.problem(path, str(error))
+
     def _children(self, node: yaml.Node | None, prefix: str) -> dict[str, yaml.Node]:
         if node is None:
             return {}
         where = prefix.rstrip(".") or "the file"
         if not isinstance(node, yaml.MappingNode):
-            if not (isinstance(node, yaml.ScalarNode) and node.value == ""):
+            if not is_nothing(node):
                 self.problem(where, "is not a group; allowed: `name: value` lines, indented below it")
             return {}
+        self._check_untagged(node, where)
         children: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
             path = prefix + key
+            self._check_untagged(key_node, path)
             if key in children:
                 first = self.lines[path]
                 self.lines[path] = key_node.start_mark.line + 1
@@ -533,8 +543,8 @@ def _check_together(reading: _Reading, values: Mapping[str, Any]) -> None:
     if advertise is not None and (advertise.is_wildcard or advertise.port == 0):
         reading.problem("advertise", f"{str(advertise)!r} cannot be dialled; allowed: a host and port")
     second: Address | None = values.get("grpc_listen")
-    if second is not None and second == listen and second.port:
-        reading.problem("grpc_listen", f"{str(second)!r} is the same as listen; choose another port")
+    if second is not None and listen is not None and second.meets(listen):
+        reading.problem("grpc_listen", f"{str(second)!r} is taken by listen, {listen}; choose another port")
     if values.get("join") and values.get("plaintext"):
         reading.problem("join", "nodes tell each other by their certificates; a cluster needs tls")
 

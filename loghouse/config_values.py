@@ -7,11 +7,11 @@ what is wrong and what is allowed; `loghouse.config` adds the setting, its line 
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ from loghouse.limits import GIB, KIB, MIB, NAME_SIZE_MAX, SUBJECT_SIZE_MAX
 
 Reader = Callable[[object, Path], Any]
 
-_UNIT_BYTES: Final = {
+UNLIMITED: Final = "unlimited"
+_UNIT_BYTES: Final[Mapping[str, int]] = {
     "": 1,
     "b": 1,
     "kib": KIB,
@@ -31,17 +32,17 @@ _UNIT_BYTES: Final = {
     "gb": 10**9,
     "tb": 10**12,
 }
-_UNIT_SECONDS: Final = {
-    "": 1.0,
-    "ms": 0.001,
-    "s": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "d": 86400.0,
-    "w": 604800.0,
+_UNIT_SECONDS: Final[Mapping[str, Fraction | int]] = {
+    "": 1,
+    "ms": Fraction(1, 1000),
+    "s": 1,
+    "m": 60,
+    "min": 60,
+    "h": 3600,
+    "d": 86400,
+    "w": 604800,
 }
-_QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)")
+_QUANTITY: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-zA-Z]*)")
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 UINT64_MAX: Final = 2**64 - 1
@@ -69,6 +70,13 @@ class Address:
     def is_wildcard(self) -> bool:
         """True when it means every interface, which nobody can dial."""
         return _ip_or_none(self.host) is not None and ipaddress.ip_address(self.host).is_unspecified
+
+    def meets(self, other: Address) -> bool:
+        """Whether two doors of one machine are the same, or one is every address and the other among them."""
+        if self.port != other.port or self.port == 0:
+            return False
+        hosts = {"127.0.0.1" if host == "localhost" else host for host in (self.host, other.host)}
+        return len(hosts) == 1 or self.is_wildcard or other.is_wildcard
 
 
 def _ip_or_none(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -104,44 +112,45 @@ def parse_address(text: object) -> Address:
 
 
 def parse_size(text: object) -> int:
-    """Return a number of bytes: `65536`, `64KiB`, `1.5 GB`, or `unlimited` (0).
+    """Return a number of bytes: `65536`, `64KiB`, `1.5 GB`.
 
     Raises:
         ValueError: Says what is allowed.
     """
     allowed = "allowed: a number of bytes, or one with a unit: KiB, MiB, GiB, TiB, kB, MB, GB, TB"
-    if text == "unlimited":
-        return 0
-    if isinstance(text, bool) or not isinstance(text, (int, str)):
+    size = _quantity(text, _UNIT_BYTES)
+    if size is None:
         raise ValueError(f"is not a size; {allowed}")
-    match = _QUANTITY.fullmatch(str(text).strip())
-    if not match or match[2].lower() not in _UNIT_BYTES:
-        raise ValueError(f"is not a size; {allowed}")
-    unit = _UNIT_BYTES[match[2].lower()]
-    size = int(match[1]) * unit if match[1].isdecimal() else int(float(match[1]) * unit)
+    if size.denominator != 1:
+        raise ValueError("is not a whole number of bytes; write one")
     if size > UINT64_MAX:
         raise ValueError(f"is beyond 64 bits; {allowed}")
-    return size
+    return int(size)
 
 
 def parse_seconds(text: object) -> float:
-    """Return a time span in seconds: `90`, `90s`, `15m`, `12h`, `7d`, `2w`, `500ms`, or `unlimited` (0).
+    """Return a time span in seconds: `90`, `90s`, `15m`, `12h`, `7d`, `2w`, `500ms`.
 
     Raises:
         ValueError: Says what is allowed.
     """
     allowed = "allowed: a number of seconds, or one with a unit: ms, s, m, h, d, w"
-    if text == "unlimited":
-        return 0.0
-    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
+    seconds = _quantity(text, _UNIT_SECONDS)
+    if seconds is None:
         raise ValueError(f"is not a time span; {allowed}")
-    match = _QUANTITY.fullmatch(str(text).strip())
-    if not match or match[2].lower() not in _UNIT_SECONDS:
-        raise ValueError(f"is not a time span; {allowed}")
-    seconds = float(match[1]) * _UNIT_SECONDS[match[2].lower()]
-    if not math.isfinite(seconds) or seconds > UINT64_MAX:
+    if seconds > UINT64_MAX:
         raise ValueError(f"is too long; {allowed}")
-    return seconds
+    return float(seconds)
+
+
+def _quantity(text: object, units: Mapping[str, Fraction | int]) -> Fraction | None:
+    """Return exactly what a number with a unit stands for, or None when it is none."""
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
+        return None
+    match = _QUANTITY.fullmatch(str(text).strip())
+    if match is None or match[2].lower() not in units:
+        return None
+    return Fraction(match[1]) * units[match[2].lower()]
 
 
 def format_size(size: int) -> str:
@@ -162,7 +171,7 @@ def read_servers(value: object, base: Path) -> tuple[Address, ...]:
     listed = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed:
         listed = [value]
-    return tuple(parse_address(item) for item in listed)
+    return tuple(map(_dialled, listed))
 
 
 def read_name(value: object, base: Path) -> str:
@@ -195,13 +204,17 @@ def read_path(value: object, base: Path) -> Path:
     """Read a path and make it absolute."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("is not a path; allowed: a path, relative ones start from this file's folder")
-    return Path(os.path.abspath(base / Path(value).expanduser()))
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with the home of a user whom this machine does not know") from None
+    return Path(os.path.abspath(base / path))
 
 
 def read_folder(value: object, base: Path) -> Path:
     """Read the path of a directory that exists or may be made."""
     path = read_path(value, base)
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not path.is_dir():
         raise ValueError(f"is not a directory ({path}); allowed: a directory, or a path to make one at")
     return path
 
@@ -209,20 +222,25 @@ def read_folder(value: object, base: Path) -> Path:
 def read_file(value: object, base: Path) -> Path:
     """Read the path of a file that this user can read."""
     path = read_path(value, base)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"names no file ({path}); allowed: a file that exists")
     if not os.access(path, os.R_OK):
         raise ValueError(f"names a file that this user may not read ({path}); allowed: a readable file")
     return path
 
 
-def size_between(low: int, high: int, *, or_zero: bool = False) -> Reader:
-    """Return a reader of sizes in a range, both ends included."""
-    allowed = f"allowed: {format_size(low)} to {format_size(high)}" + (", or unlimited" if or_zero else "")
+def size_between(low: int, high: int, *, zero: str = "") -> Reader:
+    """Return a reader of sizes in a range, both ends included.
+
+    Args:
+        low, high: The range.
+        zero: How 0 is called, `UNLIMITED` or "0", when it may be given although it is out of range.
+    """
+    allowed = f"allowed: {format_size(low)} to {format_size(high)}" + (f", or {zero}" if zero else "")
 
     def read(value: object, base: Path) -> int:
-        size = parse_size(value)
-        if (low <= size <= high) or (or_zero and size == 0):
+        size = 0 if value == zero == UNLIMITED else parse_size(value)
+        if (low <= size <= high) or (zero and size == 0):
             return size
         raise ValueError(f"is out of range; {allowed}")
 
@@ -243,9 +261,11 @@ def seconds_between(low: float, high: float) -> Reader:
 
 def read_age(value: object, base: Path) -> int:
     """Read a time span of whole seconds; 0 is without limit."""
-    seconds = parse_seconds(value)
+    seconds = 0.0 if value == UNLIMITED else parse_seconds(value)
     if seconds and seconds < 1:
-        raise ValueError("is too short; allowed: 1s or longer, or unlimited")
+        raise ValueError(f"is too short; allowed: 1s or longer, or {UNLIMITED}")
+    if seconds != int(seconds):
+        raise ValueError("is not a whole number of seconds; write one")
     return int(seconds)
 
 
@@ -266,4 +286,11 @@ def read_addresses(value: object, base: Path) -> tuple[Address, ...]:
         return ()
     if not isinstance(value, list):
         raise ValueError("is not a list; allowed: a list of host:port")
-    return tuple(parse_address(item) for item in value)
+    return tuple(map(_dialled, value))
+
+
+def _dialled(item: object) -> Address:
+    address = parse_address(item)
+    if address.port == 0 or address.is_wildcard:
+        raise ValueError(f"cannot be dialled at {address}; allowed: a host, and a port above 0")
+    return address

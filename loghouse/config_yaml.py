@@ -18,14 +18,17 @@ from loghouse.text import check_lines
 
 _TAG: Final = "tag:yaml.org,2002:"
 _DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-_LEADING_ZERO: Final = re.compile(r"[-+]?0[0-9_]+")
-_EXPONENT: Final = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
+# Texts to PyYAML: 089, 0o17, 1e3, -.5 and y are none to YAML 1.2 or to the letter of 1.1.
+_NUMBER_ELSEWHERE: Final = re.compile(
+    r"[-+]?(?:0[0-9_]+|0o[0-7_]+|[0-9_]*\.?[0-9_]+[eE][-+]?[0-9]+|[0-9_]+\.[eE][-+]?[0-9]+|\.[0-9_]+)"
+)
 _BOOLEANS: Final = {"true", "True", "TRUE", "false", "False", "FALSE"}
+_BOOLEANS_ELSEWHERE: Final = {"y", "Y", "n", "N"}
 _NUMBERS: Final = (
     (re.compile(r".*:"), "counts in sixties"),
     (re.compile(r"[-+]?0x"), "is hexadecimal"),
     (re.compile(r"[-+]?0b"), "is binary"),
-    (_LEADING_ZERO, "is octal"),
+    (re.compile(r"[-+]?0[0-9_]+\Z"), "is octal"),
     (re.compile(r".*_"), "has underscores"),
 )
 
@@ -81,6 +84,23 @@ def value_of(node: yaml.Node) -> object:
         loader.dispose()
 
 
+def is_nothing(node: yaml.Node) -> bool:
+    """Whether nothing is written where a group could be."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value == ""
+
+
+def check_untagged(node: yaml.Node) -> None:
+    """Check a group as a whole, or the name of a setting; what is in the group is not looked at.
+
+    Raises:
+        MeaningError: It has a tag.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        _check_tag(node, _kind_of(node.value) if node.style is None else "str")
+    else:
+        _check_tag(node, "map" if isinstance(node, yaml.MappingNode) else "seq")
+
+
 def yaml_problem(error: BaseException) -> str:
     """Return what is wrong with the YAML, in a line."""
     if isinstance(error, yaml.MarkedYAMLError):
@@ -113,19 +133,26 @@ def _check_tag(node: yaml.Node, kind: str) -> None:
         raise MeaningError(f"has the tag {node.tag.replace(_TAG, '!!')}; leave it out", node)
 
 
+def _kind_of(text: str) -> str:
+    """Return what YAML 1.1 takes a text without quotes for: str, int, bool, ..."""
+    resolver: Any = yaml.SafeLoader("")
+    return str(resolver.resolve(yaml.ScalarNode, text, (True, False))).removeprefix(_TAG)
+
+
 def _check_plain(node: yaml.Node, text: str) -> None:
     """Raise unless what is written without quotes means itself."""
-    resolver: Any = yaml.SafeLoader("")
-    kind = str(resolver.resolve(yaml.ScalarNode, text, (True, False))).removeprefix(_TAG)
+    kind = _kind_of(text)
     _check_tag(node, kind)
     quotes = "or put a text into quotes"
     if kind in ("int", "float") and not _DECIMAL.fullmatch(text):
         why = next((why for pattern, why in _NUMBERS if pattern.match(text)), "is a number")
         raise MeaningError(f"`{text}` {why} in YAML; write plain decimal digits, {quotes}", node)
-    if kind == "str" and (_LEADING_ZERO.fullmatch(text) or _EXPONENT.fullmatch(text)):
+    if kind == "str" and _NUMBER_ELSEWHERE.fullmatch(text):
         raise MeaningError(f"`{text}` is a number to some YAML; write plain decimal digits, {quotes}", node)
     if kind == "bool" and text not in _BOOLEANS:
         raise MeaningError(f"`{text}` is a truth value in YAML; write true or false, {quotes}", node)
+    if kind == "str" and text in _BOOLEANS_ELSEWHERE:
+        raise MeaningError(f"`{text}` is a truth value to some YAML; write true or false, {quotes}", node)
     if kind == "null" and text:
         raise MeaningError(f"`{text}` is nothing in YAML; leave the setting out, {quotes}", node)
     if kind == "timestamp":

@@ -98,6 +98,12 @@ class LoadTests(ConfigCase):
         self.assertEqual(loaded.tls.ca, self.folder / "certs" / "ca.pem")
         self.assertEqual(self.load(PLAIN.replace("data\n", "/srv/log\n")).data_dir, Path("/srv/log"))
 
+    def test_client_servers_can_be_dialled(self):
+        """client.yaml names servers, not doors: no port 0, and not every address."""
+        for server in ("a.example:0", "0.0.0.0:8400", "a.example:8400,[::]:8400"):
+            error = self.assertRaises(ConfigError, config.load_client, self.write(f"server: '{server}'\n"))
+            self.assertIn("cannot be dialled at", error.problems[0])
+
     def test_missing_file(self):
         """A file that is not there is one problem that names it and the way to get one."""
         error = self.assertRaises(ConfigError, load, self.folder / "absent.yaml")
@@ -145,7 +151,24 @@ class ProblemTests(ConfigCase):
         ("no file", PLAIN.replace("model.conf", "absent"), "names no file"),
         ("wildcard", PLAIN.replace("127.0.0.1", "0.0.0.0"), "add advertise: HOST:8400"),
         ("advertise", PLAIN + "advertise: 0.0.0.0:1\n", "'0.0.0.0:1' cannot be dialled"),
-        ("same door", PLAIN + "grpc_listen: 127.0.0.1:8400\n", "is the same as listen"),
+        ("same door", PLAIN + "grpc_listen: 127.0.0.1:8400\n", "is taken by listen, 127.0.0.1:8400; choose"),
+        ("same by name", PLAIN + "grpc_listen: localhost:8400\n", "'localhost:8400' is taken by listen"),
+        ("within all", PLAIN.replace("127.0.0.1", "0.0.0.0") + "grpc_listen: 127.0.0.1:8400\n", "is taken"),
+        ("join port 0", PLAIN + "join: ['node-2.example:0']\n", "cannot be dialled at node-2.example:0"),
+        ("join wildcard", PLAIN + "join: ['0.0.0.0:8400']\n", "cannot be dialled at 0.0.0.0:8400"),
+        ("part of a byte", PLAIN + "storage: {reserve_size: '1.5'}\n", "'1.5' is not a whole number of"),
+        ("part of a second", PLAIN + "retention: {age: 1.9}\n", "1.9 is not a whole number of seconds"),
+        ("many digits", PLAIN + f"retention: {{bytes: {'9' * 400}.5GB}}\n", "is not a size"),
+        ("scrub unlimited", PLAIN + "storage: {scrub_rate: unlimited}\n", "'unlimited' is not a size"),
+        ("reserve unlimited", PLAIN + "storage: {reserve_size: unlimited}\n", "'unlimited' is not a size"),
+        ("drain unlimited", PLAIN + "shutdown: {drain_seconds: unlimited}\n", "'unlimited' is not a time"),
+        ("scrub zero", PLAIN + "storage: {scrub_rate: 1}\n", "allowed: 64KiB to 1GiB, or 0"),
+        ("home of nobody", PLAIN.replace("data\n", "~nobody-here/x\n"), "begins with the home of a user"),
+        ("long path", PLAIN.replace("certs/model.conf", "x" * 300), "acl.model (line 7): "),
+        ("group tag", PLAIN + "storage: !!omap {segment_size: 1MiB}\n", "storage (line 8): has the tag"),
+        ("file tag", "--- !x\n" + PLAIN, "the file (line 1): has the tag !x; leave it out"),
+        ("key tag", PLAIN + "!!binary bootstrap: true\n", "bootstrap (line 8): has the tag !!binary"),
+        ("group of quotes", PLAIN + "storage: ''\n", "storage (line 8): is not a group"),
         ("tag", PLAIN + "join: !!python/object:os.system x\n", "join (line 8): has the tag !!python/object:"),
         ("date", PLAIN.replace("loghouse", "2026-99-99"), "cluster (line 3): `2026-99-99` is a date in YAML"),
         ("not YAML", "node: [1\n", "is not YAML: line 2"),
@@ -200,6 +223,9 @@ class ProblemTests(ConfigCase):
         ("yes", "truth value"), ("No", "truth value"), ("on", "truth value"), ("OFF", "truth value"),
         ("~", "is nothing"), ("null", "is nothing"), ("NULL", "is nothing"), ("2024-01-01", "is a date"),
         ("2024-01-01 10:00:00", "is a date"), ("=", "a meaning of its own"), ("<<", "a meaning of its own"),
+        ("0o17", "is a number to some"), ("-.5", "is a number to some"), ("+.5", "is a number to some"),
+        ("1_0e3", "is a number to some"), ("1.e+3", "is a number"), ("08.5", "`08.5` is a number"),
+        ("y", "is a truth value to some"), ("N", "is a truth value to some"),
         ("!!int '24:00'", "the tag !!int"), ("!!str 24", "the tag !!str"), ("!x 24", "the tag !x"),
         ("!!set {a, b}", "the tag !!set"), ("!!binary aGVsbG8=", "the tag !!binary"),
     ]  # fmt: skip
@@ -232,6 +258,15 @@ class ProblemTests(ConfigCase):
         )
         self.assertEqual((loaded.retention.age_max_seconds, loaded.shutdown.drain_seconds), (86400, 0.5))
         self.assertEqual(loaded.retention.size_max, MIB)
+
+    def test_unlimited(self):
+        """Retention may be unlimited, which is 0; nothing else may: there it would mean the contrary."""
+        loaded = self.load(
+            PLAIN + "retention: {bytes: unlimited, age: unlimited}\nstorage: {scrub_rate: 0}\n"
+        )
+        self.assertEqual((loaded.retention.size_max, loaded.retention.age_max_seconds), (0, 0))
+        self.assertEqual(loaded.storage.scrub_rate, 0)
+        self.assertEqual(self.load(PLAIN + "retention: {age: 1.1d}\n").retention.age_max_seconds, 95040)
 
     def test_merge_key(self):
         """A merge key is no setting, and merges nothing."""
@@ -281,7 +316,14 @@ class ValueTests(SynchronousTestCase):
 
     def test_sizes(self):
         """Binary and decimal units, with or without a space."""
-        rows = [(5, 5), ("5", 5), ("64KiB", 65536), ("1 kB", 1000), ("0.5MiB", 524288), ("unlimited", 0)]
+        rows = [
+            (5, 5),
+            ("5", 5),
+            ("64KiB", 65536),
+            ("1 kB", 1000),
+            ("0.5MiB", 524288),
+            ("1.5 GB", 1_500_000_000),
+        ]
         for text, size in rows:
             self.assertEqual(parse_size(text), size, text)
 
