@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -258,7 +257,6 @@ def serve_until_interrupted(nodes: Sequence[Running], say: Callable[[str], None]
     Raises:
         CommandError: The last node ended by itself.
     """
-    pause = threading.Event()
     left = list(nodes)
     try:
         while True:
@@ -271,7 +269,8 @@ def serve_until_interrupted(nodes: Sequence[Running], say: Callable[[str], None]
                     say(f"  twistd -n loghouse --config {shown(running.node.folder / 'node.yaml')}")
                     sys.stdout.flush()
                     break
-            pause.wait(WATCH_SECONDS)
+            # Not an event's wait: a signal that raises within its lock ends in an error of that lock.
+            time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         write_line()
 
