@@ -36,9 +36,16 @@ _NUMBERS: Final = (
 class MeaningError(ValueError):
     """A value that would be taken for another. `line` is where it is."""
 
-    def __init__(self, text: str, node: yaml.Node) -> None:
-        super().__init__(text)
-        self.line: int = node.start_mark.line + 1
+    def __init__(self, text: str, line: int) -> None:
+        super().__init__(text, line)
+        self.line = line
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _line_of(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,7 +137,7 @@ def _check_meaning(node: yaml.Node) -> None:
 
 def _check_tag(node: yaml.Node, kind: str) -> None:
     if node.tag != _TAG + kind:
-        raise MeaningError(f"has the tag {node.tag.replace(_TAG, '!!')}; leave it out", node)
+        raise MeaningError(f"has the tag {node.tag.replace(_TAG, '!!')}; leave it out", _line_of(node))
 
 
 def _kind_of(text: str) -> str:
@@ -146,16 +153,22 @@ def _check_plain(node: yaml.Node, text: str) -> None:
     quotes = "or put a text into quotes"
     if kind in ("int", "float") and not _DECIMAL.fullmatch(text):
         why = next((why for pattern, why in _NUMBERS if pattern.match(text)), "is a number")
-        raise MeaningError(f"`{text}` {why} in YAML; write plain decimal digits, {quotes}", node)
+        raise MeaningError(f"`{text}` {why} in YAML; write plain decimal digits, {quotes}", _line_of(node))
     if kind == "str" and _NUMBER_ELSEWHERE.fullmatch(text):
-        raise MeaningError(f"`{text}` is a number to some YAML; write plain decimal digits, {quotes}", node)
+        raise MeaningError(
+            f"`{text}` is a number to some YAML; write plain decimal digits, {quotes}", _line_of(node)
+        )
     if kind == "bool" and text not in _BOOLEANS:
-        raise MeaningError(f"`{text}` is a truth value in YAML; write true or false, {quotes}", node)
+        raise MeaningError(
+            f"`{text}` is a truth value in YAML; write true or false, {quotes}", _line_of(node)
+        )
     if kind == "str" and text in _BOOLEANS_ELSEWHERE:
-        raise MeaningError(f"`{text}` is a truth value to some YAML; write true or false, {quotes}", node)
+        raise MeaningError(
+            f"`{text}` is a truth value to some YAML; write true or false, {quotes}", _line_of(node)
+        )
     if kind == "null" and text:
-        raise MeaningError(f"`{text}` is nothing in YAML; leave the setting out, {quotes}", node)
+        raise MeaningError(f"`{text}` is nothing in YAML; leave the setting out, {quotes}", _line_of(node))
     if kind == "timestamp":
-        raise MeaningError(f"`{text}` is a date in YAML; put it into quotes", node)
+        raise MeaningError(f"`{text}` is a date in YAML; put it into quotes", _line_of(node))
     if kind in ("merge", "value"):
-        raise MeaningError(f"`{text}` has a meaning of its own in YAML; put it into quotes", node)
+        raise MeaningError(f"`{text}` has a meaning of its own in YAML; put it into quotes", _line_of(node))
