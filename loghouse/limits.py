@@ -84,6 +84,8 @@ FOLLOWERS: Final = Quota("followers", WAITERS_MAX, WAITERS_MAX // 2)  # the same
 
 # --- identities and permissions ---------------------------------------------------
 CERTIFICATE_FILE_SIZE_MAX: Final = 256 * KIB  # a bundle of a hundred CAs; anything larger is a wrong path
+CERTIFICATE_SIZE_MAX: Final = 6 * KIB  # of a leaf, in DER; gRPC takes some 8 KiB of a peer's whole handshake
+CERTIFICATES_SHOWN_SIZE_MAX: Final = 8 * KIB  # of a leaf and what stands behind it
 RSA_KEY_BITS_MIN: Final = 2048  # 112 bits of security, OpenSSL's level 2
 RSA_KEY_BITS_MAX: Final = (
     8192  # to check such a signature takes 0.3 ms; beyond, the stacks' own bounds differ

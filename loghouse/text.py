@@ -15,6 +15,10 @@ from typing import Any, Final
 _BIDIRECTIONAL: Final = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _INVISIBLE: Final = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDIRECTIONAL}\ud800-\udfff]")
 _HIDING: Final = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_BIDIRECTIONAL}]")
+# Letters and marks that show as nothing; the others of the kind are not `isprintable`.
+_BLANK: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _BYTE_ORDER_MARK: Final = "\ufeff"
 
 
@@ -38,6 +42,11 @@ def visible_json(value: Any, **options: Any) -> str:
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def hidden_in(text: str) -> str:
+    """Return the first character of a line that nobody sees, tabs aside; empty when there is none."""
+    return next((one for one in text if not (one.isprintable() or one == "\t") or _BLANK.match(one)), "")
 
 
 def check_lines(data: bytes | str) -> None:

@@ -32,6 +32,9 @@ CLOCK_SKEW: Final = timedelta(minutes=5)
 """A certificate counts from this long before it was made, for hosts whose clocks are behind."""
 
 _CERTIFICATE_MARK: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----")
+_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_BLOCKS_BESIDE: Final = (b"CERTIFICATE", b"PRIVATE KEY", b"PARAMETERS")  # what people keep in one file
+_LOOSE_LINE: Final = re.compile(rb"^[ \t]*[A-Za-z0-9+/]{60,}[ \t\r]*$", re.MULTILINE)
 COMMON_NAME_SIZE_MAX: Final = 64  # X.520's upper bound, which OpenSSL enforces
 
 
@@ -431,17 +434,27 @@ def load_certificates(pem: bytes, path: Path) -> list[x509.Certificate]:
 
     Raises:
         CertificateError: There is none, or one that is cut off or in a form of its own, which would be left
-            out in silence. Names the file.
+            out in silence; or what nobody goes by, such as a list of revoked ones. Names the file.
     """
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateError(f"{path}: holds no PEM certificate: {error}") from None
     begun = len(_CERTIFICATE_MARK.findall(pem))
     if begun != len(certificates):
         raise CertificateError(
             f"{path}: {begun} certificates begin in it, and only {len(certificates)} can be read; each goes"
             " from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
+        )
+    for block in _BLOCK.finditer(pem):
+        if not block[1].endswith(_BLOCKS_BESIDE):
+            raise CertificateError(
+                f"{path}: holds {block[1].decode()}, which counts for nothing here; remove it"
+            )
+    if _LOOSE_LINE.search(_BLOCK.sub(b"", pem)):
+        raise CertificateError(
+            f"{path}: a certificate's text stands outside of the lines that begin and end one, which are"
+            " -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
         )
     return certificates
 

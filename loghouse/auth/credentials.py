@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,7 +25,7 @@ from loghouse.auth.certificates import (
 )
 from loghouse.auth.denylist import parse_denylist
 from loghouse.auth.identity import Identity
-from loghouse.auth.trust import Anchors, authority_problem, certificate_problem
+from loghouse.auth.trust import Anchors, authority_problem, certificate_problem, those_that_count
 from loghouse.errors import CertificateError, IdentityError
 
 
@@ -76,6 +77,7 @@ def read_material(paths: TlsPaths, owner: Owner | None = None) -> Material:
     for authority in authorities:
         if problem := authority_problem(authority):
             raise CertificateError(f"{paths.ca}: {authority.subject.rfc4514_string()!r}: {problem}")
+    authorities = those_that_count(authorities, datetime.now(UTC))
     ca_pem = pem_of(authorities)
     if owner is not None:
         check_node_certificate(

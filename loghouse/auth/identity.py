@@ -102,7 +102,7 @@ def identity_of_pem(pem: bytes) -> Identity:
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise IdentityError(f"the peer's certificate cannot be read: {error}") from None
     return identity_of_certificate(certificate)
 

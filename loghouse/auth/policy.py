@@ -18,7 +18,7 @@ from casbin.persist import Adapter
 from loghouse.errors import ConfigError, PermissionDeniedError
 from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
 from loghouse.protocol.entry import DEFAULT_LOG
-from loghouse.text import split_lines
+from loghouse.text import hidden_in, split_lines
 
 ANY_OBJECT: Final = "*"
 """In a rule: every log. As the object of a request: the whole cluster."""
@@ -159,8 +159,12 @@ def _load(model_path: Path, policy_path: Path) -> _Rules:
 
 def _load_model(path: Path) -> Model:
     model = Model()
+    lines = _lines(_read(path), path)
+    for number, line in enumerate(lines, start=1):
+        if problem := _hidden_problem(line.partition("#")[0]):
+            raise ConfigError([f"{path}:{number}: {problem}"])
     try:
-        model.load_model_from_text("\n".join(_lines(_read(path), path)))
+        model.load_model_from_text("\n".join(lines))
     except ConfigError:
         raise
     except Exception as error:
@@ -195,7 +199,7 @@ def _parse_rules(text: str, path: Path, model: Model) -> list[list[str]]:
 
 
 def _hidden_problem(line: str) -> str:
-    hidden = next((c for c in line if not c.isprintable() and c != "\t"), "")
+    hidden = hidden_in(line)
     return f"holds the character U+{ord(hidden):04X}, which nobody sees; remove it" if hidden else ""
 
 

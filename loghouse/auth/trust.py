@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import PublicKeyAlgorithmOID
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 from OpenSSL import crypto
 
 from loghouse.errors import IdentityError
-from loghouse.limits import CONNECTIONS_MAX, RSA_KEY_BITS_MAX, RSA_KEY_BITS_MIN
+from loghouse.limits import CERTIFICATE_SIZE_MAX, CONNECTIONS_MAX, RSA_KEY_BITS_MAX, RSA_KEY_BITS_MIN
 
 _LEAF_CURVES: Final = ("secp256r1", "secp384r1")  # of TLS 1.3's, those that BoringSSL verifies
 _CA_CURVES: Final = (*_LEAF_CURVES, "secp521r1")
 _DIGESTS: Final = ("sha256", "sha384", "sha512")
 _KEYS_ALLOWED: Final = f"allowed: P-256, P-384, RSA of {RSA_KEY_BITS_MIN} to {RSA_KEY_BITS_MAX} bits"
+_NETSCAPE_TYPE: Final = x509.ObjectIdentifier(
+    "2.16.840.1.113730.1.1"
+)  # OpenSSL goes by it, BoringSSL does not
 _KEY_OIDS: Final = (PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY)
 
 
@@ -46,15 +52,27 @@ def certificate_problem(certificate: x509.Certificate) -> str:
         problem = key_problem(certificate.public_key())
         digest = certificate.signature_hash_algorithm
         usage = _key_usage(certificate)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        has_plain_point = _has_plain_point(certificate)
+        is_plainly_signed = _is_plainly_signed(certificate)
+        types = _extension(certificate, _NETSCAPE_TYPE)
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
         return f"it cannot be read: {error}"
     if problem:
         return problem
+    size = len(certificate.public_bytes(Encoding.DER))
+    if size > CERTIFICATE_SIZE_MAX:
+        return f"it has {size} bytes; at most {CERTIFICATE_SIZE_MAX} are allowed"
+    if not has_plain_point:
+        return "its key's point is in the hybrid form"
+    if types is not None:
+        return "it has a Netscape certificate type, which is out of use; make one without"
     if certificate.public_key_algorithm_oid not in _KEY_OIDS:
         return f"its key is for one scheme of signatures only; {_KEYS_ALLOWED}"
     if digest is None or digest.name not in _DIGESTS:
         name = digest.name.upper() if digest is not None else certificate.signature_algorithm_oid._name
         return f"it is signed with {name}; allowed: RSA or ECDSA with SHA-256, SHA-384 or SHA-512"
+    if not is_plainly_signed:
+        return "it is signed with RSA-PSS with two digests, or salt of another length than the digest"
     if _is_signed_with_short_rsa(certificate):
         return f"its CA's key is RSA of {8 * len(certificate.signature)} bits; {_KEYS_ALLOWED}"
     if usage is not None and not usage.digital_signature:
@@ -80,6 +98,29 @@ def _key_usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
         return None
 
 
+def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> object | None:
+    return next((one.value for one in certificate.extensions if one.oid == oid), None)
+
+
+def _has_plain_point(certificate: x509.Certificate) -> bool:
+    """Whether an elliptic curve's key is written as its coordinates, or as one and a sign."""
+    public = certificate.public_key()
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        return True
+    forms = (PublicFormat.UncompressedPoint, PublicFormat.CompressedPoint)
+    contents = certificate.tbs_certificate_bytes
+    return any(b"\0" + public.public_bytes(Encoding.X962, form) in contents for form in forms)
+
+
+def _is_plainly_signed(certificate: x509.Certificate) -> bool:
+    """Whether RSA-PSS, if it is that, has the parameters of TLS 1.3, which alone BoringSSL takes."""
+    parameters, digest = certificate.signature_algorithm_parameters, certificate.signature_hash_algorithm
+    if not isinstance(parameters, padding.PSS) or digest is None:
+        return True
+    inner: hashes.HashAlgorithm = parameters.mgf._algorithm
+    return inner.name == digest.name and parameters._salt_length == digest.digest_size
+
+
 def _is_signed_with_short_rsa(certificate: x509.Certificate) -> bool:
     name = certificate.signature_algorithm_oid._name.lower()
     return "rsa" in name and 8 * len(certificate.signature) < RSA_KEY_BITS_MIN
@@ -90,13 +131,19 @@ def authority_problem(certificate: x509.Certificate) -> str:
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = _key_usage(certificate)
+        purposes = _extension(certificate, x509.ExtendedKeyUsage.oid)
+        types = _extension(certificate, _NETSCAPE_TYPE)
         problem = key_problem(certificate.public_key(), of_ca=True)
     except x509.ExtensionNotFound:
         return "is not the certificate of a CA: it has no basic constraints"
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
         return f"cannot be read: {error}"
     if not constraints.ca or (usage is not None and not usage.key_cert_sign):
         return "is not the certificate of a CA: it may not sign others"
+    if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        return "may not sign for clients: its extended key usage has no clientAuth"
+    if types is not None:
+        return "has a Netscape certificate type, which is out of use; make one without"
     return problem
 
 
@@ -135,9 +182,12 @@ class Anchors:
             return
         leaf = crypto.X509.from_cryptography(certificate)
         try:
-            crypto.X509StoreContext(self._store, leaf, self._between).verify_certificate()
+            chain = crypto.X509StoreContext(self._store, leaf, self._between).get_verified_chain()
         except crypto.X509StoreContextError as error:
             raise IdentityError(f"no CA of this node has signed it: {error}") from None
+        above = [one.to_cryptography() for one in chain[1:]]
+        if _alternative_names(certificate) is None and any(map(_is_constrained, above)):
+            raise IdentityError("its CA may sign certain names only, and it has no subject alternative name")
         if len(self._good) >= CONNECTIONS_MAX:
             # The oldest goes: it costs one check to know again, and nobody can make the table grow.
             del self._good[next(iter(self._good))]
@@ -148,6 +198,31 @@ class Anchors:
         for name, certificate in list(other._good.items()):
             with contextlib.suppress(IdentityError):
                 self.check(name, certificate)
+
+
+def _alternative_names(certificate: x509.Certificate) -> object | None:
+    return _extension(certificate, x509.SubjectAlternativeName.oid)
+
+
+def _is_constrained(authority: x509.Certificate) -> bool:
+    return _extension(authority, x509.NameConstraints.oid) is not None
+
+
+def those_that_count(authorities: Sequence[x509.Certificate], now: datetime) -> list[x509.Certificate]:
+    """Return the CAs without those of which a better one is there: one key, name and issuer, but other dates.
+
+    BoringSSL takes any one of them, also one that has expired; OpenSSL looks for one that counts.
+    """
+    best: dict[tuple[bytes, x509.Name, x509.Name], x509.Certificate] = {}
+
+    def rank(one: x509.Certificate) -> tuple[bool, datetime]:
+        return one.not_valid_before_utc <= now, one.not_valid_after_utc
+
+    for one in authorities:
+        key = one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        of = (key, one.subject, one.issuer)
+        best[of] = max(best.get(of, one), one, key=rank)
+    return list(best.values())
 
 
 def make_partial(store: crypto.X509Store) -> None:

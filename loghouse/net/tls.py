@@ -24,7 +24,7 @@ from loghouse.auth.credentials import Credentials, Material, TlsPaths
 from loghouse.auth.identity import Identity, identity_of_certificate
 from loghouse.auth.trust import check_usable, make_partial
 from loghouse.errors import CertificateError, IdentityError
-from loghouse.limits import KIB
+from loghouse.limits import CERTIFICATES_SHOWN_SIZE_MAX, KIB
 
 ALPN: Final = b"loghouse/1"
 ALPN_GRPC: Final = b"h2"
@@ -41,6 +41,9 @@ _VERDICTS: Final = {
     24: "invalid CA certificate",
     25: "path length constraint exceeded",
     26: "unsuitable certificate purpose: a node needs both serverAuth and clientAuth",
+    34: "a critical extension that OpenSSL does not know",
+    47: "a name that the CA may not sign (permitted subtrees)",
+    48: "a name that the CA may not sign (excluded subtrees)",
     66: "the key of the certificate is too weak",
     67: "the key of a CA is too weak",
     68: "the signature is too weak",
@@ -116,11 +119,18 @@ class ShownCertificate:
         """
         self._contexts = contexts
         try:
-            certificate = transport.getHandle().get_peer_certificate(as_cryptography=True)
-        except (ValueError, UnsupportedAlgorithm) as error:
+            handle = transport.getHandle()
+            certificate = handle.get_peer_certificate(as_cryptography=True)
+            size = _size_of(handle)
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise IdentityError(f"the peer's certificate cannot be read: {error}") from None
         if certificate is None:
             raise IdentityError("the peer has shown no certificate")
+        if size > CERTIFICATES_SHOWN_SIZE_MAX:
+            raise IdentityError(
+                f"the peer's certificates have {size} bytes;"
+                f" at most {CERTIFICATES_SHOWN_SIZE_MAX} are allowed"
+            )
         check_usable(certificate)
         self.identity: Identity = identity_of_certificate(certificate)
         contexts.credentials.check(self.identity)
@@ -180,6 +190,12 @@ def _reason(error: Exception) -> str:
     if isinstance(details, list) and details:
         return str(details[-1][-1])
     return str(error) or type(error).__name__
+
+
+def _size_of(handle: SSL.Connection) -> int:
+    """Return how large all certificates are that a peer has shown."""
+    chain = handle.get_peer_cert_chain() or ()
+    return sum(len(crypto.dump_certificate(crypto.FILETYPE_ASN1, one)) for one in chain)
 
 
 def _context(material: Material, *, is_server: bool) -> SSL.Context:

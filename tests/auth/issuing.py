@@ -1,5 +1,6 @@
 """Certificates as other software makes them, or as an attacker writes them."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -53,6 +54,8 @@ def issue(
     path_length=None,
     begins=timedelta(minutes=-5),
     ends=timedelta(days=1),
+    extensions=(),
+    rsa_padding=None,
 ):
     """Return a certificate of anything. `ca` True or False: with basic constraints that say so."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -76,7 +79,10 @@ def issue(
         builder = builder.add_extension(key_usage, critical=True)
     if ca is not None:
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
-    return builder.sign(signer or key, digest() if digest is not None else None)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    algorithm = digest() if digest is not None else None
+    return builder.sign(signer or key, algorithm, rsa_padding=rsa_padding)
 
 
 def pem(*certificates):
@@ -90,6 +96,23 @@ def issued(certificate, key, *chain):
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Issued(certificate_pem=pem(certificate, *chain), key_pem=key_pem)
+
+
+def signed_anew(certificate, signer, old, new):
+    """Return the DER of a P-256 CA's certificate in which some bytes of the contents are others."""
+    contents = certificate.tbs_certificate_bytes
+    skip = 2 + (contents[1] & 0x7F if contents[1] & 0x80 else 0)
+    assert contents.count(old) == 1
+    contents = element(0x30, contents[skip:].replace(old, new))
+    algorithm = element(0x30, bytes.fromhex("06082a8648ce3d040302"))
+    signature = signer.sign(contents, ec.ECDSA(hashes.SHA256()))
+    return element(0x30, contents + algorithm + element(0x03, b"\0" + signature))
+
+
+def pem_text(der):
+    """Return bytes as a PEM certificate, whatever they are."""
+    body = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
 
 
 def rewritten(certificate, order):

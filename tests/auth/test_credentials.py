@@ -3,7 +3,9 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth import trust
@@ -20,6 +22,9 @@ from loghouse.errors import CertificateError, IdentityError
 from tests.auth.issuing import CA_USAGE, issue, issued, pem
 
 NOW = datetime.now(UTC)
+NETSCAPE_CA = x509.UnrecognizedExtension(
+    x509.ObjectIdentifier("2.16.840.1.113730.1.1"), bytes.fromhex("03020007")
+)
 
 
 class CredentialsCase(SynchronousTestCase):
@@ -72,8 +77,24 @@ class ReadingTests(CredentialsCase):
             second.replace(b"-----BEGIN", b"-- ---BEGIN"),
         ):
             self.paths.ca.write_bytes(self.ca.certificate_pem + bad)
-            if b"-----BEGIN" in bad:
-                self.refused(self.paths.ca)
+            self.refused(self.paths.ca)
+
+    def test_misspelt_lines(self):
+        """A certificate whose first or last line is misspelt is not left out in silence, nor a CRL."""
+        second = make_ca("second", now=NOW).certificate_pem
+        for old, new in (
+            (b"BEGIN C", b"BEGIN\tC"),
+            (b"BEGIN C", "BEGIN\u00a0C".encode()),
+            (b"BEGIN CERTIFICATE", b"begin certificate"),
+            (b"-----BEGIN", b"----BEGIN"),
+            (b"-----", "\u2013\u2013\u2013".encode()),
+            (b"CERTIFICATE", b"PKCS7"),
+            (b"CERTIFICATE", b"X509 CRL"),
+        ):
+            self.paths.ca.write_bytes(self.ca.certificate_pem + second.replace(old, new))
+            self.refused(self.paths.ca)
+        self.paths.ca.write_bytes(self.ca.certificate_pem + self.ca.key_pem + second)
+        Credentials(self.paths)
 
     def test_unusable_keys(self):
         """A key that one of the stacks cannot use is refused, and the text says which are allowed."""
@@ -94,6 +115,8 @@ class ReadingTests(CredentialsCase):
             issue(),
             issue(ca=False),
             issue(ca=True, key_usage=None, key=weak),
+            issue(ca=True, key_usage=CA_USAGE, usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
+            issue(ca=True, key_usage=CA_USAGE, extensions=[NETSCAPE_CA]),
         ):
             self.paths.ca.write_bytes(self.ca.certificate_pem + pem(bad))
             self.refused(self.paths.ca)

@@ -163,6 +163,15 @@ class BadFileTests(SynchronousTestCase):
             self.assertRaises(ConfigError, self.authorizer)
             self.model.write_text(MODEL)
 
+    def test_blank_characters(self):
+        """A letter or mark that shows as nothing would be a part of a name: refused with its line."""
+        for blank in "\u200b\u00ad\ufeff\u034f\u115f\u180b\u2800\u3164\ufe0f\uffa0\U000e0100\U000e0041":
+            error = self.assertRaises(ConfigError, self.authorizer, f"p, ops{blank}, *, admin\n")
+            self.assertIn(f"policy.csv:1: holds the character U+{ord(blank):04X}", str(error))
+            self.model.write_text(MODEL.replace("r.sub == p.sub", f'r.sub == "root{blank}"'))
+            self.assertIn(f"U+{ord(blank):04X}", str(self.assertRaises(ConfigError, self.authorizer)))
+            self.model.write_text(MODEL)
+
     def test_other_matchers(self):
         """What a value means to another matcher is up to that: its actions and subjects may be patterns."""
         self.model.write_text(

@@ -4,6 +4,7 @@ Two TLS stacks judge: OpenSSL and gRPC's BoringSSL. What they are shown here no 
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -12,21 +13,33 @@ import struct
 import tempfile
 from datetime import timedelta
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.threads import deferToThread
 
 from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
-from loghouse.auth.certificates import load_certificates
+from loghouse.auth.certificates import Issued, load_certificates
 from loghouse.auth.denylist import entry_of
 from loghouse.bridge import from_asyncio
 from loghouse.protocol.client_messages import Bounds, BoundsReply
 from loghouse.protocol.codec import encode
 from loghouse.protocol.link_messages import Hello, LinkRole
-from tests.auth.issuing import CA_USAGE, CURVE_ORDERS, LEAF_USAGE, issue, issued, pem, rewritten
+from tests.auth.issuing import (
+    CA_USAGE,
+    CURVE_ORDERS,
+    LEAF_USAGE,
+    element,
+    issue,
+    issued,
+    pem,
+    pem_text,
+    rewritten,
+    signed_anew,
+)
 from tests.net.doors import (
     WireCase,
     asynchronous,
@@ -207,6 +220,110 @@ class KeyTests(BothDoorsCase):
         await self.open_both()
         for digest, is_good in ((hashes.SHA384, True), (hashes.SHA224, False)):
             self.assertEqual(await self.let_in(self.by_ca(digest=digest)), (is_good, is_good), digest)
+
+
+class DifferenceTests(BothDoorsCase):
+    """What only one of the stacks refuses by itself: both doors do."""
+
+    def by_rsa(self, padded):
+        key = ec.generate_private_key(ec.SECP256R1())
+        return issued(issue(key=key, signer=self.rsa_key, issuer="RSA CA", rsa_padding=padded), key)
+
+    @asynchronous
+    async def test_pss(self):
+        """RSA-PSS counts with the parameters of TLS 1.3, not with other salts or two digests."""
+        self.rsa_key = rsa.generate_private_key(65537, 2048)
+        fields = {
+            "ca": True,
+            "key_usage": CA_USAGE,
+            "usages": (),
+            "issuer": "RSA CA",
+            "common_name": "RSA CA",
+        }
+        self.trusted = [issue(key=self.rsa_key, **fields)]
+        await self.open_both()
+        rows = [(hashes.SHA256, 32, True), (hashes.SHA256, 100, False), (hashes.SHA512, 32, False)]
+        for digest, salt, is_good in rows:
+            own = self.by_rsa(padding.PSS(padding.MGF1(digest()), salt))
+            self.assertEqual(await self.let_in(own), (is_good, is_good), (digest, salt))
+
+    @asynchronous
+    async def test_size(self):
+        """A certificate of some kilobytes counts; a larger one does not, nor a long row of them."""
+        await self.open_both()
+        for count, is_good in ((200, True), (500, False)):
+            own = self.by_ca(hosts=[f"h{number}.example.com" for number in range(count)])
+            self.assertEqual(await self.let_in(own), (is_good, is_good), count)
+        key = ec.generate_private_key(ec.SECP256R1())
+        chain = [issue(key=key)] * 100
+        own = issued(issue(key=key, signer=authority_key(), issuer="test CA"), key, *chain)
+        self.assertEqual(await self.let_in(own), (False, False))
+
+    @asynchronous
+    async def test_forms(self):
+        """A compressed point counts; a hybrid one does not, nor a Netscape type, nor version 4."""
+        await self.open_both()
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = issue(key=key, signer=authority_key(), issuer="test CA")
+        whole, short = (
+            key.public_key().public_bytes(Encoding.X962, form)
+            for form in (PublicFormat.UncompressedPoint, PublicFormat.CompressedPoint)
+        )
+        algorithm = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
+
+        def key_of(point):
+            return element(0x30, algorithm + element(0x03, b"\0" + point))
+
+        version = bytes.fromhex("a0030201")
+        rows = [
+            (key_of(whole), key_of(short), True),
+            (key_of(whole), key_of(bytes([6 + whole[-1] % 2]) + whole[1:]), False),
+            (version + b"\2", version + b"\3", False),
+        ]
+        for old, new, is_good in rows:
+            text = pem_text(signed_anew(certificate, authority_key(), old, new))
+            own = Issued(certificate_pem=text, key_pem=issued(certificate, key).key_pem)
+            self.assertEqual(await self.let_in(own), (is_good, is_good), new)
+        oid = x509.ObjectIdentifier("2.16.840.1.113730.1.1")
+        own = self.by_ca(extensions=[x509.UnrecognizedExtension(oid, bytes.fromhex("03020640"))])
+        self.assertEqual(await self.let_in(own), (False, False))
+
+    @asynchronous
+    async def test_names_of_a_ca(self):
+        """Whom a CA of certain names has signed needs a name besides the common one."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subtrees = x509.NameConstraints([x509.DNSName("example.com")], None)
+        fields = {"ca": True, "key_usage": CA_USAGE, "usages": (), "extensions": [subtrees]}
+        self.trusted = [issue(key=key, issuer="of names", common_name="of names", **fields)]
+        await self.open_both()
+        for hosts, is_good in (((), False), (["a.example.com"], True), (["example.org"], False)):
+            own = ec.generate_private_key(ec.SECP256R1())
+            certificate = issue(key=own, signer=key, issuer="of names", hosts=hosts)
+            self.assertEqual(await self.let_in(issued(certificate, own)), (is_good, is_good), hosts)
+
+    @asynchronous
+    async def test_renewed_ca(self):
+        """A CA that was renewed with its key, in a file with what it was and will be, in any order."""
+        key, day = ec.generate_private_key(ec.SECP256R1()), timedelta(days=1)
+        fields = {
+            "ca": True,
+            "key_usage": CA_USAGE,
+            "usages": (),
+            "issuer": "old CA",
+            "common_name": "old CA",
+        }
+        was, is_now, will_be = (
+            issue(key=key, begins=begins * day, ends=ends * day, **fields)
+            for begins, ends in ((-2, -1), (-1, 1), (1, 9))
+        )
+        own = ec.generate_private_key(ec.SECP256R1())
+        leaf = issued(issue(key=own, signer=key, issuer="old CA"), own)
+        await self.open_both()
+        for one in itertools.permutations((was, is_now, will_be)):
+            self.trusted = one
+            self.tls_paths()
+            self.credentials.reload()
+            self.assertEqual(await self.let_in(leaf), (True, True), one)
 
 
 class ChainTests(BothDoorsCase):
