@@ -49,7 +49,7 @@ class Trimmer:
         if self._replica.raft.role is Role.LEADER:
             warnings.append(self._clock_watch.waiting(wall, self._replica.raft.newest_timestamp))
         for warning in filter(None, warnings):
-            self.logger.warn("{warning}", warning=warning)
+            self.logger.warn("{clock}", clock=warning)
 
     def _age_now(self, wall: float, monotonic: float) -> int | None:
         """The age clock's time, but none that the clocks of a majority have not reached."""

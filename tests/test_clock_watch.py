@@ -26,6 +26,7 @@ WALL_CLOCK_USES = {
     "_reactor.py": (1, "where the reactor's seconds begin"),
     "service.py": (3, "append times, age and its pauses, dates of certificates"),
     "proving.py": (1, "dates of certificates"),
+    "auth/credentials.py": (1, "dates of certificates"),
     "cli/certs.py": (None, "dates of certificates"),
     "cli/demo_nodes.py": (None, "dates of certificates"),
     "cli/consume.py": (None, "HH:MM of today"),

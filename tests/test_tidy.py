@@ -168,3 +168,33 @@ class LeftoverTests(SynchronousTestCase):
     def test_no_init_beside_the_plugin(self):
         """An __init__.py under twisted/ would hide Twisted's own package."""
         self.assertEqual([relative(path) for path in (ROOT / "twisted").rglob("__init__.py")], [])
+
+
+class EventTests(SynchronousTestCase):
+    """Log events do not get in the way of Twisted's own."""
+
+    def test_keys(self):
+        """No event has a key of Twisted's old observers: they take `warning` for one of Python's."""
+        taken = {
+            "warning",
+            "isError",
+            "failure",
+            "message",
+            "printed",
+            "system",
+            "time",
+            "filename",
+            "category",
+        }
+        wrong = [
+            f"{relative(path)}:{call.lineno}: {keyword.arg}"
+            for path in sources("loghouse")
+            for call in ast.walk(ast.parse(path.read_text()))
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and isinstance(call.func.value, ast.Attribute | ast.Name)
+            and getattr(call.func.value, "attr", getattr(call.func.value, "id", "")) == "logger"
+            for keyword in call.keywords
+            if keyword.arg in taken
+        ]
+        self.assertEqual(wrong, [])
