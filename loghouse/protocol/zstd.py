@@ -6,6 +6,7 @@ has of one that is cut off. A batch that only some readers can read is not taken
 
 from __future__ import annotations
 
+import io
 from typing import Final
 
 import zstandard
@@ -17,6 +18,7 @@ from loghouse.protocol.entry import Buffer
 _RLE: Final = 1  # a block of one byte, again and again
 _BLOCK_SIZE_MAX: Final = 128 * KIB  # RFC 8878, 3.1.1.2.4
 _NOT_SAID: Final = -1
+_SAYS_SIZE: Final = 0x80  # in four bytes
 MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC_END: Final = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f
 
@@ -67,11 +69,33 @@ def unpack_frame(payload: Buffer) -> bytes:
     _check_blocks(payload)
     unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_SIZE_MAX)
     try:
-        return unpacker.decompress(payload, max_output_size=PAYLOAD_SIZE_MAX)
+        unpacked: bytes = unpacker.decompress(payload, max_output_size=PAYLOAD_SIZE_MAX)
     except zstandard.ZstdError as error:
         if zstandard.frame_content_size(payload) == _NOT_SAID:
             raise _refused(f"is damaged, or unpacks to more than {PAYLOAD_SIZE_MAX} bytes: {error}") from None
         raise _refused(f"is not valid zstd: {error}") from None
+    window_size = zstandard.get_frame_parameters(payload).window_size
+    if len(unpacked) > window_size and _unpack_otherwise(unpacker, payload, len(unpacked)) != unpacked:
+        raise _refused(f"repeats bytes from farther back than its zstd window of {window_size} bytes")
+    return unpacked
+
+
+def _unpack_otherwise(unpacker: zstandard.ZstdDecompressor, payload: Buffer, size: int) -> bytes | None:
+    """Return what a frame larger than its window gives in libzstd's other way of unpacking; None if nothing.
+
+    A whole frame that says its size is unpacked straight to its place, where it can repeat bytes from behind
+    its window. Any other, and one that comes in parts, is unpacked by way of a ring of little more than a
+    window: there such a frame fails, or gives other bytes without a word.
+    """
+    try:
+        if zstandard.frame_content_size(payload) != _NOT_SAID:
+            in_parts = unpacker.stream_reader(io.BytesIO(payload), read_size=len(payload) - 1)
+            return in_parts.read(size + 1)
+        head_size = zstandard.frame_header_size(payload)
+        head = MAGIC + bytes([payload[4] | _SAYS_SIZE]) + payload[5:head_size] + size.to_bytes(4, "little")
+        return unpacker.decompress(head + payload[head_size:], max_output_size=PAYLOAD_SIZE_MAX)
+    except zstandard.ZstdError:
+        return None
 
 
 def _check_blocks(payload: Buffer) -> None:

@@ -76,6 +76,13 @@ PAYLOADS = (
         "protocol.test_checking:CostTests.test_what_the_reactor_does_itself",
     ),
     bug(
+        "one-way-of-unpacking",
+        "RFC 8878, 3.1.1.1.2: the window",
+        "A frame that repeats bytes from behind its window is taken: readers get an error, or other bytes.",
+        [("loghouse.protocol.zstd:unpack_frame", "if len(unpacked) > window_size and", "if False and")],
+        "protocol.test_zstd:PayloadVectorTests.test_taken_and_refused",
+    ),
+    bug(
         "held-by-one-given-up",
         "appends of a session keep their order",
         "A batch that nobody waits for any more holds those behind it back for ever.",

@@ -11,7 +11,7 @@ CHECKSUM = bytes.fromhex("317a94a2")  # the low four bytes of BATCH's XXH64
 MAGIC = bytes.fromhex("28b52ffd")
 SKIPPABLE = bytes.fromhex("502a4d1804000000") + b"skip"
 KIB = 1024
-RAW, RLE, RESERVED = 0, 1, 3
+RAW, RLE, PACKED, RESERVED = 0, 1, 2, 3
 
 
 def block(content, *, is_last=True, kind=RAW, size=None):
@@ -49,6 +49,23 @@ def frame(*blocks, size=18, window=None, dictionary=None, checksum=b"", flags=0)
             checksum,
         )
     )
+
+
+def repeating(back):
+    """Return the content of a packed block: three bytes again, from 4,093 to 8,188 bytes back.
+
+    No literals, and one sequence, whose three codes stand for themselves: no literals, an offset with 12
+    more bits, a match of 3.
+    """
+    return bytes.fromhex("00015400" + "0c00") + (1 << 12 | back - 4093).to_bytes(2, "little")
+
+
+def repeating_from(back, size=5 * KIB + 3, **fields):
+    """Return a frame that holds one record of 5,117 bytes, its last three repeated from so far back."""
+    sizes = [KIB - 6, *[KIB] * 4]
+    runs = [block(bytes([n]), is_last=False, kind=RLE, size=size) for n, size in enumerate(sizes)]
+    begin = block(bytes.fromhex("0a80280afd27"), is_last=False)
+    return frame(begin, *runs, block(repeating(back), kind=PACKED), size=size, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +139,14 @@ PAYLOADS = [
     refused("a window of 9 MiB", frame(size=None, window=0x69), is_read=True),
     refused("a window of 9 MiB, and its size", frame(window=0x69), is_read=True),
     refused("a block larger than its window", frame(block(b"\n" * 2000), size=2000, window=0), is_read=True),
+    refused("repeats from behind its window", repeating_from(5000, window=0), is_read=True, record_count=1),
+    refused(
+        "repeats from behind its window, size not said",
+        repeating_from(5000, window=0, size=None),
+        is_read=True,
+        record_count=1,
+    ),
+    refused("repeats from before its beginning", repeating_from(5121), record_count=1),
     refused(
         "a block of 128 KiB and a byte",
         frame(block(b"\n", kind=RLE, size=128 * KIB + 1), size=None, window=0x50),
