@@ -220,7 +220,9 @@ class NodeService(Service):
         return authorizer, credentials
 
     def _reload_policy(self, authorizer: Authorizer) -> Deferred[None]:
-        return maybeDeferred(authorizer.reload).addErrback(self._not_reloaded)
+        """Read the files on a thread, as certificates, and take them on the reactor's."""
+        read = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), authorizer.read)
+        return read.addCallback(authorizer.take).addErrback(self._not_reloaded)
 
     def _reload_credentials(self, credentials: Credentials) -> Deferred[None]:
         """Read and prove the files on a thread, for that takes longer than a turn of the reactor may."""
