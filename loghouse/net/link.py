@@ -9,6 +9,8 @@ can make us answer is bounded by the transport's buffer.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,16 +34,19 @@ from loghouse.limits import (
     FRAME_BYTES_PER_SECOND_MIN,
     FRAME_SECONDS,
     GREETING_SECONDS,
+    MIB,
     SILENCE_SECONDS,
     SILENCE_SECONDS_MAX,
     STUCK_SECONDS_MAX,
 )
+from loghouse.protocol.entry import Buffer
 from loghouse.protocol.link_messages import LinkRole
 from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
 from loghouse.sockets import use_large_buffers
 
 LASTING: Final = (IdentityError, VersionError)  # another attempt ends as this one, until somebody acts
 WATCH_SECONDS: Final = 1.0
+WRITE_AT_ONCE_MAX: Final = 1 * MIB  # in a turn: to encrypt and send it takes 2 ms, 8 MiB take 15
 CLOSE_SECONDS_MAX: Final = 5.0  # how long a peer may take to close after us
 
 
@@ -128,6 +133,8 @@ class Link(Protocol):
         self._watch = watch
         self._times = times
         self._holds: set[str] = set()
+        # What a long write has left for later turns; while there is any, the link is not writable.
+        self._unsent: deque[memoryview] = deque()
         self._is_going_on = False
         now = watch.clock.seconds()
         self._begun_at = now
@@ -172,8 +179,7 @@ class Link(Protocol):
             return
         pieces = session.bytes_to_send()
         if pieces:
-            self.sent_size += sum(map(len, pieces))
-            write_at_once(self._transport, pieces)
+            self._write(pieces, sum(map(len, pieces)))
             if not self.is_writable:
                 # It makes us answer and does not take the answers.
                 self.hold_reading("write")
@@ -184,6 +190,36 @@ class Link(Protocol):
             self._go_on(session)
         else:
             self.release_reading("requests")
+
+    def _write(self, pieces: Sequence[Buffer], size: int) -> None:
+        """Write these `size` bytes; many of them in parts, a turn each, for encrypting takes milliseconds."""
+        self.sent_size += size
+        if not self._unsent and size <= WRITE_AT_ONCE_MAX:
+            write_at_once(self._transport, pieces)
+            return
+        if not self._unsent:
+            self._watch.clock.callLater(0, self._write_on)
+        self._unsent.extend(map(memoryview, pieces))
+        self.is_writable = False
+
+    def _write_on(self) -> None:
+        """Write the next part; the last one makes room for more."""
+        if not self.connected:
+            return
+        part, left = [], WRITE_AT_ONCE_MAX
+        while self._unsent and left:
+            piece = self._unsent.popleft()
+            if len(piece) > left:
+                self._unsent.appendleft(piece[left:])
+            part.append(piece[:left])
+            left -= len(part[-1])
+        write_at_once(self._transport, part)
+        if self._unsent:
+            self._watch.clock.callLater(0, self._write_on)
+        elif self._closing_since is not None:
+            self._lose()
+        elif self._unwritable_since is None:
+            self._resume()
 
     def _go_on(self, session: Session) -> None:
         """Take what waited until others were answered; a turn later, as this may be in the middle of one."""
@@ -219,9 +255,13 @@ class Link(Protocol):
         """Close once everything written is out; a peer that does not close in time is cut off."""
         if self._closing_since is None and self.connected:
             self._closing_since = self._watch.clock.seconds()
-            # A producer must go first, else the transport waits for it for ever.
-            self._transport.unregisterProducer()
-            self._transport.loseConnection()
+            if not self._unsent:
+                self._lose()
+
+    def _lose(self) -> None:
+        # A producer must go first, else the transport waits for it for ever.
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
 
     def break_off(self, error: ProtocolError) -> None:
         """Tell the peer what it did wrong, and close."""
@@ -317,8 +357,12 @@ class Link(Protocol):
 
     def resumeProducing(self) -> None:
         """Twisted: what was written is out."""
-        self.is_writable = True
         self._unwritable_since = None
+        if not self._unsent:
+            self._resume()
+
+    def _resume(self) -> None:
+        self.is_writable = True
         self.release_reading("write")
         self.write_resumed()
         self.flush()
@@ -336,6 +380,7 @@ class Link(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted: it is gone."""
         self.connected = 0
+        self._unsent.clear()
         self._watch.remove(self)
         self.is_writable = False
         self.link_lost(self.problem or reason.getErrorMessage())

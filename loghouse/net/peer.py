@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.bulk_tls import BulkTlsFactory, write_at_once
+from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -367,8 +367,7 @@ class DialledLink(Link):
     def write_frame(self, frame: tuple[Buffer, ...], size: int) -> None:
         """Write one whole frame of `size` bytes."""
         self._sent_at = self._door.watch.clock.seconds()
-        self.sent_size += size
-        write_at_once(self._transport, frame)
+        self._write(frame, size)
 
     def event_received(self, event: Event) -> None:
         """Tell the peer's owner."""
