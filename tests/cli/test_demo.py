@@ -20,6 +20,7 @@ from loghouse.config_values import Address
 from loghouse.testing.process import free_port
 from tests.cli.fake_node import FakeServer
 from tests.cli.support import CommandCase
+from tests.processes import SKIP
 
 LISTEN = Address("127.0.0.1", 8400)
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -184,6 +185,8 @@ class RoundTripTests(CommandCase):
 
 class DemoTests(CommandCase):
     """The whole demo with real nodes under twistd."""
+
+    skip = SKIP
 
     def setUp(self):
         super().setUp()

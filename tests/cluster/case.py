@@ -16,11 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.load import Load, Recorder
 from loghouse.testing.process import NodeProcess
+from tests.processes import SKIP
 
 # How often each scenario of faults goes round; `make kill-cluster CYCLES=30` for the long proof.
 CYCLES = int(os.environ.get("LOGHOUSE_CLUSTER_CYCLES", "1"))
-# `make test` runs these minutes of real processes under pytest only: 0 leaves them out under trial.
-SKIP = None if os.environ.get("LOGHOUSE_CLUSTER_TESTS", "1") != "0" else "LOGHOUSE_CLUSTER_TESTS is 0"
 # Small segments, so that faults meet rolls, too.
 SETTINGS = "storage:\n  segment_size: 256KiB\n"
 
@@ -98,8 +97,6 @@ class ClusterCase(SynchronousTestCase):
 
 class OwnClusterCase(ClusterCase):
     """Scenarios that change the cluster for good: each has one of its own, not started yet."""
-
-    skip = SKIP
 
     is_proxied = False
     node_count = 3

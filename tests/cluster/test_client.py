@@ -26,7 +26,8 @@ from loghouse.errors import InvalidRequestError
 from loghouse.limits import RECORD_SIZE_MAX
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.process import wait_until
-from tests.cluster.case import CYCLES, SETTINGS, SKIP
+from tests.cluster.case import CYCLES, SETTINGS
+from tests.processes import SKIP
 
 BETWEEN = 60  # acknowledged records between two faults
 SECONDS_MAX = 300.0

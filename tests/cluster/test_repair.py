@@ -15,7 +15,7 @@ from loghouse.protocol.entry import CODEC_MASK, EntryKind, decode_entries, decod
 from loghouse.storage.store import StoreHeader, newest_watermark
 from loghouse.testing.cluster_process import GROUP, ClusterProcess
 from loghouse.testing.process import NodeProcess, wait_until
-from tests.cluster.case import SKIP
+from tests.processes import SKIP
 
 SETTINGS = "storage:\n  segment_size: 256KiB\n"
 RECORD_SIZE = 20_000

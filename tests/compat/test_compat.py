@@ -22,7 +22,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from loghouse.api.v1 import log_pb2
 from loghouse.testing.cluster_process import ClusterProcess
-from tests.cluster.case import SETTINGS, SKIP
+from tests.cluster.case import SETTINGS
+from tests.processes import SKIP
 
 HERE = Path(__file__).resolve().parent
 PROGRAM_SECONDS = 150

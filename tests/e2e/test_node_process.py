@@ -23,6 +23,7 @@ from loghouse.auth.certificates import make_ca, make_client_certificate, make_no
 from loghouse.limits import MIB
 from loghouse.protocol.batch import encode_batch
 from loghouse.testing.process import Certificates, NodeProcess, wait_until
+from tests.processes import SKIP
 
 SMALL_SEGMENTS = "storage:\n  segment_size: 64KiB\n"
 
@@ -41,6 +42,8 @@ def error_details(error: grpc.RpcError) -> dict[str, str]:
 
 class ProcessTestCase(SynchronousTestCase):
     """Makes certificates and nodes, and ends what it started."""
+
+    skip = SKIP
 
     def setUp(self):
         self.folder = Path(self.mktemp()).absolute()

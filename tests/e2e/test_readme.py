@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.cli.main import make_parser
 from loghouse.config_values import parse_address
 from loghouse.testing.process import free_port, wait_until
+from tests.processes import SKIP
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "operations.md")
@@ -43,6 +44,8 @@ def commands(text: str) -> list[str]:
 
 class ReadmeCase(SynchronousTestCase):
     """An empty folder in which `loghouse` and `twistd` are this checkout's, and a port of our own."""
+
+    skip = SKIP
 
     def setUp(self):
         self.folder = Path(self.mktemp()).absolute()

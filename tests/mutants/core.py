@@ -59,6 +59,7 @@ CORE = (
         ),
         options=(*SLOW_COMMIT, ("writers", 2), ("think_seconds_mean", 0.02), ("pipeline", 4)),
         faults=CHANGING_LEADERS,
+        first_seed=27,
     ),
     Mutant(
         name="pre-vote-counted",
@@ -181,6 +182,7 @@ CORE = (
         ),
         options=(("spares", 2),),
         faults=(("membership", 3.0), ("wipe", 0), ("bit_rot", 0)),
+        first_seed=5,
     ),
     Mutant(
         name="append-commit-unclamped",
@@ -209,6 +211,7 @@ CORE = (
                 "self._log.commit_index",
             ),
         ),
+        first_seed=12,
     ),
     Mutant(
         name="commit-goes-back",
@@ -285,6 +288,7 @@ CORE = (
         ),
         options=(("producers", 3), ("pipeline", 4), ("writers", 0)),
         faults=CHANGING_LEADERS,
+        first_seed=23,
     ),
     Mutant(
         name="duplicates-appended",
@@ -322,6 +326,7 @@ CORE = (
             ("disk.index_size", 24),
         ),
         faults=(("partition", 4.0), ("pause", 5.0)),
+        first_seed=17,
     ),
     Mutant(
         name="stale-snapshot-taken",
@@ -371,6 +376,7 @@ CORE = (
         ),
         options=(("network.loss", 0.3),),
         faults=(("transfer", 3.0), ("membership", 0)),
+        first_seed=4,
     ),
     Mutant(
         name="removed-voter-stuck",
@@ -379,6 +385,7 @@ CORE = (
         edits=(Edit(ELECTIONS + "may_campaign", "(self.is_voter or self._was_voter)", "self.is_voter"),),
         options=(("voters", 2), ("spares", 1)),
         faults=(("membership", 3.0), ("crash", 4.0), ("one_way_cut", 4.0)),
+        first_seed=25,
     ),
     Mutant(
         name="change-before-own-commit",
@@ -423,6 +430,7 @@ CORE = (
         edits=(Edit(READS + "_flush_reads", " and self.has_own_commit:", ":"),),
         options=(*READING, ("disk.sync_seconds_mean", 0.05)),
         faults=(("transfer", 5.0), ("partition", 5.0)),
+        first_seed=12,
     ),
     Mutant(
         name="read-confirmed-by-late-answer",
@@ -481,5 +489,6 @@ CORE = (
             ("network.ordered", False),
         ),
         faults=(("slow_link", 5.0),),
+        first_seed=21,
     ),
 )

@@ -98,6 +98,7 @@ DRIVER = (
         ),
         options=(("request_timeout_seconds", 0.3), ("producers", 3)),
         faults=(("partition", 4.0), ("crash", 5.0)),
+        first_seed=19,
     ),
     Mutant(
         name="ack-at-append",

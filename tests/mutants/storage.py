@@ -63,6 +63,7 @@ STORAGE = (
         ),
         options=SMALL,
         faults=(("disk_error", 2.0), ("crash", 6.0)),
+        first_seed=95,
     ),
     Mutant(
         name="replace-without-directory-sync",
@@ -119,6 +120,7 @@ STORAGE = (
             ("crash_points", ("written",)),
         ),
         faults=(("crash_point", 1.0), ("disk_full", 0)),
+        first_seed=18,
     ),
     Mutant(
         name="torn-tail-is-damage",
@@ -187,5 +189,6 @@ STORAGE = (
         ),
         options=(("trim_seconds_mean", 0.1), ("disk.segment_size", 4096 + 400), ("large_share", 0.5)),
         faults=(("crash", 4.0), ("partition", 4.0)),
+        first_seed=24,
     ),
 )
