@@ -96,7 +96,7 @@ test-pytest: $(VENV)/.developed
 	$(BIN)/python -m $(PYTEST) $(TEST_PATHS)
 
 test-trial: $(VENV)/.developed
-	LOGHOUSE_CLUSTER_TESTS=0 $(BIN)/python -m twisted.trial $(subst /,.,$(TEST_PATHS:.py=))
+	LOGHOUSE_PROCESS_TESTS=0 $(BIN)/python -m twisted.trial $(subst /,.,$(TEST_PATHS:.py=))
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .
@@ -122,9 +122,10 @@ FUZZ ?= 100000
 fuzz: $(VENV)/.developed
 	FUZZ_EXAMPLES=$(FUZZ) FUZZ_MUTATIONS=$(FUZZ) $(BIN)/python -m pytest --timeout 3600 -k 'Fuzz or Mutation or random_bytes' tests/protocol tests/net/test_client_hello.py
 
-# What a subject at the bound of each resource costs another one.
+# What a subject at the bound of each resource costs another one, and how long one request holds a node.
 abuse: $(VENV)/.developed
 	$(BIN)/python -m bench.abuse --seconds 10
+	$(BIN)/python -m bench.turns
 
 bench-cluster: $(VENV)/.developed
 	$(BIN)/python -m bench.cluster
