@@ -2,7 +2,8 @@
 
 The reader proposes each request as it comes; the writer awaits the oldest and sends its answer. The window
 between them is bounded by count and by bytes: when it is full, the stream is not read, and gRPC's flow
-control stops the client.
+control stops the client. A producer's window is what the log remembers of it: its next batch would be
+refused, and that would end its stream.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from loghouse.api.guard import Call
-from loghouse.limits import PIPELINE_MAX, PIPELINE_SIZE_MAX
+from loghouse.limits import PIPELINE_MAX, PIPELINE_SIZE_MAX, PRODUCER_BATCHES_MAX
 
 Submit = Callable[[Any], Awaitable[asyncio.Future[bytes]]]
 """Checks a request and proposes it; the future gives the serialized answer."""
@@ -54,8 +55,9 @@ class Pipeline:
         try:
             while (message := await self._call.read_raw()) is not None:
                 size = len(message)
-                await self._wait_for_room(size)
-                self._push(await self._submit(await self._call.parse(message)), size)
+                request = await self._call.parse(message)
+                await self._wait_for_room(size, PRODUCER_BATCHES_MAX if request.producer_id else PIPELINE_MAX)
+                self._push(await self._submit(request), size)
         except Exception as error:
             # In its turn: whatever was proposed before is answered before the error.
             self._push(_failed(error), 0)
@@ -68,8 +70,8 @@ class Pipeline:
         self._size += size
         self._changed.set()
 
-    async def _wait_for_room(self, size: int) -> None:
-        while self._answers and (len(self._answers) >= PIPELINE_MAX or self._size + size > PIPELINE_SIZE_MAX):
+    async def _wait_for_room(self, size: int, count_max: int) -> None:
+        while self._answers and (len(self._answers) >= count_max or self._size + size > PIPELINE_SIZE_MAX):
             await self._wait()
 
     async def _wait_for_answer(self) -> bool:

@@ -83,7 +83,7 @@ def changed_code(function: FunctionType, edits: list[Edit]) -> CodeType:
         source = source.replace(edit.old, edit.new)
     tree = ast.parse(source)
     definition = tree.body[0]
-    assert isinstance(definition, ast.FunctionDef)
+    assert isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef)
     definition.decorator_list = []
     if "__class__" in function.__code__.co_freevars:
         # super() needs the cell of a class: define the function inside one.

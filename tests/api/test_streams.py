@@ -10,7 +10,15 @@ from grpc import aio
 from loghouse.api.log_service import CONSUME_SIZE
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
-from loghouse.limits import FETCH_SIZE_MAX, KIB, MIB, PIPELINE_MAX, PIPELINE_SIZE_MAX, READERS_SIZE_MAX
+from loghouse.limits import (
+    FETCH_SIZE_MAX,
+    KIB,
+    MIB,
+    PIPELINE_MAX,
+    PIPELINE_SIZE_MAX,
+    PRODUCER_BATCHES_MAX,
+    READERS_SIZE_MAX,
+)
 from loghouse.node_api import Proposal, proposing
 from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
@@ -99,18 +107,28 @@ class PipelineTests(DoorCase):
     async def test_window_is_bounded_by_count(self):
         """With the window full the stream is not read; an answer makes room for one more."""
         await self.open_door()
+        packed = compress(encode_batch([log_pb2.Record(value=b"x")]), Codec.ZSTD)
+        alone = log_pb2.ProduceBatchRequest(batch=packed, record_count=1, codec=Codec.ZSTD)  # not shared
+        await self._check_window(alone, PIPELINE_MAX)
+
+    @asynchronous
+    async def test_window_of_a_producer(self):
+        """A producer has no more under way than the log takes of it: it is held back, and never refused."""
+        await self.open_door()
+        await self._check_window(batch([b"x"], producer_id=7), PRODUCER_BATCHES_MAX)
+
+    async def _check_window(self, request, count):
         self.node.hold()
         call = self.stub().ProduceBatchStream()
-        request = batch([b"x"], producer_id=7)  # an entry each: they do not share
-        sender = asyncio.ensure_future(self._send(call, [request] * (PIPELINE_MAX + 20)))
-        await until(lambda: self.node.held_count == PIPELINE_MAX)
-        await self._stays(lambda: self.node.held_count == PIPELINE_MAX)
+        sender = asyncio.ensure_future(self._send(call, [request] * (count + 20)))
+        await until(lambda: self.node.held_count == count)
+        await self._stays(lambda: self.node.held_count == count)
         self.node.release(1)
         await call.read()
-        await until(lambda: self.node.held_count == PIPELINE_MAX)
+        await until(lambda: self.node.held_count == count)
         self.node.release()
         await sender
-        self.assertEqual(len(await self._read_all(call)), PIPELINE_MAX + 19)
+        self.assertEqual(len(await self._read_all(call)), count + 19)
 
     @asynchronous
     async def test_window_is_bounded_by_bytes(self):

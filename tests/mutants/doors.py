@@ -142,6 +142,13 @@ PRODUCERS = (
 
 FLOW = (
     bug(
+        "stream-wider-than-a-producer",
+        "backpressure, not an error, for who only writes on",
+        "A stream of a producer goes on to be read until the log refuses a batch, which ends the stream.",
+        [("loghouse.api.pipeline:Pipeline._read", "PRODUCER_BATCHES_MAX", "PIPELINE_MAX")],
+        "api.test_streams:PipelineTests.test_window_of_a_producer",
+    ),
+    bug(
         "nobody-is-held-back",
         "limits.py (unanswered requests of one connection)",
         "However much the requests of a connection hold, more are taken.",
