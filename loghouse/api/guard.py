@@ -412,8 +412,9 @@ def _answer(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitab
 
 
 async def _refuse(guard: Guard, context: Any, method: str, error: Exception, subject: str) -> None:
-    if context.cancelled() or isinstance(error, aio.UsageError):
-        # The client is gone; a write or read failed only because of that, and nobody hears an answer.
+    if context.cancelled() or isinstance(error, aio.BaseError):
+        # The client is gone or the server stopped, which is why a write or read failed; nobody hears
+        # an answer.
         raise asyncio.CancelledError
     answer = answer_of(error)
     if answer.is_internal:
