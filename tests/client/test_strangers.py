@@ -17,7 +17,6 @@ from loghouse.errors import (
     UnauthenticatedError,
 )
 from loghouse.testing.process import Certificates, NodeProcess, free_port
-from tests.processes import SKIP
 
 SECONDS = 25.0
 AT_ONCE = 10.0
@@ -25,8 +24,6 @@ AT_ONCE = 10.0
 
 class StrangersTests(SynchronousTestCase):
     """A node with TLS and one without, and clients that do not fit."""
-
-    skip = SKIP
 
     def setUp(self):
         self.folder = Path(self.mktemp()).absolute()
