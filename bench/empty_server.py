@@ -7,7 +7,7 @@ Prints its port and serves until its standard input closes.
 import asyncio
 import sys
 
-from loghouse import _reactor
+from loghouse.runtime import reactor as _reactor
 
 _reactor.install()
 

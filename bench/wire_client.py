@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from loghouse import _reactor
+from loghouse.runtime import reactor as _reactor
 
 _reactor.install()
 

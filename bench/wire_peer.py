@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from loghouse import _reactor
+from loghouse.runtime import reactor as _reactor
 
 _reactor.install()
 
@@ -20,7 +20,6 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from loghouse.auth.credentials import Credentials, TlsPaths
-from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.limits import KIB
 from loghouse.net.accept import AcceptedLink, LinkDoor
 from loghouse.net.admission import Admission, ConnectionLimits
@@ -32,6 +31,7 @@ from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.raft_messages import AppendEntries, Envelope
 from loghouse.protocol.session import LinkUp
+from loghouse.runtime.bulk_tls import BulkTlsFactory
 
 SIZE = 512 << 20
 CLUSTER = bytes(range(16))

@@ -19,7 +19,7 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from loghouse.config import LoggingConfig
+from loghouse.config.settings import LoggingConfig
 from loghouse.errors import ResourceExhaustedError
 from loghouse.limits import LASTING_LINES_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.shares import Ledger

@@ -18,8 +18,8 @@ from typing import Any, TextIO, cast
 # gRPC's C core writes lines of its own past any logger; what it knows reaches us as errors, too.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from loghouse import _reactor
 from loghouse.errors import ConfigError, LoghouseError, ReactorError
+from loghouse.runtime import reactor as _reactor
 
 try:
     _reactor.install()  # before anything below imports the default reactor
@@ -32,10 +32,16 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from loghouse import __version__
-from loghouse.config import NodeConfig, load
-from loghouse.daemon import DiagnosticsFile, NotStartedError, StartNews, print_one_line, settle_pid_file
+from loghouse.config.settings import NodeConfig, load
 from loghouse.diagnostics import make_observer
-from loghouse.service import make_service
+from loghouse.runtime.daemon import (
+    DiagnosticsFile,
+    NotStartedError,
+    StartNews,
+    print_one_line,
+    settle_pid_file,
+)
+from loghouse.service.node_service import make_service
 
 
 class Options(usage.Options):

@@ -4,7 +4,7 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-from loghouse import _reactor
+from loghouse.runtime import reactor as _reactor
 
 _reactor.install()
 

@@ -5,7 +5,7 @@ import asyncio
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import TestCase
 
-from loghouse.bridge import from_asyncio, to_asyncio
+from loghouse.runtime.bridge import from_asyncio, to_asyncio
 
 
 class BridgeTests(TestCase):

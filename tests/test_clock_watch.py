@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.clock_watch import QUIET_SECONDS, ClockWatch
 from loghouse.protocol.configuration import Retention
 from loghouse.raft.ready import Role
-from loghouse.retention import MICROSECONDS, AgeClock
-from loghouse.trimming import RETENTION_SECONDS, Trimmer
+from loghouse.replica.clock_watch import QUIET_SECONDS, ClockWatch
+from loghouse.replica.retention import MICROSECONDS, AgeClock
+from loghouse.replica.trimming import RETENTION_SECONDS, Trimmer
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -23,9 +23,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "loghouse"
 # Who reads the wall clock, and why; in what runs in a node, how often, too. Whatever waits or measures uses a
 # monotonic clock.
 WALL_CLOCK_USES = {
-    "_reactor.py": (1, "where the reactor's seconds begin"),
-    "service.py": (3, "append times, age and its pauses, dates of certificates"),
-    "proving.py": (1, "dates of certificates"),
+    "runtime/reactor.py": (1, "where the reactor's seconds begin"),
+    "service/node_service.py": (3, "append times, age and its pauses, dates of certificates"),
+    "service/proving.py": (1, "dates of certificates"),
     "auth/credentials.py": (1, "dates of certificates"),
     "cli/certs.py": (None, "dates of certificates"),
     "cli/demo_nodes.py": (None, "dates of certificates"),
@@ -147,7 +147,7 @@ asyncioreactor.install()
 from twisted.internet import reactor
 done = []
 reactor.callLater(0.05, done.append, "before")
-from loghouse import _reactor
+from loghouse.runtime import reactor as _reactor
 _reactor.install()
 seconds = reactor.seconds
 def step():

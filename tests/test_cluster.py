@@ -12,9 +12,9 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.gossip.config import LAN
-from loghouse.node_api import Appended, Proposal, proposing
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat
+from loghouse.replica.api import Appended, Proposal, proposing
 from loghouse.testing.disk import Fault, disk_error
 from tests.driver.town import TownTestCase
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import config
-from loghouse.config import NodeConfig, load
-from loghouse.config_values import Address, format_size, parse_address, parse_seconds, parse_size
+from loghouse.config import settings as config
+from loghouse.config.settings import NodeConfig, load
+from loghouse.config.values import Address, format_size, parse_address, parse_seconds, parse_size
 from loghouse.errors import ConfigError
 from loghouse.limits import GIB, KIB, MIB
 

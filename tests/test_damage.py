@@ -4,9 +4,9 @@ from pathlib import Path
 
 from twisted.python.failure import Failure
 
-from loghouse import repairing
 from loghouse.errors import DamageError, UnavailableError
 from loghouse.limits import KIB, MIB
+from loghouse.node import damage
 from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.entry import EntryKind, decode_entries, make_entry
 from loghouse.protocol.raft_messages import (
@@ -299,7 +299,7 @@ class DamageTests(_NodeTestCase):
         self.make_member()
         node = self.begin()
         self.flip(-1)
-        self.patch(repairing, "has_others", lambda *_: True)  # as a configuration with others says
+        self.patch(damage, "has_others", lambda *_: True)  # as a configuration with others says
         last = node._log.last_index
         self.assertEqual(self.read_all(node), (11, 1))
         self.assertEqual(len(self.fatal), 1)
@@ -320,7 +320,7 @@ class DamageTests(_NodeTestCase):
         self.make()
         self.make_member()
         node = self.begin()
-        self.patch(repairing, "has_others", lambda *_: True)
+        self.patch(damage, "has_others", lambda *_: True)
 
         def meet_damage():
             raise DamageError("a.store", 4096, "payload checksum does not match")
@@ -339,11 +339,11 @@ class DamageTests(_NodeTestCase):
         self.make_member()
         node = self.begin()
         self.flip(-1)
-        self.patch(repairing, "has_others", lambda *_: True)
+        self.patch(damage, "has_others", lambda *_: True)
         reads = [node.fetch(offset, KIB) for offset in range(12)]
         self.readers.drain()
         self.assertEqual(len(self.fatal), 0)
-        self.clock.advance(repairing.NOTE_SECONDS_MAX)
+        self.clock.advance(damage.NOTE_SECONDS_MAX)
         self.assertEqual(len(self.fatal), 1)
         self.assertEqual(sum(isinstance(read.result, Failure) for read in reads), 1)
         for read in reads:
@@ -375,12 +375,12 @@ class DamageTests(_NodeTestCase):
         self.make_member()
         node = self.begin()
         self.flip(-1)
-        self.patch(repairing, "has_others", lambda *_: True)
+        self.patch(damage, "has_others", lambda *_: True)
 
         def refuse(*_):
             raise OSError("dead")
 
-        self.patch(repairing, "write_loss", refuse)
+        self.patch(damage, "write_loss", refuse)
         self.read_all(node)
         self.assertEqual(len(self.fatal), 1)
         node._directory.close()

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.disk import ThreadQueue
+from loghouse.runtime.threads import ThreadQueue
 
 
 class ThreadQueueTests(SynchronousTestCase):

@@ -1,45 +1,39 @@
 """The floors of the house: who may import whom, and what is forbidden where (docs/architecture.md)."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).resolve().parent.parent / "loghouse"
+ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
 
-# A module may import its own unit and units of a lower number.
-FLOORS = {
-    "__init__": 0,
-    "errors": 0,
-    "limits": 0,
-    "turns": 0,
-    "text": 0,
-    "shares": 1,
-    "api.v1": 1,
-    "protocol": 2,
-    "raft": 3,
-    "gossip": 3,
-    "storage": 3,
-    # The seam itself: what doors may ask of a node, without the node.
-    "node_api": 4,
-    "auth": 4,
-    # Transports that know nothing of us, for both ends of a connection.
-    "sockets": 4,
-    "bulk_tls": 4.2,
-    "net": 4.5,
-    "node": 5,
-    "bridge": 5,
-    "api": 6,
-    "client": 7,
-    "service": 7,
-    "config": 6,
-    "diagnostics": 8,
-    "daemon": 8,
-    "cli": 10,
-    "tap": 9,
-    "_reactor": 8,
-    "testing": 11,
-}
+# From the top down, each room with what it is for: a folder, or a module beside the folders. A room imports
+# from lower floors only, never from one of its own floor.
+FLOORS = (
+    {"testing": "simulated clusters, fault injection, test processes"},
+    {"tap": "the twistd plugin", "cli": "the loghouse command"},
+    {"service": "the service tree", "diagnostics": "log files, signals"},
+    {"api": "the gRPC server", "cluster": "membership, peers", "client": "the Python client"},
+    {"net": "the one TLS port, links, the binary server"},
+    {"node": "the process: what it hosts and what others may ask of it"},
+    {"replica": "one log on one node"},
+    {
+        "runtime": "the reactor, threads, TLS transport",
+        "auth": "identities, permissions",
+        "config": "node.yaml",
+    },
+    {"raft": "consensus", "gossip": "who is alive", "storage": "segments, recovery"},
+    {"protocol": "entries, messages, replicated state"},
+    {"api.v1": "generated stubs", "shares": "what one subject may hold"},
+    {"errors": "", "limits": "", "text": ""},
+)
+LEVELS = {room: -index for index, floor in enumerate(FLOORS) for room in floor}
+ROOT_MODULES_MAX = 7
+
+# Pure: no input, no output, no clock, no chance; time and randomness are handed in.
+PURE = {"raft", "gossip", "storage", "protocol", "shares", "errors", "limits", "text"}
 PURE_FORBIDDEN = {
     "twisted",
     "grpc",
@@ -54,99 +48,71 @@ PURE_FORBIDDEN = {
 }
 STORAGE_MAY = {"os", "mmap"}
 ONLY_IN = {
-    "grpc": {"api.v1", "api", "client", "bridge", "cli"},
-    "asyncio": {"api", "client", "bridge", "_reactor", "cli"},
+    "grpc": {"api.v1", "api", "client", "cli", "testing"},
+    "asyncio": {"api", "client", "runtime", "cli", "testing"},
     "casbin": {"auth"},
-    "yaml": {"config"},
+    "yaml": {"config", "testing"},
 }
 BANNED = {"pickle", "marshal", "shelve"}
 
 
-def unit_of(module: str) -> str:
+def room_of(module: str) -> str:
+    """Return the room of a dotted name below `loghouse`."""
     parts = module.split(".")[1:]
-    if not parts:
-        return "__init__"
-    if parts[:2] == ["api", "v1"]:
-        return "api.v1"
-    name = parts[0]
-    # Neighbours of node.py (node_*.py, disk.py, ...) share its floor.
-    return NEIGHBOURS.get(name, name)
-
-
-NEIGHBOURS = {
-    "config_values": "config",
-    "config_yaml": "config",
-    "disk": "node",
-    "repairing": "node",
-    "read_ahead": "node",
-    "group_write": "node",
-    "replica": "node",
-    "reads": "node",
-    "reconcile": "node",
-    "peers": "node",
-    "cluster": "node",
-    "cluster_node": "node",
-    "joining_cluster": "node",
-    "roster": "node",
-    "twins": "node",
-    "tail": "node",
-    "under_way": "node",
-    "administration": "node",
-    "room": "node",
-    "node_options": "node",
-    "trimming": "node",
-    "clock_watch": "node",
-    "retention": "node",
-    "forwarding": "node",
-    "joining": "node_api",
-    "long_checks": "node_api",
-    "mending": "node",
-    "scrubbing": "node",
-    "proving": "service",
-    "start_checks": "service",
-}
+    return "api.v1" if parts[:2] == ["api", "v1"] else parts[0]
 
 
 def imports_of(tree: ast.Module):
+    """Yield the dotted names that a module imports, also those for type checkers alone."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module
-            if node.module in ("loghouse", "loghouse.api"):
-                for alias in node.names:
-                    yield f"{node.module}.{alias.name}"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
+def modules():
+    """Yield each module's dotted name and file, the package itself and generated ones left out."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")) and path != ROOT / "__init__.py":
+            relative = path.relative_to(ROOT.parent).with_suffix("")
+            yield ".".join(part for part in relative.parts if part != "__init__"), path
+
+
+MODULES = dict(modules())
 
 
 def violations():
-    for path in sorted(ROOT.rglob("*.py")):
-        if path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
+    """Yield what breaks a rule, a line each."""
+    for module, path in MODULES.items():
+        room = room_of(module)
+        if room not in LEVELS:
+            yield f"{module}: {room!r} has no floor"
             continue
-        relative = path.relative_to(ROOT.parent).with_suffix("")
-        module = ".".join(p for p in relative.parts if p != "__init__")
-        unit = unit_of(module)
-        if unit not in FLOORS:
-            yield f"{module}: unit {unit!r} has no floor"
-            continue
+        allowed = STORAGE_MAY if room == "storage" else set()
         for name in imports_of(ast.parse(path.read_text())):
             top = name.split(".")[0]
             if top in BANNED:
                 yield f"{module} imports {name}: banned everywhere"
-            if unit == "testing":
-                continue
-            if top == "loghouse":
-                target = unit_of(name)
-                if target == "testing":
-                    yield f"{module} imports {name}: testing is for tests"
-                elif target in FLOORS and target != unit and FLOORS[target] >= FLOORS[unit]:
-                    yield f"{module} imports {name}: {target} is not below {unit}"
-            if FLOORS[unit] < 4 and unit != "api.v1":
-                allowed = STORAGE_MAY if unit == "storage" else set()
-                if top in PURE_FORBIDDEN - allowed:
-                    yield f"{module} imports {name}: forbidden below net"
-            if top in ONLY_IN and unit not in ONLY_IN[top]:
+            if top == "loghouse" and name != "loghouse":
+                target = room_of(name)
+                if target != room and LEVELS[target] >= LEVELS[room]:
+                    yield f"{module} imports {name}: {target} is not below {room}"
+            if room in PURE and top in PURE_FORBIDDEN - allowed:
+                yield f"{module} imports {name}: {room} is pure"
+            if top in ONLY_IN and room not in ONLY_IN[top]:
                 yield f"{module} imports {name}: only in {sorted(ONLY_IN[top])}"
+
+
+def picture() -> str:
+    """Return the table as docs/architecture.md shows it."""
+    rows = [
+        "  ".join(f"{room} ({what})" if what else room for room, what in floor.items()) for floor in FLOORS
+    ]
+    return "\n".join(rows)
 
 
 class FloorTests(SynchronousTestCase):
@@ -155,3 +121,27 @@ class FloorTests(SynchronousTestCase):
     def test_no_violations(self):
         """Every module imports only what its floor allows."""
         self.assertEqual(list(violations()), [])
+
+    def test_no_circles(self):
+        """No module of the product imports itself by way of others, not even for type checkers."""
+        graph = {
+            module: {name for name in imports_of(ast.parse(path.read_text())) if name in MODULES} - {module}
+            for module, path in MODULES.items()
+            if room_of(module) != "testing"
+        }
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            self.fail(" -> ".join(error.args[1]))
+
+    def test_rooms(self):
+        """Few modules stand beside the folders, and every room of the table exists."""
+        beside = {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
+        self.assertLessEqual(len(beside), ROOT_MODULES_MAX)
+        self.assertEqual(
+            beside | {path.parent.name for path in ROOT.glob("*/__init__.py")}, set(LEVELS) - {"api.v1"}
+        )
+
+    def test_picture(self):
+        """The architecture page shows this table."""
+        self.assertIn(f"```\n{picture()}\n```", ARCHITECTURE.read_text())

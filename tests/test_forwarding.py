@@ -1,4 +1,4 @@
-"""Tests of loghouse.forwarding: two ends over links that a test cuts, delays and turns back."""
+"""Tests of loghouse.node.forwarding: two ends over links that a test cuts, delays and turns back."""
 
 import random
 from dataclasses import replace
@@ -19,12 +19,12 @@ from loghouse.errors import (
     SequenceError,
     UnavailableError,
 )
-from loghouse.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.limits import FORWARD_GRACE_SECONDS, FORWARD_SECONDS, FORWARDS_REMEMBERED_MAX
-from loghouse.node_api import Appended, Proposal
+from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.protocol import codec
 from loghouse.protocol.forward_messages import AdminOperation, ForwardFailure, ForwardProduce, ForwardReply
 from loghouse.protocol.framing import FrameBuffer
+from loghouse.replica.api import Appended, Proposal
 
 APPENDED = Appended(base_offset=7, record_count=2, timestamp=99, index=5, term=3)
 PROPOSAL = Proposal(

@@ -5,16 +5,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record, RecordBatch
 from loghouse.errors import UnavailableError
-from loghouse.joining import (
+from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.entry import crc32c, decode_entries
+from loghouse.replica.coalescing import (
     LINGER_SECONDS_MAX,
     LINGER_SECONDS_PER_SHARE,
     LINGER_SHARES_MIN,
     Joiner,
     may_share,
 )
-from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
-from loghouse.protocol.batch import encode_batch
-from loghouse.protocol.entry import crc32c, decode_entries
 from tests.api.fake_node import FakeNode
 
 
@@ -47,7 +47,7 @@ class JoinerTests(SynchronousTestCase):
         self.node = FakeNode()
         self.settled = 0
         self.soon = []
-        self.joiner = Joiner(self.node, self.soon.append, self.note_settled)
+        self.joiner = Joiner(self.node.propose, self.soon.append, self.note_settled)
 
     def end_turn(self):
         """Ask for the turn's end, and let it come: this one and those it brings about."""
@@ -174,7 +174,7 @@ class JoinerTests(SynchronousTestCase):
 
     def test_two_entries_under_way(self):
         """A door that allows two has the next batches gather behind the second."""
-        self.joiner = Joiner(self.node, self.soon.append, self.note_settled, entries_max=2)
+        self.joiner = Joiner(self.node.propose, self.soon.append, self.note_settled, entries_max=2)
         self.node.hold()
         batches = []
         for number in range(20):
@@ -293,7 +293,9 @@ class LingerTests(JoinerTests):
     def setUp(self):
         super().setUp()
         self.clock = Clock()
-        self.joiner = Joiner(self.node, self.soon.append, self.note_settled, later=self.clock.callLater)
+        self.joiner = Joiner(
+            self.node.propose, self.soon.append, self.note_settled, later=self.clock.callLater
+        )
 
     def end_turn(self):
         """All that is due comes, timers included."""

@@ -4,9 +4,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import long_checks
 from loghouse.errors import InvalidRequestError
-from loghouse.long_checks import LongChecks
+from loghouse.node import long_checks
+from loghouse.node.long_checks import LongChecks
 
 
 class LongCheckTests(SynchronousTestCase):

@@ -6,12 +6,13 @@ from unittest.mock import patch
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from loghouse import mending, scrubbing
 from loghouse.errors import DamageError, UnavailableError
 from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, KIB, MIB, STORE_HEADER_SIZE
-from loghouse.node import Node
+from loghouse.node.node import Node
 from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
+from loghouse.replica import entry_repair as mending
+from loghouse.replica import scrubber as scrubbing
 from loghouse.testing.disk import disk_error
 from tests.driver.town import TownTestCase
 

@@ -10,9 +10,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import node as node_module
-from loghouse import replica as replica_module
-from loghouse import tail as tail_module
 from loghouse.errors import (
     DiskFailedError,
     DiskFullError,
@@ -25,14 +22,17 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.limits import KIB, MIB, REGISTRATIONS_AT_ONCE_MAX
-from loghouse.node import Node
-from loghouse.node_api import Bounds, Proposal, proposing
-from loghouse.node_options import Clocks, NodeOptions
+from loghouse.node import node as node_module
+from loghouse.node.node import Node
+from loghouse.node.options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.config import LAN
+from loghouse.replica import driver as replica_module
+from loghouse.replica import waiters as tail_module
+from loghouse.replica.api import Bounds, Proposal, proposing
+from loghouse.replica.trimming import RETENTION_SECONDS
 from loghouse.storage.files import OsFiles
-from loghouse.trimming import RETENTION_SECONDS
 from tests.driver.queue import ManualQueue
 
 DAY = 86_400.0

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.peers import NOWHERE, split_address
+from loghouse.cluster.peers import NOWHERE, split_address
 
 
 class AddressTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from loghouse.auth.certificates import make_ca, make_node_certificate, write_iss
 from loghouse.auth.credentials import Credentials, TlsPaths, read_material
 from loghouse.errors import CertificateError
 from loghouse.net.tls import prove_openssl
-from loghouse.proving import prove
+from loghouse.service.proving import prove
 from tests.auth.issuing import CA_USAGE, issue, issued, pem
 
 NOW = datetime.now(UTC)

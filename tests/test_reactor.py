@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.log import ILogContext, callWithLogger, context
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from loghouse import _reactor
+from loghouse.runtime import reactor as _reactor
 
 
 class TimerTests(SynchronousTestCase):

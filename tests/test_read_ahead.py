@@ -6,11 +6,11 @@ from unittest.mock import patch
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import read_ahead as read_ahead_module
 from loghouse.errors import DamageError
 from loghouse.limits import KIB, READ_AHEAD_MAX
 from loghouse.raft.ready import EntriesPendingError
-from loghouse.read_ahead import ReadAhead
+from loghouse.replica import read_ahead as read_ahead_module
+from loghouse.replica.read_ahead import ReadAhead
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.storage.log import Log
 from loghouse.testing.disk import SimDisk

@@ -4,7 +4,7 @@ from twisted.internet.defer import Deferred
 
 from loghouse.errors import OffsetOutOfRangeError
 from loghouse.limits import KIB
-from loghouse.node import Node
+from loghouse.node.node import Node
 from tests.test_node import NodeTestCase
 
 

@@ -2,8 +2,9 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.cluster.reconcile import next_configuration
+from loghouse.node.api import Presence
 from loghouse.protocol.configuration import Configuration, Role
-from loghouse.reconcile import Presence, next_configuration
 
 ROLES = {"V": Role.VOTER, "L": Role.LEARNER, "R": Role.REPLICA}
 

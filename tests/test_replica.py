@@ -6,7 +6,6 @@ from unittest.mock import Mock
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import replica as replica_module
 from loghouse.errors import (
     DamageError,
     DiskFailedError,
@@ -16,7 +15,6 @@ from loghouse.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from loghouse.node_api import proposing
 from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind, make_entry
 from loghouse.protocol.raft_messages import (
@@ -29,6 +27,8 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.raft.config import LAN
 from loghouse.raft.ready import Proposal
+from loghouse.replica import driver as replica_module
+from loghouse.replica.api import proposing
 from tests.driver.group import SEED, Group
 
 TWO_ELECTIONS = 2 * LAN.election_ticks

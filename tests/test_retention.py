@@ -3,7 +3,13 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.protocol.configuration import Retention
-from loghouse.retention import CLOCK_DRIFT_MAX_SECONDS, MICROSECONDS, AgeClock, SegmentSpan, trim_offset
+from loghouse.replica.retention import (
+    CLOCK_DRIFT_MAX_SECONDS,
+    MICROSECONDS,
+    AgeClock,
+    SegmentSpan,
+    trim_offset,
+)
 
 DAY = 86_400
 YEAR = 365 * DAY

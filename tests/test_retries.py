@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from loghouse.errors import ResourceExhaustedError, SequenceReusedError
 from loghouse.limits import FORWARD_GRACE_SECONDS
-from loghouse.node_api import Proposal
+from loghouse.replica.api import Proposal
 from tests.test_forwarding import PROPOSAL, ForwardCase
 from tests.test_node import NodeTestCase
 

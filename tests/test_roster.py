@@ -2,11 +2,11 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.cluster.roster import ASK_SECONDS, Roster, Standing, roster_reply
 from loghouse.gossip.members import MemberKey
 from loghouse.limits import MEMBERS_MAX, STRANGERS_DOUBTED_MAX
 from loghouse.protocol.configuration import Configuration, Role
 from loghouse.protocol.roster_messages import RosterReply
-from loghouse.roster import ASK_SECONDS, Roster, Standing, roster_reply
 
 A, B, C, D, E, X = (MemberKey(name, name.encode() * 16) for name in "abcdex")
 MEMBER, INTRODUCED, STRANGER = Standing.MEMBER, Standing.INTRODUCED, Standing.STRANGER

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 from loghouse.errors import DamageError
 from loghouse.limits import KIB, MIB
-from loghouse.scrubbing import FIRST_SECONDS, PASS_SECONDS, REST_FACTOR, Scrubber
+from loghouse.replica.scrubber import FIRST_SECONDS, PASS_SECONDS, REST_FACTOR, Scrubber
 from loghouse.storage import examination
 from loghouse.testing.disk import SimDisk, disk_error
 from tests.driver.queue import ManualQueue

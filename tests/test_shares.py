@@ -5,9 +5,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse import limits
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError
 from loghouse.limits import KIB, PROPOSALS_MAX, RATES_MAX, Quota
-from loghouse.node_api import Proposal
+from loghouse.replica.api import Proposal
+from loghouse.replica.under_way import UnderWay
 from loghouse.shares import Ledger, Rate
-from loghouse.under_way import UnderWay
 
 
 class LedgerTests(SynchronousTestCase):

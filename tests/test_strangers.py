@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from loghouse.cluster.roster import roster_reply
 from loghouse.errors import MembershipError
 from loghouse.limits import REMOVED_MAX
 from loghouse.protocol.codec import MESSAGES
@@ -20,7 +21,6 @@ from loghouse.protocol.raft_messages import (
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.protocol.roster_messages import RosterEntry, RosterReply
 from loghouse.protocol.senders import NODE_SENDS
-from loghouse.roster import roster_reply
 from tests.driver.intruder import Intruder
 from tests.driver.town import TownTestCase
 from tests.vectors.messages import ENVELOPES

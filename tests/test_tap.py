@@ -18,13 +18,14 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import daemon, tap
+from loghouse import tap
 from loghouse.cli import certs
 from loghouse.client import connect_blocking
-from loghouse.config import LoggingConfig, load
+from loghouse.config.settings import LoggingConfig, load
 from loghouse.diagnostics import PeerLines, make_observer
 from loghouse.errors import DataDirectoryError
 from loghouse.limits import LASTING_LINES_MAX, LOG_FILE_SIZE_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
+from loghouse.runtime import daemon
 from loghouse.testing.process import wait_until
 from tests.test_config import PLAIN
 
@@ -414,7 +415,8 @@ class TwistdTests(TapCase):
         code = (
             "import sys\nfrom twisted.scripts.twistd import run\nimport atexit\n"
             "atexit.register(lambda: print('IMPORTED', [m for m in "
-            "('loghouse.tap', 'loghouse._reactor', 'twisted.internet.reactor') if m in sys.modules]))\nrun()"
+            "('loghouse.tap', 'loghouse.runtime.reactor', 'twisted.internet.reactor') "
+            "if m in sys.modules]))\nrun()"
         )
         done = twistd("--help", cwd=self.folder, code=code)
         self.assertIn("Run a node of Loghouse", done.stdout)

@@ -12,10 +12,10 @@ from loghouse import __version__
 from loghouse.api.guard import Call, Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
-from loghouse.bridge import to_asyncio
 from loghouse.errors import InvalidRequestError, NotSupportedError
-from loghouse.node_api import ClusterAdmin, NodeLike
+from loghouse.node.api import ClusterAdmin, NodeLike
 from loghouse.protocol.message import check_name
+from loghouse.runtime.bridge import to_asyncio
 
 SERVICE: Final = "log.v1.Cluster"
 

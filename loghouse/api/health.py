@@ -16,7 +16,7 @@ from loghouse.api import cluster_service, log_service
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.errors import UnknownServiceError
 from loghouse.limits import NAME_SIZE_MAX
-from loghouse.node_api import NodeLike
+from loghouse.node.api import NodeLike
 
 SERVICE: Final = "grpc.health.v1.Health"
 _KNOWN: Final = frozenset(["", log_service.SERVICE, cluster_service.SERVICE])

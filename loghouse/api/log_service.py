@@ -18,7 +18,6 @@ from loghouse.api.pipeline import Pipeline
 from loghouse.api.unpacking import fitting, records_from
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
-from loghouse.bridge import later, soon, to_asyncio
 from loghouse.errors import (
     InvalidRequestError,
     NotLeaderError,
@@ -26,7 +25,6 @@ from loghouse.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from loghouse.joining import Joiner, may_share
 from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
@@ -34,11 +32,14 @@ from loghouse.limits import (
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
-from loghouse.long_checks import LongChecks
-from loghouse.node_api import Fetched, NodeLike, ProducerRegistry, Proposal
+from loghouse.node.api import NodeLike, ProducerRegistry
+from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_steps, record_steps
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.protocol.varint import join_bytes_field
+from loghouse.replica.api import Fetched, Proposal
+from loghouse.replica.coalescing import Joiner, may_share
+from loghouse.runtime.bridge import later, soon, to_asyncio
 
 SERVICE: Final = "log.v1.Log"
 
@@ -62,7 +63,7 @@ class LogService:
     def __init__(self, node: NodeLike, *, record_size_max: int) -> None:
         self._node = node
         self._record_size_max = record_size_max
-        self._joiner = Joiner(node, soon(), later=later())
+        self._joiner = Joiner(node.propose, soon(), later=later())
         self._checks = LongChecks(deferToThread)
         self._reader_count = 0
 

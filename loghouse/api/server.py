@@ -28,7 +28,7 @@ from loghouse.limits import (
     RECORD_SIZE_MAX,
 )
 from loghouse.net.callers import Callers
-from loghouse.node_api import NodeLike
+from loghouse.node.api import NodeLike
 from loghouse.shares import Ledger, Shares
 
 CALLS_BEGUN_MAX: Final = 2 * GRPC_CALLS_MAX  # also those that are about to be refused

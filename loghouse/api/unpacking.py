@@ -14,7 +14,6 @@ from typing import Any, Final
 from loghouse.api.v1.log_pb2 import RecordBatch
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import ENTRY_HEADER_SIZE, GRPC_FRAMES_SIZE_MAX
-from loghouse.node_api import Fetched
 from loghouse.protocol.batch import decompress, parse
 from loghouse.protocol.checking import (
     PARSED_SIZE_MAX,
@@ -24,6 +23,7 @@ from loghouse.protocol.checking import (
 )
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries, make_entry
 from loghouse.protocol.zstd import unpacked_size
+from loghouse.replica.api import Fetched
 
 RECORD_COST: Final = 128
 """Bytes of memory counted for a record on top of its own."""

@@ -2,7 +2,7 @@
 
 OpenSSL ends TLS for the binary protocol, gRPC brings a BoringSSL of its own, and they do not take the same
 certificates. What one of them would refuse is refused here for both, so that who is let in does not depend on
-the protocol it speaks. Handshakes prove the rest: see `loghouse.proving`.
+the protocol it speaks. Handshakes prove the rest: see `loghouse.service.proving`.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from loghouse.cli.output import (
 )
 from loghouse.cli.target import add_options, addresses, connect
 from loghouse.client import Client
+from loghouse.cluster.reconcile import FIRST_VOTERS
 from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import VOTERS_MAX
-from loghouse.reconcile import FIRST_VOTERS
 
 WATCH_SECONDS: Final = 1.0
 CLEAR_SCREEN: Final = "\x1b[H\x1b[2J"

@@ -25,7 +25,7 @@ from loghouse.cli.demo_nodes import (
 )
 from loghouse.cli.demo_trip import round_trip, tell_trip
 from loghouse.cli.output import CommandError, ExitCode, write_json, write_line
-from loghouse.config_values import Address, parse_address
+from loghouse.config.values import Address, parse_address
 
 NODE_COUNTS: Final = (1, 3, 5)
 

@@ -26,7 +26,7 @@ from loghouse.auth.certificates import (
 from loghouse.cli.certs import CA_FILE, MODEL_FILE, POLICY_FILE, write_policy
 from loghouse.cli.output import CommandError, write_line
 from loghouse.client import Client, Tls, connect_blocking
-from loghouse.config_values import Address
+from loghouse.config.values import Address
 from loghouse.errors import UnavailableError
 
 CLUSTER: Final = "dev"

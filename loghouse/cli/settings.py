@@ -9,9 +9,9 @@ from typing import Any
 
 from loghouse.auth.certificates import load_certificates, read_issued, read_pem
 from loghouse.cli.output import ExitCode, complain, write_json, write_line
-from loghouse.config import client_example_text, example_text, load, load_client
+from loghouse.config.settings import client_example_text, example_text, load, load_client
 from loghouse.errors import CertificateError, ConfigError
-from loghouse.start_checks import check_start
+from loghouse.service.start_checks import check_start
 
 
 def add_parser(commands: Any) -> None:

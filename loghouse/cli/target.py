@@ -16,8 +16,8 @@ from loghouse.client import AsyncClient, Client, Tls, connect_blocking
 from loghouse.client import connect as connect_asyncio
 from loghouse.client.target import parse_target
 from loghouse.client.transport import TRANSPORTS
-from loghouse.config import ClientConfig, load_client
-from loghouse.config_values import parse_seconds
+from loghouse.config.settings import ClientConfig, load_client
+from loghouse.config.values import parse_seconds
 from loghouse.errors import InvalidRequestError
 
 CONTACT_SECONDS: Final = 3.0

@@ -31,7 +31,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.auth.certificates import load_certificates, pem_of, read_issued, read_pem
-from loghouse.bulk_tls import BulkTlsFactory, write_at_once
 from loghouse.errors import (
     LoghouseError,
     OutcomeUnknownError,
@@ -58,7 +57,8 @@ from loghouse.protocol.entry import DEFAULT_GROUP, Buffer, Entry, crc32c, decode
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import Answered, Event, LinkFailed, LinkUp, Refused, Session
-from loghouse.sockets import use_large_buffers
+from loghouse.runtime.bulk_tls import BulkTlsFactory, write_at_once
+from loghouse.runtime.sockets import use_large_buffers
 
 ALPN: Final = b"loghouse/1"
 CREDIT_SIZE_DEFAULT: Final = 4 * MIB

@@ -26,7 +26,7 @@ from loghouse.protocol.client_messages import Describe
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import Event, LinkUp, RequestReceived, Session
-from loghouse.turns import Soon
+from loghouse.runtime.scheduling import Soon
 
 
 class Peers(Protocol):

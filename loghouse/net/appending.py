@@ -18,16 +18,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import OutcomeUnknownError, RequestError, ResourceExhaustedError, short_of
-from loghouse.joining import Joiner, may_share
 from loghouse.limits import APPEND_COST, BODIES, RECORD_SIZE_MAX
-from loghouse.long_checks import LongChecks
-from loghouse.node_api import NodeLike, Proposal
+from loghouse.node.api import NodeLike
+from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_steps
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
+from loghouse.replica.api import Proposal
+from loghouse.replica.coalescing import Joiner, may_share
+from loghouse.runtime.scheduling import Cancellable
 from loghouse.shares import Holding, Ledger
-from loghouse.turns import Cancellable
 
 PRODUCE_SECONDS_DEFAULT: Final = 30.0
 PRODUCE_SECONDS_MAX: Final = 600.0
@@ -67,7 +68,7 @@ class AppendDoor:
         self.scheduler = scheduler
         self.checks = LongChecks(in_thread)
         self.record_size_max = record_size_max
-        self._joiner = Joiner(node, soon, self.flush, entries_max=ENTRIES_MAX)
+        self._joiner = Joiner(node.propose, soon, self.flush, entries_max=ENTRIES_MAX)
         self._answered: set[Appends] = set()
 
     def join(self, append: Append, subject: str) -> None:

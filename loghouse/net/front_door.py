@@ -15,7 +15,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import ProtocolError, ResourceExhaustedError
 from loghouse.limits import CLIENT_HELLO_SECONDS, LINK_HEADER_SIZE
 from loghouse.net.accept import AcceptedLink, LinkDoor
@@ -25,6 +24,7 @@ from loghouse.net.client_hello import TLS_1_3, ClientHello, ClientHelloReader
 from loghouse.net.splice import SpliceFront
 from loghouse.net.tls import ALPN, ALPN_GRPC
 from loghouse.protocol.link_messages import MAGIC
+from loghouse.runtime.bulk_tls import BulkTlsFactory
 from loghouse.shares import Shares
 
 NO_TLS_ALERT: Final = bytes((0x15, 3, 3, 0, 2, 2, 70))  # fatal: protocol_version (RFC 8446 6)

@@ -22,7 +22,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.bulk_tls import write_at_once
 from loghouse.errors import (
     IdentityError,
     LoghouseError,
@@ -42,7 +41,8 @@ from loghouse.limits import (
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.link_messages import LinkRole
 from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
-from loghouse.sockets import use_large_buffers
+from loghouse.runtime.bulk_tls import write_at_once
+from loghouse.runtime.sockets import use_large_buffers
 
 LASTING: Final = (IdentityError, VersionError)  # another attempt ends as this one, until somebody acts
 WATCH_SECONDS: Final = 1.0

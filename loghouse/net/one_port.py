@@ -32,9 +32,9 @@ from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.private_directory import PrivateDirectory
 from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts
-from loghouse.node_api import NodeLike
+from loghouse.node.api import NodeLike
+from loghouse.runtime.scheduling import Soon
 from loghouse.shares import Shares
-from loghouse.turns import Soon
 
 BACKLOG: Final = 1024
 _REMEDIES: Final = {

@@ -23,7 +23,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from loghouse.bulk_tls import BulkTlsFactory
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.net.link import Link, LinkTimes, LinkWatch
@@ -35,7 +34,8 @@ from loghouse.protocol.link_messages import Hello
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, HeartbeatReply
 from loghouse.protocol.session import Event, LinkUp, Session
-from loghouse.turns import Soon
+from loghouse.runtime.bulk_tls import BulkTlsFactory
+from loghouse.runtime.scheduling import Soon
 
 CONNECT_SECONDS_MAX: Final = 5.0
 BACKOFF_SECONDS_MIN: Final = 0.1

@@ -29,7 +29,7 @@ from loghouse.limits import (
     FETCH_SIZE_MAX,
 )
 from loghouse.net.appending import AppendDoor, Appends
-from loghouse.node_api import Fetched, NodeLike, ProducerRegistry
+from loghouse.node.api import NodeLike, ProducerRegistry
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
@@ -50,6 +50,7 @@ from loghouse.protocol.configuration import Role
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
+from loghouse.replica.api import Fetched
 from loghouse.shares import Holding, Shares
 
 LOGS: Final = {DEFAULT_GROUP: DEFAULT_LOG}

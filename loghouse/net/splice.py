@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from loghouse.limits import HALF_CLOSED_SECONDS_MAX, QUIET_SECONDS_MAX
 from loghouse.net.callers import Caller
-from loghouse.sockets import use_large_buffers, write_promptly
+from loghouse.runtime.sockets import use_large_buffers, write_promptly
 
 CONNECT_SECONDS_MAX: Final = 30  # a local socket: at once, unless gRPC accepts no more
 

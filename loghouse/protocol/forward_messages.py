@@ -2,7 +2,7 @@
 
 The frame's group says which log. Answers come on the other link of the two nodes, so a request carries an id
 that only its sender understands; who asks is known from the link. See `docs/wire_format.md`; the rules are in
-`loghouse/forwarding.py`.
+`loghouse/node/forwarding.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A node whose disk damaged them writes the answer in their place. The kinds have the bit that lets older
 versions drop them: a node that does not know them does not answer, and another one is asked. See
-`docs/wire_format.md`; the rules are in `loghouse/mending.py`.
+`docs/wire_format.md`; the rules are in `loghouse/replica/entry_repair.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A node that joins, or was away while members changed, is spoken to by nodes that it does not know. It believes
 them when a member that it knows, or a node at an address of its settings, names them. The kinds have the bit
-that lets older versions drop them. See `docs/wire_format.md`; the rules are in `loghouse/roster.py`.
+that lets older versions drop them. See `docs/wire_format.md`; the rules are in `loghouse/cluster/roster.py`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Sender(Flag):
     MEMBER = auto()
     """A member of the configuration, by name and disk, as this node's own log has it."""
     SPEAKER = auto()
-    """A member, or a node that the own log cannot know yet and members vouch for (`loghouse/roster.py`)."""
+    """A member, or a node that the own log cannot know yet and members vouch for (`cluster/roster.py`)."""
 
 
 _EITHER_END: Final = Sender.CLIENT | Sender.ACCEPTOR | Sender.NODE

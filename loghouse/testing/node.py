@@ -27,7 +27,7 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import HardState, Proposal, Ready, Role, Ticket
-from loghouse.replica import COMMIT_NEWS_SECONDS
+from loghouse.replica.driver import COMMIT_NEWS_SECONDS
 from loghouse.storage.log import Log
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import MappingFaultError, PowerLossError

@@ -3,8 +3,9 @@
 from twisted.internet.defer import Deferred, fail, succeed
 
 from loghouse.errors import ExpectOffsetError, OffsetOutOfRangeError, UnknownLogError
-from loghouse.node_api import Appended, Bounds, ClusterStatus, Fetched, MemberState, Server
+from loghouse.node.api import ClusterStatus, MemberState, Server
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.replica.api import Appended, Bounds, Fetched
 
 
 class FakeNode:

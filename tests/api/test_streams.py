@@ -19,10 +19,10 @@ from loghouse.limits import (
     PRODUCER_BATCHES_MAX,
     READERS_SIZE_MAX,
 )
-from loghouse.node_api import Proposal, proposing
 from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.entry import Codec, decode_entries
+from loghouse.replica.api import Proposal, proposing
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
 
 

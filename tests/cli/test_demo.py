@@ -11,12 +11,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from loghouse import config
 from loghouse.auth.certificates import make_client_certificate, read_issued, write_issued
 from loghouse.cli import certs, demo_nodes, demo_trip
 from loghouse.cli import target as demo_target
 from loghouse.cli.output import CommandError
-from loghouse.config_values import Address
+from loghouse.config import settings as config
+from loghouse.config.values import Address
 from loghouse.testing.process import free_port
 from tests.cli.fake_node import FakeServer
 from tests.cli.support import CommandCase

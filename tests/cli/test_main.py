@@ -16,7 +16,7 @@ from loghouse.auth.denylist import names_of, parse_denylist
 from loghouse.cli import certs, failures, target
 from loghouse.cli.main import make_parser
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, count_text, size_text, time_text
-from loghouse.config import example_text
+from loghouse.config.settings import example_text
 from loghouse.errors import UnavailableError
 from loghouse.limits import KIB
 from loghouse.storage.directory import DataDirectory

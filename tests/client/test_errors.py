@@ -30,7 +30,7 @@ def error_classes():
     found = set()
     for module in pkgutil.walk_packages(loghouse.__path__, "loghouse."):
         if module.name.startswith(
-            ("loghouse.testing", "loghouse.tap", "loghouse._reactor")
+            ("loghouse.testing", "loghouse.tap", "loghouse.runtime.reactor")
         ) or module.name.endswith("__main__"):
             continue
         for _, member in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):

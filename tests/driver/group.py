@@ -7,7 +7,6 @@ from twisted.internet.task import Clock
 
 from loghouse.errors import DiskFullError
 from loghouse.limits import KIB
-from loghouse.node_api import proposing
 from loghouse.protocol.configuration import Configuration, Role
 from loghouse.protocol.entry import frame_seed
 from loghouse.raft.config import LAN
@@ -15,7 +14,8 @@ from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.raft.ready import HardState, Proposal
 from loghouse.raft.ready import Role as RaftRole
-from loghouse.replica import COMMIT_NEWS_SECONDS, Replica
+from loghouse.replica.api import proposing
+from loghouse.replica.driver import COMMIT_NEWS_SECONDS, Replica
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue

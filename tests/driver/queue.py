@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from loghouse.disk import Job, WorkQueue, do
+from loghouse.runtime.threads import Job, WorkQueue, do
 
 
 class ManualQueue(WorkQueue):

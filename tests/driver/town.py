@@ -6,16 +6,16 @@ from collections import Counter
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse import peers as peers_module
-from loghouse.cluster import Cluster, ClusterOptions
-from loghouse.disk import WorkQueue, do
+from loghouse.cluster import peers as peers_module
+from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
-from loghouse.node import Node
-from loghouse.node_api import Proposal, proposing
-from loghouse.node_options import Clocks, NodeOptions
+from loghouse.node.node import Node
+from loghouse.node.options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Role
+from loghouse.replica.api import Proposal, proposing
+from loghouse.runtime.threads import WorkQueue, do
 from loghouse.testing.clock import SimClock
 from loghouse.testing.disk import SimDisk
 from tests.driver.links import TownLink

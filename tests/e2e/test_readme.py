@@ -14,7 +14,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cli.main import make_parser
-from loghouse.config_values import parse_address
+from loghouse.config.values import parse_address
 from loghouse.testing.process import free_port, wait_until
 from tests.processes import SKIP
 

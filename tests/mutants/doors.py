@@ -111,7 +111,7 @@ PRODUCERS = (
         "A retry of a committed batch is told that it was appended at the beginning of time.",
         [
             (
-                "loghouse.replica:Replica._wait",
+                "loghouse.replica.driver:Replica._wait",
                 "Appended.by(ticket, ticket.timestamp)",
                 "Appended.by(ticket, 0)",
             )
@@ -135,7 +135,13 @@ PRODUCERS = (
         "held-back-here-is-a-gap-there",
         "RFC 9293: back-pressure is no error of the sender",
         "A follower passes on batches behind one that it held back itself.",
-        [("loghouse.forwarding:Forwarder._refusal", "if held is not None and held < sequence:", "if False:")],
+        [
+            (
+                "loghouse.node.forwarding:Forwarder._refusal",
+                "if held is not None and held < sequence:",
+                "if False:",
+            )
+        ],
         "test_retries:HeldBackTests.test_what_stands_behind_a_batch_held_back",
     ),
 )

@@ -5,14 +5,14 @@
 
 from tests.mutants.named import bug
 
-REPLICA = "loghouse.replica:Replica."
-CLUSTER = "loghouse.cluster:Cluster."
-JOINING = "loghouse.joining_cluster:Joining."
-NODE = "loghouse.node:Node."
-READS = "loghouse.reads:Reads."
-JOINER = "loghouse.joining:Joiner."
+REPLICA = "loghouse.replica.driver:Replica."
+CLUSTER = "loghouse.cluster.cluster:Cluster."
+JOINING = "loghouse.cluster.discovery:Discovery."
+NODE = "loghouse.node.node:Node."
+READS = "loghouse.replica.reads:Reads."
+JOINER = "loghouse.replica.coalescing:Joiner."
 PROPOSALS = "loghouse.raft.proposals:Proposals."
-ADMINISTRATION = "loghouse.administration:Administration."
+ADMINISTRATION = "loghouse.node.administration:Administration."
 
 ORDER = (
     bug(
@@ -88,7 +88,7 @@ ORDER = (
         "A step that found a full disk is not tried again.",
         [
             (
-                "loghouse.group_write:GroupWrite.run",
+                "loghouse.replica.group_write:GroupWrite.run",
                 "self._steps[0]()",
                 "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
             )
@@ -215,14 +215,14 @@ JOINING_APPENDS = (
         "producers-share",
         "Kafka KIP-98: sequences belong to whole batches",
         "A producer's batch shares an entry, which forgets its sequence: a retry is appended again.",
-        [("loghouse.joining:may_share", "and not producer_id", "")],
+        [("loghouse.replica.coalescing:may_share", "and not producer_id", "")],
         "test_joining:JoinerTests.test_who_may_share",
     ),
     bug(
         "expectations-share",
         "optimistic locking by offset",
         "A batch that expects an offset shares an entry, and nobody looks at the offset.",
-        [("loghouse.joining:may_share", "and expect_offset is None", "")],
+        [("loghouse.replica.coalescing:may_share", "and expect_offset is None", "")],
         "test_joining:JoinerTests.test_who_may_share",
     ),
     bug(
@@ -315,7 +315,7 @@ MEMBERSHIP = (
         "emptied-keeps-its-id",
         "found here; etcd: a member restarted with an empty disk under its old id",
         "Messages for a dead voter reach its emptied namesake, which goes on as that voter.",
-        [("loghouse.peers:PeerSet._is_for", "hello.disk_uuid == key.disk_uuid", "True")],
+        [("loghouse.cluster.peers:PeerSet._is_for", "hello.disk_uuid == key.disk_uuid", "True")],
         "test_cluster:MembershipTests.test_emptied_namesake",
     ),
     bug(
@@ -386,7 +386,7 @@ MEMBERSHIP = (
         "bootstrap-while-one-is-silent",
         "RabbitMQ: peers that start at different times form several clusters",
         "The node that bootstraps does not wait for all addresses.",
-        [(JOINING + "look", "if cluster.options.bootstrap and not silent:", "if cluster.options.bootstrap:")],
+        [(JOINING + "look", "if self._may_bootstrap and not silent:", "if self._may_bootstrap:")],
         "test_cluster:BootstrapTests.test_nobody_while_one_is_silent",
     ),
     bug(
@@ -468,7 +468,7 @@ STRANGERS = (
         "strangers-vouch",
         "found here: a stranger introduces itself",
         "Anybody's answer about members counts.",
-        [("loghouse.roster:Roster.introduce", "voucher not in self.vouchers or", "")],
+        [("loghouse.cluster.roster:Roster.introduce", "voucher not in self.vouchers or", "")],
         "test_roster:RosterTests.test_strangers_do_not_vouch",
     ),
     bug(
@@ -477,7 +477,7 @@ STRANGERS = (
         "Only who is in this node's own log is heard.",
         [
             (
-                "loghouse.roster:Roster.standing_as",
+                "loghouse.cluster.roster:Roster.standing_as",
                 "if any((id_, key) in introduction.members",
                 "if False and any((id_, key) in introduction.members",
             )
@@ -500,7 +500,7 @@ TWINS = (
         "A machine with the name of a living voter becomes a learner, to take its place one day.",
         [
             (
-                "loghouse.reconcile:_add_learner",
+                "loghouse.cluster.reconcile:_add_learner",
                 "if _living_voters(configuration, presence.name, here):",
                 "if False:",
             )
@@ -511,7 +511,7 @@ TWINS = (
         "twin-takes-the-place",
         "found here: an identity taken twice",
         "A machine that was seen beside the member takes its place when that is away.",
-        [("loghouse.twins:Twins.__contains__", "node in self._known", "False")],
+        [("loghouse.cluster.twins:Twins.__contains__", "node in self._known", "False")],
         "test_twins:TwinTests.test_known_twin",
     ),
     bug(

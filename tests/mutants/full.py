@@ -6,14 +6,14 @@ Those of the core and of storage are in the other banks. What only a crafted pee
 
 from loghouse.testing.mutation import Edit, Mutant
 
-REPLICA = "loghouse.replica:Replica."
-WRITE = "loghouse.group_write:GroupWrite."
-NODE = "loghouse.node:Node."
-READS = "loghouse.reads:Reads."
-CLUSTER = "loghouse.cluster:Cluster."
-JOINING = "loghouse.joining_cluster:Joining."
-FORWARDER = "loghouse.forwarding:Forwarder."
-TAIL = "loghouse.tail:Tail."
+REPLICA = "loghouse.replica.driver:Replica."
+WRITE = "loghouse.replica.group_write:GroupWrite."
+NODE = "loghouse.node.node:Node."
+READS = "loghouse.replica.reads:Reads."
+CLUSTER = "loghouse.cluster.cluster:Cluster."
+JOINING = "loghouse.cluster.discovery:Joining."
+FORWARDER = "loghouse.node.forwarding:Forwarder."
+TAIL = "loghouse.replica.waiters:Tail."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
 NO_LOSS = (("wipe", 0.0), ("bit_rot", 0.0))
 THREE = (("voters", 3), ("spares", 0))
@@ -199,7 +199,7 @@ FORWARDING = (
         "JetStream: a timeout told as a refusal, and the record there",
         "A request that left and was not answered is said not to have been done.",
         (
-            "loghouse.forwarding:_lost",
+            "loghouse.node.forwarding:_lost",
             'return OutcomeUnknownError(\n            f"{leader}: the records',
             'return UnavailableError(\n            f"{leader}: the records',
         ),
@@ -248,7 +248,7 @@ MEMBERSHIP = (
         "serf: removed nodes that rejoin by themselves",
         "The leader makes removed nodes members again.",
         (
-            "loghouse.reconcile:_add_learner",
+            "loghouse.cluster.reconcile:_add_learner",
             "in members or presence.name in configuration.removed:",
             "in members:",
         ),

@@ -2,9 +2,9 @@
 
 from tests.mutants.named import bug
 
-MENDER = "loghouse.mending:Mender."
-SCRUBBER = "loghouse.scrubbing:Scrubber."
-REPAIRING = "loghouse.repairing:Repairing."
+MENDER = "loghouse.replica.entry_repair:Mender."
+SCRUBBER = "loghouse.replica.scrubber:Scrubber."
+REPAIRING = "loghouse.node.damage:Repairing."
 DAMAGED = "loghouse.storage.examination:DamagedEntries."
 EXAMINATION = "loghouse.storage.examination:Examination."
 WRITE_OVER = "loghouse.storage.examination:write_over"

@@ -18,7 +18,6 @@ from twisted.trial.unittest import TestCase
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
 from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.auth.policy import Authorizer
-from loghouse.bridge import soon
 from loghouse.client.raw import ClientTls, connect
 from loghouse.net.accept import LinkDoor, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
@@ -31,6 +30,7 @@ from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.runtime.bridge import soon
 from loghouse.shares import Shares
 from tests.api.fake_node import FakeNode
 

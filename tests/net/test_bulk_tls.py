@@ -12,15 +12,15 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.credentials import Credentials
-from loghouse.bulk_tls import (
+from loghouse.limits import KIB
+from loghouse.net.tls import TlsContexts
+from loghouse.runtime.bulk_tls import (
     GATHERED_SIZE_MAX,
     WRITE_SIZE_MAX,
     BulkTlsFactory,
     BulkTlsTransport,
     write_at_once,
 )
-from loghouse.limits import KIB
-from loghouse.net.tls import TlsContexts
 from tests.net.doors import WireCase
 
 READ_SIZE = 64 * KIB  # what Twisted reads of a socket at once

@@ -24,10 +24,10 @@ from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.auth.certificates import Issued, load_certificates
 from loghouse.auth.denylist import entry_of
-from loghouse.bridge import from_asyncio
 from loghouse.protocol.client_messages import Bounds, BoundsReply
 from loghouse.protocol.codec import encode
 from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.runtime.bridge import from_asyncio
 from tests.auth.issuing import (
     CA_USAGE,
     CURVE_ORDERS,

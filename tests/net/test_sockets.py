@@ -9,7 +9,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from loghouse.limits import KIB, MIB, SOCKET_BUFFER_SIZE
-from loghouse.sockets import use_large_buffers, write_promptly
+from loghouse.runtime.sockets import use_large_buffers, write_promptly
 from tests.net.doors import WireCase, asynchronous
 from tests.net.test_peer import PeerCase
 

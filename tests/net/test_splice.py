@@ -19,11 +19,11 @@ from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.credentials import Credentials, TlsPaths
-from loghouse.bridge import from_asyncio
 from loghouse.limits import KIB, MIB, Quota
 from loghouse.net import callers, splice
 from loghouse.net.admission import ConnectionLimits
 from loghouse.net.callers import Callers
+from loghouse.runtime.bridge import from_asyncio
 from loghouse.shares import Shares
 from loghouse.testing.half_calls import HalfCalls, http2_frame
 from tests.net.doors import (

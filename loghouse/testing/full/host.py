@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from loghouse.cluster import Cluster, ClusterOptions
-from loghouse.disk import WorkQueue
+from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.errors import (
     DamageError,
     DataDirectoryError,
@@ -26,14 +25,15 @@ from loghouse.net.accept import LinkDoor, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor
-from loghouse.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
-from loghouse.node_api import Bounds, Fetched, Proposal, proposing
-from loghouse.node_options import Clocks, NodeOptions
+from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
+from loghouse.node.options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Role as Part
 from loghouse.protocol.configuration import decode_producer
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal as RaftProposal
+from loghouse.replica.api import Bounds, Fetched, Proposal, proposing
+from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import PowerLossError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from loghouse.cluster.reconcile import next_configuration
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.configuration import Role as Part
-from loghouse.reconcile import next_configuration
 
 if TYPE_CHECKING:
     from loghouse.testing.full.cluster import FullCluster

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from twisted.python.failure import Failure
 
-from loghouse.disk import Job, WorkQueue, do
+from loghouse.runtime.threads import Job, WorkQueue, do
 from loghouse.testing.disk import PowerLossError
 
 if TYPE_CHECKING:

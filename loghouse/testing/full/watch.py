@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loghouse.net.accept import AcceptedLink
-from loghouse.node import Node
+from loghouse.node.node import Node
 from loghouse.protocol.link_messages import Hello
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Ready, Role
-from loghouse.replica import Replica
+from loghouse.replica.driver import Replica
 from loghouse.storage.log import Log
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Who is a member, where everybody is, and which frame goes to whom."""

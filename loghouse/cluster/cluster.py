@@ -1,0 +1,585 @@
+"""This node among the others: links, gossip, joining, and what the leader does about who is there.
+
+A driver: SWIM decides who is alive (`gossip`), Raft who is a member (`raft`),
+`reconcile` what the leader proposes. Links prove who somebody is; nothing that is
+said over them about a third node is believed further than gossip believes it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.cluster.cluster_node import ClusterNode
+from loghouse.cluster.discovery import Discovery
+from loghouse.cluster.peers import AcceptedPeers, PeerSet, is_dialable, key_of
+from loghouse.cluster.reconcile import next_configuration
+from loghouse.cluster.roster import Roster, Standing, roster_reply
+from loghouse.cluster.twins import Twins
+from loghouse.errors import (
+    DamageError,
+    IdentityError,
+    LoghouseError,
+    MalformedMessageError,
+    ProtocolError,
+)
+from loghouse.gossip.config import LAN, SwimConfig
+from loghouse.gossip.core import Swim
+from loghouse.gossip.members import MemberKey, MemberView, Profile
+from loghouse.gossip.ready import EventKind, MemberEvent
+from loghouse.limits import MEMBERS_MAX
+from loghouse.net.accept import AcceptedLink
+from loghouse.net.peer import DialDoor, PeerLink
+from loghouse.node.api import Presence, Server
+from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
+from loghouse.protocol.codec import decode_envelope
+from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.framing import Frame
+from loghouse.protocol.gossip_messages import Liveness
+from loghouse.protocol.link_messages import VERSION_MAX, VERSION_MIN, Hello
+from loghouse.protocol.message import NO_UUID, Message
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.protocol.roster_messages import RosterReply, RosterRequest
+from loghouse.protocol.senders import SENDERS, Sender
+from loghouse.protocol.session import Event, MessageReceived, RaftFrameReceived
+
+TICK_SECONDS: Final = 0.1
+JOIN_SECONDS: Final = 0.25
+RECONCILE_SECONDS: Final = 0.5
+DROP_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """Who this node is to the others, and where they are.
+
+    `address` is where others reach this node, `join` all addresses of the cluster as node.yaml has them (its
+    own among them), `bootstrap` whether this node makes the cluster when there is none.
+    """
+
+    address: str
+    grpc_address: str = ""
+    join: tuple[str, ...] = ()
+    bootstrap: bool = False
+    swim: SwimConfig = LAN
+    tags: tuple[str, ...] = field(default=())
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The addresses of the others."""
+        return tuple(address for address in self.join if address != self.address)
+
+
+class Cluster:
+    """Links, gossip and membership of one node."""
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        node: ClusterNode,
+        options: ClusterOptions,
+        *,
+        clock: IReactorTime,
+        rng: random.Random,
+    ) -> None:
+        """Prepare; nothing is dialled before `start`."""
+        self.node = node
+        self.options = options
+        self.clock = clock
+        self._rng = rng
+        self._swim: Swim | None = None
+        self._loops: list[LoopingCall] = []
+        self._discovery: Discovery | None = None
+        self._is_stopped = False
+        self._is_growing = False
+        # The last configuration known to be committed; only that may shut anybody out. By one that is not,
+        # this node would refuse the very leader that is to replace it.
+        self._settled = Configuration()
+        self._dropped: frozenset[str] = frozenset()
+        self.roster = Roster()
+        self.twins = Twins()
+        self._seen: Configuration | None = None
+        self._is_shut_out: frozenset[str] = frozenset()
+        # Where nodes are, since gossip was last heard: looked up for every message.
+        self._addresses: dict[MemberKey, str] = {}
+        self._drops: dict[str, IDelayedCall] = {}
+        # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
+        self._routes: dict[int, MemberKey] = {}
+        # The members that last asked something of this node, by name.
+        self._askers: dict[str, MemberKey] = {}
+        self.accepted = AcceptedPeers(
+            admit=self._admit, event_received=self._event_received, link_lost=self._peer_lost
+        )
+
+    # --- life -----------------------------------------------------------------------
+
+    def start(self, door: DialDoor) -> None:
+        """Join the others: as who this node is, or, with an empty disk, as whoever they make it."""
+        self._door = door
+        self.peers = PeerSet(door, self._link_up, self._peer_lost)
+        if self.node.cluster_uuid == NO_UUID:
+            self._discovery = Discovery(
+                self.node.cluster_name,
+                self.options.seeds,
+                bootstrap=self.options.bootstrap,
+                clock=self.clock,
+                dial=lambda address: self.peers.fresh_seed(address),
+                found=self.joined,
+            )
+            self._every(JOIN_SECONDS, self._discovery.look, now=True)
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Take part: this node belongs to a cluster."""
+        options, node = self.options, self.node
+        self._swim = Swim(
+            options.swim,
+            name=node.name,
+            disk_uuid=node.disk_uuid,
+            profile=Profile(
+                address=options.address,
+                grpc_address=options.grpc_address,
+                version_min=VERSION_MIN,
+                version_max=VERSION_MAX,
+                tags=options.tags,
+            ),
+            seeds=options.seeds,
+            book=self._read_book(),
+            rng=self._rng,
+        )
+        self._look_at_configuration()
+        self._every(TICK_SECONDS, self._tick)
+        self._every(RECONCILE_SECONDS, self.reconcile)
+
+    def _every(self, seconds: float, work: Callable[[], None], *, now: bool = False) -> LoopingCall:
+        loop = LoopingCall(work)
+        loop.clock = self.clock
+        self._loops.append(loop)
+        loop.start(seconds, now=now).addErrback(self.node.fatal)
+        return loop
+
+    def _read_book(self) -> AddressBook:
+        try:
+            return decode_address_book(self.node.read_address_book())
+        except MalformedMessageError as error:
+            # It is a cache of addresses and an incarnation that the others remember, too.
+            self.logger.warn("the address book is damaged, going on without: {error}", error=str(error))
+            return AddressBook()
+
+    def stop(self, reason: str) -> None:
+        """Hang up on everybody."""
+        self._is_stopped = True
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        for drop in self._drops.values():
+            drop.cancel()
+        self._drops.clear()
+        book = self._swim.last_book() if self._swim is not None else None
+        if book is not None:
+            self.node.write_address_book(encode_address_book(book), lambda: None)
+        self.peers.stop(reason)
+
+    def leave(self) -> None:
+        """Tell the others that this node leaves for good; `stop` a second later."""
+        if self._swim is not None:
+            self._swim.leave()
+            self._hand_out()
+
+    # --- sending ----------------------------------------------------------------------
+
+    def send_raft(self, envelope: Envelope) -> None:
+        """Send a Raft message to the member it is for, or drop it."""
+        member = self._authority.member(envelope.target)
+        if member is None and envelope.target not in self._routes:
+            member = self.node.configuration.member(envelope.target)
+        if member is not None:
+            key: MemberKey | None = MemberKey(member.name, member.disk_uuid)
+        else:
+            key = self._routes.get(envelope.target)
+        if key is None:
+            return
+        address = self.address_of(key)
+        if address:
+            # Never to another disk: speaking as the member it was, it would break what that one promised.
+            self.peers.send_raft(key, address, envelope)
+
+    @property
+    def _authority(self) -> Configuration:
+        """The configuration that says which node and disk a member is.
+
+        Where this node does not lead it is the committed one: by an entry that is to be cut, the leader may
+        have given a new member's id to another.
+        """
+        return self.node.configuration if self._leads else self._settled
+
+    @property
+    def _leads(self) -> bool:
+        node = self.node
+        return bool(node.member_id) and node.leader_id == node.member_id
+
+    def send(self, name: str, message: Message) -> bool:
+        """Send another message to the member of that name; False when it certainly was not sent."""
+        key = self.key_of(name)
+        return key is not None and self._send_to(key, message)
+
+    def _send_to(self, key: MemberKey, message: Message) -> bool:
+        address = self.address_of(key)
+        return bool(address) and self.peers.send(key, address, message)
+
+    def key_of(self, name: str) -> MemberKey | None:
+        """Return the member of a name, never a stranger that has it, too.
+
+        Of two, a voter and the one that is to replace it, the one that is there.
+        """
+        found: MemberKey | None = None
+        for member in self.node.configuration.members:
+            if member.name == name:
+                key = MemberKey(name, member.disk_uuid)
+                if found is None or not self.peers.hello_of(found):
+                    found = key
+        return found if found is not None else self._askers.get(name)
+
+    def address_of(self, key: MemberKey) -> str:
+        """Return where a node is, as far as known: never the address of another one of its name."""
+        found = self._addresses.get(key, "")
+        if not found:
+            found = self._addresses[key] = self._find_address(key)
+        return found
+
+    def _find_address(self, key: MemberKey) -> str:
+        for member in self._members():
+            if (member.name, member.disk_uuid) == key and member.profile is not None:
+                return member.profile.address
+        return ""
+
+    def _members(self) -> tuple[MemberView, ...]:
+        return self._swim.members if self._swim is not None else ()
+
+    # --- receiving --------------------------------------------------------------------
+
+    def _admit(self, hello: Hello) -> None:
+        """Decide about a node whose certificate and cluster fit.
+
+        Raises:
+            IdentityError: It was removed from the cluster.
+        """
+        if self._is_removed(hello.node_name):
+            name = hello.node_name
+            raise IdentityError(f"node {name!r} was removed; `loghouse cluster add {name}` lets it back")
+
+    def _is_removed(self, name: str) -> bool:
+        return name in self._settled.removed and name in self.node.configuration.removed
+
+    def _event_received(self, link: AcceptedLink, event: Event) -> None:
+        """Take what a node sent, if the rule for that kind lets it (`protocol.senders`)."""
+        if self._is_stopped or self._swim is None:
+            return
+        assert link.session is not None
+        peer = link.session.peer
+        assert peer is not None
+        key = key_of(peer)
+        if self.node.configuration is not self._seen:
+            self._look_at_configuration()
+        if key in self.roster.members:
+            self.twins.heard(key, self.clock.seconds())
+        try:
+            if isinstance(event, RaftFrameReceived):
+                self._raft_received(key, event.frame)
+            elif isinstance(event, MessageReceived):
+                self._message_received(key, event.message)
+        except ProtocolError as error:
+            link.break_off(error)
+
+    def _raft_received(self, key: MemberKey, frame: Frame) -> None:
+        assert SENDERS[frame.kind] is Sender.SPEAKER
+        if key not in self.roster.members and self.roster.standing(key) is Standing.STRANGER:
+            self._meet_stranger(key)
+            return
+        envelope = decode_envelope(frame, self.node.seed)
+        source = envelope.source
+        member = self._authority.member(source)
+        is_member = member is not None and (member.name, member.disk_uuid) == key
+        if not is_member:
+            standing = self.roster.standing_as(key, source)
+            if standing is Standing.STRANGER:
+                if member is not None:
+                    raise IdentityError(f"node {key.name!r} spoke as member {source} ({member.name!r})")
+                self._meet_stranger(key)
+                return
+            is_member = standing is Standing.MEMBER
+        self._routes[source] = key
+        try:
+            self.node.receive(envelope, is_member=is_member)
+        except IdentityError:
+            self.roster.contradicted(key)
+            raise
+
+    def _message_received(self, key: MemberKey, message: Message) -> None:
+        if SENDERS[message.KIND] is Sender.MEMBER and key not in self.roster.members:
+            self._meet_stranger(key)
+        elif isinstance(message, RosterRequest):
+            reply = roster_reply(
+                message.request_id, (self.node.configuration, self._settled), self.node.configuration_index
+            )
+            self._send_to(key, reply)
+        elif isinstance(message, RosterReply):
+            if self.roster.introduce(key, message):
+                self._tell_swim()
+        elif message.KIND >> 8 == 2:
+            assert self._swim is not None
+            self._swim.step(key, message)
+            self._hand_out()
+        else:
+            # Answered even when the configuration does not name it any more: it may have asked to leave.
+            self._askers.pop(key.name, None)
+            self._askers[key.name] = key
+            if len(self._askers) > MEMBERS_MAX:
+                del self._askers[next(iter(self._askers))]
+            self.node.message_received(key.name, message)
+
+    def _meet_stranger(self, key: MemberKey) -> None:
+        """A node that is no member here spoke as one: ask those who may know it.
+
+        Raises:
+            IdentityError: They do not.
+        """
+        if self.roster.doubt(key) or self._leads:
+            raise IdentityError(
+                f"node {key.name!r} (disk {key.disk_uuid.hex()[:8]}) is no member of this cluster, and spoke "
+                f"as one; `loghouse cluster remove {key.name}` shuts it out"
+            )
+        self._ask_for_introductions()
+
+    def _ask_for_introductions(self) -> None:
+        """Ask those who may vouch for others who is a member, if that was not done just now."""
+        request_id = self.roster.request(self.clock.seconds())
+        if request_id is None:
+            return
+        for voucher in sorted(self.roster.vouchers):
+            if voucher != (self.node.name, self.node.disk_uuid):
+                self._send_to(voucher, RosterRequest(request_id=request_id))
+
+    def _link_up(self, address: str, link: PeerLink, hello: Hello) -> None:
+        if self._discovery is not None:
+            self._discovery.answered(link, hello)
+            return
+        if address in self.options.join:
+            self.roster.answered_at(address, key_of(hello))
+            self._tell_swim()
+        self.reconcile()
+
+    def _peer_lost(self, key: MemberKey) -> None:
+        if self.key_of(key.name) in (key, None):
+            self.node.peer_lost(key.name)
+
+    # --- gossip -----------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        assert self._swim is not None
+        self._swim.tick()
+        self._hand_out()
+        if self._is_growing:
+            self.reconcile()
+
+    def _hand_out(self) -> None:
+        self._addresses.clear()
+        swim = self._swim
+        assert swim is not None
+        while (ready := swim.ready()) is not None:
+            for outgoing in ready.messages:
+                if outgoing.target is None:
+                    self.peers.send_to_seed(outgoing.address, outgoing.message)
+                else:
+                    self.peers.send(outgoing.target, outgoing.address, outgoing.message)
+            for event in ready.events:
+                self._tell(event)
+            if ready.book is not None:
+                self.node.write_address_book(
+                    encode_address_book(ready.book), partial(self._book_written, ready.token)
+                )
+
+    def _book_written(self, token: int) -> None:
+        if not self._is_stopped:
+            assert self._swim is not None
+            self._swim.persisted(token)
+            self._hand_out()
+
+    def _tell(self, event: MemberEvent) -> None:
+        member = event.member
+        where = member.profile.address if member.profile else "unknown address"
+        tell = self.logger.warn if event.kind is EventKind.FAILED else self.logger.info
+        tell("node {name} {what} ({where})", name=member.name, what=event.kind.value, where=where)
+        self.reconcile()
+
+    # --- what the leader does about it ---------------------------------------------------
+
+    def reconcile(self) -> None:
+        """Let go of removed nodes; on the leader, propose the next change that is due."""
+        node = self.node
+        if self._is_stopped:
+            return
+        self._look_at_configuration()
+        self._look_for_twins()
+        self._drop_removed()
+        self._is_growing = False
+        if not self._leads:
+            return
+        configuration = node.configuration
+        # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
+        self._is_growing = any(member.role is Role.LEARNER for member in configuration.members)
+        change = next_configuration(
+            configuration, self.present(), is_caught_up=node.is_caught_up, is_heard=node.is_heard
+        )
+        if change is not None:
+            self._is_growing = True
+            node.change_configuration(change)
+
+    def _look_at_configuration(self) -> None:
+        """Know who is a member by what the log says now."""
+        node = self.node
+        self._seen = node.configuration
+        try:
+            self._settled, index = node.settled
+        except DamageError:
+            return  # it is being mended; what was known before is still true
+        self.roster.update((node.configuration, self._settled), index)
+        self._tell_swim()
+        if not self.roster.members:
+            self._ask_for_introductions()
+        if self._swim is not None:
+            self.peers.keep(self.roster.known | self._swim.keys)
+
+    def _look_for_twins(self) -> None:
+        strangers = {MemberKey(view.name, view.disk_uuid) for view in self.strangers()}
+        for twin in self.twins.look(self.roster.members, strangers, self.clock.seconds()):
+            self.logger.warn(
+                "a second machine calls itself {name}: at {where}, with another disk ({disk}) than the "
+                "member at {there}. It is not let in: stop it, or rename it",
+                name=twin.name,
+                where=self.address_of(twin),
+                disk=twin.disk_uuid.hex()[:8],
+                there=next(
+                    (self.address_of(one) for one in self.roster.members if one.name == twin.name), ""
+                ),
+            )
+
+    def _tell_swim(self) -> None:
+        """Let gossip know whose word about others counts."""
+        if self._swim is not None:
+            self._swim.believe(self.roster.known)
+
+    def _shut_out(self, names: frozenset[str]) -> None:
+        """Speak with nodes of these names no more, nor of them."""
+        self._is_shut_out = names
+        self._addresses.clear()
+        if self._swim is not None:
+            self._swim.shut_out(names)
+            self.peers.keep(self.roster.known | self._swim.keys)
+
+    def _drop_removed(self) -> None:
+        """Have removed nodes cut off soon: they may hold valid certificates and open links."""
+        removed = frozenset(self._settled.removed)
+        for name in sorted(removed - self._dropped - self._drops.keys()):
+            # Not at once: the answer to its own wish to leave may still be on its way.
+            self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)
+        self._dropped = removed
+        if self._is_shut_out - removed:
+            self._shut_out(self._is_shut_out & removed)  # somebody was let back in
+
+    def _drop(self, name: str) -> None:
+        del self._drops[name]
+        if not self._is_removed(name):
+            return  # it was let back in, or the removal was never committed
+        self.logger.info("node {name} was removed: its links are closed", name=name)
+        self.accepted.close(name)
+        self._shut_out(self._is_shut_out | {name})
+
+    def present(self) -> list[Presence]:
+        """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
+        present = [Presence(self.node.name, self.node.disk_uuid)]
+        for member in self._members()[1:]:
+            key = MemberKey(member.name, member.disk_uuid)
+            hello = self.peers.hello_of(key)
+            is_here = hello is not None and hello.cluster_uuid == self.node.cluster_uuid
+            if member.liveness is Liveness.ALIVE and is_here and key not in self.twins:
+                present.append(Presence(member.name, member.disk_uuid))
+        return present
+
+    def servers(self) -> tuple[Server, ...]:
+        """Return the members of the configuration as clients should know them.
+
+        A member of which this node has heard no address yet is left out: it would be dialled there.
+        """
+        node = self.node
+        views = {(view.name, view.disk_uuid): view for view in self._members()}
+        servers = []
+        for member in node.configuration.members:
+            view = views.get((member.name, member.disk_uuid))
+            profile = view.profile if view is not None else None
+            address = profile.address if profile else ""
+            if not is_dialable(address):
+                continue
+            grpc_address = profile.grpc_address if profile else ""
+            servers.append(
+                Server(
+                    name=member.name,
+                    address=address,
+                    grpc_address=grpc_address if is_dialable(grpc_address) else "",
+                    is_leader=member.id == node.leader_id,
+                    role="voter" if member.role is Role.VOTER else "learner",
+                    is_alive=view is not None and view.liveness in (Liveness.ALIVE, Liveness.SUSPECT),
+                )
+            )
+        return tuple(servers)
+
+    def strangers(self) -> list[MemberView]:
+        """Return the nodes that are alive and no members: joiners, and machines with a member's name."""
+        members = {(member.name, member.disk_uuid) for member in self.node.configuration.members}
+        live = (Liveness.ALIVE, Liveness.SUSPECT)
+        return [
+            view
+            for view in self._members()
+            if view.liveness in live and (view.name, view.disk_uuid) not in members
+        ]
+
+    def version_of(self, name: str, disk_uuid: bytes) -> str:
+        """Return the version of Loghouse that a node said it runs; empty while there is no link to it."""
+        hello = self.peers.hello_of(MemberKey(name, disk_uuid))
+        return hello.software.removeprefix("loghouse ") if hello is not None else ""
+
+    def liveness_of(self, name: str, disk_uuid: bytes) -> str:
+        """Return what gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""
+        for view in self._members():
+            if (view.name, view.disk_uuid) == (name, disk_uuid):
+                return view.liveness.name.lower()
+        return ""
+
+    # --- joining ----------------------------------------------------------------------
+
+    def joined(self, cluster_uuid: bytes | None) -> None:
+        """Called once by `Discovery`: the cluster to belong to; None makes a new one."""
+        self._discovery = None
+        self._loops[0].stop()
+        self.peers.stop("joining")
+        self.peers = PeerSet(self._door, self._link_up, self._peer_lost)
+        try:
+            if cluster_uuid is None:
+                self.node.begin_cluster()
+            else:
+                self.node.join_cluster(cluster_uuid)
+        except LoghouseError:
+            # As when the disk cannot be used at the start: else this node would look alive and never join.
+            self.node.fatal(Failure())
+            return
+        self._begin()

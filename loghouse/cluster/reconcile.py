@@ -1,0 +1,122 @@
+"""What the leader changes in the configuration because of who is there. Pure.
+
+Gossip only suggests; a node becomes a member by an entry in the log, one change at a
+time. A node that failed stays a voter: failure never shrinks the quorum
+(`design.md` 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from loghouse.limits import MEMBERS_MAX, VOTERS_MAX
+from loghouse.node.api import Presence
+from loghouse.protocol.configuration import Configuration, Member, Role
+
+# Promotion goes one by one up to here, then in pairs: an even quorum survives no more.
+FIRST_VOTERS: Final = 3
+
+
+def next_configuration(
+    configuration: Configuration,
+    present: Sequence[Presence],
+    *,
+    is_caught_up: Callable[[int], bool],
+    is_heard: Callable[[int], bool] = lambda id_: False,
+    voters_max: int = VOTERS_MAX,
+) -> Configuration | None:
+    """Return the next configuration the leader should propose, or None when it is as it should be.
+
+    In this order: a learner goes that has the name of a voter that lives (a machine with its name and another
+    disk is not it); a new node becomes a learner; a caught-up learner takes the place of the dead voter whose
+    name it has (its disk was emptied); caught-up learners become voters.
+
+    Args:
+        is_heard: Whether a member answered the leader within an election timeout, whatever gossip says.
+    """
+    here = {(presence.name, presence.disk_uuid) for presence in present}
+    here |= {(member.name, member.disk_uuid) for member in configuration.members if is_heard(member.id)}
+    return (
+        _drop_double(configuration, here)
+        or _add_learner(configuration, present, here)
+        or _replace_emptied(configuration, here, is_caught_up)
+        or _promote(configuration, here, is_caught_up, voters_max)
+    )
+
+
+def _drop_double(configuration: Configuration, here: set[tuple[str, bytes]]) -> Configuration | None:
+    """Return the configuration without a learner taken for the emptied self of a voter, which lives."""
+    for learner in configuration.members:
+        if learner.role is not Role.VOTER and _living_voters(configuration, learner.name, here):
+            return configuration.without(learner.id)
+    return None
+
+
+def _living_voters(configuration: Configuration, name: str, here: set[tuple[str, bytes]]) -> list[Member]:
+    return [
+        member
+        for member in configuration.named(name)
+        if member.role is Role.VOTER and (member.name, member.disk_uuid) in here
+    ]
+
+
+def _add_learner(
+    configuration: Configuration, present: Sequence[Presence], here: set[tuple[str, bytes]]
+) -> Configuration | None:
+    members = {(member.name, member.disk_uuid) for member in configuration.members}
+    for presence in present:
+        if (presence.name, presence.disk_uuid) in members or presence.name in configuration.removed:
+            continue
+        if _living_voters(configuration, presence.name, here):
+            continue
+        namesakes = list(configuration.named(presence.name))
+        stale = [member for member in namesakes if member.role is not Role.VOTER]
+        if stale:  # its disk was emptied again
+            renewed = configuration.without(stale[0].id)
+            return renewed.with_member(presence.name, presence.disk_uuid, stale[0].role)
+        if len(configuration.members) < MEMBERS_MAX:
+            return configuration.with_member(presence.name, presence.disk_uuid, Role.LEARNER)
+    return None
+
+
+def _replace_emptied(
+    configuration: Configuration, here: set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
+) -> Configuration | None:
+    """Return the configuration without a voter whose emptied namesake is ready to take its place."""
+    for learner in _ready_learners(configuration, here, is_caught_up):
+        for voter in configuration.named(learner.name):
+            is_alive = (voter.name, voter.disk_uuid) in here
+            if voter.role is Role.VOTER and not is_alive and len(configuration.voters) > 1:
+                return configuration.without(voter.id)
+    return None
+
+
+def _promote(
+    configuration: Configuration,
+    here: set[tuple[str, bytes]],
+    is_caught_up: Callable[[int], bool],
+    voters_max: int,
+) -> Configuration | None:
+    count = len(configuration.voters)
+    ready = [
+        learner
+        for learner in _ready_learners(configuration, here, is_caught_up)
+        if len(list(configuration.named(learner.name))) == 1
+    ]
+    if not ready or count >= voters_max:
+        return None
+    is_odd = count % 2 == 1
+    if count >= FIRST_VOTERS and is_odd and (len(ready) < 2 or count + 2 > voters_max):
+        return None  # a pair or none: four voters bear no more failures than three
+    return configuration.with_role(ready[0].id, Role.VOTER)
+
+
+def _ready_learners(
+    configuration: Configuration, here: set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
+) -> list[Member]:
+    return [
+        member
+        for member in configuration.members
+        if member.role is Role.LEARNER and (member.name, member.disk_uuid) in here and is_caught_up(member.id)
+    ]

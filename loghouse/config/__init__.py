@@ -1,0 +1,1 @@
+"""node.yaml: what may be set, and what it means."""

@@ -1,0 +1,1 @@
+"""The process: what it hosts, and what others may ask of it."""

@@ -1,0 +1,202 @@
+"""What the doors may ask of a node: the seam between `loghouse.api`, `loghouse.net` and `loghouse.node`.
+
+Servicers and raw sessions know a node only through `NodeLike`. Offsets count records from 0 and have
+no gaps; times are microseconds since the epoch; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from twisted.internet.defer import Deferred
+
+from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
+from loghouse.runtime.scheduling import Cancellable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One node of the cluster. `grpc_address` is its direct gRPC door, empty when it has none."""
+
+    name: str
+    address: str
+    grpc_address: str = ""
+    is_leader: bool = False
+    role: str = "voter"
+    is_alive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A node of this cluster that is alive, and to which the leader's own link is up."""
+
+    name: str
+    disk_uuid: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberState:
+    """One node as the answering node sees it.
+
+    `id` is 0 and `role` "none" for a node that gossip knows and the configuration does not. `liveness` is
+    "alive", "suspect", "dead", "left", or empty when gossip never saw it. `match_index` is the last index the
+    leader knows to be on its disk, 0 when that is not known here.
+    """
+
+    name: str
+    id: int = 0
+    role: str = "none"
+    liveness: str = ""
+    is_leader: bool = False
+    match_index: int = 0
+    address: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """The cluster as one node sees it. `leader` is empty when none is known.
+
+    `removed` are the names that are let in again only by `add`.
+    """
+
+    term: int
+    leader: str
+    commit_index: int
+    lowest_offset: int
+    next_offset: int
+    members: tuple[MemberState, ...]
+    removed: tuple[str, ...] = ()
+
+
+class NodeLike(Protocol):
+    """A node as its doors see it.
+
+    Every Deferred may be cancelled. Errors are `loghouse.errors.RequestError`s.
+    """
+
+    @property
+    def name(self) -> str:
+        """The node's name in the cluster."""
+        ...
+
+    @property
+    def cluster_uuid(self) -> bytes:
+        """The cluster's uuid, 16 bytes."""
+        ...
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster's name."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The `frame_seed` of the default log, to check fetched frames with."""
+        ...
+
+    @property
+    def has_leader(self) -> bool:
+        """Whether a leader is known, so that appends and checked reads can be answered."""
+        ...
+
+    @property
+    def leader_name(self) -> str:
+        """The name of the node that leads, as far as this one knows; else empty."""
+        ...
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the disk takes appends now."""
+        ...
+
+    def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
+        """Append a batch, and tell one of two callables: a Deferred costs an append too much (ADR 16).
+
+        Args:
+            appended: Called when it is durable on a majority, which may be before this returns.
+            failed: Called instead when it was not appended, or nobody knows. Neither may raise.
+
+        Returns:
+            What drops the answer, where that frees something: the records may still be appended. `failed`
+            may be called all the same. None: whoever stops waiting need only ignore the answer.
+        """
+        ...
+
+    def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
+        """Read entry frames from the one that holds `offset` on, at least one, else at most `size_max` bytes.
+
+        Raises (as failures):
+            OffsetOutOfRangeError: `offset` is below the lowest or not below the next one.
+        """
+        ...
+
+    def wait_for(self, offset: int) -> Deferred[None]:
+        """Fire once the record at `offset` is readable; at once when it is (or was, and is trimmed).
+
+        Cancelling forgets the waiter. Raises (as failure) ResourceExhaustedError when too many wait.
+        """
+        ...
+
+    def bounds(self) -> Deferred[Bounds]:
+        """The readable range, confirmed by the leader."""
+        ...
+
+    def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
+        """The first offset appended at or after `timestamp` and its append time; (next, 0) when none is.
+
+        Never an offset that is trimmed. Without a leader only a record that is here is an answer.
+        """
+        ...
+
+    def servers(self) -> Sequence[Server]:
+        """The nodes of the cluster, this one included."""
+        ...
+
+    def check_log(self, name: str) -> None:
+        """Raise UnknownLogError unless this cluster has a log of that name; empty means the default one."""
+        ...
+
+
+@runtime_checkable
+class ProducerRegistry(Protocol):
+    """A node that registers producers for exactly-once appends; works on every node."""
+
+    def register_producer(self, subject: str) -> Deferred[int]:
+        """Register a producer that only `subject` may use; fires with its id once that is committed."""
+        ...
+
+
+@runtime_checkable
+class ClusterAdmin(Protocol):
+    """A node that can be asked to change the cluster; every call works on every node.
+
+    Errors are `RequestError`s. MembershipError says why a change was refused and what would work; after
+    OutcomeUnknownError it may or may not have been done, and doing it again does no harm.
+    """
+
+    def status(self) -> Deferred[ClusterStatus]:
+        """The cluster as this node sees it; fires also when there is no leader."""
+        ...
+
+    def add(self, name: str, learner: bool) -> Deferred[None]:
+        """Let a node in, also one that was removed; as a learner that is never promoted when `learner`."""
+        ...
+
+    def remove(self, name: str) -> Deferred[None]:
+        """Take a node out of the configuration and keep it out; fires when that is committed."""
+        ...
+
+    def leave(self) -> Deferred[None]:
+        """Take this node out of the cluster; fires when that is committed."""
+        ...
+
+    def transfer(self, name: str) -> Deferred[str]:
+        """Hand leadership to a node (empty: the best candidate); fires with the new leader's name."""
+        ...
+
+    def trim(self, offset: int) -> Deferred[int]:
+        """Let records below `offset` go; fires with the lowest offset once that is committed."""
+        ...

@@ -1,0 +1,497 @@
+"""Passing on to the leader what a node that does not lead was asked for.
+
+    follower                               leader
+    propose -- ForwardProduce -->  message_received -> serve here, never pass on
+    answer  <-- ForwardReply or ForwardFailure --
+
+A request crosses one link and its answer another, so each carries an id. What is certain decides the error: a
+request that never left is UnavailableError (try again anywhere); one that left and was not answered may have
+been done, so a produce ends in OutcomeUnknownError. Nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.errors import (
+    LoghouseError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    RequestError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from loghouse.limits import (
+    FORWARD_GRACE_SECONDS,
+    FORWARD_SECONDS,
+    FORWARDS_MAX,
+    FORWARDS_REMEMBERED_MAX,
+    FORWARDS_SIZE_MAX,
+)
+from loghouse.protocol.failures import FAILURE_FIELDS
+from loghouse.protocol.forward_messages import (
+    AdminOperation,
+    ForwardAdmin,
+    ForwardAdminReply,
+    ForwardFailure,
+    ForwardProduce,
+    ForwardReply,
+    Match,
+)
+from loghouse.protocol.message import Message
+from loghouse.raft.held_back import HeldBack, held_back_error
+from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal, proposing
+
+_ID_COUNT: Final = 1 << 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminOrder:
+    """What the leader must do for an operator or a producer; `AdminOperation` says what the fields mean."""
+
+    operation: AdminOperation
+    name: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminResult:
+    """What came of an order; `AdminOperation` says which fields it fills. `matches`: (member id, index)."""
+
+    name: str = ""
+    number: int = 0
+    matches: tuple[tuple[int, int], ...] = ()
+
+
+class Leading(Protocol):
+    """What a node does itself when it leads; it fails with NotLeaderError when not, and passes nothing on."""
+
+    def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
+        """Append a batch; calls one of the two, as `NodeLike.propose` does."""
+        ...
+
+    def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
+        """Carry out an order; fires when it is done, and committed where it changes the log."""
+        ...
+
+
+@dataclass(slots=True)
+class ForwardCounters:
+    """What happened, for the diagnostics. `ignored` were answers and copies that nobody waited for."""
+
+    asked: int = 0
+    served: int = 0
+    unanswered: int = 0
+    ignored: int = 0
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request that left, until its answer comes. `size` in bytes, `deadline` in the clock's seconds."""
+
+    leader_name: str
+    order: AdminOrder | None
+    size: int
+    deadline: float
+    done: Deferred[Any]
+
+
+class Forwarder:
+    """Both ends of forwarding, for one group of one node.
+
+    Args:
+        send: Sends a message to the node of that name; False when it certainly will not get there.
+        clock: For deadlines.
+        rng: Chooses the first request id; `random.SystemRandom()` in production.
+        check_subject: Raises PermissionDeniedError for a subject that may not append by this node's policy,
+            whatever the node says that passed its request on.
+        timeout_seconds: How long an answer may take.
+        size_max, count_max: Bytes and number of requests that may wait for an answer; also how many
+            requests of others may be under way here.
+    """
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        send: Callable[[str, Message], bool],
+        *,
+        clock: IReactorTime,
+        rng: random.Random,
+        check_subject: Callable[[str], None] = lambda subject: None,
+        timeout_seconds: float = FORWARD_SECONDS,
+        size_max: int = FORWARDS_SIZE_MAX,
+        count_max: int = FORWARDS_MAX,
+    ) -> None:
+        self.counters = ForwardCounters()
+        self._send = send
+        self._clock = clock
+        self._check_subject = check_subject
+        self._timeout_seconds = timeout_seconds
+        self._size_max = size_max
+        self._count_max = count_max
+        # At random, so that no answer to a request of this node's former life fits one of this life.
+        self._next_id = rng.getrandbits(64)
+        self._asked: dict[int, _Asked] = {}
+        self._asked_size = 0
+        self._held_back = HeldBack()
+        self._timer: IDelayedCall | None = None
+        self._serving: set[tuple[str, int]] = set()
+        self._serving_size = 0
+        self._served_ids: dict[str, dict[int, None]] = {}
+        self._is_stopped = False
+
+    # --- asking -----------------------------------------------------------------------
+
+    def propose(self, leader_name: str, proposal: Proposal) -> Deferred[Appended]:
+        """Let the leader append a batch; fires when it is durable on a majority.
+
+        Cancelling drops the answer; the record may still be appended.
+
+        Raises (as failures):
+            UnavailableError, ResourceExhaustedError, ...: Certainly not appended.
+            OutcomeUnknownError: The request left, and its answer did not come or says so.
+        """
+        refusal = self._refusal(proposal, self._room_problem(leader_name, len(proposal.payload)))
+        if refusal is not None:
+            return fail(refusal)
+        request_id = self._take_id()
+        message = ForwardProduce(
+            request_id=request_id,
+            subject=proposal.subject,
+            batch=proposal.payload,
+            record_count=proposal.record_count,
+            attributes=proposal.attributes,
+            batch_crc=proposal.payload_crc,
+            expect_offset=proposal.expect_offset,
+            producer_id=proposal.producer_id,
+            producer_sequence=proposal.producer_sequence,
+        )
+        return self._ask(leader_name, request_id, message, None, len(proposal.payload))
+
+    def _refusal(
+        self, proposal: Proposal, full: ResourceExhaustedError | None
+    ) -> ResourceExhaustedError | None:
+        """Return why a batch must wait: there is no room, or one of its producer before it had none just now.
+
+        Who appends, and never saw that one, could only find a gap.
+        """
+        producer_id, sequence = proposal.producer_id, proposal.producer_sequence
+        if not producer_id:
+            return full
+        now = self._clock.seconds()
+        held = self._held_back.sequence_of(producer_id, now)
+        if held is not None and held < sequence:
+            return held_back_error(producer_id, held)
+        if full is not None:
+            self._held_back.note(producer_id, sequence, now + FORWARD_GRACE_SECONDS)
+        elif held is not None:
+            self._held_back.forget(producer_id)
+        return full
+
+    def _room_problem(self, leader_name: str, size: int) -> ResourceExhaustedError | None:
+        if len(self._asked) < self._count_max and self._asked_size + size <= self._size_max:
+            return None
+        limit = f"{self._size_max} bytes or {self._count_max} requests wait for the leader's answer"
+        return ResourceExhaustedError(
+            "forwarding", f"{limit}; nothing was done: send slower, or to {leader_name}, which leads"
+        )
+
+    def administer(self, leader_name: str, order: AdminOrder) -> Deferred[AdminResult]:
+        """Let the leader carry out an order; as `propose`."""
+        request_id = self._take_id()
+        message = ForwardAdmin(
+            request_id=request_id, operation=order.operation, name=order.name, number=order.number
+        )
+        return self._ask(leader_name, request_id, message, order, 0)
+
+    def _take_id(self) -> int:
+        request_id = self._next_id
+        self._next_id = (request_id + 1) % _ID_COUNT
+        return request_id
+
+    def _ask(
+        self, leader_name: str, request_id: int, message: Message, order: AdminOrder | None, size: int
+    ) -> Deferred[Any]:
+        if self._is_stopped:
+            return fail(UnavailableError("the node is stopping; nothing was done, try another node"))
+        if not leader_name:
+            return fail(UnavailableError("no leader is known; nothing was done, try again"))
+        refusal = self._room_problem(leader_name, size)
+        if refusal is not None:
+            return fail(refusal)
+        done: Deferred[Any] = Deferred(lambda _: self._drop(request_id))
+        deadline = self._clock.seconds() + self._timeout_seconds
+        # Before it is sent: the answer may come within `send`.
+        self._asked[request_id] = _Asked(leader_name, order, size, deadline, done)
+        self._asked_size += size
+        self.counters.asked += 1
+        if not self._send(leader_name, message):
+            if self._forget(request_id):
+                problem = f"the leader {leader_name} cannot be reached from this node, or reads too slowly"
+                done.errback(
+                    UnavailableError(f"{problem}; nothing was done: try again, or send to {leader_name}")
+                )
+        elif self._timer is None and self._asked:
+            # No request is due before this one while there is no timer. Later ones find it running.
+            self._timer = self._clock.callLater(self._timeout_seconds, self._expire)
+        return done
+
+    def _forget(self, request_id: int) -> _Asked | None:
+        asked = self._asked.pop(request_id, None)
+        if asked is not None:
+            self._asked_size -= asked.size
+        return asked
+
+    def _drop(self, request_id: int) -> None:
+        """Its caller does not wait any more; an answer will be ignored."""
+        self._forget(request_id)
+
+    def _expire(self) -> None:
+        """Give up on what is due, and come again for the next."""
+        self._timer = None
+        now = self._clock.seconds()
+        due = [request_id for request_id, asked in self._asked.items() if asked.deadline <= now]
+        self._give_up(due, "did not answer in time")
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Come again when the first request is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._asked and not self._is_stopped:
+            first = min(asked.deadline for asked in self._asked.values())
+            self._timer = self._clock.callLater(max(0.0, first - self._clock.seconds()), self._expire)
+
+    def leader_changed(self, leader_name: str) -> None:
+        """Another node leads now (empty: none yet).
+
+        A node that led before and still can tell what became of a request tells it soon: the new leader's
+        first commit decides. One that is cut off would keep its callers waiting until the deadline.
+        """
+        if not leader_name:
+            return
+        latest = self._clock.seconds() + FORWARD_GRACE_SECONDS
+        waits_elsewhere = [asked for asked in self._asked.values() if asked.leader_name != leader_name]
+        for asked in waits_elsewhere:
+            asked.deadline = min(asked.deadline, latest)
+        if waits_elsewhere:
+            self._set_timer()
+
+    def link_lost(self, node_name: str) -> None:
+        """A link with that node ended: answers to what was sent it will not come."""
+        self._served_ids.pop(node_name, None)
+        lost = [request_id for request_id, asked in self._asked.items() if asked.leader_name == node_name]
+        self._give_up(lost, "was lost before it answered")
+
+    def stop(self) -> None:
+        """Ask nothing more; who waits is told that nothing is known. Requests of others are answered on."""
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._give_up(list(self._asked), "had not answered when this node stopped")
+
+    def _give_up(self, request_ids: list[int], what: str) -> None:
+        for request_id in request_ids:
+            asked = self._forget(request_id)  # an errback before it may have cancelled this one
+            if asked is not None:
+                asked.done.errback(_lost(asked, what))
+
+    # --- messages -----------------------------------------------------------------------
+
+    def message_received(self, source_name: str, message: Message, leading: Leading) -> None:
+        """Take one of `FORWARD_MESSAGES` from the node of that name.
+
+        Args:
+            source_name: Whose certificate the link has.
+            leading: Does here what is asked for; asked only for requests.
+        """
+        match message:
+            case ForwardProduce():
+                proposal = Proposal(
+                    payload=message.batch,
+                    record_count=message.record_count,
+                    attributes=message.attributes,
+                    payload_crc=message.batch_crc,
+                    expect_offset=message.expect_offset,
+                    producer_id=message.producer_id,
+                    producer_sequence=message.producer_sequence,
+                    subject=message.subject,
+                )
+                self._serve(
+                    source_name,
+                    message.request_id,
+                    lambda: self._propose_here(leading, proposal).addCallback(_reply_of, message.request_id),
+                    proposal,
+                )
+            case ForwardAdmin():
+                order = AdminOrder(operation=message.operation, name=message.name, number=message.number)
+                self._serve(
+                    source_name,
+                    message.request_id,
+                    lambda: self._administer_here(leading, order).addCallback(
+                        _admin_reply_of, message.request_id
+                    ),
+                )
+            case ForwardReply() | ForwardAdminReply() | ForwardFailure():
+                self._answer(source_name, message)
+            case _:
+                raise AssertionError(f"{type(message).__name__} is no message of forwarding")
+
+    def _answer(self, source_name: str, message: ForwardReply | ForwardAdminReply | ForwardFailure) -> None:
+        asked = self._asked.get(message.request_id)
+        if asked is None or asked.leader_name != source_name or not _fits(message, asked):
+            self.counters.ignored += 1  # given up, cancelled, answered before, or not ours
+            return
+        self._forget(message.request_id)
+        match message:
+            case ForwardReply():
+                asked.done.callback(
+                    Appended(
+                        base_offset=message.base_offset,
+                        record_count=message.record_count,
+                        timestamp=message.timestamp,
+                        index=message.index,
+                        term=message.term,
+                    )
+                )
+            case ForwardAdminReply():
+                matches = tuple((match.member, match.index) for match in message.matches)
+                asked.done.callback(AdminResult(name=message.name, number=message.number, matches=matches))
+            case ForwardFailure():
+                asked.done.errback(_received(message.error(), asked))
+
+    # --- serving --------------------------------------------------------------------------
+
+    def _serve(
+        self,
+        source_name: str,
+        request_id: int,
+        work: Callable[[], Deferred[Message]],
+        proposal: Proposal | None = None,
+    ) -> None:
+        size = len(proposal.payload) if proposal is not None else 0
+        if not self._is_new(source_name, request_id):
+            self.counters.ignored += 1
+            return
+        full: ResourceExhaustedError | None = None
+        if len(self._serving) >= self._count_max or self._serving_size + size > self._size_max:
+            limit = f"{self._size_max} bytes or {self._count_max} requests of other nodes are under way"
+            full = ResourceExhaustedError("forwarding", f"{limit} here; send slower, nothing was done")
+        if proposal is not None:
+            full = self._refusal(proposal, full)
+        if full is not None:
+            self._reply(source_name, ForwardFailure.answering(request_id, full))
+            return
+        key = source_name, request_id
+        self._serving.add(key)
+        self._serving_size += size
+
+        def finish(outcome: Message | Failure) -> None:
+            self._serving.discard(key)
+            self._serving_size -= size
+            self.counters.served += 1
+            if isinstance(outcome, Failure):
+                outcome = ForwardFailure.answering(request_id, self._told(outcome, source_name))
+            self._reply(source_name, outcome)
+
+        maybeDeferred(work).addBoth(finish).addErrback(
+            lambda failure: self.logger.failure("answering {node}", failure, node=source_name)
+        )
+
+    def _propose_here(self, leading: Leading, proposal: Proposal) -> Deferred[Appended]:
+        self._check_subject(proposal.subject)
+        return proposing(leading.propose_here, proposal)
+
+    def _administer_here(self, leading: Leading, order: AdminOrder) -> Deferred[AdminResult]:
+        if order.operation is AdminOperation.REGISTER_PRODUCER:
+            self._check_subject(order.name)
+        return leading.administer_here(order)
+
+    def _is_new(self, source_name: str, request_id: int) -> bool:
+        """Whether a node did not ask under that id before; remembers it."""
+        ids = self._served_ids.setdefault(source_name, {})
+        if request_id in ids:
+            return False
+        ids[request_id] = None
+        if len(ids) > FORWARDS_REMEMBERED_MAX:
+            del ids[next(iter(ids))]
+        return True
+
+    def _told(self, failure: Failure, source_name: str) -> LoghouseError:
+        """Return what whoever asked is told of a failure here."""
+        error = failure.value
+        if isinstance(error, RequestError) and type(error) in FAILURE_FIELDS:
+            return error
+        # Ours, not the caller's: what it stopped, and whether anything was appended, is not known.
+        self.logger.failure("doing what {node} asked for", failure, node=source_name)
+        return OutcomeUnknownError("the leader failed while it did that; its diagnostics say why")
+
+    def _reply(self, source_name: str, message: Message) -> None:
+        if not self._send(source_name, message):
+            self.counters.unanswered += 1  # its sender's deadline tells its caller
+
+
+def _fits(message: ForwardReply | ForwardAdminReply | ForwardFailure, asked: _Asked) -> bool:
+    if isinstance(message, ForwardFailure):
+        return True
+    return isinstance(message, ForwardReply) == (asked.order is None)
+
+
+def _lost(asked: _Asked, what: str) -> RequestError:
+    """Return the error of a request that left and was not answered."""
+    leader = f"the leader {asked.leader_name} {what}"
+    if asked.order is None:
+        return OutcomeUnknownError(
+            f"{leader}: the records may or may not have been appended; a retry may append them twice, "
+            "unless it carries the same producer id and sequence"
+        )
+    if asked.order.operation is AdminOperation.PROGRESS:
+        return UnavailableError(f"{leader}; try again")
+    return OutcomeUnknownError(
+        f"{leader}: it may or may not have been done; look at `loghouse cluster status` before trying again"
+    )
+
+
+def _received(error: LoghouseError, asked: _Asked) -> RequestError:
+    """Return what the caller is told of the leader's failure."""
+    if isinstance(error, NotLeaderError):
+        # Only once: following leaders around would outlive the caller's patience, and an election needs time.
+        now = f"the leader is {error.leader} now: " if error.leader else "no leader is known there: "
+        return UnavailableError(
+            f"{asked.leader_name} does not lead any more, {now}nothing was done, try again"
+        )
+    if isinstance(error, RequestError) and type(error) in FAILURE_FIELDS:
+        return error
+    # An error of a later version, or one that no leader sends: it must not be retried blindly.
+    return OutcomeUnknownError(f"{asked.leader_name}: {error}")
+
+
+def _reply_of(appended: Appended, request_id: int) -> Message:
+    return ForwardReply(
+        request_id=request_id,
+        base_offset=appended.base_offset,
+        record_count=appended.record_count,
+        timestamp=appended.timestamp,
+        index=appended.index,
+        term=appended.term,
+    )
+
+
+def _admin_reply_of(result: AdminResult, request_id: int) -> Message:
+    return ForwardAdminReply(
+        request_id=request_id,
+        name=result.name,
+        number=result.number,
+        matches=tuple(Match(member=member, index=index) for member, index in result.matches),
+    )

@@ -1,0 +1,570 @@
+"""The node: one log as a service, behind the seam of `node.api`.
+
+All decisions are in pure code (`raft`, `retention`, `storage`); `replica` drives
+the consensus core over the log, and this module puts doors, housekeeping and the
+ordered start and stop around it. The reactor never waits for a disk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.errors import (
+    DiskFullError,
+    LoghouseError,
+    MembershipError,
+    RequestError,
+    UnavailableError,
+    UnknownLogError,
+)
+from loghouse.limits import REGISTRATION_SECONDS, REGISTRATIONS_AT_ONCE_MAX
+from loghouse.node.administration import HEARD_TICKS, Administration
+from loghouse.node.api import Server
+from loghouse.node.damage import LogRepair, Repairing
+from loghouse.node.disk_room import RoomKeeping
+from loghouse.node.forwarding import Forwarder
+from loghouse.node.options import Clocks, NodeOptions, Transport
+from loghouse.protocol.configuration import Configuration, Member
+from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
+from loghouse.protocol.message import NO_UUID, Message
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.core import Raft
+from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
+from loghouse.raft.ready import HardState, Role, SoftState
+from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
+from loghouse.replica.driver import Replica
+from loghouse.replica.read_ahead import ReadAhead
+from loghouse.replica.reads import Reads
+from loghouse.replica.retention import AgeClock
+from loghouse.replica.trimming import Trimmer
+from loghouse.replica.under_way import UnderWay
+from loghouse.replica.waiters import Tail
+from loghouse.runtime.scheduling import Cancellable
+from loghouse.runtime.threads import WorkQueue
+from loghouse.shares import Rate
+from loghouse.storage.directory import UUID_SIZE, DataDirectory, Identity
+from loghouse.storage.files import Files
+from loghouse.storage.log import Log
+
+HOUSEKEEPING_SECONDS: Final = 1.0
+# What a stop waits for, before the links and the log close: another leader, then the appends under way.
+HAND_OVER_SECONDS_MAX: Final = 2.0
+SETTLE_SECONDS_MAX: Final = 1.0
+
+
+class Node(Administration, Repairing, RoomKeeping, Service):
+    """One log, replicated by its group; see `node.api.NodeLike` for what doors may call."""
+
+    logger = Logger()
+    name: str
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        *,
+        files: Files,
+        clocks: Clocks,
+        rng: random.Random,
+        make_queue: Callable[[str, int], WorkQueue],
+        on_fatal: Callable[[Failure], None],
+    ) -> None:
+        """Build a node that is not yet started.
+
+        Args:
+            files: The file seam; `OsFiles` in production.
+            rng: Makes uuids and election timeouts; `random.SystemRandom()` in production.
+            make_queue: Called at the start as (name, thread count) for the disk and the readers' threads.
+            on_fatal: Called once when the disk failed; the process must end with a code that is not 0.
+        """
+        self.options = options
+        self.name = options.name
+        self.cluster_name = options.cluster_name
+        self._files = files
+        self._clocks = clocks
+        self._rng = rng
+        self._make_queue = make_queue
+        self._on_fatal = on_fatal
+        self._tail = Tail()
+        self._under_way = UnderWay(options.raft.proposals_size_max)
+        self._registrations = Rate(REGISTRATIONS_AT_ONCE_MAX, REGISTRATION_SECONDS)
+        self._is_stopping = False
+        self._is_renewing = False
+        self._has_failed = False
+        self._damaged_places: set[tuple[str, int]] = set()
+        self._replica: Replica | None = None
+        self._trimmer: Trimmer | None = None
+        self._log: Log | None = None
+        self._claimed: DataDirectory | None = None
+        self._hand_overs: list[Deferred[None]] = []
+        self._removals = []
+        self._forwarder: Forwarder | None = None
+        self.transport: Transport | None = None
+        # Raises for a subject that may not append, also where another node passes its request on.
+        self.check_subject: Callable[[str], None] = lambda subject: None
+        self.is_writable = False
+        self.has_leader = False
+        self.cluster_uuid = NO_UUID
+        self.disk_uuid = NO_UUID
+        self.seed = 0
+
+    # --- start and stop -------------------------------------------------------
+
+    def claim(self) -> None:
+        """Lock the data directory, if there is one, and check whose it is; changes nothing on the disk.
+
+        For whoever wants to know before ports are bound. `startService` follows, or `release`.
+
+        Raises:
+            StorageError: It is in use, another node's, or cannot be read.
+        """
+        self._claimed = DataDirectory.claim(
+            self._files,
+            self.options.data_dir,
+            cluster_name=self.options.cluster_name,
+            node_name=self.options.name,
+            segment_size=self.options.segment_size,
+            reserve_size=self.options.reserve_size,
+        )
+
+    def release(self) -> None:
+        """Let the data directory of a start that failed go, as it was before."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            claimed.undo()
+
+    def _lock(self) -> DataDirectory:
+        options = self.options
+        directory = DataDirectory.lock(
+            self._files,
+            options.data_dir,
+            segment_size=options.segment_size,
+            reserve_size=options.reserve_size,
+        )
+        if not directory.is_empty:
+            try:
+                directory.check_names(cluster_name=options.cluster_name, node_name=options.name)
+            except BaseException:
+                directory.undo()
+                raise
+        return directory
+
+    def startService(self) -> None:
+        """Open the log and join its group. Everything that can fail at boot fails here.
+
+        Raises:
+            StorageError: The data directory cannot be used; the text says why and what to do.
+        """
+        options = self.options
+        self._claimed = self._directory = self._claimed or self._lock()
+        try:
+            if self._directory.is_empty and options.is_alone:
+                self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
+            if not self._directory.is_empty:
+                self._open_log()
+        except LoghouseError:
+            self.release()
+            raise
+        except BaseException:
+            self._directory.close()
+            raise
+        self._disk = self._make_queue("loghouse-disk", 1)
+        self._readers = self._make_queue("loghouse-reader", 4)
+        self._reads = Reads(
+            self._readers,
+            member=self._member,
+            is_damaged=lambda: self._damage is not None,
+            read_failed=self.read_failed,
+        )
+        if self._log is None:
+            self.disk_uuid = self._rng.randbytes(UUID_SIZE)
+        else:
+            self._take_part()
+        self._ticking = self._every(options.tick_seconds, self._tick)
+        self._housekeeping = self._every(HOUSEKEEPING_SECONDS, self._keep_house)
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def _create_identity(self, cluster_uuid: bytes, *, bootstrap: bool) -> None:
+        """Make the empty disk this node's; with `bootstrap` as the only voter of a new group."""
+        disk_uuid = self.disk_uuid if self.disk_uuid != NO_UUID else self._rng.randbytes(UUID_SIZE)
+        identity = Identity(
+            cluster_uuid=cluster_uuid,
+            disk_uuid=disk_uuid,
+            cluster_name=self.options.cluster_name,
+            node_name=self.options.name,
+        )
+
+        def begin(log: Log) -> None:
+            configuration = Configuration(retention=self.options.retention)
+            configuration = configuration.with_member(self.name, disk_uuid, MemberRole.VOTER)
+            log.save_hard_state(term=BOOTSTRAP_TERM, vote=0)
+            log.append([bootstrap_entry(log.seed, configuration, self._now())])
+            log.sync(1)
+
+        self._directory.create(identity, begin=begin if bootstrap else None)
+
+    def _take_part(self) -> None:
+        """Run the core, if this node knows which member it is; else the leader's first message tells."""
+        self.is_writable = True
+        member = self._own_member()
+        if member is not None:
+            self._begin_replica(member.id)
+
+    def _begin_replica(self, id_: int) -> None:
+        assert self._log is not None
+        self._replica = self._make_replica(id_)
+        self._replica.raft.disk_is_full = not self.is_writable
+        self._trimmer = Trimmer(self._replica, self._log, self._age_clock, self._clocks.monotonic())
+        self._replica.start()
+
+    def _tick(self) -> None:
+        if self._replica is not None:
+            self._replica.tick()
+            self.look_at_stuck_write()
+            self.look_at_damage()
+            self._look_at_hand_over()
+            self._look_at_removals()
+
+    def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
+        loop = LoopingCall(work)
+        loop.clock = self._clocks.scheduler
+        loop.start(seconds, now=False).addErrback(self.fatal)
+        return loop
+
+    def _open_log(self) -> None:
+        directory = self._directory
+        self.cluster_uuid = directory.identity.cluster_uuid
+        self.disk_uuid = directory.identity.disk_uuid
+        self.seed = frame_seed(self.cluster_uuid, DEFAULT_GROUP)
+        self._log_repair = LogRepair(self._files, directory, DEFAULT_GROUP)
+        self._log = self._log_repair.open_log()
+        self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
+        for warning in self._log.warnings:
+            self.logger.warn("{found}", found=warning)
+        self.logger.info(
+            "log open: offsets {lowest} to {next} (next), term {term}",
+            lowest=self._log.lowest_offset,
+            next=self._log.next_offset,
+            term=self._log.hard_state.term,
+        )
+
+    def _make_replica(self, id_: int) -> Replica:
+        log = self._log
+        assert log is not None
+        # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
+        # the last watermark. It must be readable even if there is no room now for an entry of a new term.
+        is_lone = log.state.configuration.voters == {id_} and self._damage is None
+        read_ahead = ReadAhead(log, self._readers, self.read_failed, scheduler=self._clocks.scheduler)
+        raft = Raft(
+            self.options.raft,
+            id=id_,
+            group=DEFAULT_GROUP,
+            seed=self.seed,
+            reader=read_ahead,
+            hard_state=HardState(log.hard_state.term, log.hard_state.vote),
+            rng=self._rng,
+            commit_index=log.last_index if is_lone else log.commit_index,
+            damage=self._damage,
+            now=self._now(),
+        )
+        return Replica(
+            raft,
+            log,
+            disk=self._disk,
+            soon=self._clocks.soon,
+            later=self._clocks.later,
+            wall=self._clocks.wall,
+            owner=self,
+            read_ahead=read_ahead,
+        )
+
+    def _own_member(self) -> Member | None:
+        members = self.configuration.named(self.name)
+        return next((member for member in members if member.disk_uuid == self.disk_uuid), None)
+
+    def attach(self, transport: Transport) -> None:
+        """Give the node its way to the others; before they can be heard."""
+        self.transport = transport
+        self._forwarder = Forwarder(
+            transport.send, clock=self._clocks.scheduler, rng=self._rng, check_subject=self.check_subject
+        )
+
+    # --- joining (`cluster.ClusterNode`) --------------------------------------------------
+
+    def begin_cluster(self) -> None:
+        """Make a new cluster, with this node as its only voter; the disk was empty."""
+        self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
+        self._open_log()
+        self._take_part()
+
+    def join_cluster(self, cluster_uuid: bytes) -> None:
+        """Belong to a cluster from now on; the disk was empty."""
+        self._create_identity(cluster_uuid, bootstrap=False)
+        self._open_log()
+        self._take_part()
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration of the log; empty while there is none."""
+        if self._replica is not None:
+            return self._replica.raft.configuration
+        return self._log.state.configuration if self._log is not None else Configuration()
+
+    @property
+    def is_in_cluster(self) -> bool:
+        """Whether there are other members; what a damaged log still knows does not count against that."""
+        return len(self.configuration.members) > 1 or self._damage is not None
+
+    @property
+    def leader_id(self) -> int:
+        """The member that leads, 0 when none is known."""
+        return self._replica.raft.leader if self._replica is not None else 0
+
+    @property
+    def leader_name(self) -> str:
+        """The node that leads, empty when none is known."""
+        if self._leads:
+            return self.name
+        leader = self.configuration.member(self.leader_id) if self.leader_id else None
+        return leader.name if leader is not None else ""
+
+    @property
+    def member_id(self) -> int:
+        """This node's id in the group, 0 while it has none."""
+        return self._replica.raft.id if self._replica is not None else 0
+
+    def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
+        """Take a Raft message from a node that may send it. See `cluster.ClusterNode.receive`."""
+        if self._log is None or self._is_stopping or self._has_failed or not envelope.target:
+            return
+        if self._is_renewing:
+            return  # Raft says it again
+        if self._replica is None:
+            # The leader knows by which entry this node became a member; its own log may not hold that yet.
+            self.logger.info("this node is member {id}", id=envelope.target)
+            self._begin_replica(envelope.target)
+        elif envelope.target > self._replica.raft.id:
+            # Ids only rise, and its sender knows this disk as that member. The own log may not tell yet.
+            self._renew_replica(envelope.target)
+            return
+        assert self._replica is not None
+        self._replica.receive(envelope, is_member=is_member)
+
+    def _renew_replica(self, id_: int) -> None:
+        """Go on under a new id: this node was removed and is a member again."""
+        replica = self._replica
+        assert replica is not None
+        replica.stop()
+        self.logger.info("this node is member {id} from now on, no longer {old}", id=id_, old=replica.raft.id)
+        self._restart_core(replica, id_)
+
+    def _restart_core(self, replica: Replica, id_: int = 0) -> None:
+        """Go on with what the disk holds, in the place of a replica that is stopped."""
+        self._replica, self._is_renewing = None, True
+        log, commit_index = self._log, replica.raft.commit_index
+        assert log is not None
+
+        def begin(_: object) -> None:
+            self._is_renewing = False
+            if not (self._is_stopping or self._has_failed):
+                self._begin_replica(id_ or replica.raft.id)
+
+        # Behind what the old one still writes; the new one takes all that the log holds for durable. It is,
+        # also when only the watermark had no room.
+        syncing = self._disk.run(lambda: log.sync(commit_index))
+        syncing.addErrback(lambda failure: failure.trap(DiskFullError)).addCallbacks(begin, self.fatal)
+
+    def change_configuration(self, configuration: Configuration) -> None:
+        """Propose a configuration on the leader; what is refused is tried again by the next look."""
+        assert self._replica is not None
+        try:
+            self._replica.raft.check_voters(configuration, within_ticks=HEARD_TICKS)
+        except MembershipError:
+            return
+        self._replica.propose_configuration(configuration).addCallbacks(
+            lambda appended: self.logger.info("configuration {index} is in force", index=appended.index),
+            lambda failure: None if failure.check(RequestError) else self.fatal(failure),
+        )
+
+    def is_heard(self, id: int) -> bool:
+        """Whether a member answered this leader within an election timeout."""
+        return self._replica is not None and self._replica.raft.is_heard(id)
+
+    def is_caught_up(self, id: int) -> bool:
+        """Whether a follower replicates close behind this leader."""
+        return self._replica is not None and self._replica.raft.is_caught_up(id)
+
+    def message_received(self, source: str, message: Message) -> None:
+        """Take a forwarded request, or the answer to one."""
+        if not self.repair_message_received(source, message) and self._forwarder is not None:
+            self._forwarder.message_received(source, message, self)
+
+    def peer_lost(self, name: str) -> None:
+        """A link with that node is gone: its answers will not come. Raft and gossip ask again."""
+        if self._forwarder is not None:
+            self._forwarder.link_lost(name)
+        if self._replica is not None and name == self.leader_name:
+            self._replica.leader_link_lost()
+
+    def when_settled(self, seconds_max: float) -> Deferred[None]:
+        """Fire once the appends under way have their outcome, at the latest after so many seconds."""
+        replica = self._replica
+        idle = succeed(None) if replica is None or replica.is_full else replica.when_idle()
+        return idle.addTimeout(seconds_max, self._clocks.scheduler, lambda _, __: None)
+
+    def stopService(self) -> Deferred[None]:
+        """Refuse new proposals, finish those taken, close the log clean."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._is_stopping = True
+        self._housekeeping.stop()
+        # Without a majority appends do not end; nobody waits for them longer than this.
+        return self.when_settled(self.options.drain_seconds).addBoth(self._close)
+
+    def release_waiters(self) -> None:
+        """Tell everybody who waits at the tail to go on elsewhere; later waiters are told at once."""
+        self._tail.close()
+
+    def _close(self, _: object) -> None:
+        if self._ticking.running:
+            self._ticking.stop()
+        self.release_waiters()
+        if self._forwarder is not None:
+            self._forwarder.stop()
+        if self._replica is not None:
+            self._replica.stop()
+        self._end_hand_overs()
+        self._disk.stop()
+        self._readers.stop()
+        if not self._has_failed:
+            if self._log is not None:
+                self._log.close()
+            self._directory.close()
+        self.logger.info("log closed")
+
+    # --- what the replica tells -----------------------------------------------------
+
+    def send(self, envelope: Envelope) -> None:
+        """Send a message to another member, or drop it."""
+        if self.transport is not None:
+            self.transport.send_raft(envelope)
+
+    def role_changed(self, state: SoftState) -> None:
+        """Role, leader or term are others now."""
+        self.has_leader = state.leader != 0
+        self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
+        self._look_at_hand_over()
+        if self._forwarder is not None:
+            self._forwarder.leader_changed(self.leader_name)
+
+    def committed(self) -> None:
+        """More is readable, or was trimmed."""
+        replica, _ = self._member()
+        self._tail.wake(replica.readable_offset)
+        lowest = replica.lowest_offset
+        if lowest > self._trimmed_to:
+            self._trimmed_to = lowest
+            self._trim(lowest, replica.readable_index)
+            self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
+        self._prepare()
+
+    def _member(self) -> tuple[Replica, Log]:
+        """Return the replica and its log.
+
+        Raises:
+            UnavailableError: This node is not a member of its cluster yet.
+        """
+        if self._replica is None or self._log is None:
+            raise UnavailableError("this node has not joined its cluster yet; try another node")
+        return self._replica, self._log
+
+    # --- appending --------------------------------------------------------------------
+
+    def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
+        """Append a batch, here or on the leader. See `NodeLike.propose`."""
+        if self._is_stopping or self._has_failed:
+            failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
+        elif self._replica is None or self._leads or self._forwarder is None:
+            self.propose_here(proposal, appended, failed)
+        else:
+            forwarded = self._forwarder.propose(self.leader_name, proposal)
+            forwarded.addCallbacks(appended, lambda failure: failed(failure.value)).addErrback(
+                lambda failure: self.logger.failure("answering an append", failure)
+            )
+            return forwarded
+        return None
+
+    @property
+    def _leads(self) -> bool:
+        return self._replica is not None and self._replica.raft.role is Role.LEADER
+
+    def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
+        """Append a batch if this node leads; never passes it on."""
+        if self._replica is None:
+            failed(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
+        elif not self.is_writable:
+            failed(DiskFullError(self.options.data_dir))
+        else:
+            self._under_way.propose(self._replica.propose, proposal, appended, failed)
+
+    # --- reading ------------------------------------------------------------------------
+
+    def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
+        """Read whole entry frames from the one holding `offset` on. See `NodeLike.fetch`."""
+        return self._reads.fetch(offset, size_max)
+
+    def bounds(self) -> Deferred[Bounds]:
+        """Return the readable range. See `NodeLike.bounds`."""
+        return self._reads.bounds()
+
+    def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
+        """Return the first offset at or after a time. See `NodeLike.find_offset`."""
+        return self._reads.find_offset(timestamp)
+
+    def wait_for(self, offset: int) -> Deferred[None]:
+        """Fire once the record at `offset` is readable. See `NodeLike.wait_for`."""
+        if self._replica is not None and offset < self._replica.readable_offset:
+            return succeed(None)
+        return self._tail.wait_for(offset)
+
+    # --- what it is -----------------------------------------------------------------------
+
+    def servers(self) -> Sequence[Server]:
+        """Return the members; a node alone is the cluster."""
+        if self.transport is not None:
+            return self.transport.servers()
+        options = self.options
+        return (
+            Server(
+                name=options.name,
+                address=options.address,
+                grpc_address=options.grpc_address,
+                is_leader=self.has_leader,
+            ),
+        )
+
+    def check_log(self, name: str) -> None:
+        """Raise unless the log is one of this cluster's.
+
+        Raises:
+            UnknownLogError: It is not.
+        """
+        if name not in ("", DEFAULT_LOG):
+            raise UnknownLogError(name)
+
+    # --- housekeeping -----------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self._clocks.wall() * 1_000_000)
+
+    def _keep_house(self) -> None:
+        self.look_for_room()
+        if self._replica is not None and self._trimmer is not None:
+            self._trimmer.look(self._clocks.wall(), self._clocks.monotonic())

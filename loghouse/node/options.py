@@ -1,0 +1,86 @@
+"""What a node is made with: its settings, its clocks, and the way to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from loghouse.gossip.members import MemberKey, MemberView
+from loghouse.node.api import Presence, Server
+from loghouse.protocol.configuration import Retention
+from loghouse.protocol.message import Message
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.config import LAN, RaftConfig
+from loghouse.runtime.scheduling import Later
+
+TICK_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What a node must be told.
+
+    Addresses are for `servers`, sizes in bytes, `scrub_rate` in bytes a second (0: sealed segments are read
+    only when somebody asks for them).
+    """
+
+    name: str
+    cluster_name: str
+    data_dir: str
+    address: str = ""
+    grpc_address: str = ""
+    segment_size: int
+    reserve_size: int
+    drain_seconds: float = 10.0
+    is_alone: bool = True
+    tick_seconds: float = TICK_SECONDS
+    retention: Retention = field(default_factory=Retention)
+    raft: RaftConfig = LAN
+    scrub_rate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Time, injected.
+
+    `scheduler` is for what happens later, `later` (seconds, work) the shorter way for what every append asks
+    for, `soon` runs work at the end of this turn of the reactor, `wall` is for timestamps, `monotonic` for
+    age; both in seconds.
+    """
+
+    scheduler: IReactorTime
+    soon: Callable[[Callable[[], None]], object]
+    later: Later
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+class Transport(Protocol):
+    """The way to the other nodes, as `cluster.Cluster` is one."""
+
+    def send_raft(self, envelope: Envelope) -> None:
+        """Send a Raft message, or drop it."""
+
+    def send(self, name: str, message: Message) -> bool:
+        """Send another message to a node; False when it certainly was not sent."""
+
+    def servers(self) -> Sequence[Server]:
+        """The members of the configuration, for clients."""
+
+    def present(self) -> Sequence[Presence]:
+        """The nodes of this cluster that are alive and reached by this node's own link."""
+
+    def address_of(self, key: MemberKey) -> str:
+        """Where a node is, as far as known; empty when it is not."""
+
+    def strangers(self) -> Sequence[MemberView]:
+        """The nodes of this cluster that are alive and no members."""
+
+    def version_of(self, name: str, disk_uuid: bytes) -> str:
+        """The version of Loghouse that a node runs; empty while there is no link to it."""
+
+    def liveness_of(self, name: str, disk_uuid: bytes) -> str:
+        """What gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""

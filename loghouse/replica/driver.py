@@ -1,0 +1,596 @@
+"""One member of one group: the consensus core driven over its log.
+
+The driver's whole duty is order. Messages that may leave at once do; what must be
+durable first goes to the disk thread, one group of writes at a time; what arrives
+meanwhile is the next group and shares its sync. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.errors import (
+    ConsensusError,
+    DamageError,
+    DiskFullError,
+    EntryDamagedError,
+    IdentityError,
+    LoghouseError,
+    OutcomeUnknownError,
+    StorageError,
+    UnavailableError,
+)
+from loghouse.limits import SYNC_GROUP_SIZE_MAX
+from loghouse.protocol.configuration import Configuration, decode_trim
+from loghouse.protocol.entry import Entry, EntryKind
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.core import Raft
+from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
+from loghouse.replica.api import Appended, OnAppended, OnFailed
+from loghouse.replica.group_write import GroupWrite
+from loghouse.replica.read_ahead import ReadAhead
+from loghouse.runtime.scheduling import Cancellable, Later
+from loghouse.runtime.threads import WorkQueue
+from loghouse.storage.log import Log
+
+COMMIT_NEWS_SECONDS: Final = 0.002
+"""How long the news of a commit waits for the next entries to carry it to followers. See ADR 12."""
+
+_BEYOND_REPAIR: Final = (EntryDamagedError, ConsensusError, StorageError)
+"""The logs contradict each other, or this one is damaged: never guess."""
+
+# How long a confirmed read waits for its entries, in election timeouts: they may be on their way.
+BEHIND_ELECTIONS_MAX: Final = 5
+
+
+class ReplicaOwner(Protocol):
+    """What a replica tells its node."""
+
+    def send(self, envelope: Envelope) -> None:
+        """Send a message to another member, or drop it: Raft sends again."""
+
+    def role_changed(self, state: SoftState) -> None:
+        """Role, leader or term are others now."""
+
+    def committed(self) -> None:
+        """More is readable, or was trimmed; configurations count from their append, look at them, too."""
+
+    def disk_filled(self, is_full: bool) -> None:
+        """The disk has no room for appends, or has room again."""
+
+    def damage_found(self, error: DamageError) -> None:
+        """The core met damage in committed entries; what needs them waits."""
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end: the disk failed, or the log contradicts what is committed."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Someone who proposed, and the place of the proposal."""
+
+    ticket: Ticket
+    appended: OnAppended
+    failed: OnFailed
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A confirmed read that waits until this node has got as far as `index`."""
+
+    index: int
+    done: Deferred[None]
+    ticks_left: int
+
+
+class Replica:
+    """Drives one `Raft` over one `Log`.
+
+    `readable_index` and `readable_offset` are min(commit, durable) here: what may be served.
+    `lowest_offset` is that of the committed trims up to there, so it is never above `readable_offset`.
+    """
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        raft: Raft,
+        log: Log,
+        *,
+        disk: WorkQueue,
+        soon: Callable[[Callable[[], None]], object],
+        later: Later,
+        wall: Callable[[], float],
+        owner: ReplicaOwner,
+        read_ahead: ReadAhead | None = None,
+    ) -> None:
+        """Take over a core and its log; nothing happens before `start`.
+
+        Args:
+            read_ahead: The core's way to the log, when that is not the log itself.
+            soon: Runs work at the end of this turn of the reactor.
+            later: Runs work after so many seconds.
+            wall: Seconds since the epoch, for timestamps.
+        """
+        self.raft = raft
+        self._log = log
+        self._disk = disk
+        self._soon = soon
+        self._later = later
+        self._wall = wall
+        self._owner = owner
+        self._read_ahead = read_ahead
+        if read_ahead is not None:
+            read_ahead.wake = self._schedule
+        self._is_scheduled = False
+        self._is_turning = False
+        self._is_stopped = False
+        self._lost_ticks = 0
+        self._news: Cancellable | None = None
+        self._to_write: deque[Ready] = deque()
+        self._writing: list[Ready] = []
+        self._write: GroupWrite | None = None
+        self._is_at_disk = False
+        self._has_moved = False
+        self._waiting: dict[int, list[_Waiting]] = {}
+        self._reads: dict[int, Deferred[int]] = {}
+        self._behind: list[_Behind] = []
+        self._idle: list[Deferred[None]] = []
+        # Committed, not readable yet: index, next offset, and what a trim made the lowest offset (else 0).
+        self._applied: deque[tuple[int, int, int]] = deque()
+        self._committed_term = 0
+        state = log.state_at(raft.commit_index)
+        self.readable_index = raft.commit_index
+        self.readable_offset = state.next_offset
+        self.lowest_offset = max(state.lowest_offset, log.first_offset)
+        self.is_full = False
+
+    # --- in ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Do what the core has to do at its start; a lone voter leads when its disk has written that."""
+        self._schedule()
+
+    def stop(self) -> None:
+        """Take no more turns; who waits gets no answer from here any more."""
+        self._is_stopped = True
+        if self._read_ahead is not None:
+            self._read_ahead.forget()
+        if self._news is not None:
+            self._news.cancel()
+            self._news = None
+        self._fail_waiting(OutcomeUnknownError("the node stopped before the append was acknowledged"))
+        self._fail_reads("the node is stopping; go on at another node")
+        self._become_idle()
+
+    @property
+    def must_go_back(self) -> bool:
+        """Whether what waits for room is better forgotten.
+
+        Not by a leader of several, since others may commit it, nor while anybody waits for its outcome.
+        """
+        if not self.is_full or self._is_at_disk or self._is_stopped:
+            return False
+        if not self.raft.is_alone:
+            return self.raft.role is not Role.LEADER and not self._waiting
+        stuck = [entry.kind for ready in (*self._writing, *self._to_write) for entry in ready.entries]
+        return EntryKind.RECORDS in stuck
+
+    def go_back(self, directory: str) -> None:
+        """Stop, as a process does. What is not on the disk of who is alone is certainly not appended."""
+        last_index = self._log.last_index
+        for index in [index for index in self._waiting if index > last_index and self.raft.is_alone]:
+            for waiting in self._waiting.pop(index):
+                self._answer(waiting.failed, DiskFullError(directory))
+        self.stop()
+
+    def when_idle(self) -> Deferred[None]:
+        """Fire once nothing waits for the disk or for commits."""
+        if self._is_idle or self._is_stopped:
+            return succeed(None)
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        return done
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._to_write or self._writing or self._waiting or self._is_scheduled)
+
+    def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
+        """Take a message from another member.
+
+        Args:
+            is_member: Whether the own log knows it; else others vouched for it.
+
+        Raises:
+            MalformedMessageError: The sender breaks the rules; close its link.
+            IdentityError: It is no member by the own log, and contradicts what is committed in that.
+        """
+        if self._is_stopped:
+            return
+        try:
+            self.raft.step(envelope)
+        except _BEYOND_REPAIR as error:
+            if not is_member and isinstance(error, ConsensusError | EntryDamagedError):
+                raise IdentityError(f"is no member by this node's log and contradicts it: {error}") from error
+            self._owner.fatal(Failure())
+            return
+        self._schedule()
+
+    def tick(self) -> None:
+        """Let a tick of time pass."""
+        if not self._is_stopped:
+            self.raft.tick(self._now())
+            self._count_lost_ticks()
+            if self._behind:
+                self._count_behind_ticks()
+            self._schedule()
+
+    def _count_lost_ticks(self) -> None:
+        """Give up on appends whose leadership was lost, when no new leader settled them in time.
+
+        The new leader may or may not have their entries; what commits at their index tells. Until then their
+        callers wait, but not longer than two elections take.
+        """
+        if self.raft.role is Role.LEADER or not self._waiting:
+            self._lost_ticks = 0
+            return
+        self._lost_ticks += 1
+        if self._lost_ticks > 2 * self.raft.config.election_ticks:
+            self._lost_ticks = 0
+            self._fail_waiting(OutcomeUnknownError("leadership was lost before the append was acknowledged"))
+
+    def _count_behind_ticks(self) -> None:
+        """Give up on confirmed reads that this node does not get to: it was cut off, or removed."""
+        for one in self._behind:
+            one.ticks_left -= 1
+        late = [one for one in self._behind if one.ticks_left <= 0]
+        self._behind = [one for one in self._behind if one.ticks_left > 0]
+        for one in late:
+            if not one.done.called:
+                one.done.errback(UnavailableError("this node is behind the leader; go on at another node"))
+
+    def leader_link_lost(self) -> None:
+        """Note that a connection with the leader broke."""
+        self.raft.leader_link_lost()
+
+    def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
+        """Append on the leader; calls `appended` when committed, or `failed`. Neither may raise.
+
+        Fails with:
+            NotLeaderError, UnavailableError, ...: As `Raft.propose`: certainly not appended.
+            OutcomeUnknownError: Leadership was lost and it is not known what became of the entry.
+        """
+        if self._is_stopped:
+            failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
+            return
+        try:
+            ticket = self.raft.propose(proposal, self._now())
+        except LoghouseError as error:
+            failed(error)
+            return
+        self._wait(ticket, appended, failed)
+
+    def propose_configuration(self, configuration: Configuration) -> Deferred[Appended]:
+        """Change the configuration; as `propose`, and MembershipError when the change is refused."""
+        if self._is_stopped:
+            return fail(UnavailableError("the node is stopping; nothing was changed, try another node"))
+        try:
+            ticket = self.raft.propose_configuration(configuration, self._now())
+        except LoghouseError:
+            return fail()
+        done: Deferred[Appended] = Deferred()
+        self._wait(ticket, done.callback, done.errback)
+        return done
+
+    def transfer_leadership(self, target: int = 0) -> None:
+        """Hand leadership to another voter, 0 for the best one; see `Raft.transfer_leadership` for errors."""
+        self.raft.transfer_leadership(target)
+        self._schedule()
+
+    def _wait(self, ticket: Ticket, appended: OnAppended, failed: OnFailed) -> None:
+        if ticket.index <= self.raft.commit_index:
+            appended(Appended.by(ticket, ticket.timestamp))  # a retry of a batch acknowledged before
+            return
+        self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, appended, failed))
+        self._schedule()
+
+    def read_barrier(self) -> Deferred[int]:
+        """Fire with the commit index of now, once it is readable here (ReadIndex, thesis 6.4).
+
+        Raises (as failures):
+            UnavailableError: No leader, or it did not confirm.
+            ResourceExhaustedError: Too many reads wait.
+        """
+        if self._is_stopped:
+            return fail(UnavailableError("the node is stopping; go on at another node"))
+        try:
+            id_ = self.raft.read_index()
+        except LoghouseError:
+            return fail()
+        done = self._reads[id_] = Deferred()
+        self._schedule()
+        return done.addCallback(self._until_readable)
+
+    def _until_readable(self, index: int) -> int | Deferred[int]:
+        if index <= self.readable_index:
+            return index
+        done: Deferred[None] = Deferred()
+        self._behind.append(_Behind(index, done, BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks))
+        return done.addCallback(lambda _: index)
+
+    def _now(self) -> int:
+        return int(self._wall() * 1_000_000)
+
+    # --- a turn -------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled and not self._is_stopped:
+            # Not at once: what else this turn of the reactor brings shares messages, write and sync.
+            self._is_scheduled = True
+            self._soon(self._turn)
+
+    def _turn(self) -> None:
+        """Hand out everything the core has to do."""
+        self._is_scheduled = False
+        if self._is_stopped or self._is_turning:
+            return
+        self._is_turning = True
+        try:
+            self._take_next()
+            # The disk's thread wakes up while this one looks for more.
+            while self._write_next() or self._take_next():
+                pass
+        except _BEYOND_REPAIR:
+            self._owner.fatal(Failure())
+        finally:
+            self._is_turning = False
+        if self._has_moved:
+            self._wake_readers()
+        unreadable = self.raft.take_unreadable()
+        if unreadable is not None:
+            self._owner.damage_found(unreadable)
+        if self._news is None and self.raft.has_untold_commit:
+            self._wait_with_news()
+        if self._is_idle:
+            self._become_idle()
+
+    def _wait_with_news(self) -> None:
+        if not self._is_stopped:
+            index = self.raft.commit_index
+            self._news = self._later(COMMIT_NEWS_SECONDS, lambda: self._tell_commit(index))
+
+    def _tell_commit(self, index: int) -> None:
+        self._news = None
+        if self.raft.tell_commit(index):
+            self._schedule()
+        elif self.raft.has_untold_commit:
+            self._wait_with_news()  # newer ones: they have their time, too
+
+    def _take_next(self) -> bool:
+        """Hand out the core's next Ready; False when there is none."""
+        ready = self.raft.ready()
+        if ready is not None:
+            self._take(ready)
+        return ready is not None
+
+    def _take(self, ready: Ready) -> None:
+        for envelope in ready.messages_now:
+            self._owner.send(envelope)
+        if ready.soft_state is not None:
+            if self._read_ahead is not None:
+                self._read_ahead.forget()
+            self._owner.role_changed(ready.soft_state)
+        if ready.waits_for_disk:
+            self._to_write.append(ready)
+        if ready.snapshot is not None:
+            self._skip_to(ready.snapshot.index, ready.snapshot.term)
+        if ready.committed:
+            self._apply(ready.committed)
+        for state in ready.read_states:
+            self._answer_read(state)
+
+    # --- the disk -----------------------------------------------------------------------
+
+    def _write_next(self) -> bool:
+        """Begin the next group of writes; True when it was empty and the core may have more to do."""
+        if self._writing or not self._to_write:
+            return False
+        group: list[Ready] = []
+        size = 0
+        must_persist = has_sent = False
+        while self._to_write and size < SYNC_GROUP_SIZE_MAX:
+            ready = self._to_write.popleft()
+            for entry in ready.entries:
+                size += entry.size
+            must_persist = must_persist or ready.must_persist
+            has_sent = has_sent or bool(ready.messages_now)
+            group.append(ready)
+        self._writing = group
+        if not must_persist:
+            self._finish_write()
+            return True
+        self._write = GroupWrite(self._log, group)
+        self._is_at_disk = True
+        if has_sent:
+            # Behind what was sent, which leaves at the end of this turn: others' disks then work beside this
+            # one, and the disk thread, which needs the interpreter, is not in the way of the sending.
+            self._soon(self._run_write)
+        else:
+            self._run_write()
+        return False
+
+    def _run_write(self) -> None:
+        if self._is_stopped:
+            return  # nobody was promised anything of it
+        assert self._write is not None
+        self._is_at_disk = True
+        self._disk.submit(self._write.run, self._written, self._not_written)
+
+    def _written(self, _: None) -> None:
+        self._is_at_disk = False
+        try:
+            if self.is_full:
+                self.is_full = False
+                self._owner.disk_filled(False)
+            has_sent = self._finish_write()
+            if not has_sent and (self._to_write or self._is_scheduled):
+                self._turn()  # the disk goes on beside the answers
+                return
+            if not (has_sent or self._is_stopped):
+                self._take_next()  # answers those whose entries are committed by now
+            # Another member waits for what was sent, or a caller for an answer: the rest comes behind it.
+            self._schedule()
+        except Exception:
+            self._owner.fatal(Failure())
+
+    def _not_written(self, failure: Failure) -> None:
+        self._is_at_disk = False
+        if not isinstance(failure.value, DiskFullError):
+            self._fail_waiting(OutcomeUnknownError("the disk failed during the append"))
+            self._owner.fatal(failure)
+        elif not self.is_full:
+            self.is_full = True
+            self._owner.disk_filled(True)
+
+    def retry_write(self) -> None:
+        """Try again to write what found a full disk; called now and then while `is_full`."""
+        # Never twice at a time: the end of the second would pass for that of the next group.
+        if self.is_full and self._write is not None and not (self._is_at_disk or self._is_stopped):
+            self._run_write()
+
+    def _finish_write(self) -> bool:
+        """Tell the core that the group is durable, and send what waited for that; return whether any did."""
+        group, self._writing = self._writing, []
+        self._write = None
+        if self._is_stopped:
+            return False
+        self.raft.persisted(group[-1].token)
+        has_sent = False
+        for ready in group:
+            if ready.snapshot is not None:
+                self._take_start()
+            for envelope in ready.messages_after_persist:
+                self._owner.send(envelope)
+                has_sent = True
+        self._publish()
+        return has_sent
+
+    # --- commits ------------------------------------------------------------------------
+
+    def _apply(self, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
+            self._settle_older(entry.term)
+            self._resolve(entry.index, entry.term, entry.timestamp)
+            trim = decode_trim(bytes(entry.payload)) if entry.kind == EntryKind.TRIM else 0
+            self._applied.append((entry.index, entry.next_offset, trim))
+        self._publish()
+
+    def _skip_to(self, index: int, term: int) -> None:
+        """A snapshot replaced the log up to `index`: nobody can tell what became of appends below."""
+        for waiting_index in [place for place in self._waiting if place <= index]:
+            for waiting in self._waiting.pop(waiting_index):
+                self._answer(waiting.failed, OutcomeUnknownError("the log moved on without this node"))
+        self._settle_older(term)
+        self._applied.clear()
+
+    def _settle_older(self, term: int) -> None:
+        """An entry of `term` is committed: what older terms wanted behind it never can be.
+
+        Terms never fall in a log. Waiting for the places themselves could take for ever: they may have been
+        cut, and nobody may append there.
+        """
+        if term <= self._committed_term:
+            return
+        self._committed_term = term
+        for index in list(self._waiting):
+            waiting = self._waiting.pop(index)
+            newer = [one for one in waiting if one.ticket.term >= term]
+            if newer:
+                self._waiting[index] = newer
+            for one in waiting:
+                if one.ticket.term < term:
+                    self._answer(one.failed, _replaced())
+
+    def _resolve(self, index: int, term: int, timestamp: int) -> None:
+        """Answer who waited for an entry at `index`, now that one of `term` is committed there."""
+        for waiting in self._waiting.pop(index, ()):
+            if waiting.ticket.term == term:
+                self._answer(waiting.appended, Appended.by(waiting.ticket, timestamp))
+            else:
+                self._answer(waiting.failed, _replaced())
+
+    def _publish(self) -> None:
+        """Let readers have what is committed and durable by now; the turn's end tells those who wait."""
+        applied = self._applied
+        # Not the log's own mark: until a cut is done, it still covers the entries that are to be replaced.
+        while applied and applied[0][0] <= self.raft.durable_index:
+            self.readable_index, self.readable_offset, trim = applied.popleft()
+            if trim > self.lowest_offset:
+                self.lowest_offset = trim
+            self._has_moved = True
+
+    def _take_start(self) -> None:
+        """Let readers have what a snapshot, which is installed by now, begins with."""
+        state = self._log.state_at(self._log.first_index - 1)
+        if state.index > self.readable_index:
+            self.readable_index, self.readable_offset = state.index, state.next_offset
+            self.lowest_offset = max(state.lowest_offset, self._log.first_offset)
+            self._has_moved = True
+
+    def _wake_readers(self) -> None:
+        """Tell those who wait for the tail, and who confirmed their reads, that more is readable."""
+        self._has_moved = False
+        due = [one for one in self._behind if one.index <= self.readable_index]
+        self._behind = [one for one in self._behind if one.index > self.readable_index]
+        self._owner.committed()
+        for one in due:
+            one.done.callback(None)
+
+    # --- answers ------------------------------------------------------------------------
+
+    def _answer(self, tell: Callable[[Any], object], outcome: Appended | Exception) -> None:
+        try:
+            tell(outcome)
+        except Exception:
+            # Not the log's concern: the others get their answers.
+            self.logger.failure("answering an append")
+
+    def _answer_read(self, state: ReadState) -> None:
+        done = self._reads.pop(state.id, None)
+        if done is None or done.called:
+            return  # a stop within this turn told its caller, or that one went away
+        if state.index is None:
+            done.errback(UnavailableError("the leader did not confirm the read; try again"))
+        else:
+            done.callback(state.index)
+
+    def _fail_waiting(self, error: OutcomeUnknownError) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for group in waiting.values():
+            for one in group:
+                self._answer(one.failed, error)
+
+    def _fail_reads(self, text: str) -> None:
+        reads, self._reads = self._reads, {}
+        behind, self._behind = self._behind, []
+        waiting: list[Deferred[Any]] = [*reads.values(), *(one.done for one in behind)]
+        for done in waiting:
+            if not done.called:
+                done.errback(UnavailableError(text))
+
+    def _become_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for done in idle:
+            done.callback(None)
+
+
+def _replaced() -> UnavailableError:
+    return UnavailableError("another leader's entry took this place; nothing was appended, try again")

@@ -1,0 +1,1 @@
+"""What knows loops, threads and sockets, and nothing of logs."""

@@ -1,0 +1,1 @@
+"""The service tree, and what is checked before it starts."""

@@ -1,0 +1,332 @@
+"""The service tree of one node: what starts after what, and the ordered stop.
+
+Everything that can fail at boot fails synchronously in `startService`, so twistd
+exits with a code that is not 0 and a reason. The stop is one coroutine: doors
+first, with a grace for calls under way, then the log.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse import __version__
+from loghouse.api.credentials import ServerCredentials
+from loghouse.api.server import GrpcServer
+from loghouse.auth.credentials import Credentials
+from loghouse.auth.policy import Action, Authorizer
+from loghouse.cluster.cluster import Cluster, ClusterOptions
+from loghouse.config.settings import NodeConfig
+from loghouse.errors import LoghouseError
+from loghouse.gossip import config as swim_config
+from loghouse.net.accept import own_hello
+from loghouse.net.one_port import OnePort, OnePortOptions
+from loghouse.net.peer import DialDoor
+from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
+from loghouse.node.options import Clocks, NodeOptions
+from loghouse.protocol.configuration import Retention
+from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.raft import config as raft_config
+from loghouse.runtime.bridge import call_from_thread, from_asyncio, later, soon
+from loghouse.runtime.threads import ThreadQueue, WorkQueue
+from loghouse.service.proving import credentials_of
+from loghouse.service.start_checks import read_policy
+from loghouse.storage.files import OsFiles
+
+WATCH_SECONDS: Final = 5.0
+EXIT_DISK_FAILED: Final = 1
+_SWIM: Final = {"local": swim_config.LOCAL, "lan": swim_config.LAN, "wan": swim_config.WAN}
+_RAFT: Final = {"local": raft_config.LAN, "lan": raft_config.LAN, "wan": raft_config.WAN}
+LEAVE_SECONDS_MAX: Final = 1.0
+
+
+def make_service(config: NodeConfig) -> IService:
+    """Compose a node's service tree from its settings; nothing is opened, bound or started yet.
+
+    Raises:
+        LoghouseError: Certificates or policy are missing or wrong.
+    """
+    from twisted.internet import reactor
+
+    return cast(IService, NodeService(config, cast(Any, reactor)))
+
+
+class FileWatch:
+    """Calls `reload` when one of the files changed; looks at their times and sizes, never inside.
+
+    Args:
+        paths: The files.
+        reload: Returns None, or a Deferred when it goes on; until that fires nobody looks.
+    """
+
+    def __init__(self, paths: Iterable[Path], reload: Callable[[], Deferred[None] | None]) -> None:
+        self._paths = tuple(paths)
+        self._reload = reload
+        self._is_reloading = False
+        self._seen = self._look()
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp(path) for path in self._paths)
+
+    def check(self) -> None:
+        """Reload if something changed since the last look."""
+        if self._is_reloading:
+            return
+        seen = self._look()
+        if seen != self._seen:
+            self._seen = seen
+            self._is_reloading = True
+            maybeDeferred(self._reload).addBoth(self._reloaded)
+
+    def _reloaded(self, outcome: object) -> object:
+        self._is_reloading = False
+        return outcome
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+class NodeService(Service):
+    """The node and its doors."""
+
+    logger = Logger()
+
+    def __init__(self, config: NodeConfig, reactor: Any) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._watches: list[FileWatch] = []
+        self._watching: LoopingCall | None = None
+        self.node = Node(
+            _node_options(config),
+            files=OsFiles(),
+            clocks=Clocks(cast(IReactorTime, reactor), soon(), later(), time.time, time.monotonic),
+            rng=random.SystemRandom(),
+            make_queue=self._make_queue,
+            on_fatal=self._die,
+        )
+
+    def _make_queue(self, name: str, thread_count: int) -> WorkQueue:
+        return ThreadQueue(name, call_from_thread(), thread_count)
+
+    def _die(self, failure: Failure) -> None:
+        """End the process at once: what the disk holds after a failed sync is known only to a new start."""
+        self.logger.failure("the node cannot go on: {reason}", failure, reason=failure.getErrorMessage())
+        sys.stdout.flush()
+        sys.stderr.write(f"loghouse: {failure.getErrorMessage()}\n")
+        sys.stderr.flush()
+        os._exit(EXIT_DISK_FAILED)
+
+    def startService(self) -> None:
+        """Bind the doors, open the log, begin to serve.
+
+        Raises:
+            LoghouseError: Says why the node cannot start.
+        """
+        config = self._config
+        # What needs no disk fails first, and whatever fails leaves the disk as it was.
+        authorizer, credentials = self._read_security()
+        try:
+            self.node.claim()
+            self._server = self._bind(authorizer, credentials)
+            self.node.startService()
+            self._one_port.listen()
+        except BaseException:
+            self._one_port.abort()
+            if self.node.running:
+                self.node.stopService()
+            else:
+                self.node.release()
+            raise
+        from_asyncio(self._server.start()).addErrback(self._die)
+        if not self.node.options.is_alone or self.node.is_in_cluster:
+            self._join()
+        self._watching = LoopingCall(self._check_files)
+        self._watching.clock = self._reactor
+        self._watching.start(WATCH_SECONDS, now=False).addErrback(
+            lambda failure: self.logger.failure("watching certificates and policy", failure)
+        )
+        signal.signal(signal.SIGHUP, self._hung_up(signal.getsignal(signal.SIGHUP)))
+        super().startService()  # type: ignore[no-untyped-call]
+        self._one_port.warn_of_expiry()
+        self.logger.info(
+            "node {name} of cluster {cluster} serves on {listen}",
+            name=config.name,
+            cluster=config.cluster,
+            listen=str(config.listen),
+        )
+
+    def _join(self) -> None:
+        """Look for the other nodes. One that is alone dials nobody."""
+        self.node.attach(self.cluster)
+        self.cluster.start(
+            DialDoor(
+                reactor=self._reactor,
+                watch=self._one_port.watch,
+                hello=own_hello(self.node, f"loghouse {__version__}"),
+                tls=self._one_port.tls,
+                rng=random.SystemRandom(),
+                soon=soon(),
+            )
+        )
+
+    def _read_security(self) -> tuple[Authorizer, Credentials | None]:
+        config = self._config
+        authorizer = read_policy(config)
+        self.node.check_subject = lambda subject: authorizer.check(subject, DEFAULT_LOG, Action.PRODUCE)
+        self._watches = [
+            FileWatch((config.acl.model, config.acl.policy), lambda: self._reload_policy(authorizer))
+        ]
+        credentials = credentials_of(config)
+        self.cluster = Cluster(
+            self.node, _cluster_options(config), clock=self._reactor, rng=random.SystemRandom()
+        )
+        self._one_port = OnePort(
+            self._reactor,
+            self.node,
+            authorizer,
+            wall_clock=time.time,
+            options=OnePortOptions(
+                tls=credentials,
+                anonymous=config.plaintext_subject,
+                record_size_max=config.limits.record_size_max,
+            ),
+            peers=self.cluster.accepted,
+            soon=soon(),
+        )
+        if credentials is not None:
+            paths = credentials.paths
+            files = [paths.certificate, paths.key, paths.ca, *filter(None, [paths.denylist])]
+            self._watches.append(FileWatch(files, lambda: self._reload_credentials(credentials)))
+        return authorizer, credentials
+
+    def _reload_policy(self, authorizer: Authorizer) -> Deferred[None]:
+        """Read the files on a thread, as certificates, and take them on the reactor's."""
+        read = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), authorizer.read)
+        return read.addCallback(authorizer.take).addErrback(self._not_reloaded)
+
+    def _reload_credentials(self, credentials: Credentials) -> Deferred[None]:
+        """Read and prove the files on a thread, for that takes longer than a turn of the reactor may."""
+        read = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), credentials.read)
+        return read.addCallback(credentials.take).addCallbacks(lambda _: None, self._not_reloaded)
+
+    def _not_reloaded(self, failure: Failure) -> None:
+        if failure.check(LoghouseError):
+            self.logger.error(
+                "the new file is not used, the old one still is: {error}", error=failure.getErrorMessage()
+            )
+        else:
+            self.logger.failure("reading certificates and policy again", failure)
+
+    def _bind(self, authorizer: Authorizer, credentials: Credentials | None) -> GrpcServer:
+        config = self._config
+        server = GrpcServer(
+            self.node,
+            authorizer,
+            clock=time.time,
+            credentials=ServerCredentials(credentials) if credentials is not None else None,
+            anonymous=config.plaintext_subject,
+            record_size_max=config.limits.record_size_max,
+            check_caller=credentials.check if credentials is not None else lambda identity: None,
+            shares=self._one_port.shares,
+            callers=self._one_port.callers,
+        )
+        server.bind(self._one_port.grpc_address)
+        if config.grpc_listen is not None:
+            server.bind(str(config.grpc_listen))
+        self._one_port.bind(config.listen.host, config.listen.port)
+        return server
+
+    def _check_files(self) -> None:
+        for watch in self._watches:
+            watch.check()
+        self._one_port.warn_of_expiry()
+
+    def _hung_up(self, before: Any) -> Callable[[int, Any], None]:
+        def run(number: int, frame: Any) -> None:
+            if callable(before):
+                before(number, frame)  # opens the log file anew
+            self._reactor.callFromThread(self._reload_all)
+
+        return run
+
+    def _reload_all(self) -> None:
+        self.logger.info("SIGHUP: reading certificates and policy again")
+        self._check_files()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the doors, give calls under way their grace, close the log."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._watching is not None and self._watching.running:
+            self._watching.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        seconds = self._config.shutdown.drain_seconds
+        self.logger.info("stopping: calls under way get {seconds} s", seconds=seconds)
+        await self.node.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, self._reactor, lambda _, __: None)
+        # Followers wait at the tail for ever; without this each stop would last the whole grace.
+        self.node.release_waiters()
+        await self._one_port.stop_accepting()
+        clients_gone = self._one_port.when_clients_are_gone(seconds)
+        await from_asyncio(self._server.stop(seconds))
+        await clients_gone
+        # Only now the other nodes: the answers to calls under way came over their links.
+        await self.node.when_settled(SETTLE_SECONDS_MAX)
+        if self.node.transport is not None:
+            self.cluster.stop("the node is stopping")
+        await self._one_port.leave_nodes(LEAVE_SECONDS_MAX)
+        self._one_port.abort()
+        await self.node.stopService()
+
+
+def _address(config: NodeConfig) -> str:
+    return str(config.advertise or config.listen)
+
+
+def _cluster_options(config: NodeConfig) -> ClusterOptions:
+    return ClusterOptions(
+        address=_address(config),
+        grpc_address=str(config.public_grpc_address or ""),
+        join=tuple(map(str, config.join)),
+        bootstrap=config.bootstrap,
+        swim=_SWIM[config.timing.network],
+    )
+
+
+def _node_options(config: NodeConfig) -> NodeOptions:
+    return NodeOptions(
+        name=config.name,
+        cluster_name=config.cluster,
+        data_dir=str(config.data_dir),
+        address=_address(config),
+        grpc_address=str(config.public_grpc_address or ""),
+        is_alone=config.bootstrap and not _cluster_options(config).seeds,
+        segment_size=config.storage.segment_size,
+        reserve_size=config.storage.reserve_size,
+        scrub_rate=config.storage.scrub_rate,
+        drain_seconds=config.shutdown.drain_seconds,
+        raft=replace(_RAFT[config.timing.network], proposals_size_max=config.limits.proposals_size_max),
+        retention=Retention(
+            size_max=config.retention.size_max, age_max_seconds=config.retention.age_max_seconds
+        ),
+    )
