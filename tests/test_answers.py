@@ -1,10 +1,10 @@
 """Answers of appends: each caller's own concern."""
 
 from loghouse.raft.ready import Proposal
-from tests.test_replica import ReplicaTestCase
+from tests.test_driver import DriverTestCase
 
 
-class AnswerTests(ReplicaTestCase):
+class AnswerTests(DriverTestCase):
     """A replica and those who wait for it."""
 
     def test_a_caller_that_raises(self):

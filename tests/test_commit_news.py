@@ -1,10 +1,10 @@
 """When followers hear of a commit: soon, but seldom by a message of its own (ADR 12)."""
 
 from loghouse.protocol.raft_messages import AppendEntries
-from tests.test_replica import ReplicaTestCase
+from tests.test_driver import DriverTestCase
 
 
-class CommitNewsTests(ReplicaTestCase):
+class CommitNewsTests(DriverTestCase):
     """A leader of three and its followers."""
 
     def lone(self):
@@ -47,7 +47,7 @@ class CommitNewsTests(ReplicaTestCase):
         self.assertEqual(self.group.clock.getDelayedCalls(), [])
 
 
-class LeaderDiskTests(ReplicaTestCase):
+class LeaderDiskTests(DriverTestCase):
     """A leader's own disk begins behind what was sent, so that others' disks need not wait for it."""
 
     def test_sent_first(self):

@@ -437,7 +437,7 @@ class ReadTests(NodeTestCase):
             waiter = node.wait_for(5)
             waiter.cancel()
             self.failureResultOf(waiter, CancelledError)
-        self.assertEqual((node._tail._waiters, node._tail.count), ({}, 0))
+        self.assertEqual((node._waiters._waiters, node._waiters.count), ({}, 0))
 
     def test_bound_of_waiters(self):
         """One waiter too many is refused, and room comes back."""

@@ -17,7 +17,7 @@ from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
 from tests.driver.town import TownTestCase
 from tests.storage.entries import CLUSTER, Writer
-from tests.test_replica import ReplicaTestCase
+from tests.test_driver import DriverTestCase
 
 COUNT = 60
 
@@ -205,7 +205,7 @@ class Forgetter:
         self.count += 1
 
 
-class RoleTests(ReplicaTestCase):
+class RoleTests(DriverTestCase):
     """What was read for a leader's followers does not outlive its leadership."""
 
     def test_forgotten_with_the_role(self):

@@ -112,7 +112,7 @@ class RosterTests(SynchronousTestCase):
         self.assertEqual(len(roster_reply(1, [renewed, many], 5).members), MEMBERS_MAX)
 
 
-class JoinerTests(SynchronousTestCase):
+class CoalescerTests(SynchronousTestCase):
     """A node without a configuration."""
 
     def test_operators_addresses(self):

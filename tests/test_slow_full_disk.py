@@ -1,10 +1,10 @@
 """A disk that is full and slow at once: what it was told twice must not count for what comes behind."""
 
 from loghouse.protocol.raft_messages import AppendEntriesReply
-from tests.test_replica import ReplicaTestCase
+from tests.test_driver import DriverTestCase
 
 
-class SlowFullDiskTests(ReplicaTestCase):
+class SlowFullDiskTests(DriverTestCase):
     """A follower whose disk has no room, and takes its time to say so."""
 
     def test_one_retry_at_a_time(self):

@@ -38,7 +38,7 @@ from loghouse.protocol.checking import check_steps, record_steps
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.protocol.varint import join_bytes_field
 from loghouse.replica.api import Fetched, Proposal
-from loghouse.replica.coalescing import Joiner, may_share
+from loghouse.replica.coalescing import Coalescer, may_share
 from loghouse.runtime.bridge import later, soon, to_asyncio
 
 SERVICE: Final = "log.v1.Log"
@@ -63,7 +63,7 @@ class LogService:
     def __init__(self, node: NodeLike, *, record_size_max: int) -> None:
         self._node = node
         self._record_size_max = record_size_max
-        self._joiner = Joiner(node.propose, soon(), later=later())
+        self._coalescer = Coalescer(node.propose, soon(), later=later())
         self._checks = LongChecks(deferToThread)
         self._reader_count = 0
 
@@ -203,7 +203,7 @@ class LogService:
         producer_id = request.producer_id
         if may_share(attributes=codec, producer_id=producer_id, expect_offset=expect_offset):
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
-            self._joiner.submit(call.subject, share)
+            self._coalescer.submit(call.subject, share)
             return share.done
         proposal = Proposal(
             payload=payload,
@@ -215,7 +215,7 @@ class LogService:
             producer_sequence=request.producer_sequence,
             subject=call.subject,
         )
-        dropped = self._joiner.submit_alone(share, proposal)
+        dropped = self._coalescer.submit_alone(share, proposal)
         if dropped is not None:
             share.done.add_done_callback(lambda _: dropped.cancel())
         return share.done

@@ -26,7 +26,7 @@ from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
 from loghouse.replica.api import Proposal
-from loghouse.replica.coalescing import Joiner, may_share
+from loghouse.replica.coalescing import Coalescer, may_share
 from loghouse.runtime.scheduling import Cancellable
 from loghouse.shares import Holding, Ledger
 
@@ -68,17 +68,17 @@ class AppendDoor:
         self.scheduler = scheduler
         self.checks = LongChecks(in_thread)
         self.record_size_max = record_size_max
-        self._joiner = Joiner(node.propose, soon, self.flush, entries_max=ENTRIES_MAX)
+        self._coalescer = Coalescer(node.propose, soon, self.flush, entries_max=ENTRIES_MAX)
         self._answered: set[Appends] = set()
 
     def join(self, append: Append, subject: str) -> None:
         """Propose a plain batch together with what else this turn brings."""
-        self._joiner.add(subject, append)
-        self._joiner.flush_soon()
+        self._coalescer.add(subject, append)
+        self._coalescer.flush_soon()
 
     def propose(self, append: Append, proposal: Proposal) -> None:
         """Propose an entry of its own, behind what came before it."""
-        append.pending = self._joiner.submit_alone(append, proposal)
+        append.pending = self._coalescer.submit_alone(append, proposal)
 
     def note_answer(self, appends: Appends) -> None:
         """Remember to flush a session, once the others of its entry have their answers, too."""

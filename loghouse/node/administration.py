@@ -37,7 +37,7 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.api import Appended, proposing
-from loghouse.replica.driver import Replica
+from loghouse.replica.driver import RaftDriver
 from loghouse.shares import Rate
 
 HEARD_TICKS: Final = 3
@@ -67,7 +67,7 @@ class Administration:
     name: str
     disk_uuid: bytes
     transport: Transport | None
-    _replica: Replica | None
+    _replica: RaftDriver | None
     _forwarder: Forwarder | None
     _hand_overs: list[Deferred[None]]
     _removals: list[_Removal]
@@ -172,12 +172,12 @@ class Administration:
             return fail()
         return fail(NotSupportedError(f"operation {order.operation} is not known to this version"))
 
-    def _progress(self, replica: Replica) -> AdminResult:
+    def _progress(self, replica: RaftDriver) -> AdminResult:
         raft = replica.raft
         matches = [(id_, progress.match_index) for id_, progress in raft.followers.items() if id_ != raft.id]
         return AdminResult(number=raft.commit_index, matches=((raft.id, raft.durable_index), *matches))
 
-    def _add(self, replica: Replica, name: str, *, is_learner: bool) -> Deferred[AdminResult]:
+    def _add(self, replica: RaftDriver, name: str, *, is_learner: bool) -> Deferred[AdminResult]:
         configuration = replica.raft.configuration
         if is_learner:
             return self._change(replica, self._with_replica(configuration, name))
@@ -207,7 +207,7 @@ class Administration:
                 return configuration.with_member(name, presence.disk_uuid, MemberRole.REPLICA)
         raise MembershipError(f"{name!r} is not reached by the leader; start it first, then add it again")
 
-    def _remove(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+    def _remove(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
         configuration = replica.raft.configuration
         members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
         if not members:
@@ -219,7 +219,7 @@ class Administration:
             lambda _: self._take_out(replica, name)
         )
 
-    def _check_is_one(self, replica: Replica, member: Member) -> None:
+    def _check_is_one(self, replica: RaftDriver, member: Member) -> None:
         """Raise when two machines live under a member's name: which one is meant to go is not known.
 
         Raises:
@@ -236,7 +236,7 @@ class Administration:
                     "removed: stop that one, then remove again"
                 )
 
-    def _take_out(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+    def _take_out(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
         """Remove the members of a name, a learner before the voter that it was to replace, one at a time."""
         configuration = replica.raft.configuration
         members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
@@ -289,17 +289,17 @@ class Administration:
             return error
         return None
 
-    def _shut_out(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+    def _shut_out(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
         """Keep out a node that is no member: its certificate may be in wrong hands."""
         configuration = replica.raft.configuration
         if name in configuration.removed:
             return succeed(AdminResult())
         return self._change(replica, replace(configuration, removed=_with_removed(configuration, name)))
 
-    def _change(self, replica: Replica, configuration: Configuration) -> Deferred[AdminResult]:
+    def _change(self, replica: RaftDriver, configuration: Configuration) -> Deferred[AdminResult]:
         return replica.propose_configuration(configuration).addCallback(lambda _: AdminResult())
 
-    def _transfer(self, replica: Replica, name: str) -> Deferred[AdminResult]:
+    def _transfer(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
         raft = replica.raft
         if name == self.name:
             replica.transfer_leadership(raft.id)  # takes back what is pending

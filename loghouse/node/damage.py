@@ -24,8 +24,8 @@ from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.message import Message
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.raft.ready import Damage
-from loghouse.replica.driver import Replica
-from loghouse.replica.entry_repair import Mender
+from loghouse.replica.driver import RaftDriver
+from loghouse.replica.entry_repair import EntryRepair
 from loghouse.replica.scrubber import Scrubber
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
@@ -133,11 +133,11 @@ class Repairing:
     _disk: WorkQueue
     _readers: WorkQueue
     _log: Log | None
-    _replica: Replica | None
+    _replica: RaftDriver | None
     _on_fatal: Callable[[Failure], None]
     _log_repair: LogRepair | None = None
     _damaged_places: set[tuple[str, int]]
-    _mender: Mender | None = None
+    _entry_repair: EntryRepair | None = None
     _scrubber: Scrubber | None = None
 
     if TYPE_CHECKING:
@@ -202,8 +202,8 @@ class Repairing:
         """Begin to mend, and return whether that is possible; else tell, and let a member end."""
         if self._has_failed or self._is_stopping:
             return False
-        is_member, mender = self._is_member, self._look_after()
-        if is_member and mender is not None and mender.take(error):
+        is_member, entry_repair = self._is_member, self._look_after()
+        if is_member and entry_repair is not None and entry_repair.take(error):
             return True
         place = (error.file, error.position)
         if place not in self._damaged_places and len(self._damaged_places) < PLACES_MAX:
@@ -213,13 +213,13 @@ class Repairing:
             self.fatal(failure)
         return False
 
-    # --- mending in place (`mending.MendOwner`, `scrubbing.ScrubOwner`) ------------------------
+    # --- mending in place (`mending.EntryRepairOwner`, `scrubbing.ScrubOwner`) ------------------------
 
-    def _look_after(self) -> Mender | None:
+    def _look_after(self) -> EntryRepair | None:
         """Return who mends the log, from its opening on."""
         log = self._log
-        if self._mender is None and log is not None:
-            self._mender = Mender(
+        if self._entry_repair is None and log is not None:
+            self._entry_repair = EntryRepair(
                 self._files,
                 log,
                 self,
@@ -235,7 +235,7 @@ class Repairing:
                 rate=self.options.scrub_rate,
                 monotonic=self._clocks.monotonic,
             )
-        return self._mender
+        return self._entry_repair
 
     @property
     def committed_index(self) -> int:
@@ -273,23 +273,23 @@ class Repairing:
 
     def repair_message_received(self, source: str, message: Message) -> bool:
         """Take a message about damaged entries; False when it is about something else."""
-        mender = self._look_after()
+        entry_repair = self._look_after()
         match message:
             case EntriesRequest():
-                if mender is not None:
-                    mender.serve(source, message)
+                if entry_repair is not None:
+                    entry_repair.serve(source, message)
             case EntriesReply():
-                if mender is not None:
-                    mender.reply_received(source, message)
+                if entry_repair is not None:
+                    entry_repair.reply_received(source, message)
             case _:
                 return False
         return True
 
     def look_at_damage(self) -> None:
         """Read and mend what is due; called at each tick."""
-        mender = self._look_after()
-        if mender is not None and self._scrubber is not None:
-            mender.look(self._clocks.monotonic())
+        entry_repair = self._look_after()
+        if entry_repair is not None and self._scrubber is not None:
+            entry_repair.look(self._clocks.monotonic())
             self._scrubber.look()
         self._look_at_loss()
 

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DiskFullError
 from loghouse.node.options import NodeOptions
-from loghouse.replica.driver import Replica
+from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.log import Log
@@ -29,7 +29,7 @@ class RoomKeeping:
     _directory: DataDirectory
     _disk: WorkQueue
     _log: Log | None
-    _replica: Replica | None
+    _replica: RaftDriver | None
     _trimmed_to: int = 0
     _is_prepared: bool = False
     _unwritten_book: bytes | None = None
@@ -40,7 +40,7 @@ class RoomKeeping:
         def fatal(self, failure: Failure) -> None:
             """The process must end; `Repairing` does it."""
 
-        def _restart_core(self, replica: Replica, id_: int = 0) -> None:
+        def _restart_core(self, replica: RaftDriver, id_: int = 0) -> None:
             """Go on with what the disk holds; the node does it."""
 
     # --- segments -----------------------------------------------------------------------

@@ -41,13 +41,13 @@ from loghouse.raft.core import Raft
 from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.raft.ready import HardState, Role, SoftState
 from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
-from loghouse.replica.driver import Replica
+from loghouse.replica.driver import RaftDriver
 from loghouse.replica.read_ahead import ReadAhead
 from loghouse.replica.reads import Reads
 from loghouse.replica.retention import AgeClock
 from loghouse.replica.trimming import Trimmer
 from loghouse.replica.under_way import UnderWay
-from loghouse.replica.waiters import Tail
+from loghouse.replica.waiters import Waiters
 from loghouse.runtime.scheduling import Cancellable
 from loghouse.runtime.threads import WorkQueue
 from loghouse.shares import Rate
@@ -93,14 +93,14 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._rng = rng
         self._make_queue = make_queue
         self._on_fatal = on_fatal
-        self._tail = Tail()
+        self._waiters = Waiters()
         self._under_way = UnderWay(options.raft.proposals_size_max)
         self._registrations = Rate(REGISTRATIONS_AT_ONCE_MAX, REGISTRATION_SECONDS)
         self._is_stopping = False
         self._is_renewing = False
         self._has_failed = False
         self._damaged_places: set[tuple[str, int]] = set()
-        self._replica: Replica | None = None
+        self._replica: RaftDriver | None = None
         self._trimmer: Trimmer | None = None
         self._log: Log | None = None
         self._claimed: DataDirectory | None = None
@@ -256,7 +256,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             term=self._log.hard_state.term,
         )
 
-    def _make_replica(self, id_: int) -> Replica:
+    def _make_replica(self, id_: int) -> RaftDriver:
         log = self._log
         assert log is not None
         # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
@@ -275,7 +275,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             damage=self._damage,
             now=self._now(),
         )
-        return Replica(
+        return RaftDriver(
             raft,
             log,
             disk=self._disk,
@@ -366,7 +366,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self.logger.info("this node is member {id} from now on, no longer {old}", id=id_, old=replica.raft.id)
         self._restart_core(replica, id_)
 
-    def _restart_core(self, replica: Replica, id_: int = 0) -> None:
+    def _restart_core(self, replica: RaftDriver, id_: int = 0) -> None:
         """Go on with what the disk holds, in the place of a replica that is stopped."""
         self._replica, self._is_renewing = None, True
         log, commit_index = self._log, replica.raft.commit_index
@@ -430,7 +430,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
 
     def release_waiters(self) -> None:
         """Tell everybody who waits at the tail to go on elsewhere; later waiters are told at once."""
-        self._tail.close()
+        self._waiters.close()
 
     def _close(self, _: object) -> None:
         if self._ticking.running:
@@ -467,7 +467,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
     def committed(self) -> None:
         """More is readable, or was trimmed."""
         replica, _ = self._member()
-        self._tail.wake(replica.readable_offset)
+        self._waiters.wake(replica.readable_offset)
         lowest = replica.lowest_offset
         if lowest > self._trimmed_to:
             self._trimmed_to = lowest
@@ -475,7 +475,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
         self._prepare()
 
-    def _member(self) -> tuple[Replica, Log]:
+    def _member(self) -> tuple[RaftDriver, Log]:
         """Return the replica and its log.
 
         Raises:
@@ -532,7 +532,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         """Fire once the record at `offset` is readable. See `NodeLike.wait_for`."""
         if self._replica is not None and offset < self._replica.readable_offset:
             return succeed(None)
-        return self._tail.wait_for(offset)
+        return self._waiters.wait_for(offset)
 
     # --- what it is -----------------------------------------------------------------------
 

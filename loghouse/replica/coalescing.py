@@ -75,7 +75,7 @@ class _Gathering:
         )
 
 
-class Joiner:
+class Coalescer:
     """Gathers batches and proposes them in as few entries as fit; a door has one for all its callers.
 
     Batches of one subject keep their order. Subjects do not share: a proposal carries the one it is for.

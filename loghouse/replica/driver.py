@@ -50,7 +50,7 @@ _BEYOND_REPAIR: Final = (EntryDamagedError, ConsensusError, StorageError)
 BEHIND_ELECTIONS_MAX: Final = 5
 
 
-class ReplicaOwner(Protocol):
+class DriverOwner(Protocol):
     """What a replica tells its node."""
 
     def send(self, envelope: Envelope) -> None:
@@ -90,7 +90,7 @@ class _Behind:
     ticks_left: int
 
 
-class Replica:
+class RaftDriver:
     """Drives one `Raft` over one `Log`.
 
     `readable_index` and `readable_offset` are min(commit, durable) here: what may be served.
@@ -108,7 +108,7 @@ class Replica:
         soon: Callable[[Callable[[], None]], object],
         later: Later,
         wall: Callable[[], float],
-        owner: ReplicaOwner,
+        owner: DriverOwner,
         read_ahead: ReadAhead | None = None,
     ) -> None:
         """Take over a core and its log; nothing happens before `start`.

@@ -40,7 +40,7 @@ ATTEMPTS_MAX: Final = 3  # mending the same place, and looking at a segment in v
 _ID_COUNT: Final = 1 << 64
 
 
-class MendOwner(Protocol):
+class EntryRepairOwner(Protocol):
     """What mending asks of its node."""
 
     @property
@@ -97,7 +97,7 @@ class _Asked:
     deadline: float
 
 
-class Mender:
+class EntryRepair:
     """Mends one log's sealed segments, and gives others what they need to mend theirs."""
 
     logger = Logger()
@@ -106,7 +106,7 @@ class Mender:
         self,
         files: Files,
         log: Log,
-        owner: MendOwner,
+        owner: EntryRepairOwner,
         *,
         readers: WorkQueue,
         disk: WorkQueue,

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.replica.api import Bounds, Fetched
-from loghouse.replica.driver import Replica
+from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
 
@@ -27,7 +27,7 @@ class Reads:
         self,
         readers: WorkQueue,
         *,
-        member: Callable[[], tuple[Replica, Log]],
+        member: Callable[[], tuple[RaftDriver, Log]],
         is_damaged: Callable[[], bool],
         read_failed: Callable[[Failure], Any],
     ) -> None:
@@ -63,7 +63,7 @@ class Reads:
             return self._read(replica, log, offset, size_max)
         raise OffsetOutOfRangeError(offset, replica.lowest_offset, replica.readable_offset)
 
-    def _read(self, replica: Replica, log: Log, offset: int, size_max: int) -> Deferred[Fetched]:
+    def _read(self, replica: RaftDriver, log: Log, offset: int, size_max: int) -> Deferred[Fetched]:
         high_index = replica.readable_index
         size_max = min(size_max, FETCH_SIZE_MAX)
 
@@ -121,7 +121,7 @@ class Reads:
         replica, _ = self._member()
         return self._read_barrier(replica)
 
-    def _read_barrier(self, replica: Replica) -> Deferred[int]:
+    def _read_barrier(self, replica: RaftDriver) -> Deferred[int]:
         is_lone = replica.raft.configuration.voters == {replica.raft.id} and not self._is_damaged()
         if replica.is_full and is_lone:
             # A full disk deposes a leader, but there is nobody else who could have committed anything.

@@ -10,7 +10,7 @@ from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.clock_watch import ClockWatch
-from loghouse.replica.driver import Replica
+from loghouse.replica.driver import RaftDriver
 from loghouse.replica.retention import AgeClock, SegmentSpan, trim_offset
 from loghouse.storage.log import Log
 
@@ -22,7 +22,7 @@ class Trimmer:
 
     logger = Logger()
 
-    def __init__(self, replica: Replica, log: Log, age_clock: AgeClock, monotonic: float) -> None:
+    def __init__(self, replica: RaftDriver, log: Log, age_clock: AgeClock, monotonic: float) -> None:
         self._replica = replica
         self._log = log
         self._age_clock = age_clock

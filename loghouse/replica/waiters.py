@@ -13,7 +13,7 @@ from loghouse.limits import WAITERS_MAX
 SPARE_MAX: Final = 64
 
 
-class Tail:
+class Waiters:
     """Followers of the log, each waiting for one offset to become readable."""
 
     def __init__(self) -> None:

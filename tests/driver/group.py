@@ -15,7 +15,7 @@ from loghouse.raft.membership import bootstrap_entry
 from loghouse.raft.ready import HardState, Proposal
 from loghouse.raft.ready import Role as RaftRole
 from loghouse.replica.api import proposing
-from loghouse.replica.driver import COMMIT_NEWS_SECONDS, Replica
+from loghouse.replica.driver import COMMIT_NEWS_SECONDS, RaftDriver
 from loghouse.storage.directory import DataDirectory, Identity
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
@@ -58,7 +58,7 @@ class Member:
             rng=random.Random(id_),
             commit_index=1,
         )
-        self.replica = Replica(
+        self.replica = RaftDriver(
             self.raft,
             self.log,
             disk=self.disk,
@@ -68,7 +68,7 @@ class Member:
             owner=self,
         )
 
-    # --- ReplicaOwner -------------------------------------------------------------
+    # --- DriverOwner -------------------------------------------------------------
 
     def send(self, envelope) -> None:
         self.sent.append(envelope)

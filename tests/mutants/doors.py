@@ -111,7 +111,7 @@ PRODUCERS = (
         "A retry of a committed batch is told that it was appended at the beginning of time.",
         [
             (
-                "loghouse.replica.driver:Replica._wait",
+                "loghouse.replica.driver:RaftDriver._wait",
                 "Appended.by(ticket, ticket.timestamp)",
                 "Appended.by(ticket, 0)",
             )

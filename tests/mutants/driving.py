@@ -5,12 +5,12 @@
 
 from tests.mutants.named import bug
 
-REPLICA = "loghouse.replica.driver:Replica."
+REPLICA = "loghouse.replica.driver:RaftDriver."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
 JOINING = "loghouse.cluster.discovery:Discovery."
 NODE = "loghouse.node.node:Node."
 READS = "loghouse.replica.reads:Reads."
-JOINER = "loghouse.replica.coalescing:Joiner."
+JOINER = "loghouse.replica.coalescing:Coalescer."
 PROPOSALS = "loghouse.raft.proposals:Proposals."
 ADMINISTRATION = "loghouse.node.administration:Administration."
 
@@ -26,7 +26,7 @@ ORDER = (
                 "in ready.messages_now + ready.messages_after_persist:",
             )
         ],
-        "test_replica:CommitTests.test_acknowledgements_wait_for_the_disk",
+        "test_driver:CommitTests.test_acknowledgements_wait_for_the_disk",
     ),
     bug(
         "commit-never-told",
@@ -46,7 +46,7 @@ ORDER = (
                 "in ready.messages_now + ready.messages_after_persist:",
             )
         ],
-        "test_replica:CommitTests.test_votes_wait_for_the_disk",
+        "test_driver:CommitTests.test_votes_wait_for_the_disk",
     ),
     bug(
         "durable-when-handed-over",
@@ -59,14 +59,14 @@ ORDER = (
                 "self._writing = group; self.raft.persisted(group[-1].token)",
             )
         ],
-        "test_replica:CommitTests.test_majority_of_disks",
+        "test_driver:CommitTests.test_majority_of_disks",
     ),
     bug(
         "readable-before-durable",
         "storage: readers see min(commit, durable)",
         "What others committed is served before it is on this disk.",
         [(REPLICA + "_publish", "and applied[0][0] <= self.raft.durable_index", "")],
-        "test_replica:CommitTests.test_committed_is_not_readable_before_it_is_durable_here",
+        "test_driver:CommitTests.test_committed_is_not_readable_before_it_is_durable_here",
     ),
     bug(
         "replaced-entries-served",
@@ -80,7 +80,7 @@ ORDER = (
         "one sync of everything that waits stalls the leader for seconds",
         "A group of writes has no bound.",
         [(REPLICA + "_write_next", "and size < SYNC_GROUP_SIZE_MAX", "")],
-        "test_replica:CommitTests.test_groups_are_bounded",
+        "test_driver:CommitTests.test_groups_are_bounded",
     ),
     bug(
         "failed-step-skipped",
@@ -93,14 +93,14 @@ ORDER = (
                 "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
             )
         ],
-        "test_replica:FullDiskTests.test_retry_goes_on_where_it_stopped",
+        "test_driver:FullDiskTests.test_retry_goes_on_where_it_stopped",
     ),
     bug(
         "divergence-ignored",
         "logs that contradict each other must stop the member",
         "A leader's entry that contradicts a committed one is only ignored.",
         [(REPLICA + "receive", "self._owner.fatal(", "str(")],
-        "test_replica:FatalTests.test_divergence",
+        "test_driver:FatalTests.test_divergence",
     ),
 )
 
@@ -113,35 +113,35 @@ ANSWERS = (
             (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
             (REPLICA + "_resolve", "if waiting.ticket.term == term:", "if True:"),
         ],
-        "test_replica:LostLeadershipTests.test_replaced_by_the_successor",
+        "test_driver:LostLeadershipTests.test_replaced_by_the_successor",
     ),
     bug(
         "cut-places-wait-for-ever",
         "found here: a leader that lost its suffix and led again",
         "An append waits for an entry at its own index, though a newer term settled it.",
         [(REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:")],
-        "test_replica:LostLeadershipTests.test_replaced_and_leading_again",
+        "test_driver:LostLeadershipTests.test_replaced_and_leading_again",
     ),
     bug(
         "never-given-up",
         "etcd#10289: proposals that hang after a lost leadership",
         "Appends whose leadership was lost wait for ever when nobody leads.",
         [(REPLICA + "_count_lost_ticks", "if self._lost_ticks > 2", "if 0 > 2")],
-        "test_replica:LostLeadershipTests.test_not_settled_in_time",
+        "test_driver:LostLeadershipTests.test_not_settled_in_time",
     ),
     bug(
         "certain-behind-a-snapshot",
         "a snapshot says nothing of single appends",
         "An append below a snapshot is said not to have been appended.",
         [(REPLICA + "_skip_to", "if place <= index", "if False")],
-        "test_replica:SnapshotTests.test_skipped_by_a_snapshot",
+        "test_driver:SnapshotTests.test_skipped_by_a_snapshot",
     ),
     bug(
         "read-before-readable",
         "ReadIndex without waiting for apply",
         "A read barrier fires before the entries are readable here.",
         [(REPLICA + "_until_readable", "if index <= self.readable_index:", "if True:")],
-        "test_replica:ReadTests.test_follower",
+        "test_driver:ReadTests.test_follower",
     ),
     bug(
         "answer-that-raises",
@@ -162,28 +162,28 @@ ANSWERS = (
         "found here: a stopped replica took proposals",
         "An append that comes after the stop is taken and never answered.",
         [(REPLICA + "propose", "if self._is_stopped:", "if False:")],
-        "test_replica:StopTests.test_proposal_after_the_stop",
+        "test_driver:StopTests.test_proposal_after_the_stop",
     ),
     bug(
         "stopped-speaks",
         "a write that ends after the stop",
         "A stopped replica acknowledges what its disk finishes.",
         [(REPLICA + "_finish_write", "if self._is_stopped:", "if False:")],
-        "test_replica:StopTests.test_follower",
+        "test_driver:StopTests.test_follower",
     ),
     bug(
         "stopped-goes-on",
         "found here: answers first, without a look at the stop",
         "A stopped leader hands out what its core still had to send when its disk is through.",
         [(REPLICA + "_written", "or self._is_stopped", "")],
-        "test_replica:StopTests.test_with_something_to_say",
+        "test_driver:StopTests.test_with_something_to_say",
     ),
     bug(
         "stop-forgets-reads",
         "grpc calls that hang until their deadline",
         "Reads that wait are not told of the stop.",
         [(REPLICA + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass")],
-        "test_replica:StopTests.test_while_reads_wait",
+        "test_driver:StopTests.test_while_reads_wait",
     ),
     bug(
         "stop-forgets-hand-overs",
@@ -216,21 +216,21 @@ JOINING_APPENDS = (
         "Kafka KIP-98: sequences belong to whole batches",
         "A producer's batch shares an entry, which forgets its sequence: a retry is appended again.",
         [("loghouse.replica.coalescing:may_share", "and not producer_id", "")],
-        "test_joining:JoinerTests.test_who_may_share",
+        "test_coalescing:CoalescerTests.test_who_may_share",
     ),
     bug(
         "expectations-share",
         "optimistic locking by offset",
         "A batch that expects an offset shares an entry, and nobody looks at the offset.",
         [("loghouse.replica.coalescing:may_share", "and expect_offset is None", "")],
-        "test_joining:JoinerTests.test_who_may_share",
+        "test_coalescing:CoalescerTests.test_who_may_share",
     ),
     bug(
         "everybody-gets-the-first-offset",
         "offsets of records that share a batch",
         "All who share an entry are told its first offset.",
         [(JOINER + "_appended", "base_offset += share.record_count", "pass")],
-        "test_joining:JoinerTests.test_one_turn_one_entry",
+        "test_coalescing:CoalescerTests.test_one_turn_one_entry",
     ),
     bug(
         "the-gone-are-not-counted",
@@ -243,7 +243,7 @@ JOINING_APPENDS = (
                 "if not share.is_wanted:\n            continue\n        if True:",
             )
         ],
-        "test_joining:JoinerTests.test_a_caller_who_left_is_no_obstacle",
+        "test_coalescing:CoalescerTests.test_a_caller_who_left_is_no_obstacle",
     ),
     bug(
         "checksum-of-the-first",
@@ -256,7 +256,7 @@ JOINING_APPENDS = (
                 'b"".join([share.payload for share in shares]), payload_crc',
             )
         ],
-        "test_joining:JoinerTests.test_joined_checksum",
+        "test_coalescing:CoalescerTests.test_joined_checksum",
     ),
     bug(
         "small-ones-starve",
@@ -269,7 +269,7 @@ JOINING_APPENDS = (
                 "self._propose(subject, 1)",
             )
         ],
-        "test_joining:JoinerTests.test_small_ones_get_their_turn",
+        "test_coalescing:CoalescerTests.test_small_ones_get_their_turn",
     ),
 )
 

@@ -6,14 +6,14 @@ Those of the core and of storage are in the other banks. What only a crafted pee
 
 from loghouse.testing.mutation import Edit, Mutant
 
-REPLICA = "loghouse.replica.driver:Replica."
+REPLICA = "loghouse.replica.driver:RaftDriver."
 WRITE = "loghouse.replica.group_write:GroupWrite."
 NODE = "loghouse.node.node:Node."
 READS = "loghouse.replica.reads:Reads."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
 JOINING = "loghouse.cluster.discovery:Joining."
 FORWARDER = "loghouse.node.forwarding:Forwarder."
-TAIL = "loghouse.replica.waiters:Tail."
+TAIL = "loghouse.replica.waiters:Waiters."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
 NO_LOSS = (("wipe", 0.0), ("bit_rot", 0.0))
 THREE = (("voters", 3), ("spares", 0))

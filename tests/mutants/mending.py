@@ -2,7 +2,7 @@
 
 from tests.mutants.named import bug
 
-MENDER = "loghouse.replica.entry_repair:Mender."
+MENDER = "loghouse.replica.entry_repair:EntryRepair."
 SCRUBBER = "loghouse.replica.scrubber:Scrubber."
 REPAIRING = "loghouse.node.damage:Repairing."
 DAMAGED = "loghouse.storage.examination:DamagedEntries."
@@ -61,21 +61,21 @@ TAKING = (
         "damage spreads from disk to disk",
         "What another member gives is written without a look.",
         [(MENDER + "reply_received", "damage.check(frames)", "damage.last_index - damage.first_index + 1")],
-        "test_mending:LyingTests.test_nobody_has_what_fits",
+        "test_entry_repair:LyingTests.test_nobody_has_what_fits",
     ),
     bug(
         "anybodys-answer",
         "an answer to a question of a former life",
         "An answer is taken from whoever sends one.",
         [(MENDER + "reply_received", "asked is None or", "asked is None or False and")],
-        "test_mending:ServingTests.test_unasked_answer",
+        "test_entry_repair:ServingTests.test_unasked_answer",
     ),
     bug(
         "perhaps-not-committed",
         "only a committed entry is the same everywhere",
         "Entries are mended though they may not be committed.",
         [(MENDER + "_found", "damage.last_index > self._owner.committed_index", "False")],
-        "test_mending:OthersTests.test_not_known_to_be_committed",
+        "test_entry_repair:OthersTests.test_not_known_to_be_committed",
     ),
     bug(
         "opened-perhaps-not-committed",
@@ -119,7 +119,7 @@ WRITTEN = (
         "a dying disk that is written to again and again",
         "A place that does not stay mended is mended without an end.",
         [(MENDER + "_found", "job.attempts[damage.position] >= ATTEMPTS_MAX", "False")],
-        "test_mending:LyingTests.test_disk_that_keeps_nothing",
+        "test_entry_repair:LyingTests.test_disk_that_keeps_nothing",
     ),
     bug(
         "newer-is-damage",
@@ -143,35 +143,35 @@ GIVING = (
         "an entry that another leader replaces",
         "Entries are given to others before they are known to be committed.",
         [(MENDER + "serve", "last > self._owner.committed_index", "False")],
-        "test_mending:ServingTests.test_not_committed",
+        "test_entry_repair:ServingTests.test_not_committed",
     ),
     bug(
         "gives-without-end",
         "one member's repair must not stop another's readers",
         "Any number of requests is served at a time.",
         [(MENDER + "serve", "or self._serving >= ENTRIES_SERVED_MAX", "")],
-        "test_mending:ServingTests.test_bounded",
+        "test_entry_repair:ServingTests.test_bounded",
     ),
     bug(
         "own-damage-ignored",
         "reliability: damage that is met is mended",
         "Damage met while reading for another member is forgotten.",
         [(MENDER + "serve", "self._owner.damage_found(outcome.value)", "pass")],
-        "test_mending:ServingTests.test_damaged_here",
+        "test_entry_repair:ServingTests.test_damaged_here",
     ),
     bug(
         "gives-up",
         "a repair that was tried once",
         "After all were asked in vain nobody is asked again.",
         [(MENDER + "_asked_in_vain", "self._now + job.delay", "float('inf')")],
-        "test_mending:OthersTests.test_nobody_reachable",
+        "test_entry_repair:OthersTests.test_nobody_reachable",
     ),
     bug(
         "silent-member-blocks",
         "a member that never answers",
         "An answer is waited for without an end.",
         [(MENDER + "look", "now >= self._asked.deadline", "False")],
-        "test_mending:OthersTests.test_silent_member",
+        "test_entry_repair:OthersTests.test_silent_member",
     ),
 )
 
@@ -181,28 +181,28 @@ SCRUBBED = (
         "a scrub that starves readers",
         "The rate does not bound the scrubber.",
         [(SCRUBBER + "_step", "size / self._rate", "0")],
-        "test_scrubbing:ScrubberTests.test_rate",
+        "test_scrubber:ScrubberTests.test_rate",
     ),
     bug(
         "scrubs-a-slow-disk",
         "a scrub that takes a slow disk's whole time",
         "The disk's own time does not bound the scrubber.",
         [(SCRUBBER + "_step", "now + REST_FACTOR * (now - began)", "0")],
-        "test_scrubbing:ScrubberTests.test_slow_disk",
+        "test_scrubber:ScrubberTests.test_slow_disk",
     ),
     bug(
         "scrubs-the-first-segment",
         "a scrub that never gets past what it finds",
         "Behind damage a scrub does not go on.",
         [(SCRUBBER + "_judge", "exam.skip()", "self._exam = None")],
-        "test_scrubbing:ScrubberTests.test_damage",
+        "test_scrubber:ScrubberTests.test_damage",
     ),
     bug(
         "index-not-compared",
         "an index is never trusted",
         "The scrubber does not look at indexes.",
         [(EXAMINATION + "_compare_index", "if found != expected:", "if False:")],
-        "test_scrubbing:ScrubberTests.test_index",
+        "test_scrubber:ScrubberTests.test_index",
     ),
 )
 

@@ -1,7 +1,7 @@
 """A cluster of production nodes in one process, driven by one seed.
 
 As `testing.cluster`, with the same nemesis, clients and oracle, but the machines run what a user runs:
-`Node`, `Replica`, `Cluster`, `Forwarder`, `LogRepair` and real links. They find each other by themselves:
+`Node`, `RaftDriver`, `Cluster`, `Forwarder`, `LogRepair` and real links. They find each other by themselves:
 one machine bootstraps, the others join.
 """
 

@@ -10,7 +10,7 @@ from loghouse.protocol.link_messages import Hello
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Ready, Role
-from loghouse.replica.driver import Replica
+from loghouse.replica.driver import RaftDriver
 from loghouse.storage.log import Log
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class WatchedNode(Node):
     number = 0
     _led_from = -1
 
-    def _make_replica(self, id_: int) -> Replica:
+    def _make_replica(self, id_: int) -> RaftDriver:
         log = self._log
         assert log is not None
         if self.life.is_alive:
@@ -119,7 +119,7 @@ class WatchedNode(Node):
         return self._replica.raft if self._replica is not None else None
 
     @property
-    def replica(self) -> Replica | None:
+    def replica(self) -> RaftDriver | None:
         """The driver of the core."""
         return self._replica
 

@@ -34,7 +34,7 @@ from tests.driver.group import SEED, Group
 TWO_ELECTIONS = 2 * LAN.election_ticks
 
 
-class ReplicaTestCase(SynchronousTestCase):
+class DriverTestCase(SynchronousTestCase):
     """Has a group of three, the first of which leads."""
 
     CONFIG = LAN
@@ -61,7 +61,7 @@ class ReplicaTestCase(SynchronousTestCase):
         self.assertTrue(all(other == frames[0] for other in frames[1:]), [len(one) for one in frames])
 
 
-class CommitTests(ReplicaTestCase):
+class CommitTests(DriverTestCase):
     """A commit needs a majority's disks; promises leave after the disk said so."""
 
     def test_majority_of_disks(self):
@@ -181,7 +181,7 @@ class CommitTests(ReplicaTestCase):
         self.successResultOf(idle)
 
 
-class LostLeadership(ReplicaTestCase):
+class LostLeadership(DriverTestCase):
     """Loses leadership with an append under way."""
 
     def lose(self, *, is_replicated: bool):
@@ -298,7 +298,7 @@ class SnapshotTests(LostLeadership):
         self.assertEqual(replica.readable_offset, second.replica.readable_offset)
 
 
-class ReadTests(ReplicaTestCase):
+class ReadTests(DriverTestCase):
     """A read barrier sees everything acknowledged before it was asked, on every member."""
 
     def test_leader(self):
@@ -367,7 +367,7 @@ class ReadTests(ReplicaTestCase):
         self.successResultOf(other)
 
 
-class FullDiskTests(ReplicaTestCase):
+class FullDiskTests(DriverTestCase):
     """A full disk stops writes where they are; they go on there when there is room."""
 
     def test_follower(self):
@@ -454,7 +454,7 @@ class FullDiskTests(ReplicaTestCase):
         self.assertEqual(len(self.leader.disk.waiting), 0)
 
 
-class StopTests(ReplicaTestCase):
+class StopTests(DriverTestCase):
     """A stop in any state answers everybody and does nothing later."""
 
     def check_stop(self, member, *waiting_for_append, reads=()):
@@ -533,7 +533,7 @@ class StopTests(ReplicaTestCase):
         self.failureResultOf(self.leader.replica.propose_configuration(configuration), UnavailableError)
 
 
-class FatalTests(ReplicaTestCase):
+class FatalTests(DriverTestCase):
     """What contradicts committed entries, or a broken disk, ends the node once and answers who waits."""
 
     def test_divergence(self):

@@ -12,7 +12,7 @@ from loghouse.replica.coalescing import (
     LINGER_SECONDS_MAX,
     LINGER_SECONDS_PER_SHARE,
     LINGER_SHARES_MIN,
-    Joiner,
+    Coalescer,
     may_share,
 )
 from tests.api.fake_node import FakeNode
@@ -40,18 +40,18 @@ class Batch:
         self.error = error
 
 
-class JoinerTests(SynchronousTestCase):
-    """`Joiner` over a node in memory."""
+class CoalescerTests(SynchronousTestCase):
+    """`Coalescer` over a node in memory."""
 
     def setUp(self):
         self.node = FakeNode()
         self.settled = 0
         self.soon = []
-        self.joiner = Joiner(self.node.propose, self.soon.append, self.note_settled)
+        self.coalescer = Coalescer(self.propose, self.soon.append, self.note_settled)
 
     def end_turn(self):
         """Ask for the turn's end, and let it come: this one and those it brings about."""
-        self.joiner.flush_soon()
+        self.coalescer.flush_soon()
         while self.soon:
             self.soon.pop(0)()
 
@@ -60,17 +60,20 @@ class JoinerTests(SynchronousTestCase):
         self.node.release(count)
         self.end_turn()
 
+    def propose(self, *arguments):
+        return self.node.propose(*arguments)
+
     def note_settled(self):
         self.settled += 1
 
     def add(self, *values, subject="root", payload=None):
         batch = Batch(*values, payload=payload)
-        self.joiner.add(subject, batch)
+        self.coalescer.add(subject, batch)
         return batch
 
     def go(self, batch):
         """What a door does whose calls come one by one."""
-        self.joiner.submit("root", batch)
+        self.coalescer.submit("root", batch)
 
     def values(self):
         """The values of each proposal's records."""
@@ -117,7 +120,7 @@ class JoinerTests(SynchronousTestCase):
         self.go(Batch(b"1"))
         self.node.release(1)
         self.go(Batch(b"2"))
-        self.joiner.flush_soon()
+        self.coalescer.flush_soon()
         self.assertEqual((len(self.node.proposals), len(self.soon)), (1, 1))
         self.end_turn()
         self.assertEqual(self.values(), [[b"0"], [b"1", b"2"]])
@@ -134,7 +137,7 @@ class JoinerTests(SynchronousTestCase):
         """A batch that finds no company is proposed as its maker's bytes, with its maker's checksum."""
         batch = Batch(b"a", b"b")
         batch.payload_crc = crc32c(batch.payload)
-        self.joiner.add("root", batch)
+        self.coalescer.add("root", batch)
         self.end_turn()
         [proposal] = self.node.proposals
         self.assertIs(proposal.payload, batch.payload)
@@ -145,7 +148,7 @@ class JoinerTests(SynchronousTestCase):
         batches = [Batch(b"a"), Batch(b"b")]
         for batch in batches:
             batch.payload_crc = crc32c(batch.payload)
-            self.joiner.add("root", batch)
+            self.coalescer.add("root", batch)
         self.end_turn()
         self.assertIsNone(self.node.proposals[0].payload_crc)
         [entry] = decode_entries(self.node.seed, self.node.entries[0].frame)
@@ -174,7 +177,7 @@ class JoinerTests(SynchronousTestCase):
 
     def test_two_entries_under_way(self):
         """A door that allows two has the next batches gather behind the second."""
-        self.joiner = Joiner(self.node.propose, self.soon.append, self.note_settled, entries_max=2)
+        self.coalescer = Coalescer(self.propose, self.soon.append, self.note_settled, entries_max=2)
         self.node.hold()
         batches = []
         for number in range(20):
@@ -230,7 +233,7 @@ class JoinerTests(SynchronousTestCase):
         self.assertEqual([batch.offset for batch in batches], list(range(7)))
         many = self.add(b"m")
         many.record_count = RECORDS_PER_BATCH_MAX - 1
-        self.joiner._gatherings["root"].record_count += RECORDS_PER_BATCH_MAX - 2
+        self.coalescer._gatherings["root"].record_count += RECORDS_PER_BATCH_MAX - 2
         self.add(b"n")
         self.add(b"o")
         self.end_turn()
@@ -281,20 +284,20 @@ class JoinerTests(SynchronousTestCase):
         self.node.hold()
         for number in range(4):
             self.add(b"%d" % number)
-            self.joiner.flush()
+            self.coalescer.flush()
         self.end_turn()
         self.assertEqual(self.node.held_count, 4)
         self.release()
 
 
-class LingerTests(JoinerTests):
+class LingerTests(CoalescerTests):
     """A door whose calls come one by one: as without timers, but behind an entry of several it waits."""
 
     def setUp(self):
         super().setUp()
         self.clock = Clock()
-        self.joiner = Joiner(
-            self.node.propose, self.soon.append, self.note_settled, later=self.clock.callLater
+        self.coalescer = Coalescer(
+            self.propose, self.soon.append, self.note_settled, later=self.clock.callLater
         )
 
     def end_turn(self):
@@ -328,7 +331,7 @@ class LingerTests(JoinerTests):
             self.assertEqual(len(self.values()[-1]), count)
             self.node.release(1)
             self.add_and_go(3)
-            self.joiner.flush_soon()
+            self.coalescer.flush_soon()
             self.assertEqual(self.soon, [])
             [timer] = self.clock.getDelayedCalls()
             seconds = timer.getTime() - self.clock.seconds()

@@ -20,7 +20,7 @@ DIRECTORY = "/data/logs/1"
 RECORD_SIZE = 6000
 
 
-class MendingTestCase(TownTestCase):
+class EntryRepairTestCase(TownTestCase):
     """A town of three with a few sealed segments, and ways to damage them."""
 
     def setUp(self):
@@ -103,8 +103,8 @@ class MendingTestCase(TownTestCase):
 
     def wait_mended(self, town, *names: str, entries: int = 1, seconds_max: float = 30.0) -> None:
         def is_mended(name):
-            mender = town[name].node._mender
-            return mender is not None and mender.mended >= entries and not mender.pending
+            entry_repair = town[name].node._mender
+            return entry_repair is not None and entry_repair.mended >= entries and not entry_repair.pending
 
         town.until(lambda: all(map(is_mended, names)), seconds_max)
 
@@ -120,7 +120,7 @@ class MendingTestCase(TownTestCase):
         return [one for one in town.running if not one.leads][number]
 
 
-class ReadTests(MendingTestCase):
+class ReadTests(EntryRepairTestCase):
     """Damage that a read meets."""
 
     def test_payload(self):
@@ -152,7 +152,7 @@ class ReadTests(MendingTestCase):
         self.assert_same(town)
 
 
-class ScrubTests(MendingTestCase):
+class ScrubTests(EntryRepairTestCase):
     """Damage that nobody reads."""
 
     def test_found_and_mended(self):
@@ -169,7 +169,7 @@ class ScrubTests(MendingTestCase):
         self.assertIs(town.leader, leader)
 
 
-class StartTests(MendingTestCase):
+class StartTests(EntryRepairTestCase):
     """Damage that a start meets in a sealed segment."""
 
     def restarted(self, town, victim, damage):
@@ -218,7 +218,7 @@ class StartTests(MendingTestCase):
         self.assertEqual(len(entries), INDEX_ENTRY_SIZE * segment.end.count)
 
 
-class OthersTests(MendingTestCase):
+class OthersTests(EntryRepairTestCase):
     """What the other members have to do with it."""
 
     def test_nobody_reachable(self):
@@ -344,18 +344,18 @@ class OthersTests(MendingTestCase):
         self.assert_same(town)
 
 
-class LyingTests(MendingTestCase):
+class LyingTests(EntryRepairTestCase):
     """Answers, disks and segments that are not what they should be."""
 
     def lie(self, resident, answer) -> None:
         """Let a node answer with other frames; `answer(log, request)` makes them."""
-        mender = resident.node._look_after()
+        entry_repair = resident.node._look_after()
 
         def serve(source, request):
             frames = answer(resident.node._log, request)
             resident.node.send_to(source, EntriesReply(request_id=request.request_id, frames=frames))
 
-        mender.serve = serve
+        entry_repair.serve = serve
 
     def another(self, log, request) -> bytes:
         """The entry behind the one that was asked for."""
@@ -472,7 +472,7 @@ class LyingTests(MendingTestCase):
         self.assert_same(town)
 
 
-class ServingTests(MendingTestCase):
+class ServingTests(EntryRepairTestCase):
     """What a node gives to others."""
 
     def ask(self, town, target, first: int, last: int) -> bytes | None:

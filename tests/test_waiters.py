@@ -4,26 +4,26 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import ResourceExhaustedError, UnavailableError
 from loghouse.limits import WAITERS_MAX
-from loghouse.replica.waiters import SPARE_MAX, Tail
+from loghouse.replica.waiters import SPARE_MAX, Waiters
 
 
-class TailTests(SynchronousTestCase):
-    """A tail."""
+class WaitersTests(SynchronousTestCase):
+    """Those who wait at the tail."""
 
     def setUp(self):
-        self.tail = Tail()
+        self.waiters = Waiters()
 
     def test_wakes_who_is_due(self):
         """An offset that became readable wakes all who waited for it, or for one below."""
-        waiting = {offset: self.tail.wait_for(offset) for offset in (7, 3, 5, 9)}
-        again = self.tail.wait_for(3)
-        self.tail.wake(6)
+        waiting = {offset: self.waiters.wait_for(offset) for offset in (7, 3, 5, 9)}
+        again = self.waiters.wait_for(3)
+        self.waiters.wake(6)
         self.assertEqual([offset for offset, done in waiting.items() if done.called], [3, 5])
         self.assertTrue(again.called)
-        self.assertEqual(self.tail.count, 2)
-        self.tail.wake(6)
-        self.tail.wake(100)
-        self.assertEqual(self.tail.count, 0)
+        self.assertEqual(self.waiters.count, 2)
+        self.waiters.wake(6)
+        self.waiters.wake(100)
+        self.assertEqual(self.waiters.count, 0)
 
     def test_waits_for_its_own_again(self):
         """Who is woken may wait for the next offset at once."""
@@ -32,43 +32,43 @@ class TailTests(SynchronousTestCase):
         def follow(offset):
             seen.append(offset)
             if offset < 5:
-                self.tail.wait_for(offset + 1).addCallback(lambda _: follow(offset + 1))
+                self.waiters.wait_for(offset + 1).addCallback(lambda _: follow(offset + 1))
 
         follow(0)
         for next_offset in range(2, 8):
-            self.tail.wake(next_offset)
+            self.waiters.wake(next_offset)
         self.assertEqual(seen, [0, 1, 2, 3, 4, 5])
 
     def test_forgotten(self):
         """Who gave up is not woken; many who come and go leave little."""
         for offset in range(10_000):
-            self.tail.wait_for(offset).addErrback(lambda failure: None).cancel()
-        self.assertEqual(self.tail.count, 0)
-        self.assertLessEqual(len(self.tail._offsets), SPARE_MAX + 1)
-        kept = self.tail.wait_for(3)
-        self.tail.wake(4)
+            self.waiters.wait_for(offset).addErrback(lambda failure: None).cancel()
+        self.assertEqual(self.waiters.count, 0)
+        self.assertLessEqual(len(self.waiters._offsets), SPARE_MAX + 1)
+        kept = self.waiters.wait_for(3)
+        self.waiters.wake(4)
         self.assertTrue(kept.called)
 
     def test_waking_costs_nothing_for_others(self):
         """However many wait for other offsets, a commit looks at none of them."""
-        waiting = [self.tail.wait_for(1_000_000 + number) for number in range(1000)]
+        waiting = [self.waiters.wait_for(1_000_000 + number) for number in range(1000)]
         looked = []
-        self.tail._waiters = Looked(looked, self.tail._waiters)
-        self.tail.wake(500)
+        self.waiters._waiters = Looked(looked, self.waiters._waiters)
+        self.waiters.wake(500)
         self.assertEqual(looked, [])
         self.assertFalse(any(done.called for done in waiting))
 
     def test_bound_and_stop(self):
         """So many may wait; when the node stops all are told, and whoever comes later."""
-        waiting = [self.tail.wait_for(1) for _ in range(WAITERS_MAX)]
-        self.failureResultOf(self.tail.wait_for(2), ResourceExhaustedError)
+        waiting = [self.waiters.wait_for(1) for _ in range(WAITERS_MAX)]
+        self.failureResultOf(self.waiters.wait_for(2), ResourceExhaustedError)
         told = []
         for done in waiting:
             done.addErrback(lambda failure: told.append(failure.type))
-        self.tail.close()
+        self.waiters.close()
         self.assertEqual(set(told), {UnavailableError})
         self.assertEqual(len(told), WAITERS_MAX)
-        self.failureResultOf(self.tail.wait_for(1), UnavailableError)
+        self.failureResultOf(self.waiters.wait_for(1), UnavailableError)
 
 
 class Looked(dict):

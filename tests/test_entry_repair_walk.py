@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from loghouse.errors import RequestError
 from loghouse.limits import KIB
 from loghouse.protocol.entry import decode_entries
-from tests.test_mending import RECORD_SIZE, MendingTestCase
+from tests.test_entry_repair import RECORD_SIZE, EntryRepairTestCase
 
 SEEDS = int(os.environ.get("LOGHOUSE_MENDING_SEEDS", "2"))
 STEPS = 50
@@ -88,7 +88,7 @@ class Rot:
         self.refused += 1
 
 
-class RotTests(MendingTestCase):
+class RotTests(EntryRepairTestCase):
     """However disks rot, what is served is right, and in the end every disk has all of it."""
 
     def walk(self, seed: int) -> Rot:
