@@ -11,7 +11,7 @@ WRITE = "loghouse.replica.group_write:GroupWrite."
 NODE = "loghouse.node.node:Node."
 READS = "loghouse.replica.reads:Reads."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
-JOINING = "loghouse.cluster.discovery:Joining."
+JOINING = "loghouse.cluster.discovery:Discovery."
 FORWARDER = "loghouse.node.forwarding:Forwarder."
 TAIL = "loghouse.replica.waiters:Waiters."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
@@ -238,7 +238,7 @@ MEMBERSHIP = (
         "bootstrap-while-one-is-silent",
         "RabbitMQ: peers that start at different times form several clusters",
         "The node that bootstraps does not wait for all addresses.",
-        (JOINING + "look", "if cluster.options.bootstrap and not silent:", "if cluster.options.bootstrap:"),
+        (JOINING + "look", "if self._may_bootstrap and not silent:", "if self._may_bootstrap:"),
         options=THREE,
         faults=(("wipe", 3.0), ("crash", 0.0)),
         first_seed=8,
