@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cli.main import make_parser
+from tests.mutants import BANK, FULL_BANK
+from tests.mutants.named import Caught
 from tests.test_tidy import ROOT, relative, sources, texts
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -203,6 +206,39 @@ def _can_be_found(name: str) -> bool:
             text = Path(spec.origin or "").read_text()
             return re.search(rf"\b{re.escape(rest[0])}\b", text) is not None
     return False
+
+
+class PlantedBugTests(SynchronousTestCase):
+    """docs/simulation.md: every planted bug, and how many a named test catches."""
+
+    def setUp(self):
+        self.text = (ROOT / "docs" / "simulation.md").read_text()
+
+    def test_banks(self):
+        """The tables name the bugs of both banks, in order, and the text says how many there are."""
+        core, whole = (
+            re.findall(r"^\| ([a-z-]+) \| [A-Z]", part, re.MULTILINE)
+            for part in self.text.partition("## Planted bugs")[2].split("### Planted in whole nodes")
+        )
+        self.assertEqual(core, [mutant.name for mutant in BANK])
+        self.assertEqual(whole, [mutant.name for mutant in FULL_BANK])
+        self.assertIn(f"All {len(BANK)} are caught", self.text)
+        self.assertIn(f"all {len(FULL_BANK)} fit", self.text)
+
+    def test_named(self):
+        """The table of bugs that a named test catches counts those of each module."""
+        rows = re.findall(r"\| (\d+) \| `(tests/mutants/\w+)\.py` \|", self.text)
+        counts = [(str(len(_caught(path.replace("/", ".")))), path) for _, path in rows]
+        self.assertEqual(rows, counts)
+        modules = {path.stem for path in (ROOT / "tests" / "mutants").glob("*.py")}
+        with_named = {name for name in modules - {"__init__"} if _caught(f"tests.mutants.{name}")}
+        self.assertEqual({Path(path).name for _, path in rows}, with_named)
+
+
+def _caught(module: str) -> set[str]:
+    """Return the names of the bugs in a module that name the test which catches them."""
+    banks = [bank for bank in vars(importlib.import_module(module)).values() if isinstance(bank, tuple)]
+    return {bug.mutant.name for bank in banks for bug in bank if isinstance(bug, Caught)}
 
 
 class AttackTableTests(SynchronousTestCase):
