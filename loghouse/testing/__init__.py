@@ -1,1 +1,1 @@
-"""Simulated clock, network, disk and cluster; nothing outside tests imports this."""
+"""Simulated clock, network, disk and cluster; the product imports nothing of it."""
