@@ -31,14 +31,13 @@ from loghouse.node.api import Server
 from loghouse.node.damage import LogRepair, Repairing
 from loghouse.node.disk_room import RoomKeeping
 from loghouse.node.forwarding import Forwarder
+from loghouse.node.identity import claim_directory, create_identity, lock_directory
 from loghouse.node.options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration, Member
-from loghouse.protocol.configuration import Role as MemberRole
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
-from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.raft.ready import HardState, Role, SoftState
 from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
 from loghouse.replica.driver import RaftDriver
@@ -51,7 +50,7 @@ from loghouse.replica.waiters import Waiters
 from loghouse.runtime.scheduling import Cancellable
 from loghouse.runtime.threads import WorkQueue
 from loghouse.shares import Rate
-from loghouse.storage.directory import UUID_SIZE, DataDirectory, Identity
+from loghouse.storage.directory import UUID_SIZE, DataDirectory
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
 
@@ -126,36 +125,13 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         Raises:
             StorageError: It is in use, another node's, or cannot be read.
         """
-        self._claimed = DataDirectory.claim(
-            self._files,
-            self.options.data_dir,
-            cluster_name=self.options.cluster_name,
-            node_name=self.options.name,
-            segment_size=self.options.segment_size,
-            reserve_size=self.options.reserve_size,
-        )
+        self._claimed = claim_directory(self._files, self.options)
 
     def release(self) -> None:
         """Let the data directory of a start that failed go, as it was before."""
         claimed, self._claimed = self._claimed, None
         if claimed is not None:
             claimed.undo()
-
-    def _lock(self) -> DataDirectory:
-        options = self.options
-        directory = DataDirectory.lock(
-            self._files,
-            options.data_dir,
-            segment_size=options.segment_size,
-            reserve_size=options.reserve_size,
-        )
-        if not directory.is_empty:
-            try:
-                directory.check_names(cluster_name=options.cluster_name, node_name=options.name)
-            except BaseException:
-                directory.undo()
-                raise
-        return directory
 
     def startService(self) -> None:
         """Open the log and join its group. Everything that can fail at boot fails here.
@@ -164,7 +140,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             StorageError: The data directory cannot be used; the text says why and what to do.
         """
         options = self.options
-        self._claimed = self._directory = self._claimed or self._lock()
+        self._claimed = self._directory = self._claimed or lock_directory(self._files, options)
         try:
             if self._directory.is_empty and options.is_alone:
                 self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
@@ -195,21 +171,13 @@ class Node(Administration, Repairing, RoomKeeping, Service):
     def _create_identity(self, cluster_uuid: bytes, *, bootstrap: bool) -> None:
         """Make the empty disk this node's; with `bootstrap` as the only voter of a new group."""
         disk_uuid = self.disk_uuid if self.disk_uuid != NO_UUID else self._rng.randbytes(UUID_SIZE)
-        identity = Identity(
+        create_identity(
+            self._directory,
+            self.options,
             cluster_uuid=cluster_uuid,
             disk_uuid=disk_uuid,
-            cluster_name=self.options.cluster_name,
-            node_name=self.options.name,
+            bootstrap_at=self._now() if bootstrap else None,
         )
-
-        def begin(log: Log) -> None:
-            configuration = Configuration(retention=self.options.retention)
-            configuration = configuration.with_member(self.name, disk_uuid, MemberRole.VOTER)
-            log.save_hard_state(term=BOOTSTRAP_TERM, vote=0)
-            log.append([bootstrap_entry(log.seed, configuration, self._now())])
-            log.sync(1)
-
-        self._directory.create(identity, begin=begin if bootstrap else None)
 
     def _take_part(self) -> None:
         """Run the core, if this node knows which member it is; else the leader's first message tells."""
