@@ -1,13 +1,14 @@
 """Changing the cluster on request: through any node, done by the leader, refused if it would lose the quorum.
 
-`Administration` is the part of a node that does it; what only the leader can do is passed on once.
+`Administration` is the part of a node that does it. What only the leader can do its node passes on, once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
@@ -22,10 +23,10 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.gossip.members import MemberKey
-from loghouse.limits import REMOVED_MAX
+from loghouse.limits import REGISTRATION_SECONDS, REGISTRATIONS_AT_ONCE_MAX, REMOVED_MAX
 from loghouse.node.api import ClusterStatus, MemberState
-from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
-from loghouse.node.options import Clocks, Transport
+from loghouse.node.forwarding import AdminOrder, AdminResult
+from loghouse.node.options import Transport
 from loghouse.protocol.configuration import (
     Configuration,
     Member,
@@ -39,10 +40,6 @@ from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.api import Appended, proposing
 from loghouse.replica.driver import RaftDriver
 from loghouse.shares import Rate
-
-HEARD_TICKS: Final = 3
-"""How lately the leader must have heard the voters that a change of its own accord would leave."""
-
 
 ROLES: Final = {
     MemberRole.VOTER: "voter",
@@ -61,132 +58,135 @@ class _Removal:
     is_late: bool = False
 
 
-class Administration:
-    """What an operator may ask of a node (`node.api.ClusterAdmin`), and what a leader does for others."""
+class AdministrationOwner(Protocol):
+    """What administration asks of its node."""
 
     name: str
     disk_uuid: bytes
     transport: Transport | None
-    _replica: RaftDriver | None
-    _forwarder: Forwarder | None
-    _hand_overs: list[Deferred[None]]
-    _removals: list[_Removal]
-    _registrations: Rate
-    _clocks: Clocks
+
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core; None while this node is no member."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration of the log; empty while there is none."""
+
+    @property
+    def leader_name(self) -> str:
+        """The node that leads, empty when none is known."""
+
+    def administer(self, order: AdminOrder) -> Deferred[AdminResult]:
+        """Carry out an order: here if this node leads, else the leader is asked, once."""
+
+
+class Administration:
+    """What an operator may ask of a node (`node.api.ClusterAdmin`), and what a leader does for others."""
+
+    def __init__(self, owner: AdministrationOwner, *, monotonic: Callable[[], float]) -> None:
+        """Nothing is under way yet.
+
+        Args:
+            owner: The node.
+            monotonic: Seconds that only rise, for the rate of registrations.
+        """
+        self._owner = owner
+        self._monotonic = monotonic
+        # How many producers each subject may register now; taken from by each registration asked for here.
+        self._registrations = Rate(REGISTRATIONS_AT_ONCE_MAX, REGISTRATION_SECONDS)
+        # Who waits for another node to lead. Emptied when the hand-over succeeds or fails, and by `stop`.
+        self._hand_overs: list[Deferred[None]] = []
+        # Removals that wait for the voters that would remain. One leaves when they were heard or are late.
+        self._removals: list[_Removal] = []
 
     # --- asked here -----------------------------------------------------------------
 
     def status(self) -> Deferred[ClusterStatus]:
         """Return the cluster as this node sees it; how far each member is, if the leader can be asked."""
-        progress = self._administer(AdminOrder(operation=AdminOperation.PROGRESS))
+        progress = self._owner.administer(AdminOrder(operation=AdminOperation.PROGRESS))
         return progress.addErrback(_without_progress).addCallback(self._status)
 
     def add(self, name: str, learner: bool) -> Deferred[None]:
         """Let a node in, also one that was removed."""
         order = AdminOrder(operation=AdminOperation.ADD, name=name, number=int(learner))
-        return self._administer(order).addCallback(_nothing)
+        return self._owner.administer(order).addCallback(_nothing)
 
     def remove(self, name: str) -> Deferred[None]:
         """Take a node out and keep it out."""
-        return self._administer(AdminOrder(operation=AdminOperation.REMOVE, name=name)).addCallback(_nothing)
+        order = AdminOrder(operation=AdminOperation.REMOVE, name=name)
+        return self._owner.administer(order).addCallback(_nothing)
 
     def leave(self) -> Deferred[None]:
         """Take this node out of the cluster."""
-        return self.remove(self.name)
+        return self.remove(self._owner.name)
 
     def transfer(self, name: str) -> Deferred[str]:
         """Hand leadership to a node, or to the best one; fires with its name."""
         order = AdminOrder(operation=AdminOperation.TRANSFER, name=name)
-        return self._administer(order).addCallback(lambda result: result.name)
+        return self._owner.administer(order).addCallback(lambda result: result.name)
 
     def trim(self, offset: int) -> Deferred[int]:
         """Let records below `offset` go."""
         order = AdminOrder(operation=AdminOperation.TRIM, number=offset)
-        return self._administer(order).addCallback(lambda result: result.number)
+        return self._owner.administer(order).addCallback(lambda result: result.number)
 
     def register_producer(self, subject: str) -> Deferred[int]:
         """Register a producer that only `subject` may use; fires with its id."""
         try:
             # The least recently used one goes for it, whoever's that is.
-            self._registrations.take(subject, "producers", self._clocks.monotonic())
+            self._registrations.take(subject, "producers", self._monotonic())
         except ResourceExhaustedError:
             return fail()
         order = AdminOrder(operation=AdminOperation.REGISTER_PRODUCER, name=subject)
-        return self._administer(order).addCallback(lambda result: result.number)
-
-    def _administer(self, order: AdminOrder) -> Deferred[AdminResult]:
-        if self._replica is not None and self._replica.raft.role is not Role.LEADER:
-            if self._forwarder is not None and self.leader_name:
-                return self._forwarder.administer(self.leader_name, order)
-            return fail(UnavailableError("no leader is known; nothing was done, try again"))
-        return self.administer_here(order)
-
-    @property
-    def configuration_index(self) -> int:
-        """The index of the latest configuration, 0 while this node is no member of a group yet."""
-        return self._replica.raft.configuration_index if self._replica is not None else 0
-
-    @property
-    def settled(self) -> tuple[Configuration, int]:
-        """The last configuration known to be committed, and its index. See `cluster_node.ClusterNode`."""
-        return self._replica.raft.settled if self._replica is not None else (Configuration(), 0)
-
-    if TYPE_CHECKING:
-
-        @property
-        def configuration(self) -> Configuration:
-            """The latest configuration; the node has it."""
-
-        @property
-        def leader_name(self) -> str:
-            """The node that leads; the node knows."""
+        return self._owner.administer(order).addCallback(lambda result: result.number)
 
     # --- done here, by the leader -------------------------------------------------------
 
     def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
         """Carry out an order if this node leads; never passes it on."""
-        replica = self._replica
-        if replica is None:
+        driver = self._owner.driver
+        if driver is None:
             return fail(UnavailableError("this node has not joined its cluster yet; nothing was done"))
         try:
             match order.operation:
                 case AdminOperation.PROGRESS:
-                    return succeed(self._progress(replica))
+                    return succeed(self._progress(driver))
                 case AdminOperation.ADD:
-                    return self._add(replica, order.name, is_learner=bool(order.number))
+                    return self._add(driver, order.name, is_learner=bool(order.number))
                 case AdminOperation.REMOVE:
-                    return self._remove(replica, order.name)
+                    return self._remove(driver, order.name)
                 case AdminOperation.TRANSFER:
-                    return self._transfer(replica, order.name)
+                    return self._transfer(driver, order.name)
                 case AdminOperation.TRIM:
                     proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(order.number))
-                    return proposing(replica.propose, proposal).addCallback(
-                        lambda _: AdminResult(number=max(replica.lowest_offset, order.number))
+                    return proposing(driver.propose, proposal).addCallback(
+                        lambda _: AdminResult(number=max(driver.lowest_offset, order.number))
                     )
                 case AdminOperation.REGISTER_PRODUCER:
                     proposal = Proposal(kind=EntryKind.PRODUCER, payload=encode_producer(order.name))
-                    return proposing(replica.propose, proposal).addCallback(
+                    return proposing(driver.propose, proposal).addCallback(
                         lambda appended: AdminResult(number=appended.index)
                     )
         except LoghouseError:
             return fail()
         return fail(NotSupportedError(f"operation {order.operation} is not known to this version"))
 
-    def _progress(self, replica: RaftDriver) -> AdminResult:
-        raft = replica.raft
+    def _progress(self, driver: RaftDriver) -> AdminResult:
+        raft = driver.raft
         matches = [(id_, progress.match_index) for id_, progress in raft.followers.items() if id_ != raft.id]
         return AdminResult(number=raft.commit_index, matches=((raft.id, raft.durable_index), *matches))
 
-    def _add(self, replica: RaftDriver, name: str, *, is_learner: bool) -> Deferred[AdminResult]:
-        configuration = replica.raft.configuration
+    def _add(self, driver: RaftDriver, name: str, *, is_learner: bool) -> Deferred[AdminResult]:
+        configuration = driver.raft.configuration
         if is_learner:
-            return self._change(replica, self._with_replica(configuration, name))
+            return self._change(driver, self._with_replica(configuration, name))
         if name not in configuration.removed:
             known = any(True for _ in configuration.named(name))
             problem = "is a member already" if known else "was not removed: start it, it joins by itself"
             raise MembershipError(f"{name!r} {problem}")
         removed = tuple(other for other in configuration.removed if other != name)
-        return self._change(replica, replace(configuration, removed=removed))
+        return self._change(driver, replace(configuration, removed=removed))
 
     def _with_replica(self, configuration: Configuration, name: str) -> Configuration:
         """Return the configuration with a node as a learner that is never promoted.
@@ -202,32 +202,34 @@ class Administration:
             if member.role is MemberRole.VOTER:
                 raise MembershipError(f"{name!r} votes; remove it first, then add it as a learner")
             return configuration.with_role(member.id, MemberRole.REPLICA)
-        for presence in self.transport.present() if self.transport is not None else ():
+        transport = self._owner.transport
+        for presence in transport.present() if transport is not None else ():
             if presence.name == name:
                 return configuration.with_member(name, presence.disk_uuid, MemberRole.REPLICA)
         raise MembershipError(f"{name!r} is not reached by the leader; start it first, then add it again")
 
-    def _remove(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
-        configuration = replica.raft.configuration
+    def _remove(self, driver: RaftDriver, name: str) -> Deferred[AdminResult]:
+        configuration = driver.raft.configuration
         members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
         if not members:
-            return self._shut_out(replica, name)
+            return self._shut_out(driver, name)
         if configuration.voters == {members[-1].id}:
             raise MembershipError(f"{name!r} is the only voter; a cluster needs one")
-        self._check_is_one(replica, members[-1])
+        self._check_is_one(driver, members[-1])
         return self._until_heard(configuration.without(members[-1].id)).addCallback(
-            lambda _: self._take_out(replica, name)
+            lambda _: self._take_out(driver, name)
         )
 
-    def _check_is_one(self, replica: RaftDriver, member: Member) -> None:
+    def _check_is_one(self, driver: RaftDriver, member: Member) -> None:
         """Raise when two machines live under a member's name: which one is meant to go is not known.
 
         Raises:
             MembershipError: Says where the other one is.
         """
-        if self.transport is None or not replica.raft.is_heard(member.id):
+        transport = self._owner.transport
+        if transport is None or not driver.raft.is_heard(member.id):
             return
-        for stranger in self.transport.strangers():
+        for stranger in transport.strangers():
             if stranger.name == member.name:
                 there = stranger.profile.address if stranger.profile is not None else "an unknown address"
                 raise MembershipError(
@@ -236,18 +238,18 @@ class Administration:
                     "removed: stop that one, then remove again"
                 )
 
-    def _take_out(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
+    def _take_out(self, driver: RaftDriver, name: str) -> Deferred[AdminResult]:
         """Remove the members of a name, a learner before the voter that it was to replace, one at a time."""
-        configuration = replica.raft.configuration
+        configuration = driver.raft.configuration
         members = sorted(configuration.named(name), key=lambda member: member.role is MemberRole.VOTER)
         if not members:
-            return self._shut_out(replica, name)
+            return self._shut_out(driver, name)
         changed = configuration.without(members[0].id)
         if len(members) > 1:
-            return self._change(replica, changed).addCallback(lambda _: self._take_out(replica, name))
+            return self._change(driver, changed).addCallback(lambda _: self._take_out(driver, name))
         if name not in changed.removed:
             changed = replace(changed, removed=_with_removed(changed, name))
-        return self._change(replica, changed)
+        return self._change(driver, changed)
 
     def _until_heard(self, configuration: Configuration) -> Deferred[None]:
         """Fire once a majority of a configuration's voters was heard from now on.
@@ -263,8 +265,8 @@ class Administration:
         self._look_at_removals(0)
         return removal.done
 
-    def _look_at_removals(self, ticks: int = 1) -> None:
-        """Called at each tick: let removals go on whose remaining voters were heard."""
+    def _look_at_removals(self, ticks: int) -> None:
+        """Let removals go on whose remaining voters were heard."""
         waiting, self._removals = self._removals, []
         for removal in waiting:
             problem = self._problem_of(removal, ticks)
@@ -278,9 +280,10 @@ class Administration:
                 self._removals.append(removal)
 
     def _problem_of(self, removal: _Removal, ticks: int) -> RequestError | None:
-        raft = self._replica.raft if self._replica is not None else None
-        if raft is None or raft.role is not Role.LEADER:
+        driver = self._owner.driver
+        if driver is None or driver.raft.role is not Role.LEADER:
             return UnavailableError("this node does not lead any more; nothing was done, try again")
+        raft = driver.raft
         removal.ticks += ticks
         removal.is_late = removal.ticks > raft.config.election_ticks
         try:
@@ -289,21 +292,21 @@ class Administration:
             return error
         return None
 
-    def _shut_out(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
+    def _shut_out(self, driver: RaftDriver, name: str) -> Deferred[AdminResult]:
         """Keep out a node that is no member: its certificate may be in wrong hands."""
-        configuration = replica.raft.configuration
+        configuration = driver.raft.configuration
         if name in configuration.removed:
             return succeed(AdminResult())
-        return self._change(replica, replace(configuration, removed=_with_removed(configuration, name)))
+        return self._change(driver, replace(configuration, removed=_with_removed(configuration, name)))
 
-    def _change(self, replica: RaftDriver, configuration: Configuration) -> Deferred[AdminResult]:
-        return replica.propose_configuration(configuration).addCallback(lambda _: AdminResult())
+    def _change(self, driver: RaftDriver, configuration: Configuration) -> Deferred[AdminResult]:
+        return driver.propose_configuration(configuration).addCallback(lambda _: AdminResult())
 
-    def _transfer(self, replica: RaftDriver, name: str) -> Deferred[AdminResult]:
-        raft = replica.raft
-        if name == self.name:
-            replica.transfer_leadership(raft.id)  # takes back what is pending
-            self._look_at_hand_over()
+    def _transfer(self, driver: RaftDriver, name: str) -> Deferred[AdminResult]:
+        raft = driver.raft
+        if name == self._owner.name:
+            driver.transfer_leadership(raft.id)  # takes back what is pending
+            self.look_at_hand_over()
             return succeed(AdminResult(name=name))
         target = 0
         if name:
@@ -311,23 +314,24 @@ class Administration:
             if not voters:
                 raise MembershipError(f"{name!r} is no voter; leadership cannot go there")
             target = voters[0].id
-        replica.transfer_leadership(target)
+        driver.transfer_leadership(target)
         return self._until_handed_over().addCallback(partial(self._handed_over, name))
 
     def _handed_over(self, name: str, _: None) -> AdminResult:
-        if name not in ("", self.leader_name):
-            raise UnavailableError(f"{self.leader_name!r} leads now, not {name!r}; transfer again from there")
-        return AdminResult(name=self.leader_name)
+        leader = self._owner.leader_name
+        if name not in ("", leader):
+            raise UnavailableError(f"{leader!r} leads now, not {name!r}; transfer again from there")
+        return AdminResult(name=leader)
 
     # --- handing over -------------------------------------------------------------------
 
     def hand_over(self) -> Deferred[None]:
         """Let another voter lead, if this node does and there is one; fires when that is done or hopeless."""
-        replica = self._replica
-        if replica is None or replica.raft.role is not Role.LEADER:
+        driver = self._owner.driver
+        if driver is None or driver.raft.role is not Role.LEADER:
             return succeed(None)
         try:
-            replica.transfer_leadership()
+            driver.transfer_leadership()
         except MembershipError:
             return succeed(None)
         return self._until_handed_over().addErrback(lambda failure: failure.trap(RequestError) and None)
@@ -337,18 +341,24 @@ class Administration:
         self._hand_overs.append(done)
         return done
 
-    def _look_at_hand_over(self) -> None:
+    def look_at_hand_over(self) -> None:
         """Called at each tick and change of role: tell who waits for a hand-over how it ended."""
-        if not self._hand_overs or self._replica is None:
+        driver = self._owner.driver
+        if not self._hand_overs or driver is None:
             return
-        raft = self._replica.raft
+        raft = driver.raft
         if raft.transfer_target or not raft.leader:
             return  # still under way, or nobody is heard to lead yet
         stayed = "the other node did not take over in time, or that was taken back; this one leads on"
         self._settle_hand_overs(stayed if raft.role is Role.LEADER else "")
 
-    def _end_hand_overs(self) -> None:
-        """The node stops: nobody will look at hand-overs any more."""
+    def tick(self) -> None:
+        """Look at what is under way."""
+        self.look_at_hand_over()
+        self._look_at_removals(1)
+
+    def stop(self) -> None:
+        """The node stops: nobody will look at hand-overs and removals any more."""
         self._settle_hand_overs("the node stopped before another one had taken over")
         removals, self._removals = self._removals, []
         for removal in removals:
@@ -369,26 +379,27 @@ class Administration:
     # --- status -------------------------------------------------------------------------
 
     def _status(self, progress: AdminResult) -> ClusterStatus:
-        replica = self._replica
-        if replica is None:
+        owner = self._owner
+        driver, transport, configuration = owner.driver, owner.transport, owner.configuration
+        if driver is None:
             raise UnavailableError("this node has not joined its cluster yet; try another node")
         matches = dict(progress.matches)
         members = []
-        for member in self.configuration.members:
-            is_here = member.disk_uuid == self.disk_uuid
+        for member in configuration.members:
+            is_here = member.disk_uuid == owner.disk_uuid
             liveness, version, address = "alive", __version__, ""
-            if self.transport is not None:
-                address = self.transport.address_of(MemberKey(member.name, member.disk_uuid))
-            if self.transport is not None and not is_here:
-                liveness = self.transport.liveness_of(member.name, member.disk_uuid)
-                version = self.transport.version_of(member.name, member.disk_uuid)
+            if transport is not None:
+                address = transport.address_of(MemberKey(member.name, member.disk_uuid))
+            if transport is not None and not is_here:
+                liveness = transport.liveness_of(member.name, member.disk_uuid)
+                version = transport.version_of(member.name, member.disk_uuid)
             members.append(
                 MemberState(
                     name=member.name,
                     id=member.id,
                     role=ROLES[member.role],
                     liveness=liveness,
-                    is_leader=member.id == replica.raft.leader,
+                    is_leader=member.id == driver.raft.leader,
                     match_index=matches.get(member.id, 0),
                     address=address,
                     version=version,
@@ -400,16 +411,16 @@ class Administration:
                 liveness=stranger.liveness.name.lower(),
                 address=stranger.profile.address if stranger.profile is not None else "",
             )
-            for stranger in (self.transport.strangers() if self.transport is not None else ())
+            for stranger in (transport.strangers() if transport is not None else ())
         ]
         return ClusterStatus(
-            term=replica.raft.term,
-            leader=self.leader_name,
-            commit_index=max(progress.number, replica.raft.commit_index),
-            lowest_offset=replica.lowest_offset,
-            next_offset=replica.readable_offset,
+            term=driver.raft.term,
+            leader=owner.leader_name,
+            commit_index=max(progress.number, driver.raft.commit_index),
+            lowest_offset=driver.lowest_offset,
+            next_offset=driver.readable_offset,
             members=tuple(members),
-            removed=self.configuration.removed,
+            removed=configuration.removed,
         )
 
 

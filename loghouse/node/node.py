@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,12 +25,11 @@ from loghouse.errors import (
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.limits import REGISTRATION_SECONDS, REGISTRATIONS_AT_ONCE_MAX
-from loghouse.node.administration import HEARD_TICKS, Administration
+from loghouse.node.administration import Administration
 from loghouse.node.api import Server
 from loghouse.node.damage import LogRepair, Repairing
 from loghouse.node.disk_room import RoomKeeping
-from loghouse.node.forwarding import Forwarder
+from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.node.identity import claim_directory, create_identity, lock_directory
 from loghouse.node.options import Clocks, NodeOptions, Transport
 from loghouse.protocol.configuration import Configuration, Member
@@ -49,7 +48,6 @@ from loghouse.replica.under_way import UnderWay
 from loghouse.replica.waiters import Waiters
 from loghouse.runtime.scheduling import Cancellable
 from loghouse.runtime.threads import WorkQueue
-from loghouse.shares import Rate
 from loghouse.storage.directory import UUID_SIZE, DataDirectory
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
@@ -58,9 +56,11 @@ HOUSEKEEPING_SECONDS: Final = 1.0
 # What a stop waits for, before the links and the log close: another leader, then the appends under way.
 HAND_OVER_SECONDS_MAX: Final = 2.0
 SETTLE_SECONDS_MAX: Final = 1.0
+# How lately the leader must have heard the voters that a change of its own accord would leave.
+HEARD_TICKS: Final = 3
 
 
-class Node(Administration, Repairing, RoomKeeping, Service):
+class Node(Repairing, RoomKeeping, Service):
     """One log, replicated by its group; see `node.api.NodeLike` for what doors may call."""
 
     logger = Logger()
@@ -92,9 +92,14 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._rng = rng
         self._make_queue = make_queue
         self._on_fatal = on_fatal
+        administration = self.administration = Administration(self, monotonic=clocks.monotonic)
+        # The gRPC and the binary server ask the node (`ClusterAdmin`, `ProducerRegistry`), its part answers.
+        self.status, self.trim = administration.status, administration.trim
+        self.add, self.remove, self.leave = administration.add, administration.remove, administration.leave
+        self.transfer, self.hand_over = administration.transfer, administration.hand_over
+        self.register_producer = administration.register_producer
         self._waiters = Waiters()
         self._under_way = UnderWay(options.raft.proposals_size_max)
-        self._registrations = Rate(REGISTRATIONS_AT_ONCE_MAX, REGISTRATION_SECONDS)
         self._is_stopping = False
         self._is_renewing = False
         self._has_failed = False
@@ -103,8 +108,6 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._trimmer: Trimmer | None = None
         self._log: Log | None = None
         self._claimed: DataDirectory | None = None
-        self._hand_overs: list[Deferred[None]] = []
-        self._removals = []
         self._forwarder: Forwarder | None = None
         self.transport: Transport | None = None
         # Raises for a subject that may not append, also where another node passes its request on.
@@ -198,8 +201,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             self._replica.tick()
             self.look_at_stuck_write()
             self.look_at_damage()
-            self._look_at_hand_over()
-            self._look_at_removals()
+            self.administration.tick()
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
         loop = LoopingCall(work)
@@ -280,11 +282,26 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         self._take_part()
 
     @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core; None while this node is no member."""
+        return self._replica
+
+    @property
     def configuration(self) -> Configuration:
         """The latest configuration of the log; empty while there is none."""
         if self._replica is not None:
             return self._replica.raft.configuration
         return self._log.state.configuration if self._log is not None else Configuration()
+
+    @property
+    def configuration_index(self) -> int:
+        """The index of the latest configuration, 0 while this node is no member of a group yet."""
+        return self._replica.raft.configuration_index if self._replica is not None else 0
+
+    @property
+    def settled(self) -> tuple[Configuration, int]:
+        """The last configuration known to be committed, and its index. See `cluster_node.ClusterNode`."""
+        return self._replica.raft.settled if self._replica is not None else (Configuration(), 0)
 
     @property
     def is_in_cluster(self) -> bool:
@@ -408,7 +425,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             self._forwarder.stop()
         if self._replica is not None:
             self._replica.stop()
-        self._end_hand_overs()
+        self.administration.stop()
         self._disk.stop()
         self._readers.stop()
         if not self._has_failed:
@@ -428,7 +445,7 @@ class Node(Administration, Repairing, RoomKeeping, Service):
         """Role, leader or term are others now."""
         self.has_leader = state.leader != 0
         self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
-        self._look_at_hand_over()
+        self.administration.look_at_hand_over()
         if self._forwarder is not None:
             self._forwarder.leader_changed(self.leader_name)
 
@@ -481,6 +498,20 @@ class Node(Administration, Repairing, RoomKeeping, Service):
             failed(DiskFullError(self.options.data_dir))
         else:
             self._under_way.propose(self._replica.propose, proposal, appended, failed)
+
+    # --- administration -----------------------------------------------------------------
+
+    def administer(self, order: AdminOrder) -> Deferred[AdminResult]:
+        """Carry out an order: here if this node leads, else the leader is asked, once."""
+        if self._replica is None or self._leads:
+            return self.administer_here(order)
+        if self._forwarder is not None and self.leader_name:
+            return self._forwarder.administer(self.leader_name, order)
+        return fail(UnavailableError("no leader is known; nothing was done, try again"))
+
+    def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
+        """Carry out an order if this node leads; never passes it on."""
+        return self.administration.administer_here(order)
 
     # --- reading ------------------------------------------------------------------------
 

@@ -189,7 +189,7 @@ ANSWERS = (
         "stop-forgets-hand-overs",
         "found here: a transfer that was never answered",
         "Who waits for a hand-over is not told of the stop.",
-        [(NODE + "_close", "self._end_hand_overs()", "pass")],
+        [(NODE + "_close", "self.administration.stop()", "pass")],
         "test_administration:AdministrationTests.test_stop_during_a_transfer",
     ),
     bug(
@@ -441,7 +441,7 @@ MEMBERSHIP = (
         "failed-transfer-succeeds",
         "hashicorp/raft: LeadershipTransfer",
         "A hand-over that did not happen is said to have been done.",
-        [(ADMINISTRATION + "_look_at_hand_over", "if raft.role is Role.LEADER else", "if False else")],
+        [(ADMINISTRATION + "look_at_hand_over", "if raft.role is Role.LEADER else", "if False else")],
         "test_administration:AdministrationTests.test_transfer_that_fails",
     ),
 )
@@ -518,7 +518,7 @@ TWINS = (
         "remove-hits-the-member",
         "found here: an identity taken twice",
         "A removal by name takes the member, though another machine may be meant.",
-        [(ADMINISTRATION + "_remove", "self._check_is_one(replica, members[-1])", "pass")],
+        [(ADMINISTRATION + "_remove", "self._check_is_one(driver, members[-1])", "pass")],
         "test_twins:TwinTests.test_remove",
     ),
 )
