@@ -88,7 +88,7 @@ class EntryRepairTestCase(TownTestCase):
                 [path for path in leading if path in mine and leading[path] != mine[path]], [], one.name
             )
             self.assertGreaterEqual(len(mine), 2)
-            self.assertEqual((one.failures, one.node._mender.pending), ([], 0), one.name)
+            self.assertEqual((one.failures, one.node._entry_repair.pending), ([], 0), one.name)
             self.assertEqual(one.node._log._damaged, ())
 
     def know_committed(self, resident, index: int) -> None:
@@ -103,7 +103,7 @@ class EntryRepairTestCase(TownTestCase):
 
     def wait_mended(self, town, *names: str, entries: int = 1, seconds_max: float = 30.0) -> None:
         def is_mended(name):
-            entry_repair = town[name].node._mender
+            entry_repair = town[name].node._entry_repair
             return entry_repair is not None and entry_repair.mended >= entries and not entry_repair.pending
 
         town.until(lambda: all(map(is_mended, names)), seconds_max)
@@ -233,7 +233,7 @@ class OthersTests(EntryRepairTestCase):
             self.assertIsInstance(self.read(town, victim, offset).value, UnavailableError)
             self.assertNotIsInstance(self.read(town, victim, offset + 1), Failure)
             town.advance(12)
-        self.assertEqual((len(told), victim.node._mender.mended), (1, 0))
+        self.assertEqual((len(told), victim.node._entry_repair.mended), (1, 0))
         town.heal()
         self.wait_mended(town, victim.name, seconds_max=30.0)
         town.until(lambda: town.leader)
@@ -272,7 +272,7 @@ class OthersTests(EntryRepairTestCase):
         self.know_committed(victim, index - 1)
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.advance(5)
-        self.assertEqual((self.requests(), victim.node._mender.pending), ([], 1))
+        self.assertEqual((self.requests(), victim.node._entry_repair.pending), ([], 1))
         self.know_committed(victim, index)
         self.wait_mended(town, victim.name)
         self.assert_same(town)
@@ -300,7 +300,7 @@ class OthersTests(EntryRepairTestCase):
         told = self.told("repaired at byte")
         self.assertIsInstance(self.read(town, one, offset).value, UnavailableError)
         self.wait_mended(town, one.name)
-        if not other.node._mender.mended:  # it was not asked
+        if not other.node._entry_repair.mended:  # it was not asked
             self.read(town, other, offset)
             self.wait_mended(town, other.name)
         self.assert_same(town)
@@ -312,7 +312,9 @@ class OthersTests(EntryRepairTestCase):
         for resident in town.running:
             self.flip(resident, 1, 4)
         offset = self.sealed(town.leader)[1].frame_header(4).base_offset
-        town.until(lambda: all(one.node._mender and one.node._mender.pending for one in town.running))
+        town.until(
+            lambda: all(one.node._entry_repair and one.node._entry_repair.pending for one in town.running)
+        )
         town.advance(12)
         for resident in town.running:
             self.assertIsInstance(self.read(town, resident, offset).value, UnavailableError)
@@ -418,7 +420,7 @@ class LyingTests(EntryRepairTestCase):
         for _ in range(mending.ATTEMPTS_MAX):
             self.assertEqual(victim.failures, [])
             victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
-            town.until(lambda: not victim.node._mender.pending)
+            town.until(lambda: not victim.node._entry_repair.pending)
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.until(lambda: victim.failures)
         victim.failures.clear()
@@ -439,7 +441,7 @@ class LyingTests(EntryRepairTestCase):
         with patch.object(victim.disk, "open", refuse):
             victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
             town.advance(3)
-        self.assertEqual((victim.failures, victim.node._mender.pending), ([], 1))
+        self.assertEqual((victim.failures, victim.node._entry_repair.pending), ([], 1))
         self.wait_mended(town, victim.name)
         self.assert_same(town)
 
@@ -530,15 +532,17 @@ class ServingTests(EntryRepairTestCase):
             if other is not victim:
                 other.node._look_after().serve = lambda *_: None
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
-        town.until(lambda: victim.node._mender._asked)
-        asked = victim.node._mender._asked
+        town.until(lambda: victim.node._entry_repair._asked)
+        asked = victim.node._entry_repair._asked
         frames = self.ask_log(town.leader, asked.job.exam.damage)
         for source, request_id in ((asked.name, asked.request_id + 1), ("somebody", asked.request_id)):
-            victim.node._mender.reply_received(source, EntriesReply(request_id=request_id, frames=frames))
-            self.assertIs(victim.node._mender._asked, asked)
-        self.assertEqual(victim.node._mender.mended, 0)
+            victim.node._entry_repair.reply_received(
+                source, EntriesReply(request_id=request_id, frames=frames)
+            )
+            self.assertIs(victim.node._entry_repair._asked, asked)
+        self.assertEqual(victim.node._entry_repair.mended, 0)
         self.assertNotEqual(victim.disk.contents(), before)
-        victim.node._mender.reply_received(
+        victim.node._entry_repair.reply_received(
             asked.name, EntriesReply(request_id=asked.request_id, frames=frames)
         )
         self.wait_mended(town, victim.name)

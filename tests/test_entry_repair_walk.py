@@ -116,7 +116,7 @@ class RotTests(EntryRepairTestCase):
         return len(town.running) == 3 and all(
             one.node.committed_index == last
             and one.node._replica.raft.damage is None
-            and not one.node._mender.pending
+            and not one.node._entry_repair.pending
             and not self.is_damaged(one)
             for one in town.running
         )

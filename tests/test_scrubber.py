@@ -195,5 +195,5 @@ class LoneNodeTests(NodeTestCase):
                 self.clock.advance(node.options.tick_seconds)
         self.assertEqual(node._scrubber.passes, 2)
         self.assertEqual(len(node._damaged_places), 1)
-        self.assertEqual((self.fatal, node._mender.pending), ([], 0))
+        self.assertEqual((self.fatal, node._entry_repair.pending), ([], 0))
         self.assertEqual(self.append(node), 12)
