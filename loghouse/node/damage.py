@@ -54,7 +54,7 @@ class LogRepair:
         self.damage: Damage | None = None
 
     def open_log(self) -> Log:
-        """Open the log; a member's damaged one is cut before the damage first.
+        """Open the log and say so; a member's damaged one is cut before the damage first.
 
         Raises:
             DamageError: A lone node's log is damaged, or a member's beyond this; the text says what to do.
@@ -79,6 +79,14 @@ class LogRepair:
                 end=log.last_index,
                 last=loss.end_text,
             )
+        for warning in log.warnings:
+            self.logger.warn("{found}", found=warning)
+        self.logger.info(
+            "log open: offsets {lowest} to {next} (next), term {term}",
+            lowest=log.lowest_offset,
+            next=log.next_offset,
+            term=log.hard_state.term,
+        )
         return log
 
     def _open(self) -> Log:

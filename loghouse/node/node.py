@@ -217,14 +217,6 @@ class Node(Repairing, RoomKeeping, Service):
         self._log_repair = LogRepair(self._files, directory, DEFAULT_GROUP)
         self._log = self._log_repair.open_log()
         self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
-        for warning in self._log.warnings:
-            self.logger.warn("{found}", found=warning)
-        self.logger.info(
-            "log open: offsets {lowest} to {next} (next), term {term}",
-            lowest=self._log.lowest_offset,
-            next=self._log.next_offset,
-            term=self._log.hard_state.term,
-        )
 
     def _make_replica(self, id_: int) -> RaftDriver:
         log = self._log
