@@ -27,6 +27,7 @@ from loghouse.errors import (
 )
 from loghouse.node.administration import Administration
 from loghouse.node.api import Server
+from loghouse.node.core import make_driver
 from loghouse.node.damage import LogRepair, Repairing
 from loghouse.node.disk_room import RoomKeeping
 from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
@@ -36,11 +37,9 @@ from loghouse.protocol.configuration import Configuration, Member
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
-from loghouse.raft.core import Raft
-from loghouse.raft.ready import HardState, Role, SoftState
+from loghouse.raft.ready import Role, SoftState
 from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
 from loghouse.replica.driver import RaftDriver
-from loghouse.replica.read_ahead import ReadAhead
 from loghouse.replica.reads import Reads
 from loghouse.replica.retention import AgeClock
 from loghouse.replica.trimming import Trimmer
@@ -219,33 +218,18 @@ class Node(Repairing, RoomKeeping, Service):
         self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
 
     def _make_replica(self, id_: int) -> RaftDriver:
-        log = self._log
-        assert log is not None
-        # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
-        # the last watermark. It must be readable even if there is no room now for an entry of a new term.
-        is_lone = log.state.configuration.voters == {id_} and self._damage is None
-        read_ahead = ReadAhead(log, self._readers, self.read_failed, scheduler=self._clocks.scheduler)
-        raft = Raft(
-            self.options.raft,
-            id=id_,
-            group=DEFAULT_GROUP,
-            seed=self.seed,
-            reader=read_ahead,
-            hard_state=HardState(log.hard_state.term, log.hard_state.vote),
-            rng=self._rng,
-            commit_index=log.last_index if is_lone else log.commit_index,
+        assert self._log is not None
+        return make_driver(
+            self._log,
+            id_,
+            self,
+            config=self.options.raft,
             damage=self._damage,
-            now=self._now(),
-        )
-        return RaftDriver(
-            raft,
-            log,
+            clocks=self._clocks,
+            rng=self._rng,
             disk=self._disk,
-            soon=self._clocks.soon,
-            later=self._clocks.later,
-            wall=self._clocks.wall,
-            owner=self,
-            read_ahead=read_ahead,
+            readers=self._readers,
+            read_failed=self.read_failed,
         )
 
     def _own_member(self) -> Member | None:

@@ -80,7 +80,11 @@ ORDER = (
         "all-on-disk-is-committed",
         "a lone voter's shortcut taken by all",
         "A member starts with everything on its disk as committed.",
-        (NODE + "_make_replica", "log.last_index if is_lone else log.commit_index", "log.last_index"),
+        (
+            "loghouse.node.core:make_driver",
+            "log.last_index if is_lone else log.commit_index",
+            "log.last_index",
+        ),
         options=THREE,
         faults=(("crash", 4.0), ("partition", 5.0)),
         first_seed=7,
