@@ -289,7 +289,7 @@ class DamageTests(_NodeTestCase):
         node = self.start(segment_size=32 * KIB)
         for _ in range(2):
             self.assertEqual(self.read_all(node), (11, 1))
-        self.assertEqual((self.fatal, len(node._damaged_places)), ([], 1))
+        self.assertEqual((self.fatal, len(node.damage_control._places)), ([], 1))
         self.assertEqual(self.append(node), 12)
         self.assertFalse((self.directory / "damage").exists())
 

@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, UnavailableError
 from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, KIB, MIB, STORE_HEADER_SIZE
-from loghouse.node.node import Node
+from loghouse.node.damage import DamageControl
 from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.replica import entry_repair as mending
@@ -18,6 +18,17 @@ from tests.driver.town import TownTestCase
 
 DIRECTORY = "/data/logs/1"
 RECORD_SIZE = 6000
+
+
+def repair_of(resident):
+    """Return who mends the log of a node."""
+    return resident.node.damage_control.entry_repair
+
+
+def committed_of(resident) -> int:
+    """Return the last entry that is committed and durable on a node; 0 before it belongs to the cluster."""
+    control = resident.node.damage_control
+    return control.committed_index if control is not None else 0
 
 
 class EntryRepairTestCase(TownTestCase):
@@ -34,7 +45,7 @@ class EntryRepairTestCase(TownTestCase):
         for _ in range(records):
             self.result(town, town.leader.propose(RECORD_SIZE))
         last = town.leader.node._log.last_index
-        town.until(lambda: all(one.node.committed_index >= last for one in town.running))
+        town.until(lambda: all(committed_of(one) >= last for one in town.running))
         self.asked = []
         for one in town.running:
             self.listen(one)
@@ -88,23 +99,23 @@ class EntryRepairTestCase(TownTestCase):
                 [path for path in leading if path in mine and leading[path] != mine[path]], [], one.name
             )
             self.assertGreaterEqual(len(mine), 2)
-            self.assertEqual((one.failures, one.node._entry_repair.pending), ([], 0), one.name)
+            self.assertEqual((one.failures, repair_of(one).pending), ([], 0), one.name)
             self.assertEqual(one.node._log._damaged, ())
 
     def know_committed(self, resident, index: int) -> None:
         """Let a node know of no later commit."""
         known = {resident.name: index}
 
-        def committed_index(node):
-            raft = node._replica.raft
-            return min(raft.commit_index, raft.durable_index, known.get(node.name, 1 << 60))
+        def committed_index(control):
+            raft = control._owner.driver.raft
+            return min(raft.commit_index, raft.durable_index, known.get(control._owner.name, 1 << 60))
 
-        self.patch(Node, "committed_index", property(committed_index))
+        self.patch(DamageControl, "committed_index", property(committed_index))
 
     def wait_mended(self, town, *names: str, entries: int = 1, seconds_max: float = 30.0) -> None:
         def is_mended(name):
-            entry_repair = town[name].node._entry_repair
-            return entry_repair is not None and entry_repair.mended >= entries and not entry_repair.pending
+            entry_repair = repair_of(town[name])
+            return entry_repair.mended >= entries and not entry_repair.pending
 
         town.until(lambda: all(map(is_mended, names)), seconds_max)
 
@@ -163,7 +174,7 @@ class ScrubTests(EntryRepairTestCase):
         self.flip(victim, 1, 2, at=20)
         self.flip(leader, 0, 7)
         self.wait_mended(town, victim.name, leader.name)
-        town.until(lambda: all(one.node._scrubber.passes for one in town.running))
+        town.until(lambda: all(one.node.damage_control.scrubber.passes for one in town.running))
         self.wait_mended(town, victim.name, entries=2)
         self.assert_same(town)
         self.assertIs(town.leader, leader)
@@ -233,7 +244,7 @@ class OthersTests(EntryRepairTestCase):
             self.assertIsInstance(self.read(town, victim, offset).value, UnavailableError)
             self.assertNotIsInstance(self.read(town, victim, offset + 1), Failure)
             town.advance(12)
-        self.assertEqual((len(told), victim.node._entry_repair.mended), (1, 0))
+        self.assertEqual((len(told), repair_of(victim).mended), (1, 0))
         town.heal()
         self.wait_mended(town, victim.name, seconds_max=30.0)
         town.until(lambda: town.leader)
@@ -256,7 +267,7 @@ class OthersTests(EntryRepairTestCase):
         """A member that does not answer is given up, and the next one asked."""
         town = self.filled()
         victim, silent = self.follower(town, 0), self.follower(town, 1)
-        silent.node._look_after().serve = lambda *_: None
+        repair_of(silent).serve = lambda *_: None
         for number in (3, 5, 6):
             self.flip(victim, 1, number)
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
@@ -272,7 +283,7 @@ class OthersTests(EntryRepairTestCase):
         self.know_committed(victim, index - 1)
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.advance(5)
-        self.assertEqual((self.requests(), victim.node._entry_repair.pending), ([], 1))
+        self.assertEqual((self.requests(), repair_of(victim).pending), ([], 1))
         self.know_committed(victim, index)
         self.wait_mended(town, victim.name)
         self.assert_same(town)
@@ -300,7 +311,7 @@ class OthersTests(EntryRepairTestCase):
         told = self.told("repaired at byte")
         self.assertIsInstance(self.read(town, one, offset).value, UnavailableError)
         self.wait_mended(town, one.name)
-        if not other.node._entry_repair.mended:  # it was not asked
+        if not repair_of(other).mended:  # it was not asked
             self.read(town, other, offset)
             self.wait_mended(town, other.name)
         self.assert_same(town)
@@ -312,9 +323,7 @@ class OthersTests(EntryRepairTestCase):
         for resident in town.running:
             self.flip(resident, 1, 4)
         offset = self.sealed(town.leader)[1].frame_header(4).base_offset
-        town.until(
-            lambda: all(one.node._entry_repair and one.node._entry_repair.pending for one in town.running)
-        )
+        town.until(lambda: all(repair_of(one).pending for one in town.running))
         town.advance(12)
         for resident in town.running:
             self.assertIsInstance(self.read(town, resident, offset).value, UnavailableError)
@@ -338,7 +347,7 @@ class OthersTests(EntryRepairTestCase):
         newcomer.crash()
         newcomer.wipe()
         newcomer.start()
-        town.until(lambda: newcomer.node.committed_index >= leader.node._log.last_index, 120)
+        town.until(lambda: committed_of(newcomer) >= leader.node._log.last_index, 120)
         self.assertIs(town.leader, leader)
         self.wait_mended(town, leader.name, entries=2)
         self.assertEqual({request[:1] for request in self.requests()}, {(leader.name,)})
@@ -351,11 +360,13 @@ class LyingTests(EntryRepairTestCase):
 
     def lie(self, resident, answer) -> None:
         """Let a node answer with other frames; `answer(log, request)` makes them."""
-        entry_repair = resident.node._look_after()
+        entry_repair = repair_of(resident)
 
         def serve(source, request):
             frames = answer(resident.node._log, request)
-            resident.node.send_to(source, EntriesReply(request_id=request.request_id, frames=frames))
+            resident.node.damage_control.send_to(
+                source, EntriesReply(request_id=request.request_id, frames=frames)
+            )
 
         entry_repair.serve = serve
 
@@ -420,7 +431,7 @@ class LyingTests(EntryRepairTestCase):
         for _ in range(mending.ATTEMPTS_MAX):
             self.assertEqual(victim.failures, [])
             victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
-            town.until(lambda: not victim.node._entry_repair.pending)
+            town.until(lambda: not repair_of(victim).pending)
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.until(lambda: victim.failures)
         victim.failures.clear()
@@ -441,7 +452,7 @@ class LyingTests(EntryRepairTestCase):
         with patch.object(victim.disk, "open", refuse):
             victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
             town.advance(3)
-        self.assertEqual((victim.failures, victim.node._entry_repair.pending), ([], 1))
+        self.assertEqual((victim.failures, repair_of(victim).pending), ([], 1))
         self.wait_mended(town, victim.name)
         self.assert_same(town)
 
@@ -482,7 +493,7 @@ class ServingTests(EntryRepairTestCase):
         source = next(one for one in town.running if one is not target)
         asked = len(self.asked)
         request = EntriesRequest(request_id=77, first_index=first, last_index=last)
-        assert source.node.send_to(target.name, request)
+        assert source.node.damage_control.send_to(target.name, request)
         town.advance(1)
         answers = [m for _, name, m in self.asked[asked:] if name == source.name and m.request_id == 77]
         return bytes(answers[0].frames) if answers else None
@@ -530,21 +541,17 @@ class ServingTests(EntryRepairTestCase):
         self.flip(victim, 1, 3)
         for other in town.running:
             if other is not victim:
-                other.node._look_after().serve = lambda *_: None
+                repair_of(other).serve = lambda *_: None
         victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
-        town.until(lambda: victim.node._entry_repair._asked)
-        asked = victim.node._entry_repair._asked
+        town.until(lambda: repair_of(victim)._asked)
+        asked = repair_of(victim)._asked
         frames = self.ask_log(town.leader, asked.job.exam.damage)
         for source, request_id in ((asked.name, asked.request_id + 1), ("somebody", asked.request_id)):
-            victim.node._entry_repair.reply_received(
-                source, EntriesReply(request_id=request_id, frames=frames)
-            )
-            self.assertIs(victim.node._entry_repair._asked, asked)
-        self.assertEqual(victim.node._entry_repair.mended, 0)
+            repair_of(victim).reply_received(source, EntriesReply(request_id=request_id, frames=frames))
+            self.assertIs(repair_of(victim)._asked, asked)
+        self.assertEqual(repair_of(victim).mended, 0)
         self.assertNotEqual(victim.disk.contents(), before)
-        victim.node._entry_repair.reply_received(
-            asked.name, EntriesReply(request_id=asked.request_id, frames=frames)
-        )
+        repair_of(victim).reply_received(asked.name, EntriesReply(request_id=asked.request_id, frames=frames))
         self.wait_mended(town, victim.name)
         self.assert_same(town)
 

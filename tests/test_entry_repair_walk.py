@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from loghouse.errors import RequestError
 from loghouse.limits import KIB
 from loghouse.protocol.entry import decode_entries
-from tests.test_entry_repair import RECORD_SIZE, EntryRepairTestCase
+from tests.test_entry_repair import RECORD_SIZE, EntryRepairTestCase, committed_of, repair_of
 
 SEEDS = int(os.environ.get("LOGHOUSE_MENDING_SEEDS", "2"))
 STEPS = 50
@@ -57,7 +57,7 @@ class Rot:
         """Flip bits in entries that are this node's to lose."""
         rng, log = self.rng, resident.node._log
         lot = "abc".index(resident.name)
-        committed = resident.node.committed_index
+        committed = committed_of(resident)
         sealed = [one for one in log.view.segments[:-1] if one.last_index <= committed] if log else []
         if not sealed:
             return
@@ -114,9 +114,9 @@ class RotTests(EntryRepairTestCase):
         """Whether everybody has everything, and nobody is damaged or mending."""
         last = town.leader.node._log.last_index if town.leader else -1
         return len(town.running) == 3 and all(
-            one.node.committed_index == last
+            committed_of(one) == last
             and one.node._replica.raft.damage is None
-            and not one.node._entry_repair.pending
+            and not repair_of(one).pending
             and not self.is_damaged(one)
             for one in town.running
         )

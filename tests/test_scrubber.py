@@ -193,7 +193,7 @@ class LoneNodeTests(NodeTestCase):
                 self.readers.step()
                 self.monotonic += 1
                 self.clock.advance(node.options.tick_seconds)
-        self.assertEqual(node._scrubber.passes, 2)
-        self.assertEqual(len(node._damaged_places), 1)
-        self.assertEqual((self.fatal, node._entry_repair.pending), ([], 0))
+        self.assertEqual(node.damage_control.scrubber.passes, 2)
+        self.assertEqual(len(node.damage_control._places), 1)
+        self.assertEqual((self.fatal, node.damage_control.entry_repair.pending), ([], 0))
         self.assertEqual(self.append(node), 12)

@@ -10,15 +10,15 @@ rest.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, UnavailableError, short_of
-from loghouse.node.options import Clocks, NodeOptions, Transport
+from loghouse.node.options import Clocks, Transport
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.message import Message
@@ -124,69 +124,98 @@ class LogRepair:
         remove_loss(self._files, self._directory)
 
 
-class Repairing:
-    """The part of a node that meets damage, and the end of the process."""
+class DamageOwner(Protocol):
+    """What damage control asks of its node."""
 
-    logger: Logger
     name: str
-    is_writable: bool
-    has_leader: bool
-    options: NodeOptions
     transport: Transport | None
-    _has_failed: bool
-    _is_stopping: bool
-    _clocks: Clocks
-    _files: Files
-    _rng: random.Random
-    _disk: WorkQueue
-    _readers: WorkQueue
-    _log: Log | None
-    _replica: RaftDriver | None
-    _on_fatal: Callable[[Failure], None]
-    _log_repair: LogRepair | None = None
-    _damaged_places: set[tuple[str, int]]
-    _entry_repair: EntryRepair | None = None
-    _scrubber: Scrubber | None = None
 
-    if TYPE_CHECKING:
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core; None while this node is no member."""
 
-        @property
-        def configuration(self) -> Configuration:
-            """The latest configuration of the log; the node has it."""
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration of the log; empty while there is none."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing new is to be begun."""
 
     def fatal(self, failure: Failure) -> None:
-        """The process must end. When damage is why, a member's next start repairs it."""
-        if self._has_failed:
-            return
-        self._has_failed = True
-        self.is_writable = self.has_leader = False
-        log, repair = self._log, self._log_repair
-        error = failure.value
-        if isinstance(error, DamageError) and log is not None and repair is not None and self._is_member:
-            # From here on nothing is acknowledged any more: what is durable now is all that was promised.
-            if self._replica is not None:
-                self._replica.stop()
-            remedy = "start this node again: it repairs that from the other members"
-            failure = Failure(DamageError(error.file, error.position, error.problem, remedy=remedy))
-            noted = self._disk.run(lambda: repair.note(log))
-            noted.addTimeout(NOTE_SECONDS_MAX, self._clocks.scheduler)
-            noted.addErrback(self._note_failed).addCallback(lambda _: self._on_fatal(failure))
-            return
-        self._on_fatal(failure)
-        if self._replica is not None:
-            self._replica.stop()
+        """The process must end."""
+
+
+class DamageControl:
+    """What a node does about damage in its open log: mend it in its place, or have the next start repair it.
+
+    It is the owner of `entry_repair` (`EntryRepairOwner`) and of `scrubber` (`ScrubOwner`).
+    """
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        owner: DamageOwner,
+        log: Log,
+        log_repair: LogRepair,
+        *,
+        files: Files,
+        disk: WorkQueue,
+        readers: WorkQueue,
+        clocks: Clocks,
+        choose_id: Callable[[], int],
+        scrub_rate: int,
+    ) -> None:
+        """Nothing happens before the first `tick`, damage, or message of another member.
+
+        Args:
+            owner: The node.
+            log_repair: What opened `log`.
+            disk: The thread that writes.
+            readers: Threads for what may wait for a disk.
+            choose_id: Returns a random u64, as `EntryRepair` wants it.
+            scrub_rate: Bytes a second to read of sealed segments; 0 reads nothing.
+        """
+        self._owner = owner
+        self._log = log
+        self._log_repair = log_repair
+        self._disk = disk
+        self._clocks = clocks
+        # Damaged places (file, position) that were logged, so that each is logged once; it only grows.
+        self._places: set[tuple[str, int]] = set()
+        self.entry_repair = EntryRepair(files, log, self, readers=readers, disk=disk, choose_id=choose_id)
+        self.scrubber = Scrubber(
+            files, log, self, readers=readers, rate=scrub_rate, monotonic=clocks.monotonic
+        )
+
+    @property
+    def damage(self) -> Damage | None:
+        """What the log once held, while it is being repaired from the leader."""
+        return self._log_repair.damage
+
+    @property
+    def is_member(self) -> bool:
+        """Whether there are others that have what is damaged here; a damaged log may not know them."""
+        return has_others(self._owner.configuration, self._owner.name) or self.damage is not None
+
+    # --- the end of the process ---------------------------------------------------------------
+
+    def note(self, error: DamageError) -> Deferred[DamageError]:
+        """Note for the next start that it must repair the log; nothing is written to it any more.
+
+        Fires with the error to end the process with, also when the note could not be made in time.
+        """
+        remedy = "start this node again: it repairs that from the other members"
+        last = DamageError(error.file, error.position, error.problem, remedy=remedy)
+        noted = self._disk.run(lambda: self._log_repair.note(self._log))
+        noted.addTimeout(NOTE_SECONDS_MAX, self._clocks.scheduler)
+        return noted.addErrback(self._note_failed).addCallback(lambda _: last)
 
     def _note_failed(self, failure: Failure) -> None:
         self.logger.critical("cannot note the damage: {reason}", reason=failure.getErrorMessage())
 
-    @property
-    def _damage(self) -> Damage | None:
-        """What the log once held, while it is being repaired."""
-        return self._log_repair.damage if self._log_repair is not None else None
-
-    @property
-    def _is_member(self) -> bool:
-        return has_others(self.configuration, self.name) or self._damage is not None
+    # --- damage that is met -------------------------------------------------------------------
 
     def read_failed(self, failure: Failure) -> Any:
         """Look at why a read failed, and say what to do; damaged bytes were not served."""
@@ -208,104 +237,78 @@ class Repairing:
 
     def _is_mended(self, error: DamageError, failure: Failure) -> bool:
         """Begin to mend, and return whether that is possible; else tell, and let a member end."""
-        if self._has_failed or self._is_stopping:
+        if self._owner.is_ending:
             return False
-        is_member, entry_repair = self._is_member, self._look_after()
-        if is_member and entry_repair is not None and entry_repair.take(error):
+        is_member = self.is_member
+        if is_member and self.entry_repair.take(error):
             return True
         place = (error.file, error.position)
-        if place not in self._damaged_places and len(self._damaged_places) < PLACES_MAX:
-            self._damaged_places.add(place)
+        if place not in self._places and len(self._places) < PLACES_MAX:
+            self._places.add(place)
             self.logger.critical("damage was met: {reason}", reason=str(error))
         if is_member:
-            self.fatal(failure)
+            self._owner.fatal(failure)
         return False
 
-    # --- mending in place (`mending.EntryRepairOwner`, `scrubbing.ScrubOwner`) ------------------------
-
-    def _look_after(self) -> EntryRepair | None:
-        """Return who mends the log, from its opening on."""
-        log = self._log
-        if self._entry_repair is None and log is not None:
-            self._entry_repair = EntryRepair(
-                self._files,
-                log,
-                self,
-                readers=self._readers,
-                disk=self._disk,
-                choose_id=lambda: self._rng.getrandbits(64),
-            )
-            self._scrubber = Scrubber(
-                self._files,
-                log,
-                self,
-                readers=self._readers,
-                rate=self.options.scrub_rate,
-                monotonic=self._clocks.monotonic,
-            )
-        return self._entry_repair
+    # --- mending in place (`entry_repair.EntryRepairOwner`, `scrubber.ScrubOwner`) -------------------
 
     @property
     def committed_index(self) -> int:
         """The last entry that is committed for certain and durable here."""
-        if self._replica is None:
+        driver = self._owner.driver
+        if driver is None:
             return 0
         # Not what is readable: that may wait for the very entries that are damaged.
-        raft = self._replica.raft
-        return min(raft.commit_index, raft.durable_index)
+        return min(driver.raft.commit_index, driver.raft.durable_index)
 
     @property
     def is_ending(self) -> bool:
         """Whether nothing new is to be begun."""
-        return self._is_stopping or self._has_failed
+        return self._owner.is_ending
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end."""
+        self._owner.fatal(failure)
 
     def mend_sources(self) -> list[str]:
         """The names of the other members."""
-        return [member.name for member in self.configuration.members if member.name != self.name]
+        own_name = self._owner.name
+        return [member.name for member in self._owner.configuration.members if member.name != own_name]
 
     def send_to(self, name: str, message: Message) -> bool:
         """Send a message to a node; False when it certainly was not sent."""
-        return self.transport is not None and self.transport.send(name, message)
+        transport = self._owner.transport
+        return transport is not None and transport.send(name, message)
 
     def beyond_mending(self, error: DamageError) -> None:
         """Damage that cannot be mended in place: the next start repairs it."""
         self.logger.critical("damage cannot be repaired in place: {reason}", reason=str(error))
-        self.fatal(Failure(error))
+        self._owner.fatal(Failure(error))
 
     def index_wrong(self, base_index: int, entries: bytes) -> None:
         """Make an index file anew."""
         log = self._log
-        assert log is not None
         self.logger.warn("the index of segment {base} did not fit its store: it is rebuilt", base=base_index)
-        self._disk.run(lambda: log.mend_index(base_index, entries)).addErrback(self.fatal)
+        self._disk.run(lambda: log.mend_index(base_index, entries)).addErrback(self._owner.fatal)
 
-    def repair_message_received(self, source: str, message: Message) -> bool:
-        """Take a message about damaged entries; False when it is about something else."""
-        entry_repair = self._look_after()
-        match message:
-            case EntriesRequest():
-                if entry_repair is not None:
-                    entry_repair.serve(source, message)
-            case EntriesReply():
-                if entry_repair is not None:
-                    entry_repair.reply_received(source, message)
-            case _:
-                return False
-        return True
+    def message_received(self, source: str, message: EntriesRequest | EntriesReply) -> None:
+        """Take a message of another member about damaged entries, its own or this node's."""
+        if isinstance(message, EntriesRequest):
+            self.entry_repair.serve(source, message)
+        else:
+            self.entry_repair.reply_received(source, message)
 
-    def look_at_damage(self) -> None:
-        """Read and mend what is due; called at each tick."""
-        entry_repair = self._look_after()
-        if entry_repair is not None and self._scrubber is not None:
-            entry_repair.look(self._clocks.monotonic())
-            self._scrubber.look()
+    def tick(self) -> None:
+        """Read and mend what is due."""
+        self.entry_repair.look(self._clocks.monotonic())
+        self.scrubber.look()
         self._look_at_loss()
 
     def _look_at_loss(self) -> None:
         """Forget about damage once the core does: the log is durably as up to date as it was."""
-        repair, replica = self._log_repair, self._replica
-        if repair is None or replica is None or repair.damage is None or replica.raft.damage is not None:
+        repair, driver = self._log_repair, self._owner.driver
+        if driver is None or repair.damage is None or driver.raft.damage is not None:
             return
         repair.damage = None
         self.logger.info("the damaged log is repaired: everything it held came from the leader")
-        self._disk.run(repair.forget).addErrback(self.fatal)
+        self._disk.run(repair.forget).addErrback(self._owner.fatal)

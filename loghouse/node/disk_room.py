@@ -38,7 +38,7 @@ class RoomKeeping:
     if TYPE_CHECKING:
 
         def fatal(self, failure: Failure) -> None:
-            """The process must end; `Repairing` does it."""
+            """The process must end; the node does it."""
 
         def _restart_core(self, replica: RaftDriver, id_: int = 0) -> None:
             """Go on with what the disk holds; the node does it."""

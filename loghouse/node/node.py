@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import (
+    DamageError,
     DiskFullError,
     LoghouseError,
     MembershipError,
@@ -28,7 +29,7 @@ from loghouse.errors import (
 from loghouse.node.administration import Administration
 from loghouse.node.api import Server
 from loghouse.node.core import make_driver
-from loghouse.node.damage import LogRepair, Repairing
+from loghouse.node.damage import DamageControl, LogRepair
 from loghouse.node.disk_room import RoomKeeping
 from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.node.identity import claim_directory, create_identity, lock_directory
@@ -37,7 +38,8 @@ from loghouse.protocol.configuration import Configuration, Member
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
-from loghouse.raft.ready import Role, SoftState
+from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
+from loghouse.raft.ready import Damage, Role, SoftState
 from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.reads import Reads
@@ -59,7 +61,7 @@ SETTLE_SECONDS_MAX: Final = 1.0
 HEARD_TICKS: Final = 3
 
 
-class Node(Repairing, RoomKeeping, Service):
+class Node(RoomKeeping, Service):
     """One log, replicated by its group; see `node.api.NodeLike` for what doors may call."""
 
     logger = Logger()
@@ -102,10 +104,10 @@ class Node(Repairing, RoomKeeping, Service):
         self._is_stopping = False
         self._is_renewing = False
         self._has_failed = False
-        self._damaged_places: set[tuple[str, int]] = set()
         self._replica: RaftDriver | None = None
         self._trimmer: Trimmer | None = None
         self._log: Log | None = None
+        self.damage_control: DamageControl | None = None
         self._claimed: DataDirectory | None = None
         self._forwarder: Forwarder | None = None
         self.transport: Transport | None = None
@@ -159,8 +161,8 @@ class Node(Repairing, RoomKeeping, Service):
         self._reads = Reads(
             self._readers,
             member=self._member,
-            is_damaged=lambda: self._damage is not None,
-            read_failed=self.read_failed,
+            is_damaged=lambda: self.damage is not None,
+            read_failed=self._read_failed,
         )
         if self._log is None:
             self.disk_uuid = self._rng.randbytes(UUID_SIZE)
@@ -183,6 +185,18 @@ class Node(Repairing, RoomKeeping, Service):
 
     def _take_part(self) -> None:
         """Run the core, if this node knows which member it is; else the leader's first message tells."""
+        assert self._log is not None
+        self.damage_control = DamageControl(
+            self,
+            self._log,
+            self._log_repair,
+            files=self._files,
+            disk=self._disk,
+            readers=self._readers,
+            clocks=self._clocks,
+            choose_id=lambda: self._rng.getrandbits(64),
+            scrub_rate=self.options.scrub_rate,
+        )
         self.is_writable = True
         member = self._own_member()
         if member is not None:
@@ -196,10 +210,10 @@ class Node(Repairing, RoomKeeping, Service):
         self._replica.start()
 
     def _tick(self) -> None:
-        if self._replica is not None:
+        if self._replica is not None and self.damage_control is not None:
             self._replica.tick()
             self.look_at_stuck_write()
-            self.look_at_damage()
+            self.damage_control.tick()
             self.administration.tick()
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
@@ -224,12 +238,12 @@ class Node(Repairing, RoomKeeping, Service):
             id_,
             self,
             config=self.options.raft,
-            damage=self._damage,
+            damage=self.damage,
             clocks=self._clocks,
             rng=self._rng,
             disk=self._disk,
             readers=self._readers,
-            read_failed=self.read_failed,
+            read_failed=self._read_failed,
         )
 
     def _own_member(self) -> Member | None:
@@ -282,7 +296,7 @@ class Node(Repairing, RoomKeeping, Service):
     @property
     def is_in_cluster(self) -> bool:
         """Whether there are other members; what a damaged log still knows does not count against that."""
-        return len(self.configuration.members) > 1 or self._damage is not None
+        return len(self.configuration.members) > 1 or self.damage is not None
 
     @property
     def leader_id(self) -> int:
@@ -364,8 +378,11 @@ class Node(Repairing, RoomKeeping, Service):
         return self._replica is not None and self._replica.raft.is_caught_up(id)
 
     def message_received(self, source: str, message: Message) -> None:
-        """Take a forwarded request, or the answer to one."""
-        if not self.repair_message_received(source, message) and self._forwarder is not None:
+        """Take a message about damaged entries, a forwarded request, or the answer to one."""
+        if isinstance(message, EntriesRequest | EntriesReply):
+            if self.damage_control is not None:
+                self.damage_control.message_received(source, message)
+        elif self._forwarder is not None:
             self._forwarder.message_received(source, message, self)
 
     def peer_lost(self, name: str) -> None:
@@ -409,6 +426,44 @@ class Node(Repairing, RoomKeeping, Service):
                 self._log.close()
             self._directory.close()
         self.logger.info("log closed")
+
+    # --- damage, and the end of the process -------------------------------------------
+
+    @property
+    def damage(self) -> Damage | None:
+        """What the log once held, while it is being repaired from the leader."""
+        return self.damage_control.damage if self.damage_control is not None else None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing new is to be begun."""
+        return self._is_stopping or self._has_failed
+
+    def damage_found(self, error: DamageError) -> None:
+        """The core met damage in committed entries; what needs them waits."""
+        if self.damage_control is not None:
+            self.damage_control.damage_found(error)
+
+    def _read_failed(self, failure: Failure) -> Any:
+        """Look at why a read failed, and say what to do; damaged bytes were not served."""
+        return self.damage_control.read_failed(failure) if self.damage_control is not None else failure
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end. When damage is why, a member's next start repairs it."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        self.is_writable = self.has_leader = False
+        error, control = failure.value, self.damage_control
+        if isinstance(error, DamageError) and control is not None and control.is_member:
+            # From here on nothing is acknowledged any more: what is durable now is all that was promised.
+            if self._replica is not None:
+                self._replica.stop()
+            control.note(error).addCallback(lambda last: self._on_fatal(Failure(last)))
+            return
+        self._on_fatal(failure)
+        if self._replica is not None:
+            self._replica.stop()
 
     # --- what the replica tells -----------------------------------------------------
 
@@ -515,15 +570,7 @@ class Node(Repairing, RoomKeeping, Service):
         """Return the members; a node alone is the cluster."""
         if self.transport is not None:
             return self.transport.servers()
-        options = self.options
-        return (
-            Server(
-                name=options.name,
-                address=options.address,
-                grpc_address=options.grpc_address,
-                is_leader=self.has_leader,
-            ),
-        )
+        return (self.options.as_server(is_leader=self.has_leader),)
 
     def check_log(self, name: str) -> None:
         """Raise unless the log is one of this cluster's.

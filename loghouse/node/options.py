@@ -41,6 +41,12 @@ class NodeOptions:
     raft: RaftConfig = LAN
     scrub_rate: int = 0
 
+    def as_server(self, *, is_leader: bool) -> Server:
+        """Return the node as clients are told of it when it is the whole cluster."""
+        return Server(
+            name=self.name, address=self.address, grpc_address=self.grpc_address, is_leader=is_leader
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Clocks:

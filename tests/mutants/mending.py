@@ -4,7 +4,6 @@ from tests.mutants.named import bug
 
 MENDER = "loghouse.replica.entry_repair:EntryRepair."
 SCRUBBER = "loghouse.replica.scrubber:Scrubber."
-REPAIRING = "loghouse.node.damage:Repairing."
 DAMAGED = "loghouse.storage.examination:DamagedEntries."
 EXAMINATION = "loghouse.storage.examination:Examination."
 WRITE_OVER = "loghouse.storage.examination:write_over"
