@@ -1,94 +1,131 @@
 """A node and the room on its disk: taken ahead, missed, found again.
 
 A full disk is a state, not an error: appends are refused with what to do, reads, votes and trims go on, and
-everything that found no room is tried again every second (`look_for_room`).
+everything that found no room is tried again every second (`look`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DiskFullError
-from loghouse.node.options import NodeOptions
+from loghouse.node.options import Clocks, NodeOptions
 from loghouse.replica.driver import RaftDriver
+from loghouse.replica.retention import AgeClock
+from loghouse.replica.trimming import Trimmer
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.log import Log
 
 
-class RoomKeeping:
-    """The part of a node that takes room before it is needed, and lives without when there is none."""
+class DiskRoomOwner(Protocol):
+    """What the keeper of the room on a disk asks of its node."""
 
-    logger: Logger
-    options: NodeOptions
     is_writable: bool
-    _directory: DataDirectory
-    _disk: WorkQueue
-    _log: Log | None
-    _replica: RaftDriver | None
-    _trimmed_to: int = 0
-    _is_prepared: bool = False
-    _unwritten_book: bytes | None = None
-    _untrimmed: tuple[int, int] | None = None
 
-    if TYPE_CHECKING:
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core; None while this node is no member."""
 
-        def fatal(self, failure: Failure) -> None:
-            """The process must end; the node does it."""
+    def restart_core(self, driver: RaftDriver, id_: int = 0) -> None:
+        """Go on with what the disk holds, in the place of a driver that is stopped."""
 
-        def _restart_core(self, replica: RaftDriver, id_: int = 0) -> None:
-            """Go on with what the disk holds; the node does it."""
+    def fatal(self, failure: Failure) -> None:
+        """The process must end."""
+
+
+class DiskRoom:
+    """Takes room for a log before it is needed, gives back what is trimmed, and lives without room."""
+
+    logger = Logger()
+
+    def __init__(
+        self, owner: DiskRoomOwner, log: Log, *, disk: WorkQueue, clocks: Clocks, options: NodeOptions
+    ) -> None:
+        """Begin with a log that was opened just now.
+
+        Args:
+            owner: The node; its `is_writable` follows what the disk takes.
+            disk: The thread that writes.
+            clocks: For the age of records, by which they are trimmed.
+            options: Where the log is, and how large its segments are.
+        """
+        self._owner = owner
+        self._log = log
+        self._disk = disk
+        self._clocks = clocks
+        self._data_dir = options.data_dir
+        self._segment_size = options.segment_size
+        self._age_clock = AgeClock(log.state.timestamp, clocks.wall(), clocks.monotonic())
+        # Proposes trims by the retention; there is a new one for each driver.
+        self._trimmer: Trimmer | None = None
+        # The lowest offset that the disk thread was asked to trim to; it only rises.
+        self._trimmed_to = 0
+        # Whether room was asked for behind the active segment; False again once that segment is a new one.
+        self._is_prepared = False
+        # A trim (lowest offset, readable index) that found no room; tried again each second until it does.
+        self._untrimmed: tuple[int, int] | None = None
+
+    def driver_began(self, driver: RaftDriver) -> None:
+        """Another driver runs the core from now on."""
+        self._trimmer = Trimmer(driver, self._log, self._age_clock, self._clocks.monotonic())
 
     # --- segments -----------------------------------------------------------------------
 
     def disk_filled(self, is_full: bool) -> None:
         """The disk has no room for appends, or has room again."""
-        if is_full and self.is_writable:
-            self.logger.error("{problem}", problem=str(DiskFullError(self.options.data_dir)))
-        elif not is_full and not self.is_writable:
+        owner = self._owner
+        if is_full and owner.is_writable:
+            self.logger.error("{problem}", problem=str(DiskFullError(self._data_dir)))
+        elif not is_full and not owner.is_writable:
             self.logger.info("disk has room again: appends resume")
-        self.is_writable = not is_full
-        if self._replica is not None:
-            self._replica.raft.disk_is_full = is_full
+        owner.is_writable = not is_full
+        if owner.driver is not None:
+            owner.driver.raft.disk_is_full = is_full
             self.look_at_stuck_write()
 
-    def _prepare(self) -> None:
-        """Take room for the next segment once the active one is half full, so that no append waits for it.
+    def committed(self, driver: RaftDriver) -> None:
+        """Remove what was trimmed, and take room for the next segment once the active one is half full.
 
-        That is where a full disk shows: while there still is half a segment of room for what was taken.
+        So no append waits for the room. That is where a full disk shows: while there still is half a segment
+        of room for what was taken.
         """
-        assert self._log is not None
-        half_full = self._log.active_size >= self.options.segment_size // 2
+        lowest = driver.lowest_offset
+        if lowest > self._trimmed_to:
+            self._trimmed_to = lowest
+            self._trim(lowest, driver.readable_index)
+            self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
+        half_full = self._log.active_size >= self._segment_size // 2
         if half_full and not self._is_prepared:
-            self._run_prepare()
+            self._prepare()
         self._is_prepared = half_full
 
-    def _run_prepare(self) -> None:
-        assert self._log is not None
+    def _prepare(self) -> None:
         self._disk.run(self._log.prepare).addCallbacks(
             lambda _: self.disk_filled(False), self._not_prepared
-        ).addErrback(self.fatal)
+        ).addErrback(self._owner.fatal)
 
     def _not_prepared(self, failure: Failure) -> None:
         failure.trap(DiskFullError)
         self.disk_filled(True)
 
-    def look_for_room(self) -> None:
-        """Try again what found no room; called every second."""
-        if self._unwritten_book is not None:
-            self.write_address_book(self._unwritten_book, lambda: None)
-        if self._replica is None:
+    def look(self) -> None:
+        """Try again what found no room, and trim what is due; called every second."""
+        driver = self._owner.driver
+        if driver is None:
             return
-        if self._replica.is_full:
-            self._replica.retry_write()
-        elif not self.is_writable:
-            self._run_prepare()
+        if driver.is_full:
+            driver.retry_write()
+        elif not self._owner.is_writable:
+            self._prepare()
         if self._untrimmed is not None:
             self._trim(*self._untrimmed)
+        if self._trimmer is not None:
+            self._trimmer.look(self._clocks.wall(), self._clocks.monotonic())
 
     def look_at_stuck_write(self) -> None:
         """Go back to what the disk holds when what was to be written behind it found no room.
@@ -96,19 +133,18 @@ class RoomKeeping:
         As a restart would: nothing of that was promised to anybody. Else votes, and entries for which there
         is room, would wait behind it. Called at each tick and when the disk is found full.
         """
-        replica = self._replica
-        if replica is not None and replica.must_go_back:
-            first = replica.raft.durable_index + 1
+        driver = self._owner.driver
+        if driver is not None and driver.must_go_back:
+            first = driver.raft.durable_index + 1
             self.logger.info("no room for entries from {first} on: forgotten until there is", first=first)
-            replica.go_back(self.options.data_dir)
-            self._restart_core(replica)
+            driver.go_back(self._data_dir)
+            self._owner.restart_core(driver)
 
     # --- trims ----------------------------------------------------------------------------
 
     def _trim(self, lowest: int, high_index: int) -> None:
         """Remove segments below an offset; with no room to say so, again a second later."""
         log, self._untrimmed = self._log, None
-        assert log is not None
 
         def untrimmed(failure: Failure) -> None:
             failure.trap(DiskFullError)
@@ -116,27 +152,47 @@ class RoomKeeping:
                 self._untrimmed = (lowest, high_index)
 
         self._disk.run(lambda: log.trim_prefix(lowest, high_index)).addErrback(untrimmed).addErrback(
-            self.fatal
+            self._owner.fatal
         )
 
-    # --- the address book (`cluster.ClusterNode`) ------------------------------------------
 
-    def write_address_book(self, content: bytes, done: Callable[[], None]) -> None:
+class AddressBookFile:
+    """The address book of a node on its disk (`cluster.ClusterNode`), written once there is room for it.
+
+    Args:
+        directory: Holds the file.
+        disk: The thread that writes.
+        fatal: Called when the disk fails: the process must end.
+    """
+
+    def __init__(self, directory: DataDirectory, disk: WorkQueue, fatal: Callable[[Failure], Any]) -> None:
+        self._directory = directory
+        self._disk = disk
+        self._fatal = fatal
+        # The newest content that found no room; tried again each second until it or a newer one is written.
+        self._unwritten: bytes | None = None
+
+    def write(self, content: bytes, done: Callable[[], None]) -> None:
         """Make the address book durable, then call `done`; on a full disk go on without, and write it later.
 
         It is a cache: of addresses, and of an incarnation that the others remember, too.
         """
-        directory, self._unwritten_book = self._directory, None
+        directory, self._unwritten = self._directory, None
 
         def unwritten(failure: Failure) -> None:
             failure.trap(DiskFullError)
-            if self._unwritten_book is None:
-                self._unwritten_book = content  # else a newer one is waiting already
+            if self._unwritten is None:
+                self._unwritten = content  # else a newer one is waiting already
 
         self._disk.run(lambda: directory.write_members(content)).addErrback(unwritten).addCallback(
             lambda _: done()
-        ).addErrback(self.fatal)
+        ).addErrback(self._fatal)
 
-    def read_address_book(self) -> bytes:
+    def read(self) -> bytes:
         """The address book as last written."""
         return self._directory.read_members()
+
+    def look(self) -> None:
+        """Try again what found no room; called every second."""
+        if self._unwritten is not None:
+            self.write(self._unwritten, lambda: None)

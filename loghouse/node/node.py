@@ -30,7 +30,7 @@ from loghouse.node.administration import Administration
 from loghouse.node.api import Server
 from loghouse.node.core import make_driver
 from loghouse.node.damage import DamageControl, LogRepair
-from loghouse.node.disk_room import RoomKeeping
+from loghouse.node.disk_room import AddressBookFile, DiskRoom
 from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.node.identity import claim_directory, create_identity, lock_directory
 from loghouse.node.options import Clocks, NodeOptions, Transport
@@ -40,11 +40,9 @@ from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.raft.ready import Damage, Role, SoftState
-from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
+from loghouse.replica.api import OnAppended, OnFailed, Proposal
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.reads import Reads
-from loghouse.replica.retention import AgeClock
-from loghouse.replica.trimming import Trimmer
 from loghouse.replica.under_way import UnderWay
 from loghouse.replica.waiters import Waiters
 from loghouse.runtime.scheduling import Cancellable
@@ -61,7 +59,7 @@ SETTLE_SECONDS_MAX: Final = 1.0
 HEARD_TICKS: Final = 3
 
 
-class Node(RoomKeeping, Service):
+class Node(Service):
     """One log, replicated by its group; see `node.api.NodeLike` for what doors may call."""
 
     logger = Logger()
@@ -105,9 +103,9 @@ class Node(RoomKeeping, Service):
         self._is_renewing = False
         self._has_failed = False
         self._replica: RaftDriver | None = None
-        self._trimmer: Trimmer | None = None
         self._log: Log | None = None
         self.damage_control: DamageControl | None = None
+        self._disk_room: DiskRoom | None = None
         self._claimed: DataDirectory | None = None
         self._forwarder: Forwarder | None = None
         self.transport: Transport | None = None
@@ -158,12 +156,15 @@ class Node(RoomKeeping, Service):
             raise
         self._disk = self._make_queue("loghouse-disk", 1)
         self._readers = self._make_queue("loghouse-reader", 4)
-        self._reads = Reads(
+        book = self._address_book = AddressBookFile(self._directory, self._disk, self.fatal)
+        self.write_address_book, self.read_address_book = book.write, book.read
+        reads = Reads(
             self._readers,
             member=self._member,
             is_damaged=lambda: self.damage is not None,
             read_failed=self._read_failed,
         )
+        self.fetch, self.bounds, self.find_offset = reads.fetch, reads.bounds, reads.find_offset
         if self._log is None:
             self.disk_uuid = self._rng.randbytes(UUID_SIZE)
         else:
@@ -197,22 +198,27 @@ class Node(RoomKeeping, Service):
             choose_id=lambda: self._rng.getrandbits(64),
             scrub_rate=self.options.scrub_rate,
         )
+        self._disk_room = DiskRoom(
+            self, self._log, disk=self._disk, clocks=self._clocks, options=self.options
+        )
         self.is_writable = True
         member = self._own_member()
         if member is not None:
             self._begin_replica(member.id)
 
     def _begin_replica(self, id_: int) -> None:
-        assert self._log is not None
+        assert self._disk_room is not None
         self._replica = self._make_replica(id_)
         self._replica.raft.disk_is_full = not self.is_writable
-        self._trimmer = Trimmer(self._replica, self._log, self._age_clock, self._clocks.monotonic())
+        self._disk_room.driver_began(self._replica)
         self._replica.start()
 
     def _tick(self) -> None:
-        if self._replica is not None and self.damage_control is not None:
+        if self._replica is not None:
+            assert self._disk_room is not None
+            assert self.damage_control is not None
             self._replica.tick()
-            self.look_at_stuck_write()
+            self._disk_room.look_at_stuck_write()
             self.damage_control.tick()
             self.administration.tick()
 
@@ -229,7 +235,6 @@ class Node(RoomKeeping, Service):
         self.seed = frame_seed(self.cluster_uuid, DEFAULT_GROUP)
         self._log_repair = LogRepair(self._files, directory, DEFAULT_GROUP)
         self._log = self._log_repair.open_log()
-        self._age_clock = AgeClock(self._log.state.timestamp, self._clocks.wall(), self._clocks.monotonic())
 
     def _make_replica(self, id_: int) -> RaftDriver:
         assert self._log is not None
@@ -339,18 +344,18 @@ class Node(RoomKeeping, Service):
         assert replica is not None
         replica.stop()
         self.logger.info("this node is member {id} from now on, no longer {old}", id=id_, old=replica.raft.id)
-        self._restart_core(replica, id_)
+        self.restart_core(replica, id_)
 
-    def _restart_core(self, replica: RaftDriver, id_: int = 0) -> None:
-        """Go on with what the disk holds, in the place of a replica that is stopped."""
+    def restart_core(self, driver: RaftDriver, id_: int = 0) -> None:
+        """Go on with what the disk holds, in the place of a driver that is stopped."""
         self._replica, self._is_renewing = None, True
-        log, commit_index = self._log, replica.raft.commit_index
+        log, commit_index = self._log, driver.raft.commit_index
         assert log is not None
 
         def begin(_: object) -> None:
             self._is_renewing = False
             if not (self._is_stopping or self._has_failed):
-                self._begin_replica(id_ or replica.raft.id)
+                self._begin_replica(id_ or driver.raft.id)
 
         # Behind what the old one still writes; the new one takes all that the log holds for durable. It is,
         # also when only the watermark had no room.
@@ -482,14 +487,15 @@ class Node(RoomKeeping, Service):
 
     def committed(self) -> None:
         """More is readable, or was trimmed."""
-        replica, _ = self._member()
-        self._waiters.wake(replica.readable_offset)
-        lowest = replica.lowest_offset
-        if lowest > self._trimmed_to:
-            self._trimmed_to = lowest
-            self._trim(lowest, replica.readable_index)
-            self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
-        self._prepare()
+        driver, _ = self._member()
+        assert self._disk_room is not None
+        self._waiters.wake(driver.readable_offset)
+        self._disk_room.committed(driver)
+
+    def disk_filled(self, is_full: bool) -> None:
+        """The disk has no room for appends, or has room again."""
+        assert self._disk_room is not None
+        self._disk_room.disk_filled(is_full)
 
     def _member(self) -> tuple[RaftDriver, Log]:
         """Return the replica and its log.
@@ -546,18 +552,6 @@ class Node(RoomKeeping, Service):
 
     # --- reading ------------------------------------------------------------------------
 
-    def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        """Read whole entry frames from the one holding `offset` on. See `NodeLike.fetch`."""
-        return self._reads.fetch(offset, size_max)
-
-    def bounds(self) -> Deferred[Bounds]:
-        """Return the readable range. See `NodeLike.bounds`."""
-        return self._reads.bounds()
-
-    def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
-        """Return the first offset at or after a time. See `NodeLike.find_offset`."""
-        return self._reads.find_offset(timestamp)
-
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `NodeLike.wait_for`."""
         if self._replica is not None and offset < self._replica.readable_offset:
@@ -587,6 +581,6 @@ class Node(RoomKeeping, Service):
         return int(self._clocks.wall() * 1_000_000)
 
     def _keep_house(self) -> None:
-        self.look_for_room()
-        if self._replica is not None and self._trimmer is not None:
-            self._trimmer.look(self._clocks.wall(), self._clocks.monotonic())
+        self._address_book.look()
+        if self._disk_room is not None:
+            self._disk_room.look()
