@@ -60,7 +60,11 @@ HEARD_TICKS: Final = 3
 
 
 class Node(Service):
-    """One log, replicated by its group; see `node.api.NodeLike` for what doors may call."""
+    """One log, replicated by its group; see `node.api.NodeLike` for what doors may call.
+
+    Its parts are made with what they need: `Administration` with the node, `DamageControl` and `DiskRoom` with
+    the open log. Each names in a protocol what it asks of the node, its owner.
+    """
 
     logger = Logger()
     name: str
@@ -83,6 +87,7 @@ class Node(Service):
             make_queue: Called at the start as (name, thread count) for the disk and the readers' threads.
             on_fatal: Called once when the disk failed; the process must end with a code that is not 0.
         """
+        # What the node is made with; it never changes.
         self.options = options
         self.name = options.name
         self.cluster_name = options.cluster_name
@@ -91,28 +96,32 @@ class Node(Service):
         self._rng = rng
         self._make_queue = make_queue
         self._on_fatal = on_fatal
+        # What operators and servers ask of the node (`ClusterAdmin`, `ProducerRegistry`) its part answers.
         administration = self.administration = Administration(self, monotonic=clocks.monotonic)
-        # The gRPC and the binary server ask the node (`ClusterAdmin`, `ProducerRegistry`), its part answers.
         self.status, self.trim = administration.status, administration.trim
         self.add, self.remove, self.leave = administration.add, administration.remove, administration.leave
         self.transfer, self.hand_over = administration.transfer, administration.hand_over
         self.register_producer = administration.register_producer
-        self._waiters = Waiters()
-        self._under_way = UnderWay(options.raft.proposals_size_max)
-        self._is_stopping = False
-        self._is_renewing = False
-        self._has_failed = False
-        self._replica: RaftDriver | None = None
+        self._waiters = Waiters()  # readers at the end of the log; woken by each commit
+        self._under_way = UnderWay(options.raft.proposals_size_max)  # counts appends until settled
+        self._is_stopping = False  # True from `stopService` on
+        self._is_renewing = False  # True while the disk thread syncs between one driver and the next
+        self._has_failed = False  # True from `fatal` on
+        # The four that follow the log: None until this node belongs to a cluster, set once. The driver comes
+        # last, when the node knows its member id; each new id or go-back replaces it, with None in between.
         self._log: Log | None = None
         self.damage_control: DamageControl | None = None
         self._disk_room: DiskRoom | None = None
-        self._claimed: DataDirectory | None = None
-        self._forwarder: Forwarder | None = None
+        self._replica: RaftDriver | None = None
+        self._claimed: DataDirectory | None = None  # set by `claim` or the start, taken back by `release`
+        # The way to the other nodes, and to the leader; None until `attach`, and for ever on a node alone.
         self.transport: Transport | None = None
+        self._forwarder: Forwarder | None = None
         # Raises for a subject that may not append, also where another node passes its request on.
         self.check_subject: Callable[[str], None] = lambda subject: None
-        self.is_writable = False
-        self.has_leader = False
+        self.is_writable = False  # whether the disk takes appends; set by the disk's room, False once failed
+        self.has_leader = False  # whether a leader is known; set at each change of role
+        # Read from the disk when the log is opened. `disk_uuid` is chosen before that if the disk is empty.
         self.cluster_uuid = NO_UUID
         self.disk_uuid = NO_UUID
         self.seed = 0
@@ -154,7 +163,7 @@ class Node(Service):
         except BaseException:
             self._directory.close()
             raise
-        self._disk = self._make_queue("loghouse-disk", 1)
+        self._disk = self._make_queue("loghouse-disk", 1)  # one thread: what is written keeps its order
         self._readers = self._make_queue("loghouse-reader", 4)
         book = self._address_book = AddressBookFile(self._directory, self._disk, self.fatal)
         self.write_address_book, self.read_address_book = book.write, book.read
