@@ -62,8 +62,7 @@ class ClusterService:
         """The same about one log."""
 
         async def answer(call: Call, request: Any) -> bytes:
-            call.check(request.log)
-            self._node.check_log(request.log)
+            call.check_log(request.log)
             response = await administer(self._admin(name), request)
             return bytes(response.SerializeToString())
 

@@ -1,4 +1,4 @@
-"""The one gate of the gRPC door: who calls, whether they may, and how every failure is answered.
+"""The gRPC server's way through the node's gate (`node.gate`): who calls, and how every failure is answered.
 
 Each call of each service is an `Rpc` in a table; `handlers_of` turns a table into what grpc serves. To grpc
 every request is a stream, so a call begins with its headers: who calls and whether they may is asked before
@@ -18,11 +18,10 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from loghouse.api.status import answer_of
 from loghouse.auth.identity import Identity, IdentityReader
-from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
+from loghouse.auth.policy import ANY_OBJECT, Action
 from loghouse.errors import (
     IdentityError,
     InvalidRequestError,
@@ -32,10 +31,10 @@ from loghouse.errors import (
     UnavailableError,
     short_of,
 )
-from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS, NAME_SIZE_MAX
+from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS
 from loghouse.net.callers import Caller, Callers
+from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
-from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.shares import Holding, Shares
 
 LEADER_KEY: Final = "loghouse-leader"
@@ -70,7 +69,7 @@ class Rpc:
 
 
 class Guard:
-    """Says who calls and whether they may.
+    """Says who calls; whether they may is up to the gate.
 
     Without TLS there are no certificates: then every caller is `anonymous`, and what it may do is up to the
     policy like everybody else's.
@@ -80,11 +79,9 @@ class Guard:
 
     def __init__(
         self,
-        authorizer: Authorizer,
+        gate: Gate,
         *,
-        clock: Callable[[], float],
         anonymous: str = "",
-        check_caller: Callable[[Identity], None] = lambda identity: None,
         shares: Shares,
         callers: Callers,
         message_seconds: float = MESSAGE_SECONDS,
@@ -92,19 +89,16 @@ class Guard:
         """Guard calls.
 
         Args:
-            clock: Seconds since the epoch.
+            gate: Decides what a caller may do; it asks of every call whether the certificate still counts.
             anonymous: Who callers are without TLS; empty when every caller needs a certificate.
-            check_caller: Raises IdentityError for a certificate that is denied, or whose CA was removed.
             shares: Counts what subjects hold.
             callers: The connections that calls come on.
             message_seconds: How long a call's only request may take to come.
         """
-        self.authorizer = authorizer
+        self.gate = gate
         self.shares = shares
         self.callers = callers
         self.message_seconds = message_seconds
-        self._check_caller = check_caller
-        self._clock = clock
         self._identities = IdentityReader(IDENTITIES_MAX)
         self._anonymous = Identity(subject=anonymous, expires_at=float("inf")) if anonymous else None
         self.is_stopping = False
@@ -138,7 +132,7 @@ class Guard:
             # The first call on it; a connection is of one certificate as long as it lasts.
             try:
                 identity = self._identity_of(context)
-                caller.identify(identity, has_rule=self.authorizer.permits_anything(identity.subject))
+                caller.identify(identity, has_rule=self.gate.authorizer.permits_anything(identity.subject))
             except (UnauthenticatedError, IdentityError, ResourceExhaustedError):
                 asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, caller.drop)
                 raise
@@ -154,16 +148,6 @@ class Guard:
             # grpcio cannot set a lowest version, so an old one gets through the handshake, but no further.
             raise UnauthenticatedError(f"{version.decode(errors='replace')} is too old; TLS 1.3 is needed")
         return self._identities.read(auth_context)
-
-    def check_still_valid(self, identity: Identity) -> None:
-        """Raise once the certificate of an open connection has expired, is denied, or has lost its CA.
-
-        Raises:
-            UnauthenticatedError, IdentityError: It has, or it is.
-        """
-        self._check_caller(identity)
-        if self._clock() >= identity.expires_at:
-            raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
 
     def report(self, error: BaseException, method: str, subject: str) -> None:
         """Write a refusal down; `subject` is empty when nobody knows whose call it was."""
@@ -198,7 +182,7 @@ class Call:
         self._context = context
         self._identity, self._caller = guard.identify(context)
         self.subject = self._identity.subject
-        self._check_beginning()
+        guard.gate.check_any_log(self._identity, rpc.action)
         guard.shares.calls.take(self.subject)
         if self._caller is not None:
             self._caller.call_begun()
@@ -208,18 +192,6 @@ class Call:
         self._guard.shares.calls.give_back(self.subject)
         if self._caller is not None:
             self._caller.call_ended()
-
-    def _check_beginning(self) -> None:
-        """Raise when the caller may not do this, whichever log the request will name."""
-        self._guard.check_still_valid(self._identity)
-        authorizer, action = self._guard.authorizer, self._rpc.action
-        if action is None:
-            self.check_admitted(ANY_OBJECT)
-        elif not authorizer.permits(self.subject, DEFAULT_LOG, action) and not authorizer.permits(
-            self.subject, ANY_OBJECT, action
-        ):
-            object_ = ANY_OBJECT if action == Action.ADMIN else DEFAULT_LOG
-            raise PermissionDeniedError(self.subject, action, object_)
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -249,49 +221,14 @@ class Call:
         finally:
             holding.close()
 
-    def check(self, log: str) -> None:
-        """Raise unless the caller may (still) do this on that log; empty means the default one.
-
-        Streams ask again for every message, so a new policy or an expired certificate ends them.
-
-        Raises:
-            PermissionDeniedError, UnauthenticatedError, InvalidRequestError: As they say.
-        """
-        if len(log) > NAME_SIZE_MAX:
-            raise InvalidRequestError(
-                "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
-            )
-        self._guard.check_still_valid(self._identity)
-        if log and log != DEFAULT_LOG:
-            self.check_admitted(log)
+    def check_log(self, log: str) -> None:
+        """Raise unless the caller may (still) do this on that log, and it is there; see `Gate.check_log`."""
         assert self._rpc.action is not None
-        self._guard.authorizer.check(self.subject, log or DEFAULT_LOG, self._rpc.action)
-
-    def check_admitted(self, object_: str) -> None:
-        """Raise for a caller who may do nothing here at all; remembered for each caller, whatever it names.
-
-        So a stranger's invented logs cost no decisions of their own.
-
-        Raises:
-            PermissionDeniedError: Names `object_`.
-        """
-        if not self._guard.authorizer.permits_anything(self.subject):
-            action = self._rpc.action
-            if action is None:
-                action, object_ = Action.CONSUME, DEFAULT_LOG  # the least that a rule could allow
-            raise PermissionDeniedError(self.subject, action, object_)
+        self._guard.gate.check_log(self._identity, log, self._rpc.action)
 
     def check_cluster(self) -> None:
-        """Raise unless the caller may do this on the cluster.
-
-        Raises:
-            PermissionDeniedError, UnauthenticatedError: As they say.
-        """
-        self._guard.check_still_valid(self._identity)
-        if self._rpc.action is None:
-            self._guard.authorizer.check_anything(self.subject)
-        else:
-            self._guard.authorizer.check(self.subject, ANY_OBJECT, self._rpc.action)
+        """Raise unless the caller may (still) do this on the cluster; see `Gate.check_permission`."""
+        self._guard.gate.check_permission(self._identity, ANY_OBJECT, self._rpc.action)
 
     def name_leader(self, name: str) -> None:
         """Tell the caller in the trailers which node leads, whether the call succeeds or not."""
@@ -418,6 +355,6 @@ async def _refuse(guard: Guard, context: Any, method: str, error: Exception, sub
         raise asyncio.CancelledError
     answer = answer_of(error)
     if answer.is_internal:
-        guard.logger.error("{method} failed", method=method, log_failure=Failure(error))
+        report_unexpected(method, error)
     guard.report(error, method, getattr(error, "subject", "") or subject)
     await context.abort(answer.code, answer.text, (*context.trailing_metadata(), *answer.trailers))

@@ -21,7 +21,6 @@ from loghouse.auth.policy import Action
 from loghouse.errors import (
     InvalidRequestError,
     NotLeaderError,
-    NotSupportedError,
     OutcomeUnknownError,
     UnavailableError,
 )
@@ -32,13 +31,13 @@ from loghouse.limits import (
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
-from loghouse.node.api import NodeLike, ProducerRegistry
+from loghouse.node.gate import Gate, proposal_alone
 from loghouse.node.long_checks import LongChecks
-from loghouse.protocol.checking import check_steps, record_steps
+from loghouse.protocol.checking import check_record_size, record_steps
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.protocol.varint import join_bytes_field
-from loghouse.replica.api import Fetched, Proposal
-from loghouse.replica.coalescing import Coalescer, may_share
+from loghouse.replica.api import Fetched
+from loghouse.replica.coalescing import Coalescer
 from loghouse.runtime.bridge import later, soon, to_asyncio
 
 SERVICE: Final = "log.v1.Log"
@@ -53,16 +52,11 @@ _Answer = Callable[[int, int, int], bytes]
 
 
 class LogService:
-    """Answers the calls of `log.v1.Log` from a node.
+    """Answers the calls of `log.v1.Log` from the node behind the gate."""
 
-    Args:
-        node: Appends and reads.
-        record_size_max: Bytes one record may have.
-    """
-
-    def __init__(self, node: NodeLike, *, record_size_max: int) -> None:
-        self._node = node
-        self._record_size_max = record_size_max
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._node = node = gate.node
         self._coalescer = Coalescer(node.propose, soon(), later=later())
         self._checks = LongChecks(deferToThread)
         self._reader_count = 0
@@ -128,27 +122,19 @@ class LogService:
 
     def _submit_record(self, call: Call, request: Any) -> asyncio.Future[bytes]:
         """Check a record and propose it, in a batch of its own or in company."""
-        self._check_record(call, request)
-        payload = log_pb2.RecordBatch(records=[request.record]).SerializeToString()
-        return self._append(call, request, payload, 1, _record_answer)
-
-    async def _check_large_record(self, call: Call, message: bytes) -> None:
-        steps = record_steps(message, self._record_size_max)
-        for _ in steps:
-            await self._check_on(call.subject, steps)
-
-    def _check_record(self, call: Call, request: Any) -> None:
-        """Raise unless the record may be appended."""
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         if not request.HasField("record"):
             raise InvalidRequestError("record", "is missing; an append needs one")
         record = request.record
         record.ClearField("offset")  # ours to give
-        size = record.ByteSize()
-        if size > self._record_size_max:
-            raise InvalidRequestError(
-                "record", f"has {size} bytes; at most {self._record_size_max} are allowed"
-            )
+        check_record_size(record.ByteSize(), self._gate.record_size_max)
+        payload = log_pb2.RecordBatch(records=[record]).SerializeToString()
+        return self._append(call, request, payload, 1, _record_answer)
+
+    async def _check_large_record(self, call: Call, message: bytes) -> None:
+        steps = record_steps(message, self._gate.record_size_max)
+        for _ in steps:
+            await self._check_on(call.subject, steps)
 
     async def _produce_batch(self, call: Call, request: Any) -> bytes:
         return await (await self._submit_batch(call, request))
@@ -161,10 +147,10 @@ class LogService:
 
     async def _submit_batch(self, call: Call, request: Any) -> asyncio.Future[bytes]:
         """Check a batch and propose its bytes as they are."""
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         batch = request.batch
         payload_crc = request.batch_crc if request.HasField("batch_crc") else None
-        steps = check_steps(batch, request.record_count, request.codec, payload_crc, self._record_size_max)
+        steps = self._gate.check_batch(batch, request.record_count, request.codec, payload_crc)
         for _ in steps:
             await self._check_on(call.subject, steps)
         return self._append(
@@ -199,41 +185,32 @@ class LogService:
     ) -> asyncio.Future[bytes]:
         """Propose a checked batch; the future gives the serialized answer."""
         share = _Share(payload, payload_crc, record_count, answer)
-        expect_offset = request.expect_offset if request.HasField("expect_offset") else None
-        producer_id = request.producer_id
-        if may_share(attributes=codec, producer_id=producer_id, expect_offset=expect_offset):
+        proposal = proposal_alone(
+            share,
+            call.subject,
+            attributes=codec,
+            expect_offset=request.expect_offset if request.HasField("expect_offset") else None,
+            producer_id=request.producer_id,
+            producer_sequence=request.producer_sequence,
+        )
+        if proposal is None:
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
             self._coalescer.submit(call.subject, share)
             return share.done
-        proposal = Proposal(
-            payload=payload,
-            record_count=record_count,
-            attributes=codec,
-            payload_crc=payload_crc,
-            expect_offset=expect_offset,
-            producer_id=producer_id,
-            producer_sequence=request.producer_sequence,
-            subject=call.subject,
-        )
         dropped = self._coalescer.submit_alone(share, proposal)
         if dropped is not None:
             share.done.add_done_callback(lambda _: dropped.cancel())
         return share.done
 
     async def _register_producer(self, call: Call, request: Any) -> bytes:
-        self._check_log(call, request.log)
-        node = self._node
-        if not isinstance(node, ProducerRegistry):
-            raise NotSupportedError(
-                "RegisterProducer is not served by this node; append without a producer id"
-            )
-        producer_id = await to_asyncio(node.register_producer(call.subject))
+        call.check_log(request.log)
+        producer_id = await to_asyncio(self._gate.register_producer(call.subject))
         return bytes(log_pb2.RegisterProducerResponse(producer_id=producer_id).SerializeToString())
 
     # --- reading ----------------------------------------------------------------------
 
     async def _consume(self, call: Call, request: Any) -> bytes:
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         fetched = await to_asyncio(self._node.fetch(request.offset, 1))
         for entry in decode_entries(self._node.seed, fetched.frames):
             async for record in records_from(entry, request.offset, lambda: 1):
@@ -241,7 +218,7 @@ class LogService:
         raise AssertionError(f"a fetch at {request.offset} did not hold that offset")
 
     async def _consume_stream(self, call: Call, request: Any) -> None:
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         offset = request.offset
         share = partial(self._share_of, CONSUME_SIZE)
         with self._reader(), call.following():
@@ -254,7 +231,7 @@ class LogService:
                 offset = fetched.next_offset
 
     async def _fetch(self, call: Call, request: Any) -> bytes:
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         with self._reader():
             size_max = _fetch_size(request.size_max)
             fetched = await to_asyncio(self._node.fetch(request.offset, self._share_of(size_max)))
@@ -262,7 +239,7 @@ class LogService:
         return _fetch_response(fetched)
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         offset = request.offset
         size_max = _fetch_size(request.size_max)
         with self._reader(), call.following():
@@ -276,7 +253,7 @@ class LogService:
     async def _read_on(self, call: Call, request: Any, offset: int, size_max: int) -> Fetched:
         """Return entries from `offset` on, sleeping in the node while there are none."""
         await to_asyncio(self._node.wait_for(offset))
-        self._check_log(call, request.log)  # it may have waited for days
+        call.check_log(request.log)  # it may have waited for days
         return await to_asyncio(self._node.fetch(offset, self._share_of(size_max)))
 
     @contextmanager
@@ -292,13 +269,13 @@ class LogService:
         return min(size_max, max(READER_SIZE_MIN, READERS_SIZE_MAX // self._reader_count))
 
     async def _bounds(self, call: Call, request: Any) -> bytes:
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         bounds = await to_asyncio(self._node.bounds())
         response = log_pb2.BoundsResponse(lowest=bounds.lowest, next=bounds.next_offset)
         return bytes(response.SerializeToString())
 
     async def _find_offset(self, call: Call, request: Any) -> bytes:
-        self._check_log(call, request.log)
+        call.check_log(request.log)
         offset, timestamp = await to_asyncio(self._node.find_offset(request.timestamp))
         return bytes(log_pb2.FindOffsetResponse(offset=offset, timestamp=timestamp).SerializeToString())
 
@@ -319,11 +296,6 @@ class LogService:
             servers=servers, cluster_uuid=self._node.cluster_uuid, cluster_name=self._node.cluster_name
         )
         return bytes(response.SerializeToString())
-
-    def _check_log(self, call: Call, name: str) -> None:
-        # Permission first: who may do nothing here does not learn which logs there are.
-        call.check(name)
-        self._node.check_log(name)
 
 
 class _Share:

@@ -29,6 +29,7 @@ from loghouse.limits import (
 )
 from loghouse.net.callers import Callers
 from loghouse.node.api import NodeLike
+from loghouse.node.gate import Gate
 from loghouse.shares import Ledger, Shares
 
 CALLS_BEGUN_MAX: Final = 2 * GRPC_CALLS_MAX  # also those that are about to be refused
@@ -96,11 +97,10 @@ class GrpcServer:
         check_caller: Callable[[Identity], None] = lambda identity: None,
     ) -> None:
         self._credentials = credentials
+        gate = Gate(node, authorizer, clock=clock, check_caller=check_caller, record_size_max=record_size_max)
         self._guard = guard = Guard(
-            authorizer,
-            clock=clock,
+            gate,
             anonymous="" if credentials else anonymous,
-            check_caller=check_caller,
             shares=shares or Shares(),
             callers=callers or Callers(Ledger(BODIES)),
         )
@@ -108,7 +108,7 @@ class GrpcServer:
         self._health_timer: asyncio.TimerHandle | None = None
         self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=CALLS_BEGUN_MAX)
         services: list[tuple[str, Any]] = [
-            (log_service.SERVICE, LogService(node, record_size_max=record_size_max)),
+            (log_service.SERVICE, LogService(gate)),
             (cluster_service.SERVICE, ClusterService(node)),
             (health.SERVICE, self.health),
         ]

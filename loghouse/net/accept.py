@@ -124,7 +124,7 @@ class AcceptedLink(Link):
                 self._door.peers.admit(hello)
         try:
             subject = self._identity.subject
-            has_rule = is_node or self._door.raw.authorizer.permits_anything(subject)
+            has_rule = is_node or self._door.raw.gate.authorizer.permits_anything(subject)
             self._ticket.identify(subject, is_node=is_node, has_rule=has_rule)
         except ResourceExhaustedError as error:
             raise ProtocolError(str(error)) from None
@@ -152,7 +152,7 @@ class AcceptedLink(Link):
         # A node is no subject of the policy; its certificate is what lets it ask.
         assert self.session is not None
         if isinstance(event.request, Describe):
-            self.session.answer(event.stream, describe(self._door.raw.node))
+            self.session.answer(event.stream, describe(self._door.raw.gate.node))
         else:
             self.session.refuse(event.stream, NotSupportedError("nodes may only describe"))
 

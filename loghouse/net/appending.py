@@ -14,19 +14,16 @@ from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from loghouse.errors import OutcomeUnknownError, RequestError, ResourceExhaustedError, short_of
-from loghouse.limits import APPEND_COST, BODIES, RECORD_SIZE_MAX
-from loghouse.node.api import NodeLike
+from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError, short_of
+from loghouse.limits import APPEND_COST, BODIES
+from loghouse.node.gate import Gate, proposal_alone, refusal_of
 from loghouse.node.long_checks import LongChecks
-from loghouse.protocol.checking import check_steps
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
 from loghouse.replica.api import Proposal
-from loghouse.replica.coalescing import Coalescer, may_share
+from loghouse.replica.coalescing import Coalescer
 from loghouse.runtime.scheduling import Cancellable
 from loghouse.shares import Holding, Ledger
 
@@ -49,25 +46,23 @@ class AppendDoor:
         soon: Runs work at the end of this turn of the reactor.
         scheduler: The reactor's clock.
         in_thread: Runs a function off the reactor.
-        record_size_max: Bytes one record may have.
         bodies: Counts bytes of requests that are not answered, by subject.
     """
 
     def __init__(
         self,
-        node: NodeLike,
+        gate: Gate,
         *,
         soon: Callable[[Callable[[], None]], object],
         scheduler: Any,
         in_thread: Callable[..., Deferred[Any]],
-        record_size_max: int = RECORD_SIZE_MAX,
         bodies: Ledger | None = None,
     ) -> None:
-        self.node = node
+        self.node = node = gate.node
+        self.check_batch = gate.check_batch
         self.bodies = bodies or Ledger(BODIES)
         self.scheduler = scheduler
         self.checks = LongChecks(in_thread)
-        self.record_size_max = record_size_max
         self._coalescer = Coalescer(node.propose, soon, self.flush, entries_max=ENTRIES_MAX)
         self._answered: set[Appends] = set()
 
@@ -139,8 +134,6 @@ class Append:
 class Appends:
     """The appends of one session that are not answered yet; bounded in bytes, each with its deadline."""
 
-    logger = Logger()
-
     def __init__(self, door: AppendDoor, link: AppendLink, session: Session, subject: str) -> None:
         self.door = door
         self._link = link
@@ -177,12 +170,8 @@ class Appends:
             return
         if append.deadline < self._due:
             self._watch(append.deadline)
-        steps = check_steps(
-            request.batch,
-            request.record_count,
-            request.attributes & CODEC_MASK,
-            request.batch_crc,
-            door.record_size_max,
+        steps = door.check_batch(
+            request.batch, request.record_count, request.attributes & CODEC_MASK, request.batch_crc
         )
         try:
             for _ in steps:
@@ -215,24 +204,18 @@ class Appends:
     def _propose(self, append: Append, request: Produce) -> None:
         if not append.is_wanted:
             return  # given up while it was checked
-        if may_share(
+        proposal = proposal_alone(
+            append,
+            self._subject,
             attributes=request.attributes,
-            producer_id=request.producer_id,
-            expect_offset=request.expect_offset,
-        ):
-            self.door.join(append, self._subject)
-            return
-        proposal = Proposal(
-            payload=request.batch,
-            record_count=request.record_count,
-            attributes=request.attributes,
-            payload_crc=request.batch_crc,
             expect_offset=request.expect_offset,
             producer_id=request.producer_id,
             producer_sequence=request.producer_sequence,
-            subject=self._subject,
         )
-        self.door.propose(append, proposal)
+        if proposal is None:
+            self.door.join(append, self._subject)
+        else:
+            self.door.propose(append, proposal)
 
     # --- outcomes -------------------------------------------------------------------------
 
@@ -245,10 +228,7 @@ class Appends:
     def refuse(self, append: Append, error: BaseException) -> None:
         """Queue the refusal of an append."""
         self._end(append)
-        if not isinstance(error, RequestError):
-            self.logger.failure("a raw append failed", Failure(error))
-            error = OutcomeUnknownError("the node failed in a way it did not expect; its log says more")
-        self._session.refuse(append.stream, error)
+        self._session.refuse(append.stream, refusal_of(error, "a raw append", may_be_done=True))
 
     def _end(self, append: Append) -> None:
         del self._open[append.stream]

@@ -33,6 +33,7 @@ from loghouse.net.private_directory import PrivateDirectory
 from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts
 from loghouse.node.api import NodeLike
+from loghouse.node.gate import Gate
 from loghouse.runtime.scheduling import Soon
 from loghouse.shares import Shares
 
@@ -133,18 +134,22 @@ class OnePort:
             ConfigError: Somebody else, who had bound it, too, listens there by now.
         """
         assert self._socket is not None
+        # Links look at their certificates by the second: the gate need not, request by request.
+        gate = Gate(
+            self._node,
+            self._authorizer,
+            clock=self._wall_clock,
+            record_size_max=self._options.record_size_max,
+        )
         links = LinkDoor(
             raw=RawDoor(
-                node=self._node,
-                authorizer=self._authorizer,
-                wall_clock=self._wall_clock,
+                gate=gate,
                 scheduler=self._reactor,
                 appends=AppendDoor(
-                    self._node,
+                    gate,
                     soon=self._soon,
                     scheduler=self._reactor,
                     in_thread=self._in_thread,
-                    record_size_max=self._options.record_size_max,
                     bodies=self.shares.bodies,
                 ),
                 shares=self.shares,

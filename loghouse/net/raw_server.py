@@ -1,4 +1,4 @@
-"""What a client of the binary protocol gets: the same checks and the same node calls as over gRPC.
+"""What a client of the binary protocol gets: the same gate and the same node calls as over gRPC.
 
 Reads of one connection go one at a time, in turn among its streams, and only while the client takes what it
 is sent: a slow reader holds two answers, and slows only itself. Appends are `appending`'s business.
@@ -12,24 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.auth.identity import Identity
-from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
-from loghouse.errors import (
-    NotSupportedError,
-    RequestError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnknownLogError,
-)
+from loghouse.auth.policy import ANY_OBJECT, Action
+from loghouse.errors import RequestError, UnknownLogError
 from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
 )
 from loghouse.net.appending import AppendDoor, Appends
-from loghouse.node.api import NodeLike, ProducerRegistry
+from loghouse.node.api import NodeLike
+from loghouse.node.gate import Gate, refusal_of
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
@@ -89,13 +83,10 @@ class ClientLink(Protocol):
 class RawDoor:
     """What every raw session of a node shares.
 
-    `wall_clock` gives seconds since the epoch; `scheduler` is the reactor's clock; `shares` counts what
-    subjects hold.
+    `scheduler` is the reactor's clock; `shares` counts what subjects hold.
     """
 
-    node: NodeLike
-    authorizer: Authorizer
-    wall_clock: Callable[[], float]
+    gate: Gate
     scheduler: Any
     appends: AppendDoor
     shares: Shares = field(default_factory=Shares)
@@ -104,10 +95,9 @@ class RawDoor:
 class RawServer:
     """One client's requests."""
 
-    logger = Logger()
-
     def __init__(self, door: RawDoor, link: ClientLink, identity: Identity) -> None:
         self._door = door
+        self._gate = door.gate
         self._link = link
         self._identity = identity
         assert link.session is not None
@@ -131,7 +121,6 @@ class RawServer:
         match event:
             case RequestReceived():
                 try:
-                    self._check(event)
                     self._begin(event)
                 except RequestError as error:
                     self._session.refuse(event.stream, error)
@@ -161,36 +150,24 @@ class RawServer:
         self._ready = None
         self._answers.close()
 
-    # --- permissions ---------------------------------------------------------------------
-
-    def _check(self, event: RequestReceived) -> None:
-        """Raise unless the client may do this: the same checks as on the gRPC door, permission first."""
-        action = _ACTIONS.get(type(event.request))
-        self._check_permission(action, event.group)
-        if action is not None:
-            if event.group not in LOGS:
-                raise UnknownLogError(f"group {event.group}")
-            self._door.node.check_log(LOGS[event.group])
+    # --- requests ------------------------------------------------------------------------
 
     def _check_unread(self, request: type[Message], group: int, size: int) -> None:
         """Raise unless a request whose body is still to come may be read: permission first, then room."""
-        self._check_permission(_ACTIONS.get(request), group)
+        self._gate.check_permission(self._identity, LOGS.get(group, ANY_OBJECT), _ACTIONS.get(request))
         if request is Produce:
             self._appends.expect(size)
 
-    def _check_permission(self, action: Action | None, group: int) -> None:
-        identity = self._identity
-        if self._door.wall_clock() >= identity.expires_at:
-            raise UnauthenticatedError(f"the certificate of {identity.subject!r} has expired; get a new one")
-        if action is None:
-            self._door.authorizer.check_anything(identity.subject)
-        else:
-            self._door.authorizer.check(identity.subject, LOGS.get(group, ANY_OBJECT), action)
-
-    # --- requests ------------------------------------------------------------------------
-
     def _begin(self, event: RequestReceived) -> None:
-        node, stream = self._door.node, event.stream
+        """Ask the gate about a request, and start with it."""
+        action, log = _ACTIONS.get(type(event.request)), LOGS.get(event.group)
+        if action is None or log is None:
+            self._gate.check_permission(self._identity, ANY_OBJECT, action)
+            if action is not None:
+                raise UnknownLogError(f"group {event.group}")
+        else:
+            self._gate.check_log(self._identity, log, action)
+        node, stream = self._gate.node, event.stream
         match event.request:
             case Produce() as request:
                 self._appends.take(stream, request)
@@ -214,15 +191,13 @@ class RawServer:
                     lambda found: FindOffsetReply(offset=found[0], timestamp=found[1]),
                 )
             case RegisterProducer():
-                self._run(stream, self._register, lambda found: RegisterProducerReply(producer_id=found))
+                self._run(
+                    stream,
+                    lambda: self._gate.register_producer(self._identity.subject),
+                    lambda found: RegisterProducerReply(producer_id=found),
+                )
             case Describe():
                 self._session.answer(stream, describe(node))
-
-    def _register(self) -> Deferred[int]:
-        node = self._door.node
-        if not isinstance(node, ProducerRegistry):
-            raise NotSupportedError("this node registers no producers; append without a producer id")
-        return node.register_producer(self._identity.subject)
 
     def _run(self, stream: int, work: Callable[[], Deferred[Any]], reply: Callable[[Any], Message]) -> None:
         """Start work whose result is the stream's one answer."""
@@ -234,12 +209,9 @@ class RawServer:
 
     def _refuse(self, failure: Failure, stream: int) -> None:
         error = failure.value
-        if isinstance(error, CancelledError):
-            return
-        if not isinstance(error, RequestError):
-            self.logger.failure("a raw request failed", failure)
-            error = UnavailableError("the node failed in a way it did not expect; its log says more")
-        self._session.refuse(stream, error)
+        assert error is not None
+        if not isinstance(error, CancelledError):
+            self._session.refuse(stream, refusal_of(error, "a raw request", may_be_done=False))
 
     def _finish(self, _: object, stream: int) -> None:
         self._running.pop(stream, None)
@@ -259,7 +231,7 @@ class RawServer:
         served = self._session.served.open.get(stream)
         if served is None or served.credit <= 0 or stream in self._running or stream not in self._offsets:
             return
-        waiting = maybeDeferred(self._door.node.wait_for, self._offsets[stream])
+        waiting = maybeDeferred(self._gate.node.wait_for, self._offsets[stream])
         self._running[stream] = waiting
         waiting.addCallback(self._readable, stream)
         waiting.addErrback(self._read_failed, stream)
@@ -296,8 +268,10 @@ class RawServer:
         if is_follow:
             size_max = min(size_max, served.credit)
         # A follower may have waited for days: the policy and the certificate are asked again.
-        reading: Deferred[Any] = maybeDeferred(self._check_permission, Action.CONSUME, DEFAULT_GROUP)
-        reading.addCallback(lambda _: self._door.node.fetch(self._offsets[stream], size_max))
+        reading: Deferred[Any] = maybeDeferred(
+            self._gate.check_permission, self._identity, DEFAULT_LOG, Action.CONSUME
+        )
+        reading.addCallback(lambda _: self._gate.node.fetch(self._offsets[stream], size_max))
         self._running[stream] = reading
         reading.addCallback(self._frames_read, stream, is_follow)
         reading.addErrback(self._read_failed, stream)

@@ -178,10 +178,11 @@ def _check_at_once(unpacked: Buffer, record_count: int, record_size_max: int) ->
         raise InvalidRequestError("record_count", f"is {record_count}, but the batch holds {held}")
     # A record cannot be larger than the batch around it, so most batches need no look inside.
     if len(unpacked) > record_size_max:
-        _check_record_size(max(map(len, parse(EncodedRecords, unpacked).records[:])), record_size_max)
+        check_record_size(max(map(len, parse(EncodedRecords, unpacked).records[:])), record_size_max)
 
 
-def _check_record_size(size: int, size_max: int) -> None:
+def check_record_size(size: int, size_max: int) -> None:
+    """Raise InvalidRequestError for a record of more than `size_max` bytes."""
     if size > size_max:
         raise InvalidRequestError("record", f"has {size} bytes; at most {size_max} are allowed")
 
@@ -196,7 +197,7 @@ def _walk_steps(unpacked: Buffer, record_count: int, record_size_max: int) -> It
             raise InvalidRequestError("record_count", f"is {record_count}, but the batch holds more")
         if walk.other_count > OTHER_FIELDS_MAX:
             raise InvalidRequestError("batch", "holds too many fields that are no records")
-        _check_record_size(walk.largest, record_size_max)
+        check_record_size(walk.largest, record_size_max)
         if len(piece) > PARSED_SIZE_MAX and _count_elements(bytes(piece)) > PARSED_ELEMENTS_MAX:
             yield from _header_steps(piece)
         parse(RecordBatch, piece)

@@ -26,6 +26,7 @@ from loghouse.limits import (
     PAYLOAD_SIZE_MAX,
     Quota,
 )
+from loghouse.node.gate import Gate
 from loghouse.shares import Shares
 from tests.api.doors import POLICY, DoorCase, asynchronous, authority, batch, details_of, produce, until
 
@@ -222,7 +223,7 @@ class PermissionTests(DoorCase):
         for service, rpcs in (
             (
                 log_pb2.DESCRIPTOR.services_by_name["Log"],
-                log_service.LogService(self.node, record_size_max=1),
+                log_service.LogService(Gate(self.node, self.authorizer, clock=self.now)),
             ),
             (log_pb2.DESCRIPTOR.services_by_name["Cluster"], cluster_service.ClusterService(self.node)),
         ):

@@ -28,6 +28,7 @@ from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor, PeerLink
 from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts
+from loghouse.node.gate import Gate
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.runtime.bridge import soon
@@ -145,13 +146,12 @@ class WireCase(TestCase):
         """Listen; sets `self.port`, `self.doors`."""
         self.credentials = None if plaintext else Credentials(self.tls_paths())
         self.tls = None if plaintext else TlsContexts(self.credentials, clock=lambda: self.wall_clock())
+        gate = Gate(self.node, self.authorizer, clock=lambda: self.wall_clock())
         raw = RawDoor(
-            node=self.node,
-            authorizer=self.authorizer,
-            wall_clock=lambda: self.wall_clock(),
+            gate=gate,
             scheduler=reactor,
             appends=AppendDoor(
-                self.node,
+                gate,
                 soon=soon(),
                 scheduler=reactor,
                 in_thread=deferToThread,

@@ -10,11 +10,17 @@ from loghouse.api.v1.log_pb2 import Record
 from loghouse.errors import OutcomeUnknownError
 from loghouse.limits import MIB
 from loghouse.net.appending import AppendDoor, Appends
+from loghouse.node.gate import Gate
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.client_messages import Produce
 
 VALUE_SIZE = 1 * MIB - 100
 BATCH = encode_batch([Record(value=bytes(VALUE_SIZE)) for _ in range(4)])
+
+
+def gate_of(node):
+    """Appends that a session has checked for permission ask no policy any more."""
+    return Gate(node, None, clock=lambda: 0.0)
 
 
 class Link:
@@ -40,7 +46,7 @@ class LineTests(SynchronousTestCase):
             threads.append(Deferred())
             return threads[-1]
 
-        door = AppendDoor(node, soon=lambda work: work(), scheduler=Clock(), in_thread=in_thread)
+        door = AppendDoor(gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=in_thread)
         appends = Appends(door, Link(), SimpleNamespace(is_closed=False), "root")
         self.addCleanup(appends.close)
         appends.take(1, Produce(batch=BATCH, record_count=4))
@@ -62,7 +68,7 @@ class BugTests(SynchronousTestCase):
             is_closed=False, refuse=lambda stream, error: refused.append((stream, type(error)))
         )
         node = SimpleNamespace(name="a", leader_name="a", propose=None)
-        door = AppendDoor(node, soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred)
+        door = AppendDoor(gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred)
         appends = Appends(door, Link(), session, "root")
         self.addCleanup(appends.close)
         appends.take(1, Produce(batch=BATCH, record_count=4))

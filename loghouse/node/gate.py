@@ -1,0 +1,207 @@
+"""The one gate of a node: what the gRPC server and the binary server both ask before they do anything.
+
+A server reads a request, however its protocol frames it, and asks here: does the caller's certificate still
+count, may the caller do this, is there such a log, is the batch what it says. A checked batch becomes a
+`Proposal` here. A refusal is one of `loghouse.errors`; how it is told is each protocol's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.auth.identity import Identity
+from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
+from loghouse.errors import (
+    InvalidRequestError,
+    NotSupportedError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    RequestError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
+from loghouse.node.api import NodeLike, ProducerRegistry
+from loghouse.protocol.checking import check_steps
+from loghouse.protocol.entry import DEFAULT_LOG, Buffer
+from loghouse.replica.api import Proposal
+from loghouse.replica.coalescing import Share, may_share
+
+UNEXPECTED: Final = "the node failed in a way it did not expect; its log says more"
+
+_logger = Logger()
+
+
+class CheckBatch(Protocol):
+    """`checking.check_steps` with the node's own limit for a record."""
+
+    def __call__(
+        self, payload: Buffer, record_count: int, codec: int, payload_crc: int | None, /
+    ) -> Iterator[int]:
+        """Check a batch, in steps: the first one at once, the others on a thread.
+
+        Raises:
+            InvalidRequestError: The batch is not what it says it is; names the field and the limit.
+        """
+
+
+class Gate:
+    """Decides about every request to one node, by one policy.
+
+    Attributes:
+        node: What is asked once a request has passed.
+        authorizer: The policy.
+        record_size_max: Bytes one record may have.
+        check_batch: Checks a batch of records, in steps.
+    """
+
+    def __init__(
+        self,
+        node: NodeLike,
+        authorizer: Authorizer,
+        *,
+        clock: Callable[[], float],
+        check_caller: Callable[[Identity], None] | None = None,
+        record_size_max: int = RECORD_SIZE_MAX,
+    ) -> None:
+        """Guard a node.
+
+        Args:
+            clock: Seconds since the epoch.
+            check_caller: Raises IdentityError for a certificate that is denied, or whose CA was removed. None
+                where connections look at their own certificates by the second.
+            record_size_max: Bytes one record may have.
+        """
+        self.node = node
+        self.authorizer = authorizer
+        self.record_size_max = record_size_max
+        self.check_batch: CheckBatch = partial(check_steps, record_size_max=record_size_max)
+        self._clock = clock
+        self._check_caller = check_caller
+
+    # --- who, and may they ------------------------------------------------------------------
+
+    def check_permission(self, identity: Identity, object_: str, action: Action | None) -> None:
+        """Raise unless the caller's certificate still counts and the policy allows the caller this action.
+
+        Streams ask again for every message, so a new policy or an expired certificate ends them.
+
+        Args:
+            object_: A log, or `*`: the cluster.
+            action: None when any permission at all, on whatever object, is enough.
+
+        Raises:
+            UnauthenticatedError, IdentityError: The certificate has expired, is denied, or has lost its CA.
+            PermissionDeniedError: The policy does not allow it.
+        """
+        if self._check_caller is not None:
+            self._check_caller(identity)
+        subject = identity.subject
+        if self._clock() >= identity.expires_at:
+            raise UnauthenticatedError(f"the certificate of {subject!r} has expired; get a new one")
+        if action is None:
+            self.authorizer.check_anything(subject)
+        # Whoever may do nothing here is remembered: a stranger's invented logs cost no decisions.
+        elif (
+            object_ != DEFAULT_LOG and not self.authorizer.permits_anything(subject)
+        ) or not self.authorizer.permits(subject, object_, action):
+            raise PermissionDeniedError(subject, action, object_)
+
+    def check_any_log(self, identity: Identity, action: Action | None) -> None:
+        """Raise when the caller may not do this, whichever log a request that is not read yet will name.
+
+        Raises:
+            UnauthenticatedError, IdentityError, PermissionDeniedError: As `check_permission`.
+        """
+        try:
+            self.check_permission(identity, DEFAULT_LOG, action)
+        except PermissionDeniedError:
+            if action is None:
+                raise
+            if action != Action.ADMIN and not self.authorizer.permits(identity.subject, ANY_OBJECT, action):
+                raise
+            self.check_permission(identity, ANY_OBJECT, action)
+
+    def check_log(self, identity: Identity, log: str, action: Action) -> None:
+        """Raise unless the caller may do this on that log, and there is such a log; empty: the default one.
+
+        Permission first: a caller who may do nothing here does not learn which logs there are.
+
+        Raises:
+            UnauthenticatedError, IdentityError, PermissionDeniedError: As `check_permission`.
+            InvalidRequestError: No log can have that name.
+            UnknownLogError: This cluster has no such log.
+        """
+        if len(log) > NAME_SIZE_MAX:
+            raise InvalidRequestError(
+                "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
+            )
+        self.check_permission(identity, log or DEFAULT_LOG, action)
+        self.node.check_log(log)
+
+    # --- appends ------------------------------------------------------------------------------
+
+    def register_producer(self, subject: str) -> Deferred[int]:
+        """Register a producer that only `subject` may use; fires with its id once that is committed.
+
+        Raises:
+            NotSupportedError: This node registers none.
+        """
+        node = self.node
+        if not isinstance(node, ProducerRegistry):
+            raise NotSupportedError("this node registers no producers; append without a producer id")
+        return node.register_producer(subject)
+
+
+def proposal_alone(
+    share: Share,
+    subject: str,
+    *,
+    attributes: int,
+    expect_offset: int | None,
+    producer_id: int,
+    producer_sequence: int,
+) -> Proposal | None:
+    """Return the proposal of a checked batch that needs an entry of its own; None when it may share one."""
+    if may_share(attributes=attributes, producer_id=producer_id, expect_offset=expect_offset):
+        return None
+    return Proposal(
+        payload=share.payload,
+        payload_crc=share.payload_crc,
+        record_count=share.record_count,
+        attributes=attributes,
+        expect_offset=expect_offset,
+        producer_id=producer_id,
+        producer_sequence=producer_sequence,
+        subject=subject,
+    )
+
+
+# --- failures ---------------------------------------------------------------------------------
+
+
+def report_unexpected(asked: str, error: BaseException) -> None:
+    """Write a failure that is no refusal into the node's diagnostics, the only place that has all of it."""
+    _logger.failure("{asked} failed", Failure(error), asked=asked)
+
+
+def refusal_of(error: BaseException, asked: str, *, may_be_done: bool) -> RequestError:
+    """Return what a caller is told of a failure.
+
+    A refusal is told as it is. Of anything else (a bug, a broken disk) the caller learns no more than that
+    it happened; the diagnostics get the rest. gRPC has a status of its own for those: INTERNAL.
+
+    Args:
+        asked: What was asked for, for the diagnostics.
+        may_be_done: Whether what was asked for may have been done all the same.
+    """
+    if isinstance(error, RequestError):
+        return error
+    report_unexpected(asked, error)
+    return OutcomeUnknownError(UNEXPECTED) if may_be_done else UnavailableError(UNEXPECTED)
