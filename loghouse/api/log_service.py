@@ -23,6 +23,7 @@ from loghouse.errors import (
     NotLeaderError,
     OutcomeUnknownError,
     UnavailableError,
+    short_of,
 )
 from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
@@ -151,8 +152,11 @@ class LogService:
         batch = request.batch
         payload_crc = request.batch_crc if request.HasField("batch_crc") else None
         steps = self._gate.check_batch(batch, request.record_count, request.codec, payload_crc)
-        for _ in steps:
-            await self._check_on(call.subject, steps)
+        try:
+            for _ in steps:
+                await self._check_on(call.subject, steps)
+        except MemoryError as error:
+            raise short_of(error) or error from None
         return self._append(
             call, request, batch, request.record_count, _batch_answer, request.codec, payload_crc
         )
