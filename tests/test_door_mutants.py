@@ -5,7 +5,7 @@ Without a bug those tests pass: they are part of this suite.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mutants.doors import FLOW, PAYLOADS, PRODUCERS
+from tests.mutants.doors import FLOW, GATES, PAYLOADS, PRODUCERS
 from tests.mutants.named import survivors
 
 
@@ -19,6 +19,10 @@ class MutantTests(SynchronousTestCase):
     def test_producers(self):
         """Bugs in what a producer is told of a batch are seen."""
         self.assertEqual(survivors(PRODUCERS), [])
+
+    def test_gate(self):
+        """Bugs in what both protocols ask before they do anything are seen."""
+        self.assertEqual(survivors(GATES), [])
 
     def test_flow(self):
         """Bugs in how a client that is far ahead is held back are seen."""

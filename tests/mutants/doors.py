@@ -5,6 +5,7 @@
 
 from tests.mutants.named import bug
 
+GATE = "loghouse.node.gate:"
 CHECKING = "loghouse.protocol.checking:"
 ZSTD = "loghouse.protocol.zstd:"
 
@@ -143,6 +144,37 @@ PRODUCERS = (
             )
         ],
         "test_retries:HeldBackTests.test_what_stands_behind_a_batch_held_back",
+    ),
+)
+
+GATES = (
+    bug(
+        "expired-on-an-open-connection",
+        "RFC 5280 4.1.2.5: validity",
+        "A certificate counts as long as its connection lasts.",
+        [(GATE + "Gate.check_permission", "if self._clock() >= identity.expires_at:", "if False:")],
+        "net.test_same_refusal:CertificateTests.test_expires",
+    ),
+    bug(
+        "no-such-log",
+        "gRPC: NOT_FOUND",
+        "Whatever log a request names, the default one is meant.",
+        [(GATE + "Gate.check_log", "self.node.check_log(log)", "pass")],
+        "net.test_same_refusal:RequestTests.test_permission",
+    ),
+    bug(
+        "a-bug-in-its-own-words",
+        "CWE-209: error messages with sensitive information",
+        "A client is told the text of an error that no client was meant to read.",
+        [(GATE + "refusal_of", "OutcomeUnknownError(UNEXPECTED)", "OutcomeUnknownError(str(error))")],
+        "net.test_same_refusal:RequestTests.test_unexpected_failure",
+    ),
+    bug(
+        "nobody-s-proposal",
+        "limits.py (shares by subject), ADR 16",
+        "A proposal does not say whose it is.",
+        [(GATE + "proposal_alone", "subject=subject", 'subject=""')],
+        "api.test_log_service:UnaryTests.test_expect_offset_and_producer",
     ),
 )
 

@@ -159,11 +159,13 @@ class BothDoorsCase(WireCase):
         self.addCleanup(shutil.rmtree, runtime)
         self.grpc_path = os.path.join(runtime, "grpc")
         self.open_door()
-        server = GrpcServer(
+        self.server = server = GrpcServer(
             self.node,
             self.authorizer,
             clock=lambda: self.wall_clock(),
             credentials=ServerCredentials(self.credentials),
+            shares=self.shares,
+            callers=self.callers,
             check_caller=self.credentials.check,
         )
         server.bind(f"unix:{self.grpc_path}")
