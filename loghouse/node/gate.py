@@ -81,7 +81,7 @@ class Gate:
         self.node = node
         self.authorizer = authorizer
         self.record_size_max = record_size_max
-        self.check_batch: CheckBatch = partial(check_steps, record_size_max=record_size_max)
+        self.check_batch: CheckBatch = partial(check_steps, record_size_max)
         self._clock = clock
         self._check_caller = check_caller
 

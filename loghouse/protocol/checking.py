@@ -62,14 +62,16 @@ def check_batch(
     Raises:
         InvalidRequestError: Names the field and the limit.
     """
-    for _ in check_steps(payload, record_count, codec, payload_crc, record_size_max):
+    for _ in check_steps(record_size_max, payload, record_count, codec, payload_crc):
         pass
 
 
 def check_steps(
-    payload: Buffer, record_count: int, codec: int, payload_crc: int | None, record_size_max: int
+    record_size_max: int, payload: Buffer, record_count: int, codec: int, payload_crc: int | None
 ) -> Iterator[int]:
     """Check a batch; what comes behind the first step is for a thread, and most batches have but one.
+
+    The limit comes first: a server binds it once.
 
     A step ends with how many records or headers were walked over in it: 0 when nobody had to wait for it.
 

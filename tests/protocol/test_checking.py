@@ -59,7 +59,7 @@ class CostTests(SynchronousTestCase):
     def check(self, payload, record_count, codec=Codec.NONE, record_size_max=RECORD_SIZE_MAX):
         """Return how many steps a check has, what the first one made, and the error's field."""
         self.made.clear()
-        steps = check_steps(payload, record_count, codec, None, record_size_max)
+        steps = check_steps(record_size_max, payload, record_count, codec, None)
         count, at_once, field = 0, None, ""
         try:
             for count, _ in enumerate(steps, 1):
@@ -105,7 +105,7 @@ class CostTests(SynchronousTestCase):
             (EMPTY * RECORDS_PER_BATCH_MAX, Codec.NONE),
             (compress(EMPTY * RECORDS_PER_BATCH_MAX, Codec.ZSTD), Codec.ZSTD),
         ):
-            steps = check_steps(payload, RECORDS_PER_BATCH_MAX, codec, None, RECORD_SIZE_MAX)
+            steps = check_steps(RECORD_SIZE_MAX, payload, RECORDS_PER_BATCH_MAX, codec, None)
             walked = [number for number in steps if number]
             self.assertGreaterEqual(len(walked), RECORDS_PER_BATCH_MAX // WALKED_RECORDS_MAX)
             self.assertLessEqual(max(walked), WALKED_RECORDS_MAX + 1)
