@@ -303,7 +303,7 @@ class LogService:
 
 
 class _Share:
-    """A batch on its way into the log, alone or in company (`joining.Share`).
+    """A batch on its way into the log, alone or in company (`coalescing.Share`).
 
     `done` gives the serialized answer; who cancels it waits no more.
     """

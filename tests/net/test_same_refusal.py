@@ -22,7 +22,16 @@ from loghouse.net.accept import AcceptedLink
 from loghouse.node.gate import UNEXPECTED
 from loghouse.protocol import checking
 from loghouse.protocol.batch import compress, encode_batch
-from loghouse.protocol.client_messages import Bounds, Fetch, FindOffset, Produce, RegisterProducer
+from loghouse.protocol.client_messages import (
+    REPLIES,
+    Bounds,
+    Describe,
+    Fetch,
+    FindOffset,
+    Follow,
+    Produce,
+    RegisterProducer,
+)
 from loghouse.protocol.entry import Codec
 from loghouse.runtime.bridge import from_asyncio
 from tests.net.doors import Stranger, asynchronous, authority, client_certificate, until
@@ -56,6 +65,10 @@ def call_of(stub, request, log="default"):
             return stub.ProduceBatch(asked, timeout=30)
         case Fetch():
             return stub.Fetch(log_pb2.FetchRequest(log=log, offset=request.offset), timeout=30)
+        case Follow():
+            return stub.FetchStream(log_pb2.FetchRequest(log=log, offset=request.offset), timeout=30).read()
+        case Describe():
+            return stub.GetServers(log_pb2.GetServersRequest(), timeout=30)
         case FindOffset():
             return stub.FindOffset(
                 log_pb2.FindOffsetRequest(log=log, timestamp=request.timestamp), timeout=30
@@ -74,7 +87,9 @@ def seen(error):
 class RefusalCase(BothDoorsCase):
     """Both protocols of one node, each with a client of its own."""
 
-    policy = "p, root, *, produce\np, root, *, consume\np, reader, default, consume\n"
+    policy = (
+        "p, root, *, produce\np, root, *, consume\np, reader, default, consume\np, writer, default, produce\n"
+    )
 
     def setUp(self):
         super().setUp()
@@ -138,16 +153,20 @@ class RequestTests(RefusalCase):
 
     @asynchronous
     async def test_permission(self):
-        """Without a rule, with one for another action, and the name of no log."""
+        """Every request without a rule, with one for another action, and of no log there is."""
         await self.open_both()
-        for name in ("nobody", "reader"):
-            denied = errors.PermissionDeniedError(name, "produce", "default")
-            for request in (produce(), RegisterProducer()):
-                await self.check_same(denied, request, name)
-        for request in (Bounds(), Fetch(offset=0), FindOffset(timestamp=0)):
-            denied = errors.PermissionDeniedError("nobody", "consume", "default")
-            await self.check_same(denied, request, "nobody")
-        for request in (produce(), RegisterProducer(), Bounds(), Fetch(offset=0), FindOffset(timestamp=0)):
+        writing = [produce(), RegisterProducer()]
+        reading = [Bounds(), Fetch(offset=0), Follow(offset=0, credit=MIB), FindOffset(timestamp=0)]
+        self.assertEqual({type(request) for request in [*writing, *reading, Describe()]}, set(REPLIES))
+        for name, action, requests in (
+            ("nobody", "produce", writing),
+            ("reader", "produce", writing),
+            ("nobody", "consume", [*reading, Describe()]),
+            ("writer", "consume", reading),
+        ):
+            for request in requests:
+                await self.check_same(errors.PermissionDeniedError(name, action, "default"), request, name)
+        for request in writing + reading:
             await self.check_same(errors.UnknownLogError("group 2"), request, group=2)
         self.assertEqual(self.node.proposals, [])
 
