@@ -92,30 +92,36 @@ class Cluster:
         rng: random.Random,
     ) -> None:
         """Prepare; nothing is dialled before `start`."""
-        self.node = node
-        self.options = options
-        self.clock = clock
-        self._rng = rng
-        self._swim: Swim | None = None
+        self.node = node  # what is a member here: its log, disk and configuration; fixed
+        self.options = options  # who this node is to the others; fixed
+        self.clock = clock  # for ticks and delayed calls; fixed
+        self._rng = rng  # chance for gossip; fixed
+        self._swim: Swim | None = None  # gossip; None until this node belongs to a cluster
+        # Periodic calls; the first is the search for a cluster, where there was none.
         self._loops: list[LoopingCall] = []
+        # Looks for a cluster to belong to; None before `start` and once there is one.
         self._discovery: Discovery | None = None
-        self._is_stopped = False
-        self._is_growing = False
+        self._is_stopped = False  # set once, by `stop`
+        self._is_growing = False  # a change of members is under way: reconcile with every tick
         # The last configuration known to be committed; only that may shut anybody out. By one that is not,
         # this node would refuse the very leader that is to replace it.
         self._settled = Configuration()
+        # The removed names, as `_drop_removed` last saw them.
         self._dropped: frozenset[str] = frozenset()
+        # Who may speak as which member; follows configurations and introductions.
         self.roster = Roster()
-        self.twins = Twins()
-        self._seen: Configuration | None = None
+        self.twins = Twins()  # second machines with a member's name; follows what gossip sees
+        self._seen: Configuration | None = None  # the configuration that was last looked at
+        # The removed names that are cut off by now; a name that is let back in goes out again.
         self._is_shut_out: frozenset[str] = frozenset()
         # Where nodes are, since gossip was last heard: looked up for every message.
         self._addresses: dict[MemberKey, str] = {}
-        self._drops: dict[str, IDelayedCall] = {}
+        self._drops: dict[str, IDelayedCall] = {}  # the calls that will cut removed nodes off, by name
         # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
         self._routes: dict[int, MemberKey] = {}
         # The members that last asked something of this node, by name.
         self._askers: dict[str, MemberKey] = {}
+        # Links that others dialled, by the name of who did.
         self.accepted = AcceptedPeers(
             admit=self._admit, event_received=self._event_received, link_lost=self._peer_lost
         )
@@ -124,7 +130,8 @@ class Cluster:
 
     def start(self, door: DialDoor) -> None:
         """Join the others: as who this node is, or, with an empty disk, as whoever they make it."""
-        self._door = door
+        self._door = door  # how links are dialled; given at the start
+        # Links to others; made anew once a cluster is found.
         self.peers = PeerSet(door, self._link_up, self._peer_lost)
         if self.node.cluster_uuid == NO_UUID:
             self._discovery = Discovery(

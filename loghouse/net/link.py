@@ -125,25 +125,27 @@ class Link(Protocol):
     logger = Logger()
 
     def __init__(self, watch: LinkWatch, times: LinkTimes) -> None:
-        self.session: Session | None = None
+        self.session: Session | None = None  # the protocol's side; None until `start`
+        # False while the transport is full, a long write goes on, or the connection is gone.
         self.is_writable = True
         self.problem = ""  # why the link ends, when it does not end in order
-        self.received_size = 0
-        self.sent_size = 0
-        self._watch = watch
-        self._times = times
-        self._holds: set[str] = set()
+        self.received_size = 0  # bytes so far
+        self.sent_size = 0  # bytes so far, those still in a buffer too
+        self._watch = watch  # looks at the deadlines of all links; fixed
+        self._times = times  # the deadlines; fixed
+        self._holds: set[str] = set()  # reasons not to read now; empty: it reads
         # What a long write has left for later turns; while there is any, the link is not writable.
         self._unsent: deque[memoryview] = deque()
-        self._is_going_on = False
+        self._is_going_on = False  # `_take_held` is due
         now = watch.clock.seconds()
-        self._begun_at = now
-        self._received_at = now
-        self._partial_since: float | None = None
+        self._begun_at = now  # when the link was made; fixed
+        self._received_at = now  # when bytes last came, or reading went on
+        self._partial_since: float | None = None  # since when a frame is incomplete; None when none is
+        # Since when the transport is full; None when it is not.
         self._unwritable_since: float | None = None
-        self._closing_since: float | None = None
-        self._pings = 0
-        self._was_pinged = False
+        self._closing_since: float | None = None  # when `close` began; None before
+        self._pings = 0  # how many were sent; the token of the last one
+        self._was_pinged = False  # a ping was sent since something last came
 
     # --- for subclasses -----------------------------------------------------------
 

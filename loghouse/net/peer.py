@@ -73,10 +73,12 @@ class SendQueue:
     """Frames that wait for the transport: control before bulk, each in order, bounded. Pure."""
 
     def __init__(self, size_max: int = PEER_QUEUE_SIZE_MAX, count_max: int = PEER_QUEUE_MAX) -> None:
-        self.size = 0
-        self._size_max = size_max
-        self._count_max = count_max
+        self.size = 0  # bytes that wait
+        self._size_max = size_max  # bytes that may wait; fixed
+        self._count_max = count_max  # frames that may wait; fixed
+        # Kind, group, frame: what goes first.
         self._control: deque[tuple[int, int, tuple[Buffer, ...]]] = deque()
+        # Kind, group, frame: what goes when no control waits.
         self._bulk: deque[tuple[int, int, tuple[Buffer, ...]]] = deque()
 
     def __len__(self) -> int:
@@ -157,23 +159,26 @@ class PeerLink:
         event_received: Callable[[Event], None] = lambda event: None,
         link_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self.state = PeerState.IDLE
-        self.counters = PeerCounters()
-        self.expected_node = expected_node
-        self.queue = SendQueue()
-        self.link: DialledLink | None = None
+        self.state = PeerState.IDLE  # changes as the picture at the top shows; STOPPED by `stop`
+        self.counters = PeerCounters()  # what happened since this object was made
+        self.expected_node = expected_node  # the name that must answer; fixed, empty for any
+        self.queue = SendQueue()  # what the transport does not take yet; emptied when the link is lost
+        self.link: DialledLink | None = None  # the connection, from LinkUp until it is lost
+        # Whether one end was of no cluster when the two met: only a new link can carry more.
         self._is_restricted = False
-        self._door = door
-        self._host = host
-        self._port = port
-        self._event_received = event_received
-        self._link_lost = link_lost
+        self._door = door  # what all peers share; fixed
+        self._host = host  # where it is dialled; fixed
+        self._port = port  # as `_host`
+        self._event_received = event_received  # told of what comes back; fixed
+        self._link_lost = link_lost  # told when a link that was up is gone; fixed
+        # The last back-off: doubles with each failure, 0 again once a link is up.
         self._delay_seconds = 0.0
-        self._timer: Any = None
-        self._connector: Any = None
+        self._timer: Any = None  # the call that dials next, while `state` is WAITING
+        self._connector: Any = None  # Twisted's, from a dial until its connection is lost
+        # Runs work at the end of a turn of the reactor; fixed.
         self._soon = door.soon or (lambda work: door.reactor.callLater(0, work))
-        self._turn_size = 0
-        self._is_turn_ending = False
+        self._turn_size = 0  # bytes written since `_end_turn` last ran
+        self._is_turn_ending = False  # `_end_turn` is due
 
     # --- what the cluster calls ----------------------------------------------------------
 
@@ -319,11 +324,12 @@ class DialledLink(Link):
 
     def __init__(self, peer: PeerLink, door: DialDoor) -> None:
         super().__init__(door.watch, door.times)
-        self.is_idle_closed = False
-        self._peer = peer
-        self._door = door
+        self.is_idle_closed = False  # set by `end`: this side hung up in order, so nothing failed
+        self._peer = peer  # whose link this is; fixed
+        self._door = door  # what all peers share; fixed
+        # The other's certificate; None before the handshake and without TLS.
         self._shown: ShownCertificate | None = None
-        self._sent_at = door.watch.clock.seconds()
+        self._sent_at = door.watch.clock.seconds()  # when the last frame was written
 
     def connectionMade(self) -> None:
         """Twisted is connected; with TLS the handshake is still to come."""

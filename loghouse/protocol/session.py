@@ -211,25 +211,27 @@ class Session:
         expected_node: str = "",
         admit: Callable[[Hello], None] = _admit_all,
     ) -> None:
-        self.state = LinkState.GREETING
-        self.peer: Hello | None = None
-        self.agreement: Agreement | None = None
-        self.frame_count = 0
-        self.served = ServedStreams()
-        self.asked = AskedStreams()
-        self._hello = hello
-        self._is_dialler = is_dialler
-        self._certified = certified
-        self._expected_node = expected_node
-        self._admit = admit
+        self.state = LinkState.GREETING  # GREETING, UP, CLOSING, CLOSED: only onward
+        self.peer: Hello | None = None  # who the other says it is; None until its Hello fits
+        self.agreement: Agreement | None = None  # what the two Hellos agree on; None until then
+        self.frame_count = 0  # frames received, those refused unread too
+        self.served = ServedStreams()  # requests of the other side that wait for their answers
+        self.asked = AskedStreams()  # requests of this side that wait for their answers
+        self._hello = hello  # what this side says of itself; fixed
+        self._is_dialler = is_dialler  # whether this side opened the connection; fixed
+        self._certified = certified  # what the other's certificate says; fixed, None without TLS
+        self._expected_node = expected_node  # who must answer; fixed, empty for any
+        self._admit = admit  # refuses a peer whose Hello fits; fixed
+        # The largest body of each kind that may come: at first a Hello's, then what `_kinds_allowed` says.
         self._allowed = _sizes(_kinds(Hello, LinkError) if is_dialler else _kinds(Hello))
-        self._frames = FrameBuffer(self._body_size_max)
+        self._frames = FrameBuffer(self._body_size_max)  # cuts frames out of what is received
+        # Judges requests before their bodies are here; None until `check_before_body`.
         self._check_unread: CheckUnread | None = None
         # What came behind requests that must be answered first: frames, and bytes that are not looked at yet.
         self._held: Iterator[Frame] | None = None
-        self._unread: deque[bytes] = deque()
-        self._outgoing: list[Buffer] = []
-        self._is_closing_here = False
+        self._unread: deque[bytes] = deque()  # what came behind those frames
+        self._outgoing: list[Buffer] = []  # frames that `bytes_to_send` is to return
+        self._is_closing_here = False  # whether this side said Goodbye
         if is_dialler:
             self._send(hello)
 

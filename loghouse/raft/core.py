@@ -69,7 +69,9 @@ class Raft(Room):
     """
 
     def _begin(self) -> None:
+        # Role, leader and term as last handed out; no term is -1, so the first Ready has them.
         self._soft_handed = SoftState(Role.FOLLOWER, NOBODY, -1)
+        # The method that takes each kind of message; fixed.
         self._steps: dict[type, Callable[[int, Any], None]] = {
             RequestVote: self._on_request_vote,
             RequestVoteReply: self._on_vote_reply,

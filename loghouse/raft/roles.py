@@ -37,50 +37,52 @@ class Roles:
         damage: Damage | None = None,
         now: int = 0,
     ) -> None:
-        self.config = config
-        self.id = id
-        self.group = group
-        self.term = hard_state.term
-        self.vote = hard_state.vote
+        self.config = config  # timing and bounds; fixed
+        self.id = id  # this member's id; fixed
+        self.group = group  # the group's id; fixed
+        self.term = hard_state.term  # the newest term seen; never falls
+        self.vote = hard_state.vote  # whom it voted for in `term`; NOBODY again when the term rises
+        # Changes with elections and newer terms; between follower and learner, with the configuration.
         self.role = Role.FOLLOWER
-        self.leader = NOBODY
-        self.damage = damage
-        # Whether this member's disk has no room for records, as its driver says (`room.py`).
-        self.disk_is_full = False
-        self._unreadable: DamageError | None = None
-        # Why messages were ignored, counted, for diagnostics.
-        self.refusals: Counter[str] = Counter()
-        self._seed = seed
-        self._rng = rng
-        self._now = now
+        self.leader = NOBODY  # who leads in `term`; NOBODY while that is not known
+        self.damage = damage  # what a damaged log once held; None when it is whole, or as long again
+        self.disk_is_full = False  # whether the disk has no room for records, as the driver says
+        self._unreadable: DamageError | None = None  # damage met since `take_unreadable`
+        self.refusals: Counter[str] = Counter()  # why messages were ignored, counted, for diagnostics
+        self._seed = seed  # the log's frame seed; fixed
+        self._rng = rng  # for election timeouts and read ids; fixed
+        self._now = now  # wall clock in microseconds since the epoch, as the last tick had it
+        # The log: what of it is committed and durable, and its end in memory.
         self._log = RaftLog(reader, commit_index, config.cache_size_max)
         if hard_state.term < self._log.last_term:
             raise StorageError(
                 f"group {group}: the hard state has term {hard_state.term}, but the log ends in term "
                 f"{self._log.last_term}; the hard state is of another time or another disk"
             )
-        # Others, as their leader sees them; empty unless leading.
-        self._progress: dict[int, Progress] = {}
-        self._votes: dict[int, bool] = {}
-        self._reads = ReadQueue(rng.getrandbits(62))
-        self._read_states: list[ReadState] = []
-        self._transfer_target = NOBODY
-        self._transfer_ticks = 0
-        self._held_back = HeldBack()
+        self._progress: dict[int, Progress] = {}  # the others, as this leader sees them; else empty
+        self._votes: dict[int, bool] = {}  # the answers to this campaign, by voter; emptied by `_reset`
+        self._reads = ReadQueue(rng.getrandbits(62))  # wait for their index; `_reset` fails them
+        self._read_states: list[ReadState] = []  # reads that ended, for the next Ready
+        self._transfer_target = NOBODY  # whom leadership is being handed to; NOBODY: to none
+        self._transfer_ticks = 0  # a leader's ticks since a transfer last began
+        self._held_back = HeldBack()  # the batch last refused for a bound, of each producer
+        # Ticks since the leader was heard, a vote was given or the role changed; on a leader, since it
+        # last looked whether a majority answers.
         self._election_elapsed = 0
+        # Ticks of silence before a campaign; drawn anew by `_reset`, and when the leader's link breaks.
         self._election_timeout = 0
-        self._heartbeat_elapsed = 0
-        self._stalled_ticks = 0
-        # The index of the no-op that began this leader's term.
-        self._term_start_index = 0
-        self._commit_to_tell = 0
-        self._token = 0
-        self._hard_handed = hard_state
-        self._hard_durable = hard_state
-        self._hard_writes: deque[tuple[int, HardState]] = deque()
-        self._messages_now: list[Envelope] = []
-        self._messages_after_persist: list[Envelope] = []
-        self._voters: frozenset[int] = frozenset()
+        self._heartbeat_elapsed = 0  # a leader's ticks since its last heartbeats
+        self._stalled_ticks = 0  # ticks that the disk has had work and finished nothing; 0 when it does
+        self._term_start_index = 0  # the index of the no-op that began this leader's term
+        self._commit_to_tell = 0  # commits up to here are told even without entries; set by `tell_commit`
+        self._token = 0  # the last Ready's; one more with each
+        self._hard_handed = hard_state  # term and vote as last handed out to be written
+        self._hard_durable = hard_state  # term and vote as they are on disk; follows `persisted`
+        self._hard_writes: deque[tuple[int, HardState]] = deque()  # on their way, by token, oldest first
+        self._messages_now: list[Envelope] = []  # for the next Ready: may leave at once
+        self._messages_after_persist: list[Envelope] = []  # for the next Ready: wait for its writes
+        self._voters: frozenset[int] = frozenset()  # the ids that have a vote by `_configuration`
+        # The latest configuration, as last taken up by `_refresh_membership`.
         self._configuration: Configuration | None = None
         # The latest configuration, and the one before it with its index; made when it is asked for.
         self._before: tuple[Configuration, Configuration, int] | None = None

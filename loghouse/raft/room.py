@@ -24,7 +24,7 @@ class Room(Proposals):
 
     _full_ticks = 0  # since this leader's disk is full, or it last looked for a successor
     _full_ticks_max = 0  # when it looks
-    _look_ticks = 0
+    _look_ticks = 0  # since followers without room were last asked what they can take
 
     def _reset(self) -> None:
         super()._reset()

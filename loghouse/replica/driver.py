@@ -119,38 +119,39 @@ class RaftDriver:
             later: Runs work after so many seconds.
             wall: Seconds since the epoch, for timestamps.
         """
-        self.raft = raft
-        self._log = log
-        self._disk = disk
-        self._soon = soon
-        self._later = later
-        self._wall = wall
-        self._owner = owner
+        self.raft = raft  # the core; the same one for life
+        self._log = log  # the durable log; written through `_disk`
+        self._disk = disk  # runs writes on the disk's thread, in order
+        self._soon = soon  # runs work at the end of this turn of the reactor
+        self._later = later  # runs work after so many seconds
+        self._wall = wall  # seconds since the epoch
+        self._owner = owner  # is told of roles, commits, damage and full disks
+        # The core's way to the log when that is not the log itself, else None.
         self._read_ahead = read_ahead
         if read_ahead is not None:
             read_ahead.wake = self._schedule
-        self._is_scheduled = False
-        self._is_turning = False
-        self._is_stopped = False
-        self._lost_ticks = 0
-        self._news: Cancellable | None = None
-        self._to_write: deque[Ready] = deque()
-        self._writing: list[Ready] = []
-        self._write: GroupWrite | None = None
-        self._is_at_disk = False
-        self._has_moved = False
-        self._waiting: dict[int, list[_Waiting]] = {}
-        self._reads: dict[int, Deferred[int]] = {}
-        self._behind: list[_Behind] = []
-        self._idle: list[Deferred[None]] = []
+        self._is_scheduled = False  # a turn is due at the end of this turn of the reactor
+        self._is_turning = False  # `_turn` is running: what it calls must not begin another
+        self._is_stopped = False  # set once, by `stop`
+        self._lost_ticks = 0  # how long appends wait without this node leading; 0 when none do
+        self._news: Cancellable | None = None  # until followers are told of a commit; None when none is due
+        self._to_write: deque[Ready] = deque()  # what the core handed out behind `_writing`, oldest first
+        self._writing: list[Ready] = []  # the group that is being written; empty when none is
+        self._write: GroupWrite | None = None  # of that group; stays when the disk is full, to be tried again
+        self._is_at_disk = False  # that write is with the disk thread, or will be this turn
+        self._has_moved = False  # more is readable than readers were told; they are at the end of a turn
+        self._waiting: dict[int, list[_Waiting]] = {}  # appends without an outcome, by index
+        self._reads: dict[int, Deferred[int]] = {}  # reads without an index, by the core's id of them
+        self._behind: list[_Behind] = []  # reads with an index that is not readable here yet
+        self._idle: list[Deferred[None]] = []  # callers of `when_idle`, until nothing waits
         # Committed, not readable yet: index, next offset, and what a trim made the lowest offset (else 0).
         self._applied: deque[tuple[int, int, int]] = deque()
-        self._committed_term = 0
+        self._committed_term = 0  # of the last entry seen committed since the start; never falls
         state = log.state_at(raft.commit_index)
-        self.readable_index = raft.commit_index
-        self.readable_offset = state.next_offset
-        self.lowest_offset = max(state.lowest_offset, log.first_offset)
-        self.is_full = False
+        self.readable_index = raft.commit_index  # last entry committed and durable here; never falls
+        self.readable_offset = state.next_offset  # the offset behind that entry; never falls
+        self.lowest_offset = max(state.lowest_offset, log.first_offset)  # raised by trims and snapshots
+        self.is_full = False  # the last write found no room; False again when it succeeds
 
     # --- in ---------------------------------------------------------------------------
 

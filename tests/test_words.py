@@ -1,0 +1,84 @@
+"""Words of the code: state is explained where it is made, and a class name means one thing."""
+
+import ast
+import inspect
+import textwrap
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.cluster.cluster import Cluster
+from loghouse.net.link import Link
+from loghouse.net.peer import PeerLink
+from loghouse.protocol.session import Session
+from loghouse.raft.core import Raft
+from loghouse.replica.driver import RaftDriver
+
+# Long-lived state that many methods change: each attribute has a comment that says what it means, and when it
+# changes. Bases of ours belong to their class.
+STATEFUL = (Raft, RaftDriver, Cluster, PeerLink, Link, Session)
+
+
+def layers(stateful):
+    """Return the classes of ours that make up one, the lowest first."""
+    return [one for one in reversed(stateful.__mro__) if one.__module__.startswith("loghouse.")]
+
+
+def assignments(definition):
+    """Yield each plain assignment of an attribute, name and line: of the class first, then of its methods."""
+    nodes = [node for node in ast.walk(definition) if isinstance(node, ast.Assign | ast.AnnAssign)]
+    for node in sorted(nodes, key=lambda node: (node not in definition.body, node.lineno)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for target in [one for some in targets for one in getattr(some, "elts", [some])]:
+            if isinstance(target, ast.Name) and node in definition.body:
+                yield target.id, node
+            elif isinstance(target, ast.Attribute) and getattr(target.value, "id", "") == "self":
+                yield target.attr, node
+
+
+def without_comment(source, known=()):
+    """Return the attributes that a class makes, beside those known, without a comment behind or above."""
+    lines = source.splitlines()
+    seen = {"logger", *known}
+    bare = []
+    for name, node in assignments(ast.parse(source).body[0]):
+        if name not in seen:
+            seen.add(name)
+            behind = any("  # " in line for line in lines[node.lineno - 1 : node.end_lineno])
+            if not (behind or lines[node.lineno - 2].lstrip().startswith("# ")):
+                bare.append(name)
+    return bare, seen
+
+
+class StateTests(SynchronousTestCase):
+    """Whoever reads a class with much state learns what each piece of it means."""
+
+    def test_attributes(self):
+        """Each attribute has a comment where it is made."""
+        for stateful in STATEFUL:
+            known = {name for base in stateful.__mro__ if base not in layers(stateful) for name in dir(base)}
+            for layer in layers(stateful):
+                bare, known = without_comment(textwrap.dedent(inspect.getsource(layer)), known)
+                self.assertEqual(bare, [], layer.__name__)
+
+    def test_bare_attributes_are_found(self):
+        """The rule sees an attribute without a comment, wherever it is made."""
+        source = '''
+            class Counted:
+                """Doc."""
+
+                limit = 3
+                size = 3  # bytes
+
+                def __init__(self):
+                    self.a = 1  # behind
+                    # Above.
+                    self.b: int = 2
+                    self.c: int = 3
+                    self.d, self.e = 4, 5
+
+                def grow(self):
+                    self.a = 2
+                    self.f = 6
+        '''
+        bare, _ = without_comment(textwrap.dedent(source).strip())
+        self.assertEqual(bare, ["limit", "c", "d", "e", "f"])
