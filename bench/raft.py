@@ -15,14 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import Envelope, envelope_from_wire, envelope_to_wire
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
-from loghouse.raft.ready import HardState, Proposal, Role
+from loghouse.raft.ready import Proposal, Role
 from loghouse.testing.clock import SimClock
 from loghouse.testing.memory_log import MemoryLog
 from loghouse.testing.network import NetworkOptions, SimNetwork

@@ -12,10 +12,10 @@ from bench.measure import Table, arguments, finish, median, ratio, rounds, scrat
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.limits import GIB, KIB, MIB, SEGMENT_SIZE_DEFAULT
 from loghouse.protocol.batch import encode_batch
-from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import EntryKind, make_entry
 from loghouse.raft.membership import bootstrap_entry
-from loghouse.storage.directory import DataDirectory, Identity
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import OsFiles
 from loghouse.storage.log import Log
 from loghouse.storage.verify import Checked, verify
@@ -35,10 +35,10 @@ class OpenLog:
     def __init__(self, path: str) -> None:
         self.path = path
         self.directory = DataDirectory.lock(OsFiles(), path)
-        identity = Identity(
+        identity = DiskIdentity(
             cluster_uuid=os.urandom(16), disk_uuid=os.urandom(16), cluster_name=CLUSTER, node_name="node-1"
         )
-        configuration = Configuration().with_member("node-1", identity.disk_uuid, Role.VOTER)
+        configuration = Configuration().with_member("node-1", identity.disk_uuid, MemberRole.VOTER)
 
         def begin(log: Log) -> None:
             log.save_hard_state(term=1, vote=0)

@@ -1,7 +1,7 @@
 """Whole nodes in one process: what an operator asks of them."""
 
 from loghouse.errors import InvalidRequestError, MembershipError, UnavailableError
-from loghouse.protocol.configuration import Role
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.raft_messages import Envelope, TimeoutNow
 from tests.driver.town import TownTestCase
 
@@ -255,9 +255,9 @@ class AdministrationTests(TownTestCase):
         def role():
             return next((m.role for m in leader.node.configuration.named(follower.name)), None)
 
-        town.until(lambda: role() is Role.LEARNER, 60)
+        town.until(lambda: role() is MemberRole.LEARNER, 60)
         self.result(town, leader.node.add(follower.name, True))
-        self.assertIs(role(), Role.REPLICA)
+        self.assertIs(role(), MemberRole.REPLICA)
         town.advance(30)
-        self.assertIs(role(), Role.REPLICA)
+        self.assertIs(role(), MemberRole.REPLICA)
         self.assertEqual(len(leader.node.configuration.voters), 2)

@@ -15,7 +15,7 @@ from loghouse.gossip.config import LAN
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat
 from loghouse.replica.api import Appended, Proposal, proposing
-from loghouse.testing.disk import Fault, disk_error
+from loghouse.testing.disk import DiskFault, disk_error
 from tests.driver.town import TownTestCase
 
 
@@ -117,7 +117,9 @@ class BootstrapTests(TownTestCase):
         town.join.append("c:1")
         newcomer = town.add("c")
         newcomer.start()
-        newcomer.disk.faults.append(Fault(disk_error(errno.ENOSPC), kinds=frozenset({"allocate"}), times=99))
+        newcomer.disk.faults.append(
+            DiskFault(disk_error(errno.ENOSPC), kinds=frozenset({"allocate"}), times=99)
+        )
         town.until(lambda: newcomer.failures)
         self.assertTrue(newcomer.failures[0].check(DataDirectoryError), newcomer.failures)
         newcomer.crash()

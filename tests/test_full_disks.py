@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from loghouse.errors import DiskFullError, RequestError, ResourceExhaustedError, UnavailableError
 from loghouse.limits import KIB, MIB
-from loghouse.testing.disk import FILLED, Fault, disk_error
+from loghouse.testing.disk import FILLED, DiskFault, disk_error
 from tests.driver.town import TownTestCase
 
 
@@ -125,7 +125,7 @@ class ScarceTests(TownTestCase):
 
     def lacks_files(self, resident):
         """Let a node's process open no further file; returns what ends that."""
-        fault = Fault(disk_error(errno.EMFILE), kinds=frozenset({"open", "create"}), times=1 << 62)
+        fault = DiskFault(disk_error(errno.EMFILE), kinds=frozenset({"open", "create"}), times=1 << 62)
         resident.disk.faults.append(fault)
         return lambda: resident.disk.faults.remove(fault)
 

@@ -30,7 +30,7 @@ from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.config import LAN
 from loghouse.replica import driver as replica_module
 from loghouse.replica import waiters as tail_module
-from loghouse.replica.api import Bounds, Proposal, proposing
+from loghouse.replica.api import LogBounds, Proposal, proposing
 from loghouse.replica.trimming import RETENTION_SECONDS
 from loghouse.storage.files import OsFiles
 from tests.driver.queue import ManualQueue
@@ -355,7 +355,7 @@ class FaultTests(NodeTestCase):
         self.finish(stopping)
 
     def check_reads(self, node):
-        self.assertEqual(self.bounds(node), Bounds(lowest=0, next_offset=1))
+        self.assertEqual(self.bounds(node), LogBounds(lowest=0, next_offset=1))
         self.failureResultOf(self.fetch(node, 1), OffsetOutOfRangeError)
         self.successResultOf(self.fetch(node, 0))
 

@@ -11,7 +11,7 @@ from loghouse.limits import KIB, READ_AHEAD_MAX
 from loghouse.raft.ready import EntriesPendingError
 from loghouse.replica import read_ahead as read_ahead_module
 from loghouse.replica.read_ahead import ReadAhead
-from loghouse.storage.directory import DataDirectory, Identity
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.log import Log
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
@@ -27,7 +27,9 @@ class ReadAheadTests(SynchronousTestCase):
 
     def setUp(self):
         directory = DataDirectory.lock(SimDisk(), "/data", segment_size=16 * KIB, reserve_size=0)
-        directory.create(Identity(cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="c", node_name="n"))
+        directory.create(
+            DiskIdentity(cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="c", node_name="n")
+        )
         self.log = directory.open_log(1)
         writer = Writer(seed=self.log.seed)
         self.written = [writer.records(1, 1000) for _ in range(COUNT)]

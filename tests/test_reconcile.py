@@ -4,9 +4,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cluster.reconcile import next_configuration
 from loghouse.node.api import Presence
-from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.configuration import Configuration, MemberRole
 
-ROLES = {"V": Role.VOTER, "L": Role.LEARNER, "R": Role.REPLICA}
+ROLES = {"V": MemberRole.VOTER, "L": MemberRole.LEARNER, "R": MemberRole.REPLICA}
 
 
 def presence_of(text: str) -> Presence:

@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.cluster.roster import ASK_SECONDS, Roster, Standing, roster_reply
 from loghouse.gossip.members import MemberKey
 from loghouse.limits import MEMBERS_MAX, STRANGERS_DOUBTED_MAX
-from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.roster_messages import RosterReply
 
 A, B, C, D, E, X = (MemberKey(name, name.encode() * 16) for name in "abcdex")
@@ -16,7 +16,7 @@ def configuration(*keys: MemberKey) -> Configuration:
     """Voters with ids from 1."""
     made = Configuration()
     for key in keys:
-        made = made.with_member(key.name, key.disk_uuid, Role.VOTER)
+        made = made.with_member(key.name, key.disk_uuid, MemberRole.VOTER)
     return made
 
 
@@ -107,7 +107,7 @@ class RosterTests(SynchronousTestCase):
         self.assertEqual(len(self.roster._doubts), STRANGERS_DOUBTED_MAX)
         self.assertEqual(len(self.roster._contradicted), STRANGERS_DOUBTED_MAX)
         many = configuration(*(MemberKey(f"n{n}", bytes(16)) for n in range(MEMBERS_MAX)))
-        renewed = many.without(1).with_member("n0", b"y" * 16, Role.LEARNER)
+        renewed = many.without(1).with_member("n0", b"y" * 16, MemberRole.LEARNER)
         self.assertEqual(len(roster_reply(1, [renewed, many], 5).encode()), 1)
         self.assertEqual(len(roster_reply(1, [renewed, many], 5).members), MEMBERS_MAX)
 

@@ -6,7 +6,7 @@ from loghouse.cluster.roster import roster_reply
 from loghouse.errors import MembershipError
 from loghouse.limits import REMOVED_MAX
 from loghouse.protocol.codec import MESSAGES
-from loghouse.protocol.configuration import Role
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.forward_messages import AdminOperation, ForwardAdmin, ForwardProduce
 from loghouse.protocol.gossip_messages import Liveness, Statement, SwimPing
 from loghouse.protocol.log_state import LogState, encode_log_state
@@ -260,7 +260,7 @@ class UnknownYetTests(TownTestCase):
         roster, leader = one.cluster.roster, town.leader.cluster._swim.key
         town.advance(1)
         request_id = roster.request(town.clock.seconds())
-        members = raft.configuration.with_member("x", b"X" * 16, Role.LEARNER)
+        members = raft.configuration.with_member("x", b"X" * 16, MemberRole.LEARNER)
         self.assertTrue(roster.introduce(leader, roster_reply(request_id, [members], 2**40)))
         message = AppendEntries(
             term=raft.term + 1, prev_log_index=1, prev_log_term=raft.term + 1, commit_index=0

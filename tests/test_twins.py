@@ -2,7 +2,7 @@
 
 from loghouse.errors import MembershipError
 from loghouse.gossip.members import MemberKey
-from loghouse.protocol.configuration import Role
+from loghouse.protocol.configuration import MemberRole
 from tests.driver.town import Resident, TownTestCase
 
 
@@ -111,5 +111,5 @@ class TwinTests(TownTestCase):
         twin.disk_queue.release()
         town.advance(10)
         kept = [m for m in leader.node.configuration.members if m.name == member.name]
-        self.assertEqual([(m.disk_uuid, m.role) for m in kept], [(member.node.disk_uuid, Role.VOTER)])
+        self.assertEqual([(m.disk_uuid, m.role) for m in kept], [(member.node.disk_uuid, MemberRole.VOTER)])
         self.result(town, member.propose())

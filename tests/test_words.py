@@ -3,6 +3,8 @@
 import ast
 import inspect
 import textwrap
+from collections import defaultdict
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +18,12 @@ from loghouse.replica.driver import RaftDriver
 # Long-lived state that many methods change: each attribute has a comment that says what it means, and when it
 # changes. Bases of ours belong to their class.
 STATEFUL = (Raft, RaftDriver, Cluster, PeerLink, Link, Session)
+
+ROOT = Path(__file__).resolve().parent.parent
+# Class names that mean more than one thing, each with the reason.
+SHARED_NAMES = {
+    "Bounds": "the request on the wire, and what the public client answers",
+}
 
 
 def layers(stateful):
@@ -82,3 +90,19 @@ class StateTests(SynchronousTestCase):
         '''
         bare, _ = without_comment(textwrap.dedent(source).strip())
         self.assertEqual(bare, ["limit", "c", "d", "e", "f"])
+
+
+class ClassNameTests(SynchronousTestCase):
+    """A public class name means one thing in the house."""
+
+    def test_unique(self):
+        """No two modules have a public class of one name; generated ones do not count."""
+        places = defaultdict(list)
+        for path in sorted((ROOT / "loghouse").rglob("*.py")):
+            if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
+                for node in ast.walk(ast.parse(path.read_text())):
+                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                        places[node.name].append(path.relative_to(ROOT).as_posix())
+        shared = {name: found for name, found in places.items() if len(found) > 1}
+        self.assertEqual({name: found for name, found in shared.items() if name not in SHARED_NAMES}, {})
+        self.assertEqual(sorted(SHARED_NAMES), sorted(shared))

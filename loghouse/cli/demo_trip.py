@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loghouse.cli.output import CommandError, count_text, progress_bar, size_text
-from loghouse.cli.produce import Appended, append
+from loghouse.cli.produce import AppendTotals, append
 from loghouse.cli.record_input import NewRecord, lines_of
 from loghouse.client import Batch, Client
 
@@ -26,19 +26,19 @@ def round_trip(log: Client, path: Path) -> dict[str, Any]:
     return figures(appended, seconds)
 
 
-def append_file(log: Client, path: Path) -> Appended:
+def append_file(log: Client, path: Path) -> AppendTotals:
     """Append every line of a file.
 
     Raises:
         LoghouseError: The call failed.
     """
-    appended = Appended()
+    appended = AppendTotals()
     with progress_bar(path.stat().st_size, "B", "appending") as bar:
         append(log, map(NewRecord, _lines(path)), appended, progress=bar.update)
     return appended
 
 
-def compare_file(log: Client, path: Path, appended: Appended) -> float:
+def compare_file(log: Client, path: Path, appended: AppendTotals) -> float:
     """Read back what was appended and compare it with the file; return the seconds that took.
 
     Raises:
@@ -66,7 +66,7 @@ def _read(log: Client, offsets: range) -> Iterator[Batch]:
             return
 
 
-def figures(appended: Appended, read_seconds: float) -> dict[str, Any]:
+def figures(appended: AppendTotals, read_seconds: float) -> dict[str, Any]:
     """Return what is told about a trip."""
     return {
         "records": appended.record_count,

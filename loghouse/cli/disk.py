@@ -31,7 +31,7 @@ from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
 from loghouse.storage.new_cluster import Rewrite
 from loghouse.storage.others import knows_others
 from loghouse.storage.repair import Repair, accept_data_loss, cut_for_refetch
-from loghouse.storage.verify import Checked, Finding, Progress, groups_of, read_identity, verify
+from loghouse.storage.verify import Checked, Finding, VerifyProgress, groups_of, read_identity, verify
 
 INDEX_MAX = 2**64 - 1
 
@@ -202,7 +202,7 @@ def run_verify(args: argparse.Namespace) -> int:
     checked = Checked(0, 0, 0, 0)
     with progress_bar(None, "B", "checking") as bar:
         for step in verify(OsFiles(), args.data_dir):
-            if isinstance(step, Progress):
+            if isinstance(step, VerifyProgress):
                 bar.total = step.total_size
                 bar.update(step.done_size - bar.n)
             elif isinstance(step, Finding):

@@ -119,7 +119,7 @@ def _header(text: str) -> tuple[str, bytes]:
 
 
 @dataclass(slots=True)
-class Appended:
+class AppendTotals:
     """What has been acknowledged so far: records, bytes of their values, and the offsets they got."""
 
     record_count: int = 0
@@ -144,7 +144,7 @@ class Appended:
 
 def run(args: argparse.Namespace) -> int:
     """Append, and print what got which offsets."""
-    appended = Appended()
+    appended = AppendTotals()
     records, total = _records(args)
     if args.rate:
         records = paced(records, args.rate)
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def append_each(log: Client, records: Iterable[NewRecord], appended: Appended) -> None:
+def append_each(log: Client, records: Iterable[NewRecord], appended: AppendTotals) -> None:
     """Append a few records, one call each; `appended` grows with each acknowledgement.
 
     Raises:
@@ -183,7 +183,7 @@ def append_each(log: Client, records: Iterable[NewRecord], appended: Appended) -
 def append(
     log: Client,
     records: Iterable[NewRecord],
-    appended: Appended,
+    appended: AppendTotals,
     batch_size: int = BATCH_SIZE_DEFAULT,
     compression: Compression = "none",
     progress: Callable[[int], Any] | None = None,
@@ -268,7 +268,7 @@ def _completed(records: Iterator[NewRecord], args: argparse.Namespace) -> Iterat
     return (record._replace(key=record.key or key, headers=(*record.headers, *headers)) for record in records)
 
 
-def _explain(error: BaseException, appended: Appended) -> None:
+def _explain(error: BaseException, appended: AppendTotals) -> None:
     """Say on stderr what is certain after a failure."""
     is_unsure = isinstance(error, OutcomeUnknownError | KeyboardInterrupt)
     if not appended.record_count and not is_unsure:
@@ -284,7 +284,7 @@ def _explain(error: BaseException, appended: Appended) -> None:
     sys.stderr.write(f"{done}{tail}\n")
 
 
-def _report(appended: Appended, as_json: bool) -> None:
+def _report(appended: AppendTotals, as_json: bool) -> None:
     if as_json:
         write_json(
             {

@@ -13,7 +13,7 @@ from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
-from loghouse.client.channels import Appended, Channels, NewBatch
+from loghouse.client.channels import AppendAnswer, Channels, NewBatch
 from loghouse.client.fields import (
     flag_of,
     integer_of,
@@ -144,8 +144,8 @@ class AsyncClient:
         appended = await self._append(batch, timeout_seconds)
         return range(appended.base_offset, appended.base_offset + appended.record_count)
 
-    async def _append(self, batch: NewBatch, timeout_seconds: float | None) -> Appended:
-        appended: Appended = await self.calls.call(
+    async def _append(self, batch: NewBatch, timeout_seconds: float | None) -> AppendAnswer:
+        appended: AppendAnswer = await self.calls.call(
             lambda channel, seconds: channel.append(batch, self.log, seconds),
             purpose=Purpose.APPEND,
             timeout_seconds=self.timeout_of(timeout_seconds),

@@ -84,7 +84,7 @@ def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
     return payload, record_count
 
 
-class Outgoing:
+class OutgoingBatch:
     """A batch on its way: what it holds, how far it got, and what became of it.
 
     Attributes:
@@ -175,10 +175,10 @@ class Accumulator:
         self._batch_size = batch_size
         self._linger_seconds = linger_seconds
         self._timeout_seconds = timeout_seconds
-        self._open: Outgoing | None = None
-        self._full: deque[Outgoing] = deque()
+        self._open: OutgoingBatch | None = None
+        self._full: deque[OutgoingBatch] = deque()
 
-    def add(self, head: bytes, body: bytes, now: float) -> Outgoing:
+    def add(self, head: bytes, body: bytes, now: float) -> OutgoingBatch:
         """Add one encoded record; its place is the batch's `record_count` - 1.
 
         Args:
@@ -190,7 +190,7 @@ class Accumulator:
         if batch is None or batch.size + cost > self._batch_size:
             if batch is not None:
                 self._full.append(batch)
-            batch = self._open = Outgoing(
+            batch = self._open = OutgoingBatch(
                 due_at=now + self._linger_seconds, deadline=now + self._timeout_seconds
             )
         pieces = batch.pieces
@@ -204,7 +204,7 @@ class Accumulator:
             self._open = None
         return batch
 
-    def take(self, now: float) -> Outgoing | None:
+    def take(self, now: float) -> OutgoingBatch | None:
         """Return the next batch to send, to be sealed, or None when none is due."""
         if self._full:
             return self._full.popleft()
@@ -225,7 +225,7 @@ class Accumulator:
             return float("-inf")
         return self._open.due_at if self._open is not None else None
 
-    def expire(self, now: float) -> list[Outgoing]:
+    def expire(self, now: float) -> list[OutgoingBatch]:
         """Return the batches whose time is over, not to be sent any more."""
         expired = []
         while self._full and self._full[0].deadline <= now:
@@ -235,7 +235,7 @@ class Accumulator:
             self._open = None
         return expired
 
-    def drop(self) -> list[Outgoing]:
+    def drop(self) -> list[OutgoingBatch]:
         """Return every batch gathered, not to be sent any more."""
         dropped = [*self._full, *([self._open] if self._open is not None else [])]
         self._full.clear()
@@ -243,7 +243,7 @@ class Accumulator:
         return dropped
 
 
-class Ledger:
+class ProducerLedger:
     """What a producer took, how much of it is settled, and the failures that nobody was told of.
 
     Attributes:
@@ -257,7 +257,7 @@ class Ledger:
         self.room = buffer_size
         self.taken = 0
         self.done = 0
-        self._failed: deque[Outgoing] = deque()
+        self._failed: deque[OutgoingBatch] = deque()
         self._forgotten = 0  # records of failed batches that there was no room to remember
 
     def take(self, size: int) -> None:
@@ -265,7 +265,7 @@ class Ledger:
         self.room -= size
         self.taken += 1
 
-    def settle(self, batch: Outgoing) -> None:
+    def settle(self, batch: OutgoingBatch) -> None:
         """Count a batch of which the outcome is known."""
         self.room += batch.size
         self.done += batch.record_count

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch, seen
+from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, NewBatch, seen
 from loghouse.client.connection import Asked, Connection, dial
 from loghouse.client.failures import unreached
 from loghouse.client.following import Following
@@ -23,7 +23,7 @@ from loghouse.protocol.client_messages import (
     Produce,
     RegisterProducer,
 )
-from loghouse.protocol.configuration import Role
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 
 DIAL_SECONDS: Final = 3.0
@@ -57,10 +57,10 @@ class BinaryChannel(Channel):
         self._connections: set[Connection] = set()  # those before it, too, while they answer what is open
         self._dialling: asyncio.Task[Connection] | None = None
 
-    async def append(self, batch: NewBatch, log: str, seconds: float) -> Appended:
+    async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
         reply = await self._ask(produce_of(batch, seconds), log, seconds)
-        return Appended(reply.base_offset, reply.record_count)
+        return AppendAnswer(reply.base_offset, reply.record_count)
 
     async def register_producer(self, log: str, seconds: float) -> int:
         """See `Channel.register_producer`."""
@@ -84,7 +84,7 @@ class BinaryChannel(Channel):
                 address=server.address,
                 grpc_address=server.grpc_address,
                 is_leader=server.is_leader,
-                role="learner" if server.role == Role.LEARNER else "voter",
+                role="learner" if server.role == MemberRole.LEARNER else "voter",
                 is_alive=server.is_alive,
             )
             for server in reply.servers
@@ -97,7 +97,7 @@ class BinaryChannel(Channel):
             self._other = self._make_other(self.address)
         return await self._other.administer(method, request, seconds)
 
-    def appends(self, log: str) -> Appends:
+    def appends(self, log: str) -> AppendStream:
         """See `Channel.appends`."""
         return _BinaryAppends(self, group_of(log))
 
@@ -150,7 +150,7 @@ class BinaryChannel(Channel):
             self._dialling = None
 
 
-class _BinaryAppends(Appends):
+class _BinaryAppends(AppendStream):
     """Produce requests, one behind the other on one connection."""
 
     def __init__(self, channel: BinaryChannel, group: int) -> None:
@@ -169,12 +169,12 @@ class _BinaryAppends(Appends):
         if not self._begun.done():
             self._begun.set_result(None)
 
-    async def read(self) -> Appended:
+    async def read(self) -> AppendAnswer:
         while not self._sent:
             await self._wait_for_more()
         reply = await asyncio.shield(self._sent[0].answer)
         self._sent.popleft()
-        return Appended(reply.base_offset, reply.record_count)
+        return AppendAnswer(reply.base_offset, reply.record_count)
 
     async def _wait_for_more(self) -> None:
         """Return once there may be another; raise when the connection went instead."""
@@ -202,10 +202,10 @@ class _BinaryAnswers(Answers):
         self._group = group
         self._following: Following | None = None
 
-    def take(self) -> Answer | None:
+    def take(self) -> FetchAnswer | None:
         return self._following.take() if self._following is not None else None
 
-    async def read(self) -> Answer:
+    async def read(self) -> FetchAnswer:
         if self._following is None:
             connection = await self._channel.connection(DIAL_SECONDS)
             await connection.enter(DIAL_SECONDS)

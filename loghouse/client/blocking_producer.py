@@ -13,7 +13,7 @@ from typing import Self
 
 from loghouse.client import exiting
 from loghouse.client.asynchronous import AsyncClient, Compression, codec_of
-from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
+from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
 from loghouse.client.fields import seconds_of
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
@@ -28,7 +28,7 @@ class BlockingDelivery:
 
     __slots__ = ("_batch", "_pending", "_place")
 
-    def __init__(self, batch: Outgoing, place: int, pending: Pending) -> None:
+    def __init__(self, batch: OutgoingBatch, place: int, pending: Pending) -> None:
         self._batch = batch
         self._place = place
         self._pending = pending
@@ -64,12 +64,12 @@ class BlockingDelivery:
 class Pending:
     """What a producer took and its sending task has not settled; it outlives a producer that is dropped."""
 
-    def __init__(self, ledger: Ledger, place: Place) -> None:
+    def __init__(self, ledger: ProducerLedger, place: Place) -> None:
         self.ledger = ledger
         self.place = place
         self.changed = threading.Condition(threading.Lock())
 
-    def settled(self, batch: Outgoing) -> None:
+    def settled(self, batch: OutgoingBatch) -> None:
         """Note a batch of which the outcome is known; on the loop."""
         with self.changed:
             self.ledger.settle(batch)
@@ -166,7 +166,7 @@ class Producer:
         self._client = client
         self._owner = owner  # which closes the client when it is dropped
         self._loop = client.thread.loop
-        self._ledger = Ledger(buffer_bytes)
+        self._ledger = ProducerLedger(buffer_bytes)
         self._pending = Pending(self._ledger, client.client.calls.place)
         self._changed = self._pending.changed
         self._check_process = self._pending.place.check_process

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.channels import Channel, Channels, seen
-from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.pin import ClusterPin
 from loghouse.client.place import Place
 from loghouse.client.retrying import Attempts
@@ -139,14 +139,14 @@ class Calls:
                 raise kind("the client was closed before the answer came") from None
             raise
 
-    def judged(self, failure: Failure) -> Failure:
+    def judged(self, failure: CallFailure) -> CallFailure:
         """Return a failure as what it is now: a refusal, when no address is left that might do."""
         if not failure.is_permanent:
             return failure
         effect = Effect.REFUSED if self.balancer.is_hopeless else Effect.NOTHING
         return replace(failure, effect=effect)
 
-    def note(self, failure: Failure, address: str) -> None:
+    def note(self, failure: CallFailure, address: str) -> None:
         """Learn from a failed call at an address."""
         balancer = self.balancer
         if failure.is_link:
@@ -196,18 +196,18 @@ class Calls:
                 return
             await asyncio.sleep(attempts.pause_after(self._why_unknown(refreshing), self.now))
 
-    def _why_unknown(self, refreshing: asyncio.Task[None]) -> Failure:
+    def _why_unknown(self, refreshing: asyncio.Task[None]) -> CallFailure:
         if not refreshing.done():
             seeds = ", ".join(sorted(self.balancer.addresses()))
-            return Failure(error=DeadlineError(f"no answer from {seeds}"), effect=Effect.NOTHING)
+            return CallFailure(error=DeadlineError(f"no answer from {seeds}"), effect=Effect.NOTHING)
         error = None if refreshing.cancelled() else refreshing.exception()
         if isinstance(error, _RefusedError | _HopelessError):
-            return Failure(error=error.error, effect=Effect.REFUSED)
+            return CallFailure(error=error.error, effect=Effect.REFUSED)
         if isinstance(error, LoghouseError):
-            return Failure(error=error, effect=Effect.NOTHING)
+            return CallFailure(error=error, effect=Effect.NOTHING)
         if error is not None:
             raise error  # of ours
-        return Failure(error=ClosedError("the client was closed"), effect=Effect.REFUSED)
+        return CallFailure(error=ClosedError("the client was closed"), effect=Effect.REFUSED)
 
     async def await_news(self, seconds_max: float) -> None:
         """After a failure: wait a little for news, if news are due."""

@@ -50,21 +50,21 @@ class NewBatch:
         )
 
 
-class Appended(NamedTuple):
+class AppendAnswer(NamedTuple):
     """Where a batch went."""
 
     base_offset: int
     record_count: int
 
 
-class Answer(NamedTuple):
+class FetchAnswer(NamedTuple):
     """Whole entry frames, from the one that holds the offset asked for on, and where to go on."""
 
     frames: Buffer
     next_offset: int
 
 
-class Appends(ABC):
+class AppendStream(ABC):
     """Batches sent one behind the other, and their outcomes in that order."""
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Appends(ABC):
         """Send a batch; waits while the server takes no more."""
 
     @abstractmethod
-    async def read(self) -> Appended:
+    async def read(self) -> AppendAnswer:
         """Return the outcome of the next one.
 
         Raises:
@@ -87,7 +87,7 @@ class Appends(ABC):
 class Answers(ABC):
     """A log's frames as they come; the server sends a little ahead of `read`."""
 
-    def take(self) -> Answer | None:
+    def take(self) -> FetchAnswer | None:
         """Return what comes next if it is here already, else None: `read` waits for it.
 
         Raises:
@@ -96,7 +96,7 @@ class Answers(ABC):
         return None
 
     @abstractmethod
-    async def read(self) -> Answer:
+    async def read(self) -> FetchAnswer:
         """Return what comes next, once there is something.
 
         Raises:
@@ -121,7 +121,7 @@ class Channel(ABC):
         self.is_retired = False
 
     @abstractmethod
-    async def append(self, batch: NewBatch, log: str, seconds: float) -> Appended:
+    async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
         """Append a batch."""
 
     @abstractmethod
@@ -145,7 +145,7 @@ class Channel(ABC):
         """Make a call of the `Cluster` service and return its reply, both as generated messages."""
 
     @abstractmethod
-    def appends(self, log: str) -> Appends:
+    def appends(self, log: str) -> AppendStream:
         """Begin to send batches."""
 
     @abstractmethod

@@ -13,17 +13,17 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from loghouse.client.channels import Answer
+from loghouse.client.channels import FetchAnswer
 from loghouse.client.failures import (
     CallFailedError,
+    CallFailure,
     Effect,
-    Failure,
     failure_of_error,
     refused_link,
     unreached,
 )
 from loghouse.client.following import Following
-from loghouse.client.pin import Certified, ClusterPin
+from loghouse.client.pin import CertifiedServer, ClusterPin
 from loghouse.client.target import Tls, split_address
 from loghouse.client.tls import cause_of, failed_tls
 from loghouse.errors import (
@@ -170,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         self._hinted = hinted
         self._transport: Any = None
         self._pin = pin
-        self._certified: Certified | None = None
+        self._certified: CertifiedServer | None = None
         self._session = Session(Hello(role=LinkRole.CLIENT), is_dialler=True, admit=self._admit)
         self._asked: dict[int, Asked] = {}
         self._followed: dict[int, Following] = {}
@@ -228,7 +228,7 @@ class Connection(asyncio.BufferedProtocol):
         except TimeoutError:
             text = f"{REQUESTS_PER_CONNECTION_MAX} are open on the connection to {self._address}"
             error = ResourceExhaustedError("requests", f"{text}, and none ended within {seconds:g} s")
-            raise CallFailedError(Failure(error=error, effect=Effect.NOTHING)) from None
+            raise CallFailedError(CallFailure(error=error, effect=Effect.NOTHING)) from None
 
     def begin(self, request: Message, group: int) -> Asked:
         """Send a request; its `answer` will be the reply, or a CallFailedError.
@@ -305,7 +305,7 @@ class Connection(asyncio.BufferedProtocol):
         except LoghouseError as error:
             self._room.release()
             told = _unavailable(error)
-            raise CallFailedError(Failure(error=told, effect=Effect.NOTHING, is_link=True)) from None
+            raise CallFailedError(CallFailure(error=told, effect=Effect.NOTHING, is_link=True)) from None
 
     def _cancel(self, stream: int) -> None:
         self._room.release()
@@ -316,7 +316,7 @@ class Connection(asyncio.BufferedProtocol):
         if not asked.answer.done():
             self.forget(asked)
             error = OutcomeUnknownError(f"{self._address}: no answer within {seconds:.3g} s")
-            failure = Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
+            failure = CallFailure(error=error, effect=Effect.UNKNOWN, is_link=True)
             asked.answer.set_exception(CallFailedError(failure))
 
     # --- asyncio --------------------------------------------------------------------------
@@ -329,7 +329,7 @@ class Connection(asyncio.BufferedProtocol):
         if tls is not None and tls.selected_alpn_protocol() != ALPN:
             text = f"{self._address} does not speak {ALPN}; for a door of gRPC alone, use --transport grpc"
             error = UnavailableError(text)
-            failure = Failure(error=error, effect=Effect.REFUSED, is_link=True, is_permanent=True)
+            failure = CallFailure(error=error, effect=Effect.REFUSED, is_link=True, is_permanent=True)
             self._refuse_to_begin(failure)
             return
         if tls is not None:
@@ -422,7 +422,7 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(reply, FollowFrames):
             following = self._followed.get(stream)
             if following is not None:
-                following.received(Answer(reply.frames, reply.next_offset))
+                following.received(FetchAnswer(reply.frames, reply.next_offset))
             return
         asked = self._asked.pop(stream, None)
         if asked is None:
@@ -486,7 +486,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- failing ----------------------------------------------------------------------------
 
-    def _why_ended(self, error: BaseException | None) -> Failure:
+    def _why_ended(self, error: BaseException | None) -> CallFailure:
         """Return the failure of a connection that ended without a reason of the node's."""
         if isinstance(error, ssl.SSLError):
             return failed_tls(error, self._address)
@@ -498,7 +498,7 @@ class Connection(asyncio.BufferedProtocol):
         cause = cause_of(error) if error is not None else "the node closed the connection"
         return unreached(self._address, cause).failure
 
-    def _refuse_to_begin(self, failure: Failure) -> None:
+    def _refuse_to_begin(self, failure: CallFailure) -> None:
         self._failure = failure.error
         self.up.set_exception(CallFailedError(failure))
         self.up.exception()  # whoever dialled may be gone
@@ -508,11 +508,13 @@ class Connection(asyncio.BufferedProtocol):
         assert self._failure is not None
         self._is_closing = True
         error = self._failure if self._is_permanent else _unavailable(self._failure)
-        nothing = Failure(error=error, effect=Effect.NOTHING, is_link=True, is_permanent=self._is_permanent)
+        nothing = CallFailure(
+            error=error, effect=Effect.NOTHING, is_link=True, is_permanent=self._is_permanent
+        )
         if not self.up.done():
             self.up.set_exception(CallFailedError(nothing))
             self.up.exception()
-        unknown = Failure(
+        unknown = CallFailure(
             error=OutcomeUnknownError(f"no answer came: {error}"), effect=Effect.UNKNOWN, is_link=True
         )
         asked, self._asked = self._asked, {}

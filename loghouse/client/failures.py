@@ -40,7 +40,7 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class CallFailure:
     """A failed call. `error` is what a caller is told.
 
     `is_link` says that the server there was not reached, or did not answer; `leader` is the name of the
@@ -58,7 +58,7 @@ class Failure:
 class CallFailedError(PortableError):
     """A call to one server failed; whoever called decides what is done about it."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: CallFailure) -> None:
         super().__init__(str(failure.error))
         self.failure = failure
 
@@ -173,7 +173,7 @@ _REFUSALS: Final[Mapping[str, type[RequestError]]] = {
 }
 
 
-def failure_of(error: Any, address: str, *, offset: int = 0) -> Failure:
+def failure_of(error: Any, address: str, *, offset: int = 0) -> CallFailure:
     """Return what a failed call means.
 
     Args:
@@ -188,26 +188,26 @@ def failure_of(error: Any, address: str, *, offset: int = 0) -> Failure:
     leader = str(trailers.get(LEADER_KEY, "") or fields.get("leader", ""))
     if reason in _REASONS:
         effect, build = _REASONS[reason]
-        return Failure(error=build(text, fields, offset), effect=effect, leader=leader)
+        return CallFailure(error=build(text, fields, offset), effect=effect, leader=leader)
     status = code.name
     if status == "UNAVAILABLE" and _NO_TLS_FITS.search(error.details() or ""):
         return refused_link(IdentityError(f"{text}; {CHECK_TLS}"))
     if status == "UNAVAILABLE" and _NEVER_SENT.search(error.details() or ""):
-        return Failure(error=UnavailableError(text), effect=Effect.NOTHING, is_link=True)
+        return CallFailure(error=UnavailableError(text), effect=Effect.NOTHING, is_link=True)
     if status == "RESOURCE_EXHAUSTED":
-        return Failure(error=_exhausted(text), effect=Effect.NOTHING)
+        return CallFailure(error=_exhausted(text), effect=Effect.NOTHING)
     if status in _REFUSALS:
-        return Failure(error=_REFUSALS[status](text), effect=Effect.REFUSED)
+        return CallFailure(error=_REFUSALS[status](text), effect=Effect.REFUSED)
     # UNAVAILABLE after it was sent, DEADLINE_EXCEEDED, CANCELLED, INTERNAL, UNKNOWN, ...
     is_link = reason != "INTERNAL"
-    return Failure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=is_link, leader=leader)
+    return CallFailure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=is_link, leader=leader)
 
 
 _NOTHING_DONE: Final = (UnavailableError, errors.NotLeaderError, ResourceExhaustedError)
 _RETOLD: Final = (UnavailableError, OutcomeUnknownError)
 
 
-def failure_of_error(error: LoghouseError, address: str) -> Failure:
+def failure_of_error(error: LoghouseError, address: str) -> CallFailure:
     """Return what an error means that a server answered in the binary protocol.
 
     Args:
@@ -221,25 +221,25 @@ def failure_of_error(error: LoghouseError, address: str) -> Failure:
         effect = Effect.REFUSED
     leader = error.leader or "" if isinstance(error, errors.NotLeaderError) else ""
     told = type(error)(f"{address}: {error}") if type(error) in _RETOLD else error
-    return Failure(error=told, effect=effect, leader=leader)
+    return CallFailure(error=told, effect=effect, leader=leader)
 
 
-def refused_link(error: LoghouseError) -> Failure:
+def refused_link(error: LoghouseError) -> CallFailure:
     """Return the failure of a call to an address that will never do for this client."""
-    return Failure(error=error, effect=Effect.NOTHING, is_link=True, is_permanent=True)
+    return CallFailure(error=error, effect=Effect.NOTHING, is_link=True, is_permanent=True)
 
 
 def unreached(address: str, cause: str) -> CallFailedError:
     """Return the failure of a call that never got to a server."""
     error = UnavailableError(f"{address}: {cause}")
-    return CallFailedError(Failure(error=error, effect=Effect.NOTHING, is_link=True))
+    return CallFailedError(CallFailure(error=error, effect=Effect.NOTHING, is_link=True))
 
 
-def unexpected(error: Exception, address: str) -> Failure:
+def unexpected(error: Exception, address: str) -> CallFailure:
     """Return what it means that a call failed by something that is no error of ours."""
     told = OutcomeUnknownError(f"{address}: {type(error).__name__}: {error}")
     told.__cause__ = error
-    return Failure(error=told, effect=Effect.UNKNOWN, is_link=True)
+    return CallFailure(error=told, effect=Effect.UNKNOWN, is_link=True)
 
 
 def leader_named(trailers: Any) -> str:

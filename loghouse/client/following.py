@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from loghouse.client.channels import Answer
-from loghouse.client.failures import CallFailedError, Failure
+from loghouse.client.channels import FetchAnswer
+from loghouse.client.failures import CallFailedError, CallFailure
 
 
 class Source(Protocol):
@@ -26,12 +26,12 @@ class Following:
     def __init__(self, connection: Source, stream: int) -> None:
         self._connection = connection
         self._stream = stream
-        self._ready: deque[Answer] = deque()
-        self._failure: Failure | None = None
+        self._ready: deque[FetchAnswer] = deque()
+        self._failure: CallFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._owed_size = 0
 
-    async def read(self) -> Answer:
+    async def read(self) -> FetchAnswer:
         """Return what comes next; the one before is done with then.
 
         Raises:
@@ -42,7 +42,7 @@ class Following:
             await self._waiter
         return answer
 
-    def take(self) -> Answer | None:
+    def take(self) -> FetchAnswer | None:
         """As `read`, but None when nothing is here yet."""
         owed, self._owed_size = self._owed_size, 0
         if owed:
@@ -59,12 +59,12 @@ class Following:
         """Nobody reads any more."""
         self._connection.stop_following(self._stream)
 
-    def received(self, answer: Answer) -> None:
+    def received(self, answer: FetchAnswer) -> None:
         """More came."""
         self._ready.append(answer)
         self._wake()
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: CallFailure) -> None:
         """Nothing more will come."""
         self._failure = failure
         self._wake()

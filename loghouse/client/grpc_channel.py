@@ -10,11 +10,11 @@ from grpc import aio
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answer, Answers, Appended, Appends, Channel, NewBatch, seen
+from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, NewBatch, seen
 from loghouse.client.failures import (
     CallFailedError,
+    CallFailure,
     Effect,
-    Failure,
     failure_of,
     leader_named,
     unreached,
@@ -109,21 +109,21 @@ class GrpcChannel(Channel):
         finally:
             self._opening = None
 
-    def judge(self, failure: Failure) -> Failure:
+    def judge(self, failure: CallFailure) -> CallFailure:
         """Return what a failure means here: a certificate that is not trusted any more is looked at anew."""
         if not (failure.is_permanent and self._stubs is not None):
             return failure
         old, self._stubs = self._stubs, None
         self._closing.append(old)
         error = UnavailableError(str(failure.error))
-        return Failure(error=error, effect=Effect.NOTHING, is_link=True)
+        return CallFailure(error=error, effect=Effect.NOTHING, is_link=True)
 
-    async def append(self, batch: NewBatch, log: str, seconds: float) -> Appended:
+    async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
         request = _request_of(batch, log)
         request.batch = batch.payload
         reply = await self._call("log", "ProduceBatch", request, seconds, is_led=True)
-        return Appended(reply.base_offset, reply.record_count)
+        return AppendAnswer(reply.base_offset, reply.record_count)
 
     async def register_producer(self, log: str, seconds: float) -> int:
         """See `Channel.register_producer`."""
@@ -149,7 +149,7 @@ class GrpcChannel(Channel):
         """See `Channel.administer`."""
         return await self._call("cluster", method, request, seconds)
 
-    def appends(self, log: str) -> Appends:
+    def appends(self, log: str) -> AppendStream:
         """See `Channel.appends`."""
         return _GrpcAppends(self, log)
 
@@ -179,13 +179,13 @@ class GrpcChannel(Channel):
             raise CallFailedError(self.judge(failure_of(error, self.address))) from None
         except aio.UsageError:
             closed = UnavailableError(f"{self.address}: the channel was closed")
-            raise CallFailedError(Failure(error=closed, effect=Effect.NOTHING)) from None
+            raise CallFailedError(CallFailure(error=closed, effect=Effect.NOTHING)) from None
         if leader:
             self._hinted(leader)
         return reply
 
 
-class _GrpcAppends(Appends):
+class _GrpcAppends(AppendStream):
     """A ProduceBatchStream."""
 
     def __init__(self, channel: GrpcChannel, log: str) -> None:
@@ -206,9 +206,9 @@ class _GrpcAppends(Appends):
         rest = _request_of(batch, self._log).SerializeToString()
         await self._call.result().write(join_bytes_field(number, batch.payload, rest))
 
-    async def read(self) -> Appended:
+    async def read(self) -> AppendAnswer:
         reply = await _read(await asyncio.shield(self._call), self._channel)
-        return Appended(reply.base_offset, reply.record_count)
+        return AppendAnswer(reply.base_offset, reply.record_count)
 
     def cancel(self) -> None:
         if self._call.done() and self._call.exception() is None:
@@ -225,18 +225,18 @@ class _GrpcAnswers(Answers):
         self._call: Any = None
         self._reading = asyncio.ensure_future(self._read())
 
-    async def read(self) -> Answer:
+    async def read(self) -> FetchAnswer:
         answer = await asyncio.shield(self._reading)
         # gRPC's threads take the next one from the wire while this one is decoded.
         self._reading = asyncio.ensure_future(self._read())
         await asyncio.sleep(0)
         return answer
 
-    async def _read(self) -> Answer:
+    async def _read(self) -> FetchAnswer:
         if self._call is None:
             stubs = await self._channel.stubs()
             self._call = stubs.fetch_stream(log_pb2.FetchRequest(offset=self._offset, log=self._log))
-        answer = Answer(*split_answer(await _read(self._call, self._channel, self._offset)))
+        answer = FetchAnswer(*split_answer(await _read(self._call, self._channel, self._offset)))
         self._offset = answer.next_offset
         return answer
 
@@ -259,7 +259,7 @@ async def _read(call: Any, channel: GrpcChannel, offset: int = 0) -> Any:
         raise CallFailedError(channel.judge(failure_of(error, channel.address, offset=offset))) from None
     if message is aio.EOF:
         ended = OutcomeUnknownError(f"{channel.address}: ended the stream without a reason")
-        raise CallFailedError(Failure(error=ended, effect=Effect.UNKNOWN, is_link=True))
+        raise CallFailedError(CallFailure(error=ended, effect=Effect.UNKNOWN, is_link=True))
     return message
 
 

@@ -17,7 +17,7 @@ _NAME: Final = rf"[a-z0-9](?:[a-z0-9-]{{0,{NAME_SIZE_MAX - 2}}}[a-z0-9])?"
 _NODE_URI: Final = re.compile(rf"loghouse://({_NAME})/node/({_NAME})")
 
 
-class Certified(NamedTuple):
+class CertifiedServer(NamedTuple):
     """Whose certificate a server showed."""
 
     cluster: str
@@ -40,7 +40,7 @@ class ClusterPin:
         self._learnt_from = ""
         self._is_certified = False
 
-    def check_certificate(self, certificate: Mapping[str, Any], address: str) -> Certified:
+    def check_certificate(self, certificate: Mapping[str, Any], address: str) -> CertifiedServer:
         """Return whose certificate it is; of a node of the one cluster.
 
         Args:
@@ -54,12 +54,12 @@ class ClusterPin:
         match = _NODE_URI.fullmatch(uris[0]) if len(uris) == 1 else None
         if match is None:
             raise IdentityError(f"{address}: its certificate is of no Loghouse node: its URIs are {uris}")
-        certified = Certified(match[1], match[2])
+        certified = CertifiedServer(match[1], match[2])
         self._is_certified = True
         self._check(certified.cluster, f"{address} is node {certified.node!r} of", address)
         return certified
 
-    def check_hello(self, cluster: str, node: str, certified: Certified | None, address: str) -> None:
+    def check_hello(self, cluster: str, node: str, certified: CertifiedServer | None, address: str) -> None:
         """Check what a server says of itself; without TLS there is no more to go by.
 
         Raises:

@@ -10,7 +10,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from loghouse.client.batching import Accumulator, Ledger, Outgoing, encode_record
+from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
 from loghouse.client.calls import Calls
 from loghouse.client.fields import integer_of, number_of
 from loghouse.client.place import Place
@@ -35,7 +35,7 @@ class Delivery:
 
     __slots__ = ("_batch", "_place", "_progress")
 
-    def __init__(self, batch: Outgoing, place: int, progress: _Progress) -> None:
+    def __init__(self, batch: OutgoingBatch, place: int, progress: _Progress) -> None:
         self._batch = batch
         self._place = place
         self._progress = progress
@@ -59,12 +59,12 @@ class Delivery:
 class _Progress:
     """What a producer waits for: all that its sending task says to it, so that it may be dropped itself."""
 
-    def __init__(self, ledger: Ledger, place: Place) -> None:
+    def __init__(self, ledger: ProducerLedger, place: Place) -> None:
         self.place = place
         self._ledger = ledger
         self._waiter: asyncio.Future[None] | None = None
 
-    def settled(self, batch: Outgoing) -> None:
+    def settled(self, batch: OutgoingBatch) -> None:
         """Note a batch of which the outcome is known, and wake who waits."""
         self._ledger.settle(batch)
         waiter, self._waiter = self._waiter, None
@@ -100,7 +100,7 @@ class AsyncProducer:
         self._accumulator = Accumulator(
             batch_size=batch_bytes, linger_seconds=linger_ms / 1000, timeout_seconds=timeout_seconds
         )
-        self._ledger = Ledger(buffer_bytes)
+        self._ledger = ProducerLedger(buffer_bytes)
         self._check_here = calls.place.check
         self._progress = _Progress(self._ledger, calls.place)
         self._sending = Sending(
@@ -210,7 +210,7 @@ class AsyncProducer:
                 self._loop.call_soon_threadsafe(self._sending.finish)
 
 
-def warn_of(ledger: Ledger) -> None:
+def warn_of(ledger: ProducerLedger) -> None:
     """Warn of what a producer that nobody closed leaves behind.
 
     It is still sent while its client is there.

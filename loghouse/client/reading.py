@@ -14,8 +14,8 @@ from typing import Final
 
 from loghouse.client.balancing import Purpose
 from loghouse.client.calls import Calls
-from loghouse.client.channels import Answer, Answers, Channel
-from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.channels import Answers, Channel, FetchAnswer
+from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.records import Batch, batches_of
 from loghouse.client.retrying import Backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
@@ -93,7 +93,7 @@ class Reader:
                 self._dry.add(address)
                 continue
             except _SilentServerError as error:
-                failure = Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
+                failure = CallFailure(error=error, effect=Effect.UNKNOWN, is_link=True)
             finally:
                 await answers.aclose()
             await self._pause_after(failure, address)
@@ -110,7 +110,7 @@ class Reader:
     def _is_done(self) -> bool:
         return self._end is not None and self._offset >= self._end
 
-    async def _from(self, address: str) -> AsyncGenerator[Answer, None]:
+    async def _from(self, address: str) -> AsyncGenerator[FetchAnswer, None]:
         """Yield one server's answers.
 
         Raises:
@@ -140,7 +140,7 @@ class Reader:
             return calls.balancer.address(Purpose.STREAM, calls.now)
         return calls.balancer.address_beside(self._dry, Purpose.STREAM, calls.now)
 
-    async def _wait_for(self, answers: Answers, channel: Channel) -> Answer:
+    async def _wait_for(self, answers: Answers, channel: Channel) -> FetchAnswer:
         """Return the next answer, however long that takes while the server is in touch with the leader."""
         reading = asyncio.ensure_future(answers.read())
         try:
@@ -164,7 +164,7 @@ class Reader:
         self._dry.clear()
         self._backoff.reset()
 
-    async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[Answer]) -> None:
+    async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[FetchAnswer]) -> None:
         """Raise when a silent server cannot confirm that it is silent for a reason.
 
         Raises:
@@ -181,7 +181,7 @@ class Reader:
             if not reading.done():
                 raise _SilentServerError(f"{channel.address}: has offset {self._offset}, but did not send it")
 
-    async def _pause_after(self, failure: Failure, address: str) -> None:
+    async def _pause_after(self, failure: CallFailure, address: str) -> None:
         calls = self._calls
         if failure.effect is not Effect.REFUSED or failure.is_permanent:
             calls.note(failure, address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from loghouse.client.failures import Effect, Failure
+from loghouse.client.failures import CallFailure, Effect
 from loghouse.errors import (
     DeadlineError,
     LoghouseError,
@@ -62,7 +62,7 @@ class Attempts:
         left = max(0.0, self._deadline - now)
         return min(left, ATTEMPT_SECONDS) if self._is_safe else left
 
-    def pause_after(self, failure: Failure, now: float) -> float:
+    def pause_after(self, failure: CallFailure, now: float) -> float:
         """Return after how many seconds to try again.
 
         Raises:
@@ -78,7 +78,7 @@ class Attempts:
             raise self._given_up(failure, now)
         return pause
 
-    def _given_up(self, failure: Failure, now: float) -> LoghouseError:
+    def _given_up(self, failure: CallFailure, now: float) -> LoghouseError:
         error = failure.error
         if isinstance(error, ResourceExhaustedError):
             return error

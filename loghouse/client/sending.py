@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from loghouse.client.balancing import Purpose
-from loghouse.client.batching import Accumulator, Outgoing
+from loghouse.client.batching import Accumulator, OutgoingBatch
 from loghouse.client.calls import Calls
-from loghouse.client.channels import Appends, Channel, NewBatch
-from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.channels import AppendStream, Channel, NewBatch
+from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.retrying import ATTEMPT_SECONDS, Backoff
 from loghouse.client.sequencing import Sequencer
 from loghouse.errors import ClosedError, DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
@@ -49,7 +49,7 @@ class Sending:
         codec: Codec,
         window: int,
         lock: AbstractContextManager[Any],
-        settled: Callable[[Outgoing], None],
+        settled: Callable[[OutgoingBatch], None],
     ) -> None:
         self._calls = calls
         self._accumulator = accumulator
@@ -151,7 +151,7 @@ class Sending:
             batch.error = DeadlineError(text)
         self._settle(expired)
 
-    def _settle(self, batches: Iterable[Outgoing]) -> None:
+    def _settle(self, batches: Iterable[OutgoingBatch]) -> None:
         for batch in batches:
             self._settled(batch)
 
@@ -193,7 +193,7 @@ class Sending:
     async def _stream(self, address: str) -> None:
         """Send on one stream until it breaks, another server should be used, or there is nothing more."""
         calls, sequencer = self._calls, self._sequencer
-        failure: Failure | None
+        failure: CallFailure | None
         try:
             with calls.channels.lend(address) as channel:
                 failure = await self._use(channel)
@@ -220,7 +220,7 @@ class Sending:
         await calls.await_news(max(pause, CHECK_SECONDS))
         await asyncio.sleep(pause)
 
-    async def _use(self, channel: Channel) -> Failure | None:
+    async def _use(self, channel: Channel) -> CallFailure | None:
         """Return how the stream failed, or None when it was left."""
         appends = channel.appends(self._log)
         reading = asyncio.ensure_future(self._read(appends))
@@ -250,7 +250,7 @@ class Sending:
                 if not task.cancelled():
                     task.exception()
 
-    def _why(self, reading: asyncio.Task[None], writing: asyncio.Task[None], address: str) -> Failure:
+    def _why(self, reading: asyncio.Task[None], writing: asyncio.Task[None], address: str) -> CallFailure:
         """Return why a stream ended; the reader knows better."""
         why: BaseException | None = None
         for task in (reading, writing):
@@ -263,17 +263,17 @@ class Sending:
         if self._calls.channels.is_closed:
             raise ClosedError("the client is closed")
         told = OutcomeUnknownError(f"{address}: {why or 'the stream ended without a reason'}")
-        return Failure(error=told, effect=Effect.UNKNOWN, is_link=True)
+        return CallFailure(error=told, effect=Effect.UNKNOWN, is_link=True)
 
-    def _stall(self, address: str) -> Failure | None:
+    def _stall(self, address: str) -> CallFailure | None:
         """Return a failure when batches are on their way and none was answered for too long."""
         seconds = self._calls.now - self._sequencer.progressed_at
         if not self._sequencer.in_flight or seconds < ATTEMPT_SECONDS:
             return None
         error = OutcomeUnknownError(f"{address}: no answer for {seconds:.1f} s")
-        return Failure(error=error, effect=Effect.UNKNOWN, is_link=True)
+        return CallFailure(error=error, effect=Effect.UNKNOWN, is_link=True)
 
-    async def _write(self, appends: Appends, address: str) -> None:
+    async def _write(self, appends: AppendStream, address: str) -> None:
         """Send batches as they come, until there are none for long, or the leader is elsewhere."""
         calls, sequencer = self._calls, self._sequencer
         idle_at = calls.now + IDLE_SECONDS
@@ -291,7 +291,7 @@ class Sending:
                 due_at = self._accumulator.due_at if sequencer.has_room else None
             await self._wait(min(idle_at, due_at) if due_at is not None else idle_at)
 
-    def _request(self, batch: Outgoing) -> NewBatch:
+    def _request(self, batch: OutgoingBatch) -> NewBatch:
         return NewBatch(
             payload=batch.payload,
             record_count=batch.record_count,
@@ -301,7 +301,7 @@ class Sending:
             producer_sequence=batch.sequence,
         )
 
-    async def _read(self, appends: Appends) -> None:
+    async def _read(self, appends: AppendStream) -> None:
         """Take outcomes until the stream ends."""
         calls, sequencer = self._calls, self._sequencer
         while True:

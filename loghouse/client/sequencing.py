@@ -20,8 +20,8 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from loghouse.client.batching import Outgoing
-from loghouse.client.failures import Effect, Failure
+from loghouse.client.batching import OutgoingBatch
+from loghouse.client.failures import CallFailure, Effect
 from loghouse.errors import (
     DeadlineError,
     LoghouseError,
@@ -47,7 +47,7 @@ class Sequencer:
     def __init__(self, *, window: int) -> None:
         assert 0 < window <= PRODUCER_BATCHES_MAX
         self._window = window
-        self._chain: deque[Outgoing] = deque()
+        self._chain: deque[OutgoingBatch] = deque()
         self._sent_count = 0
         self._next_sequence = 0
         self._disowned_since: float | None = None
@@ -79,11 +79,11 @@ class Sequencer:
         assert self.needs_id
         self.producer_id = producer_id
 
-    def push(self, batch: Outgoing) -> None:
+    def push(self, batch: OutgoingBatch) -> None:
         """Put a batch at the end."""
         self._chain.append(batch)
 
-    def next_to_send(self, now: float) -> Outgoing | None:
+    def next_to_send(self, now: float) -> OutgoingBatch | None:
         """Return the next batch to send on this stream, or None when there is none."""
         if self.needs_id or self._sent_count >= min(self._window, len(self._chain)):
             return None
@@ -100,7 +100,7 @@ class Sequencer:
         self._sent_count += 1
         return batch
 
-    def acknowledged(self, base_offset: int, record_count: int, now: float) -> Outgoing:
+    def acknowledged(self, base_offset: int, record_count: int, now: float) -> OutgoingBatch:
         """Note the answer to the oldest batch on its way, and return that batch.
 
         Raises:
@@ -119,7 +119,7 @@ class Sequencer:
             batch.base_offset = base_offset
         return batch
 
-    def stream_failed(self, failure: Failure, now: float) -> list[Outgoing]:
+    def stream_failed(self, failure: CallFailure, now: float) -> list[OutgoingBatch]:
         """Note that the stream ended, with this failure of its oldest unanswered batch.
 
         Returns:
@@ -156,11 +156,11 @@ class Sequencer:
             batch.is_unsure = True
         self._sent_count = 0
 
-    def registration_refused(self, error: LoghouseError) -> list[Outgoing]:
+    def registration_refused(self, error: LoghouseError) -> list[OutgoingBatch]:
         """Note that no producer may be registered; nothing of the chain was ever sent under another id."""
         return self._drop(list(self._chain), error)
 
-    def _disowned(self, error: LoghouseError, now: float) -> list[Outgoing]:
+    def _disowned(self, error: LoghouseError, now: float) -> list[OutgoingBatch]:
         """The server does not know the producer, or not its batches before these."""
         if not self._chain[0].is_unsure:
             self._renumber()
@@ -172,7 +172,7 @@ class Sequencer:
         self._disowned_since = None
         return self._refuse_head(error)
 
-    def _refuse_head(self, error: LoghouseError) -> list[Outgoing]:
+    def _refuse_head(self, error: LoghouseError) -> list[OutgoingBatch]:
         if not self._chain:
             return []
         head = self._chain[0]
@@ -186,7 +186,7 @@ class Sequencer:
         self._renumber()
         return failed
 
-    def _drop(self, batches: list[Outgoing], error: LoghouseError) -> list[Outgoing]:
+    def _drop(self, batches: list[OutgoingBatch], error: LoghouseError) -> list[OutgoingBatch]:
         """Take the first batches out and return those that nobody was told of yet."""
         for _ in batches:
             self._chain.popleft().payload = b""
@@ -214,7 +214,7 @@ class Sequencer:
         self.producer_id = 0
         self._next_sequence = 0
 
-    def expire(self, now: float) -> list[Outgoing]:
+    def expire(self, now: float) -> list[OutgoingBatch]:
         """Return the batches whose time is over since the last time, each with its error.
 
         What was never sent, or certainly refused each time, did not happen; of the rest nobody knows.
@@ -249,7 +249,7 @@ class Sequencer:
             self._chain.clear()
             self._renumber()
 
-    def give_up(self, error: LoghouseError) -> list[Outgoing]:
+    def give_up(self, error: LoghouseError) -> list[OutgoingBatch]:
         """Fail everything: the producer is closed."""
         self.stream_closed()
         failed = [batch for batch in self._chain if not batch.is_settled]

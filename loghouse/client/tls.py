@@ -5,13 +5,13 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from loghouse.client.failures import Effect, Failure, refused_link
+from loghouse.client.failures import CallFailure, Effect, refused_link
 from loghouse.errors import IdentityError, UnauthenticatedError, UnavailableError
 
 _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
 
 
-def failed_tls(error: ssl.SSLError, address: str) -> Failure:
+def failed_tls(error: ssl.SSLError, address: str) -> CallFailure:
     """Return what it means that TLS failed: mostly that it always will."""
     cause, reason = cause_of(error), error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -24,7 +24,7 @@ def failed_tls(error: ssl.SSLError, address: str) -> Failure:
     if ("ALERT" in reason and "CERTIFICATE" in reason) or reason.endswith(("UNKNOWN_CA", "ACCESS_DENIED")):
         text = f"{address} does not accept this client's certificate: {cause}; check --cert and --key"
         return refused_link(UnauthenticatedError(text))
-    return Failure(error=UnavailableError(f"{address}: {cause}"), effect=Effect.NOTHING, is_link=True)
+    return CallFailure(error=UnavailableError(f"{address}: {cause}"), effect=Effect.NOTHING, is_link=True)
 
 
 def cause_of(error: BaseException) -> str:

@@ -38,10 +38,10 @@ from loghouse.gossip.ready import EventKind, MemberEvent
 from loghouse.limits import MEMBERS_MAX
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.peer import DialDoor, PeerLink
-from loghouse.node.api import Presence, Server
+from loghouse.node.api import Presence, ServerView
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
 from loghouse.protocol.codec import decode_envelope
-from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.framing import Frame
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.link_messages import VERSION_MAX, VERSION_MIN, Hello
@@ -444,7 +444,7 @@ class Cluster:
             return
         configuration = node.configuration
         # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
-        self._is_growing = any(member.role is Role.LEARNER for member in configuration.members)
+        self._is_growing = any(member.role is MemberRole.LEARNER for member in configuration.members)
         change = next_configuration(
             configuration, self.present(), is_caught_up=node.is_caught_up, is_heard=node.is_heard
         )
@@ -523,7 +523,7 @@ class Cluster:
                 present.append(Presence(member.name, member.disk_uuid))
         return present
 
-    def servers(self) -> tuple[Server, ...]:
+    def servers(self) -> tuple[ServerView, ...]:
         """Return the members of the configuration as clients should know them.
 
         A member of which this node has heard no address yet is left out: it would be dialled there.
@@ -539,12 +539,12 @@ class Cluster:
                 continue
             grpc_address = profile.grpc_address if profile else ""
             servers.append(
-                Server(
+                ServerView(
                     name=member.name,
                     address=address,
                     grpc_address=grpc_address if is_dialable(grpc_address) else "",
                     is_leader=member.id == node.leader_id,
-                    role="voter" if member.role is Role.VOTER else "learner",
+                    role="voter" if member.role is MemberRole.VOTER else "learner",
                     is_alive=view is not None and view.liveness in (Liveness.ALIVE, Liveness.SUSPECT),
                 )
             )

@@ -12,7 +12,7 @@ from typing import Final
 
 from loghouse.limits import MEMBERS_MAX, VOTERS_MAX
 from loghouse.node.api import Presence
-from loghouse.protocol.configuration import Configuration, Member, Role
+from loghouse.protocol.configuration import Configuration, Member, MemberRole
 
 # Promotion goes one by one up to here, then in pairs: an even quorum survives no more.
 FIRST_VOTERS: Final = 3
@@ -48,7 +48,7 @@ def next_configuration(
 def _drop_double(configuration: Configuration, here: set[tuple[str, bytes]]) -> Configuration | None:
     """Return the configuration without a learner taken for the emptied self of a voter, which lives."""
     for learner in configuration.members:
-        if learner.role is not Role.VOTER and _living_voters(configuration, learner.name, here):
+        if learner.role is not MemberRole.VOTER and _living_voters(configuration, learner.name, here):
             return configuration.without(learner.id)
     return None
 
@@ -57,7 +57,7 @@ def _living_voters(configuration: Configuration, name: str, here: set[tuple[str,
     return [
         member
         for member in configuration.named(name)
-        if member.role is Role.VOTER and (member.name, member.disk_uuid) in here
+        if member.role is MemberRole.VOTER and (member.name, member.disk_uuid) in here
     ]
 
 
@@ -71,12 +71,12 @@ def _add_learner(
         if _living_voters(configuration, presence.name, here):
             continue
         namesakes = list(configuration.named(presence.name))
-        stale = [member for member in namesakes if member.role is not Role.VOTER]
+        stale = [member for member in namesakes if member.role is not MemberRole.VOTER]
         if stale:  # its disk was emptied again
             renewed = configuration.without(stale[0].id)
             return renewed.with_member(presence.name, presence.disk_uuid, stale[0].role)
         if len(configuration.members) < MEMBERS_MAX:
-            return configuration.with_member(presence.name, presence.disk_uuid, Role.LEARNER)
+            return configuration.with_member(presence.name, presence.disk_uuid, MemberRole.LEARNER)
     return None
 
 
@@ -87,7 +87,7 @@ def _replace_emptied(
     for learner in _ready_learners(configuration, here, is_caught_up):
         for voter in configuration.named(learner.name):
             is_alive = (voter.name, voter.disk_uuid) in here
-            if voter.role is Role.VOTER and not is_alive and len(configuration.voters) > 1:
+            if voter.role is MemberRole.VOTER and not is_alive and len(configuration.voters) > 1:
                 return configuration.without(voter.id)
     return None
 
@@ -109,7 +109,7 @@ def _promote(
     is_odd = count % 2 == 1
     if count >= FIRST_VOTERS and is_odd and (len(ready) < 2 or count + 2 > voters_max):
         return None  # a pair or none: four voters bear no more failures than three
-    return configuration.with_role(ready[0].id, Role.VOTER)
+    return configuration.with_role(ready[0].id, MemberRole.VOTER)
 
 
 def _ready_learners(
@@ -118,5 +118,7 @@ def _ready_learners(
     return [
         member
         for member in configuration.members
-        if member.role is Role.LEARNER and (member.name, member.disk_uuid) in here and is_caught_up(member.id)
+        if member.role is MemberRole.LEARNER
+        and (member.name, member.disk_uuid) in here
+        and is_caught_up(member.id)
     ]

@@ -13,8 +13,8 @@ from typing import Final
 from loghouse.gossip.awareness import Awareness
 from loghouse.gossip.broadcasts import Broadcasts, transmit_limit
 from loghouse.gossip.config import SwimConfig
-from loghouse.gossip.members import Member, MemberKey, MemberTable, Profile, alive_statement, profile_of
-from loghouse.gossip.ready import Chance, EventKind, MemberEvent, Outgoing
+from loghouse.gossip.members import KnownMember, MemberKey, MemberTable, Profile, alive_statement, profile_of
+from loghouse.gossip.ready import EventKind, GossipChance, MemberEvent, Outgoing
 from loghouse.gossip.suspicion import Suspicion
 from loghouse.limits import (
     GOSSIP_OUTBOX_MAX,
@@ -41,7 +41,7 @@ class Claims:
         name: str,
         disk_uuid: bytes,
         profile: Profile,
-        rng: Chance,
+        rng: GossipChance,
         seeds: Iterable[str] = (),
         book: AddressBook = EMPTY_BOOK,
     ) -> None:
@@ -58,7 +58,7 @@ class Claims:
         self._broadcasts = Broadcasts()
         self._outbox: list[Outgoing] = []
         self._events: list[MemberEvent] = []
-        self._suspects: dict[MemberKey, Member] = {}
+        self._suspects: dict[MemberKey, KnownMember] = {}
         self._ring: list[MemberKey] = []
         self._is_leaving = False
         # Nothing is ever said with an incarnation above the ceiling that is durable; see `_announce`.
@@ -77,7 +77,9 @@ class Claims:
     def _remember(self, key: MemberKey, incarnation: int, address: str) -> None:
         # One below: a member that went on while this one was down says the very same incarnation again.
         if key != self.key:
-            contact = Member(key, Liveness.DEAD, incarnation - 1, 0, Profile(address=address), self.key.name)
+            contact = KnownMember(
+                key, Liveness.DEAD, incarnation - 1, 0, Profile(address=address), self.key.name
+            )
             contact.is_forgotten = True
             self._admit(contact)
 
@@ -86,7 +88,7 @@ class Claims:
     def _refuse(self, reason: str) -> None:
         self.refusals[reason] += 1
 
-    def _send(self, member: Member, message: Message) -> None:
+    def _send(self, member: KnownMember, message: Message) -> None:
         for address in member.addresses:
             self._post(Outgoing(address, member.key, message))
 
@@ -96,7 +98,7 @@ class Claims:
         else:
             self._outbox.append(outgoing)
 
-    def _note(self, kind: EventKind, member: Member) -> None:
+    def _note(self, kind: EventKind, member: KnownMember) -> None:
         self._events.append(MemberEvent(kind, member.view()))
 
     @property
@@ -247,13 +249,13 @@ class Claims:
         return self._hear_accusation(member, statement)
 
     def _hear_alive(
-        self, key: MemberKey, member: Member | None, statement: Statement, first_hand: bool
+        self, key: MemberKey, member: KnownMember | None, statement: Statement, first_hand: bool
     ) -> None:
         said = statement.incarnation
         if not statement.address:
             return self._refuse("alive without an address")
         if member is None:
-            member = Member(key, Liveness.DEAD, 0, self._tick, is_proven=first_hand)
+            member = KnownMember(key, Liveness.DEAD, 0, self._tick, is_proven=first_hand)
             if not self._admit(member):
                 return self._refuse("no room for another member")
         elif said < member.incarnation:
@@ -266,7 +268,7 @@ class Claims:
             return None
         return self._take(member, statement, first_hand)
 
-    def _admit(self, newcomer: Member) -> bool:
+    def _admit(self, newcomer: KnownMember) -> bool:
         """Take a new member into the table, in the place of another if need be; return whether it has one."""
         if self._is_stranger(newcomer.key) and not self._has_room_for_stranger(newcomer):
             return False
@@ -278,7 +280,7 @@ class Claims:
         self._table.add(newcomer)
         return True
 
-    def _has_room_for_stranger(self, newcomer: Member) -> bool:
+    def _has_room_for_stranger(self, newcomer: KnownMember) -> bool:
         """Whether one more node that is no member may be known; of a name's disks the oldest makes room."""
         strangers = [member for member in self._table if self._is_stranger(member.key)]
         namesakes = [member for member in strangers if member.key.name == newcomer.key.name]
@@ -292,7 +294,7 @@ class Claims:
             self._let_go(min(gone, key=lambda member: member.changed_tick))
         return bool(gone)
 
-    def _let_go(self, member: Member) -> None:
+    def _let_go(self, member: KnownMember) -> None:
         """Know a member no more, to make room for another."""
         if member.is_live:
             self._table.move(member, Liveness.DEAD, self._tick)
@@ -300,7 +302,7 @@ class Claims:
         self._broadcasts.drop(member.key)
         self._table.drop(member.key)
 
-    def _take(self, member: Member, statement: Statement, first_hand: bool) -> None:
+    def _take(self, member: KnownMember, statement: Statement, first_hand: bool) -> None:
         """Believe that a member is alive and as described."""
         profile, before = profile_of(statement), member.profile
         was_live = member.is_live
@@ -328,12 +330,14 @@ class Claims:
         It is not told on: a member that everybody else forgot would circulate for ever.
         """
         if statement.liveness is not Liveness.SUSPECT:
-            grave = Member(key, statement.liveness, statement.incarnation, self._tick, accuser=self.key.name)
+            grave = KnownMember(
+                key, statement.liveness, statement.incarnation, self._tick, accuser=self.key.name
+            )
             grave.is_forgotten = True
             if not self._admit(grave):
                 self._refuse("no room for another member")
 
-    def _hear_left(self, member: Member, statement: Statement) -> None:
+    def _hear_left(self, member: KnownMember, statement: Statement) -> None:
         if statement.incarnation < member.incarnation:
             return
         member.incarnation = statement.incarnation
@@ -345,7 +349,7 @@ class Claims:
             self._broadcasts.tell(member.statement())
             self._note(EventKind.LEFT, member)
 
-    def _hear_accusation(self, member: Member, statement: Statement) -> None:
+    def _hear_accusation(self, member: KnownMember, statement: Statement) -> None:
         """Suspect whom others suspect or call dead: everybody sees for itself, and everybody can refute."""
         if not member.is_live:
             member.incarnation = max(member.incarnation, statement.incarnation)
@@ -358,7 +362,7 @@ class Claims:
     def _is_known(self, name: str) -> bool:
         return name == self.key.name or any(member.key.name == name for member in self._table.live())
 
-    def _suspect(self, member: Member, incarnation: int, accuser: str) -> None:
+    def _suspect(self, member: KnownMember, incarnation: int, accuser: str) -> None:
         member.incarnation = incarnation
         if member.suspicion is None:
             self._table.move(member, Liveness.SUSPECT, self._tick)

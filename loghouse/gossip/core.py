@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable
 from math import ceil, log2
 from typing import Any
 
-from loghouse.gossip.members import Member, MemberKey, MemberView, Profile
+from loghouse.gossip.members import KnownMember, MemberKey, MemberView, Profile
 from loghouse.gossip.probing import Probing
-from loghouse.gossip.ready import Outgoing, Ready
+from loghouse.gossip.ready import GossipReady, Outgoing
 from loghouse.limits import GOSSIP_BROADCASTS_MAX, INCARNATION_RESERVE, PUSH_PULL_SIZE_MAX
 from loghouse.protocol.address_book import AddressBook, Contact
 from loghouse.protocol.gossip_messages import (
@@ -163,7 +163,7 @@ class Swim(Probing):
         """Every member that is known, also those not shown."""
         return frozenset(member.key for member in self._table)
 
-    def ready(self) -> Ready | None:
+    def ready(self) -> GossipReady | None:
         """Return the work of this turn, or None when there is none. It is handed out once."""
         book = self._book_to_write()
         if not (self._outbox or self._events or book):
@@ -174,7 +174,7 @@ class Swim(Probing):
             self._ceiling_asked = book.incarnation
             self._book_dirty = False
             self._next_book_tick = self._tick + self.config.book_ticks
-        ready = Ready(self._token, tuple(self._outbox), tuple(self._events), book)
+        ready = GossipReady(self._token, tuple(self._outbox), tuple(self._events), book)
         self._outbox.clear()
         self._events.clear()
         return ready
@@ -224,7 +224,7 @@ class Swim(Probing):
             if told:
                 self._send(member, SwimBroadcast(broadcasts=told))
 
-    def _may_refute(self, member: Member) -> bool:
+    def _may_refute(self, member: KnownMember) -> bool:
         gone_ticks = self._tick - member.changed_tick
         return not member.is_forgotten and gone_ticks < self.config.gossip_to_dead_ticks
 
@@ -272,7 +272,7 @@ class Swim(Probing):
 
     # --- finding the lost ------------------------------------------------------------------------
 
-    def _is_replaced(self, member: Member) -> bool:
+    def _is_replaced(self, member: KnownMember) -> bool:
         """Whether a member that is gone has a living namesake, maybe this one: its disk is gone."""
         if self._believed is not None and member.key in self._believed:
             return False  # a member for all that is known: who has taken its name takes not its place

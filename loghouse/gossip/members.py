@@ -69,7 +69,7 @@ def alive_statement(key: MemberKey, incarnation: int, profile: Profile) -> State
 
 
 @dataclass(slots=True)
-class Member:
+class KnownMember:
     """What is held of another member.
 
     `incarnation` never falls, but when the member itself says that hearsay was absurd. `accuser` is who said
@@ -134,20 +134,20 @@ class MemberTable:
     __slots__ = ("_live", "_members")
 
     def __init__(self) -> None:
-        self._members: dict[MemberKey, Member] = {}
-        self._live: list[Member] | None = None
+        self._members: dict[MemberKey, KnownMember] = {}
+        self._live: list[KnownMember] | None = None
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[KnownMember]:
         return iter(self._members.values())
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def get(self, key: MemberKey) -> Member | None:
+    def get(self, key: MemberKey) -> KnownMember | None:
         """Return a member, or None when it is not known."""
         return self._members.get(key)
 
-    def live(self) -> list[Member]:
+    def live(self) -> list[KnownMember]:
         """Return the live members, this one not included. Not to be changed by the caller."""
         if self._live is None:
             self._live = [member for member in self._members.values() if member.is_live]
@@ -158,7 +158,7 @@ class MemberTable:
         """Whether another member has room only when one goes."""
         return len(self._members) >= GOSSIP_MEMBERS_MAX - 1
 
-    def least(self, newcomer: Member) -> Member | None:
+    def least(self, newcomer: KnownMember) -> KnownMember | None:
         """Return the member that has to go for a newcomer in a full table, or None: the newcomer has to.
 
         The one that matters least: without an address, then no longer shown, then longest gone. For a proven
@@ -169,7 +169,7 @@ class MemberTable:
             gone = [member for member in self._members.values() if not member.is_proven]
         return min(gone, key=_importance, default=None)
 
-    def add(self, member: Member) -> None:
+    def add(self, member: KnownMember) -> None:
         """Take a member in."""
         assert not self.is_full, "more members than there may be"
         self._members[member.key] = member
@@ -180,17 +180,17 @@ class MemberTable:
         self._members.pop(key, None)
         self._live = None
 
-    def move(self, member: Member, liveness: Liveness, tick: int) -> None:
+    def move(self, member: KnownMember, liveness: Liveness, tick: int) -> None:
         """Note that a member is now alive, suspect, dead or gone; without suspicion."""
         member.liveness = liveness
         member.suspicion = None
         member.changed_tick = tick
         self._live = None
 
-    def has_live_namesake(self, member: Member) -> bool:
+    def has_live_namesake(self, member: KnownMember) -> bool:
         """Whether a live member has the same name and another disk: then this one is gone for good."""
         return any(other.key.name == member.key.name and other is not member for other in self.live())
 
 
-def _importance(member: Member) -> tuple[bool, bool, int]:
+def _importance(member: KnownMember) -> tuple[bool, bool, int]:
     return (bool(member.addresses), not member.is_forgotten, member.changed_tick)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loghouse.gossip.claims import Claims
-from loghouse.gossip.members import Member, MemberKey
+from loghouse.gossip.members import KnownMember, MemberKey
 from loghouse.gossip.ready import Outgoing
 from loghouse.limits import GOSSIP_BROADCASTS_MAX, GOSSIP_RELAYS_MAX
 from loghouse.protocol.gossip_messages import (
@@ -61,7 +61,7 @@ class Probing(Claims):
         self._sequence = (self._sequence + 1) & _SEQUENCE_MASK
         return self._sequence
 
-    def _carried(self, target: Member) -> tuple[Statement, ...]:
+    def _carried(self, target: KnownMember) -> tuple[Statement, ...]:
         """Return what rides on a message: first what is said against its target, so that it can refute."""
         # Lifeguard's buddy system; also what brings back a member that was declared dead by mistake.
         if target.liveness is Liveness.ALIVE:
@@ -102,7 +102,7 @@ class Probing(Claims):
             self._ping(target, probe.sequence, address, carried)
         self._probe = probe
 
-    def _next_target(self) -> Member | None:
+    def _next_target(self) -> KnownMember | None:
         """Return whom to probe now; a round visits everybody once, so a failure is found in bounded time."""
         for _ in range(2):
             while self._ring:
@@ -213,7 +213,7 @@ class Probing(Claims):
         if probe is not None and message.sequence == probe.sequence and source in probe.asked:
             probe.nacked.add(source)
 
-    def _ping(self, target: Member, sequence: int, address: str, carried: tuple[Statement, ...]) -> None:
+    def _ping(self, target: KnownMember, sequence: int, address: str, carried: tuple[Statement, ...]) -> None:
         message = SwimPing(
             sequence=sequence, name=target.key.name, disk_uuid=target.key.disk_uuid, broadcasts=carried
         )

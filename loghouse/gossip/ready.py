@@ -14,7 +14,7 @@ from loghouse.protocol.message import Message
 _T = TypeVar("_T")
 
 
-class Chance(Protocol):
+class GossipChance(Protocol):
     """What the core needs of `random.Random` (tests) or `random.SystemRandom` (production)."""
 
     def randrange(self, start: int, stop: int) -> int:
@@ -54,7 +54,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class GossipReady:
     """Work for the driver, one turn's worth.
 
     `messages` may leave at once: nothing in them depends on `book`. `book`, when not None, is to be made

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from loghouse.auth.identity import Identity
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
-from loghouse.net.admission import Ticket, network_of
+from loghouse.net.admission import ConnectionTicket, network_of
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.raw_server import RawDoor, RawServer, describe
 from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
@@ -72,7 +72,7 @@ class LinkDoor:
 class AcceptedLink(Link):
     """One accepted connection of `loghouse/1`, behind TLS or (configured so) without."""
 
-    def __init__(self, door: LinkDoor, ticket: Ticket) -> None:
+    def __init__(self, door: LinkDoor, ticket: ConnectionTicket) -> None:
         super().__init__(door.watch, door.times)
         self._door = door
         self._ticket = ticket

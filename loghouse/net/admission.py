@@ -63,7 +63,7 @@ def limits_for(all_max: int) -> ConnectionLimits:
 
 
 class Admission:
-    """Counts connections; every `Ticket` must be closed once."""
+    """Counts connections; every `ConnectionTicket` must be closed once."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
@@ -73,7 +73,7 @@ class Admission:
         self.clients = Ledger(Quota("connections", limits.clients_max, limits.per_client_max))
         self.nodes = Ledger(Quota("connections of nodes", limits.nodes_max, limits.per_node_max))
         self._by_address: Counter[str] = Counter()
-        self._strangers: dict[Ticket, None] = {}  # oldest first
+        self._strangers: dict[ConnectionTicket, None] = {}  # oldest first
         self._strangers_by_address: Counter[str] = Counter()
         self._known: dict[str, None] = {}  # addresses that somebody with a certificate came from
 
@@ -87,7 +87,7 @@ class Admission:
         """Whether not one connection more may be accepted."""
         return self.all >= self._limits.all_max
 
-    def enter(self, address: str, drop: Callable[[], None] = lambda: None) -> Ticket:
+    def enter(self, address: str, drop: Callable[[], None] = lambda: None) -> ConnectionTicket:
         """Count a new connection from this host, a stranger's.
 
         Args:
@@ -110,7 +110,7 @@ class Admission:
         self.all += 1
         self._by_address[network] += 1
         self._strangers_by_address[network] += 1
-        ticket = Ticket(self, network, drop)
+        ticket = ConnectionTicket(self, network, drop)
         self._strangers[ticket] = None
         return ticket
 
@@ -124,11 +124,11 @@ class Admission:
         oldest = next(ticket for ticket in self._strangers if ticket.network == network)
         oldest.drop()
 
-    def _leave_strangers(self, ticket: Ticket) -> None:
+    def _leave_strangers(self, ticket: ConnectionTicket) -> None:
         del self._strangers[ticket]
         _decrease(self._strangers_by_address, ticket.network)
 
-    def _identify(self, ticket: Ticket, subject: str, ledger: Ledger, share: int) -> None:
+    def _identify(self, ticket: ConnectionTicket, subject: str, ledger: Ledger, share: int) -> None:
         try:
             ledger.take(subject, share=share)
         except ResourceExhaustedError:
@@ -144,7 +144,7 @@ class Admission:
         _decrease(self._by_address, network)
 
 
-class Ticket:
+class ConnectionTicket:
     """One connection's place in the counts."""
 
     __slots__ = ("_admission", "_drop", "_is_open", "_is_stranger", "_ledger", "_subject", "network")

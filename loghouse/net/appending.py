@@ -88,7 +88,7 @@ class AppendDoor:
 
 
 class Append:
-    """One batch of a session on its way into the log, a `coalescing.Share`; `deadline` in the clock's seconds."""
+    """One batch of a session on its way into the log, a `Share`; `deadline` in the clock's seconds."""
 
     __slots__ = (
         "_appends",

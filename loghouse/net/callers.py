@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from loghouse.auth.identity import Identity
 from loghouse.errors import ResourceExhaustedError
 from loghouse.limits import KIB, QUIET_SIZE_MAX
-from loghouse.net.admission import Ticket
+from loghouse.net.admission import ConnectionTicket
 from loghouse.shares import Ledger
 
 STEP: Final = 64 * KIB  # what a connection may leave unread at no charge, and what is charged at once
@@ -36,7 +36,9 @@ class Caller:
 
     logger = Logger()
 
-    def __init__(self, callers: Callers, name: str, ticket: Ticket, drop: Callable[[], None]) -> None:
+    def __init__(
+        self, callers: Callers, name: str, ticket: ConnectionTicket, drop: Callable[[], None]
+    ) -> None:
         self.name = name
         self.identity: Identity | None = None
         self._callers = callers
@@ -169,7 +171,7 @@ class Callers:
         self._numbers = itertools.count(1)
         self._callers: dict[str, Caller] = {}
 
-    def add(self, ticket: Ticket, drop: Callable[[], None]) -> Caller:
+    def add(self, ticket: ConnectionTicket, drop: Callable[[], None]) -> Caller:
         """Return a new connection; its `name` is the abstract Unix address it is to come from."""
         caller = Caller(self, f"{self._prefix}{next(self._numbers)}", ticket, drop)
         self._callers[_peer(caller)] = caller

@@ -18,7 +18,7 @@ from zope.interface import implementer
 from loghouse.errors import ProtocolError, ResourceExhaustedError
 from loghouse.limits import CLIENT_HELLO_SECONDS, LINK_HEADER_SIZE
 from loghouse.net.accept import AcceptedLink, LinkDoor
-from loghouse.net.admission import Admission, Ticket
+from loghouse.net.admission import Admission, ConnectionTicket
 from loghouse.net.callers import Callers
 from loghouse.net.client_hello import TLS_1_3, ClientHello, ClientHelloReader
 from loghouse.net.splice import SpliceFront
@@ -202,7 +202,7 @@ class FrontDoorFactory(Factory):
             self._pause()
         return door
 
-    def link_factory(self, ticket: Ticket) -> Any:
+    def link_factory(self, ticket: ConnectionTicket) -> Any:
         """Return a TLS protocol around a new link."""
 
         def build() -> AcceptedLink:

@@ -30,10 +30,10 @@ from loghouse.node.options import Transport
 from loghouse.protocol.configuration import (
     Configuration,
     Member,
+    MemberRole,
     encode_producer,
     encode_trim,
 )
-from loghouse.protocol.configuration import Role as MemberRole
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.raft.ready import Proposal, Role

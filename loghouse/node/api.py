@@ -12,12 +12,12 @@ from typing import Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
-from loghouse.replica.api import Bounds, Fetched, OnAppended, OnFailed, Proposal
+from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
 from loghouse.runtime.scheduling import Cancellable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
+class ServerView:
     """One node of the cluster. `grpc_address` is its direct gRPC door, empty when it has none."""
 
     name: str
@@ -140,7 +140,7 @@ class NodeLike(Protocol):
         """
         ...
 
-    def bounds(self) -> Deferred[Bounds]:
+    def bounds(self) -> Deferred[LogBounds]:
         """The readable range, confirmed by the leader."""
         ...
 
@@ -151,7 +151,7 @@ class NodeLike(Protocol):
         """
         ...
 
-    def servers(self) -> Sequence[Server]:
+    def servers(self) -> Sequence[ServerView]:
         """The nodes of the cluster, this one included."""
         ...
 

@@ -10,9 +10,10 @@ from twisted.python.failure import Failure
 
 from loghouse.node.options import Clocks
 from loghouse.protocol.entry import DEFAULT_GROUP
+from loghouse.protocol.hard_state import HardState
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.core import Raft
-from loghouse.raft.ready import Damage, HardState
+from loghouse.raft.ready import Damage
 from loghouse.replica.driver import DriverOwner, RaftDriver
 from loghouse.replica.read_ahead import ReadAhead
 from loghouse.runtime.threads import WorkQueue

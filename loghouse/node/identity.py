@@ -6,9 +6,9 @@ from functools import partial
 
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.configuration import MemberRole as MemberRole
 from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
-from loghouse.storage.directory import DataDirectory, Identity
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
 
@@ -67,7 +67,7 @@ def create_identity(
     Raises:
         StorageError: The disk does not take it.
     """
-    identity = Identity(
+    identity = DiskIdentity(
         cluster_uuid=cluster_uuid,
         disk_uuid=disk_uuid,
         cluster_name=options.cluster_name,

@@ -27,7 +27,7 @@ from loghouse.errors import (
     UnknownLogError,
 )
 from loghouse.node.administration import Administration
-from loghouse.node.api import Server
+from loghouse.node.api import ServerView
 from loghouse.node.core import make_driver
 from loghouse.node.damage import DamageControl, LogRepair
 from loghouse.node.disk_room import AddressBookFile, DiskRoom
@@ -42,7 +42,7 @@ from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.raft.ready import Damage, Role, SoftState
 from loghouse.replica.api import OnAppended, OnFailed, Proposal
 from loghouse.replica.driver import RaftDriver
-from loghouse.replica.reads import Reads
+from loghouse.replica.reads import LogReads
 from loghouse.replica.under_way import UnderWay
 from loghouse.replica.waiters import Waiters
 from loghouse.runtime.scheduling import Cancellable
@@ -62,7 +62,7 @@ HEARD_TICKS: Final = 3
 class Node(Service):
     """One log, replicated by its group; see `node.api.NodeLike` for what doors may call.
 
-    Its parts are made with what they need: `Administration` with the node, `DamageControl` and `DiskRoom` with
+    Its parts are made with what they need: `Administration` with the node, `DamageControl`, `DiskRoom` with
     the open log. Each names in a protocol what it asks of the node, its owner.
     """
 
@@ -167,7 +167,7 @@ class Node(Service):
         self._readers = self._make_queue("loghouse-reader", 4)
         book = self._address_book = AddressBookFile(self._directory, self._disk, self.fatal)
         self.write_address_book, self.read_address_book = book.write, book.read
-        reads = Reads(
+        reads = LogReads(
             self._readers,
             member=self._member,
             is_damaged=lambda: self.damage is not None,
@@ -569,7 +569,7 @@ class Node(Service):
 
     # --- what it is -----------------------------------------------------------------------
 
-    def servers(self) -> Sequence[Server]:
+    def servers(self) -> Sequence[ServerView]:
         """Return the members; a node alone is the cluster."""
         if self.transport is not None:
             return self.transport.servers()

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from loghouse.gossip.members import MemberKey, MemberView
-from loghouse.node.api import Presence, Server
+from loghouse.node.api import Presence, ServerView
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -41,9 +41,9 @@ class NodeOptions:
     raft: RaftConfig = LAN
     scrub_rate: int = 0
 
-    def as_server(self, *, is_leader: bool) -> Server:
+    def as_server(self, *, is_leader: bool) -> ServerView:
         """Return the node as clients are told of it when it is the whole cluster."""
-        return Server(
+        return ServerView(
             name=self.name, address=self.address, grpc_address=self.grpc_address, is_leader=is_leader
         )
 
@@ -73,7 +73,7 @@ class Transport(Protocol):
     def send(self, name: str, message: Message) -> bool:
         """Send another message to a node; False when it certainly was not sent."""
 
-    def servers(self) -> Sequence[Server]:
+    def servers(self) -> Sequence[ServerView]:
         """The members of the configuration, for clients."""
 
     def present(self) -> Sequence[Presence]:

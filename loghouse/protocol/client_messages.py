@@ -31,7 +31,7 @@ from loghouse.limits import (
     LOGS_PER_DESCRIBE_MAX,
     PRODUCE_SIZE_MAX,
 )
-from loghouse.protocol.configuration import Role
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.failures import FAILURE_WIRE, FailureFields
 from loghouse.protocol.layout import FixedLayout
@@ -216,7 +216,7 @@ class DescribedServer:
     name: str
     address: str
     grpc_address: str = ""
-    role: Role = Role.VOTER
+    role: MemberRole = MemberRole.VOTER
     is_leader: bool = False
     is_alive: bool = True
 
@@ -299,7 +299,7 @@ class DescribeReply(Message):
                     name=server["name"],
                     address=server["address"],
                     grpc_address=server["grpc_address"],
-                    role=Role(server["role"]),
+                    role=MemberRole(server["role"]),
                     is_leader=server["is_leader"],
                     is_alive=server["is_alive"],
                 )

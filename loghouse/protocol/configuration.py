@@ -23,7 +23,7 @@ from loghouse.errors import MalformedMessageError
 from loghouse.limits import MEMBERS_MAX, NAME_SIZE_MAX, SUBJECT_SIZE_MAX
 
 
-class Role(IntEnum):
+class MemberRole(IntEnum):
     """A member's part in the quorum. ONLY APPEND TO THIS LIST."""
 
     VOTER = 1
@@ -40,7 +40,7 @@ class Member:
     id: int
     name: str
     disk_uuid: bytes
-    role: Role
+    role: MemberRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +63,12 @@ class Configuration:
     @property
     def voters(self) -> frozenset[int]:
         """Ids of the voting members."""
-        return frozenset(member.id for member in self.members if member.role == Role.VOTER)
+        return frozenset(member.id for member in self.members if member.role == MemberRole.VOTER)
 
     @property
     def learners(self) -> frozenset[int]:
         """Ids of the members that replicate and do not vote."""
-        return frozenset(member.id for member in self.members if member.role != Role.VOTER)
+        return frozenset(member.id for member in self.members if member.role != MemberRole.VOTER)
 
     def member(self, id_: int) -> Member | None:
         """Return the member with this id, or None."""
@@ -81,12 +81,12 @@ class Configuration:
         """Return the members of this name: one, or a voter and the learner that is to replace it."""
         return [member for member in self.members if member.name == name]
 
-    def with_member(self, name: str, disk_uuid: bytes, role: Role) -> Configuration:
+    def with_member(self, name: str, disk_uuid: bytes, role: MemberRole) -> Configuration:
         """Return this configuration with one more member, under a new id."""
         member = Member(id=self.next_id, name=name, disk_uuid=disk_uuid, role=role)
         return replace(self, members=(*self.members, member), next_id=self.next_id + 1)
 
-    def with_role(self, id_: int, role: Role) -> Configuration:
+    def with_role(self, id_: int, role: MemberRole) -> Configuration:
         """Return this configuration with a member's role changed."""
         members = tuple(replace(member, role=role) if member.id == id_ else member for member in self.members)
         return replace(self, members=members)
@@ -143,7 +143,7 @@ def decode_configuration(payload: bytes) -> Configuration:
     try:
         parsed = _CONFIGURATION.parse(payload)
         members = tuple(
-            Member(id=m.id, name=str(m.name), disk_uuid=bytes(m.disk_uuid), role=Role(m.role))
+            Member(id=m.id, name=str(m.name), disk_uuid=bytes(m.disk_uuid), role=MemberRole(m.role))
             for m in parsed.members
         )
     except (ConstructError, UnicodeError, ValueError) as error:

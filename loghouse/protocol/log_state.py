@@ -57,7 +57,7 @@ class ProducedBatch:
 
 
 @dataclass(slots=True)
-class Producer:
+class ProducerState:
     """A registered producer: its subject and its last batches, oldest first."""
 
     subject: str
@@ -81,7 +81,7 @@ class LogState:
     configuration: Configuration = field(default_factory=Configuration)
     configuration_index: int = 0
     # Least recently used first; registering past PRODUCERS_MAX evicts from the front.
-    producers: dict[int, Producer] = field(default_factory=dict)
+    producers: dict[int, ProducerState] = field(default_factory=dict)
 
     def apply(self, entry: Entry) -> None:
         """Fold one more entry in; `check_follows` must have passed.
@@ -106,7 +106,7 @@ class LogState:
         self.next_offset = entry.base_offset + entry.record_count
 
     def _register(self, producer_id: int, subject: str) -> None:
-        self.producers[producer_id] = Producer(subject)
+        self.producers[producer_id] = ProducerState(subject)
         while len(self.producers) > PRODUCERS_MAX:
             del self.producers[next(iter(self.producers))]
 
@@ -148,7 +148,7 @@ class LogState:
             configuration=self.configuration,
             configuration_index=self.configuration_index,
             producers={
-                id_: Producer(producer.subject, producer.batches.copy())
+                id_: ProducerState(producer.subject, producer.batches.copy())
                 for id_, producer in self.producers.items()
             },
         )
@@ -235,7 +235,7 @@ def decode_log_state(data: bytes) -> LogState:
     try:
         parsed = _WIRE.parse(data)
         producers = {
-            int(p.id): Producer(
+            int(p.id): ProducerState(
                 str(p.subject),
                 deque(
                     (ProducedBatch(*fields) for fields in _BATCH.iter_unpack(p.batches)), PRODUCER_BATCHES_MAX

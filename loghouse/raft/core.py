@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from loghouse.errors import DamageError
 from loghouse.protocol.entry import Entry
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import (
     NOBODY,
     AppendEntries,
@@ -38,7 +39,7 @@ from loghouse.protocol.raft_messages import (
     RequestVoteReply,
     TimeoutNow,
 )
-from loghouse.raft.ready import TERM_JUMP_MAX, HardState, Ready, Role, SoftState
+from loghouse.raft.ready import TERM_JUMP_MAX, Ready, Role, SoftState
 from loghouse.raft.room import Room
 
 _FROM_LEADER: Final = (AppendEntries, Heartbeat, InstallSnapshot)

@@ -8,7 +8,7 @@ from loghouse.raft.ready import ReadState
 
 
 @dataclass(slots=True)
-class Asked:
+class AskedReads:
     """Reads a follower sent to its leader under one context."""
 
     ids: list[int]
@@ -28,7 +28,7 @@ class ReadQueue:
         self.round_index = 0
         # On a follower: ids to ask for at the end of the turn, and what was asked, by context.
         self.to_ask: list[int] = []
-        self.asked: dict[int, Asked] = {}
+        self.asked: dict[int, AskedReads] = {}
         self._asked_ids = 0
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class ReadQueue:
     def ask(self) -> int:
         """Move the ids to ask for under a new context and return that."""
         context = self.new_id()
-        self.asked[context] = Asked(self.to_ask)
+        self.asked[context] = AskedReads(self.to_ask)
         self._asked_ids += len(self.to_ask)
         self.to_ask = []
         return context

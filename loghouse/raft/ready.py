@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from loghouse.protocol.entry import Buffer, Entry, EntryKind
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.protocol.raft_messages import Envelope
 
@@ -95,14 +96,6 @@ class LogReader(Protocol):
 
     def state_at(self, index: int) -> LogState:
         """An independent copy of the state after `index`, from `first_index - 1` to `last_index`."""
-
-
-@dataclass(frozen=True, slots=True)
-class HardState:
-    """What a member must never forget: its term, and whom it gave its vote in it (0: nobody)."""
-
-    term: int = 0
-    vote: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ from collections import Counter, deque
 from loghouse.errors import DamageError, StorageError
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Buffer, Entry, EntryKind, make_entry
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import NOBODY, Envelope, Message
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.held_back import HeldBack
 from loghouse.raft.progress import Inflights, Progress, ProgressState
 from loghouse.raft.raft_log import RaftLog
 from loghouse.raft.read_queue import ReadQueue
-from loghouse.raft.ready import Chance, Damage, HardState, LogReader, ReadState, Role
+from loghouse.raft.ready import Chance, Damage, LogReader, ReadState, Role
 
 
 class Roles:

@@ -79,7 +79,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class LogBounds:
     """`lowest` is the first readable offset, `next_offset` the next to be given out; equal: no records."""
 
     lowest: int

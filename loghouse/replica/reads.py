@@ -14,13 +14,13 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
-from loghouse.replica.api import Bounds, Fetched
+from loghouse.replica.api import Fetched, LogBounds
 from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
 
 
-class Reads:
+class LogReads:
     """Reads a replica's log for clients; every offset in an answer is within the bounds it was made under."""
 
     def __init__(
@@ -80,12 +80,12 @@ class Reads:
         replica, _ = self._member()
         raise OffsetOutOfRangeError(offset, replica.lowest_offset, replica.readable_offset)
 
-    def bounds(self) -> Deferred[Bounds]:
+    def bounds(self) -> Deferred[LogBounds]:
         """Return the readable range. See `NodeLike.bounds`."""
 
-        def look(_: int) -> Bounds:
+        def look(_: int) -> LogBounds:
             replica, _log = self._member()
-            return Bounds(lowest=replica.lowest_offset, next_offset=replica.readable_offset)
+            return LogBounds(lowest=replica.lowest_offset, next_offset=replica.readable_offset)
 
         return maybeDeferred(self._confirm).addCallback(look)
 

@@ -19,7 +19,7 @@ from loghouse.storage.files import OsFiles
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class StartCheck:
     """`problems` would each end a start. `is_running`: a node runs on the data directory."""
 
     problems: tuple[str, ...]
@@ -35,7 +35,7 @@ def read_policy(config: NodeConfig) -> Authorizer:
     return Authorizer(config.acl.model, config.acl.policy)
 
 
-def check_start(config: NodeConfig) -> Checked:
+def check_start(config: NodeConfig) -> StartCheck:
     """Find everything that would end a start with these settings; changes nothing."""
     problems: list[str] = []
     is_running = False
@@ -51,7 +51,7 @@ def check_start(config: NodeConfig) -> Checked:
             _check_address(address, is_running=is_running)
         except ConfigError as error:
             problems += error.problems
-    return Checked(tuple(problems), is_running)
+    return StartCheck(tuple(problems), is_running)
 
 
 def _check_directory(config: NodeConfig) -> None:

@@ -61,7 +61,7 @@ UUID_SIZE: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class DiskIdentity:
     """Whose data this is: the cluster, the node, and this disk. The uuids have 16 bytes."""
 
     WIRE: ClassVar[Construct] = Struct(
@@ -95,7 +95,7 @@ class Identity:
         return fields + crc32c(fields).to_bytes(4, "big")
 
     @classmethod
-    def decode(cls, path: str, content: bytes) -> Identity:
+    def decode(cls, path: str, content: bytes) -> DiskIdentity:
         """Parse a `node` file.
 
         Raises:
@@ -149,7 +149,7 @@ class DataDirectory:
         return self._identity is None
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> DiskIdentity:
         """Whose disk this is; only when not `is_empty`."""
         assert self._identity is not None, "the data directory is empty"
         return self._identity
@@ -252,7 +252,7 @@ class DataDirectory:
         try:
             if directory.is_empty:
                 directory.create(
-                    Identity(
+                    DiskIdentity(
                         cluster_uuid=random_bytes(UUID_SIZE),
                         disk_uuid=random_bytes(UUID_SIZE),
                         cluster_name=cluster_name,
@@ -281,15 +281,15 @@ class DataDirectory:
                     f"name another data directory, or correct the name in node.yaml"
                 )
 
-    def _read_identity(self) -> Identity | None:
+    def _read_identity(self) -> DiskIdentity | None:
         path = f"{self.path}/{NODE_NAME}"
         if not self._files.exists(path):
             return None
-        return Identity.decode(path, read_file(self._files, path, _NODE_SIZE_MAX))
+        return DiskIdentity.decode(path, read_file(self._files, path, _NODE_SIZE_MAX))
 
     def create(
         self,
-        identity: Identity,
+        identity: DiskIdentity,
         *,
         group: int = DEFAULT_GROUP,
         begin: Callable[[Log], None] | None = None,
@@ -316,7 +316,7 @@ class DataDirectory:
             raise
         self._identity = identity
 
-    def _create(self, identity: Identity, group: int, begin: Callable[[Log], None] | None) -> None:
+    def _create(self, identity: DiskIdentity, group: int, begin: Callable[[Log], None] | None) -> None:
         files, logs = self._files, f"{self.path}/{LOGS_NAME}"
         try:
             if files.exists(logs):
@@ -415,7 +415,7 @@ class DataDirectory:
         self.check_finished()
         return self._open_log(self.identity, group, leaves_damage=leaves_damage)
 
-    def _open_log(self, identity: Identity, group: int, *, leaves_damage: bool = False) -> Log:
+    def _open_log(self, identity: DiskIdentity, group: int, *, leaves_damage: bool = False) -> Log:
         return Log.open(
             self._files,
             self.log_directory(group),

@@ -16,20 +16,13 @@ from construct import Const, Construct, Int32ub, Int64ub, Struct
 
 from loghouse.errors import DamageError
 from loghouse.protocol.entry import crc32c
+from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file, sync_written
 from loghouse.storage.recovery import HARD_STATE_NAME
 
 NAME: Final = HARD_STATE_NAME
 SLOT_SIZE: Final = 4096  # pages of their own
 MAGIC: Final = b"LOGHTERM"
-
-
-@dataclass(frozen=True, slots=True)
-class HardState:
-    """What a member must never forget. `vote` is a member id; 0 is no vote."""
-
-    term: int = 0
-    vote: int = 0
 
 
 @dataclass(frozen=True, slots=True)

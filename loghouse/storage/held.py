@@ -15,8 +15,8 @@ from typing import ClassVar, Final
 from construct import Const, Construct, Int16ub, Int32ub, Int64ub, Struct
 
 from loghouse.protocol.entry import crc32c
+from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, read_file, replace_file
-from loghouse.storage.hard_state import HardState
 
 NAME: Final = "held"
 MAGIC: Final = b"LOGHHELD"

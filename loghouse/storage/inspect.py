@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from loghouse.errors import DamageError, EntryError, LoghouseError
 from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.entry import Entry, decode_entry, frame_seed
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.directory import LOGS_NAME, Identity
+from loghouse.storage.directory import LOGS_NAME, DiskIdentity
 from loghouse.storage.files import Files, OpenFile
-from loghouse.storage.hard_state import HardState, read_slots
+from loghouse.storage.hard_state import read_slots
 from loghouse.storage.opening import survey
 from loghouse.storage.recovery import STORE, FrameScan, plan_directory, segment_name
 from loghouse.storage.start import read_start
@@ -54,7 +55,7 @@ class DirectorySummary:
     """A data directory."""
 
     path: str
-    identity: Identity
+    identity: DiskIdentity
     logs: tuple[LogSummary, ...]
 
 
@@ -71,7 +72,7 @@ def inspect(files: Files, path: str) -> DirectorySummary:
     return DirectorySummary(path=path, identity=identity, logs=logs)
 
 
-def _log(files: Files, path: str, identity: Identity, group: int) -> LogSummary:
+def _log(files: Files, path: str, identity: DiskIdentity, group: int) -> LogSummary:
     directory, seed = f"{path}/{LOGS_NAME}/{group}", frame_seed(identity.cluster_uuid, group)
     problems = []
     start, is_installing, hard_state = LogState(), False, None

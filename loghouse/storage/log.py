@@ -31,11 +31,12 @@ from loghouse.limits import (
     STORE_HEADER_SIZE,
 )
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
 from loghouse.storage.files import Files, check_room, sync_written
-from loghouse.storage.hard_state import HardState, HardStateFile, create_hard_state
+from loghouse.storage.hard_state import HardStateFile, create_hard_state
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.loss import note_held
 from loghouse.storage.opening import (

@@ -15,8 +15,8 @@ from construct import Const, Construct, Int16ub, Int64ub, Struct
 
 from loghouse.errors import DamageError
 from loghouse.protocol.entry import crc32c
+from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, read_file, replace_file
-from loghouse.storage.hard_state import HardState
 from loghouse.storage.held import Held, remove_held, write_held
 
 NAME: Final = "damage"

@@ -20,19 +20,20 @@ from typing import Final
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError
 from loghouse.limits import ENTRY_HEADER_SIZE, MIB, STORE_HEADER_SIZE
-from loghouse.protocol.configuration import Configuration, Role, encode_configuration
+from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration
 from loghouse.protocol.entry import Entry, EntryKind, crc32c, frame_seed, make_entry
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import (
     LOGS_NAME,
     MEMBERS_NAME,
     NEW_NODE_NAME,
     NODE_NAME,
-    Identity,
+    DiskIdentity,
 )
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
 from loghouse.storage.hard_state import NAME as HARD_STATE_NAME
-from loghouse.storage.hard_state import SLOT_SIZE, HardState, HardStateFile, Slot
+from loghouse.storage.hard_state import SLOT_SIZE, HardStateFile, Slot
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.loss import read_loss
 from loghouse.storage.opening import Survey, remedy_for, state_before, survey
@@ -74,9 +75,9 @@ class Rewrite:
         self.done_size = 0
         self.total_size = 0
 
-    def _identity(self, name: str) -> Identity:
+    def _identity(self, name: str) -> DiskIdentity:
         path = f"{self._path}/{name}"
-        return Identity.decode(path, read_file(self._files, path, 4096))
+        return DiskIdentity.decode(path, read_file(self._files, path, 4096))
 
     @property
     def is_begun(self) -> bool:
@@ -207,7 +208,7 @@ class Rewrite:
         """Return the entry that makes this node the only voter, under an id that nobody ever had."""
         configuration = Configuration(
             next_id=state.configuration.next_id, retention=state.configuration.retention
-        ).with_member(self._old.node_name, self._old.disk_uuid, Role.VOTER)
+        ).with_member(self._old.node_name, self._old.disk_uuid, MemberRole.VOTER)
         return make_entry(
             seed,
             index=state.index + 1,

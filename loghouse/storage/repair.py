@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, EntryDamagedError
 from loghouse.limits import MIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.files import Files, OpenFile, end_of_nonzero, replace_file
-from loghouse.storage.hard_state import SLOT_SIZE, HardState, Slot, newest_slot, read_slots
+from loghouse.storage.hard_state import SLOT_SIZE, Slot, newest_slot, read_slots
 from loghouse.storage.held import outdated_problem, read_held, remove_held
 from loghouse.storage.loss import Loss, member_remedy, read_loss, write_loss
 from loghouse.storage.opening import survey

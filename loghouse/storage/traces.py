@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from loghouse.errors import DamageError, EntryDamagedError
 from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.entry import HEADER, crc32c
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.files import Files, OpenFile, end_of_nonzero
-from loghouse.storage.hard_state import HardState
 from loghouse.storage.held import read_held
 from loghouse.storage.loss import UNKNOWN_INDEX, Loss, member_remedy
 from loghouse.storage.recovery import (

@@ -19,7 +19,7 @@ from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, STORE_HEADER_SI
 from loghouse.protocol.checking import check_stored
 from loghouse.protocol.entry import CODEC_MASK, HEADER, Codec, EntryKind, frame_seed
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.directory import LOGS_NAME, NEW_NODE_NAME, NODE_NAME, Identity
+from loghouse.storage.directory import LOGS_NAME, NEW_NODE_NAME, NODE_NAME, DiskIdentity
 from loghouse.storage.files import Files, OpenFile, end_of_nonzero, read_file
 from loghouse.storage.hard_state import read_slots
 from loghouse.storage.index import INDEX_ENTRY
@@ -39,7 +39,7 @@ from loghouse.storage.store import StoreHeader, newest_watermark
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class VerifyProgress:
     """How far the check is, in bytes of all stores."""
 
     file: str
@@ -68,10 +68,10 @@ class Checked:
     size: int
 
 
-Step = Progress | Finding | Checked
+Step = VerifyProgress | Finding | Checked
 
 
-def read_identity(files: Files, path: str) -> Identity:
+def read_identity(files: Files, path: str) -> DiskIdentity:
     """Return whose data directory this is, without locking it.
 
     Raises:
@@ -88,7 +88,7 @@ def read_identity(files: Files, path: str) -> Identity:
         ) from None
     except OSError as error:
         raise DataDirectoryError(f"{node} cannot be read: {error.strerror}") from None
-    return Identity.decode(node, content)
+    return DiskIdentity.decode(node, content)
 
 
 def groups_of(files: Files, path: str) -> list[int]:
@@ -269,7 +269,7 @@ class _LogCheck:
                 scan.skip_payload()
                 needed = 64
             self._done_size = before + scan.position
-            yield Progress(path, self._done_size, self._total_size)
+            yield VerifyProgress(path, self._done_size, self._total_size)
         if not scan.is_done and scan.position + needed > size and needed > 64:
             scan.problem = f"the file ends inside an entry of {needed} bytes"
         self._done_size = before + size

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from loghouse.protocol.configuration import Configuration, Role, decode_configuration
+from loghouse.protocol.configuration import Configuration, MemberRole, decode_configuration
 from loghouse.protocol.entry import Entry, EntryKind, crc32c
 from loghouse.protocol.log_state import LogState, check_follows, encode_log_state
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVote, RequestVoteReply
@@ -32,7 +32,7 @@ _configuration = lru_cache(maxsize=256)(decode_configuration)
 
 def _voters(configuration: Configuration) -> tuple[tuple[int, bytes], ...]:
     members = configuration.members
-    return tuple((member.id, member.disk_uuid) for member in members if member.role is Role.VOTER)
+    return tuple((member.id, member.disk_uuid) for member in members if member.role is MemberRole.VOTER)
 
 
 class Violation(Exception):  # noqa: N818 - it is what is found, not what goes wrong with us

@@ -14,8 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.configuration import Role as Part
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.raft_messages import Envelope, envelope_from_wire, envelope_to_wire
 from loghouse.raft.membership import bootstrap_entry
@@ -73,7 +72,7 @@ class SimCluster(Simulation[SimNode]):
         configuration = Configuration()
         for number in range(1, self.options.voters + 1):
             node = self.nodes[number]
-            configuration = configuration.with_member(node.name, node.machine.disk_uuid, Part.VOTER)
+            configuration = configuration.with_member(node.name, node.machine.disk_uuid, MemberRole.VOTER)
             node.member = number
             self.machine_of[number] = (number, node.machine.disk_uuid)
         entry = bootstrap_entry(self.frame_seed, configuration, 1_700_000_000_000_000)

@@ -25,7 +25,7 @@ from loghouse.testing.process import (
     free_port,
     wait_until,
 )
-from loghouse.testing.proxy import Address, Link, LinkProxy, Proxies, process_of_socket
+from loghouse.testing.proxy import Address, LinkProxy, Proxies, ProxyLink, process_of_socket
 
 CALL_SECONDS: Final = 5.0
 GROUP: Final = 1
@@ -35,7 +35,7 @@ class ClusterProcess:
     """Nodes that list each other in `join`; the first one bootstraps.
 
     With `is_proxied` every node advertises a proxy of its own, so that what one node sends another passes a
-    `Link` of that pair. Clients dial the nodes themselves.
+    `ProxyLink` of that pair. Clients dial the nodes themselves.
     """
 
     def __init__(
@@ -291,11 +291,11 @@ class ClusterProcess:
 
     # --- faults between nodes --------------------------------------------------------------
 
-    def link(self, source: NodeProcess, target: NodeProcess) -> Link:
+    def link(self, source: NodeProcess, target: NodeProcess) -> ProxyLink:
         """The link on which `source` sends to `target`."""
         return self._proxy_of[target.name].link(source.name)
 
-    def client_link(self, target: NodeProcess) -> Link:
+    def client_link(self, target: NodeProcess) -> ProxyLink:
         """The link of everybody who is no node to the address that `target` advertises."""
         return self._proxy_of[target.name].link("")
 

@@ -58,7 +58,7 @@ class SimMapping:
 
 
 @dataclass(slots=True)
-class Fault:
+class DiskFault:
     """An error to come: at the `after`-th operation of these kinds (0 is the next), then at `times` in all.
 
     `kinds` and `path_part` choose operations, and `places` the bytes of a write; empty chooses all. `error`
@@ -141,7 +141,7 @@ class SimDisk:
     def __init__(self, capacity: int | None = None) -> None:
         self.capacity = capacity
         self.root = SimDirectory()
-        self.faults: list[Fault] = []
+        self.faults: list[DiskFault] = []
         self.trace: list[tuple[str, tuple[object, ...]]] | None = None
         self.on_operation: Callable[[str, str, int], None] | None = None
         self.operations = 0
@@ -388,7 +388,7 @@ class SimDisk:
         kinds: Sequence[str] = (),
         path_part: str = "",
         times: int = 1,
-    ) -> Fault:
+    ) -> DiskFault:
         """Let an operation fail: the `after`-th of these kinds from now (0 is the next).
 
         Args:
@@ -396,7 +396,7 @@ class SimDisk:
             times: How many operations in a row; a dead disk has many.
         """
         made = disk_error(error) if isinstance(error, int) else error
-        fault = Fault(made, after, frozenset(kinds), path_part, times)
+        fault = DiskFault(made, after, frozenset(kinds), path_part, times)
         self.faults.append(fault)
         return fault
 
@@ -406,7 +406,7 @@ class SimDisk:
         Returns what frees the disk.
         """
         path_part, kinds, places = FILLED[what]
-        fault = Fault(disk_error(error), 0, frozenset(kinds), path_part, 1 << 62, places)
+        fault = DiskFault(disk_error(error), 0, frozenset(kinds), path_part, 1 << 62, places)
         self.faults.append(fault)
         return lambda: self.faults.remove(fault)
 

@@ -11,7 +11,15 @@ from enum import Enum
 from itertools import count
 
 from loghouse.protocol.entry import Entry, EntryKind
-from loghouse.testing.linearizability import NEVER, Append, Operation, ReadHit, ReadMiss, Tail, check_history
+from loghouse.testing.linearizability import (
+    NEVER,
+    AppendOp,
+    Operation,
+    ReadHit,
+    ReadMiss,
+    TailOp,
+    check_history,
+)
 
 
 class Outcome(Enum):
@@ -43,7 +51,7 @@ class History:
     def __init__(self) -> None:
         self._stamps = count(1)
         self.written: list[Written] = []
-        self.reads: list[ReadHit | ReadMiss | Tail] = []
+        self.reads: list[ReadHit | ReadMiss | TailOp] = []
 
     def stamp(self) -> int:
         """Return the next moment."""
@@ -82,7 +90,7 @@ class History:
 
     def tail(self, invoked: int, next_offset: int) -> None:
         """Note an answer to the question for the next offset."""
-        self.reads.append(Tail(invoked, self.stamp(), next_offset))
+        self.reads.append(TailOp(invoked, self.stamp(), next_offset))
 
     def problems(self, log: Sequence[Entry]) -> list[str]:
         """Return everything that the whole committed log, from its first entry ever, says is wrong."""
@@ -104,7 +112,7 @@ class History:
                 problems.append(problem)
             if entry_of_op is not None:
                 base_offset = entry_of_op.base_offset
-                operations.append(Append(op.invoked, op.returned, base_offset, entry_of_op.record_count))
+                operations.append(AppendOp(op.invoked, op.returned, base_offset, entry_of_op.record_count))
         problems += [f"{payload!r} is in the log, but nobody wrote it" for payload in place]
         if not problems:
             problem = check_history(operations)

@@ -22,7 +22,7 @@ NEVER: Final = inf
 
 
 @dataclass(frozen=True, slots=True)
-class Append:
+class AppendOp:
     """An append that is in the final log: `count` records at `base_offset`."""
 
     invoked: float
@@ -50,7 +50,7 @@ class ReadMiss:
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
+class TailOp:
     """A question for the next offset, and its answer."""
 
     invoked: float
@@ -58,7 +58,7 @@ class Tail:
     next_offset: int
 
 
-Operation = Append | ReadHit | ReadMiss | Tail
+Operation = AppendOp | ReadHit | ReadMiss | TailOp
 
 
 def check_history(operations: Sequence[Operation]) -> str:
@@ -67,7 +67,7 @@ def check_history(operations: Sequence[Operation]) -> str:
     Appends must be dense: each offset from 0 belongs to exactly one. (The cluster's checker
     looks at that first, with better words.)
     """
-    appends = sorted((op for op in operations if type(op) is Append), key=lambda op: op.base_offset)
+    appends = sorted((op for op in operations if type(op) is AppendOp), key=lambda op: op.base_offset)
     bounds = [0, *accumulate(op.count for op in appends)]
     if [op.base_offset for op in appends] != bounds[:-1]:
         return "the appends do not cover the offsets without gap or overlap"
@@ -78,7 +78,7 @@ def check_history(operations: Sequence[Operation]) -> str:
 
     # Append n may not take place before `not_before[n]`: a miss on one of its offsets was asked later.
     not_before = [-inf] * (len(appends) + 2)
-    tails: list[list[Tail]] = [[] for _ in bounds]
+    tails: list[list[TailOp]] = [[] for _ in bounds]
     hits: list[tuple[int, ReadHit]] = []
     for op in operations:
         if type(op) is ReadMiss:
@@ -86,7 +86,7 @@ def check_history(operations: Sequence[Operation]) -> str:
                 n = number[op.offset]
                 if op.invoked > not_before[n]:
                     not_before[n] = op.invoked
-        elif type(op) is Tail:
+        elif type(op) is TailOp:
             state = state_of_length.get(op.next_offset)
             if state is None:
                 return f"{op} names a length the log never had"
@@ -99,8 +99,8 @@ def check_history(operations: Sequence[Operation]) -> str:
 
 
 def _place(
-    appends: list[Append],
-    tails: list[list[Tail]],
+    appends: list[AppendOp],
+    tails: list[list[TailOp]],
     hits: list[tuple[int, ReadHit]],
     not_before: list[float],
 ) -> str:

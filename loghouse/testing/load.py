@@ -19,11 +19,11 @@ from loghouse.errors import LoghouseError
 from loghouse.protocol.batch import encode_batch
 from loghouse.testing.linearizability import (
     NEVER,
-    Append,
+    AppendOp,
     Operation,
     ReadHit,
     ReadMiss,
-    Tail,
+    TailOp,
     check_history,
 )
 from loghouse.testing.process import NodeProcess, wait_until
@@ -51,7 +51,7 @@ class Recorder:
         self._stamps = count(1)
         self.writes: list[Write] = []
         self.acknowledged: list[Write] = []
-        self.reads: list[ReadHit | ReadMiss | Tail] = []
+        self.reads: list[ReadHit | ReadMiss | TailOp] = []
         self.seen: list[tuple[int, bytes]] = []
 
     def stamp(self) -> int:
@@ -81,7 +81,7 @@ class Recorder:
 
     def tail(self, invoked: int, next_offset: int) -> None:
         """Note an answer to the question for the next offset."""
-        self.reads.append(Tail(invoked, self.stamp(), next_offset))
+        self.reads.append(TailOp(invoked, self.stamp(), next_offset))
 
     def problems(self, values: Sequence[bytes]) -> list[str]:
         """Return everything that the final log, a value an offset from 0, says is wrong."""
@@ -99,7 +99,7 @@ class Recorder:
             elif write.values[0] in places:
                 offset = places[write.values[0]]
                 # Appended in one go, but a Tail may only see whole appends: one Append for all of them.
-                operations.append(Append(write.invoked, write.returned, offset, len(write.values)))
+                operations.append(AppendOp(write.invoked, write.returned, offset, len(write.values)))
         problems += [
             f"offset {offset} was read as {value!r}, but holds {values[offset : offset + 1]!r}"
             for offset, value in self.seen

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from loghouse.protocol.entry import Entry
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
-from loghouse.raft.ready import HardState, Ready
+from loghouse.raft.ready import Ready
 
 
 class MemoryLog:

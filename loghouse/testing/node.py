@@ -21,19 +21,19 @@ from loghouse.errors import (
     RequestError,
     UnavailableError,
 )
-from loghouse.protocol.configuration import Role as Part
-from loghouse.protocol.configuration import decode_trim
+from loghouse.protocol.configuration import MemberRole, decode_trim
 from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
 from loghouse.raft.core import Raft
-from loghouse.raft.ready import HardState, Proposal, Ready, Role, Ticket
+from loghouse.raft.ready import Proposal, Ready, Role, Ticket
 from loghouse.replica.driver import COMMIT_NEWS_SECONDS
 from loghouse.storage.log import Log
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import MappingFaultError, PowerLossError
 from loghouse.testing.machine import Machine
 from loghouse.testing.reading import PendingReads
-from loghouse.testing.workload import Answer, Appended
+from loghouse.testing.workload import AcknowledgedAppend, Answer
 
 if TYPE_CHECKING:
     from loghouse.testing.cluster import SimCluster
@@ -487,7 +487,7 @@ class SimNode:
         """Answer those whose entry is to be at `index`, now that the one of `term` is."""
         for _, ticket, answer in waiting:
             if ticket.term in (term, 0):
-                answer(Appended(index, ticket.base_offset))
+                answer(AcknowledgedAppend(index, ticket.base_offset))
             else:
                 answer(UnavailableError("another leader took over; nothing was appended, try again"))
 
@@ -503,7 +503,7 @@ class SimNode:
     # --- requests ---------------------------------------------------------------------
 
     def propose(self, proposal: Proposal, answer: Answer) -> None:
-        """Append a batch, if this node leads; answers `Appended` or an error."""
+        """Append a batch, if this node leads; answers `AcknowledgedAppend` or an error."""
         if not self.is_up or self._later(self.propose, proposal, answer):
             return
         if self.raft is None:
@@ -522,7 +522,7 @@ class SimNode:
             self.wake()
             return
         if ticket.duplicate and (ticket.term == 0 or ticket.index <= raft.commit_index):
-            answer(Appended(ticket.index, ticket.base_offset))
+            answer(AcknowledgedAppend(ticket.index, ticket.base_offset))
         else:
             self._waiting.setdefault(ticket.index, []).append((raft.term, ticket, answer))
         self.wake()
@@ -549,7 +549,7 @@ class SimNode:
         if raft is None:
             return ""
         others = sorted(
-            m.id for m in raft.configuration.members if m.role == Part.VOTER and m.id != self.member
+            m.id for m in raft.configuration.members if m.role == MemberRole.VOTER and m.id != self.member
         )
         if not others:
             return ""

@@ -1,8 +1,8 @@
 """Our own bad network: TCP proxies whose links can be slowed, held, cut and dropped.
 
-A `LinkProxy` stands before one listener. Who dialled decides which `Link` a connection
+A `LinkProxy` stands before one listener. Who dialled decides which `ProxyLink` a connection
 belongs to, so that each directed pair of nodes has faults of its own although a node has
-one address for all. A `Link` has two `Way`s: `forward` from the dialler, `backward` to it.
+one address for all. A `ProxyLink` has two `Way`s: `forward` from the dialler, `backward` to it.
 
 Held bytes are not lost: as TCP would after a real partition, they go on once the way is
 open again. Nothing is ever reset unless a test says so (`drop`, `cut`, `refuse`).
@@ -64,7 +64,7 @@ class Way:
 class _Connection:
     """Two sockets and the four tasks between them."""
 
-    def __init__(self, link: Link, near: socket.socket) -> None:
+    def __init__(self, link: ProxyLink, near: socket.socket) -> None:
         self._link = link
         self._near = near
         self._far: socket.socket | None = None
@@ -169,7 +169,7 @@ class _Connection:
                 asyncio.get_running_loop().call_soon(side.close)
 
 
-class Link:
+class ProxyLink:
     """What one dialler has to one target.
 
     Every public method may be called from any thread, and has acted when it returns.
@@ -272,22 +272,22 @@ class LinkProxy:
         self._target = target
         self._source_of = source_of
         self._seed = seed
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, ProxyLink] = {}
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._listener.setblocking(False)
         self.address: Address = self._listener.getsockname()
         self._task: asyncio.Task[None] | None = None
 
-    def link(self, source: str) -> Link:
+    def link(self, source: str) -> ProxyLink:
         """The link from a dialler; made at the first question, faultless."""
         with self._lock:
             if source not in self._links:
                 rng = random.Random(f"{self._seed}/{source}")
-                self._links[source] = Link(self._proxies, source, rng)
+                self._links[source] = ProxyLink(self._proxies, source, rng)
             return self._links[source]
 
-    def links(self) -> list[Link]:
+    def links(self) -> list[ProxyLink]:
         """The links that were used or asked for."""
         with self._lock:
             return list(self._links.values())

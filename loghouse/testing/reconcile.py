@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loghouse.errors import RequestError
-from loghouse.protocol.configuration import Configuration, encode_trim
-from loghouse.protocol.configuration import Role as Part
+from loghouse.protocol.configuration import Configuration, MemberRole, encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal
@@ -31,8 +30,8 @@ class Reconciler:
         self._next_id = cluster.options.voters + 1
         self._stopped = False
         self.changes = 0
-        self.wanted: dict[int, Part | None] = {
-            number: Part.VOTER if number <= cluster.options.voters else None for number in cluster.nodes
+        self.wanted: dict[int, MemberRole | None] = {
+            number: MemberRole.VOTER if number <= cluster.options.voters else None for number in cluster.nodes
         }
 
     def begin(self) -> None:
@@ -79,15 +78,17 @@ class Reconciler:
             old = next((m for m in now.members if m.name == node.name and m.disk_uuid != uuid), None)
             if part is None:
                 gone = mine or old
-                if gone is not None and (len(now.voters) > 1 or gone.role == Part.LEARNER):
+                if gone is not None and (len(now.voters) > 1 or gone.role == MemberRole.LEARNER):
                     return now.without(gone.id)
             elif mine is None:
                 return self._with_learner(now, node)
-            elif mine.role == Part.LEARNER and (part == Part.VOTER or old is not None):
+            elif mine.role == MemberRole.LEARNER and (part == MemberRole.VOTER or old is not None):
                 if raft.is_caught_up(mine.id):
-                    return now.without(old.id) if old is not None else now.with_role(mine.id, Part.VOTER)
-            elif mine.role == Part.VOTER and part == Part.LEARNER and len(now.voters) > 1:
-                return now.with_role(mine.id, Part.LEARNER)
+                    return (
+                        now.without(old.id) if old is not None else now.with_role(mine.id, MemberRole.VOTER)
+                    )
+            elif mine.role == MemberRole.VOTER and part == MemberRole.LEARNER and len(now.voters) > 1:
+                return now.with_role(mine.id, MemberRole.LEARNER)
         return None
 
     def _with_learner(self, now: Configuration, node: SimNode) -> Configuration:
@@ -96,7 +97,7 @@ class Reconciler:
         id_ = max(now.next_id, self._next_id)
         self._next_id = id_ + 1
         self._cluster.machine_of[id_] = (node.number, node.machine.disk_uuid)
-        return replace(now, next_id=id_).with_member(node.name, node.machine.disk_uuid, Part.LEARNER)
+        return replace(now, next_id=id_).with_member(node.name, node.machine.disk_uuid, MemberRole.LEARNER)
 
     # --- what is wanted --------------------------------------------------------------------
 
@@ -105,18 +106,20 @@ class Reconciler:
         if self._cluster.atlas.has_losses:
             return ""  # a lost voter still counts: removing a good one now could end the group
         number = rng.choice(list(self.wanted))
-        voters = [n for n, part in self.wanted.items() if part == Part.VOTER]
+        voters = [n for n, part in self.wanted.items() if part == MemberRole.VOTER]
         part = self.wanted[number]
-        if part == Part.VOTER:
+        if part == MemberRole.VOTER:
             if len(voters) <= self._cluster.atlas.voters_min:
                 return ""
-            self.wanted[number] = rng.choice((None, Part.LEARNER))
+            self.wanted[number] = rng.choice((None, MemberRole.LEARNER))
             return "remove voter" if self.wanted[number] is None else "demote voter"
-        if part == Part.LEARNER and rng.random() < 0.3:
+        if part == MemberRole.LEARNER and rng.random() < 0.3:
             self.wanted[number] = None
             return "remove learner"
-        self.wanted[number] = Part.VOTER if len(voters) < 5 and rng.random() < 0.8 else Part.LEARNER
-        return "add voter" if self.wanted[number] == Part.VOTER else "add learner"
+        self.wanted[number] = (
+            MemberRole.VOTER if len(voters) < 5 and rng.random() < 0.8 else MemberRole.LEARNER
+        )
+        return "add voter" if self.wanted[number] == MemberRole.VOTER else "add learner"
 
     def is_settled(self) -> bool:
         """Whether the committed configuration is what is wanted."""

@@ -23,7 +23,7 @@ from loghouse.testing.machine import Machine
 from loghouse.testing.nemesis import Nemesis
 from loghouse.testing.streams import substream
 from loghouse.testing.swarm import SwarmOptions
-from loghouse.testing.trace import Trace
+from loghouse.testing.trace import RunTrace
 from loghouse.testing.workload import Answer, Workload
 
 
@@ -95,7 +95,7 @@ class Simulation(Generic[M]):
         """
         self.options = options
         self.clock = SimClock()
-        self.trace = Trace(self.clock.seconds, write_trace)
+        self.trace = RunTrace(self.clock.seconds, write_trace)
         self.oracle = Oracle()
         self.history = History()
         self.raft_config = options.raft.config()

@@ -11,7 +11,7 @@ _FLUSH_SIZE = 64 * 1024
 _MASK = (1 << 64) - 1
 
 
-class Trace:
+class RunTrace:
     """A rolling hash over the steps of a run; two runs are the same run when their digests are equal."""
 
     def __init__(self, now: Callable[[], float], write: Callable[[str], object] | None = None) -> None:

@@ -30,7 +30,7 @@ class Servers(Protocol):
         """Return the numbers of the machines a client knows."""
 
     def propose(self, number: int, proposal: Proposal, answer: Answer) -> None:
-        """Ask a node to append; answers `Appended`."""
+        """Ask a node to append; answers `AcknowledgedAppend`."""
 
     def read(self, number: int, offset: int, answer: Answer) -> None:
         """Ask a node for the record at an offset; answers the `Entry` that holds it."""
@@ -40,7 +40,7 @@ class Servers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class AcknowledgedAppend:
     """An acknowledged append: the entry's index and the offset of its first record."""
 
     index: int
@@ -66,14 +66,14 @@ class Workload:
         """Let every client begin."""
         options = self.options
         for number in range(options.producers):
-            Producer(self, f"producer{number}", make_rng(f"producer.{number}")).begin()
+            SimProducer(self, f"producer{number}", make_rng(f"producer.{number}")).begin()
         for number in range(options.writers):
             Writer(self, f"writer{number}", make_rng(f"writer.{number}")).begin()
         for number in range(options.readers):
-            Reader(self, f"reader{number}", make_rng(f"reader.{number}")).begin()
+            SimReader(self, f"reader{number}", make_rng(f"reader.{number}")).begin()
 
 
-class Client:
+class SimClient:
     """One client: thinks, asks some node, waits for the answer or gives up."""
 
     def __init__(self, work: Workload, name: str, rng: random.Random) -> None:
@@ -133,7 +133,7 @@ class Client:
             self.leader = number  # also when it refused: only a leader judges sequences and offsets
 
 
-class Producer(Client):
+class SimProducer(SimClient):
     """Writes batches with a producer id and sequence numbers, and repeats each until it is acknowledged."""
 
     def __init__(self, work: Workload, name: str, rng: random.Random) -> None:
@@ -152,7 +152,7 @@ class Producer(Client):
 
         def done(result: object) -> None:
             self.heard(number, result)
-            if isinstance(result, Appended):
+            if isinstance(result, AcknowledgedAppend):
                 self.producer_id = result.index
                 self.think(self._next)
             else:
@@ -184,7 +184,7 @@ class Producer(Client):
 
         def done(result: object) -> None:
             self.heard(number, result)
-            if isinstance(result, Appended):
+            if isinstance(result, AcknowledgedAppend):
                 self.work.acknowledged += 1
                 self.work.history.acknowledge(op, result.base_offset)
                 self.unacknowledged.discard(op.producer_sequence)
@@ -195,7 +195,7 @@ class Producer(Client):
         self.ask(lambda n, answer: self.work.servers.propose(n, proposal, answer), number, done)
 
 
-class Writer(Client):
+class Writer(SimClient):
     """Writes batches without a producer id, each only once; sometimes says at which offset it must be."""
 
     count = 0
@@ -215,7 +215,7 @@ class Writer(Client):
 
         def done(result: object) -> None:
             self.heard(number, result)
-            if isinstance(result, Appended):
+            if isinstance(result, AcknowledgedAppend):
                 self.work.acknowledged += 1
                 self.work.history.acknowledge(op, result.base_offset)
                 self.expected = result.base_offset + op.record_count
@@ -228,7 +228,7 @@ class Writer(Client):
         self.ask(lambda n, answer: self.work.servers.propose(n, proposal, answer), number, done)
 
 
-class Reader(Client):
+class SimReader(SimClient):
     """Asks for records here and there, for those just behind the end, and for the end."""
 
     highest = 0

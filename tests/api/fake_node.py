@@ -3,9 +3,9 @@
 from twisted.internet.defer import Deferred, fail, succeed
 
 from loghouse.errors import ExpectOffsetError, OffsetOutOfRangeError, UnknownLogError
-from loghouse.node.api import ClusterStatus, MemberState, Server
+from loghouse.node.api import ClusterStatus, MemberState, ServerView
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
-from loghouse.replica.api import Appended, Bounds, Fetched
+from loghouse.replica.api import Appended, Fetched, LogBounds
 
 
 class FakeNode:
@@ -124,7 +124,7 @@ class FakeNode:
         return waiter
 
     def bounds(self):
-        return succeed(Bounds(lowest=self.lowest, next_offset=self.next_offset))
+        return succeed(LogBounds(lowest=self.lowest, next_offset=self.next_offset))
 
     def find_offset(self, timestamp):
         for entry in self.entries:
@@ -134,8 +134,8 @@ class FakeNode:
 
     def servers(self):
         return [
-            Server(name="n1", address="127.0.0.1:8400", is_leader=True),
-            Server(
+            ServerView(name="n1", address="127.0.0.1:8400", is_leader=True),
+            ServerView(
                 name="n2",
                 address="127.0.0.1:8410",
                 grpc_address="127.0.0.1:8411",

@@ -9,7 +9,7 @@ from loghouse.cli.output import ExitCode
 from loghouse.limits import KIB
 from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.batch import encode_batch
-from loghouse.protocol.configuration import Configuration, Role, encode_configuration
+from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration
 from loghouse.protocol.entry import DEFAULT_GROUP, Codec, EntryKind, frame_seed, make_entry
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
@@ -256,7 +256,7 @@ class NewClusterTests(DiskCase):
         self.old_uuid = directory.identity.cluster_uuid
         configuration = Configuration()
         for name, disk in (("n", directory.identity.disk_uuid), ("gone-1", bytes(16)), ("gone-2", bytes(16))):
-            configuration = configuration.with_member(name, disk, Role.VOTER)
+            configuration = configuration.with_member(name, disk, MemberRole.VOTER)
         entry = make_entry(
             log.seed,
             index=ENTRIES + 1,

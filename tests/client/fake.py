@@ -14,7 +14,7 @@ from loghouse.limits import KIB, RECORD_SIZE_MAX
 from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.checking import check_batch
 from loghouse.protocol.entry import CODEC_MASK, EntryKind, frame_seed, make_entry
-from loghouse.protocol.log_state import LogState, ProducedBatch, Producer
+from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
 from tests.client.fake_doors import FakeDoors
 
 FETCH_SIZE = 256 * KIB
@@ -107,7 +107,7 @@ class FakeCluster:
 
     def register(self):
         producer_id, self.next_id = self.next_id, self.next_id + 1
-        self.state.producers[producer_id] = Producer("root")
+        self.state.producers[producer_id] = ProducerState("root")
         return producer_id
 
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1 import log_pb2
 from loghouse.client.batching import (
     Accumulator,
-    Outgoing,
+    OutgoingBatch,
     encode_batch_of,
     encode_record,
     head_of,
@@ -103,7 +103,7 @@ class OutgoingTests(SynchronousTestCase):
     """A sealed batch."""
 
     def sealed(self, value, codec):
-        batch = Outgoing(due_at=0.0, deadline=1.0)
+        batch = OutgoingBatch(due_at=0.0, deadline=1.0)
         batch.pieces += encode_record(value, b"", (), None)
         batch.record_count = 1
         batch.seal(codec)
@@ -120,11 +120,11 @@ class OutgoingTests(SynchronousTestCase):
 
     def test_outcome(self):
         """Its records have offsets in their order, or all its error."""
-        batch = Outgoing(due_at=0.0, deadline=1.0)
+        batch = OutgoingBatch(due_at=0.0, deadline=1.0)
         self.assertFalse(batch.is_settled)
         batch.base_offset = 7
         self.assertEqual((batch.is_settled, batch.offset(0), batch.offset(3)), (True, 7, 10))
-        failed = Outgoing(due_at=0.0, deadline=1.0)
+        failed = OutgoingBatch(due_at=0.0, deadline=1.0)
         failed.error = DeadlineError("late")
         self.assertEqual((failed.is_settled, failed.is_told), (True, False))
         self.assertRaises(DeadlineError, failed.offset, 0)

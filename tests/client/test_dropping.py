@@ -10,7 +10,7 @@ import warnings
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client import connect_blocking, exiting
-from loghouse.client.batching import Ledger, Outgoing
+from loghouse.client.batching import OutgoingBatch, ProducerLedger
 from loghouse.errors import InvalidRequestError, LoghouseError, PermissionDeniedError, UnavailableError
 from loghouse.limits import UNTOLD_BATCHES_MAX
 from tests.client.fake import HANG, FakeCase, asynchronous, until
@@ -270,13 +270,13 @@ class LedgerTests(SynchronousTestCase):
     """What a ledger remembers of failures is bounded; all of them are counted."""
 
     def failed(self, text):
-        batch = Outgoing(due_at=0.0, deadline=0.0)
+        batch = OutgoingBatch(due_at=0.0, deadline=0.0)
         batch.record_count, batch.error = 2, LoghouseError(text)
         return batch
 
     def test_bound(self):
         """Beyond the bound failures are only counted; whoever was told does not take room."""
-        ledger = Ledger(100)
+        ledger = ProducerLedger(100)
         told = self.failed("told")
         told.is_told = True
         for batch in (told, *(self.failed(str(number)) for number in range(UNTOLD_BATCHES_MAX + 5))):

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import loghouse
 from loghouse import errors
-from loghouse.client.failures import CallFailedError, Effect, Failure
+from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.errors import LoghouseError
 
 GIVEN = {
@@ -21,7 +21,7 @@ GIVEN = {
     "int": 7,
     "str | None": "n1",
     "LoghouseError": errors.OffsetOutOfRangeError(1, 2, 3),
-    "Failure": Failure(error=errors.ExpectOffsetError(1, 2), effect=Effect.REFUSED, leader="n1"),
+    "Failure": CallFailure(error=errors.ExpectOffsetError(1, 2), effect=Effect.REFUSED, leader="n1"),
 }
 
 
@@ -67,7 +67,7 @@ def shown(value):
     """Attributes, with errors inside as their type, text and attributes."""
     if isinstance(value, BaseException):
         return type(value), str(value), {name: shown(one) for name, one in vars(value).items()}
-    if isinstance(value, Failure):
+    if isinstance(value, CallFailure):
         return shown(value.error), value.effect, value.leader
     return value
 

@@ -4,7 +4,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.client.failures import Effect, Failure
+from loghouse.client.failures import CallFailure, Effect
 from loghouse.client.retrying import ATTEMPT_SECONDS, PAUSE_SECONDS_MAX, Attempts, Backoff
 from loghouse.errors import (
     DeadlineError,
@@ -15,11 +15,11 @@ from loghouse.errors import (
     UnavailableError,
 )
 
-AWAY = Failure(error=UnavailableError("h1: connection refused"), effect=Effect.NOTHING, is_link=True)
-LOST = Failure(error=OutcomeUnknownError("h1: the link broke"), effect=Effect.UNKNOWN, is_link=True)
-ELSEWHERE = Failure(error=NotLeaderError("n2"), effect=Effect.NOTHING, leader="n2")
-REFUSED = Failure(error=ExpectOffsetError(1, 2), effect=Effect.REFUSED)
-FULL = Failure(error=ResourceExhaustedError("proposals", "9 wait"), effect=Effect.NOTHING)
+AWAY = CallFailure(error=UnavailableError("h1: connection refused"), effect=Effect.NOTHING, is_link=True)
+LOST = CallFailure(error=OutcomeUnknownError("h1: the link broke"), effect=Effect.UNKNOWN, is_link=True)
+ELSEWHERE = CallFailure(error=NotLeaderError("n2"), effect=Effect.NOTHING, leader="n2")
+REFUSED = CallFailure(error=ExpectOffsetError(1, 2), effect=Effect.REFUSED)
+FULL = CallFailure(error=ResourceExhaustedError("proposals", "9 wait"), effect=Effect.NOTHING)
 
 
 def attempts(*, is_safe=False, seconds=10.0):

@@ -5,8 +5,8 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client import sequencing
-from loghouse.client.batching import Outgoing
-from loghouse.client.failures import Effect, Failure
+from loghouse.client.batching import OutgoingBatch
+from loghouse.client.failures import CallFailure, Effect
 from loghouse.client.sequencing import STALE_SECONDS, Sequencer
 from loghouse.errors import (
     DeadlineError,
@@ -18,16 +18,16 @@ from loghouse.errors import (
     UnavailableError,
     UnknownProducerError,
 )
-from loghouse.protocol.log_state import LogState, ProducedBatch, Producer
+from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
 
-LOST = Failure(error=OutcomeUnknownError("the link broke"), effect=Effect.UNKNOWN, is_link=True)
-BUSY = Failure(error=UnavailableError("no leader is known"), effect=Effect.NOTHING)
-INVALID = Failure(error=InvalidRequestError("record", "is too large"), effect=Effect.REFUSED)
-DISOWNED = Failure(error=UnknownProducerError(5), effect=Effect.REFUSED)
+LOST = CallFailure(error=OutcomeUnknownError("the link broke"), effect=Effect.UNKNOWN, is_link=True)
+BUSY = CallFailure(error=UnavailableError("no leader is known"), effect=Effect.NOTHING)
+INVALID = CallFailure(error=InvalidRequestError("record", "is too large"), effect=Effect.REFUSED)
+DISOWNED = CallFailure(error=UnknownProducerError(5), effect=Effect.REFUSED)
 
 
 def batch(deadline=100.0):
-    made = Outgoing(due_at=0.0, deadline=deadline)
+    made = OutgoingBatch(due_at=0.0, deadline=deadline)
     made.record_count = 1
     return made
 
@@ -164,7 +164,7 @@ class FailureTests(SequencerCase):
         batches = self.push(2)
         self.send()
         self.sequencer.stream_failed(LOST, 1.0)
-        gap = Failure(error=SequenceError(5, 0, 9), effect=Effect.REFUSED)
+        gap = CallFailure(error=SequenceError(5, 0, 9), effect=Effect.REFUSED)
         for now in (2.0, 2.0 + STALE_SECONDS - 0.1):
             self.send()
             self.assertEqual(self.sequencer.stream_failed(gap, now), [])
@@ -251,7 +251,7 @@ class Cluster:
         self.under_way = []
 
     def register(self):
-        self.state.producers[self.next_id] = Producer("root")
+        self.state.producers[self.next_id] = ProducerState("root")
         self.next_id += 1
         return self.next_id - 1
 
@@ -338,7 +338,7 @@ class Walk:
             try:
                 answers.append(self.cluster.append(*copy))
             except LoghouseError as error:
-                fate = Failure(error=error, effect=Effect.REFUSED)
+                fate = CallFailure(error=error, effect=Effect.REFUSED)
                 break
         heard = rng.randrange(len(answers) + 1) if fate == "lost" else len(answers)
         for offset in answers[:heard]:
@@ -350,7 +350,7 @@ class Walk:
             # Refused by one leader; what came behind it may have been passed on to the next one.
             self.cluster.under_way.append(copies[served + 1 :])
             sequencer.stream_failed(BUSY, self.now)
-        elif isinstance(fate, Failure):
+        elif isinstance(fate, CallFailure):
             sequencer.stream_failed(fate, self.now)
 
     def problems(self):

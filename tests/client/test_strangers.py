@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.certificates import make_node_certificate
 from loghouse.client import Tls, connect_blocking
-from loghouse.client.pin import Certified, ClusterPin
+from loghouse.client.pin import CertifiedServer, ClusterPin
 from loghouse.errors import (
     DeadlineError,
     IdentityError,
@@ -198,7 +198,7 @@ class StrangersTests(SynchronousTestCase):
                 (("URI", "LOGHOUSE://a/node/n1"),),
             ):
                 self.assertRaises(IdentityError, pin.check_certificate, {"subjectAltName": names}, "x:1")
-            self.assertRaises(IdentityError, pin.check_hello, "a", "n2", Certified("a", "n1"), "x:1")
+            self.assertRaises(IdentityError, pin.check_hello, "a", "n2", CertifiedServer("a", "n1"), "x:1")
             self.assertRaises(IdentityError, pin.check_hello, "b", "n1", None, "x:1")
 
     def test_producer_is_told_why(self):

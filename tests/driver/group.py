@@ -7,16 +7,16 @@ from twisted.internet.task import Clock
 
 from loghouse.errors import DiskFullError
 from loghouse.limits import KIB
-from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.hard_state import HardState
 from loghouse.raft.config import LAN
 from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
-from loghouse.raft.ready import HardState, Proposal
-from loghouse.raft.ready import Role as RaftRole
+from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.api import proposing
 from loghouse.replica.driver import COMMIT_NEWS_SECONDS, RaftDriver
-from loghouse.storage.directory import DataDirectory, Identity
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
 
@@ -40,7 +40,7 @@ class Member:
         self.files = SimDisk()
         directory = DataDirectory.lock(self.files, PATH, segment_size=64 * KIB, reserve_size=0)
         directory.create(
-            Identity(
+            DiskIdentity(
                 cluster_uuid=CLUSTER, disk_uuid=bytes([id_]) * 16, cluster_name="test", node_name=f"n{id_}"
             )
         )
@@ -94,7 +94,7 @@ class Member:
 
     @property
     def leads(self) -> bool:
-        return self.raft.role is RaftRole.LEADER
+        return self.raft.role is Role.LEADER
 
     def propose(self, size: int = 10, **fields):
         done = proposing(self.replica.propose, Proposal(payload=bytes(size), record_count=1, **fields))
@@ -140,7 +140,7 @@ class Group:
         self.proposed: list = []
         configuration = Configuration()
         for id_ in range(1, count + 1):
-            configuration = configuration.with_member(f"n{id_}", bytes([id_]) * 16, Role.VOTER)
+            configuration = configuration.with_member(f"n{id_}", bytes([id_]) * 16, MemberRole.VOTER)
         self.members = {id_: Member(self, id_, configuration, config) for id_ in range(1, count + 1)}
         for member in self.members.values():
             member.replica.start()

@@ -13,7 +13,7 @@ from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
 from loghouse.node.node import Node
 from loghouse.node.options import Clocks, NodeOptions
-from loghouse.protocol.configuration import Role
+from loghouse.protocol.configuration import MemberRole
 from loghouse.replica.api import Proposal, proposing
 from loghouse.runtime.threads import WorkQueue, do
 from loghouse.testing.clock import SimClock
@@ -236,7 +236,7 @@ class Town:
     def shape(self, name: str) -> str:
         """Members as a node has them, as `aV bL`; sorted by name."""
         members = self[name].node.configuration.members
-        words = [f"{member.name}{'V' if member.role is Role.VOTER else 'L'}" for member in members]
+        words = [f"{member.name}{'V' if member.role is MemberRole.VOTER else 'L'}" for member in members]
         return " ".join(sorted(words))
 
     def __str__(self) -> str:

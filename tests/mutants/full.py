@@ -9,7 +9,7 @@ from loghouse.testing.mutation import Edit, Mutant
 REPLICA = "loghouse.replica.driver:RaftDriver."
 WRITE = "loghouse.replica.group_write:GroupWrite."
 NODE = "loghouse.node.node:Node."
-READS = "loghouse.replica.reads:Reads."
+READS = "loghouse.replica.reads:LogReads."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
 JOINING = "loghouse.cluster.discovery:Discovery."
 FORWARDER = "loghouse.node.forwarding:Forwarder."

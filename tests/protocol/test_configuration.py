@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import MalformedMessageError
 from loghouse.protocol.configuration import (
     Configuration,
-    Role,
+    MemberRole,
     decode_configuration,
     decode_producer,
     decode_trim,
@@ -14,7 +14,7 @@ from loghouse.protocol.configuration import (
     encode_trim,
 )
 
-CONFIGURATION = Configuration(removed=("old",)).with_member("a", bytes(16), Role.VOTER)
+CONFIGURATION = Configuration(removed=("old",)).with_member("a", bytes(16), MemberRole.VOTER)
 
 
 class DamageTests(SynchronousTestCase):

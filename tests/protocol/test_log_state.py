@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse import limits
 from loghouse.errors import EntryDamagedError, MalformedMessageError, SequenceError, UnknownProducerError
 from loghouse.protocol import log_state
-from loghouse.protocol.configuration import Configuration, Role, encode_configuration, encode_producer
+from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration, encode_producer
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.protocol.log_state import LogState, check_follows, decode_log_state, encode_log_state
 
@@ -70,7 +70,7 @@ class LogStateTests(SynchronousTestCase):
 
     def test_configuration(self):
         """A configuration entry replaces the configuration and is remembered by its index."""
-        configuration = Configuration().with_member("a", bytes(16), Role.VOTER)
+        configuration = Configuration().with_member("a", bytes(16), MemberRole.VOTER)
         entry = follow(self.state, EntryKind.CONFIGURATION, encode_configuration(configuration))
         self.assertEqual(self.state.configuration, configuration)
         self.assertEqual(self.state.configuration_index, entry.index)
@@ -139,7 +139,9 @@ class LogStateBytesTests(SynchronousTestCase):
                     id_ = rng.choice(producers)
                     follow(state, producer_id=id_, producer_sequence=state.producers[id_].next_sequence)
                 elif kind == 2:
-                    configuration = state.configuration.with_member("n", rng.randbytes(16), Role.LEARNER)
+                    configuration = state.configuration.with_member(
+                        "n", rng.randbytes(16), MemberRole.LEARNER
+                    )
                     follow(state, EntryKind.CONFIGURATION, encode_configuration(configuration))
                 elif kind == 3:
                     follow(state, EntryKind.TRIM, rng.randrange(9).to_bytes(8, "big"))

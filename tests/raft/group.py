@@ -4,14 +4,14 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
-from loghouse.raft.ready import HardState, Proposal, Ready, Role
+from loghouse.raft.ready import Proposal, Ready, Role
 from loghouse.testing.memory_log import MemoryLog
 
 GROUP = 1

@@ -1,5 +1,6 @@
 """One member of a group, alone on a bench: messages go in, messages and writes come out."""
 
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -9,7 +10,7 @@ from loghouse.protocol.raft_messages import (
     RequestVote,
     RequestVoteReply,
 )
-from loghouse.raft.ready import HardState, Role
+from loghouse.raft.ready import Role
 from loghouse.testing.memory_log import MemoryLog
 from tests.raft.group import GROUP, Group, log_of
 

@@ -34,8 +34,7 @@ from collections import deque
 from dataclasses import replace
 
 from loghouse.errors import LoghouseError
-from loghouse.protocol.configuration import Role as MemberRole
-from loghouse.protocol.configuration import encode_producer
+from loghouse.protocol.configuration import MemberRole, encode_producer
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import decode_log_state
 from loghouse.protocol.raft_messages import (

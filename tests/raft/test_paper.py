@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import NotLeaderError
 from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -16,7 +17,7 @@ from loghouse.protocol.raft_messages import (
     RequestVote,
     RequestVoteReply,
 )
-from loghouse.raft.ready import HardState, Proposal, Role
+from loghouse.raft.ready import Proposal, Role
 from tests.raft.group import Group, entry
 from tests.raft.member import (
     Bench,

@@ -3,8 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import MembershipError
-from loghouse.protocol.configuration import Role as MemberRole
-from loghouse.protocol.configuration import encode_producer
+from loghouse.protocol.configuration import MemberRole, encode_producer
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.protocol.raft_messages import (

@@ -8,15 +8,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import MembershipError, StorageError
 from loghouse.limits import MEMBERS_MAX
-from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.configuration import Role as MemberRole
+from loghouse.protocol.configuration import Configuration, MemberRole
+from loghouse.protocol.hard_state import HardState
 from loghouse.raft import raft_log as raft_log_module
 from loghouse.raft.config import LAN, WAN, RaftConfig
 from loghouse.raft.membership import check_change
 from loghouse.raft.progress import Inflights, Progress, ProgressState
 from loghouse.raft.quorum import committed_index, has_quorum, majority, vote_result
 from loghouse.raft.raft_log import RaftLog
-from loghouse.raft.ready import HardState
 from loghouse.testing.memory_log import MemoryLog
 from tests.raft.group import Group, configuration, entry, log_of
 

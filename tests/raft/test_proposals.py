@@ -13,9 +13,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import PAYLOAD_SIZE_MAX
 from loghouse.protocol.configuration import (
-    Role as MemberRole,
-)
-from loghouse.protocol.configuration import (
+    MemberRole,
     encode_configuration,
     encode_trim,
 )

@@ -9,8 +9,7 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import RequestError
-from loghouse.protocol.configuration import Role as MemberRole
-from loghouse.protocol.configuration import encode_producer
+from loghouse.protocol.configuration import MemberRole, encode_producer
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.ready import Proposal, Role

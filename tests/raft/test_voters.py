@@ -3,8 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import MembershipError, NotLeaderError, UnavailableError
-from loghouse.protocol.configuration import Role as MemberRole
-from loghouse.protocol.configuration import encode_configuration
+from loghouse.protocol.configuration import MemberRole, encode_configuration
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.raft_messages import AppendEntries, TimeoutNow
 from loghouse.raft.ready import Proposal, Role

@@ -6,7 +6,7 @@ from functools import cache
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.testing.linearizability import NEVER, Append, ReadHit, ReadMiss, Tail, check_history
+from loghouse.testing.linearizability import NEVER, AppendOp, ReadHit, ReadMiss, TailOp, check_history
 
 
 def brute_force(operations):
@@ -24,13 +24,13 @@ def brute_force(operations):
             if op.invoked > first_return:
                 continue  # something must have taken place before this was asked
             match op:
-                case Append():
+                case AppendOp():
                     fits, after = op.base_offset == length, length + op.count
                 case ReadHit():
                     fits, after = op.offset < length, length
                 case ReadMiss():
                     fits, after = op.offset >= length, length
-                case Tail():
+                case TailOp():
                     fits, after = op.next_offset == length, length
             if fits and search(done | 1 << n, after):
                 return True
@@ -55,20 +55,20 @@ def random_history(rng):
         match rng.choice("aahmt"):
             case "a":
                 records = rng.choice([1, 1, 2])
-                operations.append(Append(invoked, returned, length, records))
+                operations.append(AppendOp(invoked, returned, length, records))
                 length += records
             case "h":
                 operations.append(ReadHit(invoked, returned, rng.randint(0, max(0, length - 1))))
             case "m":
                 operations.append(ReadMiss(invoked, returned, length + rng.randint(0, 1)))
             case "t":
-                operations.append(Tail(invoked, returned, length))
-    bounds = {0} | {op.base_offset + op.count for op in operations if isinstance(op, Append)}
+                operations.append(TailOp(invoked, returned, length))
+    bounds = {0} | {op.base_offset + op.count for op in operations if isinstance(op, AppendOp)}
     bent = []
     for op in operations:
         match op:
-            case Tail() if rng.random() < 0.3:
-                op = Tail(op.invoked, op.returned, rng.choice(sorted(bounds)))
+            case TailOp() if rng.random() < 0.3:
+                op = TailOp(op.invoked, op.returned, rng.choice(sorted(bounds)))
             case ReadMiss() if rng.random() < 0.3:
                 op = ReadMiss(op.invoked, op.returned, rng.randint(0, length))
             case ReadHit() if rng.random() < 0.3:
@@ -84,17 +84,17 @@ class LinearizabilityTests(SynchronousTestCase):
 
     ROWS = [
         ("nothing happened", [], True),
-        ("a tail sees an acknowledged append", [Append(0, 1, 0), Tail(2, 3, 1)], True),
-        ("a tail misses an acknowledged append", [Append(0, 1, 0), Tail(2, 3, 0)], False),
-        ("a miss after the acknowledgement", [Append(0, 1, 0), ReadMiss(2, 3, 0)], False),
-        ("a miss beside the append", [Append(0, 3, 0), ReadMiss(1, 2, 0)], True),
-        ("a hit before the append was asked for", [ReadHit(0, 1, 0), Append(2, 3, 0)], False),
-        ("an unknown append may come late", [Tail(0, 1, 0), Append(0, NEVER, 0), Tail(2, 3, 0)], True),
-        ("the tail goes back", [Append(0, NEVER, 0), Tail(1, 2, 1), Tail(3, 4, 0)], False),
-        ("a length inside a batch", [Append(0, 9, 0, 3), Tail(1, 8, 2)], False),
-        ("a gap between appends", [Append(0, 1, 0), Append(2, 3, 2)], False),
-        ("two appends at one offset", [Append(0, 1, 0), Append(2, 3, 0)], False),
-        ("appends against their real order", [Append(2, 3, 0), Append(0, 1, 1)], False),
+        ("a tail sees an acknowledged append", [AppendOp(0, 1, 0), TailOp(2, 3, 1)], True),
+        ("a tail misses an acknowledged append", [AppendOp(0, 1, 0), TailOp(2, 3, 0)], False),
+        ("a miss after the acknowledgement", [AppendOp(0, 1, 0), ReadMiss(2, 3, 0)], False),
+        ("a miss beside the append", [AppendOp(0, 3, 0), ReadMiss(1, 2, 0)], True),
+        ("a hit before the append was asked for", [ReadHit(0, 1, 0), AppendOp(2, 3, 0)], False),
+        ("an unknown append may come late", [TailOp(0, 1, 0), AppendOp(0, NEVER, 0), TailOp(2, 3, 0)], True),
+        ("the tail goes back", [AppendOp(0, NEVER, 0), TailOp(1, 2, 1), TailOp(3, 4, 0)], False),
+        ("a length inside a batch", [AppendOp(0, 9, 0, 3), TailOp(1, 8, 2)], False),
+        ("a gap between appends", [AppendOp(0, 1, 0), AppendOp(2, 3, 2)], False),
+        ("two appends at one offset", [AppendOp(0, 1, 0), AppendOp(2, 3, 0)], False),
+        ("appends against their real order", [AppendOp(2, 3, 0), AppendOp(0, 1, 1)], False),
     ]
 
     def test_rows(self):
@@ -122,14 +122,14 @@ class LinearizabilityTests(SynchronousTestCase):
         for n in range(25_000):
             now = 8 * n
             operations += [
-                Append(now, now + 3, n),
+                AppendOp(now, now + 3, n),
                 ReadHit(now + 4, now + 5, n),
                 ReadMiss(now + 4, now + 6, n + 1),
-                Tail(now + 4, now + 7, n + 1),
+                TailOp(now + 4, now + 7, n + 1),
             ]
         start = time.process_time()
         self.assertEqual(check_history(operations), "")
         # The goal is 100 k a second; a machine under load gets three times as long before the test complains.
         self.assertLess(time.process_time() - start, 3.0)
         late = 8 * 25_000
-        self.assertIn("denies", check_history([*operations, Tail(late, late + 1, 5)]))
+        self.assertIn("denies", check_history([*operations, TailOp(late, late + 1, 5)]))

@@ -2,9 +2,10 @@
 
 from loghouse.protocol.configuration import encode_producer, encode_trim
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed, make_entry
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.files import Files
-from loghouse.storage.hard_state import HardState, HardStateFile
+from loghouse.storage.hard_state import HardStateFile
 from loghouse.storage.log import Log
 
 CLUSTER = bytes(range(16))

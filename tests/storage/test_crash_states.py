@@ -19,7 +19,7 @@ from loghouse.raft.membership import bootstrap_entry
 from loghouse.storage import log as log_module
 from loghouse.storage import opening as opening_module
 from loghouse.storage.creation import Rooms
-from loghouse.storage.directory import DataDirectory, Identity
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.log import Log
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
@@ -558,7 +558,7 @@ class FirstBootTests(SynchronousTestCase):
         def boot_with_entry(disk: SimDisk) -> DataDirectory:
             directory = DataDirectory.lock(disk, "/data", segment_size=64 * 1024, reserve_size=0)
             if directory.is_empty:
-                identity = Identity(
+                identity = DiskIdentity(
                     cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="c", node_name="n"
                 )
 

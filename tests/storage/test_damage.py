@@ -15,7 +15,7 @@ from loghouse.storage.inspect import dump, inspect
 from loghouse.storage.log import Log
 from loghouse.storage.repair import accept_data_loss
 from loghouse.storage.start import FLAG_BEHIND_STORE, STATE_MAGIC, encode_state_file
-from loghouse.storage.verify import Checked, Finding, Progress, verify
+from loghouse.storage.verify import Checked, Finding, VerifyProgress, verify
 from loghouse.testing.disk import SimDisk
 from tests.storage.entries import Writer
 
@@ -403,7 +403,7 @@ class ToolTests(DamageCase):
         steps = self.verified()
         self.assertEqual([s for s in steps if isinstance(s, Finding)], [])
         self.assertEqual((steps[-1].entries, steps[-1].records), (30, self.entries[-1].next_offset))
-        progress = [s for s in steps if isinstance(s, Progress)]
+        progress = [s for s in steps if isinstance(s, VerifyProgress)]
         self.assertEqual(progress[-1].total_size, sum(len(c) for p, c in self.image.items() if "store" in p))
 
     def test_verify_finds_each_kind_of_damage(self):

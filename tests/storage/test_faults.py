@@ -21,7 +21,7 @@ from loghouse.errors import (
     StorageError,
 )
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.directory import DataDirectory, Identity
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import OsFiles
 from loghouse.storage.log import Log
 from loghouse.testing.disk import CHANGING, SimDisk
@@ -455,7 +455,7 @@ class DirectoryTests(SynchronousTestCase):
 
     def test_undone(self):
         """After a start that failed the disk is as it was, wherever it refused; the next start works."""
-        identity = Identity(cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="c", node_name="n")
+        identity = DiskIdentity(cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="c", node_name="n")
         refused = 0
         for after in itertools.count():
             disk = SimDisk()
@@ -525,7 +525,7 @@ class DirectoryTests(SynchronousTestCase):
         directory = DataDirectory.lock(OsFiles(), self.path, segment_size=65536, reserve_size=0)
         self.assertTrue(directory.is_empty)
         self.assertEqual(directory.read_members(), b"")
-        identity = Identity(
+        identity = DiskIdentity(
             cluster_uuid=CLUSTER, disk_uuid=bytes(16), cluster_name="cluster", node_name="node"
         )
         directory.create(identity)

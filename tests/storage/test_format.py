@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DataDirectoryError, EntryDamagedError, MalformedMessageError
 from loghouse.protocol.entry import crc32c, decode_entry
-from loghouse.storage.hard_state import HardState, Slot
+from loghouse.protocol.hard_state import HardState
+from loghouse.storage.hard_state import Slot
 from loghouse.storage.held import Held
 from loghouse.storage.start import START_MAGIC, STATE_MAGIC, decode_state_file
 from loghouse.storage.store import StoreHeader, Watermark, new_block, newest_watermark

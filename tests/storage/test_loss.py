@@ -8,9 +8,10 @@ import random
 
 from loghouse.errors import DamageError, DataDirectoryError
 from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
-from loghouse.protocol.configuration import Configuration, Role
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import crc32c
-from loghouse.storage.hard_state import SLOT_SIZE, HardState
+from loghouse.protocol.hard_state import HardState
+from loghouse.storage.hard_state import SLOT_SIZE
 from loghouse.storage.loss import NAME, UNKNOWN_INDEX, Loss, read_loss, remove_loss, write_loss
 from loghouse.storage.others import last_configuration
 from loghouse.storage.repair import accept_data_loss, cut_for_refetch
@@ -277,7 +278,7 @@ class LossTests(_DamageCase):
     def test_last_configuration(self):
         """The newest state file that can be read tells the configuration, else `start`."""
         self.assertEqual(last_configuration(self.disk, DIRECTORY, self.seed), Configuration())
-        with_one = Configuration().with_member("a", bytes(16), Role.VOTER)
+        with_one = Configuration().with_member("a", bytes(16), MemberRole.VOTER)
         directory = self.boot()
         state = directory.open_log().state_at(0)
         state.configuration = with_one

@@ -10,10 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError
 from loghouse.limits import STORE_HEADER_SIZE
-from loghouse.protocol.configuration import Configuration, Retention, Role, encode_configuration
+from loghouse.protocol.configuration import Configuration, MemberRole, Retention, encode_configuration
 from loghouse.protocol.entry import EntryKind, decode_entry, frame_seed
 from loghouse.storage import new_cluster
-from loghouse.storage.directory import DataDirectory, Identity
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.loss import Loss, write_loss
 from loghouse.storage.new_cluster import Rewrite
 from loghouse.storage.verify import Finding, verify
@@ -37,14 +37,14 @@ class NewClusterTests(SynchronousTestCase):
     def setUp(self):
         self.disk = SimDisk()
         directory = self.open()
-        directory.create(Identity(cluster_uuid=OLD, disk_uuid=DISK, cluster_name="c", node_name="b"))
+        directory.create(DiskIdentity(cluster_uuid=OLD, disk_uuid=DISK, cluster_name="c", node_name="b"))
         directory.write_members(b"where the others were")
         log = directory.open_log()
         log.save_hard_state(term=7, vote=3)
         writer = Writer(seed=log.seed)
         configuration = Configuration(removed=("d",), retention=RETENTION)
         for name, disk in (("a", bytes(16)), ("b", DISK), ("c", bytes(range(16)))):
-            configuration = configuration.with_member(name, disk, Role.VOTER)
+            configuration = configuration.with_member(name, disk, MemberRole.VOTER)
         entries = [
             writer._make(EntryKind.CONFIGURATION, encode_configuration(configuration), term=1),
             writer.producer("root"),
@@ -74,7 +74,8 @@ class NewClusterTests(SynchronousTestCase):
         disk = disk or self.disk
         directory = self.open(disk)
         self.assertEqual(
-            directory.identity, Identity(cluster_uuid=NEW, disk_uuid=DISK, cluster_name="c", node_name="b")
+            directory.identity,
+            DiskIdentity(cluster_uuid=NEW, disk_uuid=DISK, cluster_name="c", node_name="b"),
         )
         log = directory.open_log()
         self.assertEqual(log.last_index, len(self.entries) + 1, about)
@@ -91,7 +92,7 @@ class NewClusterTests(SynchronousTestCase):
         configuration = log.state.configuration
         self.assertEqual(
             [(member.id, member.name, member.disk_uuid, member.role) for member in configuration.members],
-            [(4, "b", DISK, Role.VOTER)],
+            [(4, "b", DISK, MemberRole.VOTER)],
         )
         self.assertEqual((configuration.removed, configuration.retention), ((), RETENTION))
         self.assertEqual((log.hard_state.term, log.hard_state.vote, log.last_term), (8, 0, 8))
@@ -190,7 +191,7 @@ class NewClusterTests(SynchronousTestCase):
         self.assertIn("in the way", str(caught.exception))
         empty = SimDisk()
         directory = self.open(empty)
-        directory.create(Identity(cluster_uuid=OLD, disk_uuid=DISK, cluster_name="c", node_name="b"))
+        directory.create(DiskIdentity(cluster_uuid=OLD, disk_uuid=DISK, cluster_name="c", node_name="b"))
         directory.close()
         with self.assertRaises(DataDirectoryError) as caught:
             self.rewrite(empty)

@@ -5,16 +5,17 @@ from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.configuration import (
     Configuration,
+    MemberRole,
     Retention,
-    Role,
     encode_configuration,
     encode_producer,
     encode_trim,
 )
 from loghouse.protocol.entry import HEADER, EntryKind, frame_seed, make_entry
+from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState, check_follows
-from loghouse.storage.directory import Identity
-from loghouse.storage.hard_state import HardState, Slot
+from loghouse.storage.directory import DiskIdentity
+from loghouse.storage.hard_state import Slot
 from loghouse.storage.held import Held
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.loss import Loss
@@ -26,7 +27,7 @@ GROUP = 1
 SEED = frame_seed(CLUSTER, GROUP)
 TIMESTAMP = 1_790_000_000_000_000
 CONFIGURATION = Configuration(retention=Retention(size_max=2**30, age_max_seconds=86_400)).with_member(
-    "a", bytes(range(16)), Role.VOTER
+    "a", bytes(range(16)), MemberRole.VOTER
 )
 HEADER_FIELDS = (
     "header_crc",
@@ -134,7 +135,9 @@ def small_file_vectors():
     for _, entry in entries():
         check_follows(state, entry)
         state.apply(entry)
-    identity = Identity(cluster_uuid=CLUSTER, disk_uuid=bytes(range(16)), cluster_name="logs", node_name="a")
+    identity = DiskIdentity(
+        cluster_uuid=CLUSTER, disk_uuid=bytes(range(16)), cluster_name="logs", node_name="a"
+    )
     position, index = STORE_HEADER_SIZE, b""
     for _, entry in entries():
         index += INDEX_ENTRY.pack(entry.base_offset, position)

@@ -22,7 +22,7 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
-from loghouse.protocol.configuration import Role
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import EntryKind, crc32c, frame_seed, make_entry
 from loghouse.protocol.forward_messages import (
     AdminOperation,
@@ -215,7 +215,7 @@ MESSAGES = (
                     name="b",
                     address="10.0.0.2:8400",
                     grpc_address="10.0.0.2:8401",
-                    role=Role.LEARNER,
+                    role=MemberRole.LEARNER,
                     is_alive=False,
                 ),
             ),

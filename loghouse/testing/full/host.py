@@ -27,22 +27,21 @@ from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
 from loghouse.node.options import Clocks, NodeOptions
-from loghouse.protocol.configuration import Role as Part
-from loghouse.protocol.configuration import decode_producer
+from loghouse.protocol.configuration import MemberRole, decode_producer
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal as RaftProposal
-from loghouse.replica.api import Bounds, Fetched, Proposal, proposing
+from loghouse.replica.api import Fetched, LogBounds, Proposal, proposing
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import PowerLossError
 from loghouse.testing.full.life import Life
 from loghouse.testing.full.queue import DiskQueue, ReaderQueue
-from loghouse.testing.full.tcp import Transport
+from loghouse.testing.full.tcp import SimTransport
 from loghouse.testing.full.watch import AcceptedWithoutTls, WatchedNode
 from loghouse.testing.machine import Machine
-from loghouse.testing.workload import Answer, Appended
+from loghouse.testing.workload import AcknowledgedAppend, Answer
 
 if TYPE_CHECKING:
     from loghouse.testing.full.cluster import FullCluster
@@ -178,7 +177,7 @@ class Host:
     def _make_queue(self, life: Life, name: str, thread_count: int) -> WorkQueue:
         return DiskQueue(life) if thread_count == 1 else ReaderQueue(life)
 
-    def accept(self, transport: Transport) -> None:
+    def accept(self, transport: SimTransport) -> None:
         """Take a connection that another machine dialled."""
         address = f"n{transport.peer_number}"
         transport.accepted(AcceptedWithoutTls(self._door, self._admission.enter(address)))
@@ -443,11 +442,14 @@ class Host:
     # --- clients -----------------------------------------------------------------------------------------
 
     def propose(self, proposal: RaftProposal, answer: Answer) -> Callable[[], None]:
-        """Append a batch, or register a producer, through this node; answers `Appended` or an error."""
+        """Append a batch, or register a producer, here; answers `AcknowledgedAppend` or an error."""
         if proposal.kind == EntryKind.PRODUCER:
             subject = decode_producer(bytes(proposal.payload))
             return self._ask(
-                "register", lambda n: n.register_producer(subject), lambda id_: Appended(id_, 0), answer
+                "register",
+                lambda n: n.register_producer(subject),
+                lambda id_: AcknowledgedAppend(id_, 0),
+                answer,
             )
         batch = Proposal(
             payload=proposal.payload,
@@ -460,7 +462,7 @@ class Host:
         return self._ask(
             "propose",
             lambda n: proposing(n.propose, batch),
-            lambda a: Appended(a.index, a.base_offset),
+            lambda a: AcknowledgedAppend(a.index, a.base_offset),
             answer,
         )
 
@@ -505,7 +507,7 @@ class Host:
             )
         return found
 
-    def _bounds(self, bounds: Bounds) -> int:
+    def _bounds(self, bounds: LogBounds) -> int:
         lowest = self.cluster.oracle.state.lowest_offset
         if bounds.lowest > lowest:
             text = f"{self.name} begins at {bounds.lowest}, trimmed is below {lowest}"
@@ -585,7 +587,9 @@ class Host:
         raft = self.raft
         if raft is None:
             return ""
-        others = [m.name for m in raft.configuration.members if m.role == Part.VOTER and m.id != raft.id]
+        others = [
+            m.name for m in raft.configuration.members if m.role == MemberRole.VOTER and m.id != raft.id
+        ]
         if not others:
             return ""
         name = rng.choice(["", *others])

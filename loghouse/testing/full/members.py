@@ -6,8 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from loghouse.cluster.reconcile import next_configuration
-from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.configuration import Role as Part
+from loghouse.protocol.configuration import Configuration, MemberRole
 
 if TYPE_CHECKING:
     from loghouse.testing.full.cluster import FullCluster
@@ -60,7 +59,7 @@ class Operators:
             return ""  # a lost voter still counts: taking a good one out now could end the group
         others = [host.name for host in cluster.nodes.values() if host.name not in configuration.removed]
         name = rng.choice(others) if others else ""
-        is_voter = any(member.role is Part.VOTER for member in configuration.named(name))
+        is_voter = any(member.role is MemberRole.VOTER for member in configuration.named(name))
         if not name or (is_voter and len(configuration.voters) <= cluster.atlas.voters_min):
             return ""
         if rng.random() < 0.2:

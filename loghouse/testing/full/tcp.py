@@ -28,7 +28,7 @@ from loghouse.testing.network import LinkFaults, NetworkOptions
 if TYPE_CHECKING:
     from loghouse.testing.full.host import Host
     from loghouse.testing.full.life import Life
-    from loghouse.testing.trace import Trace
+    from loghouse.testing.trace import RunTrace
 
 RETRANSMIT_SECONDS_MAX: Final = 0.4
 SYN_SECONDS: Final = (0.0, 1.0, 3.0)  # when a connection attempt is repeated
@@ -37,14 +37,14 @@ _DONE = Failure(ConnectionDone())
 _LOST = Failure(ConnectionLost())
 
 
-class Address:
+class SimAddress:
     """Where the other end is, as transports tell it."""
 
     def __init__(self, host: str) -> None:
         self.host = host
 
 
-class Transport:
+class SimTransport:
     """One end of a connection, in the kernel of a machine and in the hands of one process."""
 
     def __init__(self, network: TcpNetwork, life: Life, peer_number: int) -> None:
@@ -52,7 +52,7 @@ class Transport:
         self.life = life
         self.number = life.host.number
         self.peer_number = peer_number
-        self.peer: Transport | None = None
+        self.peer: SimTransport | None = None
         self.protocol: Any = None
         # Open for the process; and whether the machine lost its power while it was, so that nobody was told.
         self.is_open = True
@@ -139,9 +139,9 @@ class Transport:
             self.network.carry(self, None)
             self._close(_LOST)
 
-    def getPeer(self) -> Address:  # noqa: N802
+    def getPeer(self) -> SimAddress:  # noqa: N802
         """Return where the other end is."""
-        return Address(f"n{self.peer_number}")
+        return SimAddress(f"n{self.peer_number}")
 
     # --- the kernel ---------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class Connector:
     """A connection attempt; what `connectTCP` returns."""
 
     def __init__(self, network: TcpNetwork, life: Life, address: str, factory: Any, timeout: float) -> None:
-        self.transport: Transport | None = None
+        self.transport: SimTransport | None = None
         self._network = network
         self._life = life
         self._factory = factory
@@ -266,7 +266,7 @@ class TcpNetwork(LinkFaults):
         clock: SimClock,
         rng: random.Random,
         options: NetworkOptions,
-        trace: Trace,
+        trace: RunTrace,
         machine_at: Callable[[str], Host | None],
         write_buffer_size: int,
     ) -> None:
@@ -274,8 +274,8 @@ class TcpNetwork(LinkFaults):
         self.machine_at = machine_at
         self.write_buffer_size = write_buffer_size
         self._trace = trace
-        self._open: dict[Transport, None] = {}
-        self._holding: dict[tuple[int, int], dict[Transport, None]] = {}
+        self._open: dict[SimTransport, None] = {}
+        self._holding: dict[tuple[int, int], dict[SimTransport, None]] = {}
         self.sent = self.delivered = self.lost = self.blocked = self.connections = self.resets = 0
 
     # --- faults -----------------------------------------------------------------------------
@@ -310,21 +310,21 @@ class TcpNetwork(LinkFaults):
         """Begin to connect."""
         return Connector(self, life, address, factory, timeout)
 
-    def join(self, dialling: Life, accepting: Life, factory: Any) -> Transport:
+    def join(self, dialling: Life, accepting: Life, factory: Any) -> SimTransport:
         """Make a connection; the dialling process has it now, the accepting one when the packet is there."""
         self.connections += 1
-        here = Transport(self, dialling, accepting.host.number)
-        there = Transport(self, accepting, dialling.host.number)
+        here = SimTransport(self, dialling, accepting.host.number)
+        there = SimTransport(self, accepting, dialling.host.number)
         here.peer, there.peer = there, here
         self._open[here] = self._open[there] = None
-        here.protocol = factory.buildProtocol(Address(accepting.host.name))
+        here.protocol = factory.buildProtocol(SimAddress(accepting.host.name))
         delay = self.travel_seconds((here.number, there.number))
         here.last_arrival = self.clock.seconds() + delay
         self.clock.after(delay, accepting.enter, accepting.host.accept, there)
         here.protocol.makeConnection(here)
         return here
 
-    def forget(self, transport: Transport) -> None:
+    def forget(self, transport: SimTransport) -> None:
         """A connection is closed at one end."""
         self._open.pop(transport, None)
 
@@ -348,7 +348,7 @@ class TcpNetwork(LinkFaults):
             seconds = max(seconds, self._clogged_until.get(link, 0.0) - self.clock.seconds())
         return seconds
 
-    def carry(self, source: Transport, content: bytes | None) -> None:
+    def carry(self, source: SimTransport, content: bytes | None) -> None:
         """Send bytes, or the end of the stream, behind everything sent before."""
         self.sent += 1
         link = (source.number, source.peer_number)
@@ -356,7 +356,7 @@ class TcpNetwork(LinkFaults):
         source.last_arrival = when
         self.clock.at(when, self._arrive, source, content)
 
-    def _arrive(self, source: Transport, content: bytes | None) -> None:
+    def _arrive(self, source: SimTransport, content: bytes | None) -> None:
         if source.is_orphan:
             return  # the machine that would have sent it again lost its power
         link = (source.number, source.peer_number)
@@ -367,11 +367,11 @@ class TcpNetwork(LinkFaults):
             return
         self._hand_over(source, content)
 
-    def _is_unpowered(self, source: Transport) -> bool:
+    def _is_unpowered(self, source: SimTransport) -> bool:
         assert source.peer is not None
         return source.peer.is_orphan and not source.peer.life.host.is_on
 
-    def _release(self, source: Transport) -> None:
+    def _release(self, source: SimTransport) -> None:
         """Send again what was held."""
         held, source.held = source.held, deque()
         for content in held:
@@ -383,7 +383,7 @@ class TcpNetwork(LinkFaults):
             if link not in self._cut:
                 self.mend(*link)
 
-    def _hand_over(self, source: Transport, content: bytes | None) -> None:
+    def _hand_over(self, source: SimTransport, content: bytes | None) -> None:
         target = source.peer
         assert target is not None
         size = len(content) if content is not None else 0
@@ -396,7 +396,7 @@ class TcpNetwork(LinkFaults):
             delay = self.travel_seconds((target.number, source.number))
             self.clock.after(delay, self._refused, source, content)
 
-    def _refused(self, source: Transport, content: bytes) -> None:
+    def _refused(self, source: SimTransport, content: bytes) -> None:
         link = (source.peer_number, source.number)
         if link in self._cut:
             self.clock.after(RETRANSMIT_SECONDS_MAX, self._refused, source, content)
