@@ -88,7 +88,10 @@ class AppendDoor:
 
 
 class Append:
-    """One batch of a session on its way into the log, a `Share`; `deadline` in the clock's seconds."""
+    """One batch of a session on its way into the log (`coalescing.Share`).
+
+    `deadline` is in seconds of the scheduler's clock.
+    """
 
     __slots__ = (
         "_appends",

@@ -11,6 +11,7 @@ from loghouse.api.guard import Guard, Rpc, Shape, _answer
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action, Authorizer
 from loghouse.net.callers import Callers
+from loghouse.node.gate import Gate
 from loghouse.shares import Shares
 from tests.api.doors import MODEL, POLICY
 
@@ -43,9 +44,8 @@ class EndingTests(TestCase):
         (directory / "policy.csv").write_text(POLICY)
         shares = Shares()
         authorizer = Authorizer(directory / "model.conf", directory / "policy.csv")
-        guard = Guard(
-            authorizer, clock=lambda: 0.0, anonymous="root", shares=shares, callers=Callers(shares.bodies)
-        )
+        gate = Gate(None, authorizer, clock=lambda: 0.0)
+        guard = Guard(gate, anonymous="root", shares=shares, callers=Callers(shares.bodies))
 
         async def behaviour(call, request):
             raise AssertionError("no request came")
