@@ -21,7 +21,7 @@ GIVEN = {
     "int": 7,
     "str | None": "n1",
     "LoghouseError": errors.OffsetOutOfRangeError(1, 2, 3),
-    "Failure": CallFailure(error=errors.ExpectOffsetError(1, 2), effect=Effect.REFUSED, leader="n1"),
+    "CallFailure": CallFailure(error=errors.ExpectOffsetError(1, 2), effect=Effect.REFUSED, leader="n1"),
 }
 
 
