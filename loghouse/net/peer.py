@@ -57,10 +57,9 @@ class PeerState(Enum):
 
 @dataclass(slots=True)
 class PeerCounters:
-    """What happened on the way to one peer. Sizes in bytes."""
+    """What happened on the way to one peer, counted in frames and dials."""
 
     sent: int = 0
-    sent_size: int = 0
     dropped: int = 0
     coalesced: int = 0
     dials: int = 0
@@ -245,7 +244,6 @@ class PeerLink:
     def _write(self, link: DialledLink, frame: tuple[Buffer, ...]) -> None:
         size = sum(map(len, frame))
         self.counters.sent += 1
-        self.counters.sent_size += size
         self._turn_size += size
         link.write_frame(frame, size)
         # Not at the end of every turn: a share that is not used up may as well last for several.
