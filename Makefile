@@ -22,7 +22,7 @@ SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name 
 # tests/, else to the third.
 file_tests = $(patsubst %,tests/test_%.py,$(1))
 PART_pure := tests/auth tests/gossip tests/mutants tests/sim \
-	$(call file_tests,certificate_mutants clock_watch cluster cluster_walk config disk door_mutants driving_mutants full_disks node reconcile)
+	$(call file_tests,certificate_mutants clock_watch cluster cluster_walk config disk door_mutants driving_mutants node reconcile)
 PART_counted := tests/protocol tests/raft tests/storage $(filter-out $(PART_pure) \
 	$(call file_tests,bridge docs floors packaging raw_client_example tap tidy),$(wildcard tests/test_*.py))
 PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
