@@ -27,7 +27,7 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.raft.config import LAN
 from loghouse.raft.ready import Proposal
-from loghouse.replica import driver as replica_module
+from loghouse.replica import driver
 from loghouse.replica.api import proposing
 from tests.driver.group import SEED, Group
 
@@ -146,7 +146,7 @@ class CommitTests(DriverTestCase):
 
     def test_groups_are_bounded(self):
         """A follower's write takes what fits the bound of a sync; the rest is the next one, in order."""
-        self.patch(replica_module, "SYNC_GROUP_SIZE_MAX", 1000)
+        self.patch(driver, "SYNC_GROUP_SIZE_MAX", 1000)
         follower = self.group[2]
         follower.disk.is_held = True
         syncs = []

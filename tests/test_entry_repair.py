@@ -11,8 +11,7 @@ from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, KIB, MIB, STORE
 from loghouse.node.damage import DamageControl
 from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
-from loghouse.replica import entry_repair as mending
-from loghouse.replica import scrubber as scrubbing
+from loghouse.replica import entry_repair, scrubber
 from loghouse.testing.disk import disk_error
 from tests.driver.town import TownTestCase
 
@@ -36,8 +35,8 @@ class EntryRepairTestCase(TownTestCase):
 
     def setUp(self):
         super().setUp()
-        self.patch(scrubbing, "FIRST_SECONDS", 1.0)
-        self.patch(scrubbing, "PASS_SECONDS", 5.0)
+        self.patch(scrubber, "FIRST_SECONDS", 1.0)
+        self.patch(scrubber, "PASS_SECONDS", 5.0)
 
     def filled(self, records: int = 36, **options):
         """Return a town whose nodes all hold the same few segments."""
@@ -421,14 +420,14 @@ class LyingTests(EntryRepairTestCase):
             victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
             town.until(lambda: victim.failures, 1.0)
         self.assertTrue(victim.failures.pop().check(DamageError))
-        self.assertEqual([request[2] for request in self.requests()], [index] * mending.ATTEMPTS_MAX)
+        self.assertEqual([request[2] for request in self.requests()], [index] * entry_repair.ATTEMPTS_MAX)
         victim.crash()
 
     def test_damage_that_is_not_there(self):
         """A segment that is said to be damaged again and again, and is whole, ends the node like before."""
         town = self.filled()
         victim = self.follower(town)
-        for _ in range(mending.ATTEMPTS_MAX):
+        for _ in range(entry_repair.ATTEMPTS_MAX):
             self.assertEqual(victim.failures, [])
             victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
             town.until(lambda: not repair_of(victim).pending)
@@ -469,7 +468,7 @@ class LyingTests(EntryRepairTestCase):
 
     def test_in_parts(self):
         """More than fits one answer is mended part by part."""
-        self.patch(mending, "MEND_SIZE_MAX", 2 * RECORD_SIZE + 500)
+        self.patch(entry_repair, "MEND_SIZE_MAX", 2 * RECORD_SIZE + 500)
         town = self.filled()
         victim = self.follower(town)
         first, behind = self.place(victim, 1, 2), self.place(victim, 1, 8)
@@ -504,7 +503,7 @@ class ServingTests(EntryRepairTestCase):
         log = town.leader.node._log
         entries = list(decode_entries(log.seed, self.ask(town, town.leader, 3, 5)))
         self.assertEqual([entry.index for entry in entries], [3, 4, 5])
-        self.patch(mending, "MEND_SIZE_MAX", 1)
+        self.patch(entry_repair, "MEND_SIZE_MAX", 1)
         [entry] = decode_entries(log.seed, self.ask(town, town.leader, 12, 15))
         self.assertEqual(entry.index, 12)
 
@@ -529,7 +528,7 @@ class ServingTests(EntryRepairTestCase):
 
     def test_bounded(self):
         """More requests at a time than are served are dropped."""
-        self.patch(mending, "ENTRIES_SERVED_MAX", 0)
+        self.patch(entry_repair, "ENTRIES_SERVED_MAX", 0)
         town = self.filled()
         self.assertIsNone(self.ask(town, town.leader, 3, 5))
 

@@ -28,8 +28,7 @@ from loghouse.node.options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.config import LAN
-from loghouse.replica import driver as replica_module
-from loghouse.replica import waiters as tail_module
+from loghouse.replica import driver, waiters
 from loghouse.replica.api import LogBounds, Proposal, proposing
 from loghouse.replica.trimming import RETENTION_SECONDS
 from loghouse.storage.files import OsFiles
@@ -168,7 +167,7 @@ class AppendTests(NodeTestCase):
 
     def test_group_is_bounded(self):
         """A group of writes ends at the byte bound of one sync; the rest is the next group."""
-        self.patch(replica_module, "SYNC_GROUP_SIZE_MAX", 1)
+        self.patch(driver, "SYNC_GROUP_SIZE_MAX", 1)
         node = self.start()
         first = self.propose(node)
         self.clock.advance(0)
@@ -441,7 +440,7 @@ class ReadTests(NodeTestCase):
 
     def test_bound_of_waiters(self):
         """One waiter too many is refused, and room comes back."""
-        self.patch(tail_module, "WAITERS_MAX", 2)
+        self.patch(waiters, "WAITERS_MAX", 2)
         node = self.start()
         waiting = [node.wait_for(0), node.wait_for(1)]
         self.failureResultOf(node.wait_for(0), ResourceExhaustedError)

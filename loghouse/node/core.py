@@ -10,7 +10,6 @@ from twisted.python.failure import Failure
 
 from loghouse.node.options import Clocks
 from loghouse.protocol.entry import DEFAULT_GROUP
-from loghouse.protocol.hard_state import HardState
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Damage
@@ -54,7 +53,7 @@ def make_driver(
         group=DEFAULT_GROUP,
         seed=log.seed,
         reader=read_ahead,
-        hard_state=HardState(log.hard_state.term, log.hard_state.vote),
+        hard_state=log.hard_state,
         rng=rng,
         commit_index=log.last_index if is_lone else log.commit_index,
         damage=damage,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from loghouse.node.options import NodeOptions
-from loghouse.protocol.configuration import Configuration
-from loghouse.protocol.configuration import MemberRole as MemberRole
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
 from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import Files
