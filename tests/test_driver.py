@@ -422,7 +422,7 @@ class FullDiskTests(DriverTestCase):
         self.assertEqual(follower.log.durable_index, third.raft.last_index)
 
     def test_leader(self):
-        """The others commit what the leader took; it abdicates, and later holds each entry once."""
+        """The others commit what the leader took; it steps down, and later holds each entry once."""
         free = self.leader.fill_disk()
         done = [self.leader.propose(30_000) for _ in range(4)]
         self.group.settle()

@@ -10,7 +10,7 @@ How a driver uses it:
         send ready.messages_now, use ready.committed and ready.read_states
         hand ready to the disk; when it is durable: raft.persisted(ready.token), then
         send ready.messages_after_persist; then look for the next Ready, too
-    if raft.has_untold_commit: a moment later raft.tell_commit(what raft.commit_index was)
+    if raft.has_unnotified_commit: a moment later raft.notify_commit(what raft.commit_index was)
 
 A driver may call `ready()` again before the disk is done: persistence is asynchronous, in order. Nothing
 here blocks, and nothing is sent or written by the core itself.

@@ -66,7 +66,7 @@ class Elections(Reads):
     def _tick_leader(self) -> None:
         if self.is_stalled:
             # Heartbeats would go on for ever while nothing can be committed (hashicorp/raft#503).
-            return self._abdicate()
+            return self._step_down()
         self._transfer_ticks += 1
         if self._transfer_ticks >= self.config.election_ticks:
             self._transfer_target = NOBODY

@@ -64,7 +64,8 @@ class Progress:
 
     `match_index` is the highest entry it is known to hold durably, `next_index` the next to send; always
     match_index < next_index. `paused` stops a PROBE after its one message; an answer to it or to a heartbeat
-    lifts it. `nudged`: it answered a heartbeat, so silence about entries may mean that they are lost.
+    lifts it. `must_probe`: it answered a heartbeat, so entries in flight may be lost; the next turn sends an
+    empty append behind them, which shows that, and clears it.
     `active` says whether it was heard since the last quorum check, `silent_ticks` how long ago it was.
     `waited_ticks` counts since a snapshot was sent, `caught_up_ticks` how long it was within one in-flight
     window. While there are `no_room_ticks` its disk counts as full, and it is probed only when the leader
@@ -76,7 +77,7 @@ class Progress:
     match_index: int = 0
     state: ProgressState = ProgressState.PROBE
     paused: bool = False
-    nudged: bool = False
+    must_probe: bool = False
     active: bool = False
     silent_ticks: int = 0
     pending_snapshot: int = 0
@@ -114,7 +115,7 @@ class Progress:
         self.inflights.clear()
 
     def acknowledge(self, index: int) -> bool:
-        """Note that it holds everything up to `index`; return whether that is news."""
+        """Note that it holds everything up to `index`; return whether it held less before."""
         self.next_index = max(self.next_index, index + 1)
         if index <= self.match_index:
             return False

@@ -30,13 +30,13 @@ class Replication(Roles):
 
     def _flush_appends(self) -> None:
         """Send every follower what it lacks and may be sent. Called once a turn, so appends are batched."""
-        last_index, commit_to_tell = self._log.last_index, self._commit_to_tell
+        last_index, commit_to_notify = self._log.last_index, self._commit_to_notify
         for id_, progress in self._progress.items():
             if (
                 progress.next_index > last_index
-                and progress.sent_commit >= commit_to_tell
+                and progress.sent_commit >= commit_to_notify
                 and progress.state is ProgressState.REPLICATE
-                and not progress.nudged
+                and not progress.must_probe
             ):
                 continue  # as nearly always: `_stream` would find nothing to say
             try:
@@ -62,17 +62,17 @@ class Replication(Roles):
                 break
         if progress.state is not ProgressState.REPLICATE:
             return
-        if progress.nudged and progress.match_index < last_index:
+        if progress.must_probe and progress.match_index < last_index:
             # Everything in flight may be lost; an empty append behind it brings that to light.
             self._send_append(id_, progress, 0, 0)
-        progress.nudged = False
-        if self._awaits_news(progress, self._commit_to_tell):
+        progress.must_probe = False
+        if self._awaits_commit(progress, self._commit_to_notify):
             self._send_append(id_, progress, 0, 0)
 
-    def _awaits_news(self, progress: Progress, index: int) -> bool:
-        """Whether this follower has everything but the news that entries up to `index` are committed.
+    def _awaits_commit(self, progress: Progress, index: int) -> bool:
+        """Whether this follower has every entry, but does not know that those up to `index` are committed.
 
-        Behind entries on their way the news can wait: their acknowledgement brings us back to `_stream`.
+        While entries are on their way the notification can wait: their acknowledgement calls `_stream` again.
         """
         return (
             progress.sent_commit < index
@@ -82,24 +82,24 @@ class Replication(Roles):
         )
 
     @property
-    def has_untold_commit(self) -> bool:
-        """Whether a follower lacks nothing but the news of a commit: `tell_commit`."""
-        return self._has_untold(self._log.commit_index)
+    def has_unnotified_commit(self) -> bool:
+        """Whether a follower has every entry and does not know of the latest commit: see `notify_commit`."""
+        return self._has_unnotified(self._log.commit_index)
 
-    def tell_commit(self, index: int) -> bool:
-        """Tell followers that entries up to `index` are committed, if nothing else has told them by now.
+    def notify_commit(self, index: int) -> bool:
+        """Notify followers that entries up to `index` are committed, if no entries have done so by now.
 
-        Returns whether there is somebody to tell: then `Raft.ready` has the messages.
+        Returns whether a follower is to be notified: then `Raft.ready` has the messages.
 
         Readers on followers should not wait for the next heartbeat to see a commit, so a driver calls this a
-        moment after it finds `has_untold_commit`. Not at once: the next entries bring the news for nothing,
-        and as a message of its own, which is answered, it doubles the messages of a lone append.
+        moment after it finds `has_unnotified_commit`. Not at once: the next entries carry the commit
+        index for nothing, and a message of its own, which is answered, doubles those of a lone append.
         """
-        self._commit_to_tell = index
-        return self._has_untold(index)
+        self._commit_to_notify = index
+        return self._has_unnotified(index)
 
-    def _has_untold(self, index: int) -> bool:
-        return any(self._awaits_news(progress, index) for progress in self._progress.values())
+    def _has_unnotified(self, index: int) -> bool:
+        return any(self._awaits_commit(progress, index) for progress in self._progress.values())
 
     def _send_append(self, id_: int, progress: Progress, count_max: int, size_max: int) -> bool:
         """Send one append of up to that much (or a snapshot); return whether entries were sent."""
@@ -180,9 +180,9 @@ class Replication(Roles):
         return None
 
     def _on_append_success(self, source: int, progress: Progress, index: int) -> None:
-        news = progress.acknowledge(index)
+        is_new = progress.acknowledge(index)
         if progress.state is ProgressState.PROBE:
-            if news or index == progress.match_index:
+            if is_new or index == progress.match_index:
                 progress.become_replicate()
         elif progress.state is ProgressState.SNAPSHOT:
             # It may have got there by other entries than the snapshot: what counts is that the log joins.
@@ -190,7 +190,7 @@ class Replication(Roles):
                 progress.become_replicate()
         else:
             progress.inflights.free_to(index)
-        if news:
+        if is_new:
             if source in self._voters and index > self._log.commit_index:
                 self._advance_commit()
             self._hand_over_when_ready()
@@ -210,7 +210,7 @@ class Replication(Roles):
             progress.become_probe()
         if not progress.no_room_ticks or progress.wants_look:
             progress.paused = progress.wants_look = False
-        progress.nudged = True
+        progress.must_probe = True
         if progress.read_round < message.read_round <= self._reads.round:
             progress.read_round = message.read_round
         return None
@@ -251,11 +251,11 @@ class Replication(Roles):
     def _retire_if_committed(self) -> None:
         """A leader that is no voter of the now committed configuration has done its duty (Raft 6)."""
         if self.role is Role.LEADER and self.configuration_is_committed:
-            self.tell_commit(self._log.commit_index)
+            self.notify_commit(self._log.commit_index)
             self._flush_appends()  # as far as it goes
-            self._abdicate()
+            self._step_down()
 
-    def _abdicate(self) -> None:
+    def _step_down(self) -> None:
         """Step down, and let the best follower campaign at once instead of after a timeout."""
         best = self.best_successor
         if best != NOBODY:

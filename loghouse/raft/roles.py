@@ -75,7 +75,7 @@ class Roles:
         self._heartbeat_elapsed = 0  # a leader's ticks since its last heartbeats
         self._stalled_ticks = 0  # ticks that the disk has had work and finished nothing; 0 when it does
         self._term_start_index = 0  # the index of the no-op that began this leader's term
-        self._commit_to_tell = 0  # commits up to here are told even without entries; set by `tell_commit`
+        self._commit_to_notify = 0  # followers learn of it even without entries; set by `notify_commit`
         self._token = 0  # the last Ready's; one more with each
         self._hard_handed = hard_state  # term and vote as last handed out to be written
         self._hard_durable = hard_state  # term and vote as they are on disk; follows `persisted`

@@ -40,8 +40,8 @@ from loghouse.runtime.scheduling import Cancellable, Later
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
 
-COMMIT_NEWS_SECONDS: Final = 0.002
-"""How long the news of a commit waits for the next entries to carry it to followers. See ADR 12."""
+COMMIT_NOTIFICATION_SECONDS: Final = 0.002
+"""How long a commit notification waits for the next entries to carry it to followers. See ADR 12."""
 
 _BEYOND_REPAIR: Final = (EntryDamagedError, ConsensusError, StorageError)
 """The logs contradict each other, or this one is damaged: never guess."""
@@ -134,7 +134,7 @@ class RaftDriver:
         self._is_turning = False  # `_turn` is running: what it calls must not begin another
         self._is_stopped = False  # set once, by `stop`
         self._lost_ticks = 0  # how long appends wait without this node leading; 0 when none do
-        self._news: Cancellable | None = None  # until followers are told of a commit; None when none is due
+        self._notification: Cancellable | None = None  # sends commit notifications; None when none is due
         self._to_write: deque[Ready] = deque()  # what the core handed out behind `_writing`, oldest first
         self._writing: list[Ready] = []  # the group that is being written; empty when none is
         self._write: GroupWrite | None = None  # of that group; stays when the disk is full, to be tried again
@@ -164,9 +164,9 @@ class RaftDriver:
         self._is_stopped = True
         if self._read_ahead is not None:
             self._read_ahead.forget()
-        if self._news is not None:
-            self._news.cancel()
-            self._news = None
+        if self._notification is not None:
+            self._notification.cancel()
+            self._notification = None
         self._fail_waiting(OutcomeUnknownError("the node stopped before the append was acknowledged"))
         self._fail_reads("the node is stopping; go on at another node")
         self._become_idle()
@@ -358,22 +358,22 @@ class RaftDriver:
         unreadable = self.raft.take_unreadable()
         if unreadable is not None:
             self._owner.damage_found(unreadable)
-        if self._news is None and self.raft.has_untold_commit:
-            self._wait_with_news()
+        if self._notification is None and self.raft.has_unnotified_commit:
+            self._notify_later()
         if self._is_idle:
             self._become_idle()
 
-    def _wait_with_news(self) -> None:
+    def _notify_later(self) -> None:
         if not self._is_stopped:
             index = self.raft.commit_index
-            self._news = self._later(COMMIT_NEWS_SECONDS, lambda: self._tell_commit(index))
+            self._notification = self._later(COMMIT_NOTIFICATION_SECONDS, lambda: self._notify_commit(index))
 
-    def _tell_commit(self, index: int) -> None:
-        self._news = None
-        if self.raft.tell_commit(index):
+    def _notify_commit(self, index: int) -> None:
+        self._notification = None
+        if self.raft.notify_commit(index):
             self._schedule()
-        elif self.raft.has_untold_commit:
-            self._wait_with_news()  # newer ones: they have their time, too
+        elif self.raft.has_unnotified_commit:
+            self._notify_later()  # of newer commits: they have their time, too
 
     def _take_next(self) -> bool:
         """Hand out the core's next Ready; False when there is none."""

@@ -27,7 +27,7 @@ from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, Ready, Role, Ticket
-from loghouse.replica.driver import COMMIT_NEWS_SECONDS
+from loghouse.replica.driver import COMMIT_NOTIFICATION_SECONDS
 from loghouse.storage.log import Log
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import MappingFaultError, PowerLossError
@@ -72,7 +72,7 @@ class SimNode:
         self.log = None
         self._tick_waits = False
         self._turn_scheduled = False
-        self._news_scheduled = False
+        self._notification_scheduled = False
         # The commit index that leadership began with; -1 once it moved.
         self._led_from = -1
         self._pumping = False
@@ -306,18 +306,18 @@ class SimNode:
             if not self._write_next() and ready is None:
                 break
         self._pumping = False
-        if self.raft is not None and self.raft.has_untold_commit and not self._news_scheduled:
-            self._news_scheduled = True
+        if self.raft is not None and self.raft.has_unnotified_commit and not self._notification_scheduled:
+            self._notification_scheduled = True
             index, incarnation = self.raft.commit_index, self.incarnation
-            self.cluster.clock.after(COMMIT_NEWS_SECONDS, self._tell_commit, index, incarnation)
+            self.cluster.clock.after(COMMIT_NOTIFICATION_SECONDS, self._notify_commit, index, incarnation)
 
-    def _tell_commit(self, index: int, incarnation: int) -> None:
+    def _notify_commit(self, index: int, incarnation: int) -> None:
         stale = incarnation != self.incarnation or not self.is_up
-        if stale or self._later(self._tell_commit, index, incarnation):
+        if stale or self._later(self._notify_commit, index, incarnation):
             return
-        self._news_scheduled = False
+        self._notification_scheduled = False
         assert self.raft is not None
-        self.raft.tell_commit(index)
+        self.raft.notify_commit(index)
         self.wake()
 
     def _note(self, ready: Ready) -> None:

@@ -15,7 +15,7 @@ from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.api import proposing
-from loghouse.replica.driver import COMMIT_NEWS_SECONDS, RaftDriver
+from loghouse.replica.driver import COMMIT_NOTIFICATION_SECONDS, RaftDriver
 from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
@@ -150,10 +150,10 @@ class Group:
         return self.members[id_]
 
     def settle(self) -> None:
-        """Let reactors, disks and links do all they have to, and the news of commits go out."""
+        """Let reactors, disks and links do all they have to, and commit notifications go out."""
         self.settle_now()
         while self.clock.getDelayedCalls():
-            self.clock.advance(COMMIT_NEWS_SECONDS)
+            self.clock.advance(COMMIT_NOTIFICATION_SECONDS)
             self.settle_now()
 
     def settle_now(self) -> None:

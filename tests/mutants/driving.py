@@ -31,9 +31,9 @@ ORDER = (
     bug(
         "commit-never-told",
         "etcd-io/raft: readers on followers wait for a heartbeat",
-        "The news of a lone append's commit is left to the heartbeats.",
-        [(REPLICA + "_turn", "and self.raft.has_untold_commit:", "and False:")],
-        "test_commit_news:CommitNewsTests.test_a_lone_append",
+        "The notification of a lone append's commit is left to the heartbeats.",
+        [(REPLICA + "_turn", "and self.raft.has_unnotified_commit:", "and False:")],
+        "test_commit_notification:CommitNotificationTests.test_a_lone_append",
     ),
     bug(
         "vote-before-disk",

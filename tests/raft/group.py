@@ -79,7 +79,9 @@ class Group:
         self.starts = 0
         self.queue = deque()
         self.dropped = []
-        self.waits_with_news = False  # True: commits are told by the next entries or `tell_commit` only
+        self.waits_with_notifications = (
+            False  # True: followers learn of commits by the next entries or `notify_commit` only
+        )
         self.cut = set()  # (source, target) pairs that lose everything
         self.filter = None  # envelope -> whether to deliver
         terms = terms or {}
@@ -133,8 +135,8 @@ class Group:
 
     def _next_ready(self, raft):
         ready = raft.ready()
-        if ready is None and raft.has_untold_commit and not self.waits_with_news:
-            raft.tell_commit(raft.commit_index)
+        if ready is None and raft.has_unnotified_commit and not self.waits_with_notifications:
+            raft.notify_commit(raft.commit_index)
             ready = raft.ready()
         return ready
 

@@ -4,11 +4,11 @@ from loghouse.protocol.raft_messages import AppendEntries
 from tests.test_driver import DriverTestCase
 
 
-class CommitNewsTests(DriverTestCase):
+class CommitNotificationTests(DriverTestCase):
     """A leader of three and its followers."""
 
     def lone(self):
-        """How many messages told followers of a commit and of nothing else."""
+        """How many messages notified followers of a commit and carried nothing else."""
         return sum(not message.entries for message in self.leader.sent_of(AppendEntries))
 
     def test_a_lone_append(self):
@@ -24,7 +24,7 @@ class CommitNewsTests(DriverTestCase):
         )
 
     def test_appends_behind_each_other(self):
-        """Where the next append comes before the news are due, it carries them: half of the messages."""
+        """Where the next append comes before the notification is due, it carries it: half of the messages."""
         before, count = self.lone(), 20
         dones = []
 
@@ -39,7 +39,7 @@ class CommitNewsTests(DriverTestCase):
         self.assertEqual(self.lone() - before, 2)
 
     def test_a_stop(self):
-        """A replica that stops with news to tell leaves no timer behind."""
+        """A replica that stops with a notification due leaves no timer behind."""
         self.leader.propose()
         self.group.settle_now()
         self.assertEqual(len(self.group.clock.getDelayedCalls()), 1)
@@ -76,9 +76,9 @@ class LeaderDiskTests(DriverTestCase):
         self.group[3].disk.is_held = self.leader.disk.is_held = True
         self.leader.propose().addCallback(lambda _: order.append("answered"))
         self.group.settle()
-        self.leader.committed = lambda: order.append("told readers")
+        self.leader.committed = lambda: order.append("readers")
         self.leader.disk.step()
         self.assertEqual(order, ["answered"])
         self.assertEqual(self.leader.replica.readable_offset, 1)
         self.group.settle()
-        self.assertEqual(order, ["answered", "told readers"])
+        self.assertEqual(order, ["answered", "readers"])
