@@ -1,9 +1,9 @@
 """One client that appends to a node and prints what it measured, as `bench.ceiling`'s client does.
 
-    python -m bench.append_load --door raw --address 127.0.0.1:8400 --certs dev/certs \\
+    python -m bench.append_load --api binary --address 127.0.0.1:8400 --certs dev/certs \\
         --size 65536 --count 2000 --window 16
 
-Doors: raw (the binary protocol), batches (gRPC ProduceBatchStream), unary (gRPC Produce, several channels).
+APIs: binary (the binary protocol), batches (gRPC ProduceBatchStream), unary (gRPC Produce, several channels).
 """
 
 import argparse
@@ -32,7 +32,7 @@ def make_batch(size: int) -> tuple[bytes, int]:
     return encode_batch(records), count
 
 
-class RawClient:
+class BinaryClient:
     """Keeps `window` appends in flight on one connection."""
 
     def __init__(self, connection, options):
@@ -71,9 +71,9 @@ class RawClient:
         os._exit(1)
 
 
-def run_raw(options) -> None:
+def run_binary(options) -> None:
     loop = reactor()
-    from loghouse.client.raw import ClientTls, connect
+    from loghouse.net.binary_client import ClientTls, connect
 
     tls = ClientTls(
         ca=options.certs / "ca.pem",
@@ -83,7 +83,7 @@ def run_raw(options) -> None:
 
     async def work():
         host, _, port = options.address.rpartition(":")
-        client = RawClient(await connect(loop, host, int(port), tls), options)
+        client = BinaryClient(await connect(loop, host, int(port), tls), options)
         await client.run(WARM_UP_COUNT)
         await client.run(options.count)
         print(result(len(client.batch), client.latencies, client.seconds), flush=True)
@@ -163,20 +163,20 @@ async def run_unary(options) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--door", choices=["raw", "batches", "unary"], required=True)
+    parser.add_argument("--api", choices=["binary", "batches", "unary"], required=True)
     parser.add_argument("--address", required=True)
     parser.add_argument("--certs", type=Path, required=True)
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--window", type=int, required=True)
     options = parser.parse_args()
-    if options.door == "raw":
-        run_raw(options)
+    if options.api == "binary":
+        run_binary(options)
         return
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run_batches(options) if options.door == "batches" else run_unary(options))
+        runner.run(run_batches(options) if options.api == "batches" else run_unary(options))
 
 
 if __name__ == "__main__":

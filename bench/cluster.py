@@ -41,10 +41,10 @@ SAMPLE_SECONDS = 1.0
 
 
 def append_load(
-    node: NodeProcess | EmptyServer, door: str, size: int, count: int, window: int
+    node: NodeProcess | EmptyServer, api: str, size: int, count: int, window: int
 ) -> dict[str, float]:
     """Run one client process against a node; return what it measured."""
-    words = ["--door", door, "--address", node.address, "--certs", node.certificates.folder]
+    words = ["--api", api, "--address", node.address, "--certs", node.certificates.folder]
     words += ["--size", size, "--count", count, "--window", window]
     command = [sys.executable, "-m", "bench.append_load", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=300)
@@ -55,26 +55,26 @@ def append_load(
 def bench_appends(table: Table, options: argparse.Namespace, cluster: ClusterProcess) -> None:
     leader = cluster.wait_leader()
     empty = EmptyServer(leader.certificates)
-    for size, window, count, raw_bar, grpc_bar in SHAPES:
-        p99: dict[str, list[float]] = {"ceiling": [], "raw": [], "batches": [], "nothing": []}
+    for size, window, count, binary_bar, grpc_bar in SHAPES:
+        p99: dict[str, list[float]] = {"ceiling": [], "binary": [], "batches": [], "nothing": []}
 
         def rate(side: str, found: dict[str, float], p99: dict[str, list[float]] = p99) -> float:
             p99[side].append(found["p99_seconds"])
             return found["batches_per_second"]
 
-        theirs, raw, batches, nothing = rounds(
+        theirs, binary, batches, nothing = rounds(
             options.rounds,
             lambda shape=(size, count, window): rate("ceiling", run_ceiling(*shape)),
-            lambda shape=(size, count, window): rate("raw", append_load(leader, "raw", *shape)),
+            lambda shape=(size, count, window): rate("binary", append_load(leader, "binary", *shape)),
             lambda shape=(size, count, window): rate("batches", append_load(leader, "batches", *shape)),
             lambda shape=(size, count, window): rate("nothing", append_load(empty, "batches", *shape)),
         )
         name = f"{size // KIB} KiB" if size % KIB == 0 else f"{size / 1000:g} kB"
         name = f"{name} x {window}"
         table.add(f"{name} in flight: ceiling", median(theirs), "batches/s")
-        table.add("  binary protocol", median(raw), "batches/s")
-        table.add("  ratio to the ceiling", ratio(raw, theirs), "", bar=raw_bar)
-        table.add("  p99, ratio", ratio(p99["raw"], p99["ceiling"]), "", bar=2, at_most=True)
+        table.add("  binary protocol", median(binary), "batches/s")
+        table.add("  ratio to the ceiling", ratio(binary, theirs), "", bar=binary_bar)
+        table.add("  p99, ratio", ratio(p99["binary"], p99["ceiling"]), "", bar=2, at_most=True)
         table.add("  gRPC batches", median(batches), "batches/s")
         table.add("  ratio to the ceiling", ratio(batches, theirs), "", bar=grpc_bar)
         table.add("  p99, ratio", ratio(p99["batches"], p99["ceiling"]), "", bar=2, at_most=True)
@@ -169,7 +169,7 @@ def bench_blackhole(table: Table, options: argparse.Namespace, folder: Path) -> 
 def bench_fetch(table: Table, options: argparse.Namespace, cluster: ClusterProcess) -> None:
     leader = cluster.wait_leader()
     follower = cluster.others(leader)[0]
-    append_load(leader, "raw", 256 * KIB, FETCH_SIZE // (256 * KIB), 8)
+    append_load(leader, "binary", 256 * KIB, FETCH_SIZE // (256 * KIB), 8)
     cluster.wait_caught_up()
     clients = [Client(node.address, cluster.certificates) for node in (follower, leader)]
     ours, theirs = rounds(
@@ -189,11 +189,11 @@ def bench_catch_up(table: Table, options: argparse.Namespace, folder: Path) -> N
         cluster.wait_voters()
         leader = cluster.wait_leader()
         node = cluster.others(leader)[0]
-        append_load(leader, "raw", 256 * KIB, size // (256 * KIB), 8)
+        append_load(leader, "binary", 256 * KIB, size // (256 * KIB), 8)
         cluster.wait_caught_up(seconds_max=300)
 
         def p99() -> float:
-            return append_load(leader, "raw", *CATCH_UP_SHAPE)["p99_seconds"]
+            return append_load(leader, "binary", *CATCH_UP_SHAPE)["p99_seconds"]
 
         before = [p99() for _ in range(CATCH_UP_ROUNDS)]
         node.kill()

@@ -1,8 +1,8 @@
-"""The wire: framing and decoding alone, gRPC through the one port, raw sessions, peer links, idle clients.
+"""The wire: framing and decoding alone, gRPC through the one port, binary sessions, peer links, idle clients.
 
     python -m bench.wire [--rounds N] [--only PART]
 
-Parts: codec, peer, port, raw, idle. Every ratio is of pairs measured in turn.
+Parts: codec, peer, port, binary, idle. Every ratio is of pairs measured in turn.
 """
 
 import subprocess
@@ -105,15 +105,15 @@ def bench_port(table, count, node, certificates, direct):
     table.add("  ratio", ratio(ours, theirs), "", bar=0.6)
 
 
-def bench_raw(table, count, node, certificates, direct):
-    """Raw sessions against gRPC, and following against bare TLS."""
+def bench_binary(table, count, node, certificates, direct):
+    """Binary sessions against gRPC, and following against bare TLS."""
     straight = Client(direct, certificates)
     ours, theirs = rounds(
         count,
         lambda: client("produce", node.address, certificates, 10_000),
         lambda: straight.unary(64, UNARY_CALLS)[-1],
     )
-    table.add("raw produce, 64 in flight, durable", median(ours), "appends/s")
+    table.add("binary produce, 64 in flight, durable", median(ours), "appends/s")
     table.add("  unary gRPC (grpc_listen)", median(theirs), "calls/s")
     table.add("  ratio", ratio(ours, theirs), "", bar=2.0)
     client("fill", node.address, certificates, FOLLOW_SIZE // (64 * KIB) + 64)
@@ -140,7 +140,7 @@ def bench_idle(table, node, certificates):
     among = client("latency", node.address, certificates, 2000)
     crowd.close()
     table.add(
-        f"private memory of an idle raw client ({IDLE_CLIENTS} of them)",
+        f"private memory of an idle binary client ({IDLE_CLIENTS} of them)",
         size / KIB,
         "KiB",
         bar=128,
@@ -166,13 +166,13 @@ def main():
             bench_peer(table, options.rounds, certificates)
         direct = f"127.0.0.1:{free_port()}"
         node = NodeProcess(Path(folder) / "node", certificates, settings=f"grpc_listen: {direct}")
-        if wanted("port") or wanted("raw") or wanted("idle"):
+        if wanted("port") or wanted("binary") or wanted("idle"):
             node.start()
         try:
             if wanted("port"):
                 bench_port(table, options.rounds, node, certificates, direct)
-            if wanted("raw"):
-                bench_raw(table, options.rounds, node, certificates, direct)
+            if wanted("binary"):
+                bench_binary(table, options.rounds, node, certificates, direct)
             if wanted("idle"):
                 bench_idle(table, node, certificates)
         finally:

@@ -1,4 +1,4 @@
-"""One raw client in a process of its own, for `bench.wire`: does a task, prints one figure, ends.
+"""One binary client in a process of its own, for `bench.wire`: does a task, prints one figure, ends.
 
 python -m bench.wire_client TASK HOST:PORT CERTIFICATES [NUMBER]
 """
@@ -17,8 +17,8 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from loghouse.api.v1.log_pb2 import Record
-from loghouse.client.raw import ClientTls, connect
 from loghouse.limits import KIB
+from loghouse.net.binary_client import ClientTls, connect
 from loghouse.protocol.batch import encode_batch
 
 VALUE = b"v" * 100

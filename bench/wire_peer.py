@@ -113,7 +113,7 @@ def peer(folder, cluster, done):
     watch = LinkWatch(reactor)
     tls = contexts(folder, "node-1")
     links = LinkDoor(
-        raw=type("NoRaw", (), {})(),
+        binary=type("NoBinary", (), {})(),
         watch=watch,
         times=LinkTimes(),
         hello=hello(cluster, "node-1"),

@@ -52,7 +52,11 @@ ONLY_IN = {
     "asyncio": {"api", "client", "runtime", "cli", "testing"},
     "casbin": {"auth"},
     "yaml": {"config", "testing"},
+    "twisted": set(LEVELS) - PURE - {"client", "cli", "config"},
 }
+# Rooms that stand high and need little: what they may import of the house. A program that uses a log imports
+# the client, which therefore brings nothing of the server.
+NEEDS_ONLY = {"client": {"api.v1", "protocol", "errors", "limits"}}
 BANNED = {"pickle", "marshal", "shelve"}
 
 
@@ -101,6 +105,8 @@ def violations():
                 target = room_of(name)
                 if target != room and LEVELS[target] >= LEVELS[room]:
                     yield f"{module} imports {name}: {target} is not below {room}"
+                if target not in NEEDS_ONLY.get(room, set(LEVELS)) | {room}:
+                    yield f"{module} imports {name}: {room} needs only {sorted(NEEDS_ONLY[room])}"
             if room in PURE and top in PURE_FORBIDDEN - allowed:
                 yield f"{module} imports {name}: {room} is pure"
             if top in ONLY_IN and room not in ONLY_IN[top]:

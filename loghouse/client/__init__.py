@@ -1,7 +1,7 @@
 """Clients of a Loghouse cluster: `connect` for asyncio, `connect_blocking` for everybody else.
 
-Needs neither Twisted nor anything of the server. `loghouse.client.raw` is a client of the binary protocol for
-Twisted programs, imported on its own.
+Needs neither Twisted nor anything of the server. The client of the binary protocol for Twisted programs is
+`loghouse.net.binary_client`.
 """
 
 from loghouse.client.asynchronous import AsyncClient, connect

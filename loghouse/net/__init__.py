@@ -1,1 +1,1 @@
-"""The one TLS port: peers, raw clients, and the way to gRPC."""
+"""The one TLS port: peers, binary clients, and the way to gRPC."""

@@ -1,7 +1,7 @@
 """The accepting side of `loghouse/1`: who is there, may it stay, and who serves it.
 
 A link is up only when the peer's certificate and its Hello agree. Before that nothing of it is believed, and
-it counts as a stranger. What a client asks is `raw_server`'s business; what a node says goes to `Peers`.
+it counts as a stranger. What a client asks is `binary_server`'s business; what a node says goes to `Peers`.
 Certificates that expire or are denied later end their links within a second.
 """
 
@@ -19,8 +19,8 @@ from zope.interface import implementer
 from loghouse.auth.identity import Identity
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
 from loghouse.net.admission import ConnectionTicket, network_of
+from loghouse.net.binary_server import BinaryServer, BinarySession, describe
 from loghouse.net.link import Link, LinkTimes, LinkWatch
-from loghouse.net.raw_server import RawDoor, RawServer, describe
 from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.client_messages import Describe
 from loghouse.protocol.greeting import Certified
@@ -58,7 +58,7 @@ class LinkDoor:
     `BulkTlsFactory`.
     """
 
-    raw: RawDoor
+    binary: BinaryServer
     watch: LinkWatch
     times: LinkTimes
     hello: Callable[[], Hello]
@@ -78,7 +78,7 @@ class AcceptedLink(Link):
         self._ticket = ticket
         self._identity: Identity | None = None
         self._shown: ShownCertificate | None = None
-        self._server: RawServer | None = None
+        self._server: BinarySession | None = None
 
     def connectionMade(self) -> None:
         """Twisted has a connection; with TLS the handshake is still to come."""
@@ -124,7 +124,7 @@ class AcceptedLink(Link):
                 self._door.peers.admit(hello)
         try:
             subject = self._identity.subject
-            has_rule = is_node or self._door.raw.gate.authorizer.permits_anything(subject)
+            has_rule = is_node or self._door.binary.gate.authorizer.permits_anything(subject)
             self._ticket.identify(subject, is_node=is_node, has_rule=has_rule)
         except ResourceExhaustedError as error:
             raise ProtocolError(str(error)) from None
@@ -144,7 +144,7 @@ class AcceptedLink(Link):
     def _link_up(self, event: LinkUp) -> None:
         assert self._identity is not None
         if event.hello.role == LinkRole.CLIENT:
-            self._server = RawServer(self._door.raw, self, self._identity)
+            self._server = BinarySession(self._door.binary, self, self._identity)
         elif self._door.peers is not None and not event.agreement.is_restricted:
             self._door.peers.link_up(self)
 
@@ -152,7 +152,7 @@ class AcceptedLink(Link):
         # A node is no subject of the policy; its certificate is what lets it ask.
         assert self.session is not None
         if isinstance(event.request, Describe):
-            self.session.answer(event.stream, describe(self._door.raw.gate.node))
+            self.session.answer(event.stream, describe(self._door.binary.gate.node))
         else:
             self.session.refuse(event.stream, NotSupportedError("nodes may only describe"))
 

@@ -1,4 +1,4 @@
-"""Appends of raw sessions: checked, joined with their like, answered, and given up in time.
+"""Appends of binary sessions: checked, joined with their like, answered, and given up in time.
 
 A session may have hundreds of small ones under way, so one costs no Deferred and no timer of its own: whoever
 settles it calls it. One `AppendDoor` serves all sessions of a node, one `Appends` each of them.
@@ -40,7 +40,7 @@ class AppendLink(Protocol):
 
 
 class AppendDoor:
-    """What the appends of all raw sessions share: the way to the node, together.
+    """What the appends of all binary sessions share: the way to the node, together.
 
     Args:
         soon: Runs work at the end of this turn of the reactor.
@@ -231,7 +231,7 @@ class Appends:
     def refuse(self, append: Append, error: BaseException) -> None:
         """Queue the refusal of an append."""
         self._end(append)
-        self._session.refuse(append.stream, refusal_of(error, "a raw append", may_be_done=True))
+        self._session.refuse(append.stream, refusal_of(error, "a binary append", may_be_done=True))
 
     def _end(self, append: Append) -> None:
         del self._open[append.stream]

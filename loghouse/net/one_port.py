@@ -26,11 +26,11 @@ from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
 from loghouse.net.accept import LinkDoor, Peers, own_hello
 from loghouse.net.admission import Admission, limits_for
 from loghouse.net.appending import AppendDoor
+from loghouse.net.binary_server import BinaryServer
 from loghouse.net.callers import Callers
 from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.private_directory import PrivateDirectory
-from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts
 from loghouse.node.api import NodeLike
 from loghouse.node.gate import Gate
@@ -142,7 +142,7 @@ class OnePort:
             record_size_max=self._options.record_size_max,
         )
         links = LinkDoor(
-            raw=RawDoor(
+            binary=BinaryServer(
                 gate=gate,
                 scheduler=self._reactor,
                 appends=AppendDoor(
@@ -182,7 +182,7 @@ class OnePort:
                 self.logger.error("certificates cannot be read: {error}", error=str(error))
 
     def stop_accepting(self) -> Deferred[None]:
-        """Take no new connections; raw clients finish what is open and end. Those of gRPC are gRPC's.
+        """Take no new connections; binary clients finish what is open and end. Those of gRPC are gRPC's.
 
         Links of other nodes stay: what clients wait for comes over them. See `leave_nodes`.
         """
@@ -192,7 +192,7 @@ class OnePort:
         return maybeDeferred(self._port.stopListening)
 
     def when_clients_are_gone(self, seconds: float) -> Deferred[None]:
-        """Fire when all raw clients' sessions have ended, at the latest after `seconds`."""
+        """Fire when all binary clients' sessions have ended, at the latest after `seconds`."""
         return self.watch.when_empty(nodes_too=False).addTimeout(
             seconds, self._reactor, onTimeoutCancel=lambda _, seconds: None
         )

@@ -1,6 +1,6 @@
 """What the doors may ask of a node: the seam between `loghouse.api`, `loghouse.net` and `loghouse.node`.
 
-Servicers and raw sessions know a node only through `NodeLike`. Offsets count records from 0 and have
+Servicers and binary sessions know a node only through `NodeLike`. Offsets count records from 0 and have
 no gaps; times are microseconds since the epoch; sizes are bytes.
 """
 

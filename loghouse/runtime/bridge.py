@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred
 
 from loghouse.runtime.scheduling import Later, Soon
@@ -33,6 +34,13 @@ def to_asyncio(work: Deferred[T]) -> asyncio.Future[T]:
 def soon() -> Soon:
     """Return what runs work at the end of this turn of the loop; its handle can cancel it."""
     return asyncio.get_event_loop().call_soon
+
+
+def soon_of(reactor: Any) -> Soon | None:
+    """Return what runs work at the end of a turn of this reactor; None unless it runs on an asyncio loop."""
+    if not isinstance(reactor, AsyncioSelectorReactor):
+        return None
+    return lambda work: asyncio.get_running_loop().call_soon(work)
 
 
 def later() -> Later:

@@ -1,4 +1,4 @@
-"""A real front door with real TLS on loopback, certificates for every kind of stranger, and raw sockets."""
+"""A real front door with real TLS on loopback, certificates for every kind of stranger, and plain sockets."""
 
 import functools
 import random
@@ -18,15 +18,15 @@ from twisted.trial.unittest import TestCase
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
 from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.auth.policy import Authorizer
-from loghouse.client.raw import ClientTls, connect
 from loghouse.net.accept import LinkDoor, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.appending import AppendDoor
+from loghouse.net.binary_client import ClientTls, connect
+from loghouse.net.binary_server import BinaryServer
 from loghouse.net.callers import Callers
 from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialDoor, PeerLink
-from loghouse.net.raw_server import RawDoor
 from loghouse.net.tls import TlsContexts
 from loghouse.node.gate import Gate
 from loghouse.protocol.framing import HEADER
@@ -147,7 +147,7 @@ class WireCase(TestCase):
         self.credentials = None if plaintext else Credentials(self.tls_paths())
         self.tls = None if plaintext else TlsContexts(self.credentials, clock=lambda: self.wall_clock())
         gate = Gate(self.node, self.authorizer, clock=lambda: self.wall_clock())
-        raw = RawDoor(
+        server = BinaryServer(
             gate=gate,
             scheduler=reactor,
             appends=AppendDoor(
@@ -160,7 +160,7 @@ class WireCase(TestCase):
             shares=self.shares,
         )
         links = LinkDoor(
-            raw=raw,
+            binary=server,
             watch=LinkWatch(reactor),
             times=self.times,
             hello=own_hello(self.node, "test"),

@@ -1,4 +1,4 @@
-"""The appends of one raw session: their order, and a node with a bug behind them."""
+"""The appends of one binary session: their order, and a node with a bug behind them."""
 
 from types import SimpleNamespace
 

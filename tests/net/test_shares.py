@@ -16,7 +16,7 @@ from loghouse.protocol.framing import pack_header
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.shares import Shares
 from tests.net.doors import WireCase, asynchronous, authority, client_certificate, frames_in, until
-from tests.net.test_raw_session import batch, refused
+from tests.net.test_binary_session import batch, refused
 
 
 class ShareTests(WireCase):

@@ -137,8 +137,8 @@ class LinkSocketTests(PeerCase):
             self.assertEqual(tcp.bufferSize, SOCKET_BUFFER_SIZE)
 
 
-class RawClientSocketTests(WireCase):
-    """A raw client, over real TLS."""
+class BinaryClientSocketTests(WireCase):
+    """A binary client, over real TLS."""
 
     @asynchronous
     async def test_client(self):

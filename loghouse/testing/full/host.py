@@ -139,7 +139,7 @@ class Host:
         hello = own_hello(node, "simulated")
         self._admission = Admission(ConnectionLimits())
         self._door = LinkDoor(
-            raw=None,  # type: ignore[arg-type]
+            binary=None,  # type: ignore[arg-type]
             watch=self._watch,
             times=LinkTimes(),
             hello=hello,

@@ -80,8 +80,8 @@ class ClientLink(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RawDoor:
-    """What every raw session of a node shares.
+class BinaryServer:
+    """What every binary session of a node shares.
 
     `scheduler` is the reactor's clock; `shares` counts what subjects hold.
     """
@@ -92,12 +92,12 @@ class RawDoor:
     shares: Shares = field(default_factory=Shares)
 
 
-class RawServer:
-    """One client's requests."""
+class BinarySession:
+    """Serves one client's requests."""
 
-    def __init__(self, door: RawDoor, link: ClientLink, identity: Identity) -> None:
-        self._door = door
-        self._gate = door.gate
+    def __init__(self, server: BinaryServer, link: ClientLink, identity: Identity) -> None:
+        self._server = server
+        self._gate = server.gate
         self._link = link
         self._identity = identity
         assert link.session is not None
@@ -110,8 +110,8 @@ class RawServer:
         self._ready: tuple[Fetched, int, bool] | None = None  # read, and not sent yet
         self._followed: set[int] = set()
         self._unsent_size = 0  # of answers that were read and are not on their way out
-        self._answers = Holding(door.shares.answers, identity.subject)
-        self._appends = Appends(door.appends, link, link.session, identity.subject)
+        self._answers = Holding(server.shares.answers, identity.subject)
+        self._appends = Appends(server.appends, link, link.session, identity.subject)
         self._session.check_before_body(self._check_unread)
 
     # --- from the link ------------------------------------------------------------------
@@ -176,7 +176,7 @@ class RawServer:
                 self._offsets[stream] = request.offset
                 self._read_next()
             case Follow() as request:
-                self._door.shares.followers.take(self._identity.subject)
+                self._server.shares.followers.take(self._identity.subject)
                 self._followed.add(stream)
                 self._offsets[stream] = request.offset
                 self._follow_on(stream)
@@ -211,7 +211,7 @@ class RawServer:
         error = failure.value
         assert error is not None
         if not isinstance(error, CancelledError):
-            self._session.refuse(stream, refusal_of(error, "a raw request", may_be_done=False))
+            self._session.refuse(stream, refusal_of(error, "a binary request", may_be_done=False))
 
     def _finish(self, _: object, stream: int) -> None:
         self._running.pop(stream, None)
@@ -253,7 +253,7 @@ class RawServer:
                 return
             self._is_reading = True
             self._read(*self._reads.popleft())
-        self._door.scheduler.callLater(0, self._next_turn)
+        self._server.scheduler.callLater(0, self._next_turn)
 
     def _next_turn(self) -> None:
         self._is_in_turn = False
@@ -311,7 +311,7 @@ class RawServer:
         self._offsets.pop(stream, None)
         if stream in self._followed:
             self._followed.discard(stream)
-            self._door.shares.followers.give_back(self._identity.subject)
+            self._server.shares.followers.give_back(self._identity.subject)
 
     def _read_failed(self, failure: Failure, stream: int) -> None:
         self._end_read(stream)

@@ -9,13 +9,11 @@ Nothing is tried again here: an `OutcomeUnknownError` is the caller's to judge.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IHandshakeListener
@@ -38,6 +36,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.limits import GREETING_SECONDS, MIB
+from loghouse.net.tls import ALPN
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
@@ -57,10 +56,10 @@ from loghouse.protocol.entry import DEFAULT_GROUP, Buffer, Entry, crc32c, decode
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import Answered, Event, LinkFailed, LinkUp, Refused, Session
+from loghouse.runtime.bridge import soon_of
 from loghouse.runtime.bulk_tls import BulkTlsFactory, write_at_once
 from loghouse.runtime.sockets import use_large_buffers
 
-ALPN: Final = b"loghouse/1"
 CREDIT_SIZE_DEFAULT: Final = 4 * MIB
 
 OnFrames = Callable[[FollowFrames], "Deferred[None] | None"]
@@ -89,7 +88,7 @@ class ClientTls:
         )
 
 
-def connect(reactor: Any, host: str, port: int, tls: ClientTls | None) -> Deferred[RawConnection]:
+def connect(reactor: Any, host: str, port: int, tls: ClientTls | None) -> Deferred[BinaryConnection]:
     """Connect and greet; `tls` None is for a node configured as plaintext, on loopback.
 
     Raises (as failure):
@@ -97,14 +96,11 @@ def connect(reactor: Any, host: str, port: int, tls: ClientTls | None) -> Deferr
         UnavailableError: There is no connection to it.
     """
     endpoint: Any = HostnameEndpoint(reactor, host, port)
-    factory: Any = Factory.forProtocol(lambda: RawConnection(is_tls=tls is not None))
+    factory: Any = Factory.forProtocol(lambda: BinaryConnection(is_tls=tls is not None))
     if tls is None:
         connected: Deferred[Any] = endpoint.connect(factory)
     else:
-        # On an asyncio reactor the loop's own queue is a shorter way to the end of a turn than its timers.
-        is_asyncio = isinstance(reactor, AsyncioSelectorReactor)
-        soon = (lambda work: asyncio.get_running_loop().call_soon(work)) if is_asyncio else None
-        secured = BulkTlsFactory(tls.options(host), True, factory, clock=reactor, soon=soon)
+        secured = BulkTlsFactory(tls.options(host), True, factory, clock=reactor, soon=soon_of(reactor))
         connected = endpoint.connect(secured)
         connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
     connected.addErrback(_unreachable, f"{host}:{port}")
@@ -132,14 +128,14 @@ class _Asked:
 
 
 @implementer(IHandshakeListener)
-class RawConnection(Protocol):
+class BinaryConnection(Protocol):
     """One connection to a node. Every Deferred may be cancelled; that cancels the request."""
 
     def __init__(self, *, is_tls: bool) -> None:
         self._is_tls = is_tls
         self._session: Session | None = None
         self._asked: dict[int, _Asked] = {}
-        self._up: Deferred[RawConnection] | None = None
+        self._up: Deferred[BinaryConnection] | None = None
         self._lost: LoghouseError | None = None
         self._closed: list[Deferred[None]] = []
         self._is_receiving = False
@@ -305,9 +301,9 @@ class RawConnection(Protocol):
 
     # --- Twisted -------------------------------------------------------------------------
 
-    def when_up(self) -> Deferred[RawConnection]:
+    def when_up(self) -> Deferred[BinaryConnection]:
         """Fire with this connection once the node said Hello."""
-        up: Deferred[RawConnection] = Deferred(lambda _: self.abort())
+        up: Deferred[BinaryConnection] = Deferred(lambda _: self.abort())
         if self._lost is not None:
             up.errback(self._lost)
         elif self.hello is not None:

@@ -1,4 +1,4 @@
-"""Tests of raw client sessions through the real door: what they get, and what they are refused."""
+"""Tests of binary client sessions through the real door: what they get, and what they are refused."""
 
 import os
 import threading
@@ -8,9 +8,9 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, succ
 
 from loghouse import errors
 from loghouse.api.v1.log_pb2 import Record
-from loghouse.client.raw import connect
 from loghouse.limits import MIB, PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.net.appending import ENTRIES_MAX
+from loghouse.net.binary_client import connect
 from loghouse.net.link import LinkTimes
 from loghouse.protocol import checking
 from loghouse.protocol.batch import compress, decode_batch, encode_batch
@@ -145,7 +145,7 @@ class RequestTests(WireCase):
         """A batch whose client stops waiting while it is checked goes, and those behind it are proposed."""
         self.open_door()
         connection = await self.connect()
-        checks = self.doors.links.raw.appends.checks
+        checks = self.doors.links.binary.appends.checks
         held = Deferred()
         self.patch(checks, "_in_thread", lambda work: held)
         large = compress(batch(bytes(2 * UNPACKED_AT_ONCE_MAX)), Codec.ZSTD)
