@@ -7,7 +7,10 @@ from pathlib import Path
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse import limits
 from loghouse.limits import KIB, MIB
+from loghouse.net.appending import PRODUCE_SECONDS_DEFAULT
+from loghouse.net.link import CLOSE_SECONDS_MAX
 from loghouse.protocol.batch import decode_batch
 from loghouse.protocol.codec import body_size_max
 from loghouse.protocol.entry import crc32c
@@ -20,6 +23,7 @@ from tests.vectors.sample_session import lines
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "examples" / "raw_client.py"
 SPECIFICATION = ROOT / "docs" / "wire_format.md"
+CLIENT_SPECIFICATION = ROOT / "docs" / "wire_client.md"
 
 
 def load():
@@ -33,12 +37,46 @@ def load():
 raw_client = load()
 
 
+def cells_of(line):
+    """Return the cells of a row of a table."""
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
 def block(name):
     """Return the text of a fenced block of the specification."""
     return SPECIFICATION.read_text().split(f"```{name}\n")[1].split("```")[0]
 
 
 VECTORS = ("wire.json", "wire_raft.json")
+DEADLINES = (
+    ("is not there 10 s after TCP accepted", limits.GREETING_SECONDS),
+    ("(ClientHello: 5 s)", limits.CLIENT_HELLO_SECONDS),
+    ("is not whole 10 s, and 1 s more for each 64 KiB of it", limits.FRAME_SECONDS),
+    ("it pings after 30 s", limits.SILENCE_SECONDS),
+    ("60 s without a byte", limits.SILENCE_SECONDS_MAX),
+    ("is not taken for 60 s", limits.STUCK_SECONDS_MAX),
+    ("is not answered for 5 s", CLOSE_SECONDS_MAX),
+    ("the node's own, 30 s", PRODUCE_SECONDS_DEFAULT),
+)
+CLIENT_LIMITS = {
+    "a batch, as sent and unpacked": f"{limits.PAYLOAD_SIZE_MAX // MIB} MiB",
+    "records in a batch": f"1 to {limits.RECORDS_PER_BATCH_MAX:,}, exactly `record_count`",
+    "a record, encoded": f"{limits.RECORD_SIZE_MAX // MIB} MiB, or `limits.record_bytes_max` of the node",
+    "headers of a record": f"{limits.HEADERS_PER_RECORD_MAX:,}",
+    "zstd window; blocks": f"{limits.ZSTD_WINDOW_SIZE_MAX // MIB} MiB; {limits.ZSTD_BLOCKS_MAX:,}",
+    "a read's answer": f"`size_max`, at most {limits.FETCH_SIZE_MAX // MIB} MiB, or one entry",
+    "credit of a Follow": f"{limits.FOLLOW_CREDIT_MAX // MIB} MiB",
+    "Follows of a connection": f"{limits.FOLLOWS_PER_CONNECTION_MAX}",
+    "batches of a producer without an answer": f"{limits.PRODUCER_BATCHES_MAX}",
+    "producers registered by a subject on one node": (
+        f"{limits.REGISTRATIONS_AT_ONCE_MAX}, then one in {limits.REGISTRATION_SECONDS:g} s"
+    ),
+    "producers that the cluster knows": f"{limits.PRODUCERS_MAX}: the least recently used is forgotten",
+    "connections of a subject on one node; of one without any rule": (
+        f"{limits.CONNECTIONS_PER_CLIENT_MAX}; {limits.CONNECTIONS_WITHOUT_RULE_MAX}"
+    ),
+    "bytes of a subject's unfinished appends on one node": f"{limits.BODIES.share // MIB} MiB",
+}
 LIMITS = (
     ("| Hello | 4 KiB |", 0x0001, 4 * KIB),
     ("Failure | 8 KiB |", 0x030F, 8 * KIB),
@@ -111,17 +149,22 @@ class SpecificationTests(SynchronousTestCase):
         self.assertEqual(block("session").splitlines(), lines())
 
     def test_error_codes(self):
-        """Every error that can be on the wire has its row: code, numbers, texts."""
+        """Every error that can be on the wire has its row: details, again or not, appended or not."""
         rows = {
-            int(cells[1]): (cells[3], cells[4].replace(", or empty", ""))
-            for cells in (row.split("|") for row in SPECIFICATION.read_text().splitlines())
-            if len(cells) == 6 and cells[1].strip().isdigit()
+            int(cells[0]): (cells[2], cells[3].replace(", or empty", ""), cells[4] == "yes", cells[6])
+            for cells in map(cells_of, SPECIFICATION.read_text().splitlines())
+            if len(cells) == 7 and cells[0].isdigit()
         }
         expected = {
-            cls.code: (", ".join(numbers), ", ".join(texts))
+            cls.code: (
+                ", ".join(numbers),
+                ", ".join(texts),
+                cls.may_retry,
+                "perhaps" if cls.was_appended is None else "no",
+            )
             for cls, (numbers, texts, _) in FAILURE_FIELDS.items()
         }
-        self.assertEqual({code: tuple(map(str.strip, row)) for code, row in rows.items()}, expected)
+        self.assertEqual(rows, expected)
 
     def test_limits(self):
         """The limits it states are those of the code."""
@@ -129,6 +172,23 @@ class SpecificationTests(SynchronousTestCase):
         for text, kind, size in LIMITS:
             self.assertIn(text, stated)
             self.assertEqual(body_size_max(kind), size, text)
+
+    def test_deadlines(self):
+        """The deadlines of a connection are those of the code."""
+        stated = SPECIFICATION.read_text()
+        for text, seconds in DEADLINES:
+            self.assertIn(text, stated)
+            self.assertIn(f"{seconds:g} s", text)
+
+    def test_what_a_client_may_send(self):
+        """The limits that no frame announces are those of the code."""
+        rows = {
+            cells[0]: cells[1]
+            for cells in map(cells_of, CLIENT_SPECIFICATION.read_text().splitlines())
+            if len(cells) == 3
+        }
+        for what, stated in CLIENT_LIMITS.items():
+            self.assertEqual(rows[what], stated)
 
 
 class ExampleTests(SynchronousTestCase):
