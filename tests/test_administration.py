@@ -1,7 +1,9 @@
 """Whole nodes in one process: what an operator asks of them."""
 
 from loghouse.errors import InvalidRequestError, MembershipError, UnavailableError
+from loghouse.gossip.members import MemberKey
 from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.raft_messages import Envelope, TimeoutNow
 from tests.driver.town import TownTestCase
 
@@ -18,8 +20,8 @@ class AdministrationTests(TownTestCase):
         asked = town.leader
         dead, living = (one for one in town.running if not one.leads)
         dead.crash()
-        gone = (dead.name, dead.node.disk_uuid)
-        town.until(lambda: asked.cluster.liveness_of(*gone) == "dead", 60)
+        gone = MemberKey(dead.name, dead.node.disk_uuid)
+        town.until(lambda: asked.cluster.liveness_of(gone) is Liveness.DEAD, 60)
         failure = self.failure(town, living.node.remove(living.name), MembershipError)
         self.assertIn(f"{dead.name} cannot be reached", failure.getErrorMessage())
         self.assertEqual(len(asked.node.configuration.voters), 3)
@@ -183,7 +185,7 @@ class AdministrationTests(TownTestCase):
             self.assertEqual(status.leader, town.leader.name)
             self.assertEqual((status.lowest_offset, status.next_offset), (0, 1))
             self.assertEqual({member.match_index for member in status.members}, {status.commit_index})
-            self.assertEqual({member.liveness for member in status.members}, {"alive"})
+            self.assertEqual({member.liveness for member in status.members}, {Liveness.ALIVE})
             others = {member.version for member in status.members if member.name != one.name}
             self.assertEqual(others, {"test"}, "what the others' Hello says")
 
@@ -198,7 +200,7 @@ class AdministrationTests(TownTestCase):
         self.assertEqual(status.leader, "")
         self.assertEqual(
             {member.name: member.liveness for member in status.members},
-            {"a": "dead", "b": "dead", "c": "alive"},
+            {"a": Liveness.DEAD, "b": Liveness.DEAD, "c": Liveness.ALIVE},
         )
         self.failure(town, town["c"].node.remove("a"), UnavailableError)
         self.failure(town, town["c"].node.transfer("c"), UnavailableError)

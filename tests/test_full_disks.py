@@ -4,7 +4,9 @@ import errno
 from contextlib import contextmanager
 
 from loghouse.errors import DiskFullError, RequestError, ResourceExhaustedError, UnavailableError
+from loghouse.gossip.members import MemberKey
 from loghouse.limits import KIB, MIB
+from loghouse.protocol.gossip_messages import Liveness
 from loghouse.testing.disk import FILLED, DiskFault, disk_error
 from tests.driver.town import TownTestCase
 
@@ -40,8 +42,8 @@ class AddressBookTests(TownTestCase):
         follower = town["b"]
         town.until(lambda: follower.node.leader_name)
         leader = town.leader
-        key = follower.node.disk_uuid
-        town.until(lambda: leader.cluster.liveness_of("b", key) == "alive")
+        key = MemberKey("b", follower.node.disk_uuid)
+        town.until(lambda: leader.cluster.liveness_of(key) is Liveness.ALIVE)
 
 
 class LeaderTests(TownTestCase):

@@ -173,7 +173,7 @@ class StrangerTests(TownTestCase):
                 )
                 intruder.send(leader, ping)
                 town.advance(0.1)
-                self.assertEqual(leader.cluster.liveness_of(victim.name, victim.node.disk_uuid), "alive")
+                self.assertIs(leader.cluster.liveness_of(victim.cluster._swim.key), Liveness.ALIVE)
                 self.assertEqual(leader.cluster.address_of(victim.cluster._swim.key), victim.address)
         self.assertGreater(leader.cluster._swim.refusals["hearsay of a stranger"], 0)
 

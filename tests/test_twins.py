@@ -3,6 +3,7 @@
 from loghouse.errors import MembershipError
 from loghouse.gossip.members import MemberKey
 from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.gossip_messages import Liveness
 from tests.driver.town import Resident, TownTestCase
 
 
@@ -22,7 +23,7 @@ class TwinTests(TownTestCase):
         twin = self.twin(town, member).start()
         others = [one for one in town.running if one.name != member.name]
         key = MemberKey(twin.name, twin.node.disk_uuid)
-        town.until(lambda: all(one.cluster.liveness_of(*key) == "alive" for one in others))
+        town.until(lambda: all(one.cluster.liveness_of(key) is Liveness.ALIVE for one in others))
         town.advance(10)
         return town, member, twin, others
 
@@ -34,7 +35,7 @@ class TwinTests(TownTestCase):
             self.assertEqual(servers[member.name], member.address)
             status = self.result(town, one.node.status())
             shown = [(m.address, bool(m.id), m.role) for m in status.members if m.name == member.name]
-            self.assertEqual(shown, [(member.address, True, "voter"), (twin.address, False, "none")])
+            self.assertEqual(shown, [(member.address, True, MemberRole.VOTER), (twin.address, False, None)])
         for one in (*others, member):
             self.assertEqual(town.shape(one.name), "aV bV cV")
         self.assertIsNone(twin.node._replica)
@@ -55,7 +56,8 @@ class TwinTests(TownTestCase):
         self.assertLess(member.cluster._swim.incarnation - incarnation, 3)
         self.assertLess(sum(town.dials.values()) - dials, 600, "links do not go to and fro")
         for one in others:
-            self.assertEqual(one.cluster.liveness_of(member.name, member.node.disk_uuid), "alive")
+            key = MemberKey(member.name, member.node.disk_uuid)
+            self.assertIs(one.cluster.liveness_of(key), Liveness.ALIVE)
 
     def test_remove(self):
         """A removal of the name is refused while both live: it would hit the member. Then it goes."""
@@ -67,7 +69,7 @@ class TwinTests(TownTestCase):
         self.assertEqual(town.shape(town.leader.name), "aV bV cV")
         key = MemberKey(twin.name, twin.node.disk_uuid)
         twin.stop()
-        town.until(lambda: town.leader.cluster.liveness_of(*key) == "dead", 60)
+        town.until(lambda: town.leader.cluster.liveness_of(key) is Liveness.DEAD, 60)
         self.result(town, town.leader.node.remove(member.name))
         self.assertNotIn(member.name, town.shape(town.leader.name))
 

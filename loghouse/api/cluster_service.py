@@ -14,6 +14,8 @@ from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.errors import InvalidRequestError, NotSupportedError
 from loghouse.node.api import ClusterAdmin, NodeLike
+from loghouse.protocol.configuration import ROLE_TEXTS
+from loghouse.protocol.gossip_messages import LIVENESS_TEXTS
 from loghouse.protocol.message import check_name
 from loghouse.runtime.bridge import to_asyncio
 
@@ -90,8 +92,8 @@ class ClusterService:
                 log_pb2.MemberStatus(
                     name=member.name,
                     id=member.id,
-                    role=member.role,
-                    liveness=member.liveness,
+                    role=ROLE_TEXTS[member.role],
+                    liveness=LIVENESS_TEXTS[member.liveness],
                     is_leader=member.is_leader,
                     match_index=member.match_index,
                     address=member.address,

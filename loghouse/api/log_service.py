@@ -35,6 +35,7 @@ from loghouse.limits import (
 from loghouse.node.gate import Gate, proposal_alone
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_record_size, record_steps
+from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.protocol.varint import join_bytes_field
 from loghouse.replica.api import Fetched
@@ -290,7 +291,7 @@ class LogService:
                 id=server.name,
                 rpc_addr=server.address,
                 is_leader=server.is_leader,
-                role=server.role,
+                role=ROLE_TEXTS[server.role],
                 grpc_addr=server.grpc_address,
                 is_alive=server.is_alive,
             )

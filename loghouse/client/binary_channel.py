@@ -23,7 +23,7 @@ from loghouse.protocol.client_messages import (
     Produce,
     RegisterProducer,
 )
-from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 
 DIAL_SECONDS: Final = 3.0
@@ -84,7 +84,7 @@ class BinaryChannel(Channel):
                 address=server.address,
                 grpc_address=server.grpc_address,
                 is_leader=server.is_leader,
-                role="learner" if server.role == MemberRole.LEARNER else "voter",
+                role=ROLE_TEXTS[server.role],
                 is_alive=server.is_alive,
             )
             for server in reply.servers

@@ -544,7 +544,7 @@ class Cluster:
                     address=address,
                     grpc_address=grpc_address if is_dialable(grpc_address) else "",
                     is_leader=member.id == node.leader_id,
-                    role="voter" if member.role is MemberRole.VOTER else "learner",
+                    role=MemberRole.VOTER if member.role is MemberRole.VOTER else MemberRole.LEARNER,
                     is_alive=view is not None and view.liveness in (Liveness.ALIVE, Liveness.SUSPECT),
                 )
             )
@@ -560,17 +560,17 @@ class Cluster:
             if view.liveness in live and (view.name, view.disk_uuid) not in members
         ]
 
-    def version_of(self, name: str, disk_uuid: bytes) -> str:
+    def version_of(self, key: MemberKey) -> str:
         """Return the version of Loghouse that a node said it runs; empty while there is no link to it."""
-        hello = self.peers.hello_of(MemberKey(name, disk_uuid))
+        hello = self.peers.hello_of(key)
         return hello.software.removeprefix("loghouse ") if hello is not None else ""
 
-    def liveness_of(self, name: str, disk_uuid: bytes) -> str:
-        """Return what gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""
+    def liveness_of(self, key: MemberKey) -> Liveness | None:
+        """Return what gossip says of a node; None when it never saw it."""
         for view in self._members():
-            if (view.name, view.disk_uuid) == (name, disk_uuid):
-                return view.liveness.name.lower()
-        return ""
+            if (view.name, view.disk_uuid) == key:
+                return view.liveness
+        return None
 
     # --- joining ----------------------------------------------------------------------
 

@@ -40,7 +40,6 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
-from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
@@ -335,7 +334,7 @@ def describe(node: NodeLike) -> DescribeReply:
                 name=server.name,
                 address=server.address,
                 grpc_address=server.grpc_address,
-                role=MemberRole.LEARNER if server.role == "learner" else MemberRole.VOTER,
+                role=server.role,
                 is_leader=server.is_leader,
                 is_alive=server.is_alive,
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
@@ -36,16 +36,11 @@ from loghouse.protocol.configuration import (
 )
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.forward_messages import AdminOperation
+from loghouse.protocol.gossip_messages import Liveness
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.api import Appended, proposing
 from loghouse.replica.driver import RaftDriver
 from loghouse.shares import Rate
-
-ROLES: Final = {
-    MemberRole.VOTER: "voter",
-    MemberRole.LEARNER: "learner",
-    MemberRole.REPLICA: "replica",
-}
 
 
 @dataclass(slots=True)
@@ -387,17 +382,18 @@ class Administration:
         members = []
         for member in configuration.members:
             is_here = member.disk_uuid == owner.disk_uuid
-            liveness, version, address = "alive", __version__, ""
+            key = MemberKey(member.name, member.disk_uuid)
+            liveness: Liveness | None = Liveness.ALIVE
+            version, address = __version__, ""
             if transport is not None:
-                address = transport.address_of(MemberKey(member.name, member.disk_uuid))
+                address = transport.address_of(key)
             if transport is not None and not is_here:
-                liveness = transport.liveness_of(member.name, member.disk_uuid)
-                version = transport.version_of(member.name, member.disk_uuid)
+                liveness, version = transport.liveness_of(key), transport.version_of(key)
             members.append(
                 MemberState(
                     name=member.name,
                     id=member.id,
-                    role=ROLES[member.role],
+                    role=member.role,
                     liveness=liveness,
                     is_leader=member.id == driver.raft.leader,
                     match_index=matches.get(member.id, 0),
@@ -408,7 +404,7 @@ class Administration:
         members += [
             MemberState(
                 name=stranger.name,
-                liveness=stranger.liveness.name.lower(),
+                liveness=stranger.liveness,
                 address=stranger.profile.address if stranger.profile is not None else "",
             )
             for stranger in (transport.strangers() if transport is not None else ())

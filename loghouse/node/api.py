@@ -12,19 +12,24 @@ from typing import Protocol, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
+from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.gossip_messages import Liveness
 from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
 from loghouse.runtime.scheduling import Cancellable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerView:
-    """One node of the cluster. `grpc_address` is its direct gRPC door, empty when it has none."""
+    """One node of the cluster, for clients: `role` is VOTER or LEARNER, which stands for replicas, too.
+
+    `grpc_address` is its direct gRPC door, empty when it has none.
+    """
 
     name: str
     address: str
     grpc_address: str = ""
     is_leader: bool = False
-    role: str = "voter"
+    role: MemberRole = MemberRole.VOTER
     is_alive: bool = True
 
 
@@ -40,15 +45,15 @@ class Presence:
 class MemberState:
     """One node as the answering node sees it.
 
-    `id` is 0 and `role` "none" for a node that gossip knows and the configuration does not. `liveness` is
-    "alive", "suspect", "dead", "left", or empty when gossip never saw it. `match_index` is the last index the
-    leader knows to be on its disk, 0 when that is not known here.
+    `id` is 0 and `role` None for a node that gossip knows and the configuration does not. `liveness` is None
+    when gossip never saw it. `match_index` is the last index the leader knows to be on its disk, 0 when that
+    is not known here.
     """
 
     name: str
     id: int = 0
-    role: str = "none"
-    liveness: str = ""
+    role: MemberRole | None = None
+    liveness: Liveness | None = None
     is_leader: bool = False
     match_index: int = 0
     address: str = ""

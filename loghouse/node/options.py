@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from loghouse.gossip.members import MemberKey, MemberView
 from loghouse.node.api import Presence, ServerView
 from loghouse.protocol.configuration import Retention
+from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.config import LAN, RaftConfig
@@ -85,8 +86,8 @@ class Transport(Protocol):
     def strangers(self) -> Sequence[MemberView]:
         """The nodes of this cluster that are alive and no members."""
 
-    def version_of(self, name: str, disk_uuid: bytes) -> str:
+    def version_of(self, key: MemberKey) -> str:
         """The version of Loghouse that a node runs; empty while there is no link to it."""
 
-    def liveness_of(self, name: str, disk_uuid: bytes) -> str:
-        """What gossip says of a member: alive, suspect, dead, left; empty when it never saw it."""
+    def liveness_of(self, key: MemberKey) -> Liveness | None:
+        """What gossip says of a node; None when it never saw it."""

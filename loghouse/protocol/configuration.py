@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final
 
 from construct import (
@@ -31,6 +32,17 @@ class MemberRole(IntEnum):
     """Replicates, does not vote, and is promoted when it is caught up and a voter is wanted."""
     REPLICA = 3
     """A learner that is never promoted: a read replica by an operator's wish."""
+
+
+ROLE_TEXTS: Final[Mapping[MemberRole | None, str]] = MappingProxyType(
+    {
+        MemberRole.VOTER: "voter",
+        MemberRole.LEARNER: "learner",
+        MemberRole.REPLICA: "replica",
+        None: "none",
+    }
+)
+"""How gRPC's messages and the Python client say a role; None is that of a node that is no member."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64ub, PrefixedArray, Struct
@@ -32,6 +33,18 @@ class Liveness(IntEnum):
     SUSPECT = 2
     DEAD = 3
     LEFT = 4
+
+
+LIVENESS_TEXTS: Final[Mapping[Liveness | None, str]] = MappingProxyType(
+    {
+        Liveness.ALIVE: "alive",
+        Liveness.SUSPECT: "suspect",
+        Liveness.DEAD: "dead",
+        Liveness.LEFT: "left",
+        None: "",
+    }
+)
+"""How gRPC's messages say what gossip says of a node; None is a node that gossip never saw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,9 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from loghouse.errors import ExpectOffsetError, OffsetOutOfRangeError, UnknownLogError
 from loghouse.node.api import ClusterStatus, MemberState, ServerView
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.gossip_messages import Liveness
 from loghouse.replica.api import Appended, Fetched, LogBounds
 
 
@@ -139,7 +141,7 @@ class FakeNode:
                 name="n2",
                 address="127.0.0.1:8410",
                 grpc_address="127.0.0.1:8411",
-                role="learner",
+                role=MemberRole.LEARNER,
                 is_alive=False,
             ),
         ]
@@ -154,7 +156,7 @@ class FakeClusterNode(FakeNode):
     """A follower of n2 that can be asked to change the cluster; notes what it is asked for."""
 
     leader_name = "n2"
-    liveness = "suspect"
+    liveness = Liveness.SUSPECT
 
     def __init__(self):
         super().__init__()
@@ -169,11 +171,13 @@ class FakeClusterNode(FakeNode):
 
     def status(self):
         members = (
-            MemberState(name="n1", id=1, role="voter", liveness="alive", match_index=8, version="0.1"),
+            MemberState(
+                name="n1", id=1, role=MemberRole.VOTER, liveness=Liveness.ALIVE, match_index=8, version="0.1"
+            ),
             MemberState(
                 name="n2",
                 id=2,
-                role="voter",
+                role=MemberRole.VOTER,
                 liveness=self.liveness,
                 is_leader=True,
                 match_index=9,

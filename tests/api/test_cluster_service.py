@@ -2,10 +2,13 @@
 
 import grpc
 from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import __version__, errors
 from loghouse.api.guard import LEADER_KEY
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
+from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
 from tests.api.fake_node import FakeClusterNode
 
@@ -193,3 +196,12 @@ class LeaderTests(ClusterCase):
         await until(lambda: asked)
         call.cancel()
         await until(lambda: cancelled)
+
+
+class TextTests(SynchronousTestCase):
+    """Roles and liveness as gRPC's messages say them."""
+
+    def test_texts(self):
+        """Each is its name in lower case, by which clients know it; what is not known has a text, too."""
+        for texts, values, none in ((ROLE_TEXTS, MemberRole, "none"), (LIVENESS_TEXTS, Liveness, "")):
+            self.assertEqual(texts, {None: none, **{value: value.name.lower() for value in values}})
