@@ -6,24 +6,15 @@ what it said before. Storage keeps the bytes and does not look into them. Layout
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from construct import (
-    Bytes,
-    ConstructError,
-    Int8ub,
-    Int16ub,
-    Int64ub,
-    PascalString,
-    PrefixedArray,
-    Struct,
-    Terminated,
-)
+from construct import Bytes, ConstructError, Int16ub, Struct, Terminated
 
 from loghouse.errors import MalformedMessageError
 from loghouse.limits import ADDRESS_BOOK_SIZE_MAX, ADDRESS_SIZE_MAX, INCARNATION_MAX
 from loghouse.protocol.entry import crc32c
+from loghouse.protocol.fields import U64, Items16, LongText, ShortText, Uuid, plain, read_fields, struct_of
 from loghouse.protocol.message import check_name, check_text
 
 MAGIC: Final = b"LOGHBOOK"
@@ -35,37 +26,22 @@ _FIXED_SIZE: Final = 8 + 2 + 8 + 2 + 4  # magic, version, incarnation, number of
 class Contact:
     """A member that was known: who, where, and the highest incarnation heard of it."""
 
-    name: str
-    disk_uuid: bytes
-    incarnation: int
-    address: str
+    name: ShortText
+    disk_uuid: Uuid
+    incarnation: U64
+    address: LongText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressBook:
     """What a member must not forget: no message of it ever said more than `incarnation`; its contacts."""
 
-    incarnation: int = 0
-    contacts: tuple[Contact, ...] = ()
+    incarnation: U64 = 0
+    contacts: Items16[Contact] = ()
 
 
 # Not compiled: the slow parser is the one that checks lengths.
-_WIRE: Final = Struct(
-    "magic" / Bytes(8),
-    "version" / Int16ub,
-    "incarnation" / Int64ub,
-    "contacts"
-    / PrefixedArray(
-        Int16ub,
-        Struct(
-            "name" / PascalString(Int8ub, "utf8"),
-            "disk_uuid" / Bytes(16),
-            "incarnation" / Int64ub,
-            "address" / PascalString(Int16ub, "utf8"),
-        ),
-    ),
-    Terminated,
-)
+_WIRE: Final = Struct("magic" / Bytes(8), "version" / Int16ub, *struct_of(AddressBook).subcons, Terminated)
 
 
 def contact_size(contact: Contact) -> int:
@@ -81,24 +57,9 @@ def encode_address_book(book: AddressBook) -> bytes:
         room -= contact_size(contact)
         if room < 0:
             break
-        contacts.append(
-            {
-                "name": contact.name,
-                "disk_uuid": contact.disk_uuid,
-                "incarnation": contact.incarnation,
-                "address": contact.address,
-            }
-        )
-    content = bytes(
-        _WIRE.build(
-            {
-                "magic": MAGIC,
-                "version": FORMAT_VERSION,
-                "incarnation": book.incarnation,
-                "contacts": contacts,
-            }
-        )
-    )
+        contacts.append(contact)
+    kept = replace(book, contacts=tuple(contacts))
+    content = bytes(_WIRE.build({"magic": MAGIC, "version": FORMAT_VERSION, **plain(kept)}))
     return content + crc32c(content).to_bytes(4, "big")
 
 
@@ -120,22 +81,14 @@ def decode_address_book(content: bytes) -> AddressBook:
         parsed = _WIRE.parse(fields)
         if parsed.magic != MAGIC or parsed.version != FORMAT_VERSION:
             raise ValueError(f"not an address book of version {FORMAT_VERSION}")
-        contacts = tuple(
-            Contact(
-                name=str(item.name),
-                disk_uuid=bytes(item.disk_uuid),
-                incarnation=int(item.incarnation),
-                address=str(item.address),
-            )
-            for item in parsed.contacts
-        )
-        for contact in contacts:
+        book = read_fields(AddressBook, parsed)
+        for contact in book.contacts:
             check_name("node", contact.name)
             check_text("address", contact.address, ADDRESS_SIZE_MAX)
             if not 0 < contact.incarnation <= INCARNATION_MAX:
                 raise ValueError(f"incarnation {contact.incarnation}")
-        if not 0 <= parsed.incarnation <= INCARNATION_MAX:
-            raise ValueError(f"incarnation {parsed.incarnation}")
+        if not 0 <= book.incarnation <= INCARNATION_MAX:
+            raise ValueError(f"incarnation {book.incarnation}")
     except (ConstructError, UnicodeError, ValueError) as error:
         raise MalformedMessageError(f"address book: {error}") from error
-    return AddressBook(incarnation=int(parsed.incarnation), contacts=contacts)
+    return book

@@ -6,22 +6,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
-from construct import (
-    Bytes,
-    ConstructError,
-    Int8ub,
-    Int32ub,
-    Int64ub,
-    PascalString,
-    PrefixedArray,
-    Struct,
-    Terminated,
-)
+from construct import ConstructError, Int8ub, Int64ub, Struct, Terminated
 
 from loghouse.errors import MalformedMessageError
 from loghouse.limits import MEMBERS_MAX, NAME_SIZE_MAX, SUBJECT_SIZE_MAX
+from loghouse.protocol.fields import (
+    SHORT_TEXT,
+    U32,
+    U64,
+    Items32,
+    ShortText,
+    Uuid,
+    plain,
+    read_fields,
+    struct_of,
+)
 
 
 class MemberRole(IntEnum):
@@ -49,27 +50,27 @@ ROLE_TEXTS: Final[Mapping[MemberRole | None, str]] = MappingProxyType(
 class Member:
     """A node in the configuration: (name, disk uuid), with an id that is never reused."""
 
-    id: int
-    name: str
-    disk_uuid: bytes
-    role: MemberRole
+    id: U32
+    role: Annotated[MemberRole, Int8ub]
+    disk_uuid: Uuid
+    name: ShortText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """How much of the log is kept; 0 means without limit."""
 
-    size_max: int = 0
-    age_max_seconds: int = 0
+    size_max: U64 = 0
+    age_max_seconds: U64 = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """Who is in the group, and its replicated settings. `next_id` is the id of the next new member."""
 
-    members: tuple[Member, ...] = ()
-    removed: tuple[str, ...] = ()
-    next_id: int = 1
+    members: Items32[Member] = ()
+    removed: Items32[ShortText] = ()
+    next_id: U32 = 1
     retention: Retention = Retention()
 
     @property
@@ -108,40 +109,16 @@ class Configuration:
         return replace(self, members=tuple(member for member in self.members if member.id != id_))
 
 
-_NAME: Final = PascalString(Int8ub, "utf8")
 # Not compiled: a compiled construct takes a truncated string or integer for a whole one, or raises
 # struct.error. These are rare, so the slow parser that checks lengths is the right one.
-_CONFIGURATION: Final = Struct(
-    "members"
-    / PrefixedArray(
-        Int32ub, Struct("id" / Int32ub, "role" / Int8ub, "disk_uuid" / Bytes(16), "name" / _NAME)
-    ),
-    "removed" / PrefixedArray(Int32ub, _NAME),
-    "next_id" / Int32ub,
-    "retention_size_max" / Int64ub,
-    "retention_age_max_seconds" / Int64ub,
-    Terminated,
-)
+_CONFIGURATION: Final = Struct(*struct_of(Configuration).subcons, Terminated)
 _TRIM: Final = Struct("lowest_offset" / Int64ub, Terminated)
-_PRODUCER: Final = Struct("subject" / PascalString(Int8ub, "utf8"), Terminated)
+_PRODUCER: Final = Struct("subject" / SHORT_TEXT, Terminated)
 
 
 def encode_configuration(configuration: Configuration) -> bytes:
     """Return the payload of a configuration entry."""
-    return bytes(
-        _CONFIGURATION.build(
-            {
-                "members": [
-                    {"id": m.id, "role": int(m.role), "disk_uuid": m.disk_uuid, "name": m.name}
-                    for m in configuration.members
-                ],
-                "removed": list(configuration.removed),
-                "next_id": configuration.next_id,
-                "retention_size_max": configuration.retention.size_max,
-                "retention_age_max_seconds": configuration.retention.age_max_seconds,
-            }
-        )
-    )
+    return bytes(_CONFIGURATION.build(plain(configuration)))
 
 
 def decode_configuration(payload: bytes) -> Configuration:
@@ -153,23 +130,12 @@ def decode_configuration(payload: bytes) -> Configuration:
     if int.from_bytes(payload[:4], "big") > MEMBERS_MAX:
         raise MalformedMessageError(f"a configuration has at most {MEMBERS_MAX} members")
     try:
-        parsed = _CONFIGURATION.parse(payload)
-        members = tuple(
-            Member(id=m.id, name=str(m.name), disk_uuid=bytes(m.disk_uuid), role=MemberRole(m.role))
-            for m in parsed.members
-        )
+        configuration = read_fields(Configuration, _CONFIGURATION.parse(payload))
     except (ConstructError, UnicodeError, ValueError) as error:
         raise MalformedMessageError(f"configuration: {error}") from error
-    if any(not 0 < len(m.name.encode()) <= NAME_SIZE_MAX for m in members):
+    if any(not 0 < len(m.name.encode()) <= NAME_SIZE_MAX for m in configuration.members):
         raise MalformedMessageError(f"a member's name has 1 to {NAME_SIZE_MAX} bytes")
-    return Configuration(
-        members=members,
-        removed=tuple(str(name) for name in parsed.removed),
-        next_id=parsed.next_id,
-        retention=Retention(
-            size_max=parsed.retention_size_max, age_max_seconds=parsed.retention_age_max_seconds
-        ),
-    )
+    return configuration
 
 
 def encode_trim(lowest_offset: int) -> bytes:

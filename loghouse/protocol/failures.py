@@ -8,32 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
-
-from construct import Int8ub, Int16ub, Int64ub, PrefixedArray, Struct
+from typing import Final, Self
 
 from loghouse import errors
 from loghouse.errors import LoghouseError
 from loghouse.limits import FAILURE_DETAILS_MAX, TEXT_SIZE_MAX
-from loghouse.protocol.message import LONG_TEXT, check_text
-
-FAILURE_SUBCONS: Final = (
-    "code" / Int16ub,
-    "numbers" / PrefixedArray(Int8ub, Int64ub),
-    "texts" / PrefixedArray(Int8ub, LONG_TEXT),
-    "text" / LONG_TEXT,
-)
-FAILURE_WIRE: Final = Struct(*FAILURE_SUBCONS).compile()
+from loghouse.protocol.fields import U16, U64, Items8, LongText
+from loghouse.protocol.message import check_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureFields:
     """The fields that LinkError, Failure and ForwardFailure share."""
 
-    code: int
-    numbers: tuple[int, ...] = ()
-    texts: tuple[str, ...] = ()
-    text: str = ""
+    code: U16
+    numbers: Items8[U64] = ()
+    texts: Items8[LongText] = ()
+    text: LongText = ""
 
     def check(self) -> None:
         """Raise ValueError when there is too much of something."""
@@ -41,23 +32,6 @@ class FailureFields:
             raise ValueError(f"more than {FAILURE_DETAILS_MAX} details")
         for text in (*self.texts, self.text):
             check_text("text", text, TEXT_SIZE_MAX)
-
-    def _values(self) -> dict[str, Any]:
-        return {
-            "code": self.code,
-            "numbers": list(self.numbers),
-            "texts": list(self.texts),
-            "text": self.text,
-        }
-
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        return cls(
-            code=parsed["code"],
-            numbers=tuple(int(number) for number in parsed["numbers"]),
-            texts=tuple(str(text) for text in parsed["texts"]),
-            text=parsed["text"],
-        )
 
     @classmethod
     def of(cls, error: LoghouseError) -> Self:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
-from construct import GreedyBytes, Int8ub, Int16ub, Int32ub, Int64ub, PrefixedArray, Struct
+from construct import GreedyBytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct
 
 from loghouse.errors import LoghouseError
 from loghouse.limits import (
-    CONTROL_SIZE_MAX,
     FORWARD_SIZE_MAX,
     MEMBERS_MAX,
     PAYLOAD_SIZE_MAX,
@@ -24,8 +23,9 @@ from loghouse.limits import (
     SUBJECT_SIZE_MAX,
 )
 from loghouse.protocol.entry import CODEC_MASK, Buffer
-from loghouse.protocol.failures import FAILURE_SUBCONS, FailureFields
-from loghouse.protocol.message import SHORT_TEXT, Message, check_name, check_text
+from loghouse.protocol.failures import FailureFields
+from loghouse.protocol.fields import SHORT_TEXT, U32, U64, Items8, ShortText, message, struct_of
+from loghouse.protocol.message import Message, check_name, check_text
 
 _HAS_CRC: Final = 0x01
 _HAS_EXPECT_OFFSET: Final = 0x02
@@ -48,15 +48,13 @@ class AdminOperation(IntEnum):
     """Answered with the leader's commit index, and the last index known to be on each member's disk."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0120, FORWARD_SIZE_MAX)
 class ForwardProduce(Message):
     """Append this batch for `subject`, who was allowed to where the batch came in. Fields as in Produce.
 
     Answered by ForwardReply or ForwardFailure; the receiver never passes it on.
     """
 
-    KIND: ClassVar[int] = 0x0120
-    SIZE_MAX: ClassVar[int] = FORWARD_SIZE_MAX
     TAIL: ClassVar[str] = "batch"
     WIRE: ClassVar = Struct(
         "request_id" / Int64ub,
@@ -95,17 +93,10 @@ class ForwardProduce(Message):
         given = (_HAS_CRC if self.batch_crc is not None else 0) | (
             _HAS_EXPECT_OFFSET if self.expect_offset is not None else 0
         )
-        return {
-            "request_id": self.request_id,
+        return {name: getattr(self, name) for name in self.READERS} | {
             "given": given,
-            "attributes": self.attributes,
-            "record_count": self.record_count,
             "batch_crc": self.batch_crc or 0,
             "expect_offset": self.expect_offset or 0,
-            "producer_id": self.producer_id,
-            "producer_sequence": self.producer_sequence,
-            "subject": self.subject,
-            "batch": self.batch,
         }
 
     @classmethod
@@ -116,49 +107,30 @@ class ForwardProduce(Message):
         crc, expect = parsed["batch_crc"], parsed["expect_offset"]
         if (crc and not given & _HAS_CRC) or (expect and not given & _HAS_EXPECT_OFFSET):
             raise ValueError("a field that is not given must be zero")
-        return cls(
-            request_id=parsed["request_id"],
-            subject=parsed["subject"],
-            batch=parsed["batch"],
-            record_count=parsed["record_count"],
-            attributes=parsed["attributes"],
-            batch_crc=crc if given & _HAS_CRC else None,
-            expect_offset=expect if given & _HAS_EXPECT_OFFSET else None,
-            producer_id=parsed["producer_id"],
-            producer_sequence=parsed["producer_sequence"],
-        )
+        fields = {name: parsed[name] for name in cls.READERS} | {
+            "batch_crc": crc if given & _HAS_CRC else None,
+            "expect_offset": expect if given & _HAS_EXPECT_OFFSET else None,
+        }
+        return cls(**fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0121)
 class ForwardReply(Message):
     """The batch is durable on a majority: where it went. `timestamp` in microseconds."""
 
-    KIND: ClassVar[int] = 0x0121
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct(
-        "request_id" / Int64ub,
-        "base_offset" / Int64ub,
-        "record_count" / Int32ub,
-        "timestamp" / Int64ub,
-        "index" / Int64ub,
-        "term" / Int64ub,
-    ).compile()
-
-    request_id: int
-    base_offset: int
-    record_count: int
-    timestamp: int
-    index: int
-    term: int
+    request_id: U64
+    base_offset: U64
+    record_count: U32
+    timestamp: U64
+    index: U64
+    term: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0122)
 class ForwardFailure(FailureFields, Message):
     """The request failed; the error says what is certain."""
 
-    KIND: ClassVar[int] = 0x0122
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct("request_id" / Int64ub, *FAILURE_SUBCONS).compile()
+    WIRE: ClassVar = Struct("request_id" / Int64ub, *struct_of(FailureFields).subcons).compile()
 
     request_id: int
 
@@ -170,35 +142,15 @@ class ForwardFailure(FailureFields, Message):
             request_id=request_id, code=told.code, numbers=told.numbers, texts=told.texts, text=told.text
         )
 
-    def _values(self) -> dict[str, Any]:
-        return {"request_id": self.request_id, **FailureFields._values(self)}
 
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        told = FailureFields._from_values(parsed)
-        return cls(
-            request_id=parsed["request_id"],
-            code=told.code,
-            numbers=told.numbers,
-            texts=told.texts,
-            text=told.text,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0123)
 class ForwardAdmin(Message):
     """Do this as the leader, for somebody who was allowed to ask where it came in."""
 
-    KIND: ClassVar[int] = 0x0123
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct(
-        "request_id" / Int64ub, "operation" / Int8ub, "name" / SHORT_TEXT, "number" / Int64ub
-    ).compile()
-
-    request_id: int
-    operation: AdminOperation
-    name: str = ""
-    number: int = 0
+    request_id: U64
+    operation: Annotated[AdminOperation, Int8ub]
+    name: ShortText = ""
+    number: U64 = 0
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what its operation allows."""
@@ -215,61 +167,29 @@ class ForwardAdmin(Message):
         if self.number > number_max:
             raise ValueError(f"number {self.number} of {self.operation.name}, allowed: 0 to {number_max}")
 
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        return cls(
-            request_id=parsed["request_id"],
-            operation=AdminOperation(parsed["operation"]),
-            name=parsed["name"],
-            number=parsed["number"],
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """The last index that the leader knows to be on a member's disk."""
 
-    member: int
-    index: int
+    member: U32
+    index: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0124)
 class ForwardAdminReply(Message):
     """It is done, and committed where it changed the log; what the fields mean is said by the operation."""
 
-    KIND: ClassVar[int] = 0x0124
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct(
-        "request_id" / Int64ub,
-        "name" / SHORT_TEXT,
-        "number" / Int64ub,
-        "matches" / PrefixedArray(Int8ub, Struct("member" / Int32ub, "index" / Int64ub)),
-    ).compile()
-
-    request_id: int
-    name: str = ""
-    number: int = 0
-    matches: tuple[Match, ...] = ()
+    request_id: U64
+    name: ShortText = ""
+    number: U64 = 0
+    matches: Items8[Match] = ()
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what it may be."""
         check_name("node", self.name, empty=True)
         if len(self.matches) > MEMBERS_MAX:
             raise ValueError(f"{len(self.matches)} members, at most {MEMBERS_MAX}")
-
-    def _values(self) -> dict[str, Any]:
-        values = Message._values(self)
-        values["matches"] = [{"member": match.member, "index": match.index} for match in self.matches]
-        return values
-
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        return cls(
-            request_id=parsed["request_id"],
-            name=parsed["name"],
-            number=parsed["number"],
-            matches=tuple(Match(member=item["member"], index=item["index"]) for item in parsed["matches"]),
-        )
 
 
 FORWARD_MESSAGES: Final[tuple[type[Message], ...]] = (

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Self
+from typing import Annotated, Final
 
-from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64ub, PrefixedArray, Struct
+from construct import Int8ub
 
 from loghouse.limits import (
     ADDRESS_SIZE_MAX,
@@ -23,7 +23,8 @@ from loghouse.limits import (
     PUSH_PULL_SIZE_MAX,
     TAGS_MAX,
 )
-from loghouse.protocol.message import LONG_TEXT, SHORT_TEXT, Message, check_name, check_text
+from loghouse.protocol.fields import U16, U32, U64, Items8, Items16, LongText, ShortText, Uuid, message
+from loghouse.protocol.message import Message, check_name, check_text
 
 
 class Liveness(IntEnum):
@@ -54,16 +55,16 @@ class Statement:
     Addresses, versions and tags are the member's own words; they count only with ALIVE.
     """
 
-    liveness: Liveness
-    name: str
-    disk_uuid: bytes
-    incarnation: int
-    accuser: str = ""
-    address: str = ""
-    grpc_address: str = ""
-    version_min: int = 0
-    version_max: int = 0
-    tags: tuple[str, ...] = ()
+    liveness: Annotated[Liveness, Int8ub]
+    name: ShortText
+    disk_uuid: Uuid
+    incarnation: U64
+    accuser: ShortText = ""
+    address: LongText = ""
+    grpc_address: LongText = ""
+    version_min: U16 = 0
+    version_max: U16 = 0
+    tags: Items8[ShortText] = ()
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what it may be."""
@@ -77,20 +78,6 @@ class Statement:
             check_text("tag", tag, NAME_SIZE_MAX)
 
 
-STATEMENT_WIRE: Final = Struct(
-    "liveness" / Int8ub,
-    "name" / SHORT_TEXT,
-    "disk_uuid" / Bytes(16),
-    "incarnation" / Int64ub,
-    "accuser" / SHORT_TEXT,
-    "address" / LONG_TEXT,
-    "grpc_address" / LONG_TEXT,
-    "version_min" / Int16ub,
-    "version_max" / Int16ub,
-    "tags" / PrefixedArray(Int8ub, SHORT_TEXT),
-)
-
-
 def statement_size(statement: Statement) -> int:
     """Return how many bytes a statement takes on the wire."""
     texts = (statement.name, statement.accuser, *statement.tags)
@@ -99,45 +86,12 @@ def statement_size(statement: Statement) -> int:
     return fixed + sum(1 + len(text.encode()) for text in texts) + sum(2 + len(a.encode()) for a in addresses)
 
 
-def _statement_values(statement: Statement) -> dict[str, Any]:
-    return {
-        "liveness": int(statement.liveness),
-        "name": statement.name,
-        "disk_uuid": statement.disk_uuid,
-        "incarnation": statement.incarnation,
-        "accuser": statement.accuser,
-        "address": statement.address,
-        "grpc_address": statement.grpc_address,
-        "version_min": statement.version_min,
-        "version_max": statement.version_max,
-        "tags": list(statement.tags),
-    }
-
-
-def _statements(parsed: list[Mapping[str, Any]]) -> tuple[Statement, ...]:
-    return tuple(
-        Statement(
-            liveness=Liveness(item["liveness"]),
-            name=item["name"],
-            disk_uuid=item["disk_uuid"],
-            incarnation=item["incarnation"],
-            accuser=item["accuser"],
-            address=item["address"],
-            grpc_address=item["grpc_address"],
-            version_min=item["version_min"],
-            version_max=item["version_max"],
-            tags=tuple(item["tags"]),
-        )
-        for item in parsed
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Carrier(Message):
-    """A probe message: a sequence number that ties answers to questions, and broadcasts on its back."""
+    """A message with broadcasts."""
 
-    sequence: int
-    broadcasts: tuple[Statement, ...] = ()
+    __slots__ = ()
+
+    broadcasts: Items8[Statement]
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what it may be."""
@@ -146,82 +100,53 @@ class _Carrier(Message):
         for statement in self.broadcasts:
             statement.check()
 
-    def _values(self) -> dict[str, Any]:
-        values = Message._values(self)
-        values["broadcasts"] = [_statement_values(statement) for statement in self.broadcasts]
-        return values
-
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        values = {name: value for name, value in parsed.items() if not name.startswith("_")}
-        values["broadcasts"] = _statements(parsed["broadcasts"])
-        return cls(**values)
-
-
-_BROADCASTS: Final = "broadcasts" / PrefixedArray(Int8ub, STATEMENT_WIRE)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SwimPing(_Carrier):
+class _Probe(_Carrier):
+    """Ask after the member (`name`, `disk_uuid`); the answer has the same `sequence`."""
+
+    sequence: U32
+    name: ShortText
+    disk_uuid: Uuid
+    broadcasts: Items8[Statement] = ()
+
+    def check(self) -> None:
+        """Raise ValueError when a field is beyond what it may be."""
+        _Carrier.check(self)
+        check_name("node", self.name)
+
+
+@message(0x0201, GOSSIP_SIZE_MAX)
+class SwimPing(_Probe):
     """Are you alive? `name` and `disk_uuid` are who is meant: another member at that address must not ack."""
 
-    KIND: ClassVar[int] = 0x0201
-    SIZE_MAX: ClassVar[int] = GOSSIP_SIZE_MAX
-    WIRE: ClassVar = Struct(
-        "sequence" / Int32ub, "name" / SHORT_TEXT, "disk_uuid" / Bytes(16), _BROADCASTS
-    ).compile()
 
-    name: str
-    disk_uuid: bytes
-
-    def check(self) -> None:
-        """Raise ValueError when a field is beyond what it may be."""
-        _Carrier.check(self)
-        check_name("node", self.name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SwimPingReq(_Carrier):
+@message(0x0202, GOSSIP_SIZE_MAX)
+class SwimPingReq(_Probe):
     """Ping that member for me, and pass its ack on; send a nack when it stays silent."""
 
-    KIND: ClassVar[int] = 0x0202
-    SIZE_MAX: ClassVar[int] = GOSSIP_SIZE_MAX
-    WIRE: ClassVar = Struct(
-        "sequence" / Int32ub, "name" / SHORT_TEXT, "disk_uuid" / Bytes(16), _BROADCASTS
-    ).compile()
 
-    name: str
-    disk_uuid: bytes
-
-    def check(self) -> None:
-        """Raise ValueError when a field is beyond what it may be."""
-        _Carrier.check(self)
-        check_name("node", self.name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0203, GOSSIP_SIZE_MAX)
 class SwimAck(_Carrier):
     """The member that `sequence` asked for is alive."""
 
-    KIND: ClassVar[int] = 0x0203
-    SIZE_MAX: ClassVar[int] = GOSSIP_SIZE_MAX
-    WIRE: ClassVar = Struct("sequence" / Int32ub, _BROADCASTS).compile()
+    sequence: U32
+    broadcasts: Items8[Statement] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0204, GOSSIP_SIZE_MAX)
 class SwimNack(_Carrier):
     """I am alive, but the member you asked me to ping did not answer me (Lifeguard)."""
 
-    KIND: ClassVar[int] = 0x0204
-    SIZE_MAX: ClassVar[int] = GOSSIP_SIZE_MAX
-    WIRE: ClassVar = Struct("sequence" / Int32ub, _BROADCASTS).compile()
+    sequence: U32
+    broadcasts: Items8[Statement] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FullView(Message):
     """Everything the sender holds about every member."""
 
-    members: tuple[Statement, ...]
+    members: Items16[Statement]
 
     def check(self) -> None:
         """Raise ValueError when there are too many members or one is beyond what it may be."""
@@ -230,55 +155,28 @@ class _FullView(Message):
         for statement in self.members:
             statement.check()
 
-    def _values(self) -> dict[str, Any]:
-        return {"members": [_statement_values(statement) for statement in self.members]}
 
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        return cls(members=_statements(parsed["members"]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0205, PUSH_PULL_SIZE_MAX)
 class PushPull(_FullView):
     """Here is my whole view, send yours: anti-entropy, and how a node joins."""
 
-    KIND: ClassVar[int] = 0x0205
-    SIZE_MAX: ClassVar[int] = PUSH_PULL_SIZE_MAX
-    WIRE: ClassVar = Struct("members" / PrefixedArray(Int16ub, STATEMENT_WIRE)).compile()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0206, PUSH_PULL_SIZE_MAX)
 class PushPullReply(_FullView):
     """The answer to a PushPull."""
 
-    KIND: ClassVar[int] = 0x0206
-    SIZE_MAX: ClassVar[int] = PUSH_PULL_SIZE_MAX
-    WIRE: ClassVar = Struct("members" / PrefixedArray(Int16ub, STATEMENT_WIRE)).compile()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SwimBroadcast(Message):
+@message(0x0207, GOSSIP_SIZE_MAX)
+class SwimBroadcast(_Carrier):
     """Statements on their own, when there are more than probes can carry, or one cannot wait (a leave)."""
 
-    KIND: ClassVar[int] = 0x0207
-    SIZE_MAX: ClassVar[int] = GOSSIP_SIZE_MAX
-    WIRE: ClassVar = Struct("broadcasts" / PrefixedArray(Int8ub, STATEMENT_WIRE)).compile()
-
-    broadcasts: tuple[Statement, ...]
+    broadcasts: Items8[Statement]
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what it may be."""
         if not 0 < len(self.broadcasts) <= GOSSIP_BROADCASTS_MAX:
             raise ValueError(f"{len(self.broadcasts)} broadcasts, allowed: 1 to {GOSSIP_BROADCASTS_MAX}")
-        for statement in self.broadcasts:
-            statement.check()
-
-    def _values(self) -> dict[str, Any]:
-        return {"broadcasts": [_statement_values(statement) for statement in self.broadcasts]}
-
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        return cls(broadcasts=_statements(parsed["broadcasts"]))
+        _Carrier.check(self)
 
 
 GOSSIP_MESSAGES: Final[tuple[type[Message], ...]] = (

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import ClassVar, Final
 
 from construct import Bytes, Const, GreedyBytes, Int8ub, Int16ub, Int64ub, Prefixed, Struct
 
-from loghouse.limits import CONTROL_SIZE_MAX, HELLO_SIZE_MAX, TEXT_SIZE_MAX
+from loghouse.limits import HELLO_SIZE_MAX, TEXT_SIZE_MAX
 from loghouse.protocol.entry import EntryKind
-from loghouse.protocol.failures import FAILURE_WIRE, FailureFields
-from loghouse.protocol.message import LONG_TEXT, NO_UUID, SHORT_TEXT, Message, check_name, check_text
+from loghouse.protocol.failures import FailureFields
+from loghouse.protocol.fields import SHORT_TEXT, U64, LongText, message
+from loghouse.protocol.message import NO_UUID, Message, check_name, check_text
 
 MAGIC: Final = b"LGHS"
 VERSION_MIN: Final = 1
@@ -31,7 +31,7 @@ class Capability(IntFlag):
     NONE = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0001, HELLO_SIZE_MAX)
 class Hello(Message):
     """The first frame, both ways: who I am and what I speak.
 
@@ -40,8 +40,6 @@ class Hello(Message):
     the kinds of entry the sender can store or read. `software` is for people, not for decisions.
     """
 
-    KIND: ClassVar[int] = 0x0001
-    SIZE_MAX: ClassVar[int] = HELLO_SIZE_MAX
     EXTENSIBLE: ClassVar[bool] = True
     WIRE: ClassVar = Struct(
         "magic" / Const(MAGIC),
@@ -81,46 +79,30 @@ class Hello(Message):
             raise ValueError("a client has no node name and no disk uuid")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0002)
 class Ping(Message):
     """Answer with a Pong of the same token, at once."""
 
-    KIND: ClassVar[int] = 0x0002
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct("token" / Int64ub).compile()
-
-    token: int
+    token: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0003)
 class Pong(Message):
     """The answer to a Ping."""
 
-    KIND: ClassVar[int] = 0x0003
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct("token" / Int64ub).compile()
-
-    token: int
+    token: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0004)
 class LinkError(FailureFields, Message):
     """The peer broke a rule: `code` and `text` say which. The sender closes the connection behind it."""
 
-    KIND: ClassVar[int] = 0x0004
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = FAILURE_WIRE
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0005)
 class Goodbye(Message):
     """The sender takes no new requests, finishes those open, and closes. `reason` is for people."""
 
-    KIND: ClassVar[int] = 0x0005
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct("reason" / LONG_TEXT).compile()
-
-    reason: str = ""
+    reason: LongText = ""
 
     def check(self) -> None:
         """Raise ValueError when the reason is too long or unprintable."""

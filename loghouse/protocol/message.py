@@ -1,27 +1,25 @@
 """What every message of the wire has in common: a kind, a size cap, a declared layout, one encoding.
 
-A message is a dataclass that nobody changes; its `WIRE` is the compiled `construct` declaration of its body.
-A value has exactly one encoding, and only that one is accepted: a body that parses but would be encoded
-differently (a short string, bytes left over) is malformed. `docs/wire_format.md` has the same in words.
+A message is a dataclass that nobody changes; its `WIRE` is the compiled `construct` declaration of its body,
+made from its fields (`fields.py`). A value has exactly one encoding, and only that one is accepted: a body
+that parses but would be encoded differently (a short string, bytes left over) is malformed.
+`docs/wire_format.md` has the same in words.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, Self
 
-from construct import Construct, ConstructError, Int8ub, Int16ub, PascalString
+from construct import Construct, ConstructError
 
 from loghouse.errors import MalformedMessageError
-from loghouse.limits import NAME_SIZE_MAX
+from loghouse.limits import CONTROL_SIZE_MAX, NAME_SIZE_MAX
 from loghouse.protocol.entry import Buffer
+from loghouse.protocol.fields import Reader, plain
 from loghouse.protocol.layout import FixedLayout, fixed_layout
-
-SHORT_TEXT: Final = PascalString(Int8ub, "utf8")
-LONG_TEXT: Final = PascalString(Int16ub, "utf8")
 
 NO_UUID: Final = bytes(16)
 
@@ -40,8 +38,9 @@ class Message:
     __slots__ = ()
 
     KIND: ClassVar[int]
-    SIZE_MAX: ClassVar[int]
+    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
     WIRE: ClassVar[Construct]
+    READERS: ClassVar[Mapping[str, Reader]]
     TAIL: ClassVar[str] = ""
     EXTENSIBLE: ClassVar[bool] = False
 
@@ -102,11 +101,11 @@ class Message:
         return cls(**parsed) if layout.is_plain else cls._from_values(parsed)
 
     def _values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in field_names(type(self))}
+        return {name: plain(getattr(self, name)) for name in self.READERS}
 
     @classmethod
     def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        return cls(**{name: parsed[name] for name in field_names(cls)})
+        return cls(**{name: read(parsed[name]) for name, read in cls.READERS.items()})
 
 
 def _check_canonical(message: Message, body: Buffer) -> None:
@@ -120,21 +119,12 @@ def _check_canonical(message: Message, body: Buffer) -> None:
         raise ValueError("truncated, or not in its one encoding")
 
 
-_FIELD_NAMES: Final[dict[type[Message], tuple[str, ...]]] = {}
 _LAYOUTS: Final[dict[type[Message], FixedLayout | None]] = {}
-
-
-def field_names(cls: type[Message]) -> tuple[str, ...]:
-    """Return the field names of a message class, in order."""
-    found = _FIELD_NAMES.get(cls)
-    if found is None:
-        found = _FIELD_NAMES[cls] = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
-    return found
 
 
 def _is_plain(cls: type[Message]) -> bool:
     """Whether the fields of the message are those of its body, as they are."""
-    names = ("_fixed", "_from_fixed", "_values", "_from_values")
+    names = ("_fixed", "_from_fixed")
     return not any(name in vars(own) for own in cls.__mro__[: cls.__mro__.index(Message)] for name in names)
 
 

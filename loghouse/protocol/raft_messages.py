@@ -1,6 +1,6 @@
 """Kinds 0x01xx: what the members of a group say to each other (Raft, figure 2 and figure 13).
 
-Each message is a frozen dataclass beside the compiled `construct` declaration of its body. On the wire a
+Each message is a frozen dataclass with the compiled `construct` declaration of its body. On the wire a
 body follows `source` and `target` (`ADDRESS`); the group is in the link frame's header. Entries travel as
 the frames they are on disk: `AppendEntries` encodes a header and passes their bytes on untouched.
 
@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
-from construct import Construct, Flag, Int32ub, Int64ub, Struct
+from construct import Construct, Int32ub, Struct
 
 from loghouse.errors import EntryError, MalformedMessageError
 from loghouse.limits import ENTRY_SIZE_MAX, MIB, STATE_SIZE_MAX
 from loghouse.protocol.entry import Buffer, Entry, decode_entries
+from loghouse.protocol.fields import U64, Truth, message
 from loghouse.protocol.layout import FixedLayout, fixed_layout
 
 NOBODY: Final = 0
@@ -64,7 +65,7 @@ class _Message:
         return dict(zip(layout.names, layout.packing.unpack_from(body), strict=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0101)
 class RequestVote(_Message):
     """Ask a member for its vote (Raft 5.2, 5.4.1, figure 2).
 
@@ -73,51 +74,30 @@ class RequestVote(_Message):
     election, so a recent leader is no reason to refuse (thesis 3.10).
     """
 
-    KIND: ClassVar[int] = 0x0101
-    WIRE: ClassVar[Construct] = Struct(
-        "term" / Int64ub,
-        "last_log_index" / Int64ub,
-        "last_log_term" / Int64ub,
-        "pre_vote" / Flag,
-        "transfer" / Flag,
-    ).compile()
-
-    term: int
-    last_log_index: int
-    last_log_term: int
-    pre_vote: bool = False
-    transfer: bool = False
+    term: U64
+    last_log_index: U64
+    last_log_term: U64
+    pre_vote: Truth = False
+    transfer: Truth = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0102)
 class RequestVoteReply(_Message):
     """The answer. A granted pre-vote carries the asked-for term, everything else the voter's own."""
 
-    KIND: ClassVar[int] = 0x0102
-    WIRE: ClassVar[Construct] = Struct("term" / Int64ub, "granted" / Flag, "pre_vote" / Flag).compile()
-
-    term: int
-    granted: bool
-    pre_vote: bool = False
+    term: U64
+    granted: Truth
+    pre_vote: Truth = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0103, ENTRY_SIZE_MAX + 1 * MIB)
 class AppendEntries(_Message):
     """Entries to follow the one at (`prev_log_index`, `prev_log_term`); none is a probe (Raft 5.3)."""
 
-    KIND: ClassVar[int] = 0x0103
-    SIZE_MAX: ClassVar[int] = ENTRY_SIZE_MAX + 1 * MIB
-    WIRE: ClassVar[Construct] = Struct(
-        "term" / Int64ub,
-        "prev_log_index" / Int64ub,
-        "prev_log_term" / Int64ub,
-        "commit_index" / Int64ub,
-    ).compile()
-
-    term: int
-    prev_log_index: int
-    prev_log_term: int
-    commit_index: int
+    term: U64
+    prev_log_index: U64
+    prev_log_term: U64
+    commit_index: U64
     entries: Sequence[Entry] = ()
 
     def encode(self) -> list[Buffer]:
@@ -164,7 +144,7 @@ class AppendEntries(_Message):
             term = entry.term
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0104)
 class AppendEntriesReply(_Message):
     """What a follower holds (Raft 5.3; also the answer to `InstallSnapshot`).
 
@@ -173,40 +153,26 @@ class AppendEntriesReply(_Message):
     could: no entry behind it has a term at or below the leader's there.
     """
 
-    KIND: ClassVar[int] = 0x0104
-    WIRE: ClassVar[Construct] = Struct(
-        "term" / Int64ub,
-        "success" / Flag,
-        "index" / Int64ub,
-        "hint_index" / Int64ub,
-        "hint_term" / Int64ub,
-    ).compile()
-
-    term: int
-    success: bool
-    index: int
-    hint_index: int = 0
-    hint_term: int = 0
+    term: U64
+    success: Truth
+    index: U64
+    hint_index: U64 = 0
+    hint_term: U64 = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0105)
 class Heartbeat(_Message):
     """The leader is there. `commit_index` is what of it the target is known to hold.
 
     `read_round` counts the leader's ReadIndex rounds of this term; an answer with it confirms them all.
     """
 
-    KIND: ClassVar[int] = 0x0105
-    WIRE: ClassVar[Construct] = Struct(
-        "term" / Int64ub, "commit_index" / Int64ub, "read_round" / Int64ub
-    ).compile()
-
-    term: int
-    commit_index: int
-    read_round: int = 0
+    term: U64
+    commit_index: U64
+    read_round: U64 = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0106)
 class HeartbeatReply(_Message):
     """The follower is there, too.
 
@@ -214,26 +180,17 @@ class HeartbeatReply(_Message):
     `timestamp` is the follower's wall clock in microseconds, 0 when not known; nothing in Raft depends on it.
     """
 
-    KIND: ClassVar[int] = 0x0106
-    WIRE: ClassVar[Construct] = Struct(
-        "term" / Int64ub, "read_round" / Int64ub, "last_index" / Int64ub, "timestamp" / Int64ub
-    ).compile()
-
-    term: int
-    read_round: int
-    last_index: int
-    timestamp: int = 0
+    term: U64
+    read_round: U64
+    last_index: U64
+    timestamp: U64 = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0107, STATE_SIZE_MAX + _CONTROL_SIZE_MAX)
 class InstallSnapshot(_Message):
     """The log starts behind the entry that `state` (an encoded `LogState`) is the state after (Raft 7)."""
 
-    KIND: ClassVar[int] = 0x0107
-    SIZE_MAX: ClassVar[int] = STATE_SIZE_MAX + _CONTROL_SIZE_MAX
-    WIRE: ClassVar[Construct] = Struct("term" / Int64ub).compile()
-
-    term: int
+    term: U64
     state: bytes
 
     def encode(self) -> list[Buffer]:
@@ -253,47 +210,35 @@ class InstallSnapshot(_Message):
         return cls(**cls._fields(body), state=bytes(memoryview(body)[size:]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0108)
 class TimeoutNow(_Message):
     """Campaign at once: leadership is being handed to the target (thesis 3.10)."""
 
-    KIND: ClassVar[int] = 0x0108
-    WIRE: ClassVar[Construct] = Struct("term" / Int64ub).compile()
-
-    term: int
+    term: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0109)
 class ReadIndex(_Message):
     """A member asks its leader for an index that is safe to read at; `context` is new in each attempt."""
 
-    KIND: ClassVar[int] = 0x0109
-    WIRE: ClassVar[Construct] = Struct("term" / Int64ub, "context" / Int64ub).compile()
-
-    term: int
-    context: int
+    term: U64
+    context: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x010A)
 class ReadIndexReply(_Message):
     """The answer: everything acknowledged before `context` was asked is at or below `index`."""
 
-    KIND: ClassVar[int] = 0x010A
-    WIRE: ClassVar[Construct] = Struct("term" / Int64ub, "context" / Int64ub, "index" / Int64ub).compile()
-
-    term: int
-    context: int
-    index: int
+    term: U64
+    context: U64
+    index: U64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0180)  # older leaders drop it
 class NoRoom(_Message):
     """A follower's disk is full: said behind each answer to a heartbeat, as long as it lasts (ADR 18)."""
 
-    KIND: ClassVar[int] = 0x0180  # older leaders drop it
-    WIRE: ClassVar[Construct] = Struct("term" / Int64ub).compile()
-
-    term: int
+    term: U64
 
 
 Message: TypeAlias = (

@@ -7,54 +7,39 @@ that lets older versions drop them. See `docs/wire_format.md`; the rules are in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self
+from typing import Final
 
-from construct import Bytes, Int8ub, Int32ub, Int64ub, PrefixedArray, Struct
-
-from loghouse.limits import CONTROL_SIZE_MAX, MEMBERS_MAX
-from loghouse.protocol.message import SHORT_TEXT, Message, check_name
+from loghouse.limits import MEMBERS_MAX
+from loghouse.protocol.fields import U32, U64, Items8, ShortText, Uuid, message
+from loghouse.protocol.message import Message, check_name
 
 UUID_SIZE: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0190)
 class RosterRequest(Message):
     """Who is a member? Answered by RosterReply, or not at all."""
 
-    KIND: ClassVar[int] = 0x0190
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct("request_id" / Int64ub).compile()
-
-    request_id: int
+    request_id: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RosterEntry:
     """A member: its id, and the node that it is."""
 
-    id: int
-    name: str
-    disk_uuid: bytes
+    id: U32
+    name: ShortText
+    disk_uuid: Uuid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message(0x0191)
 class RosterReply(Message):
     """The members of the configuration at `index`, the latest in the log of who answers, committed or not."""
 
-    KIND: ClassVar[int] = 0x0191
-    SIZE_MAX: ClassVar[int] = CONTROL_SIZE_MAX
-    WIRE: ClassVar = Struct(
-        "request_id" / Int64ub,
-        "index" / Int64ub,
-        "members"
-        / PrefixedArray(Int8ub, Struct("id" / Int32ub, "name" / SHORT_TEXT, "disk_uuid" / Bytes(UUID_SIZE))),
-    ).compile()
-
-    request_id: int
-    index: int
-    members: tuple[RosterEntry, ...] = ()
+    request_id: U64
+    index: U64
+    members: Items8[RosterEntry] = ()
 
     def check(self) -> None:
         """Raise ValueError when a field is beyond what it may be."""
@@ -64,24 +49,6 @@ class RosterReply(Message):
             check_name("node", member.name)
             if len(member.disk_uuid) != UUID_SIZE:
                 raise ValueError("truncated in a disk's uuid")
-
-    def _values(self) -> dict[str, Any]:
-        values = Message._values(self)
-        values["members"] = [
-            {"id": member.id, "name": member.name, "disk_uuid": member.disk_uuid} for member in self.members
-        ]
-        return values
-
-    @classmethod
-    def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
-        return cls(
-            request_id=parsed["request_id"],
-            index=parsed["index"],
-            members=tuple(
-                RosterEntry(id=item["id"], name=item["name"], disk_uuid=bytes(item["disk_uuid"]))
-                for item in parsed["members"]
-            ),
-        )
 
 
 ROSTER_MESSAGES: Final[tuple[type[Message], ...]] = (RosterRequest, RosterReply)

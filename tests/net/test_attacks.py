@@ -19,9 +19,8 @@ from loghouse.net import admission, front_door
 from loghouse.net.admission import ConnectionLimits
 from loghouse.net.link import LinkTimes
 from loghouse.protocol.batch import encode_batch
-from loghouse.protocol.client_messages import Bounds, Follow, Produce
+from loghouse.protocol.client_messages import Bounds, Failure, Follow, Produce
 from loghouse.protocol.codec import encode
-from loghouse.protocol.failures import FAILURE_WIRE
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Hello, LinkError, LinkRole, Ping
@@ -80,7 +79,7 @@ class AttackCase(WireCase):
         """Talk, and return the code of the one LinkError that came; nothing else may come."""
         received, _ = await self.stranger(issued, **fields).talk(*pieces)
         frames = frames_in(received)
-        errors = [FAILURE_WIRE.parse(body).code for kind, body in frames if kind == LinkError.KIND]
+        errors = [LinkError.WIRE.parse(body).code for kind, body in frames if kind == LinkError.KIND]
         self.assertEqual([kind for kind, _ in frames if kind not in (1, 3, 4)], [], "answered")
         self.assertEqual(len(errors), 1, frames)
         return errors[0]
@@ -409,7 +408,7 @@ class FloodTests(AttackCase):
         received, _ = await talking
         failures = [body for kind, body in frames_in(received) if kind == 0x030F]
         self.assertEqual(len(failures), 300 - 256)
-        self.assertEqual({FAILURE_WIRE.parse(body).code for body in failures}, {24})
+        self.assertEqual({Failure.WIRE.parse(body).code for body in failures}, {24})
 
 
 class DeadlineTests(AttackCase):

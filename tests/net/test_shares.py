@@ -11,7 +11,6 @@ from loghouse.limits import MIB, Quota
 from loghouse.net.link import LinkTimes
 from loghouse.protocol.client_messages import Cancel, Failure, Fetch, Produce
 from loghouse.protocol.codec import encode
-from loghouse.protocol.failures import FAILURE_WIRE
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.shares import Shares
@@ -45,7 +44,7 @@ class ShareTests(WireCase):
                         received += tls.recv(65_536)
                         for kind, body in frames_in(received):
                             if kind == Failure.KIND:
-                                return FAILURE_WIRE.parse(body).code
+                                return Failure.WIRE.parse(body).code
 
                 header = pack_header(size, Produce.KIND, group=1, stream=1)
                 greeting = b"".join(encode(Hello(role=LinkRole.CLIENT)))
