@@ -28,14 +28,14 @@ PART_counted := tests/protocol tests/raft tests/storage $(filter-out $(PART_pure
 PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
 TEST_PATHS = $(or $(PART_$(TESTS)),$(TESTS))
 
-.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci check clean
+.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: venv, requirements, certs, proto, coverage, packaging, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, clean'
+	@echo 'also: venv, requirements, certs, proto, coverage, packaging, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -145,6 +145,15 @@ sim: $(VENV)/.developed
 # Every planted bug must be found, then clean seeds: about 5 minutes on one core.
 sim-ci: $(VENV)/.developed
 	$(BIN)/python -m loghouse.testing.sim --ci --json simulation.json
+
+# Random mutants of PACKAGE (default: every part of the product), or of the lines that are new since the commit
+# CHANGED; BUDGET bounds the seconds. See docs/mutation.md.
+N ?= 40
+SEED ?= 1
+BUDGET ?= 0
+mutate: $(VENV)/.developed
+	$(BIN)/python -m loghouse.testing.mutate $(PACKAGE) $(if $(CHANGED),--changed $(CHANGED)) $(if $(AGAIN),--again) \
+		--count $(N) --seed $(SEED) --seconds $(BUDGET)
 
 check: lint types drift test
 
