@@ -21,10 +21,10 @@ from zope.interface import implementer
 
 from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.limits import KIB
-from loghouse.net.accept import AcceptedLink, LinkDoor
+from loghouse.net.accept import AcceptedLink, LinkContext
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
-from loghouse.net.peer import DialDoor, PeerLink
+from loghouse.net.peer import DialContext, PeerLink
 from loghouse.net.tls import TlsContexts
 from loghouse.protocol.codec import encode_envelope
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
@@ -112,7 +112,7 @@ def hello(cluster, name):
 def peer(folder, cluster, done):
     watch = LinkWatch(reactor)
     tls = contexts(folder, "node-1")
-    links = LinkDoor(
+    links = LinkContext(
         binary=type("NoBinary", (), {})(),
         watch=watch,
         times=LinkTimes(),
@@ -124,7 +124,7 @@ def peer(folder, cluster, done):
     wrapped = Factory.forProtocol(lambda: AcceptedLink(links, ticket))
     factory = BulkTlsFactory(tls, False, wrapped, clock=reactor)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
-    dial = DialDoor(
+    dial = DialContext(
         reactor=reactor,
         watch=watch,
         hello=hello(cluster, "node-2"),

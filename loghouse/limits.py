@@ -104,7 +104,7 @@ PIPELINE_MAX: Final = 256  # requests of one produce stream awaiting their commi
 PIPELINE_SIZE_MAX: Final = 16 * MIB  # the same in bytes: two of the largest batches
 READERS_SIZE_MAX: Final = 32 * MIB  # entries that readers take at a time, shared among those under way
 READER_SIZE_MIN: Final = 64 * KIB  # a reader's least share; one entry at least, whatever its size
-GRPC_CALLS_MAX: Final = 4096  # calls and streams under way on the whole door
+GRPC_CALLS_MAX: Final = 4096  # calls and streams under way on the whole server
 CALLS: Final = Quota("calls", GRPC_CALLS_MAX, GRPC_CALLS_MAX // 2)  # the same by subject
 MESSAGE_SECONDS: Final = 60.0  # from a call's headers to its whole request: 8 MiB at 140 KiB a second
 

@@ -1,7 +1,7 @@
 """What subjects hold of a node at a time, counted by subject and in all. Pure.
 
 One concept for whatever a client can make a node hold: a `Quota` (limits.py) says how much there is and what
-one subject's share of it is; a `Ledger` counts who holds how much, and refuses what goes beyond. Both doors
+one subject's share of it is; a `Ledger` counts who holds how much, and refuses what goes beyond. Both servers
 of a node write into the same ledgers, so a subject gains nothing by using both.
 """
 
@@ -129,7 +129,7 @@ class Rate:
 
 
 class Shares:
-    """The ledgers that the doors of one node share."""
+    """The ledgers that the servers of one node share."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""mTLS for the gRPC door, with the credentials in force."""
+"""mTLS for the gRPC server, with the credentials in force."""
 
 from __future__ import annotations
 

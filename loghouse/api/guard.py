@@ -105,7 +105,7 @@ class Guard:
         self.turned_away_count = 0
 
     def check_open(self, rpc: Rpc) -> None:
-        """Raise once the door is about to close: what never began can be asked of another node.
+        """Raise once the server is about to stop: what never began can be asked of another node.
 
         Calls that need no permission (health, reflection, servers) are answered to the last.
 

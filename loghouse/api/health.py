@@ -1,6 +1,6 @@
 """The standard health service: SERVING while this node can answer appends and checked reads.
 
-`Check` looks at the node; `Watch` is told by `refresh`, which the door calls every second and whoever knows
+`Check` looks at the node; `Watch` is told by `refresh`, which the server calls every second and whoever knows
 of a change may call at once.
 """
 
@@ -49,7 +49,7 @@ class HealthService:
                 watcher.set()
 
     def enter_stop(self) -> None:
-        """Say NOT_SERVING from now on: balancers take their traffic elsewhere before the door closes."""
+        """Say NOT_SERVING from now on: balancers take their traffic elsewhere before the server stops."""
         self.is_stopping = True
         self.refresh()
 

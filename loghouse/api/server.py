@@ -1,4 +1,4 @@
-"""The gRPC door: one grpc.aio server, its services, its limits, and its ordered stop."""
+"""The gRPC server: one grpc.aio server, its services, its limits, and its ordered stop."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 
 def channel_options() -> list[tuple[str, int]]:
-    """Return the limits of every door of ours, for a grpc server."""
+    """Return the limits of every gRPC server of ours, for a grpc server."""
     return list(_OPTIONS)
 
 

@@ -1,8 +1,8 @@
-"""What a node shows of itself and whom it trusts: read from files, for all doors at once.
+"""What a node shows of itself and whom it trusts: read from files, for all servers at once.
 
-Every door asks the one `Credentials` for what is in force, so that they never differ: new files are in use on
-both doors, or on none. PEM is read once, here, and written anew: byte order marks, comments and whatever else
-stands around the certificates are gone before the two TLS stacks, which do not agree about them, see it.
+Every server asks the one `Credentials` for what is in force, so that they never differ: new files are in use
+on both servers, or on none. PEM is read once, here, and written anew: byte order marks, comments and whatever
+else stands around the certificates are gone before the two TLS stacks, which do not agree about them, see it.
 """
 
 from __future__ import annotations

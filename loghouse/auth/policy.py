@@ -59,7 +59,7 @@ class Rules:
 class Authorizer:
     """Decides by a model file and a policy file; see `certs/README.md`.
 
-    One instance serves every door, on one thread.
+    One instance serves every server, on one thread.
     """
 
     def __init__(self, model_path: Path, policy_path: Path) -> None:

@@ -152,7 +152,7 @@ class Anchors:
 
     Each counts by itself, also one that another CA has signed, as gRPC has it. An intermediate CA has to be
     in the file, or behind the node's own certificate: gRPC does not tell which ones a client has shown, and
-    follows chains that OpenSSL does not. So both doors ask this, with nothing that the client has shown but
+    follows chains that OpenSSL does not. So both servers ask this, with nothing that the client has shown but
     its own certificate.
     """
 

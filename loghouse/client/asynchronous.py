@@ -460,7 +460,7 @@ def connect(
         is_direct: Call the addresses given and no others: to ask one certain node, or through a forwarded
             port, where the addresses that the nodes tell of cannot be reached.
         transport: "binary" speaks the compact protocol of the nodes' one port, and gRPC for the
-            administration only; "grpc" speaks nothing else, for proxies and for doors that serve gRPC alone.
+            administration only; "grpc" speaks nothing else, for proxies and for ports that serve gRPC alone.
         cluster: The cluster's name, as every node.yaml has it: no node of another one is spoken to, though
             the same CA signed it. When empty, the first node that is reached says which it is.
 

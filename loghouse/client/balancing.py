@@ -36,7 +36,7 @@ class Purpose(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A node as its cluster describes it; `grpc_address` is its direct gRPC door, if it has one."""
+    """A node as its cluster describes it; `grpc_address` is its direct gRPC address, if it has one."""
 
     name: str
     address: str
@@ -74,7 +74,7 @@ class Balancer:
         seeds: The addresses that the client was given.
         rng: Where turns begin, so that many clients do not all begin at the same server.
         is_direct: Choose among the seeds alone, whatever servers they tell of.
-        is_grpc: Prefer the doors that servers have for gRPC alone.
+        is_grpc: Prefer the addresses that servers have for gRPC alone.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Balancer:
         self._probations: dict[str, _Probation] = {}
         self._refresh_at = float("-inf")
         self._dialable: tuple[Server, ...] = ()
-        """Those of the view that can be chosen: with a door that means something."""
+        """Those of the view that can be chosen: with an address that means something."""
         self.view: ClusterView | None = None
 
     # --- what is learned ----------------------------------------------------------------
@@ -118,7 +118,7 @@ class Balancer:
     def learned(self, view: ClusterView, now: float) -> None:
         """Note what a server told of its cluster; addresses that are not in it any more are forgotten."""
         self.view = view
-        self._dialable = tuple(server for server in view.servers if self._doors(server))
+        self._dialable = tuple(server for server in view.servers if self._addresses_of(server))
         leader = view.leader
         self._leader_name = leader.name if leader is not None else ""
         self._refresh_at = now + REFRESH_SECONDS * (0.8 + 0.4 * self._rng.random())
@@ -128,7 +128,7 @@ class Balancer:
     def shows_leader(self, view: ClusterView) -> bool:
         """Whether a view says who leads, and where: a node that just started may not know that yet."""
         leader = view.leader
-        return leader is not None and (self._is_direct or bool(self._doors(leader)))
+        return leader is not None and (self._is_direct or bool(self._addresses_of(leader)))
 
     def hinted(self, leader_name: str) -> None:
         """Note that a node named the leader."""
@@ -166,7 +166,7 @@ class Balancer:
     def does_not_lead(self, address: str) -> None:
         """Note that the node there cannot append now, and named no leader."""
         leader = self._server(self._leader_name)
-        if leader is not None and address in self._doors(leader):
+        if leader is not None and address in self._addresses_of(leader):
             self._leader_name = ""
         self.expire()
 
@@ -183,7 +183,7 @@ class Balancer:
     def leads(self, address: str) -> bool:
         """Whether the server there is the leader, as far as is known."""
         leader = self._server(self._leader_name)
-        return leader is not None and address in self._doors(leader)
+        return leader is not None and address in self._addresses_of(leader)
 
     def address(self, purpose: Purpose, now: float) -> str:
         """Return where to dial next."""
@@ -208,20 +208,20 @@ class Balancer:
     def leader_address(self, now: float) -> str | None:
         """Return where the leader can be dialled, or None when it is unknown or away."""
         leader = self._server(self._leader_name)
-        doors = self._doors(leader) if leader is not None else ()
-        return next((door for door in doors if not self._is_avoided(door, now)), None)
+        addresses = self._addresses_of(leader) if leader is not None else ()
+        return next((address for address in addresses if not self._is_avoided(address, now)), None)
 
     def address_of(self, name: str, now: float) -> str | None:
         """Return where to dial the server of that name, or None when the cluster has none."""
         server = self._server(name)
         if server is None:
             return None
-        doors = self._doors(server)
-        return next((door for door in doors if not self._is_avoided(door, now)), doors[-1])
+        addresses = self._addresses_of(server)
+        return next((address for address in addresses if not self._is_avoided(address, now)), addresses[-1])
 
     def addresses(self) -> set[str]:
         """Return every address that may be chosen."""
-        known = {door for server in self._servers for door in self._doors(server)}
+        known = {address for server in self._servers for address in self._addresses_of(server)}
         return known | set(self._seeds)
 
     def _preferred(self, purpose: Purpose, now: float) -> Iterable[str]:
@@ -232,7 +232,7 @@ class Balancer:
         if leader is not None:
             ordered = [leader, *ordered] if purpose is Purpose.APPEND else [*ordered, leader]
         for server in ordered:
-            usable = [door for door in self._doors(server) if not self._is_avoided(door, now)]
+            usable = [address for address in self._addresses_of(server) if not self._is_avoided(address, now)]
             yield from usable[:1]
         turn = self._turns[purpose] % len(self._seeds)
         yield from self._seeds[turn:] + self._seeds[:turn]
@@ -241,10 +241,10 @@ class Balancer:
     def _servers(self) -> tuple[Server, ...]:
         return self._dialable if not self._is_direct else ()
 
-    def _doors(self, server: Server) -> tuple[str, ...]:
+    def _addresses_of(self, server: Server) -> tuple[str, ...]:
         """Return where a server can be dialled, the better one first; what is no address is left out."""
         told = (server.grpc_address, server.address) if self._is_grpc else (server.address,)
-        return tuple(door for door in dict.fromkeys(told) if is_dialable(door))
+        return tuple(address for address in dict.fromkeys(told) if is_dialable(address))
 
     def _server(self, name: str) -> Server | None:
         return next((server for server in self._servers if server.name == name), None) if name else None

@@ -1,4 +1,4 @@
-"""A channel made of gRPC: for doors and proxies that speak nothing else, and for the administration."""
+"""A channel made of gRPC: for servers and proxies that speak nothing else, and for the administration."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from loghouse.gossip.members import MemberKey, MemberView, Profile
 from loghouse.gossip.ready import EventKind, MemberEvent
 from loghouse.limits import MEMBERS_MAX
 from loghouse.net.accept import AcceptedLink
-from loghouse.net.peer import DialDoor, PeerLink
+from loghouse.net.peer import DialContext, PeerLink
 from loghouse.node.api import Presence, ServerView
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
 from loghouse.protocol.codec import decode_envelope
@@ -128,11 +128,11 @@ class Cluster:
 
     # --- life -----------------------------------------------------------------------
 
-    def start(self, door: DialDoor) -> None:
+    def start(self, context: DialContext) -> None:
         """Join the others: as who this node is, or, with an empty disk, as whoever they make it."""
-        self._door = door  # how links are dialled; given at the start
+        self._context = context  # how links are dialled; given at the start
         # Links to others; made anew once a cluster is found.
-        self.peers = PeerSet(door, self._link_up, self._peer_lost)
+        self.peers = PeerSet(context, self._link_up, self._peer_lost)
         if self.node.cluster_uuid == NO_UUID:
             self._discovery = Discovery(
                 self.node.cluster_name,
@@ -579,7 +579,7 @@ class Cluster:
         self._discovery = None
         self._loops[0].stop()
         self.peers.stop("joining")
-        self.peers = PeerSet(self._door, self._link_up, self._peer_lost)
+        self.peers = PeerSet(self._context, self._link_up, self._peer_lost)
         try:
             if cluster_uuid is None:
                 self.node.begin_cluster()

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from loghouse.gossip.members import MemberKey
 from loghouse.net.accept import AcceptedLink
-from loghouse.net.peer import DialDoor, PeerLink, PeerState
+from loghouse.net.peer import DialContext, PeerLink, PeerState
 from loghouse.protocol.link_messages import Hello
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -56,7 +56,7 @@ class PeerSet:
 
     def __init__(
         self,
-        door: DialDoor,
+        context: DialContext,
         link_up: Callable[[str, PeerLink, Hello], None],
         link_lost: Callable[[MemberKey], None] = lambda key: None,
     ) -> None:
@@ -66,7 +66,7 @@ class PeerSet:
             link_up: Told at which address a dialled link came up, and what the other node said of itself.
             link_lost: Told which node's dialled link is gone, and maybe with it what was sent.
         """
-        self._door = door
+        self._context = context
         self._link_up = link_up
         self._link_lost = link_lost
         self._by_key: dict[MemberKey, tuple[str, PeerLink]] = {}
@@ -153,7 +153,7 @@ class PeerSet:
             if isinstance(event, LinkUp):
                 self._came_up(address, link, event.hello)
 
-        link = PeerLink(self._door, host, port, expected_node, received, lambda: self._lost(link))
+        link = PeerLink(self._context, host, port, expected_node, received, lambda: self._lost(link))
         return link
 
     def _came_up(self, address: str, link: PeerLink, hello: Hello) -> None:
@@ -172,7 +172,7 @@ class PeerSet:
 
 
 class AcceptedPeers:
-    """The links that other nodes dialled to this one; `net.accept.Peers` for the front door."""
+    """The links that other nodes dialled to this one; `net.accept.Peers` for the one port."""
 
     def __init__(
         self,

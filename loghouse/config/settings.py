@@ -322,11 +322,11 @@ class NodeConfig:
 
     @property
     def public_grpc_address(self) -> Address | None:
-        """The direct gRPC door as others are told to dial it: on all interfaces, at the public host."""
-        door = self.grpc_listen
-        if door is None or not door.is_wildcard:
-            return door
-        return Address(self.public_address.host, door.port)
+        """The direct gRPC address as others are told to dial it: on all interfaces, at the public host."""
+        address = self.grpc_listen
+        if address is None or not address.is_wildcard:
+            return address
+        return Address(self.public_address.host, address.port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ class Address:
         return _ip_or_none(self.host) is not None and ipaddress.ip_address(self.host).is_unspecified
 
     def meets(self, other: Address) -> bool:
-        """Whether two doors of one machine are the same, or one is every address and the other among them."""
+        """Whether two listeners of one machine collide: one port, and the same address or all of them."""
         if self.port != other.port or self.port == 0:
             return False
         hosts = {"127.0.0.1" if host == "localhost" else host for host in (self.host, other.host)}

@@ -50,7 +50,7 @@ class Peers(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinkDoor:
+class LinkContext:
     """What all accepted links of a node share.
 
     `hello` makes this node's own Hello. `tls` None is plaintext: then every client is `anonymous`, and nodes
@@ -72,9 +72,9 @@ class LinkDoor:
 class AcceptedLink(Link):
     """One accepted connection of `loghouse/1`, behind TLS or (configured so) without."""
 
-    def __init__(self, door: LinkDoor, ticket: ConnectionTicket) -> None:
-        super().__init__(door.watch, door.times)
-        self._door = door
+    def __init__(self, context: LinkContext, ticket: ConnectionTicket) -> None:
+        super().__init__(context.watch, context.times)
+        self._context = context
         self._ticket = ticket
         self._identity: Identity | None = None
         self._shown: ShownCertificate | None = None
@@ -83,13 +83,13 @@ class AcceptedLink(Link):
     def connectionMade(self) -> None:
         """Twisted has a connection; with TLS the handshake is still to come."""
         super().connectionMade()
-        if self._door.tls is None:
-            self._identity = Identity(subject=self._door.anonymous, expires_at=float("inf"))
+        if self._context.tls is None:
+            self._identity = Identity(subject=self._context.anonymous, expires_at=float("inf"))
             self._greet(None)
 
     def handshakeCompleted(self) -> None:
         """Twisted: TLS is done, and the certificate is one of our CAs'."""
-        tls = self._door.tls
+        tls = self._context.tls
         assert tls is not None
         try:
             self._shown = ShownCertificate(tls, self._transport)
@@ -100,16 +100,16 @@ class AcceptedLink(Link):
         self._greet(Certified(subject=identity.subject, node=identity.node, cluster=identity.cluster))
 
     def _greet(self, certified: Certified | None) -> None:
-        if self._door.tls is not None and self._transport.negotiatedProtocol != ALPN:
+        if self._context.tls is not None and self._transport.negotiatedProtocol != ALPN:
             self._turn_away(ProtocolError(f"ALPN {self._transport.negotiatedProtocol!r}, expected {ALPN!r}"))
             return
-        self.start(Session(self._door.hello(), is_dialler=False, certified=certified, admit=self._admit))
+        self.start(Session(self._context.hello(), is_dialler=False, certified=certified, admit=self._admit))
 
     def _turn_away(self, error: ProtocolError) -> None:
         """Refuse before there is a session: what such a peer sends is not even read."""
         self.problem = str(error)
         self._warn("refused a link from {peer}: {problem}", error, f"{self.whose}: {error}")
-        self.session = Session(self._door.hello(), is_dialler=False)
+        self.session = Session(self._context.hello(), is_dialler=False)
         self.session.fail(error)
         self.flush()
 
@@ -118,20 +118,20 @@ class AcceptedLink(Link):
         assert self._identity is not None
         is_node = hello.role == LinkRole.NODE
         if is_node:
-            if self._door.tls is None:
+            if self._context.tls is None:
                 raise IdentityError("without TLS a node cannot be told from another; nodes need certificates")
-            if self._door.peers is not None:
-                self._door.peers.admit(hello)
+            if self._context.peers is not None:
+                self._context.peers.admit(hello)
         try:
             subject = self._identity.subject
-            has_rule = is_node or self._door.binary.gate.authorizer.permits_anything(subject)
+            has_rule = is_node or self._context.binary.gate.authorizer.permits_anything(subject)
             self._ticket.identify(subject, is_node=is_node, has_rule=has_rule)
         except ResourceExhaustedError as error:
             raise ProtocolError(str(error)) from None
 
     def event_received(self, event: Event) -> None:
         """Pass it to whoever serves this link."""
-        peers = self._door.peers
+        peers = self._context.peers
         if self._server is not None:
             self._server.event_received(event)
         elif isinstance(event, LinkUp):
@@ -144,15 +144,15 @@ class AcceptedLink(Link):
     def _link_up(self, event: LinkUp) -> None:
         assert self._identity is not None
         if event.hello.role == LinkRole.CLIENT:
-            self._server = BinarySession(self._door.binary, self, self._identity)
-        elif self._door.peers is not None and not event.agreement.is_restricted:
-            self._door.peers.link_up(self)
+            self._server = BinarySession(self._context.binary, self, self._identity)
+        elif self._context.peers is not None and not event.agreement.is_restricted:
+            self._context.peers.link_up(self)
 
     def _answer_node(self, event: RequestReceived) -> None:
         # A node is no subject of the policy; its certificate is what lets it ask.
         assert self.session is not None
         if isinstance(event.request, Describe):
-            self.session.answer(event.stream, describe(self._door.binary.gate.node))
+            self.session.answer(event.stream, describe(self._context.binary.gate.node))
         else:
             self.session.refuse(event.stream, NotSupportedError("nodes may only describe"))
 
@@ -192,8 +192,8 @@ class AcceptedLink(Link):
         """The connection is gone; nobody waits for answers any more."""
         if self._server is not None:
             self._server.link_lost()
-        elif self._door.peers is not None and self.session is not None and self.session.peer is not None:
-            self._door.peers.link_lost(self)
+        elif self._context.peers is not None and self.session is not None and self.session.peer is not None:
+            self._context.peers.link_lost(self)
 
 
 def own_hello(node: Any, software: str) -> Callable[[], Hello]:

@@ -1,7 +1,7 @@
 """Appends of binary sessions: checked, joined with their like, answered, and given up in time.
 
 A session may have hundreds of small ones under way, so one costs no Deferred and no timer of its own: whoever
-settles it calls it. One `AppendDoor` serves all sessions of a node, one `Appends` each of them.
+settles it calls it. One `Appender` serves all sessions of a node, one `Appends` each of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AppendLink(Protocol):
         """Write what the session has to send."""
 
 
-class AppendDoor:
+class Appender:
     """What the appends of all binary sessions share: the way to the node, together.
 
     Args:
@@ -137,15 +137,15 @@ class Append:
 class Appends:
     """The appends of one session that are not answered yet; bounded in bytes, each with its deadline."""
 
-    def __init__(self, door: AppendDoor, link: AppendLink, session: Session, subject: str) -> None:
-        self.door = door
+    def __init__(self, appender: Appender, link: AppendLink, session: Session, subject: str) -> None:
+        self.appender = appender
         self._link = link
         self._session = session
         self._subject = subject
         self._open: dict[int, Append] = {}
         self._size = 0
         self._coming = 0  # bytes of a batch that is not complete
-        self._holding = Holding(door.bodies, subject)
+        self._holding = Holding(appender.bodies, subject)
         self._timer: IDelayedCall | None = None
         self._due = inf  # when the timer looks
         self._line: deque[tuple[Append, Produce]] = deque()  # behind one that is checked on another thread
@@ -162,8 +162,8 @@ class Appends:
 
     def take(self, stream: int, request: Produce) -> None:
         """Append a batch; its outcome is the stream's answer."""
-        door = self.door
-        append = self._open[stream] = Append(self, stream, request, door.scheduler.seconds())
+        appender = self.appender
+        append = self._open[stream] = Append(self, stream, request, appender.scheduler.seconds())
         self._size += len(append.payload) + APPEND_COST
         self._coming = 0
         try:
@@ -173,13 +173,13 @@ class Appends:
             return
         if append.deadline < self._due:
             self._watch(append.deadline)
-        steps = door.check_batch(
+        steps = appender.check_batch(
             request.batch, request.record_count, request.attributes & CODEC_MASK, request.batch_crc
         )
         try:
             for _ in steps:
                 self._line.append((append, request))
-                append.pending = door.checks.run(self._subject, steps, partial(self._checked, append))
+                append.pending = appender.checks.run(self._subject, steps, partial(self._checked, append))
                 return
         except Exception as error:
             self.refuse(append, short_of(error) or error)
@@ -195,7 +195,7 @@ class Appends:
         append.pending = None
         if error is not None:
             self.refuse(append, short_of(error) or error)
-            self.door.flush()
+            self.appender.flush()
         self._propose_checked()
 
     def _propose_checked(self) -> None:
@@ -216,9 +216,9 @@ class Appends:
             producer_sequence=request.producer_sequence,
         )
         if proposal is None:
-            self.door.join(append, self._subject)
+            self.appender.join(append, self._subject)
         else:
-            self.door.propose(append, proposal)
+            self.appender.propose(append, proposal)
 
     # --- outcomes -------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Appends:
     def _end(self, append: Append) -> None:
         del self._open[append.stream]
         append.is_wanted = False
-        self.door.note_answer(self)
+        self.appender.note_answer(self)
         self._size -= len(append.payload) + APPEND_COST
         self._holding.shrink(self._size + self._coming)
 
@@ -270,21 +270,21 @@ class Appends:
     def _watch(self, deadline: float) -> None:
         """Look at the deadlines when this one is due; one timer looks after all of them."""
         self._due = deadline
-        seconds = max(0.0, deadline - self.door.scheduler.seconds())
+        seconds = max(0.0, deadline - self.appender.scheduler.seconds())
         if self._timer is None:
-            self._timer = self.door.scheduler.callLater(seconds, self._expire)
+            self._timer = self.appender.scheduler.callLater(seconds, self._expire)
         else:
             self._timer.reset(seconds)
 
     def _expire(self) -> None:
         self._timer = None
         self._due = inf
-        now = self.door.scheduler.seconds()
+        now = self.appender.scheduler.seconds()
         for append in [append for append in self._open.values() if append.deadline <= now]:
             text = f"not durable within {append.seconds:g} s; it may still be appended"
             self.refuse(append, OutcomeUnknownError(text))
             append.forget()
         self._propose_checked()
-        self.door.flush()
+        self.appender.flush()
         if self._open:
             self._watch(min(append.deadline for append in self._open.values()))

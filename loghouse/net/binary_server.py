@@ -21,7 +21,7 @@ from loghouse.limits import (
     FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
 )
-from loghouse.net.appending import AppendDoor, Appends
+from loghouse.net.appending import Appender, Appends
 from loghouse.node.api import NodeLike
 from loghouse.node.gate import Gate, refusal_of
 from loghouse.protocol.client_messages import (
@@ -87,7 +87,7 @@ class BinaryServer:
 
     gate: Gate
     scheduler: Any
-    appends: AppendDoor
+    appends: Appender
     shares: Shares = field(default_factory=Shares)
 
 

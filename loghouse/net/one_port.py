@@ -23,13 +23,13 @@ from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError, LoghouseError
 from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
-from loghouse.net.accept import LinkDoor, Peers, own_hello
+from loghouse.net.accept import LinkContext, Peers, own_hello
 from loghouse.net.admission import Admission, limits_for
-from loghouse.net.appending import AppendDoor
+from loghouse.net.appending import Appender
 from loghouse.net.binary_server import BinaryServer
 from loghouse.net.callers import Callers
-from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
+from loghouse.net.listener import Listener
 from loghouse.net.private_directory import PrivateDirectory
 from loghouse.net.tls import TlsContexts
 from loghouse.node.api import NodeLike
@@ -83,7 +83,7 @@ class OnePort:
         soon: Soon | None = None,
         shares: Shares | None = None,
     ) -> None:
-        """Make the doors; nothing is bound yet.
+        """Make the parts of the port; nothing is bound yet.
 
         Args:
             shares: Counts what subjects hold, over both protocols.
@@ -105,7 +105,7 @@ class OnePort:
         self._socket: socket.socket | None = None
         self._port: Any = None
         self._expiry_day = -1
-        self._doors: FrontDoorFactory | None = None
+        self._listener: Listener | None = None
         self.watch = LinkWatch(reactor)
         self.tls = TlsContexts(options.tls, clock=wall_clock) if options.tls else None
 
@@ -141,11 +141,11 @@ class OnePort:
             clock=self._wall_clock,
             record_size_max=self._options.record_size_max,
         )
-        links = LinkDoor(
+        links = LinkContext(
             binary=BinaryServer(
                 gate=gate,
                 scheduler=self._reactor,
-                appends=AppendDoor(
+                appends=Appender(
                     gate,
                     soon=self._soon,
                     scheduler=self._reactor,
@@ -164,12 +164,12 @@ class OnePort:
         )
         admission = Admission(limits_for(connections_allowed()))
         path = self.grpc_address.removeprefix("unix:")
-        self._doors = FrontDoorFactory(self._reactor, links, admission, path, self.callers)
+        self._listener = Listener(self._reactor, links, admission, path, self.callers)
         with _listening(*self._socket.getsockname()[:2]):
             self._socket.listen(BACKLOG)
-        self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._doors)
+        self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._listener)
         self._socket.close()
-        self._doors.port = self._port
+        self._listener.port = self._port
 
     def warn_of_expiry(self) -> None:
         """Log which certificates expire soon, once a day however often this is called."""
@@ -206,8 +206,8 @@ class OnePort:
 
     def abort(self) -> None:
         """Cut off what is still open, and remove the private directory."""
-        if self._doors is not None:
-            self._doors.abort_all()
+        if self._listener is not None:
+            self._listener.abort_all()
         if self._socket is not None:
             self._socket.close()
         directory, self._directory = self._directory, None

@@ -120,7 +120,7 @@ class SendQueue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DialDoor:
+class DialContext:
     """What all dialled links of a node share.
 
     `tls` None: plain TCP, for tests on loopback. `soon`: see `BulkTlsFactory`.
@@ -140,7 +140,7 @@ class PeerLink:
     """The sending side towards one node.
 
     Args:
-        door: What all peers share.
+        context: What all peers share.
         host, port: Where it is.
         expected_node: Its name; another node at that address is refused. Empty: any node of this cluster.
         event_received: Told of what comes back: LinkUp, answers to Describe.
@@ -151,7 +151,7 @@ class PeerLink:
 
     def __init__(
         self,
-        door: DialDoor,
+        context: DialContext,
         host: str,
         port: int,
         expected_node: str,
@@ -165,7 +165,7 @@ class PeerLink:
         self.link: DialledLink | None = None  # the connection, from LinkUp until it is lost
         # Whether one end was of no cluster when the two met: only a new link can carry more.
         self._is_restricted = False
-        self._door = door  # what all peers share; fixed
+        self._context = context  # what all peers share; fixed
         self._host = host  # where it is dialled; fixed
         self._port = port  # as `_host`
         self._event_received = event_received  # told of what comes back; fixed
@@ -175,7 +175,7 @@ class PeerLink:
         self._timer: Any = None  # the call that dials next, while `state` is WAITING
         self._connector: Any = None  # Twisted's, from a dial until its connection is lost
         # Runs work at the end of a turn of the reactor; fixed.
-        self._soon = door.soon or (lambda work: door.reactor.callLater(0, work))
+        self._soon = context.soon or (lambda work: context.reactor.callLater(0, work))
         self._turn_size = 0  # bytes written since `_end_turn` last ran
         self._is_turn_ending = False  # `_end_turn` is due
 
@@ -300,46 +300,46 @@ class PeerLink:
         self._timer = None
         self.state = PeerState.DIALLING
         self.counters.dials += 1
-        door = self._door
-        factory: Any = _DialFactory(self, door)
-        if door.tls is not None:
-            factory = BulkTlsFactory(door.tls, True, factory, clock=door.reactor, soon=door.soon)
+        context = self._context
+        factory: Any = _DialFactory(self, context)
+        if context.tls is not None:
+            factory = BulkTlsFactory(context.tls, True, factory, clock=context.reactor, soon=context.soon)
             factory.noisy = False
-        self._connector = door.reactor.connectTCP(self._host, self._port, factory, CONNECT_SECONDS_MAX)
+        self._connector = context.reactor.connectTCP(self._host, self._port, factory, CONNECT_SECONDS_MAX)
 
     def _wait(self) -> None:
         # Doubling, and anywhere in the upper half of it: nodes that lost each other together do not come back
         # together.
         self._delay_seconds = min(max(2 * self._delay_seconds, BACKOFF_SECONDS_MIN), BACKOFF_SECONDS_MAX)
         self.state = PeerState.WAITING
-        delay = self._delay_seconds * self._door.rng.uniform(0.5, 1.0)
-        self._timer = self._door.reactor.callLater(delay, self._dial)
+        delay = self._delay_seconds * self._context.rng.uniform(0.5, 1.0)
+        self._timer = self._context.reactor.callLater(delay, self._dial)
 
 
 @implementer(IHandshakeListener)
 class DialledLink(Link):
     """One dialled connection."""
 
-    def __init__(self, peer: PeerLink, door: DialDoor) -> None:
-        super().__init__(door.watch, door.times)
+    def __init__(self, peer: PeerLink, context: DialContext) -> None:
+        super().__init__(context.watch, context.times)
         self.is_idle_closed = False  # set by `end`: this side hung up in order, so nothing failed
         self._peer = peer  # whose link this is; fixed
-        self._door = door  # what all peers share; fixed
+        self._context = context  # what all peers share; fixed
         # The other's certificate; None before the handshake and without TLS.
         self._shown: ShownCertificate | None = None
-        self._sent_at = door.watch.clock.seconds()  # when the last frame was written
+        self._sent_at = context.watch.clock.seconds()  # when the last frame was written
 
     def connectionMade(self) -> None:
         """Twisted is connected; with TLS the handshake is still to come."""
         super().connectionMade()
         # Else a message behind one that is not acknowledged yet may wait 40 ms for that.
         self._transport.setTcpNoDelay(True)
-        if self._door.tls is None:
+        if self._context.tls is None:
             self._greet(None)
 
     def handshakeCompleted(self) -> None:
         """Twisted: our side of TLS is done. The other may still refuse us: only its Hello says it did not."""
-        tls = self._door.tls
+        tls = self._context.tls
         assert tls is not None
         try:
             self._shown = ShownCertificate(tls, self._transport)
@@ -356,7 +356,7 @@ class DialledLink(Link):
     def _greet(self, certified: Certified | None) -> None:
         self.start(
             Session(
-                self._door.hello(),
+                self._context.hello(),
                 is_dialler=True,
                 certified=certified,
                 expected_node=self._peer.expected_node,
@@ -370,7 +370,7 @@ class DialledLink(Link):
 
     def write_frame(self, frame: tuple[Buffer, ...], size: int) -> None:
         """Write one whole frame of `size` bytes."""
-        self._sent_at = self._door.watch.clock.seconds()
+        self._sent_at = self._context.watch.clock.seconds()
         self._write(frame, size)
 
     def event_received(self, event: Event) -> None:
@@ -386,7 +386,7 @@ class DialledLink(Link):
 
     def check_deadlines(self, now: float) -> None:
         """Called every second."""
-        if self._peer.link is self and now - self._sent_at >= self._door.idle_seconds_max:
+        if self._peer.link is self and now - self._sent_at >= self._context.idle_seconds_max:
             self.end("nothing to say")
         super().check_deadlines(now)
         if self._shown is not None:
@@ -410,12 +410,12 @@ class DialledLink(Link):
 class _DialFactory(ClientFactory):
     noisy = False
 
-    def __init__(self, peer: PeerLink, door: DialDoor) -> None:
+    def __init__(self, peer: PeerLink, context: DialContext) -> None:
         self._peer = peer
-        self._door = door
+        self._context = context
 
     def buildProtocol(self, addr: Any) -> Protocol:
-        return DialledLink(self._peer, self._door)
+        return DialledLink(self._peer, self._context)
 
     def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
         self._peer.lost(reason.getErrorMessage())

@@ -1,4 +1,4 @@
-"""What the doors may ask of a node: the seam between `loghouse.api`, `loghouse.net` and `loghouse.node`.
+"""What the servers may ask of a node: the seam between `loghouse.api`, `loghouse.net` and `loghouse.node`.
 
 Servicers and binary sessions know a node only through `NodeLike`. Offsets count records from 0 and have
 no gaps; times are microseconds since the epoch; sizes are bytes.
@@ -22,7 +22,7 @@ from loghouse.runtime.scheduling import Cancellable
 class ServerView:
     """One node of the cluster, for clients: `role` is VOTER or LEARNER, which stands for replicas, too.
 
-    `grpc_address` is its direct gRPC door, empty when it has none.
+    `grpc_address` is its direct gRPC address, empty when it has none.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ClusterStatus:
 
 
 class NodeLike(Protocol):
-    """A node as its doors see it.
+    """A node as its servers see it.
 
     Every Deferred may be cancelled. Errors are `loghouse.errors.RequestError`s.
     """

@@ -44,7 +44,7 @@ class LongCheck:
 
 
 class LongChecks:
-    """The checks that wait for the thread; a door has one.
+    """The checks that wait for the thread; a server has one.
 
     Args:
         in_thread: Runs a function off the reactor.

@@ -163,7 +163,7 @@ class Describe(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribedServer:
-    """A node as DescribeReply shows it. `grpc_address` is empty when it has no direct gRPC door."""
+    """A node as DescribeReply shows it. `grpc_address` is empty when it has no direct gRPC address."""
 
     name: ShortText
     address: LongText

@@ -76,7 +76,7 @@ class _Gathering:
 
 
 class Coalescer:
-    """Gathers batches and proposes them in as few entries as fit; a door has one for all its callers.
+    """Gathers batches and proposes them in as few entries as fit; a server has one for all its callers.
 
     Batches of one subject keep their order. Subjects do not share: a proposal carries the one it is for.
     """
@@ -96,7 +96,7 @@ class Coalescer:
             settled: Called whenever the answers to an entry have been given.
             entries_max: Joined entries under way before batches gather. With more, callers need not all wait
                 for the same disk; where calls come one by one, they only make smaller entries.
-            later: The reactor's timers, for a door whose calls come one by one: the more callers the last
+            later: The reactor's timers, for a server whose calls come one by one: the more callers the last
                 entry had, the longer the next one waits for its own.
         """
         self._append = propose

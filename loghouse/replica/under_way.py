@@ -1,7 +1,7 @@
 """Appends on their way to the disks of a majority, shared out by subject.
 
 The leader counts here what it proposed for whom, also for other nodes that pass requests on: there a subject
-could otherwise have its share of every door.
+could otherwise have its share of every server.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from loghouse.errors import LoghouseError
 from loghouse.gossip import config as swim_config
 from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions
-from loghouse.net.peer import DialDoor
+from loghouse.net.peer import DialContext
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import Clocks, NodeOptions
 from loghouse.protocol.configuration import Retention
@@ -179,7 +179,7 @@ class NodeService(Service):
         """Look for the other nodes. One that is alone dials nobody."""
         self.node.attach(self.cluster)
         self.cluster.start(
-            DialDoor(
+            DialContext(
                 reactor=self._reactor,
                 watch=self._one_port.watch,
                 hello=own_hello(self.node, f"loghouse {__version__}"),

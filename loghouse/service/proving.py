@@ -1,7 +1,7 @@
 """Proves credentials before they are used: what a node cannot use itself, nobody can use with it.
 
 The binary protocol and gRPC have TLS stacks of their own. A certificate that only one of them can use would
-close one door in silence, or leave it open with what was in force before.
+close one port in silence, or leave it open with what was in force before.
 """
 
 from __future__ import annotations

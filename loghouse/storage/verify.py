@@ -5,7 +5,7 @@
 
 A `Finding` with `is_damage` means that acknowledged data is damaged; without, it is something that the
 next start mends by itself (a torn tail, an index that does not fit, what a crash left over). One with
-`is_unreadable` is about whole bytes that no door takes any more: some readers stop there. The start's own
+`is_unreadable` is about whole bytes that no server takes any more: some readers stop there. The start's own
 judgement, `opening.survey`, is part of the check: what a start refuses or repairs is never called good.
 """
 

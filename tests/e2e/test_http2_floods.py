@@ -13,7 +13,7 @@ import grpc
 
 from loghouse.api.v1 import log_pb2
 from loghouse.limits import KIB, MIB
-from loghouse.net.front_door import HTTP2_PREFACE
+from loghouse.net.listener import HTTP2_PREFACE
 from tests.e2e.test_node_process import ProcessTestCase
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9

@@ -33,7 +33,7 @@ CLIENT = (
         "any-text-is-an-address",
         "a just-started node told of addresses that it did not know",
         "What a server tells of is dialled, whether it is an address or not.",
-        [("loghouse.client.balancing:Balancer._doors", "if is_dialable(door)", "")],
+        [("loghouse.client.balancing:Balancer._addresses_of", "if is_dialable(address)", "")],
         "client.test_balancing:NoAddressTests.test_never_chosen",
     ),
     bug(

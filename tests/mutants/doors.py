@@ -1,4 +1,4 @@
-"""Known bugs of what the doors do with appends. Each names the test that must catch it.
+"""Known bugs of what the servers do with appends. Each names the test that must catch it.
 
 `tests/test_door_mutants.py` tries them.
 """

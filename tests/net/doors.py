@@ -1,4 +1,4 @@
-"""A real front door with real TLS on loopback, certificates for every kind of stranger, and plain sockets."""
+"""The real port with real TLS on loopback, certificates for every kind of stranger, and plain sockets."""
 
 import functools
 import random
@@ -18,15 +18,15 @@ from twisted.trial.unittest import TestCase
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
 from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.auth.policy import Authorizer
-from loghouse.net.accept import LinkDoor, own_hello
+from loghouse.net.accept import LinkContext, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
-from loghouse.net.appending import AppendDoor
+from loghouse.net.appending import Appender
 from loghouse.net.binary_client import ClientTls, connect
 from loghouse.net.binary_server import BinaryServer
 from loghouse.net.callers import Callers
-from loghouse.net.front_door import FrontDoorFactory
 from loghouse.net.link import LinkTimes, LinkWatch
-from loghouse.net.peer import DialDoor, PeerLink
+from loghouse.net.listener import Listener
+from loghouse.net.peer import DialContext, PeerLink
 from loghouse.net.tls import TlsContexts
 from loghouse.node.gate import Gate
 from loghouse.protocol.framing import HEADER
@@ -90,7 +90,7 @@ def asynchronous(method):
 
 
 class WireCase(TestCase):
-    """A test with a front door to a `FakeNode`."""
+    """A test with the one port of a `FakeNode`."""
 
     timeout = 60
     policy = POLICY
@@ -140,17 +140,17 @@ class WireCase(TestCase):
         ca_path.write_bytes(authority().certificate_pem)
         return ClientTls(ca=ca_path, certificate=certificate, key=key)
 
-    # --- the door ---------------------------------------------------------------------
+    # --- the port ---------------------------------------------------------------------
 
     def open_door(self, *, plaintext=False):
-        """Listen; sets `self.port`, `self.doors`."""
+        """Listen; sets `self.port`, `self.listener`."""
         self.credentials = None if plaintext else Credentials(self.tls_paths())
         self.tls = None if plaintext else TlsContexts(self.credentials, clock=lambda: self.wall_clock())
         gate = Gate(self.node, self.authorizer, clock=lambda: self.wall_clock())
         server = BinaryServer(
             gate=gate,
             scheduler=reactor,
-            appends=AppendDoor(
+            appends=Appender(
                 gate,
                 soon=soon(),
                 scheduler=reactor,
@@ -159,7 +159,7 @@ class WireCase(TestCase):
             ),
             shares=self.shares,
         )
-        links = LinkDoor(
+        links = LinkContext(
             binary=server,
             watch=LinkWatch(reactor),
             times=self.times,
@@ -169,15 +169,15 @@ class WireCase(TestCase):
             peers=self.peers,
         )
         self.admission = Admission(self.limits)
-        self.doors = FrontDoorFactory(reactor, links, self.admission, self.grpc_path, self.callers)
-        self.doors.port = reactor.listenTCP(0, self.doors, backlog=512, interface="127.0.0.1")
-        self.port = self.doors.port.getHost().port
+        self.listener = Listener(reactor, links, self.admission, self.grpc_path, self.callers)
+        self.listener.port = reactor.listenTCP(0, self.listener, backlog=512, interface="127.0.0.1")
+        self.port = self.listener.port.getHost().port
         self.closers.append(self.close_door)
         return self.port
 
     async def close_door(self):
-        await maybeDeferred(self.doors.port.stopListening)
-        self.doors.abort_all()
+        await maybeDeferred(self.listener.port.stopListening)
+        self.listener.abort_all()
         await until(lambda: self.admission.all == 0)
 
     async def connect(self, name="root", issued=None):
@@ -193,7 +193,7 @@ class WireCase(TestCase):
         return connection
 
     def peer(self, name="n2", *, issued=None, expected="n1", events=None, hello=None, port=None, **fields):
-        """Return a `PeerLink` of another node towards the door; `events` collects what comes back."""
+        """Return a `PeerLink` of another node towards the port; `events` collects what comes back."""
         cluster_uuid = fields.pop("cluster_uuid", self.node.cluster_uuid)
         link_lost = fields.pop("link_lost", lambda: None)
         issued = issued or node_certificate(name)
@@ -204,7 +204,7 @@ class WireCase(TestCase):
             node_name=name,
             disk_uuid=name.encode().ljust(16, b"-"),
         )
-        door = DialDoor(
+        dial = DialContext(
             reactor=reactor,
             watch=LinkWatch(reactor),
             hello=lambda: own,
@@ -213,7 +213,7 @@ class WireCase(TestCase):
             **fields,
         )
         received = [].append if events is None else events.append
-        link = PeerLink(door, "127.0.0.1", port or self.port, expected, received, link_lost)
+        link = PeerLink(dial, "127.0.0.1", port or self.port, expected, received, link_lost)
 
         async def stop():
             link.stop()

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.errors import OutcomeUnknownError
 from loghouse.limits import MIB
-from loghouse.net.appending import AppendDoor, Appends
+from loghouse.net.appending import Appender, Appends
 from loghouse.node.gate import Gate
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.client_messages import Produce
@@ -46,8 +46,8 @@ class LineTests(SynchronousTestCase):
             threads.append(Deferred())
             return threads[-1]
 
-        door = AppendDoor(gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=in_thread)
-        appends = Appends(door, Link(), SimpleNamespace(is_closed=False), "root")
+        appender = Appender(gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=in_thread)
+        appends = Appends(appender, Link(), SimpleNamespace(is_closed=False), "root")
         self.addCleanup(appends.close)
         appends.take(1, Produce(batch=BATCH, record_count=4))
         appends.take(2, Produce(batch=encode_batch([Record()]), record_count=1))
@@ -59,7 +59,7 @@ class LineTests(SynchronousTestCase):
 
 
 class BugTests(SynchronousTestCase):
-    """A node with a bug behind the door."""
+    """A node with a bug behind the appender."""
 
     def test_propose_raises(self):
         """A client is answered also when the node raises where it should not; the diagnostics say why."""
@@ -68,8 +68,10 @@ class BugTests(SynchronousTestCase):
             is_closed=False, refuse=lambda stream, error: refused.append((stream, type(error)))
         )
         node = SimpleNamespace(name="a", leader_name="a", propose=None)
-        door = AppendDoor(gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred)
-        appends = Appends(door, Link(), session, "root")
+        appender = Appender(
+            gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred
+        )
+        appends = Appends(appender, Link(), session, "root")
         self.addCleanup(appends.close)
         appends.take(1, Produce(batch=BATCH, record_count=4))
         appends.take(2, Produce(batch=BATCH, record_count=4, expect_offset=0))

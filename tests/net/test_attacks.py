@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.limits import MIB
-from loghouse.net import admission, front_door
+from loghouse.net import admission, listener
 from loghouse.net.admission import ConnectionLimits
 from loghouse.net.link import LinkTimes
 from loghouse.protocol.batch import encode_batch
@@ -331,7 +331,7 @@ class FloodTests(AttackCase):
     @asynchronous
     async def test_idle_connects(self):
         """Row 27: of a crowd of idle connections few are held, and not for long; the honest is served."""
-        self.patch(front_door, "CLIENT_HELLO_SECONDS", 0.5)
+        self.patch(listener, "CLIENT_HELLO_SECONDS", 0.5)
         before = await self.honest_seconds()
 
         def crowd():
@@ -348,7 +348,7 @@ class FloodTests(AttackCase):
     @asynchronous
     async def test_slow_client_hello(self):
         """Row 26: a ClientHello that dribbles in is cut off at its deadline."""
-        self.patch(front_door, "CLIENT_HELLO_SECONDS", 0.3)
+        self.patch(listener, "CLIENT_HELLO_SECONDS", 0.3)
 
         def dribble():
             with socket.create_connection(("127.0.0.1", self.port), 10) as plain:
@@ -396,7 +396,9 @@ class FloodTests(AttackCase):
             transport.write(flood)
             await self.honest.bounds()
         # 50 x 192 kB of pings were written; the server took in what its answers' buffers allow.
-        received = sum(door._inner.wrappedProtocol.received_size for door in self.doors._connections)
+        received = sum(
+            connection._inner.wrappedProtocol.received_size for connection in self.listener._connections
+        )
         self.assertLess(received, 8 * MIB)
 
     @asynchronous

@@ -145,7 +145,7 @@ class RequestTests(WireCase):
         """A batch whose client stops waiting while it is checked goes, and those behind it are proposed."""
         self.open_door()
         connection = await self.connect()
-        checks = self.doors.links.binary.appends.checks
+        checks = self.listener.links.binary.appends.checks
         held = Deferred()
         self.patch(checks, "_in_thread", lambda work: held)
         large = compress(batch(bytes(2 * UNPACKED_AT_ONCE_MAX)), Codec.ZSTD)
@@ -320,7 +320,7 @@ class RequestTests(WireCase):
         produced = connection.produce(batch(b"a"), record_count=1)
         followed = connection.follow(0, lambda frames: None)
         await until(lambda: self.node.held_count == 1 and self.node.waiters)
-        self.doors.abort_all()
+        self.listener.abort_all()
         await refused(self, produced, errors.OutcomeUnknownError)
         await refused(self, followed, errors.UnavailableError)
         await until(lambda: not self.node.waiters)

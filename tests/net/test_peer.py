@@ -168,7 +168,7 @@ class LinkTests(PeerCase):
         lost = []
         link = self.peer(link_lost=lambda: lost.append(link.state))
         await self.up(link)
-        self.doors.abort_all()
+        self.listener.abort_all()
         await until(lambda: link.state is PeerState.WAITING)
         self.assertFalse(link.send(SwimNack(sequence=1)))
         await until(lambda: link.counters.ups == 2)
@@ -202,7 +202,9 @@ class LinkTests(PeerCase):
         self.assertFalse(link.send(SwimNack(sequence=1)))
         await until(lambda: link.state is PeerState.IDLE)
         self.assertEqual((link.counters.failures, link.counters.sent), (0, 0))
-        link._door = replace(link._door, hello=lambda: replace(hello, cluster_uuid=self.node.cluster_uuid))
+        link._context = replace(
+            link._context, hello=lambda: replace(hello, cluster_uuid=self.node.cluster_uuid)
+        )
         self.assertFalse(link.send(SwimNack(sequence=2)))
         await until(lambda: link.state is PeerState.UP)
         self.assertTrue(link.send(SwimNack(sequence=3)))

@@ -328,7 +328,7 @@ class StopTests(RefusalCase):
         appending = connection.produce(ONE, record_count=1)
         await until(lambda: self.node.held_count == 1)
         self.server._guard.is_stopping = True  # as `GrpcServer.stop` does, for a tenth of a second
-        self.doors.links.watch.say_goodbye("the node is stopping")
+        self.listener.links.watch.say_goodbye("the node is stopping")
         requests = (produce(), Bounds())
         # All before the client has heard the goodbye: it would send nothing any more.
         answers = [connection._ask(request, 1) for request in requests]

@@ -131,7 +131,7 @@ class LinkSocketTests(PeerCase):
         self.open_door()
         link = self.peer()
         await self.up(link)
-        [accepted] = self.doors._connections
+        [accepted] = self.listener._connections
         for tcp in (link.link.transport.transport, accepted.transport):
             self.assertTrue(tcp.getTcpNoDelay())
             self.assertEqual(tcp.bufferSize, SOCKET_BUFFER_SIZE)

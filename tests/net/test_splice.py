@@ -433,7 +433,7 @@ class EdgeTests(SpliceCase):
     async def test_server_not_there(self):
         """When nobody listens behind, the client is cut off, and the door stays open."""
         self.open_splice()
-        self.doors.grpc_path += "-missing"
+        self.listener.grpc_path += "-missing"
         plain = self.dial()
         await deferToThread(plain.sendall, self.hello)
 
@@ -472,8 +472,8 @@ class BackPressureTests(SpliceCase):
 
         sent = await deferToThread(push)
         self.assertLess(sent, 64 * MIB)
-        [door] = self.doors._connections
-        buffered = door._inner.other.transport
+        [connection] = self.listener._connections
+        buffered = connection._inner.other.transport
         self.assertLess(len(buffered.dataBuffer) + sum(map(len, buffered._tempDataBuffer)), MIB)
         self.server.seen.transport.resumeProducing()
         plain.settimeout(20)

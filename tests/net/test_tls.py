@@ -112,7 +112,7 @@ class LiveTests(WireCase):
         paths = self.tls_paths("n1")
         paths.ca.write_bytes(new_ca.certificate_pem + authority().certificate_pem)
         self.assertTrue(self.credentials.reload())
-        self.doors.links.watch._look()
+        self.listener.links.watch._look()
         self.assertEqual((await connection.bounds()).next_offset, 0)
 
     @asynchronous
@@ -136,7 +136,7 @@ class LiveTests(WireCase):
         paths = self.tls_paths("n1")
         paths.ca.write_bytes(renewed(authority()))
         self.assertTrue(self.credentials.reload())
-        self.doors.links.watch._look()
+        self.listener.links.watch._look()
         self.assertEqual((await connection.bounds()).next_offset, 0)
 
     @asynchronous
@@ -149,7 +149,7 @@ class LiveTests(WireCase):
         await until(lambda: peer.state is PeerState.UP)
         link = peer.link
         serial = x509.load_pem_x509_certificate(node_certificate("n1").certificate_pem).serial_number
-        dialler = peer._door.tls.credentials
+        dialler = peer._context.tls.credentials
         # Of the two ends only the dialling one knows.
         dialler.take(replace(dialler.material, denied=frozenset({f"serial:{serial:x}"})))
         await until(lambda: peer.link is not link)

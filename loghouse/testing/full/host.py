@@ -21,10 +21,10 @@ from loghouse.errors import (
     OffsetOutOfRangeError,
     StorageError,
 )
-from loghouse.net.accept import LinkDoor, own_hello
+from loghouse.net.accept import LinkContext, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
-from loghouse.net.peer import DialDoor
+from loghouse.net.peer import DialContext
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
 from loghouse.node.options import Clocks, NodeOptions
 from loghouse.protocol.configuration import MemberRole, decode_producer
@@ -138,7 +138,7 @@ class Host:
         self._watch = LinkWatch(life)
         hello = own_hello(node, "simulated")
         self._admission = Admission(ConnectionLimits())
-        self._door = LinkDoor(
+        self._context = LinkContext(
             binary=None,  # type: ignore[arg-type]
             watch=self._watch,
             times=LinkTimes(),
@@ -149,7 +149,7 @@ class Host:
         if self.is_alone and not node.is_in_cluster:
             return  # as `service.NodeService`: one that is alone dials nobody
         node.attach(links)
-        links.start(DialDoor(reactor=life, watch=self._watch, hello=hello, tls=None, rng=rng))
+        links.start(DialContext(reactor=life, watch=self._watch, hello=hello, tls=None, rng=rng))
 
     def _make_node(self, life: Life, rng: random.Random) -> WatchedNode:
         cluster, options = self.cluster, self.cluster.options
@@ -180,7 +180,7 @@ class Host:
     def accept(self, transport: SimTransport) -> None:
         """Take a connection that another machine dialled."""
         address = f"n{transport.peer_number}"
-        transport.accepted(AcceptedWithoutTls(self._door, self._admission.enter(address)))
+        transport.accepted(AcceptedWithoutTls(self._context, self._admission.enter(address)))
 
     def wall(self) -> float:
         """Return this machine's wall clock, in seconds since the epoch."""

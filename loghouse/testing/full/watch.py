@@ -145,5 +145,5 @@ class AcceptedWithoutTls(AcceptedLink):
     """A link of another node. TLS is not simulated: who is there is taken from its Hello."""
 
     def _admit(self, hello: Hello) -> None:
-        peers: Any = self._door.peers
+        peers: Any = self._context.peers
         peers.admit(hello)

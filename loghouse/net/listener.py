@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from loghouse.errors import ProtocolError, ResourceExhaustedError
 from loghouse.limits import CLIENT_HELLO_SECONDS, LINK_HEADER_SIZE
-from loghouse.net.accept import AcceptedLink, LinkDoor
+from loghouse.net.accept import AcceptedLink, LinkContext
 from loghouse.net.admission import Admission, ConnectionTicket
 from loghouse.net.callers import Callers
 from loghouse.net.client_hello import TLS_1_3, ClientHello, ClientHelloReader
@@ -33,17 +33,17 @@ HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 @implementer(IHalfCloseableProtocol)
-class FrontDoor(Protocol):
+class AcceptedConnection(Protocol):
     """One accepted connection, until it is known what it speaks; then it only passes on."""
 
-    def __init__(self, factory: FrontDoorFactory, address: str) -> None:
+    def __init__(self, listener: Listener, address: str) -> None:
         """Begin as a stranger.
 
         Raises:
             ResourceExhaustedError: There is no place for one.
         """
-        self._doors = factory
-        self._ticket = factory.admission.enter(address, self._drop)
+        self._listener = listener
+        self._ticket = listener.admission.enter(address, self._drop)
         self._reader = ClientHelloReader()
         self._preface = b""
         self._inner: Any = None
@@ -51,7 +51,7 @@ class FrontDoor(Protocol):
 
     def connectionMade(self) -> None:
         """Twisted accepted it."""
-        self._deadline = self._doors.reactor.callLater(CLIENT_HELLO_SECONDS, self._too_late)
+        self._deadline = self._listener.reactor.callLater(CLIENT_HELLO_SECONDS, self._too_late)
         transport: Any = self.transport
         transport.setTcpNoDelay(True)  # for whoever it is handed over to
 
@@ -63,7 +63,7 @@ class FrontDoor(Protocol):
         if self._deadline is None:
             return  # refused already
         try:
-            if self._doors.links.tls is None:
+            if self._listener.links.tls is None:
                 self._route_plain(data)
             else:
                 if not self._reader.received and _is_plain_client(data):
@@ -80,7 +80,7 @@ class FrontDoor(Protocol):
             raise ProtocolError("the client does not offer TLS 1.3")
         first = bytes(self._reader.received)
         if ALPN in hello.protocols:
-            self._hand_over(self._doors.link_factory(self._ticket), first)
+            self._hand_over(self._listener.link_factory(self._ticket), first)
         elif ALPN_GRPC in hello.protocols:
             self._to_grpc(first)
         else:
@@ -92,14 +92,14 @@ class FrontDoor(Protocol):
             if len(self._preface) >= len(HTTP2_PREFACE):
                 self._to_grpc(self._preface)
         else:
-            self._hand_over(AcceptedLink(self._doors.links, self._ticket), self._preface)
+            self._hand_over(AcceptedLink(self._listener.links, self._ticket), self._preface)
 
     def _to_grpc(self, first: bytes) -> None:
-        if self._doors.grpc_path is None:
+        if self._listener.grpc_path is None:
             raise ProtocolError("gRPC is not served here")
         # It authenticates its clients itself; until the first call of one it stays a stranger here.
-        caller = self._doors.callers.add(self._ticket, self._drop)
-        self._hand_over(SpliceFront(self._doors.reactor, self._doors.grpc_path, first, caller), b"")
+        caller = self._listener.callers.add(self._ticket, self._drop)
+        self._hand_over(SpliceFront(self._listener.reactor, self._listener.grpc_path, first, caller), b"")
 
     def _hand_over(self, inner: Any, first: bytes) -> None:
         self._stop_deadline()
@@ -123,7 +123,7 @@ class FrontDoor(Protocol):
     def _refuse(self, reason: str, told: bytes = b"") -> None:
         self._stop_deadline()
         transport: Any = self.transport
-        self._doors.note_refusal(str(getattr(transport.getPeer(), "host", "?")), reason)
+        self._listener.note_refusal(str(getattr(transport.getPeer(), "host", "?")), reason)
         if told:
             transport.write(told)  # a few bytes: the kernel takes them at once
             transport.loseConnection()
@@ -152,10 +152,10 @@ class FrontDoor(Protocol):
         self._ticket.close()
         if self._inner is not None:
             self._inner.connectionLost(reason)
-        self._doors.connection_lost(self)
+        self._listener.connection_lost(self)
 
 
-class FrontDoorFactory(Factory):
+class Listener(Factory):
     """Accepts on the one port.
 
     Args:
@@ -172,7 +172,7 @@ class FrontDoorFactory(Factory):
     def __init__(
         self,
         reactor: Any,
-        links: LinkDoor,
+        links: LinkContext,
         admission: Admission,
         grpc_path: str | None,
         callers: Callers | None = None,
@@ -184,23 +184,23 @@ class FrontDoorFactory(Factory):
         self.callers = callers or Callers(Shares().bodies)
         self.port: Any = None
         self._is_paused = False
-        self._connections: set[FrontDoor] = set()
+        self._connections: set[AcceptedConnection] = set()
 
-    def buildProtocol(self, addr: Any) -> FrontDoor | None:
+    def buildProtocol(self, addr: Any) -> AcceptedConnection | None:
         """Twisted accepted a connection; None closes it at once."""
         address = getattr(addr, "host", "local")
         try:
-            door = FrontDoor(self, address)
+            connection = AcceptedConnection(self, address)
         except ResourceExhaustedError as error:
             self.note_refusal(address, str(error))
             return None
-        self._connections.add(door)
+        self._connections.add(connection)
         if self.port is not None:
             # Twisted accepts so many in a turn, and 20 more the next time: other work would wait, too.
             self.port.numberAccepts = ACCEPTS_PER_TURN
         if self.admission.is_full:
             self._pause()
-        return door
+        return connection
 
     def link_factory(self, ticket: ConnectionTicket) -> Any:
         """Return a TLS protocol around a new link."""
@@ -215,9 +215,9 @@ class FrontDoorFactory(Factory):
         factory.noisy = False
         return factory.buildProtocol(None)
 
-    def connection_lost(self, door: FrontDoor) -> None:
+    def connection_lost(self, connection: AcceptedConnection) -> None:
         """One less."""
-        self._connections.discard(door)
+        self._connections.discard(connection)
         if self._is_paused and not self.admission.is_full:
             self._is_paused = False
             if self.port is not None:
@@ -237,8 +237,8 @@ class FrontDoorFactory(Factory):
 
     def abort_all(self) -> None:
         """Cut every connection off."""
-        for door in list(self._connections):
-            transport: Any = door.transport
+        for connection in list(self._connections):
+            transport: Any = connection.transport
             transport.abortConnection()
 
 
