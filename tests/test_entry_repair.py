@@ -173,7 +173,7 @@ class ScrubTests(EntryRepairTestCase):
         self.flip(victim, 1, 2, at=20)
         self.flip(leader, 0, 7)
         self.wait_mended(town, victim.name, leader.name)
-        town.until(lambda: all(one.node.damage_control.scrubber.passes for one in town.running))
+        town.until(lambda: all(one.metrics.count("scrub_pass_ended") for one in town.running))
         self.wait_mended(town, victim.name, entries=2)
         self.assert_same(town)
         self.assertIs(town.leader, leader)

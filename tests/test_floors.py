@@ -27,13 +27,13 @@ FLOORS = (
     {"raft": "consensus", "gossip": "who is alive", "storage": "segments, recovery"},
     {"protocol": "entries, messages, replicated state"},
     {"api.v1": "generated stubs", "shares": "what one subject may hold"},
-    {"errors": "", "limits": "", "text": ""},
+    {"errors": "", "limits": "", "metrics": "", "text": ""},
 )
 LEVELS = {room: -index for index, floor in enumerate(FLOORS) for room in floor}
 ROOT_MODULES_MAX = 7
 
 # Pure: no input, no output, no clock, no chance; time and randomness are handed in.
-PURE = {"raft", "gossip", "storage", "protocol", "shares", "errors", "limits", "text"}
+PURE = {"raft", "gossip", "storage", "protocol", "shares", "errors", "limits", "metrics", "text"}
 PURE_FORBIDDEN = {
     "twisted",
     "grpc",

@@ -10,6 +10,7 @@ from loghouse.replica.scrubber import FIRST_SECONDS, PASS_SECONDS, REST_FACTOR, 
 from loghouse.storage import examination
 from loghouse.testing.disk import SimDisk, disk_error
 from tests.driver.queue import ManualQueue
+from tests.recording import RecordingMetrics
 from tests.storage.test_examination import ExaminationCase
 from tests.test_node import NodeTestCase
 
@@ -34,7 +35,20 @@ class ScrubberTests(ExaminationCase):
         self.scrubber = self.scrub(RATE)
 
     def scrub(self, rate: int) -> Scrubber:
-        return Scrubber(self.disk, self.log, self, readers=self.queue, rate=rate, monotonic=lambda: self.now)
+        self.metrics = RecordingMetrics()
+        return Scrubber(
+            self.disk,
+            self.log,
+            self,
+            readers=self.queue,
+            rate=rate,
+            monotonic=lambda: self.now,
+            metrics=self.metrics,
+        )
+
+    @property
+    def pass_count(self) -> int:
+        return self.metrics.count("scrub_pass_ended")
 
     # --- ScrubOwner -------------------------------------------------------------------
 
@@ -70,11 +84,11 @@ class ScrubberTests(ExaminationCase):
         """It begins some time after the start, reads every sealed segment, and comes again after a day."""
         self.assertEqual(self.pass_time(FIRST_SECONDS - 1), 0)
         self.assertGreater(self.pass_time(60), 2 * len(self.log.sealed_segments()))
-        self.assertEqual((self.scrubber.passes, self.told, self.indexes), (1, [], []))
+        self.assertEqual((self.pass_count, self.told, self.indexes), (1, [], []))
         self.assertEqual(self.scrubber._segments, len(self.log.sealed_segments()))
         self.assertEqual(self.pass_time(PASS_SECONDS - 200, tick=10), 0)
         self.pass_time(300)
-        self.assertEqual(self.scrubber.passes, 2)
+        self.assertEqual(self.pass_count, 2)
 
     def test_rate(self):
         """No more bytes a second than the rate, however often it looks; and not much less."""
@@ -82,7 +96,7 @@ class ScrubberTests(ExaminationCase):
         self.scrubber = self.scrub(rate)
         self.now += FIRST_SECONDS
         began = self.now
-        while not self.scrubber.passes:
+        while not self.pass_count:
             self.pass_time(0.1, tick=0.01)
         took, read = self.now - began, self.scrubber._size
         self.assertGreater(took, (read - STEP) / rate - 1.1)
@@ -137,14 +151,14 @@ class ScrubberTests(ExaminationCase):
         self.pass_time(120)
         self.assertEqual((self.indexes, self.told), ([self.segment.base_index], []))
         self.pass_time(PASS_SECONDS + 3600, tick=10)
-        self.assertEqual((self.indexes, self.scrubber.passes), ([self.segment.base_index], 2))
+        self.assertEqual((self.indexes, self.pass_count), ([self.segment.base_index], 2))
 
     def test_committed_only(self):
         """A segment with entries that may not be committed is left for a later pass."""
         segments = self.log.view.segments
         self.committed_index = segments[2].last_index - 1
         self.pass_time(120)
-        self.assertEqual((self.scrubber.passes, self.scrubber._segments), (1, 2))
+        self.assertEqual((self.pass_count, self.scrubber._segments), (1, 2))
 
     def test_trimmed_meanwhile(self):
         """Segments that are gone are passed over."""
@@ -152,7 +166,7 @@ class ScrubberTests(ExaminationCase):
         self.pass_time(1)
         self.log.trim_prefix(self.log.view.segments[3].base_offset, self.log.last_index)
         self.pass_time(120)
-        self.assertEqual((self.scrubber.passes, self.failures, self.told), (1, [], []))
+        self.assertEqual((self.pass_count, self.failures, self.told), (1, [], []))
 
     def test_cannot_open(self):
         """A segment that cannot be opened now is told, and tried again in the next pass."""
@@ -163,13 +177,13 @@ class ScrubberTests(ExaminationCase):
         with patch.object(SimDisk, "open", refuse):
             self.pass_time(120)
         self.assertEqual((self.failures, self.scrubber._segments), ([], 0))
-        self.assertEqual(self.scrubber.passes, 1)
+        self.assertEqual(self.pass_count, 1)
 
     def test_nothing_sealed(self):
         """A log of one segment is looked at now and then, without a word."""
         self.log.trim_prefix(self.log.view.segments[-1].base_offset, self.log.last_index)
         self.assertEqual(self.pass_time(5 * FIRST_SECONDS), 0)
-        self.assertEqual(self.scrubber.passes, 0)
+        self.assertEqual(self.pass_count, 0)
 
 
 class LoneNodeTests(NodeTestCase):
@@ -177,7 +191,8 @@ class LoneNodeTests(NodeTestCase):
 
     def test_tells_once(self):
         """It tells of each damaged place once, goes on, and serves the rest."""
-        node = self.start(segment_size=32 * KIB, scrub_rate=MIB)
+        metrics = RecordingMetrics()
+        node = self.start(segment_size=32 * KIB, scrub_rate=MIB, metrics=metrics)
         for _ in range(12):
             self.append(node, 1, 9000)
         store = Path(node._log.view.segments[1].path)
@@ -193,7 +208,7 @@ class LoneNodeTests(NodeTestCase):
                 self.readers.step()
                 self.monotonic += 1
                 self.clock.advance(node.options.tick_seconds)
-        self.assertEqual(node.damage_control.scrubber.passes, 2)
+        self.assertEqual(metrics.count("scrub_pass_ended"), 2)
         self.assertEqual(len(node.damage_control._places), 1)
         self.assertEqual((self.fatal, node.damage_control.entry_repair.pending), ([], 0))
         self.assertEqual(self.append(node), 12)

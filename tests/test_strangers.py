@@ -175,7 +175,7 @@ class StrangerTests(TownTestCase):
                 town.advance(0.1)
                 self.assertIs(leader.cluster.liveness_of(victim.cluster._swim.key), Liveness.ALIVE)
                 self.assertEqual(leader.cluster.address_of(victim.cluster._swim.key), victim.address)
-        self.assertGreater(leader.cluster._swim.refusals["hearsay of a stranger"], 0)
+        self.assertGreater(leader.metrics.count("gossip_message_refused", "hearsay of a stranger"), 0)
 
     def test_ban(self):
         """`cluster remove` of a name that is no member shuts it out at once; `add` lets it in."""

@@ -36,6 +36,7 @@ from loghouse.gossip.core import Swim
 from loghouse.gossip.members import MemberKey, MemberView, Profile
 from loghouse.gossip.ready import EventKind, MemberEvent
 from loghouse.limits import MEMBERS_MAX
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.peer import DialContext, PeerLink
 from loghouse.node.api import Presence, ServerView
@@ -71,6 +72,7 @@ class ClusterOptions:
     bootstrap: bool = False
     swim: SwimConfig = LAN
     tags: tuple[str, ...] = field(default=())
+    metrics: Metrics = NO_METRICS
 
     @property
     def seeds(self) -> tuple[str, ...]:
@@ -161,6 +163,7 @@ class Cluster:
                 tags=options.tags,
             ),
             seeds=options.seeds,
+            metrics=options.metrics,
             book=self._read_book(),
             rng=self._rng,
         )

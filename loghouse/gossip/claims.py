@@ -6,7 +6,6 @@ ALIVE. Only the member itself raises its incarnation. Drawn in `docs/membership.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -24,6 +23,7 @@ from loghouse.limits import (
     INCARNATION_JUMP_MAX,
     INCARNATION_MAX,
 )
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.protocol.address_book import AddressBook
 from loghouse.protocol.gossip_messages import Liveness, Statement, SwimBroadcast
 from loghouse.protocol.message import Message
@@ -44,13 +44,14 @@ class Claims:
         rng: GossipChance,
         seeds: Iterable[str] = (),
         book: AddressBook = EMPTY_BOOK,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.config = config
         self.key = MemberKey(name, disk_uuid)
         self.profile = profile
         self.incarnation = book.incarnation + 1
         self.awareness = Awareness(config.awareness_max)
-        self.refusals: Counter[str] = Counter()
+        self._metrics = metrics
         self._random = rng
         self._seeds = tuple(seed for seed in seeds if seed != profile.address)
         self._tick = 0
@@ -86,7 +87,7 @@ class Claims:
     # --- out ----------------------------------------------------------------------------
 
     def _refuse(self, reason: str) -> None:
-        self.refusals[reason] += 1
+        self._metrics.gossip_message_refused(reason)
 
     def _send(self, member: KnownMember, message: Message) -> None:
         for address in member.addresses:

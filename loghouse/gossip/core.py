@@ -51,8 +51,9 @@ class Swim(Probing):
         rng: For targets, order and phases.
         seeds: Addresses to try while no live member is known there; `join` of the node's settings.
         book: As last persisted.
+        metrics: Told why messages were ignored.
 
-    `incarnation`, `awareness` and `refusals` (reason to count) are for status pages.
+    `incarnation` and `awareness` are for status pages.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -82,7 +83,7 @@ class Swim(Probing):
     def step(self, source: MemberKey, message: Message) -> None:
         """Take one message. `source` is the member that the link's certificate and Hello proved.
 
-        What does not fit is ignored and counted in `refusals`; nothing is raised.
+        What does not fit is ignored, and `Metrics` is told why; nothing is raised.
         """
         if source == self.key:
             return self._refuse("message of ourselves")

@@ -25,6 +25,7 @@ from loghouse.limits import (
     STRANGERS_PER_ADDRESS_MAX,
     Quota,
 )
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.shares import Ledger
 
 
@@ -65,11 +66,10 @@ def limits_for(all_max: int) -> ConnectionLimits:
 class Admission:
     """Counts connections; every `ConnectionTicket` must be closed once."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
+    def __init__(self, limits: ConnectionLimits, metrics: Metrics = NO_METRICS) -> None:
         self._limits = limits
+        self._metrics = metrics
         self.all = 0
-        self.refused = 0
-        self.dropped = 0
         self.clients = Ledger(Quota("connections", limits.clients_max, limits.per_client_max))
         self.nodes = Ledger(Quota("connections of nodes", limits.nodes_max, limits.per_node_max))
         self._by_address: Counter[str] = Counter()
@@ -99,7 +99,7 @@ class Admission:
         limits = self._limits
         network = network_of(address)
         if self._by_address[network] >= limits.per_address_max:
-            self.refused += 1
+            self._metrics.connection_refused("too many from one address")
             raise ResourceExhaustedError(
                 f"connections from {network}", f"at most {limits.per_address_max} are allowed"
             )
@@ -120,7 +120,7 @@ class Admission:
         return max(counts, key=lambda network: (network not in self._known, counts[network]))
 
     def _drop_stranger_of(self, network: str) -> None:
-        self.dropped += 1
+        self._metrics.stranger_dropped()
         oldest = next(ticket for ticket in self._strangers if ticket.network == network)
         oldest.drop()
 
@@ -132,7 +132,7 @@ class Admission:
         try:
             ledger.take(subject, share=share)
         except ResourceExhaustedError:
-            self.refused += 1
+            self._metrics.connection_refused("too many of one subject, or of all")
             raise
         self._known.pop(ticket.network, None)
         self._known[ticket.network] = None

@@ -129,8 +129,6 @@ class Link(Protocol):
         # False while the transport is full, a long write goes on, or the connection is gone.
         self.is_writable = True
         self.problem = ""  # why the link ends, when it does not end in order
-        self.received_size = 0  # bytes so far
-        self.sent_size = 0  # bytes so far, those still in a buffer too
         self._watch = watch  # looks at the deadlines of all links; fixed
         self._times = times  # the deadlines; fixed
         self._holds: set[str] = set()  # reasons not to read now; empty: it reads
@@ -195,7 +193,6 @@ class Link(Protocol):
 
     def _write(self, pieces: Sequence[Buffer], size: int) -> None:
         """Write these `size` bytes; many of them in parts, a turn each, for encrypting takes milliseconds."""
-        self.sent_size += size
         if not self._unsent and size <= WRITE_AT_ONCE_MAX:
             write_at_once(self._transport, pieces)
             return
@@ -309,7 +306,6 @@ class Link(Protocol):
             return
         self._received_at = now = self._watch.clock.seconds()
         self._was_pinged = False
-        self.received_size += len(data)
         frame_count = session.frame_count
         try:
             events = session.receive(data)

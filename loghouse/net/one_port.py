@@ -23,6 +23,7 @@ from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError, LoghouseError
 from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import LinkContext, Peers, own_hello
 from loghouse.net.admission import Admission, limits_for
 from loghouse.net.appending import Appender
@@ -55,6 +56,7 @@ class OnePortOptions:
     anonymous: str = ""
     record_size_max: int = RECORD_SIZE_MAX
     times: LinkTimes = field(default_factory=LinkTimes)
+    metrics: Metrics = NO_METRICS
 
 
 class OnePort:
@@ -162,7 +164,7 @@ class OnePort:
             peers=self._peers,
             soon=self._soon,
         )
-        admission = Admission(limits_for(connections_allowed()))
+        admission = Admission(limits_for(connections_allowed()), self._options.metrics)
         path = self.grpc_address.removeprefix("unix:")
         self._listener = Listener(self._reactor, links, admission, path, self.callers)
         with _listening(*self._socket.getsockname()[:2]):

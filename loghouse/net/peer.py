@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
@@ -53,19 +54,6 @@ class PeerState(Enum):
     UP = "up"
     WAITING = "waiting"
     STOPPED = "stopped"
-
-
-@dataclass(slots=True)
-class PeerCounters:
-    """What happened on the way to one peer, counted in frames and dials."""
-
-    sent: int = 0
-    dropped: int = 0
-    coalesced: int = 0
-    dials: int = 0
-    ups: int = 0
-    failures: int = 0
-    last_problem: str = ""
 
 
 class SendQueue:
@@ -134,6 +122,7 @@ class DialContext:
     times: LinkTimes = field(default_factory=LinkTimes)
     idle_seconds_max: float = IDLE_SECONDS_MAX
     soon: Soon | None = None
+    metrics: Metrics = NO_METRICS
 
 
 class PeerLink:
@@ -159,13 +148,13 @@ class PeerLink:
         link_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = PeerState.IDLE  # changes as the picture at the top shows; STOPPED by `stop`
-        self.counters = PeerCounters()  # what happened since this object was made
         self.expected_node = expected_node  # the name that must answer; fixed, empty for any
         self.queue = SendQueue()  # what the transport does not take yet; emptied when the link is lost
         self.link: DialledLink | None = None  # the connection, from LinkUp until it is lost
         # Whether one end was of no cluster when the two met: only a new link can carry more.
         self._is_restricted = False
         self._context = context  # what all peers share; fixed
+        self._metrics = context.metrics  # told what goes wrong on the way; fixed
         self._host = host  # where it is dialled; fixed
         self._port = port  # as `_host`
         self._event_received = event_received  # told of what comes back; fixed
@@ -197,7 +186,7 @@ class PeerLink:
     def stop(self, reason: str = "") -> None:
         """Say goodbye and dial no more."""
         self.state = PeerState.STOPPED
-        self.counters.dropped += self.queue.clear()
+        self._drop_queue()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -212,21 +201,21 @@ class PeerLink:
     def _send(self, kind: int, group: int, frame: tuple[Buffer, ...]) -> bool:
         if self.state is not PeerState.UP or self.link is None:
             self.dial()
-            self.counters.dropped += 1
+            self._metrics.frames_dropped(self.expected_node, 1)
             return False
         if self._is_restricted:
             # One of the two belonged to no cluster when they met: only a new link can carry more.
-            self.counters.dropped += 1
+            self._metrics.frames_dropped(self.expected_node, 1)
             self.link.end("nothing may be said before both are of one cluster")
             return False
         if not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
             self._write(self.link, frame)  # as nearly always
             return True
         if kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
-            self.counters.coalesced += 1
+            self._metrics.frame_coalesced(self.expected_node)
             return True
         if not self.queue.put(kind, group, frame):
-            self.counters.dropped += 1
+            self._metrics.frames_dropped(self.expected_node, 1)
             return False
         self._drain()
         return True
@@ -243,13 +232,17 @@ class PeerLink:
 
     def _write(self, link: DialledLink, frame: tuple[Buffer, ...]) -> None:
         size = sum(map(len, frame))
-        self.counters.sent += 1
         self._turn_size += size
         link.write_frame(frame, size)
         # Not at the end of every turn: a share that is not used up may as well last for several.
         if self._turn_size >= TURN_SIZE_MAX and not self._is_turn_ending:
             self._is_turn_ending = True
             self._soon(self._end_turn)
+
+    def _drop_queue(self) -> None:
+        count = self.queue.clear()
+        if count:
+            self._metrics.frames_dropped(self.expected_node, count)
 
     def _end_turn(self) -> None:
         self._is_turn_ending = False
@@ -265,7 +258,7 @@ class PeerLink:
         self.link = link
         self._is_restricted = event.agreement.is_restricted
         self._delay_seconds = 0.0
-        self.counters.ups += 1
+        self._metrics.peer_link_up(self.expected_node)
         self._event_received(event)
 
     def event_received(self, event: Event) -> None:
@@ -282,14 +275,13 @@ class PeerLink:
         was_up, was_idle = self.link is not None, self.link is not None and self.link.is_idle_closed
         self.link = None
         self._connector = None
-        self.counters.dropped += self.queue.clear()
+        self._drop_queue()
         if self.state is PeerState.STOPPED:
             pass
         elif was_idle:
             self.state = PeerState.IDLE
         else:
-            self.counters.failures += 1
-            self.counters.last_problem = problem
+            self._metrics.peer_link_failed(self.expected_node, problem)
             self._wait()
         if was_up:
             self._link_lost()
@@ -299,7 +291,7 @@ class PeerLink:
     def _dial(self) -> None:
         self._timer = None
         self.state = PeerState.DIALLING
-        self.counters.dials += 1
+        self._metrics.peer_dialled(self.expected_node)
         context = self._context
         factory: Any = _DialFactory(self, context)
         if context.tls is not None:

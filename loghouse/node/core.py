@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
+from loghouse.metrics import Metrics
 from loghouse.node.options import Clocks
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.raft.config import RaftConfig
@@ -31,6 +32,7 @@ def make_driver(
     disk: WorkQueue,
     readers: WorkQueue,
     read_failed: Callable[[Failure], Any],
+    metrics: Metrics,
 ) -> RaftDriver:
     """Return the driver of a new core over a log; `start` it.
 
@@ -42,6 +44,7 @@ def make_driver(
         disk: The thread that writes.
         readers: Threads for what may wait for a disk.
         read_failed: Turns why a read failed into what the reader is told.
+        metrics: Told why messages were ignored.
     """
     # The disk of a lone voter is the majority: all it holds is committed, also what was written behind
     # the last watermark. It must be readable even if there is no room now for an entry of a new term.
@@ -58,6 +61,7 @@ def make_driver(
         commit_index=log.last_index if is_lone else log.commit_index,
         damage=damage,
         now=int(clocks.wall() * 1_000_000),
+        metrics=metrics,
     )
     return RaftDriver(
         raft,

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, UnavailableError, short_of
+from loghouse.metrics import Metrics
 from loghouse.node.options import Clocks, Transport
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import frame_seed
@@ -166,6 +167,7 @@ class DamageControl:
         clocks: Clocks,
         choose_id: Callable[[], int],
         scrub_rate: int,
+        metrics: Metrics,
     ) -> None:
         """Nothing happens before the first `tick`, damage, or message of another member.
 
@@ -176,6 +178,7 @@ class DamageControl:
             readers: Threads for what may wait for a disk.
             choose_id: Returns a random u64, as `EntryRepair` wants it.
             scrub_rate: Bytes a second to read of sealed segments; 0 reads nothing.
+            metrics: Told when all of them were read.
         """
         self._owner = owner
         self._log = log
@@ -186,7 +189,13 @@ class DamageControl:
         self._places: set[tuple[str, int]] = set()
         self.entry_repair = EntryRepair(files, log, self, readers=readers, disk=disk, choose_id=choose_id)
         self.scrubber = Scrubber(
-            files, log, self, readers=readers, rate=scrub_rate, monotonic=clocks.monotonic
+            files,
+            log,
+            self,
+            readers=readers,
+            rate=scrub_rate,
+            monotonic=clocks.monotonic,
+            metrics=metrics,
         )
 
     @property

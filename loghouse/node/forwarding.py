@@ -36,6 +36,7 @@ from loghouse.limits import (
     FORWARDS_REMEMBERED_MAX,
     FORWARDS_SIZE_MAX,
 )
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.protocol.failures import FAILURE_FIELDS
 from loghouse.protocol.forward_messages import (
     AdminOperation,
@@ -84,16 +85,6 @@ class Leading(Protocol):
 
 
 @dataclass(slots=True)
-class ForwardCounters:
-    """What happened, for the diagnostics. `ignored` were answers and copies that nobody waited for."""
-
-    asked: int = 0
-    served: int = 0
-    unanswered: int = 0
-    ignored: int = 0
-
-
-@dataclass(slots=True)
 class _Asked:
     """A request that left, until its answer comes. `size` in bytes, `deadline` in the clock's seconds."""
 
@@ -116,6 +107,7 @@ class Forwarder:
         timeout_seconds: How long an answer may take.
         size_max, count_max: Bytes and number of requests that may wait for an answer; also how many
             requests of others may be under way here.
+        metrics: Told of messages that were ignored or did not get there.
     """
 
     logger = Logger()
@@ -130,11 +122,12 @@ class Forwarder:
         timeout_seconds: float = FORWARD_SECONDS,
         size_max: int = FORWARDS_SIZE_MAX,
         count_max: int = FORWARDS_MAX,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
-        self.counters = ForwardCounters()
         self._send = send
         self._clock = clock
         self._check_subject = check_subject
+        self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self._size_max = size_max
         self._count_max = count_max
@@ -233,7 +226,6 @@ class Forwarder:
         # Before it is sent: the answer may come within `send`.
         self._asked[request_id] = _Asked(leader_name, order, size, deadline, done)
         self._asked_size += size
-        self.counters.asked += 1
         if not self._send(leader_name, message):
             if self._forget(request_id):
                 problem = f"the leader {leader_name} cannot be reached from this node, or reads too slowly"
@@ -351,7 +343,8 @@ class Forwarder:
     def _answer(self, source_name: str, message: ForwardReply | ForwardAdminReply | ForwardFailure) -> None:
         asked = self._asked.get(message.request_id)
         if asked is None or asked.leader_name != source_name or not _fits(message, asked):
-            self.counters.ignored += 1  # given up, cancelled, answered before, or not ours
+            # Given up, cancelled, answered before, or not ours.
+            self._metrics.forwarded_message_ignored("answer that nobody waits for")
             return
         self._forget(message.request_id)
         match message:
@@ -382,7 +375,7 @@ class Forwarder:
     ) -> None:
         size = len(proposal.payload) if proposal is not None else 0
         if not self._is_new(source_name, request_id):
-            self.counters.ignored += 1
+            self._metrics.forwarded_message_ignored("request that came before")
             return
         full: ResourceExhaustedError | None = None
         if len(self._serving) >= self._count_max or self._serving_size + size > self._size_max:
@@ -400,7 +393,6 @@ class Forwarder:
         def finish(outcome: Message | Failure) -> None:
             self._serving.discard(key)
             self._serving_size -= size
-            self.counters.served += 1
             if isinstance(outcome, Failure):
                 outcome = ForwardFailure.answering(request_id, self._told(outcome, source_name))
             self._reply(source_name, outcome)
@@ -439,7 +431,7 @@ class Forwarder:
 
     def _reply(self, source_name: str, message: Message) -> None:
         if not self._send(source_name, message):
-            self.counters.unanswered += 1  # its sender's deadline tells its caller
+            self._metrics.forwarded_answer_dropped()  # its sender's deadline tells its caller
 
 
 def _fits(message: ForwardReply | ForwardAdminReply | ForwardFailure, asked: _Asked) -> bool:

@@ -206,6 +206,7 @@ class Node(Service):
             clocks=self._clocks,
             choose_id=lambda: self._rng.getrandbits(64),
             scrub_rate=self.options.scrub_rate,
+            metrics=self.options.metrics,
         )
         self._disk_room = DiskRoom(
             self, self._log, disk=self._disk, clocks=self._clocks, options=self.options
@@ -258,6 +259,7 @@ class Node(Service):
             disk=self._disk,
             readers=self._readers,
             read_failed=self._read_failed,
+            metrics=self.options.metrics,
         )
 
     def _own_member(self) -> Member | None:
@@ -267,8 +269,9 @@ class Node(Service):
     def attach(self, transport: Transport) -> None:
         """Give the node its way to the others; before they can be heard."""
         self.transport = transport
+        clock, metrics = self._clocks.scheduler, self.options.metrics
         self._forwarder = Forwarder(
-            transport.send, clock=self._clocks.scheduler, rng=self._rng, check_subject=self.check_subject
+            transport.send, clock=clock, rng=self._rng, check_subject=self.check_subject, metrics=metrics
         )
 
     # --- joining (`cluster.ClusterNode`) --------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from loghouse.gossip.members import MemberKey, MemberView
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.node.api import Presence, ServerView
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.gossip_messages import Liveness
@@ -41,6 +42,7 @@ class NodeOptions:
     retention: Retention = field(default_factory=Retention)
     raft: RaftConfig = LAN
     scrub_rate: int = 0
+    metrics: Metrics = NO_METRICS
 
     def as_server(self, *, is_leader: bool) -> ServerView:
         """Return the node as clients are told of it when it is the whole cluster."""

@@ -92,7 +92,7 @@ class Raft(Room):
     # --- in ---------------------------------------------------------------------------
 
     def step(self, envelope: Envelope) -> None:
-        """Take one message from another member; what does not fit is ignored and counted in `refusals`.
+        """Take one message from another member; what does not fit is ignored, and `Metrics` is told why.
 
         Raises:
             MalformedMessageError: The sender breaks the rules; close its link. Nothing was changed but,

@@ -6,9 +6,10 @@ The core is a chain of small classes, each adding one part of the protocol to th
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 
 from loghouse.errors import DamageError, StorageError
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import Buffer, Entry, EntryKind, make_entry
 from loghouse.protocol.hard_state import HardState
@@ -37,6 +38,7 @@ class Roles:
         commit_index: int = 0,
         damage: Damage | None = None,
         now: int = 0,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.config = config  # timing and bounds; fixed
         self.id = id  # this member's id; fixed
@@ -49,7 +51,7 @@ class Roles:
         self.damage = damage  # what a damaged log once held; None when it is whole, or as long again
         self.disk_is_full = False  # whether the disk has no room for records, as the driver says
         self._unreadable: DamageError | None = None  # damage met since `take_unreadable`
-        self.refusals: Counter[str] = Counter()  # why messages were ignored, counted, for diagnostics
+        self._metrics = metrics  # told why messages were ignored; fixed
         self._seed = seed  # the log's frame seed; fixed
         self._rng = rng  # for election timeouts and read ids; fixed
         self._now = now  # wall clock in microseconds since the epoch, as the last tick had it
@@ -189,7 +191,7 @@ class Roles:
 
     def _refuse(self, reason: str) -> None:
         """Count a message that is ignored."""
-        self.refusals[reason] += 1
+        self._metrics.raft_message_refused(reason)
 
     # --- roles ------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.examination import Examination
 from loghouse.storage.files import Files
@@ -61,11 +62,13 @@ class Scrubber:
         readers: WorkQueue,
         rate: int,
         monotonic: Callable[[], float],
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """Begin some time after the first `look`.
 
         Args:
             rate: Bytes a second at most; 0 reads nothing.
+            metrics: Told when a pass ends.
         """
         self._files = files
         self._log = log
@@ -73,13 +76,13 @@ class Scrubber:
         self._readers = readers
         self._rate = rate
         self._monotonic = monotonic
+        self._metrics = metrics
         self._due = monotonic() + FIRST_SECONDS
         self._pass_began: float | None = None
         self._last_base = 0
         self._exam: Examination | None = None
         self._is_reading = False
         self._segments = self._size = self._found = 0
-        self.passes = 0
 
     def look(self) -> None:
         """Read on if it is time."""
@@ -122,7 +125,7 @@ class Scrubber:
         if self._pass_began is None:
             self._due = now + FIRST_SECONDS  # nothing is sealed yet
             return
-        self.passes += 1
+        self._metrics.scrub_pass_ended()
         self.logger.info(
             "scrub: read {segments} sealed segments, {size} bytes, in {seconds} s: {found} damaged places",
             segments=self._segments,

@@ -34,6 +34,7 @@ from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.config.settings import NodeConfig
 from loghouse.errors import LoghouseError
 from loghouse.gossip import config as swim_config
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions
 from loghouse.net.peer import DialContext
@@ -111,13 +112,14 @@ class NodeService(Service):
 
     logger = Logger()
 
-    def __init__(self, config: NodeConfig, reactor: Any) -> None:
+    def __init__(self, config: NodeConfig, reactor: Any, metrics: Metrics = NO_METRICS) -> None:
         self._config = config
+        self._metrics = metrics
         self._reactor = reactor
         self._watches: list[FileWatch] = []
         self._watching: LoopingCall | None = None
         self.node = Node(
-            _node_options(config),
+            _node_options(config, metrics),
             files=OsFiles(),
             clocks=Clocks(cast(IReactorTime, reactor), soon(), later(), time.time, time.monotonic),
             rng=random.SystemRandom(),
@@ -186,6 +188,7 @@ class NodeService(Service):
                 tls=self._one_port.tls,
                 rng=random.SystemRandom(),
                 soon=soon(),
+                metrics=self._metrics,
             )
         )
 
@@ -198,7 +201,7 @@ class NodeService(Service):
         ]
         credentials = credentials_of(config)
         self.cluster = Cluster(
-            self.node, _cluster_options(config), clock=self._reactor, rng=random.SystemRandom()
+            self.node, _cluster_options(config, self._metrics), clock=self._reactor, rng=random.SystemRandom()
         )
         self._one_port = OnePort(
             self._reactor,
@@ -209,6 +212,7 @@ class NodeService(Service):
                 tls=credentials,
                 anonymous=config.plaintext_subject,
                 record_size_max=config.limits.record_size_max,
+                metrics=self._metrics,
             ),
             peers=self.cluster.accepted,
             soon=soon(),
@@ -303,27 +307,29 @@ def _address(config: NodeConfig) -> str:
     return str(config.advertise or config.listen)
 
 
-def _cluster_options(config: NodeConfig) -> ClusterOptions:
+def _cluster_options(config: NodeConfig, metrics: Metrics) -> ClusterOptions:
     return ClusterOptions(
         address=_address(config),
         grpc_address=str(config.public_grpc_address or ""),
         join=tuple(map(str, config.join)),
         bootstrap=config.bootstrap,
         swim=_SWIM[config.timing.network],
+        metrics=metrics,
     )
 
 
-def _node_options(config: NodeConfig) -> NodeOptions:
+def _node_options(config: NodeConfig, metrics: Metrics) -> NodeOptions:
     return NodeOptions(
         name=config.name,
         cluster_name=config.cluster,
         data_dir=str(config.data_dir),
         address=_address(config),
         grpc_address=str(config.public_grpc_address or ""),
-        is_alone=config.bootstrap and not _cluster_options(config).seeds,
+        is_alone=config.bootstrap and not _cluster_options(config, metrics).seeds,
         segment_size=config.storage.segment_size,
         reserve_size=config.storage.reserve_size,
         scrub_rate=config.storage.scrub_rate,
+        metrics=metrics,
         drain_seconds=config.shutdown.drain_seconds,
         raft=replace(_RAFT[config.timing.network], proposals_size_max=config.limits.proposals_size_max),
         retention=Retention(

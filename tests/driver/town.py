@@ -19,6 +19,7 @@ from loghouse.runtime.threads import WorkQueue, do
 from loghouse.testing.clock import SimClock
 from loghouse.testing.disk import SimDisk
 from tests.driver.links import TownLink
+from tests.recording import RecordingMetrics
 
 DISK_SECONDS = 0.0005
 STEP_SECONDS = 0.05
@@ -69,6 +70,7 @@ class Resident:
         self.starts += 1
         rng = random.Random(f"{town.seed} {self.name} {self.starts}")
         self.queues = {}
+        self.metrics = RecordingMetrics()
         options = NodeOptions(
             name=self.name,
             cluster_name="test",
@@ -78,6 +80,7 @@ class Resident:
             reserve_size=town.reserve_size,
             is_alone=False,
             scrub_rate=town.scrub_rate,
+            metrics=self.metrics,
         )
         self.node = Node(
             options,
@@ -96,7 +99,11 @@ class Resident:
         self.cluster = Cluster(
             self.node,
             ClusterOptions(
-                address=self.address, join=tuple(town.join), bootstrap=self.bootstrap, swim=town.swim
+                address=self.address,
+                join=tuple(town.join),
+                bootstrap=self.bootstrap,
+                swim=town.swim,
+                metrics=self.metrics,
             ),
             clock=town.clock,
             rng=rng,

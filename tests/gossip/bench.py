@@ -7,6 +7,7 @@ from loghouse.gossip.core import Swim
 from loghouse.gossip.members import MemberKey, Profile
 from loghouse.protocol.address_book import AddressBook
 from loghouse.protocol.gossip_messages import Liveness, Statement, SwimAck, SwimBroadcast, SwimPing
+from tests.recording import RecordingMetrics
 
 
 def key(name):
@@ -55,6 +56,7 @@ class Bench:
     """The core of node "me", its messages, events and books in lists."""
 
     def __init__(self, *, config=LAN, seeds=(), book=None, seed=1, persist=True):
+        self.metrics = RecordingMetrics()
         self.swim = Swim(
             config,
             name="me",
@@ -63,6 +65,7 @@ class Bench:
             rng=random.Random(seed),
             seeds=seeds,
             book=AddressBook() if book is None else book,
+            metrics=self.metrics,
         )
         self.persist = persist
         self.silent = None  # None: nobody answers pings; else everybody but these does
@@ -70,6 +73,11 @@ class Bench:
         self.events = []
         self.books = []
         self.drain()
+
+    @property
+    def refusals(self):
+        """Why messages were ignored, counted."""
+        return self.metrics.counts("gossip_message_refused")
 
     def drain(self):
         """Take what the core has to do; write books at once if `persist`."""

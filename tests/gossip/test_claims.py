@@ -202,7 +202,7 @@ class RefutationTests(SynchronousTestCase):
             bench.tick()
         self.assertEqual(bench.swim.incarnation, before)
         self.assertEqual(
-            dict(bench.swim.refusals),
+            dict(bench.refusals),
             {"incarnation out of range": 1, "absurd incarnation of this member": 2},
         )
         bench.hear("a", dead("me", before + INCARNATION_JUMP_MAX))
@@ -348,8 +348,8 @@ class RefusalTests(SynchronousTestCase):
         bench.hear("a", alive("c", 0))
         self.assertEqual((bench.liveness("b"), bench.member("b").incarnation), (ALIVE, 1))
         self.assertIsNone(bench.member("c"))
-        self.assertEqual(bench.swim.refusals["absurd incarnation"], 5)
-        self.assertEqual(bench.swim.refusals["incarnation out of range"], 1)
+        self.assertEqual(bench.refusals["absurd incarnation"], 5)
+        self.assertEqual(bench.refusals["incarnation out of range"], 1)
 
     def test_absurd_hearsay_of_a_stranger(self):
         """What was believed of a stranger is undone when the member itself says otherwise."""
@@ -394,7 +394,7 @@ class RefusalTests(SynchronousTestCase):
         """A message that is none of gossip changes nothing."""
         bench = Bench()
         bench.step("a", Ping(token=1))
-        self.assertEqual(dict(bench.swim.refusals), {"not a message of gossip": 1})
+        self.assertEqual(dict(bench.refusals), {"not a message of gossip": 1})
 
     def test_two_of_one_identity(self):
         """A second node on a copy of the disk is counted, and costs no more than a refutation a tick."""
@@ -404,7 +404,7 @@ class RefusalTests(SynchronousTestCase):
                 bench.hear("a", alive("me", bench.swim.incarnation, address="copy.example:1"))
             bench.tick()
         self.assertEqual(bench.swim.incarnation, 21)
-        self.assertEqual(bench.swim.refusals["another description of this member"], 100)
+        self.assertEqual(bench.refusals["another description of this member"], 100)
 
     def test_full_outbox(self):
         """What a turn may send is bounded; what is beyond is lost, as messages may be."""
@@ -414,7 +414,7 @@ class RefusalTests(SynchronousTestCase):
             bench.swim.step(key("a"), SwimPing(sequence=sequence, name="me", disk_uuid=key("me").disk_uuid))
         bench.drain()
         self.assertEqual(len(bench.sent), GOSSIP_OUTBOX_MAX)
-        self.assertEqual(bench.swim.refusals["too many messages in one turn"], 7)
+        self.assertEqual(bench.refusals["too many messages in one turn"], 7)
 
     def test_too_many_members(self):
         """In a table full of live members there is no room for another; the dead give way."""
@@ -425,7 +425,7 @@ class RefusalTests(SynchronousTestCase):
         bench.hear("n0", alive("late", 1), dead("grave", 1))
         self.assertIsNone(bench.member("late"))
         self.assertEqual(len(bench.swim.members), GOSSIP_MEMBERS_MAX)
-        self.assertEqual(bench.swim.refusals["no room for another member"], 2)
+        self.assertEqual(bench.refusals["no room for another member"], 2)
         bench.hear("n7", left("n7", 1))
         bench.hear("n0", alive("late", 1))
         self.assertEqual(bench.liveness("late"), ALIVE)

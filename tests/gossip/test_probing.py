@@ -163,7 +163,7 @@ class AnswerTests(SynchronousTestCase):
         bench.step("a", ping_for("b"))
         bench.step("a", SwimPing(sequence=1, name="me", disk_uuid=bytes(16)))
         self.assertEqual(bench.sent, [])
-        self.assertEqual(bench.swim.refusals["ping for another member"], 2)
+        self.assertEqual(bench.refusals["ping for another member"], 2)
 
     def test_strangers(self):
         """A stranger gets no answer, until it says who it is."""
@@ -171,7 +171,7 @@ class AnswerTests(SynchronousTestCase):
         for message in (ping_for("me"), ping_req_for("me"), PushPull(members=())):
             bench.step("x", message)
         self.assertEqual(bench.sent, [])
-        self.assertEqual(sum(bench.swim.refusals.values()), 3)
+        self.assertEqual(sum(bench.refusals.values()), 3)
         bench.step("x", ping_for("me", 7, alive("x", 1)))
         self.assertEqual(len(bench.sent_to("x", SwimAck)), 1)
 

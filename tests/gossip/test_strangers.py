@@ -21,7 +21,7 @@ class StrangerTests(SynchronousTestCase):
         self.bench.tick(LAN.probe_ticks)
 
     def refused(self, reason):
-        return self.bench.swim.refusals[reason]
+        return self.bench.refusals[reason]
 
     def test_hearsay(self):
         """What a stranger says of others is not heard, whatever it is; a member's word is."""

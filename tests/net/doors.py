@@ -34,6 +34,7 @@ from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.runtime.bridge import soon
 from loghouse.shares import Shares
 from tests.api.fake_node import FakeNode
+from tests.recording import RecordingMetrics
 
 MODEL = (Path(__file__).resolve().parent.parent.parent / "certs" / "model.conf").read_text()
 POLICY = "p, root, *, produce\np, root, *, consume\np, reader, default, consume\n"
@@ -110,6 +111,7 @@ class WireCase(TestCase):
         self.shares = Shares()
         self.callers = Callers(self.shares.bodies)
         self.closers = []
+        self.recorded = {}  # the metrics of each `peer`
 
     async def run_and_close(self, method):
         try:
@@ -168,7 +170,8 @@ class WireCase(TestCase):
             anonymous="root",
             peers=self.peers,
         )
-        self.admission = Admission(self.limits)
+        self.metrics = RecordingMetrics()
+        self.admission = Admission(self.limits, self.metrics)
         self.listener = Listener(reactor, links, self.admission, self.grpc_path, self.callers)
         self.listener.port = reactor.listenTCP(0, self.listener, backlog=512, interface="127.0.0.1")
         self.port = self.listener.port.getHost().port
@@ -193,7 +196,10 @@ class WireCase(TestCase):
         return connection
 
     def peer(self, name="n2", *, issued=None, expected="n1", events=None, hello=None, port=None, **fields):
-        """Return a `PeerLink` of another node towards the port; `events` collects what comes back."""
+        """Return a `PeerLink` of another node towards the port; `events` collects what comes back.
+
+        Its metrics are in `self.recorded`.
+        """
         cluster_uuid = fields.pop("cluster_uuid", self.node.cluster_uuid)
         link_lost = fields.pop("link_lost", lambda: None)
         issued = issued or node_certificate(name)
@@ -204,16 +210,19 @@ class WireCase(TestCase):
             node_name=name,
             disk_uuid=name.encode().ljust(16, b"-"),
         )
+        metrics = RecordingMetrics()
         dial = DialContext(
             reactor=reactor,
             watch=LinkWatch(reactor),
             hello=lambda: own,
             tls=TlsContexts(Credentials(self.tls_paths(f"{name}-dial", issued)), clock=time.time),
             rng=random.Random(1),
+            metrics=metrics,
             **fields,
         )
         received = [].append if events is None else events.append
         link = PeerLink(dial, "127.0.0.1", port or self.port, expected, received, link_lost)
+        self.recorded[link] = metrics
 
         async def stop():
             link.stop()

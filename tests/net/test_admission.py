@@ -5,6 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import ResourceExhaustedError
 from loghouse.limits import CONNECTIONS_MAX
 from loghouse.net.admission import Admission, ConnectionLimits, limits_for, network_of
+from tests.recording import RecordingMetrics
 
 
 class AdmissionCase(SynchronousTestCase):
@@ -21,7 +22,8 @@ class AdmissionCase(SynchronousTestCase):
     )
 
     def setUp(self):
-        self.admission = Admission(self.limits)
+        self.metrics = RecordingMetrics()
+        self.admission = Admission(self.limits, self.metrics)
         self.dropped = []
 
     def enter(self, address, name=""):
@@ -92,7 +94,7 @@ class ClientTests(AdmissionCase):
         for number in range(50):
             self.enter(f"10.0.3.{number}")
         self.assertFalse(self.admission.is_full)
-        self.assertEqual((self.admission.all, self.admission.refused), (10, 1))
+        self.assertEqual((self.admission.all, self.metrics.count("connection_refused")), (10, 1))
 
     def test_share_of_one(self):
         """One client has its share, one node, too; a close makes room."""

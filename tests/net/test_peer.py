@@ -66,6 +66,10 @@ class FakePeers:
     def link_lost(self, link):
         self.lost += 1
 
+    def messages(self):
+        """Return the messages that arrived, without Raft's."""
+        return [event.message for _, event in self.events if isinstance(event, MessageReceived)]
+
 
 class PeerCase(WireCase):
     """A door with a cluster behind it."""
@@ -77,6 +81,17 @@ class PeerCase(WireCase):
     async def up(self, link):
         link.dial()
         await until(lambda: link.state is PeerState.UP)
+
+    async def failed(self, link):
+        """Wait until a link failed; return why."""
+        metrics = self.recorded[link]
+        await until(lambda: metrics.count("peer_link_failed") > 0)
+        return metrics.last("peer_link_failed")[1]
+
+    def dropped(self, link):
+        """Return how many frames of a link were lost before they left."""
+        events = self.recorded[link].events
+        return sum(event[2] for event in events if event[0] == "frames_dropped")
 
 
 class LinkTests(PeerCase):
@@ -98,7 +113,6 @@ class LinkTests(PeerCase):
         self.assertEqual((received.source, received.target), (2, 1))
         self.assertEqual(len(received.message.entries[0].payload), 100_000)
         self.assertEqual(gossip, MessageReceived(message=SwimNack(sequence=7), group=0, stream=0))
-        self.assertEqual(link.counters.sent, 2)
 
     @asynchronous
     async def test_bulk_takes_turns(self):
@@ -125,9 +139,8 @@ class LinkTests(PeerCase):
         self.open_door()
         link = self.peer(expected="n7")
         link.dial()
-        await until(lambda: link.counters.failures > 0)
-        self.assertIn("n7", link.counters.last_problem)
-        self.assertEqual(link.counters.ups, 0)
+        self.assertIn("n7", await self.failed(link))
+        self.assertEqual(self.recorded[link].count("peer_link_up"), 0)
 
     @asynchronous
     async def test_client_certificate_as_node(self):
@@ -136,8 +149,7 @@ class LinkTests(PeerCase):
         for issued in (node_certificate("n3"), node_certificate("n2", "c2")):
             link = self.peer(issued=issued)
             link.dial()
-            await until(lambda link=link: link.counters.failures > 0)
-            self.assertIn("certificate", link.counters.last_problem)
+            self.assertIn("certificate", await self.failed(link))
         self.assertEqual(self.peers.links, [])
 
     @asynchronous
@@ -147,8 +159,7 @@ class LinkTests(PeerCase):
         self.open_door()
         link = self.peer()
         link.dial()
-        await until(lambda: link.counters.failures > 0)
-        self.assertIn("removed", link.counters.last_problem)
+        self.assertIn("removed", await self.failed(link))
 
     @asynchronous
     async def test_joiner_is_restricted(self):
@@ -171,8 +182,8 @@ class LinkTests(PeerCase):
         self.listener.abort_all()
         await until(lambda: link.state is PeerState.WAITING)
         self.assertFalse(link.send(SwimNack(sequence=1)))
-        await until(lambda: link.counters.ups == 2)
-        self.assertEqual((self.peers.lost, link.counters.dropped), (1, 1))
+        await until(lambda: self.recorded[link].count("peer_link_up") == 2)
+        self.assertEqual((self.peers.lost, self.dropped(link)), (1, 1))
         self.assertEqual(lost, [PeerState.WAITING])
 
     @asynchronous
@@ -182,7 +193,7 @@ class LinkTests(PeerCase):
         link = self.peer(idle_seconds_max=0.5)
         await self.up(link)
         await until(lambda: link.state is PeerState.IDLE)
-        self.assertEqual(link.counters.failures, 0)
+        self.assertEqual(self.recorded[link].count("peer_link_failed"), 0)
         self.assertFalse(link.send(SwimNack(sequence=1)))
         await until(lambda: link.state is PeerState.UP)
 
@@ -201,14 +212,16 @@ class LinkTests(PeerCase):
         await self.up(link)
         self.assertFalse(link.send(SwimNack(sequence=1)))
         await until(lambda: link.state is PeerState.IDLE)
-        self.assertEqual((link.counters.failures, link.counters.sent), (0, 0))
+        self.assertEqual(self.recorded[link].count("peer_link_failed"), 0)
         link._context = replace(
             link._context, hello=lambda: replace(hello, cluster_uuid=self.node.cluster_uuid)
         )
         self.assertFalse(link.send(SwimNack(sequence=2)))
         await until(lambda: link.state is PeerState.UP)
         self.assertTrue(link.send(SwimNack(sequence=3)))
-        await until(lambda: self.peers.events)
+        arrived = self.peers.messages
+        await until(arrived)
+        self.assertEqual(arrived(), [SwimNack(sequence=3)])
 
     @asynchronous
     async def test_connections_of_one_node(self):
@@ -218,8 +231,7 @@ class LinkTests(PeerCase):
             await self.up(self.peer())
         fifth = self.peer()
         fifth.dial()
-        await until(lambda: fifth.counters.failures > 0)
-        self.assertIn("its share of 4", fifth.counters.last_problem)
+        self.assertIn("its share of 4", await self.failed(fifth))
 
     @asynchronous
     async def test_slow_peer(self):
@@ -229,15 +241,16 @@ class LinkTests(PeerCase):
         await self.up(link)
         accepted = self.peers.links[0]
         accepted.transport.pauseProducing()
+        taken = 0
         while link.send_raft(append(MIB)):
-            pass
+            taken += 1
         self.assertLessEqual(link.queue.size, 16 * MIB)
-        self.assertEqual(link.counters.dropped, 1)
+        self.assertEqual(self.dropped(link), 1)
         self.assertTrue(link.send_raft(envelope(RequestVote(term=9, last_log_index=1, last_log_term=1))))
         waiting = len(link.queue)
         accepted.transport.resumeProducing()
         await until(lambda: len(link.queue) == 0)
-        await until(lambda: len(self.peers.events) == link.counters.sent)
+        await until(lambda: len(self.peers.events) == taken + 1)
         kinds = [event.frame.kind for _, event in self.peers.events]
         self.assertLess(kinds.index(RequestVote.KIND), len(kinds) - waiting + 1)
 
@@ -252,9 +265,10 @@ class BackOffTests(PeerCase):
         await self.close_door()
         link = self.peer(port=port)
         link.dial()
-        await until(lambda: link.counters.failures >= 3)
-        self.assertIn("refused", link.counters.last_problem.lower())
-        self.assertLess(link.counters.dials, 10)
+        metrics = self.recorded[link]
+        await until(lambda: metrics.count("peer_link_failed") >= 3)
+        self.assertIn("refused", metrics.last("peer_link_failed")[1].lower())
+        self.assertLess(metrics.count("peer_dialled", "n1"), 10)
 
     @asynchronous
     async def test_silent_server(self):
@@ -268,8 +282,7 @@ class BackOffTests(PeerCase):
         self.open_door()
         link = self.peer(port=port.getHost().port, times=LinkTimes(greeting=0.5, close_max=0.5))
         link.dial()
-        await until(lambda: link.counters.failures > 0)
-        self.assertIn("no Hello", link.counters.last_problem)
+        self.assertIn("no Hello", await self.failed(link))
 
 
 class QueueTests(SynchronousTestCase):

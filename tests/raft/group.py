@@ -13,6 +13,7 @@ from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.raft.ready import Proposal, Ready, Role
 from loghouse.testing.memory_log import MemoryLog
+from tests.recording import RecordingMetrics
 
 GROUP = 1
 SEED = frame_seed(bytes(range(16)), GROUP)
@@ -54,11 +55,17 @@ class Node:
     id: int
     raft: Raft
     log: MemoryLog
+    metrics: RecordingMetrics
     committed: list = field(default_factory=list)
     reads: dict = field(default_factory=dict)
     writing: deque = field(default_factory=deque)
     disk: bool = True  # False: writes pile up until `finish_writes`
     readies: list = field(default_factory=list)
+
+    @property
+    def refusals(self):
+        """Why messages were ignored, counted."""
+        return self.metrics.counts("raft_message_refused")
 
     def describe(self):
         raft = self.raft
@@ -96,6 +103,7 @@ class Group:
         """Start (or restart) a member on its log."""
         self.starts += 1  # never the same randomness twice: read ids depend on it
         log = log if log is not None else self.nodes[id_].log
+        metrics = RecordingMetrics()
         raft = Raft(
             fields.pop("config", self.config),
             id=id_,
@@ -104,9 +112,10 @@ class Group:
             reader=log,
             hard_state=log.hard_state,
             rng=random.Random(self.rng_seed * 1000_000 + self.starts * 1000 + id_),
+            metrics=metrics,
             **fields,
         )
-        self.nodes[id_] = Node(id_, raft, log)
+        self.nodes[id_] = Node(id_, raft, log, metrics)
         return self.nodes[id_]
 
     def __getitem__(self, id_):

@@ -30,7 +30,7 @@ nothing is left to do, `deliver` and `turn` do one step of it.
     status / progress 1 / log 1
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 
 from loghouse.errors import LoghouseError
@@ -133,7 +133,7 @@ class TracedGroup(Group):
 
     def deliver_one(self, envelope):
         dropped = len(self.dropped)
-        refusals = self[envelope.target].refusals.copy() if envelope.target in self.nodes else {}
+        refusals = self.nodes[envelope.target].refusals if envelope.target in self.nodes else Counter()
         text = describe(envelope)
         try:
             super().deliver_one(envelope)
@@ -142,7 +142,7 @@ class TracedGroup(Group):
         if len(self.dropped) > dropped:
             text += ": lost"
         elif envelope.target in self.nodes:
-            for reason in self[envelope.target].refusals - refusals:
+            for reason in self.nodes[envelope.target].refusals - refusals:
                 text += f": {reason}"
         self.trace.append(text)
 

@@ -205,7 +205,7 @@ class FuzzTests(SynchronousTestCase):
         # (A snapshot may replace what was committed: its term is then not known any more, 0.)
         for index, fixed_term in enumerate(fixed, 1):
             self.assertIn(raft.term_at(index), (fixed_term, 0))
-        self.assertLess(len(raft.refusals), 40)
+        self.assertLess(len(bench.node.refusals), 40)
 
     def test_follower(self):
         """A follower survives everything, and keeps what is committed."""
@@ -235,7 +235,7 @@ class RefusalTests(SynchronousTestCase):
         envelope = Envelope(where.get("group", GROUP), source, where.get("target", 1), message)
         before = bench.node.describe()
         bench.raft.step(envelope)
-        self.assertEqual(bench.raft.refusals[reason], 1, bench.raft.refusals)
+        self.assertEqual(bench.node.refusals[reason], 1, bench.node.refusals)
         self.assertEqual(bench.node.describe(), before)
         self.assertEqual(bench.out(), [])
 
@@ -372,10 +372,10 @@ class RefusalTests(SynchronousTestCase):
         bench = Bench(config=RaftConfig(inflight_size_max=300))
         bench.node.disk = False
         index = 1
-        while not bench.raft.refusals and index < 100:
+        while not bench.node.refusals and index < 100:
             bench.hear(2, append(1, index, 1, [entry(index + 1, 1, payload=bytes(100))]))
             index += 1
-        self.assertEqual(bench.raft.refusals["more appends than the disk takes"], 1)
+        self.assertEqual(bench.node.refusals["more appends than the disk takes"], 1)
         self.assertEqual(bench.raft.last_index, 5)
         bench.group.finish_writes(1)
         bench.hear(2, append(1, 5, 1, [entry(6, 1, payload=bytes(100))]))
@@ -386,7 +386,7 @@ class RefusalTests(SynchronousTestCase):
         bench = Bench(config=RaftConfig(reads_max=3)).committing_leader()
         for context in range(10):
             bench.raft.step(Envelope(GROUP, 2, 1, ReadIndex(term=2, context=context)))
-        self.assertEqual(bench.raft.refusals["too many reads"], 7)
+        self.assertEqual(bench.node.refusals["too many reads"], 7)
 
     def test_unknown_token(self):
         """The disk cannot finish what it was never given."""

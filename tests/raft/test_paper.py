@@ -548,7 +548,7 @@ class Section53Tests(SynchronousTestCase):
         bench.hear(2, append(bench.raft.term, 2, 1, [entry(3, 2)]))
         bench.hear(2, rejects(2, 4))
         self.assertEqual(bench.terms(), before)
-        self.assertEqual(bench.raft.refusals["second leader of a term"], 1)
+        self.assertEqual(bench.node.refusals["second leader of a term"], 1)
 
 
 class Section54Tests(SynchronousTestCase):
