@@ -6,11 +6,22 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.errors import DataDirectoryError, EntryDamagedError, MalformedMessageError
+from loghouse.errors import (
+    DataDirectoryError,
+    EntryDamagedError,
+    EntryError,
+    LoghouseError,
+    MalformedMessageError,
+)
+from loghouse.protocol.address_book import decode_address_book
 from loghouse.protocol.entry import crc32c, decode_entry
 from loghouse.protocol.hard_state import HardState
+from loghouse.protocol.log_state import LogState
+from loghouse.storage.directory import DiskIdentity
 from loghouse.storage.hard_state import Slot
 from loghouse.storage.held import Held
+from loghouse.storage.loss import Loss
+from loghouse.storage.recovery import FrameScan
 from loghouse.storage.start import START_MAGIC, STATE_MAGIC, decode_state_file
 from loghouse.storage.store import StoreHeader, Watermark, new_block, newest_watermark
 from tests.vectors import disk
@@ -109,3 +120,59 @@ class VectorTests(SynchronousTestCase):
                 decode_state_file(START_MAGIC, disk.SEED, with_crc(fields, disk.SEED))
         self.assertIsNone(Watermark.decode(b"", disk.SEED))
         self.assertIsNone(Slot.decode(bytes(32), disk.SEED))
+
+
+class RefusalTests(SynchronousTestCase):
+    """tests/vectors/disk_refused.json: what no reader may take."""
+
+    def vectors(self, *kinds):
+        text = (ROOT / "tests" / "vectors" / "disk_refused.json").read_text()
+        found = [vector for vector in json.loads(text) if vector["of"] in kinds]
+        self.assertGreater(len(found), 1)
+        return [(vector, bytes.fromhex(vector["hex"])) for vector in found]
+
+    def test_entries(self):
+        """No such frame is an entry, alone or in a log, and what is from the future is told apart."""
+        for vector, data in self.vectors("entry"):
+            with self.assertRaises(EntryError, msg=vector["name"]):
+                decode_entry(disk.SEED, data)
+            index = max(int.from_bytes(data[16:24], "big") - 1, 0)
+            scan = FrameScan(disk.SEED, index=index, term=1, next_offset=0, base_offset=0, position=0)
+            scan.run(lambda size, position, data=data: data[position : position + size], len(data))
+            self.assertTrue(scan.problem, vector["name"])
+            self.assertEqual((scan.position, scan.is_newer), (0, vector["error"] == "newer"), vector["name"])
+
+    def test_runs(self):
+        """What does not join, or says what cannot be, ends the scan where it begins."""
+        for vector, data in self.vectors("entries"):
+            state = LogState()
+            scan = FrameScan(
+                disk.SEED, index=0, term=0, next_offset=0, base_offset=0, position=0, state=state
+            )
+            scan.run(lambda size, position, data=data: data[position : position + size], len(data))
+            self.assertTrue(scan.problem, vector["name"])
+            last = int.from_bytes(data[scan.position + 4 :][:4], "big")
+            self.assertEqual(scan.position + last, len(data), vector["name"])
+
+    def test_files(self):
+        """Files that are damaged, newer, or count as none."""
+        readers = {
+            "store header": StoreHeader.decode,
+            "start": lambda data: decode_state_file(START_MAGIC, disk.SEED, data),
+            "node": lambda data: DiskIdentity.decode("node", data),
+            "members": decode_address_book,
+        }
+        slots = {
+            "watermark": Watermark.decode,
+            "hard state slot": Slot.decode,
+            "held": Held.decode,
+            "damage": Loss.decode,  # a log with such a file is not opened
+        }
+        for vector, data in self.vectors(*readers, *slots):
+            if vector["of"] in slots:
+                self.assertIsNone(slots[vector["of"]](data, disk.SEED), vector["name"])
+                continue
+            with self.assertRaises(LoghouseError, msg=vector["name"]) as caught:
+                readers[vector["of"]](data)
+            is_newer = isinstance(caught.exception, DataDirectoryError)
+            self.assertEqual(is_newer, vector["error"] == "newer", vector["name"])

@@ -8,10 +8,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from loghouse import errors
 from loghouse.protocol import codec
-from loghouse.protocol.framing import pack_header
-from tests.vectors import disk
+from tests.vectors import disk, disk_refusals, refusals
 from tests.vectors.messages import ENVELOPES, GROUP, MESSAGES
 from tests.vectors.payloads import PAYLOADS
 
@@ -75,33 +73,26 @@ def raft_vectors():
 
 
 def refused_vectors():
-    """Frames that a receiver of a client's connection must refuse, and the code of the error."""
-    too_large = errors.FrameTooLargeError.code
-    malformed = errors.MalformedMessageError.code
-    rows = [
-        ("hello of 4097 bytes", pack_header(4097, 0x0001), too_large),
-        ("produce of 2^32 - 1 bytes", pack_header(2**32 - 1, 0x0301, stream=1), too_large),
-        ("unknown kind of 65537 bytes", pack_header(65_537, 0x0077), too_large),
-        ("unknown critical flag", pack_header(0, 0x0001, flags=0x0001), errors.ProtocolError.code),
-        ("hello without its magic", pack_header(1, 0x0001) + b"x", malformed),
-        ("ping of 7 bytes", pack_header(7, 0x0002) + bytes(7), malformed),
-        ("ping of 9 bytes", pack_header(9, 0x0002) + bytes(9), malformed),
-        ("produce without its fields", pack_header(3, 0x0301, stream=1) + bytes(3), malformed),
-        (
-            "produce with a reserved bit",
-            pack_header(35, 0x0301, stream=1) + b"\x04" + bytes(34),
-            malformed,
-        ),
-        ("goodbye longer than it says", pack_header(3, 0x0005) + b"\x00\x00x", malformed),
-        ("goodbye shorter than it says", pack_header(3, 0x0005) + b"\x00\x05x", malformed),
-        ("goodbye that is not UTF-8", pack_header(3, 0x0005) + b"\x00\x01\xff", malformed),
-        (
-            "describe reply of 65535 logs",
-            pack_header(22, 0x030A) + bytes(16) + b"\x01a\x01a\xff\xff",
-            malformed,
-        ),
+    """Bytes that a receiver must refuse, where it can tell first, and the code of the error."""
+    return [
+        {"name": name, "stage": stage, "place": place, "hex": data.hex(), "code": error.code}
+        for name, stage, place, data, error in refusals.rows()
     ]
-    return [{"name": name, "hex": data.hex(), "code": code} for name, data, code in rows]
+
+
+def batch_vectors():
+    """Batches that a node refuses with code 16, and the field that it names."""
+    return [
+        {
+            "name": name,
+            "place": place,
+            "codec": codec_,
+            "record_count": record_count,
+            "batch_crc": batch_crc,
+            "hex": data.hex(),
+        }
+        for name, place, codec_, record_count, batch_crc, data in refusals.batches()
+    ]
 
 
 def payload_vectors():
@@ -123,6 +114,8 @@ FILES = {
     "wire.json": wire_vectors,
     "wire_raft.json": raft_vectors,
     "wire_refused.json": refused_vectors,
+    "batch_refused.json": batch_vectors,
+    "disk_refused.json": disk_refusals.refused_vectors,
     "payloads.json": payload_vectors,
     **disk.FILES,
 }
