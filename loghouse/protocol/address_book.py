@@ -13,7 +13,7 @@ from construct import Bytes, ConstructError, Int16ub, Struct, Terminated
 
 from loghouse.errors import MalformedMessageError
 from loghouse.limits import ADDRESS_BOOK_SIZE_MAX, ADDRESS_SIZE_MAX, INCARNATION_MAX
-from loghouse.protocol.entry import crc32c
+from loghouse.protocol.entry import with_crc, without_crc
 from loghouse.protocol.fields import U64, Items16, LongText, ShortText, Uuid, plain, read_fields, struct_of
 from loghouse.protocol.message import check_name, check_text
 
@@ -59,8 +59,7 @@ def encode_address_book(book: AddressBook) -> bytes:
             break
         contacts.append(contact)
     kept = replace(book, contacts=tuple(contacts))
-    content = bytes(_WIRE.build({"magic": MAGIC, "version": FORMAT_VERSION, **plain(kept)}))
-    return content + crc32c(content).to_bytes(4, "big")
+    return with_crc(_WIRE.build({"magic": MAGIC, "version": FORMAT_VERSION, **plain(kept)}))
 
 
 def decode_address_book(content: bytes) -> AddressBook:
@@ -74,8 +73,8 @@ def decode_address_book(content: bytes) -> AddressBook:
         return AddressBook()
     if len(content) > ADDRESS_BOOK_SIZE_MAX:
         raise MalformedMessageError(f"address book of {len(content)} bytes, at most {ADDRESS_BOOK_SIZE_MAX}")
-    fields, crc = content[:-4], content[-4:]
-    if crc32c(fields).to_bytes(4, "big") != crc:
+    fields = without_crc(content)
+    if fields is None:
         raise MalformedMessageError("address book: checksum does not match")
     try:
         parsed = _WIRE.parse(fields)

@@ -69,6 +69,17 @@ KINDS: Final = frozenset(int(kind) for kind in EntryKind)
 crc32c: Final = crc32.iscsi
 
 
+def with_crc(fields: bytes, seed: int = 0) -> bytes:
+    """Return the bytes with their CRC behind them, as the small files on disk have it."""
+    return fields + _CRC.pack(crc32c(fields, seed))
+
+
+def without_crc(content: bytes, seed: int = 0) -> bytes | None:
+    """Return what is before the CRC at the end; None when the CRC is not that of these bytes."""
+    fields = content[:-4]
+    return fields if content[-4:] == _CRC.pack(crc32c(fields, seed)) else None
+
+
 DEFAULT_LOG: Final = "default"
 """The one log that a cluster has; an empty name means it, too."""
 DEFAULT_GROUP: Final = 1

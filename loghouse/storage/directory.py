@@ -13,19 +13,9 @@ import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
-from construct import (
-    Bytes,
-    Const,
-    Construct,
-    ConstructError,
-    Int8ub,
-    Int16ub,
-    PascalString,
-    Struct,
-    Terminated,
-)
+from construct import Const, ConstructError, Int16ub, Struct, Terminated
 
 from loghouse.errors import (
     DamageError,
@@ -36,7 +26,8 @@ from loghouse.errors import (
     StorageError,
 )
 from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
-from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, crc32c
+from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, with_crc, without_crc
+from loghouse.protocol.fields import ShortText, Uuid, plain, read_fields, struct_of
 from loghouse.storage.files import (
     Files,
     OpenFile,
@@ -64,35 +55,14 @@ UUID_SIZE: Final = 16
 class DiskIdentity:
     """Whose data this is: the cluster, the node, and this disk. The uuids have 16 bytes."""
 
-    WIRE: ClassVar[Construct] = Struct(
-        "magic" / Const(b"LOGHNODE"),
-        "version" / Int16ub,
-        "cluster_uuid" / Bytes(UUID_SIZE),
-        "disk_uuid" / Bytes(UUID_SIZE),
-        "cluster_name" / PascalString(Int8ub, "utf8"),
-        "node_name" / PascalString(Int8ub, "utf8"),
-        Terminated,
-    )
-
-    cluster_uuid: bytes
-    disk_uuid: bytes
-    cluster_name: str
-    node_name: str
+    cluster_uuid: Uuid
+    disk_uuid: Uuid
+    cluster_name: ShortText
+    node_name: ShortText
 
     def encode(self) -> bytes:
         """Return the bytes of the `node` file."""
-        fields = bytes(
-            self.WIRE.build(
-                {
-                    "version": FORMAT_VERSION,
-                    "cluster_uuid": self.cluster_uuid,
-                    "disk_uuid": self.disk_uuid,
-                    "cluster_name": self.cluster_name,
-                    "node_name": self.node_name,
-                }
-            )
-        )
-        return fields + crc32c(fields).to_bytes(4, "big")
+        return with_crc(_IDENTITY.build({"version": FORMAT_VERSION, **plain(self)}))
 
     @classmethod
     def decode(cls, path: str, content: bytes) -> DiskIdentity:
@@ -102,9 +72,9 @@ class DiskIdentity:
             DamageError: It is not one.
             DataDirectoryError: It is one of a newer version.
         """
-        fields, crc = content[:-4], content[-4:]
+        fields = without_crc(content)
         remedy = "nothing was modified; restore the file from a backup"
-        if crc32c(fields).to_bytes(4, "big") != crc:
+        if fields is None:
             raise DamageError(path, 0, "checksum of the node's identity does not match", remedy=remedy)
         version = int.from_bytes(fields[8:10], "big")
         if fields[:8] == b"LOGHNODE" and version != FORMAT_VERSION:
@@ -112,15 +82,15 @@ class DiskIdentity:
                 f"{path}: format {version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
             )
         try:
-            parsed = cls.WIRE.parse(fields)
+            parsed = _IDENTITY.parse(fields)
         except (ConstructError, UnicodeError):
             raise DamageError(path, 0, "not a node's identity", remedy=remedy) from None
-        return cls(
-            cluster_uuid=bytes(parsed.cluster_uuid),
-            disk_uuid=bytes(parsed.disk_uuid),
-            cluster_name=str(parsed.cluster_name),
-            node_name=str(parsed.node_name),
-        )
+        return read_fields(cls, parsed)
+
+
+_IDENTITY: Final = Struct(
+    "magic" / Const(b"LOGHNODE"), "version" / Int16ub, *struct_of(DiskIdentity).subcons, Terminated
+)
 
 
 class DataDirectory:

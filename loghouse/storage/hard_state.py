@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from construct import Const, Construct, Int32ub, Int64ub, Struct
-
 from loghouse.errors import DamageError
-from loghouse.protocol.entry import crc32c
+from loghouse.protocol.entry import with_crc, without_crc
 from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file, sync_written
 from loghouse.storage.recovery import HARD_STATE_NAME
@@ -29,30 +27,26 @@ MAGIC: Final = b"LOGHTERM"
 class Slot:
     """One slot; the highest valid counter counts."""
 
-    WIRE: ClassVar[Construct] = Struct(
-        "magic" / Const(MAGIC), "counter" / Int64ub, "term" / Int64ub, "vote" / Int32ub
-    ).compile()
-    SIZE: ClassVar[int] = 32
+    SIZE: ClassVar[int] = 32  # the CRC behind the fields included
 
     counter: int
     state: HardState
 
     def encode(self, seed: int) -> bytes:
         """Return the slot's bytes, bound to the log by `seed` (`frame_seed`)."""
-        fields = _SLOT.pack(MAGIC, self.counter, self.state.term, self.state.vote)
-        return fields + crc32c(fields, seed).to_bytes(4, "big")
+        return with_crc(_SLOT.pack(MAGIC, self.counter, self.state.term, self.state.vote), seed)
 
     @classmethod
     def decode(cls, raw: bytes, seed: int) -> Slot | None:
         """Parse a slot; None when it is not valid."""
-        fields, crc = raw[: cls.SIZE - 4], raw[cls.SIZE - 4 : cls.SIZE]
-        if len(raw) < cls.SIZE or crc32c(fields, seed).to_bytes(4, "big") != crc:
+        fields = without_crc(raw[: cls.SIZE], seed)
+        if fields is None or len(raw) < cls.SIZE:
             return None
         magic, counter, term, vote = _SLOT.unpack(fields)
         return cls(counter, HardState(term, vote)) if magic == MAGIC else None
 
 
-_SLOT: Final = struct.Struct(">8sQQI")  # the twin of Slot.WIRE
+_SLOT: Final = struct.Struct(">8sQQI")  # magic, counter, term, vote
 
 
 def create_hard_state(files: Files, directory: str, seed: int) -> None:

@@ -12,9 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from construct import Const, Construct, Int16ub, Int32ub, Int64ub, Struct
-
-from loghouse.protocol.entry import crc32c
+from loghouse.protocol.entry import with_crc, without_crc
 from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, read_file, replace_file
 
@@ -28,15 +26,6 @@ FLAG_CLOSED: Final = 1
 class Held:
     """The last entry a log held, and its term and vote when `is_closed`: nothing was written since."""
 
-    WIRE: ClassVar[Construct] = Struct(
-        "magic" / Const(MAGIC),
-        "version" / Int16ub,
-        "flags" / Int16ub,
-        "last_index" / Int64ub,
-        "last_term" / Int64ub,
-        "term" / Int64ub,
-        "vote" / Int32ub,
-    ).compile()
     SIZE: ClassVar[int] = 44  # the CRC behind the fields included
 
     last_index: int
@@ -51,22 +40,15 @@ class Held:
 
     def encode(self, seed: int) -> bytes:
         """Return the file's bytes, bound to the log by `seed` (`frame_seed`)."""
-        fields = _HELD.pack(
-            MAGIC,
-            FORMAT_VERSION,
-            FLAG_CLOSED if self.is_closed else 0,
-            self.last_index,
-            self.last_term,
-            self.hard_state.term,
-            self.hard_state.vote,
-        )
-        return fields + crc32c(fields, seed).to_bytes(4, "big")
+        flags, state = FLAG_CLOSED if self.is_closed else 0, self.hard_state
+        end = (self.last_index, self.last_term)
+        return with_crc(_HELD.pack(MAGIC, FORMAT_VERSION, flags, *end, state.term, state.vote), seed)
 
     @classmethod
     def decode(cls, content: bytes, seed: int) -> Held | None:
         """Parse the file; None when it is not one of this log and version."""
-        fields, crc = content[:-4], content[-4:]
-        if len(content) != cls.SIZE or crc32c(fields, seed).to_bytes(4, "big") != crc:
+        fields = without_crc(content, seed)
+        if fields is None or len(content) != cls.SIZE:
             return None
         magic, version, flags, last_index, last_term, term, vote = _HELD.unpack(fields)
         if (magic, version) != (MAGIC, FORMAT_VERSION) or flags & ~FLAG_CLOSED:
@@ -74,7 +56,7 @@ class Held:
         return cls(last_index, last_term, HardState(term, vote), bool(flags & FLAG_CLOSED))
 
 
-_HELD: Final = struct.Struct(">8sHHQQQI")  # the twin of Held.WIRE
+_HELD: Final = struct.Struct(">8sHHQQQI")  # magic, version, flags, index and term, term, vote
 
 
 def read_held(files: Files, directory: str, seed: int) -> Held | None:

@@ -11,10 +11,8 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from construct import Const, Construct, Int16ub, Int64ub, Struct
-
 from loghouse.errors import DamageError
-from loghouse.protocol.entry import crc32c
+from loghouse.protocol.entry import with_crc, without_crc
 from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, read_file, replace_file
 from loghouse.storage.held import Held, remove_held, write_held
@@ -33,13 +31,6 @@ class Loss:
     `is_cut` tells that the log ends before the damage by now; else the next start has to look for it.
     """
 
-    WIRE: ClassVar[Construct] = Struct(
-        "magic" / Const(MAGIC),
-        "version" / Int16ub,
-        "flags" / Int16ub,
-        "last_index" / Int64ub,
-        "last_term" / Int64ub,
-    ).compile()
     SIZE: ClassVar[int] = 32  # the CRC behind the fields included
 
     last_index: int
@@ -61,14 +52,13 @@ class Loss:
     def encode(self, seed: int) -> bytes:
         """Return the file's bytes, bound to the log by `seed` (`frame_seed`)."""
         flags = FLAG_CUT if self.is_cut else 0
-        fields = _LOSS.pack(MAGIC, FORMAT_VERSION, flags, self.last_index, self.last_term)
-        return fields + crc32c(fields, seed).to_bytes(4, "big")
+        return with_crc(_LOSS.pack(MAGIC, FORMAT_VERSION, flags, self.last_index, self.last_term), seed)
 
     @classmethod
     def decode(cls, content: bytes, seed: int) -> Loss | None:
         """Parse the file; None when it is not one of this log and version."""
-        fields, crc = content[:-4], content[-4:]
-        if len(content) != cls.SIZE or crc32c(fields, seed).to_bytes(4, "big") != crc:
+        fields = without_crc(content, seed)
+        if fields is None or len(content) != cls.SIZE:
             return None
         magic, version, flags, last_index, last_term = _LOSS.unpack(fields)
         if (magic, version) != (MAGIC, FORMAT_VERSION) or flags & ~FLAG_CUT:
@@ -76,7 +66,7 @@ class Loss:
         return cls(last_index, last_term, bool(flags & FLAG_CUT))
 
 
-_LOSS: Final = struct.Struct(">8sHHQQ")  # the twin of Loss.WIRE
+_LOSS: Final = struct.Struct(">8sHHQQ")  # magic, version, flags, index and term
 
 
 def member_remedy(directory: str) -> str:

@@ -15,7 +15,7 @@ from construct import GreedyBytes as _GreedyBytes
 
 from loghouse.errors import DamageError, DataDirectoryError, MalformedMessageError
 from loghouse.limits import STATE_SIZE_MAX
-from loghouse.protocol.entry import crc32c
+from loghouse.protocol.entry import with_crc, without_crc
 from loghouse.protocol.log_state import LogState, decode_log_state, encode_log_state
 from loghouse.storage.files import Files, read_file, replace_file
 from loghouse.storage.recovery import START_NAME, STATE, segment_name
@@ -42,7 +42,7 @@ def encode_state_file(magic: bytes, seed: int, state: LogState, flags: int = 0) 
             {"magic": magic, "version": FORMAT_VERSION, "flags": flags, "state": encode_log_state(state)}
         )
     )
-    return fields + crc32c(fields, seed).to_bytes(4, "big")
+    return with_crc(fields, seed)
 
 
 def decode_state_file(
@@ -54,8 +54,8 @@ def decode_state_file(
         MalformedMessageError: It is not such a file of this log.
         DataDirectoryError: It is one of a newer format.
     """
-    fields, crc = content[:-4], content[-4:]
-    if len(content) < _OVERHEAD or crc32c(fields, seed).to_bytes(4, "big") != crc:
+    fields = without_crc(content, seed)
+    if fields is None or len(content) < _OVERHEAD:
         raise MalformedMessageError("checksum does not match (damaged, or of another log)")
     try:
         parsed = WIRE.parse(fields)

@@ -10,11 +10,12 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from construct import Bytes, Const, Construct, ConstructError, Int16ub, Int32ub, Int64ub, Struct
+from construct import Const, ConstructError, Int16ub, Struct
 
 from loghouse.errors import DataDirectoryError, EntryDamagedError
 from loghouse.limits import STORE_HEADER_SIZE
-from loghouse.protocol.entry import crc32c, frame_seed
+from loghouse.protocol.entry import crc32c, frame_seed, with_crc, without_crc
+from loghouse.protocol.fields import U32, U64, Uuid, plain, read_fields, struct_of
 
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"LOGHOUSE"
@@ -25,38 +26,17 @@ WATERMARK_POSITIONS: Final = (1024, 2048)  # sectors of their own: a torn write 
 class StoreHeader:
     """What a segment is; written once, before the segment appears."""
 
-    WIRE: ClassVar[Construct] = Struct(
-        "magic" / Const(MAGIC),
-        "version" / Int16ub,
-        "reserved" / Int16ub,
-        "group" / Int32ub,
-        "cluster" / Bytes(16),
-        "base_index" / Int64ub,
-        "base_offset" / Int64ub,
-        "previous_term" / Int64ub,
-    ).compile()
     SIZE: ClassVar[int] = 60  # the CRC behind the fields included
 
-    cluster: bytes
-    group: int
-    base_index: int
-    base_offset: int
-    previous_term: int
+    group: U32
+    cluster: Uuid
+    base_index: U64
+    base_offset: U64
+    previous_term: U64
 
     def encode(self) -> bytes:
         """Return the bytes at the start of the store."""
-        fields = self.WIRE.build(
-            {
-                "version": FORMAT_VERSION,
-                "reserved": 0,
-                "group": self.group,
-                "cluster": self.cluster,
-                "base_index": self.base_index,
-                "base_offset": self.base_offset,
-                "previous_term": self.previous_term,
-            }
-        )
-        return bytes(fields) + crc32c(fields).to_bytes(4, "big")
+        return with_crc(_HEADER.build({"version": FORMAT_VERSION, "reserved": 0, **plain(self)}))
 
     @classmethod
     def decode(cls, block: bytes, path: str = "this file") -> StoreHeader:
@@ -66,29 +46,28 @@ class StoreHeader:
             EntryDamagedError: It is not a store header.
             DataDirectoryError: It is one of a newer format.
         """
-        fields, crc = block[: cls.SIZE - 4], block[cls.SIZE - 4 : cls.SIZE]
-        if crc32c(fields).to_bytes(4, "big") != crc:
+        fields = without_crc(block[: cls.SIZE])
+        if fields is None or len(block) < cls.SIZE:
             raise EntryDamagedError("store header checksum does not match")
         try:
-            parsed = cls.WIRE.parse(fields)
+            parsed = _HEADER.parse(fields)
         except ConstructError:
             raise EntryDamagedError("not a store header") from None
         if parsed.version != FORMAT_VERSION:
             raise DataDirectoryError(
                 f"{path}: format {parsed.version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
             )
-        return cls(
-            cluster=bytes(parsed.cluster),
-            group=parsed.group,
-            base_index=parsed.base_index,
-            base_offset=parsed.base_offset,
-            previous_term=parsed.previous_term,
-        )
+        return read_fields(cls, parsed)
 
     @property
     def seed(self) -> int:
         """The CRC that this log's frame headers and watermarks continue from."""
         return frame_seed(self.cluster, self.group)
+
+
+_HEADER: Final = Struct(
+    "magic" / Const(MAGIC), "version" / Int16ub, "reserved" / Int16ub, *struct_of(StoreHeader).subcons
+).compile()
 
 
 @dataclass(slots=True, kw_only=True)  # made for every append: not frozen
@@ -98,13 +77,6 @@ class Watermark:
     `position` is the byte behind the last durable frame; the highest `counter` counts.
     """
 
-    WIRE: ClassVar[Construct] = Struct(
-        "counter" / Int64ub,
-        "durable_index" / Int64ub,
-        "durable_term" / Int64ub,
-        "position" / Int64ub,
-        "commit_index" / Int64ub,
-    ).compile()
     SIZE: ClassVar[int] = 44
 
     counter: int
@@ -128,8 +100,8 @@ class Watermark:
     @classmethod
     def decode(cls, slot: bytes, seed: int) -> Watermark | None:
         """Parse a slot; None when it holds no valid watermark of this log."""
-        fields, crc = slot[: cls.SIZE - 4], slot[cls.SIZE - 4 : cls.SIZE]
-        if len(slot) < cls.SIZE or crc32c(fields, seed).to_bytes(4, "big") != crc:
+        fields = without_crc(slot[: cls.SIZE], seed)
+        if fields is None or len(slot) < cls.SIZE:
             return None
         counter, durable_index, durable_term, position, commit_index = _WATERMARK.unpack(fields)
         return cls(
@@ -141,7 +113,7 @@ class Watermark:
         )
 
 
-_WATERMARK: Final = struct.Struct(">QQQQQ")  # the twin of Watermark.WIRE
+_WATERMARK: Final = struct.Struct(">QQQQQ")  # its fields, in their order
 
 
 def newest_watermark(block: bytes, seed: int) -> Watermark | None:

@@ -265,12 +265,11 @@ class LossTests(_DamageCase):
         self.assertIsNone(self.loss())
 
     def test_vector(self):
-        """The published bytes read back, and the twin agrees with the declaration."""
+        """The published bytes read back, and are written so."""
         vector = next(v for v in vectors.small_file_vectors() if v["name"].startswith("damage"))
         content = bytes.fromhex(vector["hex"])
         self.assertEqual(Loss.decode(content, vectors.SEED), Loss(6, 1, is_cut=True))
-        parsed = Loss.WIRE.parse(content)
-        self.assertEqual({name: parsed[name] for name in vector["fields"]}, vector["fields"])
+        self.assertEqual(Loss(6, 1, is_cut=True).encode(vectors.SEED), content)
         self.assertIsNone(Loss.decode(content[:-1], vectors.SEED))
         newer = content[:9] + b"\2" + content[10:-4]
         self.assertIsNone(Loss.decode(newer + crc32c(newer, vectors.SEED).to_bytes(4, "big"), vectors.SEED))
