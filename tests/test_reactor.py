@@ -1,6 +1,7 @@
 """The reactor's loop: timers that come when they are due and not before, reads by the short way."""
 
 import asyncio
+import signal
 import socket
 from unittest import SkipTest
 
@@ -8,6 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.python.log import ILogContext, callWithLogger, context
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -51,6 +53,19 @@ class TimerTests(SynchronousTestCase):
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
         self.assertEqual(ran, [1])
+
+
+class SignalTests(TestCase):
+    """Signals to a run of the tests."""
+
+    def test_they_end_the_run(self):
+        """The reactor takes none for itself: it would stop in whichever test runs it next, and for good."""
+
+        def check(_):
+            handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+            self.assertEqual(handlers, [signal.default_int_handler, signal.SIG_DFL])
+
+        return deferLater(reactor, 0, lambda: None).addCallback(check)
 
 
 class ReadTests(TestCase):
