@@ -48,6 +48,10 @@ class Identity:
         """Whether the holder may speak as a node."""
         return self.node != ""
 
+    def has_expired(self, now: float) -> bool:
+        """Whether the certificate no longer counts at `now`, in seconds since the epoch."""
+        return now >= self.expires_at
+
 
 def is_name(text: str) -> bool:
     """Whether this can name a node, a cluster or a log: a DNS label in lower case, 1 to 63 characters."""

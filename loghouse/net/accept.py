@@ -77,7 +77,6 @@ class AcceptedLink(Link):
         self._context = context
         self._ticket = ticket
         self._identity: Identity | None = None
-        self._shown: ShownCertificate | None = None
         self._server: BinarySession | None = None
 
     def connectionMade(self) -> None:
@@ -168,15 +167,6 @@ class AcceptedLink(Link):
     def whose(self) -> str:
         """A subject's lines are one share, wherever it comes from."""
         return self._identity.subject if self._identity is not None else network_of(super().peer_name)
-
-    def check_deadlines(self, now: float) -> None:
-        """Called every second."""
-        super().check_deadlines(now)
-        if self._shown is not None:
-            try:
-                self._shown.check_still_valid()
-            except IdentityError as error:
-                self.break_off(error)
 
     def write_resumed(self) -> None:
         """The peer reads again."""

@@ -38,6 +38,7 @@ from loghouse.limits import (
     SILENCE_SECONDS_MAX,
     STUCK_SECONDS_MAX,
 )
+from loghouse.net.tls import ShownCertificate
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.link_messages import LinkRole
 from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
@@ -131,6 +132,8 @@ class Link(Protocol):
         self.problem = ""  # why the link ends, when it does not end in order
         self._watch = watch  # looks at the deadlines of all links; fixed
         self._times = times  # the deadlines; fixed
+        # The peer's certificate; None before the handshake, and for ever without TLS.
+        self._shown: ShownCertificate | None = None
         self._holds: set[str] = set()  # reasons not to read now; empty: it reads
         # What a long write has left for later turns; while there is any, the link is not writable.
         self._unsent: deque[memoryview] = deque()
@@ -384,7 +387,15 @@ class Link(Protocol):
         self.link_lost(self.problem or reason.getErrorMessage())
 
     def check_deadlines(self, now: float) -> None:
-        """Called every second."""
+        """End the link if a deadline is over or the certificate no longer counts. Called every second."""
+        self._check_times(now)
+        if self._shown is not None:
+            try:
+                self._shown.check_still_valid()
+            except IdentityError as error:
+                self.break_off(error)
+
+    def _check_times(self, now: float) -> None:
         times = self._times
         if self._closing_since is not None:
             if now - self._closing_since >= times.close_max:

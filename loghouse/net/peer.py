@@ -317,8 +317,6 @@ class DialledLink(Link):
         self.is_idle_closed = False  # set by `end`: this side hung up in order, so nothing failed
         self._peer = peer  # whose link this is; fixed
         self._context = context  # what all peers share; fixed
-        # The other's certificate; None before the handshake and without TLS.
-        self._shown: ShownCertificate | None = None
         self._sent_at = context.watch.clock.seconds()  # when the last frame was written
 
     def connectionMade(self) -> None:
@@ -377,15 +375,10 @@ class DialledLink(Link):
         self._peer.write_resumed()
 
     def check_deadlines(self, now: float) -> None:
-        """Called every second."""
+        """As for every link; one that carried nothing for long says goodbye."""
         if self._peer.link is self and now - self._sent_at >= self._context.idle_seconds_max:
             self.end("nothing to say")
         super().check_deadlines(now)
-        if self._shown is not None:
-            try:
-                self._shown.check_still_valid()
-            except IdentityError as error:
-                self.break_off(error)
 
     def end(self, reason: str) -> None:
         """Say goodbye; the next message dials again, without a back-off."""

@@ -142,7 +142,7 @@ class ShownCertificate:
             IdentityError: It is, or has.
         """
         self._contexts.credentials.check(self.identity)
-        if self._contexts.clock() >= self.identity.expires_at:
+        if self.identity.has_expired(self._contexts.clock()):
             raise IdentityError(f"the certificate of {self.identity.subject!r} has expired")
 
 

@@ -103,7 +103,7 @@ class Gate:
         if self._check_caller is not None:
             self._check_caller(identity)
         subject = identity.subject
-        if self._clock() >= identity.expires_at:
+        if identity.has_expired(self._clock()):
             raise UnauthenticatedError(f"the certificate of {subject!r} has expired; get a new one")
         if action is None:
             self.authorizer.check_anything(subject)

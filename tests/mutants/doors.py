@@ -152,7 +152,7 @@ GATES = (
         "expired-on-an-open-connection",
         "RFC 5280 4.1.2.5: validity",
         "A certificate counts as long as its connection lasts.",
-        [(GATE + "Gate.check_permission", "if self._clock() >= identity.expires_at:", "if False:")],
+        [(GATE + "Gate.check_permission", "if identity.has_expired(self._clock()):", "if False:")],
         "net.test_same_refusal:CertificateTests.test_expires",
     ),
     bug(
