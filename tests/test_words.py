@@ -9,15 +9,40 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cluster.cluster import Cluster
-from loghouse.net.link import Link
-from loghouse.net.peer import PeerLink
+from loghouse.net.accept import AcceptedLink
+from loghouse.net.admission import Admission
+from loghouse.net.appending import Appends
+from loghouse.net.binary_client import BinaryConnection
+from loghouse.net.binary_server import BinarySession
+from loghouse.net.callers import Caller
+from loghouse.net.listener import AcceptedConnection, Listener
+from loghouse.net.one_port import OnePort
+from loghouse.net.peer import DialledLink, PeerLink
+from loghouse.net.splice import SpliceFront
 from loghouse.protocol.session import Session
 from loghouse.raft.core import Raft
 from loghouse.replica.driver import RaftDriver
 
 # Long-lived state that many methods change: each attribute has a comment that says what it means, and when it
 # changes. Bases of ours belong to their class.
-STATEFUL = (Raft, RaftDriver, Cluster, PeerLink, Link, Session)
+STATEFUL = (
+    Raft,
+    RaftDriver,
+    Cluster,
+    Session,
+    PeerLink,
+    DialledLink,
+    AcceptedLink,
+    BinarySession,
+    Appends,
+    Listener,
+    AcceptedConnection,
+    SpliceFront,
+    Caller,
+    Admission,
+    OnePort,
+    BinaryConnection,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 # Class names that mean more than one thing, each with the reason.

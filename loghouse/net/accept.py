@@ -1,8 +1,8 @@
-"""The accepting side of `loghouse/1`: who is there, may it stay, and who serves it.
+"""The accepting side of `loghouse/1`: identifies the peer, admits or refuses it, and chooses who serves it.
 
-A link is up only when the peer's certificate and its Hello agree. Before that nothing of it is believed, and
-it counts as a stranger. What a client asks is `binary_server`'s business; what a node says goes to `Peers`.
-Certificates that expire or are denied later end their links within a second.
+A link is up once the peer's certificate and its Hello agree. Before that its connection counts as one of a
+stranger. `binary_server` answers a client; what a node says goes to `Peers`. A link ends within a second
+after its certificate has expired or was denied.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Peers(Protocol):
         ...
 
     def event_received(self, link: AcceptedLink, event: Event) -> None:
-        """A node said something: a Raft frame, or gossip."""
+        """A Raft frame, gossip or another message of a node."""
         ...
 
     def link_lost(self, link: AcceptedLink) -> None:
@@ -53,9 +53,13 @@ class Peers(Protocol):
 class LinkContext:
     """What all accepted links of a node share.
 
-    `hello` makes this node's own Hello. `tls` None is plaintext: then every client is `anonymous`, and nodes
-    are refused, since none can be told from another. Without `peers` nodes may only describe. `soon`: see
-    `BulkTlsFactory`.
+    Attributes:
+        binary: Serves clients.
+        watch: Checks the links' deadlines, which are `times`.
+        hello: Makes this node's own Hello.
+        tls: None is plaintext: every client is `anonymous`, and nodes are refused: none can prove its name.
+        peers: The cluster; without it other nodes may only describe.
+        soon: See `BulkTlsFactory`.
     """
 
     binary: BinaryServer
@@ -70,24 +74,26 @@ class LinkContext:
 
 @implementer(IHandshakeListener)
 class AcceptedLink(Link):
-    """One accepted connection of `loghouse/1`, behind TLS or (configured so) without."""
+    """One accepted connection of `loghouse/1`, with TLS or, if so configured, without."""
 
     def __init__(self, context: LinkContext, ticket: ConnectionTicket) -> None:
         super().__init__(context.watch, context.times)
-        self._context = context
-        self._ticket = ticket
+        self._context = context  # what all accepted links share; fixed
+        self._ticket = ticket  # its place among all connections; a stranger's until `_admit`
+        # Who is at the other end: None before the handshake; without TLS the anonymous subject.
         self._identity: Identity | None = None
+        # Serves the client; None before LinkUp, and for ever if a node is at the other end.
         self._server: BinarySession | None = None
 
     def connectionMade(self) -> None:
-        """Twisted has a connection; with TLS the handshake is still to come."""
+        """Connected; with TLS the handshake is still to come."""
         super().connectionMade()
         if self._context.tls is None:
             self._identity = Identity(subject=self._context.anonymous, expires_at=float("inf"))
             self._greet(None)
 
     def handshakeCompleted(self) -> None:
-        """Twisted: TLS is done, and the certificate is one of our CAs'."""
+        """TLS is done: a CA of this node has signed the peer's certificate."""
         tls = self._context.tls
         assert tls is not None
         try:
@@ -105,15 +111,15 @@ class AcceptedLink(Link):
         self.start(Session(self._context.hello(), is_dialler=False, certified=certified, admit=self._admit))
 
     def _turn_away(self, error: ProtocolError) -> None:
-        """Refuse before there is a session: what such a peer sends is not even read."""
+        """Refuse the peer before there is a session; what it sends is not read."""
         self.problem = str(error)
-        self._warn("refused a link from {peer}: {problem}", error, f"{self.whose}: {error}")
+        self._warn("refused a link from {peer}: {problem}", error, f"{self.log_account}: {error}")
         self.session = Session(self._context.hello(), is_dialler=False)
         self.session.fail(error)
         self.flush()
 
     def _admit(self, hello: Hello) -> None:
-        """Called by the session when the peer's Hello fits; the last moment to refuse it."""
+        """Refuse the peer after its Hello, or count its connection as a client's or a node's."""
         assert self._identity is not None
         is_node = hello.role == LinkRole.NODE
         if is_node:
@@ -129,7 +135,7 @@ class AcceptedLink(Link):
             raise ProtocolError(str(error)) from None
 
     def event_received(self, event: Event) -> None:
-        """Pass it to whoever serves this link."""
+        """Pass the event to what serves this link."""
         peers = self._context.peers
         if self._server is not None:
             self._server.event_received(event)
@@ -148,7 +154,7 @@ class AcceptedLink(Link):
             self._context.peers.link_up(self)
 
     def _answer_node(self, event: RequestReceived) -> None:
-        # A node is no subject of the policy; its certificate is what lets it ask.
+        # A node is no subject of the policy: its certificate alone allows it to ask.
         assert self.session is not None
         if isinstance(event.request, Describe):
             self.session.answer(event.stream, describe(self._context.binary.gate.node))
@@ -157,29 +163,29 @@ class AcceptedLink(Link):
 
     @property
     def peer_name(self) -> str:
-        """Who is at the other end, for people: a client by its subject and address."""
+        """The peer's name for the log: a client by its subject and host."""
         identity = self._identity
         if identity is None or not identity.subject or self.is_of_node:
             return super().peer_name
         return f"{identity.subject} at {super().peer_name}"
 
     @property
-    def whose(self) -> str:
-        """A subject's lines are one share, wherever it comes from."""
+    def log_account(self) -> str:
+        """A subject has one share of the log's lines, whatever its hosts; a stranger that of its network."""
         return self._identity.subject if self._identity is not None else network_of(super().peer_name)
 
     def write_resumed(self) -> None:
-        """The peer reads again."""
+        """The link is writable again."""
         if self._server is not None:
             self._server.write_resumed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Twisted: it is gone."""
+        """The connection is gone."""
         self._ticket.close()
         super().connectionLost(reason)
 
     def link_lost(self, reason: str) -> None:
-        """The connection is gone; nobody waits for answers any more."""
+        """End what serves the link: nobody waits for answers."""
         if self._server is not None:
             self._server.link_lost()
         elif self._context.peers is not None and self.session is not None and self.session.peer is not None:
@@ -187,7 +193,7 @@ class AcceptedLink(Link):
 
 
 def own_hello(node: Any, software: str) -> Callable[[], Hello]:
-    """Return what makes a node's Hello; the uuids are asked for each time: a joiner gets them late."""
+    """Return what makes a node's Hello. It asks for the uuids each time: a node that joins gets them late."""
     return lambda: Hello(
         role=LinkRole.NODE,
         cluster_name=node.cluster_name,

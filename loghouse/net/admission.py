@@ -1,8 +1,8 @@
-"""Who may be connected: strangers, clients and nodes, each with places of their own. Pure.
+"""Admission of connections: strangers, clients and nodes have separate places. Pure.
 
-A connection is a stranger until its certificate is verified: a link's when it greets, a gRPC client's at its
-first call. Strangers cost little and are never many: a newcomer is always let in, and the oldest one of
-whoever has most goes for it, so nobody keeps others out by holding connections without a certificate.
+A connection is a stranger's until its certificate is verified: that of a link when it greets, that of a gRPC
+client at its first call. A new stranger is always admitted. If all places of strangers are taken, the oldest
+one of the host that has most is dropped, so nobody keeps others out by connections without a certificate.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from loghouse.shares import Ledger
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """Bounds on open connections: what is not for strangers and nodes is for clients."""
+    """Bounds on open connections. Clients have what strangers and nodes leave."""
 
     all_max: int = CONNECTIONS_MAX
     per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX
@@ -43,12 +43,12 @@ class ConnectionLimits:
 
     @property
     def clients_max(self) -> int:
-        """What is left for clients; one place stays free, so that the port never pauses."""
+        """The places of clients. One of all places stays free, so that the port never pauses."""
         return self.all_max - self.strangers_max - self.nodes_max - 1
 
 
 def limits_for(all_max: int) -> ConnectionLimits:
-    """Return the limits when there can be only so many connections: every part smaller alike."""
+    """Return the limits for `all_max` connections at most: every part is smaller in proportion."""
 
     def part(count: int) -> int:
         return max(1, count * all_max // CONNECTIONS_MAX)
@@ -67,34 +67,37 @@ class Admission:
     """Counts connections; every `ConnectionTicket` must be closed once."""
 
     def __init__(self, limits: ConnectionLimits, metrics: Metrics = NO_METRICS) -> None:
-        self._limits = limits
-        self._metrics = metrics
-        self.all = 0
+        self._limits = limits  # fixed
+        self._metrics = metrics  # counts refusals; fixed
+        self.all = 0  # open connections, of strangers, clients and nodes
+        # Connections of clients, by subject.
         self.clients = Ledger(Quota("connections", limits.clients_max, limits.per_client_max))
+        # Connections of nodes, by subject.
         self.nodes = Ledger(Quota("connections of nodes", limits.nodes_max, limits.per_node_max))
-        self._by_address: Counter[str] = Counter()
-        self._strangers: dict[ConnectionTicket, None] = {}  # oldest first
-        self._strangers_by_address: Counter[str] = Counter()
-        self._known: dict[str, None] = {}  # addresses that somebody with a certificate came from
+        self._by_address: Counter[str] = Counter()  # open connections of each network
+        self._strangers: dict[ConnectionTicket, None] = {}  # the strangers' connections, oldest first
+        self._strangers_by_address: Counter[str] = Counter()  # those of each network
+        # The networks of the last clients and nodes that were identified, oldest first.
+        self._known: dict[str, None] = {}
 
     @property
     def strangers(self) -> int:
-        """How many have not shown who they are."""
+        """How many connections are strangers'."""
         return len(self._strangers)
 
     @property
     def is_full(self) -> bool:
-        """Whether not one connection more may be accepted."""
+        """Whether every place is taken."""
         return self.all >= self._limits.all_max
 
     def enter(self, address: str, drop: Callable[[], None] = lambda: None) -> ConnectionTicket:
-        """Count a new connection from this host, a stranger's.
+        """Count a new connection from a host, a stranger's.
 
         Args:
-            drop: Closes it; called when it is a stranger still and its place is needed.
+            drop: Closes the connection; called if it is still a stranger's and its place is needed.
 
         Raises:
-            ResourceExhaustedError: The host has too many; close it at once.
+            ResourceExhaustedError: The host has too many connections; close this one at once.
         """
         limits = self._limits
         network = network_of(address)
@@ -115,7 +118,7 @@ class Admission:
         return ticket
 
     def _most_crowded(self) -> str:
-        """Return whose stranger goes: the host's with most of them, one nobody knows rather than another."""
+        """Return the network that loses a stranger: an unknown one first, else the one with most."""
         counts = self._strangers_by_address
         return max(counts, key=lambda network: (network not in self._known, counts[network]))
 
@@ -150,19 +153,22 @@ class ConnectionTicket:
     __slots__ = ("_admission", "_drop", "_is_open", "_is_stranger", "_ledger", "_subject", "network")
 
     def __init__(self, admission: Admission, network: str, drop: Callable[[], None]) -> None:
-        self.network = network
-        self._admission = admission
-        self._drop = drop
-        self._subject = ""
-        self._ledger: Ledger | None = None
-        self._is_stranger = True
-        self._is_open = True
+        self.network = network  # the host that counts, as `network_of` has it; fixed
+        self._admission = admission  # fixed
+        self._drop = drop  # closes the connection; fixed
+        self._subject = ""  # whose it is; empty until `identify`
+        self._ledger: Ledger | None = None  # what counts it by subject; None until `identify`
+        self._is_stranger = True  # until `identify`, or `close`
+        self._is_open = True  # until `close`
 
     def identify(self, subject: str, *, is_node: bool, has_rule: bool = True) -> None:
-        """The peer has shown who it is; `has_rule`: there is something it may do here.
+        """Count the connection as its subject's: the peer has shown who it is.
+
+        Args:
+            has_rule: Whether the policy allows the subject anything.
 
         Raises:
-            ResourceExhaustedError: It has too many connections, or this one was closed meanwhile.
+            ResourceExhaustedError: The subject has too many connections, or this one was dropped meanwhile.
         """
         if not self._is_open:
             raise ResourceExhaustedError("connections", "this one was closed to make room for others")
@@ -181,7 +187,7 @@ class ConnectionTicket:
             self._admission._leave_strangers(self)
 
     def drop(self) -> None:
-        """Its place is needed."""
+        """Close the connection: its place is needed."""
         self.close()
         self._drop()
 
@@ -196,7 +202,7 @@ class ConnectionTicket:
 
 
 def network_of(address: str) -> str:
-    """Return what counts as one host: an IPv4 address, or the /64 that an IPv6 host may choose freely in."""
+    """Return what counts as one host: an IPv4 address, or the /64 in which an IPv6 host may choose."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
-"""Appends of binary sessions: checked, joined with their like, answered, and given up in time.
+"""Appends of binary sessions: each is checked, proposed, alone or in an entry with others, and answered.
 
-A session may have hundreds of small ones under way, so one costs no Deferred and no timer of its own: whoever
-settles it calls it. One `Appender` serves all sessions of a node, one `Appends` each of them.
+A session may have hundreds of small appends under way, so an append costs no Deferred and no timer of its
+own: its outcome calls it. One `Appender` serves all sessions of a node, and each session has one `Appends`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from loghouse.shares import Holding, Ledger
 
 PRODUCE_SECONDS_DEFAULT: Final = 30.0
 PRODUCE_SECONDS_MAX: Final = 600.0
-ENTRIES_MAX: Final = 2  # joined ones under way: a half of the sessions sends while the other waits for disks
+ENTRIES_MAX: Final = 2  # shared entries under way: half of the sessions sends while half waits for disks
 
 
 class AppendLink(Protocol):
-    """What appends need of their session's link."""
+    """What appends need of the link of their session."""
 
     def flush(self) -> None:
         """Write what the session has to send."""
 
 
 class Appender:
-    """What the appends of all binary sessions share: the way to the node, together.
+    """Proposes the batches of all binary sessions, small ones of one turn together in one entry.
 
     Args:
+        gate: Checks batches, and has the node.
         soon: Runs work at the end of this turn of the reactor.
         scheduler: The reactor's clock.
         in_thread: Runs a function off the reactor.
@@ -58,29 +59,29 @@ class Appender:
         in_thread: Callable[..., Deferred[Any]],
         bodies: Ledger | None = None,
     ) -> None:
-        self.node = node = gate.node
-        self.check_batch = gate.check_batch
-        self.bodies = bodies or Ledger(BODIES)
-        self.scheduler = scheduler
-        self.checks = LongChecks(in_thread)
+        self.node = node = gate.node  # appends; fixed
+        self.check_batch = gate.check_batch  # checks a batch, in steps; fixed
+        self.bodies = bodies or Ledger(BODIES)  # counts unanswered bytes by subject; fixed
+        self.scheduler = scheduler  # the reactor's clock; fixed
+        self.checks = LongChecks(in_thread)  # the checks that wait for a thread
         self._coalescer = Coalescer(node.propose, soon, self.flush, entries_max=ENTRIES_MAX)
-        self._answered: set[Appends] = set()
+        self._answered: set[Appends] = set()  # sessions with answers not written yet; emptied by `flush`
 
     def join(self, append: Append, subject: str) -> None:
-        """Propose a plain batch together with what else this turn brings."""
+        """Propose a plain batch in one entry with the others of this turn."""
         self._coalescer.add(subject, append)
         self._coalescer.flush_soon()
 
     def propose(self, append: Append, proposal: Proposal) -> None:
-        """Propose an entry of its own, behind what came before it."""
+        """Propose an entry of its own, behind the batches that came before it."""
         append.pending = self._coalescer.submit_alone(append, proposal)
 
     def note_answer(self, appends: Appends) -> None:
-        """Remember to flush a session, once the others of its entry have their answers, too."""
+        """Flush a session later, once all batches of the entry have their answers."""
         self._answered.add(appends)
 
     def flush(self) -> None:
-        """Write the answers given by now."""
+        """Write all answers given so far."""
         answered, self._answered = self._answered, set()
         leader = self.node.leader_name
         for appends in answered:
@@ -90,7 +91,14 @@ class Appender:
 class Append:
     """One batch of a session on its way into the log (`coalescing.Share`).
 
-    `deadline` is in seconds of the scheduler's clock.
+    Attributes:
+        stream: The session's, which the outcome answers.
+        payload, payload_crc, record_count: The batch.
+        seconds: How long the client waits.
+        deadline: When it no longer waits, in seconds of the scheduler's clock.
+        is_checked: Whether the batch is what it says; True once its check ended well or badly.
+        is_wanted: Whether the client still waits; False after the outcome, a cancel or the deadline.
+        pending: The check or the proposal under way; None in between.
     """
 
     __slots__ = (
@@ -117,42 +125,44 @@ class Append:
         self.deadline = now + self.seconds
         self.is_checked = False
         self.is_wanted = True
-        self.pending: Cancellable | None = None  # its check, or its proposal
+        self.pending: Cancellable | None = None
 
     def appended(self, base_offset: int, timestamp: int) -> None:
-        """It is durable."""
+        """The batch is durable."""
         self._appends.answer(self, base_offset, timestamp)
 
     def failed(self, error: BaseException) -> None:
-        """It was not appended, or nobody knows."""
+        """The batch was not appended, or nobody knows."""
         self._appends.refuse(self, error)
 
     def forget(self) -> None:
-        """Nobody waits any more: it is taken back if it can be."""
+        """Nobody waits: take the batch back if it was not proposed yet."""
         self.is_wanted = False
         if self.pending is not None:
             self.pending.cancel()
 
 
 class Appends:
-    """The appends of one session that are not answered yet; bounded in bytes, each with its deadline."""
+    """The unanswered appends of one session: bounded in bytes, each with a deadline."""
 
     def __init__(self, appender: Appender, link: AppendLink, session: Session, subject: str) -> None:
-        self.appender = appender
-        self._link = link
-        self._session = session
-        self._subject = subject
-        self._open: dict[int, Append] = {}
-        self._size = 0
-        self._coming = 0  # bytes of a batch that is not complete
+        self.appender = appender  # proposes; shared by all sessions, fixed
+        self._link = link  # the client's connection; fixed
+        self._session = session  # the protocol's side of the link; fixed
+        self._subject = subject  # whose session this is; fixed
+        self._open: dict[int, Append] = {}  # the unanswered appends, by stream
+        self._size = 0  # bytes of the unanswered appends, with what each costs beside its batch
+        self._coming = 0  # bytes of the batch that is being received; 0 between batches
+        # The subject's share of unanswered bytes; follows `_size` and `_coming`.
         self._holding = Holding(appender.bodies, subject)
-        self._timer: IDelayedCall | None = None
-        self._due = inf  # when the timer looks
-        self._line: deque[tuple[Append, Produce]] = deque()  # behind one that is checked on another thread
-        self._leader_named = ""
+        self._timer: IDelayedCall | None = None  # runs `_expire`; None while no append is open
+        self._due = inf  # when `_timer` runs, in the scheduler's seconds; inf without it
+        # A batch that a thread checks, and all that came behind it: batches must not overtake each other.
+        self._line: deque[tuple[Append, Produce]] = deque()
+        self._leader_named = ""  # the leader that the client was last told of; empty for this node
 
     def expect(self, size: int) -> None:
-        """A batch of so many bytes begins to come.
+        """Make room for a batch of `size` bytes that begins to come.
 
         Raises:
             ResourceExhaustedError: Its subject has its share of unfinished requests.
@@ -199,7 +209,7 @@ class Appends:
         self._propose_checked()
 
     def _propose_checked(self) -> None:
-        """Propose what stands at the head of the line, as far as it is checked; or nobody waits for it."""
+        """Propose the checked batches at the head of the line; drop those that nobody waits for."""
         line = self._line
         while line and (line[0][0].is_checked or not line[0][0].is_wanted):
             self._propose(*line.popleft())
@@ -241,7 +251,7 @@ class Appends:
         self._holding.shrink(self._size + self._coming)
 
     def flush(self, leader: str) -> None:
-        """Write the answers, and once who leads, if that is another node: asked there, it saves a hop."""
+        """Write the answers. Tell the client of another leader once: asking there saves a hop."""
         if leader != self._leader_named:
             self._leader_named = leader
             if leader and not self._session.is_closed:
@@ -251,7 +261,7 @@ class Appends:
     # --- giving up ------------------------------------------------------------------------
 
     def forget(self, stream: int) -> None:
-        """The client does not wait for this one any more."""
+        """The client cancelled an append."""
         append = self._open.get(stream)
         if append is not None:
             self._end(append)
@@ -268,7 +278,7 @@ class Appends:
             self._timer = None
 
     def _watch(self, deadline: float) -> None:
-        """Look at the deadlines when this one is due; one timer looks after all of them."""
+        """Let the one timer check all deadlines when this one is due."""
         self._due = deadline
         seconds = max(0.0, deadline - self.appender.scheduler.seconds())
         if self._timer is None:

@@ -1,10 +1,10 @@
-"""A small Twisted client of the binary protocol: Deferreds over one connection, many requests in flight.
+"""A small Twisted client of the binary protocol: one connection, many requests in flight, Deferreds.
 
     connection = await connect(reactor, "node-1.example", 8400, tls)
     reply = await connection.produce(encode_batch(records), record_count=len(records))
     fetched = await connection.fetch(reply.base_offset)
 
-Nothing is tried again here: an `OutcomeUnknownError` is the caller's to judge.
+It tries nothing again: the caller decides what to do about an `OutcomeUnknownError`.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def _too_late(_: object, seconds: float) -> Any:
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A request under way, and who waits for it."""
+class _PendingRequest:
+    """A request under way: fires `answer` in the end, and a followed stream calls `on_frames` before."""
 
     answer: Deferred[Any]
     is_produce: bool = False
@@ -132,14 +132,14 @@ class BinaryConnection(Protocol):
     """One connection to a node. Every Deferred may be cancelled; that cancels the request."""
 
     def __init__(self, *, is_tls: bool) -> None:
-        self._is_tls = is_tls
-        self._session: Session | None = None
-        self._asked: dict[int, _Asked] = {}
-        self._up: Deferred[BinaryConnection] | None = None
-        self._lost: LoghouseError | None = None
-        self._closed: list[Deferred[None]] = []
-        self._is_receiving = False
-        self.hello: Hello | None = None
+        self._is_tls = is_tls  # fixed
+        self._session: Session | None = None  # the protocol's side; None until TLS is done
+        self._pending: dict[int, _PendingRequest] = {}  # the requests under way, by stream
+        self._up: Deferred[BinaryConnection] | None = None  # fires at Hello, or if there will be none
+        self._lost: LoghouseError | None = None  # why nothing can be asked any more; None while it can
+        self._closed: list[Deferred[None]] = []  # fire when the connection is gone
+        self._is_receiving = False  # bytes of the node are being worked on; what that asks leaves together
+        self.hello: Hello | None = None  # what the node said of itself; None before
 
     # --- requests ------------------------------------------------------------------
 
@@ -223,8 +223,8 @@ class BinaryConnection(Protocol):
             closed.callback(None)
             return closed
         self._closed.append(closed)
-        for stream, asked in list(self._asked.items()):
-            if asked.on_frames is not None:
+        for stream, pending in list(self._pending.items()):
+            if pending.on_frames is not None:
                 self._cancel(stream)
         if self._session is not None:
             self._session.say_goodbye()
@@ -247,12 +247,12 @@ class BinaryConnection(Protocol):
         except LoghouseError as error:
             return fail(error)
         answer: Deferred[Any] = Deferred(lambda _: self._cancel(stream))
-        self._asked[stream] = _Asked(answer, is_produce, on_frames)
+        self._pending[stream] = _PendingRequest(answer, is_produce, on_frames)
         self._flush()
         return answer
 
     def _cancel(self, stream: int) -> None:
-        self._asked.pop(stream, None)
+        self._pending.pop(stream, None)
         if self._session is not None and self._lost is None:
             self._session.cancel(stream)
             self._flush()
@@ -269,22 +269,22 @@ class BinaryConnection(Protocol):
                 if up is not None:
                     up.callback(self)
             case Refused():
-                asked = self._asked.pop(event.stream, None)
-                if asked is not None:
-                    asked.answer.errback(event.error)
+                pending = self._pending.pop(event.stream, None)
+                if pending is not None:
+                    pending.answer.errback(event.error)
             case LinkFailed():
                 self._lost = event.error
 
     def _answered(self, event: Answered) -> None:
-        asked = self._asked.get(event.stream)
-        if asked is None:
+        pending = self._pending.get(event.stream)
+        if pending is None:
             return
-        if asked.on_frames is None or not isinstance(event.reply, FollowFrames):
-            del self._asked[event.stream]
-            asked.answer.callback(event.reply)
+        if pending.on_frames is None or not isinstance(event.reply, FollowFrames):
+            del self._pending[event.stream]
+            pending.answer.callback(event.reply)
             return
         size = len(event.reply.frames)
-        taken = maybeDeferred(asked.on_frames, event.reply)
+        taken = maybeDeferred(pending.on_frames, event.reply)
         taken.addCallback(lambda _: self._give_credit(event.stream, size))
         taken.addErrback(self._follow_failed, event.stream)
 
@@ -294,10 +294,10 @@ class BinaryConnection(Protocol):
             self._flush()
 
     def _follow_failed(self, failure: Failure, stream: int) -> None:
-        asked = self._asked.get(stream)
-        if asked is not None:
+        pending = self._pending.get(stream)
+        if pending is not None:
             self._cancel(stream)
-            asked.answer.errback(failure)
+            pending.answer.errback(failure)
 
     # --- Twisted -------------------------------------------------------------------------
 
@@ -378,8 +378,8 @@ class BinaryConnection(Protocol):
         self.connected = 0
         if self._lost is None:
             self._lost = UnavailableError(f"the connection is gone: {reason.getErrorMessage()}")
-        asked, self._asked = self._asked, {}
-        for one in asked.values():
+        pending, self._pending = self._pending, {}
+        for one in pending.values():
             if one.is_produce:
                 text = f"the connection went before the answer came: {self._lost}"
                 one.answer.errback(OutcomeUnknownError(text))

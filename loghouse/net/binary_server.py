@@ -1,7 +1,7 @@
-"""What a client of the binary protocol gets: the same gate and the same node calls as over gRPC.
+"""The server of the binary protocol: it asks the same gate and calls the same node as the gRPC server.
 
-Reads of one connection go one at a time, in turn among its streams, and only while the client takes what it
-is sent: a slow reader holds two answers, and slows only itself. Appends are `appending`'s business.
+The streams of a connection take turns, and one of them reads at a time, while the client takes what it is
+sent. So a slow reader holds two answers and slows only itself. `appending` has the appends.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _ACTIONS: Final = {
 
 
 class ClientLink(Protocol):
-    """What the server side of a client's session needs of its link."""
+    """What a session needs of its link."""
 
     session: Session | None
     is_writable: bool
@@ -80,9 +80,13 @@ class ClientLink(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BinaryServer:
-    """What every binary session of a node shares.
+    """What all binary sessions of a node share.
 
-    `scheduler` is the reactor's clock; `shares` counts what subjects hold.
+    Attributes:
+        gate: Checks every request, and has the node.
+        scheduler: The reactor's clock.
+        appends: Puts batches into the log.
+        shares: Counts what subjects hold.
     """
 
     gate: Gate
@@ -92,31 +96,38 @@ class BinaryServer:
 
 
 class BinarySession:
-    """Serves one client's requests."""
+    """Serves the requests of one client."""
 
     def __init__(self, server: BinaryServer, link: ClientLink, identity: Identity) -> None:
-        self._server = server
-        self._gate = server.gate
-        self._link = link
-        self._identity = identity
+        self._server = server  # what all sessions share; fixed
+        self._gate = server.gate  # checks every request; fixed
+        self._link = link  # the client's connection; fixed
+        self._identity = identity  # who the client is; fixed
         assert link.session is not None
-        self._session = link.session
+        self._session = link.session  # the protocol's side of the link; fixed
+        # The work of each stream that waits for the node; gone with its answer, or when the client cancels.
         self._running: dict[int, Deferred[Any]] = {}
-        self._reads: deque[tuple[int, int]] = deque()  # (stream, size) of reads that wait for their turn
-        self._offsets: dict[int, int] = {}  # of reads: stream -> where it goes on
-        self._is_reading = False
-        self._is_in_turn = False
-        self._ready: tuple[Fetched, int, bool] | None = None  # read, and not sent yet
-        self._followed: set[int] = set()
-        self._unsent_size = 0  # of answers that were read and are not on their way out
+        self._reads: deque[tuple[int, int]] = (
+            deque()
+        )  # stream and size in bytes of reads that wait their turn
+        # The next offset of each stream that reads; gone when the stream ends.
+        self._offsets: dict[int, int] = {}
+        self._is_reading = False  # the node reads for one of the streams
+        self._is_in_turn = False  # `_read_next` runs, or goes on in the next turn of the reactor
+        # What was read ahead while the link was not writable, its stream, and whether that follows.
+        self._ready: tuple[Fetched, int, bool] | None = None
+        self._followed: set[int] = set()  # the streams that follow; each holds one of the subject's share
+        self._unsent_size = 0  # bytes of answers that were read and not written to the link yet
+        # The subject's share of answers that its clients have not taken; follows `_hold_answers`.
         self._answers = Holding(server.shares.answers, identity.subject)
+        # The batches that are not answered yet.
         self._appends = Appends(server.appends, link, link.session, identity.subject)
         self._session.check_before_body(self._check_unread)
 
     # --- from the link ------------------------------------------------------------------
 
     def event_received(self, event: Event) -> None:
-        """Do what the client asks for; every outcome becomes an answer on its stream."""
+        """Begin what the client asks for; every outcome becomes an answer on its stream."""
         match event:
             case RequestReceived():
                 try:
@@ -129,7 +140,7 @@ class BinarySession:
                 self._forget(event.stream)
 
     def write_resumed(self) -> None:
-        """The client takes bytes again."""
+        """The link is writable again: send what was read ahead, and read on."""
         ready, self._ready = self._ready, None
         if ready is not None:
             self._hold_answers(len(ready[0].frames))
@@ -139,7 +150,7 @@ class BinarySession:
         self._read_next()
 
     def link_lost(self) -> None:
-        """The client is gone: nothing is awaited any more. What was proposed may still be appended."""
+        """The client is gone: cancel its requests. What was proposed may still be appended."""
         for stream in list(self._running):
             self._forget(stream)
         self._appends.close()
@@ -152,13 +163,17 @@ class BinarySession:
     # --- requests ------------------------------------------------------------------------
 
     def _check_unread(self, request: type[Message], group: int, size: int) -> None:
-        """Raise unless a request whose body is still to come may be read: permission first, then room."""
+        """Check a request by its header, before its body is read: permission first, then room.
+
+        Raises:
+            RequestError: Its body is not to be read.
+        """
         self._gate.check_permission(self._identity, LOGS.get(group, ANY_OBJECT), _ACTIONS.get(request))
         if request is Produce:
             self._appends.expect(size)
 
     def _begin(self, event: RequestReceived) -> None:
-        """Ask the gate about a request, and start with it."""
+        """Check a request, and begin with it."""
         action, log = _ACTIONS.get(type(event.request)), LOGS.get(event.group)
         if action is None or log is None:
             self._gate.check_permission(self._identity, ANY_OBJECT, action)
@@ -199,7 +214,7 @@ class BinarySession:
                 self._session.answer(stream, describe(node))
 
     def _run(self, stream: int, work: Callable[[], Deferred[Any]], reply: Callable[[Any], Message]) -> None:
-        """Start work whose result is the stream's one answer."""
+        """Start work whose result is the only answer of its stream."""
         running = maybeDeferred(work)
         self._running[stream] = running
         running.addCallback(lambda result: self._session.answer(stream, reply(result)))
@@ -226,7 +241,7 @@ class BinarySession:
     # --- reading -----------------------------------------------------------------------------
 
     def _follow_on(self, stream: int) -> None:
-        """Wait for a followed stream's next record, if it has credit and does nothing yet."""
+        """Wait for the next record of a stream that follows, if it has credit and waits for nothing else."""
         served = self._session.served.open.get(stream)
         if served is None or served.credit <= 0 or stream in self._running or stream not in self._offsets:
             return
@@ -240,11 +255,11 @@ class BinarySession:
         self._read_next()
 
     def _read_next(self) -> None:
-        """Start the next reads, unless one runs or the client has not even taken the last one."""
+        """Start the next reads, unless one runs or the client has not taken the last one."""
         if self._is_in_turn:
             return
-        # A read may be answered at once, and bring the next: here, not one inside the other, and not so many
-        # that other connections wait.
+        # A read may be answered at once and ask for the next one. This loop keeps such reads from nesting,
+        # and its bound keeps other connections from waiting.
         self._is_in_turn = True
         for _ in range(READS_PER_TURN_MAX):
             if self._is_reading or not self._reads or self._ready is not None:
@@ -266,7 +281,7 @@ class BinarySession:
         is_follow = served.request is Follow
         if is_follow:
             size_max = min(size_max, served.credit)
-        # A follower may have waited for days: the policy and the certificate are asked again.
+        # A follower may have waited for days: ask the policy and the certificate again.
         reading: Deferred[Any] = maybeDeferred(
             self._gate.check_permission, self._identity, DEFAULT_LOG, Action.CONSUME
         )
@@ -281,7 +296,7 @@ class BinarySession:
         if self._link.is_writable:
             self._send_frames(fetched, stream, is_follow)
         else:
-            # One read ahead: the disk works while the client takes what it was sent.
+            # Read one answer ahead: the disk works while the client takes the one before.
             self._ready = (fetched, stream, is_follow)
 
     def _send_frames(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
@@ -298,10 +313,10 @@ class BinarySession:
             self._end_read(stream)
 
     def _hold_answers(self, size: int) -> None:
-        """Count what the client has not taken of what was read for it.
+        """Count the bytes that were read for the client and that it has not taken.
 
         Raises:
-            ResourceExhaustedError: Its subject has its share of that.
+            ResourceExhaustedError: Its subject holds its share of them.
         """
         self._answers.hold(size)
         self._unsent_size = size
@@ -323,7 +338,7 @@ class BinarySession:
 
 
 def describe(node: NodeLike) -> DescribeReply:
-    """Return what Describe is answered with."""
+    """Return the answer to Describe."""
     return DescribeReply(
         cluster_uuid=node.cluster_uuid,
         cluster_name=node.cluster_name,

@@ -1,13 +1,13 @@
-"""Connections of gRPC clients, known to both: the port that carries their bytes, and the guard of calls.
+"""The connections of gRPC clients, shared by the port that carries their bytes and the guard of calls.
 
-TLS of such a connection ends in the gRPC server, so the port sees neither the handshake's end nor whose
-certificate it was. Each spliced connection therefore comes from a Unix address of its own, which gRPC tells
-with every call: the first call makes a stranger a client, and says whose the bytes are.
+TLS of such a connection ends in the gRPC server, so the port sees neither the end of the handshake nor the
+certificate. Each spliced connection therefore comes from a Unix address of its own, and gRPC gives that
+address with every call: the first call says whose connection it is, which was a stranger's before.
 
-gRPC holds an unfinished request itself, up to the largest message for each open call, and does not say so.
-What a connection brought and no call got is counted here instead, against its subject's share. And while no
-call awaits a message, only a call's headers can come: after what these may have the connection is not read
-until a call begins. An endless header block costs gRPC many times its bytes.
+gRPC holds unfinished requests, up to the largest message for each open call, and does not say how many bytes
+those are. So bytes that a connection brought and no call received count here, against the subject's share.
+While no call awaits a message only headers of a call can come. After as many bytes as headers may have, the
+connection is not read until a call begins: an endless header block costs gRPC many times its bytes.
 """
 
 from __future__ import annotations
@@ -25,32 +25,31 @@ from loghouse.limits import KIB, QUIET_SIZE_MAX
 from loghouse.net.admission import ConnectionTicket
 from loghouse.shares import Ledger
 
-STEP: Final = 64 * KIB  # what a connection may leave unread at no charge, and what is charged at once
+STEP: Final = 64 * KIB  # unread bytes of a connection that are free, and the unit of the charge
 MESSAGE_OVERHEAD: Final = 256  # headers and frames of a message of a connection, at most, and ...
 OVERHEAD_SHIFT: Final = 8  # ... one byte for each 2 ** 8 of a message: frames and TLS records
-ANSWER_OVERHEAD: Final = 128  # what a client sends back for what it is sent: window updates, pings
+ANSWER_OVERHEAD: Final = 128  # what a client sends back for one piece it gets: window updates, pings
 
 
 class Caller:
-    """One spliced connection. `identity` is None until its first call."""
+    """One spliced connection."""
 
     logger = Logger()
 
     def __init__(
         self, callers: Callers, name: str, ticket: ConnectionTicket, drop: Callable[[], None]
     ) -> None:
-        self.name = name
-        self.identity: Identity | None = None
-        self._callers = callers
-        self._ticket = ticket
-        self._drop = drop
-        self._call_count = 0
-        self._unread = 0
-        self._charged = 0
-        self._reading_count = 0  # calls that await a message
-        self._quiet = 0  # bytes since the last sign of a call
-        self.go_on: Callable[[], None] = lambda: None
-        """Called when the connection may be read again."""
+        self.name = name  # the abstract Unix address it comes from; fixed
+        self.identity: Identity | None = None  # whose it is; None until the first call
+        self._callers = callers  # all of them; fixed
+        self._ticket = ticket  # its place among all connections; a stranger's until the first call
+        self._drop = drop  # closes the connection; fixed
+        self._call_count = 0  # open calls
+        self._unread = 0  # bytes that no call has received, estimated; 0 without an open call
+        self._charged = 0  # those of them that are taken from the subject's share, in whole steps
+        self._reading_count = 0  # open calls that await a message
+        self._quiet = 0  # bytes that came since the last sign of a call, less what answers explain
+        self.go_on: Callable[[], None] = lambda: None  # reads the connection again; set by its splice
 
     # --- the guard's side -----------------------------------------------------------------
 
@@ -64,43 +63,43 @@ class Caller:
         self.identity = identity
 
     def call_begun(self) -> None:
-        """One call more is open."""
+        """A call begins."""
         self._call_count += 1
         self.note_sign()
 
     def read_begun(self) -> None:
-        """One call more awaits a message."""
+        """A call awaits a message."""
         self._reading_count += 1
         self.note_sign()
 
     def read_ended(self) -> None:
-        """One less."""
+        """A call no longer awaits a message."""
         self._reading_count -= 1
 
     def call_ended(self) -> None:
-        """One less; with the last one all that was unread is gone."""
+        """A call has ended; after the last one nothing is unread."""
         self._call_count -= 1
         if not self._call_count:
             self._unread = 0
             self._give_back()
 
     def delivered(self, size: int) -> None:
-        """A call got a message of so many bytes."""
+        """A call received a message of `size` bytes."""
         self._less_unread(size + (size >> OVERHEAD_SHIFT) + MESSAGE_OVERHEAD)
 
     @property
     def has_calls(self) -> bool:
-        """Whether one is open."""
+        """Whether a call is open."""
         return self._call_count > 0
 
     def note_sign(self) -> None:
-        """The client does something: as many bytes as without a call may come again."""
+        """The client does something: let as many bytes come without a call as at the start."""
         is_held, self._quiet = self._quiet >= QUIET_SIZE_MAX, 0
         if is_held:
             self.go_on()
 
     def drop(self) -> None:
-        """Close the connection, hard."""
+        """Abort the connection."""
         self._drop()
 
     # --- the splice's side ----------------------------------------------------------------
@@ -120,7 +119,7 @@ class Caller:
             self._charge()
 
     def sent(self, size: int) -> None:
-        """So many bytes were passed on to the client."""
+        """The client was sent `size` bytes."""
         if 0 < self._quiet < QUIET_SIZE_MAX:
             self._quiet = max(0, self._quiet - (size >> OVERHEAD_SHIFT) - ANSWER_OVERHEAD)
         if self._unread:
@@ -165,11 +164,11 @@ class Callers:
     """
 
     def __init__(self, bodies: Ledger) -> None:
-        self.bodies = bodies
-        # Nobody else can guess such a name, so nobody can have it before us.
+        self.bodies = bodies  # counts bytes of unfinished requests by subject; fixed
+        # No other process can guess such a name and take it before.
         self._prefix = f"loghouse-{os.urandom(8).hex()}-"
-        self._numbers = itertools.count(1)
-        self._callers: dict[str, Caller] = {}
+        self._numbers = itertools.count(1)  # of the connections, for their names
+        self._callers: dict[str, Caller] = {}  # the open ones, by the name that gRPC gives them
 
     def add(self, ticket: ConnectionTicket, drop: Callable[[], None]) -> Caller:
         """Return a new connection; its `name` is the abstract Unix address it is to come from."""
@@ -178,11 +177,11 @@ class Callers:
         return caller
 
     def find(self, peer: str) -> Caller | None:
-        """Return the connection that gRPC names so; None for one that came another way."""
+        """Return the connection that gRPC calls `peer`; None if that did not come by the port."""
         return self._callers.get(peer)
 
     def forget(self, caller: Caller) -> None:
-        """It is gone."""
+        """The connection is gone."""
         self._callers.pop(_peer(caller), None)
 
 

@@ -1,10 +1,10 @@
-"""A session on a transport: bytes in, bytes out, deadlines, back-pressure. No rule of the protocol is here.
+"""A session on a transport: bytes in and out, deadlines, back-pressure. `Session` has the protocol's rules.
 
     accepted or dialled --start--> greeting --LinkUp--> up --> closing --> lost
 
-Deadlines are looked at once a second by one `LinkWatch` for all links, so that thousands of idle ones
-cost no timers. A link whose peer does not read what is written to it is not read either, so whatever a peer
-can make us answer is bounded by the transport's buffer.
+One `LinkWatch` checks the deadlines of all links once a second, so thousands of idle links cost no timers. A
+link does not read while its peer does not read, so the transport's buffer bounds what a peer can make this
+node answer.
 """
 
 from __future__ import annotations
@@ -45,9 +45,12 @@ from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived
 from loghouse.runtime.bulk_tls import write_at_once
 from loghouse.runtime.sockets import use_large_buffers
 
-LASTING: Final = (IdentityError, VersionError)  # another attempt ends as this one, until somebody acts
+LASTING: Final = (
+    IdentityError,
+    VersionError,
+)  # every attempt ends so until somebody changes a file or a node
 WATCH_SECONDS: Final = 1.0
-WRITE_AT_ONCE_MAX: Final = 1 * MIB  # in a turn: to encrypt and send it takes 2 ms, 8 MiB take 15
+WRITE_AT_ONCE_MAX: Final = 1 * MIB  # a turn: encrypting and sending it takes 2 ms, 8 MiB take 15 ms
 CLOSE_SECONDS_MAX: Final = 5.0  # how long a peer may take to close after us
 
 
@@ -64,26 +67,27 @@ class LinkTimes:
 
 
 class LinkWatch:
-    """Looks at every link's deadlines, once a second while there are links."""
+    """Checks the deadlines of every link, once a second while there are links."""
 
     logger = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
-        self.clock = clock
-        self._links: dict[Link, None] = {}  # in the order in which they came
+        self.clock = clock  # the reactor's; fixed
+        self._links: dict[Link, None] = {}  # those that are connected, the oldest first
+        # Who waits for the links to end: whether those of nodes count, and what to fire.
         self._waiting: list[tuple[bool, Deferred[None]]] = []
-        self._loop = LoopingCall(self._look)
+        self._loop = LoopingCall(self._look)  # runs while `_links` has any
         self._loop.clock = clock
 
     def add(self, link: Link) -> None:
-        """Begin to look at a link."""
+        """Begin to check a link."""
         self._links[link] = None
         if not self._loop.running:
             done = self._loop.start(WATCH_SECONDS, now=False)
             done.addErrback(lambda failure: self.logger.failure("watching links", failure))
 
     def remove(self, link: Link) -> None:
-        """Look at it no more."""
+        """Stop checking a link: its connection is gone."""
         self._links.pop(link, None)
         if not self._links and self._loop.running:
             self._loop.stop()
@@ -93,13 +97,21 @@ class LinkWatch:
             done.callback(None)
 
     def say_goodbye(self, reason: str, *, nodes_too: bool = True) -> None:
-        """Let every link finish what is open, and end; or only those that are no other node's."""
+        """End every link once its open requests are answered.
+
+        Args:
+            nodes_too: False leaves the links of other nodes alone.
+        """
         for link in list(self._links):
             if nodes_too or not link.is_of_node:
                 link.say_goodbye(reason)
 
     def when_empty(self, *, nodes_too: bool = True) -> Deferred[None]:
-        """Fire when there are no links, or none but those of other nodes; at once when there are none."""
+        """Fire when no link is left; at once if there is none.
+
+        Args:
+            nodes_too: False does not wait for the links of other nodes.
+        """
         empty: Deferred[None] = Deferred(self._forget)
         if self._has_links(nodes_too):
             self._waiting.append((nodes_too, empty))
@@ -121,7 +133,7 @@ class LinkWatch:
 
 @implementer(IPushProducer)
 class Link(Protocol):
-    """One connection. Subclasses say what a session's events mean, and when `start` is due."""
+    """One connection. A subclass decides what the session's events mean, and when to `start`."""
 
     logger = Logger()
 
@@ -151,18 +163,18 @@ class Link(Protocol):
     # --- for subclasses -----------------------------------------------------------
 
     def start(self, session: Session) -> None:
-        """The transport is ready for frames: TLS is done, or there is none."""
+        """Greet: the TLS handshake is done, or there is no TLS."""
         self.session = session
         use_large_buffers(self._transport)
         self._transport.registerProducer(self, True)
         self.flush()
 
     def event_received(self, event: Event) -> None:
-        """Do what an event asks for."""
+        """Act on an event of the session."""
         raise NotImplementedError
 
     def write_resumed(self) -> None:
-        """The peer reads again; what waited for `is_writable` may go on."""
+        """The link is writable again."""
 
     def link_lost(self, reason: str) -> None:
         """The connection is gone."""
@@ -176,7 +188,7 @@ class Link(Protocol):
         return transport
 
     def flush(self) -> None:
-        """Write what the session has to send; close when it is closed."""
+        """Write what the session has to send; close the connection once the session is closed."""
         session = self.session
         if session is None or not self.connected:
             return
@@ -184,7 +196,7 @@ class Link(Protocol):
         if pieces:
             self._write(pieces, sum(map(len, pieces)))
             if not self.is_writable:
-                # It makes us answer and does not take the answers.
+                # The peer asks and does not read the answers: read no more of its requests.
                 self.hold_reading("write")
         if session.state is LinkState.CLOSED:
             self.close()
@@ -195,7 +207,7 @@ class Link(Protocol):
             self.release_reading("requests")
 
     def _write(self, pieces: Sequence[Buffer], size: int) -> None:
-        """Write these `size` bytes; many of them in parts, a turn each, for encrypting takes milliseconds."""
+        """Write `size` bytes: at once, or in parts, one a turn, for encrypting takes milliseconds."""
         if not self._unsent and size <= WRITE_AT_ONCE_MAX:
             write_at_once(self._transport, pieces)
             return
@@ -205,7 +217,7 @@ class Link(Protocol):
         self.is_writable = False
 
     def _write_on(self) -> None:
-        """Write the next part; the last one makes room for more."""
+        """Write the next part; after the last one the link is writable again."""
         if not self.connected:
             return
         part, left = [], WRITE_AT_ONCE_MAX
@@ -224,7 +236,7 @@ class Link(Protocol):
             self._resume()
 
     def _go_on(self, session: Session) -> None:
-        """Take what waited until others were answered; a turn later, as this may be in the middle of one."""
+        """Take the requests held back, in the next turn: this call may be inside a request's answer."""
         if self._is_going_on or session.served.is_full:
             return
         self._is_going_on = True
@@ -246,7 +258,7 @@ class Link(Protocol):
         self.flush()
 
     def say_goodbye(self, reason: str) -> None:
-        """Finish what is open, and end; a link that did not greet yet ends at once."""
+        """End the link once its open requests are answered; at once if it did not greet yet."""
         if self.session is None:
             self.close()
         else:
@@ -254,19 +266,19 @@ class Link(Protocol):
             self.flush()
 
     def close(self) -> None:
-        """Close once everything written is out; a peer that does not close in time is cut off."""
+        """Close after the last byte; `check_deadlines` aborts if the peer does not close in time."""
         if self._closing_since is None and self.connected:
             self._closing_since = self._watch.clock.seconds()
             if not self._unsent:
                 self._lose()
 
     def _lose(self) -> None:
-        # A producer must go first, else the transport waits for it for ever.
+        # A transport does not close while it has a producer.
         self._transport.unregisterProducer()
         self._transport.loseConnection()
 
     def break_off(self, error: ProtocolError) -> None:
-        """Tell the peer what it did wrong, and close."""
+        """Send the peer the error, and close."""
         if self.session is not None and not self.session.is_closed:
             self.session.fail(error)
         if self._closing_since is None:
@@ -276,34 +288,34 @@ class Link(Protocol):
 
     def _note_problem(self, error: ProtocolError) -> None:
         self.problem = str(error)
-        self._warn("closing link of {peer}: {problem}", error, f"{self.whose}: {error}")
+        self._warn("closing link of {peer}: {problem}", error, f"{self.log_account}: {error}")
 
     def _warn(self, format: str, error: LoghouseError, text: str) -> None:
-        """Write a problem down; one of who the two are lasts, and `text` is what of it is news only once."""
+        """Log a problem. One that lasts is logged once for each `text`."""
         lasting = {"lasting": text} if isinstance(error, LASTING) else {}
-        self.logger.warn(format, peer=self.peer_name, about=self.whose, problem=self.problem, **lasting)
+        self.logger.warn(format, peer=self.peer_name, about=self.log_account, problem=self.problem, **lasting)
 
     @property
     def is_of_node(self) -> bool:
-        """Whether another node is at the other end, as far as it said Hello."""
+        """Whether the peer's Hello says that it is a node; False before it."""
         peer = self.session.peer if self.session else None
         return peer is not None and peer.role == LinkRole.NODE
 
     @property
     def peer_name(self) -> str:
-        """Who is at the other end, for people."""
+        """The peer's name for the log: a node's own, else its host."""
         peer = self.session.peer if self.session else None
         return (peer.node_name if peer else "") or str(getattr(self._transport.getPeer(), "host", "?"))
 
     @property
-    def whose(self) -> str:
-        """On whose account a line about this link goes."""
+    def log_account(self) -> str:
+        """Whose share of the log's lines a line about this link uses up."""
         return self.peer_name
 
     # --- reading -----------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted has bytes."""
+        """Bytes of the peer."""
         session = self.session
         if session is None or self._closing_since is not None:
             return
@@ -317,11 +329,11 @@ class Link(Protocol):
             self.flush()
             return
         if session.frame_count == frame_count:
-            # Still in the middle of a large frame: most reads of bulk end here.
+            # In the middle of a large frame: most reads of bulk end here.
             if self._partial_since is None:
                 self._partial_since = now
             return
-        # What is incomplete now is another frame than the one before.
+        # A frame is complete, so what is incomplete now is another one.
         self._partial_since = now if session.pending_size else None
         for event in events:
             self._receive_event(event)
@@ -330,19 +342,19 @@ class Link(Protocol):
     def _receive_event(self, event: Event) -> None:
         if isinstance(event, LinkFailed):
             self.problem = f"refused by the peer: {event.error}"
-            # To this node it is one piece of news, whichever of the others says it.
+            # The same refusal by several nodes is logged once.
             self._warn("{peer}: {problem}", event.error, self.problem)
         if not isinstance(event, PongReceived):
             self.event_received(event)
 
     def hold_reading(self, reason: str) -> None:
-        """Do not read until `release_reading` of the same reason."""
+        """Stop reading until `release_reading` is called with the same reason."""
         if not self._holds and self._closing_since is None and self.connected:
             self._transport.pauseProducing()
         self._holds.add(reason)
 
     def release_reading(self, reason: str) -> None:
-        """Read again, unless there is another reason not to."""
+        """Drop a reason not to read; without any other, read again."""
         if reason in self._holds:
             self._holds.discard(reason)
             if not self._holds and self._closing_since is None and self.connected:
@@ -352,12 +364,12 @@ class Link(Protocol):
     # --- IPushProducer: the transport's buffer is full, or empty again --------------------
 
     def pauseProducing(self) -> None:
-        """Twisted: the peer does not read fast enough."""
+        """The transport's buffer is full: the peer reads too slowly."""
         self.is_writable = False
         self._unwritable_since = self._watch.clock.seconds()
 
     def resumeProducing(self) -> None:
-        """Twisted: what was written is out."""
+        """The transport's buffer is empty."""
         self._unwritable_since = None
         if not self._unsent:
             self._resume()
@@ -369,17 +381,17 @@ class Link(Protocol):
         self.flush()
 
     def stopProducing(self) -> None:
-        """Twisted: the connection is gone."""
+        """The connection is gone."""
         self.is_writable = False
 
     # --- life ------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Twisted has a connection; TLS may still be to come."""
+        """Connected; with TLS the handshake is still to come."""
         self._watch.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Twisted: it is gone."""
+        """The connection is gone."""
         self.connected = 0
         self._unsent.clear()
         self._watch.remove(self)
@@ -423,7 +435,7 @@ class Link(Protocol):
         if self._unwritable_since is not None and now - self._unwritable_since >= times.stuck_max:
             return f"took nothing of what was sent for {times.stuck_max:g} s"
         if self._holds:
-            return ""  # we do not read, so the peer cannot be late
+            return ""  # this side does not read, so the peer cannot be late
         if self._partial_since is not None:
             allowed = times.frame + session.awaited_size / FRAME_BYTES_PER_SECOND_MIN
             if now - self._partial_since >= allowed:

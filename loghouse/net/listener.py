@@ -1,8 +1,8 @@
-"""The one port: looks at how a connection begins, and hands it to who speaks that.
+"""The one port: reads how a connection begins, and passes it to the server of that protocol.
 
-With TLS the ClientHello is read, in however many pieces, before any handshake work: `h2` goes to the gRPC
-server with its bytes untouched, `loghouse/1` is terminated here, everything else is closed. Without TLS
-(configured, loopback) the HTTP/2 preface tells gRPC from frames.
+With TLS it reads the ClientHello before any handshake work: `h2` goes to the gRPC server with its bytes
+untouched, TLS of `loghouse/1` ends here, everything else is closed. Without TLS (if so configured, on
+loopback) the HTTP/2 preface tells gRPC from frames.
 """
 
 from __future__ import annotations
@@ -34,29 +34,33 @@ HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 @implementer(IHalfCloseableProtocol)
 class AcceptedConnection(Protocol):
-    """One accepted connection, until it is known what it speaks; then it only passes on."""
+    """One accepted connection. Once its protocol is known it only passes bytes on."""
 
     def __init__(self, listener: Listener, address: str) -> None:
         """Begin as a stranger.
 
         Raises:
-            ResourceExhaustedError: There is no place for one.
+            ResourceExhaustedError: This host has too many connections.
         """
-        self._listener = listener
-        self._ticket = listener.admission.enter(address, self._drop)
-        self._reader = ClientHelloReader()
-        self._preface = b""
+        self._listener = listener  # what all connections share; fixed
+        self._ticket = listener.admission.enter(address, self._drop)  # its place among all; closed at the end
+        self._reader = (
+            ClientHelloReader()
+        )  # collects the first bytes, with TLS; empty again after `_hand_over`
+        self._preface = b""  # the first bytes, without TLS; empty again after `_hand_over`
+        # What speaks the protocol, once that is known: a link, TLS around one, or a splice.
         self._inner: Any = None
+        # Refuses a connection that does not begin in time; None once it began, was refused or is gone.
         self._deadline: Any = None
 
     def connectionMade(self) -> None:
-        """Twisted accepted it."""
+        """Connected."""
         self._deadline = self._listener.reactor.callLater(CLIENT_HELLO_SECONDS, self._too_late)
         transport: Any = self.transport
-        transport.setTcpNoDelay(True)  # for whoever it is handed over to
+        transport.setTcpNoDelay(True)  # for every protocol
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes: of the beginning, or to be passed on."""
+        """Bytes: of the beginning, or for the protocol behind."""
         if self._inner is not None:
             self._inner.dataReceived(data)
             return
@@ -67,7 +71,7 @@ class AcceptedConnection(Protocol):
                 self._route_plain(data)
             else:
                 if not self._reader.received and _is_plain_client(data):
-                    self._refuse("the client does not speak TLS", told=NO_TLS_ALERT)
+                    self._refuse("the client does not speak TLS", alert=NO_TLS_ALERT)
                     return
                 hello = self._reader.feed(data)
                 if hello is not None:
@@ -97,7 +101,7 @@ class AcceptedConnection(Protocol):
     def _to_grpc(self, first: bytes) -> None:
         if self._listener.grpc_path is None:
             raise ProtocolError("gRPC is not served here")
-        # It authenticates its clients itself; until the first call of one it stays a stranger here.
+        # gRPC authenticates its clients itself; until the first call this connection stays a stranger's.
         caller = self._listener.callers.add(self._ticket, self._drop)
         self._hand_over(SpliceFront(self._listener.reactor, self._listener.grpc_path, first, caller), b"")
 
@@ -111,7 +115,7 @@ class AcceptedConnection(Protocol):
             inner.dataReceived(first)
 
     def _drop(self) -> None:
-        """Make room: for another stranger, or because its client has too much."""
+        """Close the connection: another stranger needs its place, or its client holds too much."""
         self._stop_deadline()
         transport: Any = self.transport
         if transport is not None:
@@ -120,12 +124,12 @@ class AcceptedConnection(Protocol):
     def _too_late(self) -> None:
         self._refuse(f"no ClientHello within {CLIENT_HELLO_SECONDS:g} s")
 
-    def _refuse(self, reason: str, told: bytes = b"") -> None:
+    def _refuse(self, reason: str, alert: bytes = b"") -> None:
         self._stop_deadline()
         transport: Any = self.transport
         self._listener.note_refusal(str(getattr(transport.getPeer(), "host", "?")), reason)
-        if told:
-            transport.write(told)  # a few bytes: the kernel takes them at once
+        if alert:
+            transport.write(alert)  # a few bytes: the kernel takes them at once
             transport.loseConnection()
         else:
             transport.abortConnection()
@@ -136,7 +140,7 @@ class AcceptedConnection(Protocol):
             deadline.cancel()
 
     def readConnectionLost(self) -> None:
-        """The client sends nothing more."""
+        """The client has closed its direction."""
         if isinstance(self._inner, SpliceFront):
             self._inner.readConnectionLost()
         else:
@@ -144,10 +148,10 @@ class AcceptedConnection(Protocol):
             transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Our own half-close is done."""
+        """This side has closed its direction."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Twisted: it is gone."""
+        """The connection is gone."""
         self._stop_deadline()
         self._ticket.close()
         if self._inner is not None:
@@ -156,14 +160,14 @@ class AcceptedConnection(Protocol):
 
 
 class Listener(Factory):
-    """Accepts on the one port.
+    """Accepts connections on the one port.
 
     Args:
         reactor: The reactor.
         links: What `loghouse/1` connections share.
         admission: Counts connections.
-        grpc_path: The Unix socket of the gRPC server; None when there is none.
-        callers: What the gRPC server knows of its connections.
+        grpc_path: The Unix socket of the gRPC server; None without one.
+        callers: The connections of gRPC clients, as the gRPC server finds them.
     """
 
     noisy = False
@@ -177,17 +181,17 @@ class Listener(Factory):
         grpc_path: str | None,
         callers: Callers | None = None,
     ) -> None:
-        self.reactor = reactor
-        self.links = links
-        self.admission = admission
-        self.grpc_path = grpc_path
-        self.callers = callers or Callers(Shares().bodies)
-        self.port: Any = None
-        self._is_paused = False
-        self._connections: set[AcceptedConnection] = set()
+        self.reactor = reactor  # fixed
+        self.links = links  # what `loghouse/1` connections share; fixed
+        self.admission = admission  # counts connections; fixed
+        self.grpc_path = grpc_path  # the Unix socket of the gRPC server; fixed
+        self.callers = callers or Callers(Shares().bodies)  # the connections of gRPC clients; fixed
+        self.port: Any = None  # Twisted's listening port; set by whoever listens
+        self._is_paused = False  # accepts nothing, because every place is taken
+        self._connections: set[AcceptedConnection] = set()  # those that are open
 
     def buildProtocol(self, addr: Any) -> AcceptedConnection | None:
-        """Twisted accepted a connection; None closes it at once."""
+        """Return the protocol of an accepted connection; None closes it at once."""
         address = getattr(addr, "host", "local")
         try:
             connection = AcceptedConnection(self, address)
@@ -196,7 +200,7 @@ class Listener(Factory):
             return None
         self._connections.add(connection)
         if self.port is not None:
-            # Twisted accepts so many in a turn, and 20 more the next time: other work would wait, too.
+            # Twisted accepts so many a turn, and raises the number by 20: other work would wait.
             self.port.numberAccepts = ACCEPTS_PER_TURN
         if self.admission.is_full:
             self._pause()
@@ -216,7 +220,7 @@ class Listener(Factory):
         return factory.buildProtocol(None)
 
     def connection_lost(self, connection: AcceptedConnection) -> None:
-        """One less."""
+        """A connection is gone: accept again if that makes room."""
         self._connections.discard(connection)
         if self._is_paused and not self.admission.is_full:
             self._is_paused = False
@@ -224,24 +228,24 @@ class Listener(Factory):
                 self.port.startReading()
 
     def _pause(self) -> None:
-        # Not accepting leaves newcomers in the kernel's queue; accepting and closing them would invite them
-        # to try again at once, and running out of file descriptors would break the log, too.
+        # Newcomers wait in the kernel's queue. Accepting and closing them would invite them to try again at
+        # once; and without file descriptors the log could not go on.
         if self.port is not None and not self._is_paused:
             self._is_paused = True
             self.port.stopReading()
             self.logger.warn("the port is full: {count} connections", count=self.admission.all)
 
     def note_refusal(self, address: str, reason: str) -> None:
-        """Write a refusal down."""
+        """Log a refusal."""
         self.logger.info("refused {peer}: {reason}", peer=address, reason=reason)
 
     def abort_all(self) -> None:
-        """Cut every connection off."""
+        """Abort every connection."""
         for connection in list(self._connections):
             transport: Any = connection.transport
             transport.abortConnection()
 
 
 def _is_plain_client(data: bytes) -> bool:
-    """Whether a client of ours begins without TLS: it is told, strangers are not."""
+    """Whether these are the first bytes of a client of ours without TLS; only such a client gets an alert."""
     return data[LINK_HEADER_SIZE:].startswith(MAGIC)

@@ -1,6 +1,6 @@
-"""The one port of a node, put together: what `listen` in node.yaml serves, from bind to the last byte.
+"""The one port of a node: the server behind `listen` in node.yaml, from bind to the last byte.
 
-gRPC's own server listens on a Unix socket in a private directory that only this process's user can enter.
+gRPC's own server listens on a Unix socket in a private directory that only the node's user can enter.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _REMEDIES: Final = {
     errno.EACCES: "a port below 1024 needs a right of its own (CAP_NET_BIND_SERVICE): choose another",
 }
 FILES_RESERVED: Final = 256  # file descriptors for the log, the diagnostics, gRPC and peers
-FILES_PER_CONNECTION: Final = 3  # a spliced one: the client's, ours to gRPC, gRPC's
+FILES_PER_CONNECTION: Final = 3  # of gRPC: the client's, the one to the gRPC server, the gRPC server's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnePortOptions:
-    """How to serve. `tls` None is plaintext, for loopback: then everyone is `anonymous`."""
+    """How to serve. `tls` None is plaintext, for loopback: every client is `anonymous`."""
 
     tls: Credentials | None
     anonymous: str = ""
@@ -60,16 +60,7 @@ class OnePortOptions:
 
 
 class OnePort:
-    """Listens, routes, and stops in order.
-
-    Args:
-        reactor: The reactor.
-        node: What is served.
-        authorizer: Decides about every request.
-        wall_clock: Seconds since the epoch.
-        options: How to serve.
-        peers: The cluster; None while this node is alone.
-    """
+    """Listens, serves both protocols, and stops in order."""
 
     logger = Logger()
 
@@ -88,38 +79,45 @@ class OnePort:
         """Make the parts of the port; nothing is bound yet.
 
         Args:
-            shares: Counts what subjects hold, over both protocols.
+            reactor: The reactor.
+            node: What is served.
+            authorizer: Decides about every request.
+            wall_clock: Seconds since the epoch.
+            options: How to serve.
+            peers: The cluster; None while this node is alone.
             soon: Runs work at the end of this turn of the reactor; the reactor's own way takes longer.
+            shares: Counts what subjects hold, over both protocols.
 
         Raises:
             CertificateError: OpenSSL cannot use the credentials.
         """
-        self._reactor = reactor
-        self._node = node
-        self._authorizer = authorizer
-        self._wall_clock = wall_clock
-        self._options = options
-        self._peers = peers
-        self._soon = soon or (lambda work: reactor.callLater(0, work))
-        self.shares = shares or Shares()
-        self.callers = Callers(self.shares.bodies)
+        self._reactor = reactor  # fixed
+        self._node = node  # what is served; fixed
+        self._authorizer = authorizer  # decides about every request; fixed
+        self._wall_clock = wall_clock  # seconds since the epoch; fixed
+        self._options = options  # how to serve; fixed
+        self._peers = peers  # the cluster; fixed, None while this node is alone
+        self._soon = soon or (lambda work: reactor.callLater(0, work))  # fixed
+        self.shares = shares or Shares()  # counts what subjects hold
+        self.callers = Callers(self.shares.bodies)  # the connections of gRPC clients
+        # Holds the gRPC server's socket; made when `grpc_address` is first asked for, gone after `abort`.
         self._directory: PrivateDirectory | None = None
-        self._socket: socket.socket | None = None
-        self._port: Any = None
-        self._expiry_day = -1
-        self._listener: Listener | None = None
-        self.watch = LinkWatch(reactor)
-        self.tls = TlsContexts(options.tls, clock=wall_clock) if options.tls else None
+        self._socket: socket.socket | None = None  # has the address; made by `bind`, closed by `listen`
+        self._port: Any = None  # Twisted's listening port; made by `listen`
+        self._expiry_day = -1  # the day, since the epoch, on which `warn_of_expiry` last looked
+        self._listener: Listener | None = None  # accepts connections; made by `listen`
+        self.watch = LinkWatch(reactor)  # checks the deadlines of all links, dialled ones too
+        self.tls = TlsContexts(options.tls, clock=wall_clock) if options.tls else None  # fixed
 
     @property
     def grpc_address(self) -> str:
-        """Where gRPC's server is to listen, for `GrpcServer.bind`. Makes the private directory."""
+        """The address for `GrpcServer.bind`. The first call makes the private directory."""
         if self._directory is None:
             self._directory = PrivateDirectory()
         return f"unix:{self._directory.socket_path}"
 
     def bind(self, host: str, port: int) -> int:
-        """Take the address and return the port; until `listen` whoever dials it is refused.
+        """Take the address and return the port. Until `listen` the kernel refuses who connects.
 
         Raises:
             ConfigError: The address cannot be had.
@@ -130,13 +128,13 @@ class OnePort:
         return int(self._socket.getsockname()[1])
 
     def listen(self) -> None:
-        """Begin to accept where `bind` said. gRPC's server must be bound already.
+        """Begin to accept at the address of `bind`. The gRPC server must be bound already.
 
         Raises:
-            ConfigError: Somebody else, who had bound it, too, listens there by now.
+            ConfigError: Another process that had bound the address, too, listens by now.
         """
         assert self._socket is not None
-        # Links look at their certificates by the second: the gate need not, request by request.
+        # Links check their certificates once a second, so the gate has no check for each request.
         gate = Gate(
             self._node,
             self._authorizer,
@@ -174,7 +172,7 @@ class OnePort:
         self._listener.port = self._port
 
     def warn_of_expiry(self) -> None:
-        """Log which certificates expire soon, once a day however often this is called."""
+        """Log which certificates expire soon; at most once a day, however often this is called."""
         today = int(self._wall_clock() // 86_400)
         if self.tls is not None and today != self._expiry_day:
             self._expiry_day = today
@@ -184,9 +182,9 @@ class OnePort:
                 self.logger.error("certificates cannot be read: {error}", error=str(error))
 
     def stop_accepting(self) -> Deferred[None]:
-        """Take no new connections; binary clients finish what is open and end. Those of gRPC are gRPC's.
+        """Take no new connections, and end those of binary clients once their requests are answered.
 
-        Links of other nodes stay: what clients wait for comes over them. See `leave_nodes`.
+        The gRPC server ends its own. Links of other nodes stay until `leave_nodes`: answers need them.
         """
         if self._port is None:
             return maybeDeferred(lambda: None)
@@ -207,7 +205,7 @@ class OnePort:
         )
 
     def abort(self) -> None:
-        """Cut off what is still open, and remove the private directory."""
+        """Abort every connection, and remove the private directory."""
         if self._listener is not None:
             self._listener.abort_all()
         if self._socket is not None:
@@ -221,7 +219,7 @@ class OnePort:
 
 
 def take_address(host: str, port: int) -> socket.socket:
-    """Return a socket that has an address, and does not listen yet.
+    """Return a socket that has an address and does not listen yet.
 
     Raises:
         ConfigError: The address cannot be had.
@@ -240,7 +238,7 @@ def take_address(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[None]:
-    """Say what to do when an address cannot be had."""
+    """Turn the failure to have an address into a ConfigError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -256,7 +254,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def connections_allowed() -> int:
-    """Return how many connections this process has file descriptors for, after asking for more of them."""
+    """Raise the limit of file descriptors, and return how many connections it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_RESERVED + FILES_PER_CONNECTION * CONNECTIONS_MAX
     if soft != resource.RLIM_INFINITY and soft < wanted:

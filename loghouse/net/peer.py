@@ -1,11 +1,11 @@
-"""This node's way to one other node: it dials, keeps dialling, and sends.
+"""The sending side of this node towards one other node: it dials, dials again, and sends.
 
     idle --send--> dialling --LinkUp--> up --lost--> waiting --delay--> dialling ...
                                         up --nothing to say--> idle
 
-Raft and SWIM send again what is lost, so nothing is kept for a node that is not reachable, and little for one
-that is slow: a queue bounded in bytes and messages, control frames before bulk ones, a newer heartbeat in the
-place of an older one. What does not fit is dropped and counted. What comes back is only the link's own.
+Raft and SWIM send again what is lost. So nothing is kept for a node that cannot be reached, and little for a
+slow one: a queue bounded in bytes and frames, control before bulk, a newer heartbeat in the place of an older
+one. What does not fit is dropped and counted. Only answers to the link's own messages come back on it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND))
 
 
 class PeerState(Enum):
-    """Where a peer's link is."""
+    """What a peer's link does; the picture at the top has the changes."""
 
     IDLE = "idle"
     DIALLING = "dialling"
@@ -132,8 +132,8 @@ class PeerLink:
         context: What all peers share.
         host, port: Where it is.
         expected_node: Its name; another node at that address is refused. Empty: any node of this cluster.
-        event_received: Told of what comes back: LinkUp, answers to Describe.
-        link_lost: Told when a link that was up is gone, and maybe with it what was sent.
+        event_received: Called with what comes back: LinkUp, answers to Describe.
+        link_lost: Called when a link that was up is gone, and maybe with it what was sent.
     """
 
     logger = Logger()
@@ -154,11 +154,11 @@ class PeerLink:
         # Whether one end was of no cluster when the two met: only a new link can carry more.
         self._is_restricted = False
         self._context = context  # what all peers share; fixed
-        self._metrics = context.metrics  # told what goes wrong on the way; fixed
+        self._metrics = context.metrics  # counts what is lost and what fails; fixed
         self._host = host  # where it is dialled; fixed
         self._port = port  # as `_host`
-        self._event_received = event_received  # told of what comes back; fixed
-        self._link_lost = link_lost  # told when a link that was up is gone; fixed
+        self._event_received = event_received  # called with LinkUp and what comes back; fixed
+        self._link_lost = link_lost  # called when a link that was up is gone; fixed
         # The last back-off: doubles with each failure, 0 again once a link is up.
         self._delay_seconds = 0.0
         self._timer: Any = None  # the call that dials next, while `state` is WAITING
@@ -171,16 +171,16 @@ class PeerLink:
     # --- what the cluster calls ----------------------------------------------------------
 
     def dial(self) -> None:
-        """Connect, if there is no link and none is on its way."""
+        """Connect, unless there is a link or a dial is under way."""
         if self.state is PeerState.IDLE:
             self._dial()
 
     def send_raft(self, envelope: Envelope) -> bool:
-        """Send a Raft message, or False: it was dropped, because the peer is not there or too slow."""
+        """Send a Raft message; False: it was dropped, as the peer is not there or too slow."""
         return self._send(envelope.message.KIND, envelope.group, encode_envelope(envelope))
 
     def send(self, message: Message, *, group: int = 0) -> bool:
-        """Send any other message a node may send; else as `send_raft`."""
+        """Send another message that a node may send; otherwise as `send_raft`."""
         return self._send(message.KIND, group, encode(message, group=group))
 
     def stop(self, reason: str = "") -> None:
@@ -204,7 +204,7 @@ class PeerLink:
             self._metrics.frames_dropped(self.expected_node, 1)
             return False
         if self._is_restricted:
-            # One of the two belonged to no cluster when they met: only a new link can carry more.
+            # One of the two was of no cluster when they met: only a new link can carry more.
             self._metrics.frames_dropped(self.expected_node, 1)
             self.link.end("nothing may be said before both are of one cluster")
             return False
@@ -221,7 +221,7 @@ class PeerLink:
         return True
 
     def _drain(self) -> None:
-        """Write what waits while the transport takes it, but not more bulk than is this turn's share."""
+        """Write waiting frames while the link is writable, and bulk only within this turn's share."""
         link = self.link
         assert link is not None
         while link.is_writable:
@@ -234,7 +234,7 @@ class PeerLink:
         size = sum(map(len, frame))
         self._turn_size += size
         link.write_frame(frame, size)
-        # Not at the end of every turn: a share that is not used up may as well last for several.
+        # Only a share that is used up needs the end of its turn; another may last for several turns.
         if self._turn_size >= TURN_SIZE_MAX and not self._is_turn_ending:
             self._is_turn_ending = True
             self._soon(self._end_turn)
@@ -253,7 +253,7 @@ class PeerLink:
     # --- from the link ------------------------------------------------------------------------
 
     def link_up(self, link: DialledLink, event: LinkUp) -> None:
-        """The other node is who it must be."""
+        """The link is up: the peer is the expected node."""
         self.state = PeerState.UP
         self.link = link
         self._is_restricted = event.agreement.is_restricted
@@ -262,16 +262,16 @@ class PeerLink:
         self._event_received(event)
 
     def event_received(self, event: Event) -> None:
-        """Something came back."""
+        """Something came back on the link."""
         self._event_received(event)
 
     def write_resumed(self) -> None:
-        """The transport takes bytes again."""
+        """The link is writable again."""
         if self.state is PeerState.UP:
             self._drain()
 
     def lost(self, problem: str) -> None:
-        """The connection is gone, or never came to be."""
+        """The connection is gone, or could not be made."""
         was_up, was_idle = self.link is not None, self.link is not None and self.link.is_idle_closed
         self.link = None
         self._connector = None
@@ -300,8 +300,8 @@ class PeerLink:
         self._connector = context.reactor.connectTCP(self._host, self._port, factory, CONNECT_SECONDS_MAX)
 
     def _wait(self) -> None:
-        # Doubling, and anywhere in the upper half of it: nodes that lost each other together do not come back
-        # together.
+        # Doubled each time, and a random part of the upper half of that: nodes that lost each other at once
+        # do not dial at once.
         self._delay_seconds = min(max(2 * self._delay_seconds, BACKOFF_SECONDS_MIN), BACKOFF_SECONDS_MAX)
         self.state = PeerState.WAITING
         delay = self._delay_seconds * self._context.rng.uniform(0.5, 1.0)
@@ -320,15 +320,15 @@ class DialledLink(Link):
         self._sent_at = context.watch.clock.seconds()  # when the last frame was written
 
     def connectionMade(self) -> None:
-        """Twisted is connected; with TLS the handshake is still to come."""
+        """Connected; with TLS the handshake is still to come."""
         super().connectionMade()
-        # Else a message behind one that is not acknowledged yet may wait 40 ms for that.
+        # Without this a message may wait 40 ms for the acknowledgement of the one before.
         self._transport.setTcpNoDelay(True)
         if self._context.tls is None:
             self._greet(None)
 
     def handshakeCompleted(self) -> None:
-        """Twisted: our side of TLS is done. The other may still refuse us: only its Hello says it did not."""
+        """TLS is done on this side. The peer may still refuse this node, until its Hello comes."""
         tls = self._context.tls
         assert tls is not None
         try:
@@ -364,14 +364,14 @@ class DialledLink(Link):
         self._write(frame, size)
 
     def event_received(self, event: Event) -> None:
-        """Tell the peer's owner."""
+        """Pass the event to the `PeerLink`."""
         if isinstance(event, LinkUp):
             self._peer.link_up(self, event)
         else:
             self._peer.event_received(event)
 
     def write_resumed(self) -> None:
-        """The transport takes bytes again."""
+        """The link is writable again."""
         self._peer.write_resumed()
 
     def check_deadlines(self, now: float) -> None:

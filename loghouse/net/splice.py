@@ -1,7 +1,8 @@
 """Carries bytes between an accepted connection and the gRPC server on a private Unix socket, untouched.
 
-TLS ends in the gRPC server, so it sees the client's certificate itself. Whoever writes too fast is not read
-until the other side took it; an end of one direction is passed on as such, and so is a broken connection.
+TLS ends in the gRPC server, so that server sees the client's certificate. An end that writes too fast is not
+read until the other end has taken its bytes. The end of one direction is passed on as such, and so is a
+broken connection.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from loghouse.limits import HALF_CLOSED_SECONDS_MAX, QUIET_SECONDS_MAX
 from loghouse.net.callers import Caller
 from loghouse.runtime.sockets import use_large_buffers, write_promptly
 
-CONNECT_SECONDS_MAX: Final = 30  # a local socket: at once, unless gRPC accepts no more
+CONNECT_SECONDS_MAX: Final = 30  # a local socket connects at once, unless gRPC accepts no more
 
 
 @implementer(IHalfCloseableProtocol)
 class SpliceEnd(Protocol):
-    """One of the two ends; `other` is the opposite one once there is one."""
+    """One of the two ends of a spliced connection."""
 
     def __init__(self, reactor: Any) -> None:
-        self.other: SpliceEnd | None = None
-        self._reactor = reactor
+        self.other: SpliceEnd | None = None  # the opposite end, while both are connected
+        self._reactor = reactor  # fixed
+        # Aborts both ends; runs while only the other direction is open.
         self._half_closed: Any = None
-        self._is_read_done = False
+        self._is_read_done = False  # this end sends nothing more
 
     @property
     def _transport(self) -> Any:
@@ -49,7 +51,7 @@ class SpliceEnd(Protocol):
         other._transport.registerProducer(self._transport, True)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes go to the other end as they are."""
+        """Pass bytes on to the other end."""
         if self.other is not None:
             write_promptly(self.other._transport, data)
 
@@ -60,7 +62,7 @@ class SpliceEnd(Protocol):
         if other is None:
             self._transport.loseConnection()
         elif other._is_read_done:
-            # Both directions have ended; what is still buffered goes out first.
+            # Both directions have ended. What is buffered still goes out.
             self._transport.loseConnection()
             other._transport.loseConnection()
         else:
@@ -75,10 +77,10 @@ class SpliceEnd(Protocol):
             other._transport.abortConnection()
 
     def writeConnectionLost(self) -> None:
-        """Our own half-close is done."""
+        """This side has closed its direction."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """This end is gone: close the other, and hard if this one broke."""
+        """This end is gone: close the other one, or abort it if this one broke."""
         if self._half_closed is not None:
             self._half_closed.cancel()
             self._half_closed = None
@@ -99,7 +101,7 @@ class SpliceTarget(SpliceEnd):
 
     def __init__(self, front: SpliceFront) -> None:
         super().__init__(front._reactor)
-        self._front = front
+        self._front = front  # the end towards the client; fixed
 
     def connectionMade(self) -> None:
         """The gRPC server accepted."""
@@ -112,29 +114,29 @@ class SpliceTarget(SpliceEnd):
 
 
 class SpliceFront(SpliceEnd):
-    """The end towards the client: holds what came until the other end is there; it is not read meanwhile.
+    """The end towards the client. It is not read until the other end is connected.
 
-    The other end comes from an address that names this connection; see `callers`.
+    The other end has an address that names this connection; see `callers`.
     """
 
     logger = Logger()
 
     def __init__(self, reactor: Any, path: str, first: bytes, caller: Caller) -> None:
         super().__init__(reactor)
-        self.caller = caller
-        self._path = path
-        self._first = first
-        self._held: Any = None  # the deadline, while what came waits for a call
-        self._is_lost = False
+        self.caller = caller  # counts the connection's bytes and calls; fixed
+        self._path = path  # the gRPC server's Unix socket; fixed
+        self._first = first  # bytes that wait: for the other end, or for a call
+        self._held: Any = None  # the deadline of bytes that wait for a call; None while none do
+        self._is_lost = False  # the client is gone
         caller.go_on = self._go_on
 
     def connectionMade(self) -> None:
-        """The client is there; ask for the other end."""
+        """The client is connected: connect to the gRPC server."""
         self._transport.pauseProducing()
         _Connector(self._path, self.caller.name, _TargetFactory(self), self._reactor).connect()
 
     def target_connected(self, target: SpliceTarget) -> None:
-        """Both ends are there."""
+        """Both ends are connected."""
         if self._is_lost:
             target._transport.abortConnection()
             return
@@ -150,7 +152,7 @@ class SpliceFront(SpliceEnd):
             self._transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of the client; those that came before the other end was there wait."""
+        """Bytes of the client."""
         if self.other is None or self._held:
             self._first += data
             return
@@ -162,14 +164,14 @@ class SpliceFront(SpliceEnd):
             super().dataReceived(data)
 
     def _hold(self, data: bytes) -> None:
-        """Keep this, and read no more, until a call begins."""
+        """Keep these bytes and read no more until a call begins."""
         self._first = data
         self._held = self._reactor.callLater(QUIET_SECONDS_MAX, self._held_long)
         self._transport.pauseProducing()
 
     def _held_long(self) -> None:
         if self.caller.has_calls:
-            self.caller.note_sign()  # slowly is enough for what comes beside open calls
+            self.caller.note_sign()  # beside open calls this pace is enough
         else:
             self._transport.abortConnection()
 
@@ -206,7 +208,7 @@ class _TargetFactory(ClientFactory):
 
 
 class _Connector(unix.Connector):
-    """As `reactor.connectUNIX`, from an abstract address of its own."""
+    """`reactor.connectUNIX` from an abstract address of its own."""
 
     def __init__(self, path: str, name: str, factory: ClientFactory, reactor: Any) -> None:
         super().__init__(path, factory, CONNECT_SECONDS_MAX, reactor, False)  # type: ignore[no-untyped-call]

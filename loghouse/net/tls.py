@@ -1,7 +1,7 @@
-"""TLS contexts of this node, made of the credentials in force, and what a peer has shown over one.
+"""TLS contexts of this node, made of the credentials in force, and the certificate that a peer has shown.
 
-TLS 1.3 only, certificates required both ways, no resumption (a denied or expired certificate must not live
-on in a ticket). Twisted asks for a connection each time, so new credentials count for new connections.
+TLS 1.3 only, certificates both ways, no resumption: a ticket would outlive a denied or expired certificate.
+Twisted asks for each connection anew, so new credentials count for new connections.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class TlsContexts:
         Raises:
             CertificateError: OpenSSL cannot use the credentials.
         """
-        self.credentials = credentials
-        self.clock = clock
-        self._used = credentials.material
+        self.credentials = credentials  # what is in force; fixed
+        self.clock = clock  # seconds since the epoch; fixed
+        self._used = credentials.material  # what the contexts are made of; follows `credentials`
         self._server = _context(self._used, is_server=True)
         self._client = _context(self._used, is_server=False)
 
@@ -107,15 +107,15 @@ class TlsContexts:
 
 
 class ShownCertificate:
-    """What the peer of a TLS connection has shown: who it is, and whether that counts still."""
+    """The certificate that the peer of a TLS connection has shown."""
 
     __slots__ = ("_contexts", "identity")
 
     def __init__(self, contexts: TlsContexts, transport: Any) -> None:
-        """Read what a connection's handshake has verified.
+        """Read the certificate that the handshake has verified.
 
         Raises:
-            IdentityError: It does not count, or it says nothing or more than one thing.
+            IdentityError: It is denied, cannot be read, or names nobody or more than one.
         """
         self._contexts = contexts
         try:
@@ -136,10 +136,10 @@ class ShownCertificate:
         contexts.credentials.check(self.identity)
 
     def check_still_valid(self) -> None:
-        """Raise once the certificate is on the denylist, has expired, or no CA of the file has signed it.
+        """Check the certificate again, by the credentials in force now.
 
         Raises:
-            IdentityError: It is, or has.
+            IdentityError: It is denied, no CA of the file has signed it, or it has expired.
         """
         self._contexts.credentials.check(self.identity)
         if self.identity.has_expired(self._contexts.clock()):
@@ -147,7 +147,7 @@ class ShownCertificate:
 
 
 def prove_openssl(material: Material, paths: TlsPaths) -> None:
-    """Shake hands with ourselves in memory, as server and as client, each verifying the other.
+    """Shake hands with this node itself in memory, as server and as client, each verifying the other.
 
     Raises:
         CertificateError: OpenSSL refuses; names the files and says why.
@@ -177,7 +177,7 @@ def prove_openssl(material: Material, paths: TlsPaths) -> None:
 
 
 def _step(end: SSL.Connection, other: SSL.Connection) -> None:
-    """Go on with one end's handshake, and carry what it says to the other."""
+    """Continue the handshake of one end, and carry its bytes to the other."""
     with contextlib.suppress(SSL.WantReadError):
         end.do_handshake()
         end.recv(1)  # the server's verdict comes behind the client's part of the handshake
@@ -193,7 +193,7 @@ def _reason(error: Exception) -> str:
 
 
 def _size_of(handle: SSL.Connection) -> int:
-    """Return how large all certificates are that a peer has shown."""
+    """Return the size in bytes of all certificates that a peer has shown."""
     chain = handle.get_peer_cert_chain() or ()
     return sum(len(crypto.dump_certificate(crypto.FILETYPE_ASN1, one)) for one in chain)
 
