@@ -279,7 +279,7 @@ class MembershipTests(TownTestCase):
         forged = Envelope(
             group=1, source=leader.node.member_id, target=victim.node.member_id, message=message
         )
-        link = liar.cluster.peers.link_of(victim.cluster.key_of(victim.name))
+        link = liar.cluster.peers.link_of(victim.cluster.router.key_of(victim.name))
         town.until(lambda: link.wire is not None and link.wire.is_up)
         wire = link.wire
         link.send_raft(forged)

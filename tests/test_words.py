@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cluster.cluster import Cluster
+from loghouse.cluster.router import RoutedGroup, Router
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.admission import Admission
 from loghouse.net.appending import Appends
@@ -29,6 +30,8 @@ STATEFUL = (
     Raft,
     RaftDriver,
     Cluster,
+    Router,
+    RoutedGroup,
     Session,
     PeerLink,
     DialledLink,

@@ -1,8 +1,8 @@
 """This node among the others: links, gossip, joining, and what the leader does about who is there.
 
-A driver: SWIM decides who is alive (`gossip`), Raft who is a member (`raft`),
-`reconcile` what the leader proposes. Links prove who somebody is; nothing that is
-said over them about a third node is believed further than gossip believes it.
+A driver: SWIM decides who is alive (`gossip`), Raft who is a member (`raft`), `reconcile` what the leader
+proposes, `router` which frame goes to whom. Links prove who somebody is; nothing that is said over them about
+a third node is believed further than gossip believes it.
 """
 
 from __future__ import annotations
@@ -22,35 +22,26 @@ from loghouse.cluster.cluster_node import ClusterNode
 from loghouse.cluster.discovery import Discovery
 from loghouse.cluster.peers import AcceptedPeers, PeerSet, is_dialable, key_of
 from loghouse.cluster.reconcile import next_configuration
-from loghouse.cluster.roster import Roster, Standing, roster_reply
+from loghouse.cluster.roster import Roster
+from loghouse.cluster.router import Router
 from loghouse.cluster.twins import Twins
 from loghouse.errors import (
-    DamageError,
     IdentityError,
     LoghouseError,
     MalformedMessageError,
-    ProtocolError,
 )
 from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.gossip.core import Swim
 from loghouse.gossip.members import MemberKey, MemberView, Profile
 from loghouse.gossip.ready import EventKind, MemberEvent
-from loghouse.limits import MEMBERS_MAX
 from loghouse.metrics import NO_METRICS, Metrics
-from loghouse.net.accept import AcceptedLink
 from loghouse.net.peer import DialContext, PeerLink
 from loghouse.node.api import Presence, ServerView
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
-from loghouse.protocol.codec import decode_envelope
-from loghouse.protocol.configuration import Configuration, MemberRole
-from loghouse.protocol.framing import Frame
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.link_messages import VERSION_MAX, VERSION_MIN, Hello
 from loghouse.protocol.message import NO_UUID, Message
-from loghouse.protocol.raft_messages import Envelope
-from loghouse.protocol.roster_messages import RosterReply, RosterRequest
-from loghouse.protocol.senders import SENDERS, Sender
-from loghouse.protocol.session import Event, MessageReceived, RaftFrameReceived
 
 TICK_SECONDS: Final = 0.1
 JOIN_SECONDS: Final = 0.25
@@ -105,43 +96,38 @@ class Cluster:
         self._discovery: Discovery | None = None
         self._is_stopped = False  # set once, by `stop`
         self._is_growing = False  # a change of members is under way: reconcile with every tick
-        # The last configuration known to be committed; only that may shut anybody out. By one that is not,
-        # this node would refuse the very leader that is to replace it.
-        self._settled = Configuration()
         # The removed names, as `_drop_removed` last saw them.
         self._dropped: frozenset[str] = frozenset()
         # Who may speak as which member; follows configurations and introductions.
         self.roster = Roster()
         self.twins = Twins()  # second machines with a member's name; follows what gossip sees
-        self._seen: Configuration | None = None  # the configuration that was last looked at
         # The removed names that are cut off by now; a name that is let back in goes out again.
         self._is_shut_out: frozenset[str] = frozenset()
-        # Where nodes are, since gossip was last heard: looked up for every message.
-        self._addresses: dict[MemberKey, str] = {}
         self._drops: dict[str, IDelayedCall] = {}  # the calls that will cut removed nodes off, by name
-        # Who spoke as which member: a joiner must answer a leader that its own log does not know yet.
-        self._routes: dict[int, MemberKey] = {}
-        # The members that last asked something of this node, by name.
-        self._askers: dict[str, MemberKey] = {}
+        self.peers = PeerSet(self._link_up, self._peer_lost)  # dialled links, by node; the object is fixed
+        # Which frame goes to whom; open while this node takes part in a cluster.
+        self.router = Router(
+            node, self.peers, roster=self.roster, twins=self.twins, owner=self, now=clock.seconds
+        )
+        # Sends a Raft message to the member it is for. The router's own method: no call between for each.
+        self.send_raft = self.router.send_raft
         # Links that others dialled, by the name of who did.
         self.accepted = AcceptedPeers(
-            admit=self._admit, event_received=self._event_received, link_lost=self._peer_lost
+            admit=self._admit, event_received=self.router.event_received, link_lost=self._peer_lost
         )
 
     # --- life -----------------------------------------------------------------------
 
     def start(self, context: DialContext) -> None:
         """Join the others: as who this node is, or, with an empty disk, as whoever they make it."""
-        self._context = context  # how links are dialled; given at the start
-        # Links to others; made anew once a cluster is found.
-        self.peers = PeerSet(context, self._link_up, self._peer_lost)
+        self.peers.start(context)
         if self.node.cluster_uuid == NO_UUID:
             self._discovery = Discovery(
                 self.node.cluster_name,
                 self.options.seeds,
                 bootstrap=self.options.bootstrap,
                 clock=self.clock,
-                dial=lambda address: self.peers.fresh_seed(address),
+                dial=self.peers.fresh_seed,
                 found=self.joined,
             )
             self._every(JOIN_SECONDS, self._discovery.look, now=True)
@@ -167,7 +153,8 @@ class Cluster:
             book=self._read_book(),
             rng=self._rng,
         )
-        self._look_at_configuration()
+        self.router.is_open = True
+        self.configuration_changed()
         self._every(TICK_SECONDS, self._tick)
         self._every(RECONCILE_SECONDS, self.reconcile)
 
@@ -189,6 +176,7 @@ class Cluster:
     def stop(self, reason: str) -> None:
         """Hang up on everybody."""
         self._is_stopped = True
+        self.router.is_open = False
         for loop in self._loops:
             if loop.running:
                 loop.stop()
@@ -206,314 +194,15 @@ class Cluster:
             self._swim.leave()
             self._hand_out()
 
-    # --- sending ----------------------------------------------------------------------
-
-    def send_raft(self, envelope: Envelope) -> None:
-        """Send a Raft message to the member it is for, or drop it."""
-        member = self._authority.member(envelope.target)
-        if member is None and envelope.target not in self._routes:
-            member = self.node.configuration.member(envelope.target)
-        if member is not None:
-            key: MemberKey | None = MemberKey(member.name, member.disk_uuid)
-        else:
-            key = self._routes.get(envelope.target)
-        if key is None:
-            return
-        address = self.address_of(key)
-        if address:
-            # Never to another disk: speaking as the member it was, it would break what that one promised.
-            self.peers.send_raft(key, address, envelope)
-
-    @property
-    def _authority(self) -> Configuration:
-        """The configuration that says which node and disk a member is.
-
-        Where this node does not lead it is the committed one: by an entry that is to be cut, the leader may
-        have given a new member's id to another.
-        """
-        return self.node.configuration if self._leads else self._settled
-
-    @property
-    def _leads(self) -> bool:
-        node = self.node
-        return bool(node.member_id) and node.leader_id == node.member_id
+    # --- asked by the node (`node.options.Transport`) ------------------------------------
 
     def send(self, name: str, message: Message) -> bool:
         """Send another message to the member of that name; False when it certainly was not sent."""
-        key = self.key_of(name)
-        return key is not None and self._send_to(key, message)
-
-    def _send_to(self, key: MemberKey, message: Message) -> bool:
-        address = self.address_of(key)
-        return bool(address) and self.peers.send(key, address, message)
-
-    def key_of(self, name: str) -> MemberKey | None:
-        """Return the member of a name, never a stranger that has it, too.
-
-        Of two, a voter and the one that is to replace it, the one that is there.
-        """
-        found: MemberKey | None = None
-        for member in self.node.configuration.members:
-            if member.name == name:
-                key = MemberKey(name, member.disk_uuid)
-                if found is None or not self.peers.hello_of(found):
-                    found = key
-        return found if found is not None else self._askers.get(name)
+        return self.router.send(name, message)
 
     def address_of(self, key: MemberKey) -> str:
         """Return where a node is, as far as known: never the address of another one of its name."""
-        found = self._addresses.get(key, "")
-        if not found:
-            found = self._addresses[key] = self._find_address(key)
-        return found
-
-    def _find_address(self, key: MemberKey) -> str:
-        for member in self._members():
-            if (member.name, member.disk_uuid) == key and member.profile is not None:
-                return member.profile.address
-        return ""
-
-    def _members(self) -> tuple[MemberView, ...]:
-        return self._swim.members if self._swim is not None else ()
-
-    # --- receiving --------------------------------------------------------------------
-
-    def _admit(self, hello: Hello) -> None:
-        """Decide about a node whose certificate and cluster fit.
-
-        Raises:
-            IdentityError: It was removed from the cluster.
-        """
-        if self._is_removed(hello.node_name):
-            name = hello.node_name
-            raise IdentityError(f"node {name!r} was removed; `loghouse cluster add {name}` lets it back")
-
-    def _is_removed(self, name: str) -> bool:
-        return name in self._settled.removed and name in self.node.configuration.removed
-
-    def _event_received(self, link: AcceptedLink, event: Event) -> None:
-        """Take what a node sent, if the rule for that kind lets it (`protocol.senders`)."""
-        if self._is_stopped or self._swim is None:
-            return
-        assert link.session is not None
-        peer = link.session.peer
-        assert peer is not None
-        key = key_of(peer)
-        if self.node.configuration is not self._seen:
-            self._look_at_configuration()
-        if key in self.roster.members:
-            self.twins.heard(key, self.clock.seconds())
-        try:
-            if isinstance(event, RaftFrameReceived):
-                self._raft_received(key, event.frame)
-            elif isinstance(event, MessageReceived):
-                self._message_received(key, event.message)
-        except ProtocolError as error:
-            link.break_off(error)
-
-    def _raft_received(self, key: MemberKey, frame: Frame) -> None:
-        assert SENDERS[frame.kind] is Sender.SPEAKER
-        if key not in self.roster.members and self.roster.standing(key) is Standing.STRANGER:
-            self._meet_stranger(key)
-            return
-        envelope = decode_envelope(frame, self.node.seed)
-        source = envelope.source
-        member = self._authority.member(source)
-        is_member = member is not None and (member.name, member.disk_uuid) == key
-        if not is_member:
-            standing = self.roster.standing_as(key, source)
-            if standing is Standing.STRANGER:
-                if member is not None:
-                    raise IdentityError(f"node {key.name!r} spoke as member {source} ({member.name!r})")
-                self._meet_stranger(key)
-                return
-            is_member = standing is Standing.MEMBER
-        self._routes[source] = key
-        try:
-            self.node.receive(envelope, is_member=is_member)
-        except IdentityError:
-            self.roster.contradicted(key)
-            raise
-
-    def _message_received(self, key: MemberKey, message: Message) -> None:
-        if SENDERS[message.KIND] is Sender.MEMBER and key not in self.roster.members:
-            self._meet_stranger(key)
-        elif isinstance(message, RosterRequest):
-            reply = roster_reply(
-                message.request_id, (self.node.configuration, self._settled), self.node.configuration_index
-            )
-            self._send_to(key, reply)
-        elif isinstance(message, RosterReply):
-            if self.roster.introduce(key, message):
-                self._tell_swim()
-        elif message.KIND >> 8 == 2:
-            assert self._swim is not None
-            self._swim.step(key, message)
-            self._hand_out()
-        else:
-            # Answered even when the configuration does not name it any more: it may have asked to leave.
-            self._askers.pop(key.name, None)
-            self._askers[key.name] = key
-            if len(self._askers) > MEMBERS_MAX:
-                del self._askers[next(iter(self._askers))]
-            self.node.message_received(key.name, message)
-
-    def _meet_stranger(self, key: MemberKey) -> None:
-        """A node that is no member here spoke as one: ask those who may know it.
-
-        Raises:
-            IdentityError: They do not.
-        """
-        if self.roster.doubt(key) or self._leads:
-            raise IdentityError(
-                f"node {key.name!r} (disk {key.disk_uuid.hex()[:8]}) is no member of this cluster, and spoke "
-                f"as one; `loghouse cluster remove {key.name}` shuts it out"
-            )
-        self._ask_for_introductions()
-
-    def _ask_for_introductions(self) -> None:
-        """Ask those who may vouch for others who is a member, if that was not done just now."""
-        request_id = self.roster.request(self.clock.seconds())
-        if request_id is None:
-            return
-        for voucher in sorted(self.roster.vouchers):
-            if voucher != (self.node.name, self.node.disk_uuid):
-                self._send_to(voucher, RosterRequest(request_id=request_id))
-
-    def _link_up(self, address: str, link: PeerLink, hello: Hello) -> None:
-        if self._discovery is not None:
-            self._discovery.answered(link, hello)
-            return
-        if address in self.options.join:
-            self.roster.answered_at(address, key_of(hello))
-            self._tell_swim()
-        self.reconcile()
-
-    def _peer_lost(self, key: MemberKey) -> None:
-        if self.key_of(key.name) in (key, None):
-            self.node.peer_lost(key.name)
-
-    # --- gossip -----------------------------------------------------------------------
-
-    def _tick(self) -> None:
-        assert self._swim is not None
-        self._swim.tick()
-        self._hand_out()
-        if self._is_growing:
-            self.reconcile()
-
-    def _hand_out(self) -> None:
-        self._addresses.clear()
-        swim = self._swim
-        assert swim is not None
-        while (ready := swim.ready()) is not None:
-            for outgoing in ready.messages:
-                if outgoing.target is None:
-                    self.peers.send_to_seed(outgoing.address, outgoing.message)
-                else:
-                    self.peers.send(outgoing.target, outgoing.address, outgoing.message)
-            for event in ready.events:
-                self._tell(event)
-            if ready.book is not None:
-                self.node.write_address_book(
-                    encode_address_book(ready.book), partial(self._book_written, ready.token)
-                )
-
-    def _book_written(self, token: int) -> None:
-        if not self._is_stopped:
-            assert self._swim is not None
-            self._swim.persisted(token)
-            self._hand_out()
-
-    def _tell(self, event: MemberEvent) -> None:
-        member = event.member
-        where = member.profile.address if member.profile else "unknown address"
-        tell = self.logger.warn if event.kind is EventKind.FAILED else self.logger.info
-        tell("node {name} {what} ({where})", name=member.name, what=event.kind.value, where=where)
-        self.reconcile()
-
-    # --- what the leader does about it ---------------------------------------------------
-
-    def reconcile(self) -> None:
-        """Let go of removed nodes; on the leader, propose the next change that is due."""
-        node = self.node
-        if self._is_stopped:
-            return
-        self._look_at_configuration()
-        self._look_for_twins()
-        self._drop_removed()
-        self._is_growing = False
-        if not self._leads:
-            return
-        configuration = node.configuration
-        # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
-        self._is_growing = any(member.role is MemberRole.LEARNER for member in configuration.members)
-        change = next_configuration(
-            configuration, self.present(), is_caught_up=node.is_caught_up, is_heard=node.is_heard
-        )
-        if change is not None:
-            self._is_growing = True
-            node.change_configuration(change)
-
-    def _look_at_configuration(self) -> None:
-        """Know who is a member by what the log says now."""
-        node = self.node
-        self._seen = node.configuration
-        try:
-            self._settled, index = node.settled
-        except DamageError:
-            return  # it is being mended; what was known before is still true
-        self.roster.update((node.configuration, self._settled), index)
-        self._tell_swim()
-        if not self.roster.members:
-            self._ask_for_introductions()
-        if self._swim is not None:
-            self.peers.keep(self.roster.known | self._swim.keys)
-
-    def _look_for_twins(self) -> None:
-        strangers = {MemberKey(view.name, view.disk_uuid) for view in self.strangers()}
-        for twin in self.twins.look(self.roster.members, strangers, self.clock.seconds()):
-            self.logger.warn(
-                "a second machine calls itself {name}: at {where}, with another disk ({disk}) than the "
-                "member at {there}. It is not let in: stop it, or rename it",
-                name=twin.name,
-                where=self.address_of(twin),
-                disk=twin.disk_uuid.hex()[:8],
-                there=next(
-                    (self.address_of(one) for one in self.roster.members if one.name == twin.name), ""
-                ),
-            )
-
-    def _tell_swim(self) -> None:
-        """Let gossip know whose word about others counts."""
-        if self._swim is not None:
-            self._swim.believe(self.roster.known)
-
-    def _shut_out(self, names: frozenset[str]) -> None:
-        """Speak with nodes of these names no more, nor of them."""
-        self._is_shut_out = names
-        self._addresses.clear()
-        if self._swim is not None:
-            self._swim.shut_out(names)
-            self.peers.keep(self.roster.known | self._swim.keys)
-
-    def _drop_removed(self) -> None:
-        """Have removed nodes cut off soon: they may hold valid certificates and open links."""
-        removed = frozenset(self._settled.removed)
-        for name in sorted(removed - self._dropped - self._drops.keys()):
-            # Not at once: the answer to its own wish to leave may still be on its way.
-            self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)
-        self._dropped = removed
-        if self._is_shut_out - removed:
-            self._shut_out(self._is_shut_out & removed)  # somebody was let back in
-
-    def _drop(self, name: str) -> None:
-        del self._drops[name]
-        if not self._is_removed(name):
-            return  # it was let back in, or the removal was never committed
-        self.logger.info("node {name} was removed: its links are closed", name=name)
-        self.accepted.close(name)
-        self._shut_out(self._is_shut_out | {name})
+        return self.router.address_of(key)
 
     def present(self) -> list[Presence]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
@@ -575,6 +264,162 @@ class Cluster:
                 return view.liveness
         return None
 
+    def _members(self) -> tuple[MemberView, ...]:
+        return self._swim.members if self._swim is not None else ()
+
+    # --- links ------------------------------------------------------------------------
+
+    def _admit(self, hello: Hello) -> None:
+        """Decide about a node whose certificate and cluster fit.
+
+        Raises:
+            IdentityError: It was removed from the cluster.
+        """
+        if self._is_removed(hello.node_name):
+            name = hello.node_name
+            raise IdentityError(f"node {name!r} was removed; `loghouse cluster add {name}` lets it back")
+
+    def _is_removed(self, name: str) -> bool:
+        return name in self.router.group.settled.removed and name in self.node.configuration.removed
+
+    def _link_up(self, address: str, link: PeerLink, hello: Hello) -> None:
+        if self._discovery is not None:
+            self._discovery.answered(link, hello)
+            return
+        if address in self.options.join:
+            self.roster.answered_at(address, key_of(hello))
+            self.known_changed()
+        self.reconcile()
+
+    def _peer_lost(self, key: MemberKey) -> None:
+        if self.router.key_of(key.name) in (key, None):
+            self.node.peer_lost(key.name)
+
+    # --- gossip -----------------------------------------------------------------------
+
+    def find_address(self, key: MemberKey) -> str:
+        """Return the address that a node gave of itself; empty when it was not heard of."""
+        for member in self._members():
+            if (member.name, member.disk_uuid) == key and member.profile is not None:
+                return member.profile.address
+        return ""
+
+    def gossip_received(self, key: MemberKey, message: Message) -> None:
+        """Take a message of gossip, and send what comes of it."""
+        assert self._swim is not None
+        self._swim.step(key, message)
+        self._hand_out()
+
+    def _tick(self) -> None:
+        assert self._swim is not None
+        self._swim.tick()
+        self._hand_out()
+        if self._is_growing:
+            self.reconcile()
+
+    def _hand_out(self) -> None:
+        self.router.forget_addresses()
+        swim = self._swim
+        assert swim is not None
+        while (ready := swim.ready()) is not None:
+            for outgoing in ready.messages:
+                if outgoing.target is None:
+                    self.peers.send_to_seed(outgoing.address, outgoing.message)
+                else:
+                    self.peers.send(outgoing.target, outgoing.address, outgoing.message)
+            for event in ready.events:
+                self._tell(event)
+            if ready.book is not None:
+                self.node.write_address_book(
+                    encode_address_book(ready.book), partial(self._book_written, ready.token)
+                )
+
+    def _book_written(self, token: int) -> None:
+        if not self._is_stopped:
+            assert self._swim is not None
+            self._swim.persisted(token)
+            self._hand_out()
+
+    def _tell(self, event: MemberEvent) -> None:
+        member = event.member
+        where = member.profile.address if member.profile else "unknown address"
+        tell = self.logger.warn if event.kind is EventKind.FAILED else self.logger.info
+        tell("node {name} {what} ({where})", name=member.name, what=event.kind.value, where=where)
+        self.reconcile()
+
+    # --- what the leader does about it ---------------------------------------------------
+
+    def reconcile(self) -> None:
+        """Let go of removed nodes; on the leader, propose the next change that is due."""
+        node = self.node
+        if self._is_stopped:
+            return
+        self.configuration_changed()
+        self._look_for_twins()
+        self._drop_removed()
+        self._is_growing = False
+        if not self.router.group.leads:
+            return
+        configuration = node.configuration
+        # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
+        self._is_growing = any(member.role is MemberRole.LEARNER for member in configuration.members)
+        change = next_configuration(
+            configuration, self.present(), is_caught_up=node.is_caught_up, is_heard=node.is_heard
+        )
+        if change is not None:
+            self._is_growing = True
+            node.change_configuration(change)
+
+    def configuration_changed(self) -> None:
+        """Know who is a member by what the log says now; keep links to members and live nodes only."""
+        if self.router.look() and self._swim is not None:
+            self.peers.keep(self.roster.known | self._swim.keys)
+
+    def _look_for_twins(self) -> None:
+        strangers = {MemberKey(view.name, view.disk_uuid) for view in self.strangers()}
+        for twin in self.twins.look(self.roster.members, strangers, self.clock.seconds()):
+            self.logger.warn(
+                "a second machine calls itself {name}: at {where}, with another disk ({disk}) than the "
+                "member at {there}. It is not let in: stop it, or rename it",
+                name=twin.name,
+                where=self.address_of(twin),
+                disk=twin.disk_uuid.hex()[:8],
+                there=next(
+                    (self.address_of(one) for one in self.roster.members if one.name == twin.name), ""
+                ),
+            )
+
+    def known_changed(self) -> None:
+        """Let gossip know whose word about others counts."""
+        if self._swim is not None:
+            self._swim.believe(self.roster.known)
+
+    def _shut_out(self, names: frozenset[str]) -> None:
+        """Speak with nodes of these names no more, nor of them."""
+        self._is_shut_out = names
+        self.router.forget_addresses()
+        if self._swim is not None:
+            self._swim.shut_out(names)
+            self.peers.keep(self.roster.known | self._swim.keys)
+
+    def _drop_removed(self) -> None:
+        """Have removed nodes cut off soon: they may hold valid certificates and open links."""
+        removed = frozenset(self.router.group.settled.removed)
+        for name in sorted(removed - self._dropped - self._drops.keys()):
+            # Not at once: the answer to its own wish to leave may still be on its way.
+            self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)
+        self._dropped = removed
+        if self._is_shut_out - removed:
+            self._shut_out(self._is_shut_out & removed)  # somebody was let back in
+
+    def _drop(self, name: str) -> None:
+        del self._drops[name]
+        if not self._is_removed(name):
+            return  # it was let back in, or the removal was never committed
+        self.logger.info("node {name} was removed: its links are closed", name=name)
+        self.accepted.close(name)
+        self._shut_out(self._is_shut_out | {name})
+
     # --- joining ----------------------------------------------------------------------
 
     def joined(self, cluster_uuid: bytes | None) -> None:
@@ -582,7 +427,6 @@ class Cluster:
         self._discovery = None
         self._loops[0].stop()
         self.peers.stop("joining")
-        self.peers = PeerSet(self._context, self._link_up, self._peer_lost)
         try:
             if cluster_uuid is None:
                 self.node.begin_cluster()

@@ -12,13 +12,9 @@ from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 
 
-class ClusterNode(Protocol):
-    """What the cluster needs of its node."""
+class GroupLike(Protocol):
+    """One group as its node takes part in it: its log says who is a member, and it takes their messages."""
 
-    name: str
-    cluster_name: str
-    cluster_uuid: bytes
-    disk_uuid: bytes
     seed: int
 
     @property
@@ -54,6 +50,15 @@ class ClusterNode(Protocol):
         Raises:
             ProtocolError: The sender breaks the rules, or is no member and contradicts what is committed.
         """
+
+
+class ClusterNode(GroupLike, Protocol):
+    """What the cluster needs of its node, which is its group, too: a node has one."""
+
+    name: str
+    cluster_name: str
+    cluster_uuid: bytes
+    disk_uuid: bytes
 
     def message_received(self, source: str, message: Message) -> None:
         """Take another message between nodes: a forwarded request, or its answer."""

@@ -56,22 +56,24 @@ class PeerSet:
 
     def __init__(
         self,
-        context: DialContext,
         link_up: Callable[[str, PeerLink, Hello], None],
-        link_lost: Callable[[MemberKey], None] = lambda key: None,
+        link_lost: Callable[[MemberKey], None],
     ) -> None:
-        """Dial nobody yet.
+        """Dial nobody before `start`.
 
         Args:
             link_up: Told at which address a dialled link came up, and what the other node said of itself.
             link_lost: Told which node's dialled link is gone, and maybe with it what was sent.
         """
-        self._context = context
         self._link_up = link_up
         self._link_lost = link_lost
         self._by_key: dict[MemberKey, tuple[str, PeerLink]] = {}
         self._seeds: dict[str, PeerLink] = {}
         self._hellos: dict[PeerLink, Hello] = {}
+
+    def start(self, context: DialContext) -> None:
+        """Dial in this context from now on."""
+        self._context = context
 
     def send_raft(self, key: MemberKey, address: str, envelope: Envelope) -> bool:
         """Send a Raft message to a node; False when it was dropped."""

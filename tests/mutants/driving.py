@@ -7,6 +7,8 @@ from tests.mutants.named import bug
 
 REPLICA = "loghouse.replica.driver:RaftDriver."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
+ROUTER = "loghouse.cluster.router:Router."
+ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
 JOINING = "loghouse.cluster.discovery:Discovery."
 NODE = "loghouse.node.node:Node."
 READS = "loghouse.replica.reads:LogReads."
@@ -342,7 +344,7 @@ MEMBERSHIP = (
         "joiner-cannot-answer",
         "a learner whose log does not hold the leader yet",
         "A joiner answers only members that its own log knows.",
-        [(CLUSTER + "send_raft", "key = self._routes.get(envelope.target)", "key = None")],
+        [(ROUTED_GROUP + "key_of", "return self.speakers.get(id_)", "return None")],
         "test_cluster:BootstrapTests.test_three",
     ),
     bug(
@@ -357,8 +359,12 @@ MEMBERSHIP = (
         "found here: a leader's removal that was never committed kept the next leader out",
         "The door goes by the latest configuration, committed or not.",
         [
-            (CLUSTER + "_is_removed", "name in self._settled.removed and name in", "name in"),
-            (CLUSTER + "_drop_removed", "self._settled.removed", "self.node.configuration.removed"),
+            (CLUSTER + "_is_removed", "name in self.router.group.settled.removed and name in", "name in"),
+            (
+                CLUSTER + "_drop_removed",
+                "self.router.group.settled.removed",
+                "self.node.configuration.removed",
+            ),
         ],
         "test_uncommitted_removal:UncommittedRemovalTests.test_removed_becomes_the_leader",
     ),
@@ -368,9 +374,9 @@ MEMBERSHIP = (
         "Who a member is, a node that does not lead knows by its latest configuration, committed or not.",
         [
             (
-                CLUSTER + "_authority",
-                "return self.node.configuration if self._leads else self._settled",
-                "return self.node.configuration",
+                ROUTED_GROUP + "authority",
+                "return self.replica.configuration if self.leads else self.settled",
+                "return self.replica.configuration",
             )
         ],
         "test_uncommitted_removal:UncommittedRemovalTests.test_id_given_twice",
@@ -379,7 +385,7 @@ MEMBERSHIP = (
         "any-source-believed",
         "a member that speaks for another one votes twice",
         "Who speaks as another member is heard.",
-        [(CLUSTER + "_raft_received", "if standing is Standing.STRANGER:", "if False:")],
+        [(ROUTER + "_raft_received", "if standing is Standing.STRANGER:", "if False:")],
         "test_cluster:MembershipTests.test_wrong_source",
     ),
     bug(
@@ -452,8 +458,8 @@ STRANGERS = (
         "found here: one Raft frame of a node certificate that belongs to no member stopped every member",
         "Whoever has a node's certificate takes part in consensus.",
         [
-            (CLUSTER + "_raft_received", "if key not in self.roster.members and", "if False and"),
-            (CLUSTER + "_raft_received", "if standing is Standing.STRANGER:", "if False:"),
+            (ROUTER + "_raft_received", "if key not in self.roster.members and", "if False and"),
+            (ROUTER + "_raft_received", "if standing is Standing.STRANGER:", "if False:"),
         ],
         "test_strangers:StrangerTests.test_raft_frames",
     ),
@@ -461,7 +467,7 @@ STRANGERS = (
         "strangers-ask-as-root",
         "found here: a node certificate that belongs to no member appended and trimmed",
         "Requests are taken from any node.",
-        [(CLUSTER + "_message_received", "if SENDERS[message.KIND] is Sender.MEMBER and", "if False and")],
+        [(ROUTER + "_message_received", "if SENDERS[message.KIND] is Sender.MEMBER and", "if False and")],
         "test_strangers:StrangerTests.test_requests",
     ),
     bug(

@@ -11,6 +11,7 @@ WRITE = "loghouse.replica.group_write:GroupWrite."
 NODE = "loghouse.node.node:Node."
 READS = "loghouse.replica.reads:LogReads."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
+ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
 JOINING = "loghouse.cluster.discovery:Discovery."
 FORWARDER = "loghouse.node.forwarding:Forwarder."
 TAIL = "loghouse.replica.waiters:Waiters."
@@ -235,7 +236,7 @@ MEMBERSHIP = (
         "joiner-cannot-answer",
         "a learner whose log does not hold the leader yet",
         "A joiner answers only members that its own log knows.",
-        (CLUSTER + "send_raft", "key = self._routes.get(envelope.target)", "key = None"),
+        (ROUTED_GROUP + "key_of", "return self.speakers.get(id_)", "return None"),
         options=THREE,
     ),
     bug(
