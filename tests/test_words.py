@@ -9,7 +9,11 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cluster.cluster import Cluster
+from loghouse.cluster.discovery import Discovery
+from loghouse.cluster.peers import AcceptedPeers, PeerSet
+from loghouse.cluster.roster import Roster
 from loghouse.cluster.router import RoutedGroup, Router
+from loghouse.cluster.twins import Twins
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.admission import Admission
 from loghouse.net.appending import Appends
@@ -32,6 +36,11 @@ STATEFUL = (
     Cluster,
     Router,
     RoutedGroup,
+    Roster,
+    Twins,
+    Discovery,
+    PeerSet,
+    AcceptedPeers,
     Session,
     PeerLink,
     DialledLink,

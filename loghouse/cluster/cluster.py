@@ -102,7 +102,7 @@ class Cluster:
         self.roster = Roster()
         self.twins = Twins()  # second machines with a member's name; follows what gossip sees
         # The removed names that are cut off by now; a name that is let back in goes out again.
-        self._is_shut_out: frozenset[str] = frozenset()
+        self._shut_out_names: frozenset[str] = frozenset()
         self._drops: dict[str, IDelayedCall] = {}  # the calls that will cut removed nodes off, by name
         self.peers = PeerSet(self._link_up, self._peer_lost)  # dialled links, by node; the object is fixed
         # Which frame goes to whom; open while this node takes part in a cluster.
@@ -328,7 +328,7 @@ class Cluster:
                 else:
                     self.peers.send(outgoing.target, outgoing.address, outgoing.message)
             for event in ready.events:
-                self._tell(event)
+                self._member_changed(event)
             if ready.book is not None:
                 self.node.write_address_book(
                     encode_address_book(ready.book), partial(self._book_written, ready.token)
@@ -340,11 +340,11 @@ class Cluster:
             self._swim.persisted(token)
             self._hand_out()
 
-    def _tell(self, event: MemberEvent) -> None:
+    def _member_changed(self, event: MemberEvent) -> None:
         member = event.member
         where = member.profile.address if member.profile else "unknown address"
-        tell = self.logger.warn if event.kind is EventKind.FAILED else self.logger.info
-        tell("node {name} {what} ({where})", name=member.name, what=event.kind.value, where=where)
+        log = self.logger.warn if event.kind is EventKind.FAILED else self.logger.info
+        log("node {name} {what} ({where})", name=member.name, what=event.kind.value, where=where)
         self.reconcile()
 
     # --- what the leader does about it ---------------------------------------------------
@@ -396,7 +396,7 @@ class Cluster:
 
     def _shut_out(self, names: frozenset[str]) -> None:
         """Speak with nodes of these names no more, nor of them."""
-        self._is_shut_out = names
+        self._shut_out_names = names
         self.router.forget_addresses()
         if self._swim is not None:
             self._swim.shut_out(names)
@@ -409,8 +409,8 @@ class Cluster:
             # Not at once: the answer to its own wish to leave may still be on its way.
             self._drops[name] = self.clock.callLater(DROP_SECONDS, self._drop, name)
         self._dropped = removed
-        if self._is_shut_out - removed:
-            self._shut_out(self._is_shut_out & removed)  # somebody was let back in
+        if self._shut_out_names - removed:
+            self._shut_out(self._shut_out_names & removed)  # somebody was let back in
 
     def _drop(self, name: str) -> None:
         del self._drops[name]
@@ -418,7 +418,7 @@ class Cluster:
             return  # it was let back in, or the removal was never committed
         self.logger.info("node {name} was removed: its links are closed", name=name)
         self.accepted.close(name)
-        self._shut_out(self._is_shut_out | {name})
+        self._shut_out(self._shut_out_names | {name})
 
     # --- joining ----------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from loghouse.protocol.link_messages import Hello
 from loghouse.protocol.message import NO_UUID
 
 JOIN_LOOKS_EAGER: Final = 4  # then every so many
-LOOKS_TOLD: Final = 3600  # an hour's: who is waited for is said when it changes, else so rarely
+LOOKS_SAID: Final = 3600  # an hour's: who is waited for is said when it changes, else so rarely
 ANSWER_SECONDS_MAX: Final = 10.0
 
 
@@ -45,17 +45,18 @@ class Discovery:
             dial: Makes a new link to an address; what that node says comes to `answered`.
             found: Called once with the uuid of the cluster to join, or with None to make one.
         """
-        self._cluster_name = cluster_name
-        self._seeds = seeds
-        self._may_bootstrap = bootstrap
-        self._clock = clock
-        self._dial = dial
-        self._found = found
+        self._cluster_name = cluster_name  # for the log; fixed
+        self._seeds = seeds  # the addresses in `join`; fixed
+        self._may_bootstrap = bootstrap  # whether this node may make a cluster; fixed
+        self._clock = clock  # for the age of answers; fixed
+        self._dial = dial  # makes a new link to an address; fixed
+        self._found = found  # called once, at the end of the search; fixed
         # When each address said that its node belongs to no cluster; counts for a while only.
         self._answers: dict[str, float] = {}
-        self._links: dict[str, PeerLink] = {}
-        self._looks = self._calls = 0
-        self._told = ""
+        self._links: dict[str, PeerLink] = {}  # the last link dialled to each address
+        self._calls = 0  # of `look`
+        self._looks = 0  # those of them that asked; the others came too soon
+        self._said_missing = ""  # who was waited for when that was last logged
 
     def look(self) -> None:
         """Ask who did not answer yet, again and again: often at first, when all may be starting together."""
@@ -69,8 +70,8 @@ class Discovery:
             self._found(None)
             return
         missing = ", ".join(silent) or "one: all that answered wait for the node that bootstraps"
-        if (missing != self._told and self._looks % 10 == 0) or self._looks % LOOKS_TOLD == 0:
-            self._told = missing
+        if (missing != self._said_missing and self._looks % 10 == 0) or self._looks % LOOKS_SAID == 0:
+            self._said_missing = missing
             self.logger.info(
                 "looking for a member of cluster {name}; no answer from {silent}",
                 name=self._cluster_name,

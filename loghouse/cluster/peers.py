@@ -65,15 +65,18 @@ class PeerSet:
             link_up: Told at which address a dialled link came up, and what the other node said of itself.
             link_lost: Told which node's dialled link is gone, and maybe with it what was sent.
         """
-        self._link_up = link_up
-        self._link_lost = link_lost
+        self._link_up = link_up  # told when a link came up; fixed
+        self._link_lost = link_lost  # told when a link of a known node is gone; fixed
+        # The link to each node, with the address that it dials. Another one when the node moves.
         self._by_key: dict[MemberKey, tuple[str, PeerLink]] = {}
+        # Links to addresses whose nodes are not known yet; one leaves for `_by_key` when its node answers.
         self._seeds: dict[str, PeerLink] = {}
+        # What the node at the other end said of itself, for each link that is up.
         self._hellos: dict[PeerLink, Hello] = {}
 
     def start(self, context: DialContext) -> None:
         """Dial in this context from now on."""
-        self._context = context
+        self._context = context  # how links are dialled; fixed from the start on
 
     def send_raft(self, key: MemberKey, address: str, envelope: Envelope) -> bool:
         """Send a Raft message to a node; False when it was dropped."""
@@ -183,9 +186,10 @@ class AcceptedPeers:
         event_received: Callable[[AcceptedLink, Event], None],
         link_lost: Callable[[MemberKey], None],
     ) -> None:
-        self._admit = admit
-        self._event_received = event_received
-        self._link_lost = link_lost
+        self._admit = admit  # refuses nodes by raising; fixed
+        self._event_received = event_received  # takes what nodes say; fixed
+        self._link_lost = link_lost  # told when the last link of a node is gone; fixed
+        # The links of each node that are up, the oldest first.
         self._links: dict[MemberKey, dict[AcceptedLink, None]] = {}
 
     def admit(self, hello: Hello) -> None:

@@ -54,15 +54,18 @@ class Roster:
     """What this node knows of who is a member."""
 
     def __init__(self) -> None:
-        self._members: frozenset[tuple[int, MemberKey]] = frozenset()
-        self._keys: frozenset[MemberKey] = frozenset()
-        self._settled_index = 0
-        self._named: dict[str, MemberKey] = {}
+        self._members: frozenset[tuple[int, MemberKey]] = frozenset()  # by the own log; set by `update`
+        self._keys: frozenset[MemberKey] = frozenset()  # those of them, without their ids
+        self._settled_index = 0  # where the last committed configuration is; set by `update`
+        self._named: dict[str, MemberKey] = {}  # who answered last at each address of `join`
+        # The newest answer of each node that may vouch; dropped when the own log is as far.
         self._introductions: dict[MemberKey, _Introduction] = {}
+        # Strangers that spoke as members, the oldest first; one leaves when it is known.
         self._doubts: dict[MemberKey, _Doubt] = {}
+        # Nodes that contradicted what is committed here, the oldest first; pushed out by newer ones only.
         self._contradicted: dict[MemberKey, None] = {}
-        self._next_ask = 0.0
-        self._request_id = 0
+        self._next_ask = 0.0  # no round of questions before this time; moved on by each round
+        self._request_id = 0  # of the last round of questions
 
     # --- what is known ----------------------------------------------------------------
 

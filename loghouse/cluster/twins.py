@@ -21,8 +21,10 @@ class Twins:
     """Which nodes, of those that have a member's name and another disk, a member was heard beside."""
 
     def __init__(self) -> None:
-        self._heard: dict[MemberKey, float] = {}
+        self._heard: dict[MemberKey, float] = {}  # when each member was heard last
+        # Since when each stranger with a member's name is there; forgotten when it goes.
         self._seen: dict[MemberKey, float] = {}
+        # The strangers that are certainly twins; one leaves when its name or itself becomes a member's.
         self._known: set[MemberKey] = set()
 
     def heard(self, member: MemberKey, now: float) -> None:
