@@ -75,25 +75,32 @@ LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 class _Setting:
     """How one setting is read and shown. `section` is set when it is a group of settings."""
 
-    key: str
     comment: str
     read: Reader | None = None
     example: str = ""
     shown: bool = True  # False: the example has it commented out
     section: type[Any] | None = None
+    key: str = ""  # in the file; that of its attribute, unless it is given
 
 
-def _setting(key: str, read: Reader, example: str, comment: str, default: Any = MISSING) -> Any:
-    """Declare a setting; one with a default is commented out in the example."""
-    setting = _Setting(key, comment, read, example, shown=default is MISSING)
+def _setting(read: Reader, comment: str, default: Any = MISSING, *, example: str = "", key: str = "") -> Any:
+    """Declare a setting; one with a default is commented out in the example, which shows the default."""
+    setting = _Setting(comment, read, example or _text_of(default), shown=default is MISSING, key=key)
     return field(default=default, metadata={"setting": setting})
 
 
+def _text_of(default: Any) -> str:
+    """Return a default as node.yaml has it."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return format_size(default) if isinstance(default, int) else str(default).removesuffix(".0")
+
+
 def _section(
-    key: str, section: type[Any], comment: str, *, optional: bool = False, required: bool = False, shown: bool
+    section: type[Any], comment: str, *, optional: bool = False, required: bool = False, shown: bool
 ) -> Any:
     """Declare a group: None when an optional one is left out, else made of its defaults."""
-    setting = _Setting(key, comment, section=section, shown=shown)
+    setting = _Setting(comment, section=section, shown=shown)
     if optional:
         return field(default=None, metadata={"setting": setting})
     if required:
@@ -105,17 +112,16 @@ def _section(
 class TLSConfig:
     """Certificates of this node; every client must show one of the same CA."""
 
-    ca: Path = _setting("ca", read_file, "certs/ca.pem", "Who signs nodes and clients.")
+    ca: Path = _setting(read_file, "Who signs nodes and clients.", example="certs/ca.pem")
     certificate: Path = _setting(
-        "certificate", read_file, "certs/node-1.pem", "This node, signed by the CA (`loghouse certs node`)."
+        read_file, "This node, signed by the CA (`loghouse certs node`).", example="certs/node-1.pem"
     )
-    key: Path = _setting("key", read_file, "certs/node-1.key", "Its private key.")
+    key: Path = _setting(read_file, "Its private key.", example="certs/node-1.key")
     denylist: Path | None = _setting(
-        "denylist",
         read_file,
-        "certs/denylist",
         "Certificates that count no more: `loghouse certs deny` makes the lines.",
         None,
+        example="certs/denylist",
     )
 
 
@@ -123,18 +129,18 @@ class TLSConfig:
 class ClientTLSConfig:
     """Certificates of a client; its common name is the subject that the policy names."""
 
-    ca: Path = _setting("ca", read_file, "certs/ca.pem", "Who signs the nodes.")
-    certificate: Path = _setting("certificate", read_file, "certs/root.pem", "This client.")
-    key: Path = _setting("key", read_file, "certs/root.key", "Its private key.")
+    ca: Path = _setting(read_file, "Who signs the nodes.", example="certs/ca.pem")
+    certificate: Path = _setting(read_file, "This client.", example="certs/root.pem")
+    key: Path = _setting(read_file, "Its private key.", example="certs/root.key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ACLConfig:
     """Who may do what; what no rule allows is refused."""
 
-    model: Path = _setting("model", read_file, "certs/model.conf", "The casbin model.")
+    model: Path = _setting(read_file, "The casbin model.", example="certs/model.conf")
     policy: Path = _setting(
-        "policy", read_file, "certs/policy.csv", "The rules: p, SUBJECT, LOG or *, produce | consume | admin"
+        read_file, "The rules: p, SUBJECT, LOG or *, produce | consume | admin", example="certs/policy.csv"
     )
 
 
@@ -143,23 +149,17 @@ class StorageConfig:
     """How the log lies on the disk; sizes in bytes."""
 
     segment_size: int = _setting(
-        "segment_size",
         size_between(SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX),
-        format_size(SEGMENT_SIZE_DEFAULT),
         "Bytes in one segment file: the step in which disk is taken, and given back by retention.",
         SEGMENT_SIZE_DEFAULT,
     )
     reserve_size: int = _setting(
-        "reserve_size",
         size_between(0, RESERVE_SIZE_MAX),
-        format_size(RESERVE_SIZE_DEFAULT),
         "Bytes kept back, so that a full disk can still be trimmed and shut down in order.",
         RESERVE_SIZE_DEFAULT,
     )
     scrub_rate: int = _setting(
-        "scrub_rate",
         size_between(64 * KIB, SCRUB_RATE_MAX, zero="0"),
-        format_size(SCRUB_RATE_DEFAULT),
         "Bytes a second at which sealed segments are read once a day to find damage; 0: never.",
         SCRUB_RATE_DEFAULT,
     )
@@ -170,18 +170,18 @@ class RetentionConfig:
     """What a new cluster keeps; 0 means everything. Later changes go through the log itself."""
 
     size_max: int = _setting(
-        "bytes",
         size_between(1 * MIB, UINT64_MAX, zero=UNLIMITED),
-        "unlimited",
         "Trim the oldest segments beyond this many bytes: 100GiB, ...",
         0,
+        example="unlimited",
+        key="bytes",
     )
     age_max_seconds: int = _setting(
-        "age",
         read_age,
-        "unlimited",
         "Trim segments whose records are all older than this: 12h, 7d, ...",
         0,
+        example="unlimited",
+        key="age",
     )
 
 
@@ -190,18 +190,16 @@ class LimitsConfig:
     """Bounds on what clients may ask for, in bytes."""
 
     record_size_max: int = _setting(
-        "record_bytes_max",
         size_between(1, PAYLOAD_SIZE_MAX),
-        format_size(RECORD_SIZE_MAX),
         "The largest record a producer may append.",
         RECORD_SIZE_MAX,
+        key="record_bytes_max",
     )
     proposals_size_max: int = _setting(
-        "proposals_bytes_max",
         size_between(PAYLOAD_SIZE_MAX, 4 * GIB),
-        format_size(PROPOSALS_SIZE_MAX),
         "Bytes waiting to become durable, at most; producers beyond it wait.",
         PROPOSALS_SIZE_MAX,
+        key="proposals_bytes_max",
     )
 
 
@@ -210,18 +208,10 @@ class LoggingConfig:
     """What the node writes about itself."""
 
     format: str = _setting(
-        "format",
-        one_of(*LOG_FORMATS),
-        "text",
-        "text for people, json (one object a line) for machines.",
-        "text",
+        one_of(*LOG_FORMATS), "text for people, json (one object a line) for machines.", "text"
     )
     level: str = _setting(
-        "level",
-        one_of(*LOG_LEVELS),
-        "info",
-        "The least important line written: debug, info, warn, error, critical.",
-        "info",
+        one_of(*LOG_LEVELS), "The least important line written: debug, info, warn, error, critical.", "info"
     )
 
 
@@ -230,9 +220,7 @@ class ShutdownConfig:
     """How the node stops."""
 
     drain_seconds: float = _setting(
-        "drain_seconds",
         seconds_between(0, DRAIN_SECONDS_MAX),
-        "10",
         "After SIGTERM, how long requests under way may take to finish.",
         10.0,
     )
@@ -243,9 +231,7 @@ class TimingConfig:
     """How patient the nodes are with each other; the same on every node."""
 
     network: str = _setting(
-        "network",
         one_of(*NETWORKS),
-        "lan",
         "local: one machine; lan: one site, a dead leader is replaced in 1 to 3 s; wan: several, 5 to 15 s.",
         "lan",
     )
@@ -256,64 +242,54 @@ class NodeConfig:
     """All settings of one node. Every path is absolute."""
 
     path: Path = field()
-    name: str = _setting("node", read_name, "node-1", "This node's name, in no other node's file.")
-    cluster: str = _setting("cluster", read_name, "loghouse", "The cluster's name, the same on every node.")
-    data_dir: Path = _setting(
-        "data_dir", read_folder, "data", "Where the log lives. Paths start from this file's folder."
+    name: str = _setting(
+        read_name, "This node's name, in no other node's file.", example="node-1", key="node"
     )
-    listen: Address = _setting("listen", read_address, "127.0.0.1:8400", "Where clients connect.")
+    cluster: str = _setting(read_name, "The cluster's name, the same on every node.", example="loghouse")
+    data_dir: Path = _setting(
+        read_folder, "Where the log lives. Paths start from this file's folder.", example="data"
+    )
+    listen: Address = _setting(read_address, "Where clients connect.", example="127.0.0.1:8400")
     advertise: Address | None = _setting(
-        "advertise",
         read_address,
-        "node-1.example:8400",
         "The address others are told to dial; needed when listen is 0.0.0.0 or [::]. Default: listen.",
         None,
+        example="node-1.example:8400",
     )
     grpc_listen: Address | None = _setting(
-        "grpc_listen", read_address, "127.0.0.1:8401", "A second door for gRPC alone.", None
+        read_address, "A second door for gRPC alone.", None, example="127.0.0.1:8401"
     )
     tls: TLSConfig | None = _section(
-        "tls", TLSConfig, "Certificates: `loghouse certs` makes them.", optional=True, shown=True
+        TLSConfig, "Certificates: `loghouse certs` makes them.", optional=True, shown=True
     )
     plaintext: bool = _setting(
-        "plaintext",
         read_boolean,
-        "false",
         "With true: no TLS and no identities, for everyone on this machine; only on a loopback address.",
         False,
     )
     plaintext_subject: str = _setting(
-        "plaintext_subject",
-        read_subject,
-        "root",
-        "With plaintext, whom the policy takes everyone for.",
-        "root",
+        read_subject, "With plaintext, whom the policy takes everyone for.", "root"
     )
     acl: ACLConfig = _section(
-        "acl", ACLConfig, "Who may do what; what no rule allows is refused.", required=True, shown=True
+        ACLConfig, "Who may do what; what no rule allows is refused.", required=True, shown=True
     )
     bootstrap: bool = _setting(
-        "bootstrap",
-        read_boolean,
-        "true",
-        "An empty data_dir starts a new cluster. Default: true when join is empty.",
-        True,
+        read_boolean, "An empty data_dir starts a new cluster. Default: true when join is empty.", True
     )
     join: tuple[Address, ...] = _setting(
-        "join",
         read_addresses,
-        "[]",
         "Addresses of all nodes of the cluster, the same list on each; [] for a node alone.",
         (),
+        example="[]",
     )
-    storage: StorageConfig = _section("storage", StorageConfig, "The files of the log.", shown=False)
+    storage: StorageConfig = _section(StorageConfig, "The files of the log.", shown=False)
     retention: RetentionConfig = _section(
-        "retention", RetentionConfig, "What a new cluster keeps of its log.", shown=False
+        RetentionConfig, "What a new cluster keeps of its log.", shown=False
     )
-    limits: LimitsConfig = _section("limits", LimitsConfig, "Bounds for clients.", shown=False)
-    logging: LoggingConfig = _section("logging", LoggingConfig, "The node's own diagnostics.", shown=False)
-    shutdown: ShutdownConfig = _section("shutdown", ShutdownConfig, "How the node stops.", shown=False)
-    timing: TimingConfig = _section("timing", TimingConfig, "Patience among the nodes.", shown=False)
+    limits: LimitsConfig = _section(LimitsConfig, "Bounds for clients.", shown=False)
+    logging: LoggingConfig = _section(LoggingConfig, "The node's own diagnostics.", shown=False)
+    shutdown: ShutdownConfig = _section(ShutdownConfig, "How the node stops.", shown=False)
+    timing: TimingConfig = _section(TimingConfig, "Patience among the nodes.", shown=False)
 
     @property
     def public_address(self) -> Address:
@@ -334,17 +310,16 @@ class ClientConfig:
     """client.yaml: which node to talk to, and as whom."""
 
     server: tuple[Address, ...] = _setting(
-        "server", read_servers, "127.0.0.1:8400", "A node of the cluster, or several: host:port,host:port."
+        read_servers, "A node of the cluster, or several: host:port,host:port.", example="127.0.0.1:8400"
     )
     cluster: str = _setting(
-        "cluster",
         read_name,
-        "loghouse",
         "The cluster's name, as in node.yaml; left out: the first node that answers says which it is.",
         "",
+        example="loghouse",
     )
     tls: ClientTLSConfig | None = _section(
-        "tls", ClientTLSConfig, "As whom; left out: no TLS.", optional=True, shown=True
+        ClientTLSConfig, "As whom; left out: no TLS.", optional=True, shown=True
     )
 
 
@@ -353,6 +328,7 @@ def settings_of(section: type[Any]) -> Iterator[tuple[str, _Setting, bool]]:
     for item in dataclasses.fields(section):
         setting = item.metadata.get("setting")
         if setting is not None:
+            setting = dataclasses.replace(setting, key=setting.key or item.name)
             yield item.name, setting, item.default is MISSING and item.default_factory is MISSING
 
 
