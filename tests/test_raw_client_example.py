@@ -162,7 +162,7 @@ class SpecificationTests(SynchronousTestCase):
                 cls.may_retry,
                 "perhaps" if cls.was_appended is None else "no",
             )
-            for cls, (numbers, texts, _) in FAILURE_FIELDS.items()
+            for cls, (numbers, texts) in FAILURE_FIELDS.items()
         }
         self.assertEqual(rows, expected)
 

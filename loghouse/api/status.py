@@ -29,11 +29,13 @@ class _Row:
     metadata: _Metadata = lambda _: {}
 
 
+def _attributes(*names: str) -> _Metadata:
+    return lambda error: {name: getattr(error, name) for name in names}
+
+
 _TABLE: Final[Mapping[type[LoghouseError], _Row]] = {
     errors.InvalidRequestError: _Row(
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "INVALID_REQUEST",
-        lambda e: {"field": e.field, "problem": e.problem},
+        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", _attributes("field", "problem")
     ),
     errors.OffsetOutOfRangeError: _Row(
         grpc.StatusCode.OUT_OF_RANGE, "OFFSET_OUT_OF_RANGE", lambda e: _bounds(e.lowest, e.next_offset)
@@ -45,37 +47,29 @@ _TABLE: Final[Mapping[type[LoghouseError], _Row]] = {
     # Not UNAVAILABLE: stock retry policies would append the record a second time.
     errors.OutcomeUnknownError: _Row(grpc.StatusCode.ABORTED, "OUTCOME_UNKNOWN"),
     errors.ExpectOffsetError: _Row(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "EXPECT_OFFSET",
-        lambda e: {"expected": e.expected, "actual": e.actual},
+        grpc.StatusCode.FAILED_PRECONDITION, "EXPECT_OFFSET", _attributes("expected", "actual")
     ),
     errors.SequenceError: _Row(
         grpc.StatusCode.FAILED_PRECONDITION,
         "PRODUCER_SEQUENCE",
-        lambda e: {"producer_id": e.producer_id, "sequence": e.sequence, "expected": e.expected},
+        _attributes("producer_id", "sequence", "expected"),
     ),
     errors.SequenceReusedError: _Row(
         grpc.StatusCode.FAILED_PRECONDITION,
         "PRODUCER_SEQUENCE_REUSED",
-        lambda e: {"producer_id": e.producer_id, "sequence": e.sequence},
+        _attributes("producer_id", "sequence"),
     ),
     errors.UnknownProducerError: _Row(
-        grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_PRODUCER", lambda e: {"producer_id": e.producer_id}
+        grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_PRODUCER", _attributes("producer_id")
     ),
     errors.ResourceExhaustedError: _Row(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "RESOURCE_EXHAUSTED",
-        lambda e: {"resource": e.resource, "limit": e.limit},
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED", _attributes("resource", "limit")
     ),
     errors.DiskFullError: _Row(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        "DISK_FULL",
-        lambda e: {"resource": e.resource, "limit": e.limit, "directory": e.directory},
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "DISK_FULL", _attributes("resource", "limit", "directory")
     ),
     errors.PermissionDeniedError: _Row(
-        grpc.StatusCode.PERMISSION_DENIED,
-        "PERMISSION_DENIED",
-        lambda e: {"subject": e.subject, "action": e.action, "object": e.object},
+        grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", _attributes("subject", "action", "object")
     ),
     errors.UnauthenticatedError: _Row(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
     errors.IdentityError: _Row(grpc.StatusCode.UNAUTHENTICATED, "BAD_CERTIFICATE"),

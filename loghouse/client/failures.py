@@ -76,14 +76,18 @@ def _plain(kind: type[LoghouseError]) -> _Build:
     return lambda text, fields, offset: kind(text)
 
 
-def _detached(kind: type[LoghouseError], **names: str) -> _Build:
+def _numbers(kind: Callable[..., LoghouseError], *names: str) -> _Build:
+    return lambda text, fields, offset: kind(*(_number(fields, name) for name in names))
+
+
+def _detached(kind: type[LoghouseError], *names: str) -> _Build:
     """Build an error of which the text came whole: its attributes are set, its text is the server's."""
 
     def build(text: str, fields: _Fields, offset: int) -> LoghouseError:
         error = kind.__new__(kind)
         Exception.__init__(error, text)
-        for attribute, name in names.items():
-            setattr(error, attribute, fields.get(name, ""))
+        for name in names:
+            setattr(error, name, fields.get(name, ""))
         return error
 
     return build
@@ -106,40 +110,19 @@ _REASONS: Final[Mapping[str, tuple[Effect, _Build]]] = {
     ),
     "UNAVAILABLE": (Effect.NOTHING, _plain(UnavailableError)),
     "OUTCOME_UNKNOWN": (Effect.UNKNOWN, _plain(OutcomeUnknownError)),
-    "EXPECT_OFFSET": (
-        Effect.REFUSED,
-        lambda text, fields, offset: errors.ExpectOffsetError(
-            _number(fields, "expected"), _number(fields, "actual")
-        ),
-    ),
+    "EXPECT_OFFSET": (Effect.REFUSED, _numbers(errors.ExpectOffsetError, "expected", "actual")),
     "PRODUCER_SEQUENCE": (
         Effect.REFUSED,
-        lambda text, fields, offset: errors.SequenceError(
-            _number(fields, "producer_id"), _number(fields, "sequence"), _number(fields, "expected")
-        ),
+        _numbers(errors.SequenceError, "producer_id", "sequence", "expected"),
     ),
     "PRODUCER_SEQUENCE_REUSED": (
         Effect.REFUSED,
-        lambda text, fields, offset: errors.SequenceReusedError(
-            _number(fields, "producer_id"), _number(fields, "sequence")
-        ),
+        _numbers(errors.SequenceReusedError, "producer_id", "sequence"),
     ),
-    "UNKNOWN_PRODUCER": (
-        Effect.REFUSED,
-        lambda text, fields, offset: errors.UnknownProducerError(_number(fields, "producer_id")),
-    ),
-    "RESOURCE_EXHAUSTED": (
-        Effect.NOTHING,
-        _detached(ResourceExhaustedError, resource="resource", limit="limit"),
-    ),
-    "DISK_FULL": (
-        Effect.NOTHING,
-        _detached(errors.DiskFullError, resource="resource", limit="limit", directory="directory"),
-    ),
-    "PERMISSION_DENIED": (
-        Effect.REFUSED,
-        _detached(PermissionDeniedError, subject="subject", action="action", object="object"),
-    ),
+    "UNKNOWN_PRODUCER": (Effect.REFUSED, _numbers(errors.UnknownProducerError, "producer_id")),
+    "RESOURCE_EXHAUSTED": (Effect.NOTHING, _detached(ResourceExhaustedError, "resource", "limit")),
+    "DISK_FULL": (Effect.NOTHING, _detached(errors.DiskFullError, "resource", "limit", "directory")),
+    "PERMISSION_DENIED": (Effect.REFUSED, _detached(PermissionDeniedError, "subject", "action", "object")),
     "UNAUTHENTICATED": (Effect.REFUSED, _plain(UnauthenticatedError)),
     "BAD_CERTIFICATE": (Effect.REFUSED, _plain(errors.IdentityError)),
     "UNKNOWN_LOG": (

@@ -6,9 +6,9 @@ error again. A code it does not know becomes a `RequestError` with the sender's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from loghouse import errors
 from loghouse.errors import LoghouseError
@@ -36,7 +36,7 @@ class FailureFields:
     @classmethod
     def of(cls, error: LoghouseError) -> Self:
         """Return the message that tells of `error`."""
-        numbers, texts, _ = FAILURE_FIELDS.get(type(error), ((), (), None))
+        numbers, texts = FAILURE_FIELDS.get(type(error), _TEXT_ALONE)
         return cls(
             code=error.code,
             numbers=tuple(_number(getattr(error, name)) for name in numbers),
@@ -49,10 +49,13 @@ class FailureFields:
         known = _BY_CODE.get(self.code)
         if known is None:
             return errors.RequestError(f"{self.text} (error code {self.code}, unknown to this version)")
-        numbers, texts, build = FAILURE_FIELDS[known]
+        numbers, texts = FAILURE_FIELDS[known]
         if len(self.numbers) != len(numbers) or len(self.texts) != len(texts):
             return errors.RequestError(self.text)
-        return build(self)
+        if known is errors.NotLeaderError:
+            return errors.NotLeaderError(self.texts[0] or None)
+        details: tuple[Any, ...] = (*self.numbers, *self.texts) or (self.text,)
+        return known(*details)
 
 
 def _number(value: int) -> int:
@@ -65,69 +68,33 @@ def _line(text: str) -> str:
     return clean[:TEXT_SIZE_MAX].decode("utf8", "ignore")
 
 
-_Fields = tuple[tuple[str, ...], tuple[str, ...], Callable[[FailureFields], LoghouseError]]
-
-
-def _plain(cls: type[LoghouseError]) -> _Fields:
-    return (), (), lambda failure: cls(failure.text)
-
-
-FAILURE_FIELDS: Final[Mapping[type[LoghouseError], _Fields]] = {
-    errors.ProtocolError: _plain(errors.ProtocolError),
-    errors.FrameTooLargeError: (
-        ("kind", "size", "size_max"),
-        (),
-        lambda f: errors.FrameTooLargeError(*f.numbers),
-    ),
-    errors.MalformedMessageError: _plain(errors.MalformedMessageError),
-    errors.IdentityError: _plain(errors.IdentityError),
-    errors.VersionError: _plain(errors.VersionError),
-    errors.PeerTimeoutError: _plain(errors.PeerTimeoutError),
-    errors.InvalidRequestError: ((), ("field", "problem"), lambda f: errors.InvalidRequestError(*f.texts)),
-    errors.OffsetOutOfRangeError: (
-        ("offset", "lowest", "next_offset"),
-        (),
-        lambda f: errors.OffsetOutOfRangeError(*f.numbers),
-    ),
-    errors.NotLeaderError: ((), ("leader",), lambda f: errors.NotLeaderError(f.texts[0] or None)),
-    errors.UnavailableError: _plain(errors.UnavailableError),
-    errors.OutcomeUnknownError: _plain(errors.OutcomeUnknownError),
-    errors.ExpectOffsetError: (
-        ("expected", "actual"),
-        (),
-        lambda f: errors.ExpectOffsetError(*f.numbers),
-    ),
-    errors.SequenceError: (
-        ("producer_id", "sequence", "expected"),
-        (),
-        lambda f: errors.SequenceError(*f.numbers),
-    ),
-    errors.SequenceReusedError: (
-        ("producer_id", "sequence"),
-        (),
-        lambda f: errors.SequenceReusedError(*f.numbers),
-    ),
-    errors.UnknownProducerError: (
-        ("producer_id",),
-        (),
-        lambda f: errors.UnknownProducerError(*f.numbers),
-    ),
-    errors.ResourceExhaustedError: (
-        (),
-        ("resource", "limit"),
-        lambda f: errors.ResourceExhaustedError(*f.texts),
-    ),
-    errors.DiskFullError: ((), ("directory",), lambda f: errors.DiskFullError(*f.texts)),
-    errors.PermissionDeniedError: (
-        (),
-        ("subject", "action", "object"),
-        lambda f: errors.PermissionDeniedError(*f.texts),
-    ),
-    errors.UnauthenticatedError: _plain(errors.UnauthenticatedError),
-    errors.UnknownLogError: ((), ("name",), lambda f: errors.UnknownLogError(*f.texts)),
-    errors.UnknownServiceError: ((), ("name",), lambda f: errors.UnknownServiceError(*f.texts)),
-    errors.MembershipError: _plain(errors.MembershipError),
-    errors.NotSupportedError: _plain(errors.NotSupportedError),
+_TEXT_ALONE: Final[tuple[tuple[str, ...], tuple[str, ...]]] = ((), ())
+FAILURE_FIELDS: Final[Mapping[type[LoghouseError], tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    errors.ProtocolError: _TEXT_ALONE,
+    errors.FrameTooLargeError: (("kind", "size", "size_max"), ()),
+    errors.MalformedMessageError: _TEXT_ALONE,
+    errors.IdentityError: _TEXT_ALONE,
+    errors.VersionError: _TEXT_ALONE,
+    errors.PeerTimeoutError: _TEXT_ALONE,
+    errors.InvalidRequestError: ((), ("field", "problem")),
+    errors.OffsetOutOfRangeError: (("offset", "lowest", "next_offset"), ()),
+    errors.NotLeaderError: ((), ("leader",)),
+    errors.UnavailableError: _TEXT_ALONE,
+    errors.OutcomeUnknownError: _TEXT_ALONE,
+    errors.ExpectOffsetError: (("expected", "actual"), ()),
+    errors.SequenceError: (("producer_id", "sequence", "expected"), ()),
+    errors.SequenceReusedError: (("producer_id", "sequence"), ()),
+    errors.UnknownProducerError: (("producer_id",), ()),
+    errors.ResourceExhaustedError: ((), ("resource", "limit")),
+    errors.DiskFullError: ((), ("directory",)),
+    errors.PermissionDeniedError: ((), ("subject", "action", "object")),
+    errors.UnauthenticatedError: _TEXT_ALONE,
+    errors.UnknownLogError: ((), ("name",)),
+    errors.UnknownServiceError: ((), ("name",)),
+    errors.MembershipError: _TEXT_ALONE,
+    errors.NotSupportedError: _TEXT_ALONE,
 }
+"""Which attributes go as numbers and which as texts, in the order in which the class takes them."""
+
 _BY_CODE: Final = {cls.code: cls for cls in FAILURE_FIELDS}
 assert len(_BY_CODE) == len(FAILURE_FIELDS), "two errors share a code"
