@@ -302,7 +302,7 @@ class Forwarder:
     # --- messages -----------------------------------------------------------------------
 
     def message_received(self, source_name: str, message: Message, leading: Leading) -> None:
-        """Take one of `FORWARD_MESSAGES` from the node of that name.
+        """Take one of the forward messages from the node of that name.
 
         Args:
             source_name: Whose certificate the link has.

@@ -256,27 +256,6 @@ class Failure(FailureFields, Message):
     """The request of this stream was refused; the stream is over, the connection goes on."""
 
 
-CLIENT_MESSAGES: Final[tuple[type[Message], ...]] = (
-    Produce,
-    ProduceReply,
-    Fetch,
-    FetchReply,
-    Follow,
-    FollowFrames,
-    Credit,
-    Cancel,
-    Describe,
-    DescribeReply,
-    Bounds,
-    BoundsReply,
-    FindOffset,
-    FindOffsetReply,
-    RegisterProducer,
-    RegisterProducerReply,
-    LeaderHint,
-    Failure,
-)
-
 # What answers a request when it succeeds. Follow's stream stays open, the others end with their reply.
 REPLIES: Final[Mapping[type[Message], type[Message]]] = {
     Produce: ProduceReply,

@@ -13,27 +13,44 @@ from typing import Final
 
 from loghouse.errors import MalformedMessageError
 from loghouse.limits import UNKNOWN_SIZE_MAX
-from loghouse.protocol import raft_messages
-from loghouse.protocol.client_messages import CLIENT_MESSAGES
+from loghouse.protocol import (
+    client_messages,
+    forward_messages,
+    gossip_messages,
+    link_messages,
+    raft_messages,
+    repair_messages,
+    roster_messages,
+)
 from loghouse.protocol.entry import Buffer
-from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS, FORWARD_MESSAGES
+from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS
 from loghouse.protocol.framing import Frame, pack_header
-from loghouse.protocol.gossip_messages import GOSSIP_MESSAGES
-from loghouse.protocol.link_messages import LINK_MESSAGES
 from loghouse.protocol.message import Message
-from loghouse.protocol.repair_messages import REPAIR_BULK_KINDS, REPAIR_MESSAGES
-from loghouse.protocol.roster_messages import ROSTER_MESSAGES
+from loghouse.protocol.repair_messages import REPAIR_BULK_KINDS
 
 OPTIONAL_KIND: Final = 0x0080  # set in a kind: whoever does not know it drops the frame
 CLIENT_KINDS: Final = range(0x0300, 0x0400)
 
 
+_MODULES: Final = (
+    link_messages,
+    forward_messages,
+    repair_messages,
+    roster_messages,
+    gossip_messages,
+    client_messages,
+)
+
+
 def _registry() -> Mapping[int, type[Message]]:
+    """Return every message that those modules declare, by its kind."""
     found: dict[int, type[Message]] = {}
-    node_messages = (*FORWARD_MESSAGES, *REPAIR_MESSAGES, *ROSTER_MESSAGES, *GOSSIP_MESSAGES)
-    for cls in (*LINK_MESSAGES, *node_messages, *CLIENT_MESSAGES):
-        assert cls.KIND not in found, f"kind {cls.KIND:#06x} twice"
-        found[cls.KIND] = cls
+    for module in _MODULES:
+        for cls in vars(module).values():
+            is_own = isinstance(cls, type) and cls.__module__ == module.__name__
+            if is_own and issubclass(cls, Message) and "KIND" in vars(cls):
+                assert cls.KIND not in found, f"kind {cls.KIND:#06x} twice"
+                found[cls.KIND] = cls
     return MappingProxyType(found)
 
 

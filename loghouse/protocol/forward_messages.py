@@ -192,11 +192,4 @@ class ForwardAdminReply(Message):
             raise ValueError(f"{len(self.matches)} members, at most {MEMBERS_MAX}")
 
 
-FORWARD_MESSAGES: Final[tuple[type[Message], ...]] = (
-    ForwardProduce,
-    ForwardReply,
-    ForwardFailure,
-    ForwardAdmin,
-    ForwardAdminReply,
-)
 FORWARD_BULK_KINDS: Final = frozenset((ForwardProduce.KIND,))

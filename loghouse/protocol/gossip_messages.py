@@ -177,14 +177,3 @@ class SwimBroadcast(_Carrier):
         if not 0 < len(self.broadcasts) <= GOSSIP_BROADCASTS_MAX:
             raise ValueError(f"{len(self.broadcasts)} broadcasts, allowed: 1 to {GOSSIP_BROADCASTS_MAX}")
         _Carrier.check(self)
-
-
-GOSSIP_MESSAGES: Final[tuple[type[Message], ...]] = (
-    SwimPing,
-    SwimPingReq,
-    SwimAck,
-    SwimNack,
-    PushPull,
-    PushPullReply,
-    SwimBroadcast,
-)

@@ -107,7 +107,3 @@ class Goodbye(Message):
     def check(self) -> None:
         """Raise ValueError when the reason is too long or unprintable."""
         check_text("reason", self.reason, TEXT_SIZE_MAX)
-
-
-LINK_MESSAGES: Final[tuple[type[Message], ...]] = (Hello, Ping, Pong, LinkError, Goodbye)
-__all__ = ["LINK_MESSAGES", "Capability", "Goodbye", "Hello", "LinkError", "LinkRole", "Ping", "Pong"]

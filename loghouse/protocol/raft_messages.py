@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Self, TypeAlias
+from typing import Any, ClassVar, Final, Self, TypeAlias, get_args
 
 from construct import Construct, Int32ub, Struct
 
@@ -255,20 +255,7 @@ Message: TypeAlias = (
     | NoRoom
 )
 
-# ONLY APPEND TO THIS LIST.
-MESSAGES: Final[tuple[type[_Message], ...]] = (
-    RequestVote,
-    RequestVoteReply,
-    AppendEntries,
-    AppendEntriesReply,
-    Heartbeat,
-    HeartbeatReply,
-    InstallSnapshot,
-    TimeoutNow,
-    ReadIndex,
-    ReadIndexReply,
-    NoRoom,
-)
+MESSAGES: Final[tuple[type[_Message], ...]] = get_args(Message)
 BY_KIND: Final[dict[int, type[_Message]]] = {message.KIND: message for message in MESSAGES}
 _LAYOUTS: Final[dict[int, FixedLayout]] = {
     kind: layout for kind, message in BY_KIND.items() if (layout := fixed_layout(message.WIRE)) is not None

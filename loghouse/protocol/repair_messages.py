@@ -42,5 +42,4 @@ class EntriesReply(Message):
     frames: Rest = b""
 
 
-REPAIR_MESSAGES: Final[tuple[type[Message], ...]] = (EntriesRequest, EntriesReply)
 REPAIR_BULK_KINDS: Final = frozenset((EntriesReply.KIND,))

@@ -49,6 +49,3 @@ class RosterReply(Message):
             check_name("node", member.name)
             if len(member.disk_uuid) != UUID_SIZE:
                 raise ValueError("truncated in a disk's uuid")
-
-
-ROSTER_MESSAGES: Final[tuple[type[Message], ...]] = (RosterRequest, RosterReply)

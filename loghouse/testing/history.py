@@ -45,17 +45,36 @@ class Written:
     base_offset: int = -1
 
 
-class History:
-    """Records operations; `problems` judges them against the final log."""
+class Observations:
+    """What clients read, stamped in the order it happened; also for many threads."""
 
     def __init__(self) -> None:
         self._stamps = count(1)
-        self.written: list[Written] = []
         self.reads: list[ReadHit | ReadMiss | TailOp] = []
 
     def stamp(self) -> int:
         """Return the next moment."""
         return next(self._stamps)
+
+    def hit(self, invoked: int, offset: int) -> None:
+        """Note that a read was given a record."""
+        self.reads.append(ReadHit(invoked, self.stamp(), offset))
+
+    def miss(self, invoked: int, offset: int) -> None:
+        """Note that a read was told that there is no such record yet."""
+        self.reads.append(ReadMiss(invoked, self.stamp(), offset))
+
+    def tail(self, invoked: int, next_offset: int) -> None:
+        """Note an answer to the question for the next offset."""
+        self.reads.append(TailOp(invoked, self.stamp(), next_offset))
+
+
+class History(Observations):
+    """Records operations; `problems` judges them against the final log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[Written] = []
 
     def write(
         self,
@@ -79,18 +98,6 @@ class History:
     def refuse(self, op: Written) -> None:
         """Note that the client was told: certainly not appended."""
         op.outcome = Outcome.REFUSED
-
-    def hit(self, invoked: int, offset: int) -> None:
-        """Note that a read was given a record."""
-        self.reads.append(ReadHit(invoked, self.stamp(), offset))
-
-    def miss(self, invoked: int, offset: int) -> None:
-        """Note that a read was told that there is no such record yet."""
-        self.reads.append(ReadMiss(invoked, self.stamp(), offset))
-
-    def tail(self, invoked: int, next_offset: int) -> None:
-        """Note an answer to the question for the next offset."""
-        self.reads.append(TailOp(invoked, self.stamp(), next_offset))
 
     def problems(self, log: Sequence[Entry]) -> list[str]:
         """Return everything that the whole committed log, from its first entry ever, says is wrong."""

@@ -17,15 +17,8 @@ from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.failures import Effect, failure_of
 from loghouse.errors import LoghouseError
 from loghouse.protocol.batch import encode_batch
-from loghouse.testing.linearizability import (
-    NEVER,
-    AppendOp,
-    Operation,
-    ReadHit,
-    ReadMiss,
-    TailOp,
-    check_history,
-)
+from loghouse.testing.history import Observations
+from loghouse.testing.linearizability import NEVER, AppendOp, Operation, check_history
 from loghouse.testing.process import NodeProcess, wait_until
 
 ATTEMPT_SECONDS: Final = 3.0
@@ -44,19 +37,14 @@ class Write:
     is_refused: bool = False  # every attempt was told: certainly not appended
 
 
-class Recorder:
+class Recorder(Observations):
     """What clients asked and were told, stamped in the order it happened; for many threads."""
 
     def __init__(self) -> None:
-        self._stamps = count(1)
+        super().__init__()
         self.writes: list[Write] = []
         self.acknowledged: list[Write] = []
-        self.reads: list[ReadHit | ReadMiss | TailOp] = []
         self.seen: list[tuple[int, bytes]] = []
-
-    def stamp(self) -> int:
-        """Return the next moment."""
-        return next(self._stamps)
 
     def write(self, *values: bytes) -> Write:
         """Note that a client begins to append."""
@@ -70,18 +58,10 @@ class Recorder:
         write.returned = self.stamp()
         self.acknowledged.append(write)
 
-    def hit(self, invoked: int, offset: int, value: bytes) -> None:
-        """Note that a read was given a record."""
-        self.reads.append(ReadHit(invoked, self.stamp(), offset))
+    def saw(self, invoked: int, offset: int, value: bytes) -> None:
+        """Note that a read was given this record."""
+        self.hit(invoked, offset)
         self.seen.append((offset, value))
-
-    def miss(self, invoked: int, offset: int) -> None:
-        """Note that a read was told that there is no such record yet."""
-        self.reads.append(ReadMiss(invoked, self.stamp(), offset))
-
-    def tail(self, invoked: int, next_offset: int) -> None:
-        """Note an answer to the question for the next offset."""
-        self.reads.append(TailOp(invoked, self.stamp(), next_offset))
 
     def problems(self, values: Sequence[bytes]) -> list[str]:
         """Return everything that the final log, a value an offset from 0, says is wrong."""
@@ -265,7 +245,7 @@ class Load:
                     offset = max(0, tail + rng.randrange(-3, 6))
                     request = log_pb2.ConsumeRequest(offset=offset)
                     record = stub.Consume(request, timeout=self._attempt_seconds).record
-                    self.recorder.hit(invoked, offset, record.value)
+                    self.recorder.saw(invoked, offset, record.value)
                     tail = max(tail, offset + 1)
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.OUT_OF_RANGE:

@@ -33,7 +33,7 @@ class RecorderTests(SynchronousTestCase):
         self.recorder.write(b"unknown, but there")
         self.recorder.write(b"unknown, and not there")
         self.append(2, b"c", b"d")
-        self.recorder.hit(self.recorder.stamp(), 3, b"d")
+        self.recorder.saw(self.recorder.stamp(), 3, b"d")
         self.recorder.tail(self.recorder.stamp(), 4)
         self.assertEqual(self.recorder.problems([b"a", b"unknown, but there", b"c", b"d"]), [])
 
@@ -72,7 +72,7 @@ class RecorderTests(SynchronousTestCase):
     def test_wrong_bytes(self):
         """A read that gave other bytes than the log holds."""
         self.append(0, b"a")
-        self.recorder.hit(self.recorder.stamp(), 0, b"z")
+        self.recorder.saw(self.recorder.stamp(), 0, b"z")
         self.assertProblem("was read as b'z', but holds", b"a")
 
     def test_stale_answers(self):
