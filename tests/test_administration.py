@@ -22,10 +22,10 @@ class AdministrationTests(TownTestCase):
         dead.crash()
         gone = MemberKey(dead.name, dead.node.disk_uuid)
         town.until(lambda: asked.cluster.liveness_of(gone) is Liveness.DEAD, 60)
-        failure = self.failure(town, living.node.remove(living.name), MembershipError)
+        failure = self.failure(town, living.node.administration.remove(living.name), MembershipError)
         self.assertIn(f"{dead.name} cannot be reached", failure.getErrorMessage())
         self.assertEqual(len(asked.node.configuration.voters), 3)
-        self.result(town, living.node.remove(dead.name))
+        self.result(town, living.node.administration.remove(dead.name))
         self.assertEqual(len(asked.node.configuration.voters), 2)
 
     def test_remove_right_after_a_death(self):
@@ -33,9 +33,9 @@ class AdministrationTests(TownTestCase):
         town = self.built()
         leader = town.leader
         dead, living = (one for one in town.running if not one.leads)
-        raft, id_ = leader.node._replica.raft, dead.node.member_id
+        raft, id_ = leader.driver.raft, dead.node.member_id
         dead.crash()
-        done = leader.node.remove(living.name)
+        done = leader.node.administration.remove(living.name)
         self.assertIn(
             f"{dead.name} cannot be reached", self.failure(town, done, MembershipError).getErrorMessage()
         )
@@ -43,7 +43,7 @@ class AdministrationTests(TownTestCase):
         self.result(town, town.leader.propose())
         dead.start()
         town.until(lambda: raft.followers[id_].silent_ticks <= 1)
-        self.result(town, leader.node.remove(living.name))
+        self.result(town, leader.node.administration.remove(living.name))
 
     def test_leave_right_after_a_death(self):
         """A leader that leaves asks the same of those it leaves behind."""
@@ -51,7 +51,7 @@ class AdministrationTests(TownTestCase):
         leader = town.leader
         dead = self.follower(town)
         dead.crash()
-        self.failure(town, leader.node.leave(), MembershipError)
+        self.failure(town, leader.node.administration.leave(), MembershipError)
         self.result(town, town.leader.propose())
 
     def test_stop_during_a_removal(self):
@@ -59,7 +59,7 @@ class AdministrationTests(TownTestCase):
         town = self.built()
         leader = town.leader
         town.cut(leader.name)
-        done = leader.node.remove(self.follower(town).name)
+        done = leader.node.administration.remove(self.follower(town).name)
         self.assertNoResult(done)
         leader.stop()
         self.failureResultOf(done, UnavailableError, MembershipError)
@@ -84,16 +84,18 @@ class AdministrationTests(TownTestCase):
         """The only voter cannot go, and what is no member cannot either."""
         town = self.built("a")
         node = town["a"].node
-        self.assertIn("only voter", self.failureResultOf(node.leave(), MembershipError).getErrorMessage())
-        self.failureResultOf(node.add("x", False), MembershipError)
-        self.failureResultOf(node.add("a", False), MembershipError)
-        self.failureResultOf(node.transfer("x"), MembershipError)
+        self.assertIn(
+            "only voter", self.failureResultOf(node.administration.leave(), MembershipError).getErrorMessage()
+        )
+        self.failureResultOf(node.administration.add("x", False), MembershipError)
+        self.failureResultOf(node.administration.add("a", False), MembershipError)
+        self.failureResultOf(node.administration.transfer("x"), MembershipError)
 
     def test_leave_of_the_leader(self):
         """A leader that leaves commits that, and the others go on."""
         town = self.built()
         old = town.leader
-        self.result(town, old.node.leave())
+        self.result(town, old.node.administration.leave())
         new = town.until(lambda: next((one for one in town.running if one.leads and one is not old), None))
         self.assertNotIn(old.name, town.shape(new.name))
         town.until(lambda: not old.leads)
@@ -104,10 +106,10 @@ class AdministrationTests(TownTestCase):
         """Leadership goes to the node that was named, asked through any node, without a lost append."""
         town = self.built()
         target = self.follower(town)
-        self.assertEqual(self.result(town, target.node.transfer(target.name)), target.name)
+        self.assertEqual(self.result(town, target.node.administration.transfer(target.name)), target.name)
         town.until(lambda: town.leader is target)
-        self.assertEqual(self.result(town, target.node.transfer(target.name)), target.name)
-        chosen = self.result(town, target.node.transfer(""))
+        self.assertEqual(self.result(town, target.node.administration.transfer(target.name)), target.name)
+        chosen = self.result(town, target.node.administration.transfer(""))
         town.until(lambda: town.leader is town[chosen])
         self.assertNotEqual(chosen, target.name)
 
@@ -116,7 +118,7 @@ class AdministrationTests(TownTestCase):
         town = self.built()
         leader, target = town.leader, self.follower(town)
         town.cut(target.name)
-        done = leader.node.transfer(target.name)
+        done = leader.node.administration.transfer(target.name)
         self.assertIn("leads on", self.failure(town, done, UnavailableError).getErrorMessage())
         self.assertTrue(leader.leads)
         self.result(town, leader.propose())
@@ -127,8 +129,8 @@ class AdministrationTests(TownTestCase):
         leader, target = town.leader, self.follower(town)
         other = next(one for one in town.running if one not in (leader, target))
         town.cut(target.name)
-        done = leader.node.transfer(target.name)
-        order = TimeoutNow(term=leader.node._replica.raft.term)
+        done = leader.node.administration.transfer(target.name)
+        order = TimeoutNow(term=leader.driver.raft.term)
         source, id_ = leader.node.member_id, other.node.member_id
         other.node.receive(Envelope(group=1, source=source, target=id_, message=order))
         message = self.failure(town, done, UnavailableError).getErrorMessage()
@@ -140,9 +142,9 @@ class AdministrationTests(TownTestCase):
         leader, target = town.leader, self.follower(town)
         town.cuts |= {(leader.name, target.name), (target.name, leader.name)}
         self.result(town, leader.propose())  # so that the target lacks something
-        done = leader.node.transfer(target.name)
+        done = leader.node.administration.transfer(target.name)
         self.failure(town, leader.propose(), UnavailableError)
-        self.assertEqual(self.successResultOf(leader.node.transfer(leader.name)), leader.name)
+        self.assertEqual(self.successResultOf(leader.node.administration.transfer(leader.name)), leader.name)
         self.assertIn("taken back", self.failureResultOf(done, UnavailableError).getErrorMessage())
         self.result(town, leader.propose(), 0.5)
 
@@ -152,7 +154,7 @@ class AdministrationTests(TownTestCase):
         leader, target = town.leader, self.follower(town)
         target.crash()
         town.advance(1.5)
-        failure = self.failureResultOf(leader.node.transfer(target.name), MembershipError)
+        failure = self.failureResultOf(leader.node.administration.transfer(target.name), MembershipError)
         self.assertIn(f"{target.name!r} was not heard", failure.getErrorMessage())
         self.result(town, leader.propose(), 0.5)
 
@@ -161,7 +163,7 @@ class AdministrationTests(TownTestCase):
         town = self.built()
         leader, target = town.leader, self.follower(town)
         town.cut(target.name)
-        done = leader.node.transfer(target.name)
+        done = leader.node.administration.transfer(target.name)
         leader.stop()
         self.failureResultOf(done, UnavailableError)
 
@@ -181,7 +183,7 @@ class AdministrationTests(TownTestCase):
         self.result(town, town.leader.propose())
         town.advance(2)
         for one in town.running:
-            status = self.result(town, one.node.status())
+            status = self.result(town, one.node.administration.status())
             self.assertEqual(status.leader, town.leader.name)
             self.assertEqual((status.lowest_offset, status.next_offset), (0, 1))
             self.assertEqual({member.match_index for member in status.members}, {status.commit_index})
@@ -194,16 +196,16 @@ class AdministrationTests(TownTestCase):
         town = self.built()
         for name in "ab":
             town[name].crash()
-        town.until(lambda: not town["c"].node.leader_name, 60)
+        town.until(lambda: not town["c"].log.leader_name, 60)
         town.advance(40)
-        status = self.result(town, town["c"].node.status())
+        status = self.result(town, town["c"].node.administration.status())
         self.assertEqual(status.leader, "")
         self.assertEqual(
             {member.name: member.liveness for member in status.members},
             {"a": Liveness.DEAD, "b": Liveness.DEAD, "c": Liveness.ALIVE},
         )
-        self.failure(town, town["c"].node.remove("a"), UnavailableError)
-        self.failure(town, town["c"].node.transfer("c"), UnavailableError)
+        self.failure(town, town["c"].node.administration.remove("a"), UnavailableError)
+        self.failure(town, town["c"].node.administration.transfer("c"), UnavailableError)
 
     def test_reads_without_a_majority(self):
         """The last one of three serves what it holds; what only a leader can confirm is refused."""
@@ -212,25 +214,30 @@ class AdministrationTests(TownTestCase):
         town.advance(2)
         for name in "ab":
             town[name].crash()
-        town.until(lambda: not town["c"].node.leader_name, 60)
+        town.until(lambda: not town["c"].log.leader_name, 60)
         node = town["c"].node
-        self.assertEqual(self.result(town, node.fetch(0, 1)).next_offset, 1)
-        offset, timestamp = self.result(town, node.find_offset(0))
+        self.assertEqual(self.result(town, node.log("").fetch(0, 1)).next_offset, 1)
+        offset, timestamp = self.result(town, node.log("").find_offset(0))
         self.assertEqual(offset, 0)
         self.assertGreater(timestamp, 0)
-        self.failure(town, node.find_offset(timestamp + 1), UnavailableError)
-        self.failure(town, node.fetch(1, 1), UnavailableError)
-        self.failure(town, node.bounds(), UnavailableError)
+        self.failure(town, node.log("").find_offset(timestamp + 1), UnavailableError)
+        self.failure(town, node.log("").fetch(1, 1), UnavailableError)
+        self.failure(town, node.log("").bounds(), UnavailableError)
 
     def test_status_of_a_joiner(self):
         """A node that belongs to no cluster yet refuses, and says so."""
         town = self.town("ab")
         node = town["a"].start().node
-        for done in (node.status(), node.remove("b"), node.trim(0), node.register_producer("x")):
+        for done in (
+            node.administration.status(),
+            node.administration.remove("b"),
+            node.log("").trim(0),
+            node.log("").register_producer("x"),
+        ):
             self.failureResultOf(done, UnavailableError)
-        self.failureResultOf(node.fetch(0, 1), UnavailableError)
-        self.failureResultOf(node.bounds(), UnavailableError)
-        self.failureResultOf(node.find_offset(0), UnavailableError)
+        self.failureResultOf(node.log("").fetch(0, 1), UnavailableError)
+        self.failureResultOf(node.log("").bounds(), UnavailableError)
+        self.failureResultOf(node.log("").find_offset(0), UnavailableError)
 
     def test_trim(self):
         """Trims go through any node and count at every node; one beyond the end is refused."""
@@ -238,27 +245,27 @@ class AdministrationTests(TownTestCase):
         for _ in range(3):
             self.result(town, town.leader.propose())
         follower = self.follower(town)
-        self.assertEqual(self.result(town, follower.node.trim(2)), 2)
+        self.assertEqual(self.result(town, follower.log.trim(2)), 2)
         for one in town.running:
-            self.assertEqual(self.result(town, one.node.bounds()).lowest, 2)
-        self.assertEqual(self.result(town, follower.node.trim(1)), 2)
-        self.failure(town, follower.node.trim(4), InvalidRequestError)
+            self.assertEqual(self.result(town, one.log.bounds()).lowest, 2)
+        self.assertEqual(self.result(town, follower.log.trim(1)), 2)
+        self.failure(town, follower.log.trim(4), InvalidRequestError)
 
     def test_learner_for_ever(self):
         """A learner may become a replica, which is never promoted; a voter, stranger or removed one not."""
         town = self.built()
         leader, follower = town.leader, self.follower(town)
-        self.failure(town, leader.node.add(follower.name, True), MembershipError)
-        self.failure(town, leader.node.add("x", True), MembershipError)
-        self.result(town, leader.node.remove(follower.name))
-        self.failure(town, leader.node.add(follower.name, True), MembershipError)
-        self.result(town, leader.node.add(follower.name, False))
+        self.failure(town, leader.node.administration.add(follower.name, True), MembershipError)
+        self.failure(town, leader.node.administration.add("x", True), MembershipError)
+        self.result(town, leader.node.administration.remove(follower.name))
+        self.failure(town, leader.node.administration.add(follower.name, True), MembershipError)
+        self.result(town, leader.node.administration.add(follower.name, False))
 
         def role():
             return next((m.role for m in leader.node.configuration.named(follower.name)), None)
 
         town.until(lambda: role() is MemberRole.LEARNER, 60)
-        self.result(town, leader.node.add(follower.name, True))
+        self.result(town, leader.node.administration.add(follower.name, True))
         self.assertIs(role(), MemberRole.REPLICA)
         town.advance(30)
         self.assertIs(role(), MemberRole.REPLICA)

@@ -83,7 +83,7 @@ class BootstrapTests(TownTestCase):
         town.until(lambda: town.shape("a") == "aV bV cV", 60)
         self.assertEqual(town["a"].node.cluster_uuid, uuid)
         self.assertEqual({one.leads for one in town.running}, {True, False})
-        town.until(lambda: town["a"].node._replica.readable_offset == 1)
+        town.until(lambda: town["a"].driver.readable_offset == 1)
 
     def test_two_bootstrap(self):
         """Two nodes that bootstrap make two clusters at worst, and those never merge."""
@@ -163,7 +163,7 @@ class MembershipTests(TownTestCase):
         town.advance(2)
         self.assertNotIn(old, ids)
         self.assertEqual(follower.node.member_id, 4)
-        self.assertEqual(follower.node._own_member().id, 4)
+        self.assertEqual(follower.replica._own_member().id, 4)
 
     def test_lost_while_away(self):
         """A node that was removed and let in again while it was away goes on under its new id."""
@@ -171,11 +171,11 @@ class MembershipTests(TownTestCase):
         leader = town.leader
         away = next(one for one in town.running if not one.leads)
         away.crash()
-        self.result(town, leader.node.remove(away.name))
-        self.result(town, leader.node.add(away.name, False))
+        self.result(town, leader.node.administration.remove(away.name))
+        self.result(town, leader.node.administration.add(away.name, False))
         away.start()
         town.until(lambda: away.node.member_id == 4, 60)
-        town.until(lambda: away.node._own_member().id == 4 and town.shape(away.name) == "aV bV cV", 60)
+        town.until(lambda: away.replica._own_member().id == 4 and town.shape(away.name) == "aV bV cV", 60)
 
     def test_renewed_once(self):
         """While a replica is renewed, its old writes go first and no message begins another one."""
@@ -183,14 +183,14 @@ class MembershipTests(TownTestCase):
         follower = next(one for one in town.running if not one.leads)
         node = follower.node
         begun = []
-        begin = node._begin_replica
-        node._begin_replica = lambda id_: (begun.append(id_), begin(id_))
+        begin = node.log("").replica._begin
+        node.log("").replica._begin = lambda id_: (begun.append(id_), begin(id_))
         follower.disk_queue.is_held = True
-        heartbeat = Heartbeat(term=node._replica.raft.term, commit_index=0, read_round=1)
+        heartbeat = Heartbeat(term=node.log("").driver.raft.term, commit_index=0, read_round=1)
         for _ in range(3):
             node.receive(Envelope(group=1, source=node.leader_id, target=9, message=heartbeat))
         self.assertEqual((begun, node.member_id), ([], 0))
-        self.failureResultOf(node.bounds(), UnavailableError)
+        self.failureResultOf(node.log("").bounds(), UnavailableError)
         follower.disk_queue.release()
         self.assertEqual((begun, node.member_id), ([9], 9))
 
@@ -200,7 +200,7 @@ class MembershipTests(TownTestCase):
         follower = next(one for one in town.running if not one.leads)
         node = follower.node
         follower.disk_queue.is_held = True
-        heartbeat = Heartbeat(term=node._replica.raft.term, commit_index=0, read_round=1)
+        heartbeat = Heartbeat(term=node.log("").driver.raft.term, commit_index=0, read_round=1)
         node.receive(Envelope(group=1, source=node.leader_id, target=9, message=heartbeat))
         follower.stop()
         self.assertEqual(node.member_id, 0)
@@ -210,15 +210,15 @@ class MembershipTests(TownTestCase):
         town = self.built()
         leader = town.leader
         gone = next(one for one in town.running if not one.leads)
-        self.result(town, gone.node.remove(gone.name))
+        self.result(town, gone.node.administration.remove(gone.name))
         self.assertEqual(leader.node.configuration.removed, (gone.name,))
         town.advance(20)
         self.assertNotIn(gone.name, town.shape(leader.name))
         self.assertTrue(any(f"node {gone.name!r} was removed" in text for text in town.problems))
         incoming = [wire for wire in town.wires if wire.ends[0] is gone and wire.is_up]
         self.assertEqual(incoming, [], "a removed node is heard by nobody")
-        self.result(town, leader.node.remove(gone.name))  # once more changes nothing
-        self.result(town, leader.node.add(gone.name, False))
+        self.result(town, leader.node.administration.remove(gone.name))  # once more changes nothing
+        self.result(town, leader.node.administration.add(gone.name, False))
         town.until(lambda: gone.node.member_id == 4 and town.shape(gone.name) == "aV bV cV", 60)
         self.assertEqual(leader.node.configuration.removed, ())
 
@@ -231,7 +231,7 @@ class MembershipTests(TownTestCase):
         mover.start()
         done = town.leader.propose()
         self.result(town, done)
-        town.until(lambda: mover.node._replica and mover.node._replica.readable_offset == 1)
+        town.until(lambda: mover.driver and mover.driver.readable_offset == 1)
         for one in town.running:
             servers = {server.name: server.address for server in one.node.servers()}
             self.assertEqual(servers[mover.name], "elsewhere:7")
@@ -321,19 +321,19 @@ class ForwardingTests(TownTestCase):
         for offset, one in enumerate(town.running):
             self.assertEqual(self.result(town, one.propose()).base_offset, offset)
             for other in town.running:
-                self.assertEqual(self.result(town, other.node.fetch(offset, 1)).next_offset, offset + 1)
+                self.assertEqual(self.result(town, other.log.fetch(offset, 1)).next_offset, offset + 1)
 
     def test_exactly_once_across_failover(self):
         """A batch whose answer was lost with the leader is found again by its retry, on whatever node."""
         town = self.built()
         old = town.leader
         one, other = (each for each in town.running if not each.leads)
-        producer = self.result(town, one.node.register_producer("root"))
+        producer = self.result(town, one.log.register_producer("root"))
         fields = {"producer_id": producer, "producer_sequence": 0, "subject": "root"}
         # The append goes out and is committed; every answer is lost.
         town.cuts |= {(old.name, one.name)}
         done = one.propose(**fields)
-        town.until(lambda: other.node._replica.raft.next_offset == 1)
+        town.until(lambda: other.driver.raft.next_offset == 1)
         old.crash()
         town.heal()
         self.failure(town, done, OutcomeUnknownError)
@@ -342,7 +342,7 @@ class ForwardingTests(TownTestCase):
             appended = self.result(town, node.propose(**fields))
             self.assertEqual(appended.base_offset, 0)
         self.failure(town, one.propose(**{**fields, "subject": "other"}), UnknownProducerError)
-        self.assertEqual(self.result(town, other.node.bounds()).next_offset, 1)
+        self.assertEqual(self.result(town, other.log.bounds()).next_offset, 1)
 
     def test_leader_is_lost(self):
         """Appends that left for a leader that died end soon, with an unknown outcome."""
@@ -365,19 +365,19 @@ class ForwardingTests(TownTestCase):
         town = self.built()
         follower = next(one for one in town.running if not one.leads)
         proposal, told = Proposal(payload=b"x", record_count=1), []
-        self.assertIsNone(town.leader.node.propose(proposal, told.append, told.append))
-        dropped = follower.node.propose(proposal, told.append, told.append)
-        self.assertEqual(len(follower.node._forwarder._asked), 1)
+        self.assertIsNone(town.leader.log.propose(proposal, told.append, told.append))
+        dropped = follower.log.propose(proposal, told.append, told.append)
+        self.assertEqual(len(follower.node.forwarder._asked), 1)
         dropped.cancel()
         self.assertEqual([type(outcome) for outcome in told], [CancelledError])
         for node in (follower.node, town.leader.node):
-            waiting = proposing(node.propose, proposal)
-            self.assertEqual(len(follower.node._forwarder._asked), node is follower.node)
+            waiting = proposing(node.log("").propose, proposal)
+            self.assertEqual(len(follower.node.forwarder._asked), node is follower.node)
             waiting.cancel()
             self.failureResultOf(waiting, CancelledError)
-        self.assertEqual(len(follower.node._forwarder._asked), 0)
+        self.assertEqual(len(follower.node.forwarder._asked), 0)
         # Nobody minds the late answers.
-        town.until(lambda: town.leader.node._replica.readable_offset == 4)
+        town.until(lambda: town.leader.driver.readable_offset == 4)
         self.assertEqual([type(outcome) for outcome in told], [CancelledError, Appended])
 
     def test_minority(self):
@@ -388,13 +388,13 @@ class ForwardingTests(TownTestCase):
         done = old.propose()
         new = town.until(lambda: next((one for one in town.running if one.leads and one is not old), None))
         kept = self.result(town, new.propose())
-        read = old.node.bounds()
+        read = old.log.bounds()
         self.failure(town, read, UnavailableError)
         town.heal()
         self.failure(town, done, UnavailableError, OutcomeUnknownError)
         self.assertEqual(kept.base_offset, 0)
-        town.until(lambda: old.node._replica.readable_offset == 1)
-        frames = {bytes(self.result(town, one.node.fetch(0, 1000)).frames) for one in town.running}
+        town.until(lambda: old.driver.readable_offset == 1)
+        frames = {bytes(self.result(town, one.log.fetch(0, 1000)).frames) for one in town.running}
         self.assertEqual(len(frames), 1)
 
     def test_stop_answers_who_was_forwarded(self):

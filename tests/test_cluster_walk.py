@@ -88,7 +88,7 @@ class Walk:
 
 def readable_offset(node) -> int:
     """Where a node's readers end, 0 before it joined."""
-    return node._replica.readable_offset if node._replica is not None else 0
+    return node.log("").driver.readable_offset if node.log("").driver is not None else 0
 
 
 class WalkTests(TownTestCase):
@@ -97,7 +97,7 @@ class WalkTests(TownTestCase):
     def walk(self, seed: int) -> Walk:
         town = self.built(seed=seed)
         walk = Walk(town, seed)
-        walk.producer = self.result(town, town["b"].node.register_producer("root"))
+        walk.producer = self.result(town, town["b"].log.register_producer("root"))
         for _ in range(STEPS):
             walk.step()
         walk.finish()
@@ -118,8 +118,8 @@ class WalkTests(TownTestCase):
     def check(self, town, walk: Walk) -> None:
         logs = []
         for one in town.running:
-            log = one.node._log
-            high = one.node._replica.readable_index
+            log = one.store
+            high = one.driver.readable_index
             entries = log.entries(log.first_index, high + 1, 1 << 30)
             logs.append(b"".join(bytes(entry.head) + bytes(entry.payload) for entry in entries))
         shortest = min(map(len, logs))

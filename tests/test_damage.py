@@ -6,7 +6,6 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, UnavailableError
 from loghouse.limits import KIB, MIB
-from loghouse.node import damage
 from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.entry import EntryKind, decode_entries, make_entry
 from loghouse.protocol.raft_messages import (
@@ -17,6 +16,7 @@ from loghouse.protocol.raft_messages import (
     RequestVoteReply,
 )
 from loghouse.raft.ready import Damage, Role
+from loghouse.replica import damage
 from loghouse.storage.files import OsFiles
 from loghouse.storage.loss import UNKNOWN_INDEX, Loss
 from loghouse.storage.new_cluster import Rewrite
@@ -39,7 +39,7 @@ class DamageTests(_NodeTestCase):
         node = self.start(segment_size=32 * KIB)
         for _ in range(records):
             self.append(node, 1, size)
-        log = node._log
+        log = node.log("").replica.log
         self.entries = []
         while len(self.entries) < log.last_index:
             self.entries += log.entries(len(self.entries) + 1, log.last_index + 1, MIB)
@@ -119,7 +119,7 @@ class DamageTests(_NodeTestCase):
         self.flip(-1)
         node = self.begin()
         last = self.entries[-1]
-        raft = node._replica.raft
+        raft = node.log("").driver.raft
         self.assertLess(raft.last_index, last.index)
         self.assertEqual(raft.damage, Damage(last.index, last.term))
         self.pass_time(node)
@@ -144,7 +144,7 @@ class DamageTests(_NodeTestCase):
             if not is_closed:
                 (self.directory / "held").unlink()
             node = self.begin()
-            raft = node._replica.raft
+            raft = node.log("").driver.raft
             self.assertEqual(raft.last_index, int(newest.stem) - 1)
             known = Damage(last.index if is_closed else UNKNOWN_INDEX, raft.term)
             self.assertEqual(raft.damage, known)
@@ -164,7 +164,7 @@ class DamageTests(_NodeTestCase):
             # The witness stays beside `damage`, so neither can be lost alone.
             (self.directory / "damage").unlink()
             node = self.begin()
-            self.assertEqual(node._replica.raft.damage, known)
+            self.assertEqual(node.log("").driver.raft.damage, known)
             self.stop(node)
             (self.directory / "damage").unlink()
 
@@ -174,16 +174,20 @@ class DamageTests(_NodeTestCase):
         self.make_member()
         self.flip(-1)
         node = self.begin()
-        log, end, term = node._log, node._log.last_index, self.entries[-1].term + 1
+        log, end, term = (
+            node.log("").replica.log,
+            node.log("").replica.log.last_index,
+            self.entries[-1].term + 1,
+        )
         missing = self.entries[end:]
         self.assertGreater(len(missing), 1)
         self.refetch(node, missing[:-1], term)
         self.assertEqual(self.answers(AppendEntriesReply)[-1].index, self.entries[-2].index)
         self.pass_time(node, 1)
-        self.assertIsNotNone(node._replica.raft.damage)
+        self.assertIsNotNone(node.log("").driver.raft.damage)
         self.refetch(node, missing[-1:], term)
         self.pass_time(node, 1)
-        self.assertIsNone(node._replica.raft.damage)
+        self.assertIsNone(node.log("").driver.raft.damage)
         self.assertFalse((self.directory / "damage").exists())
         found = log.entries(1, 2, MIB)
         while len(found) < log.last_index:
@@ -191,7 +195,7 @@ class DamageTests(_NodeTestCase):
         # Its configuration is that of a lone node, so it goes on with a term of its own behind them.
         self.assertEqual([e.frame for e in found[: len(self.entries)]], [e.frame for e in self.entries])
         self.stop(node)
-        self.assertIsNone(self.begin()._replica.raft.damage)
+        self.assertIsNone(self.begin().log("").driver.raft.damage)
 
     def test_newer_term_repairs_as_well(self):
         """An entry of a newer term at a lower index is more up to date: the repair is done with it."""
@@ -199,7 +203,7 @@ class DamageTests(_NodeTestCase):
         self.make_member()
         self.flip(-1)
         node = self.begin()
-        end, last = node._log.last_index, self.entries[-1]
+        end, last = node.log("").replica.log.last_index, self.entries[-1]
         before = self.entries[end - 1]
         newer = make_entry(
             node.seed,
@@ -212,7 +216,7 @@ class DamageTests(_NodeTestCase):
         )
         self.refetch(node, [newer], last.term + 1)
         self.pass_time(node, 1)
-        self.assertIsNone(node._replica.raft.damage)
+        self.assertIsNone(node.log("").driver.raft.damage)
         self.assertFalse((self.directory / "damage").exists())
 
     def test_damage_where_the_start_reads(self):
@@ -222,8 +226,8 @@ class DamageTests(_NodeTestCase):
         max(self.directory.glob("[0-9]*.state")).unlink()  # else nothing of that segment must be known
         self.make_member()
         node = self.begin()
-        self.assertLess(node._log.last_index, self.entries[-1].index - 2)
-        self.assertEqual(node._replica.raft.damage.last_index, self.entries[-1].index)
+        self.assertLess(node.log("").replica.log.last_index, self.entries[-1].index - 2)
+        self.assertEqual(node.log("").driver.raft.damage.last_index, self.entries[-1].index)
 
     def test_lone_node_starts_beside_damage(self):
         """A lone node takes all it has as committed, so the same damage does not stop it."""
@@ -239,11 +243,11 @@ class DamageTests(_NodeTestCase):
         self.make_member()
         self.flip(-1)
         node = self.begin()
-        missing = self.entries[node._log.last_index :]
+        missing = self.entries[node.log("").replica.log.last_index :]
         self.refetch(node, missing[:1], self.entries[-1].term + 1)
         self.stop(node)
         node = self.begin()
-        self.assertEqual(node._replica.raft.damage.last_index, self.entries[-1].index)
+        self.assertEqual(node.log("").driver.raft.damage.last_index, self.entries[-1].index)
         self.refetch(node, missing[1:], self.entries[-1].term + 1)
         self.stop(node)  # before the next tick: the file is still there
         self.assertTrue((self.directory / "damage").exists())
@@ -259,7 +263,7 @@ class DamageTests(_NodeTestCase):
         (self.directory / "damage").write_bytes(Loss(len(self.entries), 2).encode(self.seed()))
         node = self.begin()
         self.pass_time(node)
-        self.assertEqual((node._log.last_index, node.member_id, self.sent), (0, 0, []))
+        self.assertEqual((node.log("").replica.log.last_index, node.member_id, self.sent), (0, 0, []))
         self.assertTrue(node.is_in_cluster)
 
     def seed(self) -> int:
@@ -289,7 +293,7 @@ class DamageTests(_NodeTestCase):
         node = self.start(segment_size=32 * KIB)
         for _ in range(2):
             self.assertEqual(self.read_all(node), (11, 1))
-        self.assertEqual((self.fatal, len(node.damage_control._places)), ([], 1))
+        self.assertEqual((self.fatal, len(node.log("").replica.damage_control._places)), ([], 1))
         self.assertEqual(self.append(node), 12)
         self.assertFalse((self.directory / "damage").exists())
 
@@ -300,7 +304,7 @@ class DamageTests(_NodeTestCase):
         node = self.begin()
         self.flip(-1)
         self.patch(damage, "has_others", lambda *_: True)  # as a configuration with others says
-        last = node._log.last_index
+        last = node.log("").replica.log.last_index
         self.assertEqual(self.read_all(node), (11, 1))
         self.assertEqual(len(self.fatal), 1)
         self.assertTrue(self.fatal[0].check(DamageError))
@@ -312,8 +316,8 @@ class DamageTests(_NodeTestCase):
         node._directory.close()  # the process is gone
         node.running = 0
         again = self.begin()
-        self.assertLess(again._log.last_index, len(self.entries))
-        self.assertEqual(again._replica.raft.damage.last_index, last)
+        self.assertLess(again.log("").replica.log.last_index, len(self.entries))
+        self.assertEqual(again.log("").driver.raft.damage.last_index, last)
 
     def test_core_meets_damage(self):
         """Damage that the core cannot do without ends the node, which notes it; nothing is sent."""
@@ -325,7 +329,7 @@ class DamageTests(_NodeTestCase):
         def meet_damage():
             raise DamageError("a.store", 4096, "payload checksum does not match")
 
-        node._replica.raft.ready = meet_damage
+        node.log("").driver.raft.ready = meet_damage
         self.pass_time(node, 1)
         self.assertEqual(len(self.fatal), 1)
         self.assertFalse(Loss.decode((self.directory / "damage").read_bytes(), node.seed).is_cut)
@@ -340,7 +344,7 @@ class DamageTests(_NodeTestCase):
         node = self.begin()
         self.flip(-1)
         self.patch(damage, "has_others", lambda *_: True)
-        reads = [node.fetch(offset, KIB) for offset in range(12)]
+        reads = [node.log("").fetch(offset, KIB) for offset in range(12)]
         self.readers.drain()
         self.assertEqual(len(self.fatal), 0)
         self.clock.advance(damage.NOTE_SECONDS_MAX)
@@ -359,7 +363,9 @@ class DamageTests(_NodeTestCase):
         uuid = bytes(range(16))
         Rewrite(OsFiles(), self.path, group=1).run(uuid, 1)
         node = self.start(segment_size=32 * KIB)
-        self.assertEqual((node.cluster_uuid, node.has_leader, node.is_in_cluster), (uuid, True, False))
+        self.assertEqual(
+            (node.cluster_uuid, node.log("").has_leader, node.is_in_cluster), (uuid, True, False)
+        )
         found, offset = [], 0
         while offset < 12:
             fetched = self.successResultOf(self.fetch(node, offset))

@@ -8,10 +8,10 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, UnavailableError
 from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, KIB, MIB, STORE_HEADER_SIZE
-from loghouse.node.damage import DamageControl
 from loghouse.protocol.entry import decode_entries
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.replica import entry_repair, scrubber
+from loghouse.replica.damage import DamageControl
 from loghouse.testing.disk import disk_error
 from tests.driver.town import TownTestCase
 
@@ -21,13 +21,12 @@ RECORD_SIZE = 6000
 
 def repair_of(resident):
     """Return who mends the log of a node."""
-    return resident.node.damage_control.entry_repair
+    return resident.replica.damage_control.entry_repair
 
 
 def committed_of(resident) -> int:
     """Return the last entry that is committed and durable on a node; 0 before it belongs to the cluster."""
-    control = resident.node.damage_control
-    return control.committed_index if control is not None else 0
+    return resident.replica.damage_control.committed_index if resident.replica is not None else 0
 
 
 class EntryRepairTestCase(TownTestCase):
@@ -43,7 +42,7 @@ class EntryRepairTestCase(TownTestCase):
         town = self.built(**options)
         for _ in range(records):
             self.result(town, town.leader.propose(RECORD_SIZE))
-        last = town.leader.node._log.last_index
+        last = town.leader.store.last_index
         town.until(lambda: all(committed_of(one) >= last for one in town.running))
         self.asked = []
         for one in town.running:
@@ -70,7 +69,7 @@ class EntryRepairTestCase(TownTestCase):
         ]
 
     def sealed(self, resident):
-        return resident.node._log.view.segments[:-1]
+        return resident.store.view.segments[:-1]
 
     def place(self, resident, segment: int, number: int) -> int:
         """Where an entry of a sealed segment begins."""
@@ -99,7 +98,7 @@ class EntryRepairTestCase(TownTestCase):
             )
             self.assertGreaterEqual(len(mine), 2)
             self.assertEqual((one.failures, repair_of(one).pending), ([], 0), one.name)
-            self.assertEqual(one.node._log._damaged, ())
+            self.assertEqual(one.store._damaged, ())
 
     def know_committed(self, resident, index: int) -> None:
         """Let a node know of no later commit."""
@@ -107,7 +106,7 @@ class EntryRepairTestCase(TownTestCase):
 
         def committed_index(control):
             raft = control._owner.driver.raft
-            return min(raft.commit_index, raft.durable_index, known.get(control._owner.name, 1 << 60))
+            return min(raft.commit_index, raft.durable_index, known.get(control._owner.node_name, 1 << 60))
 
         self.patch(DamageControl, "committed_index", property(committed_index))
 
@@ -120,7 +119,7 @@ class EntryRepairTestCase(TownTestCase):
 
     def read(self, town, resident, offset: int):
         """Read one entry; return what came of it."""
-        done = resident.node.fetch(offset, KIB)
+        done = resident.log.fetch(offset, KIB)
         town.until(lambda: done.called)
         outcome = []
         done.addBoth(outcome.append)
@@ -184,11 +183,11 @@ class StartTests(EntryRepairTestCase):
 
     def restarted(self, town, victim, damage):
         """Stop a node, damage its disk, start it again; it must not have cut its log."""
-        last = victim.node._log.last_index
+        last = victim.store.last_index
         victim.stop()
         damage()
         victim.start()
-        self.assertGreaterEqual(victim.node._log.last_index, last)
+        self.assertGreaterEqual(victim.store.last_index, last)
         self.assertFalse(victim.disk.exists(f"{DIRECTORY}/damage"))
         self.listen(victim)
 
@@ -200,7 +199,7 @@ class StartTests(EntryRepairTestCase):
         end, timestamp = segment.end, segment.newest_timestamp
         position = self.place(victim, 1, end.count - 1)
         self.restarted(town, victim, lambda: victim.disk.flip(segment.path, 8 * position + 77))
-        opened = victim.node._log.sealed_segment(segment.base_index)
+        opened = victim.store.sealed_segment(segment.base_index)
         self.assertEqual(opened.end.next_offset, end.next_offset)
         self.assertGreater(opened.end.position, end.position)
         self.wait_mended(town, victim.name)
@@ -269,7 +268,7 @@ class OthersTests(EntryRepairTestCase):
         repair_of(silent).serve = lambda *_: None
         for number in (3, 5, 6):
             self.flip(victim, 1, number)
-        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
         self.wait_mended(town, victim.name, entries=3)
         self.assertIn(silent.name, {request[1] for request in self.requests()})
         self.assert_same(town)
@@ -280,7 +279,7 @@ class OthersTests(EntryRepairTestCase):
         victim = self.follower(town)
         index = self.flip(victim, 1, 4)
         self.know_committed(victim, index - 1)
-        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.advance(5)
         self.assertEqual((self.requests(), repair_of(victim).pending), ([], 1))
         self.know_committed(victim, index)
@@ -346,7 +345,7 @@ class OthersTests(EntryRepairTestCase):
         newcomer.crash()
         newcomer.wipe()
         newcomer.start()
-        town.until(lambda: committed_of(newcomer) >= leader.node._log.last_index, 120)
+        town.until(lambda: committed_of(newcomer) >= leader.store.last_index, 120)
         self.assertIs(town.leader, leader)
         self.wait_mended(town, leader.name, entries=2)
         self.assertEqual({request[:1] for request in self.requests()}, {(leader.name,)})
@@ -362,8 +361,8 @@ class LyingTests(EntryRepairTestCase):
         entry_repair = repair_of(resident)
 
         def serve(source, request):
-            frames = answer(resident.node._log, request)
-            resident.node.damage_control.send_to(
+            frames = answer(resident.store, request)
+            resident.replica.damage_control.send_to(
                 source, EntriesReply(request_id=request.request_id, frames=frames)
             )
 
@@ -381,7 +380,7 @@ class LyingTests(EntryRepairTestCase):
         self.lie(liar, self.another)
         for number in (3, 5, 6):  # whose turn it is to be asked first goes round
             self.flip(victim, 1, number)
-        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
         self.wait_mended(town, victim.name, entries=3)
         self.assertIn(liar.name, {request[1] for request in self.requests()})
         self.assert_same(town)
@@ -395,15 +394,15 @@ class LyingTests(EntryRepairTestCase):
                 self.lie(other, self.another)
         self.flip(victim, 1, 3)
         before = self.sealed_bytes(victim)
-        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.until(lambda: victim.failures)
         self.assertTrue(victim.failures.pop().check(DamageError))
         self.assertEqual(self.sealed_bytes(victim), before)
         self.assertTrue(victim.disk.exists(f"{DIRECTORY}/damage"))
         victim.crash()
         victim.start()
-        self.assertLess(victim.node._log.last_index, self.sealed(town.leader)[1].last_index)
-        town.until(lambda: victim.node._replica and victim.node._replica.raft.damage is None)
+        self.assertLess(victim.store.last_index, self.sealed(town.leader)[1].last_index)
+        town.until(lambda: victim.driver and victim.driver.raft.damage is None)
 
     def test_disk_that_keeps_nothing(self):
         """A place that does not keep what is written is tried a few times; then the node ends."""
@@ -417,7 +416,7 @@ class LyingTests(EntryRepairTestCase):
                 written(fd, buffers, position)
 
         with patch.object(victim.disk, "pwritev", pwritev):
-            victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+            victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
             town.until(lambda: victim.failures, 1.0)
         self.assertTrue(victim.failures.pop().check(DamageError))
         self.assertEqual([request[2] for request in self.requests()], [index] * entry_repair.ATTEMPTS_MAX)
@@ -429,9 +428,9 @@ class LyingTests(EntryRepairTestCase):
         victim = self.follower(town)
         for _ in range(entry_repair.ATTEMPTS_MAX):
             self.assertEqual(victim.failures, [])
-            victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+            victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
             town.until(lambda: not repair_of(victim).pending)
-        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.until(lambda: victim.failures)
         victim.failures.clear()
         victim.crash()
@@ -449,7 +448,7 @@ class LyingTests(EntryRepairTestCase):
             return opened(wanted, write=write)
 
         with patch.object(victim.disk, "open", refuse):
-            victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+            victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
             town.advance(3)
         self.assertEqual((victim.failures, repair_of(victim).pending), ([], 1))
         self.wait_mended(town, victim.name)
@@ -461,7 +460,7 @@ class LyingTests(EntryRepairTestCase):
         victim = self.follower(town)
         segment = self.sealed(victim)[1]
         victim.disk.unlink(segment.path)
-        victim.node.damage_found(segment.damage(0, "told"))
+        victim.replica.damage_found(segment.damage(0, "told"))
         town.until(lambda: victim.failures)
         self.assertTrue(victim.failures.pop().check(DamageError))
         victim.crash()
@@ -475,7 +474,7 @@ class LyingTests(EntryRepairTestCase):
         store = victim.disk._file(self.sealed(victim)[1].path)
         for image in (store.seen, store.durable):
             image.write(first, bytes(behind - first))
-        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
         self.wait_mended(town, victim.name, entries=6)
         base = self.sealed(victim)[1].base_index
         self.assertEqual(
@@ -492,7 +491,7 @@ class ServingTests(EntryRepairTestCase):
         source = next(one for one in town.running if one is not target)
         asked = len(self.asked)
         request = EntriesRequest(request_id=77, first_index=first, last_index=last)
-        assert source.node.damage_control.send_to(target.name, request)
+        assert source.replica.damage_control.send_to(target.name, request)
         town.advance(1)
         answers = [m for _, name, m in self.asked[asked:] if name == source.name and m.request_id == 77]
         return bytes(answers[0].frames) if answers else None
@@ -500,7 +499,7 @@ class ServingTests(EntryRepairTestCase):
     def test_committed_entries(self):
         """Whole frames from the first one on, none behind the last one, within the bound."""
         town = self.filled()
-        log = town.leader.node._log
+        log = town.leader.store
         entries = list(decode_entries(log.seed, self.ask(town, town.leader, 3, 5)))
         self.assertEqual([entry.index for entry in entries], [3, 4, 5])
         self.patch(entry_repair, "MEND_SIZE_MAX", 1)
@@ -511,7 +510,7 @@ class ServingTests(EntryRepairTestCase):
         """What is not known to be committed, or not held, is not given."""
         town = self.filled()
         leader = town.leader
-        last = leader.node._log.last_index
+        last = leader.store.last_index
         self.assertEqual(self.ask(town, leader, last, last + 1), b"")
         self.know_committed(leader, last - 2)
         self.assertEqual(self.ask(town, leader, last - 1, last - 1), b"")
@@ -541,7 +540,7 @@ class ServingTests(EntryRepairTestCase):
         for other in town.running:
             if other is not victim:
                 repair_of(other).serve = lambda *_: None
-        victim.node.damage_found(self.sealed(victim)[1].damage(0, "told"))
+        victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
         town.until(lambda: repair_of(victim)._asked)
         asked = repair_of(victim)._asked
         frames = self.ask_log(town.leader, asked.job.exam.damage)
@@ -555,5 +554,5 @@ class ServingTests(EntryRepairTestCase):
         self.assert_same(town)
 
     def ask_log(self, resident, damage) -> bytes:
-        entries = resident.node._log.entries(damage.first_index, damage.last_index + 1, MIB)
+        entries = resident.store.entries(damage.first_index, damage.last_index + 1, MIB)
         return b"".join(entry.frame for entry in entries)

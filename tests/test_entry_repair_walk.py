@@ -55,7 +55,7 @@ class Rot:
 
     def damage(self, resident) -> None:
         """Flip bits in entries that are this node's to lose."""
-        rng, log = self.rng, resident.node._log
+        rng, log = self.rng, resident.store
         lot = "abc".index(resident.name)
         committed = committed_of(resident)
         sealed = [one for one in log.view.segments[:-1] if one.last_index <= committed] if log else []
@@ -72,12 +72,12 @@ class Rot:
 
     def read(self, resident) -> None:
         """Read somewhere: what comes must be what was read there before."""
-        replica = resident.node._replica
+        replica = resident.driver
         if replica is None or not replica.readable_offset:
             return
         self.reads += 1
         offset = self.rng.randrange(replica.lowest_offset, replica.readable_offset)
-        resident.node.fetch(offset, KIB).addCallbacks(self._compare, self._refused)
+        resident.log.fetch(offset, KIB).addCallbacks(self._compare, self._refused)
 
     def _compare(self, fetched) -> None:
         for entry in decode_entries(self.town.seed_of_log, fetched.frames):
@@ -112,10 +112,10 @@ class RotTests(EntryRepairTestCase):
 
     def is_settled(self, town) -> bool:
         """Whether everybody has everything, and nobody is damaged or mending."""
-        last = town.leader.node._log.last_index if town.leader else -1
+        last = town.leader.store.last_index if town.leader else -1
         return len(town.running) == 3 and all(
             committed_of(one) == last
-            and one.node._replica.raft.damage is None
+            and one.driver.raft.damage is None
             and not repair_of(one).pending
             and not self.is_damaged(one)
             for one in town.running

@@ -24,7 +24,7 @@ class AddressBookTests(TownTestCase):
         self.assertEqual(town["b"].disk.content("/data/members"), before)
         self.assertNotIn("/data/members.tmp", town["b"].disk.contents())
         town["c"].start()
-        town.until(lambda: town["c"].node.leader_name)
+        town.until(lambda: town["c"].log.leader_name)
         self.assertEqual(self.result(town, town["b"].propose()).base_offset, 0)
         town.add("d").start()
         town.until(lambda: "d" in town.shape("b"))
@@ -40,7 +40,7 @@ class AddressBookTests(TownTestCase):
         town["b"].disk.fill("members")
         town["b"].start()
         follower = town["b"]
-        town.until(lambda: follower.node.leader_name)
+        town.until(lambda: follower.log.leader_name)
         leader = town.leader
         key = MemberKey("b", follower.node.disk_uuid)
         town.until(lambda: leader.cluster.liveness_of(key) is Liveness.ALIVE)
@@ -53,7 +53,7 @@ class LeaderTests(TownTestCase):
         """Leave nodes no room for another segment, and let them meet that; returns what frees their disks."""
         frees = [resident.disk.fill("new segment") for resident in residents]
         town = residents[0].town
-        while any(resident.node.is_writable for resident in residents):
+        while any(resident.log.is_writable for resident in residents):
             self.try_to_append(town.leader, 1000)
             town.advance(0.1)
         return lambda: [free() for free in frees]
@@ -78,10 +78,10 @@ class LeaderTests(TownTestCase):
         for _ in range(40):
             self.appends(full, seconds_max=5)
         self.assertIsNot(town.leader, full)
-        end = town.leader.node._replica.readable_offset
+        end = town.leader.driver.readable_offset
         free()
-        town.until(lambda: full.node._replica.readable_offset == end)
-        self.assertTrue(full.node.is_writable)
+        town.until(lambda: full.driver.readable_offset == end)
+        self.assertTrue(full.log.is_writable)
 
     def test_one_with_room(self):
         """Of two followers the one with room takes over, and keeps the lead."""
@@ -91,11 +91,11 @@ class LeaderTests(TownTestCase):
         self.fill(other)
         town.advance(1)
         self.fill(leader)
-        terms = town.leader.node._replica.raft.term
+        terms = town.leader.driver.raft.term
         town.until(lambda: town.leader is roomy, seconds_max=5)
         town.advance(60)
         self.assertIs(town.leader, roomy)
-        self.assertEqual(roomy.node._replica.raft.term, terms + 1)
+        self.assertEqual(roomy.driver.raft.term, terms + 1)
 
     def test_none_with_room(self):
         """When all are full nobody hands over: no lead passes to and fro, and appends name the disks."""
@@ -103,9 +103,9 @@ class LeaderTests(TownTestCase):
         leader = town.leader
         free = self.fill(*town.running)
         town.advance(5)
-        term = town.leader.node._replica.raft.term
+        term = town.leader.driver.raft.term
         town.advance(120)
-        self.assertEqual(town.leader.node._replica.raft.term, term)
+        self.assertEqual(town.leader.driver.raft.term, term)
         self.failure(town, leader.propose(), DiskFullError)
         free()
         self.appends(leader)
@@ -116,10 +116,10 @@ class LeaderTests(TownTestCase):
         leader = town.leader
         self.fill(*[one for one in town.running if one is not leader])
         town.advance(0.5)
-        last_index = leader.node._replica.raft.last_index
+        last_index = leader.driver.raft.last_index
         refusal = self.failure(town, leader.propose(), DiskFullError).value
         self.assertIn("the data directories of b, c", str(refusal))
-        self.assertEqual(leader.node._replica.raft.last_index, last_index)
+        self.assertEqual(leader.driver.raft.last_index, last_index)
 
 
 class ScarceTests(TownTestCase):
@@ -137,15 +137,15 @@ class ScarceTests(TownTestCase):
         follower = next(one for one in town.running if not one.leads)
         for _ in range(40):
             self.result(town, town.leader.propose(4000))
-        town.until(lambda: follower.node._replica.readable_offset == 40)
-        for segment in follower.node._log.view.segments[:-1]:
+        town.until(lambda: follower.driver.readable_offset == 40)
+        for segment in follower.store.view.segments[:-1]:
             segment.let_go()
-        follower.node._log._open_segments.clear()
+        follower.store._open_segments.clear()
         enough = self.lacks_files(follower)
-        refusal = self.failure(town, follower.node.fetch(1, 100), ResourceExhaustedError).value
+        refusal = self.failure(town, follower.log.fetch(1, 100), ResourceExhaustedError).value
         self.assertIn("Too many open files", str(refusal))
         enough()
-        self.result(town, follower.node.fetch(1, 100))
+        self.result(town, follower.log.fetch(1, 100))
 
     def test_appends(self):
         """A leader without file numbers for a segment is as one without room: another takes over."""
@@ -159,9 +159,9 @@ class ScarceTests(TownTestCase):
         self.assertIsNot(town.leader, scarce)
         self.result(town, town.leader.propose(4000))
         enough()
-        town.until(lambda: scarce.node.is_writable)
-        end = town.leader.node._replica.readable_offset
-        town.until(lambda: scarce.node._replica and scarce.node._replica.readable_offset == end)
+        town.until(lambda: scarce.log.is_writable)
+        end = town.leader.driver.readable_offset
+        town.until(lambda: scarce.driver and scarce.driver.readable_offset == end)
 
     def test_no_memory(self):
         """Memory that did not suffice for a read is a refusal as well."""
@@ -172,8 +172,8 @@ class ScarceTests(TownTestCase):
             raise MemoryError
 
         leader = town.leader
-        self.patch(leader.node._log, "read", read)
-        self.failure(town, leader.node.fetch(0, 100), ResourceExhaustedError)
+        self.patch(leader.store, "read", read)
+        self.failure(town, leader.log.fetch(0, 100), ResourceExhaustedError)
 
 
 class MatrixTests(TownTestCase):
@@ -224,18 +224,14 @@ class MatrixTests(TownTestCase):
         is_late = who == "two" and what == "state"
         if is_minority or (what not in self.STUCK and can_vote and not is_late):
             town.until(lambda: town.leader and self.bounds(town), 20)
-            end = town.leader.node._replica.readable_offset
+            end = town.leader.driver.readable_offset
             town.until(lambda: self.trims(town, end - 1), 20)
         town.until(lambda: all(self.reads(town, victim) for victim in victims), 20)
         for free in frees:
             free()
         town.until(lambda: self.try_to_append(town, size), 30)
-        town.until(
-            lambda: (
-                len({one.node._replica and one.node._replica.readable_offset for one in town.running}) == 1
-            )
-        )
-        town.until(lambda: all(one.node.is_writable for one in town.running))
+        town.until(lambda: len({one.driver and one.driver.readable_offset for one in town.running}) == 1)
+        town.until(lambda: all(one.log.is_writable for one in town.running))
         self.assertEqual([one.failures for one in town.running], [[]] * 3)
 
     def try_to_append(self, town, size: int) -> bool:
@@ -253,7 +249,7 @@ class MatrixTests(TownTestCase):
         return False  # it was taken before it was known that too few disks have room: it waits for room
 
     def bounds(self, town):
-        done = town.leader.node.bounds()
+        done = town.leader.log.bounds()
         town.until(lambda: done.called and not done.paused)
         done.addErrback(lambda failure: failure.trap(UnavailableError) and None)
         return self.successResultOf(done)
@@ -261,17 +257,17 @@ class MatrixTests(TownTestCase):
     def trims(self, town, offset: int) -> bool:
         if town.leader is None:
             return False
-        done = town.leader.node.trim(offset)
+        done = town.leader.log.trim(offset)
         town.until(lambda: done.called and not done.paused)
         done.addErrback(lambda failure: failure.trap(RequestError) and None)
         return self.successResultOf(done) == offset
 
     def reads(self, town, resident) -> bool:
         """Whether a node serves what it has; the last record is there whatever was trimmed."""
-        if resident.node._replica is None:
+        if resident.driver is None:
             return False
-        offset = resident.node._replica.readable_offset - 1
-        done = resident.node.fetch(offset, 1)
+        offset = resident.driver.readable_offset - 1
+        done = resident.log.fetch(offset, 1)
         town.until(lambda: done.called and not done.paused)
         done.addErrback(lambda failure: failure.trap(RequestError) and None)
         return self.successResultOf(done) is not None

@@ -24,13 +24,14 @@ from loghouse.errors import (
 from loghouse.limits import KIB, MIB, REGISTRATIONS_AT_ONCE_MAX
 from loghouse.node import node as node_module
 from loghouse.node.node import Node
-from loghouse.node.options import Clocks, NodeOptions
+from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.config import LAN
 from loghouse.replica import driver, waiters
 from loghouse.replica.api import LogBounds, Proposal, proposing
 from loghouse.replica.trimming import RETENTION_SECONDS
+from loghouse.runtime.scheduling import Clocks
 from loghouse.storage.files import OsFiles
 from tests.driver.queue import ManualQueue
 
@@ -102,7 +103,7 @@ class NodeTestCase(SynchronousTestCase):
         return self.queues["loghouse-reader"]
 
     def propose(self, node: Node, count: int = 1, size: int = 10, **fields) -> Deferred:
-        return proposing(node.propose, Proposal(payload=bytes(size), record_count=count, **fields))
+        return proposing(node.log("").propose, Proposal(payload=bytes(size), record_count=count, **fields))
 
     def append(self, node: Node, count: int = 1, size: int = 10) -> int:
         done = self.propose(node, count, size)
@@ -110,18 +111,18 @@ class NodeTestCase(SynchronousTestCase):
         return self.successResultOf(done).base_offset
 
     def fetch(self, node: Node, offset: int, size_max: int = MIB):
-        done = node.fetch(offset, size_max)
+        done = node.log("").fetch(offset, size_max)
         self.settle()
         self.readers.drain()
         return done
 
     def bounds(self, node: Node):
-        done = node.bounds()
+        done = node.log("").bounds()
         self.settle()
         return self.successResultOf(done)
 
     def kinds(self, node: Node) -> list[int]:
-        log = node._log
+        log = node.log("").replica.log
         return [entry.kind for entry in log.entries(log.first_index, log.last_index + 1, MIB)]
 
 
@@ -135,7 +136,9 @@ class AppendTests(NodeTestCase):
         self.stop(node)
         again = self.start()
         self.assertEqual(self.kinds(again), [EntryKind.CONFIGURATION, EntryKind.NOOP, EntryKind.NOOP])
-        self.assertEqual((again._log.last_term, again._log.hard_state.vote), (3, 1))
+        self.assertEqual(
+            (again.log("").replica.log.last_term, again.log("").replica.log.hard_state.vote), (3, 1)
+        )
 
     def test_one_turn_shares_one_write(self):
         """What one turn of the reactor brings goes to the disk as one piece of work."""
@@ -205,10 +208,10 @@ class AppendTests(NodeTestCase):
         """A subject registers so many producers at once, then one now and then; another one still does."""
         node = self.start()
         for _ in range(REGISTRATIONS_AT_ONCE_MAX):
-            node.register_producer("busy").addErrback(lambda failure: None)
+            node.log("").register_producer("busy").addErrback(lambda failure: None)
         self.settle()
-        self.failureResultOf(node.register_producer("busy"), ResourceExhaustedError)
-        done = node.register_producer("other")
+        self.failureResultOf(node.log("").register_producer("busy"), ResourceExhaustedError)
+        done = node.log("").register_producer("other")
         self.settle()
         self.assertGreater(self.successResultOf(done), 0)
 
@@ -259,7 +262,7 @@ class FaultTests(NodeTestCase):
             if store_sizes:
                 raise DiskFullError("/data")
 
-        rooms = node._log._rooms
+        rooms = node.log("").replica.log._rooms
         real = rooms.ensure_spares
         rooms.ensure_spares = refuse
 
@@ -273,20 +276,20 @@ class FaultTests(NodeTestCase):
         node = self.start()
         free = self.fill_disk(node)
         taken = 0
-        while node.is_writable:
+        while node.log("").is_writable:
             self.append(node, 1, 5000)
             taken += 1
         self.assertLess(taken * 5000, 64 * KIB, "half a segment is left")
         self.failureResultOf(self.propose(node), DiskFullError)
-        self.assertTrue(node.has_leader)
+        self.assertTrue(node.log("").has_leader)
         self.successResultOf(self.fetch(node, taken - 1))
         self.clock.advance(node_module.HOUSEKEEPING_SECONDS)
         self.settle()
-        self.assertFalse(node.is_writable)
+        self.assertFalse(node.log("").is_writable)
         free()
         self.clock.advance(node_module.HOUSEKEEPING_SECONDS)
         self.settle()
-        self.assertTrue(node.is_writable)
+        self.assertTrue(node.log("").is_writable)
         self.assertEqual(self.append(node), taken)
 
     def test_disk_full_in_the_middle(self):
@@ -296,16 +299,16 @@ class FaultTests(NodeTestCase):
         # Smaller than half a segment, so that nothing is prepared before the last one needs the next segment.
         done = [self.propose(node, 1, 30_000) for _ in range(4)]
         self.settle()
-        self.assertFalse(node.is_writable)
+        self.assertFalse(node.log("").is_writable)
         refused = [not_appended for not_appended in done if self.is_refused(not_appended)]
         self.assertIn(done[-1], refused)
         self.failureResultOf(self.propose(node), DiskFullError)
-        self.assertTrue(node.has_leader)
+        self.assertTrue(node.log("").has_leader)
         self.assertEqual(self.bounds(node).next_offset, len(done) - len(refused))
         free()
         self.clock.advance(node_module.HOUSEKEEPING_SECONDS)
         self.settle()
-        self.assertTrue(node.is_writable)
+        self.assertTrue(node.log("").is_writable)
         self.assertEqual(self.append(node), len(done) - len(refused))
 
     def is_refused(self, done) -> bool:
@@ -318,7 +321,7 @@ class FaultTests(NodeTestCase):
         self.fill_disk(node)
         done = [self.propose(node, 1, 30_000) for _ in range(4)]
         self.settle()
-        self.assertFalse(node.is_writable)
+        self.assertFalse(node.log("").is_writable)
         stopping = node.stopService()
         self.settle()
         self.successResultOf(stopping)
@@ -331,23 +334,23 @@ class FaultTests(NodeTestCase):
         self.assertEqual(self.append(node), 0)
         done = [self.propose(node, 1, 30_000) for _ in range(4)]
         self.settle()
-        self.assertFalse(node.is_writable)
+        self.assertFalse(node.log("").is_writable)
         self.assertEqual([self.is_refused(refused) for refused in done], [True] * 4)
-        self.assertTrue(node.has_leader)
+        self.assertTrue(node.log("").has_leader)
         self.check_reads(node)
 
         def refuse(*_):
             raise DiskFullError("/data")
 
-        self.patch(type(node._log), "append", refuse)
+        self.patch(type(node.log("").replica.log), "append", refuse)
         node._directory.close()  # as after kill -9: nothing is told to the log, and the lock goes
-        node._replica.stop()
+        node.log("").driver.stop()
         node.running = 0
         again = self.start()
         for _ in range(30):
             self.clock.advance(0.1)
             self.settle()
-        self.assertFalse(again.has_leader)
+        self.assertFalse(again.log("").has_leader)
         self.check_reads(again)
         stopping = again.stopService()
         self.clock.advance(again.options.drain_seconds)  # the entry of its term gets no room in that time
@@ -365,13 +368,13 @@ class FaultTests(NodeTestCase):
         def fail(*_):
             raise DiskFailedError("dead")
 
-        node._log.append = fail
+        node.log("").replica.log.append = fail
         done, waiting = self.propose(node), self.propose(node)
         self.settle()
         self.failureResultOf(done, OutcomeUnknownError)
         self.failureResultOf(waiting, OutcomeUnknownError)
         self.assertEqual(len(self.fatal), 1)
-        self.assertFalse(node.is_writable or node.has_leader)
+        self.assertFalse(node.log("").is_writable or node.log("").has_leader)
         self.failureResultOf(self.propose(node), UnavailableError)
 
 
@@ -393,11 +396,11 @@ class ReadTests(NodeTestCase):
         node = self.start()
         for _ in range(4):
             self.append(node, 1, 30_000)
-        cold = node.fetch(0, KIB)
+        cold = node.log("").fetch(0, KIB)
         self.assertNoResult(cold)
         self.readers.drain()
         self.assertEqual(self.successResultOf(cold).next_offset, 1)
-        self.successResultOf(node.fetch(3, KIB))
+        self.successResultOf(node.log("").fetch(3, KIB))
 
     def test_out_of_range(self):
         """Offsets without a record carry the bounds."""
@@ -412,41 +415,41 @@ class ReadTests(NodeTestCase):
         node = self.start()
         self.propose(node)
         self.clock.advance(0)
-        early = node.fetch(0, KIB)
+        early = node.log("").fetch(0, KIB)
         self.clock.advance(0)
         self.failureResultOf(early, OffsetOutOfRangeError)
         self.settle()
-        self.successResultOf(node.fetch(0, KIB))
+        self.successResultOf(node.log("").fetch(0, KIB))
 
     def test_wait_for(self):
         """Who waits for an offset wakes when it is readable; who waits for more goes on waiting."""
         node = self.start()
-        near, far = node.wait_for(0), node.wait_for(2)
+        near, far = node.log("").wait_for(0), node.log("").wait_for(2)
         self.append(node, 2)
         self.successResultOf(near)
         self.assertNoResult(far)
         self.append(node)
         self.successResultOf(far)
-        self.successResultOf(node.wait_for(1))
+        self.successResultOf(node.log("").wait_for(1))
 
     def test_cancelled_waiters_are_forgotten(self):
         """A cancelled waiter leaves nothing behind."""
         node = self.start()
         for _ in range(1000):
-            waiter = node.wait_for(5)
+            waiter = node.log("").wait_for(5)
             waiter.cancel()
             self.failureResultOf(waiter, CancelledError)
-        self.assertEqual((node._waiters._waiters, node._waiters.count), ({}, 0))
+        self.assertEqual((node.log("")._waiters._waiters, node.log("")._waiters.count), ({}, 0))
 
     def test_bound_of_waiters(self):
         """One waiter too many is refused, and room comes back."""
         self.patch(waiters, "WAITERS_MAX", 2)
         node = self.start()
-        waiting = [node.wait_for(0), node.wait_for(1)]
-        self.failureResultOf(node.wait_for(0), ResourceExhaustedError)
+        waiting = [node.log("").wait_for(0), node.log("").wait_for(1)]
+        self.failureResultOf(node.log("").wait_for(0), ResourceExhaustedError)
         self.append(node)
         self.successResultOf(waiting[0])
-        third = node.wait_for(1)
+        third = node.log("").wait_for(1)
         self.assertNoResult(third)
         self.append(node)
         self.successResultOf(waiting[1])
@@ -458,8 +461,8 @@ class ReadTests(NodeTestCase):
         self.append(node)
         self.wall += 10
         self.append(node)
-        found = node.find_offset(int((self.wall - 5) * 1_000_000))
-        future = node.find_offset(int((self.wall + 1) * 1_000_000))
+        found = node.log("").find_offset(int((self.wall - 5) * 1_000_000))
+        future = node.log("").find_offset(int((self.wall + 1) * 1_000_000))
         self.settle()
         self.readers.drain()
         self.assertEqual(self.successResultOf(found), (1, int(self.wall * 1_000_000)))
@@ -468,9 +471,8 @@ class ReadTests(NodeTestCase):
     def test_names(self):
         """The default log has two names; any other is unknown."""
         node = self.start()
-        node.check_log("")
-        node.check_log("default")
-        self.assertRaises(UnknownLogError, node.check_log, "other")
+        self.assertIs(node.log(""), node.log("default"))
+        self.assertRaises(UnknownLogError, node.log, "other")
         (server,) = node.servers()
         self.assertEqual((server.name, server.is_leader), ("node-1", True))
 
@@ -486,7 +488,7 @@ class RetentionTests(NodeTestCase):
         self.settle()
 
     def fill(self, node: Node, segments: int) -> None:
-        while len(node._log.sealed_segments()) < segments:
+        while len(node.log("").replica.log.sealed_segments()) < segments:
             self.append(node, 1, 30_000)
 
     def test_by_size(self):
@@ -496,7 +498,7 @@ class RetentionTests(NodeTestCase):
         self.house(node)
         lowest = self.bounds(node).lowest
         self.assertGreater(lowest, 0)
-        self.assertEqual(node._log.first_offset, lowest)
+        self.assertEqual(node.log("").replica.log.first_offset, lowest)
         self.failureResultOf(self.fetch(node, lowest - 1), OffsetOutOfRangeError)
         self.stop(node)
         again = self.start()
@@ -512,7 +514,7 @@ class RetentionTests(NodeTestCase):
         self.house(node, DAY * 0.6)
         trimmed = self.bounds(node).lowest
         self.assertGreater(trimmed, 0)
-        self.assertEqual(len(node._log.sealed_segments()), 2)
+        self.assertEqual(len(node.log("").replica.log.sealed_segments()), 2)
 
     def test_start_one_year_ahead(self):
         """A start-up that meets a clock one year ahead trims nothing, and the node serves."""
@@ -554,10 +556,10 @@ class StopTests(NodeTestCase):
     def test_stop_wakes_followers(self):
         """Who waits at the tail is told to go on elsewhere."""
         node = self.start()
-        waiter = node.wait_for(9)
+        waiter = node.log("").wait_for(9)
         self.stop(node)
         self.failureResultOf(waiter, UnavailableError)
-        self.failureResultOf(node.wait_for(9), UnavailableError)
+        self.failureResultOf(node.log("").wait_for(9), UnavailableError)
 
     def test_directory_is_free_afterwards(self):
         """The data directory can be used again at once, and everything is there."""

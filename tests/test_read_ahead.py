@@ -184,17 +184,17 @@ class CatchUpTests(TownTestCase):
         away.crash()
         self.patch(read_ahead_module, "READ_AHEAD_SIZE", 32 * KIB)
         # As after a restart of the leader: nothing of it is in memory.
-        leader.node._replica.raft._log._cache_size_max = 0
+        leader.driver.raft._log._cache_size_max = 0
         for _ in range(40):
             self.result(town, leader.propose(10_000))
-        self.assertGreater(len(leader.node._log.sealed_segments()), 4)
+        self.assertGreater(len(leader.store.sealed_segments()), 4)
         reads = []
         run = leader.queues["loghouse-reader"].run
         leader.queues["loghouse-reader"].run = lambda work: (reads.append(work), run(work))[1]
         away.start()
-        town.until(lambda: away.node._replica and away.node._replica.readable_offset == 40, 60)
+        town.until(lambda: away.driver and away.driver.readable_offset == 40, 60)
         self.assertGreater(len(reads), 8)
-        frames = [[entry.frame for entry in one.node._log.entries(1, 30, 1 << 30)] for one in (leader, away)]
+        frames = [[entry.frame for entry in one.store.entries(1, 30, 1 << 30)] for one in (leader, away)]
         self.assertEqual(*frames)
 
 

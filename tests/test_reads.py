@@ -12,13 +12,13 @@ class ReadsTests(NodeTestCase):
     """Answers that name offsets, beside trims and appends."""
 
     def find(self, node: Node, seconds: float = 0.0) -> Deferred:
-        found = node.find_offset(int(seconds * 1_000_000))
+        found = node.log("").find_offset(int(seconds * 1_000_000))
         self.settle()
         self.readers.drain()
         return found
 
     def trim(self, node: Node, offset: int) -> None:
-        done = node.trim(offset)
+        done = node.log("").trim(offset)
         self.settle()
         self.successResultOf(done)
 
@@ -41,7 +41,7 @@ class ReadsTests(NodeTestCase):
         """An append and a trim while a time is looked up do not move the answer out of the bounds."""
         node = self.start()
         self.append(node, 3)
-        future = node.find_offset(int((self.wall + 1) * 1_000_000))
+        future = node.log("").find_offset(int((self.wall + 1) * 1_000_000))
         self.settle()
         self.wall += 2
         self.append(node)
@@ -51,10 +51,10 @@ class ReadsTests(NodeTestCase):
     def test_trimmed_while_it_is_read(self):
         """A read that meets a trim tells the bounds of what is readable, not of the bytes that are left."""
         node = self.start()
-        while len(node._log.sealed_segments()) < 2:
+        while len(node.log("").replica.log.sealed_segments()) < 2:
             self.append(node, 1, 30_000)
         next_offset = self.bounds(node).next_offset
-        reading = node.fetch(0, KIB)
+        reading = node.log("").fetch(0, KIB)
         self.trim(node, next_offset)
         self.propose(node)  # not committed: on its way to the disk
         self.clock.advance(0)

@@ -15,7 +15,7 @@ class RetryTests(NodeTestCase):
     def test_retries_of_a_producer(self):
         """A retry is told what the log says, before and behind a restart; other records are an error."""
         node = self.start()
-        done = node.register_producer("root")
+        done = node.log("").register_producer("root")
         self.settle()
         fields = {"producer_id": self.successResultOf(done), "subject": "root"}
         first = self.propose(node, 2, **fields)

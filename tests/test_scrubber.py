@@ -195,8 +195,8 @@ class LoneNodeTests(NodeTestCase):
         node = self.start(segment_size=32 * KIB, scrub_rate=MIB, metrics=metrics)
         for _ in range(12):
             self.append(node, 1, 9000)
-        store = Path(node._log.view.segments[1].path)
-        position = node._log.view.segments[1].frame_header(1).position + 300
+        store = Path(node.log("").replica.log.view.segments[1].path)
+        position = node.log("").replica.log.view.segments[1].frame_header(1).position + 300
         content = bytearray(store.read_bytes())
         content[position] ^= 1
         store.write_bytes(content)
@@ -209,6 +209,6 @@ class LoneNodeTests(NodeTestCase):
                 self.monotonic += 1
                 self.clock.advance(node.options.tick_seconds)
         self.assertEqual(metrics.count("scrub_pass_ended"), 2)
-        self.assertEqual(len(node.damage_control._places), 1)
-        self.assertEqual((self.fatal, node.damage_control.entry_repair.pending), ([], 0))
+        self.assertEqual(len(node.log("").replica.damage_control._places), 1)
+        self.assertEqual((self.fatal, node.log("").replica.damage_control.entry_repair.pending), ([], 0))
         self.assertEqual(self.append(node), 12)

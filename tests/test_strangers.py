@@ -29,8 +29,8 @@ from tests.vectors.messages import MESSAGES as VECTORS
 
 def state(one):
     """What a stranger must not be able to change."""
-    raft = one.node._replica.raft
-    return (raft.term, raft.role, raft.leader, raft.last_index, one.node._replica.lowest_offset)
+    raft = one.driver.raft
+    return (raft.term, raft.role, raft.leader, raft.last_index, one.driver.lowest_offset)
 
 
 class StrangerTests(TownTestCase):
@@ -61,7 +61,7 @@ class StrangerTests(TownTestCase):
         town, intruder = self.attacked()
         before = {one.name: state(one) for one in town.running}
         for one in town.running:
-            raft = one.node._replica.raft
+            raft = one.driver.raft
             for message in self.raft_attacks(raft):
                 for source in (77, raft.leader or raft.id):
                     intruder.send_raft(one, Envelope(1, source, raft.id, message))
@@ -79,7 +79,7 @@ class StrangerTests(TownTestCase):
         end = town.clock.seconds() + 10
         while town.clock.seconds() < end:
             for target in (one, other):
-                raft = target.node._replica.raft
+                raft = target.driver.raft
                 for message in self.raft_attacks(raft):
                     intruder.send_raft(target, Envelope(1, 77, raft.id, message))
             town.advance(0.1)
@@ -139,7 +139,7 @@ class StrangerTests(TownTestCase):
         """A stranger introduces nobody, not even itself, and mends nothing."""
         town, intruder = self.attacked()
         one = next(one for one in town.running if not one.leads)
-        raft = one.node._replica.raft
+        raft = one.driver.raft
         itself = RosterEntry(id=77, name="x", disk_uuid=b"X" * 16)
         roster = RosterReply(request_id=1, index=2**40, members=(itself,))
         for _ in range(5):
@@ -182,24 +182,24 @@ class StrangerTests(TownTestCase):
         town, intruder = self.attacked()
         follower = next(one for one in town.running if not one.leads)
         link = intruder.link(follower)
-        self.result(town, follower.node.remove("x"))
+        self.result(town, follower.node.administration.remove("x"))
         self.assertEqual(town.leader.node.configuration.removed, ("x",))
         town.until(lambda: link.wire is None)
         town.problems.clear()
         town.until(lambda: any("node 'x' was removed" in text for text in town.problems))
-        self.result(town, follower.node.remove("x"))  # once more changes nothing
-        self.result(town, follower.node.add("x", False))
+        self.result(town, follower.node.administration.remove("x"))  # once more changes nothing
+        self.result(town, follower.node.administration.add("x", False))
         self.assertEqual(town.leader.node.configuration.removed, ())
 
     def test_bans_are_bounded(self):
         """The list of names that are kept out has an end, and says so."""
         town = self.built("a")
-        replica = town["a"].node._replica
+        replica = town["a"].driver
         full = replace(
             replica.raft.configuration, removed=tuple(f"n{number}" for number in range(REMOVED_MAX))
         )
         self.result(town, replica.propose_configuration(full))
-        error = self.failure(town, town["a"].node.remove("x"), MembershipError)
+        error = self.failure(town, town["a"].node.administration.remove("x"), MembershipError)
         self.assertIn(f"{REMOVED_MAX} names", error.getErrorMessage())
 
 
@@ -218,16 +218,16 @@ class UnknownYetTests(TownTestCase):
         town.until(lambda: "dV eV" in town.shape(town.leader.name), 60)
         for old in [one for one in town.running if one.name in "abc"]:
             if old.leads:
-                self.result(town, old.node.transfer("d"))
+                self.result(town, old.node.administration.transfer("d"))
                 town.until(lambda: town["d"].leads)
-            self.result(town, town["d"].node.remove(old.name))
+            self.result(town, town["d"].node.administration.remove(old.name))
             town.advance(3)
             old.stop()
         away.start()
         wanted = " ".join(sorted([f"{away.name}V", "dV", "eV"]))
-        town.until(lambda: away.node._replica and town.shape(away.name) == wanted, 60)
+        town.until(lambda: away.driver and town.shape(away.name) == wanted, 60)
         done = self.result(town, town.leader.propose())
-        town.until(lambda: away.node._replica.readable_offset == done.base_offset + 1)
+        town.until(lambda: away.driver.readable_offset == done.base_offset + 1)
 
     def test_vote_for_one_unknown_yet(self):
         """A voter whose log does not hold the successor yet hears it once another member vouches."""
@@ -242,7 +242,7 @@ class UnknownYetTests(TownTestCase):
             town.join = [old.address, other.address]
             newcomer.start()
         town.until(lambda: "dV eV" in town.shape(old.name), 60)
-        self.result(town, old.node.transfer("d"))
+        self.result(town, old.node.administration.transfer("d"))
         town.until(lambda: town["d"].leads)
         old.crash()
         town["e"].crash()
@@ -256,7 +256,7 @@ class UnknownYetTests(TownTestCase):
         town = self.built()
         one = next(one for one in town.running if not one.leads)
         intruder = Intruder(town)
-        raft = one.node._replica.raft
+        raft = one.driver.raft
         roster, leader = one.cluster.roster, town.leader.cluster._swim.key
         town.advance(1)
         request_id = roster.request(town.clock.seconds())

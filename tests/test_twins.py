@@ -33,12 +33,12 @@ class TwinTests(TownTestCase):
         for one in others:
             servers = {server.name: server.address for server in one.node.servers()}
             self.assertEqual(servers[member.name], member.address)
-            status = self.result(town, one.node.status())
+            status = self.result(town, one.node.administration.status())
             shown = [(m.address, bool(m.id), m.role) for m in status.members if m.name == member.name]
             self.assertEqual(shown, [(member.address, True, MemberRole.VOTER), (twin.address, False, None)])
         for one in (*others, member):
             self.assertEqual(town.shape(one.name), "aV bV cV")
-        self.assertIsNone(twin.node._replica)
+        self.assertIsNone(twin.driver)
 
     def test_goes_on(self):
         """Appends through the member, and to it as the leader, are not disturbed; nor is it ever refuted."""
@@ -46,7 +46,7 @@ class TwinTests(TownTestCase):
         incarnation = member.cluster._swim.incarnation
         for one in (*others, member):
             self.result(town, one.propose(), 2)
-        self.result(town, town.leader.node.transfer(member.name))
+        self.result(town, town.leader.node.administration.transfer(member.name))
         town.until(lambda: member.leads)
         for one in (*others, member):
             self.result(town, one.propose(), 2)
@@ -63,14 +63,14 @@ class TwinTests(TownTestCase):
         """A removal of the name is refused while both live: it would hit the member. Then it goes."""
         town, member, twin, others = self.doubled()
         for one in (*others, member):
-            failure = self.failure(town, one.node.remove(member.name), MembershipError)
+            failure = self.failure(town, one.node.administration.remove(member.name), MembershipError)
             self.assertIn("two machines call themselves", failure.getErrorMessage())
             self.assertIn(twin.address, failure.getErrorMessage())
         self.assertEqual(town.shape(town.leader.name), "aV bV cV")
         key = MemberKey(twin.name, twin.node.disk_uuid)
         twin.stop()
         town.until(lambda: town.leader.cluster.liveness_of(key) is Liveness.DEAD, 60)
-        self.result(town, town.leader.node.remove(member.name))
+        self.result(town, town.leader.node.administration.remove(member.name))
         self.assertNotIn(member.name, town.shape(town.leader.name))
 
     def test_known_twin(self):
@@ -82,7 +82,7 @@ class TwinTests(TownTestCase):
         member.crash()
         town.advance(60)
         self.assertEqual(town.shape(town.leader.name), "aV bV cV")
-        self.assertIsNone(twin.node._replica)
+        self.assertIsNone(twin.driver)
         member.start()
         town.until(lambda: town.leader.node.is_heard(old[1]))
         self.assertEqual((member.node.disk_uuid, member.node.member_id), old)

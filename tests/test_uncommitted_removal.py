@@ -18,16 +18,16 @@ class UncommittedRemovalTests(TownTestCase):
         configuration = old.node.configuration
         member = next(iter(configuration.named(successor.name)))
         removal = replace(configuration.without(member.id), removed=(successor.name,))
-        ignored = old.node._replica.propose_configuration(removal)
+        ignored = old.driver.propose_configuration(removal)
         ignored.addErrback(lambda failure: None)
         town.until(lambda: town.leader is not old and town.leader is not None)
         if town.leader is other:
-            self.result(town, other.node.transfer(successor.name))
+            self.result(town, other.node.administration.transfer(successor.name))
             town.until(lambda: town.leader is successor)
         self.assertIn(successor.name, old.node.configuration.removed)
         town.heal()
         done = self.result(town, successor.propose())
-        town.until(lambda: old.node._replica.readable_index >= done.index)
+        town.until(lambda: old.driver.readable_index >= done.index)
         self.assertEqual(old.node.configuration.removed, ())
         self.assertEqual(town.shape(old.name), "aV bV cV")
 
@@ -56,9 +56,9 @@ class UncommittedRemovalTests(TownTestCase):
             town.cuts |= {(name, "f"), ("f", name)}
         town.add("f").start()
         town.until(lambda: "eV fV" in town.shape(leader.name))
-        self.result(town, leader.node.transfer("e"))
+        self.result(town, leader.node.administration.transfer("e"))
         town.until(lambda: town.leader is newcomer)
         town.heal()
         done = self.result(town, newcomer.propose())
-        town.until(lambda: old.node._replica.readable_index >= done.index)
+        town.until(lambda: old.driver.readable_index >= done.index)
         town.until(lambda: "d" in town.shape("e"))

@@ -12,8 +12,8 @@ from loghouse import __version__
 from loghouse.api.guard import Call, Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
-from loghouse.errors import InvalidRequestError, NotSupportedError
-from loghouse.node.api import ClusterAdmin, NodeLike
+from loghouse.errors import InvalidRequestError
+from loghouse.node.api import NodeLike
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS
 from loghouse.protocol.message import check_name
@@ -21,15 +21,11 @@ from loghouse.runtime.bridge import to_asyncio
 
 SERVICE: Final = "log.v1.Cluster"
 
-_Administer = Callable[[ClusterAdmin, Any], Awaitable[Any]]
+_Administer = Callable[[Any], Awaitable[Any]]
 
 
 class ClusterService:
-    """Answers the calls of `log.v1.Cluster` from a node.
-
-    Args:
-        node: Its `ClusterAdmin` does the work; a node that is none answers UNIMPLEMENTED.
-    """
+    """Answers the calls of `log.v1.Cluster` from a node."""
 
     def __init__(self, node: NodeLike) -> None:
         self._node = node
@@ -44,39 +40,24 @@ class ClusterService:
             "Transfer": (log_pb2.TransferRequest, self._transfer),
         }
         rpcs = {
-            name: Rpc(request, Action.ADMIN, self._on_cluster(name, administer))
+            name: Rpc(request, Action.ADMIN, self._on_cluster(administer))
             for name, (request, administer) in calls.items()
         }
-        rpcs["Trim"] = Rpc(log_pb2.TrimRequest, Action.ADMIN, self._on_log("Trim", self._trim))
+        rpcs["Trim"] = Rpc(log_pb2.TrimRequest, Action.ADMIN, self._trim)
         return rpcs
 
-    def _on_cluster(self, name: str, administer: _Administer) -> Callable[..., Awaitable[bytes]]:
+    def _on_cluster(self, administer: _Administer) -> Callable[..., Awaitable[bytes]]:
         """Return what answers a call about the whole cluster: permission first, then the work."""
 
         async def answer(call: Call, request: Any) -> bytes:
             call.check_cluster()
-            response = await administer(self._admin(name), request)
+            response = await administer(request)
             return bytes(response.SerializeToString())
 
         return answer
 
-    def _on_log(self, name: str, administer: _Administer) -> Callable[..., Awaitable[bytes]]:
-        """The same about one log."""
-
-        async def answer(call: Call, request: Any) -> bytes:
-            call.check_log(request.log)
-            response = await administer(self._admin(name), request)
-            return bytes(response.SerializeToString())
-
-        return answer
-
-    def _admin(self, name: str) -> ClusterAdmin:
-        if isinstance(self._node, ClusterAdmin):
-            return self._node
-        raise NotSupportedError(f"{SERVICE}.{name} is not served by this node: it has no cluster to change")
-
-    async def _status(self, admin: ClusterAdmin, request: Any) -> Any:
-        status = await to_asyncio(admin.status())
+    async def _status(self, request: Any) -> Any:
+        status = await to_asyncio(self._node.administration.status())
         node = self._node
         return log_pb2.StatusResponse(
             cluster_uuid=node.cluster_uuid,
@@ -104,26 +85,26 @@ class ClusterService:
             removed=status.removed,
         )
 
-    async def _add(self, admin: ClusterAdmin, request: Any) -> Any:
-        await to_asyncio(admin.add(_node_name(request), request.learner))
+    async def _add(self, request: Any) -> Any:
+        await to_asyncio(self._node.administration.add(_node_name(request), request.learner))
         return log_pb2.AddResponse()
 
-    async def _remove(self, admin: ClusterAdmin, request: Any) -> Any:
-        await to_asyncio(admin.remove(_node_name(request)))
+    async def _remove(self, request: Any) -> Any:
+        await to_asyncio(self._node.administration.remove(_node_name(request)))
         return log_pb2.RemoveResponse()
 
-    async def _leave(self, admin: ClusterAdmin, request: Any) -> Any:
-        await to_asyncio(admin.leave())
+    async def _leave(self, request: Any) -> Any:
+        await to_asyncio(self._node.administration.leave())
         return log_pb2.LeaveResponse()
 
-    async def _transfer(self, admin: ClusterAdmin, request: Any) -> Any:
+    async def _transfer(self, request: Any) -> Any:
         name = _node_name(request) if request.name else ""
-        leader: str = await to_asyncio(admin.transfer(name))
+        leader: str = await to_asyncio(self._node.administration.transfer(name))
         return log_pb2.TransferResponse(leader=leader)
 
-    async def _trim(self, admin: ClusterAdmin, request: Any) -> Any:
-        lowest: int = await to_asyncio(admin.trim(request.offset))
-        return log_pb2.TrimResponse(lowest=lowest)
+    async def _trim(self, call: Call, request: Any) -> bytes:
+        lowest: int = await to_asyncio(call.find_log(request.log).trim(request.offset))
+        return bytes(log_pb2.TrimResponse(lowest=lowest).SerializeToString())
 
 
 def _node_name(request: Any) -> str:

@@ -33,6 +33,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS
 from loghouse.net.callers import Caller, Callers
+from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
 from loghouse.shares import Holding, Shares
@@ -163,11 +164,11 @@ class Guard:
 class Call:
     """One call under way: its caller, and its messages. Whoever makes one ends it.
 
-    `subject` is the caller's casbin subject. `read` returns None at the client's half-close; `write` waits
-    for flow control.
+    `subject` is the caller's casbin subject, `log` what it asked for last. `read` returns None at the
+    client's half-close; `write` waits for flow control.
     """
 
-    __slots__ = ("_caller", "_context", "_guard", "_identity", "_rpc", "subject")
+    __slots__ = ("_caller", "_context", "_guard", "_identity", "_rpc", "log", "subject")
 
     def __init__(self, guard: Guard, rpc: Rpc, context: Any) -> None:
         """Begin a call: nothing of its request was read yet.
@@ -182,6 +183,7 @@ class Call:
         self._context = context
         self._identity, self._caller = guard.identify(context)
         self.subject = self._identity.subject
+        self.log: LogLike | None = None
         guard.gate.check_any_log(self._identity, rpc.action)
         guard.shares.calls.take(self.subject)
         if self._caller is not None:
@@ -221,10 +223,11 @@ class Call:
         finally:
             holding.close()
 
-    def check_log(self, log: str) -> None:
-        """Raise unless the caller may (still) do this on that log, and it is there; see `Gate.check_log`."""
+    def find_log(self, name: str) -> LogLike:
+        """Return a log on which the caller may (still) do this; see `Gate.find_log` for what is raised."""
         assert self._rpc.action is not None
-        self._guard.gate.check_log(self._identity, log, self._rpc.action)
+        self.log = self._guard.gate.find_log(self._identity, name, self._rpc.action)
+        return self.log
 
     def check_cluster(self) -> None:
         """Raise unless the caller may (still) do this on the cluster; see `Gate.check_permission`."""

@@ -54,7 +54,7 @@ class HealthService:
         self.refresh()
 
     def _status(self) -> int:
-        is_serving = self._node.has_leader and self._node.is_writable and not self.is_stopping
+        is_serving = self._node.is_serving and not self.is_stopping
         return int(_Status.SERVING if is_serving else _Status.NOT_SERVING)
 
     async def _check(self, call: Call, request: Any) -> bytes:

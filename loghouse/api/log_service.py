@@ -32,6 +32,7 @@ from loghouse.limits import (
     READER_SIZE_MIN,
     READERS_SIZE_MAX,
 )
+from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, proposal_alone
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_record_size, record_steps
@@ -58,8 +59,8 @@ class LogService:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._node = node = gate.node
-        self._coalescer = Coalescer(node.propose, soon(), later=later())
+        self._node = gate.node
+        self._coalescers: dict[int, Coalescer] = {}  # by group; one for each log that is appended to
         self._checks = LongChecks(deferToThread)
         self._reader_count = 0
 
@@ -112,7 +113,7 @@ class LogService:
         return answer
 
     def _name_leader(self, call: Call) -> None:
-        leader = self._node.leader_name
+        leader = call.log.leader_name if call.log is not None else ""
         if leader and leader != self._node.name:
             call.name_leader(leader)
 
@@ -124,14 +125,14 @@ class LogService:
 
     def _submit_record(self, call: Call, request: Any) -> asyncio.Future[bytes]:
         """Check a record and propose it, in a batch of its own or in company."""
-        call.check_log(request.log)
+        log = call.find_log(request.log)
         if not request.HasField("record"):
             raise InvalidRequestError("record", "is missing; an append needs one")
         record = request.record
         record.ClearField("offset")  # ours to give
         check_record_size(record.ByteSize(), self._gate.record_size_max)
         payload = log_pb2.RecordBatch(records=[record]).SerializeToString()
-        return self._append(call, request, payload, 1, _record_answer)
+        return self._append(log, call, request, payload, 1, _record_answer)
 
     async def _check_large_record(self, call: Call, message: bytes) -> None:
         steps = record_steps(message, self._gate.record_size_max)
@@ -149,7 +150,7 @@ class LogService:
 
     async def _submit_batch(self, call: Call, request: Any) -> asyncio.Future[bytes]:
         """Check a batch and propose its bytes as they are."""
-        call.check_log(request.log)
+        log = call.find_log(request.log)
         batch = request.batch
         payload_crc = request.batch_crc if request.HasField("batch_crc") else None
         steps = self._gate.check_batch(batch, request.record_count, request.codec, payload_crc)
@@ -159,7 +160,7 @@ class LogService:
         except MemoryError as error:
             raise short_of(error) or error from None
         return self._append(
-            call, request, batch, request.record_count, _batch_answer, request.codec, payload_crc
+            log, call, request, batch, request.record_count, _batch_answer, request.codec, payload_crc
         )
 
     async def _check_on(self, subject: str, steps: Iterator[int]) -> None:
@@ -180,6 +181,7 @@ class LogService:
 
     def _append(
         self,
+        log: LogLike,
         call: Call,
         request: Any,
         payload: bytes,
@@ -198,68 +200,71 @@ class LogService:
             producer_id=request.producer_id,
             producer_sequence=request.producer_sequence,
         )
+        coalescer = self._coalescers.get(log.group)
+        if coalescer is None:
+            coalescer = self._coalescers[log.group] = Coalescer(log.propose, soon(), later=later())
         if proposal is None:
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
-            self._coalescer.submit(call.subject, share)
+            coalescer.submit(call.subject, share)
             return share.done
-        dropped = self._coalescer.submit_alone(share, proposal)
+        dropped = coalescer.submit_alone(share, proposal)
         if dropped is not None:
             share.done.add_done_callback(lambda _: dropped.cancel())
         return share.done
 
     async def _register_producer(self, call: Call, request: Any) -> bytes:
-        call.check_log(request.log)
-        producer_id = await to_asyncio(self._gate.register_producer(call.subject))
+        log = call.find_log(request.log)
+        producer_id = await to_asyncio(log.register_producer(call.subject))
         return bytes(log_pb2.RegisterProducerResponse(producer_id=producer_id).SerializeToString())
 
     # --- reading ----------------------------------------------------------------------
 
     async def _consume(self, call: Call, request: Any) -> bytes:
-        call.check_log(request.log)
-        fetched = await to_asyncio(self._node.fetch(request.offset, 1))
-        for entry in decode_entries(self._node.seed, fetched.frames):
+        log = call.find_log(request.log)
+        fetched = await to_asyncio(log.fetch(request.offset, 1))
+        for entry in decode_entries(log.seed, fetched.frames):
             async for record in records_from(entry, request.offset, lambda: 1):
                 return bytes(log_pb2.ConsumeResponse(record=record).SerializeToString())
         raise AssertionError(f"a fetch at {request.offset} did not hold that offset")
 
     async def _consume_stream(self, call: Call, request: Any) -> None:
-        call.check_log(request.log)
+        log = call.find_log(request.log)
         offset = request.offset
         share = partial(self._share_of, CONSUME_SIZE)
         with self._reader(), call.following():
             while True:
-                fetched = await self._read_on(call, request, offset, CONSUME_SIZE)
+                fetched = await self._read_on(call, log, offset, CONSUME_SIZE)
                 with call.holding(len(fetched.frames)):
-                    for entry in decode_entries(self._node.seed, fetched.frames):
+                    for entry in decode_entries(log.seed, fetched.frames):
                         async for record in records_from(entry, offset, share):
                             await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
                 offset = fetched.next_offset
 
     async def _fetch(self, call: Call, request: Any) -> bytes:
-        call.check_log(request.log)
+        log = call.find_log(request.log)
         with self._reader():
             size_max = _fetch_size(request.size_max)
-            fetched = await to_asyncio(self._node.fetch(request.offset, self._share_of(size_max)))
-            fetched = await fitting(self._node.seed, fetched, request.offset, request.size_max)
+            fetched = await to_asyncio(log.fetch(request.offset, self._share_of(size_max)))
+            fetched = await fitting(log.seed, fetched, request.offset, request.size_max)
         return _fetch_response(fetched)
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
-        call.check_log(request.log)
+        log = call.find_log(request.log)
         offset = request.offset
         size_max = _fetch_size(request.size_max)
         with self._reader(), call.following():
             while True:
-                fetched = await self._read_on(call, request, offset, size_max)
+                fetched = await self._read_on(call, log, offset, size_max)
                 with call.holding(len(fetched.frames)):
-                    fetched = await fitting(self._node.seed, fetched, offset, request.size_max)
+                    fetched = await fitting(log.seed, fetched, offset, request.size_max)
                     await call.write(_fetch_response(fetched))
                 offset = fetched.next_offset
 
-    async def _read_on(self, call: Call, request: Any, offset: int, size_max: int) -> Fetched:
+    async def _read_on(self, call: Call, log: LogLike, offset: int, size_max: int) -> Fetched:
         """Return entries from `offset` on, sleeping in the node while there are none."""
-        await to_asyncio(self._node.wait_for(offset))
-        call.check_log(request.log)  # it may have waited for days
-        return await to_asyncio(self._node.fetch(offset, self._share_of(size_max)))
+        await to_asyncio(log.wait_for(offset))
+        call.find_log(log.name)  # it may have waited for days: may the caller still?
+        return await to_asyncio(log.fetch(offset, self._share_of(size_max)))
 
     @contextmanager
     def _reader(self) -> Iterator[None]:
@@ -274,14 +279,14 @@ class LogService:
         return min(size_max, max(READER_SIZE_MIN, READERS_SIZE_MAX // self._reader_count))
 
     async def _bounds(self, call: Call, request: Any) -> bytes:
-        call.check_log(request.log)
-        bounds = await to_asyncio(self._node.bounds())
+        log = call.find_log(request.log)
+        bounds = await to_asyncio(log.bounds())
         response = log_pb2.BoundsResponse(lowest=bounds.lowest, next=bounds.next_offset)
         return bytes(response.SerializeToString())
 
     async def _find_offset(self, call: Call, request: Any) -> bytes:
-        call.check_log(request.log)
-        offset, timestamp = await to_asyncio(self._node.find_offset(request.timestamp))
+        log = call.find_log(request.log)
+        offset, timestamp = await to_asyncio(log.find_offset(request.timestamp))
         return bytes(log_pb2.FindOffsetResponse(offset=offset, timestamp=timestamp).SerializeToString())
 
     async def _get_servers(self, call: Call, request: Any) -> bytes:

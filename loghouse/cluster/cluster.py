@@ -167,7 +167,7 @@ class Cluster:
 
     def _read_book(self) -> AddressBook:
         try:
-            return decode_address_book(self.node.read_address_book())
+            return decode_address_book(self.node.address_book.read())
         except MalformedMessageError as error:
             # It is a cache of addresses and an incarnation that the others remember, too.
             self.logger.warn("the address book is damaged, going on without: {error}", error=str(error))
@@ -185,7 +185,7 @@ class Cluster:
         self._drops.clear()
         book = self._swim.last_book() if self._swim is not None else None
         if book is not None:
-            self.node.write_address_book(encode_address_book(book), lambda: None)
+            self.node.address_book.write(encode_address_book(book), lambda: None)
         self.peers.stop(reason)
 
     def leave(self) -> None:
@@ -330,7 +330,7 @@ class Cluster:
             for event in ready.events:
                 self._member_changed(event)
             if ready.book is not None:
-                self.node.write_address_book(
+                self.node.address_book.write(
                     encode_address_book(ready.book), partial(self._book_written, ready.token)
                 )
 

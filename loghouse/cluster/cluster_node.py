@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from twisted.python.failure import Failure
 
+from loghouse.node.address_book import AddressBookFile
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -15,7 +15,9 @@ from loghouse.protocol.raft_messages import Envelope
 class GroupLike(Protocol):
     """One group as its node takes part in it: its log says who is a member, and it takes their messages."""
 
-    seed: int
+    @property
+    def seed(self) -> int:
+        """The group's `frame_seed`, by which its frames are checked."""
 
     @property
     def configuration(self) -> Configuration:
@@ -59,6 +61,7 @@ class ClusterNode(GroupLike, Protocol):
     cluster_name: str
     cluster_uuid: bytes
     disk_uuid: bytes
+    address_book: AddressBookFile
 
     def message_received(self, source: str, message: Message) -> None:
         """Take another message between nodes: a forwarded request, or its answer."""
@@ -80,12 +83,6 @@ class ClusterNode(GroupLike, Protocol):
 
     def is_heard(self, id: int) -> bool:
         """Whether a member answered this leader within an election timeout, or is this node."""
-
-    def write_address_book(self, content: bytes, done: Callable[[], None]) -> None:
-        """Make the address book durable, then call `done`."""
-
-    def read_address_book(self) -> bytes:
-        """The address book as last written; empty when there is none."""
 
     def fatal(self, failure: Failure) -> None:
         """The process must end."""

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError, short_of
 from loghouse.limits import APPEND_COST, BODIES
+from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, proposal_alone, refusal_of
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
@@ -59,22 +60,32 @@ class Appender:
         in_thread: Callable[..., Deferred[Any]],
         bodies: Ledger | None = None,
     ) -> None:
-        self.node = node = gate.node  # appends; fixed
+        self._node_name = gate.node.name  # fixed
         self.check_batch = gate.check_batch  # checks a batch, in steps; fixed
         self.bodies = bodies or Ledger(BODIES)  # counts unanswered bytes by subject; fixed
         self.scheduler = scheduler  # the reactor's clock; fixed
         self.checks = LongChecks(in_thread)  # the checks that wait for a thread
-        self._coalescer = Coalescer(node.propose, soon, self.flush, entries_max=ENTRIES_MAX)
+        self._soon = soon  # runs work at the end of this turn of the reactor; fixed
+        self._coalescers: dict[int, Coalescer] = {}  # by group; one for each log that is appended to
         self._answered: set[Appends] = set()  # sessions with answers not written yet; emptied by `flush`
+
+    def coalescer_of(self, log: LogLike) -> Coalescer:
+        """Return what joins the appends of all sessions to a log."""
+        found = self._coalescers.get(log.group)
+        if found is None:
+            found = Coalescer(log.propose, self._soon, self.flush, entries_max=ENTRIES_MAX)
+            self._coalescers[log.group] = found
+        return found
 
     def join(self, append: Append, subject: str) -> None:
         """Propose a plain batch in one entry with the others of this turn."""
-        self._coalescer.add(subject, append)
-        self._coalescer.flush_soon()
+        coalescer = self.coalescer_of(append.log)
+        coalescer.add(subject, append)
+        coalescer.flush_soon()
 
     def propose(self, append: Append, proposal: Proposal) -> None:
         """Propose an entry of its own, behind the batches that came before it."""
-        append.pending = self._coalescer.submit_alone(append, proposal)
+        append.pending = self.coalescer_of(append.log).submit_alone(append, proposal)
 
     def note_answer(self, appends: Appends) -> None:
         """Flush a session later, once all batches of the entry have their answers."""
@@ -83,9 +94,13 @@ class Appender:
     def flush(self) -> None:
         """Write all answers given so far."""
         answered, self._answered = self._answered, set()
-        leader = self.node.leader_name
+        leaders: dict[int, str] = {}
         for appends in answered:
-            appends.flush("" if leader == self.node.name else leader)
+            log = appends.log
+            if log.group not in leaders:
+                leader = log.leader_name
+                leaders[log.group] = "" if leader == self._node_name else leader
+            appends.flush(leaders[log.group])
 
 
 class Append:
@@ -106,6 +121,7 @@ class Append:
         "deadline",
         "is_checked",
         "is_wanted",
+        "log",
         "payload",
         "payload_crc",
         "pending",
@@ -114,8 +130,9 @@ class Append:
         "stream",
     )
 
-    def __init__(self, appends: Appends, stream: int, request: Produce, now: float) -> None:
+    def __init__(self, appends: Appends, log: LogLike, stream: int, request: Produce, now: float) -> None:
         self._appends = appends
+        self.log = log
         self.stream = stream
         self.payload: Buffer = request.batch
         self.payload_crc = request.batch_crc
@@ -147,6 +164,7 @@ class Appends:
 
     def __init__(self, appender: Appender, link: AppendLink, session: Session, subject: str) -> None:
         self.appender = appender  # proposes; shared by all sessions, fixed
+        self.log: LogLike  # the log that this session appended to last; set by each `take`
         self._link = link  # the client's connection; fixed
         self._session = session  # the protocol's side of the link; fixed
         self._subject = subject  # whose session this is; fixed
@@ -170,10 +188,10 @@ class Appends:
         self._holding.hold(self._size + size)
         self._coming = size
 
-    def take(self, stream: int, request: Produce) -> None:
-        """Append a batch; its outcome is the stream's answer."""
-        appender = self.appender
-        append = self._open[stream] = Append(self, stream, request, appender.scheduler.seconds())
+    def take(self, log: LogLike, stream: int, request: Produce) -> None:
+        """Append a batch to a log; its outcome is the stream's answer."""
+        appender, self.log = self.appender, log
+        append = self._open[stream] = Append(self, log, stream, request, appender.scheduler.seconds())
         self._size += len(append.payload) + APPEND_COST
         self._coming = 0
         try:

@@ -22,7 +22,7 @@ from loghouse.limits import (
     FETCH_SIZE_MAX,
 )
 from loghouse.net.appending import Appender, Appends
-from loghouse.node.api import NodeLike
+from loghouse.node.api import LogLike, NodeLike
 from loghouse.node.gate import Gate, refusal_of
 from loghouse.protocol.client_messages import (
     Bounds,
@@ -40,13 +40,11 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
-from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
 from loghouse.replica.api import Fetched
 from loghouse.shares import Holding, Shares
 
-LOGS: Final = {DEFAULT_GROUP: DEFAULT_LOG}
 READS_PER_TURN_MAX: Final = 4
 
 _ACTIONS: Final = {
@@ -107,11 +105,10 @@ class BinarySession:
         self._session = link.session  # the protocol's side of the link; fixed
         # The work of each stream that waits for the node; gone with its answer, or when the client cancels.
         self._running: dict[int, Deferred[Any]] = {}
-        self._reads: deque[tuple[int, int]] = (
-            deque()
-        )  # stream and size in bytes of reads that wait their turn
-        # The next offset of each stream that reads; gone when the stream ends.
-        self._offsets: dict[int, int] = {}
+        # Stream and size in bytes of the reads that wait for their turn.
+        self._reads: deque[tuple[int, int]] = deque()
+        # The log and the next offset of each stream that reads; gone when the stream ends.
+        self._places: dict[int, tuple[LogLike, int]] = {}
         self._is_reading = False  # the node reads for one of the streams
         self._is_in_turn = False  # `_read_next` runs, or goes on in the next turn of the reactor
         # What was read ahead while the link was not writable, its stream, and whether that follows.
@@ -155,7 +152,7 @@ class BinarySession:
             self._forget(stream)
         self._appends.close()
         self._reads.clear()
-        for stream in list(self._offsets):
+        for stream in list(self._places):
             self._end_read(stream)
         self._ready = None
         self._answers.close()
@@ -168,50 +165,53 @@ class BinarySession:
         Raises:
             RequestError: Its body is not to be read.
         """
-        self._gate.check_permission(self._identity, LOGS.get(group, ANY_OBJECT), _ACTIONS.get(request))
+        log = self._gate.node.logs.get(group)
+        object_ = log.name if log is not None else ANY_OBJECT
+        self._gate.check_permission(self._identity, object_, _ACTIONS.get(request))
         if request is Produce:
             self._appends.expect(size)
 
     def _begin(self, event: RequestReceived) -> None:
         """Check a request, and begin with it."""
-        action, log = _ACTIONS.get(type(event.request)), LOGS.get(event.group)
-        if action is None or log is None:
+        node, stream, action = self._gate.node, event.stream, _ACTIONS.get(type(event.request))
+        if action is None:
             self._gate.check_permission(self._identity, ANY_OBJECT, action)
-            if action is not None:
-                raise UnknownLogError(f"group {event.group}")
-        else:
-            self._gate.check_log(self._identity, log, action)
-        node, stream = self._gate.node, event.stream
+            assert isinstance(event.request, Describe)
+            self._session.answer(stream, describe(node))
+            return
+        found = node.logs.get(event.group)
+        if found is None:
+            self._gate.check_permission(self._identity, ANY_OBJECT, action)
+            raise UnknownLogError(f"group {event.group}")
+        log = self._gate.find_log(self._identity, found.name, action)
         match event.request:
             case Produce() as request:
-                self._appends.take(stream, request)
+                self._appends.take(log, stream, request)
             case Fetch() as request:
                 self._reads.append((stream, min(request.size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)))
-                self._offsets[stream] = request.offset
+                self._places[stream] = log, request.offset
                 self._read_next()
             case Follow() as request:
                 self._server.shares.followers.take(self._identity.subject)
                 self._followed.add(stream)
-                self._offsets[stream] = request.offset
+                self._places[stream] = log, request.offset
                 self._follow_on(stream)
             case Bounds():
                 self._run(
-                    stream, node.bounds, lambda b: BoundsReply(lowest=b.lowest, next_offset=b.next_offset)
+                    stream, log.bounds, lambda b: BoundsReply(lowest=b.lowest, next_offset=b.next_offset)
                 )
             case FindOffset() as request:
                 self._run(
                     stream,
-                    lambda: node.find_offset(request.timestamp),
+                    lambda: log.find_offset(request.timestamp),
                     lambda found: FindOffsetReply(offset=found[0], timestamp=found[1]),
                 )
             case RegisterProducer():
                 self._run(
                     stream,
-                    lambda: self._gate.register_producer(self._identity.subject),
+                    lambda: log.register_producer(self._identity.subject),
                     lambda found: RegisterProducerReply(producer_id=found),
                 )
-            case Describe():
-                self._session.answer(stream, describe(node))
 
     def _run(self, stream: int, work: Callable[[], Deferred[Any]], reply: Callable[[Any], Message]) -> None:
         """Start work whose result is the only answer of its stream."""
@@ -243,9 +243,10 @@ class BinarySession:
     def _follow_on(self, stream: int) -> None:
         """Wait for the next record of a stream that follows, if it has credit and waits for nothing else."""
         served = self._session.served.open.get(stream)
-        if served is None or served.credit <= 0 or stream in self._running or stream not in self._offsets:
+        if served is None or served.credit <= 0 or stream in self._running or stream not in self._places:
             return
-        waiting = maybeDeferred(self._gate.node.wait_for, self._offsets[stream])
+        log, offset = self._places[stream]
+        waiting = maybeDeferred(log.wait_for, offset)
         self._running[stream] = waiting
         waiting.addCallback(self._readable, stream)
         waiting.addErrback(self._read_failed, stream)
@@ -275,17 +276,18 @@ class BinarySession:
 
     def _read(self, stream: int, size_max: int) -> None:
         served = self._session.served.open.get(stream)
-        if served is None or stream not in self._offsets:
+        if served is None or stream not in self._places:
             self._is_reading = False  # cancelled meanwhile
             return
         is_follow = served.request is Follow
         if is_follow:
             size_max = min(size_max, served.credit)
+        log, offset = self._places[stream]
         # A follower may have waited for days: ask the policy and the certificate again.
         reading: Deferred[Any] = maybeDeferred(
-            self._gate.check_permission, self._identity, DEFAULT_LOG, Action.CONSUME
+            self._gate.check_permission, self._identity, log.name, Action.CONSUME
         )
-        reading.addCallback(lambda _: self._gate.node.fetch(self._offsets[stream], size_max))
+        reading.addCallback(lambda _: log.fetch(offset, size_max))
         self._running[stream] = reading
         reading.addCallback(self._frames_read, stream, is_follow)
         reading.addErrback(self._read_failed, stream)
@@ -306,8 +308,8 @@ class BinarySession:
         self._link.flush()
         if self._link.is_writable:
             self._hold_answers(0)
-        if is_follow and stream in self._offsets:
-            self._offsets[stream] = fetched.next_offset
+        if is_follow and stream in self._places:
+            self._places[stream] = self._places[stream][0], fetched.next_offset
             self._follow_on(stream)
         else:
             self._end_read(stream)
@@ -322,7 +324,7 @@ class BinarySession:
         self._unsent_size = size
 
     def _end_read(self, stream: int) -> None:
-        self._offsets.pop(stream, None)
+        self._places.pop(stream, None)
         if stream in self._followed:
             self._followed.discard(stream)
             self._server.shares.followers.give_back(self._identity.subject)
@@ -343,7 +345,7 @@ def describe(node: NodeLike) -> DescribeReply:
         cluster_uuid=node.cluster_uuid,
         cluster_name=node.cluster_name,
         node_name=node.name,
-        logs=tuple(LOGS.items()),
+        logs=tuple((group, log.name) for group, log in node.logs.items()),
         servers=tuple(
             DescribedServer(
                 name=server.name,

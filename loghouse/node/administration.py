@@ -53,12 +53,8 @@ class _Removal:
     is_late: bool = False
 
 
-class AdministrationOwner(Protocol):
-    """What administration asks of its node."""
-
-    name: str
-    disk_uuid: bytes
-    transport: Transport | None
+class AdministeredGroup(Protocol):
+    """What administration asks of the log whose group it changes."""
 
     @property
     def driver(self) -> RaftDriver | None:
@@ -76,17 +72,29 @@ class AdministrationOwner(Protocol):
         """Carry out an order: here if this node leads, else the leader is asked, once."""
 
 
-class Administration:
-    """What an operator may ask of a node (`node.api.ClusterAdmin`), and what a leader does for others."""
+class AdministeredNode(Protocol):
+    """Who the node is, and its way to the others."""
 
-    def __init__(self, owner: AdministrationOwner, *, monotonic: Callable[[], float]) -> None:
+    name: str
+    disk_uuid: bytes
+    transport: Transport
+
+
+class Administration:
+    """What an operator may ask of a group (`node.api.ClusterAdmin`), and what its leader does for others."""
+
+    def __init__(
+        self, log: AdministeredGroup, node: AdministeredNode, *, monotonic: Callable[[], float]
+    ) -> None:
         """Nothing is under way yet.
 
         Args:
-            owner: The node.
+            log: The log whose group is administered.
+            node: The node that serves it here.
             monotonic: Seconds that only rise, for the rate of registrations.
         """
-        self._owner = owner
+        self._log = log
+        self._node = node
         self._monotonic = monotonic
         # How many producers each subject may register now; taken from by each registration asked for here.
         self._registrations = Rate(REGISTRATIONS_AT_ONCE_MAX, REGISTRATION_SECONDS)
@@ -99,32 +107,32 @@ class Administration:
 
     def status(self) -> Deferred[ClusterStatus]:
         """Return the cluster as this node sees it; how far each member is, if the leader can be asked."""
-        progress = self._owner.administer(AdminOrder(operation=AdminOperation.PROGRESS))
+        progress = self._log.administer(AdminOrder(operation=AdminOperation.PROGRESS))
         return progress.addErrback(_without_progress).addCallback(self._status)
 
     def add(self, name: str, learner: bool) -> Deferred[None]:
         """Let a node in, also one that was removed."""
         order = AdminOrder(operation=AdminOperation.ADD, name=name, number=int(learner))
-        return self._owner.administer(order).addCallback(_nothing)
+        return self._log.administer(order).addCallback(_nothing)
 
     def remove(self, name: str) -> Deferred[None]:
         """Take a node out and keep it out."""
         order = AdminOrder(operation=AdminOperation.REMOVE, name=name)
-        return self._owner.administer(order).addCallback(_nothing)
+        return self._log.administer(order).addCallback(_nothing)
 
     def leave(self) -> Deferred[None]:
         """Take this node out of the cluster."""
-        return self.remove(self._owner.name)
+        return self.remove(self._node.name)
 
     def transfer(self, name: str) -> Deferred[str]:
         """Hand leadership to a node, or to the best one; fires with its name."""
         order = AdminOrder(operation=AdminOperation.TRANSFER, name=name)
-        return self._owner.administer(order).addCallback(lambda result: result.name)
+        return self._log.administer(order).addCallback(lambda result: result.name)
 
     def trim(self, offset: int) -> Deferred[int]:
         """Let records below `offset` go."""
         order = AdminOrder(operation=AdminOperation.TRIM, number=offset)
-        return self._owner.administer(order).addCallback(lambda result: result.number)
+        return self._log.administer(order).addCallback(lambda result: result.number)
 
     def register_producer(self, subject: str) -> Deferred[int]:
         """Register a producer that only `subject` may use; fires with its id."""
@@ -134,13 +142,13 @@ class Administration:
         except ResourceExhaustedError:
             return fail()
         order = AdminOrder(operation=AdminOperation.REGISTER_PRODUCER, name=subject)
-        return self._owner.administer(order).addCallback(lambda result: result.number)
+        return self._log.administer(order).addCallback(lambda result: result.number)
 
     # --- done here, by the leader -------------------------------------------------------
 
     def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
         """Carry out an order if this node leads; never passes it on."""
-        driver = self._owner.driver
+        driver = self._log.driver
         if driver is None:
             return fail(UnavailableError("this node has not joined its cluster yet; nothing was done"))
         try:
@@ -197,8 +205,8 @@ class Administration:
             if member.role is MemberRole.VOTER:
                 raise MembershipError(f"{name!r} votes; remove it first, then add it as a learner")
             return configuration.with_role(member.id, MemberRole.REPLICA)
-        transport = self._owner.transport
-        for presence in transport.present() if transport is not None else ():
+        transport = self._node.transport
+        for presence in transport.present():
             if presence.name == name:
                 return configuration.with_member(name, presence.disk_uuid, MemberRole.REPLICA)
         raise MembershipError(f"{name!r} is not reached by the leader; start it first, then add it again")
@@ -221,8 +229,8 @@ class Administration:
         Raises:
             MembershipError: Says where the other one is.
         """
-        transport = self._owner.transport
-        if transport is None or not driver.raft.is_heard(member.id):
+        transport = self._node.transport
+        if not driver.raft.is_heard(member.id):
             return
         for stranger in transport.strangers():
             if stranger.name == member.name:
@@ -275,7 +283,7 @@ class Administration:
                 self._removals.append(removal)
 
     def _problem_of(self, removal: _Removal, ticks: int) -> RequestError | None:
-        driver = self._owner.driver
+        driver = self._log.driver
         if driver is None or driver.raft.role is not Role.LEADER:
             return UnavailableError("this node does not lead any more; nothing was done, try again")
         raft = driver.raft
@@ -299,7 +307,7 @@ class Administration:
 
     def _transfer(self, driver: RaftDriver, name: str) -> Deferred[AdminResult]:
         raft = driver.raft
-        if name == self._owner.name:
+        if name == self._node.name:
             driver.transfer_leadership(raft.id)  # takes back what is pending
             self.look_at_hand_over()
             return succeed(AdminResult(name=name))
@@ -313,7 +321,7 @@ class Administration:
         return self._until_handed_over().addCallback(partial(self._handed_over, name))
 
     def _handed_over(self, name: str, _: None) -> AdminResult:
-        leader = self._owner.leader_name
+        leader = self._log.leader_name
         if name not in ("", leader):
             raise UnavailableError(f"{leader!r} leads now, not {name!r}; transfer again from there")
         return AdminResult(name=leader)
@@ -322,7 +330,7 @@ class Administration:
 
     def hand_over(self) -> Deferred[None]:
         """Let another voter lead, if this node does and there is one; fires when that is done or hopeless."""
-        driver = self._owner.driver
+        driver = self._log.driver
         if driver is None or driver.raft.role is not Role.LEADER:
             return succeed(None)
         try:
@@ -338,7 +346,7 @@ class Administration:
 
     def look_at_hand_over(self) -> None:
         """Called at each tick and change of role: tell who waits for a hand-over how it ended."""
-        driver = self._owner.driver
+        driver = self._log.driver
         if not self._hand_overs or driver is None:
             return
         raft = driver.raft
@@ -374,20 +382,18 @@ class Administration:
     # --- status -------------------------------------------------------------------------
 
     def _status(self, progress: AdminResult) -> ClusterStatus:
-        owner = self._owner
-        driver, transport, configuration = owner.driver, owner.transport, owner.configuration
+        log, node = self._log, self._node
+        driver, transport, configuration = log.driver, node.transport, log.configuration
         if driver is None:
             raise UnavailableError("this node has not joined its cluster yet; try another node")
         matches = dict(progress.matches)
         members = []
         for member in configuration.members:
-            is_here = member.disk_uuid == owner.disk_uuid
+            is_here = member.disk_uuid == node.disk_uuid
             key = MemberKey(member.name, member.disk_uuid)
             liveness: Liveness | None = Liveness.ALIVE
-            version, address = __version__, ""
-            if transport is not None:
-                address = transport.address_of(key)
-            if transport is not None and not is_here:
+            version, address = __version__, transport.address_of(key)
+            if not is_here:
                 liveness, version = transport.liveness_of(key), transport.version_of(key)
             members.append(
                 MemberState(
@@ -407,11 +413,11 @@ class Administration:
                 liveness=stranger.liveness,
                 address=stranger.profile.address if stranger.profile is not None else "",
             )
-            for stranger in (transport.strangers() if transport is not None else ())
+            for stranger in transport.strangers()
         ]
         return ClusterStatus(
             term=driver.raft.term,
-            leader=owner.leader_name,
+            leader=log.leader_name,
             commit_index=max(progress.number, driver.raft.commit_index),
             lowest_offset=driver.lowest_offset,
             next_offset=driver.readable_offset,

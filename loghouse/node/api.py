@@ -1,14 +1,14 @@
 """What the servers may ask of a node: the seam between `loghouse.api`, `loghouse.net` and `loghouse.node`.
 
-Servicers and binary sessions know a node only through `NodeLike`. Offsets count records from 0 and have
-no gaps; times are microseconds since the epoch; sizes are bytes.
+The gRPC and the binary server know a node only through `NodeLike`, and its logs through `LogLike`. Offsets
+count records from 0 and have no gaps; times are microseconds since the epoch; sizes are bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -76,45 +76,30 @@ class ClusterStatus:
     removed: tuple[str, ...] = ()
 
 
-class NodeLike(Protocol):
-    """A node as its servers see it.
+class LogLike(Protocol):
+    """A log as a node serves it, whether or not it hosts a copy.
 
     Every Deferred may be cancelled. Errors are `loghouse.errors.RequestError`s.
     """
 
     @property
     def name(self) -> str:
-        """The node's name in the cluster."""
+        """The log's name."""
         ...
 
     @property
-    def cluster_uuid(self) -> bytes:
-        """The cluster's uuid, 16 bytes."""
-        ...
-
-    @property
-    def cluster_name(self) -> str:
-        """The cluster's name."""
+    def group(self) -> int:
+        """The number of its Raft group."""
         ...
 
     @property
     def seed(self) -> int:
-        """The `frame_seed` of the default log, to check fetched frames with."""
-        ...
-
-    @property
-    def has_leader(self) -> bool:
-        """Whether a leader is known, so that appends and checked reads can be answered."""
+        """The log's `frame_seed`, to check fetched frames with."""
         ...
 
     @property
     def leader_name(self) -> str:
         """The name of the node that leads, as far as this one knows; else empty."""
-        ...
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether the disk takes appends now."""
         ...
 
     def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
@@ -156,27 +141,20 @@ class NodeLike(Protocol):
         """
         ...
 
-    def servers(self) -> Sequence[ServerView]:
-        """The nodes of the cluster, this one included."""
-        ...
-
-    def check_log(self, name: str) -> None:
-        """Raise UnknownLogError unless this cluster has a log of that name; empty means the default one."""
-        ...
-
-
-@runtime_checkable
-class ProducerRegistry(Protocol):
-    """A node that registers producers for exactly-once appends; works on every node."""
-
     def register_producer(self, subject: str) -> Deferred[int]:
-        """Register a producer that only `subject` may use; fires with its id once that is committed."""
+        """Register a producer that only `subject` may use, for exactly-once appends; works on every node.
+
+        Fires with its id once that is committed.
+        """
+        ...
+
+    def trim(self, offset: int) -> Deferred[int]:
+        """Let records below `offset` go; fires with the lowest offset once that is committed."""
         ...
 
 
-@runtime_checkable
 class ClusterAdmin(Protocol):
-    """A node that can be asked to change the cluster; every call works on every node.
+    """What a node can be asked about the cluster and its members; every call works on every node.
 
     Errors are `RequestError`s. MembershipError says why a change was refused and what would work; after
     OutcomeUnknownError it may or may not have been done, and doing it again does no harm.
@@ -202,6 +180,48 @@ class ClusterAdmin(Protocol):
         """Hand leadership to a node (empty: the best candidate); fires with the new leader's name."""
         ...
 
-    def trim(self, offset: int) -> Deferred[int]:
-        """Let records below `offset` go; fires with the lowest offset once that is committed."""
+
+class NodeLike(Protocol):
+    """A node as its servers see it."""
+
+    @property
+    def name(self) -> str:
+        """The node's name in the cluster."""
+        ...
+
+    @property
+    def cluster_uuid(self) -> bytes:
+        """The cluster's uuid, 16 bytes."""
+        ...
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster's name."""
+        ...
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether appends to every log can be answered: it has a leader, and the disk takes them."""
+        ...
+
+    @property
+    def administration(self) -> ClusterAdmin:
+        """What may be asked about the cluster and its members."""
+        ...
+
+    @property
+    def logs(self) -> Mapping[int, LogLike]:
+        """The logs of the cluster, by group."""
+        ...
+
+    def log(self, name: str) -> LogLike:
+        """Return the log of that name; empty means the default one. It may be kept.
+
+        Raises:
+            UnknownLogError: This cluster has no such log.
+        """
+        ...
+
+    def servers(self) -> Sequence[ServerView]:
+        """The nodes of the cluster, this one included."""
         ...

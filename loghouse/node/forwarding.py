@@ -73,10 +73,10 @@ class AdminResult:
 
 
 class Leading(Protocol):
-    """What a node does itself when it leads; it fails with NotLeaderError when not, and passes nothing on."""
+    """What is done here when this node leads; it fails with NotLeaderError when not, passes nothing on."""
 
     def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
-        """Append a batch; calls one of the two, as `NodeLike.propose` does."""
+        """Append a batch; calls one of the two, as `LogLike.propose` does."""
         ...
 
     def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,7 +18,6 @@ from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
 from loghouse.errors import (
     InvalidRequestError,
-    NotSupportedError,
     OutcomeUnknownError,
     PermissionDeniedError,
     RequestError,
@@ -27,7 +25,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
-from loghouse.node.api import NodeLike, ProducerRegistry
+from loghouse.node.api import LogLike, NodeLike
 from loghouse.protocol.checking import check_steps
 from loghouse.protocol.entry import DEFAULT_LOG, Buffer
 from loghouse.replica.api import Proposal
@@ -128,8 +126,8 @@ class Gate:
                 raise
             self.check_permission(identity, ANY_OBJECT, action)
 
-    def check_log(self, identity: Identity, log: str, action: Action) -> None:
-        """Raise unless the caller may do this on that log, and there is such a log; empty: the default one.
+    def find_log(self, identity: Identity, name: str, action: Action) -> LogLike:
+        """Return the log of that name (empty: the default one), if the caller may do this on it.
 
         Permission first: a caller who may do nothing here does not learn which logs there are.
 
@@ -138,25 +136,12 @@ class Gate:
             InvalidRequestError: No log can have that name.
             UnknownLogError: This cluster has no such log.
         """
-        if len(log) > NAME_SIZE_MAX:
+        if len(name) > NAME_SIZE_MAX:
             raise InvalidRequestError(
-                "log", f"has {len(log)} characters; at most {NAME_SIZE_MAX} are allowed"
+                "log", f"has {len(name)} characters; at most {NAME_SIZE_MAX} are allowed"
             )
-        self.check_permission(identity, log or DEFAULT_LOG, action)
-        self.node.check_log(log)
-
-    # --- appends ------------------------------------------------------------------------------
-
-    def register_producer(self, subject: str) -> Deferred[int]:
-        """Register a producer that only `subject` may use; fires with its id once that is committed.
-
-        Raises:
-            NotSupportedError: This node registers none.
-        """
-        node = self.node
-        if not isinstance(node, ProducerRegistry):
-            raise NotSupportedError("this node registers no producers; append without a producer id")
-        return node.register_producer(subject)
+        self.check_permission(identity, name or DEFAULT_LOG, action)
+        return self.node.log(name)
 
 
 def proposal_alone(

@@ -1,12 +1,10 @@
-"""What a node is made with: its settings, its clocks, and the way to the others."""
+"""What a node is made with: its settings, and the way to the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
-
-from twisted.internet.interfaces import IReactorTime
 
 from loghouse.gossip.members import MemberKey, MemberView
 from loghouse.metrics import NO_METRICS, Metrics
@@ -16,7 +14,6 @@ from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.config import LAN, RaftConfig
-from loghouse.runtime.scheduling import Later
 
 TICK_SECONDS: Final = 0.1
 
@@ -51,22 +48,6 @@ class NodeOptions:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Time, injected.
-
-    `scheduler` is for what happens later, `later` (seconds, work) the shorter way for what every append asks
-    for, `soon` runs work at the end of this turn of the reactor, `wall` is for timestamps, `monotonic` for
-    age; both in seconds.
-    """
-
-    scheduler: IReactorTime
-    soon: Callable[[Callable[[], None]], object]
-    later: Later
-    wall: Callable[[], float]
-    monotonic: Callable[[], float]
-
-
 class Transport(Protocol):
     """The way to the other nodes, as `cluster.Cluster` is one."""
 
@@ -93,3 +74,38 @@ class Transport(Protocol):
 
     def liveness_of(self, key: MemberKey) -> Liveness | None:
         """What gossip says of a node; None when it never saw it."""
+
+
+class NoOthers:
+    """The way to the others of a node that is alone: there are none."""
+
+    def send_raft(self, envelope: Envelope) -> None:
+        """Drop a message: nobody is there."""
+
+    def send(self, name: str, message: Message) -> bool:
+        """Say that a message was not sent."""
+        return False
+
+    def servers(self) -> Sequence[ServerView]:
+        """Nobody."""
+        return ()
+
+    def present(self) -> Sequence[Presence]:
+        """Nobody."""
+        return ()
+
+    def address_of(self, key: MemberKey) -> str:
+        """Nowhere."""
+        return ""
+
+    def strangers(self) -> Sequence[MemberView]:
+        """Nobody."""
+        return ()
+
+    def version_of(self, key: MemberKey) -> str:
+        """Not known."""
+        return ""
+
+    def liveness_of(self, key: MemberKey) -> Liveness | None:
+        """Not known."""
+        return None

@@ -58,7 +58,7 @@ class Share(Protocol):
         """It is durable: its first record has `base_offset`; `timestamp` in microseconds."""
 
     def failed(self, error: BaseException) -> None:
-        """What became of the entry, as `NodeLike.propose` says."""
+        """What became of the entry, as `LogLike.propose` says."""
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class Coalescer:
             self.flush()
 
     def submit_alone(self, share: Share, proposal: Proposal) -> Cancellable | None:
-        """Propose a batch that may not share, behind what gathered; return what `NodeLike.propose` does."""
+        """Propose a batch that may not share, behind what gathered; return what `LogLike.propose` does."""
         self.flush()
         return self._hand_over([share], proposal, 0)
 

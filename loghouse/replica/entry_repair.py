@@ -8,8 +8,8 @@
 
 Only committed entries are asked for: any member's entry of such an index is the one that was here. A crash
 anywhere leaves what there was: damaged entries. Whatever cannot be mended like this (`beyond_mending`) ends
-the process, and the next start cuts the log before the damage (`loghouse.node.damage`). Time comes by `look`,
-which the node calls at each tick.
+the process, and the next start cuts the log before the damage (`replica.damage`). Time comes by `look`,
+which is called at each tick.
 """
 
 from __future__ import annotations

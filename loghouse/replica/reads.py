@@ -26,45 +26,47 @@ class LogReads:
     def __init__(
         self,
         readers: WorkQueue,
+        log: Log,
         *,
-        member: Callable[[], tuple[RaftDriver, Log]],
+        member: Callable[[], RaftDriver],
         is_damaged: Callable[[], bool],
         read_failed: Callable[[Failure], Any],
     ) -> None:
-        """Serve the log that `member` returns.
+        """Serve a log.
 
         Args:
             readers: Threads for what may wait for a disk.
-            member: The replica and its log as they are now; raises UnavailableError while there are none.
+            member: What drives the core now; raises UnavailableError while nothing does.
             is_damaged: Whether the log lost entries, so that this node alone is no majority.
             read_failed: Turns why a read failed into what the reader is told.
         """
         self._readers = readers
+        self._log = log
         self._member = member
         self._is_damaged = is_damaged
         self._read_failed = read_failed
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        """Read whole entry frames from the one that holds `offset` on. See `NodeLike.fetch`.
+        """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`.
 
         A miss may be only this node's: it is told after the leader confirmed it.
         """
         try:
-            replica, log = self._member()
+            driver = self._member()
         except UnavailableError:
             return fail()
-        if replica.lowest_offset <= offset < replica.readable_offset:
-            return self._read(replica, log, offset, size_max)
-        return self._read_barrier(replica).addCallback(lambda _: self._read_or_miss(offset, size_max))
+        if driver.lowest_offset <= offset < driver.readable_offset:
+            return self._read(driver, offset, size_max)
+        return self._read_barrier(driver).addCallback(lambda _: self._read_or_miss(offset, size_max))
 
     def _read_or_miss(self, offset: int, size_max: int) -> Deferred[Fetched]:
-        replica, log = self._member()
-        if replica.lowest_offset <= offset < replica.readable_offset:
-            return self._read(replica, log, offset, size_max)
-        raise OffsetOutOfRangeError(offset, replica.lowest_offset, replica.readable_offset)
+        driver = self._member()
+        if driver.lowest_offset <= offset < driver.readable_offset:
+            return self._read(driver, offset, size_max)
+        raise OffsetOutOfRangeError(offset, driver.lowest_offset, driver.readable_offset)
 
-    def _read(self, replica: RaftDriver, log: Log, offset: int, size_max: int) -> Deferred[Fetched]:
-        high_index = replica.readable_index
+    def _read(self, driver: RaftDriver, offset: int, size_max: int) -> Deferred[Fetched]:
+        log, high_index = self._log, driver.readable_index
         size_max = min(size_max, FETCH_SIZE_MAX)
 
         def read() -> Fetched:
@@ -77,29 +79,29 @@ class LogReads:
     def _trimmed_meanwhile(self, failure: Failure, offset: int) -> NoReturn:
         """Name the bounds of what is readable: the log itself names what it has bytes of."""
         failure.trap(OffsetOutOfRangeError)
-        replica, _ = self._member()
-        raise OffsetOutOfRangeError(offset, replica.lowest_offset, replica.readable_offset)
+        driver = self._member()
+        raise OffsetOutOfRangeError(offset, driver.lowest_offset, driver.readable_offset)
 
     def bounds(self) -> Deferred[LogBounds]:
-        """Return the readable range. See `NodeLike.bounds`."""
+        """Return the readable range. See `LogLike.bounds`."""
 
         def look(_: int) -> LogBounds:
-            replica, _log = self._member()
-            return LogBounds(lowest=replica.lowest_offset, next_offset=replica.readable_offset)
+            driver = self._member()
+            return LogBounds(lowest=driver.lowest_offset, next_offset=driver.readable_offset)
 
         return maybeDeferred(self._confirm).addCallback(look)
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
-        """Return the first offset at or after a time. See `NodeLike.find_offset`."""
+        """Return the first offset at or after a time. See `LogLike.find_offset`."""
         return maybeDeferred(self._confirm).addCallbacks(
             lambda _: self._find_offset(timestamp), self._find_offset_alone, errbackArgs=(timestamp,)
         )
 
     def _find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
         """Look a time up within what is readable now; a trim or an append meanwhile changes nothing."""
-        replica, log = self._member()
-        lowest, next_offset = replica.lowest_offset, replica.readable_offset
-        high_index = replica.readable_index
+        driver = self._member()
+        lowest, next_offset = driver.lowest_offset, driver.readable_offset
+        log, high_index = self._log, driver.readable_index
 
         def find() -> tuple[int, int]:
             found = log.find_time(timestamp, high_index, lowest)
@@ -118,12 +120,12 @@ class LogReads:
     # --- the leader's word ----------------------------------------------------------------
 
     def _confirm(self) -> Deferred[int]:
-        replica, _ = self._member()
-        return self._read_barrier(replica)
+        driver = self._member()
+        return self._read_barrier(driver)
 
-    def _read_barrier(self, replica: RaftDriver) -> Deferred[int]:
-        is_lone = replica.raft.configuration.voters == {replica.raft.id} and not self._is_damaged()
-        if replica.is_full and is_lone:
+    def _read_barrier(self, driver: RaftDriver) -> Deferred[int]:
+        is_lone = driver.raft.configuration.voters == {driver.raft.id} and not self._is_damaged()
+        if driver.is_full and is_lone:
             # A full disk deposes a leader, but there is nobody else who could have committed anything.
-            return succeed(replica.readable_index)
-        return replica.read_barrier()
+            return succeed(driver.readable_index)
+        return driver.read_barrier()

@@ -39,11 +39,12 @@ from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions
 from loghouse.net.peer import DialContext
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
-from loghouse.node.options import Clocks, NodeOptions
+from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.raft import config as raft_config
 from loghouse.runtime.bridge import call_from_thread, from_asyncio, later, soon
+from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import ThreadQueue, WorkQueue
 from loghouse.service.proving import credentials_of
 from loghouse.service.start_checks import read_policy
@@ -296,7 +297,7 @@ class NodeService(Service):
         await clients_gone
         # Only now the other nodes: the answers to calls under way came over their links.
         await self.node.when_settled(SETTLE_SECONDS_MAX)
-        if self.node.transport is not None:
+        if self.node.forwarder is not None:
             self.cluster.stop("the node is stopping")
         await self._one_port.leave_nodes(LEAVE_SECONDS_MAX)
         self._one_port.abort()

@@ -10,6 +10,19 @@ from loghouse.protocol.gossip_messages import Liveness
 from loghouse.replica.api import Appended, Fetched, LogBounds
 
 
+class FakeLog:
+    """The one log of a `FakeNode`, which does the work: a `LogLike`."""
+
+    name = "default"
+    group = 1
+
+    def __init__(self, node):
+        self._node = node
+
+    def __getattr__(self, name):
+        return getattr(self._node, name)
+
+
 class FakeNode:
     """A `NodeLike` over a list of entries. `hold()` keeps proposals back until `release()`."""
 
@@ -20,8 +33,11 @@ class FakeNode:
     has_leader = True
     leader_name = "n1"
     is_writable = True
+    liveness = Liveness.SUSPECT  # what it says of n2
 
     def __init__(self):
+        self.orders = []
+        self.administration = self
         self.seed = frame_seed(self.cluster_uuid, 1)
         self.entries = []
         self.lowest = 0
@@ -33,6 +49,7 @@ class FakeNode:
         self.checks = 0
         self.sizes = []
         self.failure = None
+        self.logs = {FakeLog.group: FakeLog(self)}
         self._held = None
 
     # --- what tests turn ----------------------------------------------------------
@@ -51,7 +68,7 @@ class FakeNode:
     def held_count(self):
         return len(self._held or ())
 
-    def trim(self, lowest):
+    def drop_below(self, lowest):
         self.lowest = lowest
         self.entries = [entry for entry in self.entries if entry.next_offset > lowest]
 
@@ -146,21 +163,17 @@ class FakeNode:
             ),
         ]
 
-    def check_log(self, name):
+    @property
+    def is_serving(self):
+        return self.has_leader and self.is_writable
+
+    def log(self, name):
         self.checks += 1
-        if name not in ("", "default"):
+        if name not in ("", FakeLog.name):
             raise UnknownLogError(name)
+        return self.logs[FakeLog.group]
 
-
-class FakeClusterNode(FakeNode):
-    """A follower of n2 that can be asked to change the cluster; notes what it is asked for."""
-
-    leader_name = "n2"
-    liveness = Liveness.SUSPECT
-
-    def __init__(self):
-        super().__init__()
-        self.orders = []
+    # --- administration: what it is asked for is in `orders` ---------------------------
 
     def _do(self, order, result=None):
         self.orders.append(order)
@@ -211,4 +224,4 @@ class FakeClusterNode(FakeNode):
         return self._do(("transfer", name), name or "n3")
 
     def trim(self, offset):
-        return self._do(("trim", offset), offset - 1)
+        return self._do(("trim", offset), max(0, offset - 1))

@@ -10,7 +10,7 @@ from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
-from tests.api.fake_node import FakeClusterNode
+from tests.api.fake_node import FakeNode
 
 ADMIN = "p, root, *, admin\n"
 
@@ -22,7 +22,8 @@ class ClusterCase(DoorCase):
 
     def setUp(self):
         super().setUp()
-        self.node = FakeClusterNode()
+        self.node = FakeNode()
+        self.node.leader_name = "n2"
 
     def cluster(self, client="root"):
         return log_pb2_grpc.ClusterStub(self.channel(client))

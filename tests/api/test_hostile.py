@@ -11,8 +11,8 @@ from loghouse.api import guard
 from loghouse.api.v1 import log_pb2
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, MIB
 from loghouse.protocol.varint import encode_varint
-from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
-from tests.api.test_door import ADMIN_POLICY, every_rpc, invoke
+from tests.api.doors import POLICY, DoorCase, asynchronous, batch, details_of, produce, until
+from tests.api.test_door import every_rpc, invoke
 
 ROUNDS = int(os.environ.get("LOGHOUSE_HOSTILE_ROUNDS", "15"))
 EXPECTED = {
@@ -29,7 +29,7 @@ EXPECTED = {
 class HostileTests(DoorCase):
     """Whatever the bytes, the answer is a status of the table."""
 
-    policy = ADMIN_POLICY
+    policy = POLICY + "p, root, *, admin\n"
 
     @asynchronous
     async def test_random_requests(self):

@@ -44,7 +44,7 @@ class UnaryTests(DoorCase):
         self.assertEqual(dict(info.metadata), {"lowest": "0", "next": "0"})
         for _ in range(3):
             await stub.Produce(produce())
-        self.node.trim(1)
+        self.node.drop_below(1)
         for offset in (0, 3, 2**64 - 1):
             for call in (
                 stub.Consume(log_pb2.ConsumeRequest(offset=offset)),
@@ -217,7 +217,7 @@ class UnaryTests(DoorCase):
         stub = self.stub()
         for _ in range(3):
             await stub.Produce(produce())
-        self.node.trim(1)
+        self.node.drop_below(1)
         bounds = await stub.Bounds(log_pb2.BoundsRequest())
         self.assertEqual((bounds.lowest, bounds.next), (1, 3))
         time = self.node.entries[1].timestamp

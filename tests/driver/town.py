@@ -12,10 +12,15 @@ from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
 from loghouse.node.node import Node
-from loghouse.node.options import Clocks, NodeOptions
+from loghouse.node.options import NodeOptions
+from loghouse.node.served_log import ServedLog
 from loghouse.protocol.configuration import MemberRole
 from loghouse.replica.api import Proposal, proposing
+from loghouse.replica.driver import RaftDriver
+from loghouse.replica.replica import Replica
+from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue, do
+from loghouse.storage.log import Log
 from loghouse.testing.clock import SimClock
 from loghouse.testing.disk import SimDisk
 from tests.driver.links import TownLink
@@ -141,8 +146,8 @@ class Resident:
             if loop.running:
                 loop.stop()
         self.cluster._is_stopped = True
-        if self.node._replica is not None:
-            self.node._replica._is_stopped = True
+        if self.driver is not None:
+            self.driver._is_stopped = True
         self._hang_up()
         self.disk.crash(random.Random(self.starts))
 
@@ -163,10 +168,30 @@ class Resident:
 
     @property
     def leads(self) -> bool:
-        return self.is_running and self.node._leads
+        return self.is_running and self.replica is not None and self.replica.leads
+
+    @property
+    def log(self) -> ServedLog:
+        """The log as the node serves it."""
+        return self.node.log("")
+
+    @property
+    def replica(self) -> Replica | None:
+        """The log's copy here; None before the node belongs to a cluster."""
+        return self.log.replica
+
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core; None while the node is no member."""
+        return self.log.driver
+
+    @property
+    def store(self) -> Log:
+        """The log on the disk."""
+        return self.replica.log
 
     def propose(self, size: int = 10, **fields):
-        return proposing(self.node.propose, Proposal(payload=bytes(size), record_count=1, **fields))
+        return proposing(self.log.propose, Proposal(payload=bytes(size), record_count=1, **fields))
 
 
 class Town:
@@ -238,7 +263,7 @@ class Town:
     def leader(self) -> Resident | None:
         """Who leads in the highest term."""
         leading = [resident for resident in self.running if resident.leads]
-        return max(leading, key=lambda resident: resident.node._replica.raft.term, default=None)
+        return max(leading, key=lambda resident: resident.driver.raft.term, default=None)
 
     def shape(self, name: str) -> str:
         """Members as a node has them, as `aV bL`; sorted by name."""
@@ -249,7 +274,7 @@ class Town:
     def __str__(self) -> str:
         return "; ".join(
             f"{one.name}: {self.shape(one.name) or 'no cluster'}"
-            f" id {one.node.member_id} leader {one.node.leader_name!r}"
+            f" id {one.node.member_id} leader {one.log.leader_name!r}"
             for one in self.running
         )
 

@@ -5,12 +5,12 @@
 
 from tests.mutants.named import bug
 
-REPLICA = "loghouse.replica.driver:RaftDriver."
+DRIVER = "loghouse.replica.driver:RaftDriver."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
 ROUTER = "loghouse.cluster.router:Router."
 ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
 JOINING = "loghouse.cluster.discovery:Discovery."
-NODE = "loghouse.node.node:Node."
+REPLICA = "loghouse.replica.replica:Replica."
 READS = "loghouse.replica.reads:LogReads."
 JOINER = "loghouse.replica.coalescing:Coalescer."
 PROPOSALS = "loghouse.raft.proposals:Proposals."
@@ -23,7 +23,7 @@ ORDER = (
         "Messages that wait for the disk leave with the others.",
         [
             (
-                REPLICA + "_take",
+                DRIVER + "_take",
                 "in ready.messages_now:",
                 "in ready.messages_now + ready.messages_after_persist:",
             )
@@ -34,7 +34,7 @@ ORDER = (
         "commit-never-told",
         "etcd-io/raft: readers on followers wait for a heartbeat",
         "The notification of a lone append's commit is left to the heartbeats.",
-        [(REPLICA + "_turn", "and self.raft.has_unnotified_commit:", "and False:")],
+        [(DRIVER + "_turn", "and self.raft.has_unnotified_commit:", "and False:")],
         "test_commit_notification:CommitNotificationTests.test_a_lone_append",
     ),
     bug(
@@ -43,7 +43,7 @@ ORDER = (
         "A vote leaves before it is durable.",
         [
             (
-                REPLICA + "_take",
+                DRIVER + "_take",
                 "in ready.messages_now:",
                 "in ready.messages_now + ready.messages_after_persist:",
             )
@@ -56,7 +56,7 @@ ORDER = (
         "The core is told that a group is durable when its write begins.",
         [
             (
-                REPLICA + "_write_next",
+                DRIVER + "_write_next",
                 "self._writing = group",
                 "self._writing = group; self.raft.persisted(group[-1].token)",
             )
@@ -67,21 +67,21 @@ ORDER = (
         "readable-before-durable",
         "storage: readers see min(commit, durable)",
         "What others committed is served before it is on this disk.",
-        [(REPLICA + "_publish", "and applied[0][0] <= self.raft.durable_index", "")],
+        [(DRIVER + "_publish", "and applied[0][0] <= self.raft.durable_index", "")],
         "test_driver:CommitTests.test_committed_is_not_readable_before_it_is_durable_here",
     ),
     bug(
         "replaced-entries-served",
         "found here: a deposed leader served its own entries in the place of committed ones",
         "What is durable is asked of the log, which a cut that waits for the disk has not reached yet.",
-        [(REPLICA + "_publish", "self.raft.durable_index", "self._log.durable_index")],
+        [(DRIVER + "_publish", "self.raft.durable_index", "self._log.durable_index")],
         "test_reads_behind:BehindTests.test_to_be_replaced",
     ),
     bug(
         "endless-group",
         "one sync of everything that waits stalls the leader for seconds",
         "A group of writes has no bound.",
-        [(REPLICA + "_write_next", "and size < SYNC_GROUP_SIZE_MAX", "")],
+        [(DRIVER + "_write_next", "and size < SYNC_GROUP_SIZE_MAX", "")],
         "test_driver:CommitTests.test_groups_are_bounded",
     ),
     bug(
@@ -101,7 +101,7 @@ ORDER = (
         "divergence-ignored",
         "logs that contradict each other must stop the member",
         "A leader's entry that contradicts a committed one is only ignored.",
-        [(REPLICA + "receive", "self._owner.fatal(", "str(")],
+        [(DRIVER + "receive", "self._owner.fatal(", "str(")],
         "test_driver:FatalTests.test_divergence",
     ),
 )
@@ -112,8 +112,8 @@ ANSWERS = (
         "hashicorp/raft: future resolved by index alone",
         "An append succeeded when any entry is committed in its place.",
         [
-            (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
-            (REPLICA + "_resolve", "if waiting.ticket.term == term:", "if True:"),
+            (DRIVER + "_settle_older", "if term <= self._committed_term:", "if True:"),
+            (DRIVER + "_resolve", "if waiting.ticket.term == term:", "if True:"),
         ],
         "test_driver:LostLeadershipTests.test_replaced_by_the_successor",
     ),
@@ -121,77 +121,77 @@ ANSWERS = (
         "cut-places-wait-for-ever",
         "found here: a leader that lost its suffix and led again",
         "An append waits for an entry at its own index, though a newer term settled it.",
-        [(REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:")],
+        [(DRIVER + "_settle_older", "if term <= self._committed_term:", "if True:")],
         "test_driver:LostLeadershipTests.test_replaced_and_leading_again",
     ),
     bug(
         "never-given-up",
         "etcd#10289: proposals that hang after a lost leadership",
         "Appends whose leadership was lost wait for ever when nobody leads.",
-        [(REPLICA + "_count_lost_ticks", "if self._lost_ticks > 2", "if 0 > 2")],
+        [(DRIVER + "_count_lost_ticks", "if self._lost_ticks > 2", "if 0 > 2")],
         "test_driver:LostLeadershipTests.test_not_settled_in_time",
     ),
     bug(
         "certain-behind-a-snapshot",
         "a snapshot says nothing of single appends",
         "An append below a snapshot is said not to have been appended.",
-        [(REPLICA + "_skip_to", "if place <= index", "if False")],
+        [(DRIVER + "_skip_to", "if place <= index", "if False")],
         "test_driver:SnapshotTests.test_skipped_by_a_snapshot",
     ),
     bug(
         "read-before-readable",
         "ReadIndex without waiting for apply",
         "A read barrier fires before the entries are readable here.",
-        [(REPLICA + "_until_readable", "if index <= self.readable_index:", "if True:")],
+        [(DRIVER + "_until_readable", "if index <= self.readable_index:", "if True:")],
         "test_driver:ReadTests.test_follower",
     ),
     bug(
         "answer-that-raises",
         "what Deferreds did for nothing, ADR 16",
         "A caller that raises in its answer takes the answers of the others with it.",
-        [(REPLICA + "_answer", "except Exception:", "except KeyboardInterrupt:")],
+        [(DRIVER + "_answer", "except Exception:", "except KeyboardInterrupt:")],
         "test_answers:AnswerTests.test_a_caller_that_raises",
     ),
     bug(
         "bug-behind-a-write-ignored",
         "what Deferreds did for nothing, ADR 16",
         "The node goes on when what follows a write fails.",
-        [(REPLICA + "_written", "self._owner.fatal(Failure())", "pass")],
+        [(DRIVER + "_written", "self._owner.fatal(Failure())", "pass")],
         "test_answers:AnswerTests.test_a_bug_behind_a_write",
     ),
     bug(
         "stopped-takes-appends",
         "found here: a stopped replica took proposals",
         "An append that comes after the stop is taken and never answered.",
-        [(REPLICA + "propose", "if self._is_stopped:", "if False:")],
+        [(DRIVER + "propose", "if self._is_stopped:", "if False:")],
         "test_driver:StopTests.test_proposal_after_the_stop",
     ),
     bug(
         "stopped-speaks",
         "a write that ends after the stop",
         "A stopped replica acknowledges what its disk finishes.",
-        [(REPLICA + "_finish_write", "if self._is_stopped:", "if False:")],
+        [(DRIVER + "_finish_write", "if self._is_stopped:", "if False:")],
         "test_driver:StopTests.test_follower",
     ),
     bug(
         "stopped-goes-on",
         "found here: answers first, without a look at the stop",
         "A stopped leader hands out what its core still had to send when its disk is through.",
-        [(REPLICA + "_written", "or self._is_stopped", "")],
+        [(DRIVER + "_written", "or self._is_stopped", "")],
         "test_driver:StopTests.test_with_something_to_say",
     ),
     bug(
         "stop-forgets-reads",
         "grpc calls that hang until their deadline",
         "Reads that wait are not told of the stop.",
-        [(REPLICA + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass")],
+        [(DRIVER + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass")],
         "test_driver:StopTests.test_while_reads_wait",
     ),
     bug(
         "stop-forgets-hand-overs",
         "found here: a transfer that was never answered",
         "Who waits for a hand-over is not told of the stop.",
-        [(NODE + "_close", "self.administration.stop()", "pass")],
+        [("loghouse.node.served_log:ServedLog.stop", "self.administration.stop()", "pass")],
         "test_administration:AdministrationTests.test_stop_during_a_transfer",
     ),
     bug(
@@ -200,10 +200,10 @@ ANSWERS = (
         "A producer's id gets lost on its way into the log: its retry is appended again.",
         [
             (
-                NODE + "propose_here",
-                "self._under_way.propose(self._replica.propose, proposal, ",
+                REPLICA + "propose",
+                "self._under_way.propose(self.driver.propose, proposal, ",
                 (
-                    "self._under_way.propose(self._replica.propose, "
+                    "self._under_way.propose(self.driver.propose, "
                     "__import__('dataclasses').replace(proposal, producer_id=0), "
                 ),
             )
@@ -295,7 +295,7 @@ READING = (
         "A committed trim counts before its entry is readable.",
         [
             (
-                REPLICA + "_apply",
+                DRIVER + "_apply",
                 "trim = decode_trim(bytes(entry.payload)) if entry.kind == EntryKind.TRIM else 0",
                 "trim = 0\n        if entry.kind == EntryKind.TRIM:\n            "
                 "self.lowest_offset = decode_trim(bytes(entry.payload))",
@@ -326,9 +326,9 @@ MEMBERSHIP = (
         "A node believes its own log about its id rather than who added it again.",
         [
             (
-                NODE + "receive",
-                "elif envelope.target > self._replica.raft.id:",
-                "elif envelope.target > self._replica.raft.id and self._own_member() is None:",
+                REPLICA + "receive",
+                "elif envelope.target > self.driver.raft.id:",
+                "elif envelope.target > self.driver.raft.id and self._own_member() is None:",
             )
         ],
         "test_cluster:MembershipTests.test_lost_while_away",
@@ -337,7 +337,7 @@ MEMBERSHIP = (
         "two-replicas",
         "found here: a message while the replica is renewed",
         "A message that comes while a replica is renewed begins another one.",
-        [(NODE + "receive", "if self._is_renewing:", "if False:")],
+        [(REPLICA + "receive", "if self._is_renewing:", "if False:")],
         "test_cluster:MembershipTests.test_renewed_once",
     ),
     bug(
@@ -494,7 +494,7 @@ STRANGERS = (
         "introduced-ends-the-node",
         "found here: a conflict with one whom the log does not know is no proof of damage here",
         "A contradiction ends the node, whoever sent it.",
-        [(REPLICA + "receive", "if not is_member and", "if False and")],
+        [(DRIVER + "receive", "if not is_member and", "if False and")],
         "test_strangers:UnknownYetTests.test_conflict_of_an_introduced_one",
     ),
 )

@@ -6,9 +6,9 @@ Those of the core and of storage are in the other banks. What only a crafted pee
 
 from loghouse.testing.mutation import Edit, Mutant
 
-REPLICA = "loghouse.replica.driver:RaftDriver."
+DRIVER = "loghouse.replica.driver:RaftDriver."
 WRITE = "loghouse.replica.group_write:GroupWrite."
-NODE = "loghouse.node.node:Node."
+REPLICA = "loghouse.replica.replica:Replica."
 READS = "loghouse.replica.reads:LogReads."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
 ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
@@ -38,7 +38,7 @@ ORDER = (
         "Raft thesis 3.8; etcd Ready contract",
         "Messages that wait for the disk leave with the others.",
         (
-            REPLICA + "_take",
+            DRIVER + "_take",
             "in ready.messages_now:",
             "in ready.messages_now + ready.messages_after_persist:",
         ),
@@ -49,7 +49,7 @@ ORDER = (
         "etcd-io/raft async_storage_writes",
         "The core is told that a group is durable when its write begins.",
         (
-            REPLICA + "_write_next",
+            DRIVER + "_write_next",
             "self._writing = group",
             "self._writing = group; self.raft.persisted(group[-1].token)",
         ),
@@ -82,7 +82,7 @@ ORDER = (
         "a lone voter's shortcut taken by all",
         "A member starts with everything on its disk as committed.",
         (
-            "loghouse.node.core:make_driver",
+            REPLICA + "_make_driver",
             "log.last_index if is_lone else log.commit_index",
             "log.last_index",
         ),
@@ -94,7 +94,7 @@ ORDER = (
         "full-disk-for-ever",
         "a disk with room again, and nobody tells the node",
         "A write that found a full disk is not tried again.",
-        (REPLICA + "retry_write", "if self.is_full and", "if False and"),
+        (DRIVER + "retry_write", "if self.is_full and", "if False and"),
         faults=(("disk_full", 4.0),),
         first_seed=2,
     ),
@@ -117,8 +117,8 @@ ANSWERS = (
         "success-of-anothers-entry",
         "hashicorp/raft: future resolved by index alone",
         "An append succeeded when any entry is committed in its place.",
-        (REPLICA + "_settle_older", "if term <= self._committed_term:", "if True:"),
-        (REPLICA + "_resolve", "if waiting.ticket.term == term:", "if True:"),
+        (DRIVER + "_settle_older", "if term <= self._committed_term:", "if True:"),
+        (DRIVER + "_resolve", "if waiting.ticket.term == term:", "if True:"),
         options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
         faults=(("partition", 4.0), ("pause", 4.0)),
         first_seed=9,
@@ -128,7 +128,7 @@ ANSWERS = (
         "design 6 (a retry of an uncommitted batch waits)",
         "A retry of a batch that is not committed yet is acknowledged at once.",
         (
-            REPLICA + "_wait",
+            DRIVER + "_wait",
             "if ticket.index <= self.raft.commit_index:",
             "if ticket.duplicate:",
         ),
@@ -140,7 +140,7 @@ ANSWERS = (
         "behind-for-ever",
         "found here: a read at a node that was removed before it got that far",
         "Confirmed reads wait without bound for entries that never come.",
-        (REPLICA + "_count_behind_ticks", "one.ticks_left -= 1", "pass"),
+        (DRIVER + "_count_behind_ticks", "one.ticks_left -= 1", "pass"),
         options=(*THREE, ("readers", 3), ("think_seconds_mean", 0.05)),
         faults=(("membership", 1.5), ("disk_stall", 2.0), *NO_LOSS),
         first_seed=7,
@@ -149,7 +149,7 @@ ANSWERS = (
         "read-before-readable",
         "ReadIndex without waiting for apply",
         "A read barrier fires before the entries are readable here.",
-        (REPLICA + "_until_readable", "if index <= self.readable_index:", "if True:"),
+        (DRIVER + "_until_readable", "if index <= self.readable_index:", "if True:"),
         options=THREE,
         first_seed=5,
     ),
@@ -164,7 +164,7 @@ ANSWERS = (
         "stop-forgets-reads",
         "grpc calls that hang until their deadline",
         "Reads that wait are not told of the stop.",
-        (REPLICA + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass"),
+        (DRIVER + "stop", 'self._fail_reads("the node is stopping; go on at another node")', "pass"),
         options=(*THREE, ("readers", 3), ("think_seconds_mean", 0.02)),
         faults=(("stop", 2.0), ("partition", 4.0)),
         first_seed=6,
@@ -180,10 +180,10 @@ ANSWERS = (
         "Kafka KIP-98",
         "A producer's id gets lost on its way into the log: its retry is appended again.",
         (
-            NODE + "propose_here",
-            "self._under_way.propose(self._replica.propose, proposal, ",
+            REPLICA + "propose",
+            "self._under_way.propose(self.driver.propose, proposal, ",
             (
-                "self._under_way.propose(self._replica.propose, "
+                "self._under_way.propose(self.driver.propose, "
                 "__import__('dataclasses').replace(proposal, producer_id=0), "
             ),
         ),

@@ -44,7 +44,7 @@ ROOMS = (
         "votes-behind-records",
         "found here: a vote waited behind records that no disk had room for",
         "What found no room is kept in front of votes.",
-        [("loghouse.node.disk_room:DiskRoom.look_at_stuck_write", "driver.must_go_back", "False")],
+        [("loghouse.replica.disk_room:DiskRoom.look_at_stuck_write", "driver.must_go_back", "False")],
         FULL + "MatrixTests.test_all",
     ),
 )

@@ -18,9 +18,9 @@ VALUE_SIZE = 1 * MIB - 100
 BATCH = encode_batch([Record(value=bytes(VALUE_SIZE)) for _ in range(4)])
 
 
-def gate_of(node):
-    """Appends that a session has checked for permission ask no policy any more."""
-    return Gate(node, None, clock=lambda: 0.0)
+def gate():
+    """Return a gate: appends that a session has checked for permission ask no policy any more."""
+    return Gate(SimpleNamespace(name="a"), None, clock=lambda: 0.0)
 
 
 class Link:
@@ -36,8 +36,8 @@ class LineTests(SynchronousTestCase):
     def test_given_up_while_checked(self):
         """Whoever stops waiting for a check does not hold back what came behind it."""
         proposed, threads = [], []
-        node = SimpleNamespace(
-            name="a",
+        log = SimpleNamespace(
+            group=1,
             leader_name="a",
             propose=lambda proposal, appended, failed: proposed.append(proposal.record_count),
         )
@@ -46,11 +46,11 @@ class LineTests(SynchronousTestCase):
             threads.append(Deferred())
             return threads[-1]
 
-        appender = Appender(gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=in_thread)
+        appender = Appender(gate(), soon=lambda work: work(), scheduler=Clock(), in_thread=in_thread)
         appends = Appends(appender, Link(), SimpleNamespace(is_closed=False), "root")
         self.addCleanup(appends.close)
-        appends.take(1, Produce(batch=BATCH, record_count=4))
-        appends.take(2, Produce(batch=encode_batch([Record()]), record_count=1))
+        appends.take(log, 1, Produce(batch=BATCH, record_count=4))
+        appends.take(log, 2, Produce(batch=encode_batch([Record()]), record_count=1))
         self.assertEqual((len(threads), proposed), (1, []))
         appends.forget(1)
         self.assertEqual(proposed, [1])
@@ -67,13 +67,11 @@ class BugTests(SynchronousTestCase):
         session = SimpleNamespace(
             is_closed=False, refuse=lambda stream, error: refused.append((stream, type(error)))
         )
-        node = SimpleNamespace(name="a", leader_name="a", propose=None)
-        appender = Appender(
-            gate_of(node), soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred
-        )
+        log = SimpleNamespace(group=1, leader_name="a", propose=None)
+        appender = Appender(gate(), soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred)
         appends = Appends(appender, Link(), session, "root")
         self.addCleanup(appends.close)
-        appends.take(1, Produce(batch=BATCH, record_count=4))
-        appends.take(2, Produce(batch=BATCH, record_count=4, expect_offset=0))
+        appends.take(log, 1, Produce(batch=BATCH, record_count=4))
+        appends.take(log, 2, Produce(batch=BATCH, record_count=4, expect_offset=0))
         self.assertEqual(refused, [(1, OutcomeUnknownError), (2, OutcomeUnknownError)])
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)

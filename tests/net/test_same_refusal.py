@@ -246,10 +246,8 @@ class RequestTests(RefusalCase):
 
     @asynchronous
     async def test_producers(self):
-        """A node that registers none says so; what its registry refuses is told as it is."""
+        """What the log refuses to register is told as it is."""
         await self.open_both()
-        none = errors.NotSupportedError("this node registers no producers; append without a producer id")
-        await self.check_same(none, RegisterProducer())
         error = errors.ResourceExhaustedError("producers", "'root' asked for 100; one more in 60 s")
         self.node.register_producer = lambda subject: fail(error)
         await self.check_same(error, RegisterProducer())

@@ -12,10 +12,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DamageError, DataDirectoryError
-from loghouse.node.damage import LogRepair
 from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.log_state import LogState
+from loghouse.replica.damage import LogRepair
 from loghouse.storage import opening, recovery, traces
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles

@@ -177,9 +177,9 @@ class FullCluster(Simulation[Host]):
         for member in raft.configuration.members:
             host = self.host_named(member.name)
             node = host.node
-            if node is None or node.replica is None or host.member != member.id:
+            if node is None or node.driver is None or host.member != member.id:
                 return False
-            if node.replica.readable_index != raft.last_index or not _sees_all(
+            if node.driver.readable_index != raft.last_index or not _sees_all(
                 host, len(raft.configuration.members)
             ):
                 return False
@@ -191,9 +191,9 @@ class FullCluster(Simulation[Host]):
             host = self.host_named(member.name)
             node = host.node
             assert node is not None
-            assert node.log is not None
+            assert node.store is not None
             assert node.raft is not None
-            yield node.number, host, node.log, node.raft
+            yield node.number, host, node.store, node.raft
 
     def _judge(self) -> None:
         super()._judge()

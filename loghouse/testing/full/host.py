@@ -26,12 +26,13 @@ from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialContext
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
-from loghouse.node.options import Clocks, NodeOptions
+from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import MemberRole, decode_producer
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal as RaftProposal
 from loghouse.replica.api import Fetched, LogBounds, Proposal, proposing
+from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.testing.checkers import Violation
@@ -309,7 +310,7 @@ class Host:
         node.release_waiters()
         self._door_is_closed = True
         await node.when_settled(SETTLE_SECONDS_MAX)
-        if node.transport is not None:
+        if node.forwarder is not None:
             links.stop("the node is stopping")
         self._watch.say_goodbye("the node is stopping")
         await node.stopService()
@@ -378,13 +379,13 @@ class Host:
     def worked(self) -> None:
         """The disk thread did something: tell the oracle what is durable, judging by the disk."""
         node = self.node
-        if node is None or not node.number or node.log is None:
+        if node is None or not node.number or node.store is None:
             return
         oracle, machine = self.cluster.oracle, self.machine
         if self._saved_hard_state:
             self._saved_hard_state = False
             self.cluster.guarded(machine._check_hard_state, oracle, node.number)
-        self.cluster.guarded(machine.synced, node.log, oracle, node.number)
+        self.cluster.guarded(machine.synced, node.store, oracle, node.number)
 
     def slow_disk(self, factor: float, seconds: float) -> None:
         """Make the disk slower for a while."""
@@ -425,18 +426,18 @@ class Host:
     @property
     def leads(self) -> bool:
         """Whether it thinks that it leads."""
-        return self.node is not None and self.is_up and self.node._leads
+        return self.node is not None and self.is_up and self.node.leads
 
     def describe(self) -> str:
         """Return one line about the node."""
         raft = self.raft
-        if raft is None or self.node is None or self.node.replica is None:
+        if raft is None or self.node is None or self.node.driver is None:
             return f"{self.name} {'is no member' if self.is_up else 'is down'}"
         members = ", ".join(f"{m.id}={m.name} {m.role.name.lower()}" for m in raft.configuration.members)
         return (
             f"{self.name}={raft.id} {raft.role.value} term {raft.term} leader {raft.leader} "
             f"last {raft.last_index} durable {raft.durable_index} commit {raft.commit_index} "
-            f"readable {self.node.replica.readable_index} [{members}]"
+            f"readable {self.node.driver.readable_index} [{members}]"
         )
 
     # --- clients -----------------------------------------------------------------------------------------
@@ -447,7 +448,7 @@ class Host:
             subject = decode_producer(bytes(proposal.payload))
             return self._ask(
                 "register",
-                lambda n: n.register_producer(subject),
+                lambda n: n.log("").register_producer(subject),
                 lambda id_: AcknowledgedAppend(id_, 0),
                 answer,
             )
@@ -461,7 +462,7 @@ class Host:
         )
         return self._ask(
             "propose",
-            lambda n: proposing(n.propose, batch),
+            lambda n: proposing(n.log("").propose, batch),
             lambda a: AcknowledgedAppend(a.index, a.base_offset),
             answer,
         )
@@ -469,20 +470,20 @@ class Host:
     def read(self, offset: int, answer: Answer) -> Callable[[], None]:
         """Answer the entry that holds `offset`."""
         return self._ask(
-            "read", lambda n: n.fetch(offset, 1), lambda f: self._fetched(offset, f), answer, offset
+            "read", lambda n: n.log("").fetch(offset, 1), lambda f: self._fetched(offset, f), answer, offset
         )
 
     def tail(self, answer: Answer) -> Callable[[], None]:
         """Answer the next offset."""
-        return self._ask("tail", lambda n: n.bounds(), self._bounds, answer)
+        return self._ask("tail", lambda n: n.log("").bounds(), self._bounds, answer)
 
     def wait_for(self, offset: int, answer: Answer) -> Callable[[], None]:
         """Answer None once the record at `offset` can be read."""
-        return self._ask(WAITING, lambda n: n.wait_for(offset), lambda _: None, answer)
+        return self._ask(WAITING, lambda n: n.log("").wait_for(offset), lambda _: None, answer)
 
     def is_asleep_at(self, offset: int) -> bool:
         """Whether a waiter for this offset, that was not woken, should have been."""
-        replica = self.node.replica if self.node is not None else None
+        replica = self.node.driver if self.node is not None else None
         is_running = self.is_up and self.paused_until <= self.cluster.clock.seconds()
         is_waiting = any(what == WAITING for what, _ in self._asked.values())
         return is_running and is_waiting and replica is not None and offset < replica.readable_offset
@@ -593,5 +594,5 @@ class Host:
         if not others:
             return ""
         name = rng.choice(["", *others])
-        self.order("transfer", lambda node: node.transfer(name), lambda result: None)
+        self.order("transfer", lambda node: node.administration.transfer(name), lambda result: None)
         return "transfer"

@@ -82,11 +82,11 @@ class Operators:
             cluster.trace.line(f"{asked.name}: {result}")
 
         if what == "add":
-            asked.order(what, lambda node: node.add(name, is_learner), answer)
+            asked.order(what, lambda node: node.administration.add(name, is_learner), answer)
         elif what == "leave":
-            asked.order(what, lambda node: node.leave(), answer)
+            asked.order(what, lambda node: node.administration.leave(), answer)
         else:
-            asked.order(what, lambda node: node.remove(name), answer)
+            asked.order(what, lambda node: node.administration.remove(name), answer)
 
     def _trim(self) -> None:
         if self._stopped:
@@ -96,7 +96,7 @@ class Operators:
         if running:
             highest = cluster.oracle.state.next_offset
             offset = max(0, highest - rng.choice((0, 1, 10, 50)))
-            rng.choice(running).order("trim", lambda node: node.trim(offset), lambda result: None)
+            rng.choice(running).order("trim", lambda node: node.log("").trim(offset), lambda result: None)
         cluster.clock.after(rng.expovariate(1 / 3.0), self._trim)
 
     # --- what should be ------------------------------------------------------------------------

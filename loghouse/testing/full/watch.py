@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loghouse.net.accept import AcceptedLink
@@ -10,7 +11,9 @@ from loghouse.protocol.link_messages import Hello
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Ready, Role
+from loghouse.replica.damage import LogRepair
 from loghouse.replica.driver import RaftDriver
+from loghouse.replica.replica import Replica
 from loghouse.storage.log import Log
 
 if TYPE_CHECKING:
@@ -27,14 +30,14 @@ class WatchedNode(Node):
     number = 0
     _led_from = -1
 
-    def _make_replica(self, id_: int) -> RaftDriver:
-        log = self._log
-        assert log is not None
+    def _host(self, opened: LogRepair) -> None:
+        self.make_replica = partial(WatchedReplica, self)  # type: ignore[assignment]
+        super()._host(opened)
+
+    def open_books(self, id_: int, log: Log) -> None:
+        """Begin with a core over a log: as the member of that id."""
         if self.life.is_alive:
             self.host.cluster.guarded(self._open_books, id_, log)
-        replica = super()._make_replica(id_)
-        _watch(replica.raft, self)
-        return replica
 
     def _open_books(self, id_: int, log: Log) -> None:
         oracle = self.host.cluster.oracle
@@ -89,44 +92,69 @@ class WatchedNode(Node):
         if ready.committed:
             host.reach("committed")
 
-    def send(self, envelope: Envelope) -> None:
-        """Send a message to another member, or drop it."""
-        if not self.life.is_alive:
-            return
+    def sent(self, envelope: Envelope) -> None:
+        """Take down a message that leaves."""
         host = self.host
         host.cluster.guarded(host.cluster.oracle.sent, envelope, self.number)
         if host.cluster.trace.loud:
             host.cluster.trace.line(f"{host.name} {envelope.source}->{envelope.target} {envelope.message}")
-        super().send(envelope)
-        if host.point:
-            self._reach_sending(envelope)
 
-    def _reach_sending(self, envelope: Envelope) -> None:
+    def reach_sending(self, envelope: Envelope) -> None:
+        """Come by the crash points of a message that left."""
         message = envelope.message
         if isinstance(message, RequestVoteReply):
             if message.granted and not message.pre_vote:
                 self.host.reach("vote_sent")
         elif isinstance(message, AppendEntriesReply):
             self.host.reach("acknowledged")
-        elif self._leads:
+        elif self.leads:
             self.host.reach("mid_broadcast")
 
     # --- for the simulator ------------------------------------------------------------------
 
     @property
+    def driver(self) -> RaftDriver | None:
+        """The driver of the core; None while this node is no member."""
+        return self._log.driver
+
+    @property
     def raft(self) -> Raft | None:
         """The core; None while this node is no member."""
-        return self._replica.raft if self._replica is not None else None
+        return self._log.driver.raft if self._log.driver is not None else None
 
     @property
-    def replica(self) -> RaftDriver | None:
-        """The driver of the core."""
-        return self._replica
+    def leads(self) -> bool:
+        """Whether it thinks that it leads."""
+        return self._log.replica is not None and self._log.replica.leads
 
     @property
-    def log(self) -> Log | None:
-        """The log; None before the node belongs to a cluster."""
-        return self._log
+    def store(self) -> Log | None:
+        """The log on the disk; None before the node belongs to a cluster."""
+        return self._log.replica.log if self._log.replica is not None else None
+
+
+class WatchedReplica(Replica):
+    """A `Replica` that differs from the production one in nothing but that it is seen."""
+
+    def __init__(self, node: WatchedNode, *args: Any, **settings: Any) -> None:
+        self._node = node
+        super().__init__(*args, **settings)
+
+    def _make_driver(self, id_: int) -> RaftDriver:
+        self._node.open_books(id_, self.log)
+        driver = super()._make_driver(id_)
+        _watch(driver.raft, self._node)
+        return driver
+
+    def send(self, envelope: Envelope) -> None:
+        """Send a message to another member, or drop it."""
+        node = self._node
+        if not node.life.is_alive:
+            return
+        node.sent(envelope)
+        super().send(envelope)
+        if node.host.point:
+            node.reach_sending(envelope)
 
 
 def _watch(raft: Raft, node: WatchedNode) -> None:

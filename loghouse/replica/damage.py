@@ -1,4 +1,4 @@
-"""What a node does about damage in its log: bytes that were acknowledged and are not what they were.
+"""What a replica does about damage in its log: bytes that were acknowledged and are not what they were.
 
 A member of a cluster mends committed entries of a sealed segment in their place, while it runs
 (`replica.entry_repair`). Where that is not possible it cuts its log before the damage when it starts, and
@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, UnavailableError, short_of
 from loghouse.metrics import Metrics
-from loghouse.node.options import Clocks, Transport
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.message import Message
@@ -28,6 +27,7 @@ from loghouse.raft.ready import Damage
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.entry_repair import EntryRepair
 from loghouse.replica.scrubber import Scrubber
+from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
@@ -52,6 +52,8 @@ class LogRepair:
         self._group = group
         self._directory = directory.log_directory(group)
         self._seed = frame_seed(directory.identity.cluster_uuid, group)
+        self.log: Log | None = None  # set by `open_log`, once
+        # What the log once held, while it is being repaired from the leader.
         self.damage: Damage | None = None
 
     def open_log(self) -> Log:
@@ -88,6 +90,7 @@ class LogRepair:
             next=log.next_offset,
             term=log.hard_state.term,
         )
+        self.log = log
         return log
 
     def _open(self) -> Log:
@@ -126,10 +129,11 @@ class LogRepair:
 
 
 class DamageOwner(Protocol):
-    """What damage control asks of its node."""
+    """What damage control asks of its replica."""
 
-    name: str
-    transport: Transport | None
+    @property
+    def node_name(self) -> str:
+        """The node's name."""
 
     @property
     def driver(self) -> RaftDriver | None:
@@ -143,12 +147,15 @@ class DamageOwner(Protocol):
     def is_ending(self) -> bool:
         """Whether nothing new is to be begun."""
 
+    def send_to(self, name: str, message: Message) -> bool:
+        """Send a message to a node; False when it certainly was not sent."""
+
     def fatal(self, failure: Failure) -> None:
         """The process must end."""
 
 
 class DamageControl:
-    """What a node does about damage in its open log: mend it in its place, or have the next start repair it.
+    """What a replica does about damage in its log: mend it in its place, or have the next start repair it.
 
     It is the owner of `entry_repair` (`EntryRepairOwner`) and of `scrubber` (`ScrubOwner`).
     """
@@ -158,7 +165,6 @@ class DamageControl:
     def __init__(
         self,
         owner: DamageOwner,
-        log: Log,
         log_repair: LogRepair,
         *,
         files: Files,
@@ -172,16 +178,17 @@ class DamageControl:
         """Nothing happens before the first `tick`, damage, or message of another member.
 
         Args:
-            owner: The node.
-            log_repair: What opened `log`.
+            owner: The replica.
+            log_repair: What opened the log.
             disk: The thread that writes.
             readers: Threads for what may wait for a disk.
             choose_id: Returns a random u64, as `EntryRepair` wants it.
             scrub_rate: Bytes a second to read of sealed segments; 0 reads nothing.
             metrics: Told when all of them were read.
         """
+        assert log_repair.log is not None
         self._owner = owner
-        self._log = log
+        self._log = log = log_repair.log
         self._log_repair = log_repair
         self._disk = disk
         self._clocks = clocks
@@ -206,7 +213,7 @@ class DamageControl:
     @property
     def is_member(self) -> bool:
         """Whether there are others that have what is damaged here; a damaged log may not know them."""
-        return has_others(self._owner.configuration, self._owner.name) or self.damage is not None
+        return has_others(self._owner.configuration, self._owner.node_name) or self.damage is not None
 
     # --- the end of the process ---------------------------------------------------------------
 
@@ -281,13 +288,12 @@ class DamageControl:
 
     def mend_sources(self) -> list[str]:
         """The names of the other members."""
-        own_name = self._owner.name
+        own_name = self._owner.node_name
         return [member.name for member in self._owner.configuration.members if member.name != own_name]
 
     def send_to(self, name: str, message: Message) -> bool:
         """Send a message to a node; False when it certainly was not sent."""
-        transport = self._owner.transport
-        return transport is not None and transport.send(name, message)
+        return self._owner.send_to(name, message)
 
     def beyond_mending(self, error: DamageError) -> None:
         """Damage that cannot be mended in place: the next start repairs it."""

@@ -1,4 +1,4 @@
-"""A node and the room on its disk: taken ahead, missed, found again.
+"""A replica and the room on its disk: taken ahead, missed, found again.
 
 A full disk is a state, not an error: appends are refused with what to do, reads, votes and trims go on, and
 everything that found no room is tried again every second (`look`).
@@ -6,24 +6,22 @@ everything that found no room is tried again every second (`look`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DiskFullError
-from loghouse.node.options import Clocks, NodeOptions
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.retention import AgeClock
 from loghouse.replica.trimming import Trimmer
+from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
-from loghouse.storage.directory import DataDirectory
 from loghouse.storage.log import Log
 
 
 class DiskRoomOwner(Protocol):
-    """What the keeper of the room on a disk asks of its node."""
+    """What the keeper of the room on a disk asks of its replica."""
 
     is_writable: bool
 
@@ -44,22 +42,30 @@ class DiskRoom:
     logger = Logger()
 
     def __init__(
-        self, owner: DiskRoomOwner, log: Log, *, disk: WorkQueue, clocks: Clocks, options: NodeOptions
+        self,
+        owner: DiskRoomOwner,
+        log: Log,
+        *,
+        disk: WorkQueue,
+        clocks: Clocks,
+        data_dir: str,
+        segment_size: int,
     ) -> None:
         """Begin with a log that was opened just now.
 
         Args:
-            owner: The node; its `is_writable` follows what the disk takes.
+            owner: The replica; its `is_writable` follows what the disk takes.
             disk: The thread that writes.
             clocks: For the age of records, by which they are trimmed.
-            options: Where the log is, and how large its segments are.
+            data_dir: Where the log is, for what is told of a full disk.
+            segment_size: Bytes of a segment.
         """
         self._owner = owner
         self._log = log
         self._disk = disk
         self._clocks = clocks
-        self._data_dir = options.data_dir
-        self._segment_size = options.segment_size
+        self._data_dir = data_dir
+        self._segment_size = segment_size
         self._age_clock = AgeClock(log.state.timestamp, clocks.wall(), clocks.monotonic())
         # Proposes trims by the retention; there is a new one for each driver.
         self._trimmer: Trimmer | None = None
@@ -154,45 +160,3 @@ class DiskRoom:
         self._disk.run(lambda: log.trim_prefix(lowest, high_index)).addErrback(untrimmed).addErrback(
             self._owner.fatal
         )
-
-
-class AddressBookFile:
-    """The address book of a node on its disk (`cluster.ClusterNode`), written once there is room for it.
-
-    Args:
-        directory: Holds the file.
-        disk: The thread that writes.
-        fatal: Called when the disk fails: the process must end.
-    """
-
-    def __init__(self, directory: DataDirectory, disk: WorkQueue, fatal: Callable[[Failure], Any]) -> None:
-        self._directory = directory
-        self._disk = disk
-        self._fatal = fatal
-        # The newest content that found no room; tried again each second until it or a newer one is written.
-        self._unwritten: bytes | None = None
-
-    def write(self, content: bytes, done: Callable[[], None]) -> None:
-        """Make the address book durable, then call `done`; on a full disk go on without, and write it later.
-
-        It is a cache: of addresses, and of an incarnation that the others remember, too.
-        """
-        directory, self._unwritten = self._directory, None
-
-        def unwritten(failure: Failure) -> None:
-            failure.trap(DiskFullError)
-            if self._unwritten is None:
-                self._unwritten = content  # else a newer one is waiting already
-
-        self._disk.run(lambda: directory.write_members(content)).addErrback(unwritten).addCallback(
-            lambda _: done()
-        ).addErrback(self._fatal)
-
-    def read(self) -> bytes:
-        """The address book as last written."""
-        return self._directory.read_members()
-
-    def look(self) -> None:
-        """Try again what found no room; called every second."""
-        if self._unwritten is not None:
-            self.write(self._unwritten, lambda: None)

@@ -1,0 +1,237 @@
+"""One of the cluster's logs as this node serves it: by its replica here, and through the log's leader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from loghouse.errors import UnavailableError
+from loghouse.node.administration import Administration
+from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
+from loghouse.node.options import Transport
+from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.message import Message
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.ready import SoftState
+from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
+from loghouse.replica.driver import RaftDriver
+from loghouse.replica.replica import Replica
+from loghouse.replica.waiters import Waiters
+from loghouse.runtime.scheduling import Cancellable
+
+
+class LogHost(Protocol):
+    """What a served log asks of its node."""
+
+    name: str
+    cluster_uuid: bytes
+    disk_uuid: bytes
+    is_ending: bool
+    transport: Transport
+    forwarder: Forwarder | None
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end."""
+
+
+class ServedLog:
+    """A log that this node serves (`node.api.LogLike`), and the owner of its replica.
+
+    It is there before this node belongs to the log's group, and may be kept: what is asked of it then is
+    refused, or waits.
+    """
+
+    logger = Logger()
+
+    def __init__(self, node: LogHost, name: str, group: int, *, monotonic: Callable[[], float]) -> None:
+        """Serve a log that is not hosted yet.
+
+        Args:
+            node: The process.
+            name: The log's name.
+            group: The number of its Raft group.
+            monotonic: Seconds that only rise, for the rate of registrations.
+        """
+        self._node = node  # the process; fixed
+        self.name = name  # the log's name; fixed
+        self.group = group  # its Raft group; fixed
+        self.seed = 0  # the `frame_seed` of the log, to check fetched frames with; set with the replica
+        # The copy on this node; None until this node belongs to the group, then set once.
+        self.replica: Replica | None = None
+        self._waiters = Waiters()  # readers at the end of the log; woken by each commit
+        # What operators and producers ask of the group.
+        self.administration = Administration(self, node, monotonic=monotonic)
+
+    # --- life -----------------------------------------------------------------------------
+
+    def host(self, replica: Replica) -> None:
+        """Serve from this copy on, and let it take part in its group."""
+        self.replica, self.seed = replica, replica.log.seed
+        replica.start()
+
+    def tick(self) -> None:
+        """Let time pass."""
+        if self.replica is not None:
+            self.replica.tick()
+            if self.replica.driver is not None:
+                self.administration.tick()
+
+    def look(self) -> None:
+        """Try again what found no room, and trim what is due; called every second."""
+        if self.replica is not None:
+            self.replica.disk_room.look()
+
+    def when_idle(self) -> Deferred[None]:
+        """Fire once the appends under way have their outcome."""
+        return self.replica.when_idle() if self.replica is not None else succeed(None)
+
+    def release_waiters(self) -> None:
+        """Tell everybody who waits at the end to go on elsewhere; later waiters are told at once."""
+        self._waiters.close()
+
+    def stop(self) -> None:
+        """Take part no more, and leave nobody waiting; the log stays open."""
+        self.release_waiters()
+        if self.replica is not None:
+            self.replica.stop()
+        self.administration.stop()
+
+    # --- what it is -----------------------------------------------------------------------
+
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core; None while this node is no member of the group."""
+        return self.replica.driver if self.replica is not None else None
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration of the log; empty while there is none."""
+        return self.replica.configuration if self.replica is not None else Configuration()
+
+    @property
+    def leader_name(self) -> str:
+        """The node that leads, as far as this one knows; else empty."""
+        driver = self.driver
+        if driver is None or not driver.raft.leader:
+            return ""
+        if driver.raft.leader == driver.raft.id:
+            return self._node.name
+        leader = driver.raft.configuration.member(driver.raft.leader)
+        return leader.name if leader is not None else ""
+
+    @property
+    def has_leader(self) -> bool:
+        """Whether a leader is known, so that appends and checked reads can be answered."""
+        return self.replica is not None and self.replica.has_leader
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the disk takes appends now."""
+        return self.replica is not None and self.replica.is_writable
+
+    # --- appending ------------------------------------------------------------------------
+
+    def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
+        """Append a batch, here or on the leader. See `LogLike.propose`."""
+        node, replica = self._node, self.replica
+        if node.is_ending:
+            failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
+        elif replica is None or replica.driver is None or replica.leads or node.forwarder is None:
+            self.propose_here(proposal, appended, failed)
+        else:
+            forwarded = node.forwarder.propose(self.leader_name, proposal)
+            forwarded.addCallbacks(appended, lambda failure: failed(failure.value)).addErrback(
+                lambda failure: self.logger.failure("answering an append", failure)
+            )
+            return forwarded
+        return None
+
+    def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
+        """Append a batch if this node leads; never passes it on."""
+        if self.replica is None:
+            failed(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
+        else:
+            self.replica.propose(proposal, appended, failed)
+
+    # --- reading --------------------------------------------------------------------------
+
+    def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
+        """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`."""
+        if self.replica is None:
+            return fail(_not_joined())
+        return self.replica.reads.fetch(offset, size_max)
+
+    def bounds(self) -> Deferred[LogBounds]:
+        """Return the readable range. See `LogLike.bounds`."""
+        return self.replica.reads.bounds() if self.replica is not None else fail(_not_joined())
+
+    def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
+        """Return the first offset at or after a time. See `LogLike.find_offset`."""
+        return self.replica.reads.find_offset(timestamp) if self.replica is not None else fail(_not_joined())
+
+    def wait_for(self, offset: int) -> Deferred[None]:
+        """Fire once the record at `offset` is readable. See `LogLike.wait_for`."""
+        driver = self.driver
+        if driver is not None and offset < driver.readable_offset:
+            return succeed(None)
+        return self._waiters.wait_for(offset)
+
+    # --- administration ---------------------------------------------------------------------
+
+    def register_producer(self, subject: str) -> Deferred[int]:
+        """Register a producer that only `subject` may use; fires with its id once that is committed."""
+        return self.administration.register_producer(subject)
+
+    def trim(self, offset: int) -> Deferred[int]:
+        """Let records below `offset` go; fires with the lowest offset once that is committed."""
+        return self.administration.trim(offset)
+
+    def administer(self, order: AdminOrder) -> Deferred[AdminResult]:
+        """Carry out an order: here if this node leads, else the leader is asked, once."""
+        forwarder, leader_name = self._node.forwarder, self.leader_name
+        if self.driver is None or leader_name == self._node.name:
+            return self.administer_here(order)
+        if forwarder is not None and leader_name:
+            return forwarder.administer(leader_name, order)
+        return fail(UnavailableError("no leader is known; nothing was done, try again"))
+
+    def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
+        """Carry out an order if this node leads; never passes it on."""
+        return self.administration.administer_here(order)
+
+    # --- what the replica tells (`replica.ReplicaOwner`) ------------------------------------
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing new is to be begun."""
+        return self._node.is_ending
+
+    def send_raft(self, envelope: Envelope) -> None:
+        """Send a Raft message to another member, or drop it."""
+        self._node.transport.send_raft(envelope)
+
+    def send(self, name: str, message: Message) -> bool:
+        """Send another message to a node; False when it certainly was not sent."""
+        return self._node.transport.send(name, message)
+
+    def role_changed(self, state: SoftState) -> None:
+        """Role, leader or term are others now."""
+        self.administration.look_at_hand_over()
+        if self._node.forwarder is not None:
+            self._node.forwarder.leader_changed(self.leader_name)
+
+    def readable_to(self, next_offset: int) -> None:
+        """Every record below `next_offset` is readable here."""
+        self._waiters.wake(next_offset)
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end."""
+        self._node.fatal(failure)
+
+
+def _not_joined() -> UnavailableError:
+    return UnavailableError("this node has not joined its cluster yet; try another node")
