@@ -19,6 +19,7 @@ from typing import Final
 
 from loghouse.client.target import is_dialable
 from loghouse.errors import IdentityError, UnavailableError
+from loghouse.protocol.backoff import Backoff
 
 PROBATION_SECONDS: Final = 0.2
 PROBATION_SECONDS_MAX: Final = 10.0
@@ -62,8 +63,8 @@ class ClusterView:
 
 @dataclass(slots=True)
 class _Probation:
-    failures: int
-    until: float
+    backoff: Backoff
+    until: float = float("-inf")
     is_permanent: bool = False
 
 
@@ -145,11 +146,12 @@ class Balancer:
         Args:
             is_permanent: Whether it never will, as things are.
         """
-        probation = self._probations.setdefault(address, _Probation(0, now))
-        probation.failures += 1
+        probation = self._probations.get(address)
+        if probation is None:
+            backoff = Backoff(self._rng.random, PROBATION_SECONDS, PROBATION_SECONDS_MAX)
+            probation = self._probations[address] = _Probation(backoff)
         probation.is_permanent = is_permanent
-        seconds = min(PROBATION_SECONDS_MAX, PROBATION_SECONDS * 2 ** min(probation.failures - 1, 16))
-        probation.until = now + seconds * (0.5 + 0.5 * self._rng.random())
+        probation.until = now + probation.backoff.next_seconds()
         self.expire()
 
     @property

@@ -17,7 +17,7 @@ from loghouse.client.calls import Calls
 from loghouse.client.channels import Answers, Channel, FetchAnswer
 from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.records import Batch, batches_of
-from loghouse.client.retrying import Backoff
+from loghouse.client.retrying import backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import DEFAULT_GROUP, frame_seed
 
@@ -57,7 +57,7 @@ class Reader:
         self._timeout_seconds = timeout_seconds
         self._is_unconfirmed = is_unconfirmed
         self._dry: set[str] = set()  # the servers that had nothing at the offset
-        self._backoff = Backoff(calls.rng)
+        self._backoff = backoff(calls.rng)
         self._failing_since: float | None = None
 
     async def answers(self) -> AsyncGenerator[Iterator[Batch], None]:

@@ -12,6 +12,7 @@ from loghouse.errors import (
     OutcomeUnknownError,
     ResourceExhaustedError,
 )
+from loghouse.protocol.backoff import Backoff
 
 PAUSE_SECONDS: Final = 0.02
 PAUSE_SECONDS_MAX: Final = 1.0
@@ -21,24 +22,9 @@ ATTEMPT_SECONDS_MIN: Final = 0.1
 """An attempt with less time than that would mostly end without anybody knowing what it did."""
 
 
-class Backoff:
-    """Pauses that double, each a little by chance."""
-
-    def __init__(self, rng: random.Random, *, seconds_max: float = PAUSE_SECONDS_MAX) -> None:
-        self._rng = rng
-        self._seconds_max = seconds_max
-        self.failures = 0
-        """Since the last time that something went well."""
-
-    def next_seconds(self) -> float:
-        """Return how long to wait after one more failure."""
-        seconds: float = min(self._seconds_max, PAUSE_SECONDS * 2 ** min(self.failures, 16))
-        self.failures += 1
-        return seconds * (0.5 + 0.5 * self._rng.random())
-
-    def reset(self) -> None:
-        """Begin again: something went well."""
-        self.failures = 0
+def backoff(rng: random.Random) -> Backoff:
+    """Return the pauses of calls that failed."""
+    return Backoff(rng.random, PAUSE_SECONDS, PAUSE_SECONDS_MAX)
 
 
 class Attempts:
@@ -54,7 +40,7 @@ class Attempts:
         self._begun_at = begun_at
         self._deadline = deadline
         self._is_safe = is_safe
-        self._backoff = Backoff(rng)
+        self._backoff = backoff(rng)
         self._count = 0
 
     def seconds_left(self, now: float) -> float:

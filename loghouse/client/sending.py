@@ -18,7 +18,7 @@ from loghouse.client.batching import Accumulator, OutgoingBatch
 from loghouse.client.calls import Calls
 from loghouse.client.channels import AppendStream, Channel, NewBatch
 from loghouse.client.failures import CallFailedError, CallFailure, Effect
-from loghouse.client.retrying import ATTEMPT_SECONDS, Backoff
+from loghouse.client.retrying import ATTEMPT_SECONDS, backoff
 from loghouse.client.sequencing import Sequencer
 from loghouse.errors import ClosedError, DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import Codec
@@ -58,7 +58,7 @@ class Sending:
         self._lock = lock
         self._settled = settled
         self._sequencer = Sequencer(window=window)
-        self._backoff = Backoff(calls.rng)
+        self._backoff = backoff(calls.rng)
         self._changed = asyncio.Event()
         self._is_finishing = False
         self._ended_by: LoghouseError | None = None

@@ -28,6 +28,7 @@ from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
+from loghouse.protocol.backoff import Backoff
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.greeting import Certified
@@ -159,8 +160,8 @@ class PeerLink:
         self._port = port  # as `_host`
         self._event_received = event_received  # called with LinkUp and what comes back; fixed
         self._link_lost = link_lost  # called when a link that was up is gone; fixed
-        # The last back-off: doubles with each failure, 0 again once a link is up.
-        self._delay_seconds = 0.0
+        # How long to wait before the next dial: begins again once a link is up.
+        self._backoff = Backoff(context.rng.random, BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX)
         self._timer: Any = None  # the call that dials next, while `state` is WAITING
         self._connector: Any = None  # Twisted's, from a dial until its connection is lost
         # Runs work at the end of a turn of the reactor; fixed.
@@ -257,7 +258,7 @@ class PeerLink:
         self.state = PeerState.UP
         self.link = link
         self._is_restricted = event.agreement.is_restricted
-        self._delay_seconds = 0.0
+        self._backoff.reset()
         self._metrics.peer_link_up(self.expected_node)
         self._event_received(event)
 
@@ -300,12 +301,8 @@ class PeerLink:
         self._connector = context.reactor.connectTCP(self._host, self._port, factory, CONNECT_SECONDS_MAX)
 
     def _wait(self) -> None:
-        # Doubled each time, and a random part of the upper half of that: nodes that lost each other at once
-        # do not dial at once.
-        self._delay_seconds = min(max(2 * self._delay_seconds, BACKOFF_SECONDS_MIN), BACKOFF_SECONDS_MAX)
         self.state = PeerState.WAITING
-        delay = self._delay_seconds * self._context.rng.uniform(0.5, 1.0)
-        self._timer = self._context.reactor.callLater(delay, self._dial)
+        self._timer = self._context.reactor.callLater(self._backoff.next_seconds(), self._dial)
 
 
 @implementer(IHandshakeListener)

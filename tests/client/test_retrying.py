@@ -5,7 +5,7 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client.failures import CallFailure, Effect
-from loghouse.client.retrying import ATTEMPT_SECONDS, PAUSE_SECONDS_MAX, Attempts, Backoff
+from loghouse.client.retrying import ATTEMPT_SECONDS, PAUSE_SECONDS_MAX, Attempts, backoff
 from loghouse.errors import (
     DeadlineError,
     ExpectOffsetError,
@@ -76,10 +76,10 @@ class BackoffTests(SynchronousTestCase):
 
     def test_growth(self):
         """They double up to their limit, each by chance between half and whole, and begin again."""
-        backoff = Backoff(random.Random(3))
-        pauses = [backoff.next_seconds() for _ in range(20)]
+        pausing = backoff(random.Random(3))
+        pauses = [pausing.next_seconds() for _ in range(20)]
         self.assertTrue(all(0.01 * 2**n <= pause <= 0.02 * 2**n for n, pause in enumerate(pauses[:5])))
         self.assertTrue(all(PAUSE_SECONDS_MAX / 2 <= pause <= PAUSE_SECONDS_MAX for pause in pauses[8:]))
         self.assertGreater(len(set(pauses[8:])), 5)
-        backoff.reset()
-        self.assertLessEqual(backoff.next_seconds(), 0.02)
+        pausing.reset()
+        self.assertLessEqual(pausing.next_seconds(), 0.02)
