@@ -25,6 +25,7 @@ from pathlib import Path
 from bench.measure import Table, finish, median, scratch
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.certificates import make_client_certificate
+from loghouse.cli.certs import POLICY_TEXT
 from loghouse.client import Tls, connect
 from loghouse.errors import ProtocolError
 from loghouse.limits import MIB
@@ -34,7 +35,7 @@ from loghouse.protocol.codec import encode
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.link_messages import Hello, LinkError, LinkRole
 from loghouse.testing.half_calls import HalfCalls
-from loghouse.testing.process import POLICY, Certificates, NodeProcess
+from loghouse.testing.process import Certificates, NodeProcess
 
 IN_FLIGHT = 8
 GROWTH_MAX = 256
@@ -267,7 +268,7 @@ class Bench:
             certificates.path(name).write_bytes(issued.certificate_pem)
             certificates.key_path(name).write_bytes(issued.key_pem)
         rules = "p, greedy, default, produce\np, greedy, default, consume\n"
-        (certificates.folder / "policy.csv").write_text(POLICY + rules)
+        (certificates.folder / "policy.csv").write_text(POLICY_TEXT + rules)
         self._seconds = seconds
         self._beats = folder / "beats"
         self.node = NodeProcess(folder / "node", certificates)

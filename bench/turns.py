@@ -21,6 +21,7 @@ import zstandard
 from bench.abuse import Abuser
 from bench.measure import Table, arguments, finish, median, scratch
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.cli.certs import POLICY_TEXT
 from loghouse.limits import (
     FETCH_SIZE_MAX,
     GRPC_MESSAGE_SIZE_MAX,
@@ -35,7 +36,7 @@ from loghouse.protocol.client_messages import Bounds, Describe, Fetch, FindOffse
 from loghouse.protocol.codec import encode
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.message import Message
-from loghouse.testing.process import POLICY, Certificates, NodeProcess
+from loghouse.testing.process import Certificates, NodeProcess
 
 DELAY_MAX = 10
 QUIET_SECONDS = 0.3  # three lines of the heartbeat
@@ -157,7 +158,7 @@ def requests(node: Node) -> dict[str, Callable[[], object]]:
     rules = "".join(f"p, subject-{number}, *, consume\n" for number in range(POLICY_RULES_MAX - 8))
 
     def reload() -> None:
-        node.policy.write_text(f"{POLICY}# {time.monotonic()}\n{rules}")
+        node.policy.write_text(f"{POLICY_TEXT}# {time.monotonic()}\n{rules}")
         os.kill(node.process.pid, signal.SIGHUP)
         node.log.GetServers(log_pb2.GetServersRequest(), timeout=60)
 

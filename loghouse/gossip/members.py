@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
 from loghouse.gossip.suspicion import Suspicion
@@ -31,6 +31,9 @@ class Profile:
     tags: tuple[str, ...] = ()
 
 
+_PROFILE: Final = tuple(field.name for field in fields(Profile))  # a Statement has them, too
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberView:
     """A member as shown to the outside. `profile` is None while only its death was heard of."""
@@ -44,13 +47,7 @@ class MemberView:
 
 def profile_of(statement: Statement) -> Profile:
     """Return what the ALIVE statement of a member says it is."""
-    return Profile(
-        address=statement.address,
-        grpc_address=statement.grpc_address,
-        version_min=statement.version_min,
-        version_max=statement.version_max,
-        tags=statement.tags,
-    )
+    return Profile(**{name: getattr(statement, name) for name in _PROFILE})
 
 
 def alive_statement(key: MemberKey, incarnation: int, profile: Profile) -> Statement:
@@ -60,11 +57,7 @@ def alive_statement(key: MemberKey, incarnation: int, profile: Profile) -> State
         name=key.name,
         disk_uuid=key.disk_uuid,
         incarnation=incarnation,
-        address=profile.address,
-        grpc_address=profile.grpc_address,
-        version_min=profile.version_min,
-        version_max=profile.version_max,
-        tags=profile.tags,
+        **{name: getattr(profile, name) for name in _PROFILE},
     )
 
 

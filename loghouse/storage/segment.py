@@ -60,26 +60,6 @@ class Segment:
     written to.
     """
 
-    __slots__ = (
-        "_index",
-        "_index_file",
-        "_map",
-        "_next_read",
-        "_store",
-        "base_index",
-        "base_offset",
-        "directory",
-        "end",
-        "files",
-        "header",
-        "index_path",
-        "newest_timestamp",
-        "path",
-        "remedy",
-        "seed",
-        "size",
-    )
-
     def __init__(
         self, files: Files, directory: str, header: StoreHeader, *, end: End, size: int, remedy: str
     ) -> None:

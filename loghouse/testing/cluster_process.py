@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,21 +169,22 @@ class ClusterProcess:
 
     def leader_seen_by(self, node: NodeProcess) -> str:
         """The name of the leader as this node tells it; "" when it does not answer or knows none."""
-        try:
-            with self.stub(node) as stub:
-                servers = stub.GetServers(log_pb2.GetServersRequest(), timeout=CALL_SECONDS).servers
-        except grpc.RpcError:
-            return ""
-        return next((server.id for server in servers if server.is_leader), "")
+        return next((server.id for server in self._servers(node) or () if server.is_leader), "")
 
     def roles_seen_by(self, node: NodeProcess) -> dict[str, str]:
         """Name -> role ("voter", "learner") as this node tells it; empty when it does not answer."""
+        return {server.id: server.role for server in self._servers(node) or ()}
+
+    def _servers(self, node: NodeProcess) -> Sequence[log_pb2.Server] | None:
+        """Return the cluster as this node tells it; None when it does not answer."""
         try:
             with self.stub(node) as stub:
-                servers = stub.GetServers(log_pb2.GetServersRequest(), timeout=CALL_SECONDS).servers
+                reply: log_pb2.GetServersResponse = stub.GetServers(
+                    log_pb2.GetServersRequest(), timeout=CALL_SECONDS
+                )
         except grpc.RpcError:
-            return {}
-        return {server.id: server.role for server in servers}
+            return None
+        return reply.servers
 
     def bounds(self, node: NodeProcess, *, seconds_max: float = CALL_SECONDS) -> tuple[int, int]:
         """(lowest, next) as this node answers after asking the leader.
@@ -218,12 +218,8 @@ class ClusterProcess:
         """Wait until a node knows no leader."""
 
         def knows_none() -> bool:
-            try:
-                with self.stub(node) as stub:
-                    servers = stub.GetServers(log_pb2.GetServersRequest(), timeout=CALL_SECONDS).servers
-            except grpc.RpcError:
-                return False
-            return not any(server.is_leader for server in servers)
+            servers = self._servers(node)
+            return servers is not None and not any(server.is_leader for server in servers)
 
         self._wait(knows_none, f"{node.name} to know no leader", seconds_max)
 
@@ -395,10 +391,3 @@ def _range(frames: dict[int, bytes]) -> str:
 
 def _names(nodes: Sequence[NodeProcess]) -> str:
     return ", ".join(node.name for node in nodes)
-
-
-def seconds_until(condition: Callable[[], bool], what: str, seconds_max: float = DEADLINE_SECONDS) -> float:
-    """Wait for a condition and return how long that took."""
-    begin = time.monotonic()
-    wait_until(condition, what, seconds_max)
-    return time.monotonic() - begin

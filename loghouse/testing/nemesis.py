@@ -43,6 +43,18 @@ def plan_faults(options: SwarmOptions) -> tuple[Fault, ...]:
     return tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind)))
 
 
+def _on_a_node(
+    act: Callable[[Nemesis, SimNode, random.Random], str],
+) -> Callable[[Nemesis, random.Random], str]:
+    """Return a fault of a running node as one of the cluster; it does nothing when none runs."""
+
+    def strike(self: Nemesis, rng: random.Random) -> str:
+        victim = self._victim(rng)
+        return act(self, victim, rng) if victim is not None else ""
+
+    return strike
+
+
 class Nemesis:
     """Does the faults of a schedule to a cluster, and counts them by kind."""
 
@@ -104,18 +116,14 @@ class Nemesis:
 
     # --- nodes ----------------------------------------------------------------------
 
-    def _crash(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _crash(self, victim: SimNode, rng: random.Random) -> str:
         victim.crash(rng)
         victim.restart_after(self._later(rng, 0.1, 6))
         return "crash"
 
-    def _crash_point(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _crash_point(self, victim: SimNode, rng: random.Random) -> str:
         point = rng.choice(self._cluster.options.crash_points)
         victim.arm(point, rng.randrange(1, 6), rng, self._later(rng, 0.1, 3))
         return f"crash at {point}"
@@ -140,17 +148,13 @@ class Nemesis:
             self._cluster.clock.after(step * place, turn)
         return "rolling restart"
 
-    def _pause(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _pause(self, victim: SimNode, rng: random.Random) -> str:
         victim.pause(self._later(rng, 0.5, 6))
         return "pause"
 
-    def _clock_step(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _clock_step(self, victim: SimNode, rng: random.Random) -> str:
         victim.wall_offset_seconds += rng.choice((-3600.0, 3600.0, -1.0, 86400.0))
         return "clock step"
 
@@ -230,31 +234,23 @@ class Nemesis:
 
     # --- disks ------------------------------------------------------------------------
 
-    def _disk_slow(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _disk_slow(self, victim: SimNode, rng: random.Random) -> str:
         victim.slow_disk(rng.choice((5.0, 20.0, 100.0)), self._later(rng, 1, 10))
         return "disk slow"
 
-    def _disk_stall(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _disk_stall(self, victim: SimNode, rng: random.Random) -> str:
         victim.stall_disk(self._later(rng, 0.5, 8))
         return "disk stall"
 
-    def _disk_error(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _disk_error(self, victim: SimNode, rng: random.Random) -> str:
         victim.fail_disk(rng.randrange(1, 8), rng, self._later(rng, 0.1, 4))
         return "disk error"
 
-    def _disk_full(self, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        if victim is None:
-            return ""
+    @_on_a_node
+    def _disk_full(self, victim: SimNode, rng: random.Random) -> str:
         victim.fill_disk(self._later(rng, 1, 8))
         return "disk full"
 

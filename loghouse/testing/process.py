@@ -27,24 +27,12 @@ from loghouse.auth.certificates import (
     make_node_certificate,
     write_issued,
 )
+from loghouse.cli.certs import write_policy
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 
 DEADLINE_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.01
 CLUSTER: Final = "test"
-POLICY: Final = "p, root, *, produce\np, root, *, consume\np, root, *, admin\n"
-MODEL: Final = """[request_definition]
-r = sub, obj, act
-
-[policy_definition]
-p = sub, obj, act
-
-[policy_effect]
-e = some(where (p.eft == allow))
-
-[matchers]
-m = r.sub == p.sub && (p.obj == "*" || r.obj == p.obj) && r.act == p.act
-"""
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds_max: float = DEADLINE_SECONDS) -> None:
@@ -102,8 +90,7 @@ class Certificates:
             self._write(name, issued)
         for name in ("root", "nobody"):
             self._write(name, make_client_certificate(self.authority, name=name, now=now))
-        (folder / "policy.csv").write_text(POLICY)
-        (folder / "model.conf").write_text(MODEL)
+        write_policy(folder)
 
     def _write(self, name: str, issued: Issued) -> None:
         write_issued(issued, self.path(name), self.key_path(name))

@@ -6,7 +6,8 @@ from pathlib import Path
 import grpc
 
 from loghouse.api.v1 import log_pb2
-from loghouse.testing.process import POLICY, NodeProcess, wait_until
+from loghouse.cli.certs import POLICY_TEXT
+from loghouse.testing.process import NodeProcess, wait_until
 from tests.cluster.case import CYCLES, OwnClusterCase
 
 FAKE_CLOCK = Path(__file__).resolve().parent / "fake_clock"
@@ -57,7 +58,7 @@ class StepTests(OwnClusterCase):
     def assertPolicyIsRead(self, node: NodeProcess) -> None:
         """A changed policy counts within seconds."""
         path = self.cluster.certificates.folder / "policy.csv"
-        path.write_text(POLICY + "p, nobody, *, consume\n")
+        path.write_text(POLICY_TEXT + "p, nobody, *, consume\n")
         with self.cluster.stub(node, "nobody") as stub:
 
             def may_consume() -> bool:

@@ -16,6 +16,7 @@ from twisted.trial.unittest import TestCase
 
 from loghouse.api.server import GrpcServer
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
+from loghouse.cli.certs import MODEL_TEXT, POLICY_TEXT
 from loghouse.cluster.cluster import Cluster
 from loghouse.config.settings import load
 from loghouse.net.binary_client import ClientTls, connect
@@ -23,7 +24,7 @@ from loghouse.net.one_port import OnePort
 from loghouse.node.administration import Administration
 from loghouse.node.node import Node
 from loghouse.service.node_service import NodeService
-from loghouse.testing.process import MODEL, POLICY, free_port
+from loghouse.testing.process import free_port
 
 HOSTS = ["localhost", "127.0.0.1"]
 # What a start and a stop call on their parts, in the place of which a test may put something else.
@@ -94,8 +95,8 @@ class ServiceCase(TestCase):
         self.port = free_port()
         self.reactor = SteppedReactor()
         self.policy = self.folder / "policy.csv"
-        self.policy.write_text(POLICY)
-        (self.folder / "model.conf").write_text(MODEL)
+        self.policy.write_text(POLICY_TEXT)
+        (self.folder / "model.conf").write_text(MODEL_TEXT)
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
 
     def write_tls_files(self, ca=None, node=None):

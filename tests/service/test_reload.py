@@ -11,10 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.certificates import make_node_certificate
 from loghouse.auth.policy import Authorizer
+from loghouse.cli.certs import POLICY_TEXT
 from loghouse.errors import PermissionDeniedError
 from loghouse.net.one_port import OnePort
 from loghouse.service.node_service import WATCH_SECONDS, FileWatch
-from loghouse.testing.process import POLICY
 from tests.service.case import HOSTS, ServiceCase, authority, until
 
 
@@ -91,7 +91,7 @@ class ReloadTests(ServiceCase):
         """A new policy counts some seconds later, without a restart."""
         service = self.start()
         self.assertFalse(self.permits(service))
-        self.policy.write_text(POLICY + "p, nobody, *, produce\n")
+        self.policy.write_text(POLICY_TEXT + "p, nobody, *, produce\n")
         self.reactor.clock.advance(WATCH_SECONDS)
         await until(lambda: self.permits(service))
 
@@ -103,14 +103,14 @@ class ReloadTests(ServiceCase):
         self.reactor.clock.advance(WATCH_SECONDS)
         await until(lambda: any("the new file is not used" in line for line in lines))
         service.node.check_subject("root")
-        self.policy.write_text(POLICY + "p, nobody, *, produce\n")
+        self.policy.write_text(POLICY_TEXT + "p, nobody, *, produce\n")
         self.reactor.clock.advance(WATCH_SECONDS)
         await until(lambda: self.permits(service))
 
     async def test_unexpected(self):
         """Whatever else goes wrong while files are read is logged with its trace, and the node goes on."""
         service = self.start()
-        self.policy.write_text(POLICY + "\n")
+        self.policy.write_text(POLICY_TEXT + "\n")
         with mock.patch.object(Authorizer, "read", side_effect=ZeroDivisionError):
             self.reactor.clock.advance(WATCH_SECONDS)
             failures = []
@@ -147,7 +147,7 @@ class ReloadTests(ServiceCase):
         heard = []
         signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
         service = self.start()
-        self.policy.write_text(POLICY + "p, nobody, *, produce\n")
+        self.policy.write_text(POLICY_TEXT + "p, nobody, *, produce\n")
         os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: self.permits(service))
         self.assertEqual(heard, [signal.SIGHUP])
@@ -156,7 +156,7 @@ class ReloadTests(ServiceCase):
         """It does so, too, when nobody had the signal."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         service = self.start()
-        self.policy.write_text(POLICY + "p, nobody, *, produce\n")
+        self.policy.write_text(POLICY_TEXT + "p, nobody, *, produce\n")
         os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: self.permits(service))
 
