@@ -24,6 +24,7 @@ from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.protocol import codec
 from loghouse.protocol.forward_messages import AdminOperation, ForwardFailure, ForwardProduce, ForwardReply
 from loghouse.protocol.framing import FrameBuffer
+from loghouse.protocol.message import RequestIds
 from loghouse.replica.api import Appended, Proposal
 from tests.recording import RecordingMetrics
 
@@ -471,7 +472,7 @@ class CopyTests(ForwardCase):
 
     def test_ids_wrap(self):
         """The id behind the last one is 0."""
-        self.a.forwarder._next_id = 2**64 - 1
+        self.a.forwarder._ids = RequestIds(2**64 - 1)
         dones = [self.propose(), self.propose()]
         self.assertEqual([message.request_id for _, _, message in self.town.wires], [2**64 - 1, 0])
         self.town.deliver()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -47,11 +47,9 @@ from loghouse.protocol.forward_messages import (
     ForwardReply,
     Match,
 )
-from loghouse.protocol.message import Message
+from loghouse.protocol.message import Message, RequestIds
 from loghouse.raft.held_back import HeldBack, held_back_error
 from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal, proposing
-
-_ID_COUNT: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +130,7 @@ class Forwarder:
         self._size_max = size_max
         self._count_max = count_max
         # At random, so that no answer to a request of this node's former life fits one of this life.
-        self._next_id = rng.getrandbits(64)
+        self._ids = RequestIds(rng.getrandbits(64))
         self._asked: dict[int, _Asked] = {}
         self._asked_size = 0
         self._held_back = HeldBack()
@@ -156,7 +154,7 @@ class Forwarder:
         refusal = self._refusal(proposal, self._room_problem(leader_name, len(proposal.payload)))
         if refusal is not None:
             return fail(refusal)
-        request_id = self._take_id()
+        request_id = self._ids.take()
         message = ForwardProduce(
             request_id=request_id,
             subject=proposal.subject,
@@ -200,16 +198,11 @@ class Forwarder:
 
     def administer(self, leader_name: str, order: AdminOrder) -> Deferred[AdminResult]:
         """Let the leader carry out an order; as `propose`."""
-        request_id = self._take_id()
+        request_id = self._ids.take()
         message = ForwardAdmin(
             request_id=request_id, operation=order.operation, name=order.name, number=order.number
         )
         return self._ask(leader_name, request_id, message, order, 0)
-
-    def _take_id(self) -> int:
-        request_id = self._next_id
-        self._next_id = (request_id + 1) % _ID_COUNT
-        return request_id
 
     def _ask(
         self, leader_name: str, request_id: int, message: Message, order: AdminOrder | None, size: int

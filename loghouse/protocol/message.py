@@ -152,3 +152,17 @@ def check_text(what: str, text: str, size_max: int) -> None:
         raise ValueError(f"{what} has more than {size_max} bytes")
     if not text.isprintable():
         raise ValueError(f"{what} holds unprintable characters")
+
+
+class RequestIds:
+    """Numbers of requests, 64 bits, from a random first one: no answer from before a restart fits."""
+
+    __slots__ = ("following",)
+
+    def __init__(self, first: int) -> None:
+        self.following = first  # what `take` returns next
+
+    def take(self) -> int:
+        """Return the next number."""
+        taken, self.following = self.following, (self.following + 1) % 2**64
+        return taken

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, EntryDamagedError
 from loghouse.limits import ENTRIES_SERVED_MAX, MEND_SIZE_MAX
-from loghouse.protocol.message import Message
+from loghouse.protocol.message import Message, RequestIds
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.examination import DamagedEntries, Examination
@@ -37,7 +37,6 @@ ANSWER_SECONDS: Final = 5.0  # for another member's answer; then the next one is
 RETRY_SECONDS_MIN: Final = 1.0  # after all were asked in vain, doubling up to ...
 RETRY_SECONDS_MAX: Final = 60.0
 ATTEMPTS_MAX: Final = 3  # mending the same place, and looking at a segment in vain
-_ID_COUNT: Final = 1 << 64
 
 
 class EntryRepairOwner(Protocol):
@@ -123,7 +122,7 @@ class EntryRepair:
         self._readers = readers
         self._disk = disk
         self._choose_id = choose_id
-        self._next_id: int | None = None
+        self._ids: RequestIds | None = None
         self._jobs: dict[int, _Job] = {}  # by base index; the first is next
         self._asked: _Asked | None = None
         self._is_busy = False
@@ -302,16 +301,15 @@ class EntryRepair:
         damage = job.exam.damage
         if damage is None or not self._is_current(job):
             return
-        if self._next_id is None:
-            self._next_id = self._choose_id()
+        if self._ids is None:
+            self._ids = RequestIds(self._choose_id())
         if job.sources is None:
             names = sorted(self._owner.mend_sources())
-            turn = self._next_id % len(names) if names else 0
+            turn = self._ids.following % len(names) if names else 0
             job.sources, job.asked, job.misfits = names[turn:] + names[:turn], len(names), 0
         while job.sources:
             name = job.sources.pop(0)
-            request_id = self._next_id
-            self._next_id = (request_id + 1) % _ID_COUNT
+            request_id = self._ids.take()
             # Before it is sent: the answer may come within that.
             self._asked = _Asked(job, name, request_id, self._now + ANSWER_SECONDS)
             request = EntriesRequest(
