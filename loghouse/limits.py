@@ -11,6 +11,9 @@ from typing import Final, NamedTuple
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+MICROSECONDS: Final = 1_000_000  # in a second
+UINT64_MAX: Final = 2**64 - 1
+UUID_SIZE: Final = 16
 
 
 class Quota(NamedTuple):

@@ -36,9 +36,9 @@ from loghouse.net.callers import Caller, Callers
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
+from loghouse.protocol.failures import LEADER_KEY
 from loghouse.shares import Holding, Shares
 
-LEADER_KEY: Final = "loghouse-leader"
 """The trailer that names the leader, when the node that answers an append is another."""
 
 LAST_WORDS_SECONDS: Final = 0.5  # for the refusal to reach a client whose connection then ends

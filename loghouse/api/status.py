@@ -12,9 +12,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from loghouse import errors
 from loghouse.errors import LoghouseError
+from loghouse.protocol.failures import DETAILS_KEY
 
 DOMAIN: Final = "loghouse"
-DETAILS_KEY: Final = "grpc-status-details-bin"
 TEXT_SIZE_MAX: Final = 1024  # trailers share GRPC_METADATA_SIZE_MAX with what proxies add
 
 _Metadata = Callable[[Any], Mapping[str, object]]

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
+from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, size_text, write_json, write_line
 from loghouse.cli.produce import BATCH_SIZE_DEFAULT, BUFFER_SIZE, size_from
 from loghouse.cli.target import add_options, connect
@@ -49,19 +50,13 @@ def add_parser(commands: Any) -> None:
     for action, default in ((produce, RECORDS_DEFAULT), (consume, None)):
         action.add_argument(
             "--records",
-            type=_count,
+            type=number("a count", lowest=1, highest=2**32 - 1),
             default=default,
             metavar="N",
             help=f"how many ({default:,})" if default else "how many at most (all)",
         )
         action.add_argument("--json", action="store_true", help="print JSON")
         add_options(action)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; allowed: a number from 1")
-    return int(text)
 
 
 def run_produce(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from loghouse.auth.certificates import (
     write_issued,
 )
 from loghouse.auth.denylist import add_to_denylist, entry_of
+from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, ExitCode, write_json, write_line
 
 CA_FILE = "ca"
@@ -71,21 +72,16 @@ def add_parser(commands: Any) -> None:
     deny.add_argument("--denylist", type=Path, metavar="PATH", help="add to this list, a node's tls.denylist")
     deny.add_argument("--json", action="store_true", help="print JSON")
     deny.set_defaults(run=run_deny)
+    days = number("a number of days", lowest=1, highest=36500, allowed="1 to 36500")
     for action, run in ((init, run_init), (node, run_node), (client, run_client)):
         action.add_argument("--dir", type=Path, default=Path("certs"), help="where the files are (certs)")
         action.add_argument(
             "--key", choices=[kind.value for kind in KeyKind], default="p256", help="kind of key (p256)"
         )
-        action.add_argument("--days", type=_days, help="how long it is valid")
+        action.add_argument("--days", type=days, help="how long it is valid")
         action.add_argument("--force", action="store_true", help="replace files that are there")
         action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(run=run)
-
-
-def _days(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 36500:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days; allowed: 1 to 36500")
-    return int(text)
 
 
 def run_init(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
+from loghouse.cli.options import number
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
@@ -58,7 +59,11 @@ def add_parser(commands: Any) -> None:
 
     trim = _add_action(actions, "trim", run_trim, "let the oldest records go, on every node")
     trim.add_argument(
-        "--offset", type=_offset, required=True, metavar="N", help="records below this offset may go"
+        "--offset",
+        type=number("an offset"),
+        required=True,
+        metavar="N",
+        help="records below this offset may go",
     )
 
 
@@ -68,12 +73,6 @@ def _add_action(actions: Any, name: str, run: Callable[[argparse.Namespace], int
     add_options(parser)
     parser.set_defaults(run=run)
     return parser
-
-
-def _offset(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an offset; allowed: a number from 0")
-    return int(text)
 
 
 # --- status ------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
 from loghouse.cli.record_output import WRITERS, for_terminal
 from loghouse.cli.target import add_options, connect_async, contact
@@ -40,7 +41,9 @@ def add_parser(commands: Any) -> None:
         "time: 2026-11-23T08:30:00Z (local time without the Z), 08:30 (today)",
     )
     parser.add_argument("--follow", "-f", action="store_true", help="wait for more, until Ctrl-C")
-    parser.add_argument("--count", "-n", type=_count, metavar="N", help="stop after this many records")
+    parser.add_argument(
+        "--count", "-n", type=number("a count"), metavar="N", help="stop after this many records"
+    )
     parser.add_argument(
         "--format",
         choices=WRITERS,
@@ -70,12 +73,6 @@ def _start(text: str) -> int | str | datetime:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no place in the log; allowed: {_FROM_ALLOWED}"
         ) from None
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; allowed: a number from 0")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from loghouse.cli.options import number
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
@@ -24,8 +25,9 @@ from loghouse.cli.output import (
     write_table,
 )
 from loghouse.errors import DamageError
+from loghouse.limits import MICROSECONDS, UINT64_MAX, UUID_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, Entry, EntryKind
-from loghouse.storage.directory import UUID_SIZE, DataDirectory
+from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
 from loghouse.storage.new_cluster import Rewrite
@@ -33,11 +35,10 @@ from loghouse.storage.others import knows_others
 from loghouse.storage.repair import Repair, accept_data_loss, cut_for_refetch
 from loghouse.storage.verify import Checked, Finding, VerifyProgress, groups_of, read_identity, verify
 
-INDEX_MAX = 2**64 - 1
-
 
 def add_parser(commands: Any) -> None:
     """Add the three commands to the parser."""
+    index = number("an entry's index")
     looking = commands.add_parser(
         "inspect",
         help="show the segments of a data directory, or dump its entries",
@@ -45,9 +46,9 @@ def add_parser(commands: Any) -> None:
         "running node does not mind. Payloads are not checked (`verify` does).",
     )
     looking.add_argument("--entries", action="store_true", help="list the entries, too")
-    looking.add_argument("--from", dest="low", type=_index, default=0, metavar="INDEX", help="first entry")
+    looking.add_argument("--from", dest="low", type=index, default=0, metavar="INDEX", help="first entry")
     looking.add_argument(
-        "--to", dest="high", type=_index, default=INDEX_MAX, metavar="INDEX", help="last entry"
+        "--to", dest="high", type=index, default=UINT64_MAX, metavar="INDEX", help="last entry"
     )
     looking.set_defaults(run=run_inspect)
     checking = commands.add_parser(
@@ -75,12 +76,6 @@ def add_parser(commands: Any) -> None:
     for parser in (looking, checking, cutting):
         parser.add_argument("data_dir", metavar="DATA_DIR", help="the node's data_dir")
         parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _index(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) > INDEX_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an entry's index; allowed: a number from 0")
-    return int(text)
 
 
 # --- inspect ----------------------------------------------------------------------
@@ -327,7 +322,7 @@ def _run_new_cluster(args: argparse.Namespace) -> int:
                 bar.total = rewrite.total_size
                 bar.update(rewrite.done_size - bar.n)
 
-            made = rewrite.run(os.urandom(UUID_SIZE), int(time.time() * 1_000_000), progress)
+            made = rewrite.run(os.urandom(UUID_SIZE), int(time.time() * MICROSECONDS), progress)
     finally:
         directory.close()
     if args.json:

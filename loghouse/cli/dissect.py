@@ -16,7 +16,14 @@ from typing import Any, BinaryIO, Final
 
 from loghouse.cli.output import CommandError, ExitCode, count_text, time_text, write_json, write_line
 from loghouse.errors import LoghouseError, ProtocolError
-from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, LINK_HEADER_SIZE, MIB, STORE_HEADER_SIZE
+from loghouse.limits import (
+    ENTRY_HEADER_SIZE,
+    ENTRY_SIZE_MAX,
+    LINK_HEADER_SIZE,
+    MIB,
+    STORE_HEADER_SIZE,
+    UUID_SIZE,
+)
 from loghouse.protocol import codec, raft_messages
 from loghouse.protocol.entry import HEADER as ENTRY_HEADER
 from loghouse.protocol.entry import KINDS, VERSION, EntryKind, crc32c, frame_seed
@@ -25,7 +32,6 @@ from loghouse.storage.store import MAGIC, StoreHeader, newest_watermark
 from loghouse.text import visible
 
 INPUT_SIZE_MAX: Final = 64 * MIB  # of hex and captures; store files are read frame by frame
-UUID_SIZE: Final = 16
 _SHOWN_BYTES_MAX: Final = 32
 _BULK_FIELDS: Final = frozenset(("frames", "entries"))
 

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from loghouse.errors import LoghouseError
+from loghouse.limits import MICROSECONDS
 from loghouse.text import visible, visible_json
 
 
@@ -82,7 +83,7 @@ def bytes_as_json(name: str, value: bytes) -> dict[str, str]:
 
 def time_text(timestamp: int) -> str:
     """Return microseconds since the epoch as ISO 8601 in UTC."""
-    seconds, microseconds = divmod(timestamp, 1_000_000)
+    seconds, microseconds = divmod(timestamp, MICROSECONDS)
     try:
         moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
     except (OverflowError, ValueError, OSError):

@@ -41,7 +41,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import MIB, REQUESTS_PER_CONNECTION_MAX
 from loghouse.protocol.client_messages import Follow, FollowFrames, Produce
-from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.protocol.link_messages import ALPN, Hello, LinkRole
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import (
     Answered,
@@ -54,7 +54,6 @@ from loghouse.protocol.session import (
     Session,
 )
 
-ALPN: Final = "loghouse/1"
 WRITE_BUFFER_SIZE: Final = 1 * MIB
 CREDIT_SIZE: Final = 2 * MIB
 """Bytes that a server may send ahead of a reader."""

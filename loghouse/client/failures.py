@@ -26,9 +26,7 @@ from loghouse.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-
-DETAILS_KEY: Final = "grpc-status-details-bin"
-LEADER_KEY: Final = "loghouse-leader"
+from loghouse.protocol.failures import DETAILS_KEY, LEADER_KEY
 
 
 class Effect(Enum):

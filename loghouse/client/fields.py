@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from loghouse.errors import InvalidRequestError
+from loghouse.limits import UINT64_MAX
 
 SECONDS_MAX: Final = 100_000_000
 """Three years: what is longer than any program overflows some timer below."""
-UINT64_MAX: Final = 2**64 - 1
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

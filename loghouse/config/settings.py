@@ -27,7 +27,6 @@ from loghouse.config.strict_yaml import (
     yaml_problem,
 )
 from loghouse.config.values import (
-    UINT64_MAX,
     UNLIMITED,
     Address,
     Reader,
@@ -57,6 +56,7 @@ from loghouse.limits import (
     SCRUB_RATE_DEFAULT,
     SEGMENT_SIZE_DEFAULT,
     SEGMENT_SIZE_MIN,
+    UINT64_MAX,
 )
 
 FILE_SIZE_MAX: Final = 1 * MIB  # a settings file is a page of text; more is the wrong file

@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from loghouse.limits import GIB, KIB, MIB, NAME_SIZE_MAX, SUBJECT_SIZE_MAX
+from loghouse.limits import GIB, KIB, MIB, NAME_SIZE_MAX, SUBJECT_SIZE_MAX, UINT64_MAX
 
 Reader = Callable[[object, Path], Any]
 
@@ -45,7 +45,6 @@ _UNIT_SECONDS: Final[Mapping[str, Fraction | int]] = {
 _QUANTITY: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-zA-Z]*)")
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
-UINT64_MAX: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)

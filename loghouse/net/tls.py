@@ -25,8 +25,9 @@ from loghouse.auth.identity import Identity, identity_of_certificate
 from loghouse.auth.trust import check_usable, make_partial
 from loghouse.errors import CertificateError, IdentityError
 from loghouse.limits import CERTIFICATES_SHOWN_SIZE_MAX, KIB
+from loghouse.protocol import link_messages
 
-ALPN: Final = b"loghouse/1"
+ALPN: Final = link_messages.ALPN.encode()
 ALPN_GRPC: Final = b"h2"
 SECURITY_LEVEL: Final = b"DEFAULT:@SECLEVEL=2"  # 112 bits for every key and signature of a chain
 HANDSHAKE_FLIGHTS_MAX: Final = 4  # TLS 1.3 takes two from each end, and one more to tell what came of it

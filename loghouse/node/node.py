@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import LoghouseError, UnknownLogError
+from loghouse.limits import MICROSECONDS, UUID_SIZE
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
 from loghouse.node.api import ServerView
@@ -33,7 +34,7 @@ from loghouse.replica.damage import LogRepair
 from loghouse.replica.replica import Replica, ReplicaOptions
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
-from loghouse.storage.directory import UUID_SIZE, DataDirectory
+from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 
 HOUSEKEEPING_SECONDS: Final = 1.0
@@ -152,7 +153,7 @@ class Node(Service):
             self.options,
             cluster_uuid=cluster_uuid,
             disk_uuid=disk_uuid,
-            bootstrap_at=int(self._clocks.wall() * 1_000_000) if bootstrap else None,
+            bootstrap_at=int(self._clocks.wall() * MICROSECONDS) if bootstrap else None,
         )
 
     def _open_log(self) -> LogRepair:

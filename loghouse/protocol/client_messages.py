@@ -27,8 +27,8 @@ from loghouse.protocol.fields import U32, U64, Items16, LongText, Rest, ShortTex
 from loghouse.protocol.layout import FixedLayout
 from loghouse.protocol.message import Message, check_name, check_text
 
-_HAS_CRC: Final = 0x01
-_HAS_EXPECT_OFFSET: Final = 0x02
+HAS_CRC: Final = 0x01
+HAS_EXPECT_OFFSET: Final = 0x02
 
 
 @message(0x0301, PRODUCE_SIZE_MAX, frozen=False, kw_only=False)
@@ -71,7 +71,7 @@ class Produce(Message):
     def _fixed(self, layout: FixedLayout) -> tuple[Any, ...]:
         crc, expect = self.batch_crc, self.expect_offset
         return (
-            (_HAS_CRC if crc is not None else 0) | (_HAS_EXPECT_OFFSET if expect is not None else 0),
+            (HAS_CRC if crc is not None else 0) | (HAS_EXPECT_OFFSET if expect is not None else 0),
             self.attributes,
             self.record_count,
             crc or 0,
@@ -84,16 +84,16 @@ class Produce(Message):
     @classmethod
     def _from_fixed(cls, layout: FixedLayout, fields: tuple[Any, ...], tail: Buffer) -> Self:
         given, attributes, record_count, crc, expect, producer_id, producer_sequence, timeout = fields
-        if given & ~(_HAS_CRC | _HAS_EXPECT_OFFSET):
+        if given & ~(HAS_CRC | HAS_EXPECT_OFFSET):
             raise ValueError(f"reserved bits set in given: {given:#04x}")
-        if (crc and not given & _HAS_CRC) or (expect and not given & _HAS_EXPECT_OFFSET):
+        if (crc and not given & HAS_CRC) or (expect and not given & HAS_EXPECT_OFFSET):
             raise ValueError("a field that is not given must be zero")
         return cls(
             tail,
             record_count,
             attributes,
-            crc if given & _HAS_CRC else None,
-            expect if given & _HAS_EXPECT_OFFSET else None,
+            crc if given & HAS_CRC else None,
+            expect if given & HAS_EXPECT_OFFSET else None,
             producer_id,
             producer_sequence,
             timeout,

@@ -12,9 +12,13 @@ from typing import Any, Final, Self
 
 from loghouse import errors
 from loghouse.errors import LoghouseError
-from loghouse.limits import FAILURE_DETAILS_MAX, TEXT_SIZE_MAX
+from loghouse.limits import FAILURE_DETAILS_MAX, TEXT_SIZE_MAX, UINT64_MAX
 from loghouse.protocol.fields import U16, U64, Items8, LongText
 from loghouse.protocol.message import check_text
+
+# What gRPC's trailers hold beside the status: what the error is made of, and who leads.
+DETAILS_KEY: Final = "grpc-status-details-bin"
+LEADER_KEY: Final = "loghouse-leader"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class FailureFields:
 
 
 def _number(value: int) -> int:
-    return min(max(value, 0), 2**64 - 1)
+    return min(max(value, 0), UINT64_MAX)
 
 
 def _line(text: str) -> str:

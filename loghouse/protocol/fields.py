@@ -38,6 +38,7 @@ from construct import (
     Struct,
 )
 
+from loghouse.limits import UUID_SIZE
 from loghouse.protocol.entry import Buffer
 
 _T = TypeVar("_T")
@@ -47,7 +48,7 @@ U16: TypeAlias = Annotated[int, Int16ub]
 U32: TypeAlias = Annotated[int, Int32ub]
 U64: TypeAlias = Annotated[int, Int64ub]
 Truth: TypeAlias = Annotated[bool, Flag]
-Uuid: TypeAlias = Annotated[bytes, Bytes(16)]
+Uuid: TypeAlias = Annotated[bytes, Bytes(UUID_SIZE)]
 # The size in bytes comes first, in 8 or 16 bits.
 SHORT_TEXT: Final = PascalString(Int8ub, "utf8")
 ShortText: TypeAlias = Annotated[str, SHORT_TEXT]

@@ -21,14 +21,13 @@ from loghouse.limits import (
     PAYLOAD_SIZE_MAX,
     RECORDS_PER_BATCH_MAX,
     SUBJECT_SIZE_MAX,
+    UINT64_MAX,
 )
+from loghouse.protocol.client_messages import HAS_CRC, HAS_EXPECT_OFFSET
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.failures import FailureFields
 from loghouse.protocol.fields import SHORT_TEXT, U32, U64, Items8, ShortText, message, struct_of
 from loghouse.protocol.message import Message, check_name, check_text
-
-_HAS_CRC: Final = 0x01
-_HAS_EXPECT_OFFSET: Final = 0x02
 
 
 class AdminOperation(IntEnum):
@@ -90,8 +89,8 @@ class ForwardProduce(Message):
         check_text("subject", self.subject, SUBJECT_SIZE_MAX)
 
     def _values(self) -> dict[str, Any]:
-        given = (_HAS_CRC if self.batch_crc is not None else 0) | (
-            _HAS_EXPECT_OFFSET if self.expect_offset is not None else 0
+        given = (HAS_CRC if self.batch_crc is not None else 0) | (
+            HAS_EXPECT_OFFSET if self.expect_offset is not None else 0
         )
         return {name: getattr(self, name) for name in self.READERS} | {
             "given": given,
@@ -102,14 +101,14 @@ class ForwardProduce(Message):
     @classmethod
     def _from_values(cls, parsed: Mapping[str, Any]) -> Self:
         given = parsed["given"]
-        if given & ~(_HAS_CRC | _HAS_EXPECT_OFFSET):
+        if given & ~(HAS_CRC | HAS_EXPECT_OFFSET):
             raise ValueError(f"reserved bits set in given: {given:#04x}")
         crc, expect = parsed["batch_crc"], parsed["expect_offset"]
-        if (crc and not given & _HAS_CRC) or (expect and not given & _HAS_EXPECT_OFFSET):
+        if (crc and not given & HAS_CRC) or (expect and not given & HAS_EXPECT_OFFSET):
             raise ValueError("a field that is not given must be zero")
         fields = {name: parsed[name] for name in cls.READERS} | {
-            "batch_crc": crc if given & _HAS_CRC else None,
-            "expect_offset": expect if given & _HAS_EXPECT_OFFSET else None,
+            "batch_crc": crc if given & HAS_CRC else None,
+            "expect_offset": expect if given & HAS_EXPECT_OFFSET else None,
         }
         return cls(**fields)
 
@@ -163,7 +162,7 @@ class ForwardAdmin(Message):
                 check_text("subject", self.name, SUBJECT_SIZE_MAX)
             case AdminOperation.TRIM | AdminOperation.PROGRESS:
                 check_text("name", self.name, 0)
-        number_max = {AdminOperation.ADD: 1, AdminOperation.TRIM: 2**64 - 1}.get(self.operation, 0)
+        number_max = {AdminOperation.ADD: 1, AdminOperation.TRIM: UINT64_MAX}.get(self.operation, 0)
         if self.number > number_max:
             raise ValueError(f"number {self.number} of {self.operation.name}, allowed: 0 to {number_max}")
 

@@ -13,6 +13,7 @@ from loghouse.protocol.failures import FailureFields
 from loghouse.protocol.fields import SHORT_TEXT, U64, LongText, message
 from loghouse.protocol.message import NO_UUID, Message, check_name, check_text
 
+ALPN: Final = "loghouse/1"  # the protocol's name in a TLS handshake
 MAGIC: Final = b"LGHS"
 VERSION_MIN: Final = 1
 VERSION_MAX: Final = 1

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Final, Self
 from construct import Construct, ConstructError
 
 from loghouse.errors import MalformedMessageError
-from loghouse.limits import CONTROL_SIZE_MAX, NAME_SIZE_MAX
+from loghouse.limits import CONTROL_SIZE_MAX, NAME_SIZE_MAX, UUID_SIZE
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.fields import Reader, plain
 from loghouse.protocol.layout import FixedLayout, fixed_layout
 
-NO_UUID: Final = bytes(16)
+NO_UUID: Final = bytes(UUID_SIZE)
 
 _NAME: Final = re.compile(rf"[a-z0-9](?:[a-z0-9-]{{0,{NAME_SIZE_MAX - 2}}}[a-z0-9])?")
 

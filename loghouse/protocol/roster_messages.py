@@ -8,13 +8,10 @@ that lets older versions drop them. See `docs/wire_format.md`; the rules are in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-from loghouse.limits import MEMBERS_MAX
+from loghouse.limits import MEMBERS_MAX, UUID_SIZE
 from loghouse.protocol.fields import U32, U64, Items8, ShortText, Uuid, message
 from loghouse.protocol.message import Message, check_name
-
-UUID_SIZE: Final = 16
 
 
 @message(0x0190)

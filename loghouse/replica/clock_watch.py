@@ -9,7 +9,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from loghouse.replica.retention import MICROSECONDS
+from loghouse.limits import MICROSECONDS
 
 STEP_SECONDS_MIN: Final = 5.0
 QUIET_SECONDS: Final = 60.0

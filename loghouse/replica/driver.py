@@ -27,7 +27,7 @@ from loghouse.errors import (
     StorageError,
     UnavailableError,
 )
-from loghouse.limits import SYNC_GROUP_SIZE_MAX
+from loghouse.limits import MICROSECONDS, SYNC_GROUP_SIZE_MAX
 from loghouse.protocol.configuration import Configuration, decode_trim
 from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.protocol.raft_messages import Envelope
@@ -328,7 +328,7 @@ class RaftDriver:
         return done.addCallback(lambda _: index)
 
     def _now(self) -> int:
-        return int(self._wall() * 1_000_000)
+        return int(self._wall() * MICROSECONDS)
 
     # --- a turn -------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from loghouse.errors import (
     RequestError,
     UnavailableError,
 )
+from loghouse.limits import MICROSECONDS
 from loghouse.metrics import Metrics
 from loghouse.protocol.configuration import Configuration, Member
 from loghouse.protocol.message import Message
@@ -191,7 +192,7 @@ class Replica:
             rng=self._rng,
             commit_index=log.last_index if is_lone else log.commit_index,
             damage=damage,
-            now=int(clocks.wall() * 1_000_000),
+            now=int(clocks.wall() * MICROSECONDS),
             metrics=self.options.metrics,
         )
         return RaftDriver(

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from loghouse.limits import MICROSECONDS
 from loghouse.protocol.configuration import Retention
 
 CLOCK_DRIFT_MAX_SECONDS: Final = 60.0
-MICROSECONDS: Final = 1_000_000
 
 
 class AgeClock:

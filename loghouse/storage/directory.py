@@ -25,7 +25,13 @@ from loghouse.errors import (
     DiskFullError,
     StorageError,
 )
-from loghouse.limits import ENTRY_HEADER_SIZE, RESERVE_SIZE_DEFAULT, SEGMENT_SIZE_DEFAULT, STORE_HEADER_SIZE
+from loghouse.limits import (
+    ENTRY_HEADER_SIZE,
+    RESERVE_SIZE_DEFAULT,
+    SEGMENT_SIZE_DEFAULT,
+    STORE_HEADER_SIZE,
+    UUID_SIZE,
+)
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, with_crc, without_crc
 from loghouse.protocol.fields import ShortText, Uuid, plain, read_fields, struct_of
 from loghouse.storage.files import (
@@ -48,7 +54,6 @@ MEMBERS_NAME: Final = "members"
 LOGS_NAME: Final = "logs"
 MEMBERS_SIZE_MAX: Final = 64 * 1024  # 64 members with addresses of a DNS name each
 _NODE_SIZE_MAX: Final = 4096
-UUID_SIZE: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

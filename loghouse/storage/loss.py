@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from loghouse.errors import DamageError
+from loghouse.limits import UINT64_MAX
 from loghouse.protocol.entry import with_crc, without_crc
 from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, read_file, replace_file
@@ -21,7 +22,7 @@ NAME: Final = "damage"
 MAGIC: Final = b"LOGHDAMG"
 FORMAT_VERSION: Final = 1
 FLAG_CUT: Final = 1
-UNKNOWN_INDEX: Final = 2**64 - 1  # no entry has it: the log held more than it holds, how much is not known
+UNKNOWN_INDEX: Final = UINT64_MAX  # no entry has it: the log held more than it holds, how much is not known
 
 
 @dataclass(frozen=True, slots=True)

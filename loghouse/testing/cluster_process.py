@@ -14,7 +14,15 @@ from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.errors import EntryDamagedError, LoghouseError
 from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.batch import decode_batch
-from loghouse.protocol.entry import CODEC_MASK, Entry, EntryKind, decode_entries, decode_entry, frame_seed
+from loghouse.protocol.entry import (
+    CODEC_MASK,
+    DEFAULT_GROUP,
+    Entry,
+    EntryKind,
+    decode_entries,
+    decode_entry,
+    frame_seed,
+)
 from loghouse.storage.store import StoreHeader
 from loghouse.testing.process import (
     CLUSTER,
@@ -27,7 +35,6 @@ from loghouse.testing.process import (
 from loghouse.testing.proxy import Address, LinkProxy, Proxies, ProxyLink, process_of_socket
 
 CALL_SECONDS: Final = 5.0
-GROUP: Final = 1
 
 
 class ClusterProcess:
@@ -320,7 +327,7 @@ class ClusterProcess:
             # A node with much to do may be late for a handshake: dial again.
             request = log_pb2.GetServersRequest()
             servers = stub.GetServers(request, timeout=DEADLINE_SECONDS, wait_for_ready=True)
-            seed = frame_seed(servers.cluster_uuid, GROUP)
+            seed = frame_seed(servers.cluster_uuid, DEFAULT_GROUP)
             end = stub.Bounds(log_pb2.BoundsRequest(), timeout=30).next
             entries: list[Entry] = []
             offset = 0
@@ -347,7 +354,7 @@ class ClusterProcess:
     def stored_frames(self, node: NodeProcess) -> dict[int, bytes]:
         """Every whole entry frame in the store files of a node, by index; it may run meanwhile."""
         frames: dict[int, bytes] = {}
-        for path in sorted((node.data_dir / "logs" / str(GROUP)).glob("*.store")):
+        for path in sorted((node.data_dir / "logs" / str(DEFAULT_GROUP)).glob("*.store")):
             stored = path.read_bytes()
             try:
                 seed = StoreHeader.decode(stored[:STORE_HEADER_SIZE]).seed

@@ -5,9 +5,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import __version__, errors
-from loghouse.api.guard import LEADER_KEY
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
+from loghouse.protocol.failures import LEADER_KEY
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
 from tests.api.fake_node import FakeNode

@@ -8,7 +8,6 @@ from grpc import aio
 
 from loghouse.api.status import answer_of
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.client.failures import LEADER_KEY
 from loghouse.errors import LoghouseError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 from loghouse.protocol.client_messages import (
@@ -27,6 +26,7 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
+from loghouse.protocol.failures import LEADER_KEY
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import CancelReceived, CreditReceived, RequestReceived, Session
 

@@ -5,7 +5,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import errors
 from loghouse.api.status import answer_of
-from loghouse.client.failures import LEADER_KEY, Effect, failure_of, leader_named
+from loghouse.client.failures import Effect, failure_of, leader_named
+from loghouse.protocol.failures import LEADER_KEY
 
 
 class Call:
