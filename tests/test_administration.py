@@ -24,22 +24,22 @@ class AdministrationTests(TownTestCase):
         town.until(lambda: asked.cluster.liveness_of(gone) is Liveness.DEAD, 60)
         failure = self.failure(town, living.node.administration.remove(living.name), MembershipError)
         self.assertIn(f"{dead.name} cannot be reached", failure.getErrorMessage())
-        self.assertEqual(len(asked.node.configuration.voters), 3)
+        self.assertEqual(len(asked.log.configuration.voters), 3)
         self.result(town, living.node.administration.remove(dead.name))
-        self.assertEqual(len(asked.node.configuration.voters), 2)
+        self.assertEqual(len(asked.log.configuration.voters), 2)
 
     def test_remove_right_after_a_death(self):
         """A removal waits to hear the others: one that died a moment before does not count."""
         town = self.built()
         leader = town.leader
         dead, living = (one for one in town.running if not one.leads)
-        raft, id_ = leader.driver.raft, dead.node.member_id
+        raft, id_ = leader.driver.raft, dead.log.member_id
         dead.crash()
         done = leader.node.administration.remove(living.name)
         self.assertIn(
             f"{dead.name} cannot be reached", self.failure(town, done, MembershipError).getErrorMessage()
         )
-        self.assertEqual(len(leader.node.configuration.voters), 3)
+        self.assertEqual(len(leader.log.configuration.voters), 3)
         self.result(town, town.leader.propose())
         dead.start()
         town.until(lambda: raft.followers[id_].silent_ticks <= 1)
@@ -72,13 +72,13 @@ class AdministrationTests(TownTestCase):
         emptied.wipe()
         emptied.start()
         town.until(lambda: f"{emptied.name}L" in town.shape(leader.name), 60)
-        voters = leader.node.configuration.voters
-        change = leader.node.configuration.without(leader.node.configuration.named(emptied.name)[0].id)
+        voters = leader.log.configuration.voters
+        change = leader.log.configuration.without(leader.log.configuration.named(emptied.name)[0].id)
         self.assertEqual(len(change.voters), 2)
         town.cut(other.name)
         town.advance(0.4)
-        leader.node.change_configuration(change)
-        self.assertEqual(leader.node.configuration.voters, voters)
+        leader.log.change_configuration(change)
+        self.assertEqual(leader.log.configuration.voters, voters)
 
     def test_remove_the_only_voter(self):
         """The only voter cannot go, and what is no member cannot either."""
@@ -100,7 +100,7 @@ class AdministrationTests(TownTestCase):
         self.assertNotIn(old.name, town.shape(new.name))
         town.until(lambda: not old.leads)
         self.result(town, new.propose())
-        self.assertEqual(new.node.configuration.removed, (old.name,))
+        self.assertEqual(new.log.configuration.removed, (old.name,))
 
     def test_transfer(self):
         """Leadership goes to the node that was named, asked through any node, without a lost append."""
@@ -131,8 +131,8 @@ class AdministrationTests(TownTestCase):
         town.cut(target.name)
         done = leader.node.administration.transfer(target.name)
         order = TimeoutNow(term=leader.driver.raft.term)
-        source, id_ = leader.node.member_id, other.node.member_id
-        other.node.receive(Envelope(group=1, source=source, target=id_, message=order))
+        source, id_ = leader.log.member_id, other.log.member_id
+        other.log.receive(Envelope(group=1, source=source, target=id_, message=order))
         message = self.failure(town, done, UnavailableError).getErrorMessage()
         self.assertIn(f"{other.name!r} leads now, not {target.name!r}", message)
 
@@ -262,11 +262,11 @@ class AdministrationTests(TownTestCase):
         self.result(town, leader.node.administration.add(follower.name, False))
 
         def role():
-            return next((m.role for m in leader.node.configuration.named(follower.name)), None)
+            return next((m.role for m in leader.log.configuration.named(follower.name)), None)
 
         town.until(lambda: role() is MemberRole.LEARNER, 60)
         self.result(town, leader.node.administration.add(follower.name, True))
         self.assertIs(role(), MemberRole.REPLICA)
         town.advance(30)
         self.assertIs(role(), MemberRole.REPLICA)
-        self.assertEqual(len(leader.node.configuration.voters), 2)
+        self.assertEqual(len(leader.log.configuration.voters), 2)

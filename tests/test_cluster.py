@@ -93,7 +93,7 @@ class BootstrapTests(TownTestCase):
         town.advance(120)
         uuids = {one.node.cluster_uuid for one in town.running}
         for one in town.running:
-            others = [member for member in one.node.configuration.members if member.name != one.name]
+            others = [member for member in one.log.configuration.members if member.name != one.name]
             self.assertEqual(bool(others), len(uuids) == 1)
 
     def test_clusters_never_merge(self):
@@ -143,26 +143,26 @@ class MembershipTests(TownTestCase):
         self.assertEqual(town.shape("a"), "aV bV cL")
         newcomer.disk_queue.release()
         town.until(lambda: town.shape("a") == "aV bV cV")
-        self.assertEqual(newcomer.node.member_id, 3)
+        self.assertEqual(newcomer.log.member_id, 3)
 
     def test_emptied_namesake(self):
         """An emptied voter comes back as a learner under a new id, never under its old one."""
         town = self.built()
         follower = next(one for one in town.running if not one.leads)
-        old = follower.node.member_id
+        old = follower.log.member_id
         follower.crash()
         follower.wipe()
         follower.start()
         ids = set()
 
         def look():
-            ids.add(follower.node.member_id)
-            return follower.node.member_id and town.shape(town.leader.name) == "aV bV cV"
+            ids.add(follower.log.member_id)
+            return follower.log.member_id and town.shape(town.leader.name) == "aV bV cV"
 
         town.until(look, 90)
         town.advance(2)
         self.assertNotIn(old, ids)
-        self.assertEqual(follower.node.member_id, 4)
+        self.assertEqual(follower.log.member_id, 4)
         self.assertEqual(follower.replica._own_member().id, 4)
 
     def test_lost_while_away(self):
@@ -174,7 +174,7 @@ class MembershipTests(TownTestCase):
         self.result(town, leader.node.administration.remove(away.name))
         self.result(town, leader.node.administration.add(away.name, False))
         away.start()
-        town.until(lambda: away.node.member_id == 4, 60)
+        town.until(lambda: away.log.member_id == 4, 60)
         town.until(lambda: away.replica._own_member().id == 4 and town.shape(away.name) == "aV bV cV", 60)
 
     def test_renewed_once(self):
@@ -188,11 +188,13 @@ class MembershipTests(TownTestCase):
         follower.disk_queue.is_held = True
         heartbeat = Heartbeat(term=node.log("").driver.raft.term, commit_index=0, read_round=1)
         for _ in range(3):
-            node.receive(Envelope(group=1, source=node.leader_id, target=9, message=heartbeat))
-        self.assertEqual((begun, node.member_id), ([], 0))
+            node.membership.receive(
+                Envelope(group=1, source=node.membership.leader_id, target=9, message=heartbeat)
+            )
+        self.assertEqual((begun, node.membership.member_id), ([], 0))
         self.failureResultOf(node.log("").bounds(), UnavailableError)
         follower.disk_queue.release()
-        self.assertEqual((begun, node.member_id), ([9], 9))
+        self.assertEqual((begun, node.membership.member_id), ([9], 9))
 
     def test_stop_while_renewing(self):
         """A node that stops while its replica is renewed begins no other."""
@@ -201,9 +203,11 @@ class MembershipTests(TownTestCase):
         node = follower.node
         follower.disk_queue.is_held = True
         heartbeat = Heartbeat(term=node.log("").driver.raft.term, commit_index=0, read_round=1)
-        node.receive(Envelope(group=1, source=node.leader_id, target=9, message=heartbeat))
+        node.membership.receive(
+            Envelope(group=1, source=node.membership.leader_id, target=9, message=heartbeat)
+        )
         follower.stop()
-        self.assertEqual(node.member_id, 0)
+        self.assertEqual(node.membership.member_id, 0)
 
     def test_removed_and_added(self):
         """A removed node stays out and is refused at the door; `add` lets it back, under a new id."""
@@ -211,7 +215,7 @@ class MembershipTests(TownTestCase):
         leader = town.leader
         gone = next(one for one in town.running if not one.leads)
         self.result(town, gone.node.administration.remove(gone.name))
-        self.assertEqual(leader.node.configuration.removed, (gone.name,))
+        self.assertEqual(leader.log.configuration.removed, (gone.name,))
         town.advance(20)
         self.assertNotIn(gone.name, town.shape(leader.name))
         self.assertTrue(any(f"node {gone.name!r} was removed" in text for text in town.problems))
@@ -219,8 +223,8 @@ class MembershipTests(TownTestCase):
         self.assertEqual(incoming, [], "a removed node is heard by nobody")
         self.result(town, leader.node.administration.remove(gone.name))  # once more changes nothing
         self.result(town, leader.node.administration.add(gone.name, False))
-        town.until(lambda: gone.node.member_id == 4 and town.shape(gone.name) == "aV bV cV", 60)
-        self.assertEqual(leader.node.configuration.removed, ())
+        town.until(lambda: gone.log.member_id == 4 and town.shape(gone.name) == "aV bV cV", 60)
+        self.assertEqual(leader.log.configuration.removed, ())
 
     def test_address_change(self):
         """A node that comes back at another address is found there by the others, and keeps its id."""
@@ -274,10 +278,13 @@ class MembershipTests(TownTestCase):
         leader = town.leader
         liar, victim = (one for one in town.running if not one.leads)
         heard = []
-        victim.node.receive = lambda envelope, is_member: heard.append(envelope)
+        victim.log.receive = lambda envelope, is_member: heard.append(envelope)
         message = Heartbeat(term=99, commit_index=0, read_round=1)
         forged = Envelope(
-            group=1, source=leader.node.member_id, target=victim.node.member_id, message=message
+            group=1,
+            source=leader.log.member_id,
+            target=victim.log.member_id,
+            message=message,
         )
         link = liar.cluster.peers.link_of(victim.cluster.router.key_of(victim.name))
         town.until(lambda: link.wire is not None and link.wire.is_up)

@@ -127,7 +127,7 @@ class WalkTests(TownTestCase):
         self.assertEqual(len({log[:shortest] for log in logs}), 1)
         found: dict[int, int] = {}
         offset = 0
-        for entry in decode_entries(town.running[0].node.seed, logs[0]):
+        for entry in decode_entries(town.running[0].log.seed, logs[0]):
             if entry.kind == EntryKind.RECORDS:
                 self.assertEqual(entry.base_offset, offset)
                 offset += entry.record_count

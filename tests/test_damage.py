@@ -84,7 +84,7 @@ class DamageTests(_NodeTestCase):
             self.settle()
 
     def tell(self, node, message) -> None:
-        node.receive(Envelope(1, LEADER, node.member_id, message))
+        node.log("").receive(Envelope(1, LEADER, node.log("").member_id, message))
         self.settle()
 
     def refetch(self, node, entries, term: int) -> None:
@@ -206,7 +206,7 @@ class DamageTests(_NodeTestCase):
         end, last = node.log("").replica.log.last_index, self.entries[-1]
         before = self.entries[end - 1]
         newer = make_entry(
-            node.seed,
+            node.log("").seed,
             index=end + 1,
             term=last.term + 1,
             kind=EntryKind.NOOP,
@@ -263,13 +263,13 @@ class DamageTests(_NodeTestCase):
         (self.directory / "damage").write_bytes(Loss(len(self.entries), 2).encode(self.seed()))
         node = self.begin()
         self.pass_time(node)
-        self.assertEqual((node.log("").replica.log.last_index, node.member_id, self.sent), (0, 0, []))
+        self.assertEqual((node.log("").replica.log.last_index, node.log("").member_id, self.sent), (0, 0, []))
         self.assertTrue(node.is_in_cluster)
 
     def seed(self) -> int:
         node = self.start(segment_size=32 * KIB)
         self.stop(node)
-        return node.seed
+        return node.log("").seed
 
     def read_all(self, node) -> tuple[int, int]:
         """Fetch each record alone; return how many were served, byte for byte, and how many were refused."""
@@ -282,7 +282,7 @@ class DamageTests(_NodeTestCase):
                 refused += 1
                 continue
             served += 1
-            for entry in decode_entries(node.seed, outcome[0].frames):
+            for entry in decode_entries(node.log("").seed, outcome[0].frames):
                 self.assertEqual(entry.frame, self.entries[entry.index - 1].frame)
         return served, refused
 
@@ -311,7 +311,9 @@ class DamageTests(_NodeTestCase):
         text = self.fatal[0].getErrorMessage()
         self.assertIn("start this node again", text)
         self.assertNotIn("accept-data-loss", text, "a restart repairs it")
-        self.assertEqual(Loss.decode((self.directory / "damage").read_bytes(), node.seed).last_index, last)
+        self.assertEqual(
+            Loss.decode((self.directory / "damage").read_bytes(), node.log("").seed).last_index, last
+        )
         self.failureResultOf(self.propose(node), UnavailableError)
         node._directory.close()  # the process is gone
         node.running = 0
@@ -332,7 +334,7 @@ class DamageTests(_NodeTestCase):
         node.log("").driver.raft.ready = meet_damage
         self.pass_time(node, 1)
         self.assertEqual(len(self.fatal), 1)
-        self.assertFalse(Loss.decode((self.directory / "damage").read_bytes(), node.seed).is_cut)
+        self.assertFalse(Loss.decode((self.directory / "damage").read_bytes(), node.log("").seed).is_cut)
         self.assertEqual(self.sent, [])
         node._directory.close()
         node.running = 0
@@ -369,7 +371,9 @@ class DamageTests(_NodeTestCase):
         found, offset = [], 0
         while offset < 12:
             fetched = self.successResultOf(self.fetch(node, offset))
-            found += [entry for entry in decode_entries(node.seed, fetched.frames) if entry.record_count]
+            found += [
+                entry for entry in decode_entries(node.log("").seed, fetched.frames) if entry.record_count
+            ]
             offset = fetched.next_offset
         records = [entry for entry in self.entries if entry.record_count]
         self.assertEqual([entry.frame[4:] for entry in found], [entry.frame[4:] for entry in records])

@@ -146,7 +146,7 @@ class ReadTests(EntryRepairTestCase):
         self.assert_same(town)
         [(source, _, first, last)] = self.requests()
         self.assertEqual((source, first, last), (victim.name, index, index))
-        [entry] = decode_entries(victim.node.seed, self.read(town, victim, offset).frames)
+        [entry] = decode_entries(victim.log.seed, self.read(town, victim, offset).frames)
         self.assertEqual(entry.index, index)
 
     def test_header(self):

@@ -93,7 +93,7 @@ class RotTests(EntryRepairTestCase):
 
     def walk(self, seed: int) -> Rot:
         town = self.filled(seed=seed, scrub_rate=1 << 20)
-        town.seed_of_log = town.leader.node.seed
+        town.seed_of_log = town.leader.log.seed
         rot = Rot(self, town, seed)
         for _ in range(STEPS):
             rot.step()

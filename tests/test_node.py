@@ -387,7 +387,7 @@ class ReadTests(NodeTestCase):
         for count in (2, 3, 1):
             self.append(node, count)
         fetched = self.successResultOf(self.fetch(node, 3))
-        entries = list(decode_entries(node.seed, fetched.frames))
+        entries = list(decode_entries(node.log("").seed, fetched.frames))
         self.assertEqual([(e.base_offset, e.record_count) for e in entries], [(2, 3), (5, 1)])
         self.assertEqual(fetched.next_offset, 6)
 

@@ -39,6 +39,7 @@ class FakeNode:
         self.committed = members
         self.received = []
         self.refusal = None
+        self.membership = self
 
     @property
     def settled(self):

@@ -124,7 +124,7 @@ class StrangerTests(TownTestCase):
         for _, envelope, *_ in ENVELOPES:
             sent.add(envelope.message.KIND)
             for one in town.running:
-                intruder.send_raft(one, replace(envelope, target=one.node.member_id))
+                intruder.send_raft(one, replace(envelope, target=one.log.member_id))
             town.advance(0.1)
         expected = {kind for kind in NODE_SENDS if kind >= 0x0100 and (kind not in MESSAGES or kind < 0x0300)}
         self.assertEqual(expected - sent, set(), "a kind that nodes may send has no vector")
@@ -148,7 +148,7 @@ class StrangerTests(TownTestCase):
                 intruder.send(one, replace(roster, request_id=request_id))
             intruder.send(one, EntriesReply(request_id=1, frames=b"x"))
             town.advance(0.5)
-        self.assertEqual(raft.leader, town.leader.node.member_id)
+        self.assertEqual(raft.leader, town.leader.log.member_id)
 
     def test_gossip(self):
         """What a stranger says of others is not heard: it makes nobody suspect, dead, gone or elsewhere."""
@@ -183,13 +183,13 @@ class StrangerTests(TownTestCase):
         follower = next(one for one in town.running if not one.leads)
         link = intruder.link(follower)
         self.result(town, follower.node.administration.remove("x"))
-        self.assertEqual(town.leader.node.configuration.removed, ("x",))
+        self.assertEqual(town.leader.log.configuration.removed, ("x",))
         town.until(lambda: link.wire is None)
         town.problems.clear()
         town.until(lambda: any("node 'x' was removed" in text for text in town.problems))
         self.result(town, follower.node.administration.remove("x"))  # once more changes nothing
         self.result(town, follower.node.administration.add("x", False))
-        self.assertEqual(town.leader.node.configuration.removed, ())
+        self.assertEqual(town.leader.log.configuration.removed, ())
 
     def test_bans_are_bounded(self):
         """The list of names that are kept out has an end, and says so."""

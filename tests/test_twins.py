@@ -76,7 +76,7 @@ class TwinTests(TownTestCase):
     def test_known_twin(self):
         """A twin that was seen beside the member does not take its place, however long that is away."""
         town, member, twin, others = self.doubled()
-        old = (member.node.disk_uuid, member.node.member_id)
+        old = (member.node.disk_uuid, member.log.member_id)
         for one in others:
             self.assertIn(MemberKey(twin.name, twin.node.disk_uuid), one.cluster.twins)
         member.crash()
@@ -84,8 +84,8 @@ class TwinTests(TownTestCase):
         self.assertEqual(town.shape(town.leader.name), "aV bV cV")
         self.assertIsNone(twin.driver)
         member.start()
-        town.until(lambda: town.leader.node.is_heard(old[1]))
-        self.assertEqual((member.node.disk_uuid, member.node.member_id), old)
+        town.until(lambda: town.leader.log.is_heard(old[1]))
+        self.assertEqual((member.node.disk_uuid, member.log.member_id), old)
         self.result(town, member.propose())
 
     def test_emptied(self):
@@ -95,14 +95,14 @@ class TwinTests(TownTestCase):
         member.crash()
         member.wipe()
         member.start()
-        town.until(lambda: member.node.member_id == 4 and town.shape(member.name) == "aV bV cV", 60)
+        town.until(lambda: member.log.member_id == 4 and town.shape(member.name) == "aV bV cV", 60)
 
     def test_member_away_for_a_while(self):
         """A twin that came while the member was away gives way when that is back before it was replaced."""
         town = self.built()
         member = next(one for one in town.running if not one.leads)
         member.crash()
-        town.until(lambda: not town.leader.node.is_heard(member.node.member_id))
+        town.until(lambda: not town.leader.log.is_heard(member.log.member_id))
         twin = self.twin(town, member)
         twin.start()
         leader = town.leader
@@ -112,6 +112,6 @@ class TwinTests(TownTestCase):
         town.until(lambda: town.shape(leader.name) == "aV bV cV", 60)
         twin.disk_queue.release()
         town.advance(10)
-        kept = [m for m in leader.node.configuration.members if m.name == member.name]
+        kept = [m for m in leader.log.configuration.members if m.name == member.name]
         self.assertEqual([(m.disk_uuid, m.role) for m in kept], [(member.node.disk_uuid, MemberRole.VOTER)])
         self.result(town, member.propose())

@@ -15,7 +15,7 @@ class UncommittedRemovalTests(TownTestCase):
         successor, other = (one for one in town.running if one is not old)
         town.cut(old.name)
         # As if the cut came right after the others were heard for the removal.
-        configuration = old.node.configuration
+        configuration = old.log.configuration
         member = next(iter(configuration.named(successor.name)))
         removal = replace(configuration.without(member.id), removed=(successor.name,))
         ignored = old.driver.propose_configuration(removal)
@@ -24,11 +24,11 @@ class UncommittedRemovalTests(TownTestCase):
         if town.leader is other:
             self.result(town, other.node.administration.transfer(successor.name))
             town.until(lambda: town.leader is successor)
-        self.assertIn(successor.name, old.node.configuration.removed)
+        self.assertIn(successor.name, old.log.configuration.removed)
         town.heal()
         done = self.result(town, successor.propose())
         town.until(lambda: old.driver.readable_index >= done.index)
-        self.assertEqual(old.node.configuration.removed, ())
+        self.assertEqual(old.log.configuration.removed, ())
         self.assertEqual(town.shape(old.name), "aV bV cV")
 
     def test_id_given_twice(self):
@@ -49,7 +49,7 @@ class UncommittedRemovalTests(TownTestCase):
             town.cuts |= {(name, "e"), ("e", name)}
         newcomer = town.add("e").start()
         town.until(lambda: "eL" in town.shape(leader.name))
-        ids = [one.node.configuration.named(twin)[0].id for one, twin in ((old, "d"), (leader, "e"))]
+        ids = [one.log.configuration.named(twin)[0].id for one, twin in ((old, "d"), (leader, "e"))]
         self.assertEqual(ids[0], ids[1])
         # A second newcomer: they get their votes in pairs.
         for name in (old.name, "d"):

@@ -223,7 +223,7 @@ class Cluster:
         node = self.node
         views = {(view.name, view.disk_uuid): view for view in self._members()}
         servers = []
-        for member in node.configuration.members:
+        for member in node.membership.configuration.members:
             view = views.get((member.name, member.disk_uuid))
             profile = view.profile if view is not None else None
             address = profile.address if profile else ""
@@ -235,7 +235,7 @@ class Cluster:
                     name=member.name,
                     address=address,
                     grpc_address=grpc_address if is_dialable(grpc_address) else "",
-                    is_leader=member.id == node.leader_id,
+                    is_leader=member.id == node.membership.leader_id,
                     role=MemberRole.VOTER if member.role is MemberRole.VOTER else MemberRole.LEARNER,
                     is_alive=view is not None and view.liveness in (Liveness.ALIVE, Liveness.SUSPECT),
                 )
@@ -244,7 +244,7 @@ class Cluster:
 
     def strangers(self) -> list[MemberView]:
         """Return the nodes that are alive and no members: joiners, and machines with a member's name."""
-        members = {(member.name, member.disk_uuid) for member in self.node.configuration.members}
+        members = {(member.name, member.disk_uuid) for member in self.node.membership.configuration.members}
         live = (Liveness.ALIVE, Liveness.SUSPECT)
         return [
             view
@@ -280,7 +280,8 @@ class Cluster:
             raise IdentityError(f"node {name!r} was removed; `loghouse cluster add {name}` lets it back")
 
     def _is_removed(self, name: str) -> bool:
-        return name in self.router.group.settled.removed and name in self.node.configuration.removed
+        group = self.router.group
+        return name in group.settled.removed and name in group.replica.configuration.removed
 
     def _link_up(self, address: str, link: PeerLink, hello: Hello) -> None:
         if self._discovery is not None:
@@ -360,15 +361,16 @@ class Cluster:
         self._is_growing = False
         if not self.router.group.leads:
             return
-        configuration = node.configuration
+        group = node.membership
+        configuration = group.configuration
         # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
         self._is_growing = any(member.role is MemberRole.LEARNER for member in configuration.members)
         change = next_configuration(
-            configuration, self.present(), is_caught_up=node.is_caught_up, is_heard=node.is_heard
+            configuration, self.present(), is_caught_up=group.is_caught_up, is_heard=group.is_heard
         )
         if change is not None:
             self._is_growing = True
-            node.change_configuration(change)
+            group.change_configuration(change)
 
     def configuration_changed(self) -> None:
         """Know who is a member by what the log says now; keep links to members and live nodes only."""

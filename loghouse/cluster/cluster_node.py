@@ -54,14 +54,31 @@ class GroupLike(Protocol):
         """
 
 
-class ClusterNode(GroupLike, Protocol):
-    """What the cluster needs of its node, which is its group, too: a node has one."""
+class MembershipGroup(GroupLike, Protocol):
+    """The group whose configuration says which nodes are members of the cluster."""
+
+    def change_configuration(self, configuration: Configuration) -> None:
+        """Propose a configuration on the leader; what is refused is tried again by the next look."""
+
+    def is_caught_up(self, id: int) -> bool:
+        """Whether a follower replicates close behind this leader."""
+
+    def is_heard(self, id: int) -> bool:
+        """Whether a member answered this leader within an election timeout, or is this node."""
+
+
+class ClusterNode(Protocol):
+    """What the cluster needs of its node."""
 
     name: str
     cluster_name: str
     cluster_uuid: bytes
     disk_uuid: bytes
     address_book: AddressBookFile
+
+    @property
+    def membership(self) -> MembershipGroup:
+        """The group that says who is a member; the same one for life."""
 
     def message_received(self, source: str, message: Message) -> None:
         """Take another message between nodes: a forwarded request, or its answer."""
@@ -74,15 +91,6 @@ class ClusterNode(GroupLike, Protocol):
 
     def begin_cluster(self) -> None:
         """Make a new cluster; the disk was empty."""
-
-    def change_configuration(self, configuration: Configuration) -> None:
-        """Propose a configuration on the leader; what is refused is tried again by the next look."""
-
-    def is_caught_up(self, id: int) -> bool:
-        """Whether a follower replicates close behind this leader."""
-
-    def is_heard(self, id: int) -> bool:
-        """Whether a member answered this leader within an election timeout, or is this node."""
 
     def fatal(self, failure: Failure) -> None:
         """The process must end."""

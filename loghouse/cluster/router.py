@@ -120,7 +120,7 @@ class Router:
         self.peers = peers  # the dialled links, by node; the same object for life
         # The group whose frames are routed. When a node has several, this is a table of them, by the number
         # of the group that each frame (`_raft_received`) and each envelope (`send_raft`) carries.
-        self.group = RoutedGroup(node)
+        self.group = RoutedGroup(node.membership)
         self.roster = roster  # who may speak as which member; follows configurations and introductions
         self.is_open = False  # whether what comes in is taken; set while this node takes part in a cluster
         self._twins = twins  # notes when members were heard; fixed

@@ -25,10 +25,8 @@ from loghouse.node.forwarding import Forwarder
 from loghouse.node.identity import claim_directory, create_identity, lock_directory
 from loghouse.node.options import NodeOptions, NoOthers, Transport
 from loghouse.node.served_log import ServedLog
-from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import NO_UUID, Message
-from loghouse.protocol.raft_messages import Envelope
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.replica.damage import LogRepair
 from loghouse.replica.replica import Replica, ReplicaOptions
@@ -87,11 +85,11 @@ class Node(Service):
         self.check_subject: Callable[[str], None] = lambda subject: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
         self.disk_uuid = NO_UUID  # read with it, or chosen at the start when the disk is empty
-        # The log whose group says who is a member of the cluster; there is one log as yet.
-        self._log = ServedLog(self, DEFAULT_LOG, DEFAULT_GROUP, monotonic=clocks.monotonic)
-        self.logs: Mapping[int, ServedLog] = {DEFAULT_GROUP: self._log}  # what is served, by group; fixed
-        # By the names that requests use; the empty one is the default log's.
-        self._logs_by_name = {"": self._log, DEFAULT_LOG: self._log}
+        # The log whose group says who is a member of the cluster: the default one, the only one; fixed.
+        log = self.membership = ServedLog(self, DEFAULT_LOG, DEFAULT_GROUP, monotonic=clocks.monotonic)
+        self.logs: Mapping[int, ServedLog] = {log.group: log}  # what is served, by group; fixed
+        # By the names that requests use, the empty one for the default log; fixed.
+        self._logs_by_name = {"": log, log.name: log}
 
     # --- start and stop -------------------------------------------------------
 
@@ -159,7 +157,7 @@ class Node(Service):
     def _open_log(self) -> LogRepair:
         identity = self._directory.identity
         self.cluster_uuid, self.disk_uuid = identity.cluster_uuid, identity.disk_uuid
-        opened = LogRepair(self._files, self._directory, self._log.group)
+        opened = LogRepair(self._files, self._directory, self.membership.group)
         opened.open_log()
         return opened
 
@@ -167,7 +165,7 @@ class Node(Service):
         """Host a log that was opened just now."""
         options = self.options
         replica = self.make_replica(
-            self._log,
+            self.membership,
             opened,
             options=ReplicaOptions(
                 node_name=self.name,
@@ -184,7 +182,7 @@ class Node(Service):
             disk=self._disk,
             readers=self._readers,
         )
-        self._log.host(replica)
+        self.membership.host(replica)
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
         loop = LoopingCall(work)
@@ -273,69 +271,14 @@ class Node(Service):
         self._host(self._open_log())
 
     @property
-    def seed(self) -> int:
-        """The `frame_seed` of the group that says who is a member."""
-        return self._log.seed
-
-    @property
-    def configuration(self) -> Configuration:
-        """The latest configuration of the log; empty while there is none."""
-        return self._log.configuration
-
-    @property
-    def configuration_index(self) -> int:
-        """The index of the latest configuration, 0 while this node is no member of a group yet."""
-        driver = self._log.driver
-        return driver.raft.configuration_index if driver is not None else 0
-
-    @property
-    def settled(self) -> tuple[Configuration, int]:
-        """The last configuration known to be committed, and its index. See `cluster_node.ClusterNode`."""
-        driver = self._log.driver
-        return driver.raft.settled if driver is not None else (Configuration(), 0)
-
-    @property
     def is_in_cluster(self) -> bool:
         """Whether there are other members; what a damaged log still knows does not count against that."""
-        replica = self._log.replica
+        replica = self.membership.replica
         return replica is not None and (len(replica.configuration.members) > 1 or replica.damage is not None)
-
-    @property
-    def leader_id(self) -> int:
-        """The member that leads, 0 when none is known."""
-        driver = self._log.driver
-        return driver.raft.leader if driver is not None else 0
-
-    @property
-    def member_id(self) -> int:
-        """This node's id in the group, 0 while it has none."""
-        driver = self._log.driver
-        return driver.raft.id if driver is not None else 0
-
-    def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
-        """Take a Raft message from a node that may send it. See `cluster.ClusterNode.receive`."""
-        log = self.logs.get(envelope.group)
-        if log is not None and log.replica is not None:
-            log.replica.receive(envelope, is_member=is_member)
-
-    def change_configuration(self, configuration: Configuration) -> None:
-        """Propose a configuration on the leader; what is refused is tried again by the next look."""
-        assert self._log.replica is not None
-        self._log.replica.change_configuration(configuration)
-
-    def is_heard(self, id: int) -> bool:
-        """Whether a member answered this leader within an election timeout."""
-        driver = self._log.driver
-        return driver is not None and driver.raft.is_heard(id)
-
-    def is_caught_up(self, id: int) -> bool:
-        """Whether a follower replicates close behind this leader."""
-        driver = self._log.driver
-        return driver is not None and driver.raft.is_caught_up(id)
 
     def message_received(self, source: str, message: Message) -> None:
         """Take a message about damaged entries, a forwarded request, or the answer to one."""
-        log = self._log
+        log = self.membership
         if isinstance(message, EntriesRequest | EntriesReply):
             if log.replica is not None:
                 log.replica.damage_control.message_received(source, message)
@@ -355,7 +298,7 @@ class Node(Service):
     @property
     def administration(self) -> Administration:
         """What an operator may ask of the cluster."""
-        return self._log.administration
+        return self.membership.administration
 
     @property
     def is_serving(self) -> bool:
@@ -369,7 +312,7 @@ class Node(Service):
     def servers(self) -> Sequence[ServerView]:
         """Return the members; a node alone is the cluster."""
         if self.forwarder is None:
-            return (self.options.as_server(is_leader=self._log.has_leader),)
+            return (self.options.as_server(is_leader=self.membership.has_leader),)
         return self.transport.servers()
 
     def log(self, name: str) -> ServedLog:

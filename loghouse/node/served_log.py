@@ -113,6 +113,30 @@ class ServedLog:
         return self.replica.configuration if self.replica is not None else Configuration()
 
     @property
+    def configuration_index(self) -> int:
+        """The index of the latest configuration, 0 while this node is no member of the group yet."""
+        driver = self.driver
+        return driver.raft.configuration_index if driver is not None else 0
+
+    @property
+    def settled(self) -> tuple[Configuration, int]:
+        """The last configuration known to be committed, and its index. See `cluster_node.GroupLike`."""
+        driver = self.driver
+        return driver.raft.settled if driver is not None else (Configuration(), 0)
+
+    @property
+    def member_id(self) -> int:
+        """This node's id in the group, 0 while it has none."""
+        driver = self.driver
+        return driver.raft.id if driver is not None else 0
+
+    @property
+    def leader_id(self) -> int:
+        """The member that leads, 0 when none is known."""
+        driver = self.driver
+        return driver.raft.leader if driver is not None else 0
+
+    @property
     def leader_name(self) -> str:
         """The node that leads, as far as this one knows; else empty."""
         driver = self.driver
@@ -132,6 +156,28 @@ class ServedLog:
     def is_writable(self) -> bool:
         """Whether the disk takes appends now."""
         return self.replica is not None and self.replica.is_writable
+
+    def is_heard(self, id: int) -> bool:
+        """Whether a member answered this leader within an election timeout."""
+        driver = self.driver
+        return driver is not None and driver.raft.is_heard(id)
+
+    def is_caught_up(self, id: int) -> bool:
+        """Whether a follower replicates close behind this leader."""
+        driver = self.driver
+        return driver is not None and driver.raft.is_caught_up(id)
+
+    # --- the group (`cluster_node.MembershipGroup`) -----------------------------------------
+
+    def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
+        """Take a Raft message from a node that may send it. See `Replica.receive`."""
+        if self.replica is not None:
+            self.replica.receive(envelope, is_member=is_member)
+
+    def change_configuration(self, configuration: Configuration) -> None:
+        """Propose a configuration on the leader; what is refused is tried again by the next look."""
+        assert self.replica is not None
+        self.replica.change_configuration(configuration)
 
     # --- appending ------------------------------------------------------------------------
 

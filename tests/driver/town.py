@@ -267,14 +267,14 @@ class Town:
 
     def shape(self, name: str) -> str:
         """Members as a node has them, as `aV bL`; sorted by name."""
-        members = self[name].node.configuration.members
+        members = self[name].log.configuration.members
         words = [f"{member.name}{'V' if member.role is MemberRole.VOTER else 'L'}" for member in members]
         return " ".join(sorted(words))
 
     def __str__(self) -> str:
         return "; ".join(
             f"{one.name}: {self.shape(one.name) or 'no cluster'}"
-            f" id {one.node.member_id} leader {one.log.leader_name!r}"
+            f" id {one.log.member_id} leader {one.log.leader_name!r}"
             for one in self.running
         )
 

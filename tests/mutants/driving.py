@@ -359,11 +359,11 @@ MEMBERSHIP = (
         "found here: a leader's removal that was never committed kept the next leader out",
         "The door goes by the latest configuration, committed or not.",
         [
-            (CLUSTER + "_is_removed", "name in self.router.group.settled.removed and name in", "name in"),
+            (CLUSTER + "_is_removed", "name in group.settled.removed and name in", "name in"),
             (
                 CLUSTER + "_drop_removed",
                 "self.router.group.settled.removed",
-                "self.node.configuration.removed",
+                "self.node.membership.configuration.removed",
             ),
         ],
         "test_uncommitted_removal:UncommittedRemovalTests.test_removed_becomes_the_leader",

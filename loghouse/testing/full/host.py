@@ -416,7 +416,7 @@ class Host:
     @property
     def member(self) -> int:
         """Its id in the group, 0 while it runs as no member."""
-        return self.node.member_id if self.is_up and self.node is not None else 0
+        return self.node.membership.member_id if self.is_up and self.node is not None else 0
 
     @property
     def is_alone(self) -> bool:
@@ -494,7 +494,7 @@ class Host:
 
     def _fetched(self, offset: int, fetched: Fetched) -> object:
         assert self.node is not None
-        entries = decode_entries(self.node.seed, fetched.frames)
+        entries = decode_entries(self.node.membership.seed, fetched.frames)
         found = None
         for entry in entries:
             held = offset if entry.base_offset <= offset < entry.next_offset else entry.base_offset

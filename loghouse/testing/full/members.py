@@ -112,8 +112,8 @@ class Operators:
         wanted = next_configuration(
             raft.configuration,
             leader.links.present(),
-            is_caught_up=leader.node.is_caught_up,
-            is_heard=leader.node.is_heard,
+            is_caught_up=leader.node.membership.is_caught_up,
+            is_heard=leader.node.membership.is_heard,
         )
         return wanted is None and not self.missing(raft.configuration)
 

@@ -115,22 +115,22 @@ class WatchedNode(Node):
     @property
     def driver(self) -> RaftDriver | None:
         """The driver of the core; None while this node is no member."""
-        return self._log.driver
+        return self.membership.driver
 
     @property
     def raft(self) -> Raft | None:
         """The core; None while this node is no member."""
-        return self._log.driver.raft if self._log.driver is not None else None
+        return self.membership.driver.raft if self.membership.driver is not None else None
 
     @property
     def leads(self) -> bool:
         """Whether it thinks that it leads."""
-        return self._log.replica is not None and self._log.replica.leads
+        return self.membership.replica is not None and self.membership.replica.leads
 
     @property
     def store(self) -> Log | None:
         """The log on the disk; None before the node belongs to a cluster."""
-        return self._log.replica.log if self._log.replica is not None else None
+        return self.membership.replica.log if self.membership.replica is not None else None
 
 
 class WatchedReplica(Replica):
