@@ -10,6 +10,8 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from loghouse.cli.options import number
@@ -257,10 +259,8 @@ def run_recover(args: argparse.Namespace) -> int:
         )
     files = OsFiles()
     path = args.data_dir.rstrip("/") or "/"
-    read_identity(files, path)  # says it well when this is no data directory
-    directory = DataDirectory.lock(files, path)  # refuses while a node runs on it
     results = []
-    try:
+    with _locked(files, path) as directory:
         directory.check_finished()
         for group in groups_of(files, path):
             repair = _give_up(files, directory, group)
@@ -273,13 +273,22 @@ def run_recover(args: argparse.Namespace) -> int:
                     f"log {group} ends at entry {repair.last_index}; the next record gets offset "
                     f"{repair.next_offset}; {lost or 'no'} acknowledged entries are known to be lost"
                 )
-    finally:
-        directory.close()
     if not results:
         raise CommandError(f"{path} holds no log; restore it from a backup, or start with an empty directory")
     if args.json:
         write_json({"logs": results})
     return ExitCode.OK
+
+
+@contextmanager
+def _locked(files: Files, path: str) -> Iterator[DataDirectory]:
+    """Take a data directory for the block; refuses while a node runs on it."""
+    read_identity(files, path)  # says it well when this is no data directory
+    directory = DataDirectory.lock(files, path)
+    try:
+        yield directory
+    finally:
+        directory.close()
 
 
 def _give_up(files: Files, directory: DataDirectory, group: int) -> Repair:
@@ -312,19 +321,14 @@ def _run_new_cluster(args: argparse.Namespace) -> int:
     path = args.data_dir.rstrip("/") or "/"
     if not args.accept_data_loss:
         raise CommandError(NEW_CLUSTER_WARNING.format(path=path), ExitCode.USAGE)
-    read_identity(files, path)  # says it well when this is no data directory
-    directory = DataDirectory.lock(files, path)  # refuses while a node runs on it
-    try:
+    with _locked(files, path), progress_bar(None, "B", "rewriting") as bar:
         rewrite = Rewrite(files, path, group=DEFAULT_GROUP)
-        with progress_bar(None, "B", "rewriting") as bar:
 
-            def progress() -> None:
-                bar.total = rewrite.total_size
-                bar.update(rewrite.done_size - bar.n)
+        def progress() -> None:
+            bar.total = rewrite.total_size
+            bar.update(rewrite.done_size - bar.n)
 
-            made = rewrite.run(os.urandom(UUID_SIZE), int(time.time() * MICROSECONDS), progress)
-    finally:
-        directory.close()
+        made = rewrite.run(os.urandom(UUID_SIZE), int(time.time() * MICROSECONDS), progress)
     if args.json:
         write_json(dataclasses.asdict(made))
         return ExitCode.OK

@@ -173,13 +173,9 @@ def check_follows(before: LogState | Entry, entry: Entry) -> None:
 
 
 _BATCH: Final = struct.Struct(">IQIQ")
+_NUMBERS: Final = ("index", "term", "timestamp", "next_offset", "lowest_offset", "configuration_index")
 _WIRE: Final = Struct(
-    "index" / Int64ub,
-    "term" / Int64ub,
-    "timestamp" / Int64ub,
-    "next_offset" / Int64ub,
-    "lowest_offset" / Int64ub,
-    "configuration_index" / Int64ub,
+    *(name / Int64ub for name in _NUMBERS),
     "configuration" / Prefixed(Int32ub, _GreedyBytes),
     "producers"
     / Prefixed(
@@ -202,12 +198,7 @@ def encode_log_state(state: LogState) -> bytes:
     return bytes(
         _WIRE.build(
             {
-                "index": state.index,
-                "term": state.term,
-                "timestamp": state.timestamp,
-                "next_offset": state.next_offset,
-                "lowest_offset": state.lowest_offset,
-                "configuration_index": state.configuration_index,
+                **{name: getattr(state, name) for name in _NUMBERS},
                 "configuration": encode_configuration(state.configuration),
                 "producers": [
                     {
@@ -247,13 +238,5 @@ def decode_log_state(data: bytes) -> LogState:
         raise MalformedMessageError(f"log state: {error}") from error
     if len(producers) > PRODUCERS_MAX:
         raise MalformedMessageError(f"log state: {len(producers)} producers, at most {PRODUCERS_MAX}")
-    return LogState(
-        index=parsed.index,
-        term=parsed.term,
-        timestamp=parsed.timestamp,
-        next_offset=parsed.next_offset,
-        lowest_offset=parsed.lowest_offset,
-        configuration=decode_configuration(parsed.configuration),
-        configuration_index=parsed.configuration_index,
-        producers=producers,
-    )
+    numbers = {name: parsed[name] for name in _NUMBERS}
+    return LogState(**numbers, configuration=decode_configuration(parsed.configuration), producers=producers)
