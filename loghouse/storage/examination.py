@@ -10,7 +10,7 @@ the segment's end. What another member gives for them is checked by `DamagedEntr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from loghouse.errors import DamageError, EntryDamagedError
 from loghouse.limits import (
@@ -311,18 +311,8 @@ class Examination:
                 return None
         return (index, term, offset, timestamp) if is_good else None
 
-    def _damaged(
-        self,
-        *,
-        last_index: int,
-        end: int,
-        is_end_exact: bool,
-        next_term: int,
-        next_timestamp: int,
-        next_offset: int,
-        head: bytes,
-        problem: str,
-    ) -> DamagedEntries:
+    def _damaged(self, **end: Any) -> DamagedEntries:
+        """Return the damage that begins behind the scan; `end` tells where it ends, and what is wrong."""
         scan, segment = self._scan, self.segment
         return DamagedEntries(
             seed=segment.seed,
@@ -330,18 +320,11 @@ class Examination:
             base_index=segment.base_index,
             segment_offset=segment.base_offset,
             first_index=scan.index + 1,
-            last_index=last_index,
             position=scan.position,
-            end=end,
-            is_end_exact=is_end_exact,
             previous_term=scan.term,
             previous_timestamp=scan.timestamp,
             base_offset=scan.next_offset,
-            next_term=next_term,
-            next_timestamp=next_timestamp,
-            next_offset=next_offset,
-            head=head,
-            problem=problem,
+            **end,
         )
 
     # --- the index ----------------------------------------------------------------------
