@@ -127,7 +127,7 @@ class Claims:
         if self._is_leaving:
             self._say_goodbye()
         else:
-            self._broadcasts.tell(self._announced)
+            self._broadcasts.queue(self._announced)
 
     def _say_goodbye(self) -> None:
         assert self._announced is not None, "a goodbye before the first greeting"
@@ -137,7 +137,7 @@ class Claims:
             disk_uuid=self.key.disk_uuid,
             incarnation=self._announced.incarnation,
         )
-        self._broadcasts.tell(left)
+        self._broadcasts.queue(left)
         for member in self._table.live():
             self._send(member, SwimBroadcast(broadcasts=(left,)))
 
@@ -212,7 +212,7 @@ class Claims:
             return True  # nothing new
         heard_tick = self._strangers_heard.get(source.name)
         if heard_tick is not None and self._tick - heard_tick < self.config.probe_ticks:
-            # Each new address is dialled, and told to everybody.
+            # Each new address is dialled, and spread to everybody.
             self._refuse("stranger that changes too often")
             return False
         self._strangers_heard.pop(source.name, None)
@@ -315,7 +315,7 @@ class Claims:
         member.incarnation = statement.incarnation
         member.is_forgotten = False
         self._table.move(member, Liveness.ALIVE, self._tick)
-        self._broadcasts.tell(statement)
+        self._broadcasts.queue(statement)
         if not was_live:
             self._note(EventKind.JOINED, member)
             if member.key not in self._ring:
@@ -328,7 +328,7 @@ class Claims:
     def _hear_of_unknown(self, key: MemberKey, statement: Statement) -> None:
         """Remember that a member not known is dead or gone, so that older news cannot bring it to life.
 
-        It is not told on: a member that everybody else forgot would circulate for ever.
+        It is not spread: a member that everybody else forgot would circulate for ever.
         """
         if statement.liveness is not Liveness.SUSPECT:
             grave = KnownMember(
@@ -343,11 +343,11 @@ class Claims:
             return
         member.incarnation = statement.incarnation
         if member.liveness is Liveness.LEFT:
-            return  # told once: two leaves do not chase each other for ever (serf #606)
+            return  # spread once: two leaves do not chase each other for ever (serf #606)
         self._table.move(member, Liveness.LEFT, self._tick)
         self._book_dirty = True
         if not member.is_forgotten:
-            self._broadcasts.tell(member.statement())
+            self._broadcasts.queue(member.statement())
             self._note(EventKind.LEFT, member)
 
     def _hear_accusation(self, member: KnownMember, statement: Statement) -> None:
@@ -372,7 +372,7 @@ class Claims:
         elif not member.suspicion.confirm(accuser):
             return
         member.accuser = accuser
-        self._broadcasts.tell(member.statement())
+        self._broadcasts.queue(member.statement())
 
     def _judge_suspects(self) -> None:
         """Declare dead whose time to refute is over."""
@@ -383,5 +383,5 @@ class Claims:
                 del self._suspects[key]
                 member.accuser = self.key.name
                 self._table.move(member, Liveness.DEAD, self._tick)
-                self._broadcasts.tell(member.statement())
+                self._broadcasts.queue(member.statement())
                 self._note(EventKind.FAILED, member)

@@ -20,15 +20,16 @@ class SwimConfig:
     `suspicion_max_factor`: without confirmations by others it has this many times as long.
     `awareness_max`: the worst local health; intervals and timeouts are stretched by 1 to 1 + this.
 
-    `gossip_ticks`: while there is something to tell, it is told this often (200 ms) to `fanout` members.
-    `transmit_factor`: each member tells a statement `transmit_factor * ceil(log10(members + 1))` times.
-    `gossip_to_dead_ticks`: how long one that was declared dead is still told, so that it can refute (30 s).
+    `gossip_ticks`: while there is something to spread, it is sent this often (200 ms) to `fanout` members.
+    `transmit_factor`: each member transmits a statement `transmit_factor * ceil(log10(members + 1))` times.
+    `gossip_to_dead_ticks`: how long one that was declared dead gets statements, so that it can refute
+    (30 s).
 
     `push_pull_ticks`: whole views are exchanged with one member this often (30 s), more rarely when there are
     more than 32 members.
     `reach_out_ticks_min`, `reach_out_ticks_max`: members believed dead, contacts of the address book and
     seeds are tried in this rhythm (1 s at the start, falling to 10 s), for ever, `fanout` at a time.
-    `dead_reclaim_ticks`: after this a dead or gone member is no longer shown or told to others (24 h); it is
+    `dead_reclaim_ticks`: after this a dead or gone member is no longer shown or spread (24 h); it is
     still remembered, and tried while it has an address.
     `book_ticks`: the address book is written at most this often when only addresses changed (1 s).
     """

@@ -213,7 +213,7 @@ class Swim(Probing):
         )
         return AddressBook(incarnation=self.incarnation + INCARNATION_RESERVE, contacts=contacts)
 
-    # --- telling --------------------------------------------------------------------------------
+    # --- spreading ------------------------------------------------------------------------------
 
     def _tick_gossip(self) -> None:
         if self._tick < self._next_gossip_tick or not len(self._broadcasts):
@@ -221,9 +221,9 @@ class Swim(Probing):
         self._next_gossip_tick = self._tick + self.config.gossip_ticks
         targets = [member for member in self._table if member.is_live or self._may_refute(member)]
         for member in self._random.sample(targets, min(self.config.fanout, len(targets))):
-            told = self._broadcasts.take(GOSSIP_BROADCASTS_MAX, self._transmit_limit)
-            if told:
-                self._send(member, SwimBroadcast(broadcasts=told))
+            statements = self._broadcasts.take(GOSSIP_BROADCASTS_MAX, self._transmit_limit)
+            if statements:
+                self._send(member, SwimBroadcast(broadcasts=statements))
 
     def _may_refute(self, member: KnownMember) -> bool:
         gone_ticks = self._tick - member.changed_tick
@@ -235,7 +235,7 @@ class Swim(Probing):
     # --- whole views ----------------------------------------------------------------------------
 
     def _view(self, target: MemberKey | None) -> tuple[Statement, ...]:
-        """Return what is to tell: ourselves, what is said against the target, the others; as much as fits."""
+        """Return what to spread: ourselves, what is said against the target, the others; as much as fits."""
         chosen = [] if self._announced is None else [self._announced]
         others = [member for member in self._table if not member.is_forgotten or member.key == target]
         others.sort(key=lambda member: member.key != target)

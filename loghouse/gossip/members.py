@@ -66,7 +66,7 @@ class KnownMember:
     """What is held of another member.
 
     `incarnation` never falls, but when the member itself says that hearsay was absurd. `accuser` is who said
-    that it is suspect or dead. `is_forgotten`: not shown and not told any more (or not yet heard of, only
+    that it is suspect or dead. `is_forgotten`: not shown and not spread any more (or not yet heard of, only
     read in the address book). `address_before` is where it was before an address that others told us and
     that it did not confirm: both are tried. `is_proven`: something came over its own link; others cannot
     invent that.
@@ -108,7 +108,7 @@ class KnownMember:
         )
 
     def statement(self) -> Statement:
-        """Return what is told of it; an address only while it is alive."""
+        """Return what is spread about it; an address only while it is alive."""
         if self.liveness is Liveness.ALIVE:
             assert self.profile is not None, f"{self.key.name} is alive nowhere"
             return alive_statement(self.key, self.incarnation, self.profile)

@@ -51,7 +51,7 @@ class Suspicion:
         self._since_tick = tick
 
     def confirm(self, accuser: str) -> bool:
-        """Count an accuser; return whether that was news, worth telling on (at most `expected` times)."""
+        """Count an accuser; return whether it is a new one, worth spreading (at most `expected` times)."""
         if accuser in self._accusers or len(self._accusers) > self._expected:
             return False
         self._accusers.add(accuser)

@@ -50,7 +50,7 @@ class SuspicionTicksTests(SynchronousTestCase):
         self.assertEqual(confirmations_expected(replace(LAN, suspicion_factor=1), 50), 0)
 
     def test_confirmations(self):
-        """Each new accuser shortens the time; one heard before, and one too many, is no news."""
+        """Each new accuser shortens the time; one heard before, and one too many, changes nothing."""
         suspicion = Suspicion(LAN, 10, "a", 1000)
         self.assertFalse(suspicion.is_over(1239, 1))
         self.assertTrue(suspicion.is_over(1240, 1))
@@ -85,11 +85,11 @@ class BroadcastsTests(SynchronousTestCase):
         """The transmit limit grows with the logarithm of the members."""
         self.assertEqual([transmit_limit(4, live) for live in (1, 9, 10, 50, 99, 100)], [4, 4, 8, 8, 8, 12])
 
-    def test_each_is_told_so_often(self):
-        """Each statement is taken exactly as often as the limit says, those told least often first."""
+    def test_each_is_transmitted_so_often(self):
+        """Each statement is taken exactly as often as the limit says, those taken least often first."""
         queue = Broadcasts()
         for name in "abc":
-            queue.tell(alive(name, 1))
+            queue.queue(alive(name, 1))
         taken = []
         while len(queue):
             taken.append(queue.take(2, 2))
@@ -99,18 +99,18 @@ class BroadcastsTests(SynchronousTestCase):
         self.assertEqual(queue.take(2, 2), ())
 
     def test_newer_replaces_older(self):
-        """Of each member only the latest statement is told, and it is told in full."""
+        """Of each member only the latest statement is transmitted, as often as if there had been no other."""
         queue = Broadcasts()
-        queue.tell(alive("a", 1))
+        queue.queue(alive("a", 1))
         queue.take(1, 3)
-        queue.tell(left("a", 1))
+        queue.queue(left("a", 1))
         self.assertEqual(len(queue), 1)
         self.assertEqual([queue.take(9, 3) for _ in range(4)], [(left("a", 1),)] * 3 + [()])
 
     def test_drop(self):
-        """What is dropped is not told."""
+        """What is dropped is not transmitted."""
         queue = Broadcasts()
-        queue.tell(alive("a", 1))
+        queue.queue(alive("a", 1))
         queue.drop(key("a"))
         queue.drop(key("b"))
         self.assertEqual(queue.take(9, 9), ())
