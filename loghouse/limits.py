@@ -112,7 +112,7 @@ CALLS: Final = Quota("calls", GRPC_CALLS_MAX, GRPC_CALLS_MAX // 2)  # the same b
 MESSAGE_SECONDS: Final = 60.0  # from a call's headers to its whole request: 8 MiB at 140 KiB a second
 
 # --- clients --------------------------------------------------------------------
-UNTOLD_BATCHES_MAX: Final = 1024  # failed ones that a producer keeps for whoever asks; more are only counted
+UNREPORTED_BATCHES_MAX: Final = 1024  # failed ones whose errors no caller got yet; more are only counted
 
 # --- the wire -------------------------------------------------------------------
 LINK_HEADER_SIZE: Final = 16

@@ -14,7 +14,7 @@ from typing import Any, Final
 from loghouse.api.v1 import log_pb2
 from loghouse.client.fields import bytes_of, headers_of, timestamp_of, values_of
 from loghouse.errors import InvalidRequestError, LoghouseError
-from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX, UNTOLD_BATCHES_MAX
+from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX, UNREPORTED_BATCHES_MAX
 from loghouse.protocol.batch import compress
 from loghouse.protocol.entry import Codec, crc32c
 from loghouse.protocol.varint import encode_varint
@@ -95,7 +95,7 @@ class OutgoingBatch:
         base_offset: Of its first record, once it is acknowledged; -1 before.
         error: Why it failed, if it did.
         waiter: Whatever its driver wakes when it is settled.
-        is_told: Whether somebody was told of its error.
+        is_reported: Whether a caller got its error.
         is_full: Whether nothing more goes in, though it may not have lingered long enough.
     """
 
@@ -107,7 +107,7 @@ class OutgoingBatch:
         "due_at",
         "error",
         "is_full",
-        "is_told",
+        "is_reported",
         "is_unsure",
         "payload",
         "pieces",
@@ -131,7 +131,7 @@ class OutgoingBatch:
         self.base_offset = -1
         self.error: LoghouseError | None = None
         self.waiter: Any = None
-        self.is_told = False
+        self.is_reported = False
         self.is_full = False
 
     @property
@@ -157,7 +157,7 @@ class OutgoingBatch:
             LoghouseError: It failed.
         """
         if self.error is not None:
-            self.is_told = True
+            self.is_reported = True
             raise self.error
         return self.base_offset + place
 
@@ -244,7 +244,7 @@ class Accumulator:
 
 
 class ProducerLedger:
-    """What a producer took, how much of it is settled, and the failures that nobody was told of.
+    """What a producer took, how much of it is settled, and the failures that no caller got.
 
     Attributes:
         room: Bytes that the buffer still takes; a record may take it below 0, once.
@@ -271,32 +271,32 @@ class ProducerLedger:
         self.done += batch.record_count
         if batch.error is not None:
             batch.pieces.clear()
-            while self._failed and self._failed[0].is_told:
+            while self._failed and self._failed[0].is_reported:
                 self._failed.popleft()
-            if len(self._failed) < UNTOLD_BATCHES_MAX:
+            if len(self._failed) < UNREPORTED_BATCHES_MAX:
                 self._failed.append(batch)
             else:
                 self._forgotten += batch.record_count
 
-    def raise_untold(self) -> None:
-        """Raise the first failure since the last time that no delivery has told.
+    def raise_unreported(self) -> None:
+        """Raise the first failure since the last time that no delivery has raised.
 
         Raises:
             LoghouseError: That failure.
         """
         failed, self._failed, self._forgotten = self._failed, deque(), 0
         for batch in failed:
-            if not batch.is_told:
+            if not batch.is_reported:
                 batch.offset(0)
 
-    def untold(self) -> str:
-        """Return what the producer was never told of, as a sentence; empty when there is nothing."""
+    def unreported(self) -> str:
+        """Return what no caller learned of, as a sentence; empty when there is nothing."""
         waiting = self.taken - self.done
-        untold = [batch for batch in self._failed if not batch.is_told]
-        failed = sum(batch.record_count for batch in untold) + self._forgotten
+        unreported = [batch for batch in self._failed if not batch.is_reported]
+        failed = sum(batch.record_count for batch in unreported) + self._forgotten
         parts = [f"{_records(waiting)} not acknowledged yet"] if waiting else []
         if failed:
-            parts.append(f"{_records(failed)} not appended, and nobody was told: {untold[0].error}")
+            parts.append(f"{_records(failed)} not appended, and nobody was told: {unreported[0].error}")
         return ", and ".join(parts)
 
 

@@ -85,7 +85,7 @@ class Pending:
         with self.changed:
             seconds = max(0.0, until - time.monotonic())
             self.changed.wait_for(lambda: ledger.done >= ledger.taken, seconds)
-            return ledger.untold()
+            return ledger.unreported()
 
 
 class OpenClient:
@@ -244,7 +244,7 @@ class Producer:
                 self._accumulator.hurry()
                 self._wake()
                 self._changed.wait()
-            self._ledger.raise_untold()
+            self._ledger.raise_unreported()
 
     def close(self) -> None:
         """Flush, and end; raises as `flush`."""

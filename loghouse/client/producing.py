@@ -175,7 +175,7 @@ class AsyncProducer:
             self._accumulator.hurry()
             self._sending.wake()
             await self._progress.wait()
-        self._ledger.raise_untold()
+        self._ledger.raise_unreported()
 
     async def close(self) -> None:
         """Flush, and end; raises as `flush`."""
@@ -215,9 +215,9 @@ def warn_of(ledger: ProducerLedger) -> None:
 
     It is still sent while its client is there.
     """
-    untold = ledger.untold()
-    if untold:
-        text = f"a producer was dropped, not closed: {untold}; use `with`, flush() or close()"
+    unreported = ledger.unreported()
+    if unreported:
+        text = f"a producer was dropped, not closed: {unreported}; use `with`, flush() or close()"
         warnings.warn(text, ResourceWarning, stacklevel=3)
 
 

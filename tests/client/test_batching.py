@@ -126,9 +126,9 @@ class OutgoingTests(SynchronousTestCase):
         self.assertEqual((batch.is_settled, batch.offset(0), batch.offset(3)), (True, 7, 10))
         failed = OutgoingBatch(due_at=0.0, deadline=1.0)
         failed.error = DeadlineError("late")
-        self.assertEqual((failed.is_settled, failed.is_told), (True, False))
+        self.assertEqual((failed.is_settled, failed.is_reported), (True, False))
         self.assertRaises(DeadlineError, failed.offset, 0)
-        self.assertTrue(failed.is_told)
+        self.assertTrue(failed.is_reported)
 
 
 class AccumulatorTests(SynchronousTestCase):

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.client import connect_blocking, exiting
 from loghouse.client.batching import OutgoingBatch, ProducerLedger
 from loghouse.errors import InvalidRequestError, LoghouseError, PermissionDeniedError, UnavailableError
-from loghouse.limits import UNTOLD_BATCHES_MAX
+from loghouse.limits import UNREPORTED_BATCHES_MAX
 from tests.client.fake import HANG, FakeCase, asynchronous, until
 
 REFUSED = PermissionDeniedError("root", "produce", "default")
@@ -61,8 +61,8 @@ class AsyncDropTests(WarningsCase):
         producer = log.producer(linger_ms=0)
         told = await producer.append(b"a")
         await self.raises(PermissionDeniedError, told)
-        untold = await producer.append(b"b")
-        await until(lambda: untold.is_done)
+        unreported = await producer.append(b"b")
+        await until(lambda: unreported.is_done)
         del producer
         (text,) = self.warned
         self.assertIn(f"1 record was not appended, and nobody was told: {REFUSED}", text)
@@ -277,15 +277,15 @@ class LedgerTests(SynchronousTestCase):
     def test_bound(self):
         """Beyond the bound failures are only counted; whoever was told does not take room."""
         ledger = ProducerLedger(100)
-        told = self.failed("told")
-        told.is_told = True
-        for batch in (told, *(self.failed(str(number)) for number in range(UNTOLD_BATCHES_MAX + 5))):
+        reported = self.failed("told")
+        reported.is_reported = True
+        for batch in (reported, *(self.failed(str(number)) for number in range(UNREPORTED_BATCHES_MAX + 5))):
             ledger.taken += 2
             ledger.settle(batch)
-        self.assertEqual(len(ledger._failed), UNTOLD_BATCHES_MAX)
+        self.assertEqual(len(ledger._failed), UNREPORTED_BATCHES_MAX)
         self.assertEqual(
-            ledger.untold(),
-            f"{2 * UNTOLD_BATCHES_MAX + 10} records were not appended, and nobody was told: 0",
+            ledger.unreported(),
+            f"{2 * UNREPORTED_BATCHES_MAX + 10} records were not appended, and nobody was told: 0",
         )
-        error = self.assertRaises(LoghouseError, ledger.raise_untold)
-        self.assertEqual((str(error), ledger.untold()), ("0", ""))
+        error = self.assertRaises(LoghouseError, ledger.raise_unreported)
+        self.assertEqual((str(error), ledger.unreported()), ("0", ""))
