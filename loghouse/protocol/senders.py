@@ -46,17 +46,7 @@ SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(
         link.LinkError.KIND: _EITHER_END,
         link.Goodbye.KIND: _EITHER_END,
         # Consensus: whoever is believed here decides what is in the log.
-        raft.RequestVote.KIND: Sender.SPEAKER,
-        raft.RequestVoteReply.KIND: Sender.SPEAKER,
-        raft.AppendEntries.KIND: Sender.SPEAKER,
-        raft.AppendEntriesReply.KIND: Sender.SPEAKER,
-        raft.Heartbeat.KIND: Sender.SPEAKER,
-        raft.HeartbeatReply.KIND: Sender.SPEAKER,
-        raft.InstallSnapshot.KIND: Sender.SPEAKER,
-        raft.TimeoutNow.KIND: Sender.SPEAKER,
-        raft.ReadIndex.KIND: Sender.SPEAKER,
-        raft.ReadIndexReply.KIND: Sender.SPEAKER,
-        raft.NoRoom.KIND: Sender.SPEAKER,
+        **dict.fromkeys(raft.BY_KIND, Sender.SPEAKER),
         # Requests in the name of clients, and records without a question to the policy.
         forward.ForwardProduce.KIND: Sender.MEMBER,
         forward.ForwardReply.KIND: Sender.MEMBER,
