@@ -48,7 +48,7 @@ class DriverTestCase(SynchronousTestCase):
         """Whatever the test did: after a stop nobody waits."""
         for member in self.group.members.values():
             member.replica.stop()
-            self.assertEqual(member.replica._waiting, {})
+            self.assertTrue(member.replica._unsettled.is_empty)
             self.assertEqual(member.replica._reads, {})
             self.assertEqual(member.replica._behind, [])
             self.assertEqual(member.replica._idle, [])

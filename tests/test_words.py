@@ -63,6 +63,9 @@ STATEFUL = (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+METHODS_MAX = 40
+# Cores in layers, one class below the other, each with a text of its own.
+LAYERED = {"Raft", "Swim", "Log"}
 # Class names that mean more than one thing, each with the reason.
 SHARED_NAMES = {
     "Bounds": "the request on the wire, and what the public client answers",

@@ -36,6 +36,7 @@ from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Tic
 from loghouse.replica.api import Appended, OnAppended, OnFailed
 from loghouse.replica.group_write import GroupWrite
 from loghouse.replica.read_ahead import ReadAhead
+from loghouse.replica.unsettled import Unsettled
 from loghouse.runtime.scheduling import Cancellable, Later
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
@@ -70,15 +71,6 @@ class DriverOwner(Protocol):
 
     def fatal(self, failure: Failure) -> None:
         """The process must end: the disk failed, or the log contradicts what is committed."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """Someone who proposed, and the place of the proposal."""
-
-    ticket: Ticket
-    appended: OnAppended
-    failed: OnFailed
 
 
 @dataclass(slots=True)
@@ -140,13 +132,12 @@ class RaftDriver:
         self._write: GroupWrite | None = None  # of that group; stays when the disk is full, to be tried again
         self._is_at_disk = False  # that write is with the disk thread, or will be this turn
         self._has_moved = False  # more is readable than readers were told; they are at the end of a turn
-        self._waiting: dict[int, list[_Waiting]] = {}  # appends without an outcome, by index
+        self._unsettled = Unsettled()  # the appends without an outcome
         self._reads: dict[int, Deferred[int]] = {}  # reads without an index, by the core's id of them
         self._behind: list[_Behind] = []  # reads with an index that is not readable here yet
         self._idle: list[Deferred[None]] = []  # callers of `when_idle`, until nothing waits
         # Committed, not readable yet: index, next offset, and what a trim made the lowest offset (else 0).
         self._applied: deque[tuple[int, int, int]] = deque()
-        self._committed_term = 0  # of the last entry seen committed since the start; never falls
         state = log.state_at(raft.commit_index)
         self.readable_index = raft.commit_index  # last entry committed and durable here; never falls
         self.readable_offset = state.next_offset  # the offset behind that entry; never falls
@@ -167,7 +158,7 @@ class RaftDriver:
         if self._notification is not None:
             self._notification.cancel()
             self._notification = None
-        self._fail_waiting(OutcomeUnknownError("the node stopped before the append was acknowledged"))
+        self._unsettled.fail(OutcomeUnknownError("the node stopped before the append was acknowledged"))
         self._fail_reads("the node is stopping; go on at another node")
         self._become_idle()
 
@@ -180,16 +171,14 @@ class RaftDriver:
         if not self.is_full or self._is_at_disk or self._is_stopped:
             return False
         if not self.raft.is_alone:
-            return self.raft.role is not Role.LEADER and not self._waiting
+            return self.raft.role is not Role.LEADER and self._unsettled.is_empty
         stuck = [entry.kind for ready in (*self._writing, *self._to_write) for entry in ready.entries]
         return EntryKind.RECORDS in stuck
 
     def go_back(self, directory: str) -> None:
         """Stop, as a process does. What is not on the disk of who is alone is certainly not appended."""
-        last_index = self._log.last_index
-        for index in [index for index in self._waiting if index > last_index and self.raft.is_alone]:
-            for waiting in self._waiting.pop(index):
-                self._answer(waiting.failed, DiskFullError(directory))
+        if self.raft.is_alone:
+            self._unsettled.fail(DiskFullError(directory), after=self._log.last_index)
         self.stop()
 
     def when_idle(self) -> Deferred[None]:
@@ -202,7 +191,7 @@ class RaftDriver:
 
     @property
     def _is_idle(self) -> bool:
-        return not (self._to_write or self._writing or self._waiting or self._is_scheduled)
+        return self._unsettled.is_empty and not (self._to_write or self._writing or self._is_scheduled)
 
     def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
         """Take a message from another member.
@@ -240,13 +229,15 @@ class RaftDriver:
         The new leader may or may not have their entries; what commits at their index tells. Until then their
         callers wait, but not longer than two elections take.
         """
-        if self.raft.role is Role.LEADER or not self._waiting:
+        if self.raft.role is Role.LEADER or self._unsettled.is_empty:
             self._lost_ticks = 0
             return
         self._lost_ticks += 1
         if self._lost_ticks > 2 * self.raft.config.election_ticks:
             self._lost_ticks = 0
-            self._fail_waiting(OutcomeUnknownError("leadership was lost before the append was acknowledged"))
+            self._unsettled.fail(
+                OutcomeUnknownError("leadership was lost before the append was acknowledged")
+            )
 
     def _count_behind_ticks(self) -> None:
         """Give up on confirmed reads that this node does not get to: it was cut off, or removed."""
@@ -300,7 +291,7 @@ class RaftDriver:
         if ticket.index <= self.raft.commit_index:
             appended(Appended.by(ticket, ticket.timestamp))  # a retry of a batch acknowledged before
             return
-        self._waiting.setdefault(ticket.index, []).append(_Waiting(ticket, appended, failed))
+        self._unsettled.add(ticket, appended, failed)
         self._schedule()
 
     def read_barrier(self) -> Deferred[int]:
@@ -392,7 +383,8 @@ class RaftDriver:
         if ready.waits_for_disk:
             self._to_write.append(ready)
         if ready.snapshot is not None:
-            self._skip_to(ready.snapshot.index, ready.snapshot.term)
+            self._unsettled.skipped(ready.snapshot.index, ready.snapshot.term)
+            self._applied.clear()
         if ready.committed:
             self._apply(ready.committed)
         for state in ready.read_states:
@@ -455,7 +447,7 @@ class RaftDriver:
     def _not_written(self, failure: Failure) -> None:
         self._is_at_disk = False
         if not isinstance(failure.value, DiskFullError):
-            self._fail_waiting(OutcomeUnknownError("the disk failed during the append"))
+            self._unsettled.fail(OutcomeUnknownError("the disk failed during the append"))
             self._owner.fatal(failure)
         elif not self.is_full:
             self.is_full = True
@@ -488,45 +480,10 @@ class RaftDriver:
 
     def _apply(self, entries: tuple[Entry, ...]) -> None:
         for entry in entries:
-            self._settle_older(entry.term)
-            self._resolve(entry.index, entry.term, entry.timestamp)
+            self._unsettled.committed(entry.index, entry.term, entry.timestamp)
             trim = decode_trim(bytes(entry.payload)) if entry.kind == EntryKind.TRIM else 0
             self._applied.append((entry.index, entry.next_offset, trim))
         self._publish()
-
-    def _skip_to(self, index: int, term: int) -> None:
-        """A snapshot replaced the log up to `index`: nobody can tell what became of appends below."""
-        for waiting_index in [place for place in self._waiting if place <= index]:
-            for waiting in self._waiting.pop(waiting_index):
-                self._answer(waiting.failed, OutcomeUnknownError("the log moved on without this node"))
-        self._settle_older(term)
-        self._applied.clear()
-
-    def _settle_older(self, term: int) -> None:
-        """An entry of `term` is committed: what older terms wanted behind it never can be.
-
-        Terms never fall in a log. Waiting for the places themselves could take for ever: they may have been
-        cut, and nobody may append there.
-        """
-        if term <= self._committed_term:
-            return
-        self._committed_term = term
-        for index in list(self._waiting):
-            waiting = self._waiting.pop(index)
-            newer = [one for one in waiting if one.ticket.term >= term]
-            if newer:
-                self._waiting[index] = newer
-            for one in waiting:
-                if one.ticket.term < term:
-                    self._answer(one.failed, _replaced())
-
-    def _resolve(self, index: int, term: int, timestamp: int) -> None:
-        """Answer who waited for an entry at `index`, now that one of `term` is committed there."""
-        for waiting in self._waiting.pop(index, ()):
-            if waiting.ticket.term == term:
-                self._answer(waiting.appended, Appended.by(waiting.ticket, timestamp))
-            else:
-                self._answer(waiting.failed, _replaced())
 
     def _publish(self) -> None:
         """Let readers have what is committed and durable by now; the turn's end tells those who wait."""
@@ -557,13 +514,6 @@ class RaftDriver:
 
     # --- answers ------------------------------------------------------------------------
 
-    def _answer(self, tell: Callable[[Any], object], outcome: Appended | Exception) -> None:
-        try:
-            tell(outcome)
-        except Exception:
-            # Not the log's concern: the others get their answers.
-            self.logger.failure("answering an append")
-
     def _answer_read(self, state: ReadState) -> None:
         done = self._reads.pop(state.id, None)
         if done is None or done.called:
@@ -572,12 +522,6 @@ class RaftDriver:
             done.errback(UnavailableError("the leader did not confirm the read; try again"))
         else:
             done.callback(state.index)
-
-    def _fail_waiting(self, error: OutcomeUnknownError) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for group in waiting.values():
-            for one in group:
-                self._answer(one.failed, error)
 
     def _fail_reads(self, text: str) -> None:
         reads, self._reads = self._reads, {}
@@ -591,7 +535,3 @@ class RaftDriver:
         idle, self._idle = self._idle, []
         for done in idle:
             done.callback(None)
-
-
-def _replaced() -> UnavailableError:
-    return UnavailableError("another leader's entry took this place; nothing was appended, try again")

@@ -6,6 +6,7 @@
 from tests.mutants.named import bug
 
 DRIVER = "loghouse.replica.driver:RaftDriver."
+UNSETTLED = "loghouse.replica.unsettled:Unsettled."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
 ROUTER = "loghouse.cluster.router:Router."
 ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
@@ -112,8 +113,8 @@ ANSWERS = (
         "hashicorp/raft: future resolved by index alone",
         "An append succeeded when any entry is committed in its place.",
         [
-            (DRIVER + "_settle_older", "if term <= self._committed_term:", "if True:"),
-            (DRIVER + "_resolve", "if waiting.ticket.term == term:", "if True:"),
+            (UNSETTLED + "_settle_older", "if term <= self._committed_term:", "if True:"),
+            (UNSETTLED + "committed", "if waiting.ticket.term == term:", "if True:"),
         ],
         "test_driver:LostLeadershipTests.test_replaced_by_the_successor",
     ),
@@ -121,7 +122,7 @@ ANSWERS = (
         "cut-places-wait-for-ever",
         "found here: a leader that lost its suffix and led again",
         "An append waits for an entry at its own index, though a newer term settled it.",
-        [(DRIVER + "_settle_older", "if term <= self._committed_term:", "if True:")],
+        [(UNSETTLED + "_settle_older", "if term <= self._committed_term:", "if True:")],
         "test_driver:LostLeadershipTests.test_replaced_and_leading_again",
     ),
     bug(
@@ -135,7 +136,7 @@ ANSWERS = (
         "certain-behind-a-snapshot",
         "a snapshot says nothing of single appends",
         "An append below a snapshot is said not to have been appended.",
-        [(DRIVER + "_skip_to", "if place <= index", "if False")],
+        [(UNSETTLED + "skipped", "if place <= index", "if False")],
         "test_driver:SnapshotTests.test_skipped_by_a_snapshot",
     ),
     bug(
@@ -149,7 +150,7 @@ ANSWERS = (
         "answer-that-raises",
         "what Deferreds did for nothing, ADR 16",
         "A caller that raises in its answer takes the answers of the others with it.",
-        [(DRIVER + "_answer", "except Exception:", "except KeyboardInterrupt:")],
+        [(UNSETTLED + "_tell", "except Exception:", "except KeyboardInterrupt:")],
         "test_answers:AnswerTests.test_a_caller_that_raises",
     ),
     bug(

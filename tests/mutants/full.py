@@ -7,6 +7,7 @@ Those of the core and of storage are in the other banks. What only a crafted pee
 from loghouse.testing.mutation import Edit, Mutant
 
 DRIVER = "loghouse.replica.driver:RaftDriver."
+UNSETTLED = "loghouse.replica.unsettled:Unsettled."
 WRITE = "loghouse.replica.group_write:GroupWrite."
 REPLICA = "loghouse.replica.replica:Replica."
 READS = "loghouse.replica.reads:LogReads."
@@ -117,8 +118,8 @@ ANSWERS = (
         "success-of-anothers-entry",
         "hashicorp/raft: future resolved by index alone",
         "An append succeeded when any entry is committed in its place.",
-        (DRIVER + "_settle_older", "if term <= self._committed_term:", "if True:"),
-        (DRIVER + "_resolve", "if waiting.ticket.term == term:", "if True:"),
+        (UNSETTLED + "_settle_older", "if term <= self._committed_term:", "if True:"),
+        (UNSETTLED + "committed", "if waiting.ticket.term == term:", "if True:"),
         options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
         faults=(("partition", 4.0), ("pause", 4.0)),
         first_seed=9,
