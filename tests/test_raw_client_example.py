@@ -15,7 +15,7 @@ from loghouse.protocol.batch import decode_batch
 from loghouse.protocol.codec import body_size_max
 from loghouse.protocol.entry import crc32c
 from loghouse.protocol.failures import FAILURE_FIELDS
-from tests.net.doors import WireCase, asynchronous
+from tests.net.wire import WireCase, asynchronous
 from tests.vectors.generate import DIRECTORY
 from tests.vectors.messages import CLUSTER, ENTRY, GROUP
 from tests.vectors.sample_session import lines
@@ -224,7 +224,7 @@ class RealNodeTests(WireCase):
     @asynchronous
     async def test_produce_fetch_follow(self):
         """It appends, reads back and follows; what it is refused it says."""
-        self.open_door()
+        self.open_port()
         tls = self.client_tls()
 
         def use():

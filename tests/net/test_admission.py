@@ -9,7 +9,7 @@ from tests.recording import RecordingMetrics
 
 
 class AdmissionCase(SynchronousTestCase):
-    """A small door."""
+    """A port with few places."""
 
     limits = ConnectionLimits(
         all_max=11,

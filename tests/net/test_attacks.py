@@ -1,4 +1,4 @@
-"""Strangers and attackers at the real door: the right refusal, nothing changed, an honest client served.
+"""Strangers and attackers at the real port: the right refusal, nothing changed, an honest client served.
 
 The rows of the reliability notes that concern TLS, framing, handshake, identity and flooding.
 """
@@ -28,7 +28,7 @@ from loghouse.protocol.link_messages import Hello, LinkError, LinkRole, Ping
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import RequestVote
 from tests.net.client_certificates import certificate_with_uris
-from tests.net.doors import (
+from tests.net.wire import (
     Stranger,
     WireCase,
     asynchronous,
@@ -60,7 +60,7 @@ class AttackCase(WireCase):
     times = LinkTimes(greeting=30, frame=30)
 
     async def run_and_close(self, method):
-        self.open_door()
+        self.open_port()
         self.honest = await self.connect()
         await self.honest.produce(encode_batch([Record(value=b"before")]), record_count=1)
         before = resident_size()

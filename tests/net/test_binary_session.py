@@ -1,4 +1,4 @@
-"""Tests of binary client sessions through the real door: what they get, and what they are refused."""
+"""Tests of binary client sessions through the real port: what they get, and what they are refused."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ from loghouse.protocol.batch import compress, decode_batch, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.entry import Codec, EntryKind
 from loghouse.protocol.session import LeaderNamed
-from tests.net.doors import WireCase, asynchronous, until
+from tests.net.wire import WireCase, asynchronous, until
 from tests.vectors.payloads import PAYLOADS
 
 
@@ -50,7 +50,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_produce_and_fetch(self):
         """A batch comes back as the bytes it went in as, with its checksum and its offsets."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         payload = batch(b"a", b"b")
         reply = await connection.produce(payload, record_count=2)
@@ -65,7 +65,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_plaintext(self):
         """Configured without TLS the same frames go over plain TCP, as the configured subject."""
-        self.open_door(plaintext=True)
+        self.open_port(plaintext=True)
         connection = await self.connect()
         await connection.produce(batch(b"x"), record_count=1)
         self.assertEqual(self.node.proposals[0].subject, "root")
@@ -73,7 +73,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_describe_bounds_time(self):
         """Describe, Bounds and FindOffset answer from the node."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await connection.produce(batch(b"a", b"b", b"c"), record_count=3)
         described = await connection.describe()
@@ -87,7 +87,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_many_in_flight(self):
         """Hundreds of small batches on one connection share entries, each with its own answer."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.node.hold()
         asked = [connection.produce(batch(b"%d" % n), record_count=1) for n in range(200)]
@@ -105,7 +105,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_what_does_not_share(self):
         """A batch of a producer, one that expects an offset and a packed one keep entries of their own."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         packed = compress(batch(b"c"), Codec.ZSTD)
         asked = [
@@ -125,7 +125,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_a_slow_check_lets_nothing_overtake(self):
         """What comes behind a batch that another thread unpacks is proposed behind it, failed or not."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         large = compress(batch(os.urandom(2 * UNPACKED_AT_ONCE_MAX)), Codec.ZSTD)
         asked = [
@@ -143,7 +143,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_a_check_given_up_holds_nobody_back(self):
         """A batch whose client stops waiting while it is checked goes, and those behind it are proposed."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         checks = self.listener.links.binary.appends.checks
         held = Deferred()
@@ -162,7 +162,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_a_bomb_leaves_the_reactor_alone(self):
         """A packed batch of a million empty records is unpacked and counted in a thread, not here."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         here, made = threading.get_ident(), []
         real = checking.parse
@@ -184,7 +184,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_what_is_no_whole_frame(self):
         """Payloads that only some zstd decoders read are refused; those that all read are appended."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         for payload in PAYLOADS:
             asked = connection.produce(payload.data, record_count=payload.record_count, codec=payload.codec)
@@ -198,7 +198,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_register_producer(self):
         """A client gets a producer id that is bound to its subject."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         asked_by = []
         self.node.register_producer = lambda subject: asked_by.append(subject) or succeed(41)
@@ -208,7 +208,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_names_the_leader_once(self):
         """Whoever appends through a follower is told who leads: once, and again when that changes."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         named = []
         taken = connection._event_received
@@ -224,7 +224,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_cancelled_before_it_is_proposed(self):
         """A batch that is cancelled while it waits for company is never proposed."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.node.hold()
         first = connection.produce(batch(b"a"), record_count=1)
@@ -241,7 +241,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_bad_batches(self):
         """A false count, checksum, codec or size is refused, naming the field; nothing is proposed."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         rows = [
             ("record_count", connection.produce(batch(b"a"), record_count=2)),
@@ -258,7 +258,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_bomb(self):
         """A batch that unpacks to a thousand times its size is refused, off the reactor, within its bound."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         bomb = compress(bytes(256 * MIB), Codec.ZSTD)
         answer = connection.produce(bomb, record_count=1, codec=Codec.ZSTD)
@@ -268,7 +268,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_compressed(self):
         """A large compressed batch is checked and stored as it came."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         values = [b"%06d" % n * 100 for n in range(2000)]
         packed = compress(batch(*values), Codec.ZSTD)
@@ -279,7 +279,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_offsets_beyond(self):
         """Offsets that hold nothing are refused with both bounds, however absurd they are."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await connection.produce(batch(b"a"), record_count=1)
         for offset in (1, 2**63, 2**64 - 1):
@@ -289,7 +289,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_expectation(self):
         """`expect_offset` reaches the node, zero included."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await connection.produce(batch(b"a"), record_count=1, expect_offset=0)
         answer = connection.produce(batch(b"a"), record_count=1, expect_offset=0)
@@ -299,7 +299,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_deadline(self):
         """A produce that is not durable in time has an unknown outcome."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.node.hold()
         patient = connection.produce(batch(b"p"), record_count=1)
@@ -313,7 +313,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_lost_connection(self):
         """When the connection breaks, a produce has an unknown outcome and a read is just unavailable."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.node.hold()
         produced = connection.produce(batch(b"a"), record_count=1)
@@ -328,7 +328,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_unexpected_failure(self):
         """A bug in the node is an unknown outcome for an append, unavailable for a read; the link goes on."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.node.failure = ZeroDivisionError("a bug")
         await refused(self, connection.produce(batch(b"a"), record_count=1), errors.OutcomeUnknownError)
@@ -343,7 +343,7 @@ class PermissionTests(WireCase):
     @asynchronous
     async def test_every_request_of_nobody(self):
         """Who may do nothing is refused everything, by name; a new request must be added here."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect("nobody")
         rows = [
             connection.produce(batch(b"a"), record_count=1),
@@ -365,7 +365,7 @@ class PermissionTests(WireCase):
     @asynchronous
     async def test_reader(self):
         """Who may read may not append."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect("reader")
         self.assertEqual((await connection.bounds()).next_offset, 0)
         answer = connection.produce(batch(b"a"), record_count=1)
@@ -374,7 +374,7 @@ class PermissionTests(WireCase):
     @asynchronous
     async def test_unknown_log(self):
         """Another group is no log; who may not even read does not learn that."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await refused(self, connection.bounds(group=2), errors.UnknownLogError)
         nobody = await self.connect("nobody")
@@ -383,7 +383,7 @@ class PermissionTests(WireCase):
     @asynchronous
     async def test_permission_taken_back(self):
         """A follower whose permission is taken away gets nothing more."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect("reader")
         got = []
         following = connection.follow(0, got.append)
@@ -398,7 +398,7 @@ class PermissionTests(WireCase):
     @asynchronous
     async def test_expired_meanwhile(self):
         """When the certificate expires the connection ends, with the reason."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await connection.bounds()
         self.wall_clock = lambda: 2**40
@@ -413,7 +413,7 @@ class FollowTests(WireCase):
     @asynchronous
     async def test_from_the_start_and_on(self):
         """What was there and what comes later arrives once, in order."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await connection.produce(batch(b"0", b"1"), record_count=2)
         got = []
@@ -430,7 +430,7 @@ class FollowTests(WireCase):
     @asynchronous
     async def test_credit_bounds_what_is_sent(self):
         """A client that does not digest is sent its credit and not more; when it does, the rest comes."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         for _ in range(20):
             await connection.produce(batch(b"x" * 10_000), record_count=1)
@@ -454,7 +454,7 @@ class FollowTests(WireCase):
     @asynchronous
     async def test_trimmed(self):
         """Following from below the lowest offset ends with an error that has both bounds."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await connection.produce(batch(b"a", b"b"), record_count=2)
         await connection.produce(batch(b"c"), record_count=1)
@@ -465,7 +465,7 @@ class FollowTests(WireCase):
     @asynchronous
     async def test_consumer_bug(self):
         """An exception in the client's own callback ends the stream with it, and only the stream."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         await connection.produce(batch(b"a"), record_count=1)
 
@@ -478,7 +478,7 @@ class FollowTests(WireCase):
     @asynchronous
     async def test_many_follow(self):
         """Many streams on one connection all get everything."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         got = [[] for _ in range(50)]
         for one in got:
@@ -498,7 +498,7 @@ class SlowReaderTests(WireCase):
     @asynchronous
     async def test_does_not_read(self):
         """A client that asks and does not read holds one answer; another one is served meanwhile."""
-        self.open_door()
+        self.open_port()
         slow, honest = await self.connect(), await self.connect()
         payload = batch(b"x" * 900_000)
         for _ in range(8):
@@ -520,7 +520,7 @@ class SlowReaderTests(WireCase):
     @asynchronous
     async def test_far_ahead(self):
         """A client that sends thousands of requests before it reads an answer gets every one of them."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.patch(connection._session.asked, "_open_max", 10**6)
         self.node.hold()
@@ -536,7 +536,7 @@ class SlowReaderTests(WireCase):
     @asynchronous
     async def test_batches_in_flight(self):
         """A client with too many unanswered bytes is not read until some are answered."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.node.hold()
         payload = batch(*[b"x" * 900_000] * 8)
@@ -556,7 +556,7 @@ class CloseTests(WireCase):
     @asynchronous
     async def test_client_says_goodbye(self):
         """Closing waits for open requests."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         self.node.hold()
         produced = connection.produce(batch(b"a"), record_count=1)
@@ -570,8 +570,8 @@ class CloseTests(WireCase):
     @asynchronous
     async def test_nobody_listens(self):
         """Connecting to nothing says so."""
-        port = self.open_door()
-        await self.close_door()
+        port = self.open_port()
+        await self.close_port()
         answer = connect(reactor, "127.0.0.1", port, self.client_tls())
         error = await refused(self, answer, errors.UnavailableError)
         self.assertIn(str(port), str(error))

@@ -21,7 +21,7 @@ from loghouse.runtime.bulk_tls import (
     BulkTlsTransport,
     write_at_once,
 )
-from tests.net.doors import WireCase
+from tests.net.wire import WireCase
 
 READ_SIZE = 64 * KIB  # what Twisted reads of a socket at once
 

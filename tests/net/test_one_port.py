@@ -17,7 +17,7 @@ from loghouse.net.one_port import (
     OnePortOptions,
     connections_allowed,
 )
-from tests.net.doors import WireCase, asynchronous
+from tests.net.wire import WireCase, asynchronous
 
 
 class OnePortTests(WireCase):

@@ -18,7 +18,7 @@ from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat, RequestVote
 from loghouse.protocol.session import MessageReceived, RaftFrameReceived
-from tests.net.doors import WireCase, asynchronous, node_certificate, until
+from tests.net.wire import WireCase, asynchronous, node_certificate, until
 
 SEED = frame_seed(bytes(range(16)), 1)
 
@@ -72,7 +72,7 @@ class FakePeers:
 
 
 class PeerCase(WireCase):
-    """A door with a cluster behind it."""
+    """A port with a cluster behind it."""
 
     def setUp(self):
         super().setUp()
@@ -100,7 +100,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_messages_arrive(self):
         """Raft and gossip arrive in order, with the name of the certificate they came by."""
-        self.open_door()
+        self.open_port()
         link = self.peer()
         await self.up(link)
         self.assertTrue(link.send_raft(append(100_000)))
@@ -117,7 +117,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_bulk_takes_turns(self):
         """Bulk goes a share at a time, though the socket would take more, and control in between."""
-        self.open_door()
+        self.open_port()
         link = self.peer()
         await self.up(link)
         await until(lambda: not link._is_turn_ending)
@@ -136,7 +136,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_wrong_node_answers(self):
         """Row 13: another valid node at the dialled address is refused by the dialler."""
-        self.open_door()
+        self.open_port()
         link = self.peer(expected="n7")
         link.dial()
         self.assertIn("n7", await self.failed(link))
@@ -145,7 +145,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_client_certificate_as_node(self):
         """A node certificate of another name, and of another cluster, never comes up; the reason is known."""
-        self.open_door()
+        self.open_port()
         for issued in (node_certificate("n3"), node_certificate("n2", "c2")):
             link = self.peer(issued=issued)
             link.dial()
@@ -156,7 +156,7 @@ class LinkTests(PeerCase):
     async def test_removed_member(self):
         """Row 14: a member that was removed is refused although its certificate is valid."""
         self.peers.refused.add("n2")
-        self.open_door()
+        self.open_port()
         link = self.peer()
         link.dial()
         self.assertIn("removed", await self.failed(link))
@@ -164,7 +164,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_joiner_is_restricted(self):
         """A node without a uuid learns the cluster's, and is no peer."""
-        self.open_door()
+        self.open_port()
         events = []
         link = self.peer(cluster_uuid=NO_UUID, events=events)
         await self.up(link)
@@ -175,7 +175,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_comes_back(self):
         """A link that breaks is told of and dialled again after a delay; what is sent then is dropped."""
-        self.open_door()
+        self.open_port()
         lost = []
         link = self.peer(link_lost=lambda: lost.append(link.state))
         await self.up(link)
@@ -189,7 +189,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_idle_link_closes(self):
         """A link with nothing to say closes, and the next message dials again."""
-        self.open_door()
+        self.open_port()
         link = self.peer(idle_seconds_max=0.5)
         await self.up(link)
         await until(lambda: link.state is PeerState.IDLE)
@@ -200,7 +200,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_link_from_before_joining(self):
         """A link made while one end had no cluster carries nothing, and is made anew by the next message."""
-        self.open_door()
+        self.open_port()
         hello = Hello(
             role=LinkRole.NODE,
             cluster_name="c1",
@@ -226,7 +226,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_connections_of_one_node(self):
         """A node may have few links at a time."""
-        self.open_door()
+        self.open_port()
         for _ in range(4):
             await self.up(self.peer())
         fifth = self.peer()
@@ -236,7 +236,7 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_slow_peer(self):
         """To a peer that does not read little is kept; control frames go before the bulk that waits."""
-        self.open_door()
+        self.open_port()
         link = self.peer()
         await self.up(link)
         accepted = self.peers.links[0]
@@ -261,8 +261,8 @@ class BackOffTests(PeerCase):
     @asynchronous
     async def test_nobody_there(self):
         """Failures are counted with their reason, with growing delays between them."""
-        port = self.open_door()
-        await self.close_door()
+        port = self.open_port()
+        await self.close_port()
         link = self.peer(port=port)
         link.dial()
         metrics = self.recorded[link]
@@ -279,7 +279,7 @@ class BackOffTests(PeerCase):
 
         port = reactor.listenTCP(0, Factory.forProtocol(Silent), interface="127.0.0.1")
         self.closers.append(lambda: maybeDeferred(port.stopListening))
-        self.open_door()
+        self.open_port()
         link = self.peer(port=port.getHost().port, times=LinkTimes(greeting=0.5, close_max=0.5))
         link.dial()
         self.assertIn("no Hello", await self.failed(link))

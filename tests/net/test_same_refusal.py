@@ -34,8 +34,8 @@ from loghouse.protocol.client_messages import (
 )
 from loghouse.protocol.entry import Codec
 from loghouse.runtime.bridge import from_asyncio
-from tests.net.doors import Stranger, asynchronous, authority, client_certificate, until
 from tests.net.test_same_rule import ASK, CALL, BothDoorsCase, is_answered, is_answered_h2
+from tests.net.wire import Stranger, asynchronous, authority, client_certificate, until
 
 ADDRESS = "n1:8400"
 ONE = encode_batch([Record(value=b"x")])

@@ -40,7 +40,7 @@ from tests.auth.issuing import (
     rewritten,
     signed_anew,
 )
-from tests.net.doors import (
+from tests.net.wire import (
     WireCase,
     asynchronous,
     authority,
@@ -158,7 +158,7 @@ class BothDoorsCase(WireCase):
         runtime = tempfile.mkdtemp(prefix="lh-")
         self.addCleanup(shutil.rmtree, runtime)
         self.grpc_path = os.path.join(runtime, "grpc")
-        self.open_door()
+        self.open_port()
         self.server = server = GrpcServer(
             self.node,
             self.authorizer,
@@ -225,7 +225,7 @@ class KeyTests(BothDoorsCase):
 
 
 class DifferenceTests(BothDoorsCase):
-    """What only one of the stacks refuses by itself: both doors do."""
+    """What only one of the stacks refuses by itself: both servers do."""
 
     def by_rsa(self, padded):
         key = ec.generate_private_key(ec.SECP256R1())

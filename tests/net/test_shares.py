@@ -14,8 +14,8 @@ from loghouse.protocol.codec import encode
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.shares import Shares
-from tests.net.doors import WireCase, asynchronous, authority, client_certificate, frames_in, until
 from tests.net.test_binary_session import batch, refused
+from tests.net.wire import WireCase, asynchronous, authority, client_certificate, frames_in, until
 
 
 class ShareTests(WireCase):
@@ -64,7 +64,7 @@ class ShareTests(WireCase):
     @asynchronous
     async def test_permission_before_the_body(self):
         """A batch that may not be appended is refused at its header, its body skipped; the link goes on."""
-        self.open_door()
+        self.open_port()
         denied, out_of_range = errors.PermissionDeniedError.code, errors.OffsetOutOfRangeError.code
         for together in (False, True):
             both = await self.ask_unread("nobody", 8 * MIB, together=together)
@@ -79,7 +79,7 @@ class ShareTests(WireCase):
         self.policy = "p, root, *, produce\np, other, default, produce\np, other, default, consume\n"
         (self.directory / "policy.csv").write_text(self.policy)
         self.authorizer.reload()
-        self.open_door()
+        self.open_port()
         exhausted = errors.ResourceExhaustedError.code
         self.assertEqual((await self.ask_unread("other", 6 * MIB))[0], exhausted)
         self.node.hold()
@@ -100,7 +100,7 @@ class ShareTests(WireCase):
     async def test_followers(self):
         """A subject's followers end at its share, over all of its connections; another subject follows on."""
         self.shares = Shares(followers=Quota("followers", 5, 3))
-        self.open_door()
+        self.open_port()
         first, second = await self.connect("reader"), await self.connect("reader")
         asked = [one.follow(99, lambda frames: None) for one in (first, first, second)]
         await until(lambda: self.shares.followers.held == 3)
@@ -123,7 +123,7 @@ class ShareTests(WireCase):
     async def test_answers(self):
         """Readers that take no answers hold their subject's share of memory, and another subject reads."""
         self.shares = Shares(answers=Quota("bytes", 16 * MIB, 6 * MIB))
-        self.open_door()
+        self.open_port()
         root = await self.connect()
         for _ in range(4):
             await root.produce(batch(*[b"x" * 900_000] * 4), record_count=4)

@@ -10,8 +10,8 @@ from twisted.internet.threads import deferToThread
 
 from loghouse.limits import KIB, MIB, SOCKET_BUFFER_SIZE
 from loghouse.runtime.sockets import use_large_buffers, write_promptly
-from tests.net.doors import WireCase, asynchronous
 from tests.net.test_peer import PeerCase
+from tests.net.wire import WireCase, asynchronous
 
 SECONDS_MAX = 20
 
@@ -128,7 +128,7 @@ class LinkSocketTests(PeerCase):
     @asynchronous
     async def test_both_ends(self):
         """Neither end lets a message wait until the one before is acknowledged; both have large buffers."""
-        self.open_door()
+        self.open_port()
         link = self.peer()
         await self.up(link)
         [accepted] = self.listener._connections
@@ -143,7 +143,7 @@ class BinaryClientSocketTests(WireCase):
     @asynchronous
     async def test_client(self):
         """It does not wait for acknowledgements, either."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         tcp = connection.transport.transport
         self.assertTrue(tcp.getTcpNoDelay())

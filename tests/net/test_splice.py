@@ -26,7 +26,8 @@ from loghouse.net.callers import Callers
 from loghouse.runtime.bridge import from_asyncio
 from loghouse.shares import Shares
 from loghouse.testing.half_calls import HalfCalls, http2_frame
-from tests.net.doors import (
+from tests.net.test_client_hello import real_hello
+from tests.net.wire import (
     WireCase,
     asynchronous,
     authority,
@@ -34,11 +35,10 @@ from tests.net.doors import (
     node_certificate,
     until,
 )
-from tests.net.test_client_hello import real_hello
 
 
 class GrpcCase(WireCase):
-    """A front door with a gRPC server behind it on a private Unix socket."""
+    """The one port with a gRPC server behind it on a private Unix socket."""
 
     async def open_both(self, *, plaintext=False):
         runtime = tempfile.mkdtemp(prefix="lh-")
@@ -62,7 +62,7 @@ class GrpcCase(WireCase):
         server.bind(f"unix:{self.grpc_path}")
         await from_asyncio(server.start())
         self.closers.append(lambda: from_asyncio(server.stop(0)))
-        self.open_door(plaintext=plaintext)
+        self.open_port(plaintext=plaintext)
 
     def channel(self, name="root", *, is_plain=False):
         own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
@@ -333,7 +333,7 @@ class EchoServer(Protocol):
 
 
 class SpliceCase(WireCase):
-    """A door with a splice to a server that is not gRPC."""
+    """A port with a splice to a server that is not gRPC."""
 
     is_deaf = False
 
@@ -347,7 +347,7 @@ class SpliceCase(WireCase):
         self.server.is_deaf = self.is_deaf
         port = reactor.listenUNIX(self.grpc_path, self.server)
         self.closers.append(lambda: maybeDeferred(port.stopListening))
-        self.open_door()
+        self.open_port()
         self.hello = real_hello("h2")
 
     def dial(self):
@@ -431,7 +431,7 @@ class EdgeTests(SpliceCase):
 
     @asynchronous
     async def test_server_not_there(self):
-        """When nobody listens behind, the client is cut off, and the door stays open."""
+        """When nobody listens behind, the client is cut off, and the port stays open."""
         self.open_splice()
         self.listener.grpc_path += "-missing"
         plain = self.dial()

@@ -15,7 +15,7 @@ from loghouse.errors import CertificateError
 from loghouse.net.peer import PeerState
 from loghouse.net.tls import TlsContexts
 from tests.auth.issuing import CA_USAGE, issue, pem
-from tests.net.doors import WireCase, asynchronous, authority, node_certificate, until
+from tests.net.wire import WireCase, asynchronous, authority, node_certificate, until
 
 
 def renewed(ca):
@@ -106,7 +106,7 @@ class LiveTests(WireCase):
     @asynchronous
     async def test_more_trust_ends_nothing(self):
         """A CA that is added is for new connections; open ones go on."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         new_ca = make_ca("new CA", now=datetime.now(UTC))
         paths = self.tls_paths("n1")
@@ -118,7 +118,7 @@ class LiveTests(WireCase):
     @asynchronous
     async def test_less_trust_ends_links(self):
         """A CA that is taken out ends the links of those whom it signed, in words; nobody of it comes in."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         new_ca = make_ca("new CA", now=datetime.now(UTC))
         paths = self.tls_paths("n1", ca=new_ca)
@@ -131,7 +131,7 @@ class LiveTests(WireCase):
     @asynchronous
     async def test_same_ca_with_a_new_certificate(self):
         """A CA whose own certificate was renewed, with the same key, has signed what it signed."""
-        self.open_door()
+        self.open_port()
         connection = await self.connect()
         paths = self.tls_paths("n1")
         paths.ca.write_bytes(renewed(authority()))
@@ -142,7 +142,7 @@ class LiveTests(WireCase):
     @asynchronous
     async def test_dialled_links_end_too(self):
         """A link that this node dialled ends once the other's certificate is denied."""
-        self.open_door()
+        self.open_port()
         events = []
         peer = self.peer(events=events)
         peer.dial()

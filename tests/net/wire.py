@@ -144,7 +144,7 @@ class WireCase(TestCase):
 
     # --- the port ---------------------------------------------------------------------
 
-    def open_door(self, *, plaintext=False):
+    def open_port(self, *, plaintext=False):
         """Listen; sets `self.port`, `self.listener`."""
         self.credentials = None if plaintext else Credentials(self.tls_paths())
         self.tls = None if plaintext else TlsContexts(self.credentials, clock=lambda: self.wall_clock())
@@ -175,10 +175,10 @@ class WireCase(TestCase):
         self.listener = Listener(reactor, links, self.admission, self.grpc_path, self.callers)
         self.listener.port = reactor.listenTCP(0, self.listener, backlog=512, interface="127.0.0.1")
         self.port = self.listener.port.getHost().port
-        self.closers.append(self.close_door)
+        self.closers.append(self.close_port)
         return self.port
 
-    async def close_door(self):
+    async def close_port(self):
         await maybeDeferred(self.listener.port.stopListening)
         self.listener.abort_all()
         await until(lambda: self.admission.all == 0)
