@@ -92,10 +92,18 @@ class ForwardProduce(Message):
         given = (HAS_CRC if self.batch_crc is not None else 0) | (
             HAS_EXPECT_OFFSET if self.expect_offset is not None else 0
         )
-        return {name: getattr(self, name) for name in self.READERS} | {
+        # Written out, as below: one of each is made for every forwarded append.
+        return {
+            "request_id": self.request_id,
             "given": given,
+            "attributes": self.attributes,
+            "record_count": self.record_count,
             "batch_crc": self.batch_crc or 0,
             "expect_offset": self.expect_offset or 0,
+            "producer_id": self.producer_id,
+            "producer_sequence": self.producer_sequence,
+            "subject": self.subject,
+            "batch": self.batch,
         }
 
     @classmethod
@@ -106,11 +114,17 @@ class ForwardProduce(Message):
         crc, expect = parsed["batch_crc"], parsed["expect_offset"]
         if (crc and not given & HAS_CRC) or (expect and not given & HAS_EXPECT_OFFSET):
             raise ValueError("a field that is not given must be zero")
-        fields = {name: parsed[name] for name in cls.READERS} | {
-            "batch_crc": crc if given & HAS_CRC else None,
-            "expect_offset": expect if given & HAS_EXPECT_OFFSET else None,
-        }
-        return cls(**fields)
+        return cls(
+            request_id=parsed["request_id"],
+            subject=parsed["subject"],
+            batch=parsed["batch"],
+            record_count=parsed["record_count"],
+            attributes=parsed["attributes"],
+            batch_crc=crc if given & HAS_CRC else None,
+            expect_offset=expect if given & HAS_EXPECT_OFFSET else None,
+            producer_id=parsed["producer_id"],
+            producer_sequence=parsed["producer_sequence"],
+        )
 
 
 @message(0x0121)
