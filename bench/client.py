@@ -249,7 +249,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="rounds to run; medians are of these")
     parser.add_argument("--count", type=int, default=1_000_000, help="100-byte records of a round")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--direct", action="store_true", help="nodes with a second door for gRPC alone")
+    parser.add_argument("--direct", action="store_true", help="nodes with a second port for gRPC alone")
     parser.add_argument("--only", default="", help="run only the parts whose name contains this")
     job = parser.add_argument_group("one client, as this program starts it")
     job.add_argument("--job", choices=[*JOBS, *BLOCKING_JOBS])
@@ -268,7 +268,7 @@ def main() -> None:
         return
     table = Table()
     with scratch() as name:
-        cluster = ClusterProcess(Path(name) / "three", has_grpc_doors=options.direct)
+        cluster = ClusterProcess(Path(name) / "three", has_grpc_ports=options.direct)
         try:
             cluster.start()
             cluster.wait_voters()

@@ -1,4 +1,4 @@
-"""A durable node's gRPC door against the same door with empty handlers.
+"""A durable node's gRPC server against the same server with empty handlers.
 
     python -m bench.grpc_node [--rounds N]
 

@@ -169,7 +169,7 @@ def requests(node: Node) -> dict[str, Callable[[], object]]:
 def _requests_of(
     node: Node, name: str, batch: bytes, count: int, codec: int
 ) -> dict[str, Callable[[], object]]:
-    """Append a batch by either door, and read it, which is appended once before, in every way."""
+    """Append a batch by either protocol, and read it, which is appended once before, in every way."""
     request = log_pb2.ProduceBatchRequest(batch=batch, record_count=count, codec=codec)
     base = node.log.ProduceBatch(request, timeout=60).base_offset
     append = Produce(batch=batch, record_count=count, attributes=codec)

@@ -90,7 +90,7 @@ def bench_peer(table, count, certificates):
 
 
 def bench_port(table, count, node, certificates, direct):
-    """gRPC through the splice against the second door of the same node."""
+    """gRPC through the splice against the port for gRPC alone of the same node."""
     spliced = Client(node.address, certificates)
     straight = Client(direct, certificates)
     ours, theirs = rounds(

@@ -1,7 +1,7 @@
 """The service tree of one node: what starts after what, and the ordered stop.
 
 Everything that can fail at boot fails synchronously in `startService`, so twistd
-exits with a code that is not 0 and a reason. The stop is one coroutine: doors
+exits with a code that is not 0 and a reason. The stop is one coroutine: servers
 first, with a grace for calls under way, then the log.
 """
 
@@ -109,7 +109,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 class NodeService(Service):
-    """The node and its doors."""
+    """The node and its servers."""
 
     logger = Logger()
 
@@ -140,7 +140,7 @@ class NodeService(Service):
         os._exit(EXIT_DISK_FAILED)
 
     def startService(self) -> None:
-        """Bind the doors, open the log, begin to serve.
+        """Bind the servers, open the logs, begin to serve.
 
         Raises:
             LoghouseError: Says why the node cannot start.
@@ -279,7 +279,7 @@ class NodeService(Service):
         self._check_files()
 
     def stopService(self) -> Deferred[None]:
-        """Stop the doors, give calls under way their grace, close the log."""
+        """Stop the servers, give calls under way their grace, close the logs."""
         super().stopService()  # type: ignore[no-untyped-call]
         if self._watching is not None and self._watching.running:
             self._watching.stop()

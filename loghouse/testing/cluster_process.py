@@ -53,18 +53,18 @@ class ClusterProcess:
         certificates: Certificates | None = None,
         settings: str = "",
         is_proxied: bool = False,
-        has_grpc_doors: bool = False,
+        has_grpc_ports: bool = False,
     ) -> None:
         """Write certificates and settings; nothing is started.
 
         Args:
             settings: More YAML for every node.yaml, at the top level.
-            has_grpc_doors: Every node has a second door for gRPC alone, and tells clients of it.
+            has_grpc_ports: Every node has a second port for gRPC alone, and tells clients of it.
         """
         self.folder = folder
         self.cluster = cluster
         self.settings = settings
-        self.has_grpc_doors = has_grpc_doors
+        self.has_grpc_ports = has_grpc_ports
         self.certificates = certificates or Certificates(folder / "certs", cluster)
         self.proxies = Proxies() if is_proxied else None
         self._proxy_of: dict[str, LinkProxy] = {}
@@ -80,13 +80,13 @@ class ClusterProcess:
 
     def _make(self, number: int) -> NodeProcess:
         name = f"node-{number}"
-        door = f"grpc_listen: 127.0.0.1:{free_port()}\n" if self.has_grpc_doors else ""
+        port = f"grpc_listen: 127.0.0.1:{free_port()}\n" if self.has_grpc_ports else ""
         node = NodeProcess(
             self.folder / name,
             self.certificates,
             name=name,
             cluster=self.cluster,
-            settings=self.settings + door,
+            settings=self.settings + port,
         )
         if self.proxies is not None:
             target = ("127.0.0.1", node.port)

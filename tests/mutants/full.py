@@ -158,7 +158,7 @@ ANSWERS = (
         "miss-without-the-leader",
         "rqlite#2747; the Go original reads locally",
         "A follower tells what it does not have as if nobody had.",
-        (READS + "_read_barrier", "return replica.read_barrier()", "return succeed(0)"),
+        (READS + "_read_barrier", "return driver.read_barrier()", "return succeed(0)"),
         options=THREE,
     ),
     bug(
