@@ -11,30 +11,31 @@ acknowledged, and every member must hold the same log. Then the history is judge
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.raft_messages import Envelope, envelope_from_wire, envelope_to_wire
 from loghouse.raft.membership import bootstrap_entry
-from loghouse.testing.atlas import Atlas
+from loghouse.testing.atlas import CoreAtlas
+from loghouse.testing.machine import GROUP
 from loghouse.testing.nemesis import Fault, Nemesis, plan_faults
 from loghouse.testing.network import SimNetwork
-from loghouse.testing.node import GROUP, SimNode
+from loghouse.testing.node import Places, SimNode
 from loghouse.testing.reconcile import Reconciler
 from loghouse.testing.simulation import RunResult, Simulation
 from loghouse.testing.swarm import SwarmOptions
 from loghouse.testing.workload import Workload
 
 CLUSTER_UUID = b"simulated-uuid-0"
+FRAME_SEED = frame_seed(CLUSTER_UUID, GROUP)
 
 
 class SimCluster(Simulation[SimNode]):
     """Machines 1 to n, of which the first `voters` begin as voters and the rest wait to be added."""
 
     network: SimNetwork
-    atlas: Atlas
+    atlas: CoreAtlas
     reconciler: Reconciler
 
     def __init__(
@@ -51,17 +52,21 @@ class SimCluster(Simulation[SimNode]):
             write_trace: Gets every step as a line.
         """
         super().__init__(options, write_trace)
-        self.uuid = CLUSTER_UUID
-        self.frame_seed = frame_seed(CLUSTER_UUID, GROUP)
         self.network = SimNetwork(self.clock, self.stream("network"), options.network, self._deliver)
-        # Which machine and disk an id was given to; ids are never given twice in a run.
-        self.machine_of: dict[int, tuple[int, bytes]] = {}
-        self.atlas = Atlas(self)
+        self.places: Places = {}
+        self.atlas = CoreAtlas(self)
         self.nodes = {
-            number: SimNode(self, number, self.stream(f"node.{number}"))
+            number: SimNode(
+                self,
+                number,
+                self.stream(f"node.{number}"),
+                places=self.places,
+                transmit=self._send,
+                cluster_uuid=CLUSTER_UUID,
+            )
             for number in range(1, options.voters + options.spares + 1)
         }
-        self.reconciler = Reconciler(self)
+        self.reconciler = Reconciler(self, self.places)
         self.nemesis = Nemesis(self, plan_faults(options) if faults is None else faults)
         self.work = Workload(self.clock, self, self.history, options)
 
@@ -73,8 +78,8 @@ class SimCluster(Simulation[SimNode]):
         for number in range(1, self.options.voters + 1):
             node = self.nodes[number]
             configuration = configuration.with_member(node.name, node.machine.disk_uuid, MemberRole.VOTER)
-            node.member = number
-            self.machine_of[number] = (number, node.machine.disk_uuid)
+            node.join(number)
+            self.places[number] = (number, node.machine.disk_uuid)
         entry = bootstrap_entry(self.frame_seed, configuration, 1_700_000_000_000_000)
         for node in self.nodes.values():
             node.machine.create_log([entry] if node.member else [])
@@ -84,34 +89,16 @@ class SimCluster(Simulation[SimNode]):
         self.work.start(self.stream)
         self.reconciler.begin()
 
+    @property
+    def frame_seed(self) -> int:
+        """The seed of the cluster's frames."""
+        return FRAME_SEED
+
     def _revive(self, node: SimNode) -> None:
-        node.paused_until = 0.0
+        node.resume()
         node.machine.heal()
         if not node.is_up:
             node.restart_after(0.0)
-
-    def _is_converged(self) -> bool:
-        leader = self.leader()
-        if leader is None or leader.raft is None:
-            return False
-        ids = [member.id for member in leader.raft.configuration.members]
-        last_index = leader.raft.last_index
-        if last_index != self.oracle.committed_index:
-            return False
-        for id_ in ids:
-            node = self.nodes[self.machine_of[id_][0]]
-            raft = node.raft
-            if raft is None or node.member != id_ or node.published_index != last_index:
-                return False
-        return True
-
-    def _replicas(self, leader: SimNode) -> Iterator[tuple[int, SimNode, Any, Any]]:
-        assert leader.raft is not None
-        for member in leader.raft.configuration.members:
-            node = self.nodes[self.machine_of[member.id][0]]
-            assert node.log is not None
-            assert node.raft is not None
-            yield member.id, node, node.log, node.raft
 
     def _counters(self) -> Counter[str]:
         network = self.network
@@ -126,15 +113,9 @@ class SimCluster(Simulation[SimNode]):
         )
         return counters
 
-    # --- who is who ---------------------------------------------------------------------
-
-    def disk_at(self, number: int) -> bytes:
-        """Return the uuid of the disk that is in a machine now."""
-        return self.nodes[number].machine.disk_uuid
-
     # --- the network ----------------------------------------------------------------------
 
-    def transmit(self, source: int, target: int, envelope: Envelope) -> None:
+    def _send(self, source: int, target: int, envelope: Envelope) -> None:
         """Send a message from one machine to another, through the codec in seeds that ask for it."""
         if self.options.wire:
             kind, group, pieces = envelope_to_wire(envelope)

@@ -12,14 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
+from loghouse.testing.host import Host
+from loghouse.testing.simulation import Simulation
 from loghouse.testing.streams import substream
 from loghouse.testing.swarm import SwarmOptions
-
-if TYPE_CHECKING:
-    from loghouse.testing.cluster import SimCluster
-    from loghouse.testing.node import SimNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +41,32 @@ def plan_faults(options: SwarmOptions) -> tuple[Fault, ...]:
     return tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind)))
 
 
-def _on_a_node(
-    act: Callable[[Nemesis, SimNode, random.Random], str],
-) -> Callable[[Nemesis, random.Random], str]:
-    """Return a fault of a running node as one of the cluster; it does nothing when none runs."""
-
-    def strike(self: Nemesis, rng: random.Random) -> str:
-        victim = self._victim(rng)
-        return act(self, victim, rng) if victim is not None else ""
-
-    return strike
-
-
 class Nemesis:
     """Does the faults of a schedule to a cluster, and counts them by kind."""
 
-    def __init__(self, cluster: SimCluster, faults: tuple[Fault, ...]) -> None:
+    def __init__(self, cluster: Simulation[Any], faults: tuple[Fault, ...]) -> None:
         self._cluster = cluster
         self._unit = cluster.options.election_seconds
         self._active = True
         self.injected: Counter[str] = Counter()
         self._acts: dict[str, Callable[[random.Random], str]] = {
-            "crash": self._crash,
-            "crash_point": self._crash_point,
+            "crash": self._on_victim(self._crash),
+            "crash_point": self._on_victim(self._crash_point),
             "power_loss": self._power_loss,
-            "pause": self._pause,
+            "pause": self._on_victim(self._pause),
             "partition": self._partition,
             "one_way_cut": self._one_way_cut,
             "clog": self._clog,
             "slow_link": self._slow_link,
-            "disk_slow": self._disk_slow,
-            "disk_stall": self._disk_stall,
-            "disk_error": self._disk_error,
-            "disk_full": self._disk_full,
-            "bit_rot": self._bit_rot,
-            "clock_step": self._clock_step,
+            "disk_slow": self._on_victim(self._disk_slow),
+            "disk_stall": self._on_victim(self._disk_stall),
+            "disk_error": self._on_victim(self._disk_error),
+            "disk_full": self._on_victim(self._disk_full),
+            "bit_rot": lambda rng: str(cluster.atlas.rot(rng)),
+            "clock_step": self._on_victim(self._clock_step),
             "transfer": self._transfer,
-            "membership": self._membership,
-            "wipe": self._wipe,
+            "membership": cluster.change_membership,
+            "wipe": lambda rng: str(cluster.atlas.wipe(rng)),
             "rolling_restart": self._rolling_restart,
         }
         for fault in faults:
@@ -106,24 +92,31 @@ class Nemesis:
         """Return a duration between `low` and `high` election timeouts."""
         return self._unit * rng.uniform(low, high)
 
-    def _victim(self, rng: random.Random) -> SimNode | None:
+    def _victim(self, rng: random.Random) -> Host | None:
         """Return a running node, the leader more often than its share."""
-        leader = self._cluster.leader()
+        leader: Host | None = self._cluster.leader()
         if leader is not None and rng.random() < 0.4:
             return leader
-        running = [node for node in self._cluster.nodes.values() if node.is_up]
+        running: list[Host] = [node for node in self._cluster.nodes.values() if node.is_up]
         return rng.choice(running) if running else None
+
+    def _on_victim(self, act: Callable[[random.Random, Host], str]) -> Callable[[random.Random], str]:
+        """Return what does something to one running node, if there is one."""
+
+        def strike(rng: random.Random) -> str:
+            victim = self._victim(rng)
+            return act(rng, victim) if victim is not None else ""
+
+        return strike
 
     # --- nodes ----------------------------------------------------------------------
 
-    @_on_a_node
-    def _crash(self, victim: SimNode, rng: random.Random) -> str:
+    def _crash(self, rng: random.Random, victim: Host) -> str:
         victim.crash(rng)
         victim.restart_after(self._later(rng, 0.1, 6))
         return "crash"
 
-    @_on_a_node
-    def _crash_point(self, victim: SimNode, rng: random.Random) -> str:
+    def _crash_point(self, rng: random.Random, victim: Host) -> str:
         point = rng.choice(self._cluster.options.crash_points)
         victim.arm(point, rng.randrange(1, 6), rng, self._later(rng, 0.1, 3))
         return f"crash at {point}"
@@ -140,7 +133,7 @@ class Nemesis:
         step = self._later(rng, 0.5, 3)
         for place, node in enumerate(self._cluster.nodes.values()):
 
-            def turn(node: SimNode = node) -> None:
+            def turn(node: Host = node) -> None:
                 if node.is_up and self._active:
                     node.crash(rng)
                     node.restart_after(step * 0.5)
@@ -148,13 +141,11 @@ class Nemesis:
             self._cluster.clock.after(step * place, turn)
         return "rolling restart"
 
-    @_on_a_node
-    def _pause(self, victim: SimNode, rng: random.Random) -> str:
+    def _pause(self, rng: random.Random, victim: Host) -> str:
         victim.pause(self._later(rng, 0.5, 6))
         return "pause"
 
-    @_on_a_node
-    def _clock_step(self, victim: SimNode, rng: random.Random) -> str:
+    def _clock_step(self, rng: random.Random, victim: Host) -> str:
         victim.wall_offset_seconds += rng.choice((-3600.0, 3600.0, -1.0, 86400.0))
         return "clock step"
 
@@ -234,39 +225,24 @@ class Nemesis:
 
     # --- disks ------------------------------------------------------------------------
 
-    @_on_a_node
-    def _disk_slow(self, victim: SimNode, rng: random.Random) -> str:
-        victim.slow_disk(rng.choice((5.0, 20.0, 100.0)), self._later(rng, 1, 10))
+    def _disk_slow(self, rng: random.Random, victim: Host) -> str:
+        victim.machine.slow(rng.choice((5.0, 20.0, 100.0)), self._later(rng, 1, 10))
         return "disk slow"
 
-    @_on_a_node
-    def _disk_stall(self, victim: SimNode, rng: random.Random) -> str:
-        victim.stall_disk(self._later(rng, 0.5, 8))
+    def _disk_stall(self, rng: random.Random, victim: Host) -> str:
+        victim.machine.stall(self._later(rng, 0.5, 8))
         return "disk stall"
 
-    @_on_a_node
-    def _disk_error(self, victim: SimNode, rng: random.Random) -> str:
+    def _disk_error(self, rng: random.Random, victim: Host) -> str:
         victim.fail_disk(rng.randrange(1, 8), rng, self._later(rng, 0.1, 4))
         return "disk error"
 
-    @_on_a_node
-    def _disk_full(self, victim: SimNode, rng: random.Random) -> str:
+    def _disk_full(self, rng: random.Random, victim: Host) -> str:
         victim.fill_disk(self._later(rng, 1, 8))
         return "disk full"
-
-    def _bit_rot(self, rng: random.Random) -> str:
-        return self._cluster.atlas.rot(rng)
-
-    def _wipe(self, rng: random.Random) -> str:
-        return self._cluster.atlas.wipe(rng)
 
     # --- the group ----------------------------------------------------------------------
 
     def _transfer(self, rng: random.Random) -> str:
-        leader = self._cluster.leader()
-        if leader is None:
-            return ""
-        return leader.transfer(rng)
-
-    def _membership(self, rng: random.Random) -> str:
-        return self._cluster.change_membership(rng)
+        leader: Host | None = self._cluster.leader()
+        return leader.transfer(rng) if leader is not None else ""

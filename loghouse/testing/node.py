@@ -1,595 +1,358 @@
-"""One machine of a simulated cluster: the real core on the real storage, driven as a node drives them.
+"""A simulated machine with one replica on it: the production driver over its log, and faults.
 
-The order of things is that of the production driver: `messages_now` leave at once,
-one group of writes is on its way to the disk at a time, `messages_after_persist` leave
-when the group is synced, and whatever arrives meanwhile is the next group.
+What a replica asks of its node is answered as simply as it can be: members find each other by a table, and
+damage or a write that cannot be finished ends the process.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-from loghouse.errors import (
-    DamageError,
-    DiskFailedError,
-    DiskFullError,
-    LoghouseError,
-    OutcomeUnknownError,
-    RequestError,
-    UnavailableError,
-)
-from loghouse.protocol.configuration import MemberRole, decode_trim
-from loghouse.protocol.entry import EntryKind
-from loghouse.protocol.hard_state import HardState
-from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
-from loghouse.raft.core import Raft
-from loghouse.raft.ready import Proposal, Ready, Role, Ticket
-from loghouse.replica.driver import COMMIT_NOTIFICATION_SECONDS
+from twisted.python.failure import Failure
+
+from loghouse.errors import DamageError, DiskFullError, LoghouseError, UnavailableError
+from loghouse.metrics import NO_METRICS
+from loghouse.protocol.configuration import Configuration, MemberRole
+from loghouse.protocol.message import Message
+from loghouse.protocol.raft_messages import Envelope
+from loghouse.raft.ready import Proposal, SoftState
+from loghouse.replica.damage import LogRepair
+from loghouse.replica.driver import RaftDriver
+from loghouse.replica.replica import Replica, ReplicaOptions
+from loghouse.runtime.scheduling import Clocks
 from loghouse.storage.log import Log
-from loghouse.testing.checkers import Violation
-from loghouse.testing.disk import MappingFaultError, PowerLossError
-from loghouse.testing.machine import Machine
-from loghouse.testing.reading import PendingReads
+from loghouse.testing.host import Host
+from loghouse.testing.life import Life
+from loghouse.testing.machine import DIRECTORY, Machine
+from loghouse.testing.queue import DiskQueue, ReaderQueue
+from loghouse.testing.simulation import Simulation
+from loghouse.testing.watch import Watch
 from loghouse.testing.workload import AcknowledgedAppend, Answer
 
-if TYPE_CHECKING:
-    from loghouse.testing.cluster import SimCluster
+HOUSEKEEPING_TICKS: Final = 3  # between two looks at what found no room
+LATE_SECONDS: Final = 1e-6  # between two things that waited for the end of a pause
 
-GROUP = 1
+Places = dict[int, tuple[int, bytes]]
+"""Which machine and disk an id was given to; ids are never given twice in a run."""
 
 
-class SimNode:
-    """A machine: its disk outlives its process. `number` is its place, `member` its id in the group."""
+class SimNode(Host):
+    """A machine: its disk outlives its process. It stands for the node that hosts a replica."""
 
-    def __init__(self, cluster: SimCluster, number: int, rng: random.Random) -> None:
-        self.cluster = cluster
-        self.number = number
-        self.name = f"n{number}"
-        self.rng = rng
-        self.machine = Machine(cluster, number)
-        self.member = 0
-        self.is_up = False
-        self.incarnation = 0
-        self.paused_until = 0.0
-        self.wall_offset_seconds = 0.0
-        self.tick_seconds = cluster.options.tick_seconds * (
-            1.0 + rng.uniform(-cluster.options.drift, cluster.options.drift)
+    def __init__(
+        self,
+        cluster: Simulation[SimNode],
+        number: int,
+        rng: random.Random,
+        *,
+        places: Places,
+        transmit: Callable[[int, int, Envelope], None],
+        cluster_uuid: bytes,
+    ) -> None:
+        """Take a machine that is off.
+
+        Args:
+            places: Where each member is.
+            transmit: Carries a message from one machine to another.
+        """
+        machine = Machine(
+            cluster.clock,
+            cluster.stream(f"disk.{number}"),
+            cluster.options,
+            number,
+            frame_seed=lambda: cluster.frame_seed,
+            cluster_uuid=cluster_uuid,
         )
-        self._point = ""
-        self._point_count = 0
-        self._point_rng = rng
-        self._point_down = 0.0
-        self.raft: Raft | None = None
-        self.log: Log | None = None
+        super().__init__(cluster, number, rng, machine)
+        self._places = places
+        self._transmit = transmit
+        self._member = 0
         self._forget()
 
     def _forget(self) -> None:
         """Lose what only memory held."""
-        self.raft = None
-        self.log = None
-        self._tick_waits = False
-        self._turn_scheduled = False
-        self._notification_scheduled = False
-        # The commit index that leadership began with; -1 once it moved.
-        self._led_from = -1
-        self._pumping = False
-        self._to_write: deque[Ready] = deque()
-        self._trim_to: tuple[int, int] | None = None
-        self._writing: list[Ready] | None = None
-        self._waiting: dict[int, list[tuple[int, Ticket, Answer]]] = {}
-        self._reads = PendingReads(self)
+        self._replica: SimReplica | None = None
+        self._log: Log | None = None
+        self.disk: DiskQueue | None = None
+        self._ticks = 0
+        self._late = 0  # how much came in during pauses
+        # The machines of members that the own configuration does not know, as their messages came.
         self._routes: dict[int, int] = {}
-        self._applied: deque[tuple[int, int]] = deque()
-        self.published_index = 0
-        self.published_offset = 0
-        # Of committed trims only: the log's own state may hold trims that a new leader cuts again.
-        self.lowest_offset = 0
-        self.is_full = False
-
-    @property
-    def leads(self) -> bool:
-        """Whether it runs and thinks that it leads."""
-        return self.raft is not None and self.raft.role is Role.LEADER and self.is_up
 
     # --- life -----------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin the process: recover the log, then run the core on it, if this machine is a member yet."""
-        assert not self.is_up
-        self.incarnation += 1
-        self.is_up = True
-        cluster = self.cluster
+    def _boot(self, life: Life) -> None:
+        """Recover the log, then run the core on it, if this machine is a member yet."""
+        self._log = self.machine.open_log()
+        if self._member:
+            self._start_core(life, self._log)
+
+    def _start_core(self, life: Life, log: Log) -> None:
+        replica = self._replica = SimReplica(self, life, log)
+        replica.begin(self._member)
+        life.callLater(self.cluster.options.tick_seconds * (1 + self.rng.random()), self._tick, life)
+
+    def open_watch(self, life: Life, id_: int, log: Log) -> Watch:
+        """Begin to watch a member of that id."""
+        number = self.cluster.oracle.number(id_, self.machine.disk_uuid)
+        watch = self.watch = Watch(self.cluster, life, number, self.reach)
+        watch.open_books(log, self.machine.all_entries(log))
+        return watch
+
+    def _tick(self, life: Life) -> None:
+        life.callLater(self.cluster.options.tick_seconds, self._tick, life)
+        assert self._replica is not None
         try:
-            self.log = self.machine.open_log()
-        except PowerLossError:
-            self._power_off(self._point_rng, restart=True)
-            return
-        except DamageError as error:
-            cluster.atlas.refused(self, error)
-            self.is_up = False
-            return
-        except DiskFailedError as error:
-            cluster.trace.note(f"{self.name} cannot start: {error}")
-            self._exit()
-            return
-        cluster.trace.note(f"{self.name} starts as member {self.member}, incarnation {self.incarnation}")
-        if self.member:
-            self._guarded(self._start_core)
+            self._replica.tick()
+            self._ticks += 1
+            if self._ticks % HOUSEKEEPING_TICKS == 0:
+                self._replica.disk_room.look()
+        except LoghouseError:
+            self.fatal(Failure())
 
-    def _start_core(self) -> None:
-        assert self.log is not None
-        log, cluster = self.log, self.cluster
-        hard_state = HardState(log.hard_state.term, log.hard_state.vote)
-        entries = self.machine.all_entries(log)
-        cluster.oracle.opened(self.member, entries, log.first_index - 1, hard_state.term, hard_state.vote)
-        self.raft = Raft(
-            cluster.raft_config,
-            id=self.member,
-            group=GROUP,
-            seed=cluster.frame_seed,
-            reader=log,
-            hard_state=hard_state,
-            rng=random.Random(self.rng.getrandbits(64)),
-            commit_index=log.commit_index,
-            now=self.now(),
-        )
-        # What the watermark says was committed is served at once.
-        self.published_index = self.raft.commit_index
-        state = log.state_at(self.published_index)
-        self.published_offset, self.lowest_offset = state.next_offset, state.lowest_offset
-        first = self.tick_seconds * (1 + self.rng.random())
-        cluster.clock.after(first, self._tick, self.incarnation)
-        self._turn()
-
-    def crash(self, rng: random.Random) -> None:
-        """Cut the power: what was not synced is lost, kept or torn."""
-        if self.is_up:
-            self._power_off(rng, restart=False)
-
-    def _power_off(self, rng: random.Random, *, restart: bool) -> None:
-        self.is_up = False
-        self._point = ""
-        self.machine.lose_power(rng)
-        self._fail_clients()
-        self._forget()
+    def _power_off(self) -> None:
+        disk = self.disk
+        self._end(with_power=True)
+        if disk is not None:
+            disk.break_off(self._point_rng)
+        self.machine.lose_power(self._point_rng)
         self.cluster.trace.note(f"{self.name} loses power")
-        if restart:
-            self.restart_after(self._point_down)
 
-    def _exit(self) -> None:
-        """End the process, as when the disk failed; the machine stays on and starts it again later."""
-        self.is_up = False
-        self._point = ""
-        self.machine.process_exit()
-        self._fail_clients()
+    def _ended(self, life: Life, *, with_power: bool) -> None:
         self._forget()
-        self.cluster.trace.note(f"{self.name} exits")
-        self.restart_after(self.cluster.options.election_seconds * 2)
 
-    def _fail_clients(self) -> None:
-        """A dead process answers nobody; clients find out by silence."""
-        self._waiting.clear()
+    def replace_disk(self) -> None:
+        """Put an empty disk into the machine; it waits to become another member."""
+        super().replace_disk()
+        self.join(0)
+        self.machine.create_log([])
 
-    def restart_after(self, seconds: float) -> None:
-        """Start again after a while, unless something else did."""
-        incarnation = self.incarnation
+    def join(self, id_: int) -> None:
+        """Be that member from the next start on; 0: none."""
+        self._member = id_
 
-        def start() -> None:
-            if not self.is_up and self.incarnation == incarnation:
-                self.start()
+    # --- what the replica asks of a node, and tells it -----------------------------------
 
-        self.cluster.clock.after(seconds, start)
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing new is to be begun."""
+        return not self.is_up
 
-    def pause(self, seconds: float) -> None:
-        """Stop the process for a while, as SIGSTOP does: everything comes late, nothing is lost."""
-        self.paused_until = max(self.paused_until, self.cluster.clock.seconds() + seconds)
+    def send_raft(self, envelope: Envelope) -> None:
+        """Send a message to the machine of a member, as the configuration or the links say."""
+        watch = self.watch
+        if watch is not None and watch.sending(envelope):
+            target = self._route(envelope.target)
+            if target:
+                self._transmit(self.number, target, envelope)
+            if self.point:
+                watch.sent(envelope)
 
-    def arm(self, point: str, count: int, rng: random.Random, down_seconds: float) -> None:
-        """Crash when the node comes by `point` for the `count`th time."""
-        self._point, self._point_count = point, count
-        self._point_rng, self._point_down = rng, down_seconds
-        if point == "disk_step":
-            self.machine.crash_at_step(count * 3)
-
-    def _reach(self, point: str) -> None:
-        """Come by a crash point."""
-        if self._point == point:
-            self._point_count -= 1
-            if self._point_count <= 0:
-                self.cluster.nemesis.injected[f"crashed at {point}"] += 1
-                raise PowerLossError
-
-    def _guarded(self, work: Callable[..., None], *args: Any) -> None:
-        """Run a step of the process; a crash point or a failing disk inside ends it."""
-        try:
-            work(*args)
-        except PowerLossError:
-            self._power_off(self._point_rng, restart=True)
-        except DiskFailedError as error:
-            self.cluster.trace.note(f"{self.name}: {error}")
-            self._exit()
-        except DamageError as error:
-            # Acknowledged bytes are wrong: never send them on, stop.
-            self._exit()
-            self.cluster.atlas.refused(self, error)
-        except MappingFaultError as error:
-            raise Violation(
-                "mapping", f"{self.name} read behind the end of a mapped file: {error}"
-            ) from error
-
-    def _later(self, function: Callable[..., object], *args: Any) -> bool:
-        """While paused, put a call off until the pause ends; return whether that was so."""
-        if self.paused_until > self.cluster.clock.seconds():
-            self.cluster.clock.at(self.paused_until, function, *args)
-            return True
+    def send(self, name: str, message: Message) -> bool:
+        """Nothing but Raft is spoken here."""
         return False
 
-    def now(self) -> int:
-        """Return this machine's wall clock, in microseconds since the epoch."""
-        return int((1_700_000_000 + self.cluster.clock.seconds() + self.wall_offset_seconds) * 1e6)
+    def _route(self, id_: int) -> int:
+        assert self.driver is not None
+        member = self.driver.raft.configuration.member(id_)
+        if member is None:
+            return self._routes.get(id_, 0)
+        number, _ = self._places.get(id_, (0, b""))
+        # Hello must show the disk that the configuration names; another one there gets nothing.
+        nodes = self.cluster.nodes
+        return number if number and nodes[number].machine.disk_uuid == member.disk_uuid else 0
+
+    def role_changed(self, state: SoftState) -> None:
+        """Role, leader or term are others now: the watch has told."""
+
+    def readable_to(self, next_offset: int) -> None:
+        """Every record below `next_offset` is readable here; nobody waits for that."""
+
+    def exit(self) -> None:
+        """End the process, and start it again after a while."""
+        if self.is_up:
+            self._exit()
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end."""
+        if self.life is not None:
+            self._fatal(self.life, failure)
 
     # --- in -------------------------------------------------------------------------
 
-    def _tick(self, incarnation: int) -> None:
-        if incarnation != self.incarnation or not self.is_up or self._later(self._tick, incarnation):
-            return
-        self.cluster.clock.after(self.tick_seconds, self._tick, incarnation)
-        assert self.raft is not None
-        self._guarded(self.raft.tick, self.now())
-        self.wake()
-
     def receive(self, source: int, envelope: Envelope) -> None:
         """Take a message from the network. A machine learns its id from the first one that is for it."""
-        if not self.is_up or self._later(self.receive, source, envelope):
-            return
-        if envelope.target != self.member and not self._take_id(envelope.target):
-            return
-        raft = self.raft
-        if raft is None:
-            return
-        self._routes[envelope.source] = source
-        self._guarded(raft.step, envelope)
-        self.wake()
+        if self.life is not None:
+            self._bring(self.life, self._receive, self.life, source, envelope)
 
-    def _take_id(self, id_: int) -> bool:
+    def _bring(self, life: Life, work: Callable[..., object], *args: Any) -> None:
+        """Bring something in from outside; behind a pause one after the other, with turns between them."""
+        if self.paused_until > self.cluster.clock.seconds():
+            self._late += 1
+            when = self.paused_until + self._late * LATE_SECONDS
+            self.cluster.clock.at(when, self._bring, life, work, *args)
+        else:
+            life.enter(work, *args)
+
+    def _receive(self, life: Life, source: int, envelope: Envelope) -> None:
+        if envelope.target != self._member and not self._take_id(life, envelope.target):
+            return
+        if self.driver is not None:
+            self._routes[envelope.source] = source
+            self.driver.receive(envelope)
+
+    def _take_id(self, life: Life, id_: int) -> bool:
         """Become the member that a leader's configuration says this disk is; ids only go up."""
-        if id_ < self.member or self.cluster.machine_of.get(id_) != (self.number, self.machine.disk_uuid):
+        if id_ < self._member or self._places.get(id_) != (self.number, self.machine.disk_uuid):
             return False
-        if self.member == 0:
-            self.member = id_
-            self._guarded(self._start_core)
-            return self.is_up
-        # Added again under a new id: the process starts over with it.
-        self.member = id_
-        self._exit()
-        return False
-
-    def wake(self) -> None:
-        """Look for work: something was put into the core."""
-        if not self.is_up:
-            return  # what was put in ended the process
-        if self.cluster.options.turn_seconds == 0.0:
-            self._turn()
-        elif not self._turn_scheduled:
-            self._turn_scheduled = True
-            self.cluster.clock.after(self.cluster.options.turn_seconds, self._late_turn, self.incarnation)
-
-    def _late_turn(self, incarnation: int) -> None:
-        if incarnation != self.incarnation or not self.is_up or self._later(self._late_turn, incarnation):
-            return
-        self._turn_scheduled = False
-        self._turn()
-
-    # --- the turn -------------------------------------------------------------------
-
-    def _turn(self) -> None:
-        self._guarded(self._pump)
-
-    def _pump(self) -> None:
-        """Take what the core has to say, and feed the disk, until neither has anything more."""
-        if self._pumping:
-            return
-        self._pumping = True
-        while (raft := self.raft) is not None:
-            ready = raft.ready()
-            unreadable = raft.take_unreadable()
-            if unreadable is not None:
-                raise unreadable  # this driver mends nothing: the node ends
-            if ready is not None:
-                self._note(ready)
-                self._send(ready.messages_now)
-                self._to_write.append(ready)
-                self._apply(ready)
-            if not self._write_next() and ready is None:
-                break
-        self._pumping = False
-        if self.raft is not None and self.raft.has_unnotified_commit and not self._notification_scheduled:
-            self._notification_scheduled = True
-            index, incarnation = self.raft.commit_index, self.incarnation
-            self.cluster.clock.after(COMMIT_NOTIFICATION_SECONDS, self._notify_commit, index, incarnation)
-
-    def _notify_commit(self, index: int, incarnation: int) -> None:
-        stale = incarnation != self.incarnation or not self.is_up
-        if stale or self._later(self._notify_commit, index, incarnation):
-            return
-        self._notification_scheduled = False
-        assert self.raft is not None
-        self.raft.notify_commit(index)
-        self.wake()
-
-    def _note(self, ready: Ready) -> None:
-        """Tell the oracle, before anybody else can know."""
-        oracle, member, raft = self.cluster.oracle, self.member, self.raft
-        assert raft is not None
-        oracle.stepped(member, raft.term)
-        if ready.snapshot is not None:
-            oracle.installed(member, ready.snapshot)
-        if ready.truncate_after is not None:
-            oracle.truncated(member, ready.truncate_after)
-        if ready.soft_state is not None:
-            soft = ready.soft_state
-            self.cluster.trace.note(f"{self.name} {soft.role.value} term {soft.term} leader {soft.leader}")
-            if soft.role is Role.LEADER:
-                self._led_from = oracle.view(member).commit_index
-                oracle.elected(member, soft.term)
-        leads = raft.role is Role.LEADER
-        # A leader commits before it appends what that allows; a follower is told both at once.
-        if ready.commit_index <= oracle.view(member).last:
-            oracle.committed_to(member, ready.commit_index, raft.term if leads else 0)
-        oracle.appended(member, ready.entries)
-        oracle.committed_to(member, ready.commit_index, raft.term if leads else 0)
-        if leads:
-            oracle.check_quorum(member)
-        if ready.committed:
-            oracle.applied(member, ready.committed)
-        if ready.soft_state is not None and leads:
-            self._reach("elected")
-        if leads and ready.commit_index > self._led_from and self._led_from >= 0:
-            self._led_from = -1
-            self._reach("first_commit")
-        if ready.committed and leads:
-            self._reach("committed")
-
-    def _send(self, envelopes: tuple[Envelope, ...]) -> None:
-        cluster, raft = self.cluster, self.raft
-        assert raft is not None
-        for envelope in envelopes:
-            cluster.oracle.sent(envelope)
-            target = self._route(envelope.target)
-            if target:
-                cluster.transmit(self.number, target, envelope)
-            if self._point:
-                self._reach_sending(envelope, raft)
-
-    def _reach_sending(self, envelope: Envelope, raft: Raft) -> None:
-        message = envelope.message
-        if isinstance(message, RequestVoteReply):
-            if message.granted and not message.pre_vote:
-                self._reach("vote_sent")
-        elif isinstance(message, AppendEntriesReply):
-            self._reach("acknowledged")
-        elif raft.role is Role.LEADER:
-            self._reach("mid_broadcast")
-
-    def _route(self, id_: int) -> int:
-        """Return the machine of a member, as the configuration or the links say; 0 when unknown."""
-        raft = self.raft
-        member = raft.configuration.member(id_) if raft is not None else None
-        if member is None:
-            return self._routes.get(id_, 0)
-        place = self.cluster.machine_of.get(id_)
-        # Hello must show the disk that the configuration names; another one there gets nothing.
-        return place[0] if place is not None and self.cluster.disk_at(place[0]) == member.disk_uuid else 0
-
-    # --- the disk -------------------------------------------------------------------
-
-    def _write_next(self) -> bool:
-        """Begin the next group of writes, unless one is on its way; return whether one was done at once."""
-        if self._writing is not None or not (self._to_write or self._trim_to):
+        assert self._log is not None
+        before = self._member
+        self.join(id_)
+        if before:
+            self._exit()  # added again under a new id: the process starts over with it
             return False
-        group = self._writing = list(self._to_write)
-        self._to_write.clear()
-        trim_to, self._trim_to = self._trim_to, None
-        self.machine.plan(group, trim_to)
-        if trim_to is None and not any(ready.must_persist for ready in group):
-            self._finish_group()
-            return True
-        self._write(self.incarnation)
-        return False
-
-    def _write(self, incarnation: int) -> None:
-        """Do a group's writes; the sync at its end takes the disk's time."""
-        if incarnation != self.incarnation or not self.is_up or self._later(self._write, incarnation):
-            return
-        if not self.machine.is_awake(self._write, incarnation):
-            return
-        self._guarded(self._write_group)
-
-    def _write_group(self) -> None:
-        assert self.log is not None
-        assert self._writing is not None
-        log, machine = self.log, self.machine
-        try:
-            machine.write(log, self.cluster.oracle, self.member)
-        except DiskFullError:
-            # Nothing of that step was written; what came before it was. Try again when there may be room.
-            self._note_full(True)
-            self.cluster.clock.after(self.tick_seconds * 3, self._write, self.incarnation)
-            return
-        self._note_full(False)
-        self._reach("written")
-        machine.after_sync(self._sync, self.incarnation)
-
-    def _note_full(self, is_full: bool) -> None:
-        self.is_full = is_full
-        if self.raft is not None:
-            self.raft.disk_is_full = is_full
-
-    def _sync(self, incarnation: int) -> None:
-        if incarnation != self.incarnation or not self.is_up:
-            return
-        if not self.machine.is_awake(self._sync, incarnation):
-            return
-        self._guarded(self._sync_group)
-
-    def _sync_group(self) -> None:
-        assert self.log is not None
-        assert self._writing is not None
-        commit_index = max((ready.commit_index for ready in self._writing), default=0)
-        self.log.sync(commit_index)
-        self.machine.synced(self.log, self.cluster.oracle, self.member)
-        self._reach("synced")
-        self._written(self.incarnation)
-
-    def _written(self, incarnation: int) -> None:
-        """Tell the core and send what had to wait."""
-        if incarnation != self.incarnation or not self.is_up or self._later(self._written, incarnation):
-            return
-        self._guarded(self._finish_group)
-        self._turn()
-
-    def _finish_group(self) -> None:
-        group, self._writing = self._writing, None
-        raft = self.raft
-        assert group is not None
-        if raft is not None and group:
-            raft.persisted(group[-1].token)
-            if self._led_from >= 0 and raft.role is Role.LEADER:
-                self._reach("noop_durable")
-            for ready in group:
-                self._send(ready.messages_after_persist)
-            self._publish()
-
-    # --- what is committed ------------------------------------------------------------
-
-    def _apply(self, ready: Ready) -> None:
-        if ready.snapshot is not None:
-            self._applied.append((ready.snapshot.index, ready.snapshot.next_offset))
-            self.lowest_offset = ready.snapshot.lowest_offset
-            for index in [index for index in self._waiting if index <= ready.snapshot.index]:
-                for _, _, answer in self._waiting.pop(index):
-                    answer(OutcomeUnknownError("the log was replaced by a snapshot"))
-        for entry in ready.committed:
-            waiting = self._waiting.pop(entry.index, None)
-            if waiting is not None:
-                self._settle(waiting, entry.index, entry.term)
-            if entry.kind == EntryKind.TRIM:
-                self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
-                self._trim_to = (self.lowest_offset, entry.index)
-            self._applied.append((entry.index, entry.next_offset))
-        self._publish()
-        self._reads.answered(ready.read_states)
-
-    def _settle(self, waiting: list[tuple[int, Ticket, Answer]], index: int, term: int) -> None:
-        """Answer those whose entry is to be at `index`, now that the one of `term` is."""
-        for _, ticket, answer in waiting:
-            if ticket.term in (term, 0):
-                answer(AcknowledgedAppend(index, ticket.base_offset))
-            else:
-                answer(UnavailableError("another leader took over; nothing was appended, try again"))
-
-    def _publish(self) -> None:
-        """Raise the index up to which this node serves reads: committed and durable."""
-        raft, applied = self.raft, self._applied
-        if raft is None or not applied or applied[0][0] > raft.durable_index:
-            return
-        while applied and applied[0][0] <= raft.durable_index:
-            self.published_index, self.published_offset = applied.popleft()
-        self._reads.published(self.published_index)
+        self._start_core(life, self._log)
+        return True
 
     # --- requests ---------------------------------------------------------------------
 
+    def _ask(self, answer: Answer, ask: Callable[..., object], *args: Any) -> None:
+        """Carry a request into the process; it is answered while that lives."""
+        life = self.life
+        if life is not None and life.is_alive:
+
+            def answered(result: object) -> None:
+                if life.is_alive:
+                    answer(result)
+
+            self._bring(life, ask, answered, *args)
+
     def propose(self, proposal: Proposal, answer: Answer) -> None:
         """Append a batch, if this node leads; answers `AcknowledgedAppend` or an error."""
-        if not self.is_up or self._later(self.propose, proposal, answer):
-            return
-        if self.raft is None:
-            answer(UnavailableError("this node is no member; ask another"))
-        else:
-            self._guarded(self._propose, self.raft, proposal, answer)
+        self._ask(answer, self._propose, proposal)
 
-    def _propose(self, raft: Raft, proposal: Proposal, answer: Answer) -> None:
-        if self.is_full:
+    def _propose(self, answer: Answer, proposal: Proposal) -> None:
+        if self.driver is None:
+            answer(UnavailableError("this node is no member; ask another"))
+        elif self._replica is not None and not self._replica.is_writable:
             answer(DiskFullError(self.name))
-            return
-        try:
-            ticket = raft.propose(proposal, self.now())
-        except RequestError as error:
-            answer(error)
-            self.wake()
-            return
-        if ticket.duplicate and (ticket.term == 0 or ticket.index <= raft.commit_index):
-            answer(AcknowledgedAppend(ticket.index, ticket.base_offset))
         else:
-            self._waiting.setdefault(ticket.index, []).append((raft.term, ticket, answer))
-        self.wake()
+            self.driver.propose(
+                proposal, lambda done: answer(AcknowledgedAppend(done.index, done.base_offset)), answer
+            )
 
     def read(self, offset: int, answer: Answer) -> None:
         """Answer the entry that holds `offset`; a miss only once a leader said where the end is."""
-        if not self.is_up or self._later(self.read, offset, answer):
-            return
-        if self.raft is not None:
-            self._guarded(self._reads.read, offset, answer)
-            self.wake()
+        self._ask(answer, self._read, offset)
+
+    def _read(self, answer: Answer, offset: int) -> None:
+        if self._replica is not None:
+            fetching = self._replica.reads.fetch(offset, 1).addCallback(self._fetched, offset)
+            fetching.addBoth(self._answer, answer, offset).addErrback(self._crashed)
 
     def tail(self, answer: Answer) -> None:
         """Answer the next offset, as of now."""
-        if not self.is_up or self._later(self.tail, answer):
-            return
-        if self.raft is not None:
-            self._reads.tail(answer)
-            self.wake()
+        self._ask(answer, self._tail)
+
+    def _tail(self, answer: Answer) -> None:
+        if self._replica is not None:
+            asking = self._replica.reads.bounds().addCallback(self._bounds)
+            asking.addBoth(self._answer, answer).addErrback(self._crashed)
+
+    def change_configuration(self, configuration: Configuration) -> bool:
+        """Propose a configuration on the leader; False when it is refused."""
+        if self.driver is None:
+            return False
+        refused: list[Failure] = []
+        self.driver.propose_configuration(configuration).addErrback(refused.append)
+        return not refused
 
     def transfer(self, rng: random.Random) -> str:
         """Hand leadership to some other voter."""
-        raft = self.raft
-        if raft is None:
+        if self.driver is None:
             return ""
-        others = sorted(
-            m.id for m in raft.configuration.members if m.role == MemberRole.VOTER and m.id != self.member
-        )
+        members = self.driver.raft.configuration.members
+        others = sorted(m.id for m in members if m.role == MemberRole.VOTER and m.id != self._member)
         if not others:
             return ""
         try:
-            raft.transfer_leadership(rng.choice(others))
+            self.driver.transfer_leadership(rng.choice(others))
         except LoghouseError:
             return ""
-        self.wake()
         return "transfer"
 
-    def is_whole(self) -> bool:
-        """Whether the node runs and its log holds all that it ever promised."""
-        return self.is_up and self.raft is not None and self.raft.damage is None
+    # --- what it is -------------------------------------------------------------------
 
-    def describe(self) -> str:
-        """Return one line about the node."""
-        raft = self.raft
-        if raft is None:
-            return f"{self.name} {'waits to be added' if self.is_up else 'is down'}"
-        return (
-            f"{self.name}={self.member} {raft.role.value} term {raft.term} leader {raft.leader} "
-            f"last {raft.last_index} durable {raft.durable_index} commit {raft.commit_index} "
-            f"published {self.published_index}"
+    @property
+    def member(self) -> int:
+        """Its id in the group, 0 while it waits to be added; also while it is off."""
+        return self._member
+
+    @property
+    def log(self) -> Log | None:
+        """The log, while the process runs."""
+        return self._log
+
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core, while the process runs and is a member."""
+        return self._replica.driver if self._replica is not None else None
+
+
+class OpenedLog(LogRepair):
+    """A log that was opened whole: who meets damage here is given an empty disk."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.damage = None
+
+
+class SimReplica(Replica):
+    """A `Replica` that is seen. Where the production one repairs or goes back, the process ends."""
+
+    def __init__(self, node: SimNode, life: Life, log: Log) -> None:
+        """Host a log that was opened just now."""
+        self._node = node
+        self._life = life
+        options = node.cluster.options
+        node.disk = DiskQueue(node, life)
+        super().__init__(
+            node,
+            OpenedLog(log),
+            options=ReplicaOptions(
+                node_name=node.name,
+                disk_uuid=node.machine.disk_uuid,
+                data_dir=DIRECTORY,
+                segment_size=options.disk.segment_size,
+                raft=node.cluster.raft_config,
+                scrub_rate=0,
+                metrics=NO_METRICS,
+            ),
+            files=node.machine.disk,
+            clocks=Clocks(life, life.soon, life.callLater, node.wall, life.seconds),
+            rng=random.Random(node.rng.getrandbits(64)),
+            disk=node.disk,
+            readers=ReaderQueue(node, life),
         )
+        # Nobody is asked for entries: what is damaged ends the process.
+        self.damage_control.entry_repair.take = lambda error: False  # type: ignore[method-assign]
 
-    # --- the machine's faults -----------------------------------------------------------
+    def begin(self, id_: int) -> None:
+        """Run the core as that member."""
+        self._begin(id_)
 
-    def slow_disk(self, factor: float, seconds: float) -> None:
-        """Make syncs slower for a while."""
-        self.machine.slow(factor, seconds)
+    def _make_driver(self, id_: int) -> RaftDriver:
+        watch = self._node.open_watch(self._life, id_, self.log)
+        driver = super()._make_driver(id_)
+        watch.follow(driver.raft)
+        return driver
 
-    def stall_disk(self, seconds: float) -> None:
-        """Let the disk finish nothing for a while."""
-        self.machine.stall(seconds)
+    def restart_core(self, driver: RaftDriver, id_: int = 0) -> None:
+        """Go on with what the disk holds: start the process again."""
+        self._node.exit()
 
-    def fail_disk(self, count: int, rng: random.Random, down_seconds: float) -> None:
-        """Let one of the next writes or syncs fail; the process ends by it."""
-        self._point_rng, self._point_down = rng, down_seconds
-        self.machine.fail_at_step(count)
-
-    def fill_disk(self, seconds: float) -> None:
-        """Leave no room on the disk for a while."""
-        self.machine.fill(seconds)
+    def damage_found(self, error: DamageError) -> None:
+        """The core met damage in committed entries."""
+        self.fatal(Failure(error))

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from loghouse.errors import RequestError
 from loghouse.protocol.configuration import Configuration, MemberRole, encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal
-
-if TYPE_CHECKING:
-    from loghouse.testing.cluster import SimCluster
-    from loghouse.testing.node import SimNode
+from loghouse.testing.node import Places, SimNode
+from loghouse.testing.simulation import Simulation
 
 
 class Reconciler:
     """Keeps the configuration as wanted: `wanted` maps each machine to its part, or None for none."""
 
-    def __init__(self, cluster: SimCluster) -> None:
+    def __init__(self, cluster: Simulation[SimNode], places: Places) -> None:
         self._cluster = cluster
+        self._places = places
         self._rng = cluster.stream("reconcile")
         self._next_id = cluster.options.voters + 1
         self._stopped = False
@@ -55,18 +52,10 @@ class Reconciler:
     def _propose_next(self, leader: SimNode) -> None:
         raft = leader.raft
         assert raft is not None
-        if not raft.configuration_is_committed or not raft.has_own_commit:
-            return
         change = self._next_change(raft)
-        if change is None:
-            return
-        try:
-            raft.propose_configuration(change, leader.now())
-        except RequestError:
-            return
-        self.changes += 1
-        self._cluster.trace.note(f"{leader.name} proposes members {_words(change)}")
-        leader.wake()
+        if change is not None and leader.change_configuration(change):
+            self.changes += 1
+            self._cluster.trace.note(f"{leader.name} proposes members {_words(change)}")
 
     def _next_change(self, raft: Raft) -> Configuration | None:
         """Return the first step from the configuration to what is wanted."""
@@ -96,7 +85,7 @@ class Reconciler:
         # a run find each other by id alone, so here every id is used once.
         id_ = max(now.next_id, self._next_id)
         self._next_id = id_ + 1
-        self._cluster.machine_of[id_] = (node.number, node.machine.disk_uuid)
+        self._places[id_] = (node.number, node.machine.disk_uuid)
         return replace(now, next_id=id_).with_member(node.name, node.machine.disk_uuid, MemberRole.LEARNER)
 
     # --- what is wanted --------------------------------------------------------------------
@@ -154,16 +143,10 @@ class Reconciler:
         if self._stopped:
             return
         leader = self._cluster.leader()
-        if leader is not None and leader.raft is not None:
-            highest = leader.published_offset
-            lowest = max(0, highest - self._rng.choice((0, 1, 10, 50)))
-            try:
-                proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(lowest))
-                leader.raft.propose(proposal, leader.now())
-            except RequestError:
-                pass
-            else:
-                leader.wake()
+        if leader is not None and leader.driver is not None:
+            lowest = max(0, leader.driver.readable_offset - self._rng.choice((0, 1, 10, 50)))
+            proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(lowest))
+            leader.propose(proposal, lambda outcome: None)
         # A trim is an entry like any other: what is to be had under a light load must not fail by them.
         mean = max(self._cluster.options.trim_seconds_mean, self._cluster.work.think_seconds_min)
         self._cluster.clock.after(self._rng.expovariate(1 / mean), self._trim)

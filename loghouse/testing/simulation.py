@@ -2,25 +2,29 @@
 
 *Safety*: faults strike while clients work. *Liveness*: all faults end, every machine is started, and within
 a bound a leader must be there, a write must be acknowledged, and every member must hold the same log. Then
-the history is judged. `cluster.SimCluster` runs the core, `full.cluster.FullCluster` whole production nodes.
+the history is judged. `cluster.SimCluster` runs drivers on their logs, `full.cluster.FullCluster` all nodes.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from loghouse.errors import DamageError
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal
+from loghouse.replica.driver import RaftDriver
+from loghouse.storage.log import Log
 from loghouse.testing.checkers import Oracle, Violation
 from loghouse.testing.clock import SimClock
+from loghouse.testing.disk import MappingFaultError
 from loghouse.testing.history import History
 from loghouse.testing.machine import Machine
-from loghouse.testing.nemesis import Nemesis
 from loghouse.testing.streams import substream
 from loghouse.testing.swarm import SwarmOptions
 from loghouse.testing.trace import RunTrace
@@ -40,18 +44,33 @@ class RunResult:
 
 
 class SimHost(Protocol):
-    """What a run asks of each of its machines."""
+    """What a run asks of each of its machines. `number` is its place, `member` its id in the group, or 0."""
 
     name: str
+    number: int
     incarnation: int
+    is_up: bool
+    machine: Machine
 
     @property
-    def machine(self) -> Machine:
-        """Its disk and what else outlives a process."""
+    def member(self) -> int:
+        """Its id in the group, 0 while it has none."""
+
+    @property
+    def log(self) -> Log | None:
+        """The log that is open, if one is."""
+
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core, while the process runs and is a member."""
 
     @property
     def raft(self) -> Raft | None:
-        """The core that runs there."""
+        """The core of the running process, if it is a member."""
+
+    @property
+    def readable_index(self) -> int:
+        """The last entry that it serves; 0 while it serves nothing."""
 
     @property
     def leads(self) -> bool:
@@ -61,13 +80,25 @@ class SimHost(Protocol):
         """One line about it."""
 
     def propose(self, proposal: Proposal, answer: Answer, /) -> Any:
-        """Append for a client."""
+        """Append a batch for a client; answers `AcknowledgedAppend` or an error."""
 
     def read(self, offset: int, answer: Answer, /) -> Any:
-        """Read for a client."""
+        """Read for a client; answers the entry that holds `offset`."""
 
     def tail(self, answer: Answer, /) -> Any:
-        """Tell a client the next offset."""
+        """Answer a client the next offset."""
+
+    def transfer(self, rng: random.Random, /) -> str:
+        """Hand leadership to some other voter; what was done, or the empty text."""
+
+
+class Adversary(Protocol):
+    """What strikes a run; `injected` counts it by kind."""
+
+    injected: Counter[str]
+
+    def stop(self) -> None:
+        """Begin no more faults."""
 
 
 M = TypeVar("M", bound=SimHost)
@@ -84,7 +115,7 @@ class Simulation(Generic[M]):
     network: Any
     atlas: Any
     reconciler: Any
-    nemesis: Nemesis
+    nemesis: Adversary
     work: Workload
 
     def __init__(self, options: SwarmOptions, write_trace: Callable[[str], object] | None = None) -> None:
@@ -100,6 +131,9 @@ class Simulation(Generic[M]):
         self.history = History()
         self.raft_config = options.raft.config()
         self._client_rng = self.stream("clients")
+        # The machine whose process is at work, or empty; and what was found first.
+        self.current = ""
+        self._violation: Violation | None = None
 
     def stream(self, name: str) -> random.Random:
         """Return the generator of one concern of this seed."""
@@ -111,16 +145,13 @@ class Simulation(Generic[M]):
         """Start machines, clients and whoever changes the members."""
         raise NotImplementedError
 
+    @property
+    def frame_seed(self) -> int:
+        """The seed of the cluster's frames; 0 before there is a cluster."""
+        raise NotImplementedError
+
     def _revive(self, node: M) -> None:
         """End what was done to a machine, and start it if it should run."""
-        raise NotImplementedError
-
-    def _is_converged(self) -> bool:
-        """Whether every member holds the same log, and shows it."""
-        raise NotImplementedError
-
-    def _replicas(self, leader: M) -> Iterator[tuple[int, M, Any, Any]]:
-        """Yield (number for the oracle, machine, log, core) of every member as the leader has them."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -132,22 +163,57 @@ class Simulation(Generic[M]):
     def run(self) -> RunResult:
         """Run both phases; what is found is in the result."""
         result = RunResult(self.options.seed)
+        observer = cast(ILogObserver, self._observe)
+        globalLogPublisher.addObserver(observer)
         try:
             self.boot()
             self.clock.run_until(self.options.safety_seconds)
             self._run_liveness()
             self._judge()
-        except Violation as violation:
-            result.violation = violation
         except Exception as error:
             # A broken invariant inside a node is as bad as one that the oracle finds.
-            result.violation = Violation("crash", f"{type(error).__name__}: {error}")
-            result.violation.__cause__ = error
+            result.violation = _found("", error)
+        finally:
+            globalLogPublisher.removeObserver(observer)
         result.simulated_seconds = self.clock.seconds()
         result.faults = self.nemesis.injected
         result.counters = self._counters()
         result.digest = self.trace.digest()
         return result
+
+    # --- what is found -------------------------------------------------------------------------
+
+    def guarded(self, check: Callable[..., object], *args: Any) -> None:
+        """Ask the oracle; what it finds ends the run, whoever catches the exception on its way."""
+        try:
+            check(*args)
+        except Violation as violation:
+            self.crashed("", violation)
+            raise
+
+    def crashed(self, name: str, error: BaseException | None) -> None:
+        """A node met an error that nothing explains."""
+        if self._violation is None:
+            self._violation = _found(f"{name}: ", error)
+
+    def check(self) -> None:
+        """Raise what was found, if anything was.
+
+        Raises:
+            Violation: A rule was broken.
+        """
+        if self._violation is not None:
+            raise self._violation
+
+    def _observe(self, event: dict[str, Any]) -> None:
+        """Take what the nodes write into their diagnostics; a failure nobody handled is found here."""
+        if not self.current:
+            return
+        if self.trace.loud:
+            self.trace.line(f"{self.current}: {formatEvent(event)}")
+        failure = event.get("log_failure")
+        if failure is not None and self.host_named(self.current).is_up:
+            self.crashed(self.current, failure.value)
 
     def _run_liveness(self) -> None:
         """End all faults; a leader, a write through it, and one log everywhere must come within the bound."""
@@ -176,6 +242,15 @@ class Simulation(Generic[M]):
             self._check_deadline(deadline, f"members did not converge: {self.describe()}")
             self.clock.advance(step)
 
+    def _is_converged(self) -> bool:
+        """Whether every member holds the same log, and serves it."""
+        leader = self.leader()
+        raft = leader.raft if leader is not None else None
+        if raft is None or raft.last_index != self.oracle.committed_index:
+            return False
+        hosts = [(self.host_named(member.name), member.id) for member in raft.configuration.members]
+        return all(host.member == id_ and host.readable_index == raft.last_index for host, id_ in hosts)
+
     def _check_deadline(self, deadline: float, problem: str) -> None:
         if self.clock.seconds() > deadline:
             raise Violation("liveness", f"{problem}, {self.options.liveness_seconds} s after the last fault")
@@ -183,17 +258,23 @@ class Simulation(Generic[M]):
     def _judge(self) -> None:
         leader = self.leader()
         assert leader is not None
-        for number, node, log, raft in self._replicas(leader):
+        assert leader.raft is not None
+        for member in leader.raft.configuration.members:
+            node = self.host_named(member.name)
+            assert node.log is not None
+            assert node.raft is not None
             try:
-                entries = node.machine.all_entries(log)
+                entries = node.machine.all_entries(node.log)
             except DamageError as error:
                 if not self.atlas.is_lost(node):
                     raise Violation("recovery", f"{node.name}: nothing damaged its disk: {error}") from error
             else:
-                self.oracle.check_replica(number, entries, log.state, raft._log.state)
+                number = self.oracle.number(member.id, member.disk_uuid)
+                self.oracle.check_replica(number, entries, node.log.state, node.raft._log.state)
         problems = self.history.problems(self.oracle.committed)
         if problems:
             raise Violation("history", "; ".join(problems[:5]))
+        self.check()
 
     def _counters(self) -> Counter[str]:
         work = self.work
@@ -213,6 +294,10 @@ class Simulation(Generic[M]):
         )
 
     # --- who is who ---------------------------------------------------------------------------
+
+    def host_named(self, name: str) -> M:
+        """Return the machine of that name."""
+        return next(host for host in self.nodes.values() if host.name == name)
 
     def leader(self) -> M | None:
         """Return the running node that leads the highest term, None when there is none."""
@@ -257,3 +342,13 @@ class Simulation(Generic[M]):
     def _arrive(self, ask: Callable[[Answer], Any], back: Answer) -> None:
         """A request is at its node."""
         ask(back)
+
+
+def _found(prefix: str, error: BaseException | None) -> Violation:
+    """Return what an error, met in a process, breaks."""
+    if isinstance(error, Violation):
+        return error
+    rule = "mapping" if isinstance(error, MappingFaultError) else "crash"
+    violation = Violation(rule, f"{prefix}{type(error).__name__}: {error}")
+    violation.__cause__ = error
+    return violation

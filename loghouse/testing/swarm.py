@@ -48,7 +48,7 @@ CRASH_POINTS: Final = (
     "acknowledged",  # just after its acknowledgement left
     "elected",  # just after it won
     "committed",  # a leader, just after it committed, before it told anybody
-    "noop_durable",  # a new leader, when its own disk has its first entry
+    "noop_durable",  # a new leader that committed nothing yet, when its own disk has its first entry
     "first_commit",  # a leader, just after the first commit of its term
     "disk_step",  # inside some step of its storage: a cut, a roll, a start
 )

@@ -63,7 +63,7 @@ STORAGE = (
         ),
         options=SMALL,
         faults=(("disk_error", 2.0), ("crash", 6.0)),
-        first_seed=95,
+        first_seed=144,
     ),
     Mutant(
         name="replace-without-directory-sync",
@@ -72,6 +72,7 @@ STORAGE = (
         edits=(Edit("loghouse.storage.files:replace_file", "files.sync_directory(directory)", "pass"),),
         options=(*SMALL, ("trim_seconds_mean", 0.3)),
         faults=CRASHES,
+        first_seed=7,
     ),
     Mutant(
         name="cut-leaves-later-segments",
@@ -120,7 +121,6 @@ STORAGE = (
             ("crash_points", ("written",)),
         ),
         faults=(("crash_point", 1.0), ("disk_full", 0)),
-        first_seed=18,
     ),
     Mutant(
         name="torn-tail-is-damage",
@@ -135,6 +135,7 @@ STORAGE = (
         ),
         options=(("disk.keep", 0.7),),
         faults=(*CRASHES, ("bit_rot", 0), ("wipe", 0)),
+        first_seed=21,
     ),
     Mutant(
         name="damage-is-torn-tail",
@@ -175,6 +176,7 @@ STORAGE = (
             ("crash_points", ("disk_step",)),
         ),
         faults=(("crash_point", 1.0), ("partition", 4.0), ("pause", 4.0)),
+        first_seed=36,
     ),
     Mutant(
         name="empty-segment-kept",
@@ -189,6 +191,6 @@ STORAGE = (
         ),
         options=(("trim_seconds_mean", 0.1), ("disk.segment_size", 4096 + 400), ("large_share", 0.5)),
         faults=(("crash", 4.0), ("partition", 4.0)),
-        first_seed=24,
+        first_seed=5,
     ),
 )

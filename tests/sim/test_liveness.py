@@ -16,7 +16,7 @@ class HealTests(SynchronousTestCase):
         cluster = SimCluster(SwarmOptions(seed=1))
         machine, done = cluster.nodes[1].machine, []
         machine.slow(1_000_000.0, 1.0)
-        machine.after_sync(done.append, 1)
+        machine.after_sync(lambda: done.append(1))
         cluster.clock.advance(30.0)
         self.assertEqual(done, [])
         machine.heal()
@@ -30,13 +30,13 @@ class HealTests(SynchronousTestCase):
         cluster = SimCluster(SwarmOptions(seed=1))
         machine, done = cluster.nodes[1].machine, []
         machine.stall(1_000_000.0)
-        self.assertFalse(machine.is_awake(done.append, 1))
+        self.assertFalse(machine.is_awake(lambda: done.append(1)))
         cluster.clock.advance(30.0)
         self.assertEqual(done, [])
         machine.heal()
         cluster.clock.advance(cluster.options.election_seconds)
         self.assertEqual(done, [1])
-        self.assertTrue(machine.is_awake(done.append, 1))
+        self.assertTrue(machine.is_awake(lambda: done.append(1)))
 
     def test_group_after_slow_sync(self):
         """A group of two that waits for one disk's sync goes on after the faults (found by seed 900001)."""

@@ -27,7 +27,7 @@ class ScenarioTests(SynchronousTestCase):
         """A leader whose disk stalls is replaced within three election timeouts (hashicorp/raft#503)."""
         cluster = started()
         leader = cluster.leader()
-        leader.stall_disk(60.0)
+        leader.machine.stall(60.0)
         cluster.clock.advance(2 * 3 * cluster.options.election_seconds)
         self.assertIsNot(cluster.leader(), leader)
         acknowledged = cluster.work.acknowledged
@@ -42,10 +42,10 @@ class ScenarioTests(SynchronousTestCase):
             if other != leader.number:
                 cluster.network.cut(leader.number, other)
                 cluster.network.cut(other, leader.number)
-        published = leader.published_index
+        readable = leader.readable_index
         cluster.clock.advance(4 * cluster.options.election_seconds)
         self.assertIsNot(cluster.leader(), leader)
-        self.assertLessEqual(leader.published_index, published + 1)
+        self.assertLessEqual(leader.readable_index, readable + 1)
 
     def test_power_loss_of_all(self):
         """When all machines lose their power at once, nothing acknowledged is lost."""
@@ -55,7 +55,7 @@ class ScenarioTests(SynchronousTestCase):
             node.crash(cluster.stream("power"))
             node.restart_after(0.1)
         cluster.clock.advance(5.0)
-        self.assertGreaterEqual(cluster.leader().published_index, acknowledged)
+        self.assertGreaterEqual(cluster.leader().readable_index, acknowledged)
 
     def test_lying_disks(self):
         """Disks that say "synced" and are not lose acknowledged records, and the checkers say so."""

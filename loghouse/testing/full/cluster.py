@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, cast
-
-from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
+from collections.abc import Callable
+from typing import Any
 
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.message import NO_UUID
-from loghouse.testing.checkers import Violation
-from loghouse.testing.cluster import SimCluster
 from loghouse.testing.full.atlas import FullAtlas
 from loghouse.testing.full.follower import Follower
-from loghouse.testing.full.host import ANSWER_SECONDS_MAX, Host
+from loghouse.testing.full.host import ANSWER_SECONDS_MAX, FullHost
 from loghouse.testing.full.members import Operators
 from loghouse.testing.full.swarm import FullOptions
 from loghouse.testing.full.tcp import TcpNetwork
+from loghouse.testing.host import Host
 from loghouse.testing.nemesis import Fault, Nemesis, plan_faults
 from loghouse.testing.simulation import RunResult, Simulation
 from loghouse.testing.workload import Answer, Workload
@@ -32,7 +29,7 @@ from loghouse.testing.workload import Answer, Workload
 GROUP = 1
 
 
-class FullCluster(Simulation[Host]):
+class FullCluster(Simulation[FullHost]):
     """Machines 1 to n, of which the first `voters` start at once and the rest when an operator wants one."""
 
     options: FullOptions
@@ -48,8 +45,6 @@ class FullCluster(Simulation[Host]):
     ) -> None:
         """Build a cluster that is not yet running; arguments as `SimCluster`."""
         super().__init__(options, write_trace)
-        self.current = ""
-        self._violation: Violation | None = None
         self.network = TcpNetwork(
             self.clock,
             self.stream("network"),
@@ -61,10 +56,17 @@ class FullCluster(Simulation[Host]):
         self.join = tuple(f"n{number}:1" for number in range(1, options.voters + 1))
         self.atlas = FullAtlas(self)
         self.nodes = {
-            number: Host(self, number, self.stream(f"node.{number}"))
+            number: FullHost(
+                self,
+                number,
+                self.stream(f"node.{number}"),
+                join=self.join,
+                swim=options.swim,
+                frame_seed=lambda: self.frame_seed,
+            )
             for number in range(1, options.voters + options.spares + 1)
         }
-        self.reconciler = Operators(self)
+        self.reconciler = Operators(self, trims=options.trims)
         self.nemesis = FullNemesis(self, plan_faults(options) if faults is None else faults)
         self.work = Workload(self.clock, self, self.history, options)
         self.follower = Follower(self, self.stream("follower"))
@@ -77,65 +79,10 @@ class FullCluster(Simulation[Host]):
                 return frame_seed(host.node.cluster_uuid, GROUP)
         return 0
 
-    def _machine_at(self, address: str) -> Host | None:
+    def _machine_at(self, address: str) -> FullHost | None:
         return next((host for host in self.nodes.values() if host.address == address), None)
 
-    def host_named(self, name: str) -> Host:
-        """Return the machine of that name."""
-        return next(host for host in self.nodes.values() if host.name == name)
-
-    # --- what is found -------------------------------------------------------------------------
-
-    def guarded(self, check: Callable[..., object], *args: Any) -> None:
-        """Ask the oracle; what it finds ends the run, whoever catches the exception on its way."""
-        try:
-            check(*args)
-        except Violation as violation:
-            if self._violation is None:
-                self._violation = violation
-            raise
-
-    def crashed(self, name: str, error: BaseException | None) -> None:
-        """A node met an error that nothing explains."""
-        if isinstance(error, Violation):
-            violation = error
-        else:
-            violation = Violation("crash", f"{name}: {type(error).__name__}: {error}")
-            violation.__cause__ = error
-        if self._violation is None:
-            self._violation = violation
-
-    def check(self) -> None:
-        """Raise what was found, if anything was.
-
-        Raises:
-            Violation: A rule was broken.
-        """
-        if self._violation is not None:
-            raise self._violation
-
     # --- the run ---------------------------------------------------------------------------------
-
-    def run(self) -> RunResult:
-        """Run both phases; what is found is in the result."""
-        observer = cast(ILogObserver, self._observe)
-        globalLogPublisher.addObserver(observer)
-        try:
-            return super().run()
-        finally:
-            globalLogPublisher.removeObserver(observer)
-
-    def _observe(self, event: dict[str, Any]) -> None:
-        """Take what the nodes write into their diagnostics; a failure nobody handled is found here."""
-        if not self.current:
-            return
-        if self.trace.loud:
-            self.trace.line(f"{self.current}: {formatEvent(event)}")
-        failure = event.get("log_failure")
-        if failure is not None:
-            host = self.host_named(self.current)
-            if host.is_up:
-                self.crashed(self.current, failure.value)
 
     def boot(self) -> None:
         """Start the first machines, one after the other, then clients, and whoever operates the cluster."""
@@ -146,11 +93,11 @@ class FullCluster(Simulation[Host]):
         self.follower.begin()
         self.reconciler.begin()
 
-    def _start_first(self, host: Host) -> None:
+    def _start_first(self, host: FullHost) -> None:
         if not host.incarnation:
             host.start()
 
-    def _revive(self, node: Host) -> None:
+    def _revive(self, node: FullHost) -> None:
         node.resume()
         node.machine.heal()
         if not node.is_up and node.incarnation:
@@ -166,38 +113,16 @@ class FullCluster(Simulation[Host]):
         return f"{super().describe()}; the follower is at {at} of {end}"
 
     def _is_converged(self) -> bool:
+        is_at_end = self.follower.next_offset == self.oracle.state.next_offset
+        return is_at_end and super()._is_converged() and self._see_each_other()
+
+    def _see_each_other(self) -> bool:
+        """Whether gossip at each member calls all members alive."""
         leader = self.leader()
-        if leader is None or leader.raft is None:
-            return False
-        raft = leader.raft
-        if raft.last_index != self.oracle.committed_index:
-            return False
-        if self.follower.next_offset != self.oracle.state.next_offset:
-            return False
-        for member in raft.configuration.members:
-            host = self.host_named(member.name)
-            node = host.node
-            if node is None or node.driver is None or host.member != member.id:
-                return False
-            if node.driver.readable_index != raft.last_index or not _sees_all(
-                host, len(raft.configuration.members)
-            ):
-                return False
-        return True
-
-    def _replicas(self, leader: Host) -> Iterator[tuple[int, Host, Any, Any]]:
+        assert leader is not None
         assert leader.raft is not None
-        for member in leader.raft.configuration.members:
-            host = self.host_named(member.name)
-            node = host.node
-            assert node is not None
-            assert node.store is not None
-            assert node.raft is not None
-            yield node.number, host, node.store, node.raft
-
-    def _judge(self) -> None:
-        super()._judge()
-        self.check()
+        members = leader.raft.configuration.members
+        return all(_sees_all(self.host_named(member.name), len(members)) for member in members)
 
     def _counters(self) -> Counter[str]:
         network = self.network
@@ -219,7 +144,7 @@ class FullCluster(Simulation[Host]):
             self.clock.after(self.options.request_timeout_seconds * 2, cancel)
 
 
-def _sees_all(host: Host, count: int) -> bool:
+def _sees_all(host: FullHost, count: int) -> bool:
     """Whether gossip at a machine calls all members alive."""
     if host.links is None:
         return False
@@ -233,15 +158,12 @@ class FullNemesis(Nemesis):
     """The adversary, with what only whole processes and connections can suffer."""
 
     def __init__(self, cluster: FullCluster, faults: tuple[Fault, ...]) -> None:
-        super().__init__(cast(SimCluster, cluster), faults)
-        self._full = cluster
+        super().__init__(cluster, faults)
         self._acts["link_reset"] = cluster.network.reset_links
-        self._acts["stop"] = self._stop_in_order
+        self._acts["stop"] = self._on_victim(self._stop_in_order)
 
-    def _stop_in_order(self, rng: random.Random) -> str:
-        victim = cast("Host | None", self._victim(rng))
-        if victim is None:
-            return ""
+    def _stop_in_order(self, rng: random.Random, victim: Host) -> str:
+        assert isinstance(victim, FullHost)
         victim.stop_in_order(self._later(rng, 0.1, 4))
         return "stop"
 

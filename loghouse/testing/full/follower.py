@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from loghouse.errors import OffsetOutOfRangeError
 from loghouse.protocol.entry import Entry
 from loghouse.testing.checkers import Violation
-
-if TYPE_CHECKING:
-    from loghouse.testing.full.cluster import FullCluster
+from loghouse.testing.full.host import FullHost
+from loghouse.testing.simulation import Simulation
 
 PATIENCE_SECONDS: Final = 3.0  # at one node, before another one is tried
 
@@ -18,7 +17,7 @@ PATIENCE_SECONDS: Final = 3.0  # at one node, before another one is tried
 class Follower:
     """Reads every record once, in order, and waits for more. `next_offset` is where it is."""
 
-    def __init__(self, cluster: FullCluster, rng: random.Random) -> None:
+    def __init__(self, cluster: Simulation[FullHost], rng: random.Random) -> None:
         self._cluster = cluster
         self._rng = rng
         self._number = 1

@@ -1,26 +1,18 @@
-"""A simulated machine with a production node on it: its power, its process, its disk, its clients."""
+"""A simulated machine with a production node on it: its process, its links, its clients."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from loghouse.cluster.cluster import Cluster, ClusterOptions
-from loghouse.errors import (
-    DamageError,
-    DataDirectoryError,
-    DiskFailedError,
-    DiskFullError,
-    EntryDamagedError,
-    LoghouseError,
-    OffsetOutOfRangeError,
-    StorageError,
-)
+from loghouse.errors import DamageError, EntryDamagedError
+from loghouse.gossip.config import SwimConfig
 from loghouse.net.accept import LinkContext, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
@@ -28,113 +20,96 @@ from loghouse.net.peer import DialContext
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import MemberRole, decode_producer
-from loghouse.protocol.entry import EntryKind, decode_entries
-from loghouse.raft.core import Raft
-from loghouse.raft.ready import Proposal as RaftProposal
-from loghouse.replica.api import Fetched, LogBounds, Proposal, proposing
+from loghouse.protocol.entry import EntryKind
+from loghouse.raft.ready import Proposal
+from loghouse.replica.api import proposing
+from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
-from loghouse.storage.recovery import HARD_STATE_NAME
+from loghouse.storage.log import Log
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import PowerLossError
-from loghouse.testing.full.life import Life
-from loghouse.testing.full.queue import DiskQueue, ReaderQueue
+from loghouse.testing.full.life import NodeLife
 from loghouse.testing.full.tcp import SimTransport
 from loghouse.testing.full.watch import AcceptedWithoutTls, WatchedNode
+from loghouse.testing.host import Host
+from loghouse.testing.life import Life
 from loghouse.testing.machine import Machine
+from loghouse.testing.queue import DiskQueue, ReaderQueue
+from loghouse.testing.simulation import Simulation
+from loghouse.testing.watch import Watch
 from loghouse.testing.workload import AcknowledgedAppend, Answer
-
-if TYPE_CHECKING:
-    from loghouse.testing.full.cluster import FullCluster
 
 DATA_DIR: Final = "/data"
 GRACE_SECONDS: Final = 0.001
 WAITING: Final = "wait"  # the one request that has no deadline
 # Until a running process must have answered: its longest deadline, of forwarding, by the slowest clock.
 ANSWER_SECONDS_MAX: Final = 20.0
-# Of the disk, not of what is on it: a process that ends by one is started again. A first boot refuses a disk
-# without room for a log, and waits for whoever runs the node: nothing is on it that anybody could miss.
-DISK_ERRORS: Final = (DiskFailedError, DiskFullError, DataDirectoryError)
 STOP_SECONDS_MAX: Final = 40.0  # all graces together, by the slowest clock
 
 
-class HostMachine(Machine):
-    """The disk under a production node."""
+class FullHost(Host):
+    """A machine with a node. Who it is in the group it finds out by itself."""
 
-    directory = f"{DATA_DIR}/logs/1"
+    damage_errors = (DamageError, EntryDamagedError)
+    life: NodeLife | None
 
+    def __init__(
+        self,
+        cluster: Simulation[Any],
+        number: int,
+        rng: random.Random,
+        *,
+        join: tuple[str, ...],
+        swim: SwimConfig,
+        frame_seed: Callable[[], int],
+    ) -> None:
+        """Take a machine that is off.
 
-class Host:
-    """A machine. `number` is its place; who it is in the group it finds out by itself."""
-
-    def __init__(self, cluster: FullCluster, number: int, rng: random.Random) -> None:
-        self.cluster = cluster
-        self.number = number
-        self.name = f"n{number}"
+        Args:
+            join: The addresses that every node looks for.
+            frame_seed: The seed of the frames of the cluster that was made; 0 before that.
+        """
+        disk_rng = cluster.stream(f"disk.{number}")
+        directory = f"{DATA_DIR}/logs/1"
+        machine = Machine(
+            cluster.clock, disk_rng, cluster.options, number, frame_seed=frame_seed, directory=directory
+        )
+        super().__init__(cluster, number, rng, machine)
         self.address = f"{self.name}:1"
-        self.rng = rng
-        self.machine = HostMachine(cluster, number)  # type: ignore[arg-type]
-        self.is_on = False
-        self.is_up = False
-        self.incarnation = 0
-        self.paused_until = 0.0
-        self.wall_offset_seconds = 0.0
-        self.rate = 1.0 + rng.uniform(-cluster.options.drift, cluster.options.drift)
-        self.life: Life | None = None
+        self._join = join
+        self._swim = swim
         self.node: WatchedNode | None = None
         self.links: Cluster | None = None
-        self.point = ""
-        self.has_bad_disk = False
-        self._point_count = 0
-        self._point_rng = rng
-        self._point_down = 0.0
-        self._saved_hard_state = False
         # Requests under way in this life: what was asked, and when on the clock that pauses stop.
         self._asked: dict[int, tuple[str, float]] = {}
-        self._paused_seconds = 0.0
         self._requests = 0
         self._stopping: Life | None = None
         self._door_is_closed = False
 
     # --- life -------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Switch the machine on, if it is off, and begin the process."""
-        assert not self.is_up
-        self.incarnation += 1
-        self.is_up = self.is_on = True
+    def _make_life(self) -> NodeLife:
         self._asked.clear()
         self._door_is_closed = False
-        self.resume()
         self.cluster.network.powered_on(self.number)
-        self.cluster.trace.note(f"{self.name} starts, incarnation {self.incarnation}")
-        self.life = Life(self, self.rate)
-        self.life.enter(self._boot, self.life)
+        return NodeLife(self, self.rate)
 
     def _boot(self, life: Life) -> None:
-        cluster = self.cluster
         rng = random.Random(self.rng.getrandbits(64))
         node = self.node = self._make_node(life, rng)
-        self.machine.disk.on_operation = self._operated
         links = self.links = Cluster(
             node,
             ClusterOptions(
                 address=self.address,
-                join=cluster.join,
+                join=self._join,
                 bootstrap=self.number == 1,
-                swim=cluster.options.swim,
+                swim=self._swim,
             ),
             clock=life,
             rng=rng,
         )
-        try:
-            node.startService()
-        except PowerLossError:
-            self.lose_power()
-            return
-        except (StorageError, DiskFullError) as error:
-            self._refuse(error)
-            return
+        node.startService()
         self.machine.disk_uuid = node.disk_uuid
         self._watch = LinkWatch(life)
         hello = own_hello(node, "simulated")
@@ -172,94 +147,39 @@ class Host:
             make_queue=partial(self._make_queue, life),
             on_fatal=partial(self._fatal, life),
         )
-        node.host, node.life = self, life
+        node.open_watch = partial(self._open_watch, life, node)
         return node
 
+    def _open_watch(self, life: Life, node: WatchedNode, id_: int, log: Log) -> Watch:
+        number = self.cluster.oracle.number(id_, node.disk_uuid)
+        watch = self.watch = Watch(self.cluster, life, number, self.reach)
+        watch.open_books(log, self.machine.all_entries(log))
+        return watch
+
     def _make_queue(self, life: Life, name: str, thread_count: int) -> WorkQueue:
-        return DiskQueue(life) if thread_count == 1 else ReaderQueue(life)
+        return DiskQueue(self, life) if thread_count == 1 else ReaderQueue(self, life)
 
     def accept(self, transport: SimTransport) -> None:
         """Take a connection that another machine dialled."""
         address = f"n{transport.peer_number}"
         transport.accepted(AcceptedWithoutTls(self._context, self._admission.enter(address)))
 
-    def wall(self) -> float:
-        """Return this machine's wall clock, in seconds since the epoch."""
-        return 1_700_000_000 + self.cluster.clock.seconds() + self.wall_offset_seconds
-
     # --- the end of a process -------------------------------------------------------------------
 
-    def _end(self, *, with_power: bool) -> None:
-        assert self.life is not None
-        self.is_up = False
-        self.point = ""
-        self.life.is_alive = False
+    def _ended(self, life: Life, *, with_power: bool) -> None:
         self.node = self.links = None
-        self.cluster.network.process_ended(self.life, with_power=with_power)
+        self.cluster.network.process_ended(life, with_power=with_power)
 
     def crash(self, rng: random.Random) -> None:
         """Cut the power, or kill the process: nobody is told, nothing is finished."""
         if not self.is_up:
             return
         if rng.random() < 0.5:
-            self._point_rng = rng
-            self._power_off()
+            super().crash(rng)
         else:
-            self._kill()
-
-    def lose_power(self) -> None:
-        """Lose the power at a crash point, and come back later."""
-        if self.is_up:
-            down = self._point_down
-            self._power_off()
-            self.restart_after(down)
-
-    def _power_off(self) -> None:
-        self._end(with_power=True)
-        self.is_on = False
-        self.machine.lose_power(self._point_rng)
-        self.cluster.trace.note(f"{self.name} loses power")
-
-    def _kill(self) -> None:
-        self._end(with_power=False)
-        self.machine.process_exit()
-        self.cluster.trace.note(f"{self.name} is killed")
-
-    def _refuse(self, error: StorageError | DiskFullError) -> None:
-        """The process cannot start on this disk."""
-        self._end(with_power=False)
-        self.machine.process_exit()
-        if isinstance(error, DISK_ERRORS):
-            self.cluster.trace.note(f"{self.name} cannot start: {error}")
-            self._check_disk_may_fail(error)
-            self.restart_after(self.cluster.options.election_seconds * 2)
-        else:
-            assert isinstance(error, DamageError), error
-            self.cluster.guarded(self.cluster.atlas.refused, self, error)
-
-    def _fatal(self, life: Life, failure: Failure) -> None:
-        """The node says that its process must end."""
-        if not life.is_alive:
-            return
-        error = failure.value
-        self.cluster.trace.note(f"{self.name} cannot go on: {type(error).__name__}")
-        self.cluster.trace.line(f"{self.name}: {error}")
-        if isinstance(error, PowerLossError):
-            self.lose_power()
-            return
-        if isinstance(error, DamageError | EntryDamagedError):
-            self.cluster.guarded(self.cluster.atlas.met_damage, self, error)
-        elif isinstance(error, DISK_ERRORS):
-            self._check_disk_may_fail(error)
-        elif not isinstance(error, Violation):
-            self.cluster.crashed(self.name, error)
-        self._end(with_power=False)
-        self.machine.process_exit()
-        self.restart_after(self.cluster.options.election_seconds * 2)
-
-    def _crashed(self, failure: Failure, life: Life) -> None:
-        if life.is_alive:
-            self.cluster.crashed(self.name, failure.value)
+            self._end(with_power=False)
+            self.machine.process_exit()
+            self.cluster.trace.note(f"{self.name} is killed")
 
     def _not_stopped(self, failure: Failure, life: Life) -> None:
         """An orderly stop met an error: of a disk that fails, or a bug."""
@@ -269,20 +189,6 @@ class Host:
             self.lose_power()
         else:
             self._fatal(life, failure)
-
-    def _check_disk_may_fail(self, error: BaseException) -> None:
-        if not self.has_bad_disk:
-            self.cluster.crashed(self.name, error)
-
-    def restart_after(self, seconds: float) -> None:
-        """Start again after a while, unless something else did."""
-        incarnation = self.incarnation
-
-        def start() -> None:
-            if not self.is_up and self.incarnation == incarnation:
-                self.start()
-
-        self.cluster.clock.after(seconds, start)
 
     def stop_in_order(self, down_seconds: float) -> None:
         """End as after SIGTERM, in the order of `service.NodeService`; then start again."""
@@ -337,81 +243,17 @@ class Host:
             return
         raise Violation("stop", f"{self.name} was asked to stop {STOP_SECONDS_MAX} s ago and still runs")
 
-    def pause(self, seconds: float) -> None:
-        """Stop the process for a while, as SIGSTOP does: everything comes late, nothing is lost."""
-        now = self.cluster.clock.seconds()
-        until = max(self.paused_until, now + seconds)
-        self._paused_seconds += until - max(self.paused_until, now)
-        self.paused_until = until
-
-    def resume(self) -> None:
-        """End a pause: a new process does not begin stopped."""
-        now = self.cluster.clock.seconds()
-        self._paused_seconds -= max(0.0, self.paused_until - now)
-        self.paused_until = min(self.paused_until, now)
-
-    # --- crash points ------------------------------------------------------------------------------
-
-    def arm(self, point: str, count: int, rng: random.Random, down_seconds: float) -> None:
-        """Lose the power when the node comes by `point` for the `count`th time."""
-        self.point, self._point_count = point, count
-        self._point_rng, self._point_down = rng, down_seconds
-        if point == "disk_step":
-            self.machine.crash_at_step(count * 3)
-
-    def reach(self, point: str) -> bool:
-        """Come by a crash point; True when the power is gone now."""
-        if self.point != point:
-            return False
-        self._point_count -= 1
-        if self._point_count > 0:
-            return False
-        self.cluster.nemesis.injected[f"crashed at {point}"] += 1
-        self.lose_power()
-        return True
-
-    # --- the disk ------------------------------------------------------------------------------------
-
-    def _operated(self, kind: str, path: str, size: int) -> None:
-        if kind == "pwritev" and path.endswith(HARD_STATE_NAME):
-            self._saved_hard_state = True
-
-    def worked(self) -> None:
-        """The disk thread did something: tell the oracle what is durable, judging by the disk."""
-        node = self.node
-        if node is None or not node.number or node.store is None:
-            return
-        oracle, machine = self.cluster.oracle, self.machine
-        if self._saved_hard_state:
-            self._saved_hard_state = False
-            self.cluster.guarded(machine._check_hard_state, oracle, node.number)
-        self.cluster.guarded(machine.synced, node.store, oracle, node.number)
-
-    def slow_disk(self, factor: float, seconds: float) -> None:
-        """Make the disk slower for a while."""
-        self.machine.slow(factor, seconds)
-
-    def stall_disk(self, seconds: float) -> None:
-        """Let the disk finish nothing for a while."""
-        self.machine.stall(seconds)
-
-    def fail_disk(self, count: int, rng: random.Random, down_seconds: float) -> None:
-        """Let one of the next writes or syncs fail; the process ends by it."""
-        self.has_bad_disk = True
-        self._point_rng, self._point_down = rng, down_seconds
-        self.machine.fail_at_step(count)
-
-    def fill_disk(self, seconds: float) -> None:
-        """Leave no room on the disk for a while."""
-        self.has_bad_disk = True
-        self.machine.fill(seconds)
-
     # --- what it is ------------------------------------------------------------------------------------
 
     @property
-    def raft(self) -> Raft | None:
-        """The core of the running process, if it is a member."""
-        return self.node.raft if self.is_up and self.node is not None else None
+    def driver(self) -> RaftDriver | None:
+        """What runs the core, while the process runs and is a member."""
+        return self.node.driver if self.node is not None else None
+
+    @property
+    def log(self) -> Log | None:
+        """The log; None before the node belongs to a cluster."""
+        return self.node.store if self.node is not None else None
 
     @property
     def member(self) -> int:
@@ -421,28 +263,11 @@ class Host:
     @property
     def is_alone(self) -> bool:
         """Whether it makes a cluster of its own."""
-        return self.number == 1 and self.cluster.join == (self.address,)
-
-    @property
-    def leads(self) -> bool:
-        """Whether it thinks that it leads."""
-        return self.node is not None and self.is_up and self.node.leads
-
-    def describe(self) -> str:
-        """Return one line about the node."""
-        raft = self.raft
-        if raft is None or self.node is None or self.node.driver is None:
-            return f"{self.name} {'is no member' if self.is_up else 'is down'}"
-        members = ", ".join(f"{m.id}={m.name} {m.role.name.lower()}" for m in raft.configuration.members)
-        return (
-            f"{self.name}={raft.id} {raft.role.value} term {raft.term} leader {raft.leader} "
-            f"last {raft.last_index} durable {raft.durable_index} commit {raft.commit_index} "
-            f"readable {self.node.driver.readable_index} [{members}]"
-        )
+        return self.number == 1 and self._join == (self.address,)
 
     # --- clients -----------------------------------------------------------------------------------------
 
-    def propose(self, proposal: RaftProposal, answer: Answer) -> Callable[[], None]:
+    def propose(self, proposal: Proposal, answer: Answer) -> Callable[[], None]:
         """Append a batch, or register a producer, here; answers `AcknowledgedAppend` or an error."""
         if proposal.kind == EntryKind.PRODUCER:
             subject = decode_producer(bytes(proposal.payload))
@@ -452,17 +277,9 @@ class Host:
                 lambda id_: AcknowledgedAppend(id_, 0),
                 answer,
             )
-        batch = Proposal(
-            payload=proposal.payload,
-            record_count=proposal.record_count,
-            expect_offset=proposal.expect_offset,
-            producer_id=proposal.producer_id,
-            producer_sequence=proposal.producer_sequence,
-            subject=proposal.subject,
-        )
         return self._ask(
             "propose",
-            lambda n: proposing(n.log("").propose, batch),
+            lambda n: proposing(n.log("").propose, proposal),
             lambda a: AcknowledgedAppend(a.index, a.base_offset),
             answer,
         )
@@ -470,7 +287,7 @@ class Host:
     def read(self, offset: int, answer: Answer) -> Callable[[], None]:
         """Answer the entry that holds `offset`."""
         return self._ask(
-            "read", lambda n: n.log("").fetch(offset, 1), lambda f: self._fetched(offset, f), answer, offset
+            "read", lambda n: n.log("").fetch(offset, 1), lambda f: self._fetched(f, offset), answer, offset
         )
 
     def tail(self, answer: Answer) -> Callable[[], None]:
@@ -483,37 +300,14 @@ class Host:
 
     def is_asleep_at(self, offset: int) -> bool:
         """Whether a waiter for this offset, that was not woken, should have been."""
-        replica = self.node.driver if self.node is not None else None
+        driver = self.driver
         is_running = self.is_up and self.paused_until <= self.cluster.clock.seconds()
         is_waiting = any(what == WAITING for what, _ in self._asked.values())
-        return is_running and is_waiting and replica is not None and offset < replica.readable_offset
+        return is_running and is_waiting and driver is not None and offset < driver.readable_offset
 
     def order(self, what: str, ask: Callable[[WatchedNode], Deferred[Any]], answer: Answer) -> None:
         """Ask as an operator does."""
         self._ask(what, ask, lambda result: result, answer)
-
-    def _fetched(self, offset: int, fetched: Fetched) -> object:
-        assert self.node is not None
-        entries = decode_entries(self.node.membership.seed, fetched.frames)
-        found = None
-        for entry in entries:
-            held = offset if entry.base_offset <= offset < entry.next_offset else entry.base_offset
-            if entry.record_count:
-                self.cluster.guarded(self.cluster.oracle.served, self.node.number, held, entry)
-            if held == offset and entry.record_count:
-                found = entry
-        if found is None:
-            self.cluster.crashed(
-                self.name, Violation("served", f"{self.name} answers a read of {offset} without it")
-            )
-        return found
-
-    def _bounds(self, bounds: LogBounds) -> int:
-        lowest = self.cluster.oracle.state.lowest_offset
-        if bounds.lowest > lowest:
-            text = f"{self.name} begins at {bounds.lowest}, trimmed is below {lowest}"
-            self.cluster.crashed(self.name, Violation("retention", text))
-        return bounds.next_offset
 
     def _ask(
         self,
@@ -542,7 +336,7 @@ class Host:
             done = ask(node)
             asked.append(done)
             done.addCallback(shape).addBoth(self._answered, life, serial, answer, offset)
-            done.addErrback(self._crashed, life)
+            done.addErrback(self._crashed)
 
         def cancel() -> None:
             if asked and not asked[0].called:
@@ -555,18 +349,7 @@ class Host:
         if not life.is_alive:
             return
         self._asked.pop(serial, None)
-        if not isinstance(result, Failure):
-            answer(result)
-            return
-        error = result.value
-        if isinstance(error, CancelledError):
-            return
-        if not isinstance(error, LoghouseError):
-            self.cluster.crashed(self.name, error)
-        if isinstance(error, OffsetOutOfRangeError) and 0 <= offset < error.lowest:
-            assert self.node is not None
-            self.cluster.guarded(self.cluster.oracle.not_held, self.node.number, offset)
-        answer(error)
+        self._answer(result, answer, offset)
 
     def _active_seconds(self) -> float:
         """Return the time of the simulation without this machine's pauses, those to come included."""

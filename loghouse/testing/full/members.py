@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 from loghouse.cluster.reconcile import next_configuration
 from loghouse.protocol.configuration import Configuration, MemberRole
-
-if TYPE_CHECKING:
-    from loghouse.testing.full.cluster import FullCluster
-    from loghouse.testing.full.host import Host
+from loghouse.testing.full.host import FullHost
+from loghouse.testing.simulation import Simulation
 
 
 class Operators:
     """Give orders through some node, and say when the members are as they should be."""
 
-    def __init__(self, cluster: FullCluster) -> None:
+    def __init__(self, cluster: Simulation[FullHost], *, trims: bool) -> None:
         self._cluster = cluster
+        self._trims = trims
         self._rng = cluster.stream("operators")
         self._stopped = False
         self.orders = 0
@@ -25,7 +23,7 @@ class Operators:
 
     def begin(self) -> None:
         """Start to trim now and then, if the seed does."""
-        if self._cluster.options.trims:
+        if self._trims:
             self._trim()
 
     def stop(self) -> None:
@@ -53,7 +51,7 @@ class Operators:
             return "add"
         return self._take_out(rng, configuration, asked)
 
-    def _take_out(self, rng: random.Random, configuration: Configuration, asked: Host) -> str:
+    def _take_out(self, rng: random.Random, configuration: Configuration, asked: FullHost) -> str:
         cluster = self._cluster
         if cluster.atlas.has_losses:
             return ""  # a lost voter still counts: taking a good one out now could end the group
@@ -71,7 +69,7 @@ class Operators:
         self._order(asked, "remove", name)
         return "remove"
 
-    def _order(self, asked: Host, what: str, name: str, *, is_learner: bool = False) -> None:
+    def _order(self, asked: FullHost, what: str, name: str, *, is_learner: bool = False) -> None:
         self.orders += 1
         cluster = self._cluster
         cluster.trace.note(f"{asked.name} is ordered to {what} {name}{' as replica' if is_learner else ''}")

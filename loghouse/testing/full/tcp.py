@@ -11,7 +11,7 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from twisted.internet.error import (
     ConnectionDone,
@@ -23,12 +23,9 @@ from twisted.internet.error import (
 from twisted.python.failure import Failure
 
 from loghouse.testing.clock import SimClock
+from loghouse.testing.full.life import NodeLife, Wired
 from loghouse.testing.network import LinkFaults, NetworkOptions
-
-if TYPE_CHECKING:
-    from loghouse.testing.full.host import Host
-    from loghouse.testing.full.life import Life
-    from loghouse.testing.trace import RunTrace
+from loghouse.testing.trace import RunTrace
 
 RETRANSMIT_SECONDS_MAX: Final = 0.4
 SYN_SECONDS: Final = (0.0, 1.0, 3.0)  # when a connection attempt is repeated
@@ -47,7 +44,7 @@ class SimAddress:
 class SimTransport:
     """One end of a connection, in the kernel of a machine and in the hands of one process."""
 
-    def __init__(self, network: TcpNetwork, life: Life, peer_number: int) -> None:
+    def __init__(self, network: TcpNetwork, life: NodeLife, peer_number: int) -> None:
         self.network = network
         self.life = life
         self.number = life.host.number
@@ -201,7 +198,9 @@ class SimTransport:
 class Connector:
     """A connection attempt; what `connectTCP` returns."""
 
-    def __init__(self, network: TcpNetwork, life: Life, address: str, factory: Any, timeout: float) -> None:
+    def __init__(
+        self, network: TcpNetwork, life: NodeLife, address: str, factory: Any, timeout: float
+    ) -> None:
         self.transport: SimTransport | None = None
         self._network = network
         self._life = life
@@ -217,7 +216,7 @@ class Connector:
             if seconds < timeout:
                 clock.after(seconds, self._knock, target)
 
-    def _knock(self, target: Host) -> None:
+    def _knock(self, target: Wired) -> None:
         """A first packet goes there and its answer comes back, or either is lost."""
         network, life = self._network, self._life
         if self._is_over or not life.is_alive:
@@ -230,12 +229,12 @@ class Connector:
             return
         network.clock.after(there + back, self._answered, target)
 
-    def _answered(self, target: Host) -> None:
+    def _answered(self, target: Wired) -> None:
         if self._is_over or not self._life.is_alive or not target.is_on:
             return
         self._life.enter(self._connect, target)
 
-    def _connect(self, target: Host) -> None:
+    def _connect(self, target: Wired) -> None:
         if self._is_over:
             return
         life = target.life
@@ -267,7 +266,7 @@ class TcpNetwork(LinkFaults):
         rng: random.Random,
         options: NetworkOptions,
         trace: RunTrace,
-        machine_at: Callable[[str], Host | None],
+        machine_at: Callable[[str], Wired | None],
         write_buffer_size: int,
     ) -> None:
         super().__init__(clock, rng, options)
@@ -306,11 +305,11 @@ class TcpNetwork(LinkFaults):
 
     # --- connections ------------------------------------------------------------------------
 
-    def dial(self, life: Life, address: str, factory: Any, timeout: float) -> Connector:
+    def dial(self, life: NodeLife, address: str, factory: Any, timeout: float) -> Connector:
         """Begin to connect."""
         return Connector(self, life, address, factory, timeout)
 
-    def join(self, dialling: Life, accepting: Life, factory: Any) -> SimTransport:
+    def join(self, dialling: NodeLife, accepting: NodeLife, factory: Any) -> SimTransport:
         """Make a connection; the dialling process has it now, the accepting one when the packet is there."""
         self.connections += 1
         here = SimTransport(self, dialling, accepting.host.number)
@@ -328,7 +327,7 @@ class TcpNetwork(LinkFaults):
         """A connection is closed at one end."""
         self._open.pop(transport, None)
 
-    def process_ended(self, life: Life, *, with_power: bool) -> None:
+    def process_ended(self, life: NodeLife, *, with_power: bool) -> None:
         """Close what a process had open."""
         for transport in [one for one in self._open if one.life is life]:
             transport.process_ended(with_power=with_power)

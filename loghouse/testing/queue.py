@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from twisted.python.failure import Failure
 
 from loghouse.runtime.threads import Job, WorkQueue, do
-from loghouse.testing.disk import PowerLossError
-
-if TYPE_CHECKING:
-    from loghouse.testing.full.life import Life
+from loghouse.testing.disk import CHANGING, PowerLossError
+from loghouse.testing.host import Host
+from loghouse.testing.life import Life
 
 T = TypeVar("T")
 RETURN_SECONDS: Final = 0.00005  # from the thread back to the reactor
+# What a disk may have done of its work when the power went: in half of the cases all before its first or
+# second sync, else so many operations.
+SYNCS: Final = ("fdatasync", "fsync", "sync_directory")
+BROKEN_OFF_MAX: Final = 8
 
 
 class DiskQueue(WorkQueue):
@@ -25,7 +29,8 @@ class DiskQueue(WorkQueue):
     does with the disk as it is then.
     """
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, host: Host, life: Life) -> None:
+        self._host = host
         self._life = life
         self._jobs: deque[Job] = deque()
         self._is_busy = False
@@ -45,15 +50,14 @@ class DiskQueue(WorkQueue):
             self._wait()
 
     def _wait(self) -> None:
-        self._life.host.machine.after_sync(self._work, 0)
+        self._host.machine.after_sync(self._work)
 
-    def _work(self, _: int) -> None:
-        life = self._life
-        host = life.host
-        if not life.is_alive or not host.machine.is_awake(self._work, 0):
+    def _work(self) -> None:
+        host = self._host
+        if not self._life.is_alive or not host.machine.is_awake(self._work):
             return
         if host.paused_until > host.cluster.clock.seconds():
-            host.cluster.clock.at(host.paused_until, self._work, 0)
+            host.cluster.clock.at(host.paused_until, self._work)
             return
         self._is_busy = False
         if self._jobs:
@@ -61,7 +65,7 @@ class DiskQueue(WorkQueue):
             self._begin()
 
     def _do(self, job: Job) -> None:
-        host = self._life.host
+        host = self._host
         tell, outcome = do(job)
         if isinstance(outcome, Failure) and outcome.check(PowerLossError):
             host.lose_power()
@@ -71,6 +75,15 @@ class DiskQueue(WorkQueue):
         if host.reach("synced"):
             return
         host.cluster.clock.after(RETURN_SECONDS, self._life.enter, tell, outcome)
+
+    def break_off(self, rng: random.Random) -> None:
+        """The power goes: what the disk was at is done up to some operation, and nobody is told."""
+        if self._is_busy and self._jobs:
+            is_at_sync = rng.random() < 0.5
+            kinds = SYNCS if is_at_sync else sorted(CHANGING)
+            count = rng.randrange(2 if is_at_sync else BROKEN_OFF_MAX)
+            self._host.machine.disk.fail(PowerLossError("power lost"), after=count, kinds=kinds)
+            do(self._jobs.popleft())
 
     def stop(self) -> None:
         """Finish what was given; the process waits for it."""
@@ -82,7 +95,8 @@ class DiskQueue(WorkQueue):
 class ReaderQueue(WorkQueue):
     """A `WorkQueue` of threads that only read: work is done in any order, soon."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, host: Host, life: Life) -> None:
+        self._host = host
         self._life = life
         self._jobs: dict[int, Job] = {}
         self._count = 0
@@ -93,16 +107,16 @@ class ReaderQueue(WorkQueue):
         """Take a piece of work; see `WorkQueue.submit`."""
         self._count += 1
         self._jobs[self._count] = (work, done, failed)
-        host = self._life.host
+        host = self._host
         host.cluster.clock.after(host.rng.expovariate(1 / 0.002), self._work, self._count)
 
     def _work(self, number: int) -> None:
-        life = self._life
-        clock = life.host.cluster.clock
+        life, host = self._life, self._host
+        clock = host.cluster.clock
         if not life.is_alive or number not in self._jobs:
             return
-        if life.host.paused_until > clock.seconds():
-            clock.at(life.host.paused_until, self._work, number)
+        if host.paused_until > clock.seconds():
+            clock.at(host.paused_until, self._work, number)
             return
         tell, outcome = do(self._jobs.pop(number))
         clock.after(RETURN_SECONDS, life.enter, tell, outcome)
