@@ -4,7 +4,9 @@ Here only the cheap ones, unless `LOGHOUSE_SIM_SECONDS` is set; `python -m logho
 hunts them all.
 """
 
+import importlib
 import os
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,6 +15,7 @@ from loghouse.testing.cluster import run_seed
 from loghouse.testing.mutation import Edit, Mutant, find_function, planted
 from loghouse.testing.worlds import FULL
 from tests.mutants import BANK, FULL_BANK
+from tests.mutants.named import Caught
 
 CHEAP = {
     "vote-twice",
@@ -62,6 +65,13 @@ class MutantTests(SynchronousTestCase):
                     self.assertIsNot(function.__code__, code, mutant.name)
             self.assertEqual([function.__code__ for function in functions], before, mutant.name)
 
+    def test_only_the_product_is_edited(self):
+        """No bug is planted in the simulator itself: what is caught there must be what ships."""
+        edits = [edit for mutant in all_mutants() for edit in mutant.edits]
+        wrong = [edit.target for edit in edits if not _is_product(edit.target)]
+        self.assertEqual(wrong, [])
+        self.assertGreater(len(edits), 200)
+
     def test_text_that_is_gone(self):
         """A bug whose place in the product changed is noticed, not silently left out."""
         edit = Edit("loghouse.raft.raft_log:RaftLog.commit", "no such text", "")
@@ -98,3 +108,17 @@ class MutantTests(SynchronousTestCase):
         self.assertEqual((options.voters, options.raft.append_size_max), (3, 1))
         self.assertEqual({kind for kind, _ in options.faults}, {"crash", "crash_point"})
         self.assertIsNone(run_seed(options).violation)
+
+
+def all_mutants():
+    """Yield every planted bug: of the banks, and those that a named test catches."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in ("__init__", "test_mutants"):
+            for bank in vars(importlib.import_module(f"tests.mutants.{path.stem}")).values():
+                for bug in bank if isinstance(bank, tuple) else ():
+                    if isinstance(bug, Caught | Mutant):
+                        yield bug.mutant if isinstance(bug, Caught) else bug
+
+
+def _is_product(target):
+    return target.startswith("loghouse.") and not target.startswith("loghouse.testing.")
