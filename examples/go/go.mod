@@ -1,0 +1,3 @@
+module loghouse.example/go
+
+go 1.21
