@@ -3,6 +3,7 @@
 from loghouse.testing.mutation import Edit, Mutant
 
 DRIVING = "loghouse.replica.driver:RaftDriver."
+UNSETTLED = "loghouse.replica.unsettled:Unsettled."
 WRITE = "loghouse.replica.group_write:GroupWrite."
 READS = "loghouse.replica.reads:LogReads."
 
@@ -84,8 +85,8 @@ DRIVER = (
         citation="Redpanda#3003 (inconsistent offsets); Bufstream 0.1.0",
         description="A client is acknowledged when any entry is committed at its index.",
         edits=(
-            Edit(DRIVING + "_settle_older", "if term <= self._committed_term:", "if True:"),
-            Edit(DRIVING + "_resolve", "if waiting.ticket.term == term:", "if True:"),
+            Edit(UNSETTLED + "_settle_older", "if term <= self._committed_term:", "if True:"),
+            Edit(UNSETTLED + "committed", "if waiting.ticket.term == term:", "if True:"),
         ),
         options=(("writers", 2), ("request_timeout_seconds", 3.0)),
         faults=(("partition", 4.0), ("pause", 4.0)),
