@@ -187,10 +187,10 @@ class ProduceTests(RecordsCase):
         process.stdin.write(b"first\n")
         process.stdin.flush()
         with self.node.appended:
-            self.assertTrue(self.node.appended.wait_for(lambda: self.node.next_offset == 1, 20))
+            self.assertTrue(self.node.appended.wait_for(lambda: self.node.next_offset == 1, 60))
         # The answer is on its way to the command; only that it ends well is certain, not that it was counted.
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 130, err)
         self.assertNotIn(b"Traceback", err)
         self.assertIn(b"may or may not have been appended", err)
@@ -280,7 +280,7 @@ class ConsumeTests(RecordsCase):
         process = self.start("consume", "--offset", "2", "--follow", "--count", "2")
         self.assertEqual(process.stdout.readline(), b"c\n")
         self.node.records(Record(value=b"later"), Record(value=b"not read"))
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         self.assertEqual((process.returncode, out, err), (0, b"later\n", b""))
 
     def test_interrupted(self):
@@ -288,7 +288,7 @@ class ConsumeTests(RecordsCase):
         process = self.start("consume", "--offset", "2", "--follow")
         self.assertEqual(process.stdout.readline(), b"c\n")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
         self.assertEqual((process.returncode, err), (130, b""))
 
     def test_closed_pipe(self):
@@ -298,7 +298,7 @@ class ConsumeTests(RecordsCase):
         process.stdout.close()
         for _ in range(3):
             self.node.records(*[Record(value=b"x" * 1000)] * 200)
-        code, err = process.wait(timeout=20), process.stderr.read()
+        code, err = process.wait(timeout=60), process.stderr.read()
         self.assertEqual((code, err), (0, b""))
         process.stdin.close()
         process.stderr.close()
@@ -308,7 +308,7 @@ class ConsumeTests(RecordsCase):
         process = self.start("consume", "--follow", "--offset", "2")
         self.assertEqual(process.stdout.readline(), b"c\n")
         process.stdout.close()
-        code, err = process.wait(timeout=20), process.stderr.read()
+        code, err = process.wait(timeout=60), process.stderr.read()
         self.assertEqual((code, err), (0, b""))
         process.stdin.close()
         process.stderr.close()
