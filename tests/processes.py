@@ -1,6 +1,21 @@
-"""Whether tests of real processes run: they take minutes, and one of the two runners is enough for them."""
+"""Which slow tests run: all by default. `make test` leaves some out, CI what one runner has done already."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
-# `make test` and CI run them under pytest only: 0 leaves them out under trial.
-SKIP = None if os.environ.get("LOGHOUSE_PROCESS_TESTS", "1") != "0" else "LOGHOUSE_PROCESS_TESTS is 0"
+
+def _reason(knob: str) -> str | None:
+    return f"{knob} is 0" if os.environ.get(knob) == "0" else None
+
+
+# Tests of real processes take minutes, and one of the two runners is enough for them: 0 leaves them out.
+SKIP = _reason("LOGHOUSE_PROCESS_TESTS")
+_LONG = _reason("LOGHOUSE_LONG_TESTS")
+
+
+def long(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test that takes ten seconds and more: LOGHOUSE_LONG_TESTS=0 leaves it out."""
+    if _LONG is not None:
+        test.skip = _LONG  # type: ignore[attr-defined]
+    return test

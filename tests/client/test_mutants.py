@@ -4,11 +4,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.mutants.clients import CLIENT
 from tests.mutants.named import survivors
+from tests.processes import long
 
 
 class MutantTests(SynchronousTestCase):
     """Every mutant of the client is caught."""
 
+    @long
     def test_client(self):
         """Bugs in what is certain, in who is trusted, in what is bounded and in what is read are seen."""
         self.assertEqual(len({caught.mutant.name for caught in CLIENT}), len(CLIENT))

@@ -27,7 +27,7 @@ from loghouse.limits import RECORD_SIZE_MAX
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.process import wait_until
 from tests.cluster.case import CYCLES, SETTINGS
-from tests.processes import SKIP
+from tests.processes import SKIP, long
 
 BETWEEN = 60  # acknowledged records between two faults
 SECONDS_MAX = 300.0
@@ -247,6 +247,7 @@ class FaultTests(ClientCase):
         self.cluster.wait_leader()
         self.finish()
 
+    @long
     def test_orderly_restarts(self):
         """Every node is stopped and started again, as for an upgrade."""
         self.begin()
@@ -284,6 +285,7 @@ class FaultTests(ClientCase):
 class LoadTests(ClientCase):
     """Many clients, small and large records, and what stays behind."""
 
+    @long
     def test_hundred_clients(self):
         """A hundred clients append ten thousand records one by one; each gets an offset of its own."""
         before = self.descriptors()

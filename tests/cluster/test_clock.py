@@ -9,6 +9,7 @@ from loghouse.api.v1 import log_pb2
 from loghouse.cli.certs import POLICY_TEXT
 from loghouse.testing.process import NodeProcess, wait_until
 from tests.cluster.case import CYCLES, OwnClusterCase
+from tests.processes import long
 
 FAKE_CLOCK = Path(__file__).resolve().parent / "fake_clock"
 HOUR = 3600
@@ -70,6 +71,7 @@ class StepTests(OwnClusterCase):
 
             wait_until(may_consume, "the new policy to count", SECONDS_MAX)
 
+    @long
     def test_steps(self):
         """An hour back, an hour ahead, 20 days ahead, on one node and on all: no election or append waits."""
         cluster = self.cluster

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loghouse.testing.process import wait_until
 from tests.cluster.case import ClusterCase
+from tests.processes import long
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LINES = 200  # on each side of the kill
@@ -34,6 +35,7 @@ class CommandLineTests(ClusterCase):
         self.addCleanup(process.kill)
         return process
 
+    @long
     def test_leader_dies(self):
         """Lines from before and after the death are in the log once each, in order, and followed so."""
         leader = self.cluster.wait_leader()

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SkipTest
 from loghouse.protocol.address_book import decode_address_book
 from loghouse.testing.process import wait_until
 from tests.cluster.case import ClusterCase, OwnClusterCase
+from tests.processes import long
 
 BETWEEN = 40  # acknowledged appends between two faults
 
@@ -64,6 +65,7 @@ class DiskTests(OwnClusterCase):
         self.cluster.write_config(node)
         return mount
 
+    @long
     def test_full_disk(self):
         """A node whose disk is full stands aside; the others go on, and it catches up once there is room."""
         self.cluster = self.make_cluster(self.folder / "small", settings="storage:\n  segment_size: 256KiB\n"
@@ -85,6 +87,7 @@ class DiskTests(OwnClusterCase):
         load.stop()
         self.judge()
 
+    @long
     def test_frozen_disk(self):
         """The leader's disk stops answering, without an error: another leads, appends go on."""
         for tool in ("mkfs.ext4", "fsfreeze"):

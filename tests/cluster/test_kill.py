@@ -1,6 +1,7 @@
 """`kill -9` under load: what was acknowledged is there, once, the same on every node."""
 
 from tests.cluster.case import CYCLES, ClusterCase
+from tests.processes import long
 
 BETWEEN = 40  # acknowledged appends between two faults
 
@@ -38,6 +39,7 @@ class KillTests(ClusterCase):
         load.stop()
         self.judge()
 
+    @long
     def test_each_in_turn(self):
         """Every node is killed while the one before it may still be catching up."""
         load = self.load()

@@ -8,6 +8,7 @@ from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.process import Certificates, NodeProcess, wait_until
 from tests.cluster.case import CYCLES, ClusterCase, OwnClusterCase
+from tests.processes import long
 
 BETWEEN = 40  # acknowledged appends between two faults
 
@@ -15,6 +16,7 @@ BETWEEN = 40  # acknowledged appends between two faults
 class RestartTests(ClusterCase):
     """Nodes that stop and start in order."""
 
+    @long
     def test_rolling_restart(self):
         """Each node in turn is stopped and started: no append of a client that tries again fails."""
         load = self.load()
@@ -140,6 +142,7 @@ class MembershipTests(OwnClusterCase):
 class TwinTests(OwnClusterCase):
     """A second process with a member's certificate, and a disk and a port of its own."""
 
+    @long
     def test_twin(self):
         """It is shown beside the member, which keeps its address and its vote; a removal does not hit it."""
         cluster = self.cluster

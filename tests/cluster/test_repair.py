@@ -15,7 +15,7 @@ from loghouse.protocol.entry import CODEC_MASK, EntryKind, decode_entries, decod
 from loghouse.storage.store import StoreHeader, newest_watermark
 from loghouse.testing.cluster_process import GROUP, ClusterProcess
 from loghouse.testing.process import NodeProcess, wait_until
-from tests.processes import SKIP
+from tests.processes import SKIP, long
 
 SETTINGS = "storage:\n  segment_size: 256KiB\n"
 RECORD_SIZE = 20_000
@@ -125,6 +125,7 @@ class RepairTests(SynchronousTestCase):
         self.judge()
         self.assertNotIn("damaged", node.output())
 
+    @long
     def test_new_cluster(self):
         """The last node left goes on as a new cluster with all records; an old one is no part of it."""
         self.produce(RECORDS)
@@ -152,6 +153,7 @@ class RepairTests(SynchronousTestCase):
         self.assertEqual(self.cluster.values(old) == self.acknowledged, True)
         self.assertEqual(self.cluster.frame_problems([survivor, old]), [])
 
+    @long
     def test_flipped_bytes(self):
         """In the active and in a sealed segment, of a follower and of a former leader: all is repaired."""
         self.produce(RECORDS)

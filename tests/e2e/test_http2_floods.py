@@ -15,6 +15,7 @@ from loghouse.api.v1 import log_pb2
 from loghouse.limits import KIB, MIB
 from loghouse.net.listener import HTTP2_PREFACE
 from tests.e2e.test_node_process import ProcessTestCase
+from tests.processes import long
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
@@ -132,6 +133,7 @@ class FloodTests(ProcessTestCase):
             ),
         )
 
+    @long
     def test_continuation_flood(self):
         """Row 30: a header block that never ends, several times over."""
         junk = b"".join(literal(b"x-%d" % number, bytes(1000)) for number in range(15))

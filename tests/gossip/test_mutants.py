@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.mutants.gossip import GOSSIP
 from tests.mutants.named import survivors
+from tests.processes import long
 
 
 class MutantTests(SynchronousTestCase):
@@ -17,6 +18,7 @@ class MutantTests(SynchronousTestCase):
         names = [caught.mutant.name for caught in GOSSIP]
         self.assertEqual(len(names), len(set(names)))
 
+    @long
     def test_caught(self):
         """Each bug makes the test that is named for it fail."""
         self.assertEqual(survivors(GOSSIP), [])

@@ -4,6 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.gossip.ready import EventKind
 from tests.gossip.town import Town
+from tests.processes import long
 
 SIZES = (3, 10, 50)
 CONVERGENCE_SECONDS_MAX = 30
@@ -70,6 +71,7 @@ class FullRestartTests(SynchronousTestCase):
                 took = town.run_until_agreed(CONVERGENCE_SECONDS_MAX, strictly=False)
                 self.assertLessEqual(took, CONVERGENCE_SECONDS_MAX, (count, seed))
 
+    @long
     def test_restart_with_heavy_loss(self):
         """With a third of all messages lost, duplicates and stray old ones, the same."""
         for seed in range(2):

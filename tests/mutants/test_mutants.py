@@ -16,6 +16,7 @@ from loghouse.testing.mutation import Edit, Mutant, find_function, planted
 from loghouse.testing.worlds import FULL
 from tests.mutants import BANK, FULL_BANK
 from tests.mutants.named import Caught
+from tests.processes import long
 
 CHEAP = {
     "vote-twice",
@@ -78,6 +79,7 @@ class MutantTests(SynchronousTestCase):
         mutant = Mutant(name="x", citation="x", description="x", edits=(edit,))
         self.assertRaises(LookupError, planted(mutant).__enter__)
 
+    @long
     def test_caught(self):
         """The bugs are caught, each within its budget."""
         everything = "LOGHOUSE_SIM_SECONDS" in os.environ
@@ -89,6 +91,7 @@ class MutantTests(SynchronousTestCase):
                     survivors.append((catch.name, catch.text))
         self.assertEqual(survivors, [])
 
+    @long
     def test_caught_in_whole_nodes(self):
         """The bugs of the driver and what is around it are caught, each within its budget."""
         everything = "LOGHOUSE_SIM_SECONDS" in os.environ

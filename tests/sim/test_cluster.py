@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.cluster import SimCluster, run_seed
 from loghouse.testing.swarm import SwarmOptions, draw_options
+from tests.processes import long
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS_FILE = ROOT / "tests" / "seeds" / "once_failing.txt"
@@ -45,6 +46,7 @@ class ClusterTests(SynchronousTestCase):
         self.assertGreater(len(kinds), 15)
         self.assertGreater(acknowledged, 100)
 
+    @long
     def test_once_failing_seeds(self):
         """Every seed that ever failed runs clean."""
         seeds = [int(line.split("#")[0]) for line in SEEDS_FILE.read_text().splitlines() if line.strip()]

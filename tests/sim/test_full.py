@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.full.cluster import FullCluster, run_full_seed
 from loghouse.testing.full.swarm import FullOptions, draw_full_options
+from tests.processes import long
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS_FILE = ROOT / "tests" / "seeds" / "once_failing_full.txt"
@@ -49,6 +50,7 @@ class FullTests(SynchronousTestCase):
         self.assertGreater(len(kinds), 10)
         self.assertGreater(acknowledged, 100)
 
+    @long
     def test_once_failing_seeds(self):
         """Every seed that ever failed runs clean."""
         for line in SEEDS_FILE.read_text().splitlines():

@@ -17,6 +17,7 @@ from loghouse.storage.repair import accept_data_loss
 from loghouse.storage.start import FLAG_BEHIND_STORE, STATE_MAGIC, encode_state_file
 from loghouse.storage.verify import Checked, Finding, VerifyProgress, verify
 from loghouse.testing.disk import SimDisk
+from tests.processes import long
 from tests.storage.entries import Writer
 
 SHARE = float(os.environ.get("LOGHOUSE_BIT_FLIPS", "0.015"))
@@ -141,6 +142,7 @@ class BitFlipTests(DamageCase):
         found = self.sweep("/data/node", range(len(self.image["/data/node"]) * 8))
         self.assertEqual(set(found), {"refused"})
 
+    @long
     def test_bits_of_several_segments(self):
         """Bits of sealed and active segments and of all their files: never a wrong byte."""
         self.make(30)

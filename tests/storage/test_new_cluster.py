@@ -19,6 +19,7 @@ from loghouse.storage.new_cluster import Rewrite
 from loghouse.storage.verify import Finding, verify
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
+from tests.processes import long
 from tests.storage.entries import Writer
 
 STATES_MAX = int(os.environ.get("LOGHOUSE_CRASH_STATES", "250"))
@@ -131,6 +132,7 @@ class NewClusterTests(SynchronousTestCase):
             with self.assertRaises(DamageError):
                 new_cluster.survey(self.disk, path, cluster=uuid, group=GROUP)
 
+    @long
     def test_power_losses(self):
         """After a power loss at any step the old log opens, or nothing does until the command ran again."""
         image = self.disk.start_trace()
