@@ -9,30 +9,38 @@ LISTEN ?= 127.0.0.1:8400
 ONCE ?=
 # What runs the tests under pytest: `coverage run -m pytest` counts coverage.
 PYTEST ?= pytest
-# Which tests: files or folders, or one of the three parts below.
+# Which tests: files or folders, or parts of the list below. In so many processes: most of them wait most of the time.
 TESTS ?= tests
+JOBS ?= 3
+# Everything in its full number, which takes half an hour; see LESS.
+FULL ?=
 CYCLES ?= 300
 
 # Everything the installed package is made of: a change makes pip install it again.
 SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name py.typed) \
 	setup.cfg pyproject.toml README.md
 
-# The parts that together are all tests: CI counts coverage in the first, and runs the first two, which need one
-# core and neither sockets nor processes, beside the third. What is new belongs to the first when it is a file in
-# tests/, else to the third.
+# The parts that together are all tests. CI counts coverage in `counted` (one core, no sockets) and in `doors` (what
+# listens in the test's own process); `planted` are the bugs that tests must find, and simulated towns and clusters,
+# `processes` whole nodes. What is new belongs to `counted` when it is a file in tests/, else to `doors`.
 file_tests = $(patsubst %,tests/test_%.py,$(1))
-PART_pure := tests/auth tests/gossip tests/mutants tests/sim \
-	$(call file_tests,certificate_mutants clock_watch cluster cluster_walk config disk door_mutants driving_mutants node reconcile)
-PART_counted := tests/protocol tests/raft tests/storage $(filter-out $(PART_pure) \
-	$(call file_tests,bridge docs floors packaging raw_client_example tap tidy),$(wildcard tests/test_*.py))
-PART_rest := $(filter-out $(PART_counted) $(PART_pure),$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
-TEST_PATHS = $(or $(PART_$(TESTS)),$(TESTS))
+PART_planted := tests/mutants tests/sim $(call file_tests,certificate_mutants door_mutants driving_mutants) \
+	$(patsubst %,tests/gossip/test_%.py,mutants attacks failures properties regressions restart slow_node)
+PART_processes := tests/cluster tests/compat tests/e2e $(call file_tests,docs floors packaging tidy)
+PART_counted := tests/auth tests/protocol tests/raft tests/storage $(filter-out $(PART_planted) $(PART_processes) \
+	$(call file_tests,bridge raw_client_example tap),$(wildcard tests/gossip/test_*.py tests/test_*.py))
+PART_doors := $(filter-out tests/gossip $(PART_planted) $(PART_processes) $(PART_counted), \
+	$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py)) $(wildcard tests/test_*.py))
+TEST_PATHS = $(foreach part,$(TESTS),$(or $(PART_$(part)),$(part)))
 
-.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
+# Tests start hundreds of processes: compile once.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
-	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it'
+	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it, FULL=1 all of its slow tests'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
 	@echo 'also: venv, requirements, certs, proto, coverage, packaging, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
@@ -92,11 +100,18 @@ venv: $(VENV)/.developed
 
 test: test-pytest test-trial
 
-test-pytest: $(VENV)/.developed
-	$(BIN)/python -m $(PYTEST) $(TEST_PATHS)
+# `make test` does less of what takes longest, for its two runners are to end within minutes: each is a knob of its
+# own (CONTRIBUTING.md). FULL=1, as in CI, leaves them alone.
+LESS := LOGHOUSE_LONG_TESTS=0 LOGHOUSE_CRASH_STATES=100 LOGHOUSE_BIT_FLIPS=0.002 LOGHOUSE_WALKS=10 LOGHOUSE_FUZZ=300 \
+	LOGHOUSE_GOSSIP_HOURS=0.1 LOGHOUSE_SIM_SEEDS=5 LOGHOUSE_SIM_FULL_SEEDS=2
 
+test-pytest: $(VENV)/.developed
+	$(if $(FULL),,$(LESS)) $(BIN)/python -m $(PYTEST) $(if $(JOBS),-n $(JOBS) --dist worksteal) $(TEST_PATHS)
+
+# In several processes trial tells no names; those of the slowest pytest has shown.
 test-trial: $(VENV)/.developed
-	LOGHOUSE_PROCESS_TESTS=0 $(BIN)/python -m twisted.trial $(subst /,.,$(TEST_PATHS:.py=))
+	LOGHOUSE_PROCESS_TESTS=0 $(if $(FULL),,$(LESS)) $(BIN)/python -m twisted.trial --reporter text \
+		$(if $(JOBS),--jobs $(JOBS)) $(subst /,.,$(TEST_PATHS:.py=))
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .
@@ -105,9 +120,18 @@ lint: $(VENV)/.developed
 types: $(VENV)/.developed
 	$(BIN)/mypy
 
+# What the tests in their own process reach, and whether that is enough of each package.
+COUNT := coverage run -m pytest
 coverage: $(VENV)/.developed
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report
+	COVERAGE_FILE=.coverage.all $(MAKE) test-pytest TESTS='counted doors' JOBS= PYTEST='$(COUNT)'
+	$(MAKE) coverage-report
+
+coverage-report: $(VENV)/.developed
+	@mkdir -p build
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/coverage json --quiet -o build/coverage.json
+	$(BIN)/python .ci/coverage.py build/coverage.json
 
 packaging: $(VENV)/.developed
 	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py
