@@ -1,5 +1,6 @@
 """Producers of a leader's log: retries, sequences, and how many batches may be in flight."""
 
+from collections import deque
 from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,6 +15,7 @@ from loghouse.errors import (
 from loghouse.limits import PRODUCER_BATCHES_MAX, PRODUCERS_MAX
 from loghouse.protocol.configuration import encode_producer
 from loghouse.protocol.entry import EntryKind, crc32c
+from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.ready import Proposal
 from tests.raft.group import Group, entry
@@ -100,6 +102,15 @@ class ProducerTests(SynchronousTestCase):
         self.assertEqual(bench.raft.last_index, last)
         # What is expected is looked at behind what was sent before.
         self.assertTrue(bench.raft.propose(self.batch(producer, 0, expect_offset=9), 0).duplicate)
+
+    def test_sequences_end(self):
+        """A sequence does not wrap: behind the last one every other is too old, also 0."""
+        state = ProducerState("root", deque([ProducedBatch(2**32 - 1, 0, 1, 2)]))
+        log_state = LogState(producers={1: state})
+        for sequence in (0, 1, 2**32 - 2):
+            with self.assertRaises(SequenceError):
+                log_state.find_batch(1, "root", sequence)
+        self.assertEqual(log_state.find_batch(1, "root", 2**32 - 1), state.batches[0])
 
     def test_in_flight_is_bounded(self):
         """64 batches of a producer may be in flight: more would push one out before it is known."""

@@ -13,7 +13,7 @@ from loghouse.errors import DamageError, DataDirectoryError, OffsetOutOfRangeErr
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.storage import reading
-from loghouse.storage.files import OsFiles
+from loghouse.storage.files import OsFiles, read_file
 from loghouse.storage.index import INDEX_ENTRY, OffsetIndex
 from loghouse.storage.log import Log
 from loghouse.storage.start import read_start
@@ -44,6 +44,32 @@ def filled(disk, count, **sizes):
     log.append(entries)
     log.sync(count)
     return log, entries
+
+
+class SpecifiedTests(SynchronousTestCase):
+    """What docs/wire_client.md and docs/disk_format.md tell those who read a log."""
+
+    def test_entries_between_answers(self):
+        """A read begins at the entry that holds its offset; one without records before it may be left out."""
+        log, writer = new_log(SimDisk()), Writer()
+        log.append([writer.records(), writer.noop(), writer.records(), writer.noop(), writer.records()])
+        log.sync(5)
+        indexes = [
+            [entry.index for entry in decode_entries(SEED, log.read(offset, size, 5)[0])]
+            for offset, size in ((1, 4096), (0, 64), (1, 4096))
+        ]
+        # Whoever goes on where a read ended may get it, too.
+        self.assertEqual(indexes, [[3, 4, 5], [1], [2, 3, 4, 5]])
+
+    def test_index_behind_the_last_entry(self):
+        """An index is as large from the start as it ever gets; a cut leaves its places as they were."""
+        disk = SimDisk()
+        log, _ = filled(disk, 6)
+        index = read_file(disk, f"{DIRECTORY}/{1:020}.index", 8192)
+        self.assertEqual(len(index), 5120 // 8)
+        self.assertEqual(index[6 * INDEX_ENTRY.size :].strip(b"\0"), b"")
+        log.truncate_suffix(2)
+        self.assertEqual(read_file(disk, f"{DIRECTORY}/{1:020}.index", 8192), index)
 
 
 class ConcurrentReaderTests(SynchronousTestCase):
