@@ -119,7 +119,7 @@ DRIVER = (
         description="A node serves what is on its disk, committed or not.",
         edits=(
             Edit(READS + "fetch", "offset < driver.readable_offset", "offset < self._log.next_offset"),
-            Edit(READS + "_read", "driver.readable_index", "log.durable_index"),
+            Edit(READS + "_read", "driver.readable_index", "self._log.durable_index"),
         ),
     ),
     Mutant(
