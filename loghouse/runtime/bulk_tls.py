@@ -129,7 +129,7 @@ def write_at_once(transport: Any, pieces: Iterable[Buffer]) -> None:
     if isinstance(transport, BulkTlsTransport):
         transport.write_at_once(pieces)
     else:
-        transport.writeSequence(pieces)
+        transport.write(b"".join(pieces))  # it takes nothing but bytes
 
 
 class BulkTlsFactory(TLSMemoryBIOFactory):
