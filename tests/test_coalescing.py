@@ -15,7 +15,7 @@ from loghouse.replica.coalescing import (
     Coalescer,
     may_share,
 )
-from tests.api.fake_node import FakeNode
+from tests.fakes.node import FakeNode
 
 
 class Batch:
@@ -88,7 +88,7 @@ class CoalescerTests(SynchronousTestCase):
         [proposal] = self.node.proposals
         self.assertEqual((proposal.record_count, proposal.payload_crc), (4, None))
         self.assertEqual([batch.offset for batch in batches], [0, 1, 3])
-        self.assertEqual({batch.timestamp for batch in batches}, {self.node.timestamp})
+        self.assertEqual({batch.timestamp for batch in batches}, {self.node.entries[-1].timestamp})
         self.assertEqual(self.settled, 1)
 
     def test_one_by_one(self):

@@ -23,7 +23,7 @@ from loghouse.auth.certificates import (
 )
 from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.auth.policy import Authorizer
-from tests.api.fake_node import FakeNode
+from tests.fakes.node import FakeNode
 
 MODEL = (Path(__file__).resolve().parent.parent.parent / "certs" / "model.conf").read_text()
 POLICY = "p, root, *, produce\np, root, *, consume\n"

@@ -10,7 +10,7 @@ from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.failures import LEADER_KEY
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
-from tests.api.fake_node import FakeNode
+from tests.fakes.node import FakeNode
 
 ADMIN = "p, root, *, admin\n"
 
@@ -23,7 +23,7 @@ class ClusterCase(DoorCase):
     def setUp(self):
         super().setUp()
         self.node = FakeNode()
-        self.node.leader_name = "n2"
+        self.node.cluster.leader = FakeNode(self.node.cluster, "n2")
 
     def cluster(self, client="root"):
         return log_pb2_grpc.ClusterStub(self.channel(client))
@@ -134,7 +134,7 @@ class LeaderTests(ClusterCase):
         await self.open_door()
         stub = self.stub()
         for leader, expected in (("n2", ["n2"]), ("n1", []), ("", [])):
-            self.node.leader_name = leader
+            self.patch(FakeNode, "leader_name", leader)
             unary = [
                 stub.Produce(produce()),
                 stub.ProduceBatch(batch([b"x"])),
@@ -174,8 +174,7 @@ class LeaderTests(ClusterCase):
         """A producer is registered for the caller's own subject."""
         await self.open_door()
         answer = await self.stub().RegisterProducer(log_pb2.RegisterProducerRequest())
-        self.assertEqual(answer.producer_id, 17)
-        self.assertEqual(self.node.orders, [("register", "root")])
+        self.assertEqual(self.node.cluster.state.producers[answer.producer_id].subject, "root")
         error = await self.refused(
             self.stub().RegisterProducer(log_pb2.RegisterProducerRequest(log="other")),
             grpc.StatusCode.NOT_FOUND,

@@ -475,7 +475,7 @@ class LimitTests(DoorCase):
         self.assertNotIn("secret", error.details())
         self.assertEqual(details_of(error)[0].reason, "INTERNAL")
         self.node.fetch = lambda offset, size_max: 1 / 0
-        self.node.next_offset = 1
+        self.node.cluster.next_offset = 1
         call = self.stub().ConsumeStream(log_pb2.ConsumeRequest())
         await self.refused(call.read(), grpc.StatusCode.INTERNAL)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
@@ -495,7 +495,8 @@ class HealthTests(DoorCase):
             (False, True, status.NOT_SERVING),
             (True, False, status.NOT_SERVING),
         ):
-            self.node.has_leader, self.node.is_writable = has_leader, is_writable
+            self.node.cluster.leader = self.node if has_leader else None
+            self.node.is_writable = is_writable
             for service in ("", "log.v1.Log"):
                 answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
                 self.assertEqual(answer.status, expected)
@@ -509,10 +510,10 @@ class HealthTests(DoorCase):
         status = health_pb2.HealthCheckResponse
         call = stub.Watch(health_pb2.HealthCheckRequest())
         self.assertEqual((await call.read()).status, status.SERVING)
-        self.node.has_leader = False
+        self.node.cluster.leader = None
         self.server.health.refresh()
         self.assertEqual((await call.read()).status, status.NOT_SERVING)
-        self.node.has_leader = True
+        self.node.cluster.leader = self.node
         self.assertEqual((await call.read()).status, status.SERVING)  # by the door's own look
         unknown = stub.Watch(health_pb2.HealthCheckRequest(service="x"))
         self.assertEqual((await unknown.read()).status, status.SERVICE_UNKNOWN)

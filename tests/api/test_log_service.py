@@ -9,8 +9,10 @@ from loghouse.api import log_service, unpacking
 from loghouse.api.v1 import log_pb2
 from loghouse.limits import KIB
 from loghouse.protocol.batch import compress, decode_batch
+from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import Codec, crc32c, decode_entries
 from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
+from tests.fakes.node import FakeNode
 from tests.vectors.payloads import PAYLOADS
 
 
@@ -44,7 +46,7 @@ class UnaryTests(DoorCase):
         self.assertEqual(dict(info.metadata), {"lowest": "0", "next": "0"})
         for _ in range(3):
             await stub.Produce(produce())
-        self.node.drop_below(1)
+        self.node.cluster.forget(1)
         for offset in (0, 3, 2**64 - 1):
             for call in (
                 stub.Consume(log_pb2.ConsumeRequest(offset=offset)),
@@ -147,7 +149,7 @@ class UnaryTests(DoorCase):
         """An entry that unpacks to a hundred thousand records is read a piece at a time, from any offset."""
         await self.open_door()
         stub = self.stub()
-        self.node.lowest = self.node.next_offset = 7
+        self.node.cluster.lowest = self.node.cluster.next_offset = 7
         count = 100_000
         payload = b"\n\0" * (count - 1) + b"\n\x03\n\x01x"
         request = log_pb2.ProduceBatchRequest(batch=compress(payload, 1), codec=1, record_count=count)
@@ -217,12 +219,20 @@ class UnaryTests(DoorCase):
         stub = self.stub()
         for _ in range(3):
             await stub.Produce(produce())
-        self.node.drop_below(1)
+        self.node.cluster.forget(1)
         bounds = await stub.Bounds(log_pb2.BoundsRequest())
         self.assertEqual((bounds.lowest, bounds.next), (1, 3))
         time = self.node.entries[1].timestamp
         found = await stub.FindOffset(log_pb2.FindOffsetRequest(timestamp=time))
         self.assertEqual((found.offset, found.timestamp), (2, time))
+        FakeNode(
+            self.node.cluster,
+            "n2",
+            address="127.0.0.1:8410",
+            grpc_address="127.0.0.1:8411",
+            role=MemberRole.LEARNER,
+            is_alive=False,
+        )
         servers = await stub.GetServers(log_pb2.GetServersRequest())
         self.assertEqual((servers.cluster_uuid, servers.cluster_name), (self.node.cluster_uuid, "c1"))
         self.assertEqual(

@@ -298,7 +298,7 @@ class FollowTests(DoorCase):
             else:
                 self.assertEqual(answer.next_offset, base + 3)
             call.cancel()
-            self.node.drop_below(base + 1)
+            self.node.cluster.forget(base + 1)
             error = await self.refused(
                 getattr(stub, name)(kind(offset=base)).read(), grpc.StatusCode.OUT_OF_RANGE
             )

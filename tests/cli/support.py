@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cli.main import main
+from tests.fakes.served import ServedNode, reactor_thread
 
 
 class _Terminal(io.StringIO):
@@ -51,3 +52,31 @@ class CommandCase(SynchronousTestCase):
             if stdin is not None:
                 sys.stdin.close()
             sys.stdout, sys.stderr, sys.stdin = streams
+
+
+class NodeCase(CommandCase):
+    """A fake node behind real servers, on a thread of its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.node = self.serve()
+        self.cluster = self.node.cluster
+        self.target = ["--server", self.node.address, "--plaintext"]
+
+    def serve(self, name="n1", credentials=None):
+        """Return a node that serves until the test's end."""
+        node = ServedNode(name=name, credentials=credentials, reactor=reactor_thread().reactor)
+        self.addCleanup(self.run_there, node.stop)
+        return self.run_there(node.start)
+
+    def run_there(self, method):
+        """Return what an async method of the node returns."""
+        return reactor_thread().run(method())
+
+    def add(self, *records):
+        reactor_thread().call(self.cluster.add_records, *records)
+
+    def clear(self):
+        """Let the log be empty again."""
+        self.cluster.entries.clear()
+        self.cluster.next_offset = 0

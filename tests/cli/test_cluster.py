@@ -3,27 +3,62 @@
 import io
 import json
 import sys
-
-import grpc
+from dataclasses import replace
 
 from loghouse.cli.cluster import CLEAR_SCREEN, WATCH_SECONDS, watch
 from loghouse.client import connect_blocking
-from loghouse.errors import PermissionDeniedError
-from tests.cli.fake_node import FakeServer, refusal
-from tests.cli.support import CommandCase
+from loghouse.errors import (
+    MembershipError,
+    NotSupportedError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from loghouse.node.api import MemberState
+from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
+from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
+from tests.cli.support import NodeCase
+
+ROLES = {text: role for role, text in ROLE_TEXTS.items()}
+LIVENESSES = {text: liveness for liveness, text in LIVENESS_TEXTS.items()}
 
 
-class ClusterCase(CommandCase):
-    """A cluster to talk to."""
+class ClusterCase(NodeCase):
+    """Three members to ask for, of which n2 leads."""
 
     def setUp(self):
         super().setUp()
-        self.server = FakeServer()
-        self.cluster = self.server.cluster
-        self.addCleanup(self.server.stop)
+        members = (
+            MemberState(
+                name=f"n{number}",
+                id=number,
+                role=MemberRole.VOTER,
+                liveness=Liveness.ALIVE,
+                is_leader=number == 2,
+                match_index=match_index,
+                address=f"10.0.0.{number}:8400",
+                version="loghouse 0.1.0",
+            )
+            for number, match_index in ((1, 1000), (2, 1000), (3, 958))
+        )
+        self.change(commit_index=1000, lowest_offset=5, next_offset=990, members=tuple(members), removed=())
+
+    def change(self, **fields):
+        """Change what the node tells."""
+        self.node.view = replace(self.node.view, **fields)
+
+    def member(self, name, role, id=9, **fields):
+        """Let the node tell of another member."""
+        made = MemberState(name=name, id=id, role=ROLES[role], liveness=Liveness.ALIVE, **fields)
+        self.change(members=(*self.node.view.members, made))
+
+    def change_liveness(self, *texts):
+        """Let the members be alive, dead and so on, in their order."""
+        rows = zip(self.node.view.members, texts, strict=True)
+        self.change(members=tuple(replace(member, liveness=LIVENESSES[text]) for member, text in rows))
 
     def run_cluster(self, *arguments):
-        return self.run_command("cluster", *arguments, "--server", self.server.address, "--plaintext")
+        return self.run_command("cluster", *arguments, *self.target)
 
 
 class StatusTests(ClusterCase):
@@ -34,7 +69,7 @@ class StatusTests(ClusterCase):
         code, out, err = self.run_cluster("status")
         self.assertEqual((code, err), (0, ""))
         lines = out.splitlines()
-        self.assertEqual(lines[0], "cluster fake (000102030405060708090a0b0c0d0e0f), as n1 sees it")
+        self.assertEqual(lines[0], "cluster c1 (000102030405060708090a0b0c0d0e0f), as n1 sees it")
         self.assertEqual(lines[1], "term 4, leader n2, committed up to index 1000, offsets 5 to 989")
         self.assertEqual(
             lines[3].split(), ["NODE", "ID", "ROLE", "LEADS", "STATE", "BEHIND", "ADDRESS", "VERSION"]
@@ -43,9 +78,6 @@ class StatusTests(ClusterCase):
         self.assertRegex(lines[5], r"^n2 +2 +voter +leader +alive +0 entries")
         self.assertRegex(lines[6], r"^n3 +3 +voter +alive +42 entries")
         self.assertEqual(len(lines), 7, "nothing to remark")
-
-    def member(self, name, role, id=9, **fields):
-        self.cluster.status.members.add(name=name, id=id, role=role, liveness="alive", **fields)
 
     def remarks(self):
         code, out, _ = self.run_cluster("status", "--json")
@@ -75,25 +107,25 @@ class StatusTests(ClusterCase):
 
     def test_json(self):
         """Every figure as JSON, with the notes as texts."""
-        self.cluster.status.members[2].liveness = "dead"
+        self.change_liveness("alive", "alive", "dead")
         code, out, _ = self.run_cluster("status", "--json")
         self.assertEqual(code, 0)
         status = json.loads(out)
         self.assertEqual((status["leader"], status["term"], status["commit_index"]), ("n2", 4, 1000))
-        self.assertEqual((status["cluster"], status["node"], status["removed"]), ("fake", "n1", []))
+        self.assertEqual((status["cluster"], status["node"], status["removed"]), ("c1", "n1", []))
         self.assertEqual([member["entries_behind"] for member in status["members"]], [0, 0, 42])
         self.assertIn("n3", status["notes"][0])
 
     def test_not_known(self):
         """What is not known is no number: a node only gossip knows, one never seen, an unknown lag."""
-        members = self.cluster.status.members
-        members[2].match_index = 0
-        members[2].liveness = ""
-        members.add(name="n4", role="none", liveness="alive", address="10.0.0.4:8400")
+        self.change_liveness("alive", "alive", "")
+        *others, last = self.node.view.members
+        self.change(members=(*others, replace(last, match_index=0)))
+        self.member("n4", "none", id=0, address="10.0.0.4:8400")
         _, out, _ = self.run_cluster("status")
         self.assertRegex(out, r"n3 +3 +voter +not seen +\? ")
         self.assertRegex(out, r"n4 +- +not a member +alive +- ")
-        self.cluster.status.next_offset = self.cluster.status.lowest_offset = 7
+        self.change(next_offset=7, lowest_offset=7)
         _, out, _ = self.run_cluster("status")
         self.assertIn("no records, the next offset is 7", out)
 
@@ -105,9 +137,8 @@ class StatusTests(ClusterCase):
             ("", ("alive", "alive", "alive"), 3),
             ("n2", ("alive", "dead", "left"), 3),
         ):
-            self.cluster.status.leader = leader
-            for member, liveness in zip(self.cluster.status.members, livenesses, strict=True):
-                member.liveness = liveness
+            self.change(leader=leader)
+            self.change_liveness(*livenesses)
             for options in ((), ("--json",)):
                 code, out, err = self.run_cluster("status", *options)
                 self.assertEqual((code, err), (expected, ""), (leader, livenesses))
@@ -115,11 +146,8 @@ class StatusTests(ClusterCase):
 
     def notes(self, *livenesses, leader="n2", removed=()):
         """Return what is remarked when the members are so."""
-        status = self.cluster.status
-        for member, liveness in zip(status.members, livenesses, strict=True):
-            member.liveness = liveness
-        status.leader = leader
-        status.removed[:] = removed
+        self.change_liveness(*livenesses)
+        self.change(leader=leader, removed=removed)
         return self.run_cluster("status")[1].splitlines()[8:]
 
     def test_notes(self):
@@ -133,13 +161,13 @@ class StatusTests(ClusterCase):
         [note] = self.notes("alive", "suspect", "alive", leader="")
         self.assertIn("No leader: nothing can be appended", note)
         self.assertIn("not answering: n2 (suspect)", note)
-        [note] = self.notes("alive", "alive", "alive", removed=["n7", "n8"])
+        [note] = self.notes("alive", "alive", "alive", removed=("n7", "n8"))
         self.assertIn("n7, n8 (`loghouse cluster add", note)
 
     def test_five_voters(self):
         """With five voters one that is down is remarked, without alarm."""
         for number in (4, 5):
-            self.cluster.status.members.add(name=f"n{number}", id=number, role="voter", liveness="alive")
+            self.member(f"n{number}", "voter", id=number)
         self.assertEqual(self.notes("dead", "alive", "alive", "alive", "alive")[2:], ["Not running: n1."])
 
 
@@ -159,7 +187,7 @@ class WatchTests(ClusterCase):
         sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         sys.stdout.isatty = lambda: terminal
         try:
-            with connect_blocking(self.server.address, timeout_seconds=0.3, is_direct=True) as log:
+            with connect_blocking(self.node.address, timeout_seconds=0.3, is_direct=True) as log:
                 watch(log, as_json, wait)
             return sys.stdout.getvalue(), sys.stderr.getvalue()
         finally:
@@ -169,7 +197,9 @@ class WatchTests(ClusterCase):
     def test_again_and_again(self):
         """The status is asked for each time; a terminal is cleared, a pipe is not."""
         out, _ = self.watch(3)
-        self.assertEqual((self.cluster.asked, out.count("as n1 sees it"), CLEAR_SCREEN in out), (3, 3, False))
+        self.assertEqual(
+            (self.node.count("Status"), out.count("as n1 sees it"), CLEAR_SCREEN in out), (3, 3, False)
+        )
         out, _ = self.watch(2, terminal=True)
         self.assertEqual(out.count(CLEAR_SCREEN), 2)
         out, _ = self.watch(2, as_json=True, terminal=True)
@@ -177,15 +207,14 @@ class WatchTests(ClusterCase):
 
     def test_node_away(self):
         """While the node is away that is said, and the watch goes on; a refusal ends it."""
-        away = refusal(grpc.StatusCode.UNAVAILABLE, "the node is stopping", "UNAVAILABLE")
+        away = UnavailableError("the node is stopping")
 
         def between(number):
-            self.cluster.refuse = {"Status": away} if number == 1 else {}
+            self.node.failure = away if number == 1 else None
 
         out, err = self.watch(3, between=between)
         self.assertEqual((out.count("as n1 sees it"), err.count("the node is stopping")), (2, 1))
-        denied = refusal(grpc.StatusCode.PERMISSION_DENIED, "not permitted", "PERMISSION_DENIED")
-        self.cluster.refuse = {"Status": denied}
+        self.node.failure = PermissionDeniedError("root", "admin", "cluster")
         self.assertRaises(PermissionDeniedError, self.watch, 2)
 
 
@@ -199,7 +228,7 @@ class ChangeTests(ClusterCase):
         (["leave"], ("leave",), {"left": "n1"}, "n1 has left: stop it"),
         (["transfer", "n1"], ("transfer", "n1"), {"leader": "n1"}, "n1 leads now"),
         (["transfer"], ("transfer", ""), {"leader": "n3"}, "n3 leads now"),
-        (["trim", "--offset", "77"], ("trim", 77, ""), {"lowest_offset": 77}, "the lowest offset is 77 now"),
+        (["trim", "--offset", "77"], ("trim", 77), {"lowest_offset": 76}, "the lowest offset is 76 now"),
     )
 
     def test_orders(self):
@@ -210,24 +239,25 @@ class ChangeTests(ClusterCase):
             self.assertIn(sentence, out)
             code, out, _ = self.run_cluster(*arguments, "--json")
             self.assertEqual((code, json.loads(out)), (0, as_json))
-            self.assertEqual(self.cluster.orders, [order, order])
-            self.cluster.orders.clear()
+            asked = [one for one in self.node.orders if one != ("status",)]
+            self.assertEqual(asked, [order, order])
+            self.node.orders.clear()
 
     def test_refused(self):
         """A refusal keeps the node's reason and adds the next step; nothing is claimed."""
         reason = "n3 is needed: without it 1 of 2 voters is alive"
         rows = (
-            (grpc.StatusCode.FAILED_PRECONDITION, "MEMBERSHIP", 1, "`loghouse cluster status` shows"),
-            (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", 1, "`p, <subject>, *, admin`"),
-            (grpc.StatusCode.ABORTED, "OUTCOME_UNKNOWN", 4, "may or may not have been done"),
-            (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", 3, "try again"),
-            (grpc.StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED", 1, "does not serve this call"),
+            (MembershipError(reason), 1, "`loghouse cluster status` shows"),
+            (PermissionDeniedError("root", "admin", "cluster"), 1, "`p, <subject>, *, admin`"),
+            (OutcomeUnknownError(reason), 4, "may or may not have been done"),
+            (UnavailableError(reason), 3, "try again"),
+            (NotSupportedError(reason), 1, "does not serve this call"),
         )
-        for status, name, exit_code, next_step in rows:
-            self.cluster.refuse = {"Remove": refusal(status, reason, name)}
+        for error, exit_code, next_step in rows:
+            self.node.faults["Remove"] = [error] * 100
             code, out, err = self.run_cluster("remove", "n3", "--timeout", "0.3s")
-            self.assertEqual((code, out), (exit_code, ""), name)
-            self.assertIn(reason, err)
+            self.assertEqual((code, out), (exit_code, ""), error)
+            self.assertIn(str(error), err)
             self.assertIn(next_step, err)
             self.assertNotIn("record", err)
         code, out, err = self.run_cluster("remove", "n3", "--json")
@@ -239,4 +269,4 @@ class ChangeTests(ClusterCase):
             code, out, err = self.run_cluster(*arguments)
             self.assertEqual((code, out), (2, ""), arguments)
             self.assertIn("usage:", err)
-        self.assertEqual(self.cluster.orders, [])
+        self.assertEqual(self.node.orders, [])

@@ -18,8 +18,7 @@ from loghouse.cli.output import CommandError
 from loghouse.config import settings as config
 from loghouse.config.values import Address
 from loghouse.testing.process import free_port
-from tests.cli.fake_node import FakeServer
-from tests.cli.support import CommandCase
+from tests.cli.support import CommandCase, NodeCase
 from tests.processes import SKIP
 
 LISTEN = Address("127.0.0.1", 8400)
@@ -141,19 +140,17 @@ class ServingTests(CommandCase):
         self.assertIn("node-2 ended with exit code 3", str(error))
 
 
-class RoundTripTests(CommandCase):
+class RoundTripTests(NodeCase):
     """A file there and back."""
 
     def setUp(self):
         super().setUp()
-        self.server = FakeServer()
-        self.addCleanup(self.server.stop)
         self.path = self.folder / "input"
         self.path.write_bytes(b"one\n\ntwo\xff\nthree")
 
     def client(self):
         args = argparse.Namespace(
-            server=self.server.address,
+            server=self.node.address,
             direct=False,
             log="",
             config=None,
@@ -176,8 +173,10 @@ class RoundTripTests(CommandCase):
 
     def test_difference_is_found(self):
         """A byte that comes back different fails the demo."""
-        append = self.server.node.append
-        self.server.node.append = lambda payload, *rest: append(payload.replace(b"three", b"thre3"), *rest)
+        append = self.cluster.append
+        self.cluster.append = lambda payload, count, *_: append(
+            bytes(payload).replace(b"three", b"thre3"), count
+        )
         with self.client() as log:
             error = self.assertRaises(CommandError, demo_trip.round_trip, log, self.path)
         self.assertIn("offset 3 came back different", str(error))

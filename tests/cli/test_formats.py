@@ -57,7 +57,7 @@ class FormatTests(test_records.RecordsCase):
     def test_terminal(self):
         """What a terminal would obey is shown, in every format; a file gets the bytes as they are."""
         hostile = "\x1b]0;owned\x07\x9b31m\u202e\u2028\r\x7fok"
-        self.node.records(Record(value=hostile.encode(), key=b"\xc2\x9b", headers=[Header(key=hostile)]))
+        self.add(Record(value=hostile.encode(), key=b"\xc2\x9b", headers=[Header(key=hostile)]))
         for format_ in ("lines", "raw", "json", "hex", "length-prefixed"):
             master, slave = os.openpty()
             self.addCleanup(os.close, master)
@@ -75,7 +75,7 @@ class FormatTests(test_records.RecordsCase):
 
     def test_json_both_ways(self):
         """What consume writes as JSON, produce takes back: values, keys, headers and times."""
-        self.node.records(
+        self.add(
             Record(value=b"\xff", key=b"k\xfe", timestamp=5, headers=[Header(key="h", value=b"\xfd")] * 2),
             Record(value="zw\u00f6lf".encode(), key=b"key"),
         )
@@ -113,13 +113,13 @@ class FormatTests(test_records.RecordsCase):
                 {"value": "w", "key": "own", "headers": headers},
             ],
         )
-        self.node.entries.clear()
+        self.clear()
         self.produce("--value", "v", "--record-key", "k")
         self.assertEqual(self.records(), [{"value": "v", "key": "k"}])
 
     def test_raw_and_hexadecimal(self):
         """raw writes the bytes alone, hex only digits, with offsets when they are wanted."""
-        self.node.records(Record(value=b"a\n"), Record(value=b"\x00b"))
+        self.add(Record(value=b"a\n"), Record(value=b"\x00b"))
         self.assertEqual(self.run_command("consume", "--format", "raw", *self.target), (0, "a\n\x00b", ""))
         code, out, _ = self.run_command("consume", "--format", "hex", "--offsets", *self.target)
         self.assertEqual((code, out), (0, "0\t610a\n1\t0062\n"))
@@ -139,7 +139,7 @@ class FormatTests(test_records.RecordsCase):
             ("length-prefixed", b"\0\0\0\1v\xff\0\0\0", "the length at byte 5 says 4278190080 bytes"),
         ]
         for format_, stdin, expected in rows:
-            self.node.entries.clear()
+            self.clear()
             code, out, err = self.run_command("produce", "--format", format_, *self.target, stdin=stdin)
             self.assertEqual((code, out), (2, ""), stdin)
             self.assertIn(expected, err)
@@ -180,7 +180,7 @@ class PlaceTests(test_records.RecordsCase):
     def setUp(self):
         super().setUp()
         for value in (b"a", b"b", b"c"):
-            self.node.records(Record(value=value))
+            self.add(Record(value=value))
         self.moments = [entry.timestamp for entry in self.node.entries if entry.record_count]
 
     def test_times(self):
@@ -199,19 +199,19 @@ class PlaceTests(test_records.RecordsCase):
 
     def test_several_addresses(self):
         """One of several addresses that answers is enough; the scheme may be written, too."""
-        for server in (f"127.0.0.1:1,{self.server.address}", f"loghouse://{self.server.address},127.0.0.1:1"):
+        for server in (f"127.0.0.1:1,{self.node.address}", f"loghouse://{self.node.address},127.0.0.1:1"):
             code, out, err = self.run_command("consume", "-n", "1", "--plaintext", "--server", server)
             self.assertEqual((code, out, err), (0, "a\n", ""))
 
     def test_direct(self):
         """--direct stays with the address given, where the node tells of one that nobody reaches."""
-        self.node.address = "127.0.0.1:1"
+        self.node.show(address="127.0.0.1:1")
         code, out, err = self.run_command("consume", "--direct", *self.target)
         self.assertEqual((code, out, err), (0, "a\nb\nc\n", ""))
 
     def test_leave_wants_one_address(self):
         """The node that is to leave cannot be one of several."""
-        servers = f"{self.server.address},127.0.0.1:1"
+        servers = f"{self.node.address},127.0.0.1:1"
         code, _, err = self.run_command("cluster", "leave", "--plaintext", "--server", servers)
         self.assertEqual(code, 2)
         self.assertIn("give one --server: the node that is to leave", err)

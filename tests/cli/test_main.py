@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-import grpc
 from cryptography import x509
 
 from loghouse import __version__
+from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.auth.denylist import names_of, parse_denylist
 from loghouse.cli import certs, failures, target
 from loghouse.cli.main import make_parser
@@ -22,21 +22,20 @@ from loghouse.limits import KIB
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
 from loghouse.testing.process import free_port
-from tests.cli.fake_node import FakeServer
-from tests.cli.support import CommandCase
+from tests.cli.support import CommandCase, NodeCase
 from tests.test_config import PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-class CertificatesCase(CommandCase):
+class CertificatesCase(NodeCase):
     """A CA, a node `node-1` and a client `root` in ./certs."""
 
     def setUp(self):
         super().setUp()
         for words in (
             ["init"],
-            ["node", "node-1", "--cluster", "c", "--host", "127.0.0.1"],
+            ["node", "node-1", "--cluster", "c1", "--host", "127.0.0.1"],
             ["client", "root"],
         ):
             code, _, err = self.run_command("certs", *words)
@@ -49,28 +48,25 @@ class CertsTests(CertificatesCase):
     def test_they_work_for_mutual_tls(self):
         """A node with the made certificate serves a client with the made certificate, and no other."""
         certs = self.folder / "certs"
-        credentials = grpc.ssl_server_credentials(
-            [((certs / "node-1.key").read_bytes(), (certs / "node-1.pem").read_bytes())],
-            (certs / "ca.pem").read_bytes(),
-            require_client_auth=True,
-        )
-        server = FakeServer(credentials)
-        self.addCleanup(server.stop)
-        tls = ["--ca", "certs/ca.pem", "--cert", "certs/root.pem", "--key", "certs/root.key"]
-        code, _, err = self.run_command("servers", "--server", server.address, *tls)
-        self.assertEqual(code, ExitCode.UNAVAILABLE)
-        self.assertIn("--transport grpc", err)
-        tls += ["--transport", "grpc"]
-        code, out, err = self.run_command("servers", "--server", server.address, *tls)
-        self.assertEqual((code, err), (0, ""))
-        self.assertIn("node-1", out)
-        self.assertEqual(self.run_command("certs", "init", "--dir", "other")[0], 0)
-        self.assertEqual(self.run_command("certs", "client", "root", "--dir", "other")[0], 0)
-        foreign = [*tls[:2], "--cert", "other/root.pem", "--key", "other/root.key", *tls[-2:]]
-        code, out, err = self.run_command("servers", "--server", server.address, *foreign)
-        self.assertEqual(out, "")
-        self.assertIn(code, (ExitCode.UNAVAILABLE, ExitCode.OUTCOME_UNKNOWN))
-        self.assertNotIn("Traceback", err)
+        paths = TlsPaths(certificate=certs / "node-1.pem", key=certs / "node-1.key", ca=certs / "ca.pem")
+        node = self.serve("node-1", Credentials(paths))
+        for where in ("init",), ("client", "root"):
+            self.assertEqual(self.run_command("certs", *where, "--dir", "other")[0], 0)
+        ca = ["--ca", "certs/ca.pem"]
+        tls = [*ca, "--cert", "certs/root.pem", "--key", "certs/root.key"]
+        foreign = [*ca, "--cert", "other/root.pem", "--key", "other/root.key"]
+        for transport, codes in (
+            ("binary", {ExitCode.FAILED}),
+            ("grpc", {ExitCode.UNAVAILABLE, ExitCode.OUTCOME_UNKNOWN}),
+        ):
+            at = ["servers", "--server", node.address, "--transport", transport]
+            code, out, err = self.run_command(*at, *tls)
+            self.assertEqual((code, err), (0, ""), transport)
+            self.assertIn("node-1", out)
+            code, out, err = self.run_command(*at, *foreign)
+            self.assertEqual(out, "", transport)
+            self.assertIn(code, codes, transport)
+            self.assertNotIn("Traceback", err)
 
     def test_files_are_kept(self):
         """What is there stays, unless --force."""
@@ -147,19 +143,14 @@ class TargetTests(CertificatesCase):
 
     TLS: ClassVar = {"ca": "root.pem", "certificate": "root.pem", "key": "root.key"}
 
-    def setUp(self):
-        super().setUp()
-        self.server = FakeServer()
-        self.addCleanup(self.server.stop)
-
     def test_order(self):
         """The command line wins over the environment, that over client.yaml."""
-        (self.folder / "client.yaml").write_text(f"server: {self.server.address}\n")
+        (self.folder / "client.yaml").write_text(f"server: {self.node.address}\n")
         self.assertEqual(self.run_command("servers")[0], 0)
         self.addCleanup(os.environ.pop, "LOGHOUSE_SERVER")
         os.environ["LOGHOUSE_SERVER"] = "127.0.0.1:1"
         self.assertEqual(self.run_command("servers")[0], 3)
-        self.assertEqual(self.run_command("servers", "--server", self.server.address)[0], 0)
+        self.assertEqual(self.run_command("servers", "--server", self.node.address)[0], 0)
 
     def test_one_overrides_itself_alone(self):
         """Each option overrides that setting of client.yaml, and leaves all others as they are."""
@@ -195,14 +186,14 @@ class TargetTests(CertificatesCase):
             (["bench", "produce", "--sync", "--batch", "1KiB"], "--batch is for batches"),
             (["bench", "produce", "--sync", "--codec", "zstd"], "--codec is for batches"),
         ]:
-            code, out, err = self.run_command(*words, "--server", self.server.address)
+            code, out, err = self.run_command(*words, "--server", self.node.address)
             self.assertEqual((code, out), (2, ""), words)
             self.assertIn(expected, err)
 
     def test_development_folder(self):
         """With nothing said, ./dev/client.yaml is taken; its paths start from its folder."""
         (self.folder / "dev").mkdir()
-        (self.folder / "dev" / "client.yaml").write_text(f"server: {self.server.address}\n")
+        (self.folder / "dev" / "client.yaml").write_text(f"server: {self.node.address}\n")
         self.assertEqual(self.run_command("servers")[0], 0)
 
     def test_mistakes(self):

@@ -6,39 +6,27 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
-
-import grpc
 
 from loghouse.api.v1.log_pb2 import Header, Record
 from loghouse.cli import consume
+from loghouse.errors import OutcomeUnknownError, PermissionDeniedError, UnavailableError
 from loghouse.protocol.batch import compress, decompress
-from loghouse.protocol.entry import Codec
-from tests.cli.fake_node import FakeServer, refusal
-from tests.cli.support import CommandCase
+from loghouse.protocol.entry import Codec, EntryKind
+from tests.cli.support import NodeCase
+from tests.fakes.node import BROKEN
+from tests.fakes.served import reactor_thread
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-NOT_PERMITTED = refusal(
-    grpc.StatusCode.PERMISSION_DENIED,
-    "'nobody' is not permitted to produce 'default'",
-    "PERMISSION_DENIED",
-    subject="nobody",
-    action="produce",
-    object="default",
-)
+NOT_PERMITTED = PermissionDeniedError("nobody", "produce", "default")
 
 
-class RecordsCase(CommandCase):
-    """A node to talk to."""
-
-    def setUp(self):
-        super().setUp()
-        self.server = FakeServer()
-        self.node = self.server.node
-        self.addCleanup(self.server.stop)
-        self.target = ["--server", self.server.address, "--plaintext"]
+class RecordsCase(NodeCase):
+    """A node to talk to, and commands as processes."""
 
     def start(self, *arguments):
         """Start the command as a process of its own."""
@@ -78,7 +66,7 @@ class ProduceTests(RecordsCase):
         lines = [f"line {number}" for number in range(1000)]
         (self.folder / "input").write_text("\n".join(lines) + "\n")
         for codec in ("none", "zstd"):
-            self.node.entries.clear()
+            self.clear()
             code, out, err = self.run_command(
                 "produce", "--file", "input", "--batch", "2KiB", "--codec", codec, "--json", *self.target
             )
@@ -113,7 +101,7 @@ class ProduceTests(RecordsCase):
 
     def test_refused_midway(self):
         """What was acknowledged before a refusal is told, with the offset and the way on."""
-        self.node.refuse["ProduceBatch"] = (2, NOT_PERMITTED)
+        self.node.faults["ProduceBatch"] = [None, None, NOT_PERMITTED]
         values = [word for value in "abcd" for word in ("--value", value)]
         code, out, err = self.run_command("produce", *values, *self.target)
         self.assertEqual((code, out), (1, ""))
@@ -123,7 +111,7 @@ class ProduceTests(RecordsCase):
 
     def test_batch_refused(self):
         """A refused batch appends nothing, and nothing is claimed."""
-        self.node.refuse["ProduceBatchStream"] = (0, NOT_PERMITTED)
+        self.node.faults["ProduceBatchStream"] = [NOT_PERMITTED]
         code, out, err = self.run_command("produce", *self.target, stdin=b"a\nb\n")
         self.assertEqual((code, out), (1, ""))
         self.assertIn("not permitted to produce 'default' (ask for a rule", err)
@@ -131,12 +119,8 @@ class ProduceTests(RecordsCase):
 
     def test_outcome_unknown(self):
         """A link that breaks under a --value is an exit code of its own, and says that it may be there."""
-        for status in (
-            refusal(grpc.StatusCode.ABORTED, "leader lost", "OUTCOME_UNKNOWN"),
-            refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed"),
-        ):
-            self.node.entries.clear()
-            self.node.refuse["ProduceBatch"] = (1, status)
+        for fault in (OutcomeUnknownError("leader lost"), BROKEN):
+            self.node.faults["ProduceBatch"] = [None, fault]
             code, _, err = self.run_command("produce", "--value", "a", "--value", "b", *self.target)
             self.assertEqual(code, 4)
             self.assertIn("1 record acknowledged as durable", err)
@@ -144,9 +128,8 @@ class ProduceTests(RecordsCase):
 
     def test_not_available(self):
         """A cluster without a leader is tried for the --timeout; then it is certain that nothing is there."""
-        status = refusal(grpc.StatusCode.UNAVAILABLE, "no leader is known", "UNAVAILABLE")
         for call, words in (("ProduceBatch", ["--value", "x"]), ("RegisterProducer", [])):
-            self.node.refuse = {call: (0, status)}
+            self.node.faults = {call: [UnavailableError("no leader is known")] * 1000}
             code, out, err = self.run_command(
                 "produce", "--timeout", "0.3s", *words, *self.target, stdin=b"x\n"
             )
@@ -157,7 +140,7 @@ class ProduceTests(RecordsCase):
 
     def test_error_as_json(self):
         """With --json an error is JSON, too, with its reason and details."""
-        self.node.refuse["ProduceBatch"] = (0, NOT_PERMITTED)
+        self.node.faults["ProduceBatch"] = [NOT_PERMITTED]
         code, out, err = self.run_command("produce", "--value", "x", "--json", *self.target)
         self.assertEqual((code, out), (1, ""))
         problem = json.loads(err.splitlines()[-1])
@@ -186,8 +169,10 @@ class ProduceTests(RecordsCase):
         process = self.start("produce")
         process.stdin.write(b"first\n")
         process.stdin.flush()
-        with self.node.appended:
-            self.assertTrue(self.node.appended.wait_for(lambda: self.node.next_offset == 1, 60))
+        end = time.monotonic() + 60
+        while not self.node.next_offset and time.monotonic() < end:
+            time.sleep(0.001)
+        self.assertEqual(self.node.next_offset, 1)
         # The answer is on its way to the command; only that it ends well is certain, not that it was counted.
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -201,9 +186,9 @@ class ConsumeTests(RecordsCase):
 
     def setUp(self):
         super().setUp()
-        self.node.records(Record(value=b"a"), Record(value=b"b"))
-        self.node.append(None)
-        self.node.records(Record(value=b"c"))
+        self.add(Record(value=b"a"), Record(value=b"b"))
+        reactor_thread().call(partial(self.cluster.append, b"", 0, kind=EntryKind.NOOP))
+        self.add(Record(value=b"c"))
 
     def test_calls_end_before_the_loop(self):
         """A call that gRPC is still ending hears how it ended before the command's loop closes."""
@@ -247,18 +232,17 @@ class ConsumeTests(RecordsCase):
 
     def test_json(self):
         """Every field of a record is there; bytes that are no text are base64."""
-        self.node.entries.clear()
-        self.node.records(
+        self.add(
             Record(value=b"\xff", key=b"k", timestamp=5, headers=[Header(key="h", value=b"v")]),
             Record(value=b"text"),
         )
-        code, out, _ = self.run_command("consume", "--json", *self.target)
+        code, out, _ = self.run_command("consume", "--offset", "3", "--json", *self.target)
         first, second = map(json.loads, out.splitlines())
         self.assertEqual(code, 0)
         self.assertEqual(
             first,
             {
-                "offset": 0,
+                "offset": 3,
                 "timestamp": 5,
                 "time": "1970-01-01T00:00:00.000005Z",
                 "value_base64": "/w==",
@@ -266,11 +250,11 @@ class ConsumeTests(RecordsCase):
                 "headers": [{"key": "h", "value": "v"}],
             },
         )
-        self.assertEqual((second["value"], second["timestamp"]), ("text", 1_700_000_000_000_000))
+        self.assertEqual((second["value"], second["timestamp"]), ("text", self.node.entries[-1].timestamp))
 
     def test_damaged_frames(self):
         """A byte that changed on the way is noticed, its record is not printed, and it is exit code 5."""
-        self.node.frames_hook = lambda frames: frames[:-1] + bytes([frames[-1] ^ 1])
+        self.node.change_frames = lambda frames: frames[:-1] + bytes([frames[-1] ^ 1])
         code, out, err = self.run_command("consume", *self.target)
         self.assertEqual((code, out), (5, "a\nb\n"))
         self.assertIn("checksum", err)
@@ -279,7 +263,7 @@ class ConsumeTests(RecordsCase):
         """--follow waits for what is appended later; --count ends it."""
         process = self.start("consume", "--offset", "2", "--follow", "--count", "2")
         self.assertEqual(process.stdout.readline(), b"c\n")
-        self.node.records(Record(value=b"later"), Record(value=b"not read"))
+        self.add(Record(value=b"later"), Record(value=b"not read"))
         out, err = process.communicate(timeout=60)
         self.assertEqual((process.returncode, out, err), (0, b"later\n", b""))
 
@@ -297,7 +281,7 @@ class ConsumeTests(RecordsCase):
         self.assertEqual(process.stdout.readline(), b"a\n")
         process.stdout.close()
         for _ in range(3):
-            self.node.records(*[Record(value=b"x" * 1000)] * 200)
+            self.add(*[Record(value=b"x" * 1000)] * 200)
         code, err = process.wait(timeout=60), process.stderr.read()
         self.assertEqual((code, err), (0, b""))
         process.stdin.close()
@@ -333,16 +317,16 @@ class ServersTests(RecordsCase):
         """Both forms name the cluster, the node and who leads."""
         code, out, _ = self.run_command("servers", *self.target)
         self.assertEqual(code, 0)
-        self.assertIn("cluster fake (000102030405060708090a0b0c0d0e0f)", out)
-        self.assertRegex(out, rf"node-1 +{self.server.address} +- +voter +leader +alive")
+        self.assertIn("cluster c1 (000102030405060708090a0b0c0d0e0f)", out)
+        self.assertRegex(out, rf"n1 +{self.node.address} +- +voter +leader +alive")
         code, out, _ = self.run_command("servers", "--json", *self.target)
         self.assertEqual(json.loads(out)["servers"][0]["is_leader"], True)
 
     def test_unreachable(self):
         """No node there: exit code 3, the address, the cause, and what to try."""
-        self.server.stop()
+        self.run_there(self.node.stop)
         code, out, err = self.run_command("servers", *self.target)
         self.assertEqual((code, out), (3, ""))
-        self.assertIn(self.server.address, err)
+        self.assertIn(self.node.address, err)
         self.assertIn("Connection refused", err)
         self.assertIn("is a node running", err)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 
 from loghouse.client import AsyncClient, calls, retrying
 from loghouse.client.balancing import Server
@@ -18,7 +19,8 @@ from loghouse.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from tests.client.fake import BROKEN, HANG, LOST, FakeCase, asynchronous, until
+from tests.client.fake import FakeCase, asynchronous, until
+from tests.fakes.node import BROKEN, HANG, LOST
 
 
 class AppendTests(FakeCase):
@@ -206,7 +208,7 @@ class ClusterTests(FakeCase):
         cluster = await self.cluster()
         log = self.connect(cluster.target)
         view = await log.servers()
-        self.assertEqual((view.cluster_uuid, view.cluster_name), (cluster.uuid, "fake"))
+        self.assertEqual((view.cluster_uuid, view.cluster_name), (cluster.uuid, "c1"))
         first = Server(name="n1", address=cluster.nodes[0].address, is_leader=True)
         self.assertEqual((view.servers[0], view.leader, len(view.servers)), (first, first, 3))
         cluster.leader = cluster.nodes[1]
@@ -233,7 +235,7 @@ class ClusterTests(FakeCase):
         """A server that does not know where the leader is does not stop any call; another one is asked."""
         cluster = await self.cluster()
         for told in ("", "nowhere", ":8400", "a..b:1"):
-            cluster.nodes[0].told_address = told
+            cluster.nodes[0].show(address=told)
             log = self.connect(cluster.nodes[1].address, timeout_seconds=10.0)
             await log.append(b"a")
             await log.bounds()
@@ -249,7 +251,7 @@ class ClusterTests(FakeCase):
         door = await cluster.add("door")
         cluster.nodes.remove(door)
         self.closers.append(door.stop)
-        cluster.leader.grpc_address = door.address
+        cluster.leader.show(grpc_address=door.address)
         log = self.connect(cluster.target, transport="grpc")
         await log.append(b"a")
         self.assertEqual((door.count("ProduceBatch"), cluster.leader.count("ProduceBatch")), (1, 0))
@@ -265,9 +267,12 @@ class ClusterTests(FakeCase):
     async def test_silent_server_does_not_hold_up(self):
         """While one server is silent, the next one is asked for the cluster beside it."""
         cluster = await self.cluster()
-        for node in cluster.nodes[:2]:
-            node.faults["GetServers"] = [HANG] * 10
-        log = self.connect(cluster.target)
+        silent = []
+        for _ in range(2):
+            listening = socket.create_server(("127.0.0.1", 0))
+            self.addCleanup(listening.close)
+            silent.append(f"127.0.0.1:{listening.getsockname()[1]}")
+        log = self.connect(",".join([*silent, cluster.nodes[2].address]))
         self.assertEqual(await log.append(b"a"), 0)
 
     @asynchronous

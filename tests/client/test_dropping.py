@@ -13,7 +13,8 @@ from loghouse.client import connect_blocking, exiting
 from loghouse.client.batching import OutgoingBatch, ProducerLedger
 from loghouse.errors import InvalidRequestError, LoghouseError, PermissionDeniedError, UnavailableError
 from loghouse.limits import UNREPORTED_BATCHES_MAX
-from tests.client.fake import HANG, FakeCase, asynchronous, until
+from tests.client.fake import FakeCase, asynchronous, until
+from tests.fakes.node import HANG
 
 REFUSED = PermissionDeniedError("root", "produce", "default")
 SECONDS_MAX = 60

@@ -17,7 +17,8 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.limits import RECORD_SIZE_MAX
-from tests.client.fake import BROKEN, HANG, LOST, FakeCase, asynchronous, until
+from tests.client.fake import FakeCase, asynchronous, until
+from tests.fakes.node import BROKEN, HANG, LOST
 
 
 def value(number):
@@ -169,7 +170,7 @@ class ProducingTests(FakeCase):
         async with log.producer(linger_ms=0) as producer:
             for number in range(3):
                 self.assertEqual(await (await producer.append(b"a")), number)
-                await until(lambda: not cluster.nodes[0].open_streams)
+                await until(lambda: not cluster.nodes[0].has_calls)
         self.assertEqual(cluster.nodes[0].count("RegisterProducer"), 1)
 
 
@@ -339,7 +340,7 @@ class FailingTests(FakeCase):
         working.cancel()
         await self.raises(asyncio.CancelledError, working)
         await self.raises(LoghouseError, self.delivery)
-        await until(lambda: not cluster.nodes[0].open_streams)
+        await until(lambda: not cluster.nodes[0].has_calls)
         self.assertEqual(cluster.values, [b"a"])
 
     async def awaited(self, delivery):

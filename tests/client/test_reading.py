@@ -9,7 +9,8 @@ from loghouse.client import asynchronous as asynchronous_client
 from loghouse.client import connect_blocking, reading
 from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import KIB, MIB
-from tests.client.fake import BROKEN, FETCH_SIZE, HANG, LOST, FakeCase, asynchronous, until
+from tests.client.fake import FakeCase, asynchronous, until
+from tests.fakes.node import BROKEN, HANG
 
 
 class UnconfirmedTests(FakeCase):
@@ -82,7 +83,7 @@ class ReadingCase(FakeCase):
 
     def readers(self, cluster):
         """The nodes that are read from now."""
-        return [node for node in cluster.nodes if node.open_streams]
+        return [node for node in cluster.nodes if node.is_followed]
 
 
 class RangeTests(ReadingCase):
@@ -171,14 +172,14 @@ class FailoverTests(ReadingCase):
             cluster.append(*self.large(cluster))
         log = self.connect(cluster.target)
         for node in cluster.nodes:
-            node.faults["FetchStream"] = [LOST, BROKEN] * 20
+            node.faults["FetchStream"] = [None, BROKEN] * 20
         found = [batch.offset async for batch in log.read_batches(0)]
         self.assertEqual(found, list(range(8)))
 
     def large(self, cluster):
         from loghouse.client.batching import encode_batch_of
 
-        return encode_batch_of([bytes(FETCH_SIZE)])
+        return encode_batch_of([bytes(256 * KIB)])
 
     @asynchronous
     async def test_stopped_servers(self):
@@ -281,7 +282,7 @@ class EndTests(ReadingCase):
         cluster = await self.cluster(1)
         from loghouse.client.batching import encode_batch_of
 
-        payload = encode_batch_of([bytes(FETCH_SIZE)])
+        payload = encode_batch_of([bytes(256 * KIB)])
         for _ in range(160):  # 40 MiB
             cluster.append(*payload)
         log = self.connect(cluster.target)

@@ -17,6 +17,7 @@ from loghouse.protocol.batch import compress, decode_batch, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.entry import Codec, EntryKind
 from loghouse.protocol.session import LeaderNamed
+from tests.fakes.node import FakeNode
 from tests.net.wire import WireCase, asynchronous, until
 from tests.vectors.payloads import PAYLOADS
 
@@ -67,8 +68,11 @@ class RequestTests(WireCase):
         """Configured without TLS the same frames go over plain TCP, as the configured subject."""
         self.open_port(plaintext=True)
         connection = await self.connect()
-        await connection.produce(batch(b"x"), record_count=1)
+        payload = batch(*[bytes(MIB - 100)] * 3)  # its answer is written in parts
+        await connection.produce(payload, record_count=3)
         self.assertEqual(self.node.proposals[0].subject, "root")
+        [entry] = connection.entries((await connection.fetch(0)).frames)
+        self.assertTrue(entry.payload == payload)
 
     @asynchronous
     async def test_describe_bounds_time(self):
@@ -76,6 +80,7 @@ class RequestTests(WireCase):
         self.open_port()
         connection = await self.connect()
         await connection.produce(batch(b"a", b"b", b"c"), record_count=3)
+        FakeNode(self.node.cluster, "n2")
         described = await connection.describe()
         self.assertEqual(described.logs, ((1, "default"),))
         self.assertEqual([server.name for server in described.servers], ["n1", "n2"])
@@ -216,7 +221,7 @@ class RequestTests(WireCase):
             named.append(event.name) if isinstance(event, LeaderNamed) else taken(event)
         )
         for leader in ("n1", "n2", "n2", "", "n2", "n1", "n3"):
-            self.node.leader_name = leader
+            self.patch(FakeNode, "leader_name", leader)
             await connection.produce(batch(b"x"), record_count=1)
         await connection.bounds()  # the last one is here, too
         self.assertEqual(named, ["n2", "n2", "n3"])
@@ -458,7 +463,7 @@ class FollowTests(WireCase):
         connection = await self.connect()
         await connection.produce(batch(b"a", b"b"), record_count=2)
         await connection.produce(batch(b"c"), record_count=1)
-        self.node.drop_below(2)
+        self.node.cluster.forget(2)
         error = await refused(self, connection.follow(0, lambda reply: None), errors.OffsetOutOfRangeError)
         self.assertEqual((error.lowest, error.next_offset), (2, 3))
 

@@ -33,7 +33,7 @@ from loghouse.protocol.framing import HEADER
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.runtime.bridge import soon
 from loghouse.shares import Shares
-from tests.api.fake_node import FakeNode
+from tests.fakes.node import FakeNode
 from tests.recording import RecordingMetrics
 
 MODEL = (Path(__file__).resolve().parent.parent.parent / "certs" / "model.conf").read_text()
