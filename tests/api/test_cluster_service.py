@@ -9,8 +9,9 @@ from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.failures import LEADER_KEY
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
-from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
+from tests.api.doors import DoorCase, batch, details_of, produce
 from tests.fakes.node import FakeNode
+from tests.fakes.tasks import asynchronous, until
 
 ADMIN = "p, root, *, admin\n"
 

@@ -28,7 +28,9 @@ from loghouse.limits import (
 )
 from loghouse.node.gate import Gate
 from loghouse.shares import Shares
-from tests.api.doors import DoorCase, asynchronous, authority, batch, details_of, produce, until
+from tests.api.doors import DoorCase, batch, details_of, produce
+from tests.fakes.secured import authority, client_certificate, node_certificate
+from tests.fakes.tasks import asynchronous, until
 
 
 def every_rpc():
@@ -72,7 +74,7 @@ class HandshakeTests(DoorCase):
     async def test_strangers(self):
         """No certificate, a foreign CA's, an expired one: the handshake fails, and others go on."""
         await self.open_door()
-        own_ca, _, _ = authority()
+        own_ca = authority()
         now = datetime.now(UTC)
         foreign = make_client_certificate(make_ca("foreign", now=now), name="root", now=now)
         expired = make_client_certificate(own_ca, name="root", now=now - timedelta(days=9), days=8)
@@ -88,7 +90,7 @@ class HandshakeTests(DoorCase):
         self.policy_path.write_text("p, root, *, produce\np, node:n1, *, produce\n")
         self.authorizer.reload()
         await self.open_door()
-        own_ca, _, _ = authority()
+        own_ca = authority()
         now = datetime.now(UTC)
         node = make_node_certificate(own_ca, cluster="c1", node="n2", hosts=[], now=now)
         error = await self.refused(
@@ -118,7 +120,7 @@ class HandshakeTests(DoorCase):
         stub = self.stub()
         await stub.Produce(produce())
         later = datetime.now(UTC) + timedelta(days=400)
-        self.now = later.timestamp
+        self.wall_clock = later.timestamp
         await self.refused(stub.Produce(produce()), grpc.StatusCode.UNAUTHENTICATED)
         self.assertEqual(self.node.next_offset, 1)
 
@@ -126,28 +128,29 @@ class HandshakeTests(DoorCase):
     async def test_new_certificates_without_restart(self):
         """After a reload new connections see the new certificate; a bad file keeps the old one."""
         await self.open_door()
-        self.assertEqual(await self._seen_serial(), self._serial(authority()[1].certificate_pem))
-        own_ca, _, _ = authority()
+        self.assertEqual(await self._seen_serial(), self._serial(node_certificate("n1").certificate_pem))
+        own_ca = authority()
         second = make_node_certificate(
             own_ca, cluster="c1", node="n1", hosts=["localhost"], now=datetime.now(UTC)
         )
-        files = self.write_tls_files(node=second)
+        files = self.tls_paths(issued=second)
         self.credentials.reload()
         self.assertEqual(await self._seen_serial(), self._serial(second.certificate_pem))
         files.certificate.write_bytes(b"broken")
         self.assertRaises(CertificateError, self.credentials.reload)
         self.assertEqual(await self._seen_serial(), self._serial(second.certificate_pem))
-        files.certificate.write_bytes(authority()[1].certificate_pem)
+        files.certificate.write_bytes(node_certificate("n1").certificate_pem)
         error = self.assertRaises(CertificateError, self.credentials.reload)
         self.assertIn("is not the key of", str(error))
         self.assertEqual(await self._seen_serial(), self._serial(second.certificate_pem))
         await self.stub(options=[("grpc.ssl_target_name_override", "localhost")]).Produce(produce())
 
     def _client_context(self):
-        ca, _, clients = authority()
         certificate = self.directory / "client.pem"
-        certificate.write_bytes(clients["root"].key_pem + clients["root"].certificate_pem)
-        context = ssl.create_default_context(cadata=ca.certificate_pem.decode())
+        certificate.write_bytes(
+            client_certificate("root").key_pem + client_certificate("root").certificate_pem
+        )
+        context = ssl.create_default_context(cadata=authority().certificate_pem.decode())
         context.load_cert_chain(certificate)
         context.set_alpn_protocols(["h2"])
         return context
@@ -221,7 +224,7 @@ class PermissionTests(DoorCase):
         for service, rpcs in (
             (
                 log_pb2.DESCRIPTOR.services_by_name["Log"],
-                log_service.LogService(Gate(self.node, self.authorizer, clock=self.now)),
+                log_service.LogService(Gate(self.node, self.authorizer, clock=self.wall_clock)),
             ),
             (log_pb2.DESCRIPTOR.services_by_name["Cluster"], cluster_service.ClusterService(self.node)),
         ):
@@ -318,7 +321,7 @@ class PlaintextTests(DoorCase):
 
     def test_loopback_only(self):
         """Other addresses than loopback are refused before anything listens."""
-        server = GrpcServer(self.node, self.authorizer, clock=self.now, credentials=None)
+        server = GrpcServer(self.node, self.authorizer, clock=self.wall_clock, credentials=None)
         for address in ("0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.org:0", ":0"):
             with self.assertRaises(ConfigError, msg=address):
                 server.bind(address)
@@ -334,14 +337,14 @@ class BindTests(DoorCase):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            credentials = ServerCredentials(Credentials(self.write_tls_files()))
-            server = GrpcServer(self.node, self.authorizer, clock=self.now, credentials=credentials)
+            credentials = ServerCredentials(Credentials(self.tls_paths()))
+            server = GrpcServer(self.node, self.authorizer, clock=self.wall_clock, credentials=credentials)
             error = self.assertRaises(ConfigError, server.bind, address)
         self.assertIn(address, str(error))
 
     def test_bad_files(self):
         """A missing file is an error at boot that names it."""
-        files = self.write_tls_files()
+        files = self.tls_paths()
         files.ca.unlink()
         error = self.assertRaises(CertificateError, Credentials, files)
         self.assertIn("ca.pem", str(error))
@@ -349,16 +352,17 @@ class BindTests(DoorCase):
     @asynchronous
     async def test_unix_socket(self):
         """The same door on a Unix socket asks for certificates just the same."""
-        credentials = ServerCredentials(Credentials(self.write_tls_files()))
-        server = GrpcServer(self.node, self.authorizer, clock=self.now, credentials=credentials)
+        credentials = ServerCredentials(Credentials(self.tls_paths()))
+        server = GrpcServer(self.node, self.authorizer, clock=self.wall_clock, credentials=credentials)
         path = f"unix:{self.directory.resolve()}/s"
         server.bind(path)
         await server.start()
         self.closers.append(lambda: server.stop(0))
-        ca, _, clients = authority()
         for client, code in (("root", None), ("nobody", grpc.StatusCode.PERMISSION_DENIED)):
-            issued = clients[client]
-            own = grpc.ssl_channel_credentials(ca.certificate_pem, issued.key_pem, issued.certificate_pem)
+            issued = client_certificate(client)
+            own = grpc.ssl_channel_credentials(
+                authority().certificate_pem, issued.key_pem, issued.certificate_pem
+            )
             options = [("grpc.ssl_target_name_override", "localhost")]
             async with aio.secure_channel(path, own, options) as channel:
                 call = log_pb2_grpc.LogStub(channel).Produce(produce())

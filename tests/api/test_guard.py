@@ -1,7 +1,6 @@
 """What the guard makes of grpc's own errors."""
 
 import asyncio
-from pathlib import Path
 
 from grpc import aio
 from twisted.internet.defer import Deferred
@@ -9,11 +8,11 @@ from twisted.trial.unittest import TestCase
 
 from loghouse.api.guard import Guard, Rpc, Shape, _answer
 from loghouse.api.v1 import log_pb2
-from loghouse.auth.policy import Action, Authorizer
+from loghouse.auth.policy import Action
 from loghouse.net.callers import Callers
 from loghouse.node.gate import Gate
 from loghouse.shares import Shares
-from tests.api.doors import MODEL, POLICY
+from tests.fakes.served import authorizer
 
 
 class ServerStoppedError(aio.BaseError):
@@ -38,13 +37,8 @@ class EndingTests(TestCase):
 
     def test_server_stopped(self):
         """A call that ends with its server is no failure of the node: no line, no answer, nothing held."""
-        directory = Path(self.mktemp())
-        directory.mkdir()
-        (directory / "model.conf").write_text(MODEL)
-        (directory / "policy.csv").write_text(POLICY)
         shares = Shares()
-        authorizer = Authorizer(directory / "model.conf", directory / "policy.csv")
-        gate = Gate(None, authorizer, clock=lambda: 0.0)
+        gate = Gate(None, authorizer(), clock=lambda: 0.0)
         guard = Guard(gate, anonymous="root", shares=shares, callers=Callers(shares.bodies))
 
         async def behaviour(call, request):

@@ -11,8 +11,10 @@ from loghouse.api import guard
 from loghouse.api.v1 import log_pb2
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, MIB
 from loghouse.protocol.varint import encode_varint
-from tests.api.doors import POLICY, DoorCase, asynchronous, batch, details_of, produce, until
+from tests.api.doors import DoorCase, batch, details_of, produce
 from tests.api.test_door import every_rpc, invoke
+from tests.fakes.secured import POLICY
+from tests.fakes.tasks import asynchronous, until
 
 ROUNDS = int(os.environ.get("LOGHOUSE_HOSTILE_ROUNDS", "15"))
 EXPECTED = {

@@ -9,7 +9,8 @@ from loghouse.client.records import batches_of
 from loghouse.limits import ENTRY_SIZE_MAX, GRPC_FRAMES_SIZE_MAX, MIB
 from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.entry import Codec, decode_entries
-from tests.api.doors import DoorCase, asynchronous
+from tests.api.doors import DoorCase
+from tests.fakes.tasks import asynchronous
 
 NOISE = random.Random(9)
 VALUES = [NOISE.randbytes(MIB - 100) for _ in range(7)]

@@ -11,8 +11,9 @@ from loghouse.limits import KIB
 from loghouse.protocol.batch import compress, decode_batch
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import Codec, crc32c, decode_entries
-from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
+from tests.api.doors import DoorCase, batch, details_of, produce
 from tests.fakes.node import FakeNode
+from tests.fakes.tasks import asynchronous, until
 from tests.vectors.payloads import PAYLOADS
 
 

@@ -23,7 +23,8 @@ from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.replica.api import Proposal, proposing
-from tests.api.doors import DoorCase, asynchronous, batch, details_of, produce, until
+from tests.api.doors import DoorCase, batch, details_of, produce
+from tests.fakes.tasks import asynchronous, until
 
 
 class PipelineTests(DoorCase):

@@ -1,10 +1,5 @@
 """Clusters of fake nodes behind real servers, and clients of them."""
 
-import asyncio
-import functools
-import time
-
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from loghouse.client import AsyncClient
@@ -31,37 +26,6 @@ class ServedCluster(FakeCluster):
     @property
     def target(self):
         return ",".join(node.address for node in self.nodes)
-
-
-def asynchronous(method):
-    """Run an async test on the reactor's loop; it must leave no task behind."""
-
-    @functools.wraps(method)
-    def run(self):
-        return Deferred.fromFuture(asyncio.ensure_future(_run(self, method), loop=asyncio.get_event_loop()))
-
-    return run
-
-
-async def _run(test, method):
-    before = asyncio.all_tasks()
-    try:
-        await method(test)
-    finally:
-        for close in reversed(test.closers):
-            await close()
-    await until(lambda: not {task for task in asyncio.all_tasks() - before if not task.done()})
-
-
-async def until(condition, seconds_max=20.0):
-    """Give the loop turns until a condition holds."""
-    deadline = time.monotonic() + seconds_max
-    while not condition():
-        if time.monotonic() > deadline:
-            names = [task.get_coro() for task in asyncio.all_tasks()]
-            ours = [str(name) for name in names if "Aio" not in str(name)]
-            raise AssertionError(f"the condition never came; tasks: {ours}")
-        await asyncio.sleep(0.001)
 
 
 class FakeCase(TestCase):

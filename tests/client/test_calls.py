@@ -19,8 +19,9 @@ from loghouse.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from tests.client.fake import FakeCase, asynchronous, until
+from tests.client.fake import FakeCase
 from tests.fakes.node import BROKEN, HANG, LOST
+from tests.fakes.tasks import asynchronous, until
 
 
 class AppendTests(FakeCase):

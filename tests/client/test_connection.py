@@ -23,7 +23,8 @@ from loghouse.protocol.client_messages import Bounds, BoundsReply, Produce
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import CancelReceived, RequestReceived, Session
 from loghouse.protocol.streams import STREAM_MAX
-from tests.client.fake import FakeCase, asynchronous, until
+from tests.client.fake import FakeCase
+from tests.fakes.tasks import asynchronous, until
 
 HELLO = Hello(
     role=LinkRole.NODE,

@@ -13,8 +13,9 @@ from loghouse.client import connect_blocking, exiting
 from loghouse.client.batching import OutgoingBatch, ProducerLedger
 from loghouse.errors import InvalidRequestError, LoghouseError, PermissionDeniedError, UnavailableError
 from loghouse.limits import UNREPORTED_BATCHES_MAX
-from tests.client.fake import FakeCase, asynchronous, until
+from tests.client.fake import FakeCase
 from tests.fakes.node import HANG
+from tests.fakes.tasks import asynchronous, until
 
 REFUSED = PermissionDeniedError("root", "produce", "default")
 SECONDS_MAX = 60

@@ -11,7 +11,8 @@ from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
 from loghouse.client.fields import SECONDS_MAX, datetime_of, moment_of
 from loghouse.client.records import Record
 from loghouse.errors import InvalidRequestError
-from tests.client.fake import FakeCase, asynchronous
+from tests.client.fake import FakeCase
+from tests.fakes.tasks import asynchronous
 
 NAIVE = datetime(2026, 1, 1)
 NO_BYTES = ("text", "", 7, 1.5, object(), [b"a"], True)

@@ -11,7 +11,8 @@ import warnings
 
 from loghouse.client import AsyncClient, connect_blocking
 from loghouse.errors import ClientUseError
-from tests.client.fake import FakeCase, asynchronous
+from tests.client.fake import FakeCase
+from tests.fakes.tasks import asynchronous
 
 SECONDS = 20
 

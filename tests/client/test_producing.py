@@ -17,8 +17,9 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.limits import RECORD_SIZE_MAX
-from tests.client.fake import FakeCase, asynchronous, until
+from tests.client.fake import FakeCase
 from tests.fakes.node import BROKEN, HANG, LOST
+from tests.fakes.tasks import asynchronous, until
 
 
 def value(number):

@@ -9,8 +9,9 @@ from loghouse.client import asynchronous as asynchronous_client
 from loghouse.client import connect_blocking, reading
 from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import KIB, MIB
-from tests.client.fake import FakeCase, asynchronous, until
+from tests.client.fake import FakeCase
 from tests.fakes.node import BROKEN, HANG
+from tests.fakes.tasks import asynchronous, until
 
 
 class UnconfirmedTests(FakeCase):

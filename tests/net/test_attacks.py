@@ -27,17 +27,9 @@ from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Hello, LinkError, LinkRole, Ping
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import RequestVote
+from tests.fakes.secured import authority, client_certificate, node_certificate
 from tests.net.client_certificates import certificate_with_uris
-from tests.net.wire import (
-    Stranger,
-    WireCase,
-    asynchronous,
-    authority,
-    client_certificate,
-    frames_in,
-    node_certificate,
-    until,
-)
+from tests.net.wire import Stranger, WireCase, asynchronous, frames_in, until
 
 CLUSTER = bytes(range(16))
 CLIENT = Hello(role=LinkRole.CLIENT)

@@ -18,7 +18,8 @@ from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat, RequestVote
 from loghouse.protocol.session import MessageReceived, RaftFrameReceived
-from tests.net.wire import WireCase, asynchronous, node_certificate, until
+from tests.fakes.secured import node_certificate
+from tests.net.wire import WireCase, asynchronous, until
 
 SEED = frame_seed(bytes(range(16)), 1)
 

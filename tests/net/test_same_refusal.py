@@ -7,7 +7,6 @@ text and details, and what is certain about the effect.
 import os
 from unittest import mock
 
-import grpc
 from grpc import aio
 from twisted.internet.defer import fail, maybeDeferred
 
@@ -34,8 +33,9 @@ from loghouse.protocol.client_messages import (
 )
 from loghouse.protocol.entry import Codec
 from loghouse.runtime.bridge import from_asyncio
+from tests.fakes.secured import client_certificate
 from tests.net.test_same_rule import ASK, CALL, BothDoorsCase, is_answered, is_answered_h2
-from tests.net.wire import Stranger, asynchronous, authority, client_certificate, until
+from tests.net.wire import Stranger, asynchronous, until
 
 ADDRESS = "n1:8400"
 ONE = encode_batch([Record(value=b"x")])
@@ -98,18 +98,8 @@ class RefusalCase(BothDoorsCase):
     async def clients_of(self, name):
         """Return the gRPC and the binary client of a subject; it has one of each."""
         if name not in self.clients:
-            self.clients[name] = self.stub(name), await self.connect(name)
+            self.clients[name] = log_pb2_grpc.LogStub(self.channel(name)), await self.connect(name)
         return self.clients[name]
-
-    def stub(self, name="root"):
-        issued = client_certificate(name)
-        credentials = grpc.ssl_channel_credentials(
-            authority().certificate_pem, issued.key_pem, issued.certificate_pem
-        )
-        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-        channel = aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=own)
-        self.closers.append(lambda: from_asyncio(channel.close()))
-        return log_pb2_grpc.LogStub(channel)
 
     async def refused_by_grpc(self, stub, request, log="default"):
         """Return the failure that a client makes of the call's refusal."""
@@ -307,7 +297,7 @@ class CertificateTests(RefusalCase):
         [certificate] = load_certificates(client_certificate("root").certificate_pem, denylist)
         denylist.write_text(entry_of(certificate) + "\n")
         self.assertTrue(self.credentials.reload())
-        by_grpc = await self.refused_by_grpc(self.stub(), Bounds())
+        by_grpc = await self.refused_by_grpc(log_pb2_grpc.LogStub(self.channel()), Bounds())
         by_binary = await self.refused_by_binary(self.connect)
         self.assertIs(type(by_grpc.error), errors.IdentityError)
         self.assertIn("is on the denylist", str(by_grpc.error))

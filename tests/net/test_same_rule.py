@@ -6,11 +6,9 @@ Two TLS stacks judge: OpenSSL and gRPC's BoringSSL. What they are shown here no 
 import contextlib
 import itertools
 import os
-import shutil
 import socket
 import ssl
 import struct
-import tempfile
 from datetime import timedelta
 
 from cryptography import x509
@@ -20,14 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.threads import deferToThread
 
-from loghouse.api.credentials import ServerCredentials
-from loghouse.api.server import GrpcServer
 from loghouse.auth.certificates import Issued, load_certificates
 from loghouse.auth.denylist import entry_of
 from loghouse.protocol.client_messages import Bounds, BoundsReply
 from loghouse.protocol.codec import encode
 from loghouse.protocol.link_messages import Hello, LinkRole
-from loghouse.runtime.bridge import from_asyncio
 from tests.auth.issuing import (
     CA_USAGE,
     CURVE_ORDERS,
@@ -40,14 +35,8 @@ from tests.auth.issuing import (
     rewritten,
     signed_anew,
 )
-from tests.net.wire import (
-    WireCase,
-    asynchronous,
-    authority,
-    client_certificate,
-    foreign_authority,
-    frames_in,
-)
+from tests.fakes.secured import authority, client_certificate, foreign_authority
+from tests.net.wire import WireCase, asynchronous, frames_in
 
 POLICY = "p, root, *, consume\n"
 SECONDS_MAX = 20
@@ -153,24 +142,6 @@ class BothDoorsCase(WireCase):
         paths = super().tls_paths(name, issued, ca)
         paths.ca.write_bytes(authority().certificate_pem + pem(*self.trusted))
         return paths
-
-    async def open_both(self):
-        runtime = tempfile.mkdtemp(prefix="lh-")
-        self.addCleanup(shutil.rmtree, runtime)
-        self.grpc_path = os.path.join(runtime, "grpc")
-        self.open_port()
-        self.server = server = GrpcServer(
-            self.node,
-            self.authorizer,
-            clock=lambda: self.wall_clock(),
-            credentials=ServerCredentials(self.credentials),
-            shares=self.shares,
-            callers=self.callers,
-            check_caller=self.credentials.check,
-        )
-        server.bind(f"unix:{self.grpc_path}")
-        await from_asyncio(server.start())
-        self.closers.append(lambda: from_asyncio(server.stop(0)))
 
     async def let_in(self, own, trusting=None):
         """Return whether (binary, gRPC) serve who shows this."""

@@ -14,8 +14,9 @@ from loghouse.protocol.codec import encode
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.shares import Shares
+from tests.fakes.secured import authority, client_certificate
 from tests.net.test_binary_session import batch, refused
-from tests.net.wire import WireCase, asynchronous, authority, client_certificate, frames_in, until
+from tests.net.wire import WireCase, asynchronous, frames_in, until
 
 
 class ShareTests(WireCase):

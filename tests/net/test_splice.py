@@ -15,10 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from loghouse.api.credentials import ServerCredentials
-from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.auth.credentials import Credentials, TlsPaths
 from loghouse.limits import KIB, MIB, Quota
 from loghouse.net import callers, splice
 from loghouse.net.admission import ConnectionLimits
@@ -26,64 +23,16 @@ from loghouse.net.callers import Callers
 from loghouse.runtime.bridge import from_asyncio
 from loghouse.shares import Shares
 from loghouse.testing.half_calls import HalfCalls, http2_frame
+from tests.fakes.secured import authority, client_certificate
 from tests.net.test_client_hello import real_hello
-from tests.net.wire import (
-    WireCase,
-    asynchronous,
-    authority,
-    client_certificate,
-    node_certificate,
-    until,
-)
-
-
-class GrpcCase(WireCase):
-    """The one port with a gRPC server behind it on a private Unix socket."""
-
-    async def open_both(self, *, plaintext=False):
-        runtime = tempfile.mkdtemp(prefix="lh-")
-        self.addCleanup(shutil.rmtree, runtime)
-        self.grpc_path = os.path.join(runtime, "grpc")
-        credentials = None
-        if not plaintext:
-            certificate, key = self.write("grpc", node_certificate("n1"))
-            ca = self.directory / "grpc-ca.pem"
-            ca.write_bytes(authority().certificate_pem)
-            credentials = ServerCredentials(Credentials(TlsPaths(certificate=certificate, key=key, ca=ca)))
-        server = GrpcServer(
-            self.node,
-            self.authorizer,
-            clock=lambda: self.wall_clock(),
-            credentials=credentials,
-            anonymous="root",
-            shares=self.shares,
-            callers=self.callers,
-        )
-        server.bind(f"unix:{self.grpc_path}")
-        await from_asyncio(server.start())
-        self.closers.append(lambda: from_asyncio(server.stop(0)))
-        self.open_port(plaintext=plaintext)
-
-    def channel(self, name="root", *, is_plain=False):
-        own = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-        address = f"127.0.0.1:{self.port}"
-        if is_plain:
-            channel = aio.insecure_channel(address, options=own)
-        else:
-            issued = client_certificate(name)
-            credentials = grpc.ssl_channel_credentials(
-                authority().certificate_pem, issued.key_pem, issued.certificate_pem
-            )
-            channel = aio.secure_channel(address, credentials, options=own)
-        self.closers.append(lambda: from_asyncio(channel.close()))
-        return channel
+from tests.net.wire import WireCase, asynchronous, until
 
 
 async def _call(stub_call):
     return await stub_call
 
 
-class GrpcTests(GrpcCase):
+class GrpcTests(WireCase):
     """gRPC and the binary protocol share the port."""
 
     @asynchronous
@@ -144,7 +93,7 @@ class GrpcTests(GrpcCase):
         await until(lambda: self.admission.all == 0)
 
 
-class CallerTests(GrpcCase):
+class CallerTests(WireCase):
     """Connections of gRPC clients: strangers until a call says whose they are, and counted from then on."""
 
     policy = "p, root, *, produce\np, root, *, consume\np, other, default, produce\n"

@@ -15,7 +15,8 @@ from loghouse.errors import CertificateError
 from loghouse.net.peer import PeerState
 from loghouse.net.tls import TlsContexts
 from tests.auth.issuing import CA_USAGE, issue, pem
-from tests.net.wire import WireCase, asynchronous, authority, node_certificate, until
+from tests.fakes.secured import authority, node_certificate
+from tests.net.wire import WireCase, asynchronous, until
 
 
 def renewed(ca):

@@ -1,23 +1,25 @@
 """The real port with real TLS on loopback, certificates for every kind of stranger, and plain sockets."""
 
 import functools
+import os
 import random
+import shutil
 import socket
 import ssl
+import tempfile
 import threading
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from grpc import aio
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
 
-from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate, write_issued
-from loghouse.auth.credentials import Credentials, TlsPaths
-from loghouse.auth.policy import Authorizer
+from loghouse.api.credentials import ServerCredentials
+from loghouse.api.server import GrpcServer
+from loghouse.auth.credentials import Credentials
 from loghouse.net.accept import LinkContext, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.appending import Appender
@@ -31,39 +33,12 @@ from loghouse.net.tls import TlsContexts
 from loghouse.node.gate import Gate
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.link_messages import Hello, LinkRole
-from loghouse.runtime.bridge import soon
+from loghouse.runtime.bridge import from_asyncio, soon
 from loghouse.shares import Shares
-from tests.fakes.node import FakeNode
+from tests.fakes.secured import SecuredCase, authority, channel_to, client_certificate, node_certificate
 from tests.recording import RecordingMetrics
 
-MODEL = (Path(__file__).resolve().parent.parent.parent / "certs" / "model.conf").read_text()
 POLICY = "p, root, *, produce\np, root, *, consume\np, reader, default, consume\n"
-HOSTS = ["localhost", "127.0.0.1"]
-
-
-@functools.cache
-def authority():
-    return make_ca("test CA", now=datetime.now(UTC))
-
-
-@functools.cache
-def foreign_authority():
-    return make_ca("another CA", now=datetime.now(UTC))
-
-
-@functools.cache
-def node_certificate(node, cluster="c1", *, is_foreign=False):
-    ca = foreign_authority() if is_foreign else authority()
-    now = datetime.now(UTC)
-    return make_node_certificate(ca, cluster=cluster, node=node, hosts=HOSTS, now=now)
-
-
-@functools.cache
-def client_certificate(name, *, is_foreign=False, day=0):
-    """A client's certificate; `day` -400: expired, +400: not yet valid."""
-    ca = foreign_authority() if is_foreign else authority()
-    now = datetime.now(UTC) + timedelta(days=day)
-    return make_client_certificate(ca, name=name, now=now, days=1)
 
 
 def pause(seconds):
@@ -90,10 +65,9 @@ def asynchronous(method):
     return run
 
 
-class WireCase(TestCase):
+class WireCase(SecuredCase):
     """A test with the one port of a `FakeNode`."""
 
-    timeout = 60
     policy = POLICY
     limits = ConnectionLimits()
     times = LinkTimes()
@@ -101,16 +75,9 @@ class WireCase(TestCase):
     grpc_path = None
 
     def setUp(self):
-        self.directory = Path(self.mktemp())
-        self.directory.mkdir()
-        self.node = FakeNode()
-        (self.directory / "model.conf").write_text(MODEL)
-        (self.directory / "policy.csv").write_text(self.policy)
-        self.authorizer = Authorizer(self.directory / "model.conf", self.directory / "policy.csv")
-        self.wall_clock = time.time
+        super().setUp()
         self.shares = Shares()
         self.callers = Callers(self.shares.bodies)
-        self.closers = []
         self.recorded = {}  # the metrics of each `peer`
 
     async def run_and_close(self, method):
@@ -119,22 +86,6 @@ class WireCase(TestCase):
         finally:
             for close in reversed(self.closers):
                 await close()
-
-    # --- certificates ---------------------------------------------------------------
-
-    def write(self, name, issued):
-        """Write a certificate and key; return their paths."""
-        paths = self.directory / f"{name}.pem", self.directory / f"{name}.key"
-        write_issued(issued, *paths, may_replace=True)
-        return paths
-
-    def tls_paths(self, name="n1", issued=None, ca=None):
-        certificate, key = self.write(name, issued or node_certificate(name))
-        ca_path = self.directory / f"{name}-ca.pem"
-        ca_path.write_bytes((ca or authority()).certificate_pem)
-        denylist = self.directory / "denylist"
-        denylist.touch()
-        return TlsPaths(certificate=certificate, key=key, ca=ca_path, denylist=denylist)
 
     def client_tls(self, name="root", issued=None):
         certificate, key = self.write(name, issued or client_certificate(name))
@@ -177,6 +128,39 @@ class WireCase(TestCase):
         self.port = self.listener.port.getHost().port
         self.closers.append(self.close_port)
         return self.port
+
+    async def open_both(self, *, plaintext=False):
+        """The same with a gRPC server behind it."""
+        runtime = tempfile.mkdtemp(prefix="lh-")
+        self.addCleanup(shutil.rmtree, runtime)
+        self.grpc_path = os.path.join(runtime, "grpc")
+        self.open_port(plaintext=plaintext)
+        secured = {"credentials": None}
+        if not plaintext:
+            secured["credentials"] = ServerCredentials(self.credentials)
+            secured["check_caller"] = self.credentials.check
+        self.server = server = GrpcServer(
+            self.node,
+            self.authorizer,
+            clock=lambda: self.wall_clock(),
+            anonymous="root",
+            shares=self.shares,
+            callers=self.callers,
+            **secured,
+        )
+        server.bind(f"unix:{self.grpc_path}")
+        await from_asyncio(server.start())
+        self.closers.append(lambda: from_asyncio(server.stop(0)))
+
+    def channel(self, name="root", *, is_plain=False):
+        """A gRPC channel of a client."""
+        address = f"127.0.0.1:{self.port}"
+        if is_plain:
+            channel = aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        else:
+            channel = channel_to(address, client_certificate(name))
+        self.closers.append(lambda: from_asyncio(channel.close()))
+        return channel
 
     async def close_port(self):
         await maybeDeferred(self.listener.port.stopListening)
