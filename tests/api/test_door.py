@@ -18,7 +18,7 @@ from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate
 from loghouse.auth.credentials import Credentials
-from loghouse.errors import CertificateError, ConfigError, ResourceExhaustedError
+from loghouse.errors import CertificateError, ConfigError
 from loghouse.limits import (
     GRPC_MESSAGE_SIZE_MAX,
     GRPC_STREAMS_PER_CONNECTION_MAX,
@@ -461,14 +461,6 @@ class LimitTests(DoorCase):
         await self.closers.pop()()  # the channel, in the middle of the stream
         await until(lambda: not any("answer" in str(t) for t in asyncio.all_tasks() - before))
         self.assertEqual((await self.stub().Produce(produce())).offset, 1)
-
-    @asynchronous
-    async def test_bounds_of_the_node(self):
-        """A full node is RESOURCE_EXHAUSTED, naming what is full."""
-        await self.open_door()
-        self.node.failure = ResourceExhaustedError("proposals", "64 MiB are under way")
-        error = await self.refused(self.stub().Produce(produce()), grpc.StatusCode.RESOURCE_EXHAUSTED)
-        self.assertEqual(details_of(error)[0].metadata["resource"], "proposals")
 
     @asynchronous
     async def test_our_bugs_are_internal(self):

@@ -176,28 +176,6 @@ class UnaryTests(DoorCase):
         self.assertLessEqual(max(made) * unpacking.RECORD_COST, log_service.CONSUME_SIZE)
 
     @asynchronous
-    async def test_bad_batches(self):
-        """False count or CRC, no records, an unknown codec, rubbish: INVALID_ARGUMENT naming the field."""
-        await self.open_door(record_size_max=100)
-        stub = self.stub()
-        good = batch([b"a", b"b"])
-        rows = [
-            (batch([b"a", b"b"], record_count=3), "record_count"),
-            (batch([b"a", b"b"], record_count=0), "record_count"),
-            (batch([], record_count=0), "record_count"),
-            (batch([b"a"], batch_crc=1), "batch_crc"),
-            (batch([b"a"], codec=5), "codec"),
-            (batch([b"a"], codec=1), "batch"),
-            (log_pb2.ProduceBatchRequest(batch=b"\xff", record_count=1), "batch"),
-            (batch([b"x" * 101]), "record"),
-        ]
-        for request, field in rows:
-            error = await self.refused(stub.ProduceBatch(request), grpc.StatusCode.INVALID_ARGUMENT)
-            self.assertEqual(details_of(error)[0].metadata["field"], field, str(request))
-        self.assertEqual(self.node.proposals, [])
-        self.assertEqual((await stub.ProduceBatch(good)).base_offset, 0)
-
-    @asynchronous
     async def test_expect_offset_and_producer(self):
         """Both reach the node unshared, and a conflict is FAILED_PRECONDITION with what was expected."""
         await self.open_door()

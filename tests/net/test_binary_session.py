@@ -244,33 +244,6 @@ class RequestTests(WireCase):
         self.assertEqual(len(self.node.proposals), 2)
 
     @asynchronous
-    async def test_bad_batches(self):
-        """A false count, checksum, codec or size is refused, naming the field; nothing is proposed."""
-        self.open_port()
-        connection = await self.connect()
-        rows = [
-            ("record_count", connection.produce(batch(b"a"), record_count=2)),
-            ("batch", connection.produce(b"\xff\xff", record_count=1)),
-            ("codec", connection.produce(batch(b"a"), record_count=1, codec=5)),
-            ("record", connection.produce(batch(b"x" * (MIB + 1)), record_count=1)),
-        ]
-        for field, answer in rows:
-            error = await refused(self, answer, errors.InvalidRequestError)
-            self.assertEqual(error.field, field)
-        self.assertEqual(self.node.proposals, [])
-        self.assertEqual((await connection.bounds()).next_offset, 0)
-
-    @asynchronous
-    async def test_bomb(self):
-        """A batch that unpacks to a thousand times its size is refused, off the reactor, within its bound."""
-        self.open_port()
-        connection = await self.connect()
-        bomb = compress(bytes(256 * MIB), Codec.ZSTD)
-        answer = connection.produce(bomb, record_count=1, codec=Codec.ZSTD)
-        error = await refused(self, answer, errors.InvalidRequestError)
-        self.assertIn(f"unpacks to {256 * MIB} bytes", str(error))
-
-    @asynchronous
     async def test_compressed(self):
         """A large compressed batch is checked and stored as it came."""
         self.open_port()
@@ -330,51 +303,9 @@ class RequestTests(WireCase):
         await until(lambda: not self.node.waiters)
         await refused(self, connection.bounds(), errors.UnavailableError)
 
-    @asynchronous
-    async def test_unexpected_failure(self):
-        """A bug in the node is an unknown outcome for an append, unavailable for a read; the link goes on."""
-        self.open_port()
-        connection = await self.connect()
-        self.node.failure = ZeroDivisionError("a bug")
-        await refused(self, connection.produce(batch(b"a"), record_count=1), errors.OutcomeUnknownError)
-        self.node.failure = None
-        await connection.produce(batch(b"a"), record_count=1)
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-
 
 class PermissionTests(WireCase):
     """The policy decides about every request."""
-
-    @asynchronous
-    async def test_every_request_of_nobody(self):
-        """Who may do nothing is refused everything, by name; a new request must be added here."""
-        self.open_port()
-        connection = await self.connect("nobody")
-        rows = [
-            connection.produce(batch(b"a"), record_count=1),
-            connection.fetch(0),
-            connection.follow(0, lambda frames: None),
-            connection.describe(),
-            connection.bounds(),
-            connection.find_offset(0),
-            connection.register_producer(),
-        ]
-        from loghouse.protocol.client_messages import REPLIES
-
-        self.assertEqual(len(rows), len(REPLIES))
-        for answer in rows:
-            error = await refused(self, answer, errors.PermissionDeniedError)
-            self.assertEqual(error.subject, "nobody")
-        self.assertEqual((self.node.proposals, self.node.waiters), ([], {}))
-
-    @asynchronous
-    async def test_reader(self):
-        """Who may read may not append."""
-        self.open_port()
-        connection = await self.connect("reader")
-        self.assertEqual((await connection.bounds()).next_offset, 0)
-        answer = connection.produce(batch(b"a"), record_count=1)
-        await refused(self, answer, errors.PermissionDeniedError)
 
     @asynchronous
     async def test_unknown_log(self):

@@ -158,7 +158,7 @@ class RequestTests(RefusalCase):
                 await self.check_same(errors.PermissionDeniedError(name, action, "default"), request, name)
         for request in writing + reading:
             await self.check_same(errors.UnknownLogError("group 2"), request, group=2)
-        self.assertEqual(self.node.proposals, [])
+        self.assertEqual((self.node.proposals, self.node.waiters), ([], {}))
 
     @asynchronous
     async def test_batch(self):
