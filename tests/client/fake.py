@@ -56,3 +56,9 @@ class FakeCase(TestCase):
         except kind as error:
             return error
         raise self.failureException(f"gave {result!r} instead of {kind.__name__}")
+
+
+def over_grpc(case):
+    """Return the tests of a case once more, with clients that speak gRPC."""
+    fields = {"transport": "grpc", "__module__": case.__module__, "__doc__": "The same by gRPC."}
+    return type(case.__name__.replace("Tests", "GrpcTests"), (case,), fields)

@@ -19,7 +19,7 @@ from loghouse.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from tests.client.fake import FakeCase
+from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, HANG, LOST
 from tests.fakes.tasks import asynchronous, until
 
@@ -412,31 +412,8 @@ class CloseTests(FakeCase):
             pass
 
 
-class AppendGrpcTests(AppendTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
-
-
-class ReadGrpcTests(ReadTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
-
-
-class ClusterGrpcTests(ClusterTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
-
-
-class UnexpectedGrpcTests(UnexpectedTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
-
-
-class CloseGrpcTests(CloseTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
+AppendGrpcTests = over_grpc(AppendTests)
+ReadGrpcTests = over_grpc(ReadTests)
+ClusterGrpcTests = over_grpc(ClusterTests)
+UnexpectedGrpcTests = over_grpc(UnexpectedTests)
+CloseGrpcTests = over_grpc(CloseTests)

@@ -17,7 +17,7 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.limits import RECORD_SIZE_MAX
-from tests.client.fake import FakeCase
+from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, HANG, LOST
 from tests.fakes.tasks import asynchronous, until
 
@@ -459,13 +459,5 @@ class BlockingTests(FakeCase):
         await self.run_blocking(cluster, work)
 
 
-class ProducingGrpcTests(ProducingTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
-
-
-class FailingGrpcTests(FailingTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
+ProducingGrpcTests = over_grpc(ProducingTests)
+FailingGrpcTests = over_grpc(FailingTests)

@@ -9,7 +9,7 @@ from loghouse.client import asynchronous as asynchronous_client
 from loghouse.client import connect_blocking, reading
 from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import KIB, MIB
-from tests.client.fake import FakeCase
+from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, HANG
 from tests.fakes.tasks import asynchronous, until
 
@@ -323,19 +323,6 @@ class BlockingTests(ReadingCase):
         await until(lambda: not self.readers(cluster))
 
 
-class RangeGrpcTests(RangeTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
-
-
-class FailoverGrpcTests(FailoverTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
-
-
-class EndGrpcTests(EndTests):
-    """The same by gRPC."""
-
-    transport = "grpc"
+RangeGrpcTests = over_grpc(RangeTests)
+FailoverGrpcTests = over_grpc(FailoverTests)
+EndGrpcTests = over_grpc(EndTests)
