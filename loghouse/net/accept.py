@@ -34,19 +34,15 @@ class Peers(Protocol):
 
     def admit(self, hello: Hello) -> None:
         """Raise IdentityError unless this node may open a link: a member with this disk, or a joiner."""
-        ...
 
     def link_up(self, link: AcceptedLink) -> None:
         """A node's link is up; `link.session.peer` says whose."""
-        ...
 
     def event_received(self, link: AcceptedLink, event: Event) -> None:
         """A Raft frame, gossip or another message of a node."""
-        ...
 
     def link_lost(self, link: AcceptedLink) -> None:
         """The link is gone."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

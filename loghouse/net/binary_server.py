@@ -65,15 +65,12 @@ class ClientLink(Protocol):
 
     def flush(self) -> None:
         """Write what the session has to send."""
-        ...
 
     def hold_reading(self, reason: str) -> None:
         """Do not read until released."""
-        ...
 
     def release_reading(self, reason: str) -> None:
         """Read again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,22 +85,18 @@ class LogLike(Protocol):
     @property
     def name(self) -> str:
         """The log's name."""
-        ...
 
     @property
     def group(self) -> int:
         """The number of its Raft group."""
-        ...
 
     @property
     def seed(self) -> int:
         """The log's `frame_seed`, to check fetched frames with."""
-        ...
 
     @property
     def leader_name(self) -> str:
         """The name of the node that leads, as far as this one knows; else empty."""
-        ...
 
     def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
         """Append a batch, and tell one of two callables: a Deferred costs an append too much (ADR 16).
@@ -113,7 +109,6 @@ class LogLike(Protocol):
             What drops the answer, where that frees something: the records may still be appended. `failed`
             may be called all the same. None: whoever stops waiting need only ignore the answer.
         """
-        ...
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         """Read entry frames from the one that holds `offset` on, at least one, else at most `size_max` bytes.
@@ -121,36 +116,30 @@ class LogLike(Protocol):
         Raises (as failures):
             OffsetOutOfRangeError: `offset` is below the lowest or not below the next one.
         """
-        ...
 
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable; at once when it is (or was, and is trimmed).
 
         Cancelling forgets the waiter. Raises (as failure) ResourceExhaustedError when too many wait.
         """
-        ...
 
     def bounds(self) -> Deferred[LogBounds]:
         """The readable range, confirmed by the leader."""
-        ...
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
         """The first offset appended at or after `timestamp` and its append time; (next, 0) when none is.
 
         Never an offset that is trimmed. Without a leader only a record that is here is an answer.
         """
-        ...
 
     def register_producer(self, subject: str) -> Deferred[int]:
         """Register a producer that only `subject` may use, for exactly-once appends; works on every node.
 
         Fires with its id once that is committed.
         """
-        ...
 
     def trim(self, offset: int) -> Deferred[int]:
         """Let records below `offset` go; fires with the lowest offset once that is committed."""
-        ...
 
 
 class ClusterAdmin(Protocol):
@@ -162,23 +151,18 @@ class ClusterAdmin(Protocol):
 
     def status(self) -> Deferred[ClusterStatus]:
         """The cluster as this node sees it; fires also when there is no leader."""
-        ...
 
     def add(self, name: str, learner: bool) -> Deferred[None]:
         """Let a node in, also one that was removed; as a learner that is never promoted when `learner`."""
-        ...
 
     def remove(self, name: str) -> Deferred[None]:
         """Take a node out of the configuration and keep it out; fires when that is committed."""
-        ...
 
     def leave(self) -> Deferred[None]:
         """Take this node out of the cluster; fires when that is committed."""
-        ...
 
     def transfer(self, name: str) -> Deferred[str]:
         """Hand leadership to a node (empty: the best candidate); fires with the new leader's name."""
-        ...
 
 
 class NodeLike(Protocol):
@@ -187,32 +171,26 @@ class NodeLike(Protocol):
     @property
     def name(self) -> str:
         """The node's name in the cluster."""
-        ...
 
     @property
     def cluster_uuid(self) -> bytes:
         """The cluster's uuid, 16 bytes."""
-        ...
 
     @property
     def cluster_name(self) -> str:
         """The cluster's name."""
-        ...
 
     @property
     def is_serving(self) -> bool:
         """Whether appends to every log can be answered: it has a leader, and the disk takes them."""
-        ...
 
     @property
     def administration(self) -> ClusterAdmin:
         """What may be asked about the cluster and its members."""
-        ...
 
     @property
     def logs(self) -> Mapping[int, LogLike]:
         """The logs of the cluster, by group."""
-        ...
 
     def log(self, name: str) -> LogLike:
         """Return the log of that name; empty means the default one. It may be kept.
@@ -220,8 +198,6 @@ class NodeLike(Protocol):
         Raises:
             UnknownLogError: This cluster has no such log.
         """
-        ...
 
     def servers(self) -> Sequence[ServerView]:
         """The nodes of the cluster, this one included."""
-        ...

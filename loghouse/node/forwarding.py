@@ -75,11 +75,9 @@ class Leading(Protocol):
 
     def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append a batch; calls one of the two, as `LogLike.propose` does."""
-        ...
 
     def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
         """Carry out an order; fires when it is done, and committed where it changes the log."""
-        ...
 
 
 @dataclass(slots=True)

@@ -47,11 +47,9 @@ class Mapping(Protocol):
 
     def __getitem__(self, where: slice, /) -> bytes:
         """Return a copy of these bytes."""
-        ...
 
     def __len__(self) -> int:
         """Return the mapped size in bytes."""
-        ...
 
 
 class Files(Protocol):
@@ -59,93 +57,72 @@ class Files(Protocol):
 
     def open(self, path: str, *, write: bool = False) -> int:
         """Open an existing file and return its number."""
-        ...
 
     def create(self, path: str) -> int:
         """Create a file that must not exist, open for reading and writing; return its number."""
-        ...
 
     def close(self, fd: int) -> None:
         """Close a file number."""
-        ...
 
     def size(self, fd: int) -> int:
         """Return the file's size in bytes."""
-        ...
 
     def pread(self, fd: int, size: int, position: int) -> bytes:
         """Return `size` bytes from `position`; fewer only at the end of the file."""
-        ...
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
         """Write all buffers, one after the other, from `position` on."""
-        ...
 
     def fdatasync(self, fd: int) -> None:
         """Make the file's bytes, and the size needed to read them, durable."""
-        ...
 
     def fsync(self, fd: int) -> None:
         """Make the file durable."""
-        ...
 
     def drop_cached(self, fd: int, position: int, size: int) -> None:
         """Let the next read of these bytes, which are durable, come from the disk; a hint."""
-        ...
 
     def allocate(self, fd: int, position: int, size: int) -> None:
         """Make sure that these bytes have room on the disk; new ones read as zero.
 
         On an error the file has the size that it had before.
         """
-        ...
 
     def truncate(self, fd: int, size: int) -> None:
         """Cut the file to `size` bytes."""
-        ...
 
     def map(self, fd: int, size: int) -> Mapping:
         """Return a read-only view of the file's first `size` bytes."""
-        ...
 
     def rename(self, source: str, target: str) -> None:
         """Give a file another name, replacing what had it."""
-        ...
 
     def unlink(self, path: str) -> None:
         """Remove a file's name."""
-        ...
 
     def list_directory(self, path: str) -> list[str]:
         """Return the names in a directory, sorted."""
-        ...
 
     def make_directory(self, path: str) -> None:
         """Make a directory; its parent must exist."""
-        ...
 
     def remove_directory(self, path: str) -> None:
         """Remove an empty directory."""
-        ...
 
     def sync_directory(self, path: str) -> None:
         """Make a directory's names durable."""
-        ...
 
     def exists(self, path: str) -> bool:
         """Return whether the path names something."""
-        ...
 
     def lock(self, path: str) -> int:
         """Open a file (made when it is not there) or a directory and lock it for this process.
 
         `BlockingIOError` when another has it.
         """
-        ...
 
     def free_size(self, path: str) -> int:
         """Return the free bytes of the disk that holds `path`."""
-        ...
 
 
 class OsFiles:
