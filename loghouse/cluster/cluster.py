@@ -18,7 +18,6 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.cluster.cluster_node import ClusterNode
 from loghouse.cluster.discovery import Discovery
 from loghouse.cluster.peers import AcceptedPeers, PeerSet, is_dialable, key_of
 from loghouse.cluster.reconcile import next_configuration
@@ -37,6 +36,7 @@ from loghouse.gossip.ready import EventKind, MemberEvent
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.peer import DialContext, PeerLink
 from loghouse.node.api import Presence, ServerView
+from loghouse.node.node import Node
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
@@ -78,7 +78,7 @@ class Cluster:
 
     def __init__(
         self,
-        node: ClusterNode,
+        node: Node,
         options: ClusterOptions,
         *,
         clock: IReactorTime,

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from loghouse.cluster.cluster_node import ClusterNode, GroupLike
 from loghouse.cluster.peers import PeerSet, key_of
 from loghouse.cluster.roster import Roster, Standing, roster_reply
 from loghouse.cluster.twins import Twins
@@ -20,6 +19,8 @@ from loghouse.errors import DamageError, IdentityError, ProtocolError
 from loghouse.gossip.members import MemberKey
 from loghouse.limits import MEMBERS_MAX
 from loghouse.net.accept import AcceptedLink
+from loghouse.node.node import Node
+from loghouse.node.served_log import ServedLog
 from loghouse.protocol.codec import decode_envelope
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.framing import Frame
@@ -33,7 +34,7 @@ from loghouse.protocol.session import Event, MessageReceived, RaftFrameReceived
 class RoutedGroup:
     """Which node is which member of one group. A member's id means something in its group only."""
 
-    def __init__(self, replica: GroupLike) -> None:
+    def __init__(self, replica: ServedLog) -> None:
         """Know nobody before the first `look`."""
         self.replica = replica  # takes the group's messages, and has its configuration; fixed
         # The last configuration known to be committed; follows the log by `look`. Only this one may shut
@@ -98,7 +99,7 @@ class Router:
 
     def __init__(
         self,
-        node: ClusterNode,
+        node: Node,
         peers: PeerSet,
         *,
         roster: Roster,

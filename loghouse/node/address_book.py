@@ -13,7 +13,7 @@ from loghouse.storage.directory import DataDirectory
 
 
 class AddressBookFile:
-    """The address book of a node on its disk (`cluster.ClusterNode`), written once there is room for it.
+    """The address book of a node on its disk, written once there is room for it.
 
     Args:
         directory: Holds the file.

@@ -250,7 +250,7 @@ class Node(Service):
             if log.replica is not None:
                 log.replica.stop()
 
-    # --- joining, and what the cluster asks (`cluster.ClusterNode`) ---------------------------
+    # --- joining, and what the cluster asks ---------------------------
 
     def attach(self, transport: Transport) -> None:
         """Give the node its way to the others; before they can be heard."""

@@ -120,7 +120,11 @@ class ServedLog:
 
     @property
     def settled(self) -> tuple[Configuration, int]:
-        """The last configuration known to be committed, and its index. See `cluster_node.GroupLike`."""
+        """The last configuration known to be committed, and its index. A new leader may cut a later one.
+
+        Raises:
+            DamageError: The disk damaged it.
+        """
         driver = self.driver
         return driver.raft.settled if driver is not None else (Configuration(), 0)
 
@@ -158,7 +162,7 @@ class ServedLog:
         return self.replica is not None and self.replica.is_writable
 
     def is_heard(self, id: int) -> bool:
-        """Whether a member answered this leader within an election timeout."""
+        """Whether a member answered this leader within an election timeout, or is this node."""
         driver = self.driver
         return driver is not None and driver.raft.is_heard(id)
 
@@ -167,7 +171,7 @@ class ServedLog:
         driver = self.driver
         return driver is not None and driver.raft.is_caught_up(id)
 
-    # --- the group (`cluster_node.MembershipGroup`) -----------------------------------------
+    # --- the group, for the cluster ---------------------------------------------------------
 
     def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
         """Take a Raft message from a node that may send it. See `Replica.receive`."""
