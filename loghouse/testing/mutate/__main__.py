@@ -71,6 +71,9 @@ def draw(options: argparse.Namespace, sources: Sources, package: str) -> list[Ra
         return sources.draw(sorted(lines), options.count, seed, lines)
     if options.again:
         return again(sources, package)
+    if options.scope:
+        found = [mutant for file in source_files(package) for mutant in sources.all_of(file)]
+        return [mutant for mutant in found if re.fullmatch(options.scope, mutant.change.scope)]
     return sources.draw(source_files(package), options.count, seed)
 
 
@@ -108,6 +111,7 @@ def main() -> int:
     )
     parser.add_argument("--changed", default="", metavar="COMMIT", help="only lines that are new since then")
     parser.add_argument("--again", action="store_true", help="what the last run over a package left over")
+    parser.add_argument("--scope", default="", help="all mutants of these functions, a pattern: Log.open.*")
     parser.add_argument("--count", type=int, default=40, help="of mutants for each package")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())

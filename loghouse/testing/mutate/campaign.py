@@ -76,6 +76,7 @@ class Probed:
     modules: dict[str, str] = field(default_factory=dict)  # of each test: the test module it was found in
     reached: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # tests, by probe
     failing: list[str] = field(default_factory=list)  # these judge nothing
+    is_whole: bool = True  # False when there was no time for all of them
 
 
 def source_files(package: str) -> list[Path]:
@@ -203,7 +204,7 @@ class Campaign:
         begin = time.monotonic()
         end = self._begin + self._seconds_in_all / 3
         if begin > end:
-            return []
+            return ["hung"]
         lines = child.run_forked(
             child.probe(ROOT, trees, test), lambda line: min(PROBE_SECONDS, max(0.0, end - time.monotonic()))
         )
@@ -212,6 +213,8 @@ class Campaign:
 
     def _take_probed(self, lines: Sequence[str], module: str) -> None:
         at_import: list[int] = []
+        if lines[-1:] == ["hung"]:
+            self.probed.is_whole = False
         for line in lines:
             if not line.startswith("["):
                 continue
@@ -253,10 +256,10 @@ class Campaign:
         if mutant.key in self._equivalent:
             return Verdict(mutant, "equivalent", self._equivalent[mutant.key])
         tests = self._tests_of(number)
+        if time.monotonic() - self._begin > self._seconds_in_all or not (tests or self.probed.is_whole):
+            return Verdict(mutant, "not tried", test_count=len(tests))
         if not tests:
             return Verdict(mutant, "not covered")
-        if time.monotonic() - self._begin > self._seconds_in_all:
-            return Verdict(mutant, "not tried", test_count=len(tests))
         tree = applied(self._sources.tree(mutant.file), mutant.change)
         work = child.judge(ROOT, {mutant.module: (mutant.file, tree)}, tests)
         lines = child.run_forked(work, self._patience)

@@ -21,7 +21,7 @@ _LEFT_OUT: Final = (
 )
 """Tests that judge no mutant."""
 
-FAR: Final = 4
+FAR: Final = 5
 
 
 def module_of(path: Path) -> str:
@@ -60,17 +60,19 @@ class Nearest:
     def distance(self, test: str, module: str) -> int:
         """Return how far a test module is from one of the product.
 
-        0: it names the module. 1: what it shares with other tests does. 2: it names others of that package.
-        3: what it shares does. `FAR`: nothing does.
+        0: it names the module and is called after it or its package. 1: it names the module. 2: what it
+        shares with other tests does. 3: it names others of that package. 4: what it shares does. `FAR`:
+        nothing does.
         """
-        package = ".".join(module.split(".")[:2])
+        package, name = module.split(".")[1], module.split(".")[-1]
         own = self._imports[test]
         shared = self._shared(test)
-        for distance, names in ((0, own), (1, shared)):
-            if module in names:
-                return distance
-        for distance, names in ((2, own), (3, shared)):
-            if any(name == package or name.startswith(f"{package}.") for name in names):
+        if module in own:
+            return 0 if test.startswith((f"tests.{package}.", f"tests.test_{name}")) else 1
+        if module in shared:
+            return 2
+        for distance, names in ((3, own), (4, shared)):
+            if any(f"{one}.".startswith(f"loghouse.{package}.") for one in names):
                 return distance
         return FAR
 
