@@ -13,7 +13,6 @@ from math import inf
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError, short_of
 from loghouse.limits import APPEND_COST, BODIES
@@ -25,6 +24,7 @@ from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session
 from loghouse.replica.api import Proposal
 from loghouse.replica.coalescing import Coalescer
+from loghouse.runtime.deadlines import Deadlines
 from loghouse.runtime.scheduling import Cancellable
 from loghouse.shares import Holding, Ledger
 
@@ -173,8 +173,7 @@ class Appends:
         self._coming = 0  # bytes of the batch that is being received; 0 between batches
         # The subject's share of unanswered bytes; follows `_size` and `_coming`.
         self._holding = Holding(appender.bodies, subject)
-        self._timer: IDelayedCall | None = None  # runs `_expire`; None while no append is open
-        self._due = inf  # when `_timer` runs, in the scheduler's seconds; inf without it
+        self._deadlines = Deadlines(appender.scheduler, self._expire)  # gives up appends that are due
         # A batch that a thread checks, and all that came behind it: batches must not overtake each other.
         self._line: deque[tuple[Append, Produce]] = deque()
         self._leader_named = ""  # the leader that the client was last told of; empty for this node
@@ -199,8 +198,8 @@ class Appends:
         except ResourceExhaustedError as error:
             self.refuse(append, error)
             return
-        if append.deadline < self._due:
-            self._watch(append.deadline)
+        if append.deadline < self._deadlines.due:
+            self._deadlines.watch(append.deadline)
         steps = appender.check_batch(
             request.batch, request.record_count, request.attributes & CODEC_MASK, request.batch_crc
         )
@@ -291,28 +290,13 @@ class Appends:
         for stream in list(self._open):
             self.forget(stream)
         self._holding.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadlines.stop()
 
-    def _watch(self, deadline: float) -> None:
-        """Let the one timer check all deadlines when this one is due."""
-        self._due = deadline
-        seconds = max(0.0, deadline - self.appender.scheduler.seconds())
-        if self._timer is None:
-            self._timer = self.appender.scheduler.callLater(seconds, self._expire)
-        else:
-            self._timer.reset(seconds)
-
-    def _expire(self) -> None:
-        self._timer = None
-        self._due = inf
-        now = self.appender.scheduler.seconds()
+    def _expire(self, now: float) -> float:
         for append in [append for append in self._open.values() if append.deadline <= now]:
             text = f"not durable within {append.seconds:g} s; it may still be appended"
             self.refuse(append, OutcomeUnknownError(text))
             append.forget()
         self._propose_checked()
         self.appender.flush()
-        if self._open:
-            self._watch(min(append.deadline for append in self._open.values()))
+        return min((append.deadline for append in self._open.values()), default=inf)

@@ -14,10 +14,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -50,6 +51,7 @@ from loghouse.protocol.forward_messages import (
 from loghouse.protocol.message import Message, RequestIds
 from loghouse.raft.held_back import HeldBack, held_back_error
 from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal, proposing
+from loghouse.runtime.deadlines import Deadlines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,7 @@ class Forwarder:
         self._asked: dict[int, _Asked] = {}
         self._asked_size = 0
         self._held_back = HeldBack()
-        self._timer: IDelayedCall | None = None
+        self._deadlines = Deadlines(clock, self._expire)
         self._serving: set[tuple[str, int]] = set()
         self._serving_size = 0
         self._served_ids: dict[str, dict[int, None]] = {}
@@ -223,9 +225,8 @@ class Forwarder:
                 done.errback(
                     UnavailableError(f"{problem}; nothing was done: try again, or send to {leader_name}")
                 )
-        elif self._timer is None and self._asked:
-            # No request is due before this one while there is no timer. Later ones find it running.
-            self._timer = self._clock.callLater(self._timeout_seconds, self._expire)
+        elif deadline < self._deadlines.due and self._asked:
+            self._deadlines.watch(deadline)
         return done
 
     def _forget(self, request_id: int) -> _Asked | None:
@@ -238,22 +239,11 @@ class Forwarder:
         """Its caller does not wait any more; an answer will be ignored."""
         self._forget(request_id)
 
-    def _expire(self) -> None:
-        """Give up on what is due, and come again for the next."""
-        self._timer = None
-        now = self._clock.seconds()
+    def _expire(self, now: float) -> float:
+        """Give up on what is due."""
         due = [request_id for request_id, asked in self._asked.items() if asked.deadline <= now]
         self._give_up(due, "did not answer in time")
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        """Come again when the first request is due."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._asked and not self._is_stopped:
-            first = min(asked.deadline for asked in self._asked.values())
-            self._timer = self._clock.callLater(max(0.0, first - self._clock.seconds()), self._expire)
+        return min((asked.deadline for asked in self._asked.values()), default=inf)
 
     def leader_changed(self, leader_name: str) -> None:
         """Another node leads now (empty: none yet).
@@ -268,7 +258,7 @@ class Forwarder:
         for asked in waits_elsewhere:
             asked.deadline = min(asked.deadline, latest)
         if waits_elsewhere:
-            self._set_timer()
+            self._deadlines.watch(min(asked.deadline for asked in waits_elsewhere))
 
     def link_lost(self, node_name: str) -> None:
         """A link with that node ended: answers to what was sent it will not come."""
@@ -279,9 +269,7 @@ class Forwarder:
     def stop(self) -> None:
         """Ask nothing more; who waits is told that nothing is known. Requests of others are answered on."""
         self._is_stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadlines.stop()
         self._give_up(list(self._asked), "had not answered when this node stopped")
 
     def _give_up(self, request_ids: list[int], what: str) -> None:

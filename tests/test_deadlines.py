@@ -1,0 +1,52 @@
+"""Tests of loghouse.runtime.deadlines."""
+
+from math import inf
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.runtime.deadlines import Deadlines
+
+
+class DeadlineTests(SynchronousTestCase):
+    """One timer looks after many deadlines."""
+
+    def setUp(self):
+        self.clock = Clock()
+        self.open = []
+        self.expired = []
+        self.deadlines = Deadlines(self.clock, self.expire)
+
+    def expire(self, now):
+        self.expired += [(now, deadline) for deadline in self.open if deadline <= now]
+        self.open = [deadline for deadline in self.open if deadline > now]
+        return min(self.open, default=inf)
+
+    def watch(self, *deadlines):
+        for deadline in deadlines:
+            self.open.append(deadline)
+            self.deadlines.watch(deadline)
+
+    def test_each_when_it_is_due(self):
+        """Whatever the order in which they came, each is given up when it is due, with one timer at a time."""
+        self.watch(5.0, 2.0, 7.0, 2.0)
+        for _ in range(4):
+            self.assertLessEqual(len(self.clock.getDelayedCalls()), 1)
+            self.clock.advance(2.5)
+        self.assertEqual(self.expired, [(2.5, 2.0), (2.5, 2.0), (5.0, 5.0), (7.5, 7.0)])
+        self.assertEqual((self.clock.getDelayedCalls(), self.deadlines.due), ([], inf))
+
+    def test_over_already(self):
+        """A deadline that is over is given up in the next turn."""
+        self.clock.advance(3.0)
+        self.watch(1.0)
+        self.assertEqual(self.expired, [])
+        self.clock.advance(0)
+        self.assertEqual(self.expired, [(3.0, 1.0)])
+
+    def test_stop(self):
+        """After a stop nothing is given up, and no timer is left."""
+        self.watch(1.0)
+        self.deadlines.stop()
+        self.clock.advance(5.0)
+        self.assertEqual((self.expired, self.clock.getDelayedCalls()), ([], []))
