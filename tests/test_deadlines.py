@@ -28,7 +28,7 @@ class DeadlineTests(SynchronousTestCase):
             self.deadlines.watch(deadline)
 
     def test_each_when_it_is_due(self):
-        """Whatever the order in which they came, each is given up when it is due, with one timer at a time."""
+        """Whatever the order in which they came, each is given up when it is due, by one timer."""
         self.watch(5.0, 2.0, 7.0, 2.0)
         for _ in range(4):
             self.assertLessEqual(len(self.clock.getDelayedCalls()), 1)

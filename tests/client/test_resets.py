@@ -8,7 +8,9 @@ from loghouse.client.batching import Accumulator, ProducerLedger
 from loghouse.client.calls import Calls
 from loghouse.client.retrying import PAUSE_SECONDS, Backoff
 from loghouse.errors import InvalidRequestError, PermissionDeniedError, UnavailableError
-from tests.client.fake import BROKEN, LOST, FakeCase, asynchronous
+from tests.client.fake import FakeCase
+from tests.fakes.node import BROKEN
+from tests.fakes.tasks import asynchronous
 
 
 class CountedCase(FakeCase):
@@ -38,7 +40,7 @@ class ReaderTests(CountedCase):
         cluster.add_values(b"a")
         [node] = cluster.nodes
         log = self.connect(cluster.target)
-        node.faults["FetchStream"] = [LOST] * 5  # the link breaks behind each answer
+        node.faults["FetchStream"] = [None, BROKEN] * 5  # the link breaks behind each answer
         async with aclosing(log.read(0, follow=True, timeout_seconds=5.0)) as records:
             await anext(records)
             for number in range(1, 5):
@@ -86,17 +88,17 @@ class LedgerTests(SynchronousTestCase):
             self.settled(None)
             self.settled(error)
             self.settled(None)
-            self.assertIn("1 record was not appended, and nobody was told", self.ledger.untold())
-            self.assertRaises(type(error), self.ledger.raise_untold)
-            self.ledger.raise_untold()
-            self.assertEqual(self.ledger.untold(), "")
+            self.assertIn("1 record was not appended, and nobody was told", self.ledger.unreported())
+            self.assertRaises(type(error), self.ledger.raise_unreported)
+            self.ledger.raise_unreported()
+            self.assertEqual(self.ledger.unreported(), "")
 
     def test_told_by_its_delivery(self):
         """What a delivery told is not told again, and does not hide what none told."""
         first = self.settled(UnavailableError("a"))
         self.assertRaises(UnavailableError, first.offset, 0)
         self.settled(InvalidRequestError("value", "b"))
-        self.assertRaises(InvalidRequestError, self.ledger.raise_untold)
+        self.assertRaises(InvalidRequestError, self.ledger.raise_unreported)
 
     def test_room(self):
         """Room is given back by batches that failed and by those that did not, to the last byte."""

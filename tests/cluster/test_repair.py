@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1 import log_pb2
 from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.batch import decode_batch, encode_batch
-from loghouse.protocol.entry import CODEC_MASK, EntryKind, decode_entries, decode_entry
+from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, EntryKind, decode_entries, decode_entry
 from loghouse.storage.store import StoreHeader, newest_watermark
-from loghouse.testing.cluster_process import GROUP, ClusterProcess
+from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.process import NodeProcess, wait_until
 from tests.processes import SKIP, long
 
@@ -48,7 +48,7 @@ class RepairTests(SynchronousTestCase):
 
     def flip(self, node: NodeProcess, number: int) -> int:
         """Flip a byte of a durable record in a node's store (-1: the active one); return its offset."""
-        folder = node.data_dir / "logs" / str(GROUP)
+        folder = node.data_dir / "logs" / str(DEFAULT_GROUP)
         store = sorted(folder.glob("[0-9]*.store"))[number]
         content = bytearray(store.read_bytes())
         seed = StoreHeader.decode(content[:STORE_HEADER_SIZE]).seed
@@ -72,12 +72,12 @@ class RepairTests(SynchronousTestCase):
             self.assertEqual(values, self.acknowledged[entry.base_offset : entry.next_offset])
 
     def a_store(self, node: NodeProcess) -> Path:
-        return min((node.data_dir / "logs" / str(GROUP)).glob("[0-9]*.store"))
+        return min((node.data_dir / "logs" / str(DEFAULT_GROUP)).glob("[0-9]*.store"))
 
     def wait_repaired(self, node: NodeProcess) -> None:
         self.cluster.wait_leader()
         self.cluster.wait_caught_up()
-        damage = node.data_dir / "logs" / str(GROUP) / "damage"
+        damage = node.data_dir / "logs" / str(DEFAULT_GROUP) / "damage"
         wait_until(lambda: not damage.exists(), f"{node.name} to be repaired")
         self.assertIn("the damaged log is repaired", node.output())
 

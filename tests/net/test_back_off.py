@@ -6,7 +6,7 @@ from unittest.mock import Mock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.net.peer import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, DialDoor, PeerLink, PeerState
+from loghouse.net.peer import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, DialContext, PeerLink, PeerState
 
 
 class BackOffTests(SynchronousTestCase):
@@ -14,10 +14,10 @@ class BackOffTests(SynchronousTestCase):
 
     def setUp(self):
         self.reactor = MemoryReactorClock()
-        door = DialDoor(
+        context = DialContext(
             reactor=self.reactor, watch=Mock(), hello=Mock(), tls=None, rng=random.Random(5), soon=Mock()
         )
-        self.link = PeerLink(door, "h", 1, "n2")
+        self.link = PeerLink(context, "h", 1, "n2")
 
     def lose(self) -> float:
         """Let the dial fail; return the seconds until the next one, and let them pass."""
