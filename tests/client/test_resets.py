@@ -64,7 +64,8 @@ class ProducerTests(CountedCase):
             for number in range(5):
                 node.faults["ProduceBatchStream"] = [BROKEN]
                 self.assertEqual(await (await producer.append(b"x")), number)
-        self.assertLessEqual(set(self.counted), {0, 1})
+        # A cut connection may fail twice: once under the append, once when it is dialled too soon.
+        self.assertLessEqual(set(self.counted), {0, 1, 2})
 
 
 class LedgerTests(SynchronousTestCase):

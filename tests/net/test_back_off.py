@@ -7,6 +7,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.net.peer import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, DialContext, PeerLink, PeerState
+from tests.recording import RecordingMetrics
 
 
 class BackOffTests(SynchronousTestCase):
@@ -14,8 +15,15 @@ class BackOffTests(SynchronousTestCase):
 
     def setUp(self):
         self.reactor = MemoryReactorClock()
+        self.metrics = RecordingMetrics()
         context = DialContext(
-            reactor=self.reactor, watch=Mock(), hello=Mock(), tls=None, rng=random.Random(5), soon=Mock()
+            reactor=self.reactor,
+            watch=Mock(),
+            hello=Mock(),
+            tls=None,
+            rng=random.Random(5),
+            soon=Mock(),
+            metrics=self.metrics,
         )
         self.link = PeerLink(context, "h", 1, "n2")
 
@@ -65,7 +73,7 @@ class BackOffTests(SynchronousTestCase):
         self.link.link_up(Mock(is_idle_closed=True), Mock())
         self.link.lost("idle")
         self.assertIs(self.link.state, PeerState.IDLE)
-        self.assertEqual((self.reactor.getDelayedCalls(), self.link.counters.failures), ([], 1))
+        self.assertEqual((self.reactor.getDelayedCalls(), self.metrics.count("peer_link_failed")), ([], 1))
         self.link.dial()
         self.assertIs(self.link.state, PeerState.DIALLING)
 
