@@ -3,6 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DamageError
+from loghouse.protocol.entry import crc32c
 from loghouse.protocol.hard_state import HardState
 from loghouse.storage.hard_state import SLOT_SIZE, HardStateFile, Slot, create_hard_state
 from loghouse.testing.disk import SimDisk
@@ -65,6 +66,17 @@ class SlotTests(SynchronousTestCase):
             self.assertEqual([slot.state for slot in self.slots()], [HardState(9, 1)] * 2)
             file.save(HardState(10, 0))
             self.assertEqual(self.open().state, HardState(10, 0))
+
+    def test_not_ours(self):
+        """A slot whose checksum is right and whose magic is not is none; without the file nothing starts."""
+        fields = bytearray(Slot(8, HardState(8, 1)).encode(SEED)[:-4])
+        fields[0] ^= 1
+        foreign = bytes(fields) + crc32c(bytes(fields), SEED).to_bytes(4, "big")
+        self.assertIsNone(Slot.decode(foreign, SEED))
+        self.disk.replace(PATH, foreign.ljust(SLOT_SIZE, b"\0") * 2)
+        self.assertRaisesRegex(DamageError, "no valid slot", self.open)
+        self.disk.unlink(PATH)
+        self.assertRaisesRegex(DamageError, "is gone", self.open)
 
     def test_equal_slots_are_left_alone(self):
         """Nothing is written at a start when both slots are the same."""

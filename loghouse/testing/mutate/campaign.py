@@ -215,6 +215,8 @@ class Campaign:
         at_import: list[int] = []
         if lines[-1:] == ["hung"]:
             self.probed.is_whole = False
+        elif not lines or not lines[0].startswith('["import"'):
+            self.probed.failing.append(module)  # it cannot even be imported
         for line in lines:
             if not line.startswith("["):
                 continue
