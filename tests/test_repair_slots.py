@@ -17,7 +17,7 @@ class SlotTests(EntryRepairTestCase):
         """Requests that are answered, name nothing held, or meet damage leave it as helpful as before."""
         town = self.filled()
         leader = town.leader
-        last = leader.node._log.last_index
+        last = leader.store.last_index
         for _ in range(2):
             self.assertNotEqual(self.ask(town, leader, 3, 5), b"")
             self.assertEqual(self.ask(town, leader, last, last + 1), b"")
@@ -31,9 +31,9 @@ class SlotTests(EntryRepairTestCase):
         town = self.filled()
         leader = town.leader
         segment = self.sealed(leader)[1]
-        leader.node._log.trim_prefix(segment.base_offset, leader.node._log.last_index)
-        self.assertGreater(leader.node._log.first_index, 1)
+        leader.store.trim_prefix(segment.base_offset, leader.store.last_index)
+        self.assertGreater(leader.store.first_index, 1)
         for _ in range(3):
             self.assertEqual(self.ask(town, leader, 1, 2), b"")
-        first = leader.node._log.first_index
+        first = leader.store.first_index
         self.assertNotEqual(self.ask(town, leader, first, first), b"")
