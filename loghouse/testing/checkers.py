@@ -382,6 +382,10 @@ class Oracle:
             raise Violation(
                 "durable-ack", f"member {view.member} acknowledges {index}, durable is {view.durable_index}"
             )
+        if term < view.term:
+            # The core follows a newer leader by now, and may have replaced what it acknowledges; the disk has
+            # that still.
+            return
         if index > view.promised_index:
             chain = view.chain_at(index)
             if chain is not None:
