@@ -8,21 +8,37 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from datetime import datetime
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from functools import wraps
 from types import TracebackType
-from typing import Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from loghouse.api.v1 import log_pb2
 from loghouse.client.asynchronous import TIMEOUT_SECONDS, AsyncClient, Compression, Start
-from loghouse.client.balancing import ClusterView
 from loghouse.client.blocking_producer import OpenClient, Producer
 from loghouse.client.fields import values_of
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
-from loghouse.client.records import Batch, Bounds, Headers, Record
+from loghouse.client.records import Batch, Record
 from loghouse.client.target import Tls
 from loghouse.client.transport import Transport
 from loghouse.errors import ClientUseError, UnavailableError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _waiting(
+    method: Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _T]], text: str
+) -> Callable[Concatenate[Client, _P], _T]:
+    """Return the method of `Client` that runs one of `AsyncClient` and waits; `text` begins its docstring."""
+
+    @wraps(method)
+    def run(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self._open.thread.run(method(self._client, *args, **kwargs))
+
+    run.__module__ = __name__
+    run.__qualname__ = f"Client.{run.__name__}"
+    run.__doc__ = f"{text}; see `AsyncClient.{run.__name__}`."
+    return run
 
 
 class Client:
@@ -72,27 +88,7 @@ class Client:
 
     # --- appending ------------------------------------------------------------------------
 
-    def append(
-        self,
-        value: bytes,
-        *,
-        key: bytes = b"",
-        headers: Headers = (),
-        timestamp: datetime | int | None = None,
-        expect_offset: int | None = None,
-        timeout_seconds: float | None = None,
-    ) -> int:
-        """Append one record and return its offset; see `AsyncClient.append`."""
-        return self._open.thread.run(
-            self._client.append(
-                value,
-                key=key,
-                headers=headers,
-                timestamp=timestamp,
-                expect_offset=expect_offset,
-                timeout_seconds=timeout_seconds,
-            )
-        )
+    append = _waiting(AsyncClient.append, "Append one record and return its offset")
 
     def append_batch(
         self,
@@ -167,43 +163,18 @@ class Client:
             with contextlib.suppress(UnavailableError, ClientUseError):
                 self._open.thread.run(_close(answers))
 
-    def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
-        """Return the offsets that the log holds; see `AsyncClient.bounds`."""
-        return self._open.thread.run(self._client.bounds(timeout_seconds=timeout_seconds))
-
-    def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
-        """Return the first offset appended at or after a time; see `AsyncClient.find_offset`."""
-        return self._open.thread.run(self._client.find_offset(time, timeout_seconds=timeout_seconds))
+    bounds = _waiting(AsyncClient.bounds, "Return the offsets that the log holds")
+    find_offset = _waiting(AsyncClient.find_offset, "Return the first offset appended at or after a time")
 
     # --- the cluster ------------------------------------------------------------------------
 
-    def servers(self, *, timeout_seconds: float | None = None) -> ClusterView:
-        """Ask who is in the cluster; see `AsyncClient.servers`."""
-        return self._open.thread.run(self._client.servers(timeout_seconds=timeout_seconds))
-
-    def status(self, *, server: str = "", timeout_seconds: float | None = None) -> log_pb2.StatusResponse:
-        """Return the cluster as one server sees it; see `AsyncClient.status`."""
-        return self._open.thread.run(self._client.status(server=server, timeout_seconds=timeout_seconds))
-
-    def add(self, name: str, *, learner: bool = False, timeout_seconds: float | None = None) -> None:
-        """Let a node in; see `AsyncClient.add`."""
-        self._open.thread.run(self._client.add(name, learner=learner, timeout_seconds=timeout_seconds))
-
-    def remove(self, name: str, *, timeout_seconds: float | None = None) -> None:
-        """Take a node out; see `AsyncClient.remove`."""
-        self._open.thread.run(self._client.remove(name, timeout_seconds=timeout_seconds))
-
-    def leave(self, server: str, *, timeout_seconds: float | None = None) -> None:
-        """Tell a server to leave; see `AsyncClient.leave`."""
-        self._open.thread.run(self._client.leave(server, timeout_seconds=timeout_seconds))
-
-    def transfer(self, name: str = "", *, timeout_seconds: float | None = None) -> str:
-        """Hand leadership over; see `AsyncClient.transfer`."""
-        return self._open.thread.run(self._client.transfer(name, timeout_seconds=timeout_seconds))
-
-    def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
-        """Let records below an offset go; see `AsyncClient.trim`."""
-        return self._open.thread.run(self._client.trim(offset, timeout_seconds=timeout_seconds))
+    servers = _waiting(AsyncClient.servers, "Ask who is in the cluster")
+    status = _waiting(AsyncClient.status, "Return the cluster as one server sees it")
+    add = _waiting(AsyncClient.add, "Let a node in")
+    remove = _waiting(AsyncClient.remove, "Take a node out")
+    leave = _waiting(AsyncClient.leave, "Tell a server to leave")
+    transfer = _waiting(AsyncClient.transfer, "Hand leadership over")
+    trim = _waiting(AsyncClient.trim, "Let records below an offset go")
 
 
 async def _next(answers: AsyncGenerator[Iterator[Batch], None]) -> Iterator[Batch] | None:
