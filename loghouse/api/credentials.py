@@ -11,6 +11,7 @@ import grpc
 from cryptography import x509
 
 from loghouse.auth.credentials import Credentials, Material, TlsPaths
+from loghouse.auth.trust import extension_of
 from loghouse.errors import CertificateError
 from loghouse.net.private_directory import PrivateDirectory
 
@@ -116,9 +117,8 @@ async def _proof_of(channel: grpc.aio.Channel) -> None:
 
 def _host_of(certificate: x509.Certificate) -> str:
     """Return a name under which clients may reach the holder; empty when there is none."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    names = extension_of(certificate, x509.SubjectAlternativeName)
+    if names is None:
         return ""
     hosts = names.get_values_for_type(x509.DNSName)
     addresses = map(str, names.get_values_for_type(x509.IPAddress))

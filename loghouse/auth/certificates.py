@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from loghouse.auth.identity import NODE_SUBJECT_PREFIX, identity_of_pem, node_uri
+from loghouse.auth.trust import extension_of
 from loghouse.errors import CertificateError, IdentityError
 from loghouse.limits import CERTIFICATE_FILE_SIZE_MAX
 
@@ -242,17 +243,10 @@ def check_same_holder(issued: Issued, certificate_path: Path) -> None:
 
 def _holder(certificate: x509.Certificate) -> tuple[object, ...]:
     """Return what a certificate says of its holder: name, node, and whether it is a CA."""
-    constraints = [
-        extension.value.ca
-        for extension in certificate.extensions
-        if isinstance(extension.value, x509.BasicConstraints)
-    ]
-    names = [
-        extension.value.get_values_for_type(x509.UniformResourceIdentifier)
-        for extension in certificate.extensions
-        if isinstance(extension.value, x509.SubjectAlternativeName)
-    ]
-    return certificate.subject, any(constraints), names or [[]]
+    constraints = extension_of(certificate, x509.BasicConstraints)
+    names = extension_of(certificate, x509.SubjectAlternativeName)
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
+    return certificate.subject, constraints is not None and constraints.ca, uris
 
 
 def read_pem(path: Path) -> bytes:
@@ -360,9 +354,8 @@ def _leaf(
 
 
 def _authority_key_identifier(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    try:
-        identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
+    identifier = extension_of(authority, x509.SubjectKeyIdentifier)
+    if identifier is None:
         # A CA made elsewhere need not have one.
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(_public_key(authority))
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)

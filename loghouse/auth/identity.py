@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from loghouse.auth.denylist import names_of
-from loghouse.auth.trust import check_usable
+from loghouse.auth.trust import check_usable, extension_of
 from loghouse.errors import IdentityError, UnauthenticatedError
 from loghouse.limits import NAME_SIZE_MAX, SUBJECT_SIZE_MAX
 
@@ -79,9 +79,7 @@ def identity_of_certificate(certificate: x509.Certificate) -> Identity:
     Raises:
         IdentityError: It names nobody, or more than one, or a client that would pass for a node.
     """
-    uris = _uris(certificate)
-    names = names_of(certificate)
-    expires_at = certificate.not_valid_after_utc.timestamp()
+    uris, names = _uris(certificate), names_of(certificate)
     if any(uri.lower().startswith("loghouse:") for uri in uris):
         cluster, node = _parse_node_uris(uris)
         subject = NODE_SUBJECT_PREFIX + node
@@ -92,7 +90,7 @@ def identity_of_certificate(certificate: x509.Certificate) -> Identity:
         subject=subject,
         node=node,
         cluster=cluster,
-        expires_at=expires_at,
+        expires_at=certificate.not_valid_after_utc.timestamp(),
         names=names,
         certificate=certificate,
     )
@@ -146,12 +144,10 @@ class IdentityReader:
 
 def _uris(certificate: x509.Certificate) -> list[str]:
     try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        return []
+        names = extension_of(certificate, x509.SubjectAlternativeName)
     except (ValueError, x509.DuplicateExtension) as error:
         raise IdentityError(f"the peer's certificate has extensions that cannot be read: {error}") from None
-    return extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+    return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
 
 
 def _parse_node_uris(uris: list[str]) -> tuple[str, str]:

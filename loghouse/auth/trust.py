@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -27,10 +27,10 @@ _LEAF_CURVES: Final = ("secp256r1", "secp384r1")  # of TLS 1.3's, those that Bor
 _CA_CURVES: Final = (*_LEAF_CURVES, "secp521r1")
 _DIGESTS: Final = ("sha256", "sha384", "sha512")
 _KEYS_ALLOWED: Final = f"allowed: P-256, P-384, RSA of {RSA_KEY_BITS_MIN} to {RSA_KEY_BITS_MAX} bits"
-_NETSCAPE_TYPE: Final = x509.ObjectIdentifier(
-    "2.16.840.1.113730.1.1"
-)  # OpenSSL goes by it, BoringSSL does not
+_NETSCAPE_TYPE: Final = x509.ObjectIdentifier("2.16.840.1.113730.1.1")  # only OpenSSL goes by it
 _KEY_OIDS: Final = (PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY)
+_UNREADABLE: Final = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 def key_problem(public: object, *, of_ca: bool = False) -> str:
@@ -51,11 +51,11 @@ def certificate_problem(certificate: x509.Certificate) -> str:
     try:
         problem = key_problem(certificate.public_key())
         digest = certificate.signature_hash_algorithm
-        usage = _key_usage(certificate)
+        usage = extension_of(certificate, x509.KeyUsage)
         has_plain_point = _has_plain_point(certificate)
         is_plainly_signed = _is_plainly_signed(certificate)
-        types = _extension(certificate, _NETSCAPE_TYPE)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
+        is_of_netscape = _has_netscape_type(certificate)
+    except _UNREADABLE as error:
         return f"it cannot be read: {error}"
     if problem:
         return problem
@@ -64,7 +64,7 @@ def certificate_problem(certificate: x509.Certificate) -> str:
         return f"it has {size} bytes; at most {CERTIFICATE_SIZE_MAX} are allowed"
     if not has_plain_point:
         return "its key's point is in the hybrid form"
-    if types is not None:
+    if is_of_netscape:
         return "it has a Netscape certificate type, which is out of use; make one without"
     if certificate.public_key_algorithm_oid not in _KEY_OIDS:
         return f"its key is for one scheme of signatures only; {_KEYS_ALLOWED}"
@@ -91,15 +91,20 @@ def check_usable(certificate: x509.Certificate) -> None:
         raise IdentityError(f"the certificate cannot be used: {problem}")
 
 
-def _key_usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
+def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """Return an extension of a certificate, None when it has none of that kind.
+
+    Raises:
+        ValueError, x509.DuplicateExtension: Its extensions cannot be read.
+    """
     try:
-        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
 
 
-def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> object | None:
-    return next((one.value for one in certificate.extensions if one.oid == oid), None)
+def _has_netscape_type(certificate: x509.Certificate) -> bool:
+    return any(one.oid == _NETSCAPE_TYPE for one in certificate.extensions)
 
 
 def _has_plain_point(certificate: x509.Certificate) -> bool:
@@ -129,20 +134,20 @@ def _is_signed_with_short_rsa(certificate: x509.Certificate) -> bool:
 def authority_problem(certificate: x509.Certificate) -> str:
     """Return why a certificate cannot stand in a file of CAs; empty when it can."""
     try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = _key_usage(certificate)
-        purposes = _extension(certificate, x509.ExtendedKeyUsage.oid)
-        types = _extension(certificate, _NETSCAPE_TYPE)
+        constraints = extension_of(certificate, x509.BasicConstraints)
+        usage = extension_of(certificate, x509.KeyUsage)
+        purposes = extension_of(certificate, x509.ExtendedKeyUsage)
+        is_of_netscape = _has_netscape_type(certificate)
         problem = key_problem(certificate.public_key(), of_ca=True)
-    except x509.ExtensionNotFound:
-        return "is not the certificate of a CA: it has no basic constraints"
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
+    except _UNREADABLE as error:
         return f"cannot be read: {error}"
+    if constraints is None:
+        return "is not the certificate of a CA: it has no basic constraints"
     if not constraints.ca or (usage is not None and not usage.key_cert_sign):
         return "is not the certificate of a CA: it may not sign others"
-    if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+    if purposes is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         return "may not sign for clients: its extended key usage has no clientAuth"
-    if types is not None:
+    if is_of_netscape:
         return "has a Netscape certificate type, which is out of use; make one without"
     return problem
 
@@ -186,7 +191,8 @@ class Anchors:
         except crypto.X509StoreContextError as error:
             raise IdentityError(f"no CA of this node has signed it: {error}") from None
         above = [one.to_cryptography() for one in chain[1:]]
-        if _alternative_names(certificate) is None and any(map(_is_constrained, above)):
+        is_constrained = any(extension_of(one, x509.NameConstraints) is not None for one in above)
+        if is_constrained and extension_of(certificate, x509.SubjectAlternativeName) is None:
             raise IdentityError("its CA may sign certain names only, and it has no subject alternative name")
         if len(self._good) >= CONNECTIONS_MAX:
             # The oldest goes: it costs one check to know again, and nobody can make the table grow.
@@ -198,14 +204,6 @@ class Anchors:
         for name, certificate in list(other._good.items()):
             with contextlib.suppress(IdentityError):
                 self.check(name, certificate)
-
-
-def _alternative_names(certificate: x509.Certificate) -> object | None:
-    return _extension(certificate, x509.SubjectAlternativeName.oid)
-
-
-def _is_constrained(authority: x509.Certificate) -> bool:
-    return _extension(authority, x509.NameConstraints.oid) is not None
 
 
 def those_that_count(authorities: Sequence[x509.Certificate], now: datetime) -> list[x509.Certificate]:
