@@ -19,6 +19,7 @@ from loghouse.client.failures import (
     CallFailure,
     Effect,
     failure_of_error,
+    lost_call,
     refused_link,
     unreached,
 )
@@ -31,7 +32,6 @@ from loghouse.errors import (
     ClosedError,
     IdentityError,
     LoghouseError,
-    OutcomeUnknownError,
     PermissionDeniedError,
     ProtocolError,
     ResourceExhaustedError,
@@ -314,8 +314,7 @@ class Connection(asyncio.BufferedProtocol):
     def _give_up(self, asked: Asked, seconds: float) -> None:
         if not asked.answer.done():
             self.forget(asked)
-            error = OutcomeUnknownError(f"{self._address}: no answer within {seconds:.3g} s")
-            failure = CallFailure(error=error, effect=Effect.UNKNOWN, is_link=True)
+            failure = lost_call(f"{self._address}: no answer within {seconds:.3g} s")
             asked.answer.set_exception(CallFailedError(failure))
 
     # --- asyncio --------------------------------------------------------------------------
@@ -513,9 +512,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self.up.done():
             self.up.set_exception(CallFailedError(nothing))
             self.up.exception()
-        unknown = CallFailure(
-            error=OutcomeUnknownError(f"no answer came: {error}"), effect=Effect.UNKNOWN, is_link=True
-        )
+        unknown = lost_call(f"no answer came: {error}")
         asked, self._asked = self._asked, {}
         for one in asked.values():
             if not one.answer.done():

@@ -91,44 +91,28 @@ def _detached(kind: type[LoghouseError], *names: str) -> _Build:
     return build
 
 
-_REASONS: Final[Mapping[str, tuple[Effect, _Build]]] = {
-    "INVALID_REQUEST": (
-        Effect.REFUSED,
-        lambda text, fields, offset: InvalidRequestError(fields.get("field", ""), fields.get("problem", "")),
+_REASONS: Final[Mapping[str, _Build]] = {
+    "INVALID_REQUEST": lambda text, fields, offset: InvalidRequestError(
+        fields.get("field", ""), fields.get("problem", "")
     ),
-    "OFFSET_OUT_OF_RANGE": (
-        Effect.REFUSED,
-        lambda text, fields, offset: errors.OffsetOutOfRangeError(
-            offset, _number(fields, "lowest"), _number(fields, "next")
-        ),
+    "OFFSET_OUT_OF_RANGE": lambda text, fields, offset: errors.OffsetOutOfRangeError(
+        offset, _number(fields, "lowest"), _number(fields, "next")
     ),
-    "NOT_LEADER": (
-        Effect.NOTHING,
-        lambda text, fields, offset: errors.NotLeaderError(fields.get("leader") or None),
-    ),
-    "UNAVAILABLE": (Effect.NOTHING, _plain(UnavailableError)),
-    "OUTCOME_UNKNOWN": (Effect.UNKNOWN, _plain(OutcomeUnknownError)),
-    "EXPECT_OFFSET": (Effect.REFUSED, _numbers(errors.ExpectOffsetError, "expected", "actual")),
-    "PRODUCER_SEQUENCE": (
-        Effect.REFUSED,
-        _numbers(errors.SequenceError, "producer_id", "sequence", "expected"),
-    ),
-    "PRODUCER_SEQUENCE_REUSED": (
-        Effect.REFUSED,
-        _numbers(errors.SequenceReusedError, "producer_id", "sequence"),
-    ),
-    "UNKNOWN_PRODUCER": (Effect.REFUSED, _numbers(errors.UnknownProducerError, "producer_id")),
-    "RESOURCE_EXHAUSTED": (Effect.NOTHING, _detached(ResourceExhaustedError, "resource", "limit")),
-    "DISK_FULL": (Effect.NOTHING, _detached(errors.DiskFullError, "resource", "limit", "directory")),
-    "PERMISSION_DENIED": (Effect.REFUSED, _detached(PermissionDeniedError, "subject", "action", "object")),
-    "UNAUTHENTICATED": (Effect.REFUSED, _plain(UnauthenticatedError)),
-    "BAD_CERTIFICATE": (Effect.REFUSED, _plain(errors.IdentityError)),
-    "UNKNOWN_LOG": (
-        Effect.REFUSED,
-        lambda text, fields, offset: errors.UnknownLogError(fields.get("log", "")),
-    ),
-    "MEMBERSHIP": (Effect.REFUSED, _plain(errors.MembershipError)),
-    "NOT_SUPPORTED": (Effect.REFUSED, _plain(NotSupportedError)),
+    "NOT_LEADER": lambda text, fields, offset: errors.NotLeaderError(fields.get("leader") or None),
+    "UNAVAILABLE": _plain(UnavailableError),
+    "OUTCOME_UNKNOWN": _plain(OutcomeUnknownError),
+    "EXPECT_OFFSET": _numbers(errors.ExpectOffsetError, "expected", "actual"),
+    "PRODUCER_SEQUENCE": _numbers(errors.SequenceError, "producer_id", "sequence", "expected"),
+    "PRODUCER_SEQUENCE_REUSED": _numbers(errors.SequenceReusedError, "producer_id", "sequence"),
+    "UNKNOWN_PRODUCER": _numbers(errors.UnknownProducerError, "producer_id"),
+    "RESOURCE_EXHAUSTED": _detached(ResourceExhaustedError, "resource", "limit"),
+    "DISK_FULL": _detached(errors.DiskFullError, "resource", "limit", "directory"),
+    "PERMISSION_DENIED": _detached(PermissionDeniedError, "subject", "action", "object"),
+    "UNAUTHENTICATED": _plain(UnauthenticatedError),
+    "BAD_CERTIFICATE": _plain(IdentityError),
+    "UNKNOWN_LOG": lambda text, fields, offset: errors.UnknownLogError(fields.get("log", "")),
+    "MEMBERSHIP": _plain(errors.MembershipError),
+    "NOT_SUPPORTED": _plain(NotSupportedError),
 }
 
 # gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".
@@ -154,27 +138,27 @@ _REFUSALS: Final[Mapping[str, type[RequestError]]] = {
 }
 
 
-def failure_of(error: Any, address: str, *, offset: int = 0) -> CallFailure:
+def failure_of(call: Any, address: str, *, offset: int = 0) -> CallFailure:
     """Return what a failed call means.
 
     Args:
-        error: A `grpc.aio.AioRpcError`, or anything with its `code`, `details` and `trailing_metadata`.
+        call: A `grpc.aio.AioRpcError`, or anything with its `code`, `details` and `trailing_metadata`.
         address: Of the server that was called; part of the text.
         offset: What was asked for, when the call reads.
     """
-    code: grpc.StatusCode = error.code()
-    trailers = dict(error.trailing_metadata() or ())
+    code: grpc.StatusCode = call.code()
+    trailers = dict(call.trailing_metadata() or ())
     reason, fields = _error_details(trailers.get(DETAILS_KEY))
-    text = f"{address}: {_plain_text(error.details() or code.name)}"
+    text = f"{address}: {_plain_text(call.details() or code.name)}"
     leader = str(trailers.get(LEADER_KEY, "") or fields.get("leader", ""))
     if reason in _REASONS:
-        effect, build = _REASONS[reason]
-        return CallFailure(error=build(text, fields, offset), effect=effect, leader=leader)
+        error = _REASONS[reason](text, fields, offset)
+        return CallFailure(error=error, effect=effect_of(error), leader=leader)
     status = code.name
-    if status == "UNAVAILABLE" and _NO_TLS_FITS.search(error.details() or ""):
+    if status == "UNAVAILABLE" and _NO_TLS_FITS.search(call.details() or ""):
         return refused_link(IdentityError(f"{text}; {CHECK_TLS}"))
-    if status == "UNAVAILABLE" and _NEVER_SENT.search(error.details() or ""):
-        return CallFailure(error=UnavailableError(text), effect=Effect.NOTHING, is_link=True)
+    if status == "UNAVAILABLE" and _NEVER_SENT.search(call.details() or ""):
+        return unmade_call(text)
     if status == "RESOURCE_EXHAUSTED":
         return CallFailure(error=_exhausted(text), effect=Effect.NOTHING)
     if status in _REFUSALS:
@@ -188,21 +172,22 @@ _NOTHING_DONE: Final = (UnavailableError, errors.NotLeaderError, ResourceExhaust
 _RETOLD: Final = (UnavailableError, OutcomeUnknownError)
 
 
+def effect_of(error: LoghouseError) -> Effect:
+    """Return what a call did that a server answered with this error."""
+    if isinstance(error, OutcomeUnknownError):
+        return Effect.UNKNOWN
+    return Effect.NOTHING if isinstance(error, _NOTHING_DONE) else Effect.REFUSED
+
+
 def failure_of_error(error: LoghouseError, address: str) -> CallFailure:
     """Return what an error means that a server answered in the binary protocol.
 
     Args:
         address: Of the server that was called; part of the text.
     """
-    if isinstance(error, OutcomeUnknownError):
-        effect = Effect.UNKNOWN
-    elif isinstance(error, _NOTHING_DONE):
-        effect = Effect.NOTHING
-    else:
-        effect = Effect.REFUSED
     leader = error.leader or "" if isinstance(error, errors.NotLeaderError) else ""
     told = type(error)(f"{address}: {error}") if type(error) in _RETOLD else error
-    return CallFailure(error=told, effect=effect, leader=leader)
+    return CallFailure(error=told, effect=effect_of(error), leader=leader)
 
 
 def refused_link(error: LoghouseError) -> CallFailure:
@@ -212,15 +197,24 @@ def refused_link(error: LoghouseError) -> CallFailure:
 
 def unreached(address: str, cause: str) -> CallFailedError:
     """Return the failure of a call that never got to a server."""
-    error = UnavailableError(f"{address}: {cause}")
-    return CallFailedError(CallFailure(error=error, effect=Effect.NOTHING, is_link=True))
+    return CallFailedError(unmade_call(f"{address}: {cause}"))
+
+
+def unmade_call(text: str) -> CallFailure:
+    """Return the failure of a call that was never made, because of the connection."""
+    return CallFailure(error=UnavailableError(text), effect=Effect.NOTHING, is_link=True)
+
+
+def lost_call(text: str) -> CallFailure:
+    """Return the failure of a call that was made, and to which no answer comes any more."""
+    return CallFailure(error=OutcomeUnknownError(text), effect=Effect.UNKNOWN, is_link=True)
 
 
 def unexpected(error: Exception, address: str) -> CallFailure:
     """Return what it means that a call failed by something that is no error of ours."""
-    told = OutcomeUnknownError(f"{address}: {type(error).__name__}: {error}")
-    told.__cause__ = error
-    return CallFailure(error=told, effect=Effect.UNKNOWN, is_link=True)
+    failure = lost_call(f"{address}: {type(error).__name__}: {error}")
+    failure.error.__cause__ = error
+    return failure
 
 
 def leader_named(trailers: Any) -> str:

@@ -17,11 +17,13 @@ from loghouse.client.failures import (
     Effect,
     failure_of,
     leader_named,
+    lost_call,
+    unmade_call,
     unreached,
 )
 from loghouse.client.proving import Prover
 from loghouse.client.records import Bounds, split_answer
-from loghouse.errors import ClosedError, OutcomeUnknownError, UnavailableError
+from loghouse.errors import ClosedError, UnavailableError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 from loghouse.protocol.varint import join_bytes_field
 
@@ -115,8 +117,7 @@ class GrpcChannel(Channel):
             return failure
         old, self._stubs = self._stubs, None
         self._closing.append(old)
-        error = UnavailableError(str(failure.error))
-        return CallFailure(error=error, effect=Effect.NOTHING, is_link=True)
+        return unmade_call(str(failure.error))
 
     async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
@@ -258,8 +259,7 @@ async def _read(call: Any, channel: GrpcChannel, offset: int = 0) -> Any:
     except aio.AioRpcError as error:
         raise CallFailedError(channel.judge(failure_of(error, channel.address, offset=offset))) from None
     if message is aio.EOF:
-        ended = OutcomeUnknownError(f"{channel.address}: ended the stream without a reason")
-        raise CallFailedError(CallFailure(error=ended, effect=Effect.UNKNOWN, is_link=True))
+        raise CallFailedError(lost_call(f"{channel.address}: ended the stream without a reason"))
     return message
 
 

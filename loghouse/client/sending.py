@@ -17,10 +17,10 @@ from loghouse.client.balancing import Purpose
 from loghouse.client.batching import Accumulator, OutgoingBatch
 from loghouse.client.calls import Calls
 from loghouse.client.channels import AppendStream, Channel, NewBatch
-from loghouse.client.failures import CallFailedError, CallFailure, Effect
+from loghouse.client.failures import CallFailedError, CallFailure, Effect, lost_call
 from loghouse.client.retrying import ATTEMPT_SECONDS, backoff
 from loghouse.client.sequencing import Sequencer
-from loghouse.errors import ClosedError, DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
+from loghouse.errors import ClosedError, DeadlineError, LoghouseError, UnavailableError
 from loghouse.protocol.entry import Codec
 
 CHECK_SECONDS: Final = 0.5
@@ -262,16 +262,14 @@ class Sending:
             why = why or error
         if self._calls.channels.is_closed:
             raise ClosedError("the client is closed")
-        told = OutcomeUnknownError(f"{address}: {why or 'the stream ended without a reason'}")
-        return CallFailure(error=told, effect=Effect.UNKNOWN, is_link=True)
+        return lost_call(f"{address}: {why or 'the stream ended without a reason'}")
 
     def _stall(self, address: str) -> CallFailure | None:
         """Return a failure when batches are on their way and none was answered for too long."""
         seconds = self._calls.now - self._sequencer.progressed_at
         if not self._sequencer.in_flight or seconds < ATTEMPT_SECONDS:
             return None
-        error = OutcomeUnknownError(f"{address}: no answer for {seconds:.1f} s")
-        return CallFailure(error=error, effect=Effect.UNKNOWN, is_link=True)
+        return lost_call(f"{address}: no answer for {seconds:.1f} s")
 
     async def _write(self, appends: AppendStream, address: str) -> None:
         """Send batches as they come, until there are none for long, or the leader is elsewhere."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from loghouse.client.failures import CallFailure, Effect, refused_link
-from loghouse.errors import IdentityError, UnauthenticatedError, UnavailableError
+from loghouse.client.failures import CallFailure, refused_link, unmade_call
+from loghouse.errors import IdentityError, UnauthenticatedError
 
 _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
 
@@ -24,7 +24,7 @@ def failed_tls(error: ssl.SSLError, address: str) -> CallFailure:
     if ("ALERT" in reason and "CERTIFICATE" in reason) or reason.endswith(("UNKNOWN_CA", "ACCESS_DENIED")):
         text = f"{address} does not accept this client's certificate: {cause}; check --cert and --key"
         return refused_link(UnauthenticatedError(text))
-    return CallFailure(error=UnavailableError(f"{address}: {cause}"), effect=Effect.NOTHING, is_link=True)
+    return unmade_call(f"{address}: {cause}")
 
 
 def cause_of(error: BaseException) -> str:

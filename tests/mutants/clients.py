@@ -19,14 +19,14 @@ CLIENT = (
         "late-append-is-safe",
         "grpc/proposal A6: what may be retried",
         "An append without an answer in time counts as not done.",
-        [(CONNECTION + "Connection._give_up", "effect=Effect.UNKNOWN", "effect=Effect.NOTHING")],
+        [(CONNECTION + "Connection._give_up", "lost_call(", 'unreached(self._address, "").failure or (')],
         "client.test_connection:RequestTests.test_no_answer",
     ),
     bug(
         "unknown-outcome-is-safe",
         "design 6 (an ambiguous outcome is a typed error)",
         "An append of which the node does not know the outcome is made again.",
-        [("loghouse.client.failures:failure_of_error", "effect = Effect.UNKNOWN", "effect = Effect.NOTHING")],
+        [("loghouse.client.failures:effect_of", "return Effect.UNKNOWN", "return Effect.NOTHING")],
         "client.test_calls:AppendTests.test_unknown_outcome",
     ),
     bug(
