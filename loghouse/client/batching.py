@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -84,6 +85,7 @@ def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
     return payload, record_count
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class OutgoingBatch:
     """A batch on its way: what it holds, how far it got, and what became of it.
 
@@ -99,40 +101,21 @@ class OutgoingBatch:
         is_full: Whether nothing more goes in, though it may not have lingered long enough.
     """
 
-    __slots__ = (
-        "base_offset",
-        "codec",
-        "crc",
-        "deadline",
-        "due_at",
-        "error",
-        "is_full",
-        "is_reported",
-        "is_unsure",
-        "payload",
-        "pieces",
-        "record_count",
-        "sequence",
-        "size",
-        "waiter",
-    )
-
-    def __init__(self, *, due_at: float, deadline: float) -> None:
-        self.pieces: list[bytes] = []
-        self.payload = b""
-        self.codec = Codec.NONE
-        self.crc = 0
-        self.record_count = 0
-        self.size = 0
-        self.due_at = due_at
-        self.deadline = deadline
-        self.sequence = -1
-        self.is_unsure = False
-        self.base_offset = -1
-        self.error: LoghouseError | None = None
-        self.waiter: Any = None
-        self.is_reported = False
-        self.is_full = False
+    due_at: float
+    deadline: float
+    pieces: list[bytes] = field(default_factory=list)
+    payload: bytes = b""
+    codec: Codec = Codec.NONE
+    crc: int = 0
+    record_count: int = 0
+    size: int = 0
+    sequence: int = -1
+    is_unsure: bool = False
+    base_offset: int = -1
+    error: LoghouseError | None = None
+    waiter: Any = None
+    is_reported: bool = False
+    is_full: bool = False
 
     @property
     def is_settled(self) -> bool:
