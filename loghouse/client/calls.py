@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.channels import Channel, Channels, seen
-from loghouse.client.failures import CallFailedError, CallFailure, Effect
+from loghouse.client.failures import CallFailedError, CallFailure, Effect, refused_link
 from loghouse.client.pin import ClusterPin
 from loghouse.client.place import Place
 from loghouse.client.retrying import Attempts
@@ -201,10 +201,8 @@ class Calls:
             seeds = ", ".join(sorted(self.balancer.addresses()))
             return CallFailure(error=DeadlineError(f"no answer from {seeds}"), effect=Effect.NOTHING)
         error = None if refreshing.cancelled() else refreshing.exception()
-        if isinstance(error, _RefusedError | _HopelessError):
-            return CallFailure(error=error.error, effect=Effect.REFUSED)
-        if isinstance(error, LoghouseError):
-            return CallFailure(error=error, effect=Effect.NOTHING)
+        if isinstance(error, CallFailedError):
+            return error.failure
         if error is not None:
             raise error  # of ours
         return CallFailure(error=ClosedError("the client was closed"), effect=Effect.REFUSED)
@@ -226,7 +224,7 @@ class Calls:
         """Ask one server after the other, not waiting long for any; the first that knows a leader wins."""
         addresses = list(self.balancer.addresses_in_turn(Purpose.ASK, self.now))
         asking: dict[asyncio.Task[ClusterView], str] = {}
-        problems: list[LoghouseError] = []
+        problems: list[CallFailure] = []
         leaderless: ClusterView | None = None
         try:
             while addresses or asking:
@@ -242,10 +240,13 @@ class Calls:
                         self.balancer.check_cluster(view.cluster_uuid, address)
                         self.pin.check_view(view.cluster_name, address)
                     except IdentityError as error:
-                        problems.append(_HopelessError(error))
+                        problems.append(refused_link(error))
+                        continue
+                    except CallFailedError as error:
+                        problems.append(error.failure)
                         continue
                     except LoghouseError as error:
-                        problems.append(error)
+                        problems.append(CallFailure(error=error, effect=Effect.NOTHING))
                         continue
                     if self.balancer.shows_leader(view):
                         return self._learn(view)
@@ -256,7 +257,7 @@ class Calls:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
         if leaderless is None:
-            raise _worst(problems)
+            raise CallFailedError(_worst(problems))
         self._learn(leaderless)
         self.balancer.expire()
 
@@ -269,15 +270,8 @@ class Calls:
             with self.channels.lend(address) as channel:
                 view = await channel.servers(ASK_SECONDS)
         except CallFailedError as error:
-            failure = error.failure
-            self.note(failure, address)
-            if failure.is_permanent:
-                raise _HopelessError(failure.error) from None
-            if failure.effect is Effect.REFUSED:
-                raise _RefusedError(failure.error) from None
-            if isinstance(failure.error, OutcomeUnknownError):
-                raise UnavailableError(str(failure.error)) from None
-            raise failure.error from None
+            self.note(error.failure, address)
+            raise
         self.balancer.succeeded(address)
         return view
 
@@ -303,29 +297,15 @@ class Calls:
         await self.channels.close()
 
 
-class _RefusedError(LoghouseError):
-    """A server answered that this client may not ask."""
-
-    def __init__(self, error: LoghouseError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _HopelessError(LoghouseError):
-    """A server will never do for this client; another one might."""
-
-    def __init__(self, error: LoghouseError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _worst(problems: list[LoghouseError]) -> LoghouseError:
+def _worst(problems: list[CallFailure]) -> CallFailure:
     """Return why no server told of its cluster: a refusal counts for all, what is hopeless for one."""
-    refused = next((problem for problem in problems if isinstance(problem, _RefusedError)), None)
-    if refused is not None:
-        return refused
-    hopeless = [problem for problem in problems if isinstance(problem, _HopelessError)]
-    if len(hopeless) == len(problems):
-        return hopeless[0]
+    hopeless = [p for p in problems if p.is_permanent]
+    refused = [
+        problem for problem in problems if problem.effect is Effect.REFUSED and problem not in hopeless
+    ]
+    if refused or len(hopeless) == len(problems):
+        return CallFailure(error=(refused or hopeless)[0].error, effect=Effect.REFUSED)
     # Of the others the call is tried again; what a person has to mend is told nevertheless.
-    return hopeless[0].error if hopeless else problems[-1]
+    error = (hopeless or problems[-1:])[0].error
+    told = UnavailableError(str(error)) if isinstance(error, OutcomeUnknownError) else error
+    return CallFailure(error=told, effect=Effect.NOTHING)
