@@ -9,13 +9,21 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, NewBatch, seen
+from loghouse.client.channels import (
+    Answers,
+    AppendAnswer,
+    AppendStream,
+    Channel,
+    FetchAnswer,
+    NewBatch,
+    Opening,
+)
 from loghouse.client.connection import Asked, Connection, dial
 from loghouse.client.failures import unreached
 from loghouse.client.following import Following
 from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
-from loghouse.errors import ClosedError, UnknownLogError
+from loghouse.errors import UnknownLogError
 from loghouse.protocol.client_messages import (
     Bounds,
     Describe,
@@ -55,7 +63,7 @@ class BinaryChannel(Channel):
         self._other: Channel | None = None
         self._connection: Connection | None = None
         self._connections: set[Connection] = set()  # those before it, too, while they answer what is open
-        self._dialling: asyncio.Task[Connection] | None = None
+        self._dialling = Opening(address, self._dial)
 
     async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
@@ -107,10 +115,7 @@ class BinaryChannel(Channel):
 
     async def close(self) -> None:
         """See `Channel.close`."""
-        dialling, self._dialling = self._dialling, None
-        if dialling is not None:
-            dialling.cancel()
-            await asyncio.wait({dialling})
+        await self._dialling.cancel()
         for connection in list(self._connections):
             await connection.close()
         if self._other is not None:
@@ -128,26 +133,14 @@ class BinaryChannel(Channel):
         """
         if self._connection is not None and self._connection.is_up:
             return self._connection
-        if self._dialling is None:
-            self._dialling = asyncio.ensure_future(self._dial())
-            self._dialling.add_done_callback(seen)  # whoever wanted it may have gone when it fails
-        dialling = self._dialling
-        await asyncio.wait({dialling}, timeout=seconds)
-        if not dialling.done():
-            raise unreached(self.address, f"no connection within {seconds:.3g} s")
-        if dialling.cancelled():
-            raise ClosedError("the client is closed")
-        return dialling.result()
+        return await self._dialling.wait(seconds)
 
     async def _dial(self) -> Connection:
-        try:
-            connection = await dial(self.address, self._context, self._hinted, DIAL_SECONDS, self._pin)
-            self._connection = connection
-            self._connections.add(connection)
-            connection.lost.add_done_callback(lambda _: self._connections.discard(connection))
-            return connection
-        finally:
-            self._dialling = None
+        connection = await dial(self.address, self._context, self._hinted, DIAL_SECONDS, self._pin)
+        self._connection = connection
+        self._connections.add(connection)
+        connection.lost.add_done_callback(lambda _: self._connections.discard(connection))
+        return connection
 
 
 class _BinaryAppends(AppendStream):

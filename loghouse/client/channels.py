@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from loghouse.client.balancing import ClusterView
-from loghouse.client.failures import CallFailedError, unexpected
+from loghouse.client.failures import CallFailedError, unexpected, unreached
 from loghouse.client.records import Bounds
 from loghouse.errors import ClosedError, LoghouseError
 from loghouse.protocol.entry import Buffer, Codec, crc32c
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +157,48 @@ class Channel(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Close it; calls under way end."""
+
+
+class Opening(Generic[_T]):
+    """What is opened once for everybody who waits for it meanwhile.
+
+    Args:
+        address: What it leads to; part of the text.
+        open_: Opens it.
+    """
+
+    def __init__(self, address: str, open_: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        self._address = address
+        self._open = open_
+        self._task: asyncio.Task[_T] | None = None  # set while it is being opened
+
+    async def wait(self, seconds: float) -> _T:
+        """Return what is opened.
+
+        Raises:
+            CallFailedError: It cannot be opened, or not in so many seconds.
+            UnavailableError: The client is closed.
+        """
+        task = self._task
+        if task is None:
+            task = self._task = asyncio.ensure_future(self._open())
+            task.add_done_callback(self._ended)
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise unreached(self._address, f"no connection within {seconds:.3g} s")
+        if task.cancelled():
+            raise ClosedError("the client is closed")
+        return task.result()
+
+    async def cancel(self) -> None:
+        """Open nothing any more; whoever waits gets an error."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def _ended(self, task: asyncio.Task[_T]) -> None:
+        self._task = None
+        seen(task)  # whoever wanted it may have gone when it fails
 
 
 class Channels:

@@ -10,7 +10,16 @@ from grpc import aio
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, NewBatch, seen
+from loghouse.client.channels import (
+    Answers,
+    AppendAnswer,
+    AppendStream,
+    Channel,
+    FetchAnswer,
+    NewBatch,
+    Opening,
+    seen,
+)
 from loghouse.client.failures import (
     CallFailedError,
     CallFailure,
@@ -19,11 +28,10 @@ from loghouse.client.failures import (
     leader_named,
     lost_call,
     unmade_call,
-    unreached,
 )
 from loghouse.client.proving import Prover
 from loghouse.client.records import Bounds, split_answer
-from loghouse.errors import ClosedError, UnavailableError
+from loghouse.errors import UnavailableError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 from loghouse.protocol.varint import join_bytes_field
 
@@ -77,7 +85,7 @@ class GrpcChannel(Channel):
         self._prover = prover
         self._hinted = hinted
         self._stubs: Stubs | None = None
-        self._opening: asyncio.Task[Stubs] | None = None
+        self._opening = Opening(address, self._open)
         self._closing: list[Stubs] = []  # those before them
 
     async def stubs(self, seconds: float = OPEN_SECONDS) -> Stubs:
@@ -88,28 +96,16 @@ class GrpcChannel(Channel):
         """
         if self._stubs is not None:
             return self._stubs
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(self._open())
-            self._opening.add_done_callback(seen)
-        opening = self._opening
-        await asyncio.wait({opening}, timeout=seconds)
-        if not opening.done():
-            raise unreached(self.address, f"no connection within {seconds:.3g} s")
-        if opening.cancelled():
-            raise ClosedError("the client is closed")
-        return opening.result()
+        return await self._opening.wait(seconds)
 
     async def _open(self) -> Stubs:
-        try:
-            if self._prover is None:
-                made = Stubs(aio.insecure_channel(self.address, _OPTIONS))
-            else:
-                credentials = await self._prover.credentials(self.address, OPEN_SECONDS)
-                made = Stubs(aio.secure_channel(self.address, credentials, _OPTIONS))
-            self._stubs = made
-            return made
-        finally:
-            self._opening = None
+        if self._prover is None:
+            made = Stubs(aio.insecure_channel(self.address, _OPTIONS))
+        else:
+            credentials = await self._prover.credentials(self.address, OPEN_SECONDS)
+            made = Stubs(aio.secure_channel(self.address, credentials, _OPTIONS))
+        self._stubs = made
+        return made
 
     def judge(self, failure: CallFailure) -> CallFailure:
         """Return what a failure means here: a certificate that is not trusted any more is looked at anew."""
@@ -160,10 +156,7 @@ class GrpcChannel(Channel):
 
     async def close(self) -> None:
         """See `Channel.close`."""
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.cancel()
-            await asyncio.wait({opening})
+        await self._opening.cancel()
         for stubs in filter(None, (*self._closing, self._stubs)):
             await stubs.channel.close()
 
