@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
         add_options(action)
 
 
-def run_produce(args: argparse.Namespace) -> int:
+def run_produce(args: argparse.Namespace) -> None:
     """Append and measure."""
     if args.sync and (args.batch or args.codec != "none"):
         option = "--batch" if args.batch else "--codec"
@@ -78,7 +78,6 @@ def run_produce(args: argparse.Namespace) -> int:
             latencies = _append_in_batches(log, args, value, bar)
         seconds = time.monotonic() - started
     _report(args, args.records, args.records * args.size, seconds, latencies)
-    return ExitCode.OK
 
 
 def _append_in_batches(log: Any, args: argparse.Namespace, value: bytes, bar: Any) -> list[float]:
@@ -101,7 +100,7 @@ def _append_in_batches(log: Any, args: argparse.Namespace, value: bytes, bar: An
     return latencies
 
 
-def run_consume(args: argparse.Namespace) -> int:
+def run_consume(args: argparse.Namespace) -> None:
     """Read and measure."""
     record_count = size = 0
     with connect(args) as log:
@@ -121,7 +120,6 @@ def run_consume(args: argparse.Namespace) -> int:
                     break
         seconds = time.monotonic() - started
     _report(args, record_count, size, seconds, ())
-    return ExitCode.OK
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

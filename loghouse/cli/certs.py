@@ -21,7 +21,7 @@ from loghouse.auth.certificates import (
 )
 from loghouse.auth.denylist import add_to_denylist, entry_of
 from loghouse.cli.options import number
-from loghouse.cli.output import CommandError, ExitCode, write_json, write_line
+from loghouse.cli.output import CommandError, ExitCode, write_json, write_line, write_result
 
 CA_FILE = "ca"
 MODEL_FILE = "model.conf"
@@ -84,50 +84,37 @@ def add_parser(commands: Any) -> None:
         action.set_defaults(run=run)
 
 
-def run_init(args: argparse.Namespace) -> int:
+def run_init(args: argparse.Namespace) -> None:
     """Make a CA."""
     args.dir.mkdir(parents=True, exist_ok=True)
     write_policy(args.dir)
-    return _write(
-        args, make_ca(args.name, now=datetime.now(UTC), key=KeyKind(args.key), **_validity(args)), CA_FILE
-    )
+    _write(args, make_ca(args.name, **_making(args)), CA_FILE)
 
 
-def run_node(args: argparse.Namespace) -> int:
+def run_node(args: argparse.Namespace) -> None:
     """Make a node's certificate."""
-    issued = make_node_certificate(
-        _read_ca(args.dir),
-        cluster=args.cluster,
-        node=args.name,
-        hosts=args.host,
-        now=datetime.now(UTC),
-        key=KeyKind(args.key),
-        **_validity(args),
-    )
-    return _write(args, issued, args.name)
+    ca = _read_ca(args.dir)
+    issued = make_node_certificate(ca, cluster=args.cluster, node=args.name, hosts=args.host, **_making(args))
+    _write(args, issued, args.name)
 
 
-def run_client(args: argparse.Namespace) -> int:
+def run_client(args: argparse.Namespace) -> None:
     """Make a client's certificate."""
-    issued = make_client_certificate(
-        _read_ca(args.dir), name=args.name, now=datetime.now(UTC), key=KeyKind(args.key), **_validity(args)
-    )
-    return _write(args, issued, args.name)
+    _write(args, make_client_certificate(_read_ca(args.dir), name=args.name, **_making(args)), args.name)
 
 
-def run_deny(args: argparse.Namespace) -> int:
+def run_deny(args: argparse.Namespace) -> None:
     """Print or add the entries of the first certificate of each file, which is its holder's."""
     lines = [entry_of(load_certificates(read_pem(path), path)[0]) for path in args.files]
     if args.denylist is not None:
         add_to_denylist(args.denylist, lines)
     if args.json:
         write_json({"entries": [line.partition(" ")[0] for line in lines]})
-        return ExitCode.OK
+        return
     for line in lines:
         write_line(line)
     if args.denylist is not None:
         write_line(f"added to {args.denylist}; nodes that read it act within seconds")
-    return ExitCode.OK
 
 
 def write_policy(folder: Path) -> None:
@@ -137,15 +124,17 @@ def write_policy(folder: Path) -> None:
             (folder / name).write_text(text)
 
 
-def _validity(args: argparse.Namespace) -> dict[str, int]:
-    return {} if args.days is None else {"days": args.days}
+def _making(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what every kind of certificate is made with."""
+    days = {} if args.days is None else {"days": args.days}
+    return {"now": datetime.now(UTC), "key": KeyKind(args.key), **days}
 
 
 def _read_ca(folder: Path) -> Issued:
     return read_issued(folder / f"{CA_FILE}.pem", folder / f"{CA_FILE}.key")
 
 
-def _write(args: argparse.Namespace, issued: Issued, name: str) -> int:
+def _write(args: argparse.Namespace, issued: Issued, name: str) -> None:
     # A name may hold what a file name must not; it is the certificate that says who it is.
     stem = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name).lstrip(".") or "_"
     certificate, key = args.dir / f"{stem}.pem", args.dir / f"{stem}.key"
@@ -154,8 +143,5 @@ def _write(args: argparse.Namespace, issued: Issued, name: str) -> int:
             raise CommandError(f"{certificate} is the CA's; choose another name", ExitCode.USAGE)
         check_same_holder(issued, certificate)
     write_issued(issued, certificate, key, may_replace=args.force)
-    if args.json:
-        write_json({"certificate": str(certificate), "key": str(key)})
-    else:
-        write_line(f"made {certificate} and {key}")
-    return ExitCode.OK
+    made = {"certificate": str(certificate), "key": str(key)}
+    write_result(args, made, f"made {certificate} and {key}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
@@ -21,6 +21,7 @@ from loghouse.cli.output import (
     watch_reader,
     write_json,
     write_line,
+    write_result,
     write_table,
 )
 from loghouse.cli.target import add_options, addresses, connect
@@ -67,7 +68,7 @@ def add_parser(commands: Any) -> None:
     )
 
 
-def _add_action(actions: Any, name: str, run: Callable[[argparse.Namespace], int], what: str) -> Any:
+def _add_action(actions: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str) -> Any:
     parser = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_options(parser)
@@ -78,7 +79,7 @@ def _add_action(actions: Any, name: str, run: Callable[[argparse.Namespace], int
 # --- status ------------------------------------------------------------------------
 
 
-def run_status(args: argparse.Namespace) -> int:
+def run_status(args: argparse.Namespace) -> int | None:
     """Ask and print, once or until interrupted."""
     with connect(args, is_direct=True) as log:
         if not args.watch:
@@ -88,7 +89,7 @@ def run_status(args: argparse.Namespace) -> int:
         gone = threading.Event()
         watch_reader(gone.set)
         watch(log, args.json, gone.wait)
-    return ExitCode.OK
+    return None
 
 
 def watch(log: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
@@ -265,27 +266,26 @@ def _as_json(status: log_pb2.StatusResponse) -> dict[str, Any]:
 # --- changes ------------------------------------------------------------------------
 
 
-def run_add(args: argparse.Namespace) -> int:
+def run_add(args: argparse.Namespace) -> None:
     """Let a node in."""
     with connect(args) as log:
         log.add(args.node, learner=args.learner)
     then = "reads along" if args.learner else "votes once it has caught up"
-    _done(args, {"added": args.node}, f"{args.node} is let in: start it, it joins by itself and {then}")
-    return ExitCode.OK
+    text = f"{args.node} is let in: start it, it joins by itself and {then}"
+    write_result(args, {"added": args.node}, text)
 
 
-def run_remove(args: argparse.Namespace) -> int:
+def run_remove(args: argparse.Namespace) -> None:
     """Take a node out."""
     with connect(args) as log:
         was_member = any(member.id and member.name == args.node for member in log.status().members)
         log.remove(args.node)
     stop = "is removed: stop it" if was_member else "was no member; it is kept out from now on"
     text = f"{args.node} {stop} (`loghouse cluster add {args.node}` would let it in)"
-    _done(args, {"removed": args.node}, text)
-    return ExitCode.OK
+    write_result(args, {"removed": args.node}, text)
 
 
-def run_leave(args: argparse.Namespace) -> int:
+def run_leave(args: argparse.Namespace) -> None:
     """Take out the node that is asked; say which one that was."""
     if len(addresses(args)) > 1:
         raise CommandError("leave: give one --server: the node that is to leave", ExitCode.USAGE)
@@ -293,28 +293,18 @@ def run_leave(args: argparse.Namespace) -> int:
         name = log.status().node
         log.leave("")  # whoever is asked
     text = f"{name} has left: stop it (`loghouse cluster add {name}` would let it back in)"
-    _done(args, {"left": name}, text)
-    return ExitCode.OK
+    write_result(args, {"left": name}, text)
 
 
-def run_transfer(args: argparse.Namespace) -> int:
+def run_transfer(args: argparse.Namespace) -> None:
     """Hand leadership over."""
     with connect(args) as log:
         leader = log.transfer(args.node)
-    _done(args, {"leader": leader}, f"{leader} leads now")
-    return ExitCode.OK
+    write_result(args, {"leader": leader}, f"{leader} leads now")
 
 
-def run_trim(args: argparse.Namespace) -> int:
+def run_trim(args: argparse.Namespace) -> None:
     """Let the oldest records go."""
     with connect(args) as log:
         lowest = log.trim(args.offset)
-    _done(args, {"lowest_offset": lowest}, f"the lowest offset is {lowest} now")
-    return ExitCode.OK
-
-
-def _done(args: argparse.Namespace, result: Mapping[str, Any], text: str) -> None:
-    if args.json:
-        write_json(result)
-    else:
-        write_line(text)
+    write_result(args, {"lowest_offset": lowest}, f"the lowest offset is {lowest} now")

@@ -75,7 +75,7 @@ def _start(text: str) -> int | str | datetime:
         ) from None
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Read and print."""
     if args.json and args.format not in ("lines", "json"):
         raise CommandError(f"--json and --format {args.format} contradict each other", ExitCode.USAGE)
@@ -85,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--offsets goes with --format lines or hex", ExitCode.USAGE)
     with _opened(args.output) as output:
         asyncio.run(_run_to_the_end(args, output))
-    return ExitCode.OK
 
 
 async def _run_to_the_end(args: argparse.Namespace, output: BinaryIO) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from loghouse.cli.demo_cluster import Cast, print_members, show
+from loghouse.cli.demo_cluster import Cast, print_members, show, trip
 from loghouse.cli.demo_nodes import (
     check_port,
     demo_nodes,
@@ -23,7 +23,7 @@ from loghouse.cli.demo_nodes import (
     serve_until_interrupted,
     shown,
 )
-from loghouse.cli.demo_trip import round_trip, tell_trip
+from loghouse.cli.demo_trip import figures
 from loghouse.cli.output import CommandError, ExitCode, write_json, write_line
 from loghouse.config.values import Address, parse_address
 
@@ -65,7 +65,7 @@ def _address(text: str) -> Address:
     return address
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Do it all."""
     folder = Path(os.path.abspath(args.dir))
     if not args.file.is_file():
@@ -92,7 +92,6 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.flush()
             serve_until_interrupted(list(cast.running.values()), say)
         say("stopping the node" if args.nodes == 1 else "stopping the nodes")
-    return ExitCode.OK
 
 
 def _show_one(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -100,9 +99,7 @@ def _show_one(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, A
     cast.start_all()
     (node,) = cast.nodes
     say(f"node {node.name} serves gRPC on {node.listen} (its diagnostics: {shown(node.log_path)})")
-    result = round_trip(cast.clients[node.name], path)
-    tell_trip(path, result, say)
-    return result
+    return figures(*trip(cast, node, path, [node], say))
 
 
 def _print_next(folder: Path) -> None:

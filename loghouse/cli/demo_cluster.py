@@ -120,7 +120,7 @@ def show(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     say(f"(their diagnostics: {shown(leader.log_path).replace(leader.name, 'node-*')})")
     follower = next(node for node in cast.nodes if node is not leader)
     say(f"\nappending through {follower.name}, a follower, and reading back from every node")
-    first = _trip(cast, follower, path, cast.nodes, say)
+    first = trip(cast, follower, path, cast.nodes, say)
     rest = [node for node in cast.nodes if node is not leader]
     say(f"\nkilling {leader.name}, the leader, with kill -9")
     cast.running.pop(leader.name).kill()
@@ -129,7 +129,7 @@ def show(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     gap = time.monotonic() - killed_at
     successor = cast.wait_leader(rest)
     say(f"{gap:.2f} s later appends go on; {successor.name} leads; once more through {rest[0].name}")
-    second = _trip(cast, rest[0], path, rest, say)
+    second = trip(cast, rest[0], path, rest, say)
     say(f"\nstarting {leader.name} again")
     started_at = time.monotonic()
     cast.start(leader)
@@ -149,14 +149,15 @@ def show(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _trip(
+def trip(
     cast: Cast, through: DemoNode, path: Path, readers: Sequence[DemoNode], say: Callable[[str], None]
 ) -> tuple[Any, float]:
     """Append the file through one node, read it back from others and compare; return what was appended."""
     appended = append_file(cast.clients[through.name], path)
     seconds = [compare_file(cast.clients[node.name], path, appended) for node in readers]
     tell_trip(path, figures(appended, max(seconds)), say)
-    say(f"the same from {count_text(len(readers), 'node')}: {', '.join(node.name for node in readers)}")
+    if len(readers) > 1:
+        say(f"the same from {count_text(len(readers), 'node')}: {', '.join(node.name for node in readers)}")
     return appended, max(seconds)
 
 

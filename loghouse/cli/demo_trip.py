@@ -14,18 +14,6 @@ from loghouse.cli.record_input import NewRecord, lines_of
 from loghouse.client import Batch, Client
 
 
-def round_trip(log: Client, path: Path) -> dict[str, Any]:
-    """Append every line of a file, read them all back, and compare; return the figures.
-
-    Raises:
-        CommandError: What came back differs.
-        LoghouseError: A call failed.
-    """
-    appended = append_file(log, path)
-    seconds = compare_file(log, path, appended)
-    return figures(appended, seconds)
-
-
 def append_file(log: Client, path: Path) -> AppendTotals:
     """Append every line of a file.
 

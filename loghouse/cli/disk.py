@@ -246,10 +246,11 @@ def run_verify(args: argparse.Namespace) -> int:
 # --- recover ----------------------------------------------------------------------
 
 
-def run_recover(args: argparse.Namespace) -> int:
+def run_recover(args: argparse.Namespace) -> None:
     """Cut at the damage, or make a new cluster, and say what was done."""
     if args.new_cluster:
-        return _run_new_cluster(args)
+        _run_new_cluster(args)
+        return
     if not args.accept_data_loss:
         raise CommandError(
             "this gives up every record behind the first damage (kept aside, not served any more); "
@@ -277,7 +278,6 @@ def run_recover(args: argparse.Namespace) -> int:
         raise CommandError(f"{path} holds no log; restore it from a backup, or start with an empty directory")
     if args.json:
         write_json({"logs": results})
-    return ExitCode.OK
 
 
 @contextmanager
@@ -315,7 +315,7 @@ NEW_CLUSTER_WARNING = (
 )
 
 
-def _run_new_cluster(args: argparse.Namespace) -> int:
+def _run_new_cluster(args: argparse.Namespace) -> None:
     """Write the log anew as a cluster of its own, and say where the old one is."""
     files = OsFiles()
     path = args.data_dir.rstrip("/") or "/"
@@ -331,7 +331,7 @@ def _run_new_cluster(args: argparse.Namespace) -> int:
         made = rewrite.run(os.urandom(UUID_SIZE), int(time.time() * MICROSECONDS), progress)
     if args.json:
         write_json(dataclasses.asdict(made))
-        return ExitCode.OK
+        return
     for warning in made.warnings:
         write_line(f"note: {warning}")
     write_line(
@@ -340,4 +340,3 @@ def _run_new_cluster(args: argparse.Namespace) -> int:
     )
     write_line(f"the old log is in {made.kept}; remove it when all is well")
     write_line("start this node, then every other one with an empty data directory")
-    return ExitCode.OK

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(arguments)
     try:
-        code = int(args.run(args))
+        code = args.run(args)  # None when all that can go wrong is raised
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain when it flushes stdout at exit.
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LoghouseError, OSError) as error:
         _complain(args, error)
         return exit_code(error)
-    return code
+    return ExitCode.OK if code is None else int(code)
 
 
 def _complain(args: argparse.Namespace, error: Exception) -> None:

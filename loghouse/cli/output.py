@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import select
 import sys
@@ -62,6 +63,14 @@ def write_line(text: str = "") -> None:
 def complain(text: str) -> None:
     """Write a line about a problem to stderr, visible as `write_line`."""
     sys.stderr.write(visible(text, keep="\n") + "\n")
+
+
+def write_result(args: argparse.Namespace, result: Mapping[str, Any], text: str) -> None:
+    """Write what a command did: as JSON with --json, else as text."""
+    if args.json:
+        write_json(result)
+    else:
+        write_line(text)
 
 
 def write_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -142,7 +142,7 @@ class AppendTotals:
         self.size += size
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Append, and print what got which offsets."""
     appended = AppendTotals()
     records, total = _records(args)
@@ -159,7 +159,6 @@ def run(args: argparse.Namespace) -> int:
             _explain(error, appended)
             raise
     _report(appended, args.json)
-    return ExitCode.OK
 
 
 def append_each(log: Client, records: Iterable[NewRecord], appended: AppendTotals) -> None:

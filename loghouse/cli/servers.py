@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from loghouse.cli.output import ExitCode, write_json, write_line, write_table
+from loghouse.cli.output import write_json, write_line, write_table
 from loghouse.cli.target import add_options, connect
 
 
@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Ask and print."""
     with connect(args) as log:
         view = log.servers()
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             for server in view.servers
         ]
         write_json({"cluster": view.cluster_name, "cluster_uuid": uuid, "servers": servers})
-        return ExitCode.OK
+        return
     write_line(f"cluster {view.cluster_name} ({uuid})")
     rows = [
         [
@@ -51,4 +51,3 @@ def run(args: argparse.Namespace) -> int:
         for server in view.servers
     ]
     write_table(["NODE", "ADDRESS", "GRPC", "ROLE", "LEADS", "STATE"], rows)
-    return ExitCode.OK

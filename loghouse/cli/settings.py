@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loghouse.auth.certificates import load_certificates, read_issued, read_pem
-from loghouse.cli.output import ExitCode, complain, write_json, write_line
+from loghouse.cli.output import ExitCode, complain, write_json, write_result
 from loghouse.config.settings import client_example_text, example_text, load, load_client
 from loghouse.errors import CertificateError, ConfigError
 from loghouse.service.start_checks import check_start
@@ -37,10 +37,7 @@ def run_check(args: argparse.Namespace) -> int:
         return _refuse(args, [str(error)])
     except ConfigError as error:
         return _refuse(args, error.problems)
-    if args.json:
-        write_json({"file": args.file, "problems": []})
-    else:
-        write_line(f"{args.file}: fine; {what}")
+    write_result(args, {"file": args.file, "problems": []}, f"{args.file}: fine; {what}")
     return ExitCode.OK
 
 
@@ -70,11 +67,10 @@ def _refuse(args: argparse.Namespace, problems: Sequence[str]) -> int:
     return ExitCode.USAGE
 
 
-def run_example(args: argparse.Namespace) -> int:
+def run_example(args: argparse.Namespace) -> None:
     """Print the example."""
     text = client_example_text() if args.client else example_text()
     if args.json:
         write_json({"example": text})
     else:
         sys.stdout.write(text)
-    return ExitCode.OK
