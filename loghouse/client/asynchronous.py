@@ -13,7 +13,7 @@ from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
-from loghouse.client.channels import AppendAnswer, Channels, NewBatch
+from loghouse.client.channels import AppendAnswer, Channels
 from loghouse.client.fields import (
     flag_of,
     integer_of,
@@ -30,7 +30,8 @@ from loghouse.client.target import Tls, parse_target
 from loghouse.client.transport import Transport, channel_maker
 from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError
 from loghouse.protocol.batch import compress
-from loghouse.protocol.entry import Codec
+from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.entry import Codec, crc32c
 
 TIMEOUT_SECONDS: Final = 30.0
 CONFIRM_SECONDS: Final = 5.0
@@ -118,8 +119,7 @@ class AsyncClient:
         """
         head, body = encode_record(value, key, headers, timestamp)
         expected = optional_offset_of("expect_offset", expect_offset)
-        batch = NewBatch.of(head + body, 1, expect_offset=expected)
-        return (await self._append(batch, timeout_seconds)).base_offset
+        return (await self._append(head + body, 1, Codec.NONE, expected, timeout_seconds)).base_offset
 
     async def append_batch(
         self,
@@ -140,13 +140,27 @@ class AsyncClient:
         payload, record_count = encode_batch_of(values)
         codec = codec_of(compression)
         expected = optional_offset_of("expect_offset", expect_offset)
-        batch = NewBatch.of(compress(payload, codec), record_count, codec=codec, expect_offset=expected)
-        appended = await self._append(batch, timeout_seconds)
+        packed = compress(payload, codec)
+        appended = await self._append(packed, record_count, codec, expected, timeout_seconds)
         return range(appended.base_offset, appended.base_offset + appended.record_count)
 
-    async def _append(self, batch: NewBatch, timeout_seconds: float | None) -> AppendAnswer:
+    async def _append(
+        self,
+        payload: bytes,
+        record_count: int,
+        codec: Codec,
+        expect_offset: int | None,
+        timeout_seconds: float | None,
+    ) -> AppendAnswer:
+        request = Produce(
+            batch=payload,
+            record_count=record_count,
+            attributes=codec,
+            batch_crc=crc32c(payload),
+            expect_offset=expect_offset,
+        )
         appended: AppendAnswer = await self.calls.call(
-            lambda channel, seconds: channel.append(batch, self.log, seconds),
+            lambda channel, seconds: channel.append(request, self.log, seconds),
             purpose=Purpose.APPEND,
             timeout_seconds=self.timeout_of(timeout_seconds),
             is_safe=False,

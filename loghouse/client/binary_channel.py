@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
@@ -15,7 +16,6 @@ from loghouse.client.channels import (
     AppendStream,
     Channel,
     FetchAnswer,
-    NewBatch,
     Opening,
 )
 from loghouse.client.connection import Asked, Connection, dial
@@ -65,9 +65,10 @@ class BinaryChannel(Channel):
         self._connections: set[Connection] = set()  # those before it, too, while they answer what is open
         self._dialling = Opening(address, self._dial)
 
-    async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
+    async def append(self, request: Produce, log: str, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
-        reply = await self._ask(produce_of(batch, seconds), log, seconds)
+        milliseconds = min(int(seconds * 1000), 2**32 - 1)
+        reply = await self._ask(replace(request, timeout_milliseconds=milliseconds), log, seconds)
         return AppendAnswer(reply.base_offset, reply.record_count)
 
     async def register_producer(self, log: str, seconds: float) -> int:
@@ -153,12 +154,12 @@ class _BinaryAppends(AppendStream):
         self._sent: deque[Asked] = deque()
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def write(self, batch: NewBatch) -> None:
+    async def write(self, request: Produce) -> None:
         if self._connection is None:
             self._connection = await self._channel.connection(DIAL_SECONDS)
         await self._connection.drain()
         await self._connection.enter(DIAL_SECONDS)
-        self._sent.append(self._connection.begin(produce_of(batch, 0.0), self._group))
+        self._sent.append(self._connection.begin(request, self._group))
         if not self._begun.done():
             self._begun.set_result(None)
 
@@ -208,20 +209,6 @@ class _BinaryAnswers(Answers):
     def cancel(self) -> None:
         if self._following is not None:
             self._following.cancel()
-
-
-def produce_of(batch: NewBatch, seconds: float) -> Produce:
-    """Return the request for a batch; the node gives up after `seconds`, 0 for its own time."""
-    return Produce(
-        batch=batch.payload,
-        record_count=batch.record_count,
-        attributes=batch.codec,
-        batch_crc=batch.crc,
-        expect_offset=batch.expect_offset,
-        producer_id=batch.producer_id,
-        producer_sequence=batch.producer_sequence,
-        timeout_milliseconds=min(int(seconds * 1000), 2**32 - 1),
-    )
 
 
 def group_of(log: str) -> int:

@@ -9,47 +9,16 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from loghouse.client.balancing import ClusterView
 from loghouse.client.failures import CallFailedError, unexpected, unreached
 from loghouse.client.records import Bounds
 from loghouse.errors import ClosedError, LoghouseError
-from loghouse.protocol.entry import Buffer, Codec, crc32c
+from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.entry import Buffer
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewBatch:
-    """A serialized RecordBatch to be appended; `producer_id` 0 means that the nodes know no copies of it."""
-
-    payload: bytes
-    record_count: int
-    codec: Codec = Codec.NONE
-    crc: int
-    expect_offset: int | None = None
-    producer_id: int = 0
-    producer_sequence: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        payload: bytes,
-        record_count: int,
-        *,
-        codec: Codec = Codec.NONE,
-        expect_offset: int | None = None,
-    ) -> NewBatch:
-        """Return a batch with its checksum made."""
-        return cls(
-            payload=payload,
-            record_count=record_count,
-            codec=codec,
-            crc=crc32c(payload),
-            expect_offset=expect_offset,
-        )
 
 
 class AppendAnswer(NamedTuple):
@@ -70,7 +39,7 @@ class AppendStream(ABC):
     """Batches sent one behind the other, and their outcomes in that order."""
 
     @abstractmethod
-    async def write(self, batch: NewBatch) -> None:
+    async def write(self, request: Produce) -> None:
         """Send a batch; waits while the server takes no more."""
 
     @abstractmethod
@@ -123,8 +92,8 @@ class Channel(ABC):
         self.is_retired = False
 
     @abstractmethod
-    async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
-        """Append a batch."""
+    async def append(self, request: Produce, log: str, seconds: float) -> AppendAnswer:
+        """Append a batch; the server stops trying after `seconds`, too."""
 
     @abstractmethod
     async def register_producer(self, log: str, seconds: float) -> int:

@@ -16,7 +16,6 @@ from loghouse.client.channels import (
     AppendStream,
     Channel,
     FetchAnswer,
-    NewBatch,
     Opening,
     seen,
 )
@@ -33,6 +32,7 @@ from loghouse.client.proving import Prover
 from loghouse.client.records import Bounds, split_answer
 from loghouse.errors import UnavailableError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
+from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.varint import join_bytes_field
 
 OPEN_SECONDS: Final = 3.0
@@ -115,11 +115,11 @@ class GrpcChannel(Channel):
         self._closing.append(old)
         return unmade_call(str(failure.error))
 
-    async def append(self, batch: NewBatch, log: str, seconds: float) -> AppendAnswer:
+    async def append(self, request: Produce, log: str, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
-        request = _request_of(batch, log)
-        request.batch = batch.payload
-        reply = await self._call("log", "ProduceBatch", request, seconds, is_led=True)
+        message = _message_of(request, log)
+        message.batch = bytes(request.batch)
+        reply = await self._call("log", "ProduceBatch", message, seconds, is_led=True)
         return AppendAnswer(reply.base_offset, reply.record_count)
 
     async def register_producer(self, log: str, seconds: float) -> int:
@@ -188,7 +188,7 @@ class _GrpcAppends(AppendStream):
         self._call: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._call.add_done_callback(seen)
 
-    async def write(self, batch: NewBatch) -> None:
+    async def write(self, request: Produce) -> None:
         if not self._call.done():
             try:
                 stubs = await self._channel.stubs()
@@ -197,8 +197,8 @@ class _GrpcAppends(AppendStream):
                 raise
             self._call.set_result(stubs.produce_batch_stream())
         number = log_pb2.ProduceBatchRequest.BATCH_FIELD_NUMBER
-        rest = _request_of(batch, self._log).SerializeToString()
-        await self._call.result().write(join_bytes_field(number, batch.payload, rest))
+        rest = _message_of(request, self._log).SerializeToString()
+        await self._call.result().write(join_bytes_field(number, request.batch, rest))
 
     async def read(self) -> AppendAnswer:
         reply = await _read(await asyncio.shield(self._call), self._channel)
@@ -256,16 +256,16 @@ async def _read(call: Any, channel: GrpcChannel, offset: int = 0) -> Any:
     return message
 
 
-def _request_of(batch: NewBatch, log: str) -> log_pb2.ProduceBatchRequest:
-    """Return the request but for the batch itself."""
+def _message_of(request: Produce, log: str) -> log_pb2.ProduceBatchRequest:
+    """Return a request but for the batch itself."""
     return log_pb2.ProduceBatchRequest(
-        record_count=batch.record_count,
-        codec=batch.codec,  # type: ignore[arg-type]  # an IntEnum of the same numbers
-        batch_crc=batch.crc,
+        record_count=request.record_count,
+        codec=request.attributes,  # type: ignore[arg-type]  # the same numbers
+        batch_crc=request.batch_crc,
         log=log,
-        expect_offset=batch.expect_offset,
-        producer_id=batch.producer_id,
-        producer_sequence=batch.producer_sequence,
+        expect_offset=request.expect_offset,
+        producer_id=request.producer_id,
+        producer_sequence=request.producer_sequence,
     )
 
 

@@ -16,11 +16,12 @@ from typing import Any, Final
 from loghouse.client.balancing import Purpose
 from loghouse.client.batching import Accumulator, OutgoingBatch
 from loghouse.client.calls import Calls
-from loghouse.client.channels import AppendStream, Channel, NewBatch
+from loghouse.client.channels import AppendStream, Channel
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, lost_call
 from loghouse.client.retrying import ATTEMPT_SECONDS, backoff
 from loghouse.client.sequencing import Sequencer
 from loghouse.errors import ClosedError, DeadlineError, LoghouseError, UnavailableError
+from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.entry import Codec
 
 CHECK_SECONDS: Final = 0.5
@@ -289,12 +290,12 @@ class Sending:
                 due_at = self._accumulator.due_at if sequencer.has_room else None
             await self._wait(min(idle_at, due_at) if due_at is not None else idle_at)
 
-    def _request(self, batch: OutgoingBatch) -> NewBatch:
-        return NewBatch(
-            payload=batch.payload,
+    def _request(self, batch: OutgoingBatch) -> Produce:
+        return Produce(
+            batch=batch.payload,
             record_count=batch.record_count,
-            codec=batch.codec,
-            crc=batch.crc,
+            attributes=batch.codec,
+            batch_crc=batch.crc,
             producer_id=self._sequencer.producer_id,
             producer_sequence=batch.sequence,
         )
