@@ -39,8 +39,6 @@ from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
 from loghouse.protocol.failures import LEADER_KEY
 from loghouse.shares import Holding, Shares
 
-"""The trailer that names the leader, when the node that answers an append is another."""
-
 LAST_WORDS_SECONDS: Final = 0.5  # for the refusal to reach a client whose connection then ends
 
 

@@ -143,10 +143,7 @@ class LogService:
         return await (await self._submit_batch(call, request))
 
     async def _produce_batch_stream(self, call: Call) -> None:
-        async def submit(request: Any) -> asyncio.Future[bytes]:
-            return await self._submit_batch(call, request)
-
-        await Pipeline(call, submit).run()
+        await Pipeline(call, partial(self._submit_batch, call)).run()
 
     async def _submit_batch(self, call: Call, request: Any) -> asyncio.Future[bytes]:
         """Check a batch and propose its bytes as they are."""

@@ -163,11 +163,15 @@ class RoundTripTests(NodeCase):
         )
         return demo_target.connect(args)
 
+    def round_trip(self, log):
+        appended = demo_trip.append_file(log, self.path)
+        return demo_trip.figures(appended, demo_trip.compare_file(log, self.path, appended))
+
     def test_same_bytes(self):
         """Every line is appended, read back and counted; a second time goes behind the first."""
         for first in (0, 4):
             with self.client() as log:
-                result = demo_trip.round_trip(log, self.path)
+                result = self.round_trip(log)
             self.assertEqual((result["records"], result["bytes"]), (4, 12))
             self.assertEqual((result["first_offset"], result["last_offset"]), (first, first + 3))
 
@@ -178,7 +182,7 @@ class RoundTripTests(NodeCase):
             bytes(payload).replace(b"three", b"thre3"), count
         )
         with self.client() as log:
-            error = self.assertRaises(CommandError, demo_trip.round_trip, log, self.path)
+            error = self.assertRaises(CommandError, self.round_trip, log)
         self.assertIn("offset 3 came back different", str(error))
 
 
