@@ -97,10 +97,7 @@ async def _call_ourselves(address: str, host: str, material: Material) -> None:
     """
     own = material.issued
     credentials = grpc.ssl_channel_credentials(material.ca_pem, own.key_pem, own.certificate_pem)
-    options = (
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.ssl_target_name_override", host),
-    )
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", host))
     server = grpc.aio.server(handlers=[_Proof()])
     server.add_secure_port(address, grpc.ssl_server_credentials(*_server_arguments(material)))
     await server.start()

@@ -25,13 +25,7 @@ from loghouse.errors import (
     UnavailableError,
     short_of,
 )
-from loghouse.limits import (
-    FETCH_SIZE_DEFAULT,
-    FETCH_SIZE_MAX,
-    KIB,
-    READER_SIZE_MIN,
-    READERS_SIZE_MAX,
-)
+from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, KIB, READER_SIZE_MIN, READERS_SIZE_MAX
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, proposal_alone
 from loghouse.node.long_checks import LongChecks

@@ -124,12 +124,7 @@ def make_node_certificate(
 
 
 def make_client_certificate(
-    ca: Issued,
-    *,
-    name: str,
-    now: datetime,
-    key: KeyKind = KeyKind.P256,
-    days: int = LEAF_DAYS,
+    ca: Issued, *, name: str, now: datetime, key: KeyKind = KeyKind.P256, days: int = LEAF_DAYS
 ) -> Issued:
     """Make a client's certificate; `name` is its common name, and so the subject that policy rules name.
 
@@ -386,17 +381,14 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 def _issue(builder: x509.CertificateBuilder, private: PrivateKey, signer: PrivateKey) -> Issued:
     certificate = builder.sign(signer, hashes.SHA256())
     return Issued(
-        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
-        key_pem=key_pem_of(private),
+        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM), key_pem=key_pem_of(private)
     )
 
 
 def key_pem_of(private: PrivateKey) -> bytes:
     """Return a private key as PEM and nothing else, not encrypted."""
     return private.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 

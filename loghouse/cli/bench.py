@@ -32,12 +32,7 @@ def add_parser(commands: Any) -> None:
         description="Append records of one size and time each acknowledgement. THE RECORDS STAY IN THE LOG.",
     )
     produce.add_argument("--size", type=size_from(0), default=SIZE_DEFAULT, help="bytes of a record (100)")
-    produce.add_argument(
-        "--batch",
-        type=size_from(1),
-        metavar="SIZE",
-        help="as of produce (256KiB)",
-    )
+    produce.add_argument("--batch", type=size_from(1), metavar="SIZE", help="as of produce (256KiB)")
     produce.add_argument("--codec", choices=["none", "zstd"], default="none", help="compress the batches")
     produce.add_argument(
         "--sync", action="store_true", help="one record at a time, each after the answer to the one before"

@@ -14,14 +14,7 @@ from loghouse.client.balancing import Balancer, ClusterView, Purpose
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import AppendAnswer, Channels
-from loghouse.client.fields import (
-    flag_of,
-    integer_of,
-    moment_of,
-    optional_offset_of,
-    seconds_of,
-    text_of,
-)
+from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.pin import ClusterPin
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS, AsyncProducer
 from loghouse.client.reading import Reader

@@ -10,27 +10,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import (
-    Answers,
-    AppendAnswer,
-    AppendStream,
-    Channel,
-    FetchAnswer,
-    Opening,
-)
+from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, Opening
 from loghouse.client.connection import Asked, Connection, dial
 from loghouse.client.failures import unreached
 from loghouse.client.following import Following
 from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
 from loghouse.errors import UnknownLogError
-from loghouse.protocol.client_messages import (
-    Bounds,
-    Describe,
-    FindOffset,
-    Produce,
-    RegisterProducer,
-)
+from loghouse.protocol.client_messages import Bounds, Describe, FindOffset, Produce, RegisterProducer
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 

@@ -70,13 +70,7 @@ class Calls:
     # --- one call, however many attempts ------------------------------------------------
 
     async def call(
-        self,
-        make: Make,
-        *,
-        purpose: Purpose,
-        timeout_seconds: float,
-        is_safe: bool,
-        server: str = "",
+        self, make: Make, *, purpose: Purpose, timeout_seconds: float, is_safe: bool, server: str = ""
     ) -> Any:
         """Make a call until it is answered, refused, or its time is over.
 

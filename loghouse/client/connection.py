@@ -111,11 +111,7 @@ async def dial(
     connection = Connection(address, hinted, pin or ClusterPin())
     settings: dict[str, Any] = {}
     if context is not None:
-        settings = {
-            "ssl": context,
-            "ssl_handshake_timeout": seconds,
-            "ssl_shutdown_timeout": CLOSE_SECONDS,
-        }
+        settings = {"ssl": context, "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": CLOSE_SECONDS}
     try:
         host, port = split_address(address)
         async with asyncio.timeout(seconds):

@@ -10,15 +10,7 @@ from grpc import aio
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import (
-    Answers,
-    AppendAnswer,
-    AppendStream,
-    Channel,
-    FetchAnswer,
-    Opening,
-    seen,
-)
+from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, Opening, seen
 from loghouse.client.failures import (
     CallFailedError,
     CallFailure,
@@ -64,8 +56,7 @@ class Stubs:
         self.cluster: Any = log_pb2_grpc.ClusterStub(channel)  # type: ignore[no-untyped-call]
         # As bytes both: frames and batches are large, and a message would copy them.
         self.produce_batch_stream: Any = channel.stream_stream(
-            "/log.v1.Log/ProduceBatchStream",
-            response_deserializer=log_pb2.ProduceBatchResponse.FromString,
+            "/log.v1.Log/ProduceBatchStream", response_deserializer=log_pb2.ProduceBatchResponse.FromString
         )
         self.fetch_stream: Any = channel.unary_stream(
             "/log.v1.Log/FetchStream", request_serializer=log_pb2.FetchRequest.SerializeToString

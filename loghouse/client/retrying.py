@@ -6,12 +6,7 @@ import random
 from typing import Final
 
 from loghouse.client.failures import CallFailure, Effect
-from loghouse.errors import (
-    DeadlineError,
-    LoghouseError,
-    OutcomeUnknownError,
-    ResourceExhaustedError,
-)
+from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, ResourceExhaustedError
 from loghouse.protocol.backoff import Backoff
 
 PAUSE_SECONDS: Final = 0.02
