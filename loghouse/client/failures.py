@@ -160,7 +160,8 @@ def failure_of(call: Any, address: str, *, offset: int = 0) -> CallFailure:
     if status == "UNAVAILABLE" and _NEVER_SENT.search(call.details() or ""):
         return unmade_call(text)
     if status == "RESOURCE_EXHAUSTED":
-        return CallFailure(error=_exhausted(text), effect=Effect.NOTHING)
+        exhausted = _REASONS[status](text, {"resource": "grpc", "limit": text}, offset)
+        return CallFailure(error=exhausted, effect=Effect.NOTHING)
     if status in _REFUSALS:
         return CallFailure(error=_REFUSALS[status](text), effect=Effect.REFUSED)
     # UNAVAILABLE after it was sent, DEADLINE_EXCEEDED, CANCELLED, INTERNAL, UNKNOWN, ...
@@ -220,13 +221,6 @@ def unexpected(error: Exception, address: str) -> CallFailure:
 def leader_named(trailers: Any) -> str:
     """Return the leader that a node named in its trailers, or an empty text."""
     return str(dict(trailers or ()).get(LEADER_KEY, ""))
-
-
-def _exhausted(text: str) -> ResourceExhaustedError:
-    error = ResourceExhaustedError.__new__(ResourceExhaustedError)
-    Exception.__init__(error, text)
-    error.resource, error.limit = "grpc", text
-    return error
 
 
 def _error_details(packed: object) -> tuple[str, _Fields]:
