@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from loghouse.testing.mutate import child
-from loghouse.testing.mutate.nearest import FAR, Nearest, module_of
-from loghouse.testing.mutate.operators import Change, applied, changes, probed
+from tests.mutate import child
+from tests.mutate.nearest import FAR, Nearest, module_of
+from tests.mutate.operators import Change, applied, changes, probed
 
 R = TypeVar("R")
 
-ROOT: Final = Path(__file__).resolve().parents[3]
+ROOT: Final = Path(__file__).resolve().parents[2]
 EQUIVALENT: Final = ROOT / "tests/testing/equivalent_mutants.toml"
 
 # Seconds: for imports, for a test of the product as it is, and the least that a mutant's test gets.
