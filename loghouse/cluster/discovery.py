@@ -37,20 +37,13 @@ class Discovery:
         dial: Callable[[str], PeerLink],
         found: Callable[[bytes | None], None],
     ) -> None:
-        """Look for the cluster.
-
-        Args:
-            seeds: The addresses in `join`.
-            bootstrap: Whether this node may make a cluster.
-            dial: Makes a new link to an address; what that node says comes to `answered`.
-            found: Called once with the uuid of the cluster to join, or with None to make one.
-        """
+        """Look for the cluster."""
         self._cluster_name = cluster_name  # for the log; fixed
         self._seeds = seeds  # the addresses in `join`; fixed
         self._may_bootstrap = bootstrap  # whether this node may make a cluster; fixed
         self._clock = clock  # for the age of answers; fixed
-        self._dial = dial  # makes a new link to an address; fixed
-        self._found = found  # called once, at the end of the search; fixed
+        self._dial = dial  # makes a new link to an address; what its node says comes to `answered`; fixed
+        self._found = found  # called once with the uuid of the cluster to join, or with None to make one
         # When each address said that its node belongs to no cluster; counts for a while only.
         self._answers: dict[str, float] = {}
         self._links: dict[str, PeerLink] = {}  # the last link dialled to each address

@@ -59,14 +59,10 @@ class PeerSet:
         link_up: Callable[[str, PeerLink, Hello], None],
         link_lost: Callable[[MemberKey], None],
     ) -> None:
-        """Dial nobody before `start`.
-
-        Args:
-            link_up: Told at which address a dialled link came up, and what the other node said of itself.
-            link_lost: Told which node's dialled link is gone, and maybe with it what was sent.
-        """
-        self._link_up = link_up  # told when a link came up; fixed
-        self._link_lost = link_lost  # told when a link of a known node is gone; fixed
+        """Dial nobody before `start`."""
+        # Told at which address a dialled link came up, and what the other node said of itself; fixed.
+        self._link_up = link_up
+        self._link_lost = link_lost  # told whose link is gone, and maybe with it what was sent; fixed
         # The link to each node, with the address that it dials. Another one when the node moves.
         self._by_key: dict[MemberKey, tuple[str, PeerLink]] = {}
         # Links to addresses whose nodes are not known yet; one leaves for `_by_key` when its node answers.

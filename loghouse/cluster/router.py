@@ -107,22 +107,13 @@ class Router:
         owner: RouterOwner,
         now: Callable[[], float],
     ) -> None:
-        """Take nothing in before `is_open` is set.
-
-        Args:
-            node: Whom the frames that come in are for.
-            peers: The links to send by.
-            roster: Who may speak as which member; kept up to date here.
-            twins: Told whenever a member was heard.
-            owner: Gossip and membership.
-            now: Seconds that only rise.
-        """
+        """Take nothing in before `is_open` is set."""
         self.node = node  # who takes messages that are not of a group; fixed
         self.peers = peers  # the dialled links, by node; the same object for life
         # The group whose frames are routed. When a node has several, this is a table of them, by the number
         # of the group that each frame (`_raft_received`) and each envelope (`send_raft`) carries.
         self.group = RoutedGroup(node.membership)
-        self.roster = roster  # who may speak as which member; follows configurations and introductions
+        self.roster = roster  # who may speak as which member; kept up to date here
         self.is_open = False  # whether what comes in is taken; set while this node takes part in a cluster
         self._twins = twins  # notes when members were heard; fixed
         self._owner = owner  # gossip and membership; fixed

@@ -41,15 +41,7 @@ class AppendLink(Protocol):
 
 
 class Appender:
-    """Proposes the batches of all binary sessions, small ones of one turn together in one entry.
-
-    Args:
-        gate: Checks batches, and has the node.
-        soon: Runs work at the end of this turn of the reactor.
-        scheduler: The reactor's clock.
-        in_thread: Runs a function off the reactor.
-        bodies: Counts bytes of requests that are not answered, by subject.
-    """
+    """Proposes the batches of all binary sessions, small ones of one turn together in one entry."""
 
     def __init__(
         self,
@@ -64,7 +56,7 @@ class Appender:
         self.check_batch = gate.check_batch  # checks a batch, in steps; fixed
         self.bodies = bodies or Ledger(BODIES)  # counts unanswered bytes by subject; fixed
         self.scheduler = scheduler  # the reactor's clock; fixed
-        self.checks = LongChecks(in_thread)  # the checks that wait for a thread
+        self.checks = LongChecks(in_thread)  # the checks that wait for a thread, off the reactor
         self._soon = soon  # runs work at the end of this turn of the reactor; fixed
         self._coalescers: dict[int, Coalescer] = {}  # by group; one for each log that is appended to
         self._answered: set[Appends] = set()  # sessions with answers not written yet; emptied by `flush`

@@ -157,11 +157,7 @@ class Caller:
 
 
 class Callers:
-    """All spliced connections, by the address that gRPC sees.
-
-    Args:
-        bodies: Counts bytes of unfinished requests by subject.
-    """
+    """All spliced connections, by the address that gRPC sees."""
 
     def __init__(self, bodies: Ledger) -> None:
         self.bodies = bodies  # counts bytes of unfinished requests by subject; fixed

@@ -44,9 +44,7 @@ class AcceptedConnection(Protocol):
         """
         self._listener = listener  # what all connections share; fixed
         self._ticket = listener.admission.enter(address, self._drop)  # its place among all; closed at the end
-        self._reader = (
-            ClientHelloReader()
-        )  # collects the first bytes, with TLS; empty again after `_hand_over`
+        self._reader = ClientHelloReader()  # collects the first bytes, with TLS; empty after `_hand_over`
         self._preface = b""  # the first bytes, without TLS; empty again after `_hand_over`
         # What speaks the protocol, once that is known: a link, TLS around one, or a splice.
         self._inner: Any = None
@@ -160,15 +158,7 @@ class AcceptedConnection(Protocol):
 
 
 class Listener(Factory):
-    """Accepts connections on the one port.
-
-    Args:
-        reactor: The reactor.
-        links: What `loghouse/1` connections share.
-        admission: Counts connections.
-        grpc_path: The Unix socket of the gRPC server; None without one.
-        callers: The connections of gRPC clients, as the gRPC server finds them.
-    """
+    """Accepts connections on the one port."""
 
     noisy = False
     logger = Logger()
@@ -184,8 +174,9 @@ class Listener(Factory):
         self.reactor = reactor  # fixed
         self.links = links  # what `loghouse/1` connections share; fixed
         self.admission = admission  # counts connections; fixed
-        self.grpc_path = grpc_path  # the Unix socket of the gRPC server; fixed
-        self.callers = callers or Callers(Shares().bodies)  # the connections of gRPC clients; fixed
+        self.grpc_path = grpc_path  # the Unix socket of the gRPC server; fixed, None without one
+        # The connections of gRPC clients, as the gRPC server finds them; fixed.
+        self.callers = callers or Callers(Shares().bodies)
         self.port: Any = None  # Twisted's listening port; set by whoever listens
         self._is_paused = False  # accepts nothing, because every place is taken
         self._connections: set[AcceptedConnection] = set()  # those that are open

@@ -78,16 +78,6 @@ class OnePort:
     ) -> None:
         """Make the parts of the port; nothing is bound yet.
 
-        Args:
-            reactor: The reactor.
-            node: What is served.
-            authorizer: Decides about every request.
-            wall_clock: Seconds since the epoch.
-            options: How to serve.
-            peers: The cluster; None while this node is alone.
-            soon: Runs work at the end of this turn of the reactor; the reactor's own way takes longer.
-            shares: Counts what subjects hold, over both protocols.
-
         Raises:
             CertificateError: OpenSSL cannot use the credentials.
         """
@@ -97,8 +87,9 @@ class OnePort:
         self._wall_clock = wall_clock  # seconds since the epoch; fixed
         self._options = options  # how to serve; fixed
         self._peers = peers  # the cluster; fixed, None while this node is alone
-        self._soon = soon or (lambda work: reactor.callLater(0, work))  # fixed
-        self.shares = shares or Shares()  # counts what subjects hold
+        # Runs work at the end of this turn of the reactor; the reactor's own way takes longer; fixed.
+        self._soon = soon or (lambda work: reactor.callLater(0, work))
+        self.shares = shares or Shares()  # counts what subjects hold, over both protocols
         self.callers = Callers(self.shares.bodies)  # the connections of gRPC clients
         # Holds the gRPC server's socket; made when `grpc_address` is first asked for, gone after `abort`.
         self._directory: PrivateDirectory | None = None

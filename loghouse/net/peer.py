@@ -127,15 +127,7 @@ class DialContext:
 
 
 class PeerLink:
-    """The sending side towards one node.
-
-    Args:
-        context: What all peers share.
-        host, port: Where it is.
-        expected_node: Its name; another node at that address is refused. Empty: any node of this cluster.
-        event_received: Called with what comes back: LinkUp, answers to Describe.
-        link_lost: Called when a link that was up is gone, and maybe with it what was sent.
-    """
+    """The sending side towards one node."""
 
     logger = Logger()
 
@@ -149,7 +141,8 @@ class PeerLink:
         link_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = PeerState.IDLE  # changes as the picture at the top shows; STOPPED by `stop`
-        self.expected_node = expected_node  # the name that must answer; fixed, empty for any
+        # Its name: another node at that address is refused. Empty: any node of this cluster. Fixed.
+        self.expected_node = expected_node
         self.queue = SendQueue()  # what the transport does not take yet; emptied when the link is lost
         self.link: DialledLink | None = None  # the connection, from LinkUp until it is lost
         # Whether one end was of no cluster when the two met: only a new link can carry more.
@@ -159,7 +152,8 @@ class PeerLink:
         self._host = host  # where it is dialled; fixed
         self._port = port  # as `_host`
         self._event_received = event_received  # called with LinkUp and what comes back; fixed
-        self._link_lost = link_lost  # called when a link that was up is gone; fixed
+        # Called when a link that was up is gone, and maybe with it what was sent; fixed.
+        self._link_lost = link_lost
         # How long to wait before the next dial: begins again once a link is up.
         self._backoff = Backoff(context.rng.random, BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX)
         self._timer: Any = None  # the call that dials next, while `state` is WAITING

@@ -13,18 +13,12 @@ from loghouse.storage.directory import DataDirectory
 
 
 class AddressBookFile:
-    """The address book of a node on its disk, written once there is room for it.
-
-    Args:
-        directory: Holds the file.
-        disk: The thread that writes.
-        fatal: Called when the disk fails: the process must end.
-    """
+    """The address book of a node on its disk, written once there is room for it."""
 
     def __init__(self, directory: DataDirectory, disk: WorkQueue, fatal: Callable[[Failure], Any]) -> None:
-        self._directory = directory
-        self._disk = disk
-        self._fatal = fatal
+        self._directory = directory  # holds the file
+        self._disk = disk  # the thread that writes
+        self._fatal = fatal  # called when the disk fails: the process must end
         # The newest content that found no room; tried again each second until it or a newer one is written.
         self._unwritten: bytes | None = None
 

@@ -86,16 +86,10 @@ class Administration:
     def __init__(
         self, log: AdministeredGroup, node: AdministeredNode, *, monotonic: Callable[[], float]
     ) -> None:
-        """Nothing is under way yet.
-
-        Args:
-            log: The log whose group is administered.
-            node: The node that serves it here.
-            monotonic: Seconds that only rise, for the rate of registrations.
-        """
-        self._log = log
-        self._node = node
-        self._monotonic = monotonic
+        """Nothing is under way yet."""
+        self._log = log  # the log whose group is administered
+        self._node = node  # the node that serves it here
+        self._monotonic = monotonic  # seconds that only rise, for the rate of registrations
         # How many producers each subject may register now; taken from by each registration asked for here.
         self._registrations = Rate(REGISTRATIONS_AT_ONCE_MAX, REGISTRATION_SECONDS)
         # Who waits for another node to lead. Emptied when the hand-over succeeds or fails, and by `stop`.

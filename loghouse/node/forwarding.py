@@ -97,15 +97,9 @@ class Forwarder:
     """Both ends of forwarding, for one group of one node.
 
     Args:
-        send: Sends a message to the node of that name; False when it certainly will not get there.
-        clock: For deadlines.
         rng: Chooses the first request id; `random.SystemRandom()` in production.
-        check_subject: Raises PermissionDeniedError for a subject that may not append by this node's policy,
-            whatever the node says that passed its request on.
-        timeout_seconds: How long an answer may take.
         size_max, count_max: Bytes and number of requests that may wait for an answer; also how many
             requests of others may be under way here.
-        metrics: Told of messages that were ignored or did not get there.
     """
 
     logger = Logger()
@@ -122,11 +116,14 @@ class Forwarder:
         count_max: int = FORWARDS_MAX,
         metrics: Metrics = NO_METRICS,
     ) -> None:
+        # Sends a message to the node of that name; False when it certainly will not get there.
         self._send = send
-        self._clock = clock
+        self._clock = clock  # for deadlines
+        # Raises PermissionDeniedError for a subject that may not append by this node's policy, whatever the
+        # node says that passed its request on.
         self._check_subject = check_subject
-        self._metrics = metrics
-        self._timeout_seconds = timeout_seconds
+        self._metrics = metrics  # told of messages that were ignored or did not get there
+        self._timeout_seconds = timeout_seconds  # how long an answer may take
         self._size_max = size_max
         self._count_max = count_max
         # At random, so that no answer to a request of this node's former life fits one of this life.

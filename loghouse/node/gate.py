@@ -68,19 +68,14 @@ class Gate:
         check_caller: Callable[[Identity], None] | None = None,
         record_size_max: int = RECORD_SIZE_MAX,
     ) -> None:
-        """Guard a node.
-
-        Args:
-            clock: Seconds since the epoch.
-            check_caller: Raises IdentityError for a certificate that is denied, or whose CA was removed. None
-                where connections look at their own certificates by the second.
-            record_size_max: Bytes one record may have.
-        """
+        """Guard a node."""
         self.node = node
         self.authorizer = authorizer
-        self.record_size_max = record_size_max
+        self.record_size_max = record_size_max  # bytes one record may have
         self.check_batch: CheckBatch = partial(check_steps, record_size_max)
-        self._clock = clock
+        self._clock = clock  # seconds since the epoch
+        # Raises IdentityError for a certificate that is denied, or whose CA was removed. None where
+        # connections look at their own certificates by the second.
         self._check_caller = check_caller
 
     # --- who, and may they ------------------------------------------------------------------

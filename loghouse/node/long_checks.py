@@ -44,14 +44,10 @@ class LongCheck:
 
 
 class LongChecks:
-    """The checks that wait for the thread; a server has one.
-
-    Args:
-        in_thread: Runs a function off the reactor.
-    """
+    """The checks that wait for the thread; a server has one."""
 
     def __init__(self, in_thread: Callable[..., Deferred[Any]]) -> None:
-        self._in_thread = in_thread
+        self._in_thread = in_thread  # runs a function off the reactor
         self._lines: dict[str, deque[LongCheck]] = {}  # the subject whose turn it is first
         self._is_running = False
 

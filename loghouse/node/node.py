@@ -58,29 +58,22 @@ class Node(Service):
         make_queue: Callable[[str, int], WorkQueue],
         on_fatal: Callable[[Failure], None],
     ) -> None:
-        """Build a node that is not yet started.
-
-        Args:
-            files: The file seam; `OsFiles` in production.
-            rng: Makes uuids and election timeouts; `random.SystemRandom()` in production.
-            make_queue: Called at the start as (name, thread count) for the disk and the readers' threads.
-            on_fatal: Called once when the disk failed; the process must end with a code that is not 0.
-        """
+        """Build a node that is not yet started."""
         self.options = options  # its settings; fixed
         self.name = options.name
         self.cluster_name = options.cluster_name  # fixed
-        self._files = files  # the file seam; fixed
+        self._files = files  # the file seam, `OsFiles` in production; fixed
         self._clocks = clocks  # time; fixed
-        self._rng = rng  # chance for uuids and elections; fixed
-        self._make_queue = make_queue  # makes the threads at the start; fixed
-        self._on_fatal = on_fatal  # ends the process; called once
+        self._rng = rng  # makes uuids and election timeouts, `SystemRandom` in production; fixed
+        # Called at the start as (name, thread count) for the disk and the readers' threads; fixed.
+        self._make_queue = make_queue
+        self._on_fatal = on_fatal  # called once: the process must end with a code that is not 0
         self.is_ending = False  # True from `stopService` or `fatal` on: nothing new is begun
         self._has_failed = False  # True from `fatal` on
         self._claimed: DataDirectory | None = None  # set by `claim` or the start, taken back by `release`
         self.transport: Transport = NoOthers()  # the way to the other nodes; nobody until `attach`
-        self.forwarder: Forwarder | None = (
-            None  # the way to leaders; None until `attach`, and on a node alone
-        )
+        # The way to leaders; None until `attach`, and on a node alone.
+        self.forwarder: Forwarder | None = None
         # Raises for a subject that may not append, also where another node passes its request on.
         self.check_subject: Callable[[str], None] = lambda subject: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened

@@ -48,14 +48,7 @@ class ServedLog:
     logger = Logger()
 
     def __init__(self, node: LogHost, name: str, group: int, *, monotonic: Callable[[], float]) -> None:
-        """Serve a log that is not hosted yet.
-
-        Args:
-            node: The process.
-            name: The log's name.
-            group: The number of its Raft group.
-            monotonic: Seconds that only rise, for the rate of registrations.
-        """
+        """Serve a log that is not hosted yet. `monotonic`: seconds that only rise."""
         self._node = node  # the process; fixed
         self.name = name  # the log's name; fixed
         self.group = group  # its Raft group; fixed

@@ -192,15 +192,7 @@ def _admit_all(_: Hello) -> None:
 
 
 class Session:
-    """One end of a connection.
-
-    Args:
-        hello: What this side says of itself.
-        is_dialler: Whether this side opened the connection.
-        certified: What the peer's certificate says; None without TLS.
-        expected_node: The node that was dialled, when a certain one must answer.
-        admit: Called with the peer's Hello once it fits; raises IdentityError to refuse the peer.
-    """
+    """One end of a connection."""
 
     def __init__(
         self,
@@ -220,8 +212,9 @@ class Session:
         self._hello = hello  # what this side says of itself; fixed
         self._is_dialler = is_dialler  # whether this side opened the connection; fixed
         self._certified = certified  # what the other's certificate says; fixed, None without TLS
-        self._expected_node = expected_node  # who must answer; fixed, empty for any
-        self._admit = admit  # refuses a peer whose Hello fits; fixed
+        self._expected_node = expected_node  # the node that was dialled and must answer; fixed, empty for any
+        # Called with the other's Hello once it fits; raises IdentityError to refuse it; fixed.
+        self._admit = admit
         # The largest body of each kind that may come: at first a Hello's, then what `_kinds_allowed` says.
         self._allowed = _sizes(_kinds(Hello, LinkError) if is_dialler else _kinds(Hello))
         self._frames = FrameBuffer(self._body_size_max)  # cuts frames out of what is received

@@ -38,12 +38,10 @@ class RaftLog:
         """Take over a durable log.
 
         Args:
-            reader: The log on disk, with nothing being written to it.
             commit_index: A lower bound of what is committed, from the log's watermark; 0 when not known.
-            cache_size_max: Bytes of entries kept in memory though the disk has them.
         """
-        self._reader = reader
-        self._cache_size_max = cache_size_max
+        self._reader = reader  # the log on disk, with nothing being written to it
+        self._cache_size_max = cache_size_max  # bytes of entries kept in memory though the disk has them
         self.last_index = reader.last_index
         self.last_term = reader.term_at(reader.last_index)
         self.state = reader.state_at(reader.last_index)

@@ -89,20 +89,15 @@ class Coalescer:
         entries_max: int = 1,
         later: Later | None = None,
     ) -> None:
-        """Gather for `propose`.
-
-        Args:
-            soon: Runs work at the end of this turn of the reactor.
-            settled: Called whenever the answers to an entry have been given.
-            entries_max: Joined entries under way before batches gather. With more, callers need not all wait
-                for the same disk; where calls come one by one, they only make smaller entries.
-            later: The reactor's timers, for a server whose calls come one by one: the more callers the last
-                entry had, the longer the next one waits for its own.
-        """
+        """Gather for `propose`."""
         self._append = propose
-        self._soon = soon
-        self._settled = settled
+        self._soon = soon  # runs work at the end of this turn of the reactor
+        self._settled = settled  # called whenever the answers to an entry have been given
+        # Joined entries under way before batches gather. With more, callers need not all wait for the same
+        # disk; where calls come one by one, they only make smaller entries.
         self._entries_max = entries_max
+        # The reactor's timers, for a server whose calls come one by one: the more callers the last entry had,
+        # the longer the next one waits for its own.
         self._later = later
         self._is_due = False
         self._gatherings: dict[str, _Gathering] = {}

@@ -178,19 +178,16 @@ class DamageControl:
         """Nothing happens before the first `tick`, damage, or message of another member.
 
         Args:
-            owner: The replica.
-            log_repair: What opened the log.
-            disk: The thread that writes.
             readers: Threads for what may wait for a disk.
             choose_id: Returns a random u64, as `EntryRepair` wants it.
             scrub_rate: Bytes a second to read of sealed segments; 0 reads nothing.
             metrics: Told when all of them were read.
         """
         assert log_repair.log is not None
-        self._owner = owner
+        self._owner = owner  # the replica
         self._log = log = log_repair.log
-        self._log_repair = log_repair
-        self._disk = disk
+        self._log_repair = log_repair  # what opened the log
+        self._disk = disk  # the thread that writes
         self._clocks = clocks
         # Damaged places (file, position) that were logged, so that each is logged once; it only grows.
         self._places: set[tuple[str, int]] = set()

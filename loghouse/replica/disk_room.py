@@ -51,21 +51,13 @@ class DiskRoom:
         data_dir: str,
         segment_size: int,
     ) -> None:
-        """Begin with a log that was opened just now.
-
-        Args:
-            owner: The replica; its `is_writable` follows what the disk takes.
-            disk: The thread that writes.
-            clocks: For the age of records, by which they are trimmed.
-            data_dir: Where the log is, for what is told of a full disk.
-            segment_size: Bytes of a segment.
-        """
-        self._owner = owner
+        """Begin with a log that was opened just now."""
+        self._owner = owner  # the replica; its `is_writable` follows what the disk takes
         self._log = log
-        self._disk = disk
-        self._clocks = clocks
-        self._data_dir = data_dir
-        self._segment_size = segment_size
+        self._disk = disk  # the thread that writes
+        self._clocks = clocks  # for the age of records, by which they are trimmed
+        self._data_dir = data_dir  # where the log is, for what is told of a full disk
+        self._segment_size = segment_size  # bytes of a segment
         self._age_clock = AgeClock(log.state.timestamp, clocks.wall(), clocks.monotonic())
         # Proposes trims by the retention; there is a new one for each driver.
         self._trimmer: Trimmer | None = None

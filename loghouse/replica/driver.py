@@ -103,20 +103,13 @@ class RaftDriver:
         owner: DriverOwner,
         read_ahead: ReadAhead | None = None,
     ) -> None:
-        """Take over a core and its log; nothing happens before `start`.
-
-        Args:
-            read_ahead: The core's way to the log, when that is not the log itself.
-            soon: Runs work at the end of this turn of the reactor.
-            later: Runs work after so many seconds.
-            wall: Seconds since the epoch, for timestamps.
-        """
+        """Take over a core and its log; nothing happens before `start`."""
         self.raft = raft  # the core; the same one for life
         self._log = log  # the durable log; written through `_disk`
         self._disk = disk  # runs writes on the disk's thread, in order
         self._soon = soon  # runs work at the end of this turn of the reactor
         self._later = later  # runs work after so many seconds
-        self._wall = wall  # seconds since the epoch
+        self._wall = wall  # seconds since the epoch, for timestamps
         self._owner = owner  # is told of roles, commits, damage and full disks
         # The core's way to the log when that is not the log itself, else None.
         self._read_ahead = read_ahead

@@ -111,17 +111,13 @@ class EntryRepair:
         disk: WorkQueue,
         choose_id: Callable[[], int],
     ) -> None:
-        """Nothing happens before `take`.
-
-        Args:
-            choose_id: Returns a random u64: no answer to a question of a former life fits.
-        """
+        """Nothing happens before `take`."""
         self._files = files
         self._log = log
         self._owner = owner
         self._readers = readers
         self._disk = disk
-        self._choose_id = choose_id
+        self._choose_id = choose_id  # returns a random u64: no answer to a question of a former life fits
         self._ids: RequestIds | None = None
         self._jobs: dict[int, _Job] = {}  # by base index; the first is next
         self._asked: _Asked | None = None

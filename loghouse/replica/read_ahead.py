@@ -32,22 +32,16 @@ class ReadAhead:
     def __init__(
         self, log: Log, readers: WorkQueue, failed: Callable[[Failure], Any], *, scheduler: IReactorTime
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            readers: The threads for cold reads.
-            scheduler: Runs work later.
-            failed: Told why a read failed; the core asks again at its next turn.
-        """
+        """Read nothing yet."""
         self._log = log
-        self._readers = readers
-        self._failed = failed
+        self._readers = readers  # the threads for cold reads
+        self._failed = failed  # told why a read failed; the core asks again at its next turn
         self._pieces: dict[int, list[Entry]] = {}  # by the index of their first entry, oldest first
         # What was taken last before an index: kept until that is taken, too. The core may take an entry and
         # then not send it, because too much is in flight, and asks for it again at every turn.
         self._before: dict[int, int] = {}
         self._under_way: set[int] = set()
-        self._scheduler = scheduler
+        self._scheduler = scheduler  # runs work later
         self._free_at = 0.0  # the scheduler's clock: when the rate allows the next piece
         self._waiting: set[IDelayedCall] = set()
         self._life = 0

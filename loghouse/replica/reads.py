@@ -32,19 +32,12 @@ class LogReads:
         is_damaged: Callable[[], bool],
         read_failed: Callable[[Failure], Any],
     ) -> None:
-        """Serve a log.
-
-        Args:
-            readers: Threads for what may wait for a disk.
-            member: What drives the core now; raises UnavailableError while nothing does.
-            is_damaged: Whether the log lost entries, so that this node alone is no majority.
-            read_failed: Turns why a read failed into what the reader is told.
-        """
-        self._readers = readers
+        """Serve a log."""
+        self._readers = readers  # threads for what may wait for a disk
         self._log = log
-        self._member = member
-        self._is_damaged = is_damaged
-        self._read_failed = read_failed
+        self._member = member  # what drives the core now; raises UnavailableError while nothing does
+        self._is_damaged = is_damaged  # whether the log lost entries, so that this node alone is no majority
+        self._read_failed = read_failed  # turns why a read failed into what the reader is told
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`.

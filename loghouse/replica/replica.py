@@ -102,20 +102,12 @@ class Replica:
         disk: WorkQueue,
         readers: WorkQueue,
     ) -> None:
-        """Host a log that was opened just now; nothing happens before `start`.
-
-        Args:
-            owner: The node, for this log.
-            opened: What opened the log.
-            rng: Makes election timeouts and ids of requests.
-            disk: The thread that writes.
-            readers: Threads for what may wait for a disk.
-        """
+        """Host a log that `opened` has opened just now; nothing happens before `start`."""
         assert opened.log is not None
         self._owner = owner  # the node, for this log; fixed
         self.options = options  # where it is and how it works; fixed
         self._clocks = clocks  # time; fixed
-        self._rng = rng  # chance for elections; fixed
+        self._rng = rng  # makes election timeouts and ids of requests; fixed
         self._disk = disk  # runs writes on the disk's thread, in order; fixed
         self._readers = readers  # runs what may wait for a disk; fixed
         self.log = opened.log  # the files; fixed, closed by the node

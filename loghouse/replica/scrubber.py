@@ -64,19 +64,14 @@ class Scrubber:
         monotonic: Callable[[], float],
         metrics: Metrics = NO_METRICS,
     ) -> None:
-        """Begin some time after the first `look`.
-
-        Args:
-            rate: Bytes a second at most; 0 reads nothing.
-            metrics: Told when a pass ends.
-        """
+        """Begin some time after the first `look`."""
         self._files = files
         self._log = log
         self._owner = owner
         self._readers = readers
-        self._rate = rate
+        self._rate = rate  # bytes a second at most; 0 reads nothing
         self._monotonic = monotonic
-        self._metrics = metrics
+        self._metrics = metrics  # told when a pass ends
         self._due = monotonic() + FIRST_SECONDS
         self._pass_began: float | None = None
         self._last_base = 0

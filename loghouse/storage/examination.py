@@ -119,21 +119,16 @@ class Examination:
     """
 
     def __init__(self, files: Files, segment: Segment, *, is_end_exact: bool = True) -> None:
-        """Look at a sealed segment as it ends now; nothing is opened yet.
-
-        Args:
-            files: The file seam.
-            segment: Sealed. It is not touched: the files are opened anew.
-            is_end_exact: Whether the segment's end is where its last entry ends, not only a bound of that.
-        """
-        self.segment = segment
+        """Look at a sealed segment as it ends now; nothing is opened yet."""
+        self.segment = segment  # sealed, and not touched: the files are opened anew
         self.end: End = segment.end
+        # Whether the segment's end is where its last entry ends, not only a bound of that.
         self.is_end_exact = is_end_exact
         self.damage: DamagedEntries | None = None
         self.failure = ""
         self.index_entries: bytes | None = None
         self.size = 0
-        self._files = files
+        self._files = files  # the file seam
         self._store: OpenFile | None = None
         self._scan = FrameScan(
             segment.seed,

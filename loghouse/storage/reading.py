@@ -108,17 +108,12 @@ class ReadableLog:
     def __init__(
         self, files: Files, directory: str, view: View, *, seed: int, start_state: LogState, state: LogState
     ) -> None:
-        """Use `Log.open`.
-
-        Args:
-            start_state: Before the log's first entry.
-            state: At its last entry; kept, and folded on by the writer.
-        """
+        """Use `Log.open`."""
         self._files = files
         self._directory = directory
         self._view = view
-        self._start_state = start_state
-        self._state = state
+        self._start_state = start_state  # before the log's first entry
+        self._state = state  # at its last entry; kept, and folded on by the writer
         # A state to fold from that no cut will undo.
         self._checkpoint = state.copy()
         self._open_segments: dict[int, Segment] = {}

@@ -57,27 +57,17 @@ class FrameScan:
         check_payloads: bool = True,
         index_max: int = 2**64,
     ) -> None:
-        """Start behind the entry (`index`, `term`), with the frame at `position` of the store.
-
-        Args:
-            seed: From `frame_seed`.
-            next_offset: The offset that the first frame must have as its base.
-            base_offset: The segment's, which the offset index is relative to.
-            timestamp: Of the entry before; 0 when not known.
-            state: The replicated state before the first frame; folded along when given.
-            check_payloads: Whether payload checksums are checked too.
-            index_max: The last Raft index wanted.
-        """
-        self.seed = seed
+        """Start behind the entry (`index`, `term`), with the frame at `position` of the store."""
+        self.seed = seed  # from `frame_seed`
         self.index = index
         self.term = term
-        self.next_offset = next_offset
-        self.base_offset = base_offset
+        self.next_offset = next_offset  # the offset that the first frame must have as its base
+        self.base_offset = base_offset  # the segment's, which the offset index is relative to
         self.position = position
-        self.timestamp = timestamp
-        self.state = state
-        self.check_payloads = check_payloads
-        self.index_max = index_max
+        self.timestamp = timestamp  # of the entry before; 0 when not known
+        self.state = state  # the replicated state before the first frame; folded along when given
+        self.check_payloads = check_payloads  # whether payload checksums are checked too
+        self.index_max = index_max  # the last Raft index wanted
         self.entries = bytearray()
         self.count = 0
         self.problem = ""

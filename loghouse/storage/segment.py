@@ -63,21 +63,15 @@ class Segment:
     def __init__(
         self, files: Files, directory: str, header: StoreHeader, *, end: End, size: int, remedy: str
     ) -> None:
-        """Describe a segment whose files exist; nothing is opened yet.
-
-        Args:
-            end: What is in it.
-            size: Of the store file, in bytes.
-            remedy: What an operator does about damage.
-        """
+        """Describe a segment whose files exist; nothing is opened yet."""
         self.files = files
         self.directory = directory
         self.header = header
         self.base_index = header.base_index
         self.base_offset = header.base_offset
-        self.end = end
-        self.size = size
-        self.remedy = remedy
+        self.end = end  # what is in it
+        self.size = size  # of the store file, in bytes
+        self.remedy = remedy  # what an operator does about damage
         self.seed = header.seed
         self.path = f"{directory}/{segment_name(header.base_index, STORE)}"
         self.index_path = f"{directory}/{segment_name(header.base_index, INDEX)}"
