@@ -30,6 +30,7 @@ from loghouse.storage.files import (
     OpenFile,
     check_room,
     is_full,
+    remove_file,
     sync_written,
     write_temporary,
 )
@@ -74,8 +75,7 @@ def create_allocated(files: Files, path: str, size: int) -> None:
     Raises:
         OSError: ENOSPC among others.
     """
-    if files.exists(path):
-        files.unlink(path)
+    remove_file(files, path)
     file = OpenFile(files, files.create(path), path)
     try:
         files.allocate(file.fd, 0, size)
@@ -124,12 +124,8 @@ class Rooms:
 
     def release_reserve(self) -> bool:
         """Give the reserve back to the disk; False when there was none."""
-        path = f"{self._directory}/{RESERVE_NAME}"
         self._has_reserve = False
-        if not self._files.exists(path):
-            return False
-        self._files.unlink(path)
-        return True
+        return remove_file(self._files, f"{self._directory}/{RESERVE_NAME}")
 
     def using_reserve(self, work: Callable[[], T]) -> T:
         """Do small work that must succeed on a full disk; after a release it is done again from its start.
@@ -200,8 +196,7 @@ class Rooms:
         """Remove spares that were not used; failing to is not worth an error."""
         for number in range(len(self._spares)):
             for suffix in (STORE, INDEX):
-                if self._files.exists(self.spare_path(number, suffix)):
-                    self._files.unlink(self.spare_path(number, suffix))
+                remove_file(self._files, self.spare_path(number, suffix))
         self._spares.clear()
 
     def remove_segment(self, segment: Segment) -> None:
@@ -212,15 +207,13 @@ class Rooms:
         files, directory = self._files, self._directory
         segment.let_go()
         state, index = f"{directory}/{segment_name(segment.base_index, STATE)}", segment.index_path
-        if files.exists(state):
-            files.unlink(state)
+        remove_file(files, state)
         if files.exists(index):
             files.rename(index, f"{index}.tmp")
         files.sync_directory(directory)
         files.unlink(segment.path)
         files.sync_directory(directory)
-        if files.exists(f"{index}.tmp"):
-            files.unlink(f"{index}.tmp")
+        remove_file(files, f"{index}.tmp")
 
     def create_segment(self, cluster: bytes, group: int, state: LogState, *, remedy: str) -> Segment:
         """Turn the first spare into the segment behind `state`; durable on return.

@@ -30,7 +30,6 @@ from loghouse.limits import (
     RESERVE_SIZE_DEFAULT,
     SEGMENT_SIZE_DEFAULT,
     STORE_HEADER_SIZE,
-    UUID_SIZE,
 )
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, with_crc, without_crc
 from loghouse.protocol.fields import ShortText, Uuid, plain, read_fields, struct_of
@@ -41,6 +40,7 @@ from loghouse.storage.files import (
     end_of_nonzero,
     is_full,
     read_file,
+    remove_file,
     replace_file,
 )
 from loghouse.storage.log import Log
@@ -102,13 +102,13 @@ class DataDirectory:
     """A locked data directory.
 
     `lock` takes it, whatever is in it; `identity` is then None for an empty disk, and `create` makes it
-    somebody's. `open` does both for a node that bootstraps by itself. A start that fails ends with `undo`.
+    somebody's. A start that fails ends with `undo`.
     """
 
     def __init__(
         self, files: Files, path: str, locks: Sequence[OpenFile], *, segment_size: int, reserve_size: int
     ) -> None:
-        """Use `lock` or `open`."""
+        """Use `lock`."""
         self._files = files
         self._locks = locks
         self._segment_size = segment_size
@@ -202,44 +202,6 @@ class DataDirectory:
             raise
         return directory
 
-    @classmethod
-    def open(
-        cls,
-        files: Files,
-        path: str,
-        *,
-        cluster_name: str,
-        node_name: str,
-        random_bytes: Callable[[int], bytes],
-        segment_size: int = SEGMENT_SIZE_DEFAULT,
-        reserve_size: int = RESERVE_SIZE_DEFAULT,
-    ) -> DataDirectory:
-        """Take the directory of a node that bootstraps by itself; an empty one becomes a new cluster's.
-
-        Args:
-            random_bytes: Makes the new uuids (`os.urandom`).
-
-        Raises:
-            DataDirectoryError: As `lock`, or it belongs to another cluster or node.
-            DamageError: Its `node` file is damaged or gone.
-        """
-        directory = cls.lock(files, path, segment_size=segment_size, reserve_size=reserve_size)
-        try:
-            if directory.is_empty:
-                directory.create(
-                    DiskIdentity(
-                        cluster_uuid=random_bytes(UUID_SIZE),
-                        disk_uuid=random_bytes(UUID_SIZE),
-                        cluster_name=cluster_name,
-                        node_name=node_name,
-                    )
-                )
-            directory.check_names(cluster_name=cluster_name, node_name=node_name)
-        except BaseException:
-            directory.close()
-            raise
-        return directory
-
     def check_names(self, *, cluster_name: str, node_name: str) -> None:
         """Raise unless the directory belongs to this cluster and node.
 
@@ -327,8 +289,7 @@ class DataDirectory:
         """Remove a log whose making failed; what the disk does not let go of is left to the next start."""
         files, logs = self._files, f"{self.path}/{LOGS_NAME}"
         try:
-            if files.exists(f"{self.path}/{NODE_NAME}"):
-                files.unlink(f"{self.path}/{NODE_NAME}")
+            remove_file(files, f"{self.path}/{NODE_NAME}")
             files.sync_directory(self.path)  # without its log, an identity would be damage
             if not files.exists(logs):
                 return

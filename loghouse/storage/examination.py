@@ -18,7 +18,6 @@ from loghouse.limits import (
     ENTRY_SIZE_MAX,
     INDEX_ENTRY_SIZE,
     SCRUB_STEP_SIZE,
-    STORE_HEADER_SIZE,
 )
 from loghouse.protocol.entry import HEADER, Buffer, crc32c
 from loghouse.storage.files import Files, OpenFile
@@ -130,15 +129,8 @@ class Examination:
         self.size = 0
         self._files = files  # the file seam
         self._store: OpenFile | None = None
-        self._scan = FrameScan(
-            segment.seed,
-            index=segment.base_index - 1,
-            term=segment.header.previous_term,
-            next_offset=segment.base_offset,
-            base_offset=segment.base_offset,
-            position=STORE_HEADER_SIZE,
-            index_max=segment.base_index + self.end.count - 1,
-        )
+        last_index = segment.base_index + self.end.count - 1
+        self._scan = FrameScan.of_segment(segment.seed, segment.header, index_max=last_index)
         self._needed = ENTRY_HEADER_SIZE
         self._seeking = 0
         self._problem = ""

@@ -321,11 +321,18 @@ def read_file(files: Files, path: str, size_max: int) -> bytes:
     return file.pread(min(file.size(), size_max + 1), 0)
 
 
+def remove_file(files: Files, path: str) -> bool:
+    """Remove a file if it is there, and return whether it was; the caller syncs the directory."""
+    is_there = files.exists(path)
+    if is_there:
+        files.unlink(path)
+    return is_there
+
+
 def write_temporary(files: Files, directory: str, name: str, content: bytes) -> str:
     """Write what is to replace a small file, durably; return its path. One that failed is removed."""
     temporary = f"{directory}/{name}.tmp"
-    if files.exists(temporary):
-        files.unlink(temporary)
+    remove_file(files, temporary)
     try:
         file = OpenFile(files, files.create(temporary), temporary)
         try:

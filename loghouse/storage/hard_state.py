@@ -18,7 +18,6 @@ from loghouse.protocol.hard_state import HardState
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file, sync_written
 from loghouse.storage.recovery import HARD_STATE_NAME
 
-NAME: Final = HARD_STATE_NAME
 SLOT_SIZE: Final = 4096  # pages of their own
 MAGIC: Final = b"LOGHTERM"
 
@@ -49,9 +48,9 @@ class Slot:
 _SLOT: Final = struct.Struct(">8sQQI")  # magic, counter, term, vote
 
 
-def create_hard_state(files: Files, directory: str, seed: int) -> None:
-    """Make the file with term 0; it is durable on return."""
-    slot = Slot(1, HardState()).encode(seed).ljust(SLOT_SIZE, b"\0")
+def replace_hard_state(files: Files, directory: str, seed: int, state: HardState) -> None:
+    """Make the file anew, whatever it holds; it is durable on return."""
+    slot = Slot(1, state).encode(seed).ljust(SLOT_SIZE, b"\0")
     replace_file(files, directory, HARD_STATE_NAME, slot * 2)
 
 

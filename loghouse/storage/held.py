@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from loghouse.protocol.entry import with_crc, without_crc
 from loghouse.protocol.hard_state import HardState
-from loghouse.storage.files import Files, read_file, replace_file
+from loghouse.storage.files import Files, read_file, remove_file, replace_file
 
 NAME: Final = "held"
 MAGIC: Final = b"LOGHHELD"
@@ -72,9 +72,7 @@ def write_held(files: Files, directory: str, seed: int, held: Held) -> None:
 
 def remove_held(files: Files, directory: str) -> None:
     """Remove the file when there is one; the caller syncs the directory."""
-    path = f"{directory}/{NAME}"
-    if files.exists(path):
-        files.unlink(path)
+    remove_file(files, f"{directory}/{NAME}")
 
 
 def outdated_problem(state: HardState, *, last_term: int, held: Held | None) -> str:

@@ -27,14 +27,14 @@ class SegmentSummary:
     file: str
     base_index: int
     last_index: int
-    base_offset: int
-    next_offset: int
-    used_size: int
     file_size: int
-    first_timestamp: int
-    last_timestamp: int
-    durable_index: int
-    commit_index: int
+    base_offset: int = 0
+    next_offset: int = 0
+    used_size: int = 0
+    first_timestamp: int = 0
+    last_timestamp: int = 0
+    durable_index: int = 0
+    commit_index: int = 0
     problem: str = ""
 
 
@@ -117,18 +117,7 @@ def _segment(files: Files, directory: str, seed: int, base: int) -> SegmentSumma
         header = StoreHeader.decode(block, path)
     except LoghouseError as error:
         return SegmentSummary(
-            file=path,
-            base_index=base,
-            last_index=base - 1,
-            base_offset=0,
-            next_offset=0,
-            used_size=0,
-            file_size=size,
-            first_timestamp=0,
-            last_timestamp=0,
-            durable_index=0,
-            commit_index=0,
-            problem=str(error),
+            file=path, base_index=base, last_index=base - 1, file_size=size, problem=str(error)
         )
     scan = FrameScan(
         seed,

@@ -35,8 +35,8 @@ from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
-from loghouse.storage.files import Files, check_room, sync_written
-from loghouse.storage.hard_state import HardStateFile, create_hard_state
+from loghouse.storage.files import Files, check_room, remove_file, sync_written
+from loghouse.storage.hard_state import HardStateFile, replace_hard_state
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.loss import note_held
 from loghouse.storage.opening import (
@@ -54,9 +54,7 @@ from loghouse.storage.start import write_start
 from loghouse.storage.store import Watermark, newest_watermark
 
 CHECKPOINT_ENTRIES: Final = 4096  # a fold over as many headers takes a few milliseconds
-INDEX_SHARE: Final = (
-    8  # an index has an eighth of its store's size: entries of 96 bytes and more fill the store
-)
+INDEX_SHARE: Final = 8  # an index has an eighth of its store's size: entries from 96 bytes on fill the store
 
 
 class Log(ReadableLog):
@@ -98,7 +96,7 @@ class Log(ReadableLog):
             OSError: The disk refuses.
         """
         seed = frame_seed(cluster, group)
-        create_hard_state(files, directory, seed)
+        replace_hard_state(files, directory, seed, HardState())
         write_start(files, directory, seed, LogState(), installing=True)
 
     @classmethod
@@ -490,9 +488,7 @@ class Log(ReadableLog):
             segment.let_go()
             self._open_segments.pop(segment.base_index, None)
             for suffix in (INDEX, STATE):
-                path = f"{self._directory}/{segment_name(segment.base_index, suffix)}"
-                if self._files.exists(path):
-                    self._files.unlink(path)
+                remove_file(self._files, f"{self._directory}/{segment_name(segment.base_index, suffix)}")
         if segments:
             self._files.sync_directory(self._directory)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError
-from loghouse.limits import ENTRY_HEADER_SIZE, MIB, STORE_HEADER_SIZE
+from loghouse.limits import ENTRY_HEADER_SIZE, MIB
 from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration
 from loghouse.protocol.entry import Entry, EntryKind, crc32c, frame_seed, make_entry
 from loghouse.protocol.hard_state import HardState
@@ -32,8 +32,7 @@ from loghouse.storage.directory import (
     DiskIdentity,
 )
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
-from loghouse.storage.hard_state import NAME as HARD_STATE_NAME
-from loghouse.storage.hard_state import SLOT_SIZE, HardStateFile, Slot
+from loghouse.storage.hard_state import HardStateFile, replace_hard_state
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.loss import read_loss
 from loghouse.storage.opening import Survey, remedy_for, state_before, survey
@@ -167,8 +166,7 @@ class Rewrite:
         seed = frame_seed(cluster_uuid, self._group)
         entry = self._configuration_entry(found.state, seed, term, now)
         write_start(files, directory, seed, found.start_state, installing=False)
-        slot = Slot(1, HardState(term, 0)).encode(seed).ljust(SLOT_SIZE, b"\0")
-        replace_file(files, directory, HARD_STATE_NAME, slot * 2)
+        replace_hard_state(files, directory, seed, HardState(term, 0))
         for place, segment in enumerate(found.segments):
             before = state_before(files, found, place)
             write_state(files, directory, seed, before)
@@ -231,15 +229,8 @@ class Rewrite:
         """Copy one segment, each header with its new checksum; all of it is checked on the way."""
         files = self._files
         header = replace(segment.header, cluster=cluster_uuid)
-        scan = FrameScan(
-            segment.seed,
-            index=before.index,
-            term=before.term,
-            next_offset=before.next_offset,
-            base_offset=header.base_offset,
-            position=STORE_HEADER_SIZE,
-            timestamp=before.timestamp,
-            index_max=segment.last_index,
+        scan = FrameScan.of_segment(
+            segment.seed, segment.header, timestamp=before.timestamp, index_max=segment.last_index
         )
         store = segment.store()
         scan.run(store.pread, segment.size)

@@ -14,7 +14,7 @@ from loghouse.limits import INDEX_ENTRY_SIZE, MIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import Rooms
-from loghouse.storage.files import Files, OpenFile, end_of_nonzero, is_full
+from loghouse.storage.files import Files, OpenFile, end_of_nonzero, is_full, remove_file
 from loghouse.storage.hard_state import HardStateFile, newest_slot, read_slots
 from loghouse.storage.held import Held, outdated_problem, read_held, remove_held, write_held
 from loghouse.storage.loss import Loss, read_loss
@@ -300,16 +300,7 @@ def _scan_active(files: Files, found: Survey) -> None:
     state = state_before(files, found, place)
     if (state.term, state.next_offset) != (segment.header.previous_term, segment.base_offset):
         raise segment.damage(0, "does not join the state before it")
-    scan = FrameScan(
-        found.seed,
-        index=segment.base_index - 1,
-        term=segment.header.previous_term,
-        next_offset=segment.base_offset,
-        base_offset=segment.base_offset,
-        position=STORE_HEADER_SIZE,
-        timestamp=state.timestamp,
-        state=state,
-    )
+    scan = FrameScan.of_segment(found.seed, segment.header, timestamp=state.timestamp, state=state)
     scan.run(store.pread, segment.size)
     if scan.is_newer:
         raise DataDirectoryError(
@@ -376,8 +367,7 @@ class Settlement:
                 replace_index(files, self._rooms, directory, base, entries, len(entries))
             except DiskFullError:
                 # A missing one is made from the store when somebody reads.
-                if files.exists(f"{directory}/{segment_name(base, INDEX)}"):
-                    files.unlink(f"{directory}/{segment_name(base, INDEX)}")
+                remove_file(files, f"{directory}/{segment_name(base, INDEX)}")
                 self._missed(f"the index of segment {base}")
                 continue
             self.warnings.append(f"{segment_name(base, INDEX)}: did not fit its store, was rebuilt")
@@ -479,10 +469,11 @@ class Settlement:
     def _keep_aside(self, segment: Segment, store: OpenFile) -> str:
         found = self._found
         end = segment.end.position
-        content = store.pread(found.tail_end - end, end)
         name = f"{segment.base_index:020d}-{end}.torn"
         try:
-            self._rooms.using_reserve(lambda: keep_aside(self._files, found.directory, name, content))
+            self._rooms.using_reserve(
+                lambda: keep_aside(self._files, found.directory, name, store, end, found.tail_end)
+            )
         except DiskFullError:
             return "not kept: the disk is full"
         return f"kept as {ASIDE_NAME}/{name}"
@@ -524,8 +515,7 @@ def replace_index(files: Files, rooms: Rooms, directory: str, base: int, entries
     temporary = f"{directory}/{name}.tmp"
 
     def make() -> None:
-        if files.exists(temporary):
-            files.unlink(temporary)
+        remove_file(files, temporary)
         file = OpenFile(files, files.create(temporary), temporary)
         try:
             files.allocate(file.fd, 0, max(size, 1))
@@ -552,19 +542,20 @@ def allocate_or_leave(files: Files, rooms: Rooms, fd: int, end: int, wanted: int
     return files.size(fd)
 
 
-def keep_aside(files: Files, directory: str, name: str, content: bytes) -> None:
-    """Keep bytes that are cut from a log in its `lost+found`; durable on return."""
+def keep_aside(files: Files, directory: str, name: str, source: OpenFile, begin: int, end: int) -> str:
+    """Copy bytes that are cut from a log into its `lost+found`; durable on return of the copy's path."""
     aside = f"{directory}/{ASIDE_NAME}"
     if not files.exists(aside):
         files.make_directory(aside)
         files.sync_directory(directory)
     path = f"{aside}/{name}"
-    if files.exists(path):
-        files.unlink(path)
-    file = OpenFile(files, files.create(path), path)
+    remove_file(files, path)
+    copy = OpenFile(files, files.create(path), path)
     try:
-        files.pwritev(file.fd, [content], 0)
-        files.fsync(file.fd)
+        for position in range(begin, end, MIB):
+            files.pwritev(copy.fd, [source.pread(min(MIB, end - position), position)], position - begin)
+        files.fsync(copy.fd)
     finally:
-        file.close()
+        copy.close()
     files.sync_directory(aside)
+    return path

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from loghouse.errors import EntryDamagedError, MalformedMessageError
-from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, MIB
+from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, MIB, STORE_HEADER_SIZE
 from loghouse.protocol.configuration import decode_configuration, decode_producer, decode_trim
 from loghouse.protocol.entry import (
     CODEC_MASK,
@@ -29,6 +29,7 @@ from loghouse.protocol.entry import (
 )
 from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX
+from loghouse.storage.store import StoreHeader
 
 SCAN_CHUNK_SIZE: Final = 4 * MIB
 _ZERO_HEADER: Final = bytes(ENTRY_HEADER_SIZE)
@@ -75,6 +76,19 @@ class FrameScan:
         self.is_newer = False
         self.is_payload_damaged = False
         self._behind = (0, 0, 0, 0, 0)
+
+    @classmethod
+    def of_segment(cls, seed: int, header: StoreHeader, **more: Any) -> FrameScan:
+        """Start with the first frame of a segment; `more` is what else the constructor takes."""
+        return cls(
+            seed,
+            index=header.base_index - 1,
+            term=header.previous_term,
+            next_offset=header.base_offset,
+            base_offset=header.base_offset,
+            position=STORE_HEADER_SIZE,
+            **more,
+        )
 
     @property
     def is_done(self) -> bool:

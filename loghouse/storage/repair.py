@@ -10,17 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, EntryDamagedError
-from loghouse.limits import MIB, STORE_HEADER_SIZE
+from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.files import Files, OpenFile, end_of_nonzero, replace_file
-from loghouse.storage.hard_state import SLOT_SIZE, Slot, newest_slot, read_slots
+from loghouse.storage.files import Files, OpenFile, end_of_nonzero
+from loghouse.storage.hard_state import newest_slot, read_slots, replace_hard_state
 from loghouse.storage.held import outdated_problem, read_held, remove_held
 from loghouse.storage.loss import Loss, member_remedy, read_loss, write_loss
-from loghouse.storage.opening import survey
+from loghouse.storage.opening import keep_aside, survey
 from loghouse.storage.recovery import (
-    ASIDE_NAME,
     HARD_STATE_NAME,
     INDEX,
     START_NAME,
@@ -130,7 +129,8 @@ class _Surgery:
         # What it once held is told by `damage`, or given up; last, so that an interrupted run is run again.
         remove_held(self._files, self._directory)
         self._files.sync_directory(self._directory)
-        if end.index == start.index and not self._has_segment(start.index + 1):
+        first = f"{self._directory}/{segment_name(start.index + 1, STORE)}"
+        if end.index == start.index and not self._files.exists(first):
             # The next open makes an empty log behind the start.
             write_start(self._files, self._directory, self._seed, start, installing=True)
             self._actions.append(f"{START_NAME}: the log is empty and starts at entry {start.index + 1}")
@@ -156,21 +156,15 @@ class _Surgery:
             self._lost_index = max(self._lost_index, base - 1, watermark.durable_index if watermark else 0)
             self._lost_term = max(self._lost_term, watermark.durable_term if watermark else 0)
 
-    def _has_segment(self, base: int) -> bool:
-        return self._files.exists(f"{self._directory}/{segment_name(base, STORE)}")
-
     def _start(self, bases: list[int]) -> tuple[LogState, bool]:
         """Return the log's start; from the oldest segment's state file when `start` is lost."""
         path = f"{self._directory}/{START_NAME}"
         try:
             start, is_installing = read_start(self._files, self._directory, self._seed, "")
-            problem = (
-                contradicts_installing(self._files, self._directory, self._seed, start)
-                if is_installing
-                else ""
-            )
-            if problem:
-                raise DamageError(path, 0, problem)
+            if is_installing:
+                problem = contradicts_installing(self._files, self._directory, self._seed, start)
+                if problem:
+                    raise DamageError(path, 0, problem)
             return start, is_installing
         except DamageError as error:
             for base in bases[:1]:
@@ -200,16 +194,7 @@ class _Surgery:
         found = (header.cluster, header.group, header.base_index, header.previous_term, header.base_offset)
         if found != (self._cluster, self._group, before.index + 1, before.term, before.next_offset):
             return None
-        scan = FrameScan(
-            self._seed,
-            index=before.index,
-            term=before.term,
-            next_offset=before.next_offset,
-            base_offset=header.base_offset,
-            position=STORE_HEADER_SIZE,
-            timestamp=before.timestamp,
-            state=before.copy(),
-        )
+        scan = FrameScan.of_segment(self._seed, header, timestamp=before.timestamp, state=before.copy())
         scan.run(store.pread, size)
         if scan.is_newer:
             raise DataDirectoryError(f"{path}: byte {scan.position}: {scan.problem}; use a newer Loghouse")
@@ -224,18 +209,11 @@ class _Surgery:
         files, end = self._files, scan.position
         last = end_of_nonzero(store, end, size)
         if last > end:
-            aside = self._aside_directory()
             name = f"{store.path.rpartition('/')[2]}-{end}.cut"
-            if files.exists(f"{aside}/{name}"):
-                files.unlink(f"{aside}/{name}")
-            copy = OpenFile(files, files.create(f"{aside}/{name}"), name)
-            for position in range(end, last, MIB):
-                files.pwritev(copy.fd, [store.pread(min(MIB, last - position), position)], position - end)
-            files.fsync(copy.fd)
-            files.sync_directory(aside)
+            kept = keep_aside(files, self._directory, name, store, end, last)
             self._actions.append(
                 f"{store.path}: cut at byte {end}, behind entry {scan.index} ({scan.problem or 'its end'}); "
-                f"{last - end} bytes kept in {aside}/{name}"
+                f"{last - end} bytes kept in {kept}"
             )
         else:
             self._actions.append(f"{store.path}: ends at byte {end}, behind entry {scan.index}")
@@ -269,31 +247,13 @@ class _Surgery:
         source = f"{self._directory}/{name}"
         if not self._files.exists(source):
             return
-        target = f"{self._aside_directory()}/{name}"
-        self._copy(source, target)
+        old = OpenFile.open(self._files, source)
+        size = end_of_nonzero(old, 0, old.size())
+        target = keep_aside(self._files, self._directory, name, old, 0, size)
         self._files.unlink(source)
         self._files.sync_directory(self._directory)
         if not name.endswith(INDEX):
             self._actions.append(f"{source}: moved to {target}")
-
-    def _copy(self, source: str, target: str) -> None:
-        files = self._files
-        old = OpenFile.open(files, source)
-        if files.exists(target):
-            files.unlink(target)
-        new = OpenFile(files, files.create(target), target)
-        size = end_of_nonzero(old, 0, old.size())
-        for position in range(0, size, MIB):
-            files.pwritev(new.fd, [old.pread(min(MIB, size - position), position)], position)
-        files.fsync(new.fd)
-        files.sync_directory(target.rpartition("/")[0])
-
-    def _aside_directory(self) -> str:
-        aside = f"{self._directory}/{ASIDE_NAME}"
-        if not self._files.exists(aside):
-            self._files.make_directory(aside)
-            self._files.sync_directory(self._directory)
-        return aside
 
     def _hard_state(self, end: LogState) -> None:
         term, held = max(end.term, self._lost_term), self._held
@@ -305,8 +265,7 @@ class _Surgery:
         if is_bad:
             # A term that no vote of ours can have been in, as far as the log can tell.
             state = HardState(max(state.term, term, held.hard_state.term if held else 0) + 1, 0)
-            slot = Slot(1, state).encode(self._seed).ljust(SLOT_SIZE, b"\0")
-            replace_file(self._files, self._directory, HARD_STATE_NAME, slot * 2)
+            replace_hard_state(self._files, self._directory, self._seed, state)
             self._actions.append(
                 f"{HARD_STATE_NAME}: written anew with term {state.term} and no vote; "
                 "a member of a cluster should rejoin with an empty disk instead"

@@ -136,15 +136,8 @@ class Segment:
 
     def scan_headers(self, count: int) -> FrameScan:
         """Walk the headers of the first `count` frames."""
-        scan = FrameScan(
-            self.seed,
-            index=self.base_index - 1,
-            term=self.header.previous_term,
-            next_offset=self.base_offset,
-            base_offset=self.base_offset,
-            position=STORE_HEADER_SIZE,
-            check_payloads=False,
-            index_max=self.base_index + count - 1,
+        scan = FrameScan.of_segment(
+            self.seed, self.header, check_payloads=False, index_max=self.base_index + count - 1
         )
         scan.run(self.store().pread, self.size)
         return scan

@@ -11,10 +11,10 @@ from loghouse.protocol.address_book import AddressBook, Contact, encode_address_
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration
 from loghouse.protocol.entry import DEFAULT_GROUP, Codec, EntryKind, frame_seed, make_entry
-from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
 from loghouse.storage.loss import Loss
 from tests.cli.support import CommandCase
+from tests.storage.entries import open_directory
 from tests.vectors.payloads import WHOLE
 
 ENTRIES = 40
@@ -53,7 +53,7 @@ class DiskCase(CommandCase):
         directory.close()
 
     def open(self):
-        return DataDirectory.open(
+        return open_directory(
             OsFiles(),
             "data",
             cluster_name="c",

@@ -19,10 +19,10 @@ from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, count_text, size_text
 from loghouse.config.settings import example_text
 from loghouse.errors import UnavailableError
 from loghouse.limits import KIB
-from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
 from loghouse.testing.process import free_port
 from tests.cli.support import CommandCase, NodeCase
+from tests.storage.entries import open_directory
 from tests.test_config import PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -296,7 +296,7 @@ class SettingsTests(CommandCase):
     def test_data_directory(self):
         """One of another node is a problem; one on which a node runs is not, and its port is not tried."""
         path, port = self.write_node()
-        directory = DataDirectory.open(
+        directory = open_directory(
             OsFiles(), str(self.folder / "data"), cluster_name="loghouse", node_name="node-1",
             random_bytes=os.urandom, segment_size=64 * KIB, reserve_size=0,
         )  # fmt: skip

@@ -108,8 +108,8 @@ STORAGE = (
         edits=(
             Edit(
                 "loghouse.storage.opening:_scan_active",
-                "state=state,\n    )",
-                "state=state,\n        check_payloads=False,\n    )",
+                "state=state)",
+                "state=state, check_payloads=False)",
             ),
         ),
         options=(

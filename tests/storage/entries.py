@@ -1,9 +1,12 @@
 """Entries for storage tests, made as a leader makes them."""
 
+from collections.abc import Callable
+
 from loghouse.protocol.configuration import encode_producer, encode_trim
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed, make_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
+from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import Files
 from loghouse.storage.hard_state import HardStateFile
 from loghouse.storage.log import Log
@@ -19,6 +22,28 @@ def create_log(files: Files, directory: str, *, term: int = 9) -> None:
     hard_state = HardStateFile(files, directory, SEED, remedy="")
     hard_state.save(HardState(term, 0))
     hard_state.close()
+
+
+def open_directory(
+    files: Files,
+    path: str,
+    *,
+    cluster_name: str,
+    node_name: str,
+    random_bytes: Callable[[int], bytes],
+    **sizes: int,
+) -> DataDirectory:
+    """Take a data directory as a node does that is alone; an empty one becomes a new cluster's."""
+    directory = DataDirectory.lock(files, path, **sizes)
+    try:
+        if directory.is_empty:
+            uuids = {name: random_bytes(16) for name in ("cluster_uuid", "disk_uuid")}
+            directory.create(DiskIdentity(**uuids, cluster_name=cluster_name, node_name=node_name))
+        directory.check_names(cluster_name=cluster_name, node_name=node_name)
+    except BaseException:
+        directory.close()
+        raise
+    return directory
 
 
 class Writer:

@@ -23,7 +23,7 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.log import Log
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log
+from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log, open_directory
 
 STATES_MAX = int(os.environ.get("LOGHOUSE_CRASH_STATES", "250"))
 DIRECTORY = "/data/logs/1"
@@ -490,7 +490,7 @@ class MutantTests(SynchronousTestCase):
 
 
 def boot(disk):
-    return DataDirectory.open(
+    return open_directory(
         disk,
         "/data",
         cluster_name="c",

@@ -10,7 +10,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DamageError, DataDirectoryError
 from loghouse.protocol.entry import crc32c, decode_entries, frame_seed, make_entry
-from loghouse.storage.directory import DataDirectory
 from loghouse.storage.inspect import dump, inspect
 from loghouse.storage.log import Log
 from loghouse.storage.repair import accept_data_loss
@@ -18,7 +17,7 @@ from loghouse.storage.start import FLAG_BEHIND_STORE, STATE_MAGIC, encode_state_
 from loghouse.storage.verify import Checked, Finding, VerifyProgress, verify
 from loghouse.testing.disk import SimDisk
 from tests.processes import long
-from tests.storage.entries import Writer
+from tests.storage.entries import Writer, open_directory
 
 SHARE = float(os.environ.get("LOGHOUSE_BIT_FLIPS", "0.015"))
 DIRECTORY = "/data/logs/1"
@@ -49,7 +48,7 @@ class DamageCase(SynchronousTestCase):
         return log
 
     def boot(self):
-        return DataDirectory.open(
+        return open_directory(
             self.disk,
             "/data",
             cluster_name="c",

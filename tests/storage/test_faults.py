@@ -25,7 +25,7 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import OsFiles
 from loghouse.storage.log import Log
 from loghouse.testing.disk import CHANGING, SimDisk
-from tests.storage.entries import CLUSTER, Writer
+from tests.storage.entries import CLUSTER, Writer, open_directory
 
 SIZES = {"segment_size": 4096 + 1024, "reserve_size": 2048}
 
@@ -35,7 +35,7 @@ NAMES = {"cluster_name": "c", "node_name": "n"}
 
 def boot(disk, **options):
     names = {"cluster_name": "c", "node_name": "n", "random_bytes": random.Random(5).randbytes}
-    return DataDirectory.open(disk, "/data", **{**names, **SIZES, **options})
+    return open_directory(disk, "/data", **{**names, **SIZES, **options})
 
 
 def frames_of(log):
@@ -295,10 +295,10 @@ import os, sys
 from loghouse.errors import DiskFullError
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
-from tests.storage.entries import Writer
+from tests.storage.entries import Writer, open_directory
 
 def boot(path):
-    return DataDirectory.open(OsFiles(), path, cluster_name="c", node_name="n", random_bytes=os.urandom,
+    return open_directory(OsFiles(), path, cluster_name="c", node_name="n", random_bytes=os.urandom,
                               segment_size=256 * 1024, reserve_size=64 * 1024)
 
 path = sys.argv[1]
@@ -407,7 +407,7 @@ class DirectoryTests(SynchronousTestCase):
 
     def real(self, **options):
         names = {"cluster_name": "c", "node_name": "n", "random_bytes": os.urandom}
-        return DataDirectory.open(
+        return open_directory(
             OsFiles(), self.path, **{**names, "segment_size": 65536, "reserve_size": 4096, **options}
         )
 

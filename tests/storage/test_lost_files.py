@@ -26,7 +26,7 @@ from loghouse.storage.repair import accept_data_loss
 from loghouse.storage.start import FLAG_INSTALLING, START_MAGIC, encode_state_file
 from loghouse.storage.verify import Finding, verify
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import Writer
+from tests.storage.entries import Writer, open_directory
 
 DIRECTORY = "/data/logs/1"
 TERM, VOTE = 2, 2
@@ -42,7 +42,7 @@ OTHERS = encode_address_book(
 
 
 def boot(disk):
-    return DataDirectory.open(
+    return open_directory(
         disk,
         "/data",
         cluster_name="c",
