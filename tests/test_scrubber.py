@@ -50,7 +50,7 @@ class ScrubberTests(ExaminationCase):
     def pass_count(self) -> int:
         return self.metrics.count("scrub_pass_ended")
 
-    # --- ScrubOwner -------------------------------------------------------------------
+    # --- MendingOwner -----------------------------------------------------------------
 
     def damage_found(self, error):
         self.told.append(error)

@@ -95,7 +95,7 @@ class PeerSet:
         """Return the link to an address whose node is not known yet, dialling if needed."""
         link = self._seeds.get(address)
         if link is None:
-            link = self._seeds[address] = self._make(address, "")
+            return self.fresh_seed(address)
         link.dial()
         return link
 

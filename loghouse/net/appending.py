@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError, short_of
 from loghouse.limits import APPEND_COST, BODIES
+from loghouse.net.link import Link
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, proposal_alone, refusal_of
 from loghouse.node.long_checks import LongChecks
@@ -31,13 +32,6 @@ from loghouse.shares import Holding, Ledger
 PRODUCE_SECONDS_DEFAULT: Final = 30.0
 PRODUCE_SECONDS_MAX: Final = 600.0
 ENTRIES_MAX: Final = 2  # shared entries under way: half of the sessions sends while half waits for disks
-
-
-class AppendLink(Protocol):
-    """What appends need of the link of their session."""
-
-    def flush(self) -> None:
-        """Write what the session has to send."""
 
 
 class Appender:
@@ -154,7 +148,7 @@ class Append:
 class Appends:
     """The unanswered appends of one session: bounded in bytes, each with a deadline."""
 
-    def __init__(self, appender: Appender, link: AppendLink, session: Session, subject: str) -> None:
+    def __init__(self, appender: Appender, link: Link, session: Session, subject: str) -> None:
         self.appender = appender  # proposes; shared by all sessions, fixed
         self.log: LogLike  # the log that this session appended to last; set by each `take`
         self._link = link  # the client's connection; fixed

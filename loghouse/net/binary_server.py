@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.python.failure import Failure
@@ -17,11 +17,9 @@ from twisted.python.failure import Failure
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action
 from loghouse.errors import RequestError, UnknownLogError
-from loghouse.limits import (
-    FETCH_SIZE_DEFAULT,
-    FETCH_SIZE_MAX,
-)
+from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX
 from loghouse.net.appending import Appender, Appends
+from loghouse.net.link import Link
 from loghouse.node.api import LogLike, NodeLike
 from loghouse.node.gate import Gate, refusal_of
 from loghouse.protocol.client_messages import (
@@ -41,7 +39,7 @@ from loghouse.protocol.client_messages import (
     RegisterProducerReply,
 )
 from loghouse.protocol.message import Message
-from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived, Session
+from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived
 from loghouse.replica.api import Fetched
 from loghouse.shares import Holding, Shares
 
@@ -55,22 +53,6 @@ _ACTIONS: Final = {
     Bounds: Action.CONSUME,
     FindOffset: Action.CONSUME,
 }
-
-
-class ClientLink(Protocol):
-    """What a session needs of its link."""
-
-    session: Session | None
-    is_writable: bool
-
-    def flush(self) -> None:
-        """Write what the session has to send."""
-
-    def hold_reading(self, reason: str) -> None:
-        """Do not read until released."""
-
-    def release_reading(self, reason: str) -> None:
-        """Read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +75,7 @@ class BinaryServer:
 class BinarySession:
     """Serves the requests of one client."""
 
-    def __init__(self, server: BinaryServer, link: ClientLink, identity: Identity) -> None:
+    def __init__(self, server: BinaryServer, link: Link, identity: Identity) -> None:
         self._server = server  # what all sessions share; fixed
         self._gate = server.gate  # checks every request; fixed
         self._link = link  # the client's connection; fixed

@@ -185,9 +185,8 @@ class PeerLink:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.link is not None and self.link.session is not None:
-            self.link.session.say_goodbye(reason)
-            self.link.flush()
+        if self.link is not None:
+            self.link.say_goodbye(reason)
         elif self._connector is not None:
             self._connector.disconnect()
 
@@ -374,9 +373,7 @@ class DialledLink(Link):
     def end(self, reason: str) -> None:
         """Say goodbye; the next message dials again, without a back-off."""
         self.is_idle_closed = True
-        assert self.session is not None
-        self.session.say_goodbye(reason)
-        self.flush()
+        self.say_goodbye(reason)
 
     def link_lost(self, reason: str) -> None:
         """The connection is gone."""

@@ -25,7 +25,7 @@ from loghouse.errors import (
 from loghouse.gossip.members import MemberKey
 from loghouse.limits import REGISTRATION_SECONDS, REGISTRATIONS_AT_ONCE_MAX, REMOVED_MAX
 from loghouse.node.api import ClusterStatus, MemberState
-from loghouse.node.forwarding import AdminOrder, AdminResult
+from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.node.options import Transport
 from loghouse.protocol.configuration import (
     Configuration,
@@ -72,20 +72,24 @@ class AdministeredGroup(Protocol):
         """Carry out an order: here if this node leads, else the leader is asked, once."""
 
 
-class AdministeredNode(Protocol):
-    """Who the node is, and its way to the others."""
+class LogHost(Protocol):
+    """What a log that is served asks of its node."""
 
     name: str
+    cluster_uuid: bytes
     disk_uuid: bytes
+    is_ending: bool
     transport: Transport
+    forwarder: Forwarder | None
+
+    def fatal(self, failure: Failure) -> None:
+        """The process must end."""
 
 
 class Administration:
     """What an operator may ask of a group (`node.api.ClusterAdmin`), and what its leader does for others."""
 
-    def __init__(
-        self, log: AdministeredGroup, node: AdministeredNode, *, monotonic: Callable[[], float]
-    ) -> None:
+    def __init__(self, log: AdministeredGroup, node: LogHost, *, monotonic: Callable[[], float]) -> None:
         """Nothing is under way yet."""
         self._log = log  # the log whose group is administered
         self._node = node  # the node that serves it here

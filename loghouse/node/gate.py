@@ -7,9 +7,9 @@ count, may the caller do this, is there such a log, is the batch what it says. A
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,7 +27,7 @@ from loghouse.errors import (
 from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
 from loghouse.node.api import LogLike, NodeLike
 from loghouse.protocol.checking import check_steps
-from loghouse.protocol.entry import DEFAULT_LOG, Buffer
+from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.replica.api import Proposal
 from loghouse.replica.coalescing import Share, may_share
 
@@ -36,27 +36,13 @@ UNEXPECTED: Final = "the node failed in a way it did not expect; its log says mo
 _logger = Logger()
 
 
-class CheckBatch(Protocol):
-    """`checking.check_steps` with the node's own limit for a record."""
-
-    def __call__(
-        self, payload: Buffer, record_count: int, codec: int, payload_crc: int | None, /
-    ) -> Iterator[int]:
-        """Check a batch, in steps: the first one at once, the others on a thread.
-
-        Raises:
-            InvalidRequestError: The batch is not what it says it is; names the field and the limit.
-        """
-
-
 class Gate:
     """Decides about every request to one node, by one policy.
 
     Attributes:
         node: What is asked once a request has passed.
         authorizer: The policy.
-        record_size_max: Bytes one record may have.
-        check_batch: Checks a batch of records, in steps.
+        check_batch: `checking.check_steps` with the node's own limit for a record, `record_size_max`.
     """
 
     def __init__(
@@ -72,7 +58,7 @@ class Gate:
         self.node = node
         self.authorizer = authorizer
         self.record_size_max = record_size_max  # bytes one record may have
-        self.check_batch: CheckBatch = partial(check_steps, record_size_max)
+        self.check_batch = partial(check_steps, record_size_max)
         self._clock = clock  # seconds since the epoch
         # Raises IdentityError for a certificate that is denied, or whose CA was removed. None where
         # connections look at their own certificates by the second.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import UnavailableError
-from loghouse.node.administration import Administration
-from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
-from loghouse.node.options import Transport
+from loghouse.node.administration import Administration, LogHost
+from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -22,20 +20,6 @@ from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.replica.waiters import Waiters
 from loghouse.runtime.scheduling import Cancellable
-
-
-class LogHost(Protocol):
-    """What a served log asks of its node."""
-
-    name: str
-    cluster_uuid: bytes
-    disk_uuid: bytes
-    is_ending: bool
-    transport: Transport
-    forwarder: Forwarder | None
-
-    def fatal(self, failure: Failure) -> None:
-        """The process must end."""
 
 
 class ServedLog:

@@ -157,7 +157,7 @@ class DamageOwner(Protocol):
 class DamageControl:
     """What a replica does about damage in its log: mend it in its place, or have the next start repair it.
 
-    It is the owner of `entry_repair` (`EntryRepairOwner`) and of `scrubber` (`ScrubOwner`).
+    It is the owner of `entry_repair` and of `scrubber` (`MendingOwner`).
     """
 
     logger = Logger()
@@ -263,7 +263,7 @@ class DamageControl:
             self._owner.fatal(failure)
         return False
 
-    # --- mending in place (`entry_repair.EntryRepairOwner`, `scrubber.ScrubOwner`) -------------------
+    # --- mending in place (`entry_repair.MendingOwner`) ---------------------------------------
 
     @property
     def committed_index(self) -> int:

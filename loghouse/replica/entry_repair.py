@@ -39,8 +39,8 @@ RETRY_SECONDS_MAX: Final = 60.0
 ATTEMPTS_MAX: Final = 3  # mending the same place, and looking at a segment in vain
 
 
-class EntryRepairOwner(Protocol):
-    """What mending asks of its node."""
+class MendingOwner(Protocol):
+    """What looking for damage, and mending it, ask of who runs them."""
 
     @property
     def committed_index(self) -> int:
@@ -57,7 +57,10 @@ class EntryRepairOwner(Protocol):
         """Send a message to a node; False when it certainly was not sent."""
 
     def damage_found(self, error: DamageError) -> None:
-        """Look at damage that was met while reading for another member."""
+        """Damage was met by the scrubber, or while reading for another: tell it, mend it if possible."""
+
+    def index_wrong(self, base_index: int, entries: bytes) -> None:
+        """An index file that does not fit its store, and what it should hold."""
 
     def beyond_mending(self, error: DamageError) -> None:
         """Damage that cannot be mended in place."""
@@ -105,7 +108,7 @@ class EntryRepair:
         self,
         files: Files,
         log: Log,
-        owner: EntryRepairOwner,
+        owner: MendingOwner,
         *,
         readers: WorkQueue,
         disk: WorkQueue,

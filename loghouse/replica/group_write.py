@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from loghouse.errors import DiskFullError
 from loghouse.protocol.entry import Entry
@@ -23,13 +24,14 @@ class GroupWrite:
         for ready in group:
             if ready.hard_state is not None:
                 self._flush(entries)
-                self._steps.append(self._hard_state_step(ready))
+                state = ready.hard_state
+                self._steps.append(partial(log.save_hard_state, term=state.term, vote=state.vote))
             if ready.snapshot is not None:
                 self._flush(entries)
-                self._steps.append(self._snapshot_step(ready))
+                self._steps.append(partial(log.install_start, ready.snapshot))
             if ready.truncate_after is not None:
                 self._flush(entries)
-                self._steps.append(self._truncate_step(ready))
+                self._steps.append(partial(log.truncate_suffix, ready.truncate_after))
             entries.extend(ready.entries)
         self._flush(entries)
 
@@ -50,21 +52,6 @@ class GroupWrite:
                 raise
 
         return append
-
-    def _hard_state_step(self, ready: Ready) -> Callable[[], None]:
-        state = ready.hard_state
-        assert state is not None
-        return lambda: self._log.save_hard_state(term=state.term, vote=state.vote)
-
-    def _snapshot_step(self, ready: Ready) -> Callable[[], None]:
-        snapshot = ready.snapshot
-        assert snapshot is not None
-        return lambda: self._log.install_start(snapshot)
-
-    def _truncate_step(self, ready: Ready) -> Callable[[], None]:
-        index = ready.truncate_after
-        assert index is not None
-        return lambda: self._log.truncate_suffix(index)
 
     def run(self) -> None:
         """Do the steps that are left, then sync."""

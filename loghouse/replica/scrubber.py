@@ -8,13 +8,13 @@ each tick.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import DamageError
 from loghouse.metrics import NO_METRICS, Metrics
+from loghouse.replica.entry_repair import MendingOwner
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.examination import Examination
 from loghouse.storage.files import Files
@@ -27,27 +27,6 @@ REST_FACTOR: Final = 9  # a step's time, so often, is its pause: steps take a te
 LATE_SECONDS_MAX: Final = 1.0  # of rate not used that may be caught up with
 
 
-class ScrubOwner(Protocol):
-    """What the scrubber asks of its node."""
-
-    @property
-    def committed_index(self) -> int:
-        """The last entry that is committed for certain and durable here."""
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether nothing new is to be begun."""
-
-    def damage_found(self, error: DamageError) -> None:
-        """Damage that was found in a sealed segment: tell it, and mend it where that is possible."""
-
-    def index_wrong(self, base_index: int, entries: bytes) -> None:
-        """An index file that does not fit its store, and what it should hold."""
-
-    def fatal(self, failure: Failure) -> None:
-        """The process must end."""
-
-
 class Scrubber:
     """Passes over the sealed segments of one log. Where it is is forgotten when the process ends."""
 
@@ -57,7 +36,7 @@ class Scrubber:
         self,
         files: Files,
         log: Log,
-        owner: ScrubOwner,
+        owner: MendingOwner,
         *,
         readers: WorkQueue,
         rate: int,

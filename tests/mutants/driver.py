@@ -12,7 +12,7 @@ DRIVER = (
         name="vote-not-persisted",
         citation="PySyncObj#84, #202 (votedFor never stored)",
         description="The vote is not written with the term.",
-        edits=(Edit(WRITE + "_hard_state_step", "vote=state.vote", "vote=0"),),
+        edits=(Edit(WRITE + "__init__", "vote=state.vote", "vote=0"),),
     ),
     Mutant(
         name="vote-forgotten-at-start",

@@ -66,7 +66,7 @@ ORDER = (
         "vote-lost-on-the-way",
         "PySyncObj#84, #202 (votedFor never stored)",
         "The vote is not written with the term.",
-        (WRITE + "_hard_state_step", "vote=state.vote", "vote=0"),
+        (WRITE + "__init__", "vote=state.vote", "vote=0"),
         options=THREE,
     ),
     bug(
