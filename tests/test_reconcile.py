@@ -3,15 +3,15 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cluster.reconcile import next_configuration
-from loghouse.node.api import Presence
+from loghouse.gossip.members import MemberKey
 from loghouse.protocol.configuration import Configuration, MemberRole
 
 ROLES = {"V": MemberRole.VOTER, "L": MemberRole.LEARNER, "R": MemberRole.REPLICA}
 
 
-def presence_of(text: str) -> Presence:
+def presence_of(text: str) -> MemberKey:
     """Return who `b` is, or `b'` with its emptied disk."""
-    return Presence(text[0], (b"x" if text.endswith("'") else text[0].encode()) * 16)
+    return MemberKey(text[0], (b"x" if text.endswith("'") else text[0].encode()) * 16)
 
 
 def configuration(text: str, *, removed: tuple[str, ...] = ()) -> Configuration:

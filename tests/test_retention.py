@@ -7,17 +7,18 @@ from loghouse.replica.retention import (
     CLOCK_DRIFT_MAX_SECONDS,
     MICROSECONDS,
     AgeClock,
-    SegmentSpan,
     trim_offset,
 )
+from loghouse.storage.reading import SealedSegment
 
 DAY = 86_400
 YEAR = 365 * DAY
 
 
-def span(number: int, *, size: int = 100, age_seconds: float = 0) -> SegmentSpan:
+def span(number: int, *, size: int = 100, age_seconds: float = 0) -> SealedSegment:
     """A sealed segment of ten records, the `number`-th, whose newest entry was appended at `age_seconds`."""
-    return SegmentSpan(size, 10 * (number + 1), int(age_seconds * MICROSECONDS))
+    newest = int(age_seconds * MICROSECONDS)
+    return SealedSegment(number + 1, 10 * number, 10 * (number + 1), size, newest)
 
 
 class TrimOffsetTests(SynchronousTestCase):

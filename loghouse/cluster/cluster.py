@@ -35,7 +35,7 @@ from loghouse.gossip.members import MemberKey, MemberView, Profile
 from loghouse.gossip.ready import EventKind, MemberEvent
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.peer import DialContext, PeerLink
-from loghouse.node.api import Presence, ServerView
+from loghouse.node.api import ServerView
 from loghouse.node.node import Node
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
 from loghouse.protocol.configuration import MemberRole
@@ -204,15 +204,15 @@ class Cluster:
         """Return where a node is, as far as known: never the address of another one of its name."""
         return self.router.address_of(key)
 
-    def present(self) -> list[Presence]:
+    def present(self) -> list[MemberKey]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""
-        present = [Presence(self.node.name, self.node.disk_uuid)]
+        present = [MemberKey(self.node.name, self.node.disk_uuid)]
         for member in self._members()[1:]:
             key = MemberKey(member.name, member.disk_uuid)
             hello = self.peers.hello_of(key)
             is_here = hello is not None and hello.cluster_uuid == self.node.cluster_uuid
             if member.liveness is Liveness.ALIVE and is_here and key not in self.twins:
-                present.append(Presence(member.name, member.disk_uuid))
+                present.append(key)
         return present
 
     def servers(self) -> tuple[ServerView, ...]:

@@ -7,11 +7,11 @@ time. A node that failed stays a voter: failure never shrinks the quorum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
+from loghouse.gossip.members import MemberKey
 from loghouse.limits import MEMBERS_MAX, VOTERS_MAX
-from loghouse.node.api import Presence
 from loghouse.protocol.configuration import Configuration, Member, MemberRole
 
 # Promotion goes one by one up to here, then in pairs: an even quorum survives no more.
@@ -20,7 +20,7 @@ FIRST_VOTERS: Final = 3
 
 def next_configuration(
     configuration: Configuration,
-    present: Sequence[Presence],
+    present: Sequence[MemberKey],
     *,
     is_caught_up: Callable[[int], bool],
     is_heard: Callable[[int], bool] = lambda id_: False,
@@ -35,8 +35,9 @@ def next_configuration(
     Args:
         is_heard: Whether a member answered the leader within an election timeout, whatever gossip says.
     """
-    here = {(presence.name, presence.disk_uuid) for presence in present}
-    here |= {(member.name, member.disk_uuid) for member in configuration.members if is_heard(member.id)}
+    here = set(present) | {
+        MemberKey(member.name, member.disk_uuid) for member in configuration.members if is_heard(member.id)
+    }
     return (
         _drop_double(configuration, here)
         or _add_learner(configuration, present, here)
@@ -45,7 +46,7 @@ def next_configuration(
     )
 
 
-def _drop_double(configuration: Configuration, here: set[tuple[str, bytes]]) -> Configuration | None:
+def _drop_double(configuration: Configuration, here: Set[tuple[str, bytes]]) -> Configuration | None:
     """Return the configuration without a learner taken for the emptied self of a voter, which lives."""
     for learner in configuration.members:
         if learner.role is not MemberRole.VOTER and _living_voters(configuration, learner.name, here):
@@ -53,7 +54,7 @@ def _drop_double(configuration: Configuration, here: set[tuple[str, bytes]]) -> 
     return None
 
 
-def _living_voters(configuration: Configuration, name: str, here: set[tuple[str, bytes]]) -> list[Member]:
+def _living_voters(configuration: Configuration, name: str, here: Set[tuple[str, bytes]]) -> list[Member]:
     return [
         member
         for member in configuration.named(name)
@@ -62,11 +63,11 @@ def _living_voters(configuration: Configuration, name: str, here: set[tuple[str,
 
 
 def _add_learner(
-    configuration: Configuration, present: Sequence[Presence], here: set[tuple[str, bytes]]
+    configuration: Configuration, present: Sequence[MemberKey], here: Set[tuple[str, bytes]]
 ) -> Configuration | None:
     members = {(member.name, member.disk_uuid) for member in configuration.members}
     for presence in present:
-        if (presence.name, presence.disk_uuid) in members or presence.name in configuration.removed:
+        if presence in members or presence.name in configuration.removed:
             continue
         if _living_voters(configuration, presence.name, here):
             continue
@@ -81,7 +82,7 @@ def _add_learner(
 
 
 def _replace_emptied(
-    configuration: Configuration, here: set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
+    configuration: Configuration, here: Set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
 ) -> Configuration | None:
     """Return the configuration without a voter whose emptied namesake is ready to take its place."""
     for learner in _ready_learners(configuration, here, is_caught_up):
@@ -94,7 +95,7 @@ def _replace_emptied(
 
 def _promote(
     configuration: Configuration,
-    here: set[tuple[str, bytes]],
+    here: Set[tuple[str, bytes]],
     is_caught_up: Callable[[int], bool],
     voters_max: int,
 ) -> Configuration | None:
@@ -113,7 +114,7 @@ def _promote(
 
 
 def _ready_learners(
-    configuration: Configuration, here: set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
+    configuration: Configuration, here: Set[tuple[str, bytes]], is_caught_up: Callable[[int], bool]
 ) -> list[Member]:
     return [
         member

@@ -184,16 +184,15 @@ class OnePort:
 
     def when_clients_are_gone(self, seconds: float) -> Deferred[None]:
         """Fire when all binary clients' sessions have ended, at the latest after `seconds`."""
-        return self.watch.when_empty(nodes_too=False).addTimeout(
-            seconds, self._reactor, onTimeoutCancel=lambda _, seconds: None
-        )
+        return self._within(seconds, self.watch.when_empty(nodes_too=False))
 
     def leave_nodes(self, seconds: float) -> Deferred[None]:
         """Say goodbye on every link that is left; fires when all are gone, at the latest after `seconds`."""
         self.watch.say_goodbye("the node is stopping")
-        return self.watch.when_empty().addTimeout(
-            seconds, self._reactor, onTimeoutCancel=lambda _, seconds: None
-        )
+        return self._within(seconds, self.watch.when_empty())
+
+    def _within(self, seconds: float, done: Deferred[None]) -> Deferred[None]:
+        return done.addTimeout(seconds, self._reactor, onTimeoutCancel=lambda _, seconds: None)
 
     def abort(self) -> None:
         """Abort every connection, and remove the private directory."""

@@ -33,14 +33,6 @@ class ServerView:
     is_alive: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """A node of this cluster that is alive, and to which the leader's own link is up."""
-
-    name: str
-    disk_uuid: bytes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberState:
     """One node as the answering node sees it.

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from loghouse.gossip.members import MemberKey, MemberView
 from loghouse.metrics import NO_METRICS, Metrics
-from loghouse.node.api import Presence, ServerView
+from loghouse.node.api import ServerView
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.message import Message
@@ -60,7 +60,7 @@ class Transport(Protocol):
     def servers(self) -> Sequence[ServerView]:
         """The members of the configuration, for clients."""
 
-    def present(self) -> Sequence[Presence]:
+    def present(self) -> Sequence[MemberKey]:
         """The nodes of this cluster that are alive and reached by this node's own link."""
 
     def address_of(self, key: MemberKey) -> str:
@@ -90,7 +90,7 @@ class NoOthers:
         """Nobody."""
         return ()
 
-    def present(self) -> Sequence[Presence]:
+    def present(self) -> Sequence[MemberKey]:
         """Nobody."""
         return ()
 

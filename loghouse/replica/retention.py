@@ -7,11 +7,11 @@ clock that may be wrong: see `AgeClock`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from loghouse.limits import MICROSECONDS
 from loghouse.protocol.configuration import Retention
+from loghouse.storage.reading import SealedSegment
 
 CLOCK_DRIFT_MAX_SECONDS: Final = 60.0
 
@@ -48,17 +48,8 @@ class AgeClock:
         return self._start_timestamp + int((monotonic - self._start_monotonic) * MICROSECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentSpan:
-    """One sealed segment as retention sees it; times in microseconds since the epoch."""
-
-    size: int
-    next_offset: int
-    newest_timestamp: int
-
-
 def trim_offset(
-    retention: Retention, sealed: Sequence[SegmentSpan], active_size: int, age_now: int | None
+    retention: Retention, sealed: Sequence[SealedSegment], active_size: int, age_now: int | None
 ) -> int | None:
     """Return the offset below which records should go, or None when nothing should.
 

@@ -11,7 +11,7 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.clock_watch import ClockWatch
 from loghouse.replica.driver import RaftDriver
-from loghouse.replica.retention import AgeClock, SegmentSpan, trim_offset
+from loghouse.replica.retention import AgeClock, trim_offset
 from loghouse.storage.log import Log
 
 RETENTION_SECONDS: Final = 60.0
@@ -64,8 +64,7 @@ class Trimmer:
                 "clock jumped: trimming by age is paused until it is right; check NTP, then restart"
             )
         self._is_paused = is_paused
-        spans = [SegmentSpan(s.size, s.next_offset, s.newest_timestamp) for s in self._log.sealed_segments()]
-        return trim_offset(retention, spans, self._log.active_size, age_now)
+        return trim_offset(retention, self._log.sealed_segments(), self._log.active_size, age_now)
 
     def _not_trimmed(self, error: BaseException) -> None:
         self._proposed = 0

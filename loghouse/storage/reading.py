@@ -74,7 +74,10 @@ def make_view(segments: Sequence[Segment], *, durable: View | None = None) -> Vi
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """A segment that takes no more appends, as retention sees it. `size` is of its files' bytes in use."""
+    """A segment that takes no more appends, as retention sees it.
+
+    `size` is of its files' bytes in use, the timestamp in microseconds since the epoch.
+    """
 
     base_index: int
     base_offset: int
