@@ -46,13 +46,14 @@ class Claims:
         book: AddressBook = EMPTY_BOOK,
         metrics: Metrics = NO_METRICS,
     ) -> None:
-        self.config = config
-        self.key = MemberKey(name, disk_uuid)
-        self.profile = profile
+        self.config = config  # timing; fixed
+        self.key = MemberKey(name, disk_uuid)  # who this member is; fixed
+        self.profile = profile  # what it says of itself; set by `update`
         self.incarnation = book.incarnation + 1
         self.awareness = Awareness(config.awareness_max)
-        self._metrics = metrics
-        self._random = rng
+        self._metrics = metrics  # told why messages were ignored; fixed
+        self._random = rng  # for targets, order and phases; fixed
+        # Addresses to try while no live member is known there: `join` of the node's settings; fixed.
         self._seeds = tuple(seed for seed in seeds if seed != profile.address)
         self._tick = 0
         self._table = MemberTable()

@@ -44,16 +44,8 @@ from loghouse.protocol.message import Message
 class Swim(Probing):
     """One member's membership.
 
-    Args (of the constructor):
-        config: Timing.
-        name, disk_uuid: Who this member is.
-        profile: What it says of itself.
-        rng: For targets, order and phases.
-        seeds: Addresses to try while no live member is known there; `join` of the node's settings.
-        book: As last persisted.
-        metrics: Told why messages were ignored.
-
-    `incarnation` and `awareness` are for status pages.
+    Its constructor is that of `Claims`, with the book as last persisted. `incarnation` and `awareness`
+    are for status pages.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

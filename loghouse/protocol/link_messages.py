@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import ClassVar, Final
 
 from construct import Bytes, Const, GreedyBytes, Int8ub, Int16ub, Int64ub, Prefixed, Struct
@@ -24,12 +24,6 @@ class LinkRole(IntEnum):
 
     NODE = 1
     CLIENT = 2
-
-
-class Capability(IntFlag):
-    """What the sender understands beyond its protocol version. ONLY APPEND TO THIS LIST."""
-
-    NONE = 0
 
 
 @message(0x0001, HELLO_SIZE_MAX)

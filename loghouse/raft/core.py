@@ -49,21 +49,9 @@ _TO_LEADER: Final = (AppendEntriesReply, HeartbeatReply, NoRoom)
 class Raft(Room):
     """One member of one group.
 
-    Args (of the constructor):
-        config: Timing and bounds.
-        id: This member's id, u32, from the configuration entry that added it.
-        group: The group's id, u32.
-        seed: The log's frame seed, `frame_seed(cluster, group)`.
-        reader: The durable log. Its last state has the configuration to begin with, if any.
-        hard_state: As last persisted.
-        rng: For election timeouts and read ids.
-        commit_index: A lower bound of what is committed, from the log's watermark. `Ready.committed` begins
-            behind it.
-        damage: What a damaged log is known to have held, see `Damage`.
-        now: Wall clock in microseconds since the epoch.
-
-    Raises (by the constructor):
-        StorageError: Hard state and log do not fit each other.
+    Its constructor is that of `Roles`. The last state of `reader` has the configuration to begin with, if
+    any. `hard_state` is as last persisted, `commit_index` a lower bound of what is committed, from the log's
+    watermark: `Ready.committed` begins behind it. StorageError: hard state and log do not fit each other.
 
     A lone voter campaigns at once, in the constructor. A member without configuration (a joiner) waits for a
     leader to speak to it.

@@ -41,8 +41,8 @@ class Roles:
         metrics: Metrics = NO_METRICS,
     ) -> None:
         self.config = config  # timing and bounds; fixed
-        self.id = id  # this member's id; fixed
-        self.group = group  # the group's id; fixed
+        self.id = id  # this member's id, u32, from the configuration entry that added it; fixed
+        self.group = group  # the group's id, u32; fixed
         self.term = hard_state.term  # the newest term seen; never falls
         self.vote = hard_state.vote  # whom it voted for in `term`; NOBODY again when the term rises
         # Changes with elections and newer terms; between follower and learner, with the configuration.

@@ -98,7 +98,9 @@ class Rooms:
         self._directory = directory
         self.sizes = sizes
         self._spares: list[int] = []  # store sizes of the spares made, in order
-        self._has_reserve = False  # known only once it was looked for: asking the disk at each append is dear
+        # Whether the reserve is there for certain. Known only once it was looked for: asking the disk at each
+        # append is dear.
+        self.has_reserve = False
 
     def spare_path(self, number: int, suffix: str) -> str:
         """Return the path of a spare's file."""
@@ -110,21 +112,16 @@ class Rooms:
         Raises:
             OSError: There is no room for it.
         """
-        if self._has_reserve:
+        if self.has_reserve:
             return
         path = f"{self._directory}/{RESERVE_NAME}"
         if self.sizes.reserve and not self._files.exists(path):
             create_allocated(self._files, path, self.sizes.reserve)
-        self._has_reserve = True
-
-    @property
-    def has_reserve(self) -> bool:
-        """Whether the reserve is there for certain."""
-        return self._has_reserve
+        self.has_reserve = True
 
     def release_reserve(self) -> bool:
         """Give the reserve back to the disk; False when there was none."""
-        self._has_reserve = False
+        self.has_reserve = False
         return remove_file(self._files, f"{self._directory}/{RESERVE_NAME}")
 
     def using_reserve(self, work: Callable[[], T]) -> T:
