@@ -11,7 +11,7 @@ rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -19,12 +19,11 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, UnavailableError, short_of
 from loghouse.metrics import Metrics
-from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.message import Message
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.raft.ready import Damage
-from loghouse.replica.driver import RaftDriver
+from loghouse.replica.driver import ReplicaLike
 from loghouse.replica.entry_repair import EntryRepair
 from loghouse.replica.scrubber import Scrubber
 from loghouse.runtime.scheduling import Clocks
@@ -128,32 +127,6 @@ class LogRepair:
         remove_loss(self._files, self._directory)
 
 
-class DamageOwner(Protocol):
-    """What damage control asks of its replica."""
-
-    @property
-    def node_name(self) -> str:
-        """The node's name."""
-
-    @property
-    def driver(self) -> RaftDriver | None:
-        """What runs the core; None while this node is no member."""
-
-    @property
-    def configuration(self) -> Configuration:
-        """The latest configuration of the log; empty while there is none."""
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether nothing new is to be begun."""
-
-    def send_to(self, name: str, message: Message) -> bool:
-        """Send a message to a node; False when it certainly was not sent."""
-
-    def fatal(self, failure: Failure) -> None:
-        """The process must end."""
-
-
 class DamageControl:
     """What a replica does about damage in its log: mend it in its place, or have the next start repair it.
 
@@ -164,7 +137,7 @@ class DamageControl:
 
     def __init__(
         self,
-        owner: DamageOwner,
+        owner: ReplicaLike,
         log_repair: LogRepair,
         *,
         files: Files,

@@ -6,34 +6,16 @@ everything that found no room is tried again every second (`look`).
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DiskFullError
-from loghouse.replica.driver import RaftDriver
+from loghouse.replica.driver import RaftDriver, ReplicaLike
 from loghouse.replica.retention import AgeClock
 from loghouse.replica.trimming import Trimmer
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
-
-
-class DiskRoomOwner(Protocol):
-    """What the keeper of the room on a disk asks of its replica."""
-
-    is_writable: bool
-
-    @property
-    def driver(self) -> RaftDriver | None:
-        """What runs the core; None while this node is no member."""
-
-    def restart_core(self, driver: RaftDriver, id_: int = 0) -> None:
-        """Go on with what the disk holds, in the place of a driver that is stopped."""
-
-    def fatal(self, failure: Failure) -> None:
-        """The process must end."""
 
 
 class DiskRoom:
@@ -43,7 +25,7 @@ class DiskRoom:
 
     def __init__(
         self,
-        owner: DiskRoomOwner,
+        owner: ReplicaLike,
         log: Log,
         *,
         disk: WorkQueue,

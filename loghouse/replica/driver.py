@@ -30,6 +30,7 @@ from loghouse.errors import (
 from loghouse.limits import MICROSECONDS, SYNC_GROUP_SIZE_MAX
 from loghouse.protocol.configuration import Configuration, decode_trim
 from loghouse.protocol.entry import Entry, EntryKind
+from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
@@ -51,11 +52,35 @@ _BEYOND_REPAIR: Final = (EntryDamagedError, ConsensusError, StorageError)
 BEHIND_ELECTIONS_MAX: Final = 5
 
 
-class DriverOwner(Protocol):
-    """What a replica tells its node."""
+class ReplicaLike(Protocol):
+    """A replica as its parts see it: the driver, damage control, and the keeper of the disk's room."""
+
+    is_writable: bool
+
+    @property
+    def node_name(self) -> str:
+        """The node's name."""
+
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core; None while this node is no member."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest configuration of the log; empty while there is none."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing new is to be begun."""
+
+    def restart_core(self, driver: RaftDriver, id_: int = 0) -> None:
+        """Go on with what the disk holds, in the place of a driver that is stopped."""
 
     def send(self, envelope: Envelope) -> None:
         """Send a message to another member, or drop it: Raft sends again."""
+
+    def send_to(self, name: str, message: Message) -> bool:
+        """Send another message to a node; False when it certainly was not sent."""
 
     def role_changed(self, state: SoftState) -> None:
         """Role, leader or term are others now."""
@@ -100,7 +125,7 @@ class RaftDriver:
         soon: Callable[[Callable[[], None]], object],
         later: Later,
         wall: Callable[[], float],
-        owner: DriverOwner,
+        owner: ReplicaLike,
         read_ahead: ReadAhead | None = None,
     ) -> None:
         """Take over a core and its log; nothing happens before `start`."""

@@ -316,7 +316,7 @@ class Replica:
             lambda failure: None if failure.check(RequestError) else self.fatal(failure),
         )
 
-    # --- what its parts tell (`DriverOwner`, `DamageOwner`, `DiskRoomOwner`) -----------------
+    # --- what its parts tell (`ReplicaLike`) ------------------------------------------------
 
     @property
     def node_name(self) -> str:

@@ -68,7 +68,7 @@ class Member:
             owner=self,
         )
 
-    # --- DriverOwner -------------------------------------------------------------
+    # --- ReplicaLike -------------------------------------------------------------
 
     def send(self, envelope) -> None:
         self.sent.append(envelope)
