@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import DamageError
 from loghouse.protocol.entry import crc32c
 from loghouse.protocol.hard_state import HardState
-from loghouse.storage.hard_state import SLOT_SIZE, HardStateFile, Slot, create_hard_state
+from loghouse.storage.hard_state import SLOT_SIZE, HardStateFile, Slot, replace_hard_state
 from loghouse.testing.disk import SimDisk
 from tests.storage.entries import SEED
 
@@ -19,7 +19,7 @@ class SlotTests(SynchronousTestCase):
     def setUp(self):
         self.disk = SimDisk()
         self.disk.make_directory(DIRECTORY)
-        create_hard_state(self.disk, DIRECTORY, SEED)
+        replace_hard_state(self.disk, DIRECTORY, SEED, HardState())
 
     def open(self):
         file = HardStateFile(self.disk, DIRECTORY, SEED, remedy="none")
