@@ -176,7 +176,7 @@ N ?= 40
 SEED ?= 1
 BUDGET ?= 0
 mutate: $(VENV)/.developed
-	$(BIN)/python -m tests.mutate $(PACKAGE) $(if $(CHANGED),--changed $(CHANGED)) $(if $(AGAIN),--again) \
+	$(BIN)/python -m bench.mutate $(PACKAGE) $(if $(CHANGED),--changed $(CHANGED)) $(if $(AGAIN),--again) \
 		--count $(N) --seed $(SEED) --seconds $(BUDGET)
 
 check: lint types drift test

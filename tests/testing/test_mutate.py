@@ -8,11 +8,11 @@ import textwrap
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bench.mutate.campaign import ROOT, Sources, Verdict, read_equivalent
+from bench.mutate.nearest import FAR, Nearest
+from bench.mutate.operators import applied, changes, probed
+from bench.mutate.report import Score, written
 from tests import processes
-from tests.mutate.campaign import ROOT, Sources, Verdict, read_equivalent
-from tests.mutate.nearest import FAR, Nearest
-from tests.mutate.operators import applied, changes, probed
-from tests.mutate.report import Score, written
 
 
 def parse(source):
@@ -172,7 +172,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_shares(self):
         """Mutants of a small module are caught by its tests, and the bound of the score is kept."""
-        command = [sys.executable, "-m", "tests.mutate", "text", "--count=6", "--jobs=1"]
+        command = [sys.executable, "-m", "bench.mutate", "text", "--count=6", "--jobs=1"]
         command += ["--tests", "tests.test_text", "--at-least"]
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         for bound, status in (("0", 0), ("101", 1)):

@@ -12,8 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-from tests.mutate.campaign import ROOT, Campaign, RandomMutant, Sources, Verdict, source_files
-from tests.mutate.report import Score, written
+from bench.mutate.campaign import ROOT, Campaign, RandomMutant, Sources, Verdict, source_files
+from bench.mutate.report import Score, written
 
 RESULTS: Final = ROOT / "build/mutate"
 REPORT: Final = ROOT / "docs/mutation.md"
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace, package: str) -> Score:
 
 def main() -> int:
     """Run a campaign for each part; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.mutate", description=__doc__)
     parser.add_argument(
         "packages", nargs="*", metavar="PACKAGE", help="raft, storage, shares, ...; default all"
     )

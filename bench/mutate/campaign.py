@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tests.mutate import child
-from tests.mutate.nearest import FAR, Nearest, module_of
-from tests.mutate.operators import Change, applied, changes, probed
+from bench.mutate import child
+from bench.mutate.nearest import FAR, Nearest, module_of
+from bench.mutate.operators import Change, applied, changes, probed
 
 R = TypeVar("R")
 

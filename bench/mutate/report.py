@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.mutate.campaign import Verdict
+from bench.mutate.campaign import Verdict
 
 
 @dataclass(frozen=True, slots=True)
