@@ -208,7 +208,9 @@ class Machine:
         files = [
             (name, file)
             for name, file in sorted(directory.seen.items())
-            if isinstance(file, SimFile) and name.endswith((".store", ".index", ".state", "start"))
+            if isinstance(file, SimFile)
+            and name.endswith((".store", ".index", ".state", "start"))
+            and not name.startswith("spare")  # nobody reads what is in one
         ]
         if not files:
             return ""

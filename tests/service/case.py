@@ -135,7 +135,7 @@ class ServiceCase(TestCase):
 
     async def lead(self, service):
         """Let time pass until the node leads, which a node alone does by itself."""
-        while not service.node.has_leader:
+        while not service.node.log("").has_leader:
             self.reactor.clock.advance(0.1)
             await turn()
 

@@ -20,7 +20,7 @@ from loghouse.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from loghouse.node.node import Node
+from loghouse.node.served_log import ServedLog
 from loghouse.protocol.batch import encode_batch
 from loghouse.runtime.bridge import from_asyncio
 from loghouse.service.node_service import EXIT_DISK_FAILED, NodeService, make_service
@@ -74,7 +74,7 @@ class StartTests(ServiceCase):
 
     async def test_alone(self):
         """A node alone looks for nobody."""
-        self.assertIsNone(self.start().node.transport)
+        self.assertIsNone(self.start().node.forwarder)
 
     async def test_joins(self):
         """A node that is to join others looks for them as soon as it serves."""
@@ -231,7 +231,7 @@ class StopTests(ServiceCase):
 
     async def test_grace(self):
         """A client that waits for an answer is cut off when the grace is over, and not before."""
-        with mock.patch.object(Node, "propose", return_value=None):
+        with mock.patch.object(ServedLog, "propose", return_value=None):
             service = self.start("shutdown: {drain_seconds: 7s}")
             await self.lead(service)
             connection = await self.connect()
