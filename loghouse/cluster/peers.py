@@ -113,11 +113,6 @@ class PeerSet:
         hello = self._hellos.get(entry[1])
         return hello if hello is not None and key_of(hello) == key else None
 
-    def link_of(self, key: MemberKey) -> PeerLink | None:
-        """Return the dialled link to a node, whatever its state."""
-        entry = self._by_key.get(key)
-        return entry[1] if entry else None
-
     def keep(self, keys: Set[MemberKey]) -> None:
         """Hang up on every node that is not among these, and dial it no more."""
         for key in self._by_key.keys() - keys:

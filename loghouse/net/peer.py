@@ -195,24 +195,20 @@ class PeerLink:
     def _send(self, kind: int, group: int, frame: tuple[Buffer, ...]) -> bool:
         if self.state is not PeerState.UP or self.link is None:
             self.dial()
-            self._metrics.frames_dropped(self.expected_node, 1)
-            return False
-        if self._is_restricted:
+        elif self._is_restricted:
             # One of the two was of no cluster when they met: only a new link can carry more.
-            self._metrics.frames_dropped(self.expected_node, 1)
             self.link.end("nothing may be said before both are of one cluster")
-            return False
-        if not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
+        elif not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
             self._write(self.link, frame)  # as nearly always
             return True
-        if kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
+        elif kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
             self._metrics.frame_coalesced(self.expected_node)
             return True
-        if not self.queue.put(kind, group, frame):
-            self._metrics.frames_dropped(self.expected_node, 1)
-            return False
-        self._drain()
-        return True
+        elif self.queue.put(kind, group, frame):
+            self._drain()
+            return True
+        self._metrics.frames_dropped(self.expected_node, 1)
+        return False
 
     def _drain(self) -> None:
         """Write waiting frames while the link is writable, and bulk only within this turn's share."""

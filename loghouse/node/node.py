@@ -284,7 +284,7 @@ class Node(Service):
             self.forwarder.link_lost(name)
         for log in self.logs.values():
             if log.driver is not None and name == log.leader_name:
-                log.driver.leader_link_lost()
+                log.driver.raft.leader_link_lost()
 
     # --- what servers ask (`node.api.NodeLike`) ------------------------------------------------
 

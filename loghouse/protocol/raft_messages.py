@@ -275,11 +275,6 @@ class Envelope:
     message: Message
 
 
-def to_wire(message: Message) -> tuple[int, list[Buffer]]:
-    """Return the kind and the body of a message, in pieces; entry payloads are not copied."""
-    return message.KIND, message.encode()
-
-
 def from_wire(kind: int, body: Buffer, seed: int) -> Message:
     """Return the message of this kind that `body` is.
 
@@ -297,9 +292,9 @@ def from_wire(kind: int, body: Buffer, seed: int) -> Message:
 
 
 def envelope_to_wire(envelope: Envelope) -> tuple[int, int, list[Buffer]]:
-    """Return kind, group and body (addresses first) of the frame that carries an envelope."""
-    kind, pieces = to_wire(envelope.message)
-    return kind, envelope.group, [_ADDRESS.pack(envelope.source, envelope.target), *pieces]
+    """Return kind, group and body (addresses first, in pieces) of the frame that carries an envelope."""
+    message, address = envelope.message, _ADDRESS.pack(envelope.source, envelope.target)
+    return message.KIND, envelope.group, [address, *message.encode()]
 
 
 def envelope_from_wire(kind: int, group: int, body: Buffer, seed: int) -> Envelope:

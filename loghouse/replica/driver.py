@@ -267,10 +267,6 @@ class RaftDriver:
             if not one.done.called:
                 one.done.errback(UnavailableError("this node is behind the leader; go on at another node"))
 
-    def leader_link_lost(self) -> None:
-        """Note that a connection with the leader broke."""
-        self.raft.leader_link_lost()
-
     def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append on the leader; calls `appended` when committed, or `failed`. Neither may raise.
 

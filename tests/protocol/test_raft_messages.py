@@ -25,7 +25,6 @@ from loghouse.protocol.raft_messages import (
     envelope_from_wire,
     envelope_to_wire,
     from_wire,
-    to_wire,
 )
 
 SEED = frame_seed(bytes(16), 1)
@@ -81,7 +80,7 @@ class RaftMessageTests(SynchronousTestCase):
     def test_entries_are_passed_on_untouched(self):
         """An append's pieces are the very bytes of the entries; nothing is copied."""
         message = append(entries(7, 3))
-        _, pieces = to_wire(message)
+        pieces = message.encode()
         self.assertIs(pieces[1], message.entries[0].head)
         self.assertIs(pieces[3], message.entries[1].payload)
         self.assertEqual(len(pieces), 1 + 3 + 2)
@@ -98,7 +97,7 @@ class RaftMessageTests(SynchronousTestCase):
     def test_wrong_sizes(self):
         """Short and long bodies are malformed, at every length."""
         for message in samples():
-            kind, pieces = to_wire(message)
+            kind, pieces = message.KIND, message.encode()
             body = b"".join(pieces)
             for size in range(len(body)):
                 if isinstance(message, InstallSnapshot) and size >= 8:
@@ -115,7 +114,7 @@ class RaftMessageTests(SynchronousTestCase):
     def test_damaged_entries(self):
         """Any flipped bit in an entry is found; so is an entry of another log."""
         message = append(entries(7, 2))
-        kind, pieces = to_wire(message)
+        kind, pieces = message.KIND, message.encode()
         body = b"".join(pieces)
         for position in range(32, len(body)):
             damaged = bytearray(body)
@@ -129,7 +128,7 @@ class RaftMessageTests(SynchronousTestCase):
         """Entries with a gap, a falling term or a term of the future are malformed."""
         for found in (entries(8, 1), entries(7, 1, term=3), entries(7, 1, term=1)):
             message = append(found)
-            kind, pieces = to_wire(message)
+            kind, pieces = message.KIND, message.encode()
             with self.assertRaises(MalformedMessageError):
                 from_wire(kind, b"".join(pieces), SEED)
 
@@ -148,7 +147,7 @@ class RaftMessageTests(SynchronousTestCase):
             message = from_wire(kind, body, SEED)
         except MalformedMessageError:
             return
-        again = b"".join(to_wire(message)[1])
+        again = b"".join(message.encode())
         self.assertEqual(len(again), len(body))
 
     @settings(deadline=None, derandomize=True, max_examples=100)
@@ -160,5 +159,5 @@ class RaftMessageTests(SynchronousTestCase):
             AppendEntriesReply(term=term, success=flag, index=index, hint_index=other, hint_term=term),
             HeartbeatReply(term=term, read_round=index, last_index=other, timestamp=term),
         ):
-            kind, pieces = to_wire(message)
+            kind, pieces = message.KIND, message.encode()
             self.assertEqual(from_wire(kind, b"".join(pieces), SEED), message)
