@@ -215,6 +215,7 @@ class Node(Service):
     def _close(self, _: object) -> None:
         if self._ticking.running:
             self._ticking.stop()
+        self.release_waiters()
         if self.forwarder is not None:
             self.forwarder.stop()
         for log in self.logs.values():

@@ -71,8 +71,7 @@ class ServedLog:
         self._waiters.close()
 
     def stop(self) -> None:
-        """Take part no more, and leave nobody waiting; the log stays open."""
-        self.release_waiters()
+        """Take part no more, and leave no order unanswered; the log stays open."""
         if self.replica is not None:
             self.replica.stop()
         self.administration.stop()
