@@ -7,12 +7,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record
-from loghouse.errors import OutcomeUnknownError
-from loghouse.limits import MIB
-from loghouse.net.appending import Appender, Appends
+from loghouse.errors import OutcomeUnknownError, UnavailableError
+from loghouse.limits import BODIES, MIB
+from loghouse.net.appending import PRODUCE_SECONDS_MAX, Appender, Appends
 from loghouse.node.gate import Gate
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.client_messages import Produce
+from loghouse.replica.api import Appended
+from loghouse.shares import Ledger
 
 VALUE_SIZE = 1 * MIB - 100
 BATCH = encode_batch([Record(value=bytes(VALUE_SIZE)) for _ in range(4)])
@@ -75,3 +77,82 @@ class BugTests(SynchronousTestCase):
         appends.take(log, 2, Produce(batch=BATCH, record_count=4, expect_offset=0))
         self.assertEqual(refused, [(1, OutcomeUnknownError), (2, OutcomeUnknownError)])
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)
+
+
+class DeadlineTests(SynchronousTestCase):
+    """An append has a deadline; then its client hears that nobody knows, and its room is given back."""
+
+    def setUp(self):
+        self.clock = Clock()
+        self.refused = []
+        session = SimpleNamespace(
+            is_closed=False,
+            send=lambda message: None,
+            refuse=lambda stream, error: self.refused.append((self.clock.seconds(), stream, str(error))),
+            answer=lambda stream, reply: self.answered.append(stream),
+        )
+        self.answered = []
+        self.proposals = []  # what each proposal's outcome is told to
+        self.log = SimpleNamespace(
+            group=1, leader_name="a", propose=lambda *proposal: self.proposals.append(proposal)
+        )
+        self.bodies = Ledger(BODIES)
+        appender = Appender(
+            gate(),
+            soon=lambda work: work(),
+            scheduler=self.clock,
+            in_thread=maybeDeferred,
+            bodies=self.bodies,
+        )
+        self.appends = Appends(appender, Link(), session, "root")
+
+    def take(self, stream, seconds=0.0):
+        """Take an append of an entry of its own, so that none waits for another one's outcome."""
+        request = Produce(
+            batch=encode_batch([Record(value=bytes(VALUE_SIZE // 4))]),  # a small one holds nothing
+            record_count=1,
+            expect_offset=stream,
+            timeout_milliseconds=int(seconds * 1000),
+        )
+        self.appends.take(self.log, stream, request)
+
+    def test_each_when_it_is_due(self):
+        """Each is refused at its own time, whatever the order; none asked for is 30 s, the most is 600 s."""
+        for stream, seconds in ((1, 0), (2, 5), (3, 4000), (4, 1), (5, 5)):
+            self.take(stream, seconds)
+        self.assertGreater(self.bodies.held_by("root"), 5 * VALUE_SIZE // 4)
+        for _ in range(601 * 2):
+            self.clock.advance(0.5)
+        self.assertEqual(
+            [(at, stream) for at, stream, _ in self.refused],
+            [(1.0, 4), (5.0, 2), (5.0, 5), (30.0, 1), (PRODUCE_SECONDS_MAX, 3)],
+        )
+        self.assertEqual(self.refused[0][2], "not durable within 1 s; it may still be appended")
+        self.assertEqual((self.clock.getDelayedCalls(), self.bodies.held_by("root")), ([], 0))
+
+    def test_late_outcome(self):
+        """An outcome behind the deadline is told nobody."""
+        self.take(1, 2)
+        self.clock.advance(2)
+        _, appended, failed = self.proposals[0]
+        appended(Appended(base_offset=0, record_count=1, timestamp=1, index=1, term=1))
+        failed(UnavailableError("late"))
+        self.assertEqual((len(self.refused), self.answered), (1, []))
+
+    def test_durable_in_time(self):
+        """What is durable is answered once; its deadline passes, and that of the next one counts."""
+        self.take(1, 2)
+        self.take(2, 9)
+        self.proposals[0][1](Appended(base_offset=0, record_count=1, timestamp=1, index=1, term=1))
+        self.clock.advance(8)
+        self.assertEqual((self.answered, self.refused), ([1], []))
+        self.clock.advance(1)
+        self.assertEqual([stream for _, stream, _ in self.refused], [2])
+
+    def test_client_is_gone(self):
+        """Nothing is refused behind a close, and no timer is left."""
+        self.take(1, 2)
+        self.appends.close()
+        self.assertEqual((self.clock.getDelayedCalls(), self.bodies.held_by("root")), ([], 0))
+        self.clock.advance(5)
+        self.assertEqual(self.refused, [])
