@@ -19,6 +19,7 @@ from loghouse.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from loghouse.protocol.entry import Codec
 from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, HANG, LOST
 from tests.fakes.tasks import asynchronous, until
@@ -35,6 +36,7 @@ class AppendTests(FakeCase):
         self.assertEqual(await log.append(b"a"), 0)
         self.assertEqual(await log.append_batch([b"b", b"c"], compression="zstd"), range(1, 3))
         self.assertEqual(cluster.values, [b"a", b"b", b"c"])
+        self.assertEqual([entry.attributes for entry in cluster.entries], [Codec.NONE, Codec.ZSTD])
         self.assertEqual([node.count("ProduceBatch") for node in cluster.nodes], [2, 0, 0])
 
     @asynchronous

@@ -5,9 +5,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import MembershipError, NotLeaderError, UnavailableError
 from loghouse.protocol.configuration import MemberRole, encode_configuration
 from loghouse.protocol.entry import EntryKind
-from loghouse.protocol.raft_messages import AppendEntries, TimeoutNow
+from loghouse.protocol.raft_messages import AppendEntries, RequestVote, RequestVoteReply, TimeoutNow
 from loghouse.raft.ready import Proposal, Role
-from tests.raft.member import Bench, heartbeat_reply, holds, only
+from tests.raft.member import Bench, ask_vote, heartbeat, heartbeat_reply, holds, only
 
 RECORD = Proposal(payload=b"x", record_count=1)
 
@@ -186,6 +186,27 @@ class TransferTests(SynchronousTestCase):
         bench.raft.transfer_leadership(3)
         self.assertEqual([t for t, m in only(bench.out(), AppendEntries) if m.entries], [3])
         self.assertEqual([t for t, _ in only(bench.hear(3, holds(2, 2)), TimeoutNow)], [3])
+
+    def test_told_to_take_over(self):
+        """Who is told to lead asks for real votes at once, and says why; who campaigns by itself does not."""
+        bench = Bench()
+        bench.hear(2, heartbeat(2))
+        asked = only(bench.hear(2, TimeoutNow(term=2)), RequestVote)
+        self.assertEqual(
+            [(t, m.term, m.pre_vote, m.transfer) for t, m in asked],
+            [(2, 3, False, True), (3, 3, False, True)],
+        )
+        bench = Bench()
+        asked = only(bench.tick(2 * bench.raft.config.election_ticks), RequestVote)
+        self.assertEqual({(m.pre_vote, m.transfer) for _, m in asked}, {(True, False)})
+
+    def test_vote_for_a_transfer(self):
+        """A voter that hears its leader votes for nobody, unless the leader sent the candidate."""
+        for transfer in (False, True):
+            bench = Bench()
+            bench.hear(2, heartbeat(2))
+            replies = only(bench.hear(3, ask_vote(3, transfer=transfer)), RequestVoteReply)
+            self.assertEqual([reply.granted for _, reply in replies], [True] if transfer else [])
 
     def test_removed_target(self):
         """A target that is removed ends the transfer."""
