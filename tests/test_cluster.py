@@ -177,6 +177,25 @@ class MembershipTests(TownTestCase):
         town.until(lambda: away.log.member_id == 4, 60)
         town.until(lambda: away.replica._own_member().id == 4 and town.shape(away.name) == "aV bV cV", 60)
 
+    def test_reader_that_came_between(self):
+        """Whoever came while a replica was renewed, for what is here, need not wait for another commit."""
+        town = self.built()
+        self.result(town, town.leader.propose())
+        follower = next(one for one in town.running if not one.leads)
+        town.until(lambda: follower.driver.readable_offset == 1)
+        heartbeat = Heartbeat(term=follower.driver.raft.term, commit_index=0, read_round=1)
+        town.cut(follower.name)
+        follower.disk_queue.is_held = True
+        follower.log.receive(Envelope(group=1, source=follower.log.leader_id, target=9, message=heartbeat))
+        self.assertIsNone(follower.driver)
+        here, next_one = follower.log.wait_for(0), follower.log.wait_for(1)
+        self.assertNoResult(here)
+        follower.disk_queue.release()
+        self.successResultOf(here)
+        self.assertNoResult(next_one)
+        follower.stop()
+        self.failureResultOf(next_one, UnavailableError)
+
     def test_renewed_once(self):
         """While a replica is renewed, its old writes go first and no message begins another one."""
         town = self.built()

@@ -164,6 +164,8 @@ class Replica:
         driver = self.driver = self._make_driver(id_)
         driver.raft.disk_is_full = not self.is_writable
         self.disk_room.driver_began(driver)
+        # Who came while nothing drove the core may wait for what is readable already.
+        self._owner.readable_to(driver.readable_offset)
         driver.start()
 
     def _make_driver(self, id_: int) -> RaftDriver:
