@@ -108,10 +108,11 @@ LESS := LOGHOUSE_LONG_TESTS=0 LOGHOUSE_CRASH_STATES=100 LOGHOUSE_BIT_FLIPS=0.002
 test-pytest: $(VENV)/.developed
 	$(if $(FULL),,$(LESS)) $(BIN)/python -m $(PYTEST) $(if $(JOBS),-n $(JOBS) --dist worksteal) $(TEST_PATHS)
 
-# In several processes trial tells no names; those of the slowest pytest has shown.
+# A process for each folder and file, JOBS at a time: trial's own `--jobs` loses workers to tests that use the reactor.
+TRIAL_PATHS = $(if $(filter tests,$(TEST_PATHS)),$(foreach part,planted processes counted doors,$(PART_$(part))),$(TEST_PATHS))
 test-trial: $(VENV)/.developed
-	LOGHOUSE_PROCESS_TESTS=0 $(if $(FULL),,$(LESS)) $(BIN)/python -m twisted.trial --reporter text \
-		$(if $(JOBS),--jobs $(JOBS)) $(subst /,.,$(TEST_PATHS:.py=))
+	@printf '%s\n' $(subst /,.,$(TRIAL_PATHS:.py=)) | LOGHOUSE_PROCESS_TESTS=0 $(if $(FULL),,$(LESS)) \
+		xargs -P $(or $(JOBS),1) -I '{}' .ci/trial '$(BIN)/python' '{}'
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .
