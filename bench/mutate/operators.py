@@ -238,8 +238,8 @@ def _arguments(node: ast.Call) -> Iterator[ast.AST]:
 
 
 def _result(node: ast.Return) -> Iterator[ast.AST]:
-    if node.value is not None:
-        yield ast.Return(ast.Constant(None))
+    if node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is False):
+        yield ast.Return(ast.Constant(None))  # as good as False: only its type differs
 
 
 def _removal(node: ast.stmt) -> Iterator[ast.AST]:

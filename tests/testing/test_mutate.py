@@ -59,6 +59,8 @@ class OperatorTests(SynchronousTestCase):
         self.become("a = b")
         self.become("raise a(1)", "pass")
         self.become("return a", "return None")
+        self.become("return True", "return None", "return False")
+        self.become("return False", "return True")
         self.become("break", "continue")
         self.become("a(b, c, d=e)", "pass", "a(c, b, d=e)", "a(b, c)")
         found = texts("try:\n  a()\nexcept B:\n  c()\nfinally:\n  d()")
