@@ -274,9 +274,10 @@ class RaftLog:
         return self.durable_index > durable_index
 
     def take_committed(self, size_max: int) -> tuple[Entry, ...]:
-        """Return the next committed entries not yet delivered, up to about `size_max` bytes."""
-        if self.delivered_index >= self.commit_index:
-            return ()
+        """Return the next committed entries of which not all are delivered, up to about `size_max` bytes.
+
+        At least one, unless the disk must read it first, or it was trimmed.
+        """
         if self.delivered_index + 1 < self._window_first:
             # What was trimmed before it could be delivered was delivered in an earlier life.
             self.delivered_index = max(self.delivered_index, min(self.first_index - 1, self.commit_index))
