@@ -12,6 +12,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 MICROSECONDS: Final = 1_000_000  # in a second
+UINT32_MAX: Final = 2**32 - 1
 UINT64_MAX: Final = 2**64 - 1
 UUID_SIZE: Final = 16
 

@@ -53,10 +53,10 @@ class EntryRepairTestCase(TownTestCase):
         """Note who is asked for what."""
         received = resident.node.message_received
 
-        def receive(source, message):
+        def receive(source, message, group):
             if isinstance(message, EntriesRequest | EntriesReply):
                 self.asked.append((source, resident.name, message))
-            received(source, message)
+            received(source, message, group)
 
         resident.node.message_received = receive
 

@@ -22,12 +22,18 @@ from loghouse.errors import (
 from loghouse.limits import FORWARD_GRACE_SECONDS, FORWARD_SECONDS, FORWARDS_REMEMBERED_MAX
 from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.protocol import codec
-from loghouse.protocol.forward_messages import AdminOperation, ForwardFailure, ForwardProduce, ForwardReply
+from loghouse.protocol.forward_messages import (
+    AdminOperation,
+    ForwardFailure,
+    ForwardProduce,
+    ForwardReply,
+)
 from loghouse.protocol.framing import FrameBuffer
 from loghouse.protocol.message import RequestIds
 from loghouse.replica.api import Appended, Proposal
 from tests.recording import RecordingMetrics
 
+GROUP, OTHER = 1, 7
 APPENDED = Appended(base_offset=7, record_count=2, timestamp=99, index=5, term=3)
 PROPOSAL = Proposal(
     payload=b"batch",
@@ -64,9 +70,9 @@ class Town:
     def deliver(self, copies=1):
         """Carry what was sent, and what is sent because of that, until nothing is on the way."""
         while self.wires:
-            source, target, message = self.wires.pop(0)
+            source, target, message, group = self.wires.pop(0)
             for _ in range(copies):
-                self.members[target].receive(source, over_the_wire(message))
+                self.members[target].receive(source, over_the_wire(message), group)
 
 
 class Member:
@@ -88,14 +94,15 @@ class Member:
         """Why messages were ignored, in order."""
         return [event[1] for event in self.metrics.events if event[0] == "forwarded_message_ignored"]
 
-    def send(self, target, message):
+    def send(self, target, message, group):
         if (self.name, target) in self.town.cut:
             return False
-        self.town.wires.append((self.name, target, message))
+        self.town.wires.append((self.name, target, message, group))
         return True
 
-    def receive(self, source, message):
-        self.forwarder.message_received(source, message, self)
+    def receive(self, source, message, group=GROUP):
+        """Take a message, as the leader of both groups that there are."""
+        self.forwarder.message_received(source, message, group, self if group in (GROUP, OTHER) else None)
 
     def propose_here(self, proposal, appended, failed):
         self.proposals.append(proposal)
@@ -121,10 +128,10 @@ class ForwardCase(SynchronousTestCase):
         self.b = self.town.add("b")
 
     def propose(self, proposal=PROPOSAL):
-        return self.a.forwarder.propose("b", proposal)
+        return self.a.forwarder.propose("b", GROUP, proposal)
 
     def administer(self, operation, **fields):
-        return self.a.forwarder.administer("b", AdminOrder(operation=operation, **fields))
+        return self.a.forwarder.administer("b", GROUP, AdminOrder(operation=operation, **fields))
 
     def assertQuiet(self):
         """Nobody is waited for, and no timer is left once its time has come."""
@@ -231,7 +238,7 @@ class AnswerTests(ForwardCase):
     def test_error_of_a_later_version(self):
         """An error this version does not know must not look safe to retry."""
         done = self.propose()
-        [(_, _, message)] = self.town.wires
+        [(_, _, message, _)] = self.town.wires
         self.a.receive("b", ForwardFailure(request_id=message.request_id, code=999, text="something new"))
         self.assertIn("something new", str(self.failureResultOf(done, OutcomeUnknownError).value))
 
@@ -239,12 +246,12 @@ class AnswerTests(ForwardCase):
         """A link that answers before `send` returns is answered to, and leaves no timer."""
         self.a.send = None
 
-        def send(target, message):
+        def send(target, message, group):
             self.a.receive(target, ForwardReply(request_id=message.request_id, **vars_of(APPENDED)))
             return True
 
         forwarder = self.a.forwarder = Forwarder(send, clock=self.town.clock, rng=random.Random(1))
-        self.assertEqual(self.successResultOf(forwarder.propose("b", PROPOSAL)), APPENDED)
+        self.assertEqual(self.successResultOf(forwarder.propose("b", GROUP, PROPOSAL)), APPENDED)
         self.assertEqual(self.town.clock.getDelayedCalls(), [])
 
 
@@ -274,7 +281,7 @@ class AdminTests(ForwardCase):
         """Each order reaches the leader as it was given, and its result comes back."""
         for order, result in self.ROWS:
             self.b.result = result
-            done = self.a.forwarder.administer("b", order)
+            done = self.a.forwarder.administer("b", GROUP, order)
             self.town.deliver()
             self.assertEqual(self.b.orders.pop(), order)
             self.assertEqual(self.successResultOf(done), result)
@@ -300,7 +307,7 @@ class AdminTests(ForwardCase):
     def test_answer_of_another_kind(self):
         """A produce's answer does not fit an order, nor the other way round; both are ignored."""
         order = self.administer(AdminOperation.TRANSFER)
-        [(_, _, message)] = self.town.wires
+        [(_, _, message, _)] = self.town.wires
         self.a.receive("b", ForwardReply(request_id=message.request_id, **vars_of(APPENDED)))
         self.assertNoResult(order)
         self.assertEqual(self.a.ignored, ["answer that nobody waits for"])
@@ -320,14 +327,14 @@ class CertaintyTests(ForwardCase):
 
     def test_no_leader(self):
         """Without a known leader nothing is sent."""
-        self.failureResultOf(self.a.forwarder.propose("", PROPOSAL), UnavailableError)
+        self.failureResultOf(self.a.forwarder.propose("", GROUP, PROPOSAL), UnavailableError)
         self.assertEqual(self.town.wires, [])
 
     def test_link_lost(self):
         """What was sent on a lost link has an unknown outcome; what went to others still waits."""
         self.town.add("c")
         lost = [self.propose(), self.propose()]
-        kept = self.a.forwarder.propose("c", PROPOSAL)
+        kept = self.a.forwarder.propose("c", GROUP, PROPOSAL)
         self.a.forwarder.link_lost("b")
         for done in lost:
             self.assertIn("may or may not", str(self.failureResultOf(done, OutcomeUnknownError).value))
@@ -353,14 +360,14 @@ class CertaintyTests(ForwardCase):
         """Once another node leads, the old one has little time left to answer; the new one has all."""
         self.town.add("c")
         answered, cut_off = self.propose(), self.propose()
-        [(_, _, first), _] = self.town.wires
+        [(_, _, first, _), _] = self.town.wires
         self.town.clock.advance(1.0)
-        self.a.forwarder.leader_changed("")
-        self.a.forwarder.leader_changed("b")
+        self.a.forwarder.leader_changed(GROUP, "")
+        self.a.forwarder.leader_changed(GROUP, "b")
         self.town.clock.advance(FORWARD_GRACE_SECONDS)
         self.assertNoResult(cut_off)
-        kept = self.a.forwarder.propose("c", PROPOSAL)
-        self.a.forwarder.leader_changed("c")
+        kept = self.a.forwarder.propose("c", GROUP, PROPOSAL)
+        self.a.forwarder.leader_changed(GROUP, "c")
         self.a.receive("b", ForwardReply(request_id=first.request_id, **vars_of(APPENDED)))
         self.assertEqual(self.successResultOf(answered), APPENDED)
         self.assertNoResult(cut_off)
@@ -376,7 +383,7 @@ class CertaintyTests(ForwardCase):
         """A change of leader never lengthens a deadline."""
         done = self.propose()
         self.town.clock.advance(FORWARD_SECONDS - FORWARD_GRACE_SECONDS / 2)
-        self.a.forwarder.leader_changed("c")
+        self.a.forwarder.leader_changed(GROUP, "c")
         self.town.clock.advance(FORWARD_GRACE_SECONDS / 2)
         self.failureResultOf(done, OutcomeUnknownError)
 
@@ -393,7 +400,7 @@ class CertaintyTests(ForwardCase):
     def test_stop(self):
         """A node that stops tells who waits that nothing is known, asks no more, and still answers others."""
         done = self.propose()
-        served = self.b.forwarder.propose("a", PROPOSAL)
+        served = self.b.forwarder.propose("a", GROUP, PROPOSAL)
         self.a.forwarder.stop()
         self.failureResultOf(done, OutcomeUnknownError)
         self.failureResultOf(self.propose(), UnavailableError)
@@ -456,7 +463,7 @@ class CopyTests(ForwardCase):
     def test_answer_of_another_node(self):
         """Only the node that was asked can answer."""
         done = self.propose()
-        [(_, _, message)] = self.town.wires
+        [(_, _, message, _)] = self.town.wires
         self.a.receive("c", ForwardReply(request_id=message.request_id, **vars_of(APPENDED)))
         self.assertNoResult(done)
 
@@ -465,7 +472,7 @@ class CopyTests(ForwardCase):
         self.propose().addErrback(lambda failure: None)
         self.a = self.town.add("a", rng=random.Random(99))
         done = self.propose()
-        before, after = (message.request_id for _, _, message in self.town.wires)
+        before, after = (message.request_id for _, _, message, _ in self.town.wires)
         self.assertGreater(abs(before - after), 1 << 32)
         self.a.receive("b", ForwardReply(request_id=before, **vars_of(APPENDED)))
         self.assertNoResult(done)
@@ -474,7 +481,7 @@ class CopyTests(ForwardCase):
         """The id behind the last one is 0."""
         self.a.forwarder._ids = RequestIds(2**64 - 1)
         dones = [self.propose(), self.propose()]
-        self.assertEqual([message.request_id for _, _, message in self.town.wires], [2**64 - 1, 0])
+        self.assertEqual([message.request_id for _, _, message, _ in self.town.wires], [2**64 - 1, 0])
         self.town.deliver()
         self.assertEqual([self.successResultOf(done) for done in dones], [APPENDED] * 2)
 
@@ -533,19 +540,19 @@ class WalkTests(SynchronousTestCase):
             asker, leader = rng.sample(nodes, 2)
             leader.outcome = rng.choice((APPENDED, NotLeaderError("a"), ExpectOffsetError(1, 2), waiting))
             proposal = Proposal(payload=b"%d" % number, record_count=1, subject="root")
-            done = asker.forwarder.propose(leader.name, proposal)
+            done = asker.forwarder.propose(leader.name, GROUP, proposal)
             done.addBoth(lambda outcome, n=number: seen.append((n, outcome)))
             step = rng.random()
             if step < 0.5 and town.wires:
-                source, target, message = town.wires.pop(rng.randrange(len(town.wires)))
+                source, target, message, group = town.wires.pop(rng.randrange(len(town.wires)))
                 if rng.random() < 0.8:
-                    town.members[target].receive(source, over_the_wire(message))
+                    town.members[target].receive(source, over_the_wire(message), group)
             elif step < 0.6:
                 town.cut.symmetric_difference_update({(asker.name, leader.name)})
             elif step < 0.65:
                 asker.forwarder.link_lost(leader.name)
             elif step < 0.7:
-                asker.forwarder.leader_changed(rng.choice("abc"))
+                asker.forwarder.leader_changed(GROUP, rng.choice("abc"))
             elif step < 0.8 and waiting:
                 waiting.pop(rng.randrange(len(waiting))).callback(APPENDED)
             elif step < 0.9:

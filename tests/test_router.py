@@ -10,11 +10,13 @@ from loghouse.cluster.twins import Twins
 from loghouse.errors import DamageError, IdentityError
 from loghouse.gossip.members import MemberKey
 from loghouse.protocol.configuration import Configuration, MemberRole
+from loghouse.protocol.forward_messages import ForwardReply
 from loghouse.protocol.framing import Frame
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, envelope_to_wire
 from loghouse.protocol.roster_messages import RosterReply, RosterRequest
 from loghouse.protocol.session import MessageReceived, RaftFrameReceived
 
+FORWARDED = ForwardReply(request_id=1, base_offset=0, record_count=1, timestamp=1, index=1, term=1)
 HEARTBEAT = Heartbeat(term=1, commit_index=0, read_round=1)
 A, B, C = (MemberKey(name, name.encode() * 16) for name in "abc")
 
@@ -40,6 +42,9 @@ class FakeNode:
         self.received = []
         self.refusal = None
         self.membership = self
+        self.group = 1
+        self.logs = {1: self}
+        self.messages = []
 
     @property
     def settled(self):
@@ -51,6 +56,9 @@ class FakeNode:
         if self.refusal is not None:
             raise self.refusal
         self.received.append((envelope.source, is_member))
+
+    def message_received(self, source, message, group):
+        self.messages.append((source, message, group))
 
 
 class FakePeers:
@@ -64,8 +72,8 @@ class FakePeers:
         self.sent.append((key, address))
         return True
 
-    def send(self, key, address, message):
-        self.sent.append((key, type(message)))
+    def send(self, key, address, message, *, group=0):
+        self.sent.append((key, type(message), group) if group else (key, type(message)))
         return True
 
     def hello_of(self, key):
@@ -109,8 +117,8 @@ class RouterCase(SynchronousTestCase):
         self.router.event_received(link, event)
         return problems
 
-    def hear(self, key, source):
-        envelope = Envelope(group=1, source=source, target=1, message=HEARTBEAT)
+    def hear(self, key, source, *, group=1):
+        envelope = Envelope(group=group, source=source, target=1, message=HEARTBEAT)
         kind, group, body = envelope_to_wire(envelope)
         frame = Frame(kind=kind, flags=0, group=group, stream=0, body=b"".join(body))
         return self.receive(key, RaftFrameReceived(frame=frame))
@@ -133,8 +141,8 @@ class OutTests(RouterCase):
         self.assertEqual(self.send_to(9), [])
         del self.addresses[B]
         self.assertEqual(self.send_to(2), [])
-        self.assertFalse(self.router.send("b", RosterRequest(request_id=1)))
-        self.assertFalse(self.router.send("z", RosterRequest(request_id=1)))
+        self.assertFalse(self.router.send("b", FORWARDED, 1))
+        self.assertFalse(self.router.send("z", FORWARDED, 1))
 
     def test_who_is_a_member(self):
         """A follower goes by the committed configuration, a leader by its latest; else by who spoke."""
@@ -144,6 +152,14 @@ class OutTests(RouterCase):
         self.assertEqual(self.send_to(2), [(C, "c:1")])
         self.router.group.speakers[5] = B
         self.assertEqual(self.send_to(5), [(B, "b:1")])
+
+    def test_groups(self):
+        """A message says of which log it is, and nothing is said of a log that this node does not have."""
+        self.assertTrue(self.router.send("b", FORWARDED, 7))
+        self.assertEqual(self.peers.sent, [(B, ForwardReply, 7)])
+        self.peers.sent.clear()
+        self.router.send_raft(Envelope(group=7, source=1, target=2, message=HEARTBEAT))
+        self.assertEqual(self.peers.sent, [])
 
     def test_damage(self):
         """While the committed configuration cannot be read, the one known before counts."""
@@ -167,6 +183,17 @@ class InTests(RouterCase):
         """A member's frame reaches the group, as that of a member."""
         self.assertEqual(self.hear(B, 2), [])
         self.assertEqual(self.node.received, [(2, True)])
+
+    def test_another_group(self):
+        """A frame of another group touches no log of this node, and its link stays: it may be ours soon."""
+        self.assertEqual((self.hear(B, 2, group=7), self.node.received), ([], []))
+        self.assertEqual((self.hear(B, 9, group=7), self.node.received), ([], []))
+
+    def test_groups(self):
+        """A message is passed on with its group; from nodes of before many logs it is the default log's."""
+        for said, meant in ((0, 1), (1, 1), (7, 7)):
+            self.receive(B, MessageReceived(group=said, stream=0, message=FORWARDED))
+            self.assertEqual(self.node.messages.pop(), ("b", FORWARDED, meant))
 
     def test_closed(self):
         """Before this node takes part in a cluster, and after it stopped, nothing is taken."""

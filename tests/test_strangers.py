@@ -92,7 +92,7 @@ class StrangerTests(TownTestCase):
         leader = town.leader
         sent = []
         send = leader.cluster.send
-        leader.cluster.send = lambda name, message: (sent.append((name, message)), send(name, message))[1]
+        leader.cluster.send = lambda name, *what: (sent.append((name, what[0])), send(name, *what))[1]
         operations = {
             AdminOperation.TRIM: {"number": 1},
             AdminOperation.REMOVE: {"name": next(one.name for one in town.running if one is not leader)},

@@ -41,6 +41,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import MIB, REQUESTS_PER_CONNECTION_MAX
 from loghouse.protocol.client_messages import Follow, FollowFrames, Produce
+from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.link_messages import ALPN, Hello, LinkRole
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import (
@@ -402,7 +403,8 @@ class Connection(asyncio.BufferedProtocol):
             case Refused():
                 self._refused(event.stream, event.error)
             case LeaderNamed():
-                self._hinted(event.name)
+                if event.group in (0, DEFAULT_GROUP):  # 0: a node of before many logs
+                    self._hinted(event.name)
             case LinkUp():
                 self.up.set_result(None)
             case GoodbyeReceived():

@@ -196,9 +196,9 @@ class Cluster:
 
     # --- asked by the node (`node.options.Transport`) ------------------------------------
 
-    def send(self, name: str, message: Message) -> bool:
-        """Send another message to the member of that name; False when it certainly was not sent."""
-        return self.router.send(name, message)
+    def send(self, name: str, message: Message, group: int) -> bool:
+        """Send another message of a group to the member of that name; False: it certainly was not sent."""
+        return self.router.send(name, message, group)
 
     def address_of(self, key: MemberKey) -> str:
         """Return where a node is, as far as known: never the address of another one of its name."""

@@ -79,10 +79,10 @@ class PeerSet:
         link = self._link(key, address)
         return self._is_for(key, link) and link.send_raft(envelope)
 
-    def send(self, key: MemberKey, address: str, message: Message) -> bool:
-        """Send another message to a node; False when it was dropped."""
+    def send(self, key: MemberKey, address: str, message: Message, *, group: int = 0) -> bool:
+        """Send another message to a node; False when it was dropped. `group` says of which log it is."""
         link = self._link(key, address)
-        return self._is_for(key, link) and link.send(message)
+        return self._is_for(key, link) and link.send(message, group=group)
 
     def send_to_seed(self, address: str, message: Message) -> bool:
         """Send to whoever of this cluster answers at an address."""

@@ -23,6 +23,7 @@ from loghouse.node.node import Node
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.codec import decode_envelope
 from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.framing import Frame
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -110,9 +111,10 @@ class Router:
         """Take nothing in before `is_open` is set."""
         self.node = node  # who takes messages that are not of a group; fixed
         self.peers = peers  # the dialled links, by node; the same object for life
-        # The group whose frames are routed. When a node has several, this is a table of them, by the number
-        # of the group that each frame (`_raft_received`) and each envelope (`send_raft`) carries.
-        self.group = RoutedGroup(node.membership)
+        # The groups whose frames are routed, by the number that each frame and each envelope carries. What
+        # is for another group is dropped: its sender knows more of the cluster than this node does yet.
+        self.groups = {number: RoutedGroup(log) for number, log in node.logs.items()}
+        self.group = self.groups[node.membership.group]  # the one that says who is a member of the cluster
         self.roster = roster  # who may speak as which member; kept up to date here
         self.is_open = False  # whether what comes in is taken; set while this node takes part in a cluster
         self._twins = twins  # notes when members were heard; fixed
@@ -165,7 +167,8 @@ class Router:
 
     def send_raft(self, envelope: Envelope) -> None:
         """Send a Raft message to the member it is for, or drop it."""
-        key = self.group.key_of(envelope.target)
+        group = self.groups.get(envelope.group)
+        key = group.key_of(envelope.target) if group is not None else None
         if key is None:
             return
         address = self.address_of(key)
@@ -173,14 +176,14 @@ class Router:
             # Never to another disk: speaking as the member it was, it would break what that one promised.
             self.peers.send_raft(key, address, envelope)
 
-    def send(self, name: str, message: Message) -> bool:
-        """Send another message to the member of that name; False when it certainly was not sent."""
+    def send(self, name: str, message: Message, group: int) -> bool:
+        """Send another message of a group to the member of that name; False: it certainly was not sent."""
         key = self.key_of(name)
-        return key is not None and self._send_to(key, message)
+        return key is not None and self._send_to(key, message, group)
 
-    def _send_to(self, key: MemberKey, message: Message) -> bool:
+    def _send_to(self, key: MemberKey, message: Message, group: int = 0) -> bool:
         address = self.address_of(key)
-        return bool(address) and self.peers.send(key, address, message)
+        return bool(address) and self.peers.send(key, address, message, group=group)
 
     # --- in ---------------------------------------------------------------------------
 
@@ -201,7 +204,8 @@ class Router:
             if isinstance(event, RaftFrameReceived):
                 self._raft_received(key, event.frame)
             elif isinstance(event, MessageReceived):
-                self._message_received(key, event.message)
+                # Nodes of before many logs say 0 of what is the default log's.
+                self._message_received(key, event.message, event.group or DEFAULT_GROUP)
         except ProtocolError as error:
             link.break_off(error)
 
@@ -210,7 +214,9 @@ class Router:
         if key not in self.roster.members and self.roster.standing(key) is Standing.STRANGER:
             self._meet_stranger(key)
             return
-        group = self.group
+        group = self.groups.get(frame.group)
+        if group is None:
+            return
         envelope = decode_envelope(frame, group.replica.seed)
         source = envelope.source
         member = group.authority.member(source)
@@ -230,13 +236,13 @@ class Router:
             self.roster.contradicted(key)
             raise
 
-    def _message_received(self, key: MemberKey, message: Message) -> None:
+    def _message_received(self, key: MemberKey, message: Message, group: int) -> None:
         if SENDERS[message.KIND] is Sender.MEMBER and key not in self.roster.members:
             self._meet_stranger(key)
         elif isinstance(message, RosterRequest):
-            group = self.group
-            configurations = group.replica.configuration, group.settled
-            index = group.replica.configuration_index
+            known = self.group
+            configurations = known.replica.configuration, known.settled
+            index = known.replica.configuration_index
             self._send_to(key, roster_reply(message.request_id, configurations, index))
         elif isinstance(message, RosterReply):
             if self.roster.introduce(key, message):
@@ -249,7 +255,7 @@ class Router:
             self._askers[key.name] = key
             if len(self._askers) > MEMBERS_MAX:
                 del self._askers[next(iter(self._askers))]
-            self.node.message_received(key.name, message)
+            self.node.message_received(key.name, message, group)
 
     # --- strangers ----------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.client_messages import Describe
 from loghouse.protocol.greeting import Certified
-from loghouse.protocol.link_messages import Hello, LinkRole
+from loghouse.protocol.link_messages import Capability, Hello, LinkRole
 from loghouse.protocol.session import Event, LinkUp, RequestReceived, Session
 from loghouse.runtime.scheduling import Soon
 
@@ -196,5 +196,6 @@ def own_hello(node: Any, software: str) -> Callable[[], Hello]:
         cluster_uuid=node.cluster_uuid,
         node_name=node.name,
         disk_uuid=node.disk_uuid,
+        capabilities=Capability.MANY_LOGS,
         software=software,
     )

@@ -53,7 +53,8 @@ class Appender:
         self.checks = LongChecks(in_thread)  # the checks that wait for a thread, off the reactor
         self._soon = soon  # runs work at the end of this turn of the reactor; fixed
         self._coalescers: dict[int, Coalescer] = {}  # by group; one for each log that is appended to
-        self._answered: set[Appends] = set()  # sessions with answers not written yet; emptied by `flush`
+        # Sessions with answers not written yet, each with the log answered last; emptied by `flush`.
+        self._answered: dict[Appends, LogLike] = {}
 
     def coalescer_of(self, log: LogLike) -> Coalescer:
         """Return what joins the appends of all sessions to a log."""
@@ -73,20 +74,19 @@ class Appender:
         """Propose an entry of its own, behind the batches that came before it."""
         append.pending = self.coalescer_of(append.log).submit_alone(append, proposal)
 
-    def note_answer(self, appends: Appends) -> None:
+    def note_answer(self, appends: Appends, log: LogLike) -> None:
         """Flush a session later, once all batches of the entry have their answers."""
-        self._answered.add(appends)
+        self._answered[appends] = log
 
     def flush(self) -> None:
         """Write all answers given so far."""
-        answered, self._answered = self._answered, set()
+        answered, self._answered = self._answered, {}
         leaders: dict[int, str] = {}
-        for appends in answered:
-            log = appends.log
+        for appends, log in answered.items():
             if log.group not in leaders:
                 leader = log.leader_name
                 leaders[log.group] = "" if leader == self._node_name else leader
-            appends.flush(leaders[log.group])
+            appends.flush(log.group, leaders[log.group])
 
 
 class Append:
@@ -150,7 +150,6 @@ class Appends:
 
     def __init__(self, appender: Appender, link: Link, session: Session, subject: str) -> None:
         self.appender = appender  # proposes; shared by all sessions, fixed
-        self.log: LogLike  # the log that this session appended to last; set by each `take`
         self._link = link  # the client's connection; fixed
         self._session = session  # the protocol's side of the link; fixed
         self._subject = subject  # whose session this is; fixed
@@ -162,7 +161,8 @@ class Appends:
         self._deadlines = Deadlines(appender.scheduler, self._expire)  # gives up appends that are due
         # A batch that a thread checks, and all that came behind it: batches must not overtake each other.
         self._line: deque[tuple[Append, Produce]] = deque()
-        self._leader_named = ""  # the leader that the client was last told of; empty for this node
+        # The leader of each group that the client was last told of; this node when there is none.
+        self._leaders_named: dict[int, str] = {}
 
     def expect(self, size: int) -> None:
         """Make room for a batch of `size` bytes that begins to come.
@@ -175,7 +175,7 @@ class Appends:
 
     def take(self, log: LogLike, stream: int, request: Produce) -> None:
         """Append a batch to a log; its outcome is the stream's answer."""
-        appender, self.log = self.appender, log
+        appender = self.appender
         append = self._open[stream] = Append(self, log, stream, request, appender.scheduler.seconds())
         self._size += len(append.payload) + APPEND_COST
         self._coming = 0
@@ -249,16 +249,16 @@ class Appends:
     def _end(self, append: Append) -> None:
         del self._open[append.stream]
         append.is_wanted = False
-        self.appender.note_answer(self)
+        self.appender.note_answer(self, append.log)
         self._size -= len(append.payload) + APPEND_COST
         self._holding.shrink(self._size + self._coming)
 
-    def flush(self, leader: str) -> None:
-        """Write the answers. Tell the client of another leader once: asking there saves a hop."""
-        if leader != self._leader_named:
-            self._leader_named = leader
+    def flush(self, group: int, leader: str) -> None:
+        """Write the answers. Tell the client of another leader of the log once: asking there saves a hop."""
+        if leader != self._leaders_named.get(group, ""):
+            self._leaders_named[group] = leader
             if leader and not self._session.is_closed:
-                self._session.send(LeaderHint(name=leader))
+                self._session.send(LeaderHint(name=leader), group=group)
         self._link.flush()
 
     # --- giving up ------------------------------------------------------------------------

@@ -24,15 +24,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from loghouse.errors import IdentityError, ProtocolError
-from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX
+from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX, UINT32_MAX
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.backoff import Backoff
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
-from loghouse.protocol.entry import Buffer
+from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
 from loghouse.protocol.greeting import Certified
-from loghouse.protocol.link_messages import Hello
+from loghouse.protocol.link_messages import Capability, Hello
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, HeartbeatReply
 from loghouse.protocol.session import Event, LinkUp, Session
@@ -147,6 +147,7 @@ class PeerLink:
         self.link: DialledLink | None = None  # the connection, from LinkUp until it is lost
         # Whether one end was of no cluster when the two met: only a new link can carry more.
         self._is_restricted = False
+        self._group_max = DEFAULT_GROUP  # the highest group that the peer may be sent frames of; as `link`
         self._context = context  # what all peers share; fixed
         self._metrics = context.metrics  # counts what is lost and what fails; fixed
         self._host = host  # where it is dialled; fixed
@@ -198,6 +199,8 @@ class PeerLink:
         elif self._is_restricted:
             # One of the two was of no cluster when they met: only a new link can carry more.
             self.link.end("nothing may be said before both are of one cluster")
+        elif group > self._group_max:
+            pass  # a node of before many logs would take the frame for one of its only log
         elif not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
             self._write(self.link, frame)  # as nearly always
             return True
@@ -247,6 +250,8 @@ class PeerLink:
         self.state = PeerState.UP
         self.link = link
         self._is_restricted = event.agreement.is_restricted
+        has_groups = event.hello.capabilities & Capability.MANY_LOGS
+        self._group_max = UINT32_MAX if has_groups else DEFAULT_GROUP
         self._backoff.reset()
         self._metrics.peer_link_up(self.expected_node)
         self._event_received(event)

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from loghouse.errors import (
     LoghouseError,
     NotLeaderError,
+    NotSupportedError,
     OutcomeUnknownError,
     RequestError,
     ResourceExhaustedError,
@@ -52,6 +53,8 @@ from loghouse.protocol.message import Message, RequestIds
 from loghouse.raft.held_back import HeldBack, held_back_error
 from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal, proposing
 from loghouse.runtime.deadlines import Deadlines
+
+OPERATIONS: Final = frozenset(AdminOperation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,7 @@ class _Asked:
     """A request that left, until its answer comes. `size` in bytes, `deadline` in the clock's seconds."""
 
     leader_name: str
+    group: int
     order: AdminOrder | None
     size: int
     deadline: float
@@ -94,7 +98,7 @@ class _Asked:
 
 
 class Forwarder:
-    """Both ends of forwarding, for one group of one node.
+    """Both ends of forwarding, for all logs of one node: what waits is bounded in sum.
 
     Args:
         rng: Chooses the first request id; `random.SystemRandom()` in production.
@@ -106,7 +110,7 @@ class Forwarder:
 
     def __init__(
         self,
-        send: Callable[[str, Message], bool],
+        send: Callable[[str, Message, int], bool],
         *,
         clock: IReactorTime,
         rng: random.Random,
@@ -116,7 +120,7 @@ class Forwarder:
         count_max: int = FORWARDS_MAX,
         metrics: Metrics = NO_METRICS,
     ) -> None:
-        # Sends a message to the node of that name; False when it certainly will not get there.
+        # Sends a message of a group to the node of that name; False when it certainly will not get there.
         self._send = send
         self._clock = clock  # for deadlines
         # Raises PermissionDeniedError for a subject that may not append by this node's policy, whatever the
@@ -130,7 +134,7 @@ class Forwarder:
         self._ids = RequestIds(rng.getrandbits(64))
         self._asked: dict[int, _Asked] = {}
         self._asked_size = 0
-        self._held_back = HeldBack()
+        self._held_back: dict[int, HeldBack] = {}  # by group: producers are registered with one log
         self._deadlines = Deadlines(clock, self._expire)
         self._serving: set[tuple[str, int]] = set()
         self._serving_size = 0
@@ -139,8 +143,8 @@ class Forwarder:
 
     # --- asking -----------------------------------------------------------------------
 
-    def propose(self, leader_name: str, proposal: Proposal) -> Deferred[Appended]:
-        """Let the leader append a batch; fires when it is durable on a majority.
+    def propose(self, leader_name: str, group: int, proposal: Proposal) -> Deferred[Appended]:
+        """Let the leader of a group append a batch; fires when it is durable on a majority.
 
         Cancelling drops the answer; the record may still be appended.
 
@@ -148,7 +152,7 @@ class Forwarder:
             UnavailableError, ResourceExhaustedError, ...: Certainly not appended.
             OutcomeUnknownError: The request left, and its answer did not come or says so.
         """
-        refusal = self._refusal(proposal, self._room_problem(leader_name, len(proposal.payload)))
+        refusal = self._refusal(group, proposal, self._room_problem(leader_name, len(proposal.payload)))
         if refusal is not None:
             return fail(refusal)
         request_id = self._ids.take()
@@ -163,10 +167,10 @@ class Forwarder:
             producer_id=proposal.producer_id,
             producer_sequence=proposal.producer_sequence,
         )
-        return self._ask(leader_name, request_id, message, None, len(proposal.payload))
+        return self._ask(leader_name, group, request_id, message, None, len(proposal.payload))
 
     def _refusal(
-        self, proposal: Proposal, full: ResourceExhaustedError | None
+        self, group: int, proposal: Proposal, full: ResourceExhaustedError | None
     ) -> ResourceExhaustedError | None:
         """Return why a batch must wait: there is no room, or one of its producer before it had none just now.
 
@@ -176,13 +180,14 @@ class Forwarder:
         if not producer_id:
             return full
         now = self._clock.seconds()
-        held = self._held_back.sequence_of(producer_id, now)
+        held_back = self._held_back.setdefault(group, HeldBack())
+        held = held_back.sequence_of(producer_id, now)
         if held is not None and held < sequence:
             return held_back_error(producer_id, held)
         if full is not None:
-            self._held_back.note(producer_id, sequence, now + FORWARD_GRACE_SECONDS)
+            held_back.note(producer_id, sequence, now + FORWARD_GRACE_SECONDS)
         elif held is not None:
-            self._held_back.forget(producer_id)
+            held_back.forget(producer_id)
         return full
 
     def _room_problem(self, leader_name: str, size: int) -> ResourceExhaustedError | None:
@@ -193,16 +198,22 @@ class Forwarder:
             "forwarding", f"{limit}; nothing was done: send slower, or to {leader_name}, which leads"
         )
 
-    def administer(self, leader_name: str, order: AdminOrder) -> Deferred[AdminResult]:
+    def administer(self, leader_name: str, group: int, order: AdminOrder) -> Deferred[AdminResult]:
         """Let the leader carry out an order; as `propose`."""
         request_id = self._ids.take()
         message = ForwardAdmin(
             request_id=request_id, operation=order.operation, name=order.name, number=order.number
         )
-        return self._ask(leader_name, request_id, message, order, 0)
+        return self._ask(leader_name, group, request_id, message, order, 0)
 
     def _ask(
-        self, leader_name: str, request_id: int, message: Message, order: AdminOrder | None, size: int
+        self,
+        leader_name: str,
+        group: int,
+        request_id: int,
+        message: Message,
+        order: AdminOrder | None,
+        size: int,
     ) -> Deferred[Any]:
         if self._is_stopped:
             return fail(UnavailableError("the node is stopping; nothing was done, try another node"))
@@ -214,9 +225,9 @@ class Forwarder:
         done: Deferred[Any] = Deferred(lambda _: self._drop(request_id))
         deadline = self._clock.seconds() + self._timeout_seconds
         # Before it is sent: the answer may come within `send`.
-        self._asked[request_id] = _Asked(leader_name, order, size, deadline, done)
+        self._asked[request_id] = _Asked(leader_name, group, order, size, deadline, done)
         self._asked_size += size
-        if not self._send(leader_name, message):
+        if not self._send(leader_name, message, group):
             if self._forget(request_id):
                 problem = f"the leader {leader_name} cannot be reached from this node, or reads too slowly"
                 done.errback(
@@ -242,8 +253,8 @@ class Forwarder:
         self._give_up(due, "did not answer in time")
         return min((asked.deadline for asked in self._asked.values()), default=inf)
 
-    def leader_changed(self, leader_name: str) -> None:
-        """Another node leads now (empty: none yet).
+    def leader_changed(self, group: int, leader_name: str) -> None:
+        """Another node leads a group now (empty: none yet).
 
         A node that led before and still can tell what became of a request tells it soon: the new leader's
         first commit decides. One that is cut off would keep its callers waiting until the deadline.
@@ -251,7 +262,11 @@ class Forwarder:
         if not leader_name:
             return
         latest = self._clock.seconds() + FORWARD_GRACE_SECONDS
-        waits_elsewhere = [asked for asked in self._asked.values() if asked.leader_name != leader_name]
+        waits_elsewhere = [
+            asked
+            for asked in self._asked.values()
+            if asked.group == group and asked.leader_name != leader_name
+        ]
         for asked in waits_elsewhere:
             asked.deadline = min(asked.deadline, latest)
         if waits_elsewhere:
@@ -277,13 +292,26 @@ class Forwarder:
 
     # --- messages -----------------------------------------------------------------------
 
-    def message_received(self, source_name: str, message: Message, leading: Leading) -> None:
+    def message_received(
+        self, source_name: str, message: Message, group: int, leading: Leading | None
+    ) -> None:
         """Take one of the forward messages from the node of that name.
 
         Args:
             source_name: Whose certificate the link has.
-            leading: Does here what is asked for; asked only for requests.
+            group: Of which log it is.
+            leading: Does here what is asked for; asked only for requests. None: this node has no such log.
         """
+        if isinstance(message, ForwardReply | ForwardAdminReply | ForwardFailure):
+            self._answer(source_name, group, message)
+            return
+        assert isinstance(message, ForwardProduce | ForwardAdmin), type(message).__name__
+        if leading is None:
+            # It may have one soon: nodes hear of a new log one after the other.
+            problem = f"the node that was asked has no log of group {group}; nothing was done, try again"
+            refusal = ForwardFailure.answering(message.request_id, UnavailableError(problem))
+            self._reply(source_name, refusal, group)
+            return
         match message:
             case ForwardProduce():
                 proposal = Proposal(
@@ -298,27 +326,33 @@ class Forwarder:
                 )
                 self._serve(
                     source_name,
+                    group,
                     message.request_id,
                     lambda: self._propose_here(leading, proposal).addCallback(_reply_of, message.request_id),
                     proposal,
                 )
+            case ForwardAdmin() if message.operation not in OPERATIONS:
+                problem = f"operation {message.operation} is not known to the leader's version: upgrade it"
+                error = NotSupportedError(f"{problem}; nothing was done")
+                self._reply(source_name, ForwardFailure.answering(message.request_id, error), group)
             case ForwardAdmin():
-                order = AdminOrder(operation=message.operation, name=message.name, number=message.number)
+                operation = AdminOperation(message.operation)
+                order = AdminOrder(operation=operation, name=message.name, number=message.number)
                 self._serve(
                     source_name,
+                    group,
                     message.request_id,
                     lambda: self._administer_here(leading, order).addCallback(
                         _admin_reply_of, message.request_id
                     ),
                 )
-            case ForwardReply() | ForwardAdminReply() | ForwardFailure():
-                self._answer(source_name, message)
-            case _:
-                raise AssertionError(f"{type(message).__name__} is no message of forwarding")
 
-    def _answer(self, source_name: str, message: ForwardReply | ForwardAdminReply | ForwardFailure) -> None:
+    def _answer(
+        self, source_name: str, group: int, message: ForwardReply | ForwardAdminReply | ForwardFailure
+    ) -> None:
         asked = self._asked.get(message.request_id)
-        if asked is None or asked.leader_name != source_name or not _fits(message, asked):
+        is_ours = asked is not None and (asked.leader_name, asked.group) == (source_name, group)
+        if asked is None or not is_ours or not _fits(message, asked):
             # Given up, cancelled, answered before, or not ours.
             self._metrics.forwarded_message_ignored("answer that nobody waits for")
             return
@@ -345,6 +379,7 @@ class Forwarder:
     def _serve(
         self,
         source_name: str,
+        group: int,
         request_id: int,
         work: Callable[[], Deferred[Message]],
         proposal: Proposal | None = None,
@@ -358,9 +393,9 @@ class Forwarder:
             limit = f"{self._size_max} bytes or {self._count_max} requests of other nodes are under way"
             full = ResourceExhaustedError("forwarding", f"{limit} here; send slower, nothing was done")
         if proposal is not None:
-            full = self._refusal(proposal, full)
+            full = self._refusal(group, proposal, full)
         if full is not None:
-            self._reply(source_name, ForwardFailure.answering(request_id, full))
+            self._reply(source_name, ForwardFailure.answering(request_id, full), group)
             return
         key = source_name, request_id
         self._serving.add(key)
@@ -371,7 +406,7 @@ class Forwarder:
             self._serving_size -= size
             if isinstance(outcome, Failure):
                 outcome = ForwardFailure.answering(request_id, self._told(outcome, source_name))
-            self._reply(source_name, outcome)
+            self._reply(source_name, outcome, group)
 
         maybeDeferred(work).addBoth(finish).addErrback(
             lambda failure: self.logger.failure("answering {node}", failure, node=source_name)
@@ -405,8 +440,8 @@ class Forwarder:
         self.logger.failure("doing what {node} asked for", failure, node=source_name)
         return OutcomeUnknownError("the leader failed while it did that; its diagnostics say why")
 
-    def _reply(self, source_name: str, message: Message) -> None:
-        if not self._send(source_name, message):
+    def _reply(self, source_name: str, message: Message, group: int) -> None:
+        if not self._send(source_name, message, group):
             self._metrics.forwarded_answer_dropped()  # its sender's deadline tells its caller
 
 

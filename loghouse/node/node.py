@@ -270,14 +270,14 @@ class Node(Service):
         replica = self.membership.replica
         return replica is not None and (len(replica.configuration.members) > 1 or replica.damage is not None)
 
-    def message_received(self, source: str, message: Message) -> None:
-        """Take a message about damaged entries, a forwarded request, or the answer to one."""
-        log = self.membership
+    def message_received(self, source: str, message: Message, group: int) -> None:
+        """Take what a node says of a log: damaged entries, a forwarded request, or the answer to one."""
+        log = self.logs.get(group)
         if isinstance(message, EntriesRequest | EntriesReply):
-            if log.replica is not None:
+            if log is not None and log.replica is not None:
                 log.replica.damage_control.message_received(source, message)
         elif self.forwarder is not None:
-            self.forwarder.message_received(source, message, log)
+            self.forwarder.message_received(source, message, group, log)
 
     def peer_lost(self, name: str) -> None:
         """A link with that node is gone: its answers will not come. Raft and gossip ask again."""

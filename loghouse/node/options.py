@@ -54,8 +54,8 @@ class Transport(Protocol):
     def send_raft(self, envelope: Envelope) -> None:
         """Send a Raft message, or drop it."""
 
-    def send(self, name: str, message: Message) -> bool:
-        """Send another message to a node; False when it certainly was not sent."""
+    def send(self, name: str, message: Message, group: int) -> bool:
+        """Send another message of a group's log to a node; False when it certainly was not sent."""
 
     def servers(self) -> Sequence[ServerView]:
         """The members of the configuration, for clients."""
@@ -82,7 +82,7 @@ class NoOthers:
     def send_raft(self, envelope: Envelope) -> None:
         """Drop a message: nobody is there."""
 
-    def send(self, name: str, message: Message) -> bool:
+    def send(self, name: str, message: Message, group: int) -> bool:
         """Say that a message was not sent."""
         return False
 

@@ -169,7 +169,7 @@ class ServedLog:
         elif replica is None or replica.driver is None or replica.leads or node.forwarder is None:
             self.propose_here(proposal, appended, failed)
         else:
-            forwarded = node.forwarder.propose(self.leader_name, proposal)
+            forwarded = node.forwarder.propose(self.leader_name, self.group, proposal)
             forwarded.addCallbacks(appended, lambda failure: failed(failure.value)).addErrback(
                 lambda failure: self.logger.failure("answering an append", failure)
             )
@@ -222,7 +222,7 @@ class ServedLog:
         if self.driver is None or leader_name == self._node.name:
             return self.administer_here(order)
         if forwarder is not None and leader_name:
-            return forwarder.administer(leader_name, order)
+            return forwarder.administer(leader_name, self.group, order)
         return fail(UnavailableError("no leader is known; nothing was done, try again"))
 
     def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
@@ -242,13 +242,13 @@ class ServedLog:
 
     def send(self, name: str, message: Message) -> bool:
         """Send another message to a node; False when it certainly was not sent."""
-        return self._node.transport.send(name, message)
+        return self._node.transport.send(name, message, self.group)
 
     def role_changed(self, state: SoftState) -> None:
         """Role, leader or term are others now."""
         self.administration.look_at_hand_over()
         if self._node.forwarder is not None:
-            self._node.forwarder.leader_changed(self.leader_name)
+            self._node.forwarder.leader_changed(self.group, self.leader_name)
 
     def readable_to(self, next_offset: int) -> None:
         """Every record below `next_offset` is readable here."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from construct import GreedyBytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct
 
@@ -26,7 +26,7 @@ from loghouse.limits import (
 from loghouse.protocol.client_messages import HAS_CRC, HAS_EXPECT_OFFSET
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.failures import FailureFields
-from loghouse.protocol.fields import SHORT_TEXT, U32, U64, Items8, ShortText, message, struct_of
+from loghouse.protocol.fields import SHORT_TEXT, U8, U32, U64, Items8, ShortText, message, struct_of
 from loghouse.protocol.message import Message, check_name, check_text
 
 
@@ -156,12 +156,18 @@ class ForwardFailure(FailureFields, Message):
         )
 
 
+_NUMBERS_MAX: Final[Mapping[int, int]] = {AdminOperation.ADD: 1, AdminOperation.TRIM: UINT64_MAX}
+
+
 @message(0x0123)
 class ForwardAdmin(Message):
-    """Do this as the leader, for somebody who was allowed to ask where it came in."""
+    """Do this as the leader, for somebody who was allowed to ask where it came in.
+
+    `operation` is an `AdminOperation`, or one of a later version: that is answered with a NotSupportedError.
+    """
 
     request_id: U64
-    operation: Annotated[AdminOperation, Int8ub]
+    operation: U8
     name: ShortText = ""
     number: U64 = 0
 
@@ -176,9 +182,12 @@ class ForwardAdmin(Message):
                 check_text("subject", self.name, SUBJECT_SIZE_MAX)
             case AdminOperation.TRIM | AdminOperation.PROGRESS:
                 check_text("name", self.name, 0)
-        number_max = {AdminOperation.ADD: 1, AdminOperation.TRIM: UINT64_MAX}.get(self.operation, 0)
+            case _:
+                return  # of a later version, which knows what it allows
+        number_max = _NUMBERS_MAX.get(self.operation, 0)
         if self.number > number_max:
-            raise ValueError(f"number {self.number} of {self.operation.name}, allowed: 0 to {number_max}")
+            name = AdminOperation(self.operation).name
+            raise ValueError(f"number {self.number} of {name}, allowed: 0 to {number_max}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import ClassVar, Final
 
 from construct import Bytes, Const, GreedyBytes, Int8ub, Int16ub, Int64ub, Prefixed, Struct
@@ -26,13 +26,21 @@ class LinkRole(IntEnum):
     CLIENT = 2
 
 
+class Capability(IntFlag):
+    """What the sender of a Hello can do beyond version 1 of the protocol. ONLY APPEND TO THIS LIST."""
+
+    MANY_LOGS = 1
+    """A node: it looks at the group of every frame. Only it is sent frames of groups above 1."""
+
+
 @message(0x0001, HELLO_SIZE_MAX)
 class Hello(Message):
     """The first frame, both ways: who I am and what I speak.
 
     `cluster_uuid` is zero while the sender belongs to no cluster (a joiner) or, from a client, does not mind
     which. `disk_uuid` and `node_name` are a node's; a client leaves them zero and empty. `entry_kinds` are
-    the kinds of entry the sender can store or read. `software` is for people, not for decisions.
+    the kinds of entry the sender can store or read. `capabilities` are bits of `Capability`, and of what
+    later versions can do. `software` is for people, not for decisions.
     """
 
     EXTENSIBLE: ClassVar[bool] = True

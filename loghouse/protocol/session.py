@@ -126,9 +126,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderNamed:
-    """The node of that name leads, says the one that this client appends through."""
+    """The node of that name leads a group, says the one that this client appends through."""
 
     name: str
+    group: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,7 +424,7 @@ class Session:
             return None
         if kind in CLIENT_KINDS:
             if self._is_dialler:
-                return self._receive_answer(message, frame.stream)
+                return self._receive_answer(message, frame)
             return self._receive_request(message, frame)
         match message:
             case Hello():
@@ -497,9 +498,10 @@ class Session:
             return None
         return RequestReceived(message, frame.group, frame.stream)
 
-    def _receive_answer(self, message: Message, stream: int) -> Event | None:
+    def _receive_answer(self, message: Message, frame: Frame) -> Event | None:
         if isinstance(message, LeaderHint):
-            return LeaderNamed(name=message.name)
+            return LeaderNamed(name=message.name, group=frame.group)
+        stream = frame.stream
         if not self.asked.accept(stream, message):
             return None
         if isinstance(message, Failure):

@@ -218,13 +218,13 @@ class RequestTests(WireCase):
         named = []
         taken = connection._event_received
         connection._event_received = lambda event: (
-            named.append(event.name) if isinstance(event, LeaderNamed) else taken(event)
+            named.append((event.name, event.group)) if isinstance(event, LeaderNamed) else taken(event)
         )
         for leader in ("n1", "n2", "n2", "", "n2", "n1", "n3"):
             self.patch(FakeNode, "leader_name", leader)
             await connection.produce(batch(b"x"), record_count=1)
         await connection.bounds()  # the last one is here, too
-        self.assertEqual(named, ["n2", "n2", "n3"])
+        self.assertEqual(named, [("n2", 1), ("n2", 1), ("n3", 1)])
 
     @asynchronous
     async def test_cancelled_before_it_is_proposed(self):

@@ -9,18 +9,22 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import IdentityError
 from loghouse.limits import MIB
+from loghouse.net.accept import own_hello
 from loghouse.net.link import LinkTimes
 from loghouse.net.peer import TURN_SIZE_MAX, PeerState, SendQueue
 from loghouse.protocol.codec import decode_envelope, encode_envelope
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.forward_messages import ForwardReply
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat, RequestVote
 from loghouse.protocol.session import MessageReceived, RaftFrameReceived
 from tests.fakes.secured import node_certificate
+from tests.net import wire
 from tests.net.wire import WireCase, asynchronous, until
 
+FORWARDED = ForwardReply(request_id=1, base_offset=0, record_count=1, timestamp=1, index=1, term=1)
 SEED = frame_seed(bytes(range(16)), 1)
 
 
@@ -114,6 +118,31 @@ class LinkTests(PeerCase):
         self.assertEqual((received.source, received.target), (2, 1))
         self.assertEqual(len(received.message.entries[0].payload), 100_000)
         self.assertEqual(gossip, MessageReceived(message=SwimNack(sequence=7), group=0, stream=0))
+
+    @asynchronous
+    async def test_groups(self):
+        """Frames of further groups go only to a node that says it looks at the group of a frame."""
+        self.open_port()
+        link = self.peer()
+        await self.up(link)
+        self.assertTrue(link.send(FORWARDED, group=7))
+        await until(lambda: self.peers.events)
+        [(_, event)] = self.peers.events
+        self.assertEqual((event.message, event.group), (FORWARDED, 7))
+
+    @asynchronous
+    async def test_no_groups(self):
+        """A node of before many logs, which looks at no group, gets only what is of the default log."""
+        self.patch(wire, "own_hello", lambda *what: lambda: replace(own_hello(*what)(), capabilities=0))
+        self.open_port()
+        link = self.peer()
+        await self.up(link)
+        self.assertFalse(link.send(FORWARDED, group=2))
+        self.assertFalse(link.send_raft(replace(append(1), group=2)))
+        self.assertEqual(self.dropped(link), 2)
+        self.assertTrue(link.send(FORWARDED, group=1))
+        self.assertTrue(link.send_raft(append(1)))
+        await until(lambda: len(self.peers.events) == 2)
 
     @asynchronous
     async def test_bulk_takes_turns(self):

@@ -101,7 +101,6 @@ def node_bodies():
     yield "forward produce with a reserved bit", "given", changed("forward produce", 8, b"\4")
     yield "forward produce of no records", "record_count", changed("forward produce", 11, bytes(4))
     yield "forward produce with reserved attributes", "attributes", changed("forward produce", 10, b"\x08")
-    yield "forward admin of operation 9", "operation", changed("forward admin: transfer", 8, b"\x09")
     yield "forward admin: add nobody", "name", changed("forward admin: transfer", 8, b"\x01")
     yield "forward admin reply cut in its matches", "matches", cut("forward admin reply: progress")
     yield "forward reply and a byte", "term", longer("forward reply")
