@@ -96,7 +96,7 @@ RSA_KEY_BITS_MAX: Final = (
 )
 IDENTITIES_MAX: Final = 1024  # parsed client certificates remembered, about 2 KiB each
 POLICY_SIZE_MAX: Final = 256 * KIB
-POLICY_RULES_MAX: Final = 1000  # a decision costs about 2.5 us a rule on the loop
+POLICY_RULES_MAX: Final = 1000  # with a model of their own, some 2.5 us each
 DECISIONS_MAX: Final = 4096  # remembered (subject, object, action) decisions
 
 # --- gRPC -----------------------------------------------------------------------

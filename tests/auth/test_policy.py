@@ -5,6 +5,9 @@ from pathlib import Path
 from unittest import mock
 
 from casbin import Enforcer
+from casbin.model import Model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth import policy
@@ -12,8 +15,13 @@ from loghouse.auth.policy import Action, Authorizer
 from loghouse.errors import ConfigError, PermissionDeniedError
 from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
 
+NAMES = st.sampled_from(("ann", "bob"))
+LOGS = st.sampled_from(("a", "ab", "abc", "default", "*"))
+PATTERNS = LOGS | st.sampled_from(("a*", "ab*", "abc*", "d*"))
+ACTIONS = st.sampled_from(("produce", "consume", "admin"))
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = (ROOT / "certs" / "model.conf").read_text()
+ROLES = MODEL.replace("r.sub == p.sub", "g(r.sub, p.sub)") + "\n[role_definition]\ng = _, _\n"
 ORIGINAL_POLICY = "p, root, *, produce\np, root, *, consume\n"
 
 
@@ -65,6 +73,24 @@ class PolicyTests(SynchronousTestCase):
         # A rule for one log says nothing about the cluster.
         self.assertFalse(authorizer.permits("bob", "*", "consume"))
 
+    def test_beginnings_of_names(self):
+        """A rule whose log ends in `*` is for all logs whose names begin so, and never for the cluster."""
+        authorizer = self.authorizer("p, ann, team-a-*, produce\np, ann, team-*, consume\n")
+        for log, allowed in (("team-a-x", True), ("team-a-", True), ("team-a", False), ("team-b", False)):
+            self.assertEqual(authorizer.permits("ann", log, "produce"), allowed, log)
+        self.assertTrue(authorizer.permits("ann", "team-b", "consume"))
+        for log in ("default", "tea", "*", ""):
+            self.assertFalse(authorizer.permits("ann", log, "consume"), log)
+        self.assertTrue(authorizer.permits_anything("ann"))
+
+    def test_beginnings_of_names_with_roles(self):
+        """What a role may do by the beginning of a name, its members may."""
+        self.model.write_text(ROLES)
+        authorizer = self.authorizer("p, writers, team-a-*, produce\ng, bob, writers\n")
+        self.assertTrue(authorizer.permits("bob", "team-a-x", "produce"))
+        self.assertFalse(authorizer.permits("bob", "team-b-x", "produce"))
+        self.assertEqual([authorizer.permits_anything(one) for one in ("bob", "eve")], [True, False])
+
     def test_a_rule_for_a_log_named_like_the_request(self):
         """A rule for one log allows that log only."""
         authorizer = self.authorizer("p, eve, other, consume\n")
@@ -86,9 +112,7 @@ class PolicyTests(SynchronousTestCase):
 
     def test_roles(self):
         """A model with roles gives a member what its role may do."""
-        self.model.write_text(
-            MODEL.replace("r.sub == p.sub", "g(r.sub, p.sub)") + "\n[role_definition]\ng = _, _\n"
-        )
+        self.model.write_text(ROLES)
         authorizer = self.authorizer("p, writers, *, produce\ng, bob, writers\n")
         self.assertTrue(authorizer.permits("bob", "default", "produce"))
         self.assertFalse(authorizer.permits("bobby", "default", "produce"))
@@ -100,9 +124,9 @@ class PolicyTests(SynchronousTestCase):
         self.authorizer().check("root", "default", "consume")
 
     def test_anything_at_all(self):
-        """One permission is enough, on the log or on the cluster."""
+        """One permission is enough, on any log or on the cluster."""
         authorizer = self.authorizer("p, a, default, consume\np, b, *, admin\np, c, other, produce\n")
-        self.assertEqual([authorizer.permits_anything(s) for s in "abcd"], [True, True, False, False])
+        self.assertEqual([authorizer.permits_anything(s) for s in "abcd"], [True, True, True, False])
         error = self.assertRaises(PermissionDeniedError, authorizer.check_anything, "d")
         # What it names can be granted: with that rule the subject passes.
         granted = self.authorizer(f"p, d, {error.object}, {error.action}\n")
@@ -140,6 +164,8 @@ class BadFileTests(SynchronousTestCase):
             ("an action in capitals", "p, root, *, Produce"),
             ("every action", "p, root, *, *"),
             ("everybody", "p, *, default, consume"),
+            ("a pattern inside", "p, root, a*b, consume"),
+            ("two patterns", "p, root, a**, consume"),
             ("a hidden character", "p, ro\u200bot, *, produce"),
             ("a space that is none", "p, root\xa0, *, produce"),
             ("too large", "#" * (POLICY_SIZE_MAX + 1)),
@@ -238,12 +264,39 @@ class DecisionTests(SynchronousTestCase):
 
     def test_each_decision_is_made_once(self):
         """casbin is asked once for an allowed triple, and (for the log, for `*`) twice for a denied one."""
+        self.model.write_text(ROLES)
         authorizer = self.authorizer("p, root, default, produce\n")
         with mock.patch.object(Enforcer, "enforce", autospec=True, side_effect=Enforcer.enforce) as enforce:
             for _ in range(3):
                 self.assertTrue(authorizer.permits("root", "default", "produce"))
                 self.assertFalse(authorizer.permits("eve", "default", "produce"))
         self.assertEqual(enforce.call_count, 3)
+
+    def test_casbin_is_not_asked(self):
+        """The rules of the model that comes with Loghouse are looked up, however many they are."""
+        rules = "".join(f"p, s{number}, team-{number}-*, produce\n" for number in range(POLICY_RULES_MAX))
+        authorizer = self.authorizer(rules)
+        with mock.patch.object(Enforcer, "enforce", autospec=True, side_effect=AssertionError):
+            for number in range(POLICY_RULES_MAX):
+                self.assertTrue(authorizer.permits(f"s{number}", f"team-{number}-x", "produce"))
+                self.assertFalse(authorizer.permits(f"s{number}", f"team-{number + 1}-x", "produce"))
+                self.assertTrue(authorizer.permits_anything(f"s{number}"))
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(NAMES, PATTERNS, ACTIONS), max_size=12), NAMES, LOGS, ACTIONS)
+    def test_decides_as_casbin(self, rules, subject, log, action):
+        """The table allows what casbin allows for the log's name or for a pattern that covers it."""
+        model = Model()
+        model.load_model_from_text(MODEL)
+        enforcer = Enforcer(model)
+        for rule in rules:
+            enforcer.add_policy(*rule)
+        covering = {log, *(log[:size] + "*" for size in range(len(log) + 1))} if log != "*" else {log}
+        expected = any(enforcer.enforce(subject, one, action) for one in covering)
+        lines = "".join(f"p, {', '.join(rule)}\n" for rule in rules)
+        authorizer = self.authorizer(lines)
+        self.assertEqual(authorizer.permits(subject, log, action), expected)
+        self.assertEqual(authorizer.permits_anything(subject), any(rule[0] == subject for rule in rules))
 
     def test_the_memory_is_bounded(self):
         """More subjects than are remembered make the oldest go, and every answer is still right."""
