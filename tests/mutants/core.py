@@ -1,7 +1,7 @@
 """Known bugs of the consensus core."""
 
-from loghouse.testing.mutation import Edit, Mutant
 from loghouse.testing.swarm import FAULT_CLASSES
+from tests.mutants.hunted import bug
 
 ELECTIONS = "loghouse.raft.elections:Elections."
 REPLICATION = "loghouse.raft.replication:Replication."
@@ -21,107 +21,89 @@ READING = (("readers", 6), ("think_seconds_mean", 0.02), ("request_timeout_secon
 
 
 CORE = (
-    Mutant(
-        name="vote-twice",
-        citation="canonical/raft#386, camunda#1068, etcd#10000",
-        description="A member votes for whoever asks, even after it voted in that term.",
-        edits=(Edit(ELECTIONS + "_on_request_vote", " and self.vote in (NOBODY, source)", ""),),
+    bug(
+        "vote-twice",
+        "canonical/raft#386, camunda#1068, etcd#10000",
+        "A member votes for whoever asks, even after it voted in that term.",
+        (ELECTIONS + "_on_request_vote", " and self.vote in (NOBODY, source)", ""),
     ),
-    Mutant(
-        name="vote-reset-in-term",
-        citation="canonical/raft#386 (two leaders in one term)",
-        description="Following a leader of the same term forgets the vote given in it.",
-        edits=(Edit(ROLES + "_become_follower", "if term > self.term:", "if term >= self.term:"),),
+    bug(
+        "vote-reset-in-term",
+        "canonical/raft#386 (two leaders in one term)",
+        "Following a leader of the same term forgets the vote given in it.",
+        (ROLES + "_become_follower", "if term > self.term:", "if term >= self.term:"),
     ),
-    Mutant(
-        name="vote-for-stale-log",
-        citation="Raft 5.4.1; CORDS FAST'17",
-        description="A candidate whose log lacks committed entries gets votes.",
-        edits=(
-            Edit(
-                ELECTIONS + "_on_request_vote",
-                "(message.last_log_term, message.last_log_index) >= self._vote_pair",
-                "True",
-            ),
+    bug(
+        "vote-for-stale-log",
+        "Raft 5.4.1; CORDS FAST'17",
+        "A candidate whose log lacks committed entries gets votes.",
+        (
+            ELECTIONS + "_on_request_vote",
+            "(message.last_log_term, message.last_log_index) >= self._vote_pair",
+            "True",
         ),
     ),
-    Mutant(
-        name="vote-by-length",
-        citation="Raft 5.4.1 (the later term is more up to date, whatever the length)",
-        description="Logs are compared by length only, not by the last term first.",
-        edits=(
-            Edit(
-                ELECTIONS + "_on_request_vote",
-                "(message.last_log_term, message.last_log_index) >= self._vote_pair",
-                "message.last_log_index >= self._log.last_index",
-            ),
+    bug(
+        "vote-by-length",
+        "Raft 5.4.1 (the later term is more up to date, whatever the length)",
+        "Logs are compared by length only, not by the last term first.",
+        (
+            ELECTIONS + "_on_request_vote",
+            "(message.last_log_term, message.last_log_index) >= self._vote_pair",
+            "message.last_log_index >= self._log.last_index",
         ),
         options=(*SLOW_COMMIT, ("writers", 2), ("think_seconds_mean", 0.02), ("pipeline", 4)),
         faults=CHANGING_LEADERS,
         first_seed=45,
     ),
-    Mutant(
-        name="pre-vote-counted",
-        citation="canonical/raft#196",
-        description="An answer to a pre-vote counts as a vote.",
-        edits=(
-            Edit(
-                ELECTIONS + "_on_vote_reply",
-                "elif self.role is Role.CANDIDATE and not message.pre_vote:",
-                "elif self.role is Role.CANDIDATE:",
-            ),
+    bug(
+        "pre-vote-counted",
+        "canonical/raft#196",
+        "An answer to a pre-vote counts as a vote.",
+        (
+            ELECTIONS + "_on_vote_reply",
+            "elif self.role is Role.CANDIDATE and not message.pre_vote:",
+            "elif self.role is Role.CANDIDATE:",
         ),
     ),
-    Mutant(
-        name="votes-kept-between-terms",
-        citation="etcd-io/raft quorum tests (votes of an older campaign)",
-        description="Votes collected in one campaign count in the next.",
-        edits=(
-            Edit(ROLES + "_reset", "self._votes = {}", "pass"),
-            Edit(ELECTIONS + "_on_vote_reply", "message.term != expected_term or ", ""),
+    bug(
+        "votes-kept-between-terms",
+        "etcd-io/raft quorum tests (votes of an older campaign)",
+        "Votes collected in one campaign count in the next.",
+        (ROLES + "_reset", "self._votes = {}", "pass"),
+        (ELECTIONS + "_on_vote_reply", "message.term != expected_term or ", ""),
+    ),
+    bug(
+        "answers-before-durable",
+        "etcd#14370, etcd#10508 (ack before the log is durable)",
+        "Votes and acknowledgements leave before the disk has what they promise.",
+        (ROLES + "_send_after_persist", "self._messages_after_persist.append(", "self._messages_now.append("),
+    ),
+    bug(
+        "ack-before-durable",
+        "NATS#7564; etcd#14370",
+        "A follower acknowledges entries as soon as it has them in memory.",
+        (REPLICATION + "_acknowledge", "self._send_after_persist(", "self._send("),
+    ),
+    bug(
+        "empty-append-acks",
+        "yugabyte#32875",
+        "The answer to an empty append covers entries that are not durable yet.",
+        (
+            REPLICATION + "_on_append_entries",
+            "return self._acknowledge(source, max(last_new, log.commit_index))",
+            "return self._acknowledge(source, last_new) if message.entries else self._send(\n"
+            "        source, AppendEntriesReply(term=self.term, success=True, index=last_new))",
         ),
     ),
-    Mutant(
-        name="answers-before-durable",
-        citation="etcd#14370, etcd#10508 (ack before the log is durable)",
-        description="Votes and acknowledgements leave before the disk has what they promise.",
-        edits=(
-            Edit(
-                ROLES + "_send_after_persist",
-                "self._messages_after_persist.append(",
-                "self._messages_now.append(",
-            ),
-        ),
-    ),
-    Mutant(
-        name="ack-before-durable",
-        citation="NATS#7564; etcd#14370",
-        description="A follower acknowledges entries as soon as it has them in memory.",
-        edits=(Edit(REPLICATION + "_acknowledge", "self._send_after_persist(", "self._send("),),
-    ),
-    Mutant(
-        name="empty-append-acks",
-        citation="yugabyte#32875",
-        description="The answer to an empty append covers entries that are not durable yet.",
-        edits=(
-            Edit(
-                REPLICATION + "_on_append_entries",
-                "return self._acknowledge(source, max(last_new, log.commit_index))",
-                "return self._acknowledge(source, last_new) if message.entries else self._send(\n"
-                "        source, AppendEntriesReply(term=self.term, success=True, index=last_new))",
-            ),
-        ),
-    ),
-    Mutant(
-        name="old-term-commit",
-        citation="Raft 5.4.2, figure 8; PySyncObj#169, #110",
-        description="A leader commits entries of older terms by counting replicas.",
-        edits=(
-            Edit(
-                REPLICATION + "_advance_commit",
-                "if index >= self._term_start_index and self._log.commit(index) ",
-                "if self._log.commit(index) ",
-            ),
+    bug(
+        "old-term-commit",
+        "Raft 5.4.2, figure 8; PySyncObj#169, #110",
+        "A leader commits entries of older terms by counting replicas.",
+        (
+            REPLICATION + "_advance_commit",
+            "if index >= self._term_start_index and self._log.commit(index) ",
+            "if self._log.commit(index) ",
         ),
         options=(
             ("voters", 3),
@@ -144,175 +126,154 @@ CORE = (
         faults=(*QUIET, ("crash", 3.0), ("crash_point", 1.5)),
         first_seed=15,
     ),
-    Mutant(
-        name="leader-counts-memory",
-        citation="etcd#14370 (single node acks before the WAL is durable)",
-        description="A leader counts its own entry before its disk has it.",
-        edits=(
-            Edit(
-                REPLICATION + "_advance_commit",
-                "self._log.durable_index if id_ == self.id",
-                "self._log.last_index if id_ == self.id",
-            ),
+    bug(
+        "leader-counts-memory",
+        "etcd#14370 (single node acks before the WAL is durable)",
+        "A leader counts its own entry before its disk has it.",
+        (
+            REPLICATION + "_advance_commit",
+            "self._log.durable_index if id_ == self.id",
+            "self._log.last_index if id_ == self.id",
         ),
     ),
-    Mutant(
-        name="leader-counts-sent",
-        citation="Raft 5.3 (an entry is committed once a majority stored it)",
-        description="A leader counts what it sent to a follower as held by it.",
-        edits=(
-            Edit(
-                REPLICATION + "_send_append",
-                "progress.next_index = entries[-1].index + 1",
-                "progress.next_index = entries[-1].index + 1\n"
-                "        progress.match_index = entries[-1].index",
-            ),
+    bug(
+        "leader-counts-sent",
+        "Raft 5.3 (an entry is committed once a majority stored it)",
+        "A leader counts what it sent to a follower as held by it.",
+        (
+            REPLICATION + "_send_append",
+            "progress.next_index = entries[-1].index + 1",
+            "progress.next_index = entries[-1].index + 1\n        progress.match_index = entries[-1].index",
         ),
     ),
-    Mutant(
-        name="removed-leader-counts-itself",
-        citation="etcd-io/raft confchange_v1_remove_leader; Raft 6",
-        description="A leader that is no voter any more counts itself for commits.",
-        edits=(
-            Edit(
-                REPLICATION + "_advance_commit",
-                "for id_ in self._voters\n",
-                "for id_ in self._voters | {self.id}\n",
-            ),
+    bug(
+        "removed-leader-counts-itself",
+        "etcd-io/raft confchange_v1_remove_leader; Raft 6",
+        "A leader that is no voter any more counts itself for commits.",
+        (
+            REPLICATION + "_advance_commit",
+            "for id_ in self._voters\n",
+            "for id_ in self._voters | {self.id}\n",
         ),
         options=(("spares", 2),),
         faults=(("membership", 3.0), ("wipe", 0), ("bit_rot", 0)),
     ),
-    Mutant(
-        name="append-commit-unclamped",
-        citation="etcd-io/raft commit rules (follower commit not clamped)",
-        description="A follower commits up to the leader's index in a suffix that the append did not check.",
-        edits=(
-            # A leader that goes back all the way after a rejection is slow and right; it shows the bug.
-            Edit(REPLICATION + "_on_append_reply", "hint = message.hint_index", "hint = 0"),
-            Edit(
-                REPLICATION + "_on_append_entries",
-                "log.commit(min(message.commit_index, last_new))",
-                "log.commit(min(message.commit_index, log.last_index))",
-            ),
+    bug(
+        "append-commit-unclamped",
+        "etcd-io/raft commit rules (follower commit not clamped)",
+        "A follower commits up to the leader's index in a suffix that the append did not check.",
+        # A leader that goes back all the way after a rejection is slow and right; it shows the bug.
+        (REPLICATION + "_on_append_reply", "hint = message.hint_index", "hint = 0"),
+        (
+            REPLICATION + "_on_append_entries",
+            "log.commit(min(message.commit_index, last_new))",
+            "log.commit(min(message.commit_index, log.last_index))",
         ),
         options=SLOW_COMMIT,
         faults=CHANGING_LEADERS,
         first_seed=6,
     ),
-    Mutant(
-        name="heartbeat-commit-unclamped",
-        citation="etcd-io/raft (heartbeats carry min(match, commit))",
-        description="Heartbeats tell a follower to commit entries it is not known to hold.",
-        edits=(
-            Edit(
-                REPLICATION + "_broadcast_heartbeat",
-                "min(progress.match_index, self._log.commit_index)",
-                "self._log.commit_index",
-            ),
+    bug(
+        "heartbeat-commit-unclamped",
+        "etcd-io/raft (heartbeats carry min(match, commit))",
+        "Heartbeats tell a follower to commit entries it is not known to hold.",
+        (
+            REPLICATION + "_broadcast_heartbeat",
+            "min(progress.match_index, self._log.commit_index)",
+            "self._log.commit_index",
         ),
         first_seed=12,
     ),
-    Mutant(
-        name="commit-goes-back",
-        citation="PySyncObj#166",
-        description="An older message lowers the commit index.",
-        edits=(Edit(LOG + "commit", "if index <= self.commit_index:", "if index == self.commit_index:"),),
+    bug(
+        "commit-goes-back",
+        "PySyncObj#166",
+        "An older message lowers the commit index.",
+        (LOG + "commit", "if index <= self.commit_index:", "if index == self.commit_index:"),
     ),
-    Mutant(
-        name="conflict-ignored",
-        citation="Raft 5.3, figure 7; KIP-101",
-        description="A follower keeps its own entries where the leader has others.",
-        edits=(
-            Edit(
-                REPLICATION + "_take",
-                "if entry.index <= log.commit_index or log.term_at(entry.index) == entry.term:",
-                "if True:",
-            ),
+    bug(
+        "conflict-ignored",
+        "Raft 5.3, figure 7; KIP-101",
+        "A follower keeps its own entries where the leader has others.",
+        (
+            REPLICATION + "_take",
+            "if entry.index <= log.commit_index or log.term_at(entry.index) == entry.term:",
+            "if True:",
         ),
         faults=CHANGING_LEADERS,
     ),
-    Mutant(
-        name="previous-term-unchecked",
-        citation="Raft 5.3 (consistency check); openraft#1795",
-        description="An append is taken wherever the follower has some entry before it.",
-        edits=(
-            Edit(
-                REPLICATION + "_on_append_entries",
-                "if not log.matches(prev_index, message.prev_log_term):",
-                "if prev_index > log.last_index:",
-            ),
+    bug(
+        "previous-term-unchecked",
+        "Raft 5.3 (consistency check); openraft#1795",
+        "An append is taken wherever the follower has some entry before it.",
+        (
+            REPLICATION + "_on_append_entries",
+            "if not log.matches(prev_index, message.prev_log_term):",
+            "if prev_index > log.last_index:",
         ),
         faults=CHANGING_LEADERS,
     ),
-    Mutant(
-        name="late-append-cuts",
-        citation="Raft figure 2 (only a conflicting entry cuts); Kafka KIP-101",
-        description="A late append cuts entries that match, and that were acknowledged.",
-        edits=(
-            Edit(
-                REPLICATION + "_on_append_entries",
-                "if message.entries and not log.matches(last_new, message.entries[-1].term):",
-                "if log.last_index > max(last_new, log.commit_index):\n"
-                "        log.truncate(max(last_new, log.commit_index))\n"
-                "    if message.entries and not log.matches(last_new, message.entries[-1].term):",
-            ),
+    bug(
+        "late-append-cuts",
+        "Raft figure 2 (only a conflicting entry cuts); Kafka KIP-101",
+        "A late append cuts entries that match, and that were acknowledged.",
+        (
+            REPLICATION + "_on_append_entries",
+            "if message.entries and not log.matches(last_new, message.entries[-1].term):",
+            "if log.last_index > max(last_new, log.commit_index):\n"
+            "        log.truncate(max(last_new, log.commit_index))\n"
+            "    if message.entries and not log.matches(last_new, message.entries[-1].term):",
         ),
     ),
-    Mutant(
-        name="aba-stable",
-        citation="etcd-io/raft async_storage_writes_append_aba_race, etcd#1690",
-        description="The late completion of an overwritten write marks other entries durable.",
-        edits=(Edit(LOG + "truncate", "write.last_index = min(write.last_index, index)", "pass"),),
+    bug(
+        "aba-stable",
+        "etcd-io/raft async_storage_writes_append_aba_race, etcd#1690",
+        "The late completion of an overwritten write marks other entries durable.",
+        (LOG + "truncate", "write.last_index = min(write.last_index, index)", "pass"),
         options=(*READING, ("disk.sync_seconds_mean", 0.02), ("raft.append_size_max", 220)),
         faults=(("partition", 4.0), ("pause", 5.0), ("disk_stall", 3.0)),
         first_seed=4,
     ),
-    Mutant(
-        name="cut-stays-durable",
-        citation="etcd-io/raft async_storage_writes (unstable entries); raft-wal#32",
-        description="A cut leaves the durable mark where it was.",
-        edits=(Edit(LOG + "truncate", "self.durable_index = min(self.durable_index, index)", "pass"),),
+    bug(
+        "cut-stays-durable",
+        "etcd-io/raft async_storage_writes (unstable entries); raft-wal#32",
+        "A cut leaves the durable mark where it was.",
+        (LOG + "truncate", "self.durable_index = min(self.durable_index, index)", "pass"),
         faults=CHANGING_LEADERS,
     ),
-    Mutant(
-        name="producers-survive-cut",
-        citation="design 6 (the table is a function of the log); Redpanda#3039",
-        description="A cut of the log does not roll the producer table back.",
-        edits=(
-            Edit(
-                LOG + "truncate",
-                "self.state = self._state_at(index)",
-                "kept = self.state.producers\n    self.state = self._state_at(index)\n"
-                "    self.state.producers = kept",
-            ),
+    bug(
+        "producers-survive-cut",
+        "design 6 (the table is a function of the log); Redpanda#3039",
+        "A cut of the log does not roll the producer table back.",
+        (
+            LOG + "truncate",
+            "self.state = self._state_at(index)",
+            "kept = self.state.producers\n    self.state = self._state_at(index)\n"
+            "    self.state.producers = kept",
         ),
         options=(("producers", 3), ("pipeline", 4), ("writers", 0)),
         faults=CHANGING_LEADERS,
     ),
-    Mutant(
-        name="duplicates-appended",
-        citation="Redpanda#3039 (duplicate writes); jetcd 0.8.2",
-        description="A producer's retry is appended again.",
-        edits=(Edit(PROPOSALS + "_append_proposal", "if original is not None:", "if False:"),),
+    bug(
+        "duplicates-appended",
+        "Redpanda#3039 (duplicate writes); jetcd 0.8.2",
+        "A producer's retry is appended again.",
+        (PROPOSALS + "_append_proposal", "if original is not None:", "if False:"),
     ),
-    Mutant(
-        name="wall-clock-timestamps",
-        citation="ADR 22 (wall clock steps must change nothing)",
-        description="Entries get the wall clock's time although it went back.",
-        edits=(Edit(ROLES + "_append_own", "timestamp=max(now, state.timestamp)", "timestamp=now"),),
+    bug(
+        "wall-clock-timestamps",
+        "ADR 22 (wall clock steps must change nothing)",
+        "Entries get the wall clock's time although it went back.",
+        (ROLES + "_append_own", "timestamp=max(now, state.timestamp)", "timestamp=now"),
         faults=(("clock_step", 5.0),),
     ),
-    Mutant(
-        name="snapshot-keeps-conflict",
-        citation="hashicorp/raft#697, #704; openraft#559",
-        description="A follower with another entry at a snapshot's index keeps its log.",
-        edits=(
-            Edit(
-                REPLICATION + "_on_install_snapshot",
-                "if log.matches(state.index, state.term):",
-                "if state.index <= log.last_index:",
-            ),
+    bug(
+        "snapshot-keeps-conflict",
+        "hashicorp/raft#697, #704; openraft#559",
+        "A follower with another entry at a snapshot's index keeps its log.",
+        (
+            REPLICATION + "_on_install_snapshot",
+            "if log.matches(state.index, state.term):",
+            "if state.index <= log.last_index:",
         ),
         options=(
             ("voters", 3),
@@ -328,97 +289,75 @@ CORE = (
         faults=(("partition", 4.0), ("pause", 5.0)),
         first_seed=5,
     ),
-    Mutant(
-        name="stale-snapshot-taken",
-        citation="etcd#1763 (stale snapshot truncates matched entries)",
-        description="A late snapshot throws away entries that came after it.",
-        edits=(
-            Edit(REPLICATION + "_on_install_snapshot", "if state.index <= log.commit_index:", "if False:"),
-            Edit(
-                REPLICATION + "_on_install_snapshot", "if log.matches(state.index, state.term):", "if False:"
-            ),
-            Edit(LOG + "restore", "assert state.index > self.commit_index", "pass"),
-        ),
+    bug(
+        "stale-snapshot-taken",
+        "etcd#1763 (stale snapshot truncates matched entries)",
+        "A late snapshot throws away entries that came after it.",
+        (REPLICATION + "_on_install_snapshot", "if state.index <= log.commit_index:", "if False:"),
+        (REPLICATION + "_on_install_snapshot", "if log.matches(state.index, state.term):", "if False:"),
+        (LOG + "restore", "assert state.index > self.commit_index", "pass"),
         options=(("trim_seconds_mean", 0.3), ("disk.index_size", 24), ("network.duplicate", 0.2)),
         first_seed=5,
     ),
-    Mutant(
-        name="snapshot-wait-for-ever",
-        citation="etcd#10308; hashicorp/raft#612",
-        description="A leader that sent a snapshot that was lost never sends anything again.",
-        edits=(
-            Edit(
-                REPLICATION + "_on_heartbeat_reply",
-                "progress.waited_ticks >= self.config.snapshot_ticks",
-                "False",
-            ),
-        ),
+    bug(
+        "snapshot-wait-for-ever",
+        "etcd#10308; hashicorp/raft#612",
+        "A leader that sent a snapshot that was lost never sends anything again.",
+        (REPLICATION + "_on_heartbeat_reply", "progress.waited_ticks >= self.config.snapshot_ticks", "False"),
         options=(("trim_seconds_mean", 0.3), ("disk.index_size", 24), ("network.loss", 0.3)),
         first_seed=30,
     ),
-    Mutant(
-        name="probe-paused-for-ever",
-        citation="etcd-io/raft heartbeat_resp_recovers_from_probing, etcd#14633",
-        description="A probe that was lost is never repeated.",
-        edits=(
-            Edit(
-                REPLICATION + "_on_heartbeat_reply",
-                "progress.paused = progress.wants_look = False",
-                "progress.wants_look = False",
-            ),
+    bug(
+        "probe-paused-for-ever",
+        "etcd-io/raft heartbeat_resp_recovers_from_probing, etcd#14633",
+        "A probe that was lost is never repeated.",
+        (
+            REPLICATION + "_on_heartbeat_reply",
+            "progress.paused = progress.wants_look = False",
+            "progress.wants_look = False",
         ),
         first_seed=4,
     ),
-    Mutant(
-        name="transfer-stuck",
-        citation="hashicorp/raft#696, #487, #493, #581; openraft#1747",
-        description="A leadership transfer that failed blocks proposals for ever.",
-        edits=(
-            Edit(ELECTIONS + "_tick_leader", "self._transfer_target = NOBODY", "pass"),
-            Edit(ROLES + "_reset", "self._transfer_target = NOBODY", "pass"),
-        ),
+    bug(
+        "transfer-stuck",
+        "hashicorp/raft#696, #487, #493, #581; openraft#1747",
+        "A leadership transfer that failed blocks proposals for ever.",
+        (ELECTIONS + "_tick_leader", "self._transfer_target = NOBODY", "pass"),
+        (ROLES + "_reset", "self._transfer_target = NOBODY", "pass"),
         options=(("network.loss", 0.3),),
         faults=(("transfer", 3.0), ("membership", 0)),
         first_seed=4,
     ),
-    Mutant(
-        name="removed-voter-stuck",
-        citation="qdrant#10691, scylla#10618; thesis 4.2.2",
-        description="A member that was just removed does not campaign, though only it could commit that.",
-        edits=(Edit(ELECTIONS + "may_campaign", "(self.is_voter or self._was_voter)", "self.is_voter"),),
+    bug(
+        "removed-voter-stuck",
+        "qdrant#10691, scylla#10618; thesis 4.2.2",
+        "A member that was just removed does not campaign, though only it could commit that.",
+        (ELECTIONS + "may_campaign", "(self.is_voter or self._was_voter)", "self.is_voter"),
         options=(("voters", 2), ("spares", 1)),
         faults=(("membership", 3.0), ("crash", 4.0), ("one_way_cut", 4.0)),
         first_seed=59,
     ),
-    Mutant(
-        name="change-before-own-commit",
-        citation="Ongaro 2015, single-server membership bug; raft#372",
-        description="A new leader changes the members before it committed anything of its own term.",
-        edits=(Edit(PROPOSALS + "propose_configuration", "if not self.has_own_commit:", "if False:"),),
+    bug(
+        "change-before-own-commit",
+        "Ongaro 2015, single-server membership bug; raft#372",
+        "A new leader changes the members before it committed anything of its own term.",
+        (PROPOSALS + "propose_configuration", "if not self.has_own_commit:", "if False:"),
         options=(("spares", 2),),
         faults=(("membership", 3.0), ("transfer", 5.0)),
     ),
-    Mutant(
-        name="overlapping-changes",
-        citation="etcd#12582, #7625, camunda#60086; Raft 6",
-        description="A second membership change begins before the first is committed.",
-        edits=(
-            Edit(PROPOSALS + "propose_configuration", "if not self.configuration_is_committed:", "if False:"),
-        ),
+    bug(
+        "overlapping-changes",
+        "etcd#12582, #7625, camunda#60086; Raft 6",
+        "A second membership change begins before the first is committed.",
+        (PROPOSALS + "propose_configuration", "if not self.configuration_is_committed:", "if False:"),
         options=(("spares", 2),),
         faults=(("membership", 2.0),),
     ),
-    Mutant(
-        name="read-without-quorum",
-        citation="hashicorp/raft#108, #603; consul#54",
-        description="A leader answers reads without asking whether it still leads.",
-        edits=(
-            Edit(
-                READS + "_confirm_reads",
-                "if not has_quorum(self._voters, [*confirmed, self.id]):",
-                "if False:",
-            ),
-        ),
+    bug(
+        "read-without-quorum",
+        "hashicorp/raft#108, #603; consul#54",
+        "A leader answers reads without asking whether it still leads.",
+        (READS + "_confirm_reads", "if not has_quorum(self._voters, [*confirmed, self.id]):", "if False:"),
         options=(
             *READING,
             ("voters", 5),
@@ -438,26 +377,24 @@ CORE = (
         faults=(*QUIET, ("partition", 2.0)),
         first_seed=2,
     ),
-    Mutant(
-        name="read-before-own-commit",
-        citation="etcd#7331",
-        description="A new leader answers reads before it committed an entry of its own term.",
-        edits=(Edit(READS + "_flush_reads", " and self.has_own_commit:", ":"),),
+    bug(
+        "read-before-own-commit",
+        "etcd#7331",
+        "A new leader answers reads before it committed an entry of its own term.",
+        (READS + "_flush_reads", " and self.has_own_commit:", ":"),
         options=(*READING, ("disk.sync_seconds_mean", 0.05)),
         faults=(("transfer", 5.0), ("partition", 5.0)),
         first_seed=4,
     ),
-    Mutant(
-        name="read-confirmed-by-late-answer",
-        citation="etcd#20418",
-        description="An answer to an older heartbeat confirms a newer read.",
-        edits=(
-            Edit(
-                REPLICATION + "_on_heartbeat_reply",
-                "if progress.read_round < message.read_round <= self._reads.round:\n"
-                "        progress.read_round = message.read_round",
-                "progress.read_round = self._reads.round",
-            ),
+    bug(
+        "read-confirmed-by-late-answer",
+        "etcd#20418",
+        "An answer to an older heartbeat confirms a newer read.",
+        (
+            REPLICATION + "_on_heartbeat_reply",
+            "if progress.read_round < message.read_round <= self._reads.round:\n"
+            "        progress.read_round = message.read_round",
+            "progress.read_round = self._reads.round",
         ),
         options=(
             *READING,
@@ -473,25 +410,23 @@ CORE = (
         faults=(*QUIET, ("pause", 3.0), ("clog", 2.0), ("partition", 3.0)),
         first_seed=180,
     ),
-    Mutant(
-        name="read-id-reused",
-        citation="etcd#21399",
-        description="A follower asks under the same id again; a late answer to the first fits the second.",
-        edits=(Edit(QUEUE + "ask", "context = self.new_id()", "context = 1"),),
+    bug(
+        "read-id-reused",
+        "etcd#21399",
+        "A follower asks under the same id again; a late answer to the first fits the second.",
+        (QUEUE + "ask", "context = self.new_id()", "context = 1"),
         options=(*READING, ("network.stray", 0.05), ("network.duplicate", 0.2)),
         faults=(("clog", 4.0),),
         first_seed=21,
     ),
-    Mutant(
-        name="read-round-not-first-index",
-        citation="Raft thesis 6.4 (the index is taken before the round)",
-        description="Reads that come while a round runs are answered by that round.",
-        edits=(
-            Edit(
-                READS + "_confirm_reads",
-                "running, reads.running = reads.running, []",
-                "running, reads.running, reads.waiting = reads.running + reads.waiting, [], []",
-            ),
+    bug(
+        "read-round-not-first-index",
+        "Raft thesis 6.4 (the index is taken before the round)",
+        "Reads that come while a round runs are answered by that round.",
+        (
+            READS + "_confirm_reads",
+            "running, reads.running = reads.running, []",
+            "running, reads.running, reads.waiting = reads.running + reads.waiting, [], []",
         ),
         options=(
             ("voters", 3),

@@ -4,7 +4,7 @@ Those of the core and of storage are in the other banks. What only a crafted pee
 `driving.py` and `gossip.py`, each by the test that is named for it.
 """
 
-from loghouse.testing.mutation import Edit, Mutant
+from tests.mutants.hunted import bug
 
 DRIVER = "loghouse.replica.driver:RaftDriver."
 UNSETTLED = "loghouse.replica.unsettled:Unsettled."
@@ -19,18 +19,6 @@ TAIL = "loghouse.replica.waiters:Waiters."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
 NO_LOSS = (("wipe", 0.0), ("bit_rot", 0.0))
 THREE = (("voters", 3), ("spares", 0))
-
-
-def bug(name, citation, description, *edits, options=(), faults=(), first_seed=1):
-    return Mutant(
-        name=name,
-        citation=citation,
-        description=description,
-        edits=tuple(Edit(*edit) for edit in edits),
-        options=options,
-        faults=faults,
-        first_seed=first_seed,
-    )
 
 
 ORDER = (

@@ -5,7 +5,8 @@ import importlib
 import unittest
 from dataclasses import dataclass
 
-from loghouse.testing.mutation import Edit, Mutant, planted
+from loghouse.testing.mutation import Mutant, planted
+from tests.mutants import hunted
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +17,9 @@ class Caught:
     by: str
 
 
-def bug(name, citation, description, edits, by):
+def bug(name, citation, description, *edits, by):
     """Return the bug of `edits`, (target, old, new) each, that the test `by` catches."""
-    made = tuple(Edit(*edit) for edit in edits)
-    return Caught(Mutant(name=name, citation=citation, description=description, edits=made), by)
+    return Caught(hunted.bug(name, citation, description, *edits), by)
 
 
 def run_test(name):
