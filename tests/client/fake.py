@@ -42,6 +42,11 @@ class FakeCase(TestCase):
         self.closers.append(cluster.stop)
         return await cluster.start(count)
 
+    async def connected(self, count=3, **options):
+        """Return a cluster, and a client of it."""
+        cluster = await self.cluster(count)
+        return cluster, self.connect(cluster.target, **options)
+
     def connect(self, target, **options):
         options.setdefault("timeout_seconds", 20.0)
         options.setdefault("transport", self.transport)

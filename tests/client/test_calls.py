@@ -52,8 +52,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_error_names_the_leader(self):
         """A node that does not lead any more names the leader, which is asked at once."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         await log.append(b"a")
         cluster.nodes[0].faults["ProduceBatch"] = [NotLeaderError("n2")]
         cluster.leader = cluster.nodes[1]
@@ -64,8 +63,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_answer_names_the_leader(self):
         """A node that passes appends on names the leader, which gets the next one."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         await log.append(b"a")
         cluster.leader = cluster.nodes[1]
         await log.append(b"b")
@@ -75,8 +73,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_no_leader_for_a_while(self):
         """While nobody leads it is tried again and again, and nothing is appended twice."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         cluster.leader = None
         appending = asyncio.ensure_future(log.append(b"a"))
         await until(lambda: sum(node.count("ProduceBatch") for node in cluster.nodes) >= 5)
@@ -87,8 +84,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_leader_is_gone(self):
         """When the leader's process ends, the append finds the next one."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         await log.append(b"a")
         await cluster.nodes[0].stop()
         cluster.leader = cluster.nodes[1]
@@ -112,8 +108,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_no_answer(self):
         """At the deadline of an append that was sent, nobody knows."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         await log.append(b"a")
         cluster.nodes[0].faults["ProduceBatch"] = [HANG]
         await self.raises(OutcomeUnknownError, log.append(b"b", timeout_seconds=0.2))
@@ -122,8 +117,7 @@ class AppendTests(FakeCase):
     async def test_bound_reached(self):
         """A bound that is reached for a moment is waited out; one that stays is told."""
         self.patch(retrying, "ATTEMPT_SECONDS_MIN", 10.0)  # a quarter of the time, then: enough for an answer
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         full = ResourceExhaustedError("proposals", "64 wait")
         cluster.nodes[0].faults["ProduceBatch"] = [full, full]
         self.assertEqual(await log.append(b"a"), 0)
@@ -134,8 +128,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_expected_offset(self):
         """A conflict is typed and says what the next offset is."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        _, log = await self.connected()
         self.assertEqual(await log.append(b"a", expect_offset=0), 0)
         error = await self.raises(ExpectOffsetError, log.append(b"b", expect_offset=0))
         self.assertEqual((error.expected, error.actual), (0, 1))
@@ -143,8 +136,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_refused(self):
         """A refusal comes at once and as what it is; what cannot be encoded is not even sent."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         cluster.nodes[0].faults["ProduceBatch"] = [PermissionDeniedError("root", "produce", "default")]
         error = await self.raises(PermissionDeniedError, log.append(b"a"))
         self.assertEqual((error.subject, error.action, error.object), ("root", "produce", "default"))
@@ -155,8 +147,7 @@ class AppendTests(FakeCase):
     @asynchronous
     async def test_cancelled(self):
         """A cancelled append leaves nothing behind here, and ends at the node."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         cluster.nodes[0].faults["ProduceBatch"] = [HANG]
         appending = asyncio.ensure_future(log.append(b"a"))
         await until(lambda: cluster.nodes[0].count("ProduceBatch"))
@@ -171,8 +162,7 @@ class ReadTests(FakeCase):
     @asynchronous
     async def test_followers_in_turn(self):
         """Followers answer in turn."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         for _ in range(6):
             self.assertEqual(await log.bounds(), (0, 0))
         self.assertEqual([node.count("Bounds") for node in cluster.nodes], [0, 3, 3])
@@ -182,8 +172,7 @@ class ReadTests(FakeCase):
         """A server that breaks or does not answer is left for another one, and left alone for a while."""
         self.patch(calls, "ASK_SECONDS", 0.2)
         self.patch(retrying, "ATTEMPT_SECONDS", 0.2)
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         await log.bounds()
         for fault in (BROKEN, HANG):
             for node in cluster.nodes[1:]:
@@ -193,8 +182,7 @@ class ReadTests(FakeCase):
     @asynchronous
     async def test_time_is_over(self):
         """Without an answer from anybody the error says so, and names the last one asked."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected(1)
         await log.bounds()
         cluster.nodes[0].faults["Bounds"] = [HANG] * 10
         error = await self.raises(DeadlineError, log.bounds(timeout_seconds=0.3))
@@ -208,8 +196,7 @@ class ClusterTests(FakeCase):
     @asynchronous
     async def test_servers(self):
         """Who is there, as asked just now."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         view = await log.servers()
         self.assertEqual((view.cluster_uuid, view.cluster_name), (cluster.uuid, "c1"))
         first = Server(name="n1", address=cluster.nodes[0].address, is_leader=True)
@@ -281,10 +268,9 @@ class ClusterTests(FakeCase):
     @asynchronous
     async def test_not_permitted(self):
         """Who may not even ask for the servers is told so at once."""
-        cluster = await self.cluster(1)
+        cluster, log = await self.connected(1)
         denied = PermissionDeniedError("nobody", "use", "GetServers")
         cluster.nodes[0].faults["GetServers"] = [denied] * 10
-        log = self.connect(cluster.target)
         error = await self.raises(PermissionDeniedError, log.append(b"a"))
         self.assertEqual(error.subject, "nobody")
 
@@ -314,8 +300,7 @@ class ClusterTests(FakeCase):
     @asynchronous
     async def test_administration(self):
         """Orders go to the server that they are for, and their refusals come back."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         self.assertEqual((await log.status(server="n3")).node, "n3")
         await log.leave("n2")
         self.assertEqual([node.count("Leave") for node in cluster.nodes], [0, 1, 0])
@@ -368,8 +353,7 @@ class UnexpectedTests(FakeCase):
     @asynchronous
     async def test_for_ever(self):
         """When it does not end, each waiter is told of it by an error of ours, and the producer lives on."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target, timeout_seconds=1.5)
+        _, log = await self.connected(timeout_seconds=1.5)
         left = self.broken(log, "servers", 10_000)
         self.assertIn("KeyError", str(await self.raises(DeadlineError, log.bounds())))
         left[0] = 0
@@ -391,8 +375,7 @@ class CloseTests(FakeCase):
     @asynchronous
     async def test_calls_under_way(self):
         """Whoever waits is told; an append says that it may have happened."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         await log.bounds()
         for node in cluster.nodes:
             node.faults["ProduceBatch"], node.faults["Bounds"] = [HANG], [HANG]

@@ -115,6 +115,11 @@ class ConnectionCase(FakeCase):
         self.closers.append(made.close)
         return made
 
+    async def dialled(self):
+        """Return a node, and a connection to it."""
+        node = await self.node()
+        return node, await self.dial(node)
+
     async def failure(self, work):
         """Await what must fail; return what it means."""
         return (await self.raises(CallFailedError, work)).failure
@@ -255,8 +260,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_company_shares_a_write(self):
         """Who asks alone is sent at once; who asks in company, with the others of the turn."""
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         made._transport = noted = NotedTransport(made._transport)
         asked = [asyncio.ensure_future(made.ask(Bounds(), 1, 10.0)) for _ in range(20)]
         await until(lambda: len(node.requests) == 20)
@@ -269,8 +273,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_bound(self):
         """More than a connection may have wait outside, in order; who waits for too long is told."""
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         count = REQUESTS_PER_CONNECTION_MAX
         asked = [asyncio.ensure_future(made.ask(Bounds(), 1, 20.0)) for _ in range(count + 2)]
         await until(lambda: len(node.requests) == count)
@@ -290,8 +293,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_bound_and_a_broken_connection(self):
         """Whoever waits for room on a connection that breaks is told so at once, nobody is forgotten."""
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         count = REQUESTS_PER_CONNECTION_MAX
         asked = [asyncio.ensure_future(made.ask(Bounds(), 1, 20.0)) for _ in range(count + 5)]
         await until(lambda: len(node.requests) == count)
@@ -316,8 +318,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_no_answer(self):
         """A request without an answer is given up and cancelled; nobody knows what it did."""
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         failure = await self.failure(made.ask(APPEND, 1, 0.05))
         self.assertEqual((failure.effect, failure.is_link), (Effect.UNKNOWN, True))
         await until(lambda: node.cancelled == [1])
@@ -330,8 +331,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_connection_breaks(self):
         """An append on a connection that breaks may have been done; a read was not."""
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         following = made.follow(0, 1)
         asked = [asyncio.ensure_future(made.ask(request, 1, 10.0)) for request in (APPEND, Bounds())]
         await until(lambda: len(node.requests) == 3)
@@ -346,8 +346,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_node_breaks_a_rule(self):
         """A frame that may not come ends the connection, with the rule in everybody's error."""
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         asked = asyncio.ensure_future(made.ask(Bounds(), 1, 10.0))
         await until(lambda: len(node.requests) == 1)
         node.writer.write(bytes.fromhex("00000000 0308 0000 00000001 00000001".replace(" ", "")))
@@ -359,8 +358,7 @@ class RequestTests(ConnectionCase):
     @asynchronous
     async def test_node_fails_the_link(self):
         """What a node says before it closes is the reason that everybody gets."""
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         asked = asyncio.ensure_future(made.ask(Bounds(), 1, 10.0))
         await until(lambda: len(node.requests) == 1)
         node.session.fail(ProtocolError("too much of it"))
@@ -371,8 +369,7 @@ class RequestTests(ConnectionCase):
     async def test_silent_node(self):
         """A node that is silent while something is asked is pinged; without a pong it is gone."""
         self.patch(connection, "LIVENESS_SECONDS", 0.25)
-        node = await self.node()
-        made = await self.dial(node)
+        node, made = await self.dialled()
         following = made.follow(0, 1)
         reading = asyncio.ensure_future(following.read())
         await until(lambda: node.session.frame_count >= 4)  # Hello, Follow, two Pings that were answered
@@ -445,8 +442,7 @@ class EndingTests(ConnectionCase):
     @asynchronous
     async def test_unknown_log(self):
         """A log that no cluster has is refused here, for every kind of call."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target, log="other")
+        cluster, log = await self.connected(1, log="other")
         await self.raises(UnknownLogError, log.append(b"a"))
         await self.raises(UnknownLogError, log.bounds())
         await self.raises(UnknownLogError, anext(log.read(0, follow=True)))

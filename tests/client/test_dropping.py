@@ -43,8 +43,7 @@ class AsyncDropTests(WarningsCase):
     @asynchronous
     async def test_dropped(self):
         """A warning says how many records were not acknowledged; they are sent nevertheless."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         producer = log.producer(linger_ms=60_000)
         for _ in range(3):
             await producer.append(b"a")
@@ -57,8 +56,7 @@ class AsyncDropTests(WarningsCase):
     @asynchronous
     async def test_failure_that_nobody_was_told_of(self):
         """Records that were refused, and whose deliveries nobody read, are counted, too, with the reason."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected(1)
         cluster.nodes[0].faults["ProduceBatchStream"] = [REFUSED, REFUSED]
         producer = log.producer(linger_ms=0)
         told = await producer.append(b"a")
@@ -72,8 +70,7 @@ class AsyncDropTests(WarningsCase):
     @asynchronous
     async def test_nothing_to_warn_of(self):
         """No word when it was closed, aborted, told everything, or never used."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected(1)
         log.producer()
         async with log.producer() as producer:
             await producer.append(b"a")
@@ -95,8 +92,7 @@ class AsyncDropTests(WarningsCase):
     @asynchronous
     async def test_error_of_the_block(self):
         """Leaving the block by an error of its own, that error notes what the producer could not append."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected(1)
         cluster.nodes[0].faults["ProduceBatchStream"] = [REFUSED]
         with self.assertRaises(KeyError) as caught:
             async with log.producer() as producer:

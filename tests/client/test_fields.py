@@ -124,8 +124,7 @@ class RefusedTests(FakeCase):
     @asynchronous
     async def test_asyncio(self):
         """`AsyncClient` and its producer."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected(1)
         await log.bounds()
         before = len(cluster.nodes[0].calls)
         for name, arguments, field, value in cases(AsyncClient):
@@ -221,8 +220,7 @@ class TakenTests(FakeCase):
     @asynchronous
     async def test_records(self):
         """Other bytes, mappings, pairs that come one by one, and times of any zone."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected(1)
         changed = bytearray(b"before")
         moment = datetime(2026, 1, 1, 1, 0, 0, 123_457, tzinfo=timezone(timedelta(hours=1)))
         async with log.producer(linger_ms=1000) as producer:
@@ -245,9 +243,8 @@ class TakenTests(FakeCase):
     @asynchronous
     async def test_offsets(self):
         """Whatever can be an index is an offset."""
-        cluster = await self.cluster(1)
+        cluster, log = await self.connected(1)
         cluster.add_values(*[b"%d" % number for number in range(9)])
-        log = self.connect(cluster.target)
         self.assertEqual([record.offset async for record in log.read(Index())], [7, 8])
         self.assertEqual(await log.find_offset(datetime(1900, 1, 1, tzinfo=UTC)), 0)
 

@@ -93,8 +93,7 @@ class ForkTests(FakeCase):
     @asynchronous
     async def test_asyncio(self):
         """The same on a loop, in the child's own as in none."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        _, log = await self.connected(1)
         await log.append(b"a")
         producer = log.producer(linger_ms=60_000)
         delivery = await producer.append(b"b")
@@ -165,8 +164,7 @@ class LoopTests(FakeCase):
     @asynchronous
     async def test_another_loop(self):
         """Everything says at once that it belongs to the first loop, which goes on."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        _, log = await self.connected(1)
         producer = log.producer(linger_ms=60_000)
         delivery = await producer.append(b"a")
         records = log.read(0, follow=True)

@@ -43,8 +43,7 @@ class EndedTests(FakeCase):
     @asynchronous
     async def test_asyncio(self):
         """Everybody who waits, and who comes later, is told why, by an error of ours."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         producer = log.producer(buffer_bytes=1)
         await (await producer.append(b"a"))
         self.break_(producer)
@@ -80,9 +79,8 @@ class ProducingTests(FakeCase):
     @asynchronous
     async def test_batches(self):
         """Records go out in batches, in order, and each delivery gives its record's offset."""
-        cluster = await self.cluster()
+        cluster, log = await self.connected()
         cluster.add_values(b"before")
-        log = self.connect(cluster.target)
         async with log.producer(linger_ms=1000, batch_bytes=100) as producer:
             deliveries = [await producer.append(value(number)) for number in range(200)]
             self.assertEqual(await deliveries[3], 4)
@@ -94,8 +92,7 @@ class ProducingTests(FakeCase):
     @asynchronous
     async def test_linger(self):
         """A record that waits for others goes out by itself after its time."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         async with log.producer(linger_ms=20) as producer:
             self.assertEqual(await (await producer.append(b"a")), 0)
             first = await producer.append(b"b")
@@ -105,8 +102,7 @@ class ProducingTests(FakeCase):
     @asynchronous
     async def test_everything_of_a_record(self):
         """Keys, headers, timestamps and compression go along."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         async with log.producer(compression="zstd") as producer:
             await producer.append(bytes(1000), key=b"k", headers=[("unit", b"mm")], timestamp=7)
             await producer.append(bytearray(b"plain"))
@@ -118,8 +114,7 @@ class ProducingTests(FakeCase):
     @asynchronous
     async def test_flush(self):
         """Flush returns when all before it are acknowledged, without waiting for the linger."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        _, log = await self.connected()
         async with log.producer(linger_ms=60_000) as producer:
             await producer.flush()
             delivery = await producer.append(b"a")
@@ -129,8 +124,7 @@ class ProducingTests(FakeCase):
     @asynchronous
     async def test_back_pressure(self):
         """Beyond its buffer a producer waits, and goes on when there is room."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         leader = cluster.nodes[0]
         leader.faults["RegisterProducer"] = [HANG]
         self.patch(retrying, "ATTEMPT_SECONDS", 0.5)
@@ -166,8 +160,7 @@ class ProducingTests(FakeCase):
     async def test_idle_stream(self):
         """A stream without work is closed, and the next record opens another one."""
         self.patch(sending, "IDLE_SECONDS", 0.05)
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         async with log.producer(linger_ms=0) as producer:
             for number in range(3):
                 self.assertEqual(await (await producer.append(b"a")), number)
@@ -181,12 +174,11 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_broken_links(self):
         """Links break before and after the append, at every node: each record is there once, in order."""
-        cluster = await self.cluster()
+        cluster, log = await self.connected(timeout_seconds=60.0)
         rng = random.Random(7)
         for node in cluster.nodes:
             node.faults["ProduceBatchStream"] = [rng.choice([LOST, BROKEN, None, None]) for _ in range(60)]
             node.faults["RegisterProducer"] = [BROKEN]
-        log = self.connect(cluster.target, timeout_seconds=60.0)
         async with log.producer(linger_ms=0, batch_bytes=200) as producer:
             deliveries = []
             for number in range(400):
@@ -201,8 +193,7 @@ class FailingTests(FakeCase):
         """A server that takes batches and does not answer is left for another one."""
         self.patch(sending, "ATTEMPT_SECONDS", 0.2)
         self.patch(sending, "CHECK_SECONDS", 0.05)
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         async with log.producer(linger_ms=0) as producer:
             await (await producer.append(b"a"))
             cluster.nodes[0].faults["ProduceBatchStream"] = [HANG]
@@ -212,8 +203,7 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_moves_to_the_leader(self):
         """A producer follows the leader, when an error names it and when it is learned by the way."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         async with log.producer(linger_ms=0) as producer:
             await (await producer.append(b"a"))
             cluster.nodes[0].faults["ProduceBatchStream"] = [NotLeaderError("n2")]
@@ -228,10 +218,9 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_busy(self):
         """Bounds that are reached, and a missing leader, are waited out."""
-        cluster = await self.cluster()
+        cluster, log = await self.connected()
         full = ResourceExhaustedError("proposals", "64 wait")
         cluster.nodes[0].faults["ProduceBatchStream"] = [full, UnavailableError("no leader"), full]
-        log = self.connect(cluster.target)
         async with log.producer(linger_ms=0) as producer:
             deliveries = [await producer.append(value(number)) for number in range(5)]
         self.assertEqual([await delivery for delivery in deliveries], list(range(5)))
@@ -239,8 +228,7 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_forgotten(self):
         """A producer that the cluster forgot registers again by itself."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         async with log.producer(linger_ms=0) as producer:
             await (await producer.append(b"a"))
             cluster.state.producers.clear()
@@ -252,10 +240,9 @@ class FailingTests(FakeCase):
     async def test_disowned(self):
         """When nobody knows the producer any more of a batch that may be there, it asks for a while only."""
         self.patch(sequencing, "STALE_SECONDS", 0.3)
-        cluster = await self.cluster()
+        cluster, log = await self.connected()
         for node in cluster.nodes:
             node.faults["ProduceBatchStream"] = [LOST] + [UnknownProducerError(1)] * 1000
-        log = self.connect(cluster.target)
         async with log.producer(linger_ms=0) as producer:
             delivery = await producer.append(b"a")
             await self.raises(OutcomeUnknownError, delivery)
@@ -265,8 +252,7 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_too_large(self):
         """A record beyond the nodes' limit fails alone and by name; those around it are appended."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         producer = log.producer(linger_ms=0, batch_bytes=1000)
         sizes = [10, RECORD_SIZE_MAX - 20, RECORD_SIZE_MAX + 1, 10]
         deliveries = [await producer.append(bytes(size)) for size in sizes]
@@ -279,8 +265,7 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_failure_that_nobody_heard(self):
         """Flush raises a failure that no delivery told, once; so does the end of the block."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         denied = PermissionDeniedError("root", "produce", "default")
         async with log.producer(linger_ms=0) as producer:
             for node in cluster.nodes:
@@ -300,8 +285,7 @@ class FailingTests(FakeCase):
     async def test_time_is_over(self):
         """At the deadline: unknown when it was sent, certain when it was not."""
         self.patch(sending, "CHECK_SECONDS", 0.05)
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected(1)
         node = cluster.nodes[0]
         async with log.producer(linger_ms=0) as producer:
             await (await producer.append(b"a"))
@@ -319,8 +303,7 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_cancelled(self):
         """Cancelling a wait takes nothing back; cancelling the block ends the producer at once."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         entered = asyncio.Event()
 
         async def work():
@@ -350,8 +333,7 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_error_in_the_block(self):
         """An error in the block still lets out what was appended before it."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        cluster, log = await self.connected()
         with self.assertRaises(ZeroDivisionError):
             async with log.producer(linger_ms=60_000) as producer:
                 await producer.append(b"a")
@@ -361,8 +343,7 @@ class FailingTests(FakeCase):
     @asynchronous
     async def test_closed_client(self):
         """A producer whose client is closed says so, for what it had and for what comes."""
-        cluster = await self.cluster()
-        log = self.connect(cluster.target)
+        _, log = await self.connected()
         producer = log.producer(linger_ms=60_000)
         first = await producer.append(b"a")
         await producer.flush()

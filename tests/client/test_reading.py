@@ -46,11 +46,10 @@ class UnconfirmedTests(FakeCase):
     @asynchronous
     async def test_the_server_that_has_more(self):
         """A server that has nothing more is not the last word while another one can be reached."""
-        cluster = await self.cluster(2)
+        cluster, log = await self.connected(2)
         cluster.add_values(b"a", b"b")
         self.cut_off(cluster)
         cluster.nodes[0].is_mute = True
-        log = self.connect(cluster.target)
         for _ in range(2):  # whichever comes first
             with self.assertLogs("loghouse.client", "WARNING"):
                 self.assertEqual([record.offset async for record in log.read(0)], [0, 1])
@@ -58,8 +57,7 @@ class UnconfirmedTests(FakeCase):
     @asynchronous
     async def test_nobody_is_there(self):
         """When no server can be reached it fails, as ever."""
-        cluster = await self.cluster(1)
-        log = self.connect(cluster.target, timeout_seconds=1.0)
+        cluster, log = await self.connected(1, timeout_seconds=1.0)
         await log.bounds()
         await cluster.nodes[0].stop()
         await self.raises(DeadlineError, anext(log.read(0)))
@@ -70,9 +68,9 @@ class ReadingCase(FakeCase):
     """A cluster that holds a few records: values are their offsets."""
 
     async def filled(self, count=10, nodes=3):
-        cluster = await self.cluster(nodes)
+        cluster, log = await self.connected(nodes)
         self.add(cluster, count)
-        return cluster
+        return cluster, log
 
     def add(self, cluster, count):
         for _ in range(count):
@@ -93,9 +91,8 @@ class RangeTests(ReadingCase):
     @asynchronous
     async def test_starts(self):
         """From an offset, either end, or a time, up to where the log ends at the beginning."""
-        cluster = await self.filled()
+        cluster, log = await self.filled()
         cluster.lowest = 2
-        log = self.connect(cluster.target)
         for start, first in (
             ("earliest", 2),
             ("latest", 10),
@@ -114,9 +111,8 @@ class RangeTests(ReadingCase):
     @asynchronous
     async def test_out_of_range(self):
         """Below the lowest offset, or beyond the next one without following, is an error with the bounds."""
-        cluster = await self.filled()
+        cluster, log = await self.filled()
         cluster.lowest = 4
-        log = self.connect(cluster.target)
         for offset in (3, 11):
             error = await self.raises(OffsetOutOfRangeError, anext(log.read(offset)))
             self.assertEqual((error.offset, error.lowest, error.next_offset), (offset, 4, 10))
@@ -132,18 +128,16 @@ class RangeTests(ReadingCase):
     @asynchronous
     async def test_batches(self):
         """Batches begin at the asked offset, too."""
-        cluster = await self.cluster()
+        cluster, log = await self.connected()
         cluster.add_values(b"a", b"b", b"c")
         cluster.add_values(b"d", b"e")
-        log = self.connect(cluster.target)
         batches = [(batch.offset, batch.values()) async for batch in log.read_batches(1)]
         self.assertEqual(batches, [(1, [b"b", b"c"]), (3, [b"d", b"e"])])
 
     @asynchronous
     async def test_follow(self):
         """A follower of the tail gets what is appended later, as soon as it is."""
-        cluster = await self.filled(2)
-        log = self.connect(cluster.target)
+        cluster, log = await self.filled(2)
         async with aclosing(log.read("latest", follow=True)) as records:
             reading_next = asyncio.ensure_future(anext(records))
             await until(lambda: self.readers(cluster))
@@ -155,8 +149,7 @@ class RangeTests(ReadingCase):
     @asynchronous
     async def test_followers_in_turn(self):
         """Each reader goes to the next follower, none to the leader."""
-        cluster = await self.filled()
-        log = self.connect(cluster.target)
+        cluster, log = await self.filled()
         for _ in range(4):
             self.check([record async for record in log.read(0)], range(10))
         self.assertEqual([node.count("FetchStream") > 0 for node in cluster.nodes], [False, True, True])
@@ -168,10 +161,9 @@ class FailoverTests(ReadingCase):
     @asynchronous
     async def test_broken_streams(self):
         """When a stream breaks after each answer, another server goes on, and nothing comes twice."""
-        cluster = await self.cluster()
+        cluster, log = await self.connected()
         for _ in range(8):
             cluster.append(*self.large(cluster))
-        log = self.connect(cluster.target)
         for node in cluster.nodes:
             node.faults["FetchStream"] = [None, BROKEN] * 20
         found = [batch.offset async for batch in log.read_batches(0)]
@@ -185,8 +177,7 @@ class FailoverTests(ReadingCase):
     @asynchronous
     async def test_stopped_servers(self):
         """Servers stop one after the other while a reader follows the tail."""
-        cluster = await self.filled(3)
-        log = self.connect(cluster.target)
+        cluster, log = await self.filled(3)
         async with aclosing(log.read(0, follow=True)) as records:
             found = [await anext(records) for _ in range(3)]
             for _ in range(2):
@@ -201,8 +192,7 @@ class FailoverTests(ReadingCase):
         self.patch(reading, "QUIET_SECONDS", 0.1)
         self.patch(reading, "ANSWER_SECONDS", 0.3)
         for fault in (None, HANG):
-            cluster = await self.filled(3)
-            log = self.connect(cluster.target)
+            cluster, log = await self.filled(3)
             async with aclosing(log.read(0, follow=True)) as records:
                 found = [await anext(records) for _ in range(3)]
                 silent = self.readers(cluster)[0]
@@ -216,8 +206,7 @@ class FailoverTests(ReadingCase):
     async def test_quiet_log(self):
         """A log to which nothing is appended is no reason to leave its server."""
         self.patch(reading, "QUIET_SECONDS", 0.05)
-        cluster = await self.filled(1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.filled(1)
         async with aclosing(log.read(0, follow=True)) as records:
             await anext(records)
             last = asyncio.ensure_future(anext(records))
@@ -230,8 +219,7 @@ class FailoverTests(ReadingCase):
     @asynchronous
     async def test_nobody_there(self):
         """A reader fails when nobody answered for as long as it may take."""
-        cluster = await self.filled(1, nodes=1)
-        log = self.connect(cluster.target)
+        cluster, log = await self.filled(1, nodes=1)
         await log.bounds()
         async with aclosing(log.read(0, follow=True, timeout_seconds=0.4)) as records:
             await anext(records)
@@ -242,8 +230,7 @@ class FailoverTests(ReadingCase):
     @asynchronous
     async def test_trimmed_meanwhile(self):
         """A reader whose next record is gone is told, and does not skip it."""
-        cluster = await self.filled(3)
-        log = self.connect(cluster.target)
+        cluster, log = await self.filled(3)
         async with aclosing(log.read(0, follow=True)) as records:
             self.check([await anext(records) for _ in range(3)], range(3))
             cluster.lowest = 6
@@ -258,8 +245,7 @@ class EndTests(ReadingCase):
     @asynchronous
     async def test_left(self):
         """A loop that is left, a cancelled task and a closed client end their streams at the server."""
-        cluster = await self.filled(5)
-        log = self.connect(cluster.target)
+        cluster, log = await self.filled(5)
         async for record in log.read(0, follow=True):
             if record.offset == 2:
                 break
@@ -280,13 +266,12 @@ class EndTests(ReadingCase):
     @asynchronous
     async def test_slow_reader(self):
         """A reader that does not read holds its server back: what is under way is bounded."""
-        cluster = await self.cluster(1)
+        cluster, log = await self.connected(1)
         from loghouse.client.batching import encode_batch_of
 
         payload = encode_batch_of([bytes(256 * KIB)])
         for _ in range(160):  # 40 MiB
             cluster.append(*payload)
-        log = self.connect(cluster.target)
         server = cluster.nodes[0]
         async with aclosing(log.read_batches(0)) as batches:
             await anext(batches)
@@ -307,7 +292,7 @@ class BlockingTests(ReadingCase):
     @asynchronous
     async def test_blocking(self):
         """A blocking client reads in any thread, and stops when its loop is left."""
-        cluster = await self.filled(10)
+        cluster, _ = await self.filled(10)
 
         def work():
             with connect_blocking(cluster.target, timeout_seconds=20.0) as log:

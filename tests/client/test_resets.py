@@ -46,10 +46,9 @@ class ReaderTests(CountedCase):
     @asynchronous
     async def test_failures_far_apart(self):
         """It does not die of the second, and its pauses begin again."""
-        cluster = await self.cluster(1)
+        cluster, log = await self.connected(1)
         cluster.add_values(b"a")
         [node] = cluster.nodes
-        log = self.connect(cluster.target)
         node.faults["FetchStream"] = [None, *[BROKEN, None] * 5]  # it breaks before each answer
         rounds = []
         async with aclosing(log.read(0, follow=True, timeout_seconds=5.0)) as records:
@@ -69,9 +68,8 @@ class ProducerTests(CountedCase):
     @asynchronous
     async def test_failures_far_apart(self):
         """Its pauses begin again after each acknowledgement."""
-        cluster = await self.cluster(1)
+        cluster, log = await self.connected(1)
         [node] = cluster.nodes
-        log = self.connect(cluster.target)
         rounds = []
         async with log.producer(linger_ms=0) as producer:
             for number in range(5):
