@@ -13,16 +13,20 @@ from tests.fakes.secured import SecuredCase, channel_to, client_certificate
 class DoorCase(SecuredCase):
     """A test with a gRPC server of a `FakeNode`, and stubs of `root`."""
 
+    async def begin(self):
+        await self.open_door()
+
     async def open_door(self, **arguments):
         """Serve `self.node`; stopped at the test's end. Sets `self.server` and `self.port`."""
         if "credentials" not in arguments:
             self.credentials = Credentials(self.tls_paths())
             arguments["credentials"] = ServerCredentials(self.credentials)
             arguments.setdefault("check_caller", self.credentials.check)
-        self.server = GrpcServer(self.node, self.authorizer, clock=lambda: self.wall_clock(), **arguments)
-        self.port = self.server.bind("127.0.0.1:0")
-        await self.server.start()
-        self.closers.append(lambda: self.server.stop(0))
+        server = GrpcServer(self.node, self.authorizer, clock=lambda: self.wall_clock(), **arguments)
+        self.server = server
+        self.port = server.bind("127.0.0.1:0")
+        await server.start()
+        self.closers.append(lambda: server.stop(0))
         return self.port
 
     def channel(self, client="root", *, issued=None, ca=None, port=None, options=()):

@@ -48,7 +48,6 @@ class AdministrationTests(ClusterCase):
     @asynchronous
     async def test_orders(self):
         """Each call reaches the node with its arguments."""
-        await self.open_door()
         cluster = self.cluster()
         answers = [await getattr(cluster, name)(request) for name, request, _ in CALLS]
         self.assertEqual(self.node.orders, [order for _, _, order in CALLS])
@@ -62,7 +61,6 @@ class AdministrationTests(ClusterCase):
     @asynchronous
     async def test_status(self):
         """Every field of the status arrives, and who answered."""
-        await self.open_door()
         status = await self.cluster().Status(log_pb2.StatusRequest())
         self.assertEqual((status.node, status.version, status.leader), ("n1", __version__, "n2"))
         self.assertEqual((status.cluster_uuid, status.cluster_name), (self.node.cluster_uuid, "c1"))
@@ -83,7 +81,6 @@ class AdministrationTests(ClusterCase):
     async def test_refused_change(self):
         """A change that would lose the quorum is FAILED_PRECONDITION, with the reason as it was given."""
         self.node.failure = errors.MembershipError("n3 is needed: without it 1 of 2 voters is alive")
-        await self.open_door()
         error = await self.refused(
             self.cluster().Remove(log_pb2.RemoveRequest(name="n3")), grpc.StatusCode.FAILED_PRECONDITION
         )
@@ -93,7 +90,6 @@ class AdministrationTests(ClusterCase):
     @asynchronous
     async def test_names(self):
         """A name that no node can have is refused before the node is asked."""
-        await self.open_door()
         cluster = self.cluster()
         for call in (
             cluster.Add(log_pb2.AddRequest()),
@@ -111,7 +107,6 @@ class AdministrationTests(ClusterCase):
         """Without the admin permission nothing reaches the node; one for a log allows its trim alone."""
         self.policy_path.write_text("p, root, *, produce\np, root, *, consume\np, nobody, default, admin\n")
         self.authorizer.reload()
-        await self.open_door()
         root, nobody = self.cluster(), self.cluster("nobody")
         for name, request, _ in CALLS:
             await self.refused(getattr(root, name)(request), grpc.StatusCode.PERMISSION_DENIED)
@@ -132,7 +127,6 @@ class LeaderTests(ClusterCase):
     @asynchronous
     async def test_appends(self):
         """Every kind of append through a follower names the leader; on the leader none does."""
-        await self.open_door()
         stub = self.stub()
         for leader, expected in (("n2", ["n2"]), ("n1", []), ("", [])):
             self.patch(FakeNode, "leader_name", leader)
@@ -154,7 +148,6 @@ class LeaderTests(ClusterCase):
     @asynchronous
     async def test_failures(self):
         """A failed append names the leader beside the error's own details, a refused caller hears nothing."""
-        await self.open_door()
         stub = self.stub()
         rows = (
             (errors.UnavailableError("n2 cannot be reached"), grpc.StatusCode.UNAVAILABLE, ["n2"]),
@@ -173,7 +166,6 @@ class LeaderTests(ClusterCase):
     @asynchronous
     async def test_register_producer(self):
         """A producer is registered for the caller's own subject."""
-        await self.open_door()
         answer = await self.stub().RegisterProducer(log_pb2.RegisterProducerRequest())
         self.assertEqual(self.node.cluster.state.producers[answer.producer_id].subject, "root")
         error = await self.refused(
@@ -192,7 +184,6 @@ class LeaderTests(ClusterCase):
             return Deferred(cancelled.append)
 
         self.node.register_producer = register
-        await self.open_door()
         call = self.stub().RegisterProducer(log_pb2.RegisterProducerRequest())
         await until(lambda: asked)
         call.cancel()

@@ -73,7 +73,6 @@ class HandshakeTests(DoorCase):
     @asynchronous
     async def test_strangers(self):
         """No certificate, a foreign CA's, an expired one: the handshake fails, and others go on."""
-        await self.open_door()
         own_ca = authority()
         now = datetime.now(UTC)
         foreign = make_client_certificate(make_ca("foreign", now=now), name="root", now=now)
@@ -89,7 +88,6 @@ class HandshakeTests(DoorCase):
         """A node is `node:<name>`; a client whose common name says so is UNAUTHENTICATED."""
         self.policy_path.write_text("p, root, *, produce\np, node:n1, *, produce\n")
         self.authorizer.reload()
-        await self.open_door()
         own_ca = authority()
         now = datetime.now(UTC)
         node = make_node_certificate(own_ca, cluster="c1", node="n2", hosts=[], now=now)
@@ -108,7 +106,6 @@ class HandshakeTests(DoorCase):
     @asynchronous
     async def test_old_tls_gets_no_answer(self):
         """A TLS 1.2 client is told that it is too old; grpcio itself would have served it."""
-        await self.open_door()
         context = self._client_context()
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         self.assertIn(b"TLS 1.3 is needed", await self._raw_call(context))
@@ -116,7 +113,6 @@ class HandshakeTests(DoorCase):
     @asynchronous
     async def test_certificate_expires_on_an_open_connection(self):
         """Calls after its expiry are UNAUTHENTICATED although the connection is old."""
-        await self.open_door()
         stub = self.stub()
         await stub.Produce(produce())
         later = datetime.now(UTC) + timedelta(days=400)
@@ -127,7 +123,6 @@ class HandshakeTests(DoorCase):
     @asynchronous
     async def test_new_certificates_without_restart(self):
         """After a reload new connections see the new certificate; a bad file keeps the old one."""
-        await self.open_door()
         self.assertEqual(await self._seen_serial(), self._serial(node_certificate("n1").certificate_pem))
         own_ca = authority()
         second = make_node_certificate(
@@ -207,7 +202,6 @@ class PermissionTests(DoorCase):
     @asynchronous
     async def test_nobody_may_do_nothing(self):
         """Every call of the descriptors is denied to a subject without rules, naming it."""
-        await self.open_door()
         channel = self.channel("nobody")
         calls = list(every_rpc())
         self.assertEqual(len(calls), 12 + 6 + 2 + 1)
@@ -233,7 +227,6 @@ class PermissionTests(DoorCase):
     @asynchronous
     async def test_denial_details(self):
         """`nobody` produces: subject, action and object are named, and nothing is appended."""
-        await self.open_door()
         error = await self.refused(self.stub("nobody").Produce(produce()), grpc.StatusCode.PERMISSION_DENIED)
         info, _ = details_of(error)
         self.assertEqual(info.reason, "PERMISSION_DENIED")
@@ -244,7 +237,6 @@ class PermissionTests(DoorCase):
     @asynchronous
     async def test_strangers_cost_little(self):
         """Who may do nothing is refused before its request is read, and makes casbin decide nothing."""
-        await self.open_door()
         channel = self.channel("nobody")
         stub = log_pb2_grpc.LogStub(channel)
         await self.refused(stub.ProduceStream().read(), grpc.StatusCode.PERMISSION_DENIED)
@@ -263,7 +255,6 @@ class PermissionTests(DoorCase):
         """A subject that may only consume may read, look and ask for servers, and nothing else."""
         self.policy_path.write_text("p, nobody, default, consume\n")
         self.authorizer.reload()
-        await self.open_door()
         stub = self.stub("nobody")
         await stub.Bounds(log_pb2.BoundsRequest())
         await stub.GetServers(log_pb2.GetServersRequest())
@@ -275,7 +266,6 @@ class PermissionTests(DoorCase):
     @asynchronous
     async def test_unknown_method(self):
         """A method that no service has is UNIMPLEMENTED."""
-        await self.open_door()
         call = self.channel().unary_unary("/log.v1.Log/Nothing")(b"")
         await self.refused(call, grpc.StatusCode.UNIMPLEMENTED)
 
@@ -287,7 +277,6 @@ class PermissionTests(DoorCase):
         events = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
-        await self.open_door()
         stub = self.stub("nobody")
         for _ in range(3):
             await self.refused(stub.Produce(produce()), grpc.StatusCode.PERMISSION_DENIED)
@@ -378,7 +367,6 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_message_too_large(self):
         """A message over the limit is RESOURCE_EXHAUSTED; the largest batch is taken."""
-        await self.open_door()
         channel = self.channel(options=[("grpc.max_send_message_length", -1)])
         raw = channel.unary_unary("/log.v1.Log/ProduceBatch")
         await self.refused(raw(bytes(GRPC_MESSAGE_SIZE_MAX + 1)), grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -394,7 +382,6 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_metadata_too_large(self):
         """Headers over the limit are refused without reaching the node."""
-        await self.open_door()
         stub = self.stub()
         await self.refused(
             stub.Produce(produce(), metadata=[("x", "y" * 40_000)]), grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -405,7 +392,6 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_compressed_requests_are_refused(self):
         """gRPC's own compression is not spoken: a small message must not become a large one."""
-        await self.open_door()
         stub = self.stub()
         await self.refused(
             stub.Produce(produce(b"x" * 10_000), compression=grpc.Compression.Gzip),
@@ -431,7 +417,6 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_streams_of_a_connection(self):
         """A connection has so many streams; the next waits for one to end, and other connections do not."""
-        await self.open_door()
         stub = self.stub()
         count = GRPC_STREAMS_PER_CONNECTION_MAX
         followers = [stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(count + 1)]
@@ -448,7 +433,6 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_half_a_request(self):
         """A connection that dies in the middle of a message costs nothing and leaves nothing."""
-        await self.open_door()
         before = asyncio.all_tasks()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"\x16\x03\x01\x07")  # the beginning of a ClientHello
@@ -465,7 +449,6 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_our_bugs_are_internal(self):
         """An unexpected exception is INTERNAL, tells the client nothing, and the diagnostics everything."""
-        await self.open_door()
         self.node.failure = ZeroDivisionError("secret")
         error = await self.refused(self.stub().Produce(produce()), grpc.StatusCode.INTERNAL)
         self.assertNotIn("secret", error.details())
@@ -483,7 +466,6 @@ class HealthTests(DoorCase):
     @asynchronous
     async def test_check(self):
         """SERVING while there is a leader and a disk that takes writes; unknown services are NOT_FOUND."""
-        await self.open_door()
         stub = health_pb2_grpc.HealthStub(self.channel())
         status = health_pb2.HealthCheckResponse
         for has_leader, is_writable, expected in (
@@ -501,7 +483,6 @@ class HealthTests(DoorCase):
     @asynchronous
     async def test_watch(self):
         """A watcher hears every change, and NOT_SERVING when the door begins to stop."""
-        await self.open_door()
         stub = health_pb2_grpc.HealthStub(self.channel())
         status = health_pb2.HealthCheckResponse
         call = stub.Watch(health_pb2.HealthCheckRequest())
@@ -527,7 +508,6 @@ class ReflectionTests(DoorCase):
     @asynchronous
     async def test_lists_and_describes(self):
         """Services are listed, and the file of a symbol is found."""
-        await self.open_door()
         stub = reflection_pb2_grpc.ServerReflectionStub(self.channel())
         request = reflection_pb2.ServerReflectionRequest
         call = stub.ServerReflectionInfo()

@@ -36,7 +36,6 @@ class HostileTests(DoorCase):
     @asynchronous
     async def test_random_requests(self):
         """Random and mutilated messages to every call: never UNKNOWN or INTERNAL, and the door goes on."""
-        await self.open_door()
         noise = random.Random(20)
         seeds = [
             b"",
@@ -64,7 +63,6 @@ class HostileTests(DoorCase):
             return real(kind, message)
 
         self.patch(guard, "parse", parse)
-        await self.open_door()
         room = GRPC_MESSAGE_SIZE_MAX // 2 - 8
         header = b"\x32\0"  # field 6 of a record
         rows = [
@@ -110,7 +108,6 @@ class HostileTests(DoorCase):
     @asynchronous
     async def test_opened_and_reset(self):
         """Hundreds of calls that are opened and reset at once leave no waiter, no task and no delay."""
-        await self.open_door()
         channel = self.channel()
         before = asyncio.all_tasks()
         follow = channel.unary_stream("/log.v1.Log/ConsumeStream")

@@ -20,7 +20,6 @@ class LargeBatchTests(DoorCase):
     """A batch of 7 MiB between small ones, and stubs with default options."""
 
     async def fill(self, codec=Codec.NONE):
-        await self.open_door()
         stub = log_pb2_grpc.LogStub(self.channel())
         for values in ([b"before"], VALUES, [b"behind"]):
             payload = encode_batch([log_pb2.Record(value=value) for value in values])

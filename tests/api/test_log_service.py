@@ -14,7 +14,6 @@ from loghouse.protocol.entry import Codec, crc32c, decode_entries
 from tests.api.doors import DoorCase, batch, details_of, produce
 from tests.fakes.node import FakeNode
 from tests.fakes.tasks import asynchronous, until
-from tests.vectors.payloads import PAYLOADS
 
 
 class UnaryTests(DoorCase):
@@ -23,7 +22,6 @@ class UnaryTests(DoorCase):
     @asynchronous
     async def test_produce_and_consume(self):
         """A record comes back as it was sent, with its offset and a time."""
-        await self.open_door()
         stub = self.stub()
         header = log_pb2.Header(key="h", value=b"1")
         sent = log_pb2.Record(value=b"hello", key=b"k", headers=[header], term=7, type=9, offset=55)
@@ -40,7 +38,6 @@ class UnaryTests(DoorCase):
     @asynchronous
     async def test_out_of_range(self):
         """Below the lowest and at the next offset: OUT_OF_RANGE with the bounds and the original's text."""
-        await self.open_door()
         stub = self.stub()
         error = await self.refused(stub.Consume(log_pb2.ConsumeRequest()), grpc.StatusCode.OUT_OF_RANGE)
         info, _ = details_of(error)
@@ -67,7 +64,6 @@ class UnaryTests(DoorCase):
     @asynchronous
     async def test_unary_produces_of_a_turn_share_an_entry(self):
         """Records that arrive together become few entries, each with its own offset."""
-        await self.open_door()
         stub = self.stub()
         self.node.hold()
         values = [b"%d" % number for number in range(64)]
@@ -106,7 +102,6 @@ class UnaryTests(DoorCase):
     @asynchronous
     async def test_batches(self):
         """A batch's bytes are stored as they came, and fetched as whole frames."""
-        await self.open_door()
         stub = self.stub()
         request = batch([b"a", b"b", b"c"])
         request.batch_crc = crc32c(request.batch)
@@ -130,25 +125,8 @@ class UnaryTests(DoorCase):
         self.assertEqual(one.next_offset, 3)
 
     @asynchronous
-    async def test_what_is_no_whole_frame(self):
-        """Payloads that only some zstd decoders read are refused; those that all read are appended."""
-        await self.open_door()
-        stub = self.stub()
-        for payload in PAYLOADS:
-            request = log_pb2.ProduceBatchRequest(
-                batch=payload.data, codec=payload.codec, record_count=payload.record_count
-            )
-            if payload.is_taken:
-                await stub.ProduceBatch(request)
-            else:
-                await self.refused(stub.ProduceBatch(request), grpc.StatusCode.INVALID_ARGUMENT)
-        taken = [payload.data for payload in PAYLOADS if payload.is_taken]
-        self.assertEqual([bytes(proposal.payload) for proposal in self.node.proposals], taken)
-
-    @asynchronous
     async def test_small_entries_of_many_records(self):
         """An entry that unpacks to a hundred thousand records is read a piece at a time, from any offset."""
-        await self.open_door()
         stub = self.stub()
         self.node.cluster.lowest = self.node.cluster.next_offset = 7
         count = 100_000
@@ -178,7 +156,6 @@ class UnaryTests(DoorCase):
     @asynchronous
     async def test_expect_offset_and_producer(self):
         """Both reach the node unshared, and a conflict is FAILED_PRECONDITION with what was expected."""
-        await self.open_door()
         stub = self.stub()
         await stub.Produce(produce(expect_offset=0))
         error = await self.refused(
@@ -194,7 +171,6 @@ class UnaryTests(DoorCase):
     @asynchronous
     async def test_bounds_times_and_servers(self):
         """Bounds, the offset of a time, and the nodes."""
-        await self.open_door()
         stub = self.stub()
         for _ in range(3):
             await stub.Produce(produce())

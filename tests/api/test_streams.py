@@ -33,7 +33,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_answers_in_order(self):
         """Every record of a half-closed stream is answered, in order, and then the stream is OK."""
-        await self.open_door()
         for name, request in (("ProduceStream", produce), ("ProduceBatchStream", lambda v: batch([v, v]))):
             first = self.node.next_offset
             call = getattr(self.stub(), name)()
@@ -55,7 +54,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_lock_step(self):
         """A client of the original, which waits for each answer before the next request, is served."""
-        await self.open_door()
         call = self.stub().ProduceStream()
         for number in range(10):
             await call.write(produce())
@@ -66,7 +64,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_empty_streams(self):
         """A stream that closes without a request is OK without an answer."""
-        await self.open_door()
         for name in ("ProduceStream", "ProduceBatchStream"):
             call = getattr(self.stub(), name)()
             await call.done_writing()
@@ -76,7 +73,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_pipelines_without_waiting_for_answers(self):
         """Requests are proposed while earlier ones are not durable yet, and no answer overtakes."""
-        await self.open_door()
         self.node.hold()
         call = self.stub().ProduceBatchStream()
         for _ in range(10):
@@ -91,7 +87,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_small_batches_share_entries(self):
         """Small plain batches of a stream share entries, each with its own answer in its turn."""
-        await self.open_door()
         self.node.hold()
         call = self.stub().ProduceBatchStream()
         for number in range(20):
@@ -107,7 +102,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_window_is_bounded_by_count(self):
         """With the window full the stream is not read; an answer makes room for one more."""
-        await self.open_door()
         packed = compress(encode_batch([log_pb2.Record(value=b"x")]), Codec.ZSTD)
         alone = log_pb2.ProduceBatchRequest(batch=packed, record_count=1, codec=Codec.ZSTD)  # not shared
         await self._check_window(alone, PIPELINE_MAX)
@@ -115,7 +109,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_window_of_a_producer(self):
         """A producer has no more under way than the log takes of it: it is held back, and never refused."""
-        await self.open_door()
         await self._check_window(batch([b"x"], producer_id=7), PRODUCER_BATCHES_MAX)
 
     async def _check_window(self, request, count):
@@ -134,7 +127,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_window_is_bounded_by_bytes(self):
         """Large batches fill the window by their bytes, and the client is held back."""
-        await self.open_door()
         self.node.hold()
         call = self.stub().ProduceBatchStream()
         large = batch([b"x" * (512 * KIB)] * 8)
@@ -149,7 +141,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_a_bad_request_ends_the_stream_after_earlier_answers(self):
         """What came before a bad request is answered first; then comes its error, and nothing behind it."""
-        await self.open_door()
         self.node.hold()
         call = self.stub().ProduceStream()
         for request in (produce(b"a"), produce(b"b"), log_pb2.ProduceRequest(), produce(b"c")):
@@ -164,7 +155,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_a_failed_append_ends_the_stream(self):
         """A proposal that fails gives its own error, here ABORTED because the outcome is unknown."""
-        await self.open_door()
         self.node.hold()
         call = self.stub().ProduceStream()
         await call.write(produce())
@@ -177,7 +167,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_client_goes_away(self):
         """A cancelled stream leaves no task, and what was proposed may still become durable."""
-        await self.open_door()
         self.node.hold()
         before = asyncio.all_tasks()
         call = self.stub().ProduceBatchStream()
@@ -190,7 +179,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_deadline(self):
         """A produce that is not durable in time ends with DEADLINE_EXCEEDED; the next one is served."""
-        await self.open_door()
         self.node.hold()
         stub = self.stub()
         await stub.Bounds(log_pb2.BoundsRequest())
@@ -202,7 +190,6 @@ class PipelineTests(DoorCase):
     @asynchronous
     async def test_large_compressed_batches_keep_their_order(self):
         """Batches that are unpacked off the loop are appended in the order in which they were sent."""
-        await self.open_door()
         call = self.stub().ProduceBatchStream()
         noise = random.Random(7)
         sent = []
@@ -248,7 +235,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_consume_stream_follows(self):
         """It starts inside a batch, delivers everything in order, and wakes for what comes later."""
-        await self.open_door()
         stub = self.stub()
         await stub.ProduceBatch(batch([b"0", b"1", b"2"]))
         call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=1))
@@ -266,7 +252,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_no_polling_at_the_tail(self):
         """A follower at the tail asks the node for nothing until there is something."""
-        await self.open_door()
         stub = self.stub()
         call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
         await until(lambda: self.node.waiters)
@@ -282,7 +267,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_above_waits_and_below_is_the_error(self):
         """A stream from above the log waits for its offset; from below the lowest it is OUT_OF_RANGE."""
-        await self.open_door()
         stub = self.stub()
         for name in ("ConsumeStream", "FetchStream"):
             kind = log_pb2.ConsumeRequest if name == "ConsumeStream" else log_pb2.FetchRequest
@@ -308,7 +292,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_fetch_stream_follows(self):
         """Whole frames, at most the asked size where entries allow, then whatever is appended."""
-        await self.open_door()
         stub = self.stub()
         for number in range(10):
             await stub.ProduceBatch(batch([b"%d" % number * 100]))
@@ -328,7 +311,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_a_slow_reader_holds_little(self):
         """A reader that stops reading stops the server's reading too; memory stays where it is."""
-        await self.open_door()
         payload = encode_batch([log_pb2.Record(value=b"x" * (64 * KIB - 64))])
         for _ in range(1024):
             proposing(self.node.propose, Proposal(payload=payload, record_count=1))
@@ -354,7 +336,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_readers_share_what_they_hold(self):
         """The more readers there are, the less each takes at a time: all together hold a bounded size."""
-        await self.open_door()
         stub = self.stub()
         await stub.Produce(produce())
         calls = []
@@ -372,7 +353,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_many_followers_go_at_once(self):
         """A hundred followers whose connection closes leave no waiter and no task."""
-        await self.open_door()
         channel = self.channel()
         before = asyncio.all_tasks()
         follow = channel.unary_stream(
@@ -390,7 +370,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_stop_ends_followers(self):
         """Stopping the door with no grace ends waiting streams and forgets their waiters."""
-        await self.open_door()
         call = self.stub().ConsumeStream(log_pb2.ConsumeRequest(offset=0))
         await until(lambda: self.node.waiters)
         await self.server.stop(0)
@@ -405,7 +384,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_stop_under_load(self):
         """Who calls while the door stops is told that nothing was done; nobody is left without an outcome."""
-        await self.open_door()
         codes = []
 
         async def append_until_refused(stub):
@@ -428,7 +406,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_stop_ends_a_stream_that_never_ends(self):
         """A producer's stream ends with its next message, long before the grace is over."""
-        await self.open_door()
         call = self.stub().ProduceStream()
         await call.write(produce())
         await call.read()
@@ -442,7 +419,6 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_a_revoked_permission_ends_a_stream(self):
         """A follower whose permission went is refused at the next entry."""
-        await self.open_door()
         stub = self.stub()
         call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
         await until(lambda: self.node.waiters)

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 
 def asynchronous(method):
-    """Run an async test method, then the test's `closers`; it must leave no task behind."""
+    """Run a test's `begin` if it has one, an async test method, its `closers`; no task may be left."""
 
     @functools.wraps(method)
     def run(self):
@@ -17,9 +17,14 @@ def asynchronous(method):
     return run
 
 
+async def nothing():
+    """The beginning of tests that have nothing to open."""
+
+
 async def _run(test, method):
     before = asyncio.all_tasks()
     try:
+        await getattr(test, "begin", nothing)()
         await method(test)
     finally:
         for close in reversed(test.closers):

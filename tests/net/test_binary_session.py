@@ -19,7 +19,6 @@ from loghouse.protocol.entry import Codec, EntryKind
 from loghouse.protocol.session import LeaderNamed
 from tests.fakes.node import FakeNode
 from tests.net.wire import WireCase, asynchronous, until
-from tests.vectors.payloads import PAYLOADS
 
 
 def batch(*values):
@@ -45,19 +44,25 @@ async def refused(test, answer, expected):
     raise test.failureException(f"answered instead of {expected.__name__}")
 
 
-class RequestTests(WireCase):
+class SessionCase(WireCase):
+    """A port, and a connection of `root` to it."""
+
+    async def begin(self):
+        self.open_port()
+        self.connection = await self.connect()
+
+
+class RequestTests(SessionCase):
     """Every request does what the same call does over gRPC."""
 
     @asynchronous
     async def test_produce_and_fetch(self):
         """A batch comes back as the bytes it went in as, with its checksum and its offsets."""
-        self.open_port()
-        connection = await self.connect()
         payload = batch(b"a", b"b")
-        reply = await connection.produce(payload, record_count=2)
+        reply = await self.connection.produce(payload, record_count=2)
         self.assertEqual((reply.base_offset, reply.record_count), (0, 2))
-        fetched = await connection.fetch(1)
-        [entry] = connection.entries(fetched.frames)
+        fetched = await self.connection.fetch(1)
+        [entry] = self.connection.entries(fetched.frames)
         self.assertEqual((bytes(entry.payload), fetched.next_offset), (payload, 2))
         [proposal] = self.node.proposals
         self.assertEqual(proposal.subject, "root")
@@ -66,6 +71,7 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_plaintext(self):
         """Configured without TLS the same frames go over plain TCP, as the configured subject."""
+        await self.close_port()
         self.open_port(plaintext=True)
         connection = await self.connect()
         payload = batch(*[bytes(MIB - 100)] * 3)  # its answer is written in parts
@@ -77,26 +83,22 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_describe_bounds_time(self):
         """Describe, Bounds and FindOffset answer from the node."""
-        self.open_port()
-        connection = await self.connect()
-        await connection.produce(batch(b"a", b"b", b"c"), record_count=3)
+        await self.connection.produce(batch(b"a", b"b", b"c"), record_count=3)
         FakeNode(self.node.cluster, "n2")
-        described = await connection.describe()
+        described = await self.connection.describe()
         self.assertEqual(described.logs, ((1, "default"),))
         self.assertEqual([server.name for server in described.servers], ["n1", "n2"])
-        bounds = await connection.bounds()
+        bounds = await self.connection.bounds()
         self.assertEqual((bounds.lowest, bounds.next_offset), (0, 3))
-        found = await connection.find_offset(0)
+        found = await self.connection.find_offset(0)
         self.assertEqual(found.offset, 0)
 
     @asynchronous
     async def test_many_in_flight(self):
         """Hundreds of small batches on one connection share entries, each with its own answer."""
-        self.open_port()
-        connection = await self.connect()
         self.node.hold()
-        asked = [connection.produce(batch(b"%d" % n), record_count=1) for n in range(200)]
-        bounds = await connection.bounds()  # behind them, and answered before them
+        asked = [self.connection.produce(batch(b"%d" % n), record_count=1) for n in range(200)]
+        bounds = await self.connection.bounds()  # behind them, and answered before them
         self.assertEqual(bounds.next_offset, 0)
         self.assertLessEqual(self.node.held_count, ENTRIES_MAX)
         self.node.release()
@@ -104,21 +106,19 @@ class RequestTests(WireCase):
         self.assertEqual([reply.base_offset for reply in replies], list(range(200)))
         self.assertEqual({reply.record_count for reply in replies}, {1})
         self.assertLessEqual(len(self.node.proposals), ENTRIES_MAX + 1)
-        frames = (await connection.fetch(0)).frames
-        self.assertEqual(values_of(connection, frames), [b"%d" % n for n in range(200)])
+        frames = (await self.connection.fetch(0)).frames
+        self.assertEqual(values_of(self.connection, frames), [b"%d" % n for n in range(200)])
 
     @asynchronous
     async def test_what_does_not_share(self):
         """A batch of a producer, one that expects an offset and a packed one keep entries of their own."""
-        self.open_port()
-        connection = await self.connect()
         packed = compress(batch(b"c"), Codec.ZSTD)
         asked = [
-            connection.produce(batch(b"a"), record_count=1),
-            connection.produce(batch(b"b"), record_count=1, expect_offset=1),
-            connection.produce(packed, record_count=1, codec=Codec.ZSTD),
-            connection.produce(batch(b"d"), record_count=1, producer_id=7, producer_sequence=3),
-            connection.produce(batch(b"e"), record_count=1),
+            self.connection.produce(batch(b"a"), record_count=1),
+            self.connection.produce(batch(b"b"), record_count=1, expect_offset=1),
+            self.connection.produce(packed, record_count=1, codec=Codec.ZSTD),
+            self.connection.produce(batch(b"d"), record_count=1, producer_id=7, producer_sequence=3),
+            self.connection.produce(batch(b"e"), record_count=1),
         ]
         replies = await gatherResults(asked)
         self.assertEqual([reply.base_offset for reply in replies], list(range(5)))
@@ -130,14 +130,12 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_a_slow_check_lets_nothing_overtake(self):
         """What comes behind a batch that another thread unpacks is proposed behind it, failed or not."""
-        self.open_port()
-        connection = await self.connect()
         large = compress(batch(os.urandom(2 * UNPACKED_AT_ONCE_MAX)), Codec.ZSTD)
         asked = [
-            connection.produce(large, record_count=1, codec=Codec.ZSTD, producer_id=7),
-            connection.produce(batch(b"b"), record_count=1, producer_id=7, producer_sequence=1),
-            connection.produce(large, record_count=2, codec=Codec.ZSTD),
-            connection.produce(batch(b"c"), record_count=1),
+            self.connection.produce(large, record_count=1, codec=Codec.ZSTD, producer_id=7),
+            self.connection.produce(batch(b"b"), record_count=1, producer_id=7, producer_sequence=1),
+            self.connection.produce(large, record_count=2, codec=Codec.ZSTD),
+            self.connection.produce(batch(b"c"), record_count=1),
         ]
         self.assertEqual((await asked[0]).base_offset, 0)
         self.assertEqual((await asked[1]).base_offset, 1)
@@ -148,14 +146,12 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_a_check_given_up_holds_nobody_back(self):
         """A batch whose client stops waiting while it is checked goes, and those behind it are proposed."""
-        self.open_port()
-        connection = await self.connect()
         checks = self.listener.links.binary.appends.checks
         held = Deferred()
         self.patch(checks, "_in_thread", lambda work: held)
         large = compress(batch(bytes(2 * UNPACKED_AT_ONCE_MAX)), Codec.ZSTD)
-        first = connection.produce(large, record_count=1, codec=Codec.ZSTD)
-        second = connection.produce(batch(b"b"), record_count=1)
+        first = self.connection.produce(large, record_count=1, codec=Codec.ZSTD)
+        second = self.connection.produce(batch(b"b"), record_count=1)
         await until(lambda: checks._is_running)
         self.assertEqual(self.node.proposals, [])
         first.cancel()
@@ -167,8 +163,6 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_a_bomb_leaves_the_reactor_alone(self):
         """A packed batch of a million empty records is unpacked and counted in a thread, not here."""
-        self.open_port()
-        connection = await self.connect()
         here, made = threading.get_ident(), []
         real = checking.parse
 
@@ -180,65 +174,45 @@ class RequestTests(WireCase):
         self.patch(checking, "parse", parse)
         for payload in (b"\n\0" * RECORDS_PER_BATCH_MAX, b"\n\0" * (PAYLOAD_SIZE_MAX // 2)):
             packed = compress(payload, Codec.ZSTD)
-            asked = connection.produce(packed, record_count=RECORDS_PER_BATCH_MAX - 1, codec=Codec.ZSTD)
+            asked = self.connection.produce(packed, record_count=RECORDS_PER_BATCH_MAX - 1, codec=Codec.ZSTD)
             error = await refused(self, asked, errors.InvalidRequestError)
             self.assertEqual(error.field, "record_count")
             self.assertTrue(made)
             self.assertFalse([count for is_here, count in made if is_here])
 
     @asynchronous
-    async def test_what_is_no_whole_frame(self):
-        """Payloads that only some zstd decoders read are refused; those that all read are appended."""
-        self.open_port()
-        connection = await self.connect()
-        for payload in PAYLOADS:
-            asked = connection.produce(payload.data, record_count=payload.record_count, codec=payload.codec)
-            if payload.is_taken:
-                await asked
-            else:
-                await refused(self, asked, errors.InvalidRequestError)
-        taken = [payload.data for payload in PAYLOADS if payload.is_taken]
-        self.assertEqual([bytes(proposal.payload) for proposal in self.node.proposals], taken)
-
-    @asynchronous
     async def test_register_producer(self):
         """A client gets a producer id that is bound to its subject."""
-        self.open_port()
-        connection = await self.connect()
         asked_by = []
         self.node.register_producer = lambda subject: asked_by.append(subject) or succeed(41)
-        self.assertEqual(await connection.register_producer(), 41)
+        self.assertEqual(await self.connection.register_producer(), 41)
         self.assertEqual(asked_by, ["root"])
 
     @asynchronous
     async def test_names_the_leader_once(self):
         """Whoever appends through a follower is told who leads: once, and again when that changes."""
-        self.open_port()
-        connection = await self.connect()
         named = []
-        taken = connection._event_received
-        connection._event_received = lambda event: (
+        taken = self.connection._event_received
+        self.connection._event_received = lambda event: (
             named.append((event.name, event.group)) if isinstance(event, LeaderNamed) else taken(event)
         )
         for leader in ("n1", "n2", "n2", "", "n2", "n1", "n3"):
             self.patch(FakeNode, "leader_name", leader)
-            await connection.produce(batch(b"x"), record_count=1)
-        await connection.bounds()  # the last one is here, too
+            await self.connection.produce(batch(b"x"), record_count=1)
+        await self.connection.bounds()  # the last one is here, too
         self.assertEqual(named, [("n2", 1), ("n2", 1), ("n3", 1)])
 
     @asynchronous
     async def test_cancelled_before_it_is_proposed(self):
         """A batch that is cancelled while it waits for company is never proposed."""
-        self.open_port()
-        connection = await self.connect()
         self.node.hold()
-        first = connection.produce(batch(b"a"), record_count=1)
+        first = self.connection.produce(batch(b"a"), record_count=1)
         await until(lambda: self.node.held_count == 1)
-        gone = connection.produce(batch(b"gone"), record_count=1)
-        waits = connection.produce(batch(b"b"), record_count=1)
+        gone = self.connection.produce(batch(b"gone"), record_count=1)
+        waits = self.connection.produce(batch(b"b"), record_count=1)
         gone.addErrback(lambda failure: failure.trap(CancelledError))
         gone.cancel()
-        await connection.bounds()
+        await self.connection.bounds()
         self.node.release()
         self.assertEqual([(await answer).base_offset for answer in (first, waits)], [0, 1])
         self.assertEqual(len(self.node.proposals), 2)
@@ -246,80 +220,67 @@ class RequestTests(WireCase):
     @asynchronous
     async def test_compressed(self):
         """A large compressed batch is checked and stored as it came."""
-        self.open_port()
-        connection = await self.connect()
         values = [b"%06d" % n * 100 for n in range(2000)]
         packed = compress(batch(*values), Codec.ZSTD)
-        await connection.produce(packed, record_count=2000, codec=Codec.ZSTD)
-        fetched = await connection.fetch(0)
-        self.assertEqual(values_of(connection, fetched.frames), values)
+        await self.connection.produce(packed, record_count=2000, codec=Codec.ZSTD)
+        fetched = await self.connection.fetch(0)
+        self.assertEqual(values_of(self.connection, fetched.frames), values)
 
     @asynchronous
     async def test_offsets_beyond(self):
         """Offsets that hold nothing are refused with both bounds, however absurd they are."""
-        self.open_port()
-        connection = await self.connect()
-        await connection.produce(batch(b"a"), record_count=1)
+        await self.connection.produce(batch(b"a"), record_count=1)
         for offset in (1, 2**63, 2**64 - 1):
-            error = await refused(self, connection.fetch(offset), errors.OffsetOutOfRangeError)
+            error = await refused(self, self.connection.fetch(offset), errors.OffsetOutOfRangeError)
             self.assertEqual((error.offset, error.lowest, error.next_offset), (offset, 0, 1))
 
     @asynchronous
     async def test_expectation(self):
         """`expect_offset` reaches the node, zero included."""
-        self.open_port()
-        connection = await self.connect()
-        await connection.produce(batch(b"a"), record_count=1, expect_offset=0)
-        answer = connection.produce(batch(b"a"), record_count=1, expect_offset=0)
+        await self.connection.produce(batch(b"a"), record_count=1, expect_offset=0)
+        answer = self.connection.produce(batch(b"a"), record_count=1, expect_offset=0)
         error = await refused(self, answer, errors.ExpectOffsetError)
         self.assertEqual((error.expected, error.actual), (0, 1))
 
     @asynchronous
     async def test_deadline(self):
         """A produce that is not durable in time has an unknown outcome."""
-        self.open_port()
-        connection = await self.connect()
         self.node.hold()
-        patient = connection.produce(batch(b"p"), record_count=1)
-        answer = connection.produce(batch(b"a"), record_count=1, timeout_milliseconds=1)
+        patient = self.connection.produce(batch(b"p"), record_count=1)
+        answer = self.connection.produce(batch(b"a"), record_count=1, timeout_milliseconds=1)
         await refused(self, answer, errors.OutcomeUnknownError)
         self.assertFalse(patient.called)
         self.node.release()
         self.assertEqual((await patient).base_offset, 0)
-        await connection.produce(batch(b"b"), record_count=1)
+        await self.connection.produce(batch(b"b"), record_count=1)
 
     @asynchronous
     async def test_lost_connection(self):
         """When the connection breaks, a produce has an unknown outcome and a read is just unavailable."""
-        self.open_port()
-        connection = await self.connect()
         self.node.hold()
-        produced = connection.produce(batch(b"a"), record_count=1)
-        followed = connection.follow(0, lambda frames: None)
+        produced = self.connection.produce(batch(b"a"), record_count=1)
+        followed = self.connection.follow(0, lambda frames: None)
         await until(lambda: self.node.held_count == 1 and self.node.waiters)
         self.listener.abort_all()
         await refused(self, produced, errors.OutcomeUnknownError)
         await refused(self, followed, errors.UnavailableError)
         await until(lambda: not self.node.waiters)
-        await refused(self, connection.bounds(), errors.UnavailableError)
+        await refused(self, self.connection.bounds(), errors.UnavailableError)
 
 
-class PermissionTests(WireCase):
+class PermissionTests(SessionCase):
     """The policy decides about every request."""
 
     @asynchronous
     async def test_unknown_log(self):
         """Another group is no log; who may not even read does not learn that."""
-        self.open_port()
-        connection = await self.connect()
-        await refused(self, connection.bounds(group=2), errors.UnknownLogError)
+        await refused(self, self.connection.bounds(group=2), errors.UnknownLogError)
         nobody = await self.connect("nobody")
         await refused(self, nobody.bounds(group=2), errors.PermissionDeniedError)
 
     @asynchronous
     async def test_permission_taken_back(self):
         """A follower whose permission is taken away gets nothing more."""
-        self.open_port()
         connection = await self.connect("reader")
         got = []
         following = connection.follow(0, got.append)
@@ -334,52 +295,48 @@ class PermissionTests(WireCase):
     @asynchronous
     async def test_expired_meanwhile(self):
         """When the certificate expires the connection ends, with the reason."""
-        self.open_port()
-        connection = await self.connect()
-        await connection.bounds()
+        await self.connection.bounds()
         self.wall_clock = lambda: 2**40
-        answer = connection.bounds()
+        answer = self.connection.bounds()
         error = await refused(self, answer, errors.LoghouseError)
         self.assertIn("expired", str(error))
 
 
-class FollowTests(WireCase):
+class FollowTests(SessionCase):
     """Following the tail with credit."""
 
     @asynchronous
     async def test_from_the_start_and_on(self):
         """What was there and what comes later arrives once, in order."""
-        self.open_port()
-        connection = await self.connect()
-        await connection.produce(batch(b"0", b"1"), record_count=2)
+        await self.connection.produce(batch(b"0", b"1"), record_count=2)
         got = []
-        following = connection.follow(0, lambda reply: got.extend(values_of(connection, reply.frames)))
+        following = self.connection.follow(
+            0, lambda reply: got.extend(values_of(self.connection, reply.frames))
+        )
         for n in range(2, 20):
-            await connection.produce(batch(b"%d" % n), record_count=1)
+            await self.connection.produce(batch(b"%d" % n), record_count=1)
         await until(lambda: len(got) == 20)
         self.assertEqual(got, [b"%d" % n for n in range(20)])
         following.addErrback(lambda failure: None)
         following.cancel()
-        await connection.bounds()
+        await self.connection.bounds()
         self.assertEqual(self.node.waiters, {})
 
     @asynchronous
     async def test_credit_bounds_what_is_sent(self):
         """A client that does not digest is sent its credit and not more; when it does, the rest comes."""
-        self.open_port()
-        connection = await self.connect()
         for _ in range(20):
-            await connection.produce(batch(b"x" * 10_000), record_count=1)
+            await self.connection.produce(batch(b"x" * 10_000), record_count=1)
         gates = []
 
         def slowly(reply):
             gates.append(Deferred())
             return gates[-1]
 
-        following = connection.follow(0, slowly, credit_size=30_000)
+        following = self.connection.follow(0, slowly, credit_size=30_000)
         following.addErrback(lambda failure: None)
         await until(lambda: gates)
-        await connection.bounds()
+        await self.connection.bounds()
         self.assertLess(self.node.fetches, 4)
         for done in range(7):
             await until(lambda done=done: len(gates) > done)
@@ -390,43 +347,41 @@ class FollowTests(WireCase):
     @asynchronous
     async def test_trimmed(self):
         """Following from below the lowest offset ends with an error that has both bounds."""
-        self.open_port()
-        connection = await self.connect()
-        await connection.produce(batch(b"a", b"b"), record_count=2)
-        await connection.produce(batch(b"c"), record_count=1)
+        await self.connection.produce(batch(b"a", b"b"), record_count=2)
+        await self.connection.produce(batch(b"c"), record_count=1)
         self.node.cluster.forget(2)
-        error = await refused(self, connection.follow(0, lambda reply: None), errors.OffsetOutOfRangeError)
+        error = await refused(
+            self, self.connection.follow(0, lambda reply: None), errors.OffsetOutOfRangeError
+        )
         self.assertEqual((error.lowest, error.next_offset), (2, 3))
 
     @asynchronous
     async def test_consumer_bug(self):
         """An exception in the client's own callback ends the stream with it, and only the stream."""
-        self.open_port()
-        connection = await self.connect()
-        await connection.produce(batch(b"a"), record_count=1)
+        await self.connection.produce(batch(b"a"), record_count=1)
 
         def fail_at_once(reply):
             raise ZeroDivisionError
 
-        await refused(self, connection.follow(0, fail_at_once), ZeroDivisionError)
-        self.assertEqual((await connection.bounds()).next_offset, 1)
+        await refused(self, self.connection.follow(0, fail_at_once), ZeroDivisionError)
+        self.assertEqual((await self.connection.bounds()).next_offset, 1)
 
     @asynchronous
     async def test_many_follow(self):
         """Many streams on one connection all get everything."""
-        self.open_port()
-        connection = await self.connect()
         got = [[] for _ in range(50)]
         for one in got:
-            following = connection.follow(0, lambda r, one=one: one.extend(values_of(connection, r.frames)))
+            following = self.connection.follow(
+                0, lambda r, one=one: one.extend(values_of(self.connection, r.frames))
+            )
             following.addErrback(lambda failure: None)
         await until(lambda: len(self.node.waiters) == 50)
         for n in range(5):
-            await connection.produce(batch(b"%d" % n), record_count=1)
+            await self.connection.produce(batch(b"%d" % n), record_count=1)
         await until(lambda: all(len(one) == 5 for one in got))
 
 
-class SlowReaderTests(WireCase):
+class SlowReaderTests(SessionCase):
     """A slow reader slows only itself."""
 
     times = LinkTimes(stuck_max=3600)
@@ -434,8 +389,7 @@ class SlowReaderTests(WireCase):
     @asynchronous
     async def test_does_not_read(self):
         """A client that asks and does not read holds one answer; another one is served meanwhile."""
-        self.open_port()
-        slow, honest = await self.connect(), await self.connect()
+        slow, honest = self.connection, await self.connect()
         payload = batch(b"x" * 900_000)
         for _ in range(8):
             await honest.produce(payload, record_count=1)
@@ -456,13 +410,11 @@ class SlowReaderTests(WireCase):
     @asynchronous
     async def test_far_ahead(self):
         """A client that sends thousands of requests before it reads an answer gets every one of them."""
-        self.open_port()
-        connection = await self.connect()
-        self.patch(connection._session.asked, "_open_max", 10**6)
+        self.patch(self.connection._session.asked, "_open_max", 10**6)
         self.node.hold()
         values = [b"%d" % number for number in range(5000)]
-        asked = [connection.produce(batch(value), record_count=1) for value in values]
-        bounds = [connection.bounds() for _ in range(2000)]
+        asked = [self.connection.produce(batch(value), record_count=1) for value in values]
+        bounds = [self.connection.bounds() for _ in range(2000)]
         await until(lambda: self.node.held_count)
         self.node.release()
         replies = await gatherResults(asked)
@@ -472,11 +424,9 @@ class SlowReaderTests(WireCase):
     @asynchronous
     async def test_batches_in_flight(self):
         """A client with too many unanswered bytes is not read until some are answered."""
-        self.open_port()
-        connection = await self.connect()
         self.node.hold()
         payload = batch(*[b"x" * 900_000] * 8)
-        asked = [connection.produce(payload, record_count=8) for _ in range(6)]
+        asked = [self.connection.produce(payload, record_count=8) for _ in range(6)]
         await until(lambda: self.node.held_count >= 2)
         other = await self.connect()
         for _ in range(20):
@@ -486,18 +436,16 @@ class SlowReaderTests(WireCase):
         await gatherResults(asked)
 
 
-class CloseTests(WireCase):
+class CloseTests(SessionCase):
     """Ways to go."""
 
     @asynchronous
     async def test_client_says_goodbye(self):
         """Closing waits for open requests."""
-        self.open_port()
-        connection = await self.connect()
         self.node.hold()
-        produced = connection.produce(batch(b"a"), record_count=1)
+        produced = self.connection.produce(batch(b"a"), record_count=1)
         await until(lambda: self.node.held_count == 1)
-        closed = connection.close()
+        closed = self.connection.close()
         self.node.release()
         self.assertEqual((await produced).base_offset, 0)
         await closed
@@ -506,8 +454,7 @@ class CloseTests(WireCase):
     @asynchronous
     async def test_nobody_listens(self):
         """Connecting to nothing says so."""
-        port = self.open_port()
         await self.close_port()
-        answer = connect(reactor, "127.0.0.1", port, self.client_tls())
+        answer = connect(reactor, "127.0.0.1", self.port, self.client_tls())
         error = await refused(self, answer, errors.UnavailableError)
-        self.assertIn(str(port), str(error))
+        self.assertIn(str(self.port), str(error))

@@ -95,6 +95,12 @@ class BulkTlsTests(SynchronousTestCase):
     def pipe(self, *kinds, first=b""):
         return Pipe(*self.contexts, kinds or (BulkTlsFactory, BulkTlsFactory), first)
 
+    def open_pipe(self, *kinds, **options):
+        """Return a pipe whose handshake is done."""
+        pipe = self.pipe(*kinds, **options)
+        pipe.pump()
+        return pipe
+
     def test_both_ways(self):
         """Small and large writes arrive whole and in order, also from and to Twisted's own transport."""
         for kinds in (
@@ -102,8 +108,7 @@ class BulkTlsTests(SynchronousTestCase):
             (BulkTlsFactory, TLSMemoryBIOFactory),
             (TLSMemoryBIOFactory, BulkTlsFactory),
         ):
-            pipe = self.pipe(*kinds)
-            pipe.pump()
+            pipe = self.open_pipe(*kinds)
             sizes = (1, 300, 16 * KIB, 16 * KIB + 1, 3 * WRITE_SIZE_MAX + 7, 5)
             sent = [bytes([number]) * size for number, size in enumerate(sizes)]
             for data in sent:
@@ -115,8 +120,7 @@ class BulkTlsTests(SynchronousTestCase):
 
     def test_when_writes_leave(self):
         """Small writes gather until the turn's end, or until they are many, or one is to leave at once."""
-        pipe = self.pipe()
-        pipe.pump()
+        pipe = self.open_pipe()
         pipe.client.transport.write(b"a")
         self.assertEqual(pipe.take(0), b"")
         pipe.pump()
@@ -125,8 +129,7 @@ class BulkTlsTests(SynchronousTestCase):
             pipe.client.transport.write(bytes(GATHERED_SIZE_MAX // 4))
         self.assertGreater(len(pipe.take(0)), GATHERED_SIZE_MAX)
 
-        pipe = self.pipe()
-        pipe.pump()
+        pipe = self.open_pipe()
         pipe.client.transport.write(b"a")
         write_at_once(pipe.client.transport, (b"b", b"c"))
         pipe.ends[1].dataReceived(pipe.take(0))
@@ -151,16 +154,14 @@ class BulkTlsTests(SynchronousTestCase):
 
     def test_one_delivery_a_read(self):
         """All records of one read of the socket are delivered together."""
-        pipe = self.pipe()
-        pipe.pump()
+        pipe = self.open_pipe()
         pipe.client.transport.write(bytes(100 * KIB))
         pipe.pump()
         self.assertEqual(len(pipe.server.received), 2)
 
     def test_no_more_calls_than_records(self):
         """When a read ends where a record does, OpenSSL is not asked for another one."""
-        pipe = self.pipe()
-        pipe.pump()
+        pipe = self.open_pipe()
         connection = pipe.ends[1]._tlsConnection
         calls = []
         real = connection.recv
@@ -192,15 +193,13 @@ class BulkTlsTests(SynchronousTestCase):
     def test_before_the_handshake(self):
         """What is written before the handshake is done is sent behind it, once."""
         first = bytes(range(256)) * 5 * KIB
-        pipe = self.pipe(first=first)
-        pipe.pump()
+        pipe = self.open_pipe(first=first)
         self.assertEqual(b"".join(pipe.server.received), first)
         self.assertEqual(b"".join(pipe.client.received), first)
 
     def test_last_words(self):
         """Bytes in front of the end of TLS are delivered, though both came in one read."""
-        pipe = self.pipe()
-        pipe.pump()
+        pipe = self.open_pipe()
         pipe.client.transport.write(b"last words")
         pipe.client.transport.loseConnection()
         pipe.pump()
@@ -209,8 +208,7 @@ class BulkTlsTests(SynchronousTestCase):
 
     def test_damaged_record(self):
         """A changed byte ends the connection; the records before it count, nothing behind it does."""
-        pipe = self.pipe()
-        pipe.pump()
+        pipe = self.open_pipe()
         pipe.client.transport.write(b"a" * 64_001)
         good = pipe.take(0)
         pipe.client.transport.write(b"b" * 64_001)
@@ -227,8 +225,7 @@ class BulkTlsTests(SynchronousTestCase):
 
     def test_aborted(self):
         """After an abort nothing more is delivered."""
-        pipe = self.pipe()
-        pipe.pump()
+        pipe = self.open_pipe()
         pipe.client.transport.write(b"x" * 64_001)
         pipe.server.transport.abortConnection()
         pipe.pump()

@@ -13,7 +13,7 @@ from loghouse.net.accept import own_hello
 from loghouse.net.link import LinkTimes
 from loghouse.net.peer import TURN_SIZE_MAX, PeerState, SendQueue
 from loghouse.protocol.codec import decode_envelope, encode_envelope
-from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
+from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.forward_messages import ForwardReply
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Hello, LinkRole
@@ -23,9 +23,9 @@ from loghouse.protocol.session import MessageReceived, RaftFrameReceived
 from tests.fakes.secured import node_certificate
 from tests.net import wire
 from tests.net.wire import WireCase, asynchronous, until
+from tests.raft.group import SEED, entry
 
 FORWARDED = ForwardReply(request_id=1, base_offset=0, record_count=1, timestamp=1, index=1, term=1)
-SEED = frame_seed(bytes(range(16)), 1)
 
 
 def envelope(message):
@@ -33,18 +33,9 @@ def envelope(message):
 
 
 def append(size, index=1):
-    entry = make_entry(
-        SEED,
-        index=index,
-        term=1,
-        kind=EntryKind.RECORDS,
-        base_offset=0,
-        timestamp=0,
-        payload=bytes(size),
-        record_count=1,
-    )
+    sent = entry(index, 1, EntryKind.RECORDS, payload=bytes(size), record_count=1)
     message = AppendEntries(
-        term=1, prev_log_index=index - 1, prev_log_term=index > 1, commit_index=0, entries=(entry,)
+        term=1, prev_log_index=index - 1, prev_log_term=index > 1, commit_index=0, entries=(sent,)
     )
     return envelope(message)
 
@@ -83,6 +74,9 @@ class PeerCase(WireCase):
         super().setUp()
         self.peers = FakePeers()
 
+    async def begin(self):
+        self.open_port()
+
     async def up(self, link):
         link.dial()
         await until(lambda: link.state is PeerState.UP)
@@ -105,7 +99,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_messages_arrive(self):
         """Raft and gossip arrive in order, with the name of the certificate they came by."""
-        self.open_port()
         link = self.peer()
         await self.up(link)
         self.assertTrue(link.send_raft(append(100_000)))
@@ -122,7 +115,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_groups(self):
         """Frames of further groups go only to a node that says it looks at the group of a frame."""
-        self.open_port()
         link = self.peer()
         await self.up(link)
         self.assertTrue(link.send(FORWARDED, group=7))
@@ -134,6 +126,7 @@ class LinkTests(PeerCase):
     async def test_no_groups(self):
         """A node of before many logs, which looks at no group, gets only what is of the default log."""
         self.patch(wire, "own_hello", lambda *what: lambda: replace(own_hello(*what)(), capabilities=0))
+        await self.close_port()
         self.open_port()
         link = self.peer()
         await self.up(link)
@@ -147,7 +140,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_bulk_takes_turns(self):
         """Bulk goes a share at a time, though the socket would take more, and control in between."""
-        self.open_port()
         link = self.peer()
         await self.up(link)
         await until(lambda: not link._is_turn_ending)
@@ -166,7 +158,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_wrong_node_answers(self):
         """Row 13: another valid node at the dialled address is refused by the dialler."""
-        self.open_port()
         link = self.peer(expected="n7")
         link.dial()
         self.assertIn("n7", await self.failed(link))
@@ -175,7 +166,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_client_certificate_as_node(self):
         """A node certificate of another name, and of another cluster, never comes up; the reason is known."""
-        self.open_port()
         for issued in (node_certificate("n3"), node_certificate("n2", "c2")):
             link = self.peer(issued=issued)
             link.dial()
@@ -186,7 +176,6 @@ class LinkTests(PeerCase):
     async def test_removed_member(self):
         """Row 14: a member that was removed is refused although its certificate is valid."""
         self.peers.refused.add("n2")
-        self.open_port()
         link = self.peer()
         link.dial()
         self.assertIn("removed", await self.failed(link))
@@ -194,7 +183,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_joiner_is_restricted(self):
         """A node without a uuid learns the cluster's, and is no peer."""
-        self.open_port()
         events = []
         link = self.peer(cluster_uuid=NO_UUID, events=events)
         await self.up(link)
@@ -205,7 +193,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_comes_back(self):
         """A link that breaks is told of and dialled again after a delay; what is sent then is dropped."""
-        self.open_port()
         lost = []
         link = self.peer(link_lost=lambda: lost.append(link.state))
         await self.up(link)
@@ -219,7 +206,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_idle_link_closes(self):
         """A link with nothing to say closes, and the next message dials again."""
-        self.open_port()
         link = self.peer(idle_seconds_max=0.5)
         await self.up(link)
         await until(lambda: link.state is PeerState.IDLE)
@@ -230,7 +216,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_link_from_before_joining(self):
         """A link made while one end had no cluster carries nothing, and is made anew by the next message."""
-        self.open_port()
         hello = Hello(
             role=LinkRole.NODE,
             cluster_name="c1",
@@ -256,7 +241,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_connections_of_one_node(self):
         """A node may have few links at a time."""
-        self.open_port()
         for _ in range(4):
             await self.up(self.peer())
         fifth = self.peer()
@@ -266,7 +250,6 @@ class LinkTests(PeerCase):
     @asynchronous
     async def test_slow_peer(self):
         """To a peer that does not read little is kept; control frames go before the bulk that waits."""
-        self.open_port()
         link = self.peer()
         await self.up(link)
         accepted = self.peers.links[0]
@@ -291,9 +274,8 @@ class BackOffTests(PeerCase):
     @asynchronous
     async def test_nobody_there(self):
         """Failures are counted with their reason, with growing delays between them."""
-        port = self.open_port()
         await self.close_port()
-        link = self.peer(port=port)
+        link = self.peer()
         link.dial()
         metrics = self.recorded[link]
         await until(lambda: metrics.count("peer_link_failed") >= 3)
@@ -309,7 +291,6 @@ class BackOffTests(PeerCase):
 
         port = reactor.listenTCP(0, Factory.forProtocol(Silent), interface="127.0.0.1")
         self.closers.append(lambda: maybeDeferred(port.stopListening))
-        self.open_port()
         link = self.peer(port=port.getHost().port, times=LinkTimes(greeting=0.5, close_max=0.5))
         link.dial()
         self.assertIn("no Hello", await self.failed(link))

@@ -36,6 +36,7 @@ from loghouse.runtime.bridge import from_asyncio
 from tests.fakes.secured import client_certificate
 from tests.net.test_same_rule import ASK, CALL, BothDoorsCase, is_answered, is_answered_h2
 from tests.net.wire import Stranger, asynchronous, until
+from tests.vectors.payloads import PAYLOADS
 
 ADDRESS = "n1:8400"
 ONE = encode_batch([Record(value=b"x")])
@@ -78,6 +79,11 @@ def call_of(stub, request, log="default"):
     return stub.Bounds(log_pb2.BoundsRequest(log=log), timeout=30)
 
 
+async def answer_of(stub, request):
+    """Return what gRPC answers to a message of the binary protocol."""
+    return await call_of(stub, request)
+
+
 def seen(error):
     """What a client sees of an error: class, text, details; each detail as text, as gRPC carries it."""
     details = {name: str(value) for name, value in vars(error).items()}
@@ -91,9 +97,9 @@ class RefusalCase(BothDoorsCase):
         "p, root, *, produce\np, root, *, consume\np, reader, default, consume\np, writer, default, produce\n"
     )
 
-    def setUp(self):
-        super().setUp()
+    async def begin(self):
         self.clients = {}
+        await self.open_both()
 
     async def clients_of(self, name):
         """Return the gRPC and the binary client of a subject; it has one of each."""
@@ -144,7 +150,6 @@ class RequestTests(RefusalCase):
     @asynchronous
     async def test_permission(self):
         """Every request without a rule, with one for another action, and of no log there is."""
-        await self.open_both()
         writing = [produce(), RegisterProducer()]
         reading = [Bounds(), Fetch(offset=0), Follow(offset=0, credit=MIB), FindOffset(timestamp=0)]
         self.assertEqual({type(request) for request in [*writing, *reading, Describe()]}, set(REPLIES))
@@ -163,7 +168,6 @@ class RequestTests(RefusalCase):
     @asynchronous
     async def test_batch(self):
         """A count, codec, checksum or size that is not what it says, and what is no batch at all."""
-        await self.open_both()
         allowed = f"allowed: 1 to {RECORDS_PER_BATCH_MAX}"
         packed = compress(LARGE, Codec.ZSTD)
         bomb = compress(bytes(256 * MIB), Codec.ZSTD)
@@ -199,9 +203,23 @@ class RequestTests(RefusalCase):
         self.assertEqual(self.node.proposals, [])
 
     @asynchronous
+    async def test_what_is_no_whole_frame(self):
+        """Payloads that only some zstd decoders read are refused; those that all read are appended."""
+        stub, connection = await self.clients_of("root")
+        for payload in PAYLOADS:
+            request = produce(payload.data, payload.record_count, attributes=payload.codec)
+            if payload.is_taken:
+                await from_asyncio(answer_of(stub, request))
+                await connection._ask(request, 1, is_produce=True)
+            else:
+                for failure in await self.refusals(request):
+                    self.assertIs(type(failure.error), errors.InvalidRequestError)
+        taken = [payload.data for payload in PAYLOADS if payload.is_taken for _ in range(2)]
+        self.assertEqual([bytes(proposal.payload) for proposal in self.node.proposals], taken)
+
+    @asynchronous
     async def test_no_memory_for_a_check(self):
         """A batch that could not be checked for want of memory was not appended, and may be tried again."""
-        await self.open_both()
         short = errors.short_of(MemoryError())
         packed = compress(encode_batch([Record(value=os.urandom(200_000))]), Codec.ZSTD)
         for request in (produce(), produce(packed, attributes=1)):
@@ -211,7 +229,6 @@ class RequestTests(RefusalCase):
     @asynchronous
     async def test_node(self):
         """What the node refuses an append or a read for: each error as it is, with its details."""
-        await self.open_both()
         for error in (
             errors.ExpectOffsetError(4, 7),
             errors.SequenceError(7, 9, 3),
@@ -237,7 +254,6 @@ class RequestTests(RefusalCase):
     @asynchronous
     async def test_producers(self):
         """What the log refuses to register is told as it is."""
-        await self.open_both()
         error = errors.ResourceExhaustedError("producers", "'root' asked for 100; one more in 60 s")
         self.node.register_producer = lambda subject: fail(error)
         await self.check_same(error, RegisterProducer())
@@ -245,7 +261,6 @@ class RequestTests(RefusalCase):
     @asynchronous
     async def test_unexpected_failure(self):
         """A bug is told without a word of it: an append may have happened; the diagnostics have the rest."""
-        await self.open_both()
         self.node.failure = ZeroDivisionError("secret")
         self.node.bounds = lambda: fail(ZeroDivisionError("secret"))
         for request, by_binary_class in (
@@ -267,7 +282,6 @@ class CertificateTests(RefusalCase):
     @asynchronous
     async def test_none(self):
         """Without a certificate neither protocol is spoken."""
-        await self.open_both()
         for alpn, request, is_served in (("h2", CALL, is_answered_h2), ("loghouse/1", ASK, is_answered)):
             received, _ = await Stranger(self.port, alpn=(alpn,)).talk(request)
             self.assertFalse(is_served(received, 1), alpn)
@@ -275,7 +289,6 @@ class CertificateTests(RefusalCase):
     @asynchronous
     async def test_expires(self):
         """A certificate that expires on an open connection, before the connection is looked at again."""
-        await self.open_both()
         stub, connection = await self.clients_of("root")
         await self.check_same(errors.UnknownLogError("group 2"), Bounds(), group=2)
         await connection.bounds()
@@ -292,7 +305,6 @@ class CertificateTests(RefusalCase):
     @asynchronous
     async def test_denied(self):
         """A certificate on the denylist: its holder is told which one it is."""
-        await self.open_both()
         denylist = self.directory / "denylist"
         [certificate] = load_certificates(client_certificate("root").certificate_pem, denylist)
         denylist.write_text(entry_of(certificate) + "\n")
@@ -310,7 +322,6 @@ class StopTests(RefusalCase):
     @asynchronous
     async def test_stopping(self):
         """What a client asks for on an open connection was not done, and may be asked of another node."""
-        await self.open_both()
         stub, connection = await self.clients_of("root")
         self.node.hold()
         appending = connection.produce(ONE, record_count=1)

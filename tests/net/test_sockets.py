@@ -128,7 +128,6 @@ class LinkSocketTests(PeerCase):
     @asynchronous
     async def test_both_ends(self):
         """Neither end lets a message wait until the one before is acknowledged; both have large buffers."""
-        self.open_port()
         link = self.peer()
         await self.up(link)
         [accepted] = self.listener._connections

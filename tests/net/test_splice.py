@@ -286,7 +286,7 @@ class SpliceCase(WireCase):
 
     is_deaf = False
 
-    def open_splice(self):
+    async def begin(self):
         runtime = tempfile.mkdtemp(prefix="lh-")
         self.addCleanup(shutil.rmtree, runtime)
         self.grpc_path = os.path.join(runtime, "s")
@@ -304,6 +304,13 @@ class SpliceCase(WireCase):
         self.addCleanup(plain.close)
         return plain
 
+    async def greet(self):
+        """Return a client whose ClientHello has reached the server."""
+        plain = self.dial()
+        await deferToThread(plain.sendall, self.hello)
+        await until(lambda: self.server.seen)
+        return plain
+
 
 class EdgeTests(SpliceCase):
     """The splice's own promises."""
@@ -311,7 +318,6 @@ class EdgeTests(SpliceCase):
     @asynchronous
     async def test_bytes_pass_untouched(self):
         """Everything that came, the ClientHello included, reaches the server in order."""
-        self.open_splice()
         plain = self.dial()
         await deferToThread(plain.sendall, self.hello[:10])
         await deferToThread(plain.sendall, self.hello[10:] + b"and more")
@@ -323,10 +329,7 @@ class EdgeTests(SpliceCase):
     @asynchronous
     async def test_half_close(self):
         """When the client ends its direction, the server can still answer; then both are closed."""
-        self.open_splice()
-        plain = self.dial()
-        await deferToThread(plain.sendall, self.hello)
-        await until(lambda: self.server.seen)
+        plain = await self.greet()
         seen = self.server.seen
         seen.connectionLost = lambda reason: None
         halves = Deferred()
@@ -348,10 +351,7 @@ class EdgeTests(SpliceCase):
     async def test_server_ends(self):
         """When the server closes, what it wrote still arrives, then the end; who stays is cut off."""
         self.patch(splice, "HALF_CLOSED_SECONDS_MAX", 0.3)
-        self.open_splice()
-        plain = self.dial()
-        await deferToThread(plain.sendall, self.hello)
-        await until(lambda: self.server.seen)
+        plain = await self.greet()
         self.server.seen.transport.write(b"x" * MIB)
         self.server.seen.transport.loseConnection()
 
@@ -367,10 +367,7 @@ class EdgeTests(SpliceCase):
     @asynchronous
     async def test_client_breaks(self):
         """A reset by the client reaches the server as a loss, at once."""
-        self.open_splice()
-        plain = self.dial()
-        await deferToThread(plain.sendall, self.hello)
-        await until(lambda: self.server.seen)
+        plain = await self.greet()
         import struct
 
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -381,7 +378,6 @@ class EdgeTests(SpliceCase):
     @asynchronous
     async def test_server_not_there(self):
         """When nobody listens behind, the client is cut off, and the port stays open."""
-        self.open_splice()
         self.listener.grpc_path += "-missing"
         plain = self.dial()
         await deferToThread(plain.sendall, self.hello)
@@ -404,10 +400,7 @@ class BackPressureTests(SpliceCase):
     @asynchronous
     async def test_pushing(self):
         """The client cannot push more than the kernel's and our own small buffers hold."""
-        self.open_splice()
-        plain = self.dial()
-        await deferToThread(plain.sendall, self.hello)
-        await until(lambda: self.server.seen)
+        plain = await self.greet()
         plain.settimeout(0.5)
 
         def push():

@@ -80,8 +80,12 @@ class WireCase(SecuredCase):
         self.callers = Callers(self.shares.bodies)
         self.recorded = {}  # the metrics of each `peer`
 
+    async def begin(self):
+        """Open what all tests of the class need; nothing by default."""
+
     async def run_and_close(self, method):
         try:
+            await self.begin()
             await method(self)
         finally:
             for close in reversed(self.closers):
