@@ -223,11 +223,11 @@ class RequestTests(RulesTestCase):
         move(dialler, acceptor)
         acceptor.answer(2, REPLY)
         acceptor.refuse(1, InvalidRequestError("offset", "is odd"))
-        acceptor.send(LeaderHint(name="c"))
+        acceptor.send(LeaderHint(name="c"), group=7)
         answered, refused, named = move(acceptor, dialler)
         self.assertEqual(answered, Answered(2, REPLY))
         self.assertEqual((type(refused), refused.stream, str(refused.error)), (Refused, 1, "offset: is odd"))
-        self.assertEqual(named, LeaderNamed(name="c"))
+        self.assertEqual(named, LeaderNamed(group=7, name="c"))
         self.assertTrue(dialler.is_idle and acceptor.is_idle)
 
     def test_frames_use_up_credit(self):
