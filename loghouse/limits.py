@@ -54,6 +54,7 @@ STATE_SIZE_MAX: Final = 8 * MIB
 
 # --- storage --------------------------------------------------------------------
 SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
+SEGMENT_SIZE_FIRST: Final = 1 * MIB  # of a log; each next one is twice as large, up to segment_size
 SEGMENT_SIZE_MIN: Final = 64 * KIB  # of node.yaml; tests build smaller ones directly
 INDEX_ENTRY_SIZE: Final = 12
 STORE_HEADER_SIZE: Final = 4 * KIB

@@ -150,7 +150,7 @@ class StorageConfig:
 
     segment_size: int = _setting(
         size_between(SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX),
-        "Bytes in one segment file: the step in which disk is taken, and given back by retention.",
+        "Bytes in one segment file of a log that has grown: disk is taken and given back in such steps.",
         SEGMENT_SIZE_DEFAULT,
     )
     reserve_size: int = _setting(

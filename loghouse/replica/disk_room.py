@@ -79,7 +79,7 @@ class DiskRoom:
             self._trimmed_to = lowest
             self._trim(lowest, driver.readable_index)
             self.logger.info("trimmed: the lowest offset is {lowest}", lowest=lowest)
-        half_full = self._log.active_size >= self._segment_size // 2
+        half_full = self._log.is_half_full
         if half_full and not self._is_prepared:
             self._prepare()
         self._is_prepared = half_full

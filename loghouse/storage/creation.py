@@ -9,9 +9,9 @@ renaming.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 from loghouse.errors import DiskFullError
@@ -23,6 +23,7 @@ from loghouse.limits import (
     KIB,
     STORE_HEADER_SIZE,
 )
+from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.files import (
     SCARCE_ERRNOS,
@@ -34,7 +35,7 @@ from loghouse.storage.files import (
     sync_written,
     write_temporary,
 )
-from loghouse.storage.index import INDEX_ENTRY
+from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX
 from loghouse.storage.recovery import INDEX, RESERVE_NAME, SPARE_PREFIX, STATE, STORE, segment_name
 from loghouse.storage.segment import End, Segment
 from loghouse.storage.start import encode_segment_state
@@ -45,28 +46,63 @@ SMALL_FILE_SIZE = 4 * KIB  # a state file without producers
 assert INDEX_ENTRY.size == INDEX_ENTRY_SIZE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LogSizes:
-    """How large a log's files are made, in bytes."""
+    """How large a log's files are made, in bytes.
+
+    `segment` and `index` are of a log that has grown: its first segment is small (`first`), so that a log
+    costs little before it holds much, and each further one is twice as large as the one before.
+    """
 
     segment: int
     index: int
     reserve: int
+    first: int
 
-    @property
-    def index_capacity(self) -> int:
-        """Entries a segment's index has room for."""
-        return self.index // INDEX_ENTRY_SIZE
-
-    @property
+    @cached_property
     def kept(self) -> tuple[int, int]:
         """Bytes and index places that records leave free in the last segment, for control entries."""
-        size = min(CONTROL_SIZE_KEPT, (self.segment - STORE_HEADER_SIZE) // 8)
-        return size, min(size // ENTRY_HEADER_SIZE, self.index_capacity // 8)
+        size = min(CONTROL_SIZE_KEPT, (self.first - STORE_HEADER_SIZE) // 8)
+        return size, min(size // ENTRY_HEADER_SIZE, self.index_capacity(self.first) // 8)
 
-    def store_for(self, entry_size: int) -> int:
-        """Return the size of a store whose first entry has `entry_size` bytes."""
-        return max(self.segment, STORE_HEADER_SIZE + entry_size)
+    def store_after(self, store_size: int, entry_size: int = 0) -> int:
+        """Return the size of the store behind one of `store_size`; its first entry has `entry_size` bytes."""
+        grown = min(max(self.first, 2 * store_size), self.segment)
+        return max(grown, STORE_HEADER_SIZE + entry_size)
+
+    def index_for(self, store_size: int) -> int:
+        """Return the size of the index of a store: its share of the room is the same for all sizes."""
+        return self.index * min(store_size, self.segment) // self.segment
+
+    def index_capacity(self, store_size: int) -> int:
+        """Return how many entries the index of such a store has room for."""
+        return self.index_for(store_size) // INDEX_ENTRY_SIZE
+
+    def split(
+        self, active: Segment, entries: Sequence[Entry]
+    ) -> tuple[list[Sequence[Entry]], list[int], bool]:
+        """Return the entries for the active segment (may be none), then those for each new one.
+
+        With the sizes of the new ones' stores, and whether so little is left behind the last entry that a
+        spare must be there.
+        """
+        room, places = active.size - active.end.position, active.index().capacity - active.end.count
+        base_offset, store_size = active.base_offset, active.size
+        chunks: list[Sequence[Entry]] = []
+        stores: list[int] = []
+        first = 0
+        for place, entry in enumerate(entries):
+            if entry.size > room or places < 1 or entry.base_offset - base_offset > RELATIVE_OFFSET_MAX:
+                chunks.append(entries[first:place])
+                first, base_offset = place, entry.base_offset
+                store_size = self.store_after(store_size, entry.size)
+                stores.append(store_size)
+                room, places = store_size - STORE_HEADER_SIZE, self.index_capacity(store_size)
+            room -= entry.size
+            places -= 1
+        chunks.append(entries[first:])
+        size_kept, places_kept = self.kept
+        return chunks, stores, room < size_kept or places < places_kept
 
 
 def create_allocated(files: Files, path: str, size: int) -> None:
@@ -154,7 +190,7 @@ class Rooms:
             for number, size in enumerate(store_sizes):
                 if number < len(self._spares) and self._spares[number] >= size:
                     continue
-                self._make_spare(number, size, self.sizes.index)
+                self._make_spare(number, size, self.sizes.index_for(size))
         except OSError as error:
             check_room(error, self._directory)
             raise

@@ -29,6 +29,7 @@ from loghouse.limits import (
     ENTRY_HEADER_SIZE,
     RESERVE_SIZE_DEFAULT,
     SEGMENT_SIZE_DEFAULT,
+    SEGMENT_SIZE_FIRST,
     STORE_HEADER_SIZE,
 )
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, with_crc, without_crc
@@ -280,9 +281,10 @@ class DataDirectory:
             raise DiskFailedError(f"cannot make {self.path}: {error}") from error
 
     def _no_room(self) -> DataDirectoryError:
+        size = min(SEGMENT_SIZE_FIRST, self._segment_size)
         return DataDirectoryError(
-            f"no space left for a new log under {self.path}: a segment takes {self._segment_size} "
-            f"bytes; free some, or set a smaller storage.segment_size, and start again"
+            f"no space left for a new log under {self.path}: its first segment takes {size} bytes; "
+            "free some, and start again"
         )
 
     def _remove_new(self) -> None:

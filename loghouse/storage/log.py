@@ -28,6 +28,7 @@ from loghouse.limits import (
     ENTRY_HEADER_SIZE,
     RESERVE_SIZE_DEFAULT,
     SEGMENT_SIZE_DEFAULT,
+    SEGMENT_SIZE_FIRST,
     STORE_HEADER_SIZE,
 )
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed
@@ -37,7 +38,6 @@ from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
 from loghouse.storage.files import Files, check_room, remove_file, sync_written
 from loghouse.storage.hard_state import HardStateFile, replace_hard_state
-from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.loss import note_held
 from loghouse.storage.opening import (
     Settlement,
@@ -77,7 +77,6 @@ class Log(ReadableLog):
         self.unknown_ends = frozenset(found.left)
         self._remedy = found.segments[-1].remedy
         self._rooms = rooms
-        self._kept = rooms.sizes.kept
         self._hard_state = hard_state
         self._next_checkpoint: LogState | None = None
         self._watermark = found.watermark
@@ -110,6 +109,7 @@ class Log(ReadableLog):
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         index_size: int | None = None,
         reserve_size: int = RESERVE_SIZE_DEFAULT,
+        first_size: int = SEGMENT_SIZE_FIRST,
         leaves_damage: bool = False,
     ) -> Log:
         """Open a log, settling what a crash left; `warnings` says what that was.
@@ -118,6 +118,7 @@ class Log(ReadableLog):
             directory: DATA_DIR/logs/<group>, without a slash at the end.
             cluster: The cluster's uuid, 16 bytes.
             segment_size, index_size, reserve_size: Bytes; the sizes of files made from now on.
+            first_size: Bytes of the log's first segment, at most `segment_size`; those behind it grow.
             leaves_damage: Whether to open with damage of committed entries in sealed segments, to be mended
                 then; `unknown_ends` are these segments' base indexes.
 
@@ -129,7 +130,10 @@ class Log(ReadableLog):
         """
         remedy = remedy_for(directory)
         sizes = LogSizes(
-            segment=segment_size, index=index_size or segment_size // INDEX_SHARE, reserve=reserve_size
+            segment=segment_size,
+            index=index_size or segment_size // INDEX_SHARE,
+            reserve=reserve_size,
+            first=min(first_size, segment_size),
         )
         rooms = Rooms(files, directory, sizes)
         try:
@@ -179,10 +183,15 @@ class Log(ReadableLog):
         return self._hard_state.state
 
     @property
+    def is_half_full(self) -> bool:
+        """Whether half of the segment that takes appends is in use: room for the next is due."""
+        return self.active_size >= self._active.size // 2
+
+    @property
     def record_room(self) -> int:
         """Bytes of records that certainly fit without room that is not taken yet."""
         view = self._view
-        active, (size_kept, places_kept) = view.segments[-1], self._kept
+        active, (size_kept, places_kept) = view.segments[-1], self._rooms.sizes.kept
         places = active.index().capacity - view.end.count - places_kept
         return max(0, min(active.size - view.end.position - size_kept, places * ENTRY_HEADER_SIZE))
 
@@ -218,9 +227,9 @@ class Log(ReadableLog):
         with _Writing(self, "append"):
             state, active = self._state, self._active
             check_entries(state, entries)
-            chunks, is_tight = self._split(active, entries)
-            if is_tight or len(chunks) > 1 or not self._rooms.has_reserve:
-                self._take_room(chunks, is_tight)
+            chunks, stores, is_tight = self._rooms.sizes.split(active, entries)
+            if is_tight or stores or not self._rooms.has_reserve:
+                self._take_room(chunks, stores, is_tight)
             try:
                 for place, chunk in enumerate(chunks):
                     if place:
@@ -236,39 +245,18 @@ class Log(ReadableLog):
                 view, active = self._view, self._active
                 self._view = self._view_to(active.end, view.durable_index, view.durable_offset)
 
-    def _take_room(self, chunks: list[Sequence[Entry]], is_tight: bool) -> None:
+    def _take_room(self, chunks: list[Sequence[Entry]], stores: list[int], is_tight: bool) -> None:
         """Make sure that there is room for entries before any of them is written.
 
         Records leave some behind them, or there is a whole segment more: so a full disk still takes the
         no-ops of elections, and the trims that free room.
         """
         rooms = self._rooms
-        sizes = [rooms.sizes.store_for(chunk[0].size) for chunk in chunks[1:]]
         if any(entry.kind == EntryKind.RECORDS for chunk in chunks for entry in chunk):
-            rooms.ensure_spares([*sizes, rooms.sizes.segment] if is_tight else sizes)
-        elif sizes:
-            rooms.ensure_control_spares(sizes)
-
-    def _split(self, active: Segment, entries: Sequence[Entry]) -> tuple[list[Sequence[Entry]], bool]:
-        """Return the entries for the active segment (may be none), then those for each new one.
-
-        And whether so little is left behind the last of them that a spare must be there.
-        """
-        room, places = active.size - active.end.position, active.index().capacity - active.end.count
-        base_offset = active.base_offset
-        chunks: list[Sequence[Entry]] = []
-        first = 0
-        for place, entry in enumerate(entries):
-            if entry.size > room or places < 1 or entry.base_offset - base_offset > RELATIVE_OFFSET_MAX:
-                chunks.append(entries[first:place])
-                first, base_offset = place, entry.base_offset
-                room = self._rooms.sizes.store_for(entry.size) - STORE_HEADER_SIZE
-                places = self._rooms.sizes.index_capacity
-            room -= entry.size
-            places -= 1
-        chunks.append(entries[first:])
-        size_kept, places_kept = self._kept
-        return chunks, room < size_kept or places < places_kept
+            last = stores[-1] if stores else self._active.size
+            rooms.ensure_spares([*stores, rooms.sizes.store_after(last)] if is_tight else stores)
+        elif stores:
+            rooms.ensure_control_spares(stores)
 
     def _roll(self) -> Segment:
         """End the sync group, then start a new segment in the room made before, and return it.
@@ -361,7 +349,7 @@ class Log(ReadableLog):
             DiskFullError: There is none; nothing changed.
         """
         with _Writing(self, "preallocation"):
-            self._rooms.ensure_spares([self._rooms.sizes.segment])
+            self._rooms.ensure_spares([self._rooms.sizes.store_after(self._active.size)])
             self._rooms.check_small_file(segment_name(self._state.index + 1, STATE))
 
     def mend(self, damage: DamagedEntries, frames: bytes) -> bool:
@@ -460,7 +448,7 @@ class Log(ReadableLog):
         ):
             return
         entries = bytes(segment.scan_headers(segment.end.count).entries)
-        size = max(self._rooms.sizes.index, len(entries))
+        size = max(self._rooms.sizes.index_for(segment.size), len(entries))
         replace_index(self._files, self._rooms, self._directory, segment.base_index, entries, size)
 
     def _lower_watermark(self, view: View, place: int, target: Segment) -> None:
@@ -549,7 +537,7 @@ class Log(ReadableLog):
             DiskFailedError: A step failed.
         """
         with _Writing(self, "installing a start"):
-            self._rooms.ensure_spares([self._rooms.sizes.segment])
+            self._rooms.ensure_spares([self._rooms.sizes.first])
             start = state.copy()
             # From this rename on, the old log does not count.
             self._rooms.using_reserve(

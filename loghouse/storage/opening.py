@@ -406,9 +406,9 @@ class Settlement:
     def _finish_installation(self) -> None:
         found = self._found
         try:
-            self._rooms.ensure_spares([self._rooms.sizes.segment])
+            self._rooms.ensure_spares([self._rooms.sizes.first])
         except DiskFullError:
-            self._rooms.ensure_control_spares([self._rooms.sizes.segment])
+            self._rooms.ensure_control_spares([self._rooms.sizes.first])
         segment = self._rooms.create_segment(
             found.cluster, found.group, found.start_state, remedy=self._remedy
         )
@@ -431,7 +431,7 @@ class Settlement:
                 f"{segment.path}: torn tail at byte {end} cut, it was never acknowledged ({kept}): "
                 f"{scan.problem or 'bytes behind the end'}"
             )
-        wanted = max(self._rooms.sizes.segment, segment.size)
+        wanted = max(self._rooms.sizes.first, segment.size)
         if found.tail == Tail.TORN:
             files.truncate(store.fd, end)
             files.fsync(store.fd)
@@ -480,7 +480,7 @@ class Settlement:
 
     def _mend_active_index(self, segment: Segment, scan: FrameScan) -> None:
         files = self._files
-        wanted = max(self._rooms.sizes.index, len(scan.entries))
+        wanted = max(self._rooms.sizes.index_for(segment.size), len(scan.entries))
         if self._use_index(segment, scan, wanted):
             return
         directory, base, entries = self._found.directory, segment.base_index, bytes(scan.entries)

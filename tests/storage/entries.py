@@ -84,3 +84,12 @@ class Writer:
         )
         state.apply(entry)
         return entry
+
+
+def new_disk(disk_type, directory):
+    """Return a simulated disk with the directory of a log, durable."""
+    disk = disk_type()
+    for path in ("/data", "/data/logs", directory):
+        disk.make_directory(path)
+        disk.sync_directory(path.rpartition("/")[0] or "/")
+    return disk

@@ -23,19 +23,14 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.log import Log
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log, open_directory
+from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log, new_disk, open_directory
 
 STATES_MAX = int(os.environ.get("LOGHOUSE_CRASH_STATES", "250"))
 DIRECTORY = "/data/logs/1"
 SIZES = {"segment_size": 4096 + 1024, "index_size": 12 * 8, "reserve_size": 512}
 
 
-def new_disk(disk_type):
-    disk = disk_type()
-    for path in ("/data", "/data/logs", DIRECTORY):
-        disk.make_directory(path)
-        disk.sync_directory(path.rpartition("/")[0] or "/")
-    return disk
+GROWING = {"segment_size": 4096 + 16384, "index_size": 12 * 160, "first_size": 4096 + 1024}
 
 
 def open_log(disk, **sizes):
@@ -93,12 +88,13 @@ class Story:
     start: int = 1
     hard_state: tuple = (0, 0)
     moments: list = field(default_factory=list)
+    sizes: dict = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, disk_type=SimDisk, *, term=9):
-        disk = new_disk(disk_type)
+    def begin(cls, disk_type=SimDisk, *, term=9, **sizes):
+        disk = new_disk(disk_type, DIRECTORY)
         create_log(disk, DIRECTORY, term=term)
-        return cls(disk, open_log(disk), Writer(), hard_state=(term, 0))
+        return cls(disk, open_log(disk, **sizes), Writer(), hard_state=(term, 0), sizes=sizes)
 
     def start_trace(self):
         self.image = self.disk.start_trace()
@@ -163,7 +159,7 @@ class Story:
         self.log.close()
         self.durable = self.written[:]
         self.note()
-        self.log = open_log(self.disk)
+        self.log = open_log(self.disk, **self.sizes)
         self.note()
 
     def moment(self, done):
@@ -179,16 +175,16 @@ def find_violation(story, *, states_max=STATES_MAX, seed=1):
     if len(states) > states_max:
         states = rng.sample(states, states_max)
     for done, disk in states:
-        problem = check_state(disk, story.moment(done))
+        problem = check_state(disk, story.moment(done), story.sizes)
         if problem:
             return f"after {done} operations ({trace[done - 1][0] if done else 'none'}): {problem}"
     return ""
 
 
-def check_state(disk, moment):
+def check_state(disk, moment, sizes):
     """Open a crashed disk; say what is wrong, "" when nothing is."""
     try:
-        log = open_log(disk)
+        log = open_log(disk, **sizes)
         first, frames = held(log)
     except LoghouseError as error:
         return f"{type(error).__name__}: {error}"
@@ -253,6 +249,23 @@ def story_of_roll(disk_type=SimDisk):
     story.append(9, 10)
     story.sync()
     story.append(3, 600)
+    return story
+
+
+def story_of_growth(disk_type=SimDisk):
+    """Segments of growing sizes: rolled one by one and several at a time, cut and begun again."""
+    story = Story.begin(disk_type, **GROWING)
+    story.start_trace()
+    story.append(1, 600)
+    story.append(9, 600)
+    story.sync()
+    story.append(40, 600)
+    story.sync()
+    story.cut(8)
+    story.append(2, 600, term=2)
+    story.restart()
+    story.append(2, 2000, term=2)
+    story.sync()
     return story
 
 
@@ -341,6 +354,7 @@ STORIES = [
     story_of_append,
     story_of_restarts,
     story_of_roll,
+    story_of_growth,
     story_of_cut,
     story_of_trim,
     story_of_hard_state,
@@ -361,6 +375,10 @@ class CrashStateTests(SynchronousTestCase):
     def test_roll(self):
         """New segments."""
         self.check(story_of_roll)
+
+    def test_growth(self):
+        """New segments that are larger than those before."""
+        self.check(story_of_growth)
 
     def test_cut(self):
         """Suffix cuts."""

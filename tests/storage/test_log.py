@@ -3,14 +3,17 @@
 import itertools
 import os
 import random
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import EntryDamagedError, OffsetOutOfRangeError
+from loghouse.limits import KIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.storage.files import OsFiles
 from loghouse.storage.log import Log
+from loghouse.storage.recovery import SPARE_PREFIX, STORE
 from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log
 
 
@@ -41,6 +44,11 @@ class LogCase(SynchronousTestCase):
     def open(self, **sizes):
         options = {"segment_size": 16384, "reserve_size": 4096, **sizes}
         return Log.open(OsFiles(), self.directory, cluster=CLUSTER, group=GROUP, **options)
+
+    def sizes(self, suffix):
+        """Return the sizes of the files with that ending, in the order of their names."""
+        folder = Path(self.directory)
+        return [path.stat().st_size for path in sorted(folder.glob(f"0*.{suffix}"))]
 
     def reopen(self, **sizes):
         self.log.close()
@@ -84,6 +92,39 @@ class LogTests(LogCase):
         self.reopen()
         self.assertEqual(self.log.warnings, ())
         self.check(entries)
+
+    def test_segments_grow(self):
+        """A log begins with a small segment; each further one is twice as large, with its share of index."""
+        self.reopen(segment_size=64 * KIB, first_size=8 * KIB)
+        writer = Writer(self.log.state)
+        self.log.append([writer.records(1, 1000) for _ in range(200)])
+        self.assertEqual(self.sizes("store"), [16 * KIB, 32 * KIB, 64 * KIB, 64 * KIB, 64 * KIB])
+        self.assertEqual(self.sizes("index"), [size // 8 for size in self.sizes("store")])
+
+    def test_growth_goes_on(self):
+        """After a start, a cut and a large entry the next segment is twice the last one."""
+        self.reopen(segment_size=64 * KIB, first_size=8 * KIB)
+        writer = Writer(self.log.state)
+        self.log.append([writer.records(1, 1000) for _ in range(20)])
+        self.reopen(segment_size=64 * KIB, first_size=8 * KIB)
+        self.assertEqual(self.sizes("store"), [16 * KIB, 32 * KIB])
+        self.log.truncate_suffix(1)
+        writer = Writer(self.log.state)
+        self.log.append([writer.records(1, 1000), writer.records(1, 40_000)])
+        first, last = self.sizes("store")
+        self.assertEqual((first, last), (16 * KIB, STORE_HEADER_SIZE + self.log.entries(3, 4, 0)[0].size))
+
+    def test_room_for_the_next_segment(self):
+        """Half of any segment in use makes the next one due, and it is made in its own size."""
+        self.reopen(segment_size=64 * KIB, first_size=8 * KIB)
+        self.log.truncate_suffix(0)
+        self.log.append([Writer(self.log.state).records(1, 100)])
+        self.assertFalse(self.log.is_half_full)
+        self.log.append([Writer(self.log.state).records(1, 6000)])
+        self.assertTrue(self.log.is_half_full)
+        self.log.prepare()
+        spare = Path(self.directory, f"{SPARE_PREFIX}0{STORE}")
+        self.assertEqual(spare.stat().st_size, 2 * self.sizes("store")[0])
 
     def test_rolls_when_the_index_is_full(self):
         """A full index ends a segment although its store has room."""
