@@ -146,7 +146,7 @@ class Raft(Room):
         if rose:
             self._forget_repaired_damage()
         if self.role is Role.LEADER:
-            if rose and self.is_voter:
+            if rose:
                 self._advance_commit()
         elif self.role is Role.CANDIDATE and self._hard_durable == HardState(self.term, self.id):
             self._count_vote(self.id, True)

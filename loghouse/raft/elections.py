@@ -235,6 +235,6 @@ class Elections(Reads):
 
     def _on_timeout_now(self, source: int, message: TimeoutNow) -> None:
         """Campaign at once for the leader that hands over (thesis 3.10)."""
-        if source != self.leader or message.term != self.term or not self.may_campaign:
+        if source != self.leader or not self.may_campaign:
             return self._refuse("hand-over that does not fit")
         return self._campaign(transfer=True)

@@ -25,7 +25,7 @@ class ReadQueue:
         self.waiting: list[tuple[int, int]] = []
         self.running: list[tuple[int, int]] = []
         self.round = 0
-        self.round_index = 0
+        self.round_index: int  # what the running round's reads are answered with
         # On a follower: ids to ask for at the end of the turn, and what was asked, by context.
         self.to_ask: list[int] = []
         self.asked: dict[int, AskedReads] = {}

@@ -73,7 +73,7 @@ class Reads(Replication):
 
     def _on_read_index(self, source: int, message: ReadIndex) -> None:
         """Queue a follower's question; unanswered, the follower gives up by itself."""
-        if self.role is not Role.LEADER or source not in self._progress:
+        if source not in self._progress:
             return self._refuse("read from no follower")
         if len(self._reads) >= self.config.reads_max:
             return self._refuse("too many reads")

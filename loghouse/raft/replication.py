@@ -250,7 +250,7 @@ class Replication(Roles):
 
     def _retire_if_committed(self) -> None:
         """A leader that is no voter of the now committed configuration has done its duty (Raft 6)."""
-        if self.role is Role.LEADER and self.configuration_is_committed:
+        if self.configuration_is_committed:
             self.notify_commit(self._log.commit_index)
             self._flush_appends()  # as far as it goes
             self._step_down()

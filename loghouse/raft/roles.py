@@ -71,12 +71,12 @@ class Roles:
         self._held_back = HeldBack()  # the batch last refused for a bound, of each producer
         # Ticks since the leader was heard, a vote was given or the role changed; on a leader, since it
         # last looked whether a majority answers.
-        self._election_elapsed = 0
+        self._election_elapsed: int
         # Ticks of silence before a campaign; drawn anew by `_reset`, and when the leader's link breaks.
-        self._election_timeout = 0
-        self._heartbeat_elapsed = 0  # a leader's ticks since its last heartbeats
+        self._election_timeout: int
+        self._heartbeat_elapsed: int  # a leader's ticks since its last heartbeats; begun with its term
         self._stalled_ticks = 0  # ticks that the disk has had work and finished nothing; 0 when it does
-        self._term_start_index = 0  # the index of the no-op that began this leader's term
+        self._term_start_index: int  # the index of the no-op that began this leader's term
         self._commit_to_notify = 0  # followers learn of it even without entries; set by `notify_commit`
         self._token = 0  # the last Ready's; one more with each
         self._hard_handed = hard_state  # term and vote as last handed out to be written

@@ -22,14 +22,15 @@ HAND_OVER_ELECTIONS_MAX: Final = 64
 class Room(Proposals):
     """What a leader does about disks without room."""
 
-    _full_ticks = 0  # since this leader's disk is full, or it last looked for a successor
-    _full_ticks_max = 0  # when it looks
-    _look_ticks = 0  # since followers without room were last asked what they can take
+    # Of a leader; begun anew with each leadership, by `_reset`.
+    _full_ticks: int  # since this leader's disk is full, or it last looked for a successor
+    _full_ticks_max: int  # when it looks
+    _look_ticks: int  # since followers without room were last asked what they can take
 
     def _reset(self) -> None:
         super()._reset()
         self._without_room = ""
-        self._full_ticks = self._full_ticks_max = 0
+        self._full_ticks = self._full_ticks_max = self._look_ticks = 0
 
     def _tick_leader(self) -> None:
         super()._tick_leader()
