@@ -19,13 +19,12 @@ from construct import Bytes, Construct, Flag, FormatField, Renamed
 class FixedLayout:
     """Names and packing of the fields, in order.
 
-    `values_of` takes them from a message; `is_plain`: a message has just these fields, and its tail.
+    `values_of` takes them from a message.
     """
 
     names: tuple[str, ...]
     packing: struct.Struct
     values_of: Callable[[object], tuple[Any, ...]]
-    is_plain: bool
 
     @property
     def size(self) -> int:
@@ -33,12 +32,12 @@ class FixedLayout:
         return self.packing.size
 
 
-def fixed_layout(wire: Construct, tail: str = "", *, is_plain: bool = True) -> FixedLayout | None:
+def fixed_layout(wire: Construct, tail: str = "") -> FixedLayout | None:
     """Return the twin of a compiled declaration but for its field `tail`; None when it has other fields."""
     names: list[str] = []
     codes: list[str] = []
     for field in wire.defersubcon.subcons:  # what the compiled construct was made from
-        if field.name == tail and tail:
+        if field.name == tail:
             continue
         code = _code_of(field)
         if code is None:
@@ -47,7 +46,7 @@ def fixed_layout(wire: Construct, tail: str = "", *, is_plain: bool = True) -> F
         codes.append(code)
     # Of two names or more, an attrgetter makes a tuple.
     getter: Any = attrgetter(*names) if len(names) > 1 else lambda one: tuple(getattr(one, n) for n in names)
-    return FixedLayout(tuple(names), struct.Struct(">" + "".join(codes)), getter, is_plain)
+    return FixedLayout(tuple(names), struct.Struct(">" + "".join(codes)), getter)
 
 
 def _code_of(field: Any) -> str | None:

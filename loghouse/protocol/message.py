@@ -87,10 +87,7 @@ class Message:
 
     def _fixed(self, layout: FixedLayout) -> Iterable[Any]:
         """Return the fields of fixed size, in the order of the layout."""
-        if layout.is_plain:
-            return layout.values_of(self)
-        values = self._values()
-        return [values[name] for name in layout.names]
+        return layout.values_of(self)
 
     @classmethod
     def _from_fixed(cls, layout: FixedLayout, fields: tuple[Any, ...], tail: Buffer) -> Self:
@@ -98,7 +95,7 @@ class Message:
         parsed = dict(zip(layout.names, fields, strict=True))
         if cls.TAIL:
             parsed[cls.TAIL] = tail
-        return cls(**parsed) if layout.is_plain else cls._from_values(parsed)
+        return cls(**parsed)
 
     def _values(self) -> dict[str, Any]:
         return {name: plain(getattr(self, name)) for name in self.READERS}
@@ -122,16 +119,10 @@ def _check_canonical(message: Message, body: Buffer) -> None:
 _LAYOUTS: Final[dict[type[Message], FixedLayout | None]] = {}
 
 
-def _is_plain(cls: type[Message]) -> bool:
-    """Whether the fields of the message are those of its body, as they are."""
-    names = ("_fixed", "_from_fixed")
-    return not any(name in vars(own) for own in cls.__mro__[: cls.__mro__.index(Message)] for name in names)
-
-
 def layout_of(cls: type[Message]) -> FixedLayout | None:
     """Return how a body is packed but for its tail, or None when its size depends on the values."""
     if cls not in _LAYOUTS:
-        _LAYOUTS[cls] = None if cls.EXTENSIBLE else fixed_layout(cls.WIRE, cls.TAIL, is_plain=_is_plain(cls))
+        _LAYOUTS[cls] = None if cls.EXTENSIBLE else fixed_layout(cls.WIRE, cls.TAIL)
     return _LAYOUTS[cls]
 
 

@@ -172,14 +172,10 @@ CheckUnread: TypeAlias = Callable[[type[Message], int, int], None]
 """Raises RequestError for a request of this class, group and size that is not to be read."""
 
 
-def _kinds(*classes: type[Message]) -> frozenset[int]:
-    return frozenset(cls.KIND for cls in classes)
-
-
-_LINK: Final = _kinds(Hello, Ping, Pong, LinkError, Goodbye)
-_ABOUT_OPEN: Final = _kinds(Credit, Cancel)
-_DESCRIBING: Final = _kinds(Describe, Cancel)
-_DESCRIBED: Final = _kinds(DescribeReply, Failure)
+_LINK: Final = frozenset({Hello.KIND, Ping.KIND, Pong.KIND, LinkError.KIND, Goodbye.KIND})
+_ABOUT_OPEN: Final = frozenset({Credit.KIND, Cancel.KIND})
+_DESCRIBING: Final = frozenset({Describe.KIND, Cancel.KIND})
+_DESCRIBED: Final = frozenset({DescribeReply.KIND, Failure.KIND})
 
 
 @cache
@@ -217,7 +213,7 @@ class Session:
         # Called with the other's Hello once it fits; raises IdentityError to refuse it; fixed.
         self._admit = admit
         # The largest body of each kind that may come: at first a Hello's, then what `_kinds_allowed` says.
-        self._allowed = _sizes(_kinds(Hello, LinkError) if is_dialler else _kinds(Hello))
+        self._allowed = _sizes(frozenset({Hello.KIND, LinkError.KIND} if is_dialler else {Hello.KIND}))
         self._frames = FrameBuffer(self._body_size_max)  # cuts frames out of what is received
         # Judges requests before their bodies are here; None until `check_before_body`.
         self._check_unread: CheckUnread | None = None
