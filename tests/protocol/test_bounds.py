@@ -23,6 +23,7 @@ from loghouse.protocol.configuration import (
     encode_configuration,
     encode_producer,
 )
+from loghouse.protocol.entry import Codec, EntryKind
 from loghouse.protocol.forward_messages import (
     AdminOperation,
     ForwardAdmin,
@@ -90,6 +91,20 @@ class BoundsTestCase(SynchronousTestCase):
 
 class SharedTests(SynchronousTestCase):
     """Names, texts and numbers that many messages have."""
+
+    def test_numbers(self):
+        """What a number means is never changed: others wrote it, to their disks as well."""
+        for enum, names in [
+            (LinkRole, "NODE CLIENT"),
+            (MemberRole, "VOTER LEARNER REPLICA"),
+            (Liveness, "ALIVE SUSPECT DEAD LEFT"),
+            (AdminOperation, "ADD REMOVE TRANSFER TRIM REGISTER_PRODUCER PROGRESS"),
+            (EntryKind, "RECORDS NOOP CONFIGURATION TRIM PRODUCER"),
+        ]:
+            self.assertEqual(
+                [(one.name, one.value) for one in enum], [(n, i) for i, n in enumerate(names.split(), 1)]
+            )
+        self.assertEqual([(one.name, one.value) for one in Codec], [("NONE", 0), ("ZSTD", 1)])
 
     def test_names(self):
         """A name is a DNS label in lower case."""
@@ -164,6 +179,21 @@ class LinkTests(BoundsTestCase):
         found = (hello.version_min, hello.version_max, hello.capabilities, hello.entry_kinds)
         self.assertEqual(found, (1, 1, 0, bytes([1, 2, 3, 4, 5])))
         self.assertEqual((hello.cluster_uuid, hello.disk_uuid, hello.software), (NO_UUID, NO_UUID, ""))
+
+    def test_layout(self):
+        """The bytes of a Hello are those of docs/wire_format.md."""
+        hello = replace(
+            self.NODE,
+            version_min=2,
+            version_max=3,
+            capabilities=4,
+            cluster_uuid=DISK[::-1],
+            software="s",
+            entry_kinds=b"ek",
+        )
+        expected = b"LGHS" + b"\0\2\0\3\1" + b"\0\0\0\0\0\0\0\4" + DISK[::-1] + DISK
+        self.assertEqual(b"".join(hello.encode()), expected + b"\4logs\1a\1s\2ek")
+        self.assertEqual(Hello.decode(b"".join(hello.encode())), hello)
 
     def test_what_a_later_version_appends(self):
         """Bytes behind a Hello are ignored; one byte less is an error."""

@@ -15,14 +15,6 @@ from loghouse.limits import (
 )
 from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.checking import (
-    OTHER_FIELDS_MAX,
-    PARSED_ELEMENTS_MAX,
-    PARSED_SIZE_MAX,
-    RECORD_REQUEST_OVERHEAD,
-    REQUEST_FIELDS_MAX,
-    UNPACKED_AT_ONCE_MAX,
-    UNPACKED_ELEMENTS_MAX,
-    WALKED_RECORDS_MAX,
     RecordWalk,
     check_batch,
     check_fields,
@@ -36,6 +28,16 @@ from loghouse.protocol.entry import Codec, crc32c
 from loghouse.protocol.varint import encode_varint
 from loghouse.protocol.zstd import MAGIC, unpack_frame, unpacked_size
 from tests.vectors.payloads import BATCH, RLE, SKIPPABLE, WHOLE, block, frame
+
+# The bounds of `checking`, as numbers: what costs how long is measured for these.
+PARSED_SIZE_MAX = 128 * KIB
+PARSED_ELEMENTS_MAX = 65_536
+UNPACKED_AT_ONCE_MAX = 64 * KIB
+UNPACKED_ELEMENTS_MAX = 8192
+OTHER_FIELDS_MAX = 1024
+WALKED_RECORDS_MAX = 8192
+REQUEST_FIELDS_MAX = 64
+RECORD_REQUEST_OVERHEAD = 4096
 
 EMPTY = b"\n\0"
 LATER = b"\x10\x01"  # a field of a later version

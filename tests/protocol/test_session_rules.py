@@ -131,6 +131,18 @@ class KindTests(RulesTestCase):
         self.assertEqual((frame.kind, frame.group, frame.stream), (TimeoutNow.KIND, 3, 0))
         self.assertEqual(pack_header(16, frame.kind, group=3) + frame.body, b"".join(encode_envelope(RAFT)))
 
+    def test_no_group_and_no_stream(self):
+        """What is about the link, or not about one group, has neither."""
+        dialler, acceptor = connect(NODE_A, CERTIFIED_A)
+        dialler.send(SwimNack(sequence=1))
+        self.assertEqual(
+            move(dialler, acceptor), [MessageReceived(message=SwimNack(sequence=1), group=0, stream=0)]
+        )
+        dialler.ping(5)
+        self.assertEqual(
+            b"".join(dialler.bytes_to_send()), pack_header(8, Ping.KIND) + (5).to_bytes(8, "big")
+        )
+
     def test_unknown_kinds(self):
         """An optional one is dropped, a request refused on its stream, anything else breaks a rule."""
         for kind in (0x0080, 0x00FF, 0x01FF, 0x03FF, 0x7F80):

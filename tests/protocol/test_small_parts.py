@@ -28,6 +28,7 @@ from loghouse.protocol.batch import (
 from loghouse.protocol.client_messages import Bounds, Failure, Fetch, FetchReply, Produce
 from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration, encode_trim
 from loghouse.protocol.entry import (
+    WIRE,
     Codec,
     EntryKind,
     crc32c,
@@ -421,6 +422,38 @@ class EntryTests(SynchronousTestCase):
             self.assertEqual(str(error), text)
         for kind in EntryKind:
             decode_entry(SEED, entry(kind=kind, attributes=7, record_count=int(kind == 1)).frame)
+
+    def test_layout(self):
+        """The declared layout is that of the bytes, field by field."""
+        made = entry(
+            2,
+            3,
+            kind=1,
+            attributes=1,
+            record_count=4,
+            base_offset=5,
+            timestamp=6,
+            producer_id=7,
+            producer_sequence=8,
+            payload=b"ab",
+        )
+        packed = struct.pack(">IBBHIQQQQQII", 66, 1, 1, 1, 4, 2, 3, 5, 6, 7, 8, crc32c(b"ab"))
+        self.assertEqual(made.frame, crc32c(packed, SEED).to_bytes(4, "big") + packed + b"ab")
+        names = "header_crc length version kind attributes record_count index term base_offset timestamp"
+        parsed = WIRE.parse(made.frame)
+        found = [
+            parsed[name]
+            for name in (*names.split(), "producer_id", "producer_sequence", "payload_crc", "payload")
+        ]
+        self.assertEqual(
+            found, [crc32c(packed, SEED), 66, 1, 1, 1, 4, 2, 3, 5, 6, 7, 8, crc32c(b"ab"), b"ab"]
+        )
+        self.assertEqual(WIRE.build(parsed), made.frame)
+
+    def test_seed(self):
+        """The seed of a log is the checksum of its cluster and its group."""
+        cluster = bytes(range(16))
+        self.assertEqual(frame_seed(cluster, 0x01020304), crc32c(cluster + b"\1\2\3\4"))
 
     def test_small_files(self):
         """Four bytes of checksum stand behind a small file's fields, continued from a seed."""

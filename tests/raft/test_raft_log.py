@@ -4,7 +4,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.protocol.configuration import encode_configuration, encode_trim
+from loghouse.protocol.configuration import encode_configuration, encode_producer, encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.raft import raft_log as raft_log_module
@@ -50,14 +50,24 @@ class Model:
     def append(self):
         state = self.state_at(self.last_index)
         term = self.last_term + (self.rng.random() < 0.3) or 1
-        kind = self.rng.choice([EntryKind.RECORDS, EntryKind.NOOP, EntryKind.CONFIGURATION, EntryKind.TRIM])
+        kind = self.rng.choice(list(EntryKind))
         payload = {
             EntryKind.RECORDS: bytes(self.rng.choice([0, 40, 236])),
             EntryKind.CONFIGURATION: encode_configuration(configuration(self.rng.randrange(1, 4))),
             EntryKind.TRIM: encode_trim(state.next_offset),
+            EntryKind.PRODUCER: encode_producer("me"),
         }.get(kind, b"")
         count = self.rng.randrange(1, 4) if kind == EntryKind.RECORDS else 0
-        one = entry(self.last_index + 1, term, kind, state.next_offset, payload, record_count=count)
+        producer = self.rng.choice([0, *state.producers]) if count else 0
+        one = entry(
+            self.last_index + 1,
+            term,
+            kind,
+            state.next_offset,
+            payload,
+            record_count=count,
+            producer_id=producer,
+        )
         self.log.append(one)
         self.entries[one.index] = one
 
@@ -280,6 +290,17 @@ class ReleaseTests(SynchronousTestCase):
             held.append(len(log._window))
         self.assertEqual(held, [*range(1, 14), 10, 11, 12, 13, 10, 11, 12])
 
+    def test_again(self):
+        """What is within the bounds stays, however often it is looked at."""
+        log = whole(0, cache_size_max=1000)
+        held = []
+        for _ in range(8):
+            grow(log, 300)
+            for _ in range(3):
+                log.release()
+            held.append(len(log._window))
+        self.assertEqual(held, [1, 2, 3, 4, 3, 4, 3, 4])
+
     def test_sizes_behind_what_was_dropped(self):
         """Bytes that are not committed, or not on disk, are counted as before."""
         log = whole(20, size=100, cache_size_max=300)
@@ -325,6 +346,45 @@ class BeginTests(SynchronousTestCase):
             self.assertEqual((log.commit_index, log.delivered_index), (expected, expected), told)
             self.assertEqual((log.last_index, log.last_term, log.durable_index), (4, 2, 4))
             self.assertEqual((log.has_writes, log.is_writing), (False, False))
+
+    def test_what_is_trimmed(self):
+        """A trimmed entry has no term, and fits none; nor does one that is not there yet."""
+        disk = MemoryLog(log_of([1, 1, 2]))
+        disk.trim_prefix(3)
+        log = RaftLog(disk, 4, 1)
+        self.assertEqual([log.term_at(index) for index in range(6)], [0, 0, 1, 1, 2, 0])
+        for index, term, holds in [(0, 0, True), (1, 0, False), (1, 1, False), (2, 1, True), (5, 0, False)]:
+            self.assertIs(log.matches(index, term), holds, (index, term))
+
+    def test_trimmed_before_it_is_handed_out(self):
+        """What the disk trimmed is not handed out any more; what follows it is."""
+        for first, expected in [(3, [3, 4]), (4, [4]), (5, [])]:
+            disk = MemoryLog(log_of([1, 1, 2]))
+            log = RaftLog(disk, 1, 1)
+            log.commit(4)
+            disk.append([entry(5, 2)])
+            disk.trim_prefix(first)
+            self.assertEqual([one.index for one in log.take_committed(1 << 20)], expected, first)
+            self.assertEqual(log.delivered_index, 4)
+
+    def test_writes(self):
+        """A cut is a write, also without entries behind it; so is a new beginning, with what follows."""
+        log = whole(3)
+        log.append(entry(5, 1))
+        log.take_writes(9)
+        log.truncate(4)
+        self.assertTrue(log.has_writes)
+        self.assertEqual(log.take_writes(10), (None, 4, ()))
+        self.assertFalse(log.has_writes)
+        state = LogState(index=6, term=2, configuration=configuration(3), configuration_index=1)
+        log.restore(state)
+        self.assertTrue(log.has_writes)
+        entries = tuple(entry(index, 2) for index in (7, 8, 9))
+        for one in entries:
+            log.append(one)
+        self.assertEqual(log.take_writes(11), (state, None, entries))
+        self.assertEqual((log.has_writes, log.durable_index, log.first_index), (False, 0, 7))
+        self.assertEqual((log.persisted(10), log.durable_index), (False, 0))
 
     def test_record_room(self):
         """The room of a full disk is the disk's, but for what is not written yet."""

@@ -176,6 +176,13 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(only(sent, InstallSnapshot), [])
         self.assertEqual(appends(sent, 3)[0][0], 3)
 
+    def test_probe_at_the_end(self):
+        """A follower that holds everything is probed as well: an append without entries."""
+        bench = leading()
+        bench.raft.followers[2].become_probe()
+        self.assertEqual(appends(bench.out(), 2), [(2, [])])
+        self.assertEqual(appends(bench.out(), 2), [])
+
     def test_acknowledged_probe(self):
         """An answer that tells what is held, also what was known, begins the stream; an older one not."""
         for index, state in [(2, ProgressState.REPLICATE), (1, ProgressState.PROBE)]:
