@@ -207,7 +207,8 @@ class Elections(Reads):
             granted = up_to_date and message.term > self.term
             term = message.term if granted else self.term
             return self._send(source, RequestVoteReply(term=term, granted=granted, pre_vote=True))
-        if not up_to_date or self.vote not in (NOBODY, source):
+        granted = up_to_date and self.vote in (NOBODY, source)
+        if not granted:
             return self._send(source, RequestVoteReply(term=self.term, granted=False))
         self.vote = source
         self._election_elapsed = 0
