@@ -164,7 +164,6 @@ class Node(Service):
                 node_name=self.name,
                 disk_uuid=self.disk_uuid,
                 data_dir=options.data_dir,
-                segment_size=options.segment_size,
                 raft=options.raft,
                 scrub_rate=options.scrub_rate,
                 metrics=options.metrics,

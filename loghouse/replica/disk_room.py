@@ -31,7 +31,6 @@ class DiskRoom:
         disk: WorkQueue,
         clocks: Clocks,
         data_dir: str,
-        segment_size: int,
     ) -> None:
         """Begin with a log that was opened just now."""
         self._owner = owner  # the replica; its `is_writable` follows what the disk takes
@@ -39,7 +38,6 @@ class DiskRoom:
         self._disk = disk  # the thread that writes
         self._clocks = clocks  # for the age of records, by which they are trimmed
         self._data_dir = data_dir  # where the log is, for what is told of a full disk
-        self._segment_size = segment_size  # bytes of a segment
         self._age_clock = AgeClock(log.state.timestamp, clocks.wall(), clocks.monotonic())
         # Proposes trims by the retention; there is a new one for each driver.
         self._trimmer: Trimmer | None = None

@@ -56,7 +56,6 @@ class ReplicaOptions:
     node_name: str
     disk_uuid: bytes
     data_dir: str
-    segment_size: int
     raft: RaftConfig
     scrub_rate: int
     metrics: Metrics
@@ -137,7 +136,6 @@ class Replica:
             disk=disk,
             clocks=clocks,
             data_dir=options.data_dir,
-            segment_size=options.segment_size,
         )
         # Answers clients' reads; fixed.
         self.reads = LogReads(

@@ -316,7 +316,6 @@ class SimReplica(Replica):
         """Host a log that was opened just now."""
         self._node = node
         self._life = life
-        options = node.cluster.options
         node.disk = DiskQueue(node, life)
         super().__init__(
             node,
@@ -325,7 +324,6 @@ class SimReplica(Replica):
                 node_name=node.name,
                 disk_uuid=node.machine.disk_uuid,
                 data_dir=DIRECTORY,
-                segment_size=options.disk.segment_size,
                 raft=node.cluster.raft_config,
                 scrub_rate=0,
                 metrics=NO_METRICS,
