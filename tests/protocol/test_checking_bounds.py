@@ -27,7 +27,7 @@ from loghouse.protocol.checking import (
 from loghouse.protocol.entry import Codec, crc32c
 from loghouse.protocol.varint import encode_varint
 from loghouse.protocol.zstd import MAGIC, unpack_frame, unpacked_size
-from tests.vectors.payloads import BATCH, RLE, SKIPPABLE, WHOLE, block, frame
+from tests.vectors.payloads import BATCH, CHECKSUM, RLE, SKIPPABLE, WHOLE, block, frame
 
 # The bounds of `checking`, as numbers: what costs how long is measured for these.
 PARSED_SIZE_MAX = 128 * KIB
@@ -391,6 +391,14 @@ class ZstdTests(SynchronousTestCase):
                 self.assertEqual(unpack_frame(payload), b"x" * size)
             else:
                 self.refused(f"^has a zstd block of {size} bytes; its window allows {size - 1}$", payload)
+
+    def test_last_block(self):
+        """The last block may be empty, and a checksum may follow it."""
+        for checksum in (b"", CHECKSUM):
+            whole = frame(block(BATCH, is_last=False), block(b""), checksum=checksum)
+            self.assertEqual(unpack_frame(whole), BATCH)
+            for cut in range(1, 4 + len(checksum)):
+                self.refused("^is cut off", whole[:-cut])
 
     def test_said_sizes(self):
         """A frame says how much it holds, at most as much as a payload."""

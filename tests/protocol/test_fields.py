@@ -1,6 +1,6 @@
 """Fields that are declared once: their layout, and their values."""
 
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from enum import IntEnum
 from typing import Annotated
 
@@ -76,6 +76,26 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual((Tailed.KIND, Tailed.SIZE_MAX, Tailed.TAIL), (0x7F01, 99, "rest"))
         self.assertEqual(b"".join(Tailed(number=1, rest=b"x").encode()), b"\0\x01x")
         self.assertEqual(Tailed.decode(b"\0\x01x"), Tailed(number=1, rest=b"x"))
+
+    def test_values(self):
+        """A message has no place for more, and unless it says so its fields are named and never changed."""
+
+        @message(0x7F03)
+        class Fixed(Message):
+            number: U16
+
+        @message(0x7F04, frozen=False, kw_only=False)
+        class Loose(Message):
+            number: U16
+
+        self.assertRaises(TypeError, Fixed, 1)
+        with self.assertRaises(FrozenInstanceError):
+            Fixed(number=1).number = 2
+        loose = Loose(1)
+        loose.number = 2
+        self.assertEqual(loose, Loose(number=2))
+        for one in (Fixed(number=1), loose):
+            self.assertFalse(hasattr(one, "__dict__"))
 
     def test_layout_of_its_own(self):
         """A class that has a layout keeps it."""

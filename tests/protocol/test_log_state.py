@@ -171,6 +171,8 @@ class LogStateBytesTests(SynchronousTestCase):
         for name in "abc":
             register(state, name)
         content = encode_log_state(state)
+        self.patch(log_state, "PRODUCERS_MAX", 3)
+        self.assertEqual(decode_log_state(content), state)
         self.patch(log_state, "PRODUCERS_MAX", 2)
         with self.assertRaises(MalformedMessageError):
             decode_log_state(content)

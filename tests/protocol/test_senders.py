@@ -3,6 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import ProtocolError
+from loghouse.protocol.client_messages import Cancel, Describe
 from loghouse.protocol.codec import CLIENT_KINDS, MESSAGES, RAFT_KINDS
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.link_messages import Hello, LinkRole
@@ -51,6 +52,13 @@ class SendersTests(SynchronousTestCase):
                 self.assertEqual(rule, Sender.MEMBER, hex(kind))
             elif kind in CLIENT_KINDS:
                 self.assertFalse(rule & (Sender.MEMBER | Sender.SPEAKER), hex(kind))
+
+    def test_who_shares_a_kind(self):
+        """Signs of life, goodbyes and errors come from either end; nodes describe and cancel, too."""
+        shared = {kind: rule for kind, rule in SENDERS.items() if len(rule) > 1}
+        either = Sender.CLIENT | Sender.ACCEPTOR | Sender.NODE
+        described = dict.fromkeys((Describe.KIND, Cancel.KIND), Sender.CLIENT | Sender.NODE)
+        self.assertEqual(shared, {**dict.fromkeys(LINK_KINDS, either), **described})
 
     def admitted(self, role):
         """The kinds of which a session takes a header from who has this role."""

@@ -350,6 +350,15 @@ class UnreadTests(RulesTestCase):
         self.assertEqual(acceptor.receive(data[20:]), [RequestReceived(request, 4, 1)])
         self.assertEqual(asked, [(Produce, 4, len(data) - 16)])
 
+    def test_unknown(self):
+        """A request that this version does not know is refused when it is here, without a question."""
+        acceptor = self.make(refuse)
+        self.assertEqual(acceptor.receive(pack_header(2, 0x037F, stream=5) + b"a"), [])
+        self.assertEqual(acceptor.bytes_to_send(), [])
+        acceptor.receive(b"b")
+        error = NotSupportedError("request kind 0x037f is not known to this node's version")
+        self.assertEqual(sent_by(acceptor), [(Failure.of(error), 5)])
+
     def test_not_asked(self):
         """What is no new request of a client is not judged."""
         for message in (Credit(credit=1), Cancel(), Ping(token=1), Goodbye(reason="x")):
