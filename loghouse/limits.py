@@ -52,6 +52,15 @@ NAME_SIZE_MAX: Final = 63  # node and log names; also a DNS label
 SUBJECT_SIZE_MAX: Final = 255
 STATE_SIZE_MAX: Final = 8 * MIB
 
+# --- the catalogue ----------------------------------------------------------------
+LOGS_MAX: Final = 10_000  # of a cluster; a checkpoint of so many has less than 8 MiB
+CATALOGUE_NODES_MAX: Final = 256
+REPLICAS_PER_LOG_MAX: Final = VOTERS_MAX
+TOMBSTONES_MAX: Final = 10_000
+CATALOGUE_RECORD_SIZE_MAX: Final = 16 * MIB
+LOG_TAGS_MAX: Final = 8
+LOG_TAG_SIZE_MAX: Final = 63
+
 # --- storage --------------------------------------------------------------------
 SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
 SEGMENT_SIZE_FIRST: Final = 1 * MIB  # of a log; each next one is twice as large, up to segment_size

@@ -1,0 +1,128 @@
+"""Changes of the catalogue: the record that does what was asked for, or the error that says why not.
+
+A record is right for the catalogue that it was decided with, and for no later one: whoever appends it
+demands the catalogue's `next_offset`, and decides again when another record was first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from loghouse.catalogue.catalogue import Catalogue
+from loghouse.catalogue.placement import choose_nodes
+from loghouse.catalogue.records import (
+    CataloguedLog,
+    LogAltered,
+    LogCreated,
+    LogDeleted,
+    LogPlaced,
+    LogSettings,
+    PlacedReplica,
+    Span,
+)
+from loghouse.errors import InvalidRequestError, ResourceExhaustedError, UnknownLogError
+from loghouse.limits import LOGS_MAX
+from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.protocol.message import check_name
+
+
+def create_log(
+    catalogue: Catalogue,
+    name: str,
+    settings: LogSettings,
+    *,
+    alive: Iterable[str],
+    on: Sequence[str] = (),
+    at: int,
+    by: str,
+) -> LogCreated | None:
+    """Return the record that creates a log; None when it is there already, with the same settings.
+
+    Args:
+        alive: The names of the nodes that could take a replica now.
+        on: The names of the nodes that it is to be placed on; empty: chosen here.
+
+    Raises:
+        InvalidRequestError: No name for a log, other settings than it has, or nodes that cannot be meant.
+        ResourceExhaustedError: Too many logs, or too few nodes.
+    """
+    try:
+        check_name("log", name)
+    except ValueError as error:
+        raise InvalidRequestError("name", str(error)) from None
+    known = catalogue.logs.get(name)
+    if known is not None:
+        if known.settings != settings:
+            raise InvalidRequestError("name", f"log {name} exists, with other settings; alter it instead")
+        if on and sorted(on) != sorted(one.node for one in known.replicas):
+            raise InvalidRequestError("on", f"log {name} exists, on other nodes")
+        return None
+    if len(catalogue.logs) >= LOGS_MAX:
+        raise ResourceExhaustedError("logs", f"there are {LOGS_MAX} already; delete one first")
+    nodes = choose_nodes(catalogue, name, settings.replicas, alive, on)
+    replicas = tuple(
+        PlacedReplica(member=member, node=node.name, disk_uuid=node.disk_uuid)
+        for member, node in enumerate(nodes, start=1)
+    )
+    span = Span(group=catalogue.next_group, replicas=replicas)
+    return LogCreated(at=at, by=by, name=name, settings=settings, spans=(span,))
+
+
+def alter_log(catalogue: Catalogue, name: str, *, at: int, by: str, **changes: Any) -> LogAltered | None:
+    """Return the record that gives a log other settings; None when it has them.
+
+    Args:
+        changes: Fields of `LogSettings`, those alone that change.
+
+    Raises:
+        UnknownLogError: There is no such log.
+        InvalidRequestError: A setting is not possible, or cannot change (`replicas`, as yet).
+    """
+    log = _log(catalogue, name)
+    try:
+        settings = replace(log.settings, **changes)
+    except ValueError as error:
+        raise InvalidRequestError("settings", str(error)) from None
+    if settings.replicas != log.settings.replicas:
+        raise InvalidRequestError("replicas", f"log {name} has {log.settings.replicas}; that cannot change")
+    if settings == log.settings:
+        return None
+    return LogAltered(at=at, by=by, group=log.group, settings=settings)
+
+
+def delete_log(catalogue: Catalogue, name: str, *, at: int, by: str) -> LogDeleted:
+    """Return the record that deletes a log.
+
+    Raises:
+        UnknownLogError: There is no such log.
+        InvalidRequestError: It is `default`, which the original's clients use without naming it.
+    """
+    if name == DEFAULT_LOG:
+        raise InvalidRequestError("name", f"log {DEFAULT_LOG} cannot be deleted; trim it")
+    return LogDeleted(at=at, by=by, group=_log(catalogue, name).group)
+
+
+def replace_replica(catalogue: Catalogue, name: str, *, lost: str, new: str, at: int, by: str) -> LogPlaced:
+    """Return the record that gives a log a replica on another node, in place of one that is lost for good.
+
+    Raises:
+        UnknownLogError: There is no such log.
+        InvalidRequestError: It is not on the lost node, or cannot be placed on the new one.
+    """
+    log = _log(catalogue, name)
+    kept = [one for one in log.replicas if one.node != lost]
+    if len(kept) == len(log.replicas):
+        raise InvalidRequestError("replace", f"log {name} has no replica on {lost}")
+    names = [*(one.node for one in kept), new]
+    node = next(one for one in choose_nodes(catalogue, name, len(names), (), names) if one.name == new)
+    replica = PlacedReplica(member=log.next_member, node=node.name, disk_uuid=node.disk_uuid)
+    return LogPlaced(at=at, by=by, group=log.group, replicas=(*kept, replica))
+
+
+def _log(catalogue: Catalogue, name: str) -> CataloguedLog:
+    log = catalogue.logs.get(name)
+    if log is None:
+        raise UnknownLogError(name)
+    return log
