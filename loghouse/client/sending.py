@@ -288,7 +288,9 @@ class Sending:
                 return
             with self._lock:
                 due_at = self._accumulator.due_at if sequencer.has_room else None
-            await self._wait(min(idle_at, due_at) if due_at is not None else idle_at)
+            # What is on its way wakes this with its answer, however late: only without it is a stream idle.
+            moments = (due_at, None if sequencer.in_flight else idle_at)
+            await self._wait(min((at for at in moments if at is not None), default=None))
 
     def _request(self, batch: OutgoingBatch) -> Produce:
         return Produce(
