@@ -15,7 +15,7 @@ import random
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from loghouse.client.target import is_dialable
 from loghouse.errors import IdentityError, UnavailableError
@@ -61,11 +61,12 @@ class ClusterView:
         return next((server for server in self.servers if server.is_leader), None)
 
 
-@dataclass(slots=True)
-class _Probation:
+class _Probation(NamedTuple):
+    """How an address that failed is left alone: until when, and whether it ever does, as things are."""
+
     backoff: Backoff
-    until: float = float("-inf")
-    is_permanent: bool = False
+    until: float
+    is_permanent: bool
 
 
 class Balancer:
@@ -146,12 +147,12 @@ class Balancer:
         Args:
             is_permanent: Whether it never will, as things are.
         """
-        probation = self._probations.get(address)
-        if probation is None:
+        before = self._probations.get(address)
+        if before is not None:
+            backoff = before.backoff
+        else:
             backoff = Backoff(self._rng.random, PROBATION_SECONDS, PROBATION_SECONDS_MAX)
-            probation = self._probations[address] = _Probation(backoff)
-        probation.is_permanent = is_permanent
-        probation.until = now + probation.backoff.next_seconds()
+        self._probations[address] = _Probation(backoff, now + backoff.next_seconds(), is_permanent)
         self.expire()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -78,7 +78,7 @@ def _numbers(kind: Callable[..., LoghouseError], *names: str) -> _Build:
     return lambda text, fields, offset: kind(*(_number(fields, name) for name in names))
 
 
-def _detached(kind: type[LoghouseError], *names: str) -> _Build:
+def _detached(kind: type[LoghouseError], names: Set[str]) -> _Build:
     """Build an error of which the text came whole: its attributes are set, its text is the server's."""
 
     def build(text: str, fields: _Fields, offset: int) -> LoghouseError:
@@ -105,9 +105,9 @@ _REASONS: Final[Mapping[str, _Build]] = {
     "PRODUCER_SEQUENCE": _numbers(errors.SequenceError, "producer_id", "sequence", "expected"),
     "PRODUCER_SEQUENCE_REUSED": _numbers(errors.SequenceReusedError, "producer_id", "sequence"),
     "UNKNOWN_PRODUCER": _numbers(errors.UnknownProducerError, "producer_id"),
-    "RESOURCE_EXHAUSTED": _detached(ResourceExhaustedError, "resource", "limit"),
-    "DISK_FULL": _detached(errors.DiskFullError, "resource", "limit", "directory"),
-    "PERMISSION_DENIED": _detached(PermissionDeniedError, "subject", "action", "object"),
+    "RESOURCE_EXHAUSTED": _detached(ResourceExhaustedError, {"resource", "limit"}),
+    "DISK_FULL": _detached(errors.DiskFullError, {"resource", "limit", "directory"}),
+    "PERMISSION_DENIED": _detached(PermissionDeniedError, {"subject", "action", "object"}),
     "UNAUTHENTICATED": _plain(UnauthenticatedError),
     "BAD_CERTIFICATE": _plain(IdentityError),
     "UNKNOWN_LOG": lambda text, fields, offset: errors.UnknownLogError(fields.get("log", "")),
@@ -240,5 +240,4 @@ def _error_details(packed: object) -> tuple[str, _Fields]:
 
 def _plain_text(details: str) -> str:
     """Cut gRPC's wording of a failed connection down to its cause."""
-    _, found, cause = details.rpartition("last error: ")
-    return (cause if found else details).strip().replace("\n", " ")
+    return details.rpartition("last error: ")[2].strip().replace("\n", " ")

@@ -29,7 +29,7 @@ def parse_target(target: str) -> tuple[str, ...]:
         InvalidRequestError: It is not such a list.
     """
     listed = text_of("target", target).removeprefix(SCHEME).rstrip("/")
-    if "://" in listed or "/" in listed:
+    if "/" in listed:
         raise InvalidRequestError("target", f"{target!r} is not of the form loghouse://HOST:PORT,HOST:PORT")
     return tuple(dict.fromkeys(_address(one.strip(), target) for one in listed.split(",")))
 

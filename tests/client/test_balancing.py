@@ -230,6 +230,179 @@ class ChangeTests(BalancerCase):
         self.assertRaises(IdentityError, self.balancer.check_cluster, b"short", "h9:1")
 
 
+class Chance(random.Random):
+    """Says the same number each time; turns begin at the first."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def random(self):
+        return self.number
+
+    def randrange(self, start, stop=None, step=1):
+        return 0
+
+
+class MomentTests(SynchronousTestCase):
+    """Exactly when something begins and ends."""
+
+    def test_asked_again(self):
+        """What is known is old after 24 to 36 s, by chance: not all clients ask at once."""
+        for chance, seconds in ((0.0, 24.0), (0.5, 30.0), (1.0, 36.0)):
+            balancer = Balancer(SEEDS, Chance(chance))
+            balancer.learned(three(), 100.0)
+            self.assertFalse(balancer.is_stale(100.0 + seconds - 0.001))
+            self.assertTrue(balancer.is_stale(100.0 + seconds))
+
+    def test_left_alone(self):
+        """An address that failed is left alone for 0.2 s, twice as long each time, up to 10 s."""
+        balancer = Balancer(("s1:1", "s2:2"), Chance(1.0), is_direct=True)
+        for seconds in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0):
+            balancer.failed("s1:1", 50.0)
+            for _ in range(2):
+                self.assertEqual(balancer.address(Purpose.ASK, 50.0 + seconds - 0.001), "s2:2")
+            found = {balancer.address(Purpose.ASK, 50.0 + seconds) for _ in range(2)}
+            self.assertEqual(found, {"s1:1", "s2:2"})
+        balancer.succeeded("s1:1")
+        balancer.failed("s1:1", 50.0)
+        self.assertEqual({balancer.address(Purpose.ASK, 50.2) for _ in range(2)}, {"s1:1", "s2:2"})
+
+    def test_forgotten(self):
+        """A server that comes back after it left is not held to its old failures; one that stayed is."""
+        balancer = Balancer(SEEDS, Chance(1.0))
+        balancer.learned(three(), 0.0)
+        for number in (2, 3):
+            balancer.failed(f"h{number}:8400", 0.0)
+        balancer.learned(view(server(1, is_leader=True), server(2)), 0.0)
+        balancer.learned(three(), 0.0)
+        self.assertEqual({balancer.address(Purpose.READ, 0.1) for _ in range(4)}, {"h3:8400"})
+
+
+class OrderTests(SynchronousTestCase):
+    """In which order addresses are tried."""
+
+    def order(self, balancer, purpose, now=0.0):
+        return list(balancer.addresses_in_turn(purpose, now))
+
+    def test_turns(self):
+        """Each call begins one further, at the followers and at the given addresses; all others follow."""
+        balancer = Balancer(("s1:1", "s2:2", "s3:3"), Chance(1.0))
+        self.assertEqual(
+            [self.order(balancer, Purpose.ASK) for _ in range(3)],
+            [["s2:2", "s3:3", "s1:1"], ["s3:3", "s1:1", "s2:2"], ["s1:1", "s2:2", "s3:3"]],
+        )
+        balancer.learned(view(*(server(number, is_leader=number == 1) for number in (1, 2, 3, 4))), 0.0)
+        for first in (3, 4, 2):
+            followers = [f"h{2 + (first - 2 + place) % 3}:8400" for place in range(3)]
+            self.assertEqual(self.order(balancer, Purpose.READ)[:4], [*followers, "h1:8400"])
+            self.assertEqual(self.order(balancer, Purpose.APPEND)[:4], ["h1:8400", *followers])
+
+    def test_second_doors(self):
+        """A server's second door comes behind the first ones of all, and each address comes once."""
+        told = view(
+            server(1, is_leader=True, grpc_address="h1:9000"), server(2, grpc_address="h2:9000"),
+            Server(name="n3", address="s1:1"),
+        )  # fmt: skip
+        balancer = Balancer(SEEDS, Chance(1.0), is_grpc=True)
+        balancer.learned(told, 0.0)
+        order = self.order(balancer, Purpose.APPEND)
+        self.assertEqual(order[0], "h1:9000")
+        self.assertEqual(set(order[1:4]), {"h2:9000", *SEEDS})
+        self.assertEqual(set(order[4:]), {"h1:8400", "h2:8400"})
+        self.assertEqual(len(order), 6)
+
+    def test_beside(self):
+        """Besides some the best of the others is found; none when all others failed a moment ago."""
+        balancer = Balancer(("s1:1",), Chance(1.0))
+        balancer.learned(three(), 0.0)
+        self.assertIn(balancer.address_beside((), Purpose.STREAM, 0.0), ("h2:8400", "h3:8400"))
+        self.assertEqual(balancer.address_beside({"h2:8400", "h3:8400"}, Purpose.STREAM, 0.0), "h1:8400")
+        tried = {"h1:8400", "h2:8400", "h3:8400"}
+        self.assertEqual(balancer.address_beside(tried, Purpose.STREAM, 0.0), "s1:1")
+        balancer.failed("s1:1", 0.0)
+        self.assertIsNone(balancer.address_beside(tried, Purpose.STREAM, 0.1))
+        self.assertEqual(balancer.address_beside(tried, Purpose.STREAM, 0.2), "s1:1")
+
+
+class DoorTests(SynchronousTestCase):
+    """Where one certain server is dialled."""
+
+    def setUp(self):
+        self.balancer = Balancer(SEEDS, Chance(1.0), is_grpc=True)
+        self.balancer.learned(view(server(1, is_leader=True, grpc_address="h1:9000"), server(2)), 0.0)
+
+    def found(self, now=0.0):
+        return self.balancer.leader_address(now), self.balancer.address_of("n1", now)
+
+    def test_of_two(self):
+        """The better door, the other one when it failed; of two that failed there is none to lead."""
+        self.assertEqual(self.found(), ("h1:9000", "h1:9000"))
+        self.balancer.failed("h1:9000", 0.0)
+        self.assertEqual(self.found(), ("h1:8400", "h1:8400"))
+        self.balancer.failed("h1:8400", 0.0)
+        self.assertEqual(self.found(), (None, "h1:8400"))
+        self.assertEqual(self.found(0.2), ("h1:9000", "h1:9000"))
+
+    def test_nobody_leads(self):
+        """Without a leader no address leads, not even that of a server without a name."""
+        self.balancer.learned(view(server(1), Server(name="", address="h9:1")), 0.0)
+        self.assertIsNone(self.balancer.leader_address(0.0))
+        self.assertEqual([self.balancer.leads(address) for address in ("h1:8400", "h9:1")], [False, False])
+        self.balancer.does_not_lead("h1:8400")
+        self.assertTrue(self.balancer.is_stale(0.0))
+
+    def test_who_leads(self):
+        """Both doors of the leader lead, and no other address."""
+        leads = [self.balancer.leads(address) for address in ("h1:9000", "h1:8400", "h2:8400", "s1:1")]
+        self.assertEqual(leads, [True, True, False, False])
+
+
+class ViewTests(SynchronousTestCase):
+    """What a view says."""
+
+    def test_leader(self):
+        """The leader is the server that says so; by default a server is a living voter that follows."""
+        told = three(leader=2)
+        self.assertEqual(told.leader, told.servers[1])
+        self.assertIsNone(three(leader=0).leader)
+        plain = Server(name="n1", address="h1:1")
+        self.assertEqual(
+            (plain.grpc_address, plain.is_leader, plain.role, plain.is_alive), ("", False, "voter", True)
+        )
+
+    def test_shows_leader(self):
+        """A view is good when its leader can be dialled; who calls certain addresses needs that not."""
+        hidden = view(Server(name="n1", address="", is_leader=True))
+        for is_direct in (False, True):
+            balancer = Balancer(SEEDS, Chance(1.0), is_direct=is_direct)
+            found = [balancer.shows_leader(told) for told in (three(), three(leader=0), hidden)]
+            self.assertEqual(found, [True, False, is_direct])
+
+    def test_uuids(self):
+        """Sixteen bytes, not all 0, are a cluster's uuid; what else a server tells is told in the error."""
+        balancer = Balancer(SEEDS, Chance(1.0))
+        for size in (0, 1, 15, 17):
+            for byte in (b"\0", b"x"):
+                error = self.assertRaises(IdentityError, balancer.check_cluster, byte * size, "h9:1")
+                self.assertEqual(str(error), f"h9:1: its cluster uuid has {size} bytes, not 16")
+        error = self.assertRaises(UnavailableError, balancer.check_cluster, bytes(16), "h9:1")
+        self.assertEqual(str(error), "h9:1: the node has not joined its cluster yet")
+
+    def test_hopeless(self):
+        """Nothing is left to try when every address failed for good; one that may come back is hope."""
+        balancer = Balancer(("s1:1", "s2:2"), Chance(1.0))
+        self.assertFalse(balancer.is_hopeless)
+        balancer.failed("s1:1", 0.0, is_permanent=True)
+        self.assertFalse(balancer.is_hopeless)
+        balancer.failed("s2:2", 0.0)
+        self.assertFalse(balancer.is_hopeless)
+        balancer.failed("s2:2", 0.0, is_permanent=True)
+        self.assertTrue(balancer.is_hopeless)
+        balancer.failed("s1:1", 0.0)
+        self.assertFalse(balancer.is_hopeless)
+
+
 class JoiningTests(SynchronousTestCase):
     """A node that is of no cluster yet."""
 

@@ -1,11 +1,24 @@
 """What a failed call means: every error that a node answers with comes out of a client as itself."""
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import errors
 from loghouse.api.status import answer_of
-from loghouse.client.failures import Effect, failure_of, leader_named
+from loghouse.client.failures import (
+    CallFailedError,
+    CallFailure,
+    Effect,
+    failure_of,
+    failure_of_error,
+    leader_named,
+    lost_call,
+    refused_link,
+    unexpected,
+    unmade_call,
+    unreached,
+)
 from loghouse.protocol.failures import LEADER_KEY
 
 
@@ -127,3 +140,129 @@ class LinkTests(SynchronousTestCase):
         for packed in (b"\xff\xff\xff", "text", b""):
             call = Call(grpc.StatusCode.UNAVAILABLE, "busy", (("grpc-status-details-bin", packed),))
             self.assertEqual(failure_of(call, "h1:8400").effect, Effect.UNKNOWN)
+
+    def test_details_without_fields(self):
+        """A reason whose fields are missing, or are no numbers, is that error with nothing in them."""
+        for value in (None, "", "x", "-1", "1.5", "\u0663", "12 "):
+            for reason, names, found in (
+                ("INVALID_REQUEST", (), {"field": "", "problem": ""}),
+                ("OFFSET_OUT_OF_RANGE", ("lowest", "next"), {"offset": 7, "lowest": 0, "next_offset": 0}),
+                ("NOT_LEADER", (), {"leader": None}),
+                ("EXPECT_OFFSET", ("expected", "actual"), {"expected": 0, "actual": 0}),
+                ("UNKNOWN_PRODUCER", ("producer_id",), {"producer_id": 0}),
+                ("RESOURCE_EXHAUSTED", (), {"resource": "", "limit": ""}),
+                ("PERMISSION_DENIED", (), {"subject": "", "action": "", "object": ""}),
+                ("UNKNOWN_LOG", (), {"name": ""}),
+            ):
+                metadata = {} if value is None else dict.fromkeys(names, value)
+                error = failure_of(
+                    Call(grpc.StatusCode.ABORTED, "no", details(reason, metadata)), "h1", offset=7
+                ).error
+                self.assertEqual({name: getattr(error, name) for name in found}, found, (reason, value))
+
+    def test_numbers(self):
+        """Numbers among the details are taken as they are, each at its place."""
+        fields = {"producer_id": "11", "sequence": "22", "expected": "33"}
+        error = failure_of(
+            Call(grpc.StatusCode.ABORTED, "no", details("PRODUCER_SEQUENCE", fields)), "h1"
+        ).error
+        self.assertEqual((error.producer_id, error.sequence, error.expected), (11, 22, 33))
+        error = failure_of(
+            Call(grpc.StatusCode.ABORTED, "no", details("PRODUCER_SEQUENCE_REUSED", fields)), "h1"
+        ).error
+        self.assertEqual((error.producer_id, error.sequence), (11, 22))
+        fields = {"lowest": "1", "next": "2"}
+        error = failure_of(
+            Call(grpc.StatusCode.OUT_OF_RANGE, "no", details("OFFSET_OUT_OF_RANGE", fields)), "h1"
+        ).error
+        self.assertEqual((error.offset, error.lowest, error.next_offset), (0, 1, 2))
+
+    def test_no_second_attempt_mends_it(self):
+        """What TLS does not like about either side is permanent, however it is written."""
+        for cause in (
+            "CERTIFICATE_VERIFY_FAILED",
+            "certificate_verify_failed",
+            "WRONG_VERSION_NUMBER",
+            "tlsv1_alert_unknown_ca",
+            "bad_certificate",
+            "CERTIFICATE_REQUIRED",
+            "CERTIFICATE_EXPIRED",
+            "CERTIFICATE_REVOKED",
+            "Hostname Verification Check failed",
+            "Peer name h9 is not in peer certificate",
+        ):
+            failure = failure_of(Call(grpc.StatusCode.UNAVAILABLE, f"Handshake failed: {cause}"), "h1:8400")
+            self.assertIsInstance(failure.error, errors.IdentityError, cause)
+            self.assertEqual(
+                (failure.effect, failure.is_link, failure.is_permanent), (Effect.NOTHING, True, True)
+            )
+            self.assertIn("; check the address, and the CA, certificate and key", str(failure.error))
+
+    def test_words_of_another_status(self):
+        """Only a connection that is not there can be one that was never made; without words nobody knows."""
+        for text in ("CERTIFICATE_EXPIRED", "failed to connect", None):
+            failure = failure_of(Call(grpc.StatusCode.UNKNOWN, text), "h1:8400")
+            self.assertEqual((failure.effect, failure.is_link), (Effect.UNKNOWN, True), text)
+        failure = failure_of(Call(grpc.StatusCode.UNAVAILABLE, None, None), "h1:8400")
+        self.assertEqual((failure.effect, str(failure.error)), (Effect.UNKNOWN, "h1:8400: UNAVAILABLE"))
+
+    def test_texts(self):
+        """Of gRPC's words the cause is told, on one line; a leader that was named is kept."""
+        text = " failed to connect to all addresses; last error: A;\nlast error: B\nC "
+        self.assertEqual(str(failure_of(Call(grpc.StatusCode.UNAVAILABLE, text), "h1").error), "h1: B C")
+        failure = failure_of(Call(grpc.StatusCode.INTERNAL, " a\nb ", ((LEADER_KEY, "n3"),)), "h1")
+        self.assertEqual((str(failure.error), failure.leader), ("h1: a b", "n3"))
+
+
+def details(reason, metadata):
+    """The trailers of an error with such details."""
+    status = status_pb2.Status()
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, metadata=metadata))
+    return (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+class BinaryTests(SynchronousTestCase):
+    """Errors of the binary protocol come as errors already."""
+
+    def test_every_error(self):
+        """Each has the effect that it has by gRPC; the address is told where the text alone says little."""
+        for error, effect in SURE.items():
+            failure = failure_of_error(error, "h1:8400")
+            self.assertEqual((failure.effect, failure.is_link, failure.is_permanent), (effect, False, False))
+            if type(error) in (errors.UnavailableError, errors.OutcomeUnknownError):
+                self.assertEqual(
+                    (type(failure.error), str(failure.error)), (type(error), f"h1:8400: {error}")
+                )
+            else:
+                self.assertIs(failure.error, error)
+            leader = error.leader or "" if isinstance(error, errors.NotLeaderError) else ""
+            self.assertEqual(failure.leader, leader)
+
+
+class MadeTests(SynchronousTestCase):
+    """Failures that a client finds by itself."""
+
+    def test_what_they_mean(self):
+        """Whether anything was done, whether the server is there, and whether it ever will be."""
+        denied = errors.IdentityError("another cluster")
+        for failure, kind, text, meaning in (
+            (CallFailure(error=denied, effect=Effect.REFUSED), errors.IdentityError, "another cluster",
+             (Effect.REFUSED, False, False)),
+            (refused_link(denied), errors.IdentityError, "another cluster", (Effect.NOTHING, True, True)),
+            (unreached("h1", "gone").failure, errors.UnavailableError, "h1: gone",
+             (Effect.NOTHING, True, False)),
+            (unmade_call("h1: gone"), errors.UnavailableError, "h1: gone", (Effect.NOTHING, True, False)),
+            (lost_call("h1: gone"), errors.OutcomeUnknownError, "h1: gone", (Effect.UNKNOWN, True, False)),
+            (unexpected(KeyError("x"), "h1"), errors.OutcomeUnknownError, "h1: KeyError: 'x'",
+             (Effect.UNKNOWN, True, False)),
+        ):  # fmt: skip
+            self.assertEqual((type(failure.error), str(failure.error)), (kind, text))
+            self.assertEqual((failure.effect, failure.is_link, failure.is_permanent), meaning, text)
+            self.assertEqual(failure.leader, "")
+            raised = CallFailedError(failure)
+            self.assertEqual((str(raised), raised.failure), (text, failure))
+
+    def test_cause(self):
+        """What is no error of ours is the cause of the one that tells of it."""
+        cause = KeyError("x")
+        self.assertIs(unexpected(cause, "h1").error.__cause__, cause)

@@ -8,7 +8,19 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
-from loghouse.client.fields import SECONDS_MAX, datetime_of, moment_of
+from loghouse.client.fields import (
+    SECONDS_MAX,
+    bytes_of,
+    datetime_of,
+    headers_of,
+    integer_of,
+    moment_of,
+    number_of,
+    seconds_of,
+    text_of,
+    timestamp_of,
+    values_of,
+)
 from loghouse.client.records import Record
 from loghouse.errors import InvalidRequestError
 from tests.client.fake import FakeCase
@@ -261,3 +273,70 @@ class MomentTests(SynchronousTestCase):
                 self.assertEqual(microseconds % 1_000_000, microsecond)
                 self.assertEqual(datetime_of(microseconds), moment)
                 self.assertEqual(Record(0, microseconds, b"").time, moment)
+
+    def test_epoch(self):
+        """Moments are counted from the beginning of 1970, UTC; before it they are negative."""
+        for moment, microseconds in (
+            (datetime(1970, 1, 1, tzinfo=UTC), 0),
+            (datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=UTC), 1_000_005),
+            (datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), -1_000_000),
+        ):
+            self.assertEqual(moment_of("time", moment), microseconds)
+            self.assertEqual(datetime_of(microseconds), moment)
+        self.assertEqual(timestamp_of("timestamp", None), 0)
+        self.assertEqual(timestamp_of("timestamp", datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)), 1)
+
+
+class EdgeTests(SynchronousTestCase):
+    """The first and the last value that is taken, and what is said of others."""
+
+    def test_taken(self):
+        """Both ends of a range belong to it."""
+        for found, expected in (
+            (integer_of("f", 0), 0),
+            (integer_of("f", 2**64 - 1), 2**64 - 1),
+            (integer_of("f", 3, lowest=3, highest=4), 3),
+            (integer_of("f", 4, lowest=3, highest=4), 4),
+            (seconds_of(0.001), 0.001),
+            (seconds_of(1), 1.0),
+            (seconds_of(100_000_000), 100_000_000.0),
+            (number_of("f", 0, 5), 0.0),
+            (number_of("f", 0.25, 5), 0.25),
+            (number_of("f", 5, 5), 5.0),
+        ):
+            self.assertEqual((found, type(found)), (expected, type(expected)))
+
+    def test_words(self):
+        """A refusal quotes the value, the first 40 characters of it, and says what to give."""
+        naive = datetime(2026, 1, 1)
+        long = "x" * 50
+        for check, given, text in (
+            (integer_of, ("f", None), "is None; give an int"),
+            (integer_of, ("f", long), f"is str '{long[:40]}'; give an int"),
+            (integer_of, ("f", True), "is bool 'True'; give an int"),
+            (integer_of, ("f", -1), "-1 is out of range; allowed: 0 to 18446744073709551615"),
+            (seconds_of, ("1",), "is str '1'; give seconds: a number above 0, at most 100000000"),
+            (seconds_of, (-2,), "is -2; give seconds: a number above 0, at most 100000000"),
+            (seconds_of, (10**9,), "is 1000000000; give seconds: a number above 0, at most 100000000"),
+            (number_of, ("f", None, 5), "None is out of range; allowed: 0 to 5"),
+            (number_of, ("f", True, 5), "bool 'True' is out of range; allowed: 0 to 5"),
+            (number_of, ("f", 5.5, 5), "5.5 is out of range; allowed: 0 to 5"),
+            (bytes_of, ("f", "a", "3: the key "), "3: the key is a str; give bytes, such as text.encode()"),
+            (text_of, ("f", b"a", "3: the name "), "3: the name is bytes \"b'a'\"; give a str"),
+            (text_of, ("f", "\ud800", "it "), "it is '\\ud800', which cannot be encoded as UTF-8"),
+            (moment_of, ("f", "now"), "is str 'now'; give an int; or an aware datetime"),
+            (moment_of, ("f", naive), f"{naive} has no time zone; give tzinfo, such as datetime.UTC, or use "
+             ".astimezone()"),
+            (timestamp_of, ("f", datetime(1970, 1, 1, tzinfo=UTC)), "1970-01-01 00:00:00+00:00 is not after "
+             "1970-01-01T00:00:00Z; records hold no such time"),
+            (headers_of, ("ab",), "is str 'ab'; give (name, value) pairs or a dict"),
+            (headers_of, (b"",), "is bytes \"b''\"; give (name, value) pairs or a dict"),
+            (headers_of, (7,), "is int '7'; give (name, value) pairs or a dict"),
+            (headers_of, ([("a", b"b"), None],), "1 is None; give a pair of name and value"),
+            (headers_of, ([("a", b"b", 1)],), "0 is tuple \"('a', b'b', 1)\"; give a pair of name and value"),
+            (headers_of, ([("a", b"b"), (1, b"c")],), "1: the name is int '1'; give a str"),
+            (headers_of, ({"a": "b"},), "0: the value is a str; give bytes, such as text.encode()"),
+            (values_of, (b"ab",), "is a bytes; give a list of bytes, one for each record"),
+        ):  # fmt: skip
+            error = self.assertRaises(InvalidRequestError, check, *given)
+            self.assertEqual(error.problem, text)

@@ -71,6 +71,52 @@ class AttemptsTests(SynchronousTestCase):
         self.assertEqual(attempts().seconds_left(111.0), 0.0)
 
 
+class Whole(random.Random):
+    """Chance that makes every pause whole."""
+
+    def random(self):
+        return 1.0
+
+
+class MomentTests(SynchronousTestCase):
+    """Exactly when there is no further attempt."""
+
+    def last_moment(self, seconds):
+        """Until when, after the beginning, one more attempt is begun; to the millisecond."""
+        for milliseconds in range(int(seconds * 1000) + 2):
+            tried = Attempts(begun_at=0.0, deadline=seconds, is_safe=False, rng=Whole())
+            try:
+                self.assertEqual(tried.pause_after(AWAY, milliseconds / 1000), 0.02)
+            except DeadlineError:
+                return milliseconds - 1
+        raise self.failureException("it is tried for ever")
+
+    def test_last_attempt(self):
+        """An attempt has 100 ms at least behind its pause of 20 ms, of a short time a quarter."""
+        for seconds, milliseconds in ((10.0, 9879), (1.0, 879), (0.4, 279), (0.2, 129), (0.08, 39)):
+            self.assertEqual(self.last_moment(seconds), milliseconds)
+
+    def test_pauses(self):
+        """The pauses: 20 ms, doubled each time, up to 1 s."""
+        pausing = backoff(Whole())
+        pauses = [pausing.next_seconds() for _ in range(8)]
+        self.assertEqual(pauses, [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0])
+
+    def test_one_attempt(self):
+        """One server has 5 s for a call that can be made again."""
+        self.assertEqual(attempts(is_safe=True).seconds_left(100.0), 5.0)
+
+    def test_words(self):
+        """The error tells how long it was tried, how often, and why the last one failed."""
+        tried = attempts(seconds=2.0)
+        tried.pause_after(AWAY, 100.5)
+        error = self.assertRaises(DeadlineError, tried.pause_after, AWAY, 102.3)
+        text = "gave up after 2.3 s and 2 attempts; the last one: h1: connection refused"
+        self.assertEqual(str(error), text)
+        error = self.assertRaises(DeadlineError, attempts(seconds=0.01).pause_after, AWAY, 99.0 + 1.0)
+        self.assertIn("gave up after 0.0 s and 1 attempt; ", str(error))
+
+
 class BackoffTests(SynchronousTestCase):
     """Pauses grow."""
 

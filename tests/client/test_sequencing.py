@@ -1,6 +1,7 @@
 """Exactly once, in order: case by case, and on random walks against the cluster's own rules."""
 
 import random
+import struct
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,6 +19,7 @@ from loghouse.errors import (
     UnavailableError,
     UnknownProducerError,
 )
+from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
 
 LOST = CallFailure(error=OutcomeUnknownError("the link broke"), effect=Effect.UNKNOWN, is_link=True)
@@ -239,6 +241,202 @@ class DeadlineTests(SequencerCase):
         self.assertEqual(self.sequencer.give_up(error), batches)
         kinds = [type(one.error) for one in batches]
         self.assertEqual(kinds, [OutcomeUnknownError] * 4 + [UnavailableError] * 2)
+
+
+class MomentTests(SequencerCase):
+    """Exactly when, and what is told."""
+
+    def test_window_is_full(self):
+        """There is room for one more as long as fewer than the window are here."""
+        for _ in range(4):
+            self.assertTrue(self.sequencer.has_room)
+            self.push(1)
+        self.assertFalse(self.sequencer.has_room)
+
+    def test_largest_sequence(self):
+        """The numbers go as far as the wire has room for them."""
+        largest = Produce(batch=b"", record_count=1, producer_sequence=sequencing.SEQUENCE_MAX)
+        self.assertEqual(Produce.decode(b"".join(largest.encode())), largest)
+        too_large = Produce(batch=b"", record_count=1, producer_sequence=sequencing.SEQUENCE_MAX + 1)
+        self.assertRaises((struct.error, ValueError, LoghouseError), too_large.encode)
+
+    def test_unsure_at_the_last_sequence(self):
+        """While the last number's batch may be on its way, no new id is begun."""
+        self.patch(sequencing, "SEQUENCE_MAX", 0)
+        first, second = self.push(2)
+        self.assertEqual(self.send(), [0])
+        self.sequencer.stream_failed(LOST, 1.0)
+        self.assertEqual((self.send(), self.sequencer.needs_id), ([0], False))
+        self.assertEqual((first.is_unsure, second.sequence), (True, -1))
+
+    def test_progress(self):
+        """Progress is when the first of a stream is sent, and when one is acknowledged."""
+        self.assertEqual(self.sequencer.progressed_at, 0.0)
+        self.push(2)
+        for now, progressed in ((7.0, 7.0), (8.0, 7.0)):
+            self.sequencer.next_to_send(now)
+            self.assertEqual(self.sequencer.progressed_at, progressed)
+        self.acknowledge(now=9.0)
+        self.assertEqual(self.sequencer.progressed_at, 9.0)
+
+    def test_foreign_answers(self):
+        """An error says how many records were sent, none when nothing is on its way."""
+        for count, expected in ((0, 0), (1, 1)):
+            self.push(count)
+            self.send()
+            error = self.assertRaises(ProtocolError, self.sequencer.acknowledged, 0, 2, 0.0)
+            self.assertEqual(str(error), f"the server acknowledged 2 records where {expected} were sent")
+
+    def test_answer_forgets(self):
+        """With an answer the last problem is over, its bytes are let go, and old doubts do not count."""
+        gap = CallFailure(error=SequenceError(5, 0, 9), effect=Effect.REFUSED)
+        first, second = self.push(2)
+        first.payload = second.payload = b"bytes"
+        self.send()
+        self.sequencer.stream_failed(LOST, 1.0)
+        self.send()
+        self.assertEqual(self.sequencer.stream_failed(gap, 2.0), [])
+        self.assertNotEqual(self.sequencer.problem, "")
+        self.send()
+        self.acknowledge(3)
+        self.assertEqual((self.sequencer.problem, first.payload, second.payload), ("", b"", b"bytes"))
+        self.sequencer.stream_failed(LOST, 3.0)
+        self.send()
+        self.assertEqual(self.sequencer.stream_failed(gap, 8.0), [], "the doubt begins now, not at 2.0")
+        self.send()
+        self.assertEqual(self.sequencer.stream_failed(gap, 13.0), [second])
+
+    def test_stale_leader(self):
+        """A leader that may be deposed is not believed for 5 s, each time anew."""
+        gap = CallFailure(error=SequenceError(5, 0, 9), effect=Effect.REFUSED)
+        for begin in (10.0, 100.0):
+            (one,) = self.push(1)
+            self.send()
+            self.sequencer.stream_failed(LOST, begin)
+            for now, failed in ((begin, []), (begin + 4.999, []), (begin + 5.0, [one])):
+                self.send()
+                self.assertEqual(self.sequencer.stream_failed(gap, now), failed)
+            self.assertIsInstance(one.error, OutcomeUnknownError)
+            self.assertIn("an earlier attempt may have been carried out; since then: ", str(one.error))
+            self.sequencer.registered(6)
+
+    def test_who_is_unsure(self):
+        """After a broken stream all that was sent; after an answer all but the answered one; else none."""
+        for failure, unsure in (
+            (LOST, [True, True, False]),
+            (BUSY, [False, True, False]),
+            (CallFailure(error=UnavailableError("away"), effect=Effect.NOTHING, is_link=True), [False] * 3),
+        ):
+            sequencer = Sequencer(window=4)
+            sequencer.registered(5)
+            batches = [batch() for _ in range(3)]
+            for one in batches:
+                sequencer.push(one)
+            for _ in range(2):
+                sequencer.next_to_send(0.0)
+            self.assertEqual(sequencer.stream_failed(failure, 1.0), [])
+            self.assertEqual([one.is_unsure for one in batches], unsure)
+            self.assertEqual(sequencer.in_flight, 0)
+
+    def test_given_up_stream(self):
+        """Of a stream that is given up nobody knows what became of what was on its way; it is sent again."""
+        batches = self.push(3)
+        self.sequencer.next_to_send(0.0)
+        self.sequencer.next_to_send(0.0)
+        self.sequencer.stream_closed()
+        self.assertEqual([one.is_unsure for one in batches], [True, True, False])
+        self.assertEqual((self.sequencer.in_flight, self.send()), (0, [0, 1, 2]))
+
+    def test_new_id(self):
+        """Under a new id all begin anew: nothing is on its way, numbered, or unsure."""
+        batches = self.push(3)
+        self.send()
+        self.sequencer.stream_failed(BUSY, 1.0)  # the first certainly not, the others perhaps
+        self.send()
+        self.assertEqual(self.sequencer.stream_failed(DISOWNED, 2.0), [])
+        self.assertEqual([(one.sequence, one.is_unsure) for one in batches], [(-1, False)] * 3)
+        self.assertEqual((self.sequencer.in_flight, self.sequencer.producer_id), (0, 0))
+
+    def test_nothing_is_there(self):
+        """A refusal when nothing waits fails nothing."""
+        self.assertEqual(self.sequencer.stream_failed(INVALID, 1.0), [])
+        self.assertEqual(self.sequencer.expire(1.0), [])
+        self.assertEqual(self.sequencer.give_up(UnavailableError("closed")), [])
+
+    def test_told_once(self):
+        """Who was told that time is over is not told again, whatever becomes of the batch."""
+        gap = CallFailure(error=SequenceError(5, 0, 9), effect=Effect.REFUSED)
+        for end in (
+            lambda: self.sequencer.expire(6.0),
+            lambda: self.sequencer.give_up(UnavailableError("closed")),
+            lambda: self.sequencer.stream_failed(gap, 9.0) + self.sequencer.stream_failed(gap, 14.0),
+        ):
+            first, second = self.push(1, deadline=5.0) + self.push(1, deadline=50.0)
+            self.send()
+            self.assertEqual(self.sequencer.expire(5.0), [first])
+            error = first.error
+            self.assertNotIn(first, end())
+            self.assertIs(first.error, error)
+            self.sequencer.give_up(UnavailableError("closed"))
+            self.assertIsNotNone(second.error)
+            self.sequencer.registered(6)
+
+    def test_texts(self):
+        """What nobody knows and what certainly did not happen are told apart."""
+        sent, waiting = self.push(1, deadline=5.0) + self.push(1, deadline=5.0)
+        self.sequencer.next_to_send(0.0)
+        self.assertEqual(self.sequencer.expire(5.0), [sent, waiting])
+        self.assertEqual(
+            [(type(one.error), str(one.error)) for one in (sent, waiting)],
+            [
+                (OutcomeUnknownError, "no answer before the deadline"),
+                (DeadlineError, "nothing was appended before the deadline"),
+            ],
+        )
+
+    def test_behind_one_that_did_not_happen(self):
+        """While the oldest certainly is not in the log, those sent behind it are not either."""
+        first, second, third = self.push(3, deadline=5.0)
+        self.sequencer.next_to_send(0.0)
+        self.sequencer.next_to_send(0.0)
+        self.sequencer.stream_failed(BUSY, 1.0)
+        self.assertEqual((first.is_unsure, second.is_unsure), (False, True))
+        self.sequencer.expire(5.0)
+        self.assertEqual({type(one.error) for one in (first, second, third)}, {DeadlineError})
+
+    def test_behind_one_that_may_have_happened(self):
+        """When the oldest may be in the log, so may those sent behind it; what was never sent is not."""
+        first, second, third = self.push(3, deadline=5.0)
+        self.sequencer.next_to_send(0.0)
+        self.sequencer.next_to_send(0.0)
+        self.sequencer.stream_failed(LOST, 1.0)
+        self.sequencer.expire(5.0)
+        kinds = [type(one.error) for one in (first, second, third)]
+        self.assertEqual(kinds, [OutcomeUnknownError, OutcomeUnknownError, DeadlineError])
+
+    def test_in_the_order_of_deadlines(self):
+        """All whose time is over are told, but those that were told before."""
+        batches = [*self.push(1, deadline=1.0), *self.push(2, deadline=2.0), *self.push(1, deadline=9.0)]
+        self.send()
+        self.assertEqual(self.sequencer.expire(1.0), batches[:1])
+        self.assertEqual(self.sequencer.expire(2.0), batches[1:3])
+
+    def test_number_of_the_dead(self):
+        """The number of a batch that certainly did not happen is free: under it nothing can be found."""
+        dead, alive = self.push(1, deadline=1.0) + self.push(1, deadline=9.0)
+        self.sequencer.next_to_send(0.0)
+        self.sequencer.stream_failed(BUSY, 0.5)
+        self.assertEqual(self.sequencer.expire(1.0), [dead])
+        self.assertEqual((self.sequencer.needs_id, self.send(), alive.sequence), (False, [0], 0))
+
+    def test_give_up_ends_all(self):
+        """After that nothing is left, on its way or registered."""
+        self.push(2)
+        self.send()
+        self.sequencer.give_up(UnavailableError("closed"))
+        self.assertEqual(
+            (len(self.sequencer), self.sequencer.in_flight, self.sequencer.needs_id), (0, 0, True)
+        )
 
 
 class Cluster:

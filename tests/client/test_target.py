@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.auth.certificates import make_ca, make_client_certificate
 from loghouse.client import Tls, target
 from loghouse.client.connection import context_of
-from loghouse.client.target import is_dialable, parse_target
+from loghouse.client.target import is_dialable, parse_target, split_address
 from loghouse.errors import CertificateError, InvalidRequestError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,16 +54,34 @@ class TargetTests(SynchronousTestCase):
             ".a:1",
             f"{'a' * 64}:1",
             "a/b:1",
+            "[::1:8400",
+            "::1]:8400",
+            "[a]:1",
+            "a:123456",
+            f"a:{'9' * 5000}",
         ):
             error = self.assertRaises(InvalidRequestError, parse_target, text)
             self.assertIn("target", str(error), text)
+
+    def test_what_is_wrong(self):
+        """A text says which part is none, and what one looks like; long ones are cut off."""
+        for text, problem in (
+            ("http://a:8400", "'http://a:8400' is not of the form loghouse://HOST:PORT,HOST:PORT"),
+            ("a/b", "'a/b' is not of the form loghouse://HOST:PORT,HOST:PORT"),
+            ("a b", "'a b' in 'a b' is not an address; write HOST:PORT"),
+            ("x,a:0", "'0' in 'x,a:0' is not a port from 1 to 65535"),
+        ):
+            self.assertEqual(self.assertRaises(InvalidRequestError, parse_target, text).problem, problem)
+        error = self.assertRaises(ValueError, split_address, "a:" + "p" * 100)
+        self.assertEqual(str(error), f"'{'p' * 80}' is not a port from 1 to 65535")
+        self.assertEqual(split_address("[::1]:65535"), ("::1", 65535))
 
     def test_told_addresses(self):
         """What servers tell of is an address with a port, or is not dialled."""
         for text in ("a:1", "[::1]:8400", "a_b.example.:65535", "127.0.0.1:8400"):
             self.assertTrue(is_dialable(text), text)
         for text in ("", ":1", "a", "a:", "a:0", "a:65536", "a:99999999999", "a..b:1", "::1:8400", "unix:/a"):
-            self.assertFalse(is_dialable(text), text)
+            self.assertIs(is_dialable(text), False, text)
 
 
 class TlsTests(SynchronousTestCase):
@@ -95,6 +113,8 @@ class TlsTests(SynchronousTestCase):
         path = Path(self.mktemp())
         error = self.assertRaises(CertificateError, Tls(ca=path, certificate=b"", key=b"").pems)
         self.assertIn(f"tls.ca: {path}: No such file", str(error))
+        error = self.assertRaises(CertificateError, Tls(ca="a\0b", certificate=b"", key=b"").pems)
+        self.assertIn("embedded null byte", str(error))
         path.write_bytes(b"\x30\x82")
         error = self.assertRaises(CertificateError, Tls(ca=path, certificate=b"", key=b"").pems)
         self.assertIn("hold no PEM text", str(error))
