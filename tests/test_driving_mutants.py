@@ -18,6 +18,7 @@ from tests.mutants.driving import (
 from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
 from tests.mutants.named import survivors
 from tests.mutants.rooms import ROOMS
+from tests.tables import Rows
 
 
 class MutantTests(SynchronousTestCase):
@@ -28,50 +29,19 @@ class MutantTests(SynchronousTestCase):
         names = [caught.mutant.name for caught in (*DRIVING, *MENDING, *ROOMS)]
         self.assertEqual(len(names), len(set(names)))
 
-    def test_order(self):
-        """Bugs in the order of disk, messages and readers are seen."""
-        self.assertEqual(survivors(ORDER), [])
-
-    def test_answers(self):
-        """Bugs in what callers are told are seen."""
-        self.assertEqual(survivors(ANSWERS), [])
-
-    def test_joining_appends(self):
-        """Bugs in small appends that share entries are seen."""
-        self.assertEqual(survivors(JOINING_APPENDS), [])
-
-    def test_reading(self):
-        """Bugs in what readers are told are seen."""
-        self.assertEqual(survivors(READING), [])
-
-    def test_membership(self):
-        """Bugs in joining, ids and administration are seen."""
-        self.assertEqual(survivors(MEMBERSHIP), [])
-
-    def test_strangers(self):
-        """Bugs in who is believed to be a member are seen."""
-        self.assertEqual(survivors(STRANGERS), [])
-
-    def test_twins(self):
-        """Bugs in telling two machines of one name apart are seen."""
-        self.assertEqual(survivors(TWINS), [])
-
-    def test_taking(self):
-        """Bugs in what is taken for the damaged entries are seen."""
-        self.assertEqual(survivors(TAKING), [])
-
-    def test_written(self):
-        """Bugs in how they are written are seen."""
-        self.assertEqual(survivors(WRITTEN), [])
-
-    def test_giving(self):
-        """Bugs in asking and giving are seen."""
-        self.assertEqual(survivors(GIVING), [])
-
-    def test_scrubbed(self):
-        """Bugs of the scrubber are seen."""
-        self.assertEqual(survivors(SCRUBBED), [])
-
-    def test_rooms(self):
-        """Bugs about full disks are seen."""
-        self.assertEqual(survivors(ROOMS), [])
+    @Rows(
+        order=("Bugs in the order of disk, messages and readers are seen.", ORDER),
+        answers=("Bugs in what callers are told are seen.", ANSWERS),
+        joining_appends=("Bugs in small appends that share entries are seen.", JOINING_APPENDS),
+        reading=("Bugs in what readers are told are seen.", READING),
+        membership=("Bugs in joining, ids and administration are seen.", MEMBERSHIP),
+        strangers=("Bugs in who is believed to be a member are seen.", STRANGERS),
+        twins=("Bugs in telling two machines of one name apart are seen.", TWINS),
+        taking=("Bugs in what is taken for the damaged entries are seen.", TAKING),
+        written=("Bugs in how they are written are seen.", WRITTEN),
+        giving=("Bugs in asking and giving are seen.", GIVING),
+        scrubbed=("Bugs of the scrubber are seen.", SCRUBBED),
+        rooms=("Bugs about full disks are seen.", ROOMS),
+    )
+    def test(self, bank):
+        self.assertEqual(survivors(bank), [])

@@ -34,33 +34,31 @@ class DiskCase(CommandCase):
         directory = self.open()
         log = directory.open_log()
         log.save_hard_state(term=1, vote=1)
-        seed = frame_seed(directory.identity.cluster_uuid, DEFAULT_GROUP)
         for number in range(ENTRIES):
             payload = encode_batch([Record(value=b"%04d" % number + bytes(RECORD_SIZE)), Record(value=b"x")])
-            entry = make_entry(
-                seed,
-                index=number + 1,
-                term=1,
-                kind=EntryKind.RECORDS,
-                base_offset=2 * number,
-                timestamp=1_000_000 * (number + 1),
-                payload=payload,
-                record_count=2,
-            )
-            log.append([entry])
+            self.append(log, number, payload)
             log.sync(number)
         log.close()
         directory.close()
 
+    def append(self, log, number, payload, **fields):
+        """Append the entry of a number, of two records."""
+        entry = make_entry(
+            log.seed,
+            index=number + 1,
+            term=1,
+            kind=EntryKind.RECORDS,
+            base_offset=2 * number,
+            timestamp=1_000_000 * (number + 1),
+            payload=payload,
+            record_count=2,
+            **fields,
+        )
+        log.append([entry])
+
     def open(self):
         return open_directory(
-            OsFiles(),
-            "data",
-            cluster_name="c",
-            node_name="n",
-            random_bytes=os.urandom,
-            segment_size=64 * KIB,
-            reserve_size=0,
+            OsFiles(), "data", random_bytes=os.urandom, segment_size=64 * KIB, reserve_size=0
         )
 
     def stores(self):
@@ -160,21 +158,9 @@ class VerifyTests(DiskCase):
         """A packed batch that only lenient readers read is found where it is; no data loss is advised."""
         directory = self.open()
         log = directory.open_log()
-        seed = frame_seed(directory.identity.cluster_uuid, DEFAULT_GROUP)
         for number, payload in enumerate((WHOLE, WHOLE + WHOLE[:9], WHOLE)):
-            entry = make_entry(
-                seed,
-                index=ENTRIES + number + 1,
-                term=1,
-                kind=EntryKind.RECORDS,
-                base_offset=2 * (ENTRIES + number),
-                timestamp=1_000_000 * (ENTRIES + number + 1),
-                payload=payload,
-                record_count=2,
-                attributes=Codec.ZSTD,
-            )
-            log.append([entry])
-            log.sync(entry.index)
+            self.append(log, ENTRIES + number, payload, attributes=Codec.ZSTD)
+            log.sync(ENTRIES + number + 1)
         log.close()
         directory.close()
         code, out, _ = self.run_command("verify", "data")

@@ -1,5 +1,6 @@
 """Entries for storage tests, made as a leader makes them."""
 
+import random
 from collections.abc import Callable
 
 from loghouse.protocol.configuration import encode_producer, encode_trim
@@ -26,14 +27,18 @@ def create_log(files: Files, directory: str, *, term: int = 9) -> None:
 
 def open_directory(
     files: Files,
-    path: str,
+    path: str = "/data",
     *,
-    cluster_name: str,
-    node_name: str,
-    random_bytes: Callable[[int], bytes],
+    cluster_name: str = "c",
+    node_name: str = "n",
+    random_bytes: Callable[[int], bytes] | None = None,
     **sizes: int,
 ) -> DataDirectory:
-    """Take a data directory as a node does that is alone; an empty one becomes a new cluster's."""
+    """Take a data directory as a node does that is alone; an empty one becomes a new cluster's.
+
+    Without `random_bytes` its ids are always the same.
+    """
+    random_bytes = random_bytes or random.Random(5).randbytes
     directory = DataDirectory.lock(files, path, **sizes)
     try:
         if directory.is_empty:
@@ -44,6 +49,17 @@ def open_directory(
         directory.close()
         raise
     return directory
+
+
+def frames_of(log: Log, size: int = 10**6) -> list[bytes]:
+    """Return the frames of everything that a log holds, read in pieces of `size` bytes."""
+    frames: list[bytes] = []
+    index = log.first_index
+    while index <= log.last_index:
+        found = log.entries(index, log.last_index + 1, size)
+        frames += [entry.frame for entry in found]
+        index += len(found)
+    return frames
 
 
 class Writer:

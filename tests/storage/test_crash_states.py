@@ -23,7 +23,17 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.log import Log
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log, new_disk, open_directory
+from tests.storage.entries import (
+    CLUSTER,
+    GROUP,
+    SEED,
+    Writer,
+    create_log,
+    frames_of,
+    new_disk,
+    open_directory,
+)
+from tests.tables import Rows
 
 STATES_MAX = int(os.environ.get("LOGHOUSE_CRASH_STATES", "250"))
 DIRECTORY = "/data/logs/1"
@@ -39,12 +49,7 @@ def open_log(disk, **sizes):
 
 def held(log):
     """Return (first index, frames) of everything the log holds, checked."""
-    frames, index = [], log.first_index
-    while index <= log.last_index:
-        found = log.entries(index, log.last_index + 1, 2000)
-        frames += [entry.frame for entry in found]
-        index += len(found)
-    return log.first_index, frames
+    return log.first_index, frames_of(log, size=2000)
 
 
 @dataclass
@@ -350,55 +355,24 @@ def story_of_restarts(disk_type=SimDisk):
     return story
 
 
-STORIES = [
-    story_of_append,
-    story_of_restarts,
-    story_of_roll,
-    story_of_growth,
-    story_of_cut,
-    story_of_trim,
-    story_of_hard_state,
-    story_of_install,
-]
-
-
 class CrashStateTests(SynchronousTestCase):
     """No power loss at any step loses what was acknowledged, or makes a log that never was."""
 
-    def check(self, make_story):
+    @Rows(
+        append=("Appends and syncs.", story_of_append),
+        roll=("New segments.", story_of_roll),
+        growth=("New segments that are larger than those before.", story_of_growth),
+        cut=("Suffix cuts.", story_of_cut),
+        trim=("Prefix trims.", story_of_trim),
+        restarts=(
+            "What a clean stop writes down for the next start is never held against a crash behind that.",
+            story_of_restarts,
+        ),
+        hard_state=("Term and vote.", story_of_hard_state),
+        install=("Starts from a snapshot.", story_of_install),
+    )
+    def test(self, make_story):
         self.assertEqual(find_violation(make_story()), "")
-
-    def test_append(self):
-        """Appends and syncs."""
-        self.check(story_of_append)
-
-    def test_roll(self):
-        """New segments."""
-        self.check(story_of_roll)
-
-    def test_growth(self):
-        """New segments that are larger than those before."""
-        self.check(story_of_growth)
-
-    def test_cut(self):
-        """Suffix cuts."""
-        self.check(story_of_cut)
-
-    def test_trim(self):
-        """Prefix trims."""
-        self.check(story_of_trim)
-
-    def test_restarts(self):
-        """What a clean stop writes down for the next start is never held against a crash behind that."""
-        self.check(story_of_restarts)
-
-    def test_hard_state(self):
-        """Term and vote."""
-        self.check(story_of_hard_state)
-
-    def test_install(self):
-        """Starts from a snapshot."""
-        self.check(story_of_install)
 
 
 class NoDirectorySync(SimDisk):
@@ -508,15 +482,7 @@ class MutantTests(SynchronousTestCase):
 
 
 def boot(disk):
-    return open_directory(
-        disk,
-        "/data",
-        cluster_name="c",
-        node_name="n",
-        random_bytes=random.Random(1).randbytes,
-        segment_size=SIZES["segment_size"],
-        reserve_size=SIZES["reserve_size"],
-    )
+    return open_directory(disk, segment_size=SIZES["segment_size"], reserve_size=SIZES["reserve_size"])
 
 
 class RecoveryCrashTests(SynchronousTestCase):

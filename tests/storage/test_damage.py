@@ -17,7 +17,7 @@ from loghouse.storage.start import FLAG_BEHIND_STORE, STATE_MAGIC, encode_state_
 from loghouse.storage.verify import Checked, Finding, VerifyProgress, verify
 from loghouse.testing.disk import SimDisk
 from tests.processes import long
-from tests.storage.entries import Writer, open_directory
+from tests.storage.entries import Writer, frames_of, open_directory
 
 SHARE = float(os.environ.get("LOGHOUSE_BIT_FLIPS", "0.015"))
 DIRECTORY = "/data/logs/1"
@@ -48,15 +48,7 @@ class DamageCase(SynchronousTestCase):
         return log
 
     def boot(self):
-        return open_directory(
-            self.disk,
-            "/data",
-            cluster_name="c",
-            node_name="n",
-            random_bytes=random.Random(5).randbytes,
-            segment_size=self.segment_size,
-            reserve_size=512,
-        )
+        return open_directory(self.disk, segment_size=self.segment_size, reserve_size=512)
 
     def restore(self):
         self.disk.stop_process()
@@ -483,15 +475,7 @@ class ToolTests(DamageCase):
         self.disk.crash(random.Random(1), keep=0.0)
         log = self.boot().open_log()
         self.assertEqual(log.last_index, last_index)
-        frames = b"".join(e.frame for e in self.entries[:last_index])
-        found = b""
-        if last_index:
-            index = 1
-            while index <= last_index:
-                entries = log.entries(index, last_index + 1, 10**6)
-                found += b"".join(e.frame for e in entries)
-                index += len(entries)
-        self.assertEqual(found, frames)
+        self.assertEqual(frames_of(log), [entry.frame for entry in self.entries[:last_index]])
         kept = b"".join(c for p, c in self.disk.contents().items() if "lost+found" in p)
         writer = Writer(log.state, seed=self.seed)
         log.append([writer.records(2, 50) for _ in range(20)])

@@ -25,7 +25,7 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import OsFiles
 from loghouse.storage.log import Log
 from loghouse.testing.disk import CHANGING, SimDisk
-from tests.storage.entries import CLUSTER, Writer, open_directory
+from tests.storage.entries import CLUSTER, Writer, frames_of, open_directory
 
 SIZES = {"segment_size": 4096 + 1024, "reserve_size": 2048}
 
@@ -34,17 +34,7 @@ NAMES = {"cluster_name": "c", "node_name": "n"}
 
 
 def boot(disk, **options):
-    names = {"cluster_name": "c", "node_name": "n", "random_bytes": random.Random(5).randbytes}
-    return open_directory(disk, "/data", **{**names, **SIZES, **options})
-
-
-def frames_of(log):
-    frames, index = [], log.first_index
-    while index <= log.last_index:
-        found = log.entries(index, log.last_index + 1, 10**6)
-        frames += [entry.frame for entry in found]
-        index += len(found)
-    return frames
+    return open_directory(disk, **{**SIZES, **options})
 
 
 class Work:

@@ -6,7 +6,6 @@ called "not noticed".
 """
 
 import os
-import random
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -26,7 +25,7 @@ from loghouse.storage.repair import accept_data_loss
 from loghouse.storage.start import FLAG_INSTALLING, START_MAGIC, encode_state_file
 from loghouse.storage.verify import Finding, verify
 from loghouse.testing.disk import SimDisk
-from tests.storage.entries import Writer, open_directory
+from tests.storage.entries import Writer, frames_of, open_directory
 
 DIRECTORY = "/data/logs/1"
 TERM, VOTE = 2, 2
@@ -42,24 +41,7 @@ OTHERS = encode_address_book(
 
 
 def boot(disk):
-    return open_directory(
-        disk,
-        "/data",
-        cluster_name="c",
-        node_name="n",
-        random_bytes=random.Random(5).randbytes,
-        segment_size=4096 + 1024,
-        reserve_size=512,
-    )
-
-
-def frames_of(log):
-    frames, index = [], log.first_index
-    while index <= log.last_index:
-        found = log.entries(index, log.last_index + 1, 10**6)
-        frames += [entry.frame for entry in found]
-        index += len(found)
-    return frames
+    return open_directory(disk, segment_size=4096 + 1024, reserve_size=512)
 
 
 class Course:
