@@ -77,8 +77,13 @@ class ClusterCase(SynchronousTestCase):
         self.addCleanup(load.stop)
         return load
 
-    def judge(self) -> None:
-        """All nodes up and healed: they must agree to the byte, and with what every client ever saw."""
+    def judge(self, load: Load | None = None) -> None:
+        """All nodes up and healed: they must agree to the byte, and with what every client ever saw.
+
+        A load that still runs is stopped first.
+        """
+        if load is not None:
+            load.stop()
         cluster = self.cluster
         cluster.wait_leader()
         end = cluster.wait_caught_up()

@@ -84,8 +84,7 @@ class DiskTests(OwnClusterCase):
         load.wait_acknowledged(BETWEEN, "appends with one full disk")
         ballast.unlink()
         load.wait_acknowledged(BETWEEN)
-        load.stop()
-        self.judge()
+        self.judge(load)
 
     @long
     def test_frozen_disk(self):
@@ -105,8 +104,7 @@ class DiskTests(OwnClusterCase):
         self.assertNotEqual(successor.name, leader.name)
         load.wait_acknowledged(BETWEEN, "appends without the leader whose disk is frozen")
         self.thaw(mounts[leader.name])
-        load.stop()
-        self.judge()
+        self.judge(load)
 
     def own_filesystem(self, node) -> Path:
         image, mount = self.folder / f"{node.name}.image", self.folder / f"disk-of-{node.name}"

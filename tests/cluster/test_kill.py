@@ -20,8 +20,7 @@ class KillTests(ClusterCase):
             self.assertNotEqual(self.cluster.wait_leader(others).name, leader.name)
             load.wait_acknowledged(BETWEEN, "appends without the old leader")
             leader.start()
-        load.stop()
-        self.judge()
+        self.judge(load)
 
     def test_follower(self):
         """A follower is killed: nobody waits for it, and it catches up."""
@@ -36,8 +35,7 @@ class KillTests(ClusterCase):
                 self.cluster.leader_seen_by(leader), leader.name, "a follower's death elects nobody"
             )
             follower.start()
-        load.stop()
-        self.judge()
+        self.judge(load)
 
     @long
     def test_each_in_turn(self):
@@ -48,8 +46,7 @@ class KillTests(ClusterCase):
                 load.wait_acknowledged(BETWEEN)
                 node.kill()
                 node.start()
-        load.stop()
-        self.judge()
+        self.judge(load)
 
     def test_all_at_once(self):
         """All are killed together, as by a power cut without its loss of unwritten pages, and come back."""

@@ -47,8 +47,7 @@ class RejoinTests(ClusterCase):
             self.cluster.wait_voters()
             roles = {other.name: "voter" for other in self.cluster.nodes}
             self.cluster.wait_roles(roles, seen_by=node)
-        load.stop()
-        self.judge()
+        self.judge(load)
 
     def test_restart_without_seeds(self):
         """Started again with nothing in `join`, the nodes find each other by what they remember."""
@@ -61,8 +60,7 @@ class RejoinTests(ClusterCase):
         self.cluster.wait_leader()
         load = self.load()
         load.wait_acknowledged(BETWEEN)
-        load.stop()
-        self.judge()
+        self.judge(load)
 
 
 class StrangerTests(ClusterCase):

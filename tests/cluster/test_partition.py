@@ -35,8 +35,7 @@ class PartitionTests(ClusterCase):
             self.cluster.wait_leader(others)
             load.wait_acknowledged(BETWEEN, "appends without the leader that is cut off")
             self.cluster.heal()
-            load.stop()
-            self.judge()
+            self.judge(load)
 
     def test_leader_cannot_hear(self):
         """A leader that is heard but hears nobody gives up, so that the others can go on."""
@@ -50,8 +49,7 @@ class PartitionTests(ClusterCase):
             self.cluster.wait_leader(others)
             load.wait_acknowledged(BETWEEN, "appends without the deaf leader")
             self.cluster.heal()
-            load.stop()
-            self.judge()
+            self.judge(load)
 
     def test_follower_cannot_be_heard(self):
         """A follower that hears but is not heard does not disturb the leader."""
@@ -65,8 +63,7 @@ class PartitionTests(ClusterCase):
         load.wait_acknowledged(4 * BETWEEN)
         self.assertEqual(self.cluster.wait_leader([leader, others[1]]).name, leader.name)
         self.cluster.heal()
-        load.stop()
-        self.judge()
+        self.judge(load)
 
     def test_minority_refuses(self):
         """A follower cut off from the others takes no appends and no reads of the end, and says why."""
@@ -101,8 +98,7 @@ class PartitionTests(ClusterCase):
             early = self.load([leader], producer_count=1, reader_count=3, attempt_seconds=5.0)
             load.wait_acknowledged(BETWEEN)
             early.stop()
-            load.stop()
-            self.judge()
+            self.judge(load)
 
     def test_bad_line(self):
         """Slow lines, lines cut in the middle of frames and resets lose nothing and double nothing."""
@@ -120,5 +116,4 @@ class PartitionTests(ClusterCase):
             link.throttle(1 << 20)
         load.wait_acknowledged(BETWEEN)
         self.cluster.heal()
-        load.stop()
-        self.judge()
+        self.judge(load)

@@ -54,6 +54,16 @@ class ProcessTestCase(SynchronousTestCase):
         self.addCleanup(node.close)
         return node
 
+    def started(self, **options: Any) -> NodeProcess:
+        node = self.make_node(**options)
+        node.start()
+        return node
+
+    def serving(self, **options: Any) -> tuple[NodeProcess, log_pb2_grpc.LogStub]:
+        """Return a node that was started, and a stub of `root`."""
+        node = self.started(**options)
+        return node, self.stub(node)
+
     def stub(self, node: NodeProcess, subject: str = "root") -> log_pb2_grpc.LogStub:
         channel = node.channel(subject)
         self.addCleanup(channel.close)
@@ -118,9 +128,7 @@ class ServingTests(ProcessTestCase):
 
     def test_all_calls(self):
         """Every call works over mTLS."""
-        node = self.make_node()
-        node.start()
-        stub = self.stub(node)
+        node, stub = self.serving()
         self.assertEqual(self.produce(stub, b"a", b"b"), [0, 1])
         self.assertEqual(self.consume(stub, 1), b"b")
         batch = encode_batch([log_pb2.Record(value=b"c"), log_pb2.Record(value=b"d")])
@@ -157,8 +165,7 @@ class ServingTests(ProcessTestCase):
 
     def test_restart_keeps_everything(self):
         """After SIGTERM and a restart the records are there and offsets go on."""
-        node = self.make_node(settings=SMALL_SEGMENTS)
-        node.start()
+        node = self.started(settings=SMALL_SEGMENTS)
         values = [os.urandom(5000) for _ in range(60)]
         self.assertEqual(self.produce(self.stub(node), *values), list(range(60)))
         self.assertStopped(node)
@@ -169,9 +176,7 @@ class ServingTests(ProcessTestCase):
 
     def test_out_of_range(self):
         """Consume beyond the end is OUT_OF_RANGE with both bounds; the follower of a stream waits instead."""
-        node = self.make_node()
-        node.start()
-        stub = self.stub(node)
+        _, stub = self.serving()
         self.produce(stub, b"a", b"b")
         error = self.assertStatus(
             grpc.StatusCode.OUT_OF_RANGE, stub.Consume, log_pb2.ConsumeRequest(offset=2)
@@ -181,9 +186,7 @@ class ServingTests(ProcessTestCase):
 
     def test_bad_requests_append_nothing(self):
         """Missing record, false count or checksum, unknown codec name their field and append nothing."""
-        node = self.make_node()
-        node.start()
-        stub = self.stub(node)
+        _, stub = self.serving()
         batch = encode_batch([log_pb2.Record(value=b"x")])
         invalid = grpc.StatusCode.INVALID_ARGUMENT
         self.assertIn("record", self.assertStatus(invalid, stub.Produce, log_pb2.ProduceRequest()).details())
@@ -202,8 +205,7 @@ class ServingTests(ProcessTestCase):
 
     def test_permissions(self):
         """`nobody` may do nothing, and is told what it lacks."""
-        node = self.make_node()
-        node.start()
+        node = self.started()
         nobody = self.stub(node, "nobody")
         request = log_pb2.ProduceRequest(record=log_pb2.Record(value=b"x"))
         error = self.assertStatus(grpc.StatusCode.PERMISSION_DENIED, nobody.Produce, request)
@@ -213,8 +215,7 @@ class ServingTests(ProcessTestCase):
 
     def test_certificates_required(self):
         """No certificate, a foreign CA's and an expired one are refused in the handshake."""
-        node = self.make_node()
-        node.start()
+        node = self.started()
         ca = self.certificates.path("ca").read_bytes()
         now = datetime.now(UTC)
         foreign = make_client_certificate(make_ca("other", now=now), name="root", now=now)
@@ -257,8 +258,7 @@ class ServingTests(ProcessTestCase):
 
     def test_health_and_reflection(self):
         """Health says SERVING, and reflection lists the services, as grpcurl would."""
-        node = self.make_node()
-        node.start()
+        node = self.started()
         with node.channel() as channel:
             health = health_pb2_grpc.HealthStub(channel)
             self.assertEqual(health.Check(health_pb2.HealthCheckRequest(), timeout=20).status, 1)
@@ -300,8 +300,7 @@ class RefusedStartTests(ProcessTestCase):
     """A node that cannot trust its directory does not start, says why, and touches nothing."""
 
     def filled(self) -> NodeProcess:
-        node = self.make_node(settings=SMALL_SEGMENTS)
-        node.start()
+        node = self.started(settings=SMALL_SEGMENTS)
         self.produce(self.stub(node), *(os.urandom(5000) for _ in range(60)))
         node.stop()
         node.output_path.unlink()
@@ -312,8 +311,7 @@ class RefusedStartTests(ProcessTestCase):
 
     def test_in_use(self):
         """A directory that another node holds is refused."""
-        node = self.make_node()
-        node.start()
+        node = self.started()
         other = self.make_node("other")
         other.config_path.write_text(
             other.config_path.read_text().replace(str(other.data_dir), str(node.data_dir))
@@ -440,8 +438,7 @@ class RefusedStartTests(ProcessTestCase):
 
     def test_torn_tail(self):
         """Bytes behind the durable mark that are no entry are cut with one warning, and the start goes on."""
-        node = self.make_node()
-        node.start()
+        node = self.started()
         self.produce(self.stub(node), b"a", b"b")
         node.kill()
         (store,) = self.stores(node)

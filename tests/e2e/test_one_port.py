@@ -45,9 +45,7 @@ class OnePortTests(ProcessTestCase):
 
     def test_both_protocols(self):
         """What goes in by one comes out by the other; a follower is told when the node stops."""
-        node = self.make_node()
-        node.start()
-        stub = self.stub(node)
+        node, stub = self.serving()
         self.assertEqual(self.produce(stub, b"over gRPC"), [0])
         client = self.raw(node)
         self.assertEqual(client.produce([b"over frames", b"and one more"]), 1)
@@ -74,8 +72,7 @@ class OnePortTests(ProcessTestCase):
 
     def test_servers_name_both_doors(self):
         """GetServers works through the splice."""
-        node = self.make_node()
-        node.start()
+        node = self.started()
         servers = self.stub(node).GetServers(log_pb2.GetServersRequest(), timeout=20).servers
         self.assertEqual([server.rpc_addr for server in servers], [node.address])
         self.assertStopped(node)
@@ -115,8 +112,7 @@ class CredentialsTests(ProcessTestCase):
         foreign = [own[0].read_bytes(), theirs.certificate_pem, theirs.key_pem]
         alone = own[0].read_bytes()
         own[0].write_bytes(alone + other.certificate_pem)
-        node = self.make_node()
-        node.start()
+        node = self.started()
         self.assertEqual(self.answers(node, foreign), (True, True))
         own[0].write_bytes(b"\xef\xbb\xbf# Fo\xcc\x8btan\n" + alone)
         os.kill(node.process.pid, signal.SIGHUP)
@@ -131,8 +127,7 @@ class CredentialsTests(ProcessTestCase):
             self.certificates.path("root"),
             self.certificates.key_path("root"),
         ]
-        node = self.make_node()
-        node.start()
+        node = self.started()
         key = ec.generate_private_key(ec.SECP256K1())
         signer = load_pem_private_key(self.certificates.authority.key_pem, None)
         uri = "loghouse://test/node/node-1"
@@ -204,9 +199,7 @@ class FileDescriptorTests(ProcessTestCase):
 
     def test_none_left(self):
         """When the kernel gives none (EMFILE), newcomers are let go and those who are in are served."""
-        node = self.make_node()
-        node.start()
-        stub = self.stub(node)
+        node, stub = self.serving()
         self.assertEqual(self.produce(stub, b"before"), [0])
         files = self.open_files(node)
         _, hard = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
