@@ -16,9 +16,7 @@ class AdministrationTests(TownTestCase):
 
     def test_remove_that_would_lose_the_quorum(self):
         """Removing a living node while another is dead is refused by name; the dead one may go."""
-        town = self.built()
-        asked = town.leader
-        dead, living = (one for one in town.running if not one.leads)
+        town, asked, dead, living = self.led()
         dead.crash()
         gone = MemberKey(dead.name, dead.node.disk_uuid)
         town.until(lambda: asked.cluster.liveness_of(gone) is Liveness.DEAD, 60)
@@ -30,9 +28,7 @@ class AdministrationTests(TownTestCase):
 
     def test_remove_right_after_a_death(self):
         """A removal waits to hear the others: one that died a moment before does not count."""
-        town = self.built()
-        leader = town.leader
-        dead, living = (one for one in town.running if not one.leads)
+        town, leader, dead, living = self.led()
         raft, id_ = leader.driver.raft, dead.log.member_id
         dead.crash()
         done = leader.node.administration.remove(living.name)
@@ -47,17 +43,14 @@ class AdministrationTests(TownTestCase):
 
     def test_leave_right_after_a_death(self):
         """A leader that leaves asks the same of those it leaves behind."""
-        town = self.built()
-        leader = town.leader
-        dead = self.follower(town)
+        town, leader, dead, *_ = self.led()
         dead.crash()
         self.failure(town, leader.node.administration.leave(), MembershipError)
         self.result(town, town.leader.propose())
 
     def test_stop_during_a_removal(self):
         """A stop leaves nobody waiting for a removal."""
-        town = self.built()
-        leader = town.leader
+        town, leader, *_ = self.led()
         town.cut(leader.name)
         done = leader.node.administration.remove(self.follower(town).name)
         self.assertNoResult(done)
@@ -66,8 +59,7 @@ class AdministrationTests(TownTestCase):
 
     def test_replaced_only_beside_a_majority(self):
         """A leader takes out the voter of an emptied disk only while it hears the others."""
-        town = self.built()
-        leader, (emptied, other) = town.leader, [one for one in town.running if not one.leads]
+        town, leader, emptied, other = self.led()
         emptied.crash()
         emptied.wipe()
         emptied.start()
@@ -93,8 +85,7 @@ class AdministrationTests(TownTestCase):
 
     def test_leave_of_the_leader(self):
         """A leader that leaves commits that, and the others go on."""
-        town = self.built()
-        old = town.leader
+        town, old, *_ = self.led()
         self.result(town, old.node.administration.leave())
         new = town.until(lambda: next((one for one in town.running if one.leads and one is not old), None))
         self.assertNotIn(old.name, town.shape(new.name))
@@ -104,8 +95,7 @@ class AdministrationTests(TownTestCase):
 
     def test_transfer(self):
         """Leadership goes to the node that was named, asked through any node, without a lost append."""
-        town = self.built()
-        target = self.follower(town)
+        town, _, target, *_ = self.led()
         self.assertEqual(self.result(town, target.node.administration.transfer(target.name)), target.name)
         town.until(lambda: town.leader is target)
         self.assertEqual(self.result(town, target.node.administration.transfer(target.name)), target.name)
@@ -115,8 +105,7 @@ class AdministrationTests(TownTestCase):
 
     def test_transfer_that_fails(self):
         """When the target cannot take over, the leader leads on and says so."""
-        town = self.built()
-        leader, target = town.leader, self.follower(town)
+        town, leader, target, *_ = self.led()
         town.cut(target.name)
         done = leader.node.administration.transfer(target.name)
         self.assertIn("leads on", self.failure(town, done, UnavailableError).getErrorMessage())
@@ -125,8 +114,7 @@ class AdministrationTests(TownTestCase):
 
     def test_transfer_that_another_wins(self):
         """When another node than the named one took over, that is said, and who leads."""
-        town = self.built()
-        leader, target = town.leader, self.follower(town)
+        town, leader, target, *_ = self.led()
         other = next(one for one in town.running if one not in (leader, target))
         town.cut(target.name)
         done = leader.node.administration.transfer(target.name)
@@ -138,8 +126,7 @@ class AdministrationTests(TownTestCase):
 
     def test_transfer_taken_back(self):
         """A transfer to the leader itself takes back a pending one: appends go on, and who waited is told."""
-        town = self.built()
-        leader, target = town.leader, self.follower(town)
+        town, leader, target, *_ = self.led()
         town.cuts |= {(leader.name, target.name), (target.name, leader.name)}
         self.result(town, leader.propose())  # so that the target lacks something
         done = leader.node.administration.transfer(target.name)
@@ -150,8 +137,7 @@ class AdministrationTests(TownTestCase):
 
     def test_transfer_to_a_silent_one(self):
         """A voter that is not heard is no target; nothing waits for it."""
-        town = self.built()
-        leader, target = town.leader, self.follower(town)
+        town, leader, target, *_ = self.led()
         target.crash()
         town.advance(1.5)
         failure = self.failureResultOf(leader.node.administration.transfer(target.name), MembershipError)
@@ -160,8 +146,7 @@ class AdministrationTests(TownTestCase):
 
     def test_stop_during_a_transfer(self):
         """A stop leaves nobody waiting for a hand-over."""
-        town = self.built()
-        leader, target = town.leader, self.follower(town)
+        town, leader, target, *_ = self.led()
         town.cut(target.name)
         done = leader.node.administration.transfer(target.name)
         leader.stop()
@@ -169,8 +154,7 @@ class AdministrationTests(TownTestCase):
 
     def test_hand_over_before_a_stop(self):
         """A leader hands over before it stops; a follower, and a lone voter, have nothing to hand over."""
-        town = self.built()
-        old = town.leader
+        town, old, *_ = self.led()
         self.successResultOf(self.follower(town).node.hand_over())
         self.result(town, old.node.hand_over(), 3)
         self.assertIsNot(town.until(lambda: town.leader, 1), old)
@@ -253,8 +237,7 @@ class AdministrationTests(TownTestCase):
 
     def test_learner_for_ever(self):
         """A learner may become a replica, which is never promoted; a voter, stranger or removed one not."""
-        town = self.built()
-        leader, follower = town.leader, self.follower(town)
+        town, leader, follower, *_ = self.led()
         self.failure(town, leader.node.administration.add(follower.name, True), MembershipError)
         self.failure(town, leader.node.administration.add("x", True), MembershipError)
         self.result(town, leader.node.administration.remove(follower.name))

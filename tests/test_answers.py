@@ -10,8 +10,7 @@ class AnswerTests(DriverTestCase):
     def test_a_caller_that_raises(self):
         """What a caller does with its answer is not the log's concern: the others get theirs, readers too."""
         self.leader.replica.propose(Proposal(payload=b"x", record_count=1), lambda _: 1 // 0, self.fail)
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.assertEqual(self.successResultOf(done).base_offset, 1)
         self.assertEqual(self.leader.replica.readable_offset, 2)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -19,6 +18,5 @@ class AnswerTests(DriverTestCase):
     def test_a_bug_behind_a_write(self):
         """What goes wrong behind a write ends the node: nobody knows what it would go on with."""
         self.patch(self.leader.raft, "persisted", lambda token: 1 // 0)
-        self.leader.propose()
-        self.group.settle()
+        self.leader.propose_and_settle()
         self.assertEqual([failure.type for failure in self.leader.failures], [ZeroDivisionError])

@@ -147,8 +147,7 @@ class MembershipTests(TownTestCase):
 
     def test_emptied_namesake(self):
         """An emptied voter comes back as a learner under a new id, never under its old one."""
-        town = self.built()
-        follower = next(one for one in town.running if not one.leads)
+        town, _, follower, *_ = self.led()
         old = follower.log.member_id
         follower.crash()
         follower.wipe()
@@ -167,9 +166,7 @@ class MembershipTests(TownTestCase):
 
     def test_lost_while_away(self):
         """A node that was removed and let in again while it was away goes on under its new id."""
-        town = self.built()
-        leader = town.leader
-        away = next(one for one in town.running if not one.leads)
+        town, leader, away, *_ = self.led()
         away.crash()
         self.result(town, leader.node.administration.remove(away.name))
         self.result(town, leader.node.administration.add(away.name, False))
@@ -198,8 +195,7 @@ class MembershipTests(TownTestCase):
 
     def test_renewed_once(self):
         """While a replica is renewed, its old writes go first and no message begins another one."""
-        town = self.built()
-        follower = next(one for one in town.running if not one.leads)
+        _, _, follower, *_ = self.led()
         node = follower.node
         begun = []
         begin = node.log("").replica._begin
@@ -217,8 +213,7 @@ class MembershipTests(TownTestCase):
 
     def test_stop_while_renewing(self):
         """A node that stops while its replica is renewed begins no other."""
-        town = self.built()
-        follower = next(one for one in town.running if not one.leads)
+        _, _, follower, *_ = self.led()
         node = follower.node
         follower.disk_queue.is_held = True
         heartbeat = Heartbeat(term=node.log("").driver.raft.term, commit_index=0, read_round=1)
@@ -230,9 +225,7 @@ class MembershipTests(TownTestCase):
 
     def test_removed_and_added(self):
         """A removed node stays out and is refused at the door; `add` lets it back, under a new id."""
-        town = self.built()
-        leader = town.leader
-        gone = next(one for one in town.running if not one.leads)
+        town, leader, gone, *_ = self.led()
         self.result(town, gone.node.administration.remove(gone.name))
         self.assertEqual(leader.log.configuration.removed, (gone.name,))
         town.advance(20)
@@ -247,8 +240,7 @@ class MembershipTests(TownTestCase):
 
     def test_address_change(self):
         """A node that comes back at another address is found there by the others, and keeps its id."""
-        town = self.built()
-        mover = next(one for one in town.running if not one.leads)
+        town, _, mover, *_ = self.led()
         mover.stop()
         mover.address = "elsewhere:7"
         mover.start()
@@ -278,8 +270,7 @@ class MembershipTests(TownTestCase):
 
     def test_nonsense_addresses_are_not_told(self):
         """What a member says of its own addresses, and is none, is not passed on to clients."""
-        town = self.built()
-        mover = next(one for one in town.running if not one.leads)
+        town, _, mover, *_ = self.led()
         mover.stop()
         mover.address = "elsewhere"
         mover.start()
@@ -293,9 +284,7 @@ class MembershipTests(TownTestCase):
 
     def test_wrong_source(self):
         """A node that speaks as another member is cut off at once, and its message is not heard."""
-        town = self.built()
-        leader = town.leader
-        liar, victim = (one for one in town.running if not one.leads)
+        town, leader, liar, victim = self.led()
         heard = []
         victim.log.receive = lambda envelope, is_member: heard.append(envelope)
         message = Heartbeat(term=99, commit_index=0, read_round=1)
@@ -351,8 +340,7 @@ class ForwardingTests(TownTestCase):
 
     def test_exactly_once_across_failover(self):
         """A batch whose answer was lost with the leader is found again by its retry, on whatever node."""
-        town = self.built()
-        old = town.leader
+        town, old, *_ = self.led()
         one, other = (each for each in town.running if not each.leads)
         producer = self.result(town, one.log.register_producer("root"))
         fields = {"producer_id": producer, "producer_sequence": 0, "subject": "root"}
@@ -372,8 +360,7 @@ class ForwardingTests(TownTestCase):
 
     def test_leader_is_lost(self):
         """Appends that left for a leader that died end soon, with an unknown outcome."""
-        town = self.built()
-        follower = next(one for one in town.running if not one.leads)
+        town, _, follower, *_ = self.led()
         leader = town.leader
         leader.disk_queue.is_held = True
         for one in town.running:
@@ -388,8 +375,7 @@ class ForwardingTests(TownTestCase):
 
     def test_who_stops_waiting(self):
         """Dropping the answer of an append that was passed on frees its place; one taken here holds none."""
-        town = self.built()
-        follower = next(one for one in town.running if not one.leads)
+        town, _, follower, *_ = self.led()
         proposal, told = Proposal(payload=b"x", record_count=1), []
         self.assertIsNone(town.leader.log.propose(proposal, told.append, told.append))
         dropped = follower.log.propose(proposal, told.append, told.append)
@@ -408,8 +394,7 @@ class ForwardingTests(TownTestCase):
 
     def test_minority(self):
         """A leader cut off from the others commits nothing, and what it took is answered after the heal."""
-        town = self.built()
-        old = town.leader
+        town, old, *_ = self.led()
         town.cut(old.name)
         done = old.propose()
         new = town.until(lambda: next((one for one in town.running if one.leads and one is not old), None))
@@ -425,8 +410,7 @@ class ForwardingTests(TownTestCase):
 
     def test_stop_answers_who_was_forwarded(self):
         """A node that stops tells callers whose appends it passed on that nothing is known."""
-        town = self.built()
-        follower = next(one for one in town.running if not one.leads)
+        town, _, follower, *_ = self.led()
         town.cuts |= {(town.leader.name, follower.name)}
         done = follower.propose()
         town.advance(0.01)

@@ -77,14 +77,6 @@ class Walk:
             self.acknowledged[self.sequence] = outcome.base_offset
             self.sequence += 1
 
-    def finish(self) -> None:
-        """Let all run and hear each other again."""
-        self.town.heal()
-        for one in self.town.residents.values():
-            if not one.is_running:
-                one.start()
-            one.disk_queue.release()
-
 
 def readable_offset(node) -> int:
     """Where a node's readers end, 0 before it joined."""
@@ -100,7 +92,7 @@ class WalkTests(TownTestCase):
         walk.producer = self.result(town, town["b"].log.register_producer("root"))
         for _ in range(STEPS):
             walk.step()
-        walk.finish()
+        town.recover()
         town.until(lambda: walk.under_way is None or walk.asked.life != walk.asked_life, 60)
         town.until(lambda: town.leader, 60)
         last = self.result(town, self.retried(town), 60)

@@ -14,8 +14,7 @@ class CommitNotificationTests(DriverTestCase):
     def test_a_lone_append(self):
         """Without anything behind it, followers hear of it before a tick, and once each."""
         before = self.lone()
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.successResultOf(done)
         self.assertEqual(self.lone() - before, 2)
         self.assertEqual(
@@ -74,8 +73,7 @@ class LeaderDiskTests(DriverTestCase):
         """The end of a write answers who appended; whatever else a commit brings comes behind that."""
         order = []
         self.group[3].disk.is_held = self.leader.disk.is_held = True
-        self.leader.propose().addCallback(lambda _: order.append("answered"))
-        self.group.settle()
+        self.leader.propose_and_settle().addCallback(lambda _: order.append("answered"))
         self.leader.committed = lambda: order.append("readers")
         self.leader.disk.step()
         self.assertEqual(order, ["answered"])

@@ -45,8 +45,9 @@ class DamageTests(_NodeTestCase):
             self.entries += log.entries(len(self.entries) + 1, log.last_index + 1, MIB)
         self.stop(node)
 
-    def make_member(self) -> None:
-        """Let the address book know another node."""
+    def make_member(self, **log) -> None:
+        """Write a log, and an address book that knows another node."""
+        self.make(**log)
         Path(self.path, "members").write_bytes(OTHERS)
 
     @property
@@ -66,6 +67,11 @@ class DamageTests(_NodeTestCase):
         node = self.start(segment_size=32 * KIB)
         node.transport = self
         return node
+
+    def kill(self, node) -> None:
+        """Let the process be gone."""
+        node._directory.close()
+        node.running = 0
 
     def send_raft(self, envelope: Envelope) -> None:
         self.sent.append(envelope)
@@ -114,7 +120,6 @@ class DamageTests(_NodeTestCase):
 
     def test_member_is_cut_votes_and_waits(self):
         """A member starts before the damage, never stands, and votes for no log shorter than its own."""
-        self.make()
         self.make_member()
         self.flip(-1)
         node = self.begin()
@@ -132,7 +137,6 @@ class DamageTests(_NodeTestCase):
 
     def test_member_without_its_newest_store(self):
         """It votes for no log shorter than its own was; when nothing tells, for none of its terms."""
-        self.make()
         self.make_member()
         last = self.entries[-1]
         image = {path: path.read_bytes() for path in self.directory.iterdir() if path.is_file()}
@@ -170,7 +174,6 @@ class DamageTests(_NodeTestCase):
 
     def test_member_refetches(self):
         """It acknowledges only what it has again; with the last of it, it is a full member."""
-        self.make()
         self.make_member()
         self.flip(-1)
         node = self.begin()
@@ -199,7 +202,6 @@ class DamageTests(_NodeTestCase):
 
     def test_newer_term_repairs_as_well(self):
         """An entry of a newer term at a lower index is more up to date: the repair is done with it."""
-        self.make()
         self.make_member()
         self.flip(-1)
         node = self.begin()
@@ -221,10 +223,9 @@ class DamageTests(_NodeTestCase):
 
     def test_damage_where_the_start_reads(self):
         """A sealed segment's damage that is in the way of the start itself is cut away and refetched."""
-        self.make(records=10)  # the last one is alone in its segment, so what is committed ends before that
+        self.make_member(records=10)  # the last one is alone in its segment: what is committed ends before it
         self.flip(-2, 4096 + 20)
         max(self.directory.glob("[0-9]*.state")).unlink()  # else nothing of that segment must be known
-        self.make_member()
         node = self.begin()
         self.assertLess(node.log("").replica.log.last_index, self.entries[-1].index - 2)
         self.assertEqual(node.log("").driver.raft.damage.last_index, self.entries[-1].index)
@@ -239,7 +240,6 @@ class DamageTests(_NodeTestCase):
 
     def test_restart_in_the_middle_of_a_repair(self):
         """What it held is remembered over a restart; a file left behind by a crash at the end is removed."""
-        self.make()
         self.make_member()
         self.flip(-1)
         node = self.begin()
@@ -257,7 +257,6 @@ class DamageTests(_NodeTestCase):
 
     def test_damage_at_the_very_beginning(self):
         """Without even its first entry a member waits for the leader; it makes no cluster of its own."""
-        self.make()
         self.make_member()
         self.flip(0, 4096 + 70)
         (self.directory / "damage").write_bytes(Loss(len(self.entries), 2).encode(self.seed()))
@@ -299,7 +298,6 @@ class DamageTests(_NodeTestCase):
 
     def test_member_meets_damage(self):
         """A member whose read meets damage in the active segment ends, once; its next start cuts there."""
-        self.make()
         self.make_member()
         node = self.begin()
         self.flip(-1)
@@ -315,15 +313,13 @@ class DamageTests(_NodeTestCase):
             Loss.decode((self.directory / "damage").read_bytes(), node.log("").seed).last_index, last
         )
         self.failureResultOf(self.propose(node), UnavailableError)
-        node._directory.close()  # the process is gone
-        node.running = 0
+        self.kill(node)
         again = self.begin()
         self.assertLess(again.log("").replica.log.last_index, len(self.entries))
         self.assertEqual(again.log("").driver.raft.damage.last_index, last)
 
     def test_core_meets_damage(self):
         """Damage that the core cannot do without ends the node, which notes it; nothing is sent."""
-        self.make()
         self.make_member()
         node = self.begin()
         self.patch(damage, "has_others", lambda *_: True)
@@ -336,12 +332,10 @@ class DamageTests(_NodeTestCase):
         self.assertEqual(len(self.fatal), 1)
         self.assertFalse(Loss.decode((self.directory / "damage").read_bytes(), node.log("").seed).is_cut)
         self.assertEqual(self.sent, [])
-        node._directory.close()
-        node.running = 0
+        self.kill(node)
 
     def test_disk_that_hangs(self):
         """When the disk does not even answer, the member ends all the same, a little later."""
-        self.make()
         self.make_member()
         node = self.begin()
         self.flip(-1)
@@ -355,12 +349,10 @@ class DamageTests(_NodeTestCase):
         for read in reads:
             read.addErrback(lambda failure: failure.trap(DamageError))
         self.disk.waiting.clear()
-        node._directory.close()
-        node.running = 0
+        self.kill(node)
 
     def test_survivor_of_a_new_cluster(self):
         """A node starts on a log that was made a cluster of its own, leads, serves, and takes more."""
-        self.make()
         self.make_member()
         uuid = bytes(range(16))
         Rewrite(OsFiles(), self.path, group=1).run(uuid, 1)
@@ -381,7 +373,6 @@ class DamageTests(_NodeTestCase):
 
     def test_damage_that_cannot_be_noted(self):
         """When the disk refuses even to note the damage, the member ends all the same."""
-        self.make()
         self.make_member()
         node = self.begin()
         self.flip(-1)
@@ -393,5 +384,4 @@ class DamageTests(_NodeTestCase):
         self.patch(damage, "write_loss", refuse)
         self.read_all(node)
         self.assertEqual(len(self.fatal), 1)
-        node._directory.close()
-        node.running = 0
+        self.kill(node)

@@ -68,8 +68,7 @@ class CommitTests(DriverTestCase):
         """One disk of three acknowledges nothing; two do, also without the leader's own."""
         for member in self.group.members.values():
             member.disk.is_held = True
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.assertNoResult(done)
         self.group[2].disk.is_held = False
         self.group.settle()
@@ -81,8 +80,7 @@ class CommitTests(DriverTestCase):
     def test_committed_is_not_readable_before_it_is_durable_here(self):
         """A leader whose own disk is slow acknowledges by the others' disks, and serves it after its own."""
         self.leader.disk.is_held = True
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.successResultOf(done)
         self.assertEqual(self.leader.replica.readable_offset, 0)
         read = self.leader.replica.read_barrier()
@@ -98,8 +96,7 @@ class CommitTests(DriverTestCase):
         follower = self.group[2]
         follower.disk.is_held = True
         follower.sent.clear()
-        self.leader.propose()
-        self.group.settle()
+        self.leader.propose_and_settle()
         self.assertEqual(follower.sent_of(AppendEntriesReply), [])
         follower.disk.is_held = False
         self.group.settle()
@@ -112,12 +109,10 @@ class CommitTests(DriverTestCase):
         """Behind a write on its way, even an answer without a write of its own waits."""
         follower = self.group[2]
         follower.disk.is_held = True
-        self.leader.propose()
-        self.group.settle()
+        self.leader.propose_and_settle()
         follower.sent.clear()
         self.group.tick(1, count=2)  # heartbeats, with a commit index for the entry that is being written
-        self.leader.propose()
-        self.group.settle()
+        self.leader.propose_and_settle()
         self.assertEqual(follower.sent_of(AppendEntriesReply), [])
         follower.disk.is_held = False
         self.group.settle()
@@ -153,8 +148,7 @@ class CommitTests(DriverTestCase):
         sync = follower.log.sync
         follower.log.sync = lambda commit_index: (sync(commit_index), syncs.append(follower.log.last_index))
         for _ in range(6):
-            self.leader.propose(600)
-            self.group.settle()
+            self.leader.propose_and_settle(600)
         follower.disk.is_held = False
         self.group.settle()
         grown = sorted(set(syncs))
@@ -187,8 +181,7 @@ class LostLeadership(DriverTestCase):
     def lose(self, *, is_replicated: bool):
         """Let an append be under way, its acknowledgements lost, and another leader come; return it."""
         self.group.lost = [(2, 1), (3, 1)] if is_replicated else [(1, 2), (1, 3)]
-        done = self.leader.propose(producer_id=0)
-        self.group.settle()
+        done = self.leader.propose_and_settle(producer_id=0)
         self.assertNoResult(done)
         self.group.lost = []
         self.leader.is_silent = True
@@ -315,8 +308,7 @@ class ReadTests(DriverTestCase):
         """A follower answers when it has what the leader had committed, however slow its own disk."""
         follower = self.group[2]
         follower.disk.is_held = True
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         index = self.successResultOf(done).index
         read = follower.replica.read_barrier()
         self.group.settle()
@@ -356,8 +348,7 @@ class ReadTests(DriverTestCase):
     def test_cancelled_behind_the_disk(self):
         """A read cancelled while it waits for the disk disturbs nobody."""
         self.leader.disk.is_held = True
-        self.leader.propose()
-        self.group.settle()
+        self.leader.propose_and_settle()
         read, other = self.leader.replica.read_barrier(), self.leader.replica.read_barrier()
         self.group.settle()
         read.cancel()
@@ -397,8 +388,7 @@ class FullDiskTests(DriverTestCase):
     def test_retry_goes_on_where_it_stopped(self):
         """Of a group with two steps the first is not done again when the second finds a full disk."""
         follower = self.group[2]
-        self.leader.propose(100)
-        self.group.settle()
+        self.leader.propose_and_settle(100)
         saves, appends = [], []
         real_save, real_append = follower.log.save_hard_state, follower.log.append
         follower.log.save_hard_state = lambda **state: (saves.append(state), real_save(**state))
@@ -513,16 +503,14 @@ class StopTests(DriverTestCase):
         self.check_stop(self.leader, reads=[behind, asked])
 
     def _committed(self):
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         return done
 
     def test_follower(self):
         """A follower with a write on its way acknowledges nothing after its stop."""
         follower = self.group[2]
         follower.disk.is_held = True
-        self.leader.propose()
-        self.group.settle()
+        self.leader.propose_and_settle()
         self.check_stop(follower, reads=[follower.replica.read_barrier()])
 
     def test_proposal_after_the_stop(self):
@@ -559,19 +547,16 @@ class FatalTests(DriverTestCase):
         behind = self.group[3]
         behind.is_silent = True
         for _ in range(3):
-            self.leader.propose(20_000)
-            self.group.settle()
+            self.leader.propose_and_settle(20_000)
         self.leader.raft.config = replace(LAN, cache_size_max=1)
         self.leader.raft._log._cache_size_max = 1
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.successResultOf(done)
 
         self.leader.log.entries = Mock(side_effect=DamageError("a.store", 4096, "damaged"))
         behind.is_silent = False
         self.group.tick(1, count=3)
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.successResultOf(done)
         self.assertIn(len(self.leader.damages), range(1, 6), "not at each turn, but at each heartbeat")
         del self.leader.log.entries
@@ -587,8 +572,7 @@ class FatalTests(DriverTestCase):
 
         follower.log.sync = broken
         follower.sent.clear()
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.successResultOf(done)
         self.assertEqual([failure.type for failure in follower.failures], [DiskFailedError])
         self.assertEqual(follower.sent_of(AppendEntriesReply), [])

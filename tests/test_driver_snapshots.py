@@ -32,11 +32,9 @@ class SnapshotTests(DriverTestCase):
     def go_on(self, trim_to: int) -> None:
         """Let the others append and trim, so that the leader's log begins behind the third's."""
         for _ in range(4):
-            self.leader.propose(LARGE)
-            self.group.settle()
+            self.leader.propose_and_settle(LARGE)
         proposing(self.leader.replica.propose, Proposal(kind=EntryKind.TRIM, payload=encode_trim(trim_to)))
-        self.leader.propose(LARGE)
-        self.group.settle()
+        self.leader.propose_and_settle(LARGE)
         self.leader.log.trim_prefix(trim_to, self.leader.replica.readable_index)
 
     def come_back(self) -> None:
@@ -81,8 +79,7 @@ class SnapshotTests(DriverTestCase):
         """While writes of the old log are still to come nothing is acknowledged, and reads never go back."""
         self.third.disk.is_held = True
         for _ in range(3):
-            self.leader.propose(LARGE)
-            self.group.settle()
+            self.leader.propose_and_settle(LARGE)
         self.assertGreater(self.third.raft.commit_index, self.third.replica.readable_index)
         self.third.is_silent = True
         self.go_on(6)
@@ -115,8 +112,7 @@ class SnapshotTests(DriverTestCase):
         self.third.is_silent = True
         self.go_on(3)
         self.come_back()
-        done = self.leader.propose()
-        self.group.settle()
+        done = self.leader.propose_and_settle()
         self.group.tick(1, count=2)
         offset = self.successResultOf(done).base_offset
         self.assertEqual(self.third.replica.readable_offset, offset + 1)
@@ -205,8 +201,7 @@ class ReaderTests(DriverTestCase):
         self.leader.disk.is_held = True
         reads = []
         for _ in range(3):
-            self.leader.propose()
-            self.group.settle()
+            self.leader.propose_and_settle()
             reads.append(self.leader.replica.read_barrier())
             self.group.settle()
         last = self.leader.raft.commit_index

@@ -49,6 +49,11 @@ class EntryRepairTestCase(TownTestCase):
             self.listen(one)
         return town
 
+    def filled_with_victim(self):
+        """Return such a town, and a follower whose disk is to be damaged."""
+        town = self.filled()
+        return town, self.follower(town)
+
     def listen(self, resident) -> None:
         """Note who is asked for what."""
         received = resident.node.message_received
@@ -134,8 +139,7 @@ class ReadTests(EntryRepairTestCase):
 
     def test_payload(self):
         """The read is refused and says why; only this entry is asked for; the bytes become the others'."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         index = self.flip(victim, 1, 5)
         offset = self.sealed(victim)[1].frame_header(5).base_offset
         refused = self.read(town, victim, offset)
@@ -151,8 +155,7 @@ class ReadTests(EntryRepairTestCase):
 
     def test_header(self):
         """A damaged header is found by the index file to be that of one entry."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         offset = self.sealed(victim)[1].frame_header(3).base_offset
         index = self.flip(victim, 1, 3, at=5)
         self.assertIsInstance(self.read(town, victim, offset).value, UnavailableError)
@@ -193,8 +196,7 @@ class StartTests(EntryRepairTestCase):
 
     def test_last_entry(self):
         """A segment whose last header is damaged ends as the next one's header says; the entry is mended."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         segment = self.sealed(victim)[1]
         end, timestamp = segment.end, segment.newest_timestamp
         position = self.place(victim, 1, end.count - 1)
@@ -211,8 +213,7 @@ class StartTests(EntryRepairTestCase):
 
     def test_without_an_index(self):
         """With neither header nor index, everything from the damage to the segment's end is got back."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         segment = self.sealed(victim)[1]
         position = self.place(victim, 1, 6)
 
@@ -232,8 +233,7 @@ class OthersTests(EntryRepairTestCase):
 
     def test_nobody_reachable(self):
         """While nobody answers, the node serves the rest and asks again, saying so once; then it mends."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         index = self.flip(victim, 1, 4)
         offset = self.sealed(victim)[1].frame_header(4).base_offset
         town.cut(victim.name)
@@ -275,8 +275,7 @@ class OthersTests(EntryRepairTestCase):
 
     def test_not_known_to_be_committed(self):
         """What may not be committed is nobody's to give: it waits until it is known to be."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         index = self.flip(victim, 1, 4)
         self.know_committed(victim, index - 1)
         victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
@@ -387,8 +386,7 @@ class LyingTests(EntryRepairTestCase):
 
     def test_nobody_has_what_fits(self):
         """When what all give does not fit, more is wrong here: the node ends, to be cut and refilled."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         for other in town.running:
             if other is not victim:
                 self.lie(other, self.another)
@@ -406,8 +404,7 @@ class LyingTests(EntryRepairTestCase):
 
     def test_disk_that_keeps_nothing(self):
         """A place that does not keep what is written is tried a few times; then the node ends."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         index = self.flip(victim, 1, 3)
         written = victim.disk.pwritev
 
@@ -424,8 +421,7 @@ class LyingTests(EntryRepairTestCase):
 
     def test_damage_that_is_not_there(self):
         """A segment that is said to be damaged again and again, and is whole, ends the node like before."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         for _ in range(entry_repair.ATTEMPTS_MAX):
             self.assertEqual(victim.failures, [])
             victim.replica.damage_found(self.sealed(victim)[1].damage(0, "told"))
@@ -437,8 +433,7 @@ class LyingTests(EntryRepairTestCase):
 
     def test_segment_that_cannot_be_opened(self):
         """Too many open files, or the like, is no end: it is tried again."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         self.flip(victim, 1, 3)
         path, opened = self.sealed(victim)[1].path, victim.disk.open
 
@@ -456,8 +451,7 @@ class LyingTests(EntryRepairTestCase):
 
     def test_segment_that_is_gone(self):
         """A store that somebody removed is nothing to be mended in place: the node ends, to be refilled."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         segment = self.sealed(victim)[1]
         victim.disk.unlink(segment.path)
         victim.replica.damage_found(segment.damage(0, "told"))
@@ -468,8 +462,7 @@ class LyingTests(EntryRepairTestCase):
     def test_in_parts(self):
         """More than fits one answer is mended part by part."""
         self.patch(entry_repair, "MEND_SIZE_MAX", 2 * RECORD_SIZE + 500)
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         first, behind = self.place(victim, 1, 2), self.place(victim, 1, 8)
         store = victim.disk._file(self.sealed(victim)[1].path)
         for image in (store.seen, store.durable):
@@ -533,8 +526,7 @@ class ServingTests(EntryRepairTestCase):
 
     def test_unasked_answer(self):
         """An answer that nobody asked for, or of another node than was asked, changes nothing."""
-        town = self.filled()
-        victim = self.follower(town)
+        town, victim = self.filled_with_victim()
         before = victim.disk.contents()
         self.flip(victim, 1, 3)
         for other in town.running:

@@ -97,11 +97,7 @@ class RotTests(EntryRepairTestCase):
         rot = Rot(self, town, seed)
         for _ in range(STEPS):
             rot.step()
-        town.heal()
-        for one in town.residents.values():
-            if not one.is_running:
-                one.start()
-            one.disk_queue.release()
+        town.recover()
         town.until(lambda: town.leader, 60)
         town.until(lambda: self.is_settled(town), 300)
         whole = [self.sealed_bytes(one) for one in town.running]

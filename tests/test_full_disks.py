@@ -9,6 +9,7 @@ from loghouse.limits import KIB, MIB
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.testing.disk import FILLED, DiskFault, disk_error
 from tests.driver.town import TownTestCase
+from tests.tables import Rows
 
 
 class AddressBookTests(TownTestCase):
@@ -71,8 +72,7 @@ class LeaderTests(TownTestCase):
 
     def test_hands_over(self):
         """A leader whose disk alone is full hands over; the cluster takes appends again within seconds."""
-        town = self.built()
-        full = town.leader
+        town, full, *_ = self.led()
         free = self.fill(full)
         town.until(lambda: town.leader and town.leader is not full, seconds_max=5)
         for _ in range(40):
@@ -85,8 +85,7 @@ class LeaderTests(TownTestCase):
 
     def test_one_with_room(self):
         """Of two followers the one with room takes over, and keeps the lead."""
-        town = self.built()
-        leader = town.leader
+        town, leader, *_ = self.led()
         other, roomy = [one for one in town.running if one is not leader]
         self.fill(other)
         town.advance(1)
@@ -99,8 +98,7 @@ class LeaderTests(TownTestCase):
 
     def test_none_with_room(self):
         """When all are full nobody hands over: no lead passes to and fro, and appends name the disks."""
-        town = self.built()
-        leader = town.leader
+        town, leader, *_ = self.led()
         free = self.fill(*town.running)
         town.advance(5)
         term = town.leader.driver.raft.term
@@ -112,8 +110,7 @@ class LeaderTests(TownTestCase):
 
     def test_refused_early(self):
         """With too few disks that have room, a leader with room refuses records before it appends them."""
-        town = self.built()
-        leader = town.leader
+        town, leader, *_ = self.led()
         self.fill(*[one for one in town.running if one is not leader])
         town.advance(0.5)
         last_index = leader.driver.raft.last_index
@@ -133,8 +130,7 @@ class ScarceTests(TownTestCase):
 
     def test_reads(self):
         """A read that finds no file number is refused, not taken for damage."""
-        town = self.built()
-        follower = next(one for one in town.running if not one.leads)
+        town, _, follower, *_ = self.led()
         for _ in range(40):
             self.result(town, town.leader.propose(4000))
         town.until(lambda: follower.driver.readable_offset == 40)
@@ -149,8 +145,7 @@ class ScarceTests(TownTestCase):
 
     def test_appends(self):
         """A leader without file numbers for a segment is as one without room: another takes over."""
-        town = self.built()
-        scarce = town.leader
+        town, scarce, *_ = self.led()
         enough = self.lacks_files(scarce)
         for _ in range(60):
             done = scarce.propose(4000)
@@ -185,13 +180,6 @@ class MatrixTests(TownTestCase):
     """
 
     STUCK = ("segment", "index", "watermark", "everything")
-
-    def check(self, who: str, **sizes) -> None:
-        town = self.built(**sizes)
-        self.assertTrue(self.try_to_append(town, 10))
-        for what in FILLED:
-            with self.case(who, what):
-                self.check_one(town, who, what)
 
     @contextmanager
     def case(self, who: str, what: str):
@@ -272,21 +260,18 @@ class MatrixTests(TownTestCase):
         done.addErrback(lambda failure: failure.trap(RequestError) and None)
         return self.successResultOf(done) is not None
 
-    def test_leader(self):
-        """The leader's disk alone."""
-        self.check("leader")
-
-    def test_follower(self):
-        """One follower's disk."""
-        self.check("follower")
-
-    def test_two(self):
-        """The disks of the leader and of a follower."""
-        self.check("two")
-
-    def test_all(self):
-        """All disks."""
-        self.check("all")
+    @Rows(
+        leader=("The leader's disk alone.", "leader"),
+        follower=("One follower's disk.", "follower"),
+        two=("The disks of the leader and of a follower.", "two"),
+        all=("All disks.", "all"),
+    )
+    def test(self, who):
+        town = self.built()
+        self.assertTrue(self.try_to_append(town, 10))
+        for what in FILLED:
+            with self.case(who, what):
+                self.check_one(town, who, what)
 
     def test_larger_segments(self):
         """The same with a reserve and segments of more than one write."""

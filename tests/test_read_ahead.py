@@ -178,8 +178,7 @@ class CatchUpTests(TownTestCase):
 
     def test_from_sealed_segments(self):
         """It gets everything, read by the leader's reader threads."""
-        town = self.built()
-        leader = town.leader
+        town, leader, *_ = self.led()
         away = next(one for one in town.running if one is not leader)
         away.crash()
         self.patch(read_ahead_module, "READ_AHEAD_SIZE", 32 * KIB)

@@ -208,8 +208,7 @@ class UnknownYetTests(TownTestCase):
 
     def test_all_others_were_replaced(self):
         """A voter that was away while both others were replaced is led by one that it never heard of."""
-        town = self.built()
-        away = next(one for one in town.running if not one.leads)
+        town, _, away, *_ = self.led()
         town.advance(5)
         away.stop()
         for name in "de":
@@ -231,9 +230,7 @@ class UnknownYetTests(TownTestCase):
 
     def test_vote_for_one_unknown_yet(self):
         """A voter whose log does not hold the successor yet hears it once another member vouches."""
-        town = self.built()
-        old = town.leader
-        behind, other = (one for one in town.running if one is not old)
+        town, old, behind, other = self.led()
         town.cuts |= {(x, behind.name) for x in town.residents} | {(behind.name, x) for x in town.residents}
         town.join = ["x:1"]  # nobody whom an operator named
         for name in "de":
@@ -253,8 +250,7 @@ class UnknownYetTests(TownTestCase):
 
     def test_conflict_of_an_introduced_one(self):
         """What contradicts the log ends no node when it comes from one whom the log does not know."""
-        town = self.built()
-        one = next(one for one in town.running if not one.leads)
+        town, _, one, *_ = self.led()
         intruder = Intruder(town)
         raft = one.driver.raft
         roster, leader = one.cluster.roster, town.leader.cluster._swim.key

@@ -18,8 +18,7 @@ class TwinTests(TownTestCase):
         return twin
 
     def doubled(self):
-        town = self.built()
-        member = next(one for one in town.running if not one.leads)
+        town, _, member, *_ = self.led()
         twin = self.twin(town, member).start()
         others = [one for one in town.running if one.name != member.name]
         key = MemberKey(twin.name, twin.node.disk_uuid)
@@ -90,8 +89,7 @@ class TwinTests(TownTestCase):
 
     def test_emptied(self):
         """A member back with an emptied disk is no twin: nothing of the old disk is heard any more."""
-        town = self.built()
-        member = next(one for one in town.running if not one.leads)
+        town, _, member, *_ = self.led()
         member.crash()
         member.wipe()
         member.start()
@@ -99,8 +97,7 @@ class TwinTests(TownTestCase):
 
     def test_member_away_for_a_while(self):
         """A twin that came while the member was away gives way when that is back before it was replaced."""
-        town = self.built()
-        member = next(one for one in town.running if not one.leads)
+        town, _, member, *_ = self.led()
         member.crash()
         town.until(lambda: not town.leader.log.is_heard(member.log.member_id))
         twin = self.twin(town, member)

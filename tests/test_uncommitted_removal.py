@@ -10,9 +10,7 @@ class UncommittedRemovalTests(TownTestCase):
 
     def test_removed_becomes_the_leader(self):
         """A leader that is cut off removes a node; that one leads then, and the old leader follows it."""
-        town = self.built("abc")
-        old = town.leader
-        successor, other = (one for one in town.running if one is not old)
+        town, old, successor, other = self.led("abc")
         town.cut(old.name)
         # As if the cut came right after the others were heard for the removal.
         configuration = old.log.configuration
@@ -33,9 +31,7 @@ class UncommittedRemovalTests(TownTestCase):
 
     def test_id_given_twice(self):
         """Who has an entry that gave a node's id to another, and was never committed, still follows it."""
-        town = self.built("abc")
-        old = town.leader
-        successor, other = (one for one in town.running if one is not old)
+        town, old, successor, other = self.led("abc")
         for one in (successor, other):
             town.cuts |= {(old.name, one.name), (one.name, old.name)}
         # The old leader, alone with "d", gives it the next id before it notices.

@@ -101,6 +101,11 @@ class Member:
         self._group.proposed.append(done)
         return done
 
+    def propose_and_settle(self, *args, **fields):
+        done = self.propose(*args, **fields)
+        self._group.settle()
+        return done
+
     def fill_disk(self):
         """Leave no room for another segment; returns what frees some."""
         rooms = self.log._rooms

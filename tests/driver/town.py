@@ -243,6 +243,14 @@ class Town:
     def heal(self) -> None:
         self.cuts.clear()
 
+    def recover(self) -> None:
+        """Let all run and hear each other again."""
+        self.heal()
+        for one in self.residents.values():
+            if not one.is_running:
+                one.start()
+            one.disk_queue.release()
+
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
@@ -304,6 +312,11 @@ class TownTestCase(SynchronousTestCase):
         shape = " ".join(f"{name}V" for name in names)
         town.until(lambda: town.leader and all(town.shape(name) == shape for name in names))
         return town
+
+    def led(self, names: str = "abc", **options) -> tuple:
+        """Return such a town, its leader, and the others."""
+        town = self.built(names, **options)
+        return town, town.leader, *(one for one in town.running if not one.leads)
 
     def result(self, town: Town, done, seconds_max: float = 30.0):
         """Wait for a Deferred's result."""
