@@ -11,13 +11,13 @@ from tests.fakes.secured import SecuredCase, channel_to, client_certificate
 
 
 class DoorCase(SecuredCase):
-    """A test with a gRPC server of a `FakeNode`, and stubs of `root`."""
+    """A test with a gRPC server of a `FakeNode`, and a stub of `root`."""
 
     async def begin(self):
         await self.open_door()
 
     async def open_door(self, **arguments):
-        """Serve `self.node`; stopped at the test's end. Sets `self.server` and `self.port`."""
+        """Serve `self.node`; stopped at the test's end. Sets `self.server`, `self.port` and `self.root`."""
         if "credentials" not in arguments:
             self.credentials = Credentials(self.tls_paths())
             arguments["credentials"] = ServerCredentials(self.credentials)
@@ -27,6 +27,7 @@ class DoorCase(SecuredCase):
         self.port = server.bind("127.0.0.1:0")
         await server.start()
         self.closers.append(lambda: server.stop(0))
+        self.root = self.stub()
         return self.port
 
     def channel(self, client="root", *, issued=None, ca=None, port=None, options=()):

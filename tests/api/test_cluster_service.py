@@ -127,20 +127,19 @@ class LeaderTests(ClusterCase):
     @asynchronous
     async def test_appends(self):
         """Every kind of append through a follower names the leader; on the leader none does."""
-        stub = self.stub()
         for leader, expected in (("n2", ["n2"]), ("n1", []), ("", [])):
             self.patch(FakeNode, "leader_name", leader)
             unary = [
-                stub.Produce(produce()),
-                stub.ProduceBatch(batch([b"x"])),
-                stub.RegisterProducer(log_pb2.RegisterProducerRequest()),
+                self.root.Produce(produce()),
+                self.root.ProduceBatch(batch([b"x"])),
+                self.root.RegisterProducer(log_pb2.RegisterProducerRequest()),
             ]
             for call in unary:
                 await call
                 self.assertEqual(self.leader_in(await call.trailing_metadata()), expected)
             for stream in (
-                stub.ProduceStream(iter([produce()])),
-                stub.ProduceBatchStream(iter([batch([b"x"])])),
+                self.root.ProduceStream(iter([produce()])),
+                self.root.ProduceBatchStream(iter([batch([b"x"])])),
             ):
                 self.assertEqual(len([answer async for answer in stream]), 1)
                 self.assertEqual(self.leader_in(await stream.trailing_metadata()), expected)
@@ -148,7 +147,6 @@ class LeaderTests(ClusterCase):
     @asynchronous
     async def test_failures(self):
         """A failed append names the leader beside the error's own details, a refused caller hears nothing."""
-        stub = self.stub()
         rows = (
             (errors.UnavailableError("n2 cannot be reached"), grpc.StatusCode.UNAVAILABLE, ["n2"]),
             (errors.OutcomeUnknownError("n2 did not answer"), grpc.StatusCode.ABORTED, ["n2"]),
@@ -156,7 +154,7 @@ class LeaderTests(ClusterCase):
         )
         for failure, code, expected in rows:
             self.node.failure = failure
-            error = await self.refused(stub.Produce(produce()), code)
+            error = await self.refused(self.root.Produce(produce()), code)
             self.assertEqual(self.leader_in(error.trailing_metadata()), expected)
             self.assertTrue(details_of(error)[0].reason)
         call = self.stub("nobody").Produce(produce())

@@ -113,11 +113,10 @@ class HandshakeTests(DoorCase):
     @asynchronous
     async def test_certificate_expires_on_an_open_connection(self):
         """Calls after its expiry are UNAUTHENTICATED although the connection is old."""
-        stub = self.stub()
-        await stub.Produce(produce())
+        await self.root.Produce(produce())
         later = datetime.now(UTC) + timedelta(days=400)
         self.wall_clock = later.timestamp
-        await self.refused(stub.Produce(produce()), grpc.StatusCode.UNAUTHENTICATED)
+        await self.refused(self.root.Produce(produce()), grpc.StatusCode.UNAUTHENTICATED)
         self.assertEqual(self.node.next_offset, 1)
 
     @asynchronous
@@ -382,44 +381,40 @@ class LimitTests(DoorCase):
     @asynchronous
     async def test_metadata_too_large(self):
         """Headers over the limit are refused without reaching the node."""
-        stub = self.stub()
         await self.refused(
-            stub.Produce(produce(), metadata=[("x", "y" * 40_000)]), grpc.StatusCode.RESOURCE_EXHAUSTED
+            self.root.Produce(produce(), metadata=[("x", "y" * 40_000)]), grpc.StatusCode.RESOURCE_EXHAUSTED
         )
         self.assertEqual(self.node.proposals, [])
-        await stub.Produce(produce(), metadata=[("x", "y" * 4_000)])
+        await self.root.Produce(produce(), metadata=[("x", "y" * 4_000)])
 
     @asynchronous
     async def test_compressed_requests_are_refused(self):
         """gRPC's own compression is not spoken: a small message must not become a large one."""
-        stub = self.stub()
         await self.refused(
-            stub.Produce(produce(b"x" * 10_000), compression=grpc.Compression.Gzip),
+            self.root.Produce(produce(b"x" * 10_000), compression=grpc.Compression.Gzip),
             grpc.StatusCode.UNIMPLEMENTED,
         )
-        await stub.Produce(produce())
+        await self.root.Produce(produce())
 
     @asynchronous
     async def test_calls_under_way(self):
         """One call more than allowed is RESOURCE_EXHAUSTED; when one ends there is room again."""
         await self.open_door(shares=Shares(calls=Quota("calls", 3, 3)))
-        stub = self.stub()
-        followers = [stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(3)]
+        followers = [self.root.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(3)]
         await until(lambda: len(self.node.waiters) == 3)
-        await self.refused(stub.Produce(produce()), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        await self.refused(self.root.Produce(produce()), grpc.StatusCode.RESOURCE_EXHAUSTED)
         self.assertEqual(self.node.proposals, [])
         followers[0].cancel()
         await until(lambda: len(self.node.waiters) == 2)
-        self.assertEqual((await stub.Produce(produce())).offset, 0)
+        self.assertEqual((await self.root.Produce(produce())).offset, 0)
         for follower in followers:
             follower.cancel()
 
     @asynchronous
     async def test_streams_of_a_connection(self):
         """A connection has so many streams; the next waits for one to end, and other connections do not."""
-        stub = self.stub()
         count = GRPC_STREAMS_PER_CONNECTION_MAX
-        followers = [stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(count + 1)]
+        followers = [self.root.ConsumeStream(log_pb2.ConsumeRequest(offset=0)) for _ in range(count + 1)]
         await until(lambda: len(self.node.waiters) == count)
         self.assertEqual((await self.stub().Bounds(log_pb2.BoundsRequest())).next, 0)
         self.assertEqual(len(self.node.waiters), count)

@@ -180,12 +180,11 @@ class PipelineTests(DoorCase):
     async def test_deadline(self):
         """A produce that is not durable in time ends with DEADLINE_EXCEEDED; the next one is served."""
         self.node.hold()
-        stub = self.stub()
-        await stub.Bounds(log_pb2.BoundsRequest())
-        await self.refused(stub.Produce(produce(), timeout=0.2), grpc.StatusCode.DEADLINE_EXCEEDED)
+        await self.root.Bounds(log_pb2.BoundsRequest())
+        await self.refused(self.root.Produce(produce(), timeout=0.2), grpc.StatusCode.DEADLINE_EXCEEDED)
         await until(lambda: self.node.held_count == 1)
         self.node.release()
-        self.assertEqual((await stub.Produce(produce())).offset, 1)
+        self.assertEqual((await self.root.Produce(produce())).offset, 1)
 
     @asynchronous
     async def test_large_compressed_batches_keep_their_order(self):
@@ -235,16 +234,15 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_consume_stream_follows(self):
         """It starts inside a batch, delivers everything in order, and wakes for what comes later."""
-        stub = self.stub()
-        await stub.ProduceBatch(batch([b"0", b"1", b"2"]))
-        call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=1))
+        await self.root.ProduceBatch(batch([b"0", b"1", b"2"]))
+        call = self.root.ConsumeStream(log_pb2.ConsumeRequest(offset=1))
         for expected in (1, 2):
             record = (await call.read()).record
             self.assertEqual((record.offset, record.value), (expected, b"%d" % expected))
             self.assertEqual(record.timestamp, self.node.entries[0].timestamp)
         await until(lambda: self.node.waiters)
         for number in range(3, 6):
-            await stub.Produce(produce(b"%d" % number))
+            await self.root.Produce(produce(b"%d" % number))
             self.assertEqual((await call.read()).record.value, b"%d" % number)
         call.cancel()
         await until(lambda: not self.node.waiters)
@@ -252,13 +250,12 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_no_polling_at_the_tail(self):
         """A follower at the tail asks the node for nothing until there is something."""
-        stub = self.stub()
-        call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
+        call = self.root.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
         await until(lambda: self.node.waiters)
         for _ in range(5):
-            await stub.Bounds(log_pb2.BoundsRequest())
+            await self.root.Bounds(log_pb2.BoundsRequest())
         self.assertEqual(self.node.fetches, 0)
-        await stub.Produce(produce())
+        await self.root.Produce(produce())
         await call.read()
         await until(lambda: self.node.waiters)
         self.assertEqual(self.node.fetches, 1)
@@ -267,16 +264,15 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_above_waits_and_below_is_the_error(self):
         """A stream from above the log waits for its offset; from below the lowest it is OUT_OF_RANGE."""
-        stub = self.stub()
         for name in ("ConsumeStream", "FetchStream"):
             kind = log_pb2.ConsumeRequest if name == "ConsumeStream" else log_pb2.FetchRequest
             base = self.node.next_offset
-            call = getattr(stub, name)(kind(offset=base + 2))
+            call = getattr(self.root, name)(kind(offset=base + 2))
             await until(lambda: self.node.waiters)
-            await stub.Produce(produce(b"0"))
-            await stub.Produce(produce(b"1"))
+            await self.root.Produce(produce(b"0"))
+            await self.root.Produce(produce(b"1"))
             self.assertTrue(self.node.waiters)
-            await stub.Produce(produce(b"2"))
+            await self.root.Produce(produce(b"2"))
             answer = await call.read()
             if name == "ConsumeStream":
                 self.assertEqual((answer.record.offset, answer.record.value), (base + 2, b"2"))
@@ -285,25 +281,24 @@ class FollowTests(DoorCase):
             call.cancel()
             self.node.cluster.forget(base + 1)
             error = await self.refused(
-                getattr(stub, name)(kind(offset=base)).read(), grpc.StatusCode.OUT_OF_RANGE
+                getattr(self.root, name)(kind(offset=base)).read(), grpc.StatusCode.OUT_OF_RANGE
             )
             self.assertEqual(details_of(error)[0].metadata["lowest"], str(base + 1))
 
     @asynchronous
     async def test_fetch_stream_follows(self):
         """Whole frames, at most the asked size where entries allow, then whatever is appended."""
-        stub = self.stub()
         for number in range(10):
-            await stub.ProduceBatch(batch([b"%d" % number * 100]))
+            await self.root.ProduceBatch(batch([b"%d" % number * 100]))
         frame = self.node.entries[0].size
-        call = stub.FetchStream(log_pb2.FetchRequest(offset=0, size_max=3 * frame))
+        call = self.root.FetchStream(log_pb2.FetchRequest(offset=0, size_max=3 * frame))
         sizes, offsets = [], []
         for _ in range(4):
             answer = await call.read()
             sizes.append(len(answer.frames) // frame)
             offsets += [e.base_offset for e in decode_entries(self.node.seed, answer.frames)]
         self.assertEqual((sizes, offsets), ([3, 3, 3, 1], list(range(10))))
-        await stub.ProduceBatch(batch([b"more"]))
+        await self.root.ProduceBatch(batch([b"more"]))
         self.assertEqual((await call.read()).next_offset, 11)
         call.cancel()
         await until(lambda: not self.node.waiters)
@@ -314,15 +309,14 @@ class FollowTests(DoorCase):
         payload = encode_batch([log_pb2.Record(value=b"x" * (64 * KIB - 64))])
         for _ in range(1024):
             proposing(self.node.propose, Proposal(payload=payload, record_count=1))
-        stub = self.stub()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
+        call = self.root.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
         await call.read()
         fetches = -1
         while fetches != self.node.fetches:
             fetches = self.node.fetches
             for _ in range(10):
-                await stub.Bounds(log_pb2.BoundsRequest())
+                await self.root.Bounds(log_pb2.BoundsRequest())
         # 64 MiB are there to be read; windows of both sides hold a few MiB of them.
         self.assertLess(fetches * CONSUME_SIZE, 24 * MIB)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -336,18 +330,17 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_readers_share_what_they_hold(self):
         """The more readers there are, the less each takes at a time: all together hold a bounded size."""
-        stub = self.stub()
-        await stub.Produce(produce())
+        await self.root.Produce(produce())
         calls = []
         for _ in range(64):
-            call = stub.FetchStream(log_pb2.FetchRequest(size_max=FETCH_SIZE_MAX))
+            call = self.root.FetchStream(log_pb2.FetchRequest(size_max=FETCH_SIZE_MAX))
             await call.read()
             calls.append(call)
         self.assertEqual(self.node.sizes, [min(FETCH_SIZE_MAX, READERS_SIZE_MAX // n) for n in range(1, 65)])
         for call in calls:
             call.cancel()
         await until(lambda: not self.node.waiters)
-        await stub.Fetch(log_pb2.FetchRequest(size_max=FETCH_SIZE_MAX))
+        await self.root.Fetch(log_pb2.FetchRequest(size_max=FETCH_SIZE_MAX))
         self.assertEqual(self.node.sizes[-1], FETCH_SIZE_MAX)
 
     @asynchronous
@@ -419,10 +412,9 @@ class FollowTests(DoorCase):
     @asynchronous
     async def test_a_revoked_permission_ends_a_stream(self):
         """A follower whose permission went is refused at the next entry."""
-        stub = self.stub()
-        call = stub.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
+        call = self.root.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
         await until(lambda: self.node.waiters)
         self.policy_path.write_text("p, root, *, produce\n")
         self.authorizer.reload()
-        await stub.Produce(produce())
+        await self.root.Produce(produce())
         await self.refused(call.read(), grpc.StatusCode.PERMISSION_DENIED)
