@@ -10,9 +10,11 @@ from loghouse.protocol.raft_messages import (
     RequestVote,
     RequestVoteReply,
 )
-from loghouse.raft.ready import Role
+from loghouse.raft.ready import Proposal, Role
 from loghouse.testing.memory_log import MemoryLog
 from tests.raft.group import GROUP, Group, log_of
+
+RECORD = Proposal(payload=b"x", record_count=1)
 
 
 class Bench:
@@ -119,6 +121,18 @@ def append(term, prev_index=0, prev_term=0, entries=(), commit_index=0):
         commit_index=commit_index,
         entries=tuple(entries),
     )
+
+
+def leading(**fields):
+    """Return the bench of a leader whose own entry is committed."""
+    return Bench(**fields).committing_leader()
+
+
+def commit(bench):
+    """Let the others hold everything."""
+    bench.out()
+    for other in list(bench.raft.followers):
+        bench.hear(other, holds(bench.raft.term, bench.raft.last_index))
 
 
 def holds(term, index):

@@ -19,8 +19,7 @@ from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.ready import Proposal
 from tests.raft.group import Group, entry
-from tests.raft.member import append
-from tests.raft.test_proposals import commit, leading
+from tests.raft.member import append, commit, leading
 
 
 class ProducerTests(SynchronousTestCase):

@@ -22,20 +22,18 @@ from loghouse.protocol.raft_messages import AppendEntries, HeartbeatReply, Insta
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.ready import Proposal
 from tests.raft.group import configuration
-from tests.raft.member import Bench, append, heartbeat, heartbeat_reply, holds, only, rejects
-
-RECORD = Proposal(payload=b"x", record_count=1)
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
-
-
-def commit(bench):
-    """Let the others hold everything."""
-    bench.out()
-    for other in bench.raft.followers:
-        bench.hear(other, holds(bench.raft.term, bench.raft.last_index))
+from tests.raft.member import (
+    RECORD,
+    Bench,
+    append,
+    commit,
+    heartbeat,
+    heartbeat_reply,
+    holds,
+    leading,
+    only,
+    rejects,
+)
 
 
 class ProposeTests(SynchronousTestCase):

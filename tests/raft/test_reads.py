@@ -6,15 +6,9 @@ from loghouse.errors import ResourceExhaustedError, UnavailableError
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, ReadIndex, ReadIndexReply
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.read_queue import ReadQueue
-from loghouse.raft.ready import Proposal, ReadState
+from loghouse.raft.ready import ReadState
 from tests.raft.group import GROUP
-from tests.raft.member import Bench, append, heartbeat, heartbeat_reply, holds, only
-
-RECORD = Proposal(payload=b"x", record_count=1)
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
+from tests.raft.member import RECORD, Bench, append, heartbeat, heartbeat_reply, holds, leading, only
 
 
 class QueueTests(SynchronousTestCase):

@@ -19,24 +19,11 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.raft_messages import AppendEntries
 from loghouse.raft.config import LAN, WAN, RaftConfig
 from loghouse.raft.membership import bootstrap_entry, check_change
-from loghouse.raft.ready import Proposal
 from tests.raft.group import SEED, configuration
-from tests.raft.member import Bench, heartbeat_reply, holds, only
+from tests.raft.member import RECORD, Bench, commit, heartbeat_reply, holds, leading, only
 
-RECORD = Proposal(payload=b"x", record_count=1)
 VOTER, LEARNER = MemberRole.VOTER, MemberRole.LEARNER
 OWN_ID = "a node's id is its own"
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
-
-
-def commit(bench):
-    """Let the others hold everything."""
-    bench.out()
-    for other in list(bench.raft.followers):
-        bench.hear(other, holds(bench.raft.term, bench.raft.last_index))
 
 
 class MembershipTests(SynchronousTestCase):

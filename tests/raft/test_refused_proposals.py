@@ -24,22 +24,10 @@ from loghouse.raft import held_back as held_back_module
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.held_back import HeldBack, held_back_error
 from loghouse.raft.ready import Proposal
-from tests.raft.member import Bench, heartbeat, holds
+from tests.raft.member import RECORD, Bench, commit, heartbeat, holds, leading
 
-RECORD = Proposal(payload=b"x", record_count=1)
 NO_RECORDS = "kind: only a records entry has records, a producer or attributes"
 TRIM = Proposal(kind=EntryKind.TRIM, payload=encode_trim(0))
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
-
-
-def commit(bench):
-    """Let the others hold everything."""
-    bench.out()
-    for other in list(bench.raft.followers):
-        bench.hear(other, holds(bench.raft.term, bench.raft.last_index))
 
 
 class ProposalTests(SynchronousTestCase):

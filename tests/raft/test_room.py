@@ -8,16 +8,11 @@ from loghouse.errors import DiskFullError
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.raft_messages import AppendEntries, AppendEntriesReply, Envelope, NoRoom, TimeoutNow
 from loghouse.raft.config import RaftConfig
-from loghouse.raft.ready import Proposal, Role
+from loghouse.raft.ready import Role
 from tests.raft.group import GROUP, Group, entry
-from tests.raft.member import Bench, append, heartbeat, heartbeat_reply, holds, only
+from tests.raft.member import RECORD, Bench, append, heartbeat, heartbeat_reply, holds, leading, only
 
-RECORD = Proposal(payload=b"x", record_count=1)
 QUICK = RaftConfig(election_ticks=2)
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
 
 
 def records(first_index, *sizes):

@@ -17,15 +17,9 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.progress import ProgressState
-from loghouse.raft.ready import EntriesPendingError, Proposal, Role
+from loghouse.raft.ready import EntriesPendingError, Role
 from tests.raft.group import GROUP, entry
-from tests.raft.member import Bench, append, heartbeat, heartbeat_reply, holds, only, rejects
-
-RECORD = Proposal(payload=b"x", record_count=1)
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
+from tests.raft.member import RECORD, Bench, append, heartbeat, heartbeat_reply, holds, leading, only, rejects
 
 
 def appends(sent, target):

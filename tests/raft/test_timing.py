@@ -13,26 +13,23 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.raft.config import RaftConfig
 from loghouse.raft.progress import ProgressState
-from loghouse.raft.ready import Proposal, Role
+from loghouse.raft.ready import Role
 from tests.raft.group import Group
 from tests.raft.member import (
+    RECORD,
     Bench,
     append,
     ask_vote,
     heartbeat,
     heartbeat_reply,
     holds,
+    leading,
     only,
     rejects,
     vote_reply,
 )
 
-RECORD = Proposal(payload=b"x", record_count=1)
 TICKS = RaftConfig().election_ticks
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
 
 
 def age(bench, ticks, *heard):

@@ -6,14 +6,8 @@ from loghouse.errors import MembershipError, NotLeaderError, UnavailableError
 from loghouse.protocol.configuration import MemberRole, encode_configuration
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.raft_messages import AppendEntries, RequestVote, RequestVoteReply, TimeoutNow
-from loghouse.raft.ready import Proposal, Role
-from tests.raft.member import Bench, ask_vote, heartbeat, heartbeat_reply, holds, only
-
-RECORD = Proposal(payload=b"x", record_count=1)
-
-
-def leading(**fields):
-    return Bench(**fields).committing_leader()
+from loghouse.raft.ready import Role
+from tests.raft.member import RECORD, Bench, ask_vote, heartbeat, heartbeat_reply, holds, leading, only
 
 
 class NewVotersTests(SynchronousTestCase):
