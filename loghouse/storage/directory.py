@@ -268,7 +268,7 @@ class DataDirectory:
                 files.make_directory(directory)
             files.sync_directory(logs)
             Log.create(files, directory, cluster=identity.cluster_uuid, group=group)
-            log = self._open_log(identity, group)
+            log = self._open_log(identity, directory, group)
             if begin is not None:
                 begin(log)
             log.close()
@@ -351,12 +351,16 @@ class DataDirectory:
     def open_log(self, group: int = DEFAULT_GROUP, *, leaves_damage: bool = False) -> Log:
         """Open a group's log; see `Log.open` for `leaves_damage`, it and `check_finished` for errors."""
         self.check_finished()
-        return self._open_log(self.identity, group, leaves_damage=leaves_damage)
+        return self._open_log(self.identity, self.log_directory(group), group, leaves_damage=leaves_damage)
 
-    def _open_log(self, identity: DiskIdentity, group: int, *, leaves_damage: bool = False) -> Log:
+    def open_log_at(self, path: str, group: int) -> Log:
+        """Open a log that is being made at another path than its own; errors as `Log.open`."""
+        return self._open_log(self.identity, path, group)
+
+    def _open_log(self, identity: DiskIdentity, path: str, group: int, *, leaves_damage: bool = False) -> Log:
         return Log.open(
             self._files,
-            self.log_directory(group),
+            path,
             cluster=identity.cluster_uuid,
             group=group,
             segment_size=self._segment_size,

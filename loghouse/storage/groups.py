@@ -1,0 +1,248 @@
+"""The groups of a disk: which logs were born on it, and what became of them.
+
+    data_dir/ groups                        what was born here, and what is dead
+              logs/<group>.new/             being made; after a crash it is removed, and made anew
+              logs/<group>/                 born: has its first entry, and may have voted
+              logs/gone-<group>-<seconds>/  dead: kept for a while, then removed
+
+A log is born once: one that is missing although it was born here is damage, for it may have promised things.
+It dies by `bury` alone, for which the caller has the tombstone of its group; nothing else removes a log.
+Order of a birth: all of `<group>.new`, its name synced; renamed, synced; `groups`. Of a death: `groups`;
+renamed, synced; after a while the files, and the directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, Final
+
+from construct import Const, ConstructError, Int8ub, Int16ub, Struct, Terminated
+
+from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError
+from loghouse.limits import LOGS_MAX, TOMBSTONES_MAX
+from loghouse.protocol.entry import with_crc, without_crc
+from loghouse.protocol.fields import U32, Items32, plain, read_fields, struct_of
+from loghouse.storage.directory import LOGS_NAME, DataDirectory
+from loghouse.storage.files import Files, check_room, read_file, replace_file
+from loghouse.storage.log import Log
+
+GROUPS_NAME: Final = "groups"
+NEW_SUFFIX: Final = ".new"
+GONE_PREFIX: Final = "gone-"
+FORMAT_VERSION: Final = 1
+_FILE_SIZE_MAX: Final = 64 + 5 * (LOGS_MAX + TOMBSTONES_MAX)
+
+
+class GroupState(IntEnum):
+    """What became of a group on a disk. ONLY APPEND TO THIS LIST."""
+
+    BORN = 1
+    DEAD = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    group: U32
+    state: Annotated[GroupState, Int8ub]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KnownGroups:
+    groups: Items32[_Known] = ()
+
+
+_GROUPS: Final = Struct(
+    "magic" / Const(b"LOGHGRPS"), "version" / Int16ub, *struct_of(_KnownGroups).subcons, Terminated
+)
+
+
+class BornGroups:
+    """The groups of a data directory, on the disk thread."""
+
+    def __init__(self, files: Files, directory: DataDirectory, now: int) -> None:
+        """Read what was born here, and finish what a crash interrupted. `now`: seconds.
+
+        Raises:
+            DamageError: The file `groups` is damaged; nothing was modified.
+            DataDirectoryError: It is one of a newer version.
+            DiskFullError: No room to write down what is seen; it may be done again.
+            DiskFailedError: The disk refuses.
+        """
+        self._files = files  # the file seam; fixed
+        self._directory = directory  # whose groups these are; fixed
+        self._logs = f"{directory.path}/{LOGS_NAME}"  # where their logs are; fixed
+        # What became of each group, the dead ones in the order of their deaths; follows births and deaths.
+        self._states: dict[int, GroupState] = self._read()
+        with _Working(directory.path):
+            self._settle(now)
+
+    # --- what is there ------------------------------------------------------------------
+
+    @property
+    def born(self) -> list[int]:
+        """The groups that live here, in the order of their numbers."""
+        return sorted(group for group, state in self._states.items() if state is GroupState.BORN)
+
+    @property
+    def missing(self) -> list[int]:
+        """The groups that were born here and whose logs are gone: damage, never to be made anew here."""
+        return [group for group in self.born if not self._files.exists(self._path(group))]
+
+    def gone(self) -> Mapping[str, int]:
+        """Return the directories of dead logs, each with the second at which it died."""
+        return {
+            name: int(name.rpartition("-")[2])
+            for name in self._files.list_directory(self._logs)
+            if name.startswith(GONE_PREFIX)
+        }
+
+    # --- birth and death ------------------------------------------------------------------
+
+    def bear(self, group: int, begin: Callable[[Log], None]) -> None:
+        """Make a group's log, unless it is here; durable on return.
+
+        Args:
+            begin: Writes its first entry, the same bytes on every founder, and syncs it.
+
+        Raises:
+            DamageError: It was born here, and is gone.
+            DataDirectoryError: It died here.
+            DiskFullError: No room; nothing of it is there.
+            DiskFailedError: The disk refuses.
+        """
+        path = self._path(group)
+        state = self._states.get(group)
+        if state is GroupState.DEAD:
+            raise DataDirectoryError(f"{path}: the log of group {group} died here, and cannot be born again")
+        if state is GroupState.BORN:
+            if not self._files.exists(path):
+                raise DamageError(path, 0, f"the log of group {group} was born here, and is gone")
+            return
+        new = f"{path}{NEW_SUFFIX}"
+        with _Working(self._directory.path):
+            try:
+                self._make(group, new, begin)
+            except BaseException:
+                self._remove_tree(new)
+                raise
+            self._files.rename(new, path)
+            self._files.sync_directory(self._logs)
+            # Only behind the name: a log that is said to be here and is not would be damage.
+            self._note(group, GroupState.BORN)
+
+    def bury(self, group: int, now: int) -> None:
+        """Take a log that is closed out of service, for good; durable on return. `now`: seconds.
+
+        Raises:
+            DiskFullError: No room to say so; nothing changed.
+            DiskFailedError: The disk refuses.
+        """
+        with _Working(self._directory.path):
+            # Before the name goes: a log that is gone and is not said to be dead would be damage.
+            self._note(group, GroupState.DEAD)
+            self._put_away(group, now)
+
+    def remove_gone(self, before: int) -> list[str]:
+        """Remove the logs that died before a second; return their names.
+
+        Raises:
+            DiskFailedError: The disk refuses; what is left is removed by the next call.
+        """
+        names = [name for name, died in self.gone().items() if died < before]
+        with _Working(self._directory.path):
+            for name in names:
+                self._remove_tree(f"{self._logs}/{name}")
+        return names
+
+    # --- files ----------------------------------------------------------------------------
+
+    def _path(self, group: int) -> str:
+        return self._directory.log_directory(group)
+
+    def _make(self, group: int, new: str, begin: Callable[[Log], None]) -> None:
+        self._files.make_directory(new)
+        self._files.sync_directory(self._logs)
+        Log.create(self._files, new, cluster=self._directory.identity.cluster_uuid, group=group)
+        log = self._directory.open_log_at(new, group)
+        try:
+            begin(log)
+        finally:
+            log.close()
+
+    def _put_away(self, group: int, now: int) -> None:
+        if self._files.exists(self._path(group)):
+            self._files.rename(self._path(group), f"{self._logs}/{GONE_PREFIX}{group}-{now}")
+        self._files.sync_directory(self._logs)
+
+    def _remove_tree(self, path: str) -> None:
+        """Remove a log's directory; what is left after a crash is still of the same kind."""
+        files = self._files
+        if not files.exists(path):
+            return
+        for name in files.list_directory(path):
+            files.unlink(f"{path}/{name}")
+        files.remove_directory(path)
+        files.sync_directory(self._logs)
+
+    def _settle(self, now: int) -> None:
+        """Finish what a crash interrupted."""
+        for name in self._files.list_directory(self._logs):
+            if name.endswith(NEW_SUFFIX):
+                self._remove_tree(f"{self._logs}/{name}")
+            elif name.isdecimal() and int(name) not in self._states:
+                self._note(int(name), GroupState.BORN)
+        # The process before may have ended between a rename and its sync.
+        self._files.sync_directory(self._logs)
+        for group, state in self._states.items():
+            if state is GroupState.DEAD and self._files.exists(self._path(group)):
+                self._put_away(group, now)
+
+    def _note(self, group: int, state: GroupState) -> None:
+        states = {**self._states}
+        states.pop(group, None)
+        states[group] = state
+        dead = [group for group, state in states.items() if state is GroupState.DEAD]
+        for forgotten in dead[:-TOMBSTONES_MAX]:
+            del states[forgotten]
+        known = _KnownGroups(
+            groups=tuple(_Known(group=group, state=state) for group, state in states.items())
+        )
+        content = with_crc(_GROUPS.build({"version": FORMAT_VERSION, **plain(known)}))
+        replace_file(self._files, self._directory.path, GROUPS_NAME, content)
+        self._states = states
+
+    def _read(self) -> dict[int, GroupState]:
+        path = f"{self._directory.path}/{GROUPS_NAME}"
+        if not self._files.exists(path):
+            return {}  # of before many logs
+        content = without_crc(read_file(self._files, path, _FILE_SIZE_MAX))
+        remedy = "nothing was modified; restore the file from a backup"
+        if content is None:
+            raise DamageError(path, 0, "checksum of the list of groups does not match", remedy=remedy)
+        version = int.from_bytes(content[8:10], "big")
+        if content[:8] == b"LOGHGRPS" and version != FORMAT_VERSION:
+            raise DataDirectoryError(
+                f"{path}: format {version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
+            )
+        try:
+            known = read_fields(_KnownGroups, _GROUPS.parse(content))
+        except (ConstructError, ValueError):
+            raise DamageError(path, 0, "not a list of groups", remedy=remedy) from None
+        return {one.group: one.state for one in known.groups}
+
+
+class _Working:
+    """Makes an error of the disk one of ours."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            check_room(error, self._path)
+            raise DiskFailedError(f"{self._path}: {error}") from error
