@@ -367,6 +367,18 @@ class BeginTests(SynchronousTestCase):
             self.assertEqual([one.index for one in log.take_committed(1 << 20)], expected, first)
             self.assertEqual(log.delivered_index, 4)
 
+    def test_trimmed_and_in_memory(self):
+        """What this life appended is handed out from memory, also if the disk trimmed it already."""
+        disk = MemoryLog(log_of([]))
+        log = RaftLog(disk, 1, 1)
+        entries = [entry(index, 1) for index in (2, 3, 4)]
+        for one in entries:
+            log.append(one)
+        disk.append(entries)
+        disk.trim_prefix(4)
+        log.commit(4)
+        self.assertEqual(log.take_committed(1 << 20), tuple(entries))
+
     def test_writes(self):
         """A cut is a write, also without entries behind it; so is a new beginning, with what follows."""
         log = whole(3)

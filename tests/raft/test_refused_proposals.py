@@ -255,6 +255,9 @@ class ProducerTests(SynchronousTestCase):
             commit(bench)
         with self.assertRaises(SequenceError):
             bench.raft.propose(batch, 0)
+        bench.raft._held_back.note(batch.producer_id, PRODUCER_BATCHES_MAX + 1)
+        with self.assertRaises(SequenceError):
+            bench.raft.propose(batch, 0)
         self.assertTrue(bench.raft.propose(replace(batch, producer_sequence=1), 0).duplicate)
 
 
