@@ -126,7 +126,16 @@ class Files(Protocol):
 
 
 class OsFiles:
-    """The real disk."""
+    """The real disk. What the system's own call does exactly is that call."""
+
+    close = staticmethod(os.close)
+    fdatasync = staticmethod(os.fdatasync)
+    fsync = staticmethod(os.fsync)
+    truncate = staticmethod(os.ftruncate)
+    rename = staticmethod(os.rename)
+    unlink = staticmethod(os.unlink)
+    remove_directory = staticmethod(os.rmdir)
+    exists = staticmethod(os.path.exists)
 
     def open(self, path: str, *, write: bool = False) -> int:
         """Open an existing file and return its number."""
@@ -135,10 +144,6 @@ class OsFiles:
     def create(self, path: str) -> int:
         """Create a file that must not exist, open for reading and writing; return its number."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-    def close(self, fd: int) -> None:
-        """Close a file number."""
-        os.close(fd)
 
     def size(self, fd: int) -> int:
         """Return the file's size in bytes."""
@@ -178,14 +183,6 @@ class OsFiles:
                 raise OSError(errno.EIO, "write made no progress")
             written += count
 
-    def fdatasync(self, fd: int) -> None:
-        """Make the file's bytes, and the size needed to read them, durable."""
-        os.fdatasync(fd)
-
-    def fsync(self, fd: int) -> None:
-        """Make the file durable."""
-        os.fsync(fd)
-
     def drop_cached(self, fd: int, position: int, size: int) -> None:
         """Let the next read of these bytes, which are durable, come from the disk; a hint."""
         os.posix_fadvise(fd, position, size, os.POSIX_FADV_DONTNEED)
@@ -200,21 +197,9 @@ class OsFiles:
             os.ftruncate(fd, before)
             raise
 
-    def truncate(self, fd: int, size: int) -> None:
-        """Cut the file to `size` bytes."""
-        os.ftruncate(fd, size)
-
     def map(self, fd: int, size: int) -> Mapping:
         """Return a read-only view of the file's first `size` bytes."""
         return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
-
-    def rename(self, source: str, target: str) -> None:
-        """Give a file another name, replacing what had it."""
-        os.rename(source, target)
-
-    def unlink(self, path: str) -> None:
-        """Remove a file's name."""
-        os.unlink(path)
 
     def list_directory(self, path: str) -> list[str]:
         """Return the names in a directory, sorted."""
@@ -224,10 +209,6 @@ class OsFiles:
         """Make a directory; its parent must exist."""
         os.mkdir(path, 0o700)
 
-    def remove_directory(self, path: str) -> None:
-        """Remove an empty directory."""
-        os.rmdir(path)
-
     def sync_directory(self, path: str) -> None:
         """Make a directory's names durable."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -235,10 +216,6 @@ class OsFiles:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-    def exists(self, path: str) -> bool:
-        """Return whether the path names something."""
-        return os.path.exists(path)
 
     def lock(self, path: str) -> int:
         """Open a file (made when it is not there) or a directory and lock it for this process."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loghouse.errors import DamageError, EntryError, LoghouseError
 from loghouse.limits import ENTRY_HEADER_SIZE, STORE_HEADER_SIZE
@@ -119,16 +119,7 @@ def _segment(files: Files, directory: str, seed: int, base: int) -> SegmentSumma
         return SegmentSummary(
             file=path, base_index=base, last_index=base - 1, file_size=size, problem=str(error)
         )
-    scan = FrameScan(
-        seed,
-        index=base - 1,
-        term=header.previous_term,
-        next_offset=header.base_offset,
-        base_offset=header.base_offset,
-        position=STORE_HEADER_SIZE,
-        check_payloads=False,
-        index_max=base,
-    )
+    scan = FrameScan.of_segment(seed, replace(header, base_index=base), check_payloads=False, index_max=base)
     scan.run(store.pread, size)
     first_timestamp = scan.timestamp
     scan.index_max = 2**64

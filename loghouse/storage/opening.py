@@ -538,7 +538,6 @@ def allocate_or_leave(files: Files, rooms: Rooms, fd: int, end: int, wanted: int
     except OSError as error:
         if not is_full(error):
             raise
-        return files.size(fd)
     return files.size(fd)
 
 

@@ -70,7 +70,7 @@ _HEADER: Final = Struct(
 ).compile()
 
 
-@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
+@dataclass(slots=True)  # made for every append: not frozen
 class Watermark:
     """How far a store was durable when this was written.
 
@@ -103,14 +103,7 @@ class Watermark:
         fields = without_crc(slot[: cls.SIZE], seed)
         if fields is None or len(slot) < cls.SIZE:
             return None
-        counter, durable_index, durable_term, position, commit_index = _WATERMARK.unpack(fields)
-        return cls(
-            counter=counter,
-            durable_index=durable_index,
-            durable_term=durable_term,
-            position=position,
-            commit_index=commit_index,
-        )
+        return cls(*_WATERMARK.unpack(fields))
 
 
 _WATERMARK: Final = struct.Struct(">QQQQQ")  # its fields, in their order

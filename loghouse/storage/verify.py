@@ -12,7 +12,7 @@ judgement, `opening.survey`, is part of the check: what a start refuses or repai
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError, InvalidRequestError
 from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
@@ -205,15 +205,8 @@ class _LogCheck:
                 self._path(base, STATE), 0, "missing or damaged; the next start makes it anew", False
             )
             state = before
-        scan = FrameScan(
-            self._seed,
-            index=base - 1,
-            term=header.previous_term,
-            next_offset=header.base_offset,
-            base_offset=header.base_offset,
-            position=STORE_HEADER_SIZE,
-            state=state.copy() if state is not None and state.index == base - 1 else None,
-        )
+        folded = state.copy() if state is not None and state.index == base - 1 else None
+        scan = FrameScan.of_segment(self._seed, replace(header, base_index=base), state=folded)
         watermark = newest_watermark(block, self._seed)
         if watermark is None:
             yield Finding(path, 1024, "no valid watermark slot")
