@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Flag, auto
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from loghouse.protocol import client_messages as client
 from loghouse.protocol import forward_messages as forward
@@ -36,56 +36,33 @@ class Sender(Flag):
     """A member, or a node that the own log cannot know yet and members vouch for (`cluster/roster.py`)."""
 
 
-_EITHER_END: Final = Sender.CLIENT | Sender.ACCEPTOR | Sender.NODE
-
-SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(
-    {
-        link.Hello.KIND: _EITHER_END,
-        link.Ping.KIND: _EITHER_END,
-        link.Pong.KIND: _EITHER_END,
-        link.LinkError.KIND: _EITHER_END,
-        link.Goodbye.KIND: _EITHER_END,
-        # Consensus: whoever is believed here decides what is in the log.
-        **dict.fromkeys(raft.BY_KIND, Sender.SPEAKER),
-        # Requests in the name of clients, and records without a question to the policy.
-        forward.ForwardProduce.KIND: Sender.MEMBER,
-        forward.ForwardReply.KIND: Sender.MEMBER,
-        forward.ForwardFailure.KIND: Sender.MEMBER,
-        forward.ForwardAdmin.KIND: Sender.MEMBER,
-        forward.ForwardAdminReply.KIND: Sender.MEMBER,
-        repair.EntriesRequest.KIND: Sender.MEMBER,
-        repair.EntriesReply.KIND: Sender.MEMBER,
-        # What a node needs to become a member.
-        roster.RosterRequest.KIND: Sender.NODE,
-        roster.RosterReply.KIND: Sender.NODE,
-        gossip.SwimPing.KIND: Sender.NODE,
-        gossip.SwimPingReq.KIND: Sender.NODE,
-        gossip.SwimAck.KIND: Sender.NODE,
-        gossip.SwimNack.KIND: Sender.NODE,
-        gossip.PushPull.KIND: Sender.NODE,
-        gossip.PushPullReply.KIND: Sender.NODE,
-        gossip.SwimBroadcast.KIND: Sender.NODE,
-        # Nodes describe each other before they belong to a cluster.
-        client.Describe.KIND: Sender.CLIENT | Sender.NODE,
-        client.Cancel.KIND: Sender.CLIENT | Sender.NODE,
-        client.Produce.KIND: Sender.CLIENT,
-        client.Fetch.KIND: Sender.CLIENT,
-        client.Follow.KIND: Sender.CLIENT,
-        client.Credit.KIND: Sender.CLIENT,
-        client.Bounds.KIND: Sender.CLIENT,
-        client.FindOffset.KIND: Sender.CLIENT,
-        client.RegisterProducer.KIND: Sender.CLIENT,
-        client.DescribeReply.KIND: Sender.ACCEPTOR,
-        client.ProduceReply.KIND: Sender.ACCEPTOR,
-        client.FetchReply.KIND: Sender.ACCEPTOR,
-        client.FollowFrames.KIND: Sender.ACCEPTOR,
-        client.BoundsReply.KIND: Sender.ACCEPTOR,
-        client.FindOffsetReply.KIND: Sender.ACCEPTOR,
-        client.RegisterProducerReply.KIND: Sender.ACCEPTOR,
-        client.LeaderHint.KIND: Sender.ACCEPTOR,
-        client.Failure.KIND: Sender.ACCEPTOR,
-    }
+_RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
+    (
+        Sender.CLIENT | Sender.ACCEPTOR | Sender.NODE,
+        (link.Hello, link.Ping, link.Pong, link.LinkError, link.Goodbye),
+    ),
+    # Consensus: whoever is believed here decides what is in the log.
+    (Sender.SPEAKER, raft.MESSAGES),
+    # Requests in the name of clients, and records without a question to the policy.
+    (Sender.MEMBER, (forward.ForwardProduce, forward.ForwardReply, forward.ForwardFailure)),
+    (Sender.MEMBER, (forward.ForwardAdmin, forward.ForwardAdminReply)),
+    (Sender.MEMBER, (repair.EntriesRequest, repair.EntriesReply)),
+    # What a node needs to become a member.
+    (Sender.NODE, (roster.RosterRequest, roster.RosterReply)),
+    (Sender.NODE, (gossip.SwimPing, gossip.SwimPingReq, gossip.SwimAck, gossip.SwimNack)),
+    (Sender.NODE, (gossip.PushPull, gossip.PushPullReply, gossip.SwimBroadcast)),
+    # Nodes describe each other before they belong to a cluster.
+    (Sender.CLIENT | Sender.NODE, (client.Describe, client.Cancel)),
+    (Sender.CLIENT, (client.Produce, client.RegisterProducer, client.Fetch, client.Follow, client.Credit)),
+    (Sender.CLIENT, (client.Bounds, client.FindOffset)),
+    (Sender.ACCEPTOR, (client.DescribeReply, client.ProduceReply, client.RegisterProducerReply)),
+    (Sender.ACCEPTOR, (client.FetchReply, client.FollowFrames, client.BoundsReply, client.FindOffsetReply)),
+    (Sender.ACCEPTOR, (client.LeaderHint, client.Failure)),
 )
+SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(
+    {message.KIND: sender for sender, messages in _RULES for message in messages}
+)
+assert len(SENDERS) == sum(len(messages) for _, messages in _RULES), "two rules for a kind"
 
 _OF_NODES: Final = Sender.NODE | Sender.MEMBER | Sender.SPEAKER
 
