@@ -11,17 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from loghouse.auth.identity import Identity
 from loghouse.errors import IdentityError, NotSupportedError, ProtocolError, ResourceExhaustedError
 from loghouse.net.admission import ConnectionTicket, network_of
 from loghouse.net.binary_server import BinaryServer, BinarySession, describe
 from loghouse.net.link import Link, LinkTimes, LinkWatch
-from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
+from loghouse.net.tls import TlsContexts
 from loghouse.protocol.client_messages import Describe
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Capability, Hello, LinkRole
@@ -68,45 +66,28 @@ class LinkContext:
     soon: Soon | None = None
 
 
-@implementer(IHandshakeListener)
 class AcceptedLink(Link):
-    """One accepted connection of `loghouse/1`, with TLS or, if so configured, without."""
+    """One accepted connection of `loghouse/1`."""
 
     def __init__(self, context: LinkContext, ticket: ConnectionTicket) -> None:
-        super().__init__(context.watch, context.times)
+        super().__init__(context.watch, context.times, context.tls)
         self._context = context  # what all accepted links share; fixed
         self._ticket = ticket  # its place among all connections; a stranger's until `_admit`
-        # Who is at the other end: None before the handshake; without TLS the anonymous subject.
-        self._identity: Identity | None = None
         # Serves the client; None before LinkUp, and for ever if a node is at the other end.
         self._server: BinarySession | None = None
 
-    def connectionMade(self) -> None:
-        """Connected; with TLS the handshake is still to come."""
-        super().connectionMade()
-        if self._context.tls is None:
-            self._identity = Identity(subject=self._context.anonymous, expires_at=float("inf"))
-            self._greet(None)
+    @property
+    def _identity(self) -> Identity | None:
+        """Who is at the other end: None before the handshake; without TLS the anonymous subject."""
+        if self._tls is None:
+            return Identity(subject=self._context.anonymous, expires_at=float("inf"))
+        return self._shown.identity if self._shown is not None else None
 
-    def handshakeCompleted(self) -> None:
-        """TLS is done: a CA of this node has signed the peer's certificate."""
-        tls = self._context.tls
-        assert tls is not None
-        try:
-            self._shown = ShownCertificate(tls, self._transport)
-        except IdentityError as error:
-            self._turn_away(error)
-            return
-        self._identity = identity = self._shown.identity
-        self._greet(Certified(subject=identity.subject, node=identity.node, cluster=identity.cluster))
-
-    def _greet(self, certified: Certified | None) -> None:
-        if self._context.tls is not None and self._transport.negotiatedProtocol != ALPN:
-            self._turn_away(ProtocolError(f"ALPN {self._transport.negotiatedProtocol!r}, expected {ALPN!r}"))
-            return
+    def greet(self, certified: Certified | None) -> None:
+        """Wait for the peer's Hello."""
         self.start(Session(self._context.hello(), is_dialler=False, certified=certified, admit=self._admit))
 
-    def _turn_away(self, error: ProtocolError) -> None:
+    def turn_away(self, error: ProtocolError) -> None:
         """Refuse the peer before there is a session; what it sends is not read."""
         self.problem = str(error)
         self._warn("refused a link from {peer}: {problem}", error, f"{self.log_account}: {error}")
@@ -119,7 +100,7 @@ class AcceptedLink(Link):
         assert self._identity is not None
         is_node = hello.role == LinkRole.NODE
         if is_node:
-            if self._context.tls is None:
+            if self._tls is None:
                 raise IdentityError("without TLS a node cannot be told from another; nodes need certificates")
             if self._context.peers is not None:
                 self._context.peers.admit(hello)

@@ -1,6 +1,6 @@
 """A session on a transport: bytes in and out, deadlines, back-pressure. `Session` has the protocol's rules.
 
-    accepted or dialled --start--> greeting --LinkUp--> up --> closing --> lost
+    accepted or dialled --greet--> greeting --LinkUp--> up --> closing --> lost
 
 One `LinkWatch` checks the deadlines of all links once a second, so thousands of idle links cost no timers. A
 link does not read while its peer does not read, so the transport's buffer bounds what a peer can make this
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from loghouse.auth.identity import Identity
 from loghouse.errors import (
     IdentityError,
     LoghouseError,
@@ -38,8 +39,9 @@ from loghouse.limits import (
     SILENCE_SECONDS_MAX,
     STUCK_SECONDS_MAX,
 )
-from loghouse.net.tls import ShownCertificate
+from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.entry import Buffer
+from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import LinkRole
 from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
 from loghouse.runtime.bulk_tls import write_at_once
@@ -131,19 +133,20 @@ class LinkWatch:
             link.check_deadlines(now)
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class Link(Protocol):
-    """One connection. A subclass decides what the session's events mean, and when to `start`."""
+    """One connection, with TLS or, if so configured, without. A subclass decides what events mean."""
 
     logger = Logger()
 
-    def __init__(self, watch: LinkWatch, times: LinkTimes) -> None:
+    def __init__(self, watch: LinkWatch, times: LinkTimes, tls: TlsContexts | None) -> None:
         self.session: Session | None = None  # the protocol's side; None until `start`
         # False while the transport is full, a long write goes on, or the connection is gone.
         self.is_writable = True
         self.problem = ""  # why the link ends, when it does not end in order
         self._watch = watch  # looks at the deadlines of all links; fixed
         self._times = times  # the deadlines; fixed
+        self._tls = tls  # fixed, None without TLS
         # The peer's certificate; None before the handshake, and for ever without TLS.
         self._shown: ShownCertificate | None = None
         self._holds: set[str] = set()  # reasons not to read now; empty: it reads
@@ -162,8 +165,19 @@ class Link(Protocol):
 
     # --- for subclasses -----------------------------------------------------------
 
+    def check_identity(self, identity: Identity) -> None:
+        """Raise ProtocolError unless a link to whoever that is may greet."""
+
+    def greet(self, certified: Certified | None) -> None:
+        """The TLS handshake is done, or there is no TLS: `start` a session."""
+        raise NotImplementedError
+
+    def turn_away(self, error: ProtocolError) -> None:
+        """End the link instead: the peer is not whom it should be, or speaks something else."""
+        raise NotImplementedError
+
     def start(self, session: Session) -> None:
-        """Greet: the TLS handshake is done, or there is no TLS."""
+        """Send this side's Hello."""
         self.session = session
         use_large_buffers(self._transport)
         self._transport.registerProducer(self, True)
@@ -389,6 +403,22 @@ class Link(Protocol):
     def connectionMade(self) -> None:
         """Connected; with TLS the handshake is still to come."""
         self._watch.add(self)
+        if self._tls is None:
+            self.greet(None)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is done on this side: a CA of this node has signed the peer's certificate."""
+        assert self._tls is not None
+        try:
+            self._shown = ShownCertificate(self._tls, self._transport)
+            identity = self._shown.identity
+            if self._transport.negotiatedProtocol != ALPN:
+                raise ProtocolError(f"ALPN {self._transport.negotiatedProtocol!r}, expected {ALPN!r}")
+            self.check_identity(identity)
+        except ProtocolError as error:
+            self.turn_away(error)
+            return
+        self.greet(Certified(subject=identity.subject, node=identity.node, cluster=identity.cluster))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""

@@ -17,17 +17,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from loghouse.auth.identity import Identity
 from loghouse.errors import IdentityError, ProtocolError
 from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX, UINT32_MAX
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.link import Link, LinkTimes, LinkWatch
-from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
+from loghouse.net.tls import TlsContexts
 from loghouse.protocol.backoff import Backoff
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
@@ -299,12 +298,11 @@ class PeerLink:
         self._timer = self._context.reactor.callLater(self._backoff.next_seconds(), self._dial)
 
 
-@implementer(IHandshakeListener)
 class DialledLink(Link):
     """One dialled connection."""
 
     def __init__(self, peer: PeerLink, context: DialContext) -> None:
-        super().__init__(context.watch, context.times)
+        super().__init__(context.watch, context.times, context.tls)
         self.is_idle_closed = False  # set by `end`: this side hung up in order, so nothing failed
         self._peer = peer  # whose link this is; fixed
         self._context = context  # what all peers share; fixed
@@ -312,29 +310,17 @@ class DialledLink(Link):
 
     def connectionMade(self) -> None:
         """Connected; with TLS the handshake is still to come."""
-        super().connectionMade()
         # Without this a message may wait 40 ms for the acknowledgement of the one before.
         self._transport.setTcpNoDelay(True)
-        if self._context.tls is None:
-            self._greet(None)
+        super().connectionMade()
 
-    def handshakeCompleted(self) -> None:
-        """TLS is done on this side. The peer may still refuse this node, until its Hello comes."""
-        tls = self._context.tls
-        assert tls is not None
-        try:
-            self._shown = ShownCertificate(tls, self._transport)
-            identity = self._shown.identity
-            if self._transport.negotiatedProtocol != ALPN:
-                raise ProtocolError(f"ALPN {self._transport.negotiatedProtocol!r}, expected {ALPN!r}")
-            if not identity.is_node:
-                raise IdentityError(f"{identity.subject!r} is no node's certificate")
-        except ProtocolError as error:
-            self._fail(error)
-            return
-        self._greet(Certified(subject=identity.subject, node=identity.node, cluster=identity.cluster))
+    def check_identity(self, identity: Identity) -> None:
+        """Raise IdentityError unless a node was dialled."""
+        if not identity.is_node:
+            raise IdentityError(f"{identity.subject!r} is no node's certificate")
 
-    def _greet(self, certified: Certified | None) -> None:
+    def greet(self, certified: Certified | None) -> None:
+        """Say Hello. The peer may still refuse this node, until its own comes."""
         self.start(
             Session(
                 self._context.hello(),
@@ -344,7 +330,8 @@ class DialledLink(Link):
             )
         )
 
-    def _fail(self, error: ProtocolError) -> None:
+    def turn_away(self, error: ProtocolError) -> None:
+        """Hang up."""
         self.problem = str(error)
         self._warn("dialled {peer}: {problem}", error, f"dialled {self.peer_name}: {error}")
         self.close()

@@ -19,12 +19,12 @@ class FlowTests(SynchronousTestCase):
     def test_goes_on(self):
         """Reading stops at the bound; answers let what came already be taken, and then the rest be read."""
         clock, taken = Clock(), []
-        link = Link(LinkWatch(clock), LinkTimes())
+        link = Link(LinkWatch(clock), LinkTimes(), None)
+        session = Session(NODE_A, is_dialler=False, certified=CERTIFIED_ROOT)
+        link.greet = lambda certified: link.start(session)
         link.event_received = lambda event: taken.append(getattr(event, "stream", None))
         transport = StringTransport()
         link.makeConnection(transport)
-        session = Session(NODE_A, is_dialler=False, certified=CERTIFIED_ROOT)
-        link.start(session)
         streams = range(1, 2 * FITTING + 1)
         link.dataReceived(wire(CLIENT) + b"".join(wire(Bounds(), stream=stream) for stream in streams))
         self.assertEqual(taken, [None, *streams[:FITTING]])
@@ -55,10 +55,11 @@ class LongWriteTests(SynchronousTestCase):
 
     def setUp(self):
         self.clock, self.transport, self.resumed = Turns(), StringTransport(), []
-        self.link = Link(LinkWatch(self.clock), LinkTimes())
+        self.link = Link(LinkWatch(self.clock), LinkTimes(), None)
+        session = Session(NODE_A, is_dialler=False, certified=CERTIFIED_ROOT)
+        self.link.greet = lambda certified: self.link.start(session)
         self.link.write_resumed = lambda: self.resumed.append(len(self.transport.value()))
         self.link.makeConnection(self.transport)
-        self.link.start(Session(NODE_A, is_dialler=False, certified=CERTIFIED_ROOT))
         self.transport.clear()
         self.addCleanup(self.link.connectionLost)
 
