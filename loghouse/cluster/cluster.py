@@ -35,9 +35,9 @@ from loghouse.gossip.members import MemberKey, MemberView, Profile
 from loghouse.gossip.ready import EventKind, MemberEvent
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.peer import DialContext, PeerLink
-from loghouse.node.api import ServerView
 from loghouse.node.node import Node
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
+from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.link_messages import VERSION_MAX, VERSION_MIN, Hello
@@ -215,7 +215,7 @@ class Cluster:
                 present.append(key)
         return present
 
-    def servers(self) -> tuple[ServerView, ...]:
+    def servers(self) -> tuple[DescribedServer, ...]:
         """Return the members of the configuration as clients should know them.
 
         A member of which this node has heard no address yet is left out: it would be dialled there.
@@ -231,7 +231,7 @@ class Cluster:
                 continue
             grpc_address = profile.grpc_address if profile else ""
             servers.append(
-                ServerView(
+                DescribedServer(
                     name=member.name,
                     address=address,
                     grpc_address=grpc_address if is_dialable(grpc_address) else "",

@@ -26,7 +26,6 @@ from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
     Describe,
-    DescribedServer,
     DescribeReply,
     Fetch,
     FetchReply,
@@ -325,15 +324,5 @@ def describe(node: NodeLike) -> DescribeReply:
         cluster_name=node.cluster_name,
         node_name=node.name,
         logs=tuple((group, log.name) for group, log in node.logs.items()),
-        servers=tuple(
-            DescribedServer(
-                name=server.name,
-                address=server.address,
-                grpc_address=server.grpc_address,
-                role=server.role,
-                is_leader=server.is_leader,
-                is_alive=server.is_alive,
-            )
-            for server in node.servers()
-        ),
+        servers=tuple(node.servers()),
     )

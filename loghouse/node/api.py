@@ -12,25 +12,11 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
 from loghouse.runtime.scheduling import Cancellable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerView:
-    """One node of the cluster, for clients: `role` is VOTER or LEARNER, which stands for replicas, too.
-
-    `grpc_address` is its direct gRPC address, empty when it has none.
-    """
-
-    name: str
-    address: str
-    grpc_address: str = ""
-    is_leader: bool = False
-    role: MemberRole = MemberRole.VOTER
-    is_alive: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,5 +177,5 @@ class NodeLike(Protocol):
             UnknownLogError: This cluster has no such log.
         """
 
-    def servers(self) -> Sequence[ServerView]:
+    def servers(self) -> Sequence[DescribedServer]:
         """The nodes of the cluster, this one included."""

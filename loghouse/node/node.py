@@ -20,11 +20,11 @@ from loghouse.errors import LoghouseError, UnknownLogError
 from loghouse.limits import MICROSECONDS, UUID_SIZE
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
-from loghouse.node.api import ServerView
 from loghouse.node.forwarding import Forwarder
 from loghouse.node.identity import claim_directory, create_identity, lock_directory
 from loghouse.node.options import NodeOptions, NoOthers, Transport
 from loghouse.node.served_log import ServedLog
+from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
@@ -302,7 +302,7 @@ class Node(Service):
         """Let other nodes lead where this one does; fires when that is done or hopeless."""
         return self.administration.hand_over()
 
-    def servers(self) -> Sequence[ServerView]:
+    def servers(self) -> Sequence[DescribedServer]:
         """Return the members; a node alone is the cluster."""
         if self.forwarder is None:
             return (self.options.as_server(is_leader=self.membership.has_leader),)

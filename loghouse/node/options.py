@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from loghouse.gossip.members import MemberKey, MemberView
 from loghouse.metrics import NO_METRICS, Metrics
-from loghouse.node.api import ServerView
+from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.message import Message
@@ -41,71 +41,48 @@ class NodeOptions:
     scrub_rate: int = 0
     metrics: Metrics = NO_METRICS
 
-    def as_server(self, *, is_leader: bool) -> ServerView:
+    def as_server(self, *, is_leader: bool) -> DescribedServer:
         """Return the node as clients are told of it when it is the whole cluster."""
-        return ServerView(
+        return DescribedServer(
             name=self.name, address=self.address, grpc_address=self.grpc_address, is_leader=is_leader
         )
 
 
 class Transport(Protocol):
-    """The way to the other nodes, as `cluster.Cluster` is one."""
+    """The way to the other nodes, as `cluster.Cluster` is one. Where nothing is said: there are none."""
 
     def send_raft(self, envelope: Envelope) -> None:
         """Send a Raft message, or drop it."""
+        return
 
     def send(self, name: str, message: Message, group: int) -> bool:
         """Send another message of a group's log to a node; False when it certainly was not sent."""
+        return False
 
-    def servers(self) -> Sequence[ServerView]:
+    def servers(self) -> Sequence[DescribedServer]:
         """The members of the configuration, for clients."""
+        return ()
 
     def present(self) -> Sequence[MemberKey]:
         """The nodes of this cluster that are alive and reached by this node's own link."""
+        return ()
 
     def address_of(self, key: MemberKey) -> str:
         """Where a node is, as far as known; empty when it is not."""
+        return ""
 
     def strangers(self) -> Sequence[MemberView]:
         """The nodes of this cluster that are alive and no members."""
+        return ()
 
     def version_of(self, key: MemberKey) -> str:
         """The version of Loghouse that a node runs; empty while there is no link to it."""
+        return ""
 
     def liveness_of(self, key: MemberKey) -> Liveness | None:
         """What gossip says of a node; None when it never saw it."""
-
-
-class NoOthers:
-    """The way to the others of a node that is alone: there are none."""
-
-    def send_raft(self, envelope: Envelope) -> None:
-        """Drop a message: nobody is there."""
-
-    def send(self, name: str, message: Message, group: int) -> bool:
-        """Say that a message was not sent."""
-        return False
-
-    def servers(self) -> Sequence[ServerView]:
-        """Nobody."""
-        return ()
-
-    def present(self) -> Sequence[MemberKey]:
-        """Nobody."""
-        return ()
-
-    def address_of(self, key: MemberKey) -> str:
-        """Nowhere."""
-        return ""
-
-    def strangers(self) -> Sequence[MemberView]:
-        """Nobody."""
-        return ()
-
-    def version_of(self, key: MemberKey) -> str:
-        """Not known."""
-        return ""
-
-    def liveness_of(self, key: MemberKey) -> Liveness | None:
-        """Not known."""
         return None
+
+
+class NoOthers(Transport):
+    """The way to the others of a node that is alone."""

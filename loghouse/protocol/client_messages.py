@@ -163,7 +163,10 @@ class Describe(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribedServer:
-    """A node as DescribeReply shows it. `grpc_address` is empty when it has no direct gRPC address."""
+    """A node as clients are told of it: `role` is VOTER or LEARNER, which stands for replicas, too.
+
+    `grpc_address` is its direct gRPC address, empty when it has none.
+    """
 
     name: ShortText
     address: LongText

@@ -13,8 +13,9 @@ from loghouse.errors import (
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.node.api import ClusterStatus, MemberState, ServerView
+from loghouse.node.api import ClusterStatus, MemberState
 from loghouse.protocol.batch import decode_batch, encode_batch
+from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import Liveness
@@ -122,7 +123,7 @@ class FakeNode:
         if cluster is None:
             self.cluster.leader = self
         self.name = name
-        self.shown = ServerView(
+        self.shown = DescribedServer(
             name=name, **{"address": "127.0.0.1:8400", **shown}
         )  # what nodes tell of this one
         self.cut = lambda: None
