@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct, this
 from fastcrc import crc32
@@ -99,20 +99,21 @@ def frame_seed(cluster: bytes, group: int) -> int:
     return crc32c(cluster + group.to_bytes(4, "big"))
 
 
-@dataclass(slots=True, kw_only=True)  # made for every append: not frozen
+@dataclass(slots=True)  # made for every append: not frozen, and by position
 class Entry:
     """One unit of replication, with its frame's bytes as `head` and `payload`.
 
+    Up to `payload_crc` the fields are those of the header behind its version, in their order there.
     `index` counts entries from 1, `base_offset` records from 0 (for other kinds than records: the
     next record's offset). `timestamp` is in microseconds since the epoch. The bytes are made once, by
     the leader; everyone else passes them on untouched. `size` is that of the whole frame in bytes.
     """
 
-    index: int
-    term: int
     kind: int
     attributes: int
     record_count: int
+    index: int
+    term: int
     base_offset: int
     timestamp: int
     producer_id: int
@@ -157,9 +158,7 @@ def make_entry(
     if payload_crc is None:
         payload_crc = crc32c(payload)
     size = ENTRY_HEADER_SIZE + len(payload)
-    tail = _HEADER_TAIL.pack(
-        size,
-        VERSION,
+    fields = (
         kind,
         attributes,
         record_count,
@@ -171,21 +170,8 @@ def make_entry(
         producer_sequence,
         payload_crc,
     )
-    return Entry(
-        index=index,
-        term=term,
-        kind=kind,
-        attributes=attributes,
-        record_count=record_count,
-        base_offset=base_offset,
-        timestamp=timestamp,
-        producer_id=producer_id,
-        producer_sequence=producer_sequence,
-        payload_crc=payload_crc,
-        head=_CRC.pack(crc32c(tail, seed)) + tail,
-        payload=payload,
-        size=size,
-    )
+    tail = _HEADER_TAIL.pack(size, VERSION, *fields)
+    return Entry(*fields, _CRC.pack(crc32c(tail, seed)) + tail, payload, size)
 
 
 def decode_entry(seed: int, buffer: Buffer, position: int = 0) -> Entry:
@@ -200,27 +186,14 @@ def decode_entry(seed: int, buffer: Buffer, position: int = 0) -> Entry:
         raise EntryTruncatedError(ENTRY_HEADER_SIZE)
     view = memoryview(buffer)
     head = bytes(view[position : position + ENTRY_HEADER_SIZE])
-    (
-        header_crc,
-        length,
-        version,
-        kind,
-        attributes,
-        record_count,
-        index,
-        term,
-        base_offset,
-        timestamp,
-        producer_id,
-        producer_sequence,
-        payload_crc,
-    ) = HEADER.unpack(head)
+    header_crc, length, version, *fields = HEADER.unpack(head)
     if version != VERSION:
         raise EntryDamagedError(f"entry version {version}, expected {VERSION}")
     if not ENTRY_HEADER_SIZE <= length <= ENTRY_SIZE_MAX:
         raise EntryDamagedError(f"entry length {length}, expected {ENTRY_HEADER_SIZE} to {ENTRY_SIZE_MAX}")
     if crc32c(head[4:], seed) != header_crc:
         raise EntryDamagedError("header checksum does not match (damaged, or of another log)")
+    kind, attributes, record_count, index, term, *_, payload_crc = fields
     problem = _field_problem(kind, attributes, record_count, index, term)
     if problem:
         raise EntryDamagedError(problem)
@@ -229,21 +202,8 @@ def decode_entry(seed: int, buffer: Buffer, position: int = 0) -> Entry:
     payload = view[position + ENTRY_HEADER_SIZE : position + length]
     if crc32c(payload) != payload_crc:
         raise EntryDamagedError(f"payload checksum of entry {index} does not match")
-    return Entry(
-        index=index,
-        term=term,
-        kind=kind,
-        attributes=attributes,
-        record_count=record_count,
-        base_offset=base_offset,
-        timestamp=timestamp,
-        producer_id=producer_id,
-        producer_sequence=producer_sequence,
-        payload_crc=payload_crc,
-        head=head,
-        payload=payload,
-        size=length,
-    )
+    everything: Any = (*fields, head, payload, length)
+    return Entry(*everything)
 
 
 def _field_problem(kind: int, attributes: int, record_count: int, index: int, term: int) -> str:

@@ -7,6 +7,7 @@ The core is a chain of small classes, each adding one part of the protocol to th
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from loghouse.errors import DamageError, StorageError
 from loghouse.metrics import NO_METRICS, Metrics
@@ -230,19 +231,11 @@ class Roles:
 
     # --- the log's end ------------------------------------------------------------------
 
-    def _append_own(
-        self,
-        kind: int,
-        now: int,
-        payload: Buffer = b"",
-        *,
-        attributes: int = 0,
-        record_count: int = 0,
-        producer_id: int = 0,
-        producer_sequence: int = 0,
-        payload_crc: int | None = None,
-    ) -> Entry:
-        """Append an entry of the own term: index, offset and timestamp follow from the log before it."""
+    def _append_own(self, kind: int, now: int, payload: Buffer = b"", **more: Any) -> Entry:
+        """Append an entry of the own term: index, offset and timestamp follow from the log before it.
+
+        `more` is what else `make_entry` takes.
+        """
         assert self.role is Role.LEADER
         state = self._log.state
         entry = make_entry(
@@ -253,11 +246,7 @@ class Roles:
             base_offset=state.next_offset,
             timestamp=max(now, state.timestamp),
             payload=payload,
-            attributes=attributes,
-            record_count=record_count,
-            producer_id=producer_id,
-            producer_sequence=producer_sequence,
-            payload_crc=payload_crc,
+            **more,
         )
         self._log.append(entry)
         if kind == EntryKind.CONFIGURATION:
