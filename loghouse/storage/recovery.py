@@ -245,27 +245,6 @@ def stores_among(names: Iterable[str]) -> list[int]:
     return sorted(found[0] for name in names if (found := parse_name(name)) and found[1] == STORE)
 
 
-def proves_a_store(
-    base_index: int, *, end_index: int, has_entries: bool, is_marked: bool, is_state: bool
-) -> bool:
-    """Whether an index or state file without a store proves that the store was there once.
-
-    A crash leaves neither: a store is there before its state file and before its index has entries, and is
-    removed after both. Versions before wrote the state file first, unmarked, for the segment behind a full
-    one; such a one proves nothing.
-
-    Args:
-        base_index: The first index of the segment it belongs to.
-        end_index: Where the log ends; what is at or before it is in other stores.
-        has_entries: Whether it is an index with entries.
-        is_marked: Whether it is a good state file that was written when its store was there.
-        is_state: Whether it is a good state file.
-    """
-    if base_index <= end_index:
-        return False
-    return has_entries or is_marked or (is_state and base_index > end_index + 1)
-
-
 @dataclass(frozen=True, slots=True)
 class DirectoryPlan:
     """What the names in a log's directory mean: the stores that count, and what a crash left over."""
@@ -279,7 +258,7 @@ def plan_directory(names: Iterable[str], *, first_index: int, is_installing: boo
 
     Left over are: everything when a start is being installed (the old log), stores before the
     log's first index (a trim), index and state files without a store (unless they are traces of a
-    loss: `proves_a_store`), temporary and spare files.
+    loss: `storage.traces`), temporary and spare files.
     Names that are none of ours are left alone.
     """
     parsed = {name: found for name in names if (found := parse_name(name))}

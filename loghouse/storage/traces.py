@@ -2,8 +2,7 @@
 
 A store that is gone leaves its index and state file behind, and `held`. No crash does: a store is there
 before its state file and before its index has entries, and is removed after both (`docs/disk_format.md`,
-Orders of operations). So these are traces of a loss, and stay until it is dealt with. What they prove is
-decided by `recovery.proves_a_store`.
+Orders of operations). So these are traces of a loss, and stay until it is dealt with.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from loghouse.storage.recovery import (
     STATE,
     STORE,
     parse_name,
-    proves_a_store,
     segment_name,
     stores_among,
 )
@@ -58,13 +56,9 @@ def traces_behind(
         base, suffix = parsed
         count = _count_entries(files, f"{directory}/{name}") if suffix == INDEX else 0
         state = read_state_file(files, directory, seed, base) if suffix == STATE else None
-        if proves_a_store(
-            base,
-            end_index=end_index,
-            has_entries=count > 0,
-            is_marked=state is not None and state.is_marked,
-            is_state=state is not None,
-        ):
+        # Versions before wrote the state file first, unmarked, for the segment behind a full one: such a one
+        # proves nothing.
+        if count or (state is not None and (state.is_marked or base > end_index + 1)):
             found.append(Trace(base, name, base + count - 1))
     return sorted(found, key=lambda trace: (trace.base_index, trace.name))
 

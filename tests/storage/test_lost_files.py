@@ -15,7 +15,7 @@ from loghouse.protocol.address_book import AddressBook, Contact, encode_address_
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.log_state import LogState
 from loghouse.replica.damage import LogRepair
-from loghouse.storage import opening, recovery, traces
+from loghouse.storage import opening, recovery
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import OsFiles
 from loghouse.storage.inspect import inspect
@@ -377,7 +377,7 @@ class LostFilesTests(SynchronousTestCase):
         course = Course(is_member=False, is_closed=False)
         newest = course.files()["newest `.store`"]
         self.assertEqual(self.outcome(course, newest, "removed"), "refused")
-        self.patch(traces, "proves_a_store", lambda *_, **__: False)
+        self.patch(opening, "traces_behind", lambda *_, **__: [])
         with self.assertRaises(self.failureException):
             # `verify` and the start agree that nothing is missing, and a segment of records is.
             self.assertEqual(self.outcome(course, newest, "removed"), "refused")
