@@ -47,10 +47,7 @@ from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived
 from loghouse.runtime.bulk_tls import write_at_once
 from loghouse.runtime.sockets import use_large_buffers
 
-LASTING: Final = (
-    IdentityError,
-    VersionError,
-)  # every attempt ends so until somebody changes a file or a node
+LASTING: Final = (IdentityError, VersionError)  # until somebody changes a file or a node
 WATCH_SECONDS: Final = 1.0
 WRITE_AT_ONCE_MAX: Final = 1 * MIB  # a turn: encrypting and sending it takes 2 ms, 8 MiB take 15 ms
 CLOSE_SECONDS_MAX: Final = 5.0  # how long a peer may take to close after us

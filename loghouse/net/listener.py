@@ -199,11 +199,7 @@ class Listener(Factory):
 
     def link_factory(self, ticket: ConnectionTicket) -> Any:
         """Return a TLS protocol around a new link."""
-
-        def build() -> AcceptedLink:
-            return AcceptedLink(self.links, ticket)
-
-        wrapped = Factory.forProtocol(build)
+        wrapped = Factory.forProtocol(lambda: AcceptedLink(self.links, ticket))
         wrapped.noisy = False
         assert self.links.tls is not None
         factory = BulkTlsFactory(self.links.tls, False, wrapped, clock=self.reactor, soon=self.links.soon)

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.protocol import ClientFactory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from loghouse.auth.identity import Identity
 from loghouse.errors import IdentityError, ProtocolError
@@ -287,7 +286,9 @@ class PeerLink:
         self.state = PeerState.DIALLING
         self._metrics.peer_dialled(self.expected_node)
         context = self._context
-        factory: Any = _DialFactory(self, context)
+        factory: Any = ClientFactory.forProtocol(lambda: DialledLink(self, context))
+        factory.noisy = False
+        factory.clientConnectionFailed = lambda _, reason: self.lost(reason.getErrorMessage())
         if context.tls is not None:
             factory = BulkTlsFactory(context.tls, True, factory, clock=context.reactor, soon=context.soon)
             factory.noisy = False
@@ -366,17 +367,3 @@ class DialledLink(Link):
     def link_lost(self, reason: str) -> None:
         """The connection is gone."""
         self._peer.lost(reason)
-
-
-class _DialFactory(ClientFactory):
-    noisy = False
-
-    def __init__(self, peer: PeerLink, context: DialContext) -> None:
-        self._peer = peer
-        self._context = context
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return DialledLink(self._peer, self._context)
-
-    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
-        self._peer.lost(reason.getErrorMessage())

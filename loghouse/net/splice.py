@@ -133,7 +133,10 @@ class SpliceFront(SpliceEnd):
     def connectionMade(self) -> None:
         """The client is connected: connect to the gRPC server."""
         self._transport.pauseProducing()
-        _Connector(self._path, self.caller.name, _TargetFactory(self), self._reactor).connect()
+        factory: Any = ClientFactory.forProtocol(lambda: SpliceTarget(self))
+        factory.noisy = False
+        factory.clientConnectionFailed = lambda _, reason: self.target_failed(reason)
+        _Connector(self._path, self.caller.name, factory, self._reactor).connect()
 
     def target_connected(self, target: SpliceTarget) -> None:
         """Both ends are connected."""
@@ -192,19 +195,6 @@ class SpliceFront(SpliceEnd):
             self._held.cancel()
         self.caller.closed()
         super().connectionLost(reason)
-
-
-class _TargetFactory(ClientFactory):
-    noisy = False
-
-    def __init__(self, front: SpliceFront) -> None:
-        self._front = front
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return SpliceTarget(self._front)
-
-    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
-        self._front.target_failed(reason)
 
 
 class _Connector(unix.Connector):
