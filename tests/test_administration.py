@@ -155,11 +155,11 @@ class AdministrationTests(TownTestCase):
     def test_hand_over_before_a_stop(self):
         """A leader hands over before it stops; a follower, and a lone voter, have nothing to hand over."""
         town, old, *_ = self.led()
-        self.successResultOf(self.follower(town).node.hand_over())
-        self.result(town, old.node.hand_over(), 3)
+        self.successResultOf(self.follower(town).node.administration.hand_over())
+        self.result(town, old.node.administration.hand_over(), 3)
         self.assertIsNot(town.until(lambda: town.leader, 1), old)
         alone = self.built("d", bootstrap="d")
-        self.successResultOf(alone["d"].node.hand_over())
+        self.successResultOf(alone["d"].node.administration.hand_over())
 
     def test_status(self):
         """Every node tells who is there, how far each is, and who leads."""

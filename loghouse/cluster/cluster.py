@@ -111,6 +111,8 @@ class Cluster:
         )
         # Sends a Raft message to the member it is for. The router's own method: no call between for each.
         self.send_raft = self.router.send_raft
+        self.send = self.router.send  # sends another message to a member; fixed
+        self.address_of = self.router.address_of  # where a node is, as far as known; fixed
         # Links that others dialled, by the name of who did.
         self.accepted = AcceptedPeers(
             admit=self._admit, event_received=self.router.event_received, link_lost=self._peer_lost
@@ -195,14 +197,6 @@ class Cluster:
             self._hand_out()
 
     # --- asked by the node (`node.options.Transport`) ------------------------------------
-
-    def send(self, name: str, message: Message, group: int) -> bool:
-        """Send another message of a group to the member of that name; False: it certainly was not sent."""
-        return self.router.send(name, message, group)
-
-    def address_of(self, key: MemberKey) -> str:
-        """Return where a node is, as far as known: never the address of another one of its name."""
-        return self.router.address_of(key)
 
     def present(self) -> list[MemberKey]:
         """Return the nodes that are alive and reached by this node's own link, disk and certificate seen."""

@@ -177,23 +177,15 @@ class AcceptedPeers:
         event_received: Callable[[AcceptedLink, Event], None],
         link_lost: Callable[[MemberKey], None],
     ) -> None:
-        self._admit = admit  # refuses nodes by raising; fixed
-        self._event_received = event_received  # takes what nodes say; fixed
+        self.admit = admit  # raises IdentityError unless a node may open a link; fixed
+        self.event_received = event_received  # takes what nodes say; fixed
         self._link_lost = link_lost  # told when the last link of a node is gone; fixed
         # The links of each node that are up, the oldest first.
         self._links: dict[MemberKey, dict[AcceptedLink, None]] = {}
 
-    def admit(self, hello: Hello) -> None:
-        """Raise IdentityError unless this node may open a link."""
-        self._admit(hello)
-
     def link_up(self, link: AcceptedLink) -> None:
         """A node's link is up."""
         self._links.setdefault(self._key(link), {})[link] = None
-
-    def event_received(self, link: AcceptedLink, event: Event) -> None:
-        """A node said something."""
-        self._event_received(link, event)
 
     def link_lost(self, link: AcceptedLink) -> None:
         """The link is gone."""

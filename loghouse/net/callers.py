@@ -43,7 +43,7 @@ class Caller:
         self.identity: Identity | None = None  # whose it is; None until the first call
         self._callers = callers  # all of them; fixed
         self._ticket = ticket  # its place among all connections; a stranger's until the first call
-        self._drop = drop  # closes the connection; fixed
+        self.drop = drop  # aborts the connection; fixed
         self._call_count = 0  # open calls
         self._unread = 0  # bytes that no call has received, estimated; 0 without an open call
         self._charged = 0  # those of them that are taken from the subject's share, in whole steps
@@ -98,10 +98,6 @@ class Caller:
         if is_held:
             self.go_on()
 
-    def drop(self) -> None:
-        """Abort the connection."""
-        self._drop()
-
     # --- the splice's side ----------------------------------------------------------------
 
     def pass_on(self, size: int) -> int:
@@ -145,7 +141,7 @@ class Caller:
             self._callers.bodies.take(subject, amount)
         except ResourceExhaustedError as error:
             self.logger.warn("closing a gRPC connection of {peer}: {error}", peer=subject, error=str(error))
-            self._drop()
+            self.drop()
             return
         self._charged += amount
 

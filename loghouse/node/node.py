@@ -298,10 +298,6 @@ class Node(Service):
         """Whether every log has a leader and a disk that takes appends."""
         return all(log.has_leader and log.is_writable for log in self.logs.values())
 
-    def hand_over(self) -> Deferred[None]:
-        """Let other nodes lead where this one does; fires when that is done or hopeless."""
-        return self.administration.hand_over()
-
     def servers(self) -> Sequence[DescribedServer]:
         """Return the members; a node alone is the cluster."""
         if self.forwarder is None:

@@ -41,7 +41,10 @@ class ServedLog:
         self.replica: Replica | None = None
         self._waiters = Waiters()  # readers at the end of the log; woken by each commit
         # What operators and producers ask of the group.
-        self.administration = Administration(self, node, monotonic=monotonic)
+        administration = self.administration = Administration(self, node, monotonic=monotonic)
+        self.register_producer = administration.register_producer  # see `LogLike`
+        self.trim = administration.trim  # see `LogLike`
+        self.administer_here = administration.administer_here  # see `forwarding.Leading`
 
     # --- life -----------------------------------------------------------------------------
 
@@ -208,14 +211,6 @@ class ServedLog:
 
     # --- administration ---------------------------------------------------------------------
 
-    def register_producer(self, subject: str) -> Deferred[int]:
-        """Register a producer that only `subject` may use; fires with its id once that is committed."""
-        return self.administration.register_producer(subject)
-
-    def trim(self, offset: int) -> Deferred[int]:
-        """Let records below `offset` go; fires with the lowest offset once that is committed."""
-        return self.administration.trim(offset)
-
     def administer(self, order: AdminOrder) -> Deferred[AdminResult]:
         """Carry out an order: here if this node leads, else the leader is asked, once."""
         forwarder, leader_name = self._node.forwarder, self.leader_name
@@ -224,10 +219,6 @@ class ServedLog:
         if forwarder is not None and leader_name:
             return forwarder.administer(leader_name, self.group, order)
         return fail(UnavailableError("no leader is known; nothing was done, try again"))
-
-    def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
-        """Carry out an order if this node leads; never passes it on."""
-        return self.administration.administer_here(order)
 
     # --- what the replica tells (`replica.ReplicaOwner`) ------------------------------------
 

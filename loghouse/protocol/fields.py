@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
 from typing import (
     Annotated,
     Any,
@@ -123,10 +123,7 @@ def _declared(cls: type) -> dict[str, tuple[Construct | None, Reader]]:
 def _of_type(hint: Any) -> tuple[Construct | None, Reader]:
     """Return the layout of a type, None when it declares none, and the reader of its values."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        readers = readers_of(hint)
-        return struct_of(hint), lambda parsed: hint(
-            **{name: read(parsed[name]) for name, read in readers.items()}
-        )
+        return struct_of(hint), partial(read_fields, hint)
     if get_origin(hint) is tuple:  # one of several, each with a place
         wires, readings = zip(*map(_of_type, get_args(hint)), strict=True)
         return Sequence(*wires), lambda parsed: tuple(

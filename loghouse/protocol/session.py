@@ -184,10 +184,6 @@ def _sizes(kinds: frozenset[int]) -> Mapping[int, int]:
     return {kind: body_size_max(kind) for kind in kinds}
 
 
-def _admit_all(_: Hello) -> None:
-    return None
-
-
 class Session:
     """One end of a connection."""
 
@@ -198,7 +194,7 @@ class Session:
         is_dialler: bool,
         certified: Certified | None = None,
         expected_node: str = "",
-        admit: Callable[[Hello], None] = _admit_all,
+        admit: Callable[[Hello], None] = lambda hello: None,
     ) -> None:
         self.state = LinkState.GREETING  # GREETING, UP, CLOSING, CLOSED: only onward
         self.peer: Hello | None = None  # who the other says it is; None until its Hello fits

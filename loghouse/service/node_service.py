@@ -288,7 +288,8 @@ class NodeService(Service):
     async def _stop(self) -> None:
         seconds = self._config.shutdown.drain_seconds
         self.logger.info("stopping: calls under way get {seconds} s", seconds=seconds)
-        await self.node.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, self._reactor, lambda _, __: None)
+        handing_over = self.node.administration.hand_over()
+        await handing_over.addTimeout(HAND_OVER_SECONDS_MAX, self._reactor, lambda _, __: None)
         # Followers wait at the tail for ever; without this each stop would last the whole grace.
         self.node.release_waiters()
         await self._one_port.stop_accepting()

@@ -212,7 +212,7 @@ class FullHost(Host):
         )
 
     async def _stop(self, life: Life, node: WatchedNode, links: Cluster) -> None:
-        await node.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, life, lambda _, __: None)
+        await node.administration.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, life, lambda _, __: None)
         node.release_waiters()
         self._door_is_closed = True
         await node.when_settled(SETTLE_SECONDS_MAX)
