@@ -46,11 +46,7 @@ def message_of(value: Any, key: Any, headers: Any, timestamp: datetime | int | N
 
 
 def check_fits(size: int) -> None:
-    """Raise for what no batch can hold; the nodes' own limit for one record is mostly lower.
-
-    Raises:
-        InvalidRequestError: It is larger than a batch may be.
-    """
+    """Raise InvalidRequestError for what no batch can hold; the nodes' own limit is mostly lower."""
     if size > PAYLOAD_SIZE_MAX:
         raise InvalidRequestError("record", f"has {size} bytes; a batch holds at most {PAYLOAD_SIZE_MAX}")
 
@@ -262,11 +258,7 @@ class ProducerLedger:
                 self._forgotten += batch.record_count
 
     def raise_unreported(self) -> None:
-        """Raise the first failure since the last time that no delivery has raised.
-
-        Raises:
-            LoghouseError: That failure.
-        """
+        """Raise the first failure, a LoghouseError, since the last time that no delivery has raised."""
         failed, self._failed, self._forgotten = self._failed, deque(), 0
         for batch in failed:
             if not batch.is_reported:

@@ -1,5 +1,7 @@
 """What a caller may give: each value is taken with its obvious meaning, or refused by the name of its field.
 
+A refusal is an InvalidRequestError: the value is of another kind, or out of range.
+
 Nothing is changed silently: a mapping of headers is its pairs, but text is not bytes, a naive datetime is no
 moment, and True is no offset. Pure.
 """
@@ -28,11 +30,10 @@ def _kind(value: Any) -> str:
 def bytes_of(field: str, value: Any, which: str = "") -> bytes:
     """Return a value as bytes: a copy, when the caller could change it afterwards.
 
+    Text must be encoded by whoever knows how.
+
     Args:
         which: Which one of the field's values it is, for the text.
-
-    Raises:
-        InvalidRequestError: It is none: text must be encoded by whoever knows how.
     """
     if type(value) is bytes:
         return value
@@ -43,14 +44,7 @@ def bytes_of(field: str, value: Any, which: str = "") -> bytes:
 
 
 def text_of(field: str, value: Any, which: str = "") -> str:
-    """Return a value that is text, such as a name.
-
-    Args:
-        which: Which one of the field's values it is, for the text.
-
-    Raises:
-        InvalidRequestError: It is something else, or has no UTF-8.
-    """
+    """Return a value that is text in UTF-8, such as a name; `which` as for `bytes_of`."""
     if not isinstance(value, str):
         raise InvalidRequestError(field, f"{which}is {_kind(value)}; give a str")
     try:
@@ -62,22 +56,14 @@ def text_of(field: str, value: Any, which: str = "") -> str:
 
 
 def flag_of(field: str, value: Any) -> bool:
-    """Return a value that is True or False: of others nobody can tell, such as "no".
-
-    Raises:
-        InvalidRequestError: It is something else.
-    """
+    """Return a value that is True or False: of others nobody can tell, such as "no"."""
     if not isinstance(value, bool):
         raise InvalidRequestError(field, f"is {_kind(value)}; give True or False")
     return value
 
 
 def integer_of(field: str, value: Any, *, lowest: int = 0, highest: int = UINT64_MAX) -> int:
-    """Return a whole number, as everything that can be an index is one, except True and False.
-
-    Raises:
-        InvalidRequestError: It is something else, or out of range.
-    """
+    """Return a whole number, as everything that can be an index is one, except True and False."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -90,20 +76,12 @@ def integer_of(field: str, value: Any, *, lowest: int = 0, highest: int = UINT64
 
 
 def optional_offset_of(field: str, value: Any) -> int | None:
-    """Return an offset, or None when none is given.
-
-    Raises:
-        InvalidRequestError: It is something else.
-    """
+    """Return an offset, or None when none is given."""
     return None if value is None else integer_of(field, value)
 
 
 def seconds_of(value: Any, field: str = "timeout_seconds") -> float:
-    """Return a time to wait: above 0, and an end.
-
-    Raises:
-        InvalidRequestError: It is no number, 0, negative, not a number, or endless.
-    """
+    """Return a time to wait: above 0, and not endless."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value <= SECONDS_MAX:
         what = value if is_number else _kind(value)
@@ -112,11 +90,7 @@ def seconds_of(value: Any, field: str = "timeout_seconds") -> float:
 
 
 def number_of(field: str, value: Any, highest: float) -> float:
-    """Return a number from 0 on.
-
-    Raises:
-        InvalidRequestError: It is something else, or out of range.
-    """
+    """Return a number from 0 on."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= highest:
         what = value if is_number else _kind(value)
@@ -125,11 +99,7 @@ def number_of(field: str, value: Any, highest: float) -> float:
 
 
 def moment_of(field: str, value: Any) -> int:
-    """Return a moment in microseconds since the epoch, which may be before it.
-
-    Raises:
-        InvalidRequestError: It is neither an aware datetime nor such a number.
-    """
+    """Return an aware datetime, or such a number, as microseconds since the epoch, or before it."""
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise InvalidRequestError(
@@ -144,11 +114,7 @@ def moment_of(field: str, value: Any) -> int:
 
 
 def timestamp_of(field: str, value: Any) -> int:
-    """Return a record's timestamp in microseconds since the epoch; 0 for None, which is the leader's time.
-
-    Raises:
-        InvalidRequestError: As `moment_of`, or it is no time behind the epoch.
-    """
+    """Return a record's timestamp, behind the epoch, in microseconds; 0 for None: the leader's time."""
     if value is None:
         return 0
     microseconds = moment_of(field, value)
@@ -165,11 +131,7 @@ def datetime_of(microseconds: int) -> datetime:
 
 
 def headers_of(headers: Any) -> list[tuple[str, bytes]]:
-    """Return headers as pairs in their order; a mapping is its pairs, None is none.
-
-    Raises:
-        InvalidRequestError: They are something else.
-    """
+    """Return headers as pairs in their order; a mapping is its pairs, None is none."""
     if headers is None:
         return []
     pairs = headers.items() if isinstance(headers, Mapping) else headers
@@ -190,11 +152,7 @@ def headers_of(headers: Any) -> list[tuple[str, bytes]]:
 
 
 def values_of(values: Any) -> Iterable[Any]:
-    """Return what holds several values.
-
-    Raises:
-        InvalidRequestError: It is one value, or no sequence of any.
-    """
+    """Return what holds several values, and is not one value itself."""
     if isinstance(values, str | bytes | bytearray | memoryview | Mapping) or not isinstance(values, Iterable):
         raise InvalidRequestError(
             "values", f"is a {type(values).__name__}; give a list of bytes, one for each record"

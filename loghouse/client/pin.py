@@ -73,11 +73,7 @@ class ClusterPin:
         self._check(cluster, f"{address} is node {node!r} of", address)
 
     def check_view(self, cluster: str, address: str) -> None:
-        """Check the cluster that a server tells of, when no certificate said more.
-
-        Raises:
-            IdentityError: It is another one.
-        """
+        """Raise IdentityError when a server tells of another cluster, and no certificate said more."""
         if not self._is_certified:
             self._check(cluster, f"{address} tells of", address)
 

@@ -38,11 +38,7 @@ class Place:
         return self._fork_count != _fork_count
 
     def check_process(self) -> None:
-        """Raise in a forked child.
-
-        Raises:
-            ClientUseError: This is one.
-        """
+        """Raise ClientUseError in a forked child."""
         if self._fork_count != _fork_count:
             raise ClientUseError(
                 f"this client belongs to process {self._process}, which forked this one ({os.getpid()}); "
@@ -50,11 +46,7 @@ class Place:
             )
 
     def check(self) -> None:
-        """Raise in a forked child, on another loop, and where no loop runs.
-
-        Raises:
-            ClientUseError: Says which.
-        """
+        """Raise ClientUseError in a forked child, on another loop, and where no loop runs."""
         loop = asyncio._get_running_loop()
         if loop is self._loop and loop is not None and self._fork_count == _fork_count:
             return  # nearly always, and for every record

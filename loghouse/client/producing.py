@@ -222,11 +222,7 @@ def warn_of(ledger: ProducerLedger) -> None:
 
 
 def check_settings(*, linger_ms: float, batch_bytes: int, buffer_bytes: int) -> None:
-    """Raise for settings that make no sense.
-
-    Raises:
-        InvalidRequestError: Names the setting.
-    """
+    """Raise InvalidRequestError, which names it, for a setting that makes no sense."""
     number_of("linger_ms", linger_ms, 60_000)
     integer_of("batch_bytes", batch_bytes, lowest=1, highest=PAYLOAD_SIZE_MAX)
     integer_of("buffer_bytes", buffer_bytes, lowest=1)

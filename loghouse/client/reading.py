@@ -165,11 +165,7 @@ class Reader:
         self._backoff.reset()
 
     async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[FetchAnswer]) -> None:
-        """Raise when a silent server cannot confirm that it is silent for a reason.
-
-        Raises:
-            _SilentServerError: It could not, or it has what it does not send.
-        """
+        """Raise _SilentServerError when a silent server cannot confirm why, or has what it does not send."""
         try:
             bounds = await channel.bounds(self._log, ANSWER_SECONDS)
         except CallFailedError as error:

@@ -109,11 +109,7 @@ def check_steps(
 
 
 def check_fields(message: Buffer) -> None:
-    """Raise when a large request has so many fields that its parse would take long; ours have eight at most.
-
-    Raises:
-        InvalidRequestError: It has, or they are no fields.
-    """
+    """Raise InvalidRequestError when the fields of a large request would take long to parse, or are none."""
     if len(message) > PARSED_SIZE_MAX:
         for _ in _fields(message):
             pass
@@ -230,11 +226,7 @@ def _header_steps(piece: Buffer) -> Iterator[int]:
 
 
 def check_not_more(unpacked: Buffer, record_count: int) -> None:
-    """Raise if a parse would make many more records than announced; for readers, who know the number.
-
-    Raises:
-        InvalidRequestError: It holds more.
-    """
+    """Raise InvalidRequestError if a parse would make many more records than a reader was told."""
     allowed = record_count + PARSED_ELEMENTS_MAX
     if len(unpacked) // 2 <= allowed or bytes(unpacked).count(_RECORD_TAG) <= allowed:
         return

@@ -155,11 +155,7 @@ class LogState:
 
 
 def check_follows(before: LogState | Entry, entry: Entry) -> None:
-    """Raise unless `entry` may follow a state, or the entry before it.
-
-    Raises:
-        EntryDamagedError: Its index, term, base offset or timestamp does not join.
-    """
+    """Raise EntryDamagedError unless `entry` joins a state, or the entry before it."""
     if entry.index != before.index + 1:
         raise EntryDamagedError(f"entry {entry.index} where {before.index + 1} belongs")
     if entry.term < before.term:

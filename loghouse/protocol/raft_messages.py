@@ -128,11 +128,7 @@ class AppendEntries(_Message):
         return message
 
     def check(self) -> None:
-        """Raise unless the entries follow `prev_log_index` and each other, in terms up to this one.
-
-        Raises:
-            MalformedMessageError: They do not.
-        """
+        """Raise MalformedMessageError unless the entries follow each other, in terms up to this one."""
         index, term = self.prev_log_index, self.prev_log_term
         for entry in self.entries:
             index += 1

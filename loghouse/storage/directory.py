@@ -204,11 +204,7 @@ class DataDirectory:
         return directory
 
     def check_names(self, *, cluster_name: str, node_name: str) -> None:
-        """Raise unless the directory belongs to this cluster and node.
-
-        Raises:
-            DataDirectoryError: It is somebody else's; nothing was modified.
-        """
+        """Raise DataDirectoryError, with nothing modified, for another cluster's or node's directory."""
         for what, wanted, found in (
             ("cluster", cluster_name, self.identity.cluster_name),
             ("node", node_name, self.identity.node_name),

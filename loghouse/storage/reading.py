@@ -207,11 +207,7 @@ class ReadableLog:
         self._damaged = tuple(damaged)
 
     def check_not_damaged(self, index: int) -> None:
-        """Raise when an entry is known to be damaged; reads nothing.
-
-        Raises:
-            DamageError: It is, and not mended yet.
-        """
+        """Raise DamageError when an entry is known to be damaged, and not mended yet; reads nothing."""
         for damage in self._damaged:
             if damage.first_index <= index <= damage.last_index:
                 raise damage.error()
