@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypedDict
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
@@ -33,6 +33,17 @@ CONFIRM_SECONDS: Final = 5.0
 Compression = Literal["none", "zstd"]
 Start = int | Literal["earliest", "latest"] | datetime
 """Where to begin reading: an offset, an end of the log, or a moment (an aware datetime)."""
+
+
+class ClientOptions(TypedDict, total=False):
+    """What a client may be told besides its target. See `connect`."""
+
+    tls: Tls | None
+    log: str
+    timeout_seconds: float
+    is_direct: bool
+    transport: Transport
+    cluster: str
 
 
 class AsyncClient:

@@ -11,15 +11,13 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from loghouse.client.asynchronous import TIMEOUT_SECONDS, AsyncClient, Compression, Start
+from loghouse.client.asynchronous import AsyncClient, ClientOptions, Compression, Start
 from loghouse.client.blocking_producer import OpenClient, Producer
 from loghouse.client.fields import values_of
 from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Record
-from loghouse.client.target import Tls
-from loghouse.client.transport import Transport
 from loghouse.errors import ClientUseError, UnavailableError
 
 _P = ParamSpec("_P")
@@ -48,27 +46,9 @@ class Client:
     them. `read` and `read_batches` give ordinary iterators.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        tls: Tls | None = None,
-        log: str = "",
-        timeout_seconds: float = TIMEOUT_SECONDS,
-        is_direct: bool = False,
-        transport: Transport = "binary",
-        cluster: str = "",
-    ) -> None:
+    def __init__(self, target: str, **options: Unpack[ClientOptions]) -> None:
         """See `connect_blocking`; nothing is dialled before the first call."""
-        self._client = AsyncClient(
-            target,
-            tls=tls,
-            log=log,
-            timeout_seconds=timeout_seconds,
-            is_direct=is_direct,
-            transport=transport,
-            cluster=cluster,
-        )
+        self._client = AsyncClient(target, **options)
         self._open = OpenClient(self._client)
         self._dropped = weakref.finalize(self, self._open.close_soon)
         self._dropped.atexit = False  # then `exiting` closes it
@@ -185,16 +165,7 @@ async def _close(answers: AsyncGenerator[Iterator[Batch], None]) -> None:
     await answers.aclose()
 
 
-def connect_blocking(
-    target: str,
-    *,
-    tls: Tls | None = None,
-    log: str = "",
-    timeout_seconds: float = TIMEOUT_SECONDS,
-    is_direct: bool = False,
-    transport: Transport = "binary",
-    cluster: str = "",
-) -> Client:
+def connect_blocking(target: str, **options: Unpack[ClientOptions]) -> Client:
     """Return a client of the cluster that any of these addresses belongs to, for use without asyncio.
 
         tls = Tls(ca="ca.pem", certificate="root.pem", key="root.key")
@@ -203,12 +174,4 @@ def connect_blocking(
 
     Arguments and errors are those of `connect`.
     """
-    return Client(
-        target,
-        tls=tls,
-        log=log,
-        timeout_seconds=timeout_seconds,
-        is_direct=is_direct,
-        transport=transport,
-        cluster=cluster,
-    )
+    return Client(target, **options)
