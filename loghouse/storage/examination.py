@@ -47,14 +47,14 @@ class DamagedEntries:
     last_index: int
     position: int
     end: int
-    is_end_exact: bool
+    is_end_exact: bool = True
     previous_term: int
     previous_timestamp: int
     base_offset: int
     next_term: int
     next_timestamp: int
     next_offset: int
-    head: bytes
+    head: bytes = b""
     problem: str
 
     @property
@@ -213,7 +213,6 @@ class Examination:
         self.damage = self._damaged(
             last_index=index,
             end=scan.position + length,
-            is_end_exact=True,
             next_term=term,
             next_timestamp=timestamp,
             next_offset=offset + records,
@@ -238,11 +237,9 @@ class Examination:
                 self.damage = self._damaged(
                     last_index=index - 1,
                     end=position,
-                    is_end_exact=True,
                     next_term=term,
                     next_timestamp=timestamp,
                     next_offset=offset,
-                    head=b"",
                     problem=self._problem,
                 )
                 self._seeking = 0
@@ -257,7 +254,6 @@ class Examination:
                 next_term=self.end.term,
                 next_timestamp=self.segment.newest_timestamp,
                 next_offset=self.end.next_offset,
-                head=b"",
                 problem=self._problem,
             )
 

@@ -7,6 +7,7 @@ behind the watermark again, mend caches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFullError, EntryDamagedError
@@ -347,12 +348,7 @@ class Settlement:
         # The process before may have ended between a rename and its sync: what is seen here must be durable
         # before anything builds on it or is removed because of it.
         files.sync_directory(directory)
-        try:
-            hard_state.heal()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            self._missed("the second copy of term and vote")
+        self._if_room("the second copy of term and vote", hard_state.heal)
         taken = self._take_index_back()
         for name in found.plan.leftovers:
             if name != taken:
@@ -372,7 +368,7 @@ class Settlement:
                 continue
             self.warnings.append(f"{segment_name(base, INDEX)}: did not fit its store, was rebuilt")
         self._settle_active()
-        self._make_reserve()
+        self._if_room("the reserve", self._rooms.ensure_reserve)
 
     def _take_index_back(self) -> str:
         """Give the last index its name back that a cut took before a crash; return the name that is gone."""
@@ -392,13 +388,14 @@ class Settlement:
         except DiskFullError:
             remove_held(self._files, found.directory)
 
-    def _make_reserve(self) -> None:
+    def _if_room(self, what: str, work: Callable[[], object]) -> None:
+        """Do what a log can be opened without, if the disk has room for it."""
         try:
-            self._rooms.ensure_reserve()
+            work()
         except OSError as error:
             if not is_full(error):
                 raise
-            self._missed("the reserve")
+            self._missed(what)
 
     def _missed(self, what: str) -> None:
         self.warnings.append(f"{self._found.directory}: no room for {what}; appends wait for space")
@@ -450,13 +447,12 @@ class Settlement:
             position=end,
             commit_index=watermark.commit_index,
         )
-        try:
+
+        def mark() -> None:
             files.pwritev(store.fd, [newest.encode(found.seed)], newest.slot_position)
             found.watermark = newest
-        except OSError as error:
-            if not is_full(error):
-                raise
-            self._missed("the watermark")
+
+        self._if_room("the watermark", mark)
         files.fdatasync(store.fd)
         if segment.state_before() is None:
             before = state_before(files, found, len(found.segments) - 1)

@@ -50,8 +50,8 @@ STORAGE = (
         "A start does not sync the directory whose names it builds on.",
         (
             "loghouse.storage.opening:Settlement.run",
-            "files.sync_directory(directory)\n    try:\n        hard_state.heal()",
-            "try:\n        hard_state.heal()",
+            "files.sync_directory(directory)\n    self._if_room(",
+            "self._if_room(",
         ),
         options=SMALL,
         faults=(("disk_error", 2.0), ("crash", 6.0)),
