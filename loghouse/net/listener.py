@@ -53,7 +53,8 @@ class AcceptedConnection(Protocol):
 
     def connectionMade(self) -> None:
         """Connected."""
-        self._deadline = self._listener.reactor.callLater(CLIENT_HELLO_SECONDS, self._too_late)
+        late = f"no ClientHello within {CLIENT_HELLO_SECONDS:g} s"
+        self._deadline = self._listener.reactor.callLater(CLIENT_HELLO_SECONDS, self._refuse, late)
         transport: Any = self.transport
         transport.setTcpNoDelay(True)  # for every protocol
 
@@ -68,7 +69,8 @@ class AcceptedConnection(Protocol):
             if self._listener.links.tls is None:
                 self._route_plain(data)
             else:
-                if not self._reader.received and _is_plain_client(data):
+                # A client of ours without TLS: only such a client gets an alert.
+                if not self._reader.received and data[LINK_HEADER_SIZE:].startswith(MAGIC):
                     self._refuse("the client does not speak TLS", alert=NO_TLS_ALERT)
                     return
                 hello = self._reader.feed(data)
@@ -118,9 +120,6 @@ class AcceptedConnection(Protocol):
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
-
-    def _too_late(self) -> None:
-        self._refuse(f"no ClientHello within {CLIENT_HELLO_SECONDS:g} s")
 
     def _refuse(self, reason: str, alert: bytes = b"") -> None:
         self._stop_deadline()
@@ -231,8 +230,3 @@ class Listener(Factory):
         for connection in list(self._connections):
             transport: Any = connection.transport
             transport.abortConnection()
-
-
-def _is_plain_client(data: bytes) -> bool:
-    """Whether these are the first bytes of a client of ours without TLS; only such a client gets an alert."""
-    return data[LINK_HEADER_SIZE:].startswith(MAGIC)

@@ -221,17 +221,11 @@ def _context(material: Material, *, is_server: bool) -> SSL.Context:
             store.add_cert(crypto.X509.from_cryptography(authority))
     except (SSL.Error, crypto.Error, ValueError) as error:
         raise CertificateError(f"OpenSSL cannot use the certificates: {error}") from error
-    context.set_verify(_VERIFY, _keep_verdict)
+    context.set_verify(_VERIFY, lambda connection, certificate, number, depth, ok: bool(ok))
     if is_server:
-        context.set_alpn_select_callback(_choose_protocol)
+        context.set_alpn_select_callback(
+            lambda connection, offered: ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+        )
     else:
         context.set_alpn_protos([ALPN])
     return context
-
-
-def _keep_verdict(connection: Any, certificate: Any, number: int, depth: int, ok: int) -> bool:
-    return bool(ok)
-
-
-def _choose_protocol(connection: Any, offered: list[bytes]) -> Any:
-    return ALPN if ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
