@@ -43,7 +43,7 @@ from loghouse.net.tls import ALPN, ShownCertificate, TlsContexts
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import LinkRole
-from loghouse.protocol.session import Event, LinkFailed, LinkState, PongReceived, Session
+from loghouse.protocol.session import Event, LinkFailed, LinkState, Session
 from loghouse.runtime.bulk_tls import write_at_once
 from loghouse.runtime.sockets import use_large_buffers
 
@@ -355,8 +355,7 @@ class Link(Protocol):
             self.problem = f"refused by the peer: {event.error}"
             # The same refusal by several nodes is logged once.
             self._warn("{peer}: {problem}", event.error, self.problem)
-        if not isinstance(event, PongReceived):
-            self.event_received(event)
+        self.event_received(event)
 
     def hold_reading(self, reason: str) -> None:
         """Stop reading until `release_reading` is called with the same reason."""

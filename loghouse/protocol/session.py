@@ -133,13 +133,6 @@ class LeaderNamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PongReceived:
-    """The peer answered a Ping."""
-
-    token: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GoodbyeReceived:
     """The peer takes no new requests and closes when the open ones are done."""
 
@@ -163,7 +156,6 @@ Event: TypeAlias = (
     | Answered
     | Refused
     | LeaderNamed
-    | PongReceived
     | GoodbyeReceived
     | LinkFailed
 )
@@ -425,7 +417,7 @@ class Session:
                 self._send(Pong(token=message.token))
                 return None
             case Pong():
-                return PongReceived(token=message.token)
+                return None  # that it came is what it says
             case Goodbye():
                 self.state = LinkState.CLOSING
                 return GoodbyeReceived(reason=message.reason)

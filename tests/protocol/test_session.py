@@ -34,7 +34,7 @@ from loghouse.protocol.forward_messages import AdminOperation, ForwardAdmin, For
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.greeting import Agreement, Certified, agree
-from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping
+from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.session import (
     Answered,
@@ -45,7 +45,6 @@ from loghouse.protocol.session import (
     LinkState,
     LinkUp,
     MessageReceived,
-    PongReceived,
     Refused,
     RequestReceived,
     Session,
@@ -292,7 +291,9 @@ class UnknownTests(SynchronousTestCase):
         self.assertEqual(acceptor.receive(pack_header(3, 0x00F0) + b"abc"), [])
         dialler.ping(1)
         move(dialler, acceptor)
-        self.assertEqual(move(acceptor, dialler), [PongReceived(token=1)])
+        answer = b"".join(acceptor.bytes_to_send())
+        self.assertEqual(answer, wire(Pong(token=1)))
+        self.assertEqual(dialler.receive(answer), [])
 
     def test_unknown_request_is_answered(self):
         """A request of a later version is answered with NotSupportedError; the link goes on."""
