@@ -341,7 +341,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: into their frame, if it is a large one."""
-        room = self._session.room()
+        room = self._session.frames.room()
         if not self._first:
             self._beginning = room
         return room

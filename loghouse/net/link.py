@@ -263,7 +263,7 @@ class Link(Protocol):
             self._note_problem(error)
             self.flush()
             return
-        self._partial_since = self._watch.clock.seconds() if session.pending_size else None
+        self._partial_since = self._watch.clock.seconds() if session.frames.pending_size else None
         for event in events:
             self._receive_event(event)
         self.flush()
@@ -345,7 +345,7 @@ class Link(Protocol):
                 self._partial_since = now
             return
         # A frame is complete, so what is incomplete now is another one.
-        self._partial_since = now if session.pending_size else None
+        self._partial_since = now if session.frames.pending_size else None
         for event in events:
             self._receive_event(event)
         self.flush()
@@ -463,7 +463,7 @@ class Link(Protocol):
         if self._holds:
             return ""  # this side does not read, so the peer cannot be late
         if self._partial_since is not None:
-            allowed = times.frame + session.awaited_size / FRAME_BYTES_PER_SECOND_MIN
+            allowed = times.frame + session.frames.awaited_size / FRAME_BYTES_PER_SECOND_MIN
             if now - self._partial_since >= allowed:
                 return f"a frame was not complete within {allowed:.0f} s"
         if now - self._received_at >= times.silence_max:

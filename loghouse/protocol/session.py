@@ -202,7 +202,8 @@ class Session:
         self._admit = admit
         # The largest body of each kind that may come: at first a Hello's, then what `_kinds_allowed` says.
         self._allowed = _sizes(frozenset({Hello.KIND, LinkError.KIND} if is_dialler else {Hello.KIND}))
-        self._frames = FrameBuffer(self._body_size_max)  # cuts frames out of what is received
+        # Cuts frames out of what is received. The driver bounds how long one may take to become whole.
+        self.frames = FrameBuffer(self._body_size_max)
         # Judges requests before their bodies are here; None until `check_before_body`.
         self._check_unread: CheckUnread | None = None
         # What came behind requests that must be answered first: frames, and bytes that are not looked at yet.
@@ -214,16 +215,6 @@ class Session:
             self._send(hello)
 
     # --- what the driver sees ---------------------------------------------------
-
-    @property
-    def pending_size(self) -> int:
-        """Bytes received of a frame that is not complete; the driver bounds how long that may last."""
-        return self._frames.pending_size
-
-    @property
-    def awaited_size(self) -> int:
-        """Bytes that frame will have when it is complete, as far as they are known."""
-        return self._frames.awaited_size
 
     @property
     def is_closed(self) -> bool:
@@ -250,15 +241,11 @@ class Session:
         if self._held is not None:
             self._unread.append(data)
             return []
-        return self._events_of(self._frames.feed(data)) if self.state is not LinkState.CLOSED else []
-
-    def room(self) -> memoryview:
-        """Return where to put received bytes, for `filled`; the rest of a large frame is not copied again."""
-        return self._frames.room()
+        return self._events_of(self.frames.feed(data)) if self.state is not LinkState.CLOSED else []
 
     def filled(self, size: int) -> list[Event]:
-        """As `receive`, with so many bytes that were put into `room()`."""
-        return self._events_of(self._frames.fill(size)) if self.state is not LinkState.CLOSED else []
+        """As `receive`, with so many bytes that were put into `frames.room()`: they are not copied again."""
+        return self._events_of(self.frames.fill(size)) if self.state is not LinkState.CLOSED else []
 
     def _events_of(self, frames: Iterable[Frame]) -> list[Event]:
         events: list[Event] = []
@@ -294,7 +281,7 @@ class Session:
             frames, self._held = self._held, None
             events += self._events_of(frames)
             if self._held is None and self._unread:
-                self._held = iter(self._frames.feed(self._unread.popleft()))
+                self._held = iter(self.frames.feed(self._unread.popleft()))
         return events
 
     def fail(self, error: ProtocolError) -> None:
@@ -330,7 +317,7 @@ class Session:
     def check_before_body(self, check: CheckUnread) -> None:
         """Ask this about a request whose header is here and whose body is not; a refusal drops the body."""
         self._check_unread = check
-        self._frames.ask(self._takes_body)
+        self.frames.ask(self._takes_body)
 
     # --- the dialler's requests -------------------------------------------------
 

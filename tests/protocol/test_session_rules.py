@@ -327,7 +327,7 @@ class UnreadTests(RulesTestCase):
         self.assertEqual(acceptor.receive(pack_header(100, Produce.KIND, group=3, stream=7)), [])
         error = InvalidRequestError("batch", "Produce of 100 bytes to group 3")
         self.assertEqual(sent_by(acceptor), [(Failure.of(error), 7)])
-        self.assertEqual(acceptor.pending_size, 100)
+        self.assertEqual(acceptor.frames.pending_size, 100)
         found = acceptor.receive(b"x" * 100 + wire(Bounds(), group=1, stream=8))
         self.assertEqual(found, [RequestReceived(Bounds(), 1, 8)])
         text = "stream 7 opened behind stream 8; numbers only grow"
@@ -429,7 +429,7 @@ class EndTests(RulesTestCase):
             session.fail(ProtocolError("second"))
             self.assertEqual(sent_by(session), [(LinkError.of(ProtocolError("first")), 0)])
             self.assertEqual(session.receive(wire(Ping(token=1))), [])
-            room = session.room()
+            room = session.frames.room()
             ping = wire(Ping(token=1))
             room[: len(ping)] = ping
             self.assertEqual(session.filled(len(ping)), [])
@@ -451,15 +451,15 @@ class EndTests(RulesTestCase):
         """Bytes that are put into the session's room mean what received ones do."""
         _, acceptor = connect(CLIENT, CERTIFIED_ROOT)
         data = wire(Fetch(offset=5), group=1, stream=1)
-        acceptor.room()[: len(data)] = data
+        acceptor.frames.room()[: len(data)] = data
         self.assertEqual(acceptor.filled(len(data)), [RequestReceived(Fetch(offset=5), 1, 1)])
 
     def test_sizes(self):
         """What is here of a frame, and what it will have, are known."""
         _, acceptor = connect(CLIENT, CERTIFIED_ROOT)
-        self.assertEqual((acceptor.pending_size, acceptor.awaited_size), (0, 16))
+        self.assertEqual((acceptor.frames.pending_size, acceptor.frames.awaited_size), (0, 16))
         acceptor.receive(pack_header(8, Ping.KIND) + b"abc")
-        self.assertEqual((acceptor.pending_size, acceptor.awaited_size), (19, 24))
+        self.assertEqual((acceptor.frames.pending_size, acceptor.frames.awaited_size), (19, 24))
 
 
 class HeldTests(RulesTestCase):
