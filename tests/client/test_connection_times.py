@@ -239,6 +239,22 @@ class AnswerTests(WireCase):
         self.assertEqual(self.transport.ends, [])
 
     @timed
+    async def test_forgotten_twice(self):
+        """A request is cancelled once, and its room is given back once; its answer may come or not."""
+        made = self.connect()
+        asked = []
+        for _ in range(2):
+            await made.enter(1.0)
+            asked.append(made.begin(Bounds(), 1))
+        for _ in range(2):
+            made.forget(asked[0])
+        await turn()
+        self.assertEqual([type(event) for event in self.heard()].count(CancelReceived), 1)
+        self.lose()
+        made.forget(asked[1])
+        self.assertEqual(made._room._value, REQUESTS_PER_CONNECTION_MAX)
+
+    @timed
     async def test_room(self):
         """Each request gives its room back, however it ends: so many may be open again and again."""
         self.patch(connection, "REQUESTS_PER_CONNECTION_MAX", 2)

@@ -21,6 +21,7 @@ from loghouse.errors import (
     PermissionDeniedError,
     ProtocolError,
     UnavailableError,
+    UnknownProducerError,
 )
 from loghouse.protocol.entry import Codec, EntryKind, frame_seed, make_entry
 from tests.client.test_times import DENIED, LEADERLESS, LOST, NOWHERE, UUID, TimedCase, view
@@ -330,6 +331,18 @@ class BrokenTests(SendingCase):
         )
         self.assertEqual((type(waiting.error), str(waiting.error)), (ClosedError, text))
         self.assertEqual(self.left, [(1.0, "h1:1")])
+        await self.end()
+
+    @timed
+    async def test_leader_that_knows_nothing(self):
+        """A refusal that may be an old leader's is a reason to ask who leads; the batch is sent again."""
+        gap = CallFailure(error=UnknownProducerError(5), effect=Effect.REFUSED)
+        script = {"h1:1": {"register": [5], "servers": [view()]}}
+        self.start({"h1:1": [(0.0, LOST), (0.5, gap), 3]}, script=script, seeds=ALL[:1], is_direct=True)
+        self.add(b"a")
+        await asyncio.sleep(10.0)
+        self.assertEqual((len(self.written), self.at()), (3, [(0.56, 3)]))
+        self.assertEqual([time for time, _ in self.times("servers")], [0.0, 0.52])
         await self.end()
 
     @timed
