@@ -12,7 +12,7 @@ from loghouse.client.grpc_channel import GrpcChannel
 from loghouse.client.producing import WINDOW
 from loghouse.errors import IdentityError
 from loghouse.limits import KIB, MIB
-from loghouse.protocol.entry import Codec
+from loghouse.protocol.entry import Codec, crc32c
 from tests.fakes.clock_loop import timed
 
 VIEW = ClusterView(
@@ -229,6 +229,7 @@ class CallTests(SynchronousTestCase):
             (request.record_count, request.attributes, request.expect_offset), (2, Codec.ZSTD, None)
         )
         self.assertLess(len(request.batch), 500)
+        self.assertEqual(request.batch_crc, crc32c(request.batch))
         self.check("append", (request, "default"), Purpose.APPEND, 7.0, is_safe=False)
 
 
