@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, succ
 
 from loghouse import errors
 from loghouse.api.v1.log_pb2 import Record
-from loghouse.limits import MIB, PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
+from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.net.appending import ENTRIES_MAX
 from loghouse.net.binary_client import connect
 from loghouse.net.link import LinkTimes
@@ -67,6 +67,14 @@ class RequestTests(SessionCase):
         [proposal] = self.node.proposals
         self.assertEqual(proposal.subject, "root")
         self.assertIsNot(proposal.payload_crc, None)
+
+    @asynchronous
+    async def test_sizes_of_reads(self):
+        """A read takes as much as it asks for, 512 KiB if it does not say, and 2 MiB at most."""
+        await self.connection.produce(batch(b"a"), record_count=1)
+        for asked, taken in ((0, 512 * KIB), (1, 1), (2 * MIB, 2 * MIB), (2 * MIB + 1, 2 * MIB)):
+            await self.connection.fetch(0, size_max=asked)
+            self.assertEqual(self.node.sizes[-1], taken)
 
     @asynchronous
     async def test_plaintext(self):

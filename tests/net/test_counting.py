@@ -145,6 +145,19 @@ class CallerTests(SynchronousTestCase):
                 self.assertEqual(caller.pass_on(QUIET_SIZE_MAX), QUIET_SIZE_MAX)
         self.assertEqual(caller.pass_on(10 * QUIET_SIZE_MAX), 10 * QUIET_SIZE_MAX)
 
+    def test_a_single_byte(self):
+        """One byte is explained as well as many; with a call whose bytes are all received nothing changes."""
+        self.caller.pass_on(1)
+        self.caller.sent(0)
+        self.assertEqual(self.caller.pass_on(2 * QUIET_SIZE_MAX), QUIET_SIZE_MAX)
+        caller = self.identified()
+        caller.call_begun()
+        caller.delivered(10)
+        caller.sent(10)
+        caller.read_begun()
+        caller.pass_on(STEP)
+        self.assertEqual(self.charged, 0)
+
     def test_answers_explain_bytes(self):
         """What is sent explains bytes that come back without a call, but not those of one that is held."""
         caller = self.caller
@@ -250,6 +263,31 @@ class AnswerTests(SynchronousTestCase):
             self.assertGreaterEqual(bodies.held_by("root"), unanswered + (3 << 20) - 64 * KIB)
         appends.close()
         self.assertEqual(bodies.held, 0)
+
+    def test_full_port(self):
+        """A port of which every place is taken accepts nothing until one is free; it says so once."""
+        steps = []
+        limits = SimpleNamespace(is_full=False, all=3)
+        listener = Listener(None, None, limits, None)
+        listener.connection_lost(None)  # nothing was paused
+        listener.port = SimpleNamespace(
+            stopReading=lambda: steps.append("stop"), startReading=lambda: steps.append("start")
+        )
+        listener.connection_lost(None)
+        self.assertEqual(steps, [])
+        for _ in range(2):
+            listener._pause()
+        self.assertEqual(steps, ["stop"])
+        limits.is_full = True
+        listener.connection_lost(None)
+        self.assertEqual(steps, ["stop"])
+        limits.is_full = False
+        for _ in range(2):
+            listener.connection_lost(None)
+        self.assertEqual(steps, ["stop", "start"])
+        listener.port = None
+        listener._pause()
+        listener.connection_lost(None)
 
     def test_listener(self):
         """Without callers of its own a listener has none; it says nothing of each connection by itself."""
