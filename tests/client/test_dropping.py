@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.client import connect_blocking, exiting
+from loghouse.client import blocking_producer, connect_blocking, exiting
 from loghouse.client.batching import OutgoingBatch, ProducerLedger
+from loghouse.client.blocking_producer import Pending
 from loghouse.errors import InvalidRequestError, LoghouseError, PermissionDeniedError, UnavailableError
 from loghouse.limits import UNREPORTED_BATCHES_MAX
 from tests.client.fake import FakeCase
@@ -159,6 +161,32 @@ class BlockingDropTests(WarningsCase):
         await self.blocking(work)
 
     @asynchronous
+    async def test_ends(self):
+        """A block's error notes what could not be appended; an interruption does not wait for it."""
+
+        def work(cluster):
+            faults = cluster.nodes[0].faults
+            with connect_blocking(cluster.target) as log:
+                faults["ProduceBatchStream"] = [REFUSED]
+                with self.assertRaises(KeyError) as caught, log.producer() as producer:
+                    producer.append(b"a")
+                    raise KeyError("own")
+                self.assertEqual(caught.exception.__notes__, [f"its producer failed, too: {REFUSED}"])
+                with self.assertRaises(KeyboardInterrupt), log.producer(linger_ms=60_000) as producer:
+                    delivery = producer.append(b"b")
+                    raise KeyboardInterrupt
+                self.assertRaises(UnavailableError, delivery.offset)
+                faults["ProduceBatchStream"] = [REFUSED]
+                producer = log.producer()
+                producer.append(b"c")
+                self.assertRaises(PermissionDeniedError, producer.close)
+                self.assertTrue(producer._running.done())
+                self.assertRaises(UnavailableError, producer.append, b"d")
+                producer.abort()
+
+        self.assertEqual((await self.blocking(work)).values, [])
+
+    @asynchronous
     async def test_client_closed_under_it(self):
         """A client that is closed before its producer: each delivery is told, or the warning counts them."""
 
@@ -250,7 +278,7 @@ threading._shutdown()  # as the interpreter does before its exit handlers
             node.faults["RegisterProducer"] = [HANG] * 100
         program = """
 import sys
-from loghouse.client import connect_blocking, exiting
+from loghouse.client import blocking_producer, connect_blocking, exiting
 exiting.EXIT_SECONDS = 0.3
 producer = connect_blocking(sys.argv[1]).producer()
 for _ in range(7):
@@ -287,3 +315,23 @@ class LedgerTests(SynchronousTestCase):
         )
         error = self.assertRaises(LoghouseError, ledger.raise_unreported)
         self.assertEqual((str(error), ledger.unreported()), ("0", ""))
+
+
+class PendingTests(SynchronousTestCase):
+    """Waiting until everything is settled, for a bounded time."""
+
+    def test_wait(self):
+        """It waits until a moment, and not at all when that is over; what is left is told."""
+        ledger = ProducerLedger(100)
+        pending = Pending(ledger, None)
+        given = []
+        pending.changed.wait_for = lambda condition, seconds: given.append((condition(), seconds))
+        self.patch(blocking_producer, "time", SimpleNamespace(monotonic=lambda: 10.0))
+        self.assertEqual(pending.wait(12.5), "")
+        ledger.take(5)
+        self.assertEqual(pending.wait(9.0), "1 record was not acknowledged yet")
+        self.assertEqual(given, [(True, 2.5), (False, 0.0)])
+        batch = OutgoingBatch(due_at=0.0, deadline=0.0)
+        batch.record_count, batch.size, batch.base_offset = 1, 5, 0
+        pending.settled(batch)
+        self.assertEqual((pending.wait(9.0), ledger.room), ("", 100))
