@@ -46,7 +46,7 @@ class Node(Service):
 
     logger = Logger()
     name: str  # the node's name in the cluster; fixed
-    make_replica: type[Replica] = Replica  # what hosts a log; the simulator's is under watch
+    make_replica: Callable[..., Replica] = Replica  # what hosts a log; the simulator's is under watch
 
     def __init__(
         self,

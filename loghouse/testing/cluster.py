@@ -59,7 +59,6 @@ class SimCluster(Simulation[SimNode]):
             number: SimNode(
                 self,
                 number,
-                self.stream(f"node.{number}"),
                 places=self.places,
                 transmit=self._send,
                 cluster_uuid=CLUSTER_UUID,
@@ -93,12 +92,6 @@ class SimCluster(Simulation[SimNode]):
     def frame_seed(self) -> int:
         """The seed of the cluster's frames."""
         return FRAME_SEED
-
-    def _revive(self, node: SimNode) -> None:
-        node.resume()
-        node.machine.heal()
-        if not node.is_up:
-            node.restart_after(0.0)
 
     def _counters(self) -> Counter[str]:
         network = self.network

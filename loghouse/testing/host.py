@@ -21,6 +21,7 @@ from loghouse.protocol.entry import decode_entries
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Role
 from loghouse.replica.api import Fetched, LogBounds
+from loghouse.replica.replica import Replica
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import PowerLossError
@@ -44,12 +45,23 @@ class Host(SimHost):
     # What is on the disk is not what was written.
     damage_errors: ClassVar[tuple[type[Exception], ...]] = (DamageError,)
 
-    def __init__(self, cluster: Simulation[Any], number: int, rng: random.Random, machine: Machine) -> None:
+    def __init__(
+        self, cluster: Simulation[Any], number: int, *, directory: str, cluster_uuid: bytes = b""
+    ) -> None:
+        """Take a machine that is off; `directory` and `cluster_uuid` as `Machine`."""
         self.cluster = cluster
         self.number = number
         self.name = f"n{number}"
-        self.rng = rng
-        self.machine = machine
+        self.rng = rng = cluster.stream(f"node.{number}")
+        self.machine = Machine(
+            cluster.clock,
+            cluster.stream(f"disk.{number}"),
+            cluster.options,
+            number,
+            frame_seed=lambda: cluster.frame_seed,
+            directory=directory,
+            cluster_uuid=cluster_uuid,
+        )
         self.is_on = False
         self.is_up = False
         self.incarnation = 0
@@ -101,6 +113,16 @@ class Host(SimHost):
             self._boot(life)
         except (StorageError, DiskFullError) as error:
             self._refuse(error)
+
+    def open_watch(self, life: Life, id_: int, replica: Replica) -> Watch:
+        """Begin to watch a member of that id, and check what its start recovered."""
+        oracle, log = self.cluster.oracle, replica.log
+        number = oracle.number(id_, replica.options.disk_uuid)
+        watch = self.watch = Watch(self.cluster, life, number, self.reach)
+        if life.is_alive:
+            state, entries = log.hard_state, self.machine.all_entries(log)
+            self.cluster.guarded(oracle.opened, number, entries, log.first_index - 1, state.term, state.vote)
+        return watch
 
     def wall(self) -> float:
         """Return this machine's wall clock, in seconds since the epoch."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from twisted.python.failure import Failure
@@ -20,15 +21,15 @@ from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.ready import Proposal, SoftState
 from loghouse.replica.damage import LogRepair
 from loghouse.replica.driver import RaftDriver
-from loghouse.replica.replica import Replica, ReplicaOptions
+from loghouse.replica.replica import ReplicaOptions
 from loghouse.runtime.scheduling import Clocks
 from loghouse.storage.log import Log
 from loghouse.testing.host import Host
 from loghouse.testing.life import Life
-from loghouse.testing.machine import DIRECTORY, Machine
+from loghouse.testing.machine import DIRECTORY
 from loghouse.testing.queue import DiskQueue, ReaderQueue
 from loghouse.testing.simulation import Simulation
-from loghouse.testing.watch import Watch
+from loghouse.testing.watch import WatchedReplica
 from loghouse.testing.workload import AcknowledgedAppend, Answer
 
 HOUSEKEEPING_TICKS: Final = 3  # between two looks at what found no room
@@ -45,7 +46,6 @@ class SimNode(Host):
         self,
         cluster: Simulation[SimNode],
         number: int,
-        rng: random.Random,
         *,
         places: Places,
         transmit: Callable[[int, int, Envelope], None],
@@ -57,15 +57,7 @@ class SimNode(Host):
             places: Where each member is.
             transmit: Carries a message from one machine to another.
         """
-        machine = Machine(
-            cluster.clock,
-            cluster.stream(f"disk.{number}"),
-            cluster.options,
-            number,
-            frame_seed=lambda: cluster.frame_seed,
-            cluster_uuid=cluster_uuid,
-        )
-        super().__init__(cluster, number, rng, machine)
+        super().__init__(cluster, number, directory=DIRECTORY, cluster_uuid=cluster_uuid)
         self._places = places
         self._transmit = transmit
         self._member = 0
@@ -93,13 +85,6 @@ class SimNode(Host):
         replica = self._replica = SimReplica(self, life, log)
         replica.begin(self._member)
         life.callLater(self.cluster.options.tick_seconds * (1 + self.rng.random()), self._tick, life)
-
-    def open_watch(self, life: Life, id_: int, log: Log) -> Watch:
-        """Begin to watch a member of that id."""
-        number = self.cluster.oracle.number(id_, self.machine.disk_uuid)
-        watch = self.watch = Watch(self.cluster, life, number, self.reach)
-        watch.open_books(log, self.machine.all_entries(log))
-        return watch
 
     def _tick(self, life: Life) -> None:
         life.callLater(self.cluster.options.tick_seconds, self._tick, life)
@@ -142,13 +127,9 @@ class SimNode(Host):
 
     def send_raft(self, envelope: Envelope) -> None:
         """Send a message to the machine of a member, as the configuration or the links say."""
-        watch = self.watch
-        if watch is not None and watch.sending(envelope):
-            target = self._route(envelope.target)
-            if target:
-                self._transmit(self.number, target, envelope)
-            if self.point:
-                watch.sent(envelope)
+        target = self._route(envelope.target)
+        if target:
+            self._transmit(self.number, target, envelope)
 
     def send(self, name: str, message: Message) -> bool:
         """Nothing but Raft is spoken here."""
@@ -309,22 +290,22 @@ class OpenedLog(LogRepair):
         self.damage = None
 
 
-class SimReplica(Replica):
-    """A `Replica` that is seen. Where the production one repairs or goes back, the process ends."""
+class SimReplica(WatchedReplica):
+    """A `Replica` under watch. Where the production one repairs or goes back, the process ends."""
 
     def __init__(self, node: SimNode, life: Life, log: Log) -> None:
         """Host a log that was opened just now."""
         self._node = node
-        self._life = life
         node.disk = DiskQueue(node, life)
         super().__init__(
+            partial(node.open_watch, life),
             node,
             OpenedLog(log),
             options=ReplicaOptions(
                 node_name=node.name,
                 disk_uuid=node.machine.disk_uuid,
                 data_dir=DIRECTORY,
-                raft=node.cluster.raft_config,
+                raft=node.cluster.options.raft,
                 scrub_rate=0,
                 metrics=NO_METRICS,
             ),
@@ -340,12 +321,6 @@ class SimReplica(Replica):
     def begin(self, id_: int) -> None:
         """Run the core as that member."""
         self._begin(id_)
-
-    def _make_driver(self, id_: int) -> RaftDriver:
-        watch = self._node.open_watch(self._life, id_, self.log)
-        driver = super()._make_driver(id_)
-        watch.follow(driver.raft)
-        return driver
 
     def restart_core(self, driver: RaftDriver, id_: int = 0) -> None:
         """Go on with what the disk holds: start the process again."""

@@ -76,6 +76,12 @@ class SimHost(Protocol):
     def leads(self) -> bool:
         """Whether it runs and thinks that it leads."""
 
+    def resume(self) -> None:
+        """End a pause."""
+
+    def restart_after(self, seconds: float, /) -> None:
+        """Start again after a while, unless something else did."""
+
     def describe(self) -> str:
         """One line about it."""
 
@@ -129,7 +135,6 @@ class Simulation(Generic[M]):
         self.trace = RunTrace(self.clock.seconds, write_trace)
         self.oracle = Oracle()
         self.history = History()
-        self.raft_config = options.raft.config()
         self._client_rng = self.stream("clients")
         # The machine whose process is at work, or empty; and what was found first.
         self.current = ""
@@ -148,10 +153,6 @@ class Simulation(Generic[M]):
     @property
     def frame_seed(self) -> int:
         """The seed of the cluster's frames; 0 before there is a cluster."""
-        raise NotImplementedError
-
-    def _revive(self, node: M) -> None:
-        """End what was done to a machine, and start it if it should run."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -224,7 +225,10 @@ class Simulation(Generic[M]):
         self.network.heal(options.election_seconds * 0.02)
         self.atlas.heal()
         for node in self.nodes.values():
-            self._revive(node)
+            node.resume()
+            node.machine.heal()
+            if not node.is_up and node.incarnation:
+                node.restart_after(0.0)
         deadline = self.clock.seconds() + options.liveness_seconds
         step = options.election_seconds
         # Under full load a new member may never be within a window of one entry of the leader.

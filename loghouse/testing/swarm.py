@@ -8,7 +8,7 @@ find more than long runs (measured with planted bugs), so they are common here.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
@@ -69,25 +69,20 @@ class DiskOptions:
     reserve_size: int = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RaftLimits:
-    """The core's timing and bounds, small on purpose; see `RaftConfig`."""
-
-    election_ticks: int = 5
-    heartbeat_ticks: int = 1
-    snapshot_ticks: int = 10
-    append_size_max: int = 1000
-    inflight_entries_max: int = 8
-    inflight_size_max: int = 4000
-    proposals_max: int = 64
-    proposals_size_max: int = 64_000
-    committed_size_max: int = 2000
-    cache_size_max: int = 2000
-    reads_max: int = 64
-
-    def config(self) -> RaftConfig:
-        """Return the core's own form."""
-        return RaftConfig(**asdict(self))
+SMALL: Final = RaftConfig(
+    election_ticks=5,
+    heartbeat_ticks=1,
+    snapshot_ticks=10,
+    append_size_max=1000,
+    inflight_entries_max=8,
+    inflight_size_max=4000,
+    proposals_max=64,
+    proposals_size_max=64_000,
+    committed_size_max=2000,
+    cache_size_max=2000,
+    reads_max=64,
+)
+"""The core's timing and bounds, small on purpose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +102,7 @@ class SwarmOptions:
     wire: bool = False
     network: NetworkOptions = field(default_factory=NetworkOptions)
     disk: DiskOptions = field(default_factory=DiskOptions)
-    raft: RaftLimits = field(default_factory=RaftLimits)
+    raft: RaftConfig = SMALL
     safety_seconds: float = 20.0
     liveness_seconds: float = 60.0
     producers: int = 2
@@ -134,7 +129,7 @@ class SwarmOptions:
 def draw_options(seed: int) -> SwarmOptions:
     """Return the options of a seed."""
     rng = substream(seed, "swarm")
-    raft = _draw_raft(rng)
+    raft = draw_raft(rng)
     tick_seconds = rng.choice((0.02, 0.02, 0.05, 0.1))
     voters = rng.choice((1, 2, 3, 3, 3, 3, 3, 5, 5))
     return SwarmOptions(
@@ -146,7 +141,7 @@ def draw_options(seed: int) -> SwarmOptions:
         drift=rng.choice((0.0, 0.05, 0.3)),
         wire=rng.random() < 0.15,
         network=_draw_network(rng, tick_seconds * raft.election_ticks),
-        disk=_draw_disk(rng, tick_seconds),
+        disk=draw_disk(rng, tick_seconds, syncs=(0.01, 0.1, 0.5, 2.0), indexes=(60, 240, 1200, 12_000)),
         raft=raft,
         safety_seconds=rng.choice((20.0, 30.0, 40.0)),
         producers=rng.choice((1, 2, 3)),
@@ -167,21 +162,26 @@ def draw_options(seed: int) -> SwarmOptions:
     )
 
 
-def _draw_raft(rng: random.Random) -> RaftLimits:
-    return RaftLimits(
-        election_ticks=rng.choice((4, 5, 10)),
-        heartbeat_ticks=rng.choice((1, 1, 2)),
-        snapshot_ticks=rng.choice((5, 20)),
-        # An entry here has about 100 bytes: one, two or eight a message, or as many as there are.
-        append_size_max=rng.choice((1, 220, 1000, 1_000_000)),
-        inflight_entries_max=rng.choice((1, 2, 8, 4096)),
-        inflight_size_max=rng.choice((1, 500, 4000, 1_000_000)),
-        proposals_max=rng.choice((1, 4, 64, 4096)),
-        proposals_size_max=rng.choice((2000, 64_000)),
-        committed_size_max=rng.choice((1, 2000, 1_000_000)),
-        cache_size_max=rng.choice((1, 2000, 1_000_000)),
-        reads_max=rng.choice((1, 8, 64)),
-    )
+RAFT_CHOICES: Final[Mapping[str, Sequence[int]]] = {
+    "election_ticks": (4, 5, 10),
+    "heartbeat_ticks": (1, 1, 2),
+    "snapshot_ticks": (5, 20),
+    # An entry here has about 100 bytes: one, two or eight a message, or as many as there are.
+    "append_size_max": (1, 220, 1000, 1_000_000),
+    "inflight_entries_max": (1, 2, 8, 4096),
+    "inflight_size_max": (1, 500, 4000, 1_000_000),
+    "proposals_max": (1, 4, 64, 4096),
+    "proposals_size_max": (2000, 64_000),
+    "committed_size_max": (1, 2000, 1_000_000),
+    "cache_size_max": (1, 2000, 1_000_000),
+    "reads_max": (1, 8, 64),
+}
+
+
+def draw_raft(rng: random.Random, **others: Sequence[int]) -> RaftConfig:
+    """Return one of the `RAFT_CHOICES` for each bound, or of what `others` has in their place."""
+    choices = {**RAFT_CHOICES, **others}
+    return RaftConfig(**{name: rng.choice(values) for name, values in choices.items()})
 
 
 def _draw_network(rng: random.Random, election_seconds: float) -> NetworkOptions:
@@ -196,12 +196,20 @@ def _draw_network(rng: random.Random, election_seconds: float) -> NetworkOptions
     )
 
 
-def _draw_disk(rng: random.Random, tick_seconds: float) -> DiskOptions:
+def draw_disk(
+    rng: random.Random, tick_seconds: float, *, syncs: Sequence[float], indexes: Sequence[int] = ()
+) -> DiskOptions:
+    """Return how the disks of a seed behave.
+
+    Args:
+        syncs: How long a sync may take, in ticks, to choose from.
+        indexes: The sizes that an index may have; without them, as `DiskOptions`.
+    """
     return DiskOptions(
-        sync_seconds_mean=tick_seconds * rng.choice((0.01, 0.1, 0.5, 2.0)),
+        sync_seconds_mean=tick_seconds * rng.choice(syncs),
         keep=rng.choice((0.0, 0.3, 0.7)),
         segment_size=rng.choice((4096 + 400, 4096 + 1500, 4096 + 6000, 65536)),
-        index_size=rng.choice((60, 240, 1200, 12_000)),
+        index_size=rng.choice(indexes) if indexes else DiskOptions().index_size,
         reserve_size=rng.choice((0, 4096)),
     )
 

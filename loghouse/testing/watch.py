@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from loghouse.protocol.entry import Entry
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVoteReply
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Ready, Role
-from loghouse.storage.log import Log
+from loghouse.replica.driver import RaftDriver
+from loghouse.replica.replica import Replica
 from loghouse.testing.life import Life
 from loghouse.testing.simulation import Simulation
 
@@ -37,13 +37,6 @@ class Watch:
         self._led_from = -1
         # The first entry of that leadership.
         self._first_index = 0
-
-    def open_books(self, log: Log, entries: Sequence[Entry]) -> None:
-        """Check what a start recovered: the log, and all entries that it holds."""
-        if self._life.is_alive:
-            state, start = log.hard_state, log.first_index - 1
-            opened = self._cluster.oracle.opened
-            self._cluster.guarded(opened, self.number, entries, start, state.term, state.vote)
 
     def follow(self, raft: Raft) -> None:
         """Take down what a core says, as soon as it says it."""
@@ -118,3 +111,24 @@ class Watch:
             self._reach("acknowledged")
         elif self._raft is not None and self._raft.role is Role.LEADER:
             self._reach("mid_broadcast")
+
+
+class WatchedReplica(Replica):
+    """A `Replica` that differs from the production one in nothing but that it is seen."""
+
+    def __init__(self, open_watch: Callable[[int, Replica], Watch], *args: Any, **settings: Any) -> None:
+        self._open_watch = open_watch  # begins to watch a member of that id
+        self._watch: Watch | None = None
+        super().__init__(*args, **settings)
+
+    def _make_driver(self, id_: int) -> RaftDriver:
+        watch = self._watch = self._open_watch(id_, self)
+        driver = super()._make_driver(id_)
+        watch.follow(driver.raft)
+        return driver
+
+    def send(self, envelope: Envelope) -> None:
+        """Send a message to another member, or drop it."""
+        if self._watch is not None and self._watch.sending(envelope):
+            super().send(envelope)
+            self._watch.sent(envelope)

@@ -56,14 +56,7 @@ class FullCluster(Simulation[FullHost]):
         self.join = tuple(f"n{number}:1" for number in range(1, options.voters + 1))
         self.atlas = FullAtlas(self)
         self.nodes = {
-            number: FullHost(
-                self,
-                number,
-                self.stream(f"node.{number}"),
-                join=self.join,
-                swim=options.swim,
-                frame_seed=lambda: self.frame_seed,
-            )
+            number: FullHost(self, number, join=self.join, swim=options.swim)
             for number in range(1, options.voters + options.spares + 1)
         }
         self.reconciler = Operators(self, trims=options.trims)
@@ -96,12 +89,6 @@ class FullCluster(Simulation[FullHost]):
     def _start_first(self, host: FullHost) -> None:
         if not host.incarnation:
             host.start()
-
-    def _revive(self, node: FullHost) -> None:
-        node.resume()
-        node.machine.heal()
-        if not node.is_up and node.incarnation:
-            node.restart_after(0.0)
 
     def _run_liveness(self) -> None:
         super()._run_liveness()

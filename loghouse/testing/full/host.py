@@ -13,14 +13,15 @@ from twisted.python.failure import Failure
 from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.errors import DamageError, EntryDamagedError
 from loghouse.gossip.config import SwimConfig
-from loghouse.net.accept import LinkContext, own_hello
+from loghouse.net.accept import AcceptedLink, LinkContext, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialContext
-from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX
+from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import MemberRole, decode_producer
 from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.link_messages import Hello
 from loghouse.raft.ready import Proposal
 from loghouse.replica.api import proposing
 from loghouse.replica.driver import RaftDriver
@@ -31,13 +32,11 @@ from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import PowerLossError
 from loghouse.testing.full.life import NodeLife
 from loghouse.testing.full.tcp import SimTransport
-from loghouse.testing.full.watch import AcceptedWithoutTls, WatchedNode
 from loghouse.testing.host import Host
 from loghouse.testing.life import Life
-from loghouse.testing.machine import Machine
 from loghouse.testing.queue import DiskQueue, ReaderQueue
 from loghouse.testing.simulation import Simulation
-from loghouse.testing.watch import Watch
+from loghouse.testing.watch import WatchedReplica
 from loghouse.testing.workload import AcknowledgedAppend, Answer
 
 DATA_DIR: Final = "/data"
@@ -58,28 +57,16 @@ class FullHost(Host):
         self,
         cluster: Simulation[Any],
         number: int,
-        rng: random.Random,
         *,
         join: tuple[str, ...],
         swim: SwimConfig,
-        frame_seed: Callable[[], int],
     ) -> None:
-        """Take a machine that is off.
-
-        Args:
-            join: The addresses that every node looks for.
-            frame_seed: The seed of the frames of the cluster that was made; 0 before that.
-        """
-        disk_rng = cluster.stream(f"disk.{number}")
-        directory = f"{DATA_DIR}/logs/1"
-        machine = Machine(
-            cluster.clock, disk_rng, cluster.options, number, frame_seed=frame_seed, directory=directory
-        )
-        super().__init__(cluster, number, rng, machine)
+        """Take a machine that is off; `join` are the addresses that every node looks for."""
+        super().__init__(cluster, number, directory=f"{DATA_DIR}/logs/1")
         self.address = f"{self.name}:1"
         self._join = join
         self._swim = swim
-        self.node: WatchedNode | None = None
+        self.node: Node | None = None
         self.links: Cluster | None = None
         # Requests under way in this life: what was asked, and when on the clock that pauses stop.
         self._asked: dict[int, tuple[str, float]] = {}
@@ -127,9 +114,9 @@ class FullHost(Host):
         node.attach(links)
         links.start(DialContext(reactor=life, watch=self._watch, hello=hello, tls=None, rng=rng))
 
-    def _make_node(self, life: Life, rng: random.Random) -> WatchedNode:
-        cluster, options = self.cluster, self.cluster.options
-        node = WatchedNode(
+    def _make_node(self, life: Life, rng: random.Random) -> Node:
+        options = self.cluster.options
+        node = Node(
             NodeOptions(
                 name=self.name,
                 cluster_name="simulated",
@@ -139,7 +126,7 @@ class FullHost(Host):
                 reserve_size=options.disk.reserve_size,
                 tick_seconds=options.tick_seconds,
                 is_alone=self.is_alone,
-                raft=cluster.raft_config,
+                raft=options.raft,
             ),
             files=self.machine.disk,
             clocks=Clocks(life, life.soon, life.callLater, self.wall, life.seconds),
@@ -147,14 +134,8 @@ class FullHost(Host):
             make_queue=partial(self._make_queue, life),
             on_fatal=partial(self._fatal, life),
         )
-        node.open_watch = partial(self._open_watch, life, node)
+        node.make_replica = partial(WatchedReplica, partial(self.open_watch, life))
         return node
-
-    def _open_watch(self, life: Life, node: WatchedNode, id_: int, log: Log) -> Watch:
-        number = self.cluster.oracle.number(id_, node.disk_uuid)
-        watch = self.watch = Watch(self.cluster, life, number, self.reach)
-        watch.open_books(log, self.machine.all_entries(log))
-        return watch
 
     def _make_queue(self, life: Life, name: str, thread_count: int) -> WorkQueue:
         return DiskQueue(self, life) if thread_count == 1 else ReaderQueue(self, life)
@@ -211,7 +192,7 @@ class FullHost(Host):
             lambda _: self.cluster.clock.after(GRACE_SECONDS, life.enter, self._stopped, life, down_seconds)
         )
 
-    async def _stop(self, life: Life, node: WatchedNode, links: Cluster) -> None:
+    async def _stop(self, life: Life, node: Node, links: Cluster) -> None:
         await node.administration.hand_over().addTimeout(HAND_OVER_SECONDS_MAX, life, lambda _, __: None)
         node.release_waiters()
         self._door_is_closed = True
@@ -248,12 +229,13 @@ class FullHost(Host):
     @property
     def driver(self) -> RaftDriver | None:
         """What runs the core, while the process runs and is a member."""
-        return self.node.driver if self.node is not None else None
+        return self.node.membership.driver if self.node is not None else None
 
     @property
     def log(self) -> Log | None:
         """The log; None before the node belongs to a cluster."""
-        return self.node.store if self.node is not None else None
+        replica = self.node.membership.replica if self.node is not None else None
+        return replica.log if replica is not None else None
 
     @property
     def member(self) -> int:
@@ -305,14 +287,14 @@ class FullHost(Host):
         is_waiting = any(what == WAITING for what, _ in self._asked.values())
         return is_running and is_waiting and driver is not None and offset < driver.readable_offset
 
-    def order(self, what: str, ask: Callable[[WatchedNode], Deferred[Any]], answer: Answer) -> None:
+    def order(self, what: str, ask: Callable[[Node], Deferred[Any]], answer: Answer) -> None:
         """Ask as an operator does."""
         self._ask(what, ask, lambda result: result, answer)
 
     def _ask(
         self,
         what: str,
-        ask: Callable[[WatchedNode], Deferred[Any]],
+        ask: Callable[[Node], Deferred[Any]],
         shape: Callable[[Any], object],
         answer: Answer,
         offset: int = -1,
@@ -379,3 +361,11 @@ class FullHost(Host):
         name = rng.choice(["", *others])
         self.order("transfer", lambda node: node.administration.transfer(name), lambda result: None)
         return "transfer"
+
+
+class AcceptedWithoutTls(AcceptedLink):
+    """A link of another node. TLS is not simulated: who is there is taken from its Hello."""
+
+    def _admit(self, hello: Hello) -> None:
+        peers: Any = self._context.peers
+        peers.admit(hello)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from typing import Final
 
 from loghouse.gossip.config import LAN, LOCAL, SwimConfig
 from loghouse.testing.network import NetworkOptions
 from loghouse.testing.streams import substream
-from loghouse.testing.swarm import FAULT_CLASSES, DiskOptions, RaftLimits, SwarmOptions, draw_faults
+from loghouse.testing.swarm import FAULT_CLASSES, SwarmOptions, draw_disk, draw_faults, draw_raft
 
 # Every class of fault a seed may have. ONLY APPEND: the order is the order of drawing.
 FULL_FAULT_CLASSES: Final = (*FAULT_CLASSES, "link_reset", "stop")
@@ -43,7 +42,14 @@ class FullOptions(SwarmOptions):
 def draw_full_options(seed: int) -> FullOptions:
     """Return the options of a seed."""
     rng = substream(seed, "full swarm")
-    raft = _draw_raft(rng)
+    raft = draw_raft(
+        rng,
+        election_ticks=(5, 10),
+        inflight_entries_max=(2, 8, 4096),
+        inflight_size_max=(500, 4000, 1_000_000),
+        proposals_max=(4, 64, 4096),
+        proposals_size_max=(4000, 64_000),
+    )
     tick_seconds = rng.choice((0.05, 0.1, 0.1))
     election_seconds = tick_seconds * raft.election_ticks
     voters = rng.choice((1, 2, 3, 3, 3, 3, 3, 3, 4, 5))
@@ -54,8 +60,12 @@ def draw_full_options(seed: int) -> FullOptions:
         tick_seconds=tick_seconds,
         turn_seconds=rng.choice((0.0, 0.0, 0.0005, 0.005)),
         drift=rng.choice((0.0, 0.05, 0.2)),
-        network=_draw_network(rng, election_seconds),
-        disk=_draw_disk(rng, tick_seconds),
+        network=NetworkOptions(
+            delay_seconds_min=0.0002,
+            delay_seconds_mean=election_seconds * rng.choice((0.002, 0.005, 0.02, 0.1)),
+            loss=rng.choice((0.0, 0.0, 0.01, 0.05)),
+        ),
+        disk=draw_disk(rng, tick_seconds, syncs=(0.01, 0.05, 0.3, 1.0)),
         raft=raft,
         safety_seconds=rng.choice((20.0, 30.0, 40.0)),
         liveness_seconds=120.0,
@@ -72,37 +82,4 @@ def draw_full_options(seed: int) -> FullOptions:
         crash_points=FULL_CRASH_POINTS,
         swim=rng.choice((LAN, LOCAL)),
         write_buffer_size=rng.choice((2000, 65_536)),
-    )
-
-
-def _draw_raft(rng: random.Random) -> RaftLimits:
-    return RaftLimits(
-        election_ticks=rng.choice((5, 10)),
-        heartbeat_ticks=rng.choice((1, 1, 2)),
-        snapshot_ticks=rng.choice((5, 20)),
-        append_size_max=rng.choice((1, 220, 1000, 1_000_000)),
-        inflight_entries_max=rng.choice((2, 8, 4096)),
-        inflight_size_max=rng.choice((500, 4000, 1_000_000)),
-        proposals_max=rng.choice((4, 64, 4096)),
-        proposals_size_max=rng.choice((4000, 64_000)),
-        committed_size_max=rng.choice((1, 2000, 1_000_000)),
-        cache_size_max=rng.choice((1, 2000, 1_000_000)),
-        reads_max=rng.choice((1, 8, 64)),
-    )
-
-
-def _draw_network(rng: random.Random, election_seconds: float) -> NetworkOptions:
-    return NetworkOptions(
-        delay_seconds_min=0.0002,
-        delay_seconds_mean=election_seconds * rng.choice((0.002, 0.005, 0.02, 0.1)),
-        loss=rng.choice((0.0, 0.0, 0.01, 0.05)),
-    )
-
-
-def _draw_disk(rng: random.Random, tick_seconds: float) -> DiskOptions:
-    return DiskOptions(
-        sync_seconds_mean=tick_seconds * rng.choice((0.01, 0.05, 0.3, 1.0)),
-        keep=rng.choice((0.0, 0.3, 0.7)),
-        segment_size=rng.choice((4096 + 400, 4096 + 1500, 4096 + 6000, 65536)),
-        reserve_size=rng.choice((0, 4096)),
     )
