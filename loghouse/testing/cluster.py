@@ -1,6 +1,6 @@
 """A whole cluster in one process: machines, network, clients and the adversary, driven by one seed.
 
-    result = run_seed(draw_options(7))
+    result = SimCluster(draw_options(7)).run()
     assert result.violation is None
 
 A run has two phases. *Safety*: faults strike while clients work. *Liveness*: all faults
@@ -23,7 +23,7 @@ from loghouse.testing.nemesis import Fault, Nemesis, plan_faults
 from loghouse.testing.network import SimNetwork
 from loghouse.testing.node import Places, SimNode
 from loghouse.testing.reconcile import Reconciler
-from loghouse.testing.simulation import RunResult, Simulation
+from loghouse.testing.simulation import Simulation
 from loghouse.testing.swarm import SwarmOptions
 from loghouse.testing.workload import Workload
 
@@ -121,12 +121,3 @@ class SimCluster(Simulation[SimNode]):
         message = envelope.message
         self.trace.step(message.KIND, source, target, message.term, envelope.target)
         self.nodes[target].receive(source, envelope)
-
-
-def run_seed(
-    options: SwarmOptions,
-    faults: tuple[Fault, ...] | None = None,
-    write_trace: Callable[[str], object] | None = None,
-) -> RunResult:
-    """Run one seed's cluster from boot to judgement."""
-    return SimCluster(options, faults, write_trace).run()

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from loghouse.testing.cluster import run_seed
 from loghouse.testing.nemesis import Fault, plan_faults
 from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import SwarmOptions
+from loghouse.testing.worlds import CORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Shrinker:
         options: SwarmOptions,
         rule: str,
         tries_max: int = 200,
-        run: Callable[[SwarmOptions, tuple[Fault, ...]], RunResult] = run_seed,
+        run: Callable[[SwarmOptions, tuple[Fault, ...]], RunResult] = CORE.run,
     ) -> None:
         self._options = options
         self._faults = plan_faults(options)

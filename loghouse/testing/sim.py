@@ -99,7 +99,7 @@ def run_one(seed: int, *, trace: bool, shrink: bool, world: World, mutant: Mutan
 
 def _run_planted(options: SwarmOptions, *, trace: bool, shrink: bool, world: World) -> int:
     seed = options.seed
-    result = world.run(options, write_trace=print if trace else None)
+    result = world.run(options, None, print if trace else None)
     print(f"seed {seed}: {result.violation or 'clean'}")
     print(f"trace hash {result.digest}; {result.simulated_seconds:.1f} s simulated")
     print(f"faults {dict(sorted(result.faults.items()))}")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loghouse.testing.cluster import run_seed
-from loghouse.testing.full.cluster import run_full_seed
+from loghouse.testing.cluster import SimCluster
+from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import draw_full_options
 from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import draw_options
@@ -15,12 +15,16 @@ from loghouse.testing.swarm import draw_options
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """How a seed's options are drawn, how they are run, and what must be on the command line to have that."""
+    """How a seed's options are drawn, what runs them, and what must be on the command line to have that."""
 
     flag: str
     draw: Callable[[int], Any]
-    run: Callable[..., RunResult]
+    cluster: Callable[..., SimCluster | FullCluster]
+
+    def run(self, options: Any, *args: Any) -> RunResult:
+        """Run a seed from boot to judgement; arguments as `SimCluster`."""
+        return self.cluster(options, *args).run()
 
 
-CORE: Final = World("", draw_options, run_seed)
-FULL: Final = World("--full ", draw_full_options, run_full_seed)
+CORE: Final = World("", draw_options, SimCluster)
+FULL: Final = World("--full ", draw_full_options, FullCluster)

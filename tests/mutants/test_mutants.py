@@ -11,9 +11,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.bank import hunt, options_for
-from loghouse.testing.cluster import run_seed
 from loghouse.testing.mutation import Edit, Mutant, find_function, planted
-from loghouse.testing.worlds import FULL
+from loghouse.testing.worlds import CORE, FULL
 from tests.mutants import BANK, FULL_BANK
 from tests.mutants.named import Caught
 from tests.processes import long
@@ -110,7 +109,7 @@ class MutantTests(SynchronousTestCase):
         options = options_for(mutant, 3)
         self.assertEqual((options.voters, options.raft.append_size_max), (3, 1))
         self.assertEqual({kind for kind, _ in options.faults}, {"crash", "crash_point"})
-        self.assertIsNone(run_seed(options).violation)
+        self.assertIsNone(CORE.run(options).violation)
 
 
 def all_mutants():

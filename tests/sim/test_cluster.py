@@ -4,7 +4,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.testing.cluster import SimCluster, run_seed
+from loghouse.testing.cluster import SimCluster
 from loghouse.testing.swarm import SwarmOptions, draw_options
 from tests.sim.seeds import SeedTests
 
@@ -18,7 +18,7 @@ class ClusterTests(SeedTests, SynchronousTestCase):
     repeated_seed = "8"
 
     def run_seed(self, seed):
-        return run_seed(draw_options(seed))
+        return SimCluster(draw_options(seed)).run()
 
     def test_calm(self):
         """Without any fault every request of every client is answered, and all members end equal."""

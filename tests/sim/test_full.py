@@ -4,7 +4,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.testing.full.cluster import FullCluster, run_full_seed
+from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import FullOptions, draw_full_options
 from tests.sim.seeds import SeedTests
 
@@ -19,7 +19,7 @@ class FullTests(SeedTests, SynchronousTestCase):
     repeated_seed = "18"
 
     def run_seed(self, seed):
-        result = run_full_seed(draw_full_options(seed))
+        result = FullCluster(draw_full_options(seed)).run()
         # What a node wrote about failures is judged by the run itself.
         self.flushLoggedErrors()
         return result

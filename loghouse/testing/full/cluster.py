@@ -23,7 +23,7 @@ from loghouse.testing.full.swarm import FullOptions
 from loghouse.testing.full.tcp import TcpNetwork
 from loghouse.testing.host import Host
 from loghouse.testing.nemesis import Fault, Nemesis, plan_faults
-from loghouse.testing.simulation import RunResult, Simulation
+from loghouse.testing.simulation import Simulation
 from loghouse.testing.workload import Answer, Workload
 
 GROUP = 1
@@ -153,12 +153,3 @@ class FullNemesis(Nemesis):
         assert isinstance(victim, FullHost)
         victim.stop_in_order(self._later(rng, 0.1, 4))
         return "stop"
-
-
-def run_full_seed(
-    options: FullOptions,
-    faults: tuple[Fault, ...] | None = None,
-    write_trace: Callable[[str], object] | None = None,
-) -> RunResult:
-    """Run one seed's cluster of production nodes from boot to judgement."""
-    return FullCluster(options, faults, write_trace).run()
