@@ -24,7 +24,7 @@ from loghouse.replica.api import Fetched, LogBounds
 from loghouse.replica.replica import Replica
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.testing.checkers import Violation
-from loghouse.testing.disk import PowerLossError
+from loghouse.testing.disk import CHANGING, PowerLossError
 from loghouse.testing.life import Life
 from loghouse.testing.machine import Machine
 from loghouse.testing.simulation import SimHost, Simulation
@@ -135,6 +135,8 @@ class Host(SimHost):
         self.life.is_alive = False
         self.watch = None
         self._ended(self.life, with_power=with_power)
+        if not with_power:
+            self.machine.disk.stop_process()  # what it wrote stays in the page cache
 
     def crash(self, rng: random.Random) -> None:
         """Cut the power: nobody is told, nothing is finished."""
@@ -158,13 +160,11 @@ class Host(SimHost):
     def _exit(self) -> None:
         """End the process, and start it again after a while; the machine stays on."""
         self._end(with_power=False)
-        self.machine.process_exit()
         self.restart_after(self.cluster.options.election_seconds * 2)
 
     def _refuse(self, error: StorageError | DiskFullError) -> None:
         """The process cannot start on this disk."""
         self._end(with_power=False)
-        self.machine.process_exit()
         if isinstance(error, self.disk_errors):
             self.cluster.trace.note(f"{self.name} cannot start: {error}")
             self._check_disk_may_fail(error)
@@ -230,7 +230,9 @@ class Host(SimHost):
         self.point, self._point_count = point, count
         self._point_rng, self._point_down = rng, down_seconds
         if point == "disk_step":
-            self.machine.crash_at_step(count * 3)
+            # Inside some write, sync or change of a name.
+            lost = PowerLossError("power lost")
+            self.machine.disk.fail(lost, after=count * 3, kinds=sorted(CHANGING))
 
     def reach(self, point: str) -> bool:
         """Come by a crash point; True when the power is gone now."""

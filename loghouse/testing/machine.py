@@ -17,7 +17,7 @@ from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.storage.store import WATERMARK_POSITIONS, Watermark
 from loghouse.testing.checkers import Oracle
 from loghouse.testing.clock import SimClock
-from loghouse.testing.disk import CHANGING, PowerLossError, SimDisk
+from loghouse.testing.disk import SimDisk
 from loghouse.testing.disk_nodes import SimDirectory, SimFile
 from loghouse.testing.swarm import SwarmOptions
 
@@ -174,10 +174,6 @@ class Machine:
 
     # --- faults ----------------------------------------------------------------------------
 
-    def crash_at_step(self, count: int) -> None:
-        """Lose the power inside some write, sync or change of a name, `count` of them from now."""
-        self.disk.fail(PowerLossError("power lost"), after=count, kinds=sorted(CHANGING))
-
     def fail_at_step(self, count: int) -> None:
         """Let a write or sync fail, `count` of them from now."""
         kind = self._rng.choice(("pwritev", "fdatasync", "fsync", "rename", "sync_directory"))
@@ -197,10 +193,6 @@ class Machine:
         """Lose what was not synced: all of it in half of the cases, some and torn in the others."""
         keep = 0.0 if rng.random() < 0.5 else self._options.disk.keep
         self.disk.crash(rng, keep=keep)
-
-    def process_exit(self) -> None:
-        """End the process; what it wrote stays in the page cache."""
-        self.disk.stop_process()
 
     def rot(self, rng: random.Random) -> str:
         """Flip a bit that is on the disk; return where, or the empty text when there is nothing to flip."""

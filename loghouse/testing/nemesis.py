@@ -65,7 +65,7 @@ class Nemesis:
             "bit_rot": lambda rng: str(cluster.atlas.rot(rng)),
             "clock_step": self._on_victim(self._clock_step),
             "transfer": self._transfer,
-            "membership": cluster.change_membership,
+            "membership": cluster.reconciler.change,
             "wipe": lambda rng: str(cluster.atlas.wipe(rng)),
             "rolling_restart": self._rolling_restart,
         }

@@ -308,29 +308,14 @@ class Simulation(Generic[M]):
         leading = [node for node in self.nodes.values() if node.leads]
         return max(leading, key=lambda node: node.raft.term if node.raft is not None else 0, default=None)
 
-    def change_membership(self, rng: random.Random) -> str:
-        """Want one machine more, fewer, or in another part."""
-        return str(self.reconciler.change(rng))
-
     # --- what clients reach (workload.Servers) --------------------------------------------------
 
     def numbers(self) -> list[int]:
         """Return the numbers of all machines."""
         return list(self.nodes)
 
-    def propose(self, number: int, proposal: Proposal, answer: Answer) -> None:
-        """Carry an append to a node and its answer back; either may be lost."""
-        self._request(lambda back: self.nodes[number].propose(proposal, back), answer)
-
-    def read(self, number: int, offset: int, answer: Answer) -> None:
-        """Carry a read to a node and its answer back."""
-        self._request(lambda back: self.nodes[number].read(offset, back), answer)
-
-    def tail(self, number: int, answer: Answer) -> None:
-        """Carry a question for the next offset to a node and its answer back."""
-        self._request(lambda back: self.nodes[number].tail(back), answer)
-
-    def _request(self, ask: Callable[[Answer], Any], answer: Answer) -> None:
+    def request(self, number: int, ask: Callable[[M, Answer], Any], answer: Answer) -> None:
+        """Carry a request to a node and its answer back; either may be lost."""
         rng, clock, options = self._client_rng, self.clock, self.network.options
 
         def travel() -> float:
@@ -341,11 +326,11 @@ class Simulation(Generic[M]):
                 clock.after(travel(), answer, result)
 
         if rng.random() >= options.loss * 0.5:
-            clock.after(travel(), self._arrive, ask, back)
+            clock.after(travel(), self._arrive, number, ask, back)
 
-    def _arrive(self, ask: Callable[[Answer], Any], back: Answer) -> None:
+    def _arrive(self, number: int, ask: Callable[[M, Answer], Any], back: Answer) -> None:
         """A request is at its node."""
-        ask(back)
+        ask(self.nodes[number], back)
 
 
 def _found(prefix: str, error: BaseException | None) -> Violation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final
 
 from loghouse.raft.config import RaftConfig
@@ -120,10 +120,6 @@ class SwarmOptions:
     def election_seconds(self) -> float:
         """The shortest election timeout: the unit that faults are paced by."""
         return self.tick_seconds * self.raft.election_ticks
-
-    def describe(self) -> dict[str, object]:
-        """Return the options as plain values, for a report."""
-        return asdict(self)
 
 
 def draw_options(seed: int) -> SwarmOptions:

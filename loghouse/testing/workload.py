@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from loghouse.errors import LoghouseError, NotLeaderError, OffsetOutOfRangeError, UnavailableError
 from loghouse.protocol.configuration import encode_producer
@@ -21,6 +21,7 @@ from loghouse.testing.history import History, Written
 from loghouse.testing.swarm import SwarmOptions
 
 Answer = Callable[[object], None]
+Ask = Callable[[Any, Answer], Any]
 
 
 class Servers(Protocol):
@@ -29,14 +30,8 @@ class Servers(Protocol):
     def numbers(self) -> list[int]:
         """Return the numbers of the machines a client knows."""
 
-    def propose(self, number: int, proposal: Proposal, answer: Answer) -> None:
-        """Ask a node to append; answers `AcknowledgedAppend`."""
-
-    def read(self, number: int, offset: int, answer: Answer) -> None:
-        """Ask a node for the record at an offset; answers the `Entry` that holds it."""
-
-    def tail(self, number: int, answer: Answer) -> None:
-        """Ask a node for the next offset; answers it."""
+    def request(self, number: int, ask: Ask, answer: Answer) -> None:
+        """Ask a node, a `simulation.SimHost`, as `ask` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +97,7 @@ class SimClient:
             return self.leader
         return self.some_node()
 
-    def ask(
-        self, request: Callable[[int, Answer], None], number: int, done: Callable[[object], None]
-    ) -> None:
+    def ask(self, request: Ask, number: int, done: Callable[[object], None]) -> None:
         """Make a request; `done` is called once, with the answer or with None when none came in time."""
         waiting = True
 
@@ -119,7 +112,7 @@ class SimClient:
                 self.work.timed_out += 1
                 answered(None)
 
-        request(number, answered)
+        self.work.servers.request(number, request, answered)
         self.work.clock.after(self.work.options.request_timeout_seconds, gave_up)
 
     def heard(self, number: int, result: object) -> None:
@@ -158,7 +151,7 @@ class SimProducer(SimClient):
             else:
                 self.think(self._register)
 
-        self.ask(lambda n, answer: self.work.servers.propose(n, proposal, answer), number, done)
+        self.ask(lambda node, answer: node.propose(proposal, answer), number, done)
 
     def _next(self) -> None:
         # A window of batches in flight, oldest first; the next one waits until the oldest is done.
@@ -192,7 +185,7 @@ class SimProducer(SimClient):
                 self.work.refused += result is not None
                 self.think(lambda: self._attempt(op))
 
-        self.ask(lambda n, answer: self.work.servers.propose(n, proposal, answer), number, done)
+        self.ask(lambda node, answer: node.propose(proposal, answer), number, done)
 
 
 class Writer(SimClient):
@@ -225,7 +218,7 @@ class Writer(SimClient):
                 self.expected = None
             self.think(self._write)
 
-        self.ask(lambda n, answer: self.work.servers.propose(n, proposal, answer), number, done)
+        self.ask(lambda node, answer: node.propose(proposal, answer), number, done)
 
 
 class SimReader(SimClient):
@@ -254,7 +247,7 @@ class SimReader(SimClient):
                 self.highest = max(self.highest, result)
             self.think(self._read)
 
-        self.ask(self.work.servers.tail, number, done)
+        self.ask(lambda node, answer: node.tail(answer), number, done)
 
     def _ask_record(self) -> None:
         number = self.some_node()
@@ -274,7 +267,7 @@ class SimReader(SimClient):
                 self.highest = max(self.highest, result.next_offset)
             self.think(self._read)
 
-        self.ask(lambda n, answer: self.work.servers.read(n, offset, answer), number, done)
+        self.ask(lambda node, answer: node.read(offset, answer), number, done)
 
 
 def make_payload(name: str, number: int, rng: random.Random, large_share: float) -> bytes:

@@ -54,7 +54,7 @@ class HealTests(SynchronousTestCase):
         cluster.network.heal(0.001)
         answers = []
         for number in range(100):
-            cluster._request(lambda back, number=number: back(number), answers.append)
+            cluster.request(1, lambda _, back, number=number: back(number), answers.append)
         cluster.clock.advance(10.0)
         self.assertEqual(sorted(answers), list(range(100)))
 

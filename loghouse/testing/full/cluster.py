@@ -125,8 +125,8 @@ class FullCluster(Simulation[FullHost]):
         )
         return counters
 
-    def _arrive(self, ask: Callable[[Answer], Any], back: Answer) -> None:
-        cancel = ask(back)
+    def _arrive(self, number: int, ask: Callable[[FullHost, Answer], Any], back: Answer) -> None:
+        cancel = ask(self.nodes[number], back)
         if self._client_rng.random() < 0.3:  # a caller whose deadline is over takes its call back
             self.clock.after(self.options.request_timeout_seconds * 2, cancel)
 

@@ -159,7 +159,6 @@ class FullHost(Host):
             super().crash(rng)
         else:
             self._end(with_power=False)
-            self.machine.process_exit()
             self.cluster.trace.note(f"{self.name} is killed")
 
     def _not_stopped(self, failure: Failure, life: Life) -> None:
@@ -210,7 +209,6 @@ class FullHost(Host):
             self.cluster.crashed(self.name, Violation("unanswered", f"{self.name} stopped and left {kinds}"))
             return
         self._end(with_power=False)
-        self.machine.process_exit()
         self.cluster.trace.note(f"{self.name} stopped")
         self.restart_after(down_seconds)
 
