@@ -17,27 +17,14 @@ NESTED = ("raft", "disk", "network")
 class Catch:
     """How a mutant was caught: by which rule, at which seed; `rule` is empty if it survived."""
 
-    name: str
+    mutant: str
     citation: str
     rule: str
-    text: str
     seed: int
     seeds_tried: int
     cpu_seconds: float
     simulated_seconds: float
-
-    def report(self) -> dict[str, object]:
-        """Return the catch as plain values for JSON."""
-        return {
-            "mutant": self.name,
-            "citation": self.citation,
-            "rule": self.rule,
-            "seed": self.seed,
-            "seeds_tried": self.seeds_tried,
-            "cpu_seconds": round(self.cpu_seconds, 2),
-            "simulated_seconds": round(self.simulated_seconds, 1),
-            "violation": self.text,
-        }
+    violation: str
 
 
 def options_for(mutant: Mutant, seed: int, world: World = CORE) -> SwarmOptions:
@@ -72,14 +59,15 @@ def hunt(mutant: Mutant, *, seconds: float, seeds: Sequence[int] = (), world: Wo
             if result.violation is not None or time.process_time() - begin > seconds:
                 break
     spent = time.process_time() - begin
+    rule = text = ""
     if result.violation is None:
-        return Catch(mutant.name, mutant.citation, "", "", 0, tried, spent, simulated)
-    control = world.run(options_for(mutant, seed, world))
-    if control.violation is not None:
+        seed = 0
+    elif (control := world.run(options_for(mutant, seed, world))).violation is not None:
         text = f"seed {seed} breaks without the bug, too: {control.violation}"
-        return Catch(mutant.name, mutant.citation, "", text, seed, tried, spent, simulated)
-    rule, text = result.violation.rule, str(result.violation)
-    return Catch(mutant.name, mutant.citation, rule, text, seed, tried, spent, simulated)
+    else:
+        rule, text = result.violation.rule, str(result.violation)
+    figures = (round(spent, 2), round(simulated, 1))
+    return Catch(mutant.name, mutant.citation, rule, seed, tried, *figures, text)
 
 
 def hunt_all(
@@ -101,7 +89,7 @@ def hunt_table(catches: Sequence[Catch]) -> str:
     """Return the catches as a Markdown table."""
     lines = ["| mutant | caught by | seeds | CPU s |", "|---|---|---|---|"]
     lines += [
-        f"| {catch.name} | {catch.rule or 'SURVIVED'} | {catch.seeds_tried} | {catch.cpu_seconds:.2f} |"
+        f"| {catch.mutant} | {catch.rule or 'SURVIVED'} | {catch.seeds_tried} | {catch.cpu_seconds:.2f} |"
         for catch in catches
     ]
     total = sum(catch.cpu_seconds for catch in catches)

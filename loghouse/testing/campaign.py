@@ -58,19 +58,10 @@ def run_campaign(
     *,
     enough: Callable[[Summary], bool],
     progress: Callable[[Summary, RunResult], None] = lambda summary, result: None,
-    summary: Summary | None = None,
     world: World = CORE,
 ) -> Summary:
-    """Run seeds until `enough`; a failing seed does not stop the others.
-
-    Args:
-        seeds: What to run, in order.
-        enough: Asked after every seed.
-        progress: Told after every seed.
-        summary: To add to.
-        world: What they are run in.
-    """
-    summary = summary or Summary()
+    """Run seeds in a world until `enough`, told `progress` after each; a failing one stops no other."""
+    summary = Summary()
     for seed in seeds:
         begin = time.process_time()
         result = world.run(world.draw(seed))

@@ -216,7 +216,7 @@ class ClusterProcess:
             self._check_alive(asked)
             names = {self.leader_seen_by(node) for node in asked}
             found[:] = [node for node in asked if names == {node.name}]
-            return bool(found) and self._confirms(found[0])
+            return bool(found) and self._next_offset(found[0]) >= 0
 
         self._wait(agree, f"one leader of {_names(asked)}", seconds_max)
         return found[0]
@@ -242,12 +242,9 @@ class ClusterProcess:
 
         def same() -> bool:
             self._check_alive(asked)
-            try:
-                ends.clear()
-                ends.update(self.bounds(node)[1] for node in asked)
-            except grpc.RpcError:
-                return False
-            return len(ends) == 1
+            ends.clear()
+            ends.update(map(self._next_offset, asked))
+            return len(ends) == 1 and -1 not in ends
 
         self._wait(same, f"{_names(asked)} to catch up", seconds_max)
         return ends.pop()
@@ -256,11 +253,9 @@ class ClusterProcess:
         self, roles: dict[str, str], *, seen_by: NodeProcess, seconds_max: float = DEADLINE_SECONDS
     ) -> None:
         """Wait until a node tells exactly these roles (name -> role)."""
-
-        def same() -> bool:
-            return self.roles_seen_by(seen_by) == roles
-
-        self._wait(same, f"{seen_by.name} to see {roles}", seconds_max)
+        self._wait(
+            lambda: self.roles_seen_by(seen_by) == roles, f"{seen_by.name} to see {roles}", seconds_max
+        )
 
     def wait_voters(self, *, seconds_max: float = DEADLINE_SECONDS) -> None:
         """Wait until every running node is a voter, in the eyes of each."""
@@ -273,12 +268,12 @@ class ClusterProcess:
                 seconds_max,
             )
 
-    def _confirms(self, node: NodeProcess) -> bool:
+    def _next_offset(self, node: NodeProcess) -> int:
+        """Return the next offset as a node confirms it with the leader; -1 when it cannot."""
         try:
-            self.bounds(node)
+            return self.bounds(node)[1]
         except grpc.RpcError:
-            return False
-        return True
+            return -1
 
     def _check_alive(self, nodes: Sequence[NodeProcess]) -> None:
         for node in nodes:

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import cast
@@ -69,10 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if mutant is None:
             parser.error(f"no mutant is called {given.mutant!r}")
         if given.seed is None:
-            return run_mutant(mutant, world)
+            (catch,) = hunt_all([mutant], seconds_each=120, world=world)
+            print(hunt_table([catch]))
+            return 0 if catch.rule else 1
     if given.seed is None:
         parser.error("one of --seed, --mutant, --hours, --ci is needed")
-    return run_one(given.seed, trace=given.trace, shrink=given.shrink, world=world, mutant=mutant)
+    options = options_for(mutant, given.seed, world) if mutant is not None else world.draw(given.seed)
+    with planted(mutant) if mutant is not None else nullcontext():
+        return run_one(options, trace=given.trace, shrink=given.shrink, world=world)
 
 
 def _hush_nodes() -> None:
@@ -90,17 +95,10 @@ def _bank(world: World) -> Sequence[Mutant]:
     return bank
 
 
-def run_one(seed: int, *, trace: bool, shrink: bool, world: World, mutant: Mutant | None = None) -> int:
-    """Run a seed, with a bug planted if one is given; say what came of it, and its trace hash."""
-    options = options_for(mutant, seed, world) if mutant is not None else world.draw(seed)
-    with planted(mutant) if mutant is not None else nullcontext():
-        return _run_planted(options, trace=trace, shrink=shrink, world=world)
-
-
-def _run_planted(options: SwarmOptions, *, trace: bool, shrink: bool, world: World) -> int:
-    seed = options.seed
+def run_one(options: SwarmOptions, *, trace: bool, shrink: bool, world: World) -> int:
+    """Run a seed; say what came of it, and its trace hash."""
     result = world.run(options, None, print if trace else None)
-    print(f"seed {seed}: {result.violation or 'clean'}")
+    print(f"seed {options.seed}: {result.violation or 'clean'}")
     print(f"trace hash {result.digest}; {result.simulated_seconds:.1f} s simulated")
     print(f"faults {dict(sorted(result.faults.items()))}")
     print(f"counters {dict(sorted(result.counters.items()))}")
@@ -153,16 +151,9 @@ def run_hours(hours: float, first: int, path: Path | None, world: World = CORE) 
     return 1 if summary.failures else 0
 
 
-def run_mutant(mutant: Mutant, world: World = CORE) -> int:
-    """Hunt one planted bug."""
-    catches = hunt_all([mutant], seconds_each=120, world=world)
-    print(hunt_table(catches))
-    return 0 if all(catch.rule for catch in catches) else 1
-
-
 def _tell_catch(catch: Catch) -> None:
     outcome = f"caught by {catch.rule}" if catch.rule else "SURVIVED"
-    print(f"{catch.name}: {outcome}, {catch.seeds_tried} seeds, {catch.cpu_seconds:.1f} s", flush=True)
+    print(f"{catch.mutant}: {outcome}, {catch.seeds_tried} seeds, {catch.cpu_seconds:.1f} s", flush=True)
 
 
 def run_ci(first: int, path: Path | None) -> int:
@@ -177,7 +168,7 @@ def run_ci(first: int, path: Path | None) -> int:
     catches = hunt_all(_bank(CORE), seconds_each=60, tell=_tell_catch)
     full_catches = hunt_all(_bank(FULL), seconds_each=60, tell=_tell_catch, world=FULL)
     print(hunt_table([*catches, *full_catches]))
-    survivors = [catch.name for catch in [*catches, *full_catches] if not catch.rule]
+    survivors = [catch.mutant for catch in [*catches, *full_catches] if not catch.rule]
     spent = time.process_time() - begin
 
     def is_over() -> bool:
@@ -200,8 +191,8 @@ def run_ci(first: int, path: Path | None) -> int:
     report["full"] = full.report()
     report["mutant_cpu_seconds"] = round(spent, 1)
     print(json.dumps(report, indent=2))
-    report["mutants"] = [catch.report() for catch in catches]
-    report["full_mutants"] = [catch.report() for catch in full_catches]
+    report["mutants"] = [asdict(catch) for catch in catches]
+    report["full_mutants"] = [asdict(catch) for catch in full_catches]
     _write_report(path, report)
     for name in survivors:
         print(f"SURVIVED: mutant {name}")

@@ -87,7 +87,7 @@ class MutantTests(SynchronousTestCase):
             if everything or mutant.name in CHEAP:
                 catch = hunt(mutant, seconds=60)
                 if not catch.rule:
-                    survivors.append((catch.name, catch.text))
+                    survivors.append((catch.mutant, catch.violation))
         self.assertEqual(survivors, [])
 
     @long
@@ -100,7 +100,7 @@ class MutantTests(SynchronousTestCase):
                 catch = hunt(mutant, seconds=60, world=FULL)
                 self.flushLoggedErrors()
                 if not catch.rule:
-                    survivors.append((catch.name, catch.text))
+                    survivors.append((catch.mutant, catch.violation))
         self.assertEqual(survivors, [])
 
     def test_options_are_taken(self):
