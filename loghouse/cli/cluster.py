@@ -29,8 +29,11 @@ from loghouse.client import Client
 from loghouse.cluster.reconcile import FIRST_VOTERS
 from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import VOTERS_MAX
+from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
+from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 
 WATCH_SECONDS: Final = 1.0
+_RUNNING: Final = {LIVENESS_TEXTS[one] for one in (Liveness.ALIVE, Liveness.SUSPECT)}
 CLEAR_SCREEN: Final = "\x1b[H\x1b[2J"
 
 
@@ -155,8 +158,12 @@ def can_append(status: log_pb2.StatusResponse) -> bool:
 
 def _voters(status: log_pb2.StatusResponse) -> tuple[list[log_pb2.MemberStatus], list[str]]:
     """Return the voters, and the names of those that do not run."""
-    voters = [member for member in status.members if member.role == "voter"]
-    return voters, [member.name for member in voters if member.liveness not in ("alive", "suspect")]
+    voters = _in_role(status, MemberRole.VOTER)
+    return voters, [member.name for member in voters if member.liveness not in _RUNNING]
+
+
+def _in_role(status: log_pb2.StatusResponse, role: MemberRole) -> list[log_pb2.MemberStatus]:
+    return [member for member in status.members if member.role == ROLE_TEXTS[role]]
 
 
 def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
@@ -171,7 +178,9 @@ def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
             f"Nothing can be appended until enough of them run again: {who}."
         )
     elif not status.leader:
-        quiet = ", ".join(f"{m.name} ({m.liveness})" for m in voters if m.liveness != "alive")
+        quiet = ", ".join(
+            f"{m.name} ({m.liveness})" for m in voters if m.liveness != LIVENESS_TEXTS[Liveness.ALIVE]
+        )
         notes.append(
             "No leader: nothing can be appended. While a majority of voters runs, one is elected in seconds"
             + (f"; not answering: {quiet}." if quiet else ".")
@@ -199,8 +208,8 @@ def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
 
 def _notes_on_learners(status: log_pb2.StatusResponse) -> Sequence[str]:
     """Explain members that follow and do not vote, where that is no passing state."""
-    voters = [member for member in status.members if member.role == "voter"]
-    learners = [member.name for member in status.members if member.role == "learner"]
+    voters = _in_role(status, MemberRole.VOTER)
+    learners = [member.name for member in _in_role(status, MemberRole.LEARNER)]
     notes = []
     if learners and len(voters) >= VOTERS_MAX:
         notes.append(
@@ -213,7 +222,7 @@ def _notes_on_learners(status: log_pb2.StatusResponse) -> Sequence[str]:
             f"{len(voters)}: it gets its vote together with one more node, or in the place of a voter that "
             "is removed. It holds everything meanwhile."
         )
-    replicas = [member.name for member in status.members if member.role == "replica"]
+    replicas = [member.name for member in _in_role(status, MemberRole.REPLICA)]
     if replicas:
         notes.append(f"Replicas (`cluster add --learner`), never given a vote: {', '.join(replicas)}.")
     return notes
@@ -233,28 +242,22 @@ def _lag_text(member: log_pb2.MemberStatus, commit_index: int) -> str:
     return f"{lag} entries" if lag != 1 else "1 entry"
 
 
+def _fields(message: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in names}
+
+
 def _as_json(status: log_pb2.StatusResponse) -> dict[str, Any]:
     return {
         "cluster": status.cluster_name,
         "cluster_uuid": status.cluster_uuid.hex(),
-        "node": status.node,
-        "version": status.version,
-        "term": status.term,
-        "leader": status.leader,
-        "commit_index": status.commit_index,
-        "lowest_offset": status.lowest_offset,
-        "next_offset": status.next_offset,
+        **_fields(
+            status, "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset"
+        ),
         "members": [
             {
-                "name": member.name,
-                "id": member.id,
-                "role": member.role,
-                "liveness": member.liveness,
-                "is_leader": member.is_leader,
-                "match_index": member.match_index,
+                **_fields(member, "name", "id", "role", "liveness", "is_leader", "match_index"),
                 "entries_behind": _lag(member, status.commit_index),
-                "address": member.address,
-                "version": member.version,
+                **_fields(member, "address", "version"),
             }
             for member in status.members
         ],

@@ -25,6 +25,7 @@ from loghouse.cli.demo_trip import append_file, compare_file, figures, tell_trip
 from loghouse.cli.output import CommandError, count_text, write_table
 from loghouse.client import Client, Server
 from loghouse.errors import OutcomeUnknownError, UnavailableError
+from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 
 MARK: Final = b"the leader was killed"
 MARK_SECONDS: Final = 0.3  # how long one node is tried
@@ -86,7 +87,8 @@ class Cast:
 
         def all_vote() -> bool:
             return all(
-                sum(server.role == "voter" for server in self.servers(node)) == len(self.nodes)
+                sum(server.role == ROLE_TEXTS[MemberRole.VOTER] for server in self.servers(node))
+                == len(self.nodes)
                 for node in self.nodes
             )
 
