@@ -68,21 +68,12 @@ def format_json(event: LogEvent) -> str:
     return visible_json(line)
 
 
-@implementer(ILogObserver)
-class JSONLogObserver:
-    """Writes each event as one line of JSON."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def __call__(self, event: LogEvent) -> None:
-        """Write one event; one that cannot be formatted is named, never lost and never raised."""
-        try:
-            line = format_json(event)
-        except Exception as error:
-            line = visible_json({"level": "error", "message": f"unformattable event: {error!r}"})
-        self._file.write(line + "\n")
-        self._file.flush()
+def _json_line(event: LogEvent) -> str:
+    """Return one event as written; one that cannot be formatted is named, never lost and never raised."""
+    try:
+        return format_json(event) + "\n"
+    except Exception as error:
+        return visible_json({"level": "error", "message": f"unformattable event: {error!r}"}) + "\n"
 
 
 @implementer(ILogObserver)
@@ -165,7 +156,7 @@ def _shortened(key: str, value: Any) -> Any:
 
 def make_observer(config: LoggingConfig, file: TextIO) -> ILogObserver:
     """Return the observer that node.yaml's `logging` asks for, writing to `file`."""
-    written = JSONLogObserver(file) if config.format == "json" else FileLogObserver(file, format_text)
+    written = FileLogObserver(file, _json_line if config.format == "json" else format_text)
     level = LogLevel.levelWithName(config.level)
     limited = PeerLines(written)
     observer: ILogObserver = FilteringLogObserver(limited, [LogLevelFilterPredicate(defaultLogLevel=level)])
