@@ -16,32 +16,27 @@ from loghouse.errors import CertificateError
 from loghouse.net.private_directory import PrivateDirectory
 
 PROOF_SECONDS_MAX: Final = 5.0  # of a handshake with ourselves, which takes 15 ms
-_PROOF_METHOD: Final = "/loghouse/Proof"
+_PROOF_SERVICE: Final = "loghouse"
+_PROOF_METHOD: Final = "Proof"
 
 
-class ServerCredentials:
-    """grpc's server credentials.
+def grpc_credentials(credentials: Credentials) -> Any:
+    """Return grpc's server credentials for one port; a client certificate is required and verified.
 
     grpc asks at each handshake, so that new certificates count for new connections without a restart.
     """
+    used = credentials.material
 
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
+    def fetch() -> Any:
+        # grpc calls this before each handshake, on threads of its own; None means nothing changed.
+        nonlocal used
+        material = credentials.material
+        if used is material:
+            return None
+        used = material
+        return _configuration(material)
 
-    def grpc_credentials(self) -> Any:
-        """Return credentials for one port; a client certificate is required and verified."""
-        used = self._credentials.material
-
-        def fetch() -> Any:
-            # grpc calls this before each handshake, on threads of its own; None means nothing changed.
-            nonlocal used
-            material = self._credentials.material
-            if used is material:
-                return None
-            used = material
-            return _configuration(material)
-
-        return grpc.dynamic_ssl_server_credentials(_configuration(used), fetch, True)
+    return grpc.dynamic_ssl_server_credentials(_configuration(used), fetch, True)
 
 
 def _configuration(material: Material) -> Any:
@@ -49,14 +44,8 @@ def _configuration(material: Material) -> Any:
     return grpc.ssl_server_certificate_configuration([pair], material.ca_pem)
 
 
-class _Proof(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers with nothing: that it was called shows that both ends took each other's certificate."""
-
-    def service(self, details: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(_nothing)
-
-
 async def _nothing(request: bytes, context: object) -> bytes:
+    """Answer with nothing: that it was called shows that both ends took each other's certificate."""
     return b""
 
 
@@ -86,10 +75,6 @@ def prove_grpc(material: Material, paths: TlsPaths) -> None:
             raise _refusal(paths, "it cannot make a server of them") from None
 
 
-def _server_arguments(material: Material) -> tuple[Any, ...]:
-    return [(material.issued.key_pem, material.issued.certificate_pem)], material.ca_pem, True
-
-
 async def _call_ourselves(address: str, host: str, material: Material) -> None:
     """Serve one call, and make it.
 
@@ -98,18 +83,17 @@ async def _call_ourselves(address: str, host: str, material: Material) -> None:
     own = material.issued
     credentials = grpc.ssl_channel_credentials(material.ca_pem, own.key_pem, own.certificate_pem)
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", host))
-    server = grpc.aio.server(handlers=[_Proof()])
-    server.add_secure_port(address, grpc.ssl_server_credentials(*_server_arguments(material)))
+    methods = {_PROOF_METHOD: grpc.unary_unary_rpc_method_handler(_nothing)}
+    server = grpc.aio.server(handlers=[grpc.method_handlers_generic_handler(_PROOF_SERVICE, methods)])
+    pair = (own.key_pem, own.certificate_pem)
+    server.add_secure_port(address, grpc.ssl_server_credentials([pair], material.ca_pem, True))
     await server.start()
     try:
         async with grpc.aio.secure_channel(address, credentials, options) as channel:
-            await asyncio.wait_for(_proof_of(channel), PROOF_SECONDS_MAX)
+            async with asyncio.timeout(PROOF_SECONDS_MAX):
+                await channel.unary_unary(f"/{_PROOF_SERVICE}/{_PROOF_METHOD}")(b"")
     finally:
         await server.stop(None)
-
-
-async def _proof_of(channel: grpc.aio.Channel) -> None:
-    await channel.unary_unary(_PROOF_METHOD)(b"")
 
 
 def _host_of(certificate: x509.Certificate) -> str:

@@ -11,11 +11,12 @@ from grpc import aio
 
 from loghouse.api import cluster_service, health, log_service, reflection
 from loghouse.api.cluster_service import ClusterService
-from loghouse.api.credentials import ServerCredentials
+from loghouse.api.credentials import grpc_credentials
 from loghouse.api.guard import Guard, handlers_of
 from loghouse.api.health import HealthService
 from loghouse.api.log_service import LogService
 from loghouse.api.reflection import ReflectionService
+from loghouse.auth.credentials import Credentials
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError
@@ -89,7 +90,7 @@ class GrpcServer:
         authorizer: Authorizer,
         *,
         clock: Callable[[], float],
-        credentials: ServerCredentials | None,
+        credentials: Credentials | None,
         anonymous: str = "",
         record_size_max: int = RECORD_SIZE_MAX,
         shares: Shares | None = None,
@@ -125,7 +126,7 @@ class GrpcServer:
         """
         try:
             if self._credentials is not None:
-                return int(self._server.add_secure_port(address, self._credentials.grpc_credentials()))
+                return int(self._server.add_secure_port(address, grpc_credentials(self._credentials)))
             if not _is_loopback(address):
                 raise ConfigError([f"{address}: without TLS only loopback addresses are allowed"])
             return int(self._server.add_insecure_port(address))

@@ -140,14 +140,6 @@ class Credentials:
         self.logger.info("new certificates are in use, from {file}", file=str(self.paths.certificate))
         return True
 
-    def reload(self) -> bool:
-        """Read the files again and put them in force; return whether something changed.
-
-        Raises:
-            CertificateError: Names the bad file; what was read before stays in force.
-        """
-        return self.take(self.read())
-
     def check(self, identity: Identity) -> None:
         """Raise when whom TLS has verified, maybe long ago, is denied, or no CA of the file has signed it.
 

@@ -119,17 +119,9 @@ class Authorizer:
         """
         self._model_path = model_path
         self._policy_path = policy_path
-        self._rules = _load(model_path, policy_path)
+        self._rules = self.read()
         self._decisions: dict[tuple[str, str, str], bool] = {}
         self._any: dict[str, bool] = {}
-
-    def reload(self) -> None:
-        """Read both files again, and decide by them: `read` and `take` at once.
-
-        Raises:
-            ConfigError: Lists what is wrong; the rules in force are still the old ones.
-        """
-        self.take(self.read())
 
     def read(self) -> Rules:
         """Read both files; changes nothing, so it may be done on a thread: a thousand rules take 25 ms.

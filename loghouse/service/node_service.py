@@ -26,7 +26,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse import __version__
-from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Action, Authorizer
@@ -248,7 +247,7 @@ class NodeService(Service):
             self.node,
             authorizer,
             clock=time.time,
-            credentials=ServerCredentials(credentials) if credentials is not None else None,
+            credentials=credentials,
             anonymous=config.plaintext_subject,
             record_size_max=config.limits.record_size_max,
             check_caller=credentials.check if credentials is not None else lambda identity: None,
@@ -305,13 +304,9 @@ class NodeService(Service):
         await self.node.stopService()
 
 
-def _address(config: NodeConfig) -> str:
-    return str(config.advertise or config.listen)
-
-
 def _cluster_options(config: NodeConfig, metrics: Metrics) -> ClusterOptions:
     return ClusterOptions(
-        address=_address(config),
+        address=str(config.public_address),
         grpc_address=str(config.public_grpc_address or ""),
         join=tuple(map(str, config.join)),
         bootstrap=config.bootstrap,
@@ -325,7 +320,7 @@ def _node_options(config: NodeConfig, metrics: Metrics) -> NodeOptions:
         name=config.name,
         cluster_name=config.cluster,
         data_dir=str(config.data_dir),
-        address=_address(config),
+        address=str(config.public_address),
         grpc_address=str(config.public_grpc_address or ""),
         is_alone=config.bootstrap and not _cluster_options(config, metrics).seeds,
         segment_size=config.storage.segment_size,

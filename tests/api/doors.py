@@ -3,7 +3,6 @@
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
-from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.credentials import Credentials
@@ -20,7 +19,7 @@ class DoorCase(SecuredCase):
         """Serve `self.node`; stopped at the test's end. Sets `self.server`, `self.port` and `self.root`."""
         if "credentials" not in arguments:
             self.credentials = Credentials(self.tls_paths())
-            arguments["credentials"] = ServerCredentials(self.credentials)
+            arguments["credentials"] = self.credentials
             arguments.setdefault("check_caller", self.credentials.check)
         server = GrpcServer(self.node, self.authorizer, clock=lambda: self.wall_clock(), **arguments)
         self.server = server

@@ -106,7 +106,7 @@ class AdministrationTests(ClusterCase):
     async def test_permission(self):
         """Without the admin permission nothing reaches the node; one for a log allows its trim alone."""
         self.policy_path.write_text("p, root, *, produce\np, root, *, consume\np, nobody, default, admin\n")
-        self.authorizer.reload()
+        self.authorizer.take(self.authorizer.read())
         root, nobody = self.cluster(), self.cluster("nobody")
         for name, request, _ in CALLS:
             await self.refused(getattr(root, name)(request), grpc.StatusCode.PERMISSION_DENIED)

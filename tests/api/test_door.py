@@ -13,7 +13,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api import cluster_service, log_service
-from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate
@@ -87,7 +86,7 @@ class HandshakeTests(DoorCase):
     async def test_nodes_and_those_who_pretend(self):
         """A node is `node:<name>`; a client whose common name says so is UNAUTHENTICATED."""
         self.policy_path.write_text("p, root, *, produce\np, node:n1, *, produce\n")
-        self.authorizer.reload()
+        self.authorizer.take(self.authorizer.read())
         own_ca = authority()
         now = datetime.now(UTC)
         node = make_node_certificate(own_ca, cluster="c1", node="n2", hosts=[], now=now)
@@ -128,13 +127,13 @@ class HandshakeTests(DoorCase):
             own_ca, cluster="c1", node="n1", hosts=["localhost"], now=datetime.now(UTC)
         )
         files = self.tls_paths(issued=second)
-        self.credentials.reload()
+        self.credentials.take(self.credentials.read())
         self.assertEqual(await self._seen_serial(), self._serial(second.certificate_pem))
         files.certificate.write_bytes(b"broken")
-        self.assertRaises(CertificateError, self.credentials.reload)
+        self.assertRaises(CertificateError, self.credentials.read)
         self.assertEqual(await self._seen_serial(), self._serial(second.certificate_pem))
         files.certificate.write_bytes(node_certificate("n1").certificate_pem)
-        error = self.assertRaises(CertificateError, self.credentials.reload)
+        error = self.assertRaises(CertificateError, self.credentials.read)
         self.assertIn("is not the key of", str(error))
         self.assertEqual(await self._seen_serial(), self._serial(second.certificate_pem))
         await self.stub(options=[("grpc.ssl_target_name_override", "localhost")]).Produce(produce())
@@ -253,7 +252,7 @@ class PermissionTests(DoorCase):
     async def test_actions_are_separate(self):
         """A subject that may only consume may read, look and ask for servers, and nothing else."""
         self.policy_path.write_text("p, nobody, default, consume\n")
-        self.authorizer.reload()
+        self.authorizer.take(self.authorizer.read())
         stub = self.stub("nobody")
         await stub.Bounds(log_pb2.BoundsRequest())
         await stub.GetServers(log_pb2.GetServersRequest())
@@ -298,7 +297,7 @@ class PlaintextTests(DoorCase):
         stub = await self.plain_stub()
         await self.refused(stub.Produce(produce()), grpc.StatusCode.PERMISSION_DENIED)
         self.policy_path.write_text("p, anonymous, *, produce\n")
-        self.authorizer.reload()
+        self.authorizer.take(self.authorizer.read())
         self.assertEqual((await stub.Produce(produce())).offset, 0)
 
     @asynchronous
@@ -325,7 +324,7 @@ class BindTests(DoorCase):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            credentials = ServerCredentials(Credentials(self.tls_paths()))
+            credentials = Credentials(self.tls_paths())
             server = GrpcServer(self.node, self.authorizer, clock=self.wall_clock, credentials=credentials)
             error = self.assertRaises(ConfigError, server.bind, address)
         self.assertIn(address, str(error))
@@ -340,7 +339,7 @@ class BindTests(DoorCase):
     @asynchronous
     async def test_unix_socket(self):
         """The same door on a Unix socket asks for certificates just the same."""
-        credentials = ServerCredentials(Credentials(self.tls_paths()))
+        credentials = Credentials(self.tls_paths())
         server = GrpcServer(self.node, self.authorizer, clock=self.wall_clock, credentials=credentials)
         path = f"unix:{self.directory.resolve()}/s"
         server.bind(path)

@@ -415,6 +415,6 @@ class FollowTests(DoorCase):
         call = self.root.ConsumeStream(log_pb2.ConsumeRequest(offset=0))
         await until(lambda: self.node.waiters)
         self.policy_path.write_text("p, root, *, produce\n")
-        self.authorizer.reload()
+        self.authorizer.take(self.authorizer.read())
         await self.root.Produce(produce())
         await self.refused(call.read(), grpc.StatusCode.PERMISSION_DENIED)

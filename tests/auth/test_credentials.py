@@ -132,7 +132,7 @@ class ReadingTests(CredentialsCase):
         credentials = Credentials(self.paths, owner)
         before = credentials.material
         self.write_node("n1", cluster="c2")
-        error = self.assertRaises(CertificateError, credentials.reload)
+        error = self.assertRaises(CertificateError, credentials.read)
         self.assertIn("cluster 'c2'", str(error))
         self.assertIs(credentials.material, before)
 
@@ -152,12 +152,12 @@ class ForceTests(CredentialsCase):
         before = credentials.material
         refusals.append("it cannot")
         self.write_node()
-        self.assertRaises(CertificateError, credentials.reload)
+        self.assertRaises(CertificateError, credentials.read)
         self.assertIs(credentials.material, before)
         self.assertRaises(CertificateError, Credentials, self.paths, prove=prove)
         refusals.clear()
-        self.assertTrue(credentials.reload())
-        self.assertFalse(credentials.reload())
+        self.assertTrue(credentials.take(credentials.read()))
+        self.assertFalse(credentials.take(credentials.read()))
 
     def test_callers(self):
         """Whom a removed CA or the denylist means is refused at the next call; who is good stays good."""
@@ -178,7 +178,7 @@ class ForceTests(CredentialsCase):
         credentials.check(ours)
         self.assertRaises(IdentityError, credentials.check, theirs)
         self.paths.denylist.write_text(ours.names[0])
-        credentials.reload()
+        credentials.take(credentials.read())
         self.assertRaises(IdentityError, credentials.check, ours)
 
     def test_callers_are_bounded(self):

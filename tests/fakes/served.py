@@ -9,7 +9,6 @@ from pathlib import Path
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
-from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.auth.policy import Authorizer
 from loghouse.net.one_port import OnePort, OnePortOptions
@@ -55,7 +54,7 @@ class ServedNode(FakeNode):
             self,
             authorizer(),
             clock=time.time,
-            credentials=ServerCredentials(self._credentials) if self._credentials else None,
+            credentials=self._credentials,
             anonymous="root",
             shares=one_port.shares,
             callers=one_port.callers,

@@ -115,7 +115,7 @@ class CertificateTests(AttackCase):
         other_serial = x509.load_pem_x509_certificate(other.certificate_pem).serial_number
         self.assertNotEqual(serial, other_serial)
         (self.directory / "denylist").write_text(f"# lost\nserial:{other_serial:x}\nsha256:{digest}\n")
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         self.assertEqual(await self.turned_away(other, wire(CLIENT)), 4)
         await until(lambda: victim._lost is not None)
         self.assertIn("denylist", str(victim._lost))

@@ -294,7 +294,7 @@ class PermissionTests(SessionCase):
         following = connection.follow(0, got.append)
         await until(lambda: self.node.waiters)
         (self.directory / "policy.csv").write_text("p, root, *, produce\n")
-        self.authorizer.reload()
+        self.authorizer.take(self.authorizer.read())
         root = await self.connect()
         await root.produce(batch(b"secret"), record_count=1)
         await refused(self, following, errors.PermissionDeniedError)

@@ -308,7 +308,7 @@ class CertificateTests(RefusalCase):
         denylist = self.directory / "denylist"
         [certificate] = load_certificates(client_certificate("root").certificate_pem, denylist)
         denylist.write_text(entry_of(certificate) + "\n")
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         by_grpc = await self.refused_by_grpc(log_pb2_grpc.LogStub(self.channel()), Bounds())
         by_binary = await self.refused_by_binary(self.connect)
         self.assertIs(type(by_grpc.error), errors.IdentityError)

@@ -295,7 +295,7 @@ class DifferenceTests(BothDoorsCase):
         for one in itertools.permutations((was, is_now, will_be)):
             self.trusted = one
             self.tls_paths()
-            self.credentials.reload()
+            self.credentials.take(self.credentials.read())
             self.assertEqual(await self.let_in(leaf), (True, True), one)
 
 
@@ -330,7 +330,7 @@ class ChainTests(BothDoorsCase):
         uri = "loghouse://c1/node/n1"
         node = issue(key=own, signer=key, issuer="between", uri=uri, hosts=["localhost"])
         self.tls_paths(issued=issued(node, own, between))
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         trusting = pem(root)
         self.assertEqual(await self.let_in(self.leaf(key, between), trusting), (True, True))
         self.assertEqual(await self.let_in(self.leaf(key), trusting), (False, False))
@@ -412,7 +412,7 @@ class DenyTests(BothDoorsCase):
 
     def deny(self, line):
         (self.directory / "denylist").write_text(line + "\n")
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
 
     @asynchronous
     async def test_other_guise(self):
@@ -451,7 +451,7 @@ class RemovedTests(BothDoorsCase):
         caller = await self.call(own)
         self.trusted = ()
         self.tls_paths()
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         again = http2_frame(1, 4, 3, _HEADERS) + http2_frame(0, 1, 3, bytes(5))
         self.assertFalse(await deferToThread(caller.ask, again, 3))
         self.assertEqual(await self.let_in(own), (False, False))
@@ -474,12 +474,12 @@ class RemovedTests(BothDoorsCase):
         self.assertTrue(resumed.tls.session_reused)
         denylist = self.directory / "denylist"
         denylist.write_text(entry_of(load_certificates(own.certificate_pem, denylist)[0]))
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         await self.not_answered(own, first)
         denylist.write_text("")
         self.trusted = ()
         self.tls_paths()
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         await self.not_answered(own, first)
 
     async def not_answered(self, own, session_of):

@@ -79,7 +79,7 @@ class ShareTests(WireCase):
         self.shares = Shares(bodies=Quota("bytes", 16 * MIB, 4 * MIB))
         self.policy = "p, root, *, produce\np, other, default, produce\np, other, default, consume\n"
         (self.directory / "policy.csv").write_text(self.policy)
-        self.authorizer.reload()
+        self.authorizer.take(self.authorizer.read())
         self.open_port()
         exhausted = errors.ResourceExhaustedError.code
         self.assertEqual((await self.ask_unread("other", 6 * MIB))[0], exhausted)

@@ -48,13 +48,13 @@ class ReloadTests(SynchronousTestCase):
 
     def test_nothing_changed(self):
         """Reading the same files again changes nothing."""
-        self.assertFalse(self.credentials.reload())
+        self.assertFalse(self.credentials.take(self.credentials.read()))
 
     def test_new_certificate(self):
         """A new pair counts for the next connection."""
         self.assertEqual(self.subject(), "CN=n1")
         write_issued(node_certificate("n2"), self.paths.certificate, self.paths.key, may_replace=True)
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         self.assertEqual(self.subject(), "CN=n2")
 
     def test_bad_files_keep_the_old(self):
@@ -68,12 +68,12 @@ class ReloadTests(SynchronousTestCase):
         ]
         for path, content in rows:
             path.write_bytes(content)
-            error = self.assertRaises(CertificateError, self.credentials.reload)
+            error = self.assertRaises(CertificateError, self.credentials.read)
             self.assertIn(path.name, str(error))
             self.assertEqual(self.subject(), "CN=n1")
             path.write_bytes(good[path])
         self.paths.key.unlink()
-        self.assertRaises(CertificateError, self.credentials.reload)
+        self.assertRaises(CertificateError, self.credentials.read)
         self.assertEqual(self.subject(), "CN=n1")
 
     def test_expiry_is_announced(self):
@@ -112,7 +112,7 @@ class LiveTests(WireCase):
         new_ca = make_ca("new CA", now=datetime.now(UTC))
         paths = self.tls_paths("n1")
         paths.ca.write_bytes(new_ca.certificate_pem + authority().certificate_pem)
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         self.listener.links.watch._look()
         self.assertEqual((await connection.bounds()).next_offset, 0)
 
@@ -124,7 +124,7 @@ class LiveTests(WireCase):
         new_ca = make_ca("new CA", now=datetime.now(UTC))
         paths = self.tls_paths("n1", ca=new_ca)
         self.assertEqual(paths.ca.read_bytes(), new_ca.certificate_pem)
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         await until(lambda: connection._lost is not None)
         self.assertIn("no CA of this node has signed it", str(connection._lost))
         await self.not_let_in("reader")
@@ -136,7 +136,7 @@ class LiveTests(WireCase):
         connection = await self.connect()
         paths = self.tls_paths("n1")
         paths.ca.write_bytes(renewed(authority()))
-        self.assertTrue(self.credentials.reload())
+        self.assertTrue(self.credentials.take(self.credentials.read()))
         self.listener.links.watch._look()
         self.assertEqual((await connection.bounds()).next_offset, 0)
 

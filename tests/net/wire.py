@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from loghouse.api.credentials import ServerCredentials
 from loghouse.api.server import GrpcServer
 from loghouse.auth.credentials import Credentials
 from loghouse.net.accept import LinkContext, own_hello
@@ -141,7 +140,7 @@ class WireCase(SecuredCase):
         self.open_port(plaintext=plaintext)
         secured = {"credentials": None}
         if not plaintext:
-            secured["credentials"] = ServerCredentials(self.credentials)
+            secured["credentials"] = self.credentials
             secured["check_caller"] = self.credentials.check
         self.server = server = GrpcServer(
             self.node,
