@@ -21,18 +21,20 @@ from loghouse.protocol.entry import decode_entries
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Role
 from loghouse.replica.api import Fetched, LogBounds
+from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
+from loghouse.storage.log import Log
 from loghouse.storage.recovery import HARD_STATE_NAME
 from loghouse.testing.checkers import Violation
 from loghouse.testing.disk import CHANGING, PowerLossError
 from loghouse.testing.life import Life
 from loghouse.testing.machine import Machine
-from loghouse.testing.simulation import SimHost, Simulation
+from loghouse.testing.run import Run
 from loghouse.testing.watch import Watch
 from loghouse.testing.workload import Answer
 
 
-class Host(SimHost):
+class Host:
     """A machine, whatever runs on it. `rate` is how fast its clock runs."""
 
     # Of the disk, not of what is on it: a process that ends by one is started again. A first boot refuses a
@@ -45,9 +47,7 @@ class Host(SimHost):
     # What is on the disk is not what was written.
     damage_errors: ClassVar[tuple[type[Exception], ...]] = (DamageError,)
 
-    def __init__(
-        self, cluster: Simulation[Any], number: int, *, directory: str, cluster_uuid: bytes = b""
-    ) -> None:
+    def __init__(self, cluster: Run, number: int, *, directory: str, cluster_uuid: bytes = b"") -> None:
         """Take a machine that is off; `directory` and `cluster_uuid` as `Machine`."""
         self.cluster = cluster
         self.number = number
@@ -94,6 +94,25 @@ class Host(SimHost):
 
     def _ended(self, life: Life, *, with_power: bool) -> None:
         """Forget what only memory held."""
+
+    @property
+    def member(self) -> int:
+        """Its id in the group, 0 while it has none."""
+        raise NotImplementedError
+
+    @property
+    def log(self) -> Log | None:
+        """The log that is open, if one is."""
+        raise NotImplementedError
+
+    @property
+    def driver(self) -> RaftDriver | None:
+        """What runs the core, while the process runs and is a member."""
+        raise NotImplementedError
+
+    def transfer(self, rng: random.Random) -> str:
+        """Hand leadership to some other voter; what was done, or the empty text."""
+        raise NotImplementedError
 
     # --- life -------------------------------------------------------------------------------
 

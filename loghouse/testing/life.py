@@ -17,7 +17,7 @@ from zope.interface import implementer
 from loghouse.testing.checkers import Violation
 from loghouse.testing.clock import SimDelayedCall
 from loghouse.testing.disk import PowerLossError
-from loghouse.testing.simulation import Simulation
+from loghouse.testing.run import Run
 
 # What a process may do at one moment of the simulation.
 BUSY_MAX: Final = 50_000
@@ -28,7 +28,7 @@ class Powered(Protocol):
 
     name: str
     number: int
-    cluster: Simulation[Any]
+    cluster: Run
     paused_until: float
 
     def lose_power(self) -> None:

@@ -7,27 +7,19 @@ the history is judged. `cluster.SimCluster` runs drivers on their logs, `full.cl
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from loghouse.errors import DamageError
-from loghouse.raft.core import Raft
-from loghouse.raft.ready import Proposal
-from loghouse.replica.driver import RaftDriver
-from loghouse.storage.log import Log
-from loghouse.testing.checkers import Oracle, Violation
-from loghouse.testing.clock import SimClock
-from loghouse.testing.disk import MappingFaultError
+from loghouse.testing.checkers import Violation
 from loghouse.testing.history import History
-from loghouse.testing.machine import Machine
-from loghouse.testing.streams import substream
+from loghouse.testing.host import Host
+from loghouse.testing.run import Run, violation_of
 from loghouse.testing.swarm import SwarmOptions
-from loghouse.testing.trace import RunTrace
 from loghouse.testing.workload import Answer, Workload
 
 
@@ -43,116 +35,29 @@ class RunResult:
     counters: Counter[str] = field(default_factory=Counter)
 
 
-class SimHost(Protocol):
-    """What a run asks of each of its machines. `number` is its place, `member` its id in the group, or 0."""
-
-    name: str
-    number: int
-    incarnation: int
-    is_up: bool
-    machine: Machine
-
-    @property
-    def member(self) -> int:
-        """Its id in the group, 0 while it has none."""
-
-    @property
-    def log(self) -> Log | None:
-        """The log that is open, if one is."""
-
-    @property
-    def driver(self) -> RaftDriver | None:
-        """What runs the core, while the process runs and is a member."""
-
-    @property
-    def raft(self) -> Raft | None:
-        """The core of the running process, if it is a member."""
-
-    @property
-    def readable_index(self) -> int:
-        """The last entry that it serves; 0 while it serves nothing."""
-
-    @property
-    def leads(self) -> bool:
-        """Whether it runs and thinks that it leads."""
-
-    def resume(self) -> None:
-        """End a pause."""
-
-    def restart_after(self, seconds: float, /) -> None:
-        """Start again after a while, unless something else did."""
-
-    def describe(self) -> str:
-        """One line about it."""
-
-    def propose(self, proposal: Proposal, answer: Answer, /) -> Any:
-        """Append a batch for a client; answers `AcknowledgedAppend` or an error."""
-
-    def read(self, offset: int, answer: Answer, /) -> Any:
-        """Read for a client; answers the entry that holds `offset`."""
-
-    def tail(self, answer: Answer, /) -> Any:
-        """Answer a client the next offset."""
-
-    def transfer(self, rng: random.Random, /) -> str:
-        """Hand leadership to some other voter; what was done, or the empty text."""
+M = TypeVar("M", bound=Host)
 
 
-class Adversary(Protocol):
-    """What strikes a run; `injected` counts it by kind."""
-
-    injected: Counter[str]
-
-    def stop(self) -> None:
-        """Begin no more faults."""
-
-
-M = TypeVar("M", bound=SimHost)
-
-
-class Simulation(Generic[M]):
+class Simulation(Run, Generic[M]):
     """Machines by their numbers from 1, and all that happens to them.
 
     The subclass makes the parts named here, in its constructor.
     """
 
-    options: SwarmOptions
     nodes: dict[int, M]
-    network: Any
-    atlas: Any
     reconciler: Any
-    nemesis: Adversary
     work: Workload
 
     def __init__(self, options: SwarmOptions, write_trace: Callable[[str], object] | None = None) -> None:
-        """Prepare; nothing runs yet.
-
-        Args:
-            write_trace: Gets every step as a line.
-        """
-        self.options = options
-        self.clock = SimClock()
-        self.trace = RunTrace(self.clock.seconds, write_trace)
-        self.oracle = Oracle()
+        """Prepare; nothing runs yet. `write_trace` gets every step as a line."""
+        super().__init__(options, write_trace)
         self.history = History()
         self._client_rng = self.stream("clients")
-        # The machine whose process is at work, or empty; and what was found first.
-        self.current = ""
-        self._violation: Violation | None = None
-
-    def stream(self, name: str) -> random.Random:
-        """Return the generator of one concern of this seed."""
-        return substream(self.options.seed, name)
 
     # --- what a kind of machine does in its own way ----------------------------------------
 
     def boot(self) -> None:
         """Start machines, clients and whoever changes the members."""
-        raise NotImplementedError
-
-    @property
-    def frame_seed(self) -> int:
-        """The seed of the cluster's frames; 0 before there is a cluster."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -173,7 +78,7 @@ class Simulation(Generic[M]):
             self._judge()
         except Exception as error:
             # A broken invariant inside a node is as bad as one that the oracle finds.
-            result.violation = _found("", error)
+            result.violation = violation_of("", error)
         finally:
             globalLogPublisher.removeObserver(observer)
         result.simulated_seconds = self.clock.seconds()
@@ -181,30 +86,6 @@ class Simulation(Generic[M]):
         result.counters = self._counters()
         result.digest = self.trace.digest()
         return result
-
-    # --- what is found -------------------------------------------------------------------------
-
-    def guarded(self, check: Callable[..., object], *args: Any) -> None:
-        """Ask the oracle; what it finds ends the run, whoever catches the exception on its way."""
-        try:
-            check(*args)
-        except Violation as violation:
-            self.crashed("", violation)
-            raise
-
-    def crashed(self, name: str, error: BaseException | None) -> None:
-        """A node met an error that nothing explains."""
-        if self._violation is None:
-            self._violation = _found(f"{name}: ", error)
-
-    def check(self) -> None:
-        """Raise what was found, if anything was.
-
-        Raises:
-            Violation: A rule was broken.
-        """
-        if self._violation is not None:
-            raise self._violation
 
     def _observe(self, event: dict[str, Any]) -> None:
         """Take what the nodes write into their diagnostics; a failure nobody handled is found here."""
@@ -331,13 +212,3 @@ class Simulation(Generic[M]):
     def _arrive(self, number: int, ask: Callable[[M, Answer], Any], back: Answer) -> None:
         """A request is at its node."""
         ask(self.nodes[number], back)
-
-
-def _found(prefix: str, error: BaseException | None) -> Violation:
-    """Return what an error, met in a process, breaks."""
-    if isinstance(error, Violation):
-        return error
-    rule = "mapping" if isinstance(error, MappingFaultError) else "crash"
-    violation = Violation(rule, f"{prefix}{type(error).__name__}: {error}")
-    violation.__cause__ = error
-    return violation

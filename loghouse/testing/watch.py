@@ -11,7 +11,7 @@ from loghouse.raft.ready import Ready, Role
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.testing.life import Life
-from loghouse.testing.simulation import Simulation
+from loghouse.testing.run import Run
 
 
 class Watch:
@@ -20,9 +20,7 @@ class Watch:
     `number` is the member's place in the oracle's books: its id and its disk.
     """
 
-    def __init__(
-        self, cluster: Simulation[Any], life: Life, number: int, reach: Callable[[str], object]
-    ) -> None:
+    def __init__(self, cluster: Run, life: Life, number: int, reach: Callable[[str], object]) -> None:
         """Watch nothing yet.
 
         Args:

@@ -31,7 +31,7 @@ class Servers(Protocol):
         """Return the numbers of the machines a client knows."""
 
     def request(self, number: int, ask: Ask, answer: Answer) -> None:
-        """Ask a node, a `simulation.SimHost`, as `ask` does."""
+        """Ask a node, one with `propose`, `read` and `tail`, as `ask` does."""
 
 
 @dataclass(frozen=True, slots=True)
