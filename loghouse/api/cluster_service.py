@@ -108,11 +108,7 @@ class ClusterService:
 
 
 def _node_name(request: Any) -> str:
-    """Return the node that a request names.
-
-    Raises:
-        InvalidRequestError: No node can have that name.
-    """
+    """Return the node that a request names; raises InvalidRequestError when none can be called so."""
     name = str(request.name)
     try:
         check_name("node", name)

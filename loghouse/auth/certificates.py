@@ -67,13 +67,7 @@ class Expiry:
 
 
 def make_ca(name: str, *, now: datetime, key: KeyKind = KeyKind.P256, days: int = CA_DAYS) -> Issued:
-    """Make a self-signed CA that signs leaves only (path length 0).
-
-    Args:
-        name: Its common name.
-        now: An aware time; the certificate counts from five minutes before.
-        key: The kind of its key.
-        days: How long it counts.
+    """Make a self-signed CA that signs leaves only (path length 0), from five minutes before `now`.
 
     Raises:
         CertificateError: The name is not 1 to 64 printable characters.
@@ -99,12 +93,8 @@ def make_node_certificate(
     """Make a node's certificate: it may serve, and it may open the peer role on other nodes.
 
     Args:
-        ca: Signs it.
-        cluster: The cluster's name.
         node: The node's name; it is also a DNS name of the certificate, by which peers check it.
         hosts: DNS names and IP addresses under which clients reach the node.
-        now: An aware time.
-        key: The kind of its key.
         days: How long it counts, at most as long as the CA.
 
     Raises:

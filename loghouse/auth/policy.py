@@ -112,11 +112,7 @@ class Authorizer:
     """
 
     def __init__(self, model_path: Path, policy_path: Path) -> None:
-        """Read both files.
-
-        Raises:
-            ConfigError: Lists what is wrong with them.
-        """
+        """Read both files; raises as `read`."""
         self._model_path = model_path
         self._policy_path = policy_path
         self._rules = self.read()
@@ -147,11 +143,7 @@ class Authorizer:
         return decision
 
     def check(self, subject: str, object_: str, action: str) -> None:
-        """Raise unless `permits`.
-
-        Raises:
-            PermissionDeniedError: Names all three.
-        """
+        """Raise PermissionDeniedError, which names all three, unless `permits`."""
         if not self.permits(subject, object_, action):
             raise PermissionDeniedError(subject, action, object_)
 

@@ -15,11 +15,7 @@ from loghouse.client import Batch, Client
 
 
 def append_file(log: Client, path: Path) -> AppendTotals:
-    """Append every line of a file.
-
-    Raises:
-        LoghouseError: The call failed.
-    """
+    """Append every line of a file."""
     appended = AppendTotals()
     with progress_bar(path.stat().st_size, "B", "appending") as bar:
         append(log, map(NewRecord, _lines(path)), appended, progress=bar.update)

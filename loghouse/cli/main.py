@@ -35,11 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code.
-
-    Args:
-        arguments: The words after `loghouse`; None takes those of this process.
-    """
+    """Run the command, of these words or of this process's; return its exit code."""
     args = make_parser().parse_args(arguments)
     try:
         code = args.run(args)  # None when all that can go wrong is raised

@@ -35,11 +35,7 @@ class NewRecord(NamedTuple):
 
 
 def lines_of(descriptor: int, name: str) -> Iterator[bytes]:
-    """Yield the lines of a file without their newlines.
-
-    Raises:
-        CommandError: A line is longer than any record can be.
-    """
+    """Yield the lines of a file without newlines; raises CommandError for one longer than a record can be."""
     rest = b""
     line_number = 1
     while chunk := os.read(descriptor, READ_SIZE):
@@ -64,11 +60,7 @@ def records_of_lines(descriptor: int, name: str) -> Iterator[NewRecord]:
 
 
 def records_of_file(descriptor: int, name: str) -> Iterator[NewRecord]:
-    """Yield one record: the whole file.
-
-    Raises:
-        CommandError: It is larger than any record can be.
-    """
+    """Yield the whole file as one record; raises CommandError when it is larger than one can be."""
     chunks: list[bytes] = []
     size = 0
     while chunk := os.read(descriptor, READ_SIZE):
@@ -204,11 +196,7 @@ def paced(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[NewRecord]:
-    """Yield records, so many a second at most; a source that paused does not catch up with a burst.
-
-    Args:
-        rate: Records a second.
-    """
+    """Yield records, `rate` a second at most; a source that paused does not catch up with a burst."""
     due = clock()
     for record in records:
         now = clock()

@@ -101,11 +101,7 @@ def connect_async(args: argparse.Namespace) -> AsyncClient:
 
 
 async def contact(log: AsyncClient, args: argparse.Namespace) -> None:
-    """Find a node that answers.
-
-    Raises:
-        DeadlineError: None does.
-    """
+    """Find a node that answers; raises DeadlineError when none does."""
     await log.servers(timeout_seconds=min(args.timeout, CONTACT_SECONDS))
 
 

@@ -195,13 +195,7 @@ class Oracle:
     # --- what a member writes -------------------------------------------------------
 
     def opened(self, member: int, entries: Sequence[Entry], start: int, term: int, vote: int) -> None:
-        """Check a member's log as recovered from its disk, and begin its books anew from it.
-
-        Args:
-            entries: All it holds.
-            start: The index before the first of them.
-            term, vote: The recovered hard state.
-        """
+        """Check a member's log as recovered from its disk, behind `start`; begin its books anew from it."""
         view = self.view(member)
         chain = self._chain_of_start(member, start)
         promised_index, promised_chain = view.promised_index, view.promised_chain

@@ -44,13 +44,7 @@ class SimCluster(Simulation[SimNode]):
         faults: tuple[Fault, ...] | None = None,
         write_trace: Callable[[str], object] | None = None,
     ) -> None:
-        """Build a cluster that is not yet running.
-
-        Args:
-            options: From `draw_options`, or made by hand.
-            faults: The schedule; drawn from the options when None.
-            write_trace: Gets every step as a line.
-        """
+        """Build a cluster that is not yet running; `faults` are drawn from the options when None."""
         super().__init__(options, write_trace)
         self.network = SimNetwork(self.clock, self.stream("network"), options.network, self._deliver)
         self.places: Places = {}

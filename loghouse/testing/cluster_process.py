@@ -194,11 +194,7 @@ class ClusterProcess:
         return reply.servers
 
     def bounds(self, node: NodeProcess, *, seconds_max: float = CALL_SECONDS) -> tuple[int, int]:
-        """(lowest, next) as this node answers after asking the leader.
-
-        Raises:
-            grpc.RpcError: It could not answer.
-        """
+        """(lowest, next) as this node answers after asking the leader; raises RpcError when it cannot."""
         with self.stub(node) as stub:
             reply = stub.Bounds(log_pb2.BoundsRequest(), timeout=seconds_max)
         return int(reply.lowest), int(reply.next)

@@ -85,11 +85,7 @@ class Host:
         return Life(self, self.rate)
 
     def _boot(self, life: Life) -> None:
-        """Begin the process.
-
-        Raises:
-            StorageError, DiskFullError: It cannot start on this disk.
-        """
+        """Begin the process; raises StorageError or DiskFullError when it cannot start on this disk."""
         raise NotImplementedError
 
     def _ended(self, life: Life, *, with_power: bool) -> None:

@@ -41,13 +41,7 @@ class Machine:
         directory: str = DIRECTORY,
         cluster_uuid: bytes = b"",
     ) -> None:
-        """Put a first, empty disk in.
-
-        Args:
-            frame_seed: The seed of the checksums of what is on the disk; 0 before anything is.
-            directory: Where the log is.
-            cluster_uuid: Of logs that this machine makes.
-        """
+        """Put a first, empty disk in. `frame_seed` gives 0 before anything is on it."""
         self._clock = clock
         self._options = options
         self._rng = rng

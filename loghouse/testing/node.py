@@ -51,12 +51,7 @@ class SimNode(Host):
         transmit: Callable[[int, int, Envelope], None],
         cluster_uuid: bytes,
     ) -> None:
-        """Take a machine that is off.
-
-        Args:
-            places: Where each member is.
-            transmit: Carries a message from one machine to another.
-        """
+        """Take a machine that is off; `transmit` carries a message from one machine to another."""
         super().__init__(cluster, number, directory=DIRECTORY, cluster_uuid=cluster_uuid)
         self._places = places
         self._transmit = transmit

@@ -146,11 +146,7 @@ class NodeProcess:
     def write_config(
         self, *, join: Sequence[str] = (), bootstrap: bool | None = None, advertise: str | None = None
     ) -> None:
-        """Write node.yaml; a running node does not see it.
-
-        Args:
-            join, bootstrap, advertise: As in node.yaml; left out of the file when not given.
-        """
+        """Write node.yaml, without what is not given; a running node does not see it."""
         certificates = self.certificates
         lines = [
             f"node: {self.name}",

@@ -56,11 +56,7 @@ class Run:
             self._violation = violation_of(f"{name}: ", error)
 
     def check(self) -> None:
-        """Raise what was found, if anything was.
-
-        Raises:
-            Violation: A rule was broken.
-        """
+        """Raise the `Violation` that was found, if any was."""
         if self._violation is not None:
             raise self._violation
 

@@ -195,12 +195,7 @@ def _draw_network(rng: random.Random, election_seconds: float) -> NetworkOptions
 def draw_disk(
     rng: random.Random, tick_seconds: float, *, syncs: Sequence[float], indexes: Sequence[int] = ()
 ) -> DiskOptions:
-    """Return how the disks of a seed behave.
-
-    Args:
-        syncs: How long a sync may take, in ticks, to choose from.
-        indexes: The sizes that an index may have; without them, as `DiskOptions`.
-    """
+    """Return how the disks of a seed behave; `syncs` are in ticks, to choose from, as is `indexes`."""
     return DiskOptions(
         sync_seconds_mean=tick_seconds * rng.choice(syncs),
         keep=rng.choice((0.0, 0.3, 0.7)),

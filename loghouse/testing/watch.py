@@ -21,11 +21,7 @@ class Watch:
     """
 
     def __init__(self, cluster: Run, life: Life, number: int, reach: Callable[[str], object]) -> None:
-        """Watch nothing yet.
-
-        Args:
-            reach: Told of each crash point that the core comes by.
-        """
+        """Watch nothing yet; `reach` is told of each crash point that the core comes by."""
         self.number = number
         self._cluster = cluster
         self._life = life
