@@ -43,14 +43,10 @@ class Broadcasts:
         if not self._queue:
             return ()
         # Sorting is stable: of those transmitted equally often the oldest goes first.
-        chosen = sorted(self._queue.items(), key=_transmits)[:count_max]
+        chosen = sorted(self._queue.items(), key=lambda item: item[1][0])[:count_max]
         for key, (transmits, statement) in chosen:
             if transmits + 1 >= limit:
                 del self._queue[key]
             else:
                 self._queue[key] = (transmits + 1, statement)
         return tuple(statement for _, (_, statement) in chosen)
-
-
-def _transmits(item: tuple[MemberKey, tuple[int, Statement]]) -> int:
-    return item[1][0]

@@ -160,7 +160,9 @@ class MemberTable:
         gone = [member for member in self._members.values() if not member.is_live]
         if not gone and newcomer.is_proven:
             gone = [member for member in self._members.values() if not member.is_proven]
-        return min(gone, key=_importance, default=None)
+        return min(
+            gone, key=lambda one: (bool(one.addresses), not one.is_forgotten, one.changed_tick), default=None
+        )
 
     def add(self, member: KnownMember) -> None:
         """Take a member in."""
@@ -183,7 +185,3 @@ class MemberTable:
     def has_live_namesake(self, member: KnownMember) -> bool:
         """Whether a live member has the same name and another disk: then this one is gone for good."""
         return any(other.key.name == member.key.name and other is not member for other in self.live())
-
-
-def _importance(member: KnownMember) -> tuple[bool, bool, int]:
-    return (bool(member.addresses), not member.is_forgotten, member.changed_tick)
