@@ -44,7 +44,7 @@ from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.raft import config as raft_config
 from loghouse.runtime.bridge import call_from_thread, from_asyncio, later, soon
 from loghouse.runtime.scheduling import Clocks
-from loghouse.runtime.threads import ThreadQueue, WorkQueue
+from loghouse.runtime.threads import ThreadQueue
 from loghouse.service.proving import credentials_of
 from loghouse.service.start_checks import read_policy
 from loghouse.storage.files import OsFiles
@@ -123,12 +123,9 @@ class NodeService(Service):
             files=OsFiles(),
             clocks=Clocks(cast(IReactorTime, reactor), soon(), later(), time.time, time.monotonic),
             rng=random.SystemRandom(),
-            make_queue=self._make_queue,
+            make_queue=lambda name, count: ThreadQueue(name, call_from_thread(), count),
             on_fatal=self._die,
         )
-
-    def _make_queue(self, name: str, thread_count: int) -> WorkQueue:
-        return ThreadQueue(name, call_from_thread(), thread_count)
 
     def _die(self, failure: Failure) -> None:
         """End the process at once: what the disk holds after a failed sync is known only to a new start."""
@@ -196,9 +193,7 @@ class NodeService(Service):
         config = self._config
         authorizer = read_policy(config)
         self.node.check_subject = lambda subject: authorizer.check(subject, DEFAULT_LOG, Action.PRODUCE)
-        self._watches = [
-            FileWatch((config.acl.model, config.acl.policy), lambda: self._reload_policy(authorizer))
-        ]
+        self._watches = [FileWatch((config.acl.model, config.acl.policy), lambda: self._reload(authorizer))]
         credentials = credentials_of(config)
         self.cluster = Cluster(
             self.node, _cluster_options(config, self._metrics), clock=self._reactor, rng=random.SystemRandom()
@@ -220,18 +215,14 @@ class NodeService(Service):
         if credentials is not None:
             paths = credentials.paths
             files = [paths.certificate, paths.key, paths.ca, *filter(None, [paths.denylist])]
-            self._watches.append(FileWatch(files, lambda: self._reload_credentials(credentials)))
+            self._watches.append(FileWatch(files, lambda: self._reload(credentials)))
         return authorizer, credentials
 
-    def _reload_policy(self, authorizer: Authorizer) -> Deferred[None]:
-        """Read the files on a thread, as certificates, and take them on the reactor's."""
-        read = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), authorizer.read)
-        return read.addCallback(authorizer.take).addErrback(self._not_reloaded)
-
-    def _reload_credentials(self, credentials: Credentials) -> Deferred[None]:
-        """Read and prove the files on a thread, for that takes longer than a turn of the reactor may."""
-        read = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), credentials.read)
-        return read.addCallback(credentials.take).addCallbacks(lambda _: None, self._not_reloaded)
+    def _reload(self, used: Authorizer | Credentials) -> Deferred[None]:
+        """Read and prove files on a thread, for it is too long for a turn of the reactor; then take them."""
+        read: Any = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), used.read)
+        reloaded: Deferred[None] = read.addCallback(used.take)
+        return reloaded.addCallbacks(lambda _: None, self._not_reloaded)
 
     def _not_reloaded(self, failure: Failure) -> None:
         if failure.check(LoghouseError):
