@@ -120,11 +120,6 @@ class SimClock:
         """Return the calls made by `callLater` that are still to come."""
         return list(self._pending)
 
-    @property
-    def queued(self) -> int:
-        """How many heap items wait, cancelled ones included."""
-        return len(self._heap)
-
     def run_until(self, when: float) -> None:
         """Make every call due up to a time, then let it be that time."""
         heap = self._heap

@@ -458,9 +458,6 @@ class SimDisk:
                 return list(tear(change, lambda _: rng.random() < 0.5))
             return [change]
 
-        self._lose_power(choose)
-
-    def _lose_power(self, choose: Callable[[Change], Sequence[Change]]) -> None:
         seen: set[int] = set()
 
         def visit(node: Node) -> None:

@@ -293,7 +293,9 @@ class Host:
     def fill_disk(self, seconds: float) -> None:
         """Leave no room on the disk for a while."""
         self.has_bad_disk = True
-        self.machine.fill(seconds)
+        disk = self.machine.disk
+        disk.capacity = disk.used_size()
+        self.cluster.clock.after(seconds, setattr, disk, "capacity", None)
 
     # --- what it is ---------------------------------------------------------------------------
 

@@ -43,7 +43,6 @@ class Recorder(Observations):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[Write] = []
-        self.acknowledged: list[Write] = []
         self.seen: list[tuple[int, bytes]] = []
 
     def write(self, *values: bytes) -> Write:
@@ -56,7 +55,6 @@ class Recorder(Observations):
         """Note an acknowledgement."""
         write.base_offset = base_offset
         write.returned = self.stamp()
-        self.acknowledged.append(write)
 
     def saw(self, invoked: int, offset: int, value: bytes) -> None:
         """Note that a read was given this record."""

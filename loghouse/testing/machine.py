@@ -173,16 +173,6 @@ class Machine:
         kind = self._rng.choice(("pwritev", "fdatasync", "fsync", "rename", "sync_directory"))
         self.disk.fail(errno.EIO, after=count, kinds=(kind,))
 
-    def fill(self, seconds: float) -> None:
-        """Leave room for nothing new for a while."""
-        disk = self.disk
-        disk.capacity = disk.used_size()
-
-        def empty() -> None:
-            disk.capacity = None
-
-        self._clock.after(seconds, empty)
-
     def lose_power(self, rng: random.Random) -> None:
         """Lose what was not synced: all of it in half of the cases, some and torn in the others."""
         keep = 0.0 if rng.random() < 0.5 else self._options.disk.keep

@@ -83,8 +83,7 @@ class Nemesis:
         done = self._acts[fault.kind](rng)
         if done:
             self.injected[done] += 1
-            if self._cluster.trace.loud or done:
-                self._cluster.trace.note(f"fault {done}")
+            self._cluster.trace.note(f"fault {done}")
 
     # --- choosing -----------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
@@ -32,13 +33,6 @@ SYN_SECONDS: Final = (0.0, 1.0, 3.0)  # when a connection attempt is repeated
 CHUNK: Final = 1
 _DONE = Failure(ConnectionDone())
 _LOST = Failure(ConnectionLost())
-
-
-class SimAddress:
-    """Where the other end is, as transports tell it."""
-
-    def __init__(self, host: str) -> None:
-        self.host = host
 
 
 class SimTransport:
@@ -136,9 +130,9 @@ class SimTransport:
             self.network.carry(self, None)
             self._close(_LOST)
 
-    def getPeer(self) -> SimAddress:  # noqa: N802
+    def getPeer(self) -> IPv4Address:  # noqa: N802
         """Return where the other end is."""
-        return SimAddress(f"n{self.peer_number}")
+        return IPv4Address("TCP", f"n{self.peer_number}", 1)
 
     # --- the kernel ---------------------------------------------------------------------------
 
@@ -316,7 +310,7 @@ class TcpNetwork(LinkFaults):
         there = SimTransport(self, accepting, dialling.host.number)
         here.peer, there.peer = there, here
         self._open[here] = self._open[there] = None
-        here.protocol = factory.buildProtocol(SimAddress(accepting.host.name))
+        here.protocol = factory.buildProtocol(here.getPeer())
         delay = self.travel_seconds((here.number, there.number))
         here.last_arrival = self.clock.seconds() + delay
         self.clock.after(delay, accepting.enter, accepting.host.accept, there)
