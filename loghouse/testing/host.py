@@ -48,7 +48,7 @@ class Host:
     damage_errors: ClassVar[tuple[type[Exception], ...]] = (DamageError,)
 
     def __init__(self, cluster: Run, number: int, *, directory: str, cluster_uuid: bytes = b"") -> None:
-        """Take a machine that is off; `directory` and `cluster_uuid` as `Machine`."""
+        """Take a machine that is off, with its log in `directory`; `cluster_uuid` is of logs it makes."""
         self.cluster = cluster
         self.number = number
         self.name = f"n{number}"
