@@ -13,6 +13,7 @@ from loghouse.client.connection import dial
 from loghouse.client.failures import Effect, unmade_call
 from loghouse.client.following import Following
 from loghouse.client.grpc_channel import view_of
+from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
 from loghouse.errors import UnavailableError, UnknownLogError
 from loghouse.protocol.client_messages import (
@@ -125,6 +126,13 @@ class DialTests(WireCase):
         made = await dial("[::1]:8400", None, print, 3.0)
         self.assertTrue(made.is_up)
         self.assertEqual(self.given, [("::1", 8400, {})])
+
+    @timed
+    async def test_pin(self):
+        """A node of another cluster than the one told is not talked to."""
+        self.loop_that("greets")
+        failure = await self.failure(dial("h1:1", None, print, 3.0, ClusterPin("c2")))
+        self.assertIn("'c1', but this client talks to cluster 'c2'", str(failure.error))
 
     @timed
     async def test_tls(self):

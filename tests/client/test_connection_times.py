@@ -250,6 +250,8 @@ class AnswerTests(WireCase):
             made.forget(asked[0])
         await turn()
         self.assertEqual([type(event) for event in self.heard()].count(CancelReceived), 1)
+        asked[0].answer.cancel()
+        made.forget(asked[0])
         self.lose()
         made.forget(asked[1])
         self.assertEqual(made._room._value, REQUESTS_PER_CONNECTION_MAX)

@@ -2,14 +2,17 @@
 
 import asyncio
 import random
+from datetime import UTC, datetime
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.client import AsyncClient, Client, connect, connect_blocking
+from loghouse.auth.certificates import make_ca, make_client_certificate
+from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
 from loghouse.client.balancing import ClusterView, Purpose, Server
 from loghouse.client.binary_channel import BinaryChannel
 from loghouse.client.grpc_channel import GrpcChannel
 from loghouse.client.producing import WINDOW
+from loghouse.client.records import Bounds
 from loghouse.errors import IdentityError
 from loghouse.limits import KIB, MIB
 from loghouse.protocol.entry import Codec, crc32c
@@ -61,6 +64,25 @@ class ClientTests(SynchronousTestCase):
             client = made_by(make, transport="grpc")
             client.calls.balancer.learned(VIEW, 0.0)
             self.assertEqual(client.calls.balancer.address(Purpose.APPEND, 0.0), "h1:2")
+
+    @timed
+    async def test_certificates(self):
+        """With certificates, channels of gRPC look at servers first, all by one looker."""
+        now = datetime.now(UTC)
+        ca = make_ca("test", now=now)
+        own = make_client_certificate(ca, name="root", now=now)
+        tls = Tls(ca=ca.certificate_pem, certificate=own.certificate_pem, key=own.key_pem)
+        for transport in ("grpc", "binary"):
+            client = AsyncClient("s1:1", tls=tls, transport=transport, cluster="c1")
+            first, second = (client.calls.channels._make(address) for address in ("s1:1", "s2:2"))
+            if transport == "binary":
+                self.assertIsNotNone(first._context)
+                self.assertIs(first._pin, client.calls.pin)
+                first, second = (channel._make_other(channel.address) for channel in (first, second))
+            self.assertIsNotNone(first._prover)
+            self.assertIs(first._prover, second._prover)
+            self.assertIs(first._prover._pin, client.calls.pin)
+        self.assertIsNone(AsyncClient("s1:1", transport="grpc").calls.channels._make("s1:1")._prover)
 
     @timed
     async def test_grpc(self):
@@ -175,6 +197,11 @@ class CallTests(SynchronousTestCase):
         client = self.make()
         await client.bounds(timeout_seconds=2)
         self.check("bounds", ("default",), Purpose.READ, 2.0, is_safe=True)
+        self.channel.answer = Bounds(3, 8)
+        for given, found in ((("earliest",), (3, 8)), (("latest",), (8, 8)), ((4,), (4, 8))):
+            self.assertEqual(await client.find_range(*given), found)
+        self.assertEqual(await client.find_range("latest", follow=True), (8, None))
+        self.channel.noted.clear()
         for time, moment in ((5, 5), (0, 0)):
             await client.find_offset(time)
             self.check("find_offset", (moment, "default"), Purpose.READ, 7.0, is_safe=True)

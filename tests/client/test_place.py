@@ -9,7 +9,10 @@ import sys
 import threading
 import warnings
 
-from loghouse.client import AsyncClient, connect_blocking
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.client import AsyncClient, connect_blocking, place
+from loghouse.client.place import Place
 from loghouse.errors import ClientUseError
 from tests.client.fake import FakeCase
 from tests.fakes.tasks import asynchronous
@@ -201,3 +204,19 @@ class LoopTests(FakeCase):
             self.assertIn("no asyncio loop runs here", str(error))
             self.assertIn("connect_blocking", str(error))
         self.assertIsInstance(error, RuntimeError)
+
+
+class ForkCountTests(SynchronousTestCase):
+    """How a child is told from its parent."""
+
+    def test_forked(self):
+        """What was made before a fork is elsewhere after it; what is made in the child is at home."""
+        self.patch(place, "_fork_count", place._fork_count)
+        parents = Place()
+        parents.check_process()
+        place._forked()
+        childs = Place()
+        self.assertEqual((parents.is_elsewhere, childs.is_elsewhere), (True, False))
+        childs.check_process()
+        text = str(self.assertRaises(ClientUseError, parents.check_process))
+        self.assertIn("which forked this one", text)

@@ -4,6 +4,7 @@ On a loop with a clock of its own, and with channels that do as a test says; cha
 """
 
 import asyncio
+import threading
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -12,6 +13,7 @@ from loghouse.client.calls import Calls
 from loghouse.client.channels import Channel, Channels
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, lost_call, unmade_call
 from loghouse.errors import (
+    ClientUseError,
     ClosedError,
     DeadlineError,
     OutcomeUnknownError,
@@ -321,3 +323,34 @@ class CallTests(TimedCase):
             error, _ = await self.raises(kind, waiting)
             self.assertEqual(str(error), text)
             self.assertRaises(ClosedError, self.calls._start_refreshing)
+
+    @timed
+    async def test_cancelled_while_closing(self):
+        """Who is cancelled by its own caller is cancelled, also when the client is closed meanwhile."""
+        self.begin({})
+        waiting = asyncio.ensure_future(self.bounds(9.0))
+        await asyncio.sleep(1.0)
+        self.channels.is_closed = True
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        self.assertTrue(waiting.cancelled())
+        await self.calls.close()
+
+    @timed
+    async def test_closed_elsewhere(self):
+        """What is under way on one loop is not ended from another, also when no channel is open."""
+        self.begin({})
+        self.calls.place.check()
+        sleeping = self.calls.spawn(asyncio.sleep(9.0))
+        await asyncio.sleep(0)
+
+        def close():
+            with self.assertRaises(ClientUseError):
+                asyncio.run(self.calls.close())
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        thread.join()
+        self.assertFalse(sleeping.done() or self.channels.is_closed)
+        await self.calls.close()
+        self.assertTrue(sleeping.cancelled())
