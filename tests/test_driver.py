@@ -169,6 +169,9 @@ class CommitTests(DriverTestCase):
         idle = self.leader.replica.when_idle()
         self.group.settle()
         self.assertNoResult(idle)
+        self.leader.disk.is_held = False
+        self.group.settle()
+        self.assertNoResult(idle)  # its own disk alone is no majority
         for member in self.group.members.values():
             member.disk.is_held = False
         self.group.settle()

@@ -112,6 +112,10 @@ class LedgerTests(SynchronousTestCase):
         self.assertRaises(UnavailableError, first.offset, 0)
         self.settled(InvalidRequestError("value", "b"))
         self.assertRaises(InvalidRequestError, self.ledger.raise_unreported)
+        first = self.settled(UnavailableError("c"))
+        self.settled(InvalidRequestError("value", "d"))
+        self.assertRaises(UnavailableError, first.offset, 0)  # while the other one waits behind it
+        self.assertRaises(InvalidRequestError, self.ledger.raise_unreported)
 
     def test_room(self):
         """Room is given back by batches that failed and by those that did not, to the last byte."""

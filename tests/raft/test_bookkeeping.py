@@ -5,11 +5,12 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.protocol.entry import EntryKind
-from loghouse.protocol.raft_messages import Envelope, NoRoom, ReadIndex, ReadIndexReply
+from loghouse.protocol.raft_messages import Envelope, NoRoom, ReadIndex, ReadIndexReply, RequestVoteReply
 from loghouse.raft.config import RaftConfig
-from loghouse.raft.ready import Proposal, Role
+from loghouse.raft.ready import Damage, Proposal, Role
 from tests.raft.group import GROUP, Group, entry
-from tests.raft.member import Bench, append, heartbeat, heartbeat_reply, only
+from tests.raft.member import Bench, append, ask_vote, heartbeat, heartbeat_reply, only
+from tests.raft.test_paper_later import snapshot
 
 FEW_READS = RaftConfig(reads_max=3)
 
@@ -107,6 +108,34 @@ class HandedTests(SynchronousTestCase):
         bench.node.readies.clear()
         bench.hear(3, append(3, 2, 2, [entry(3, 3)]))
         self.assertEqual([ready.truncate_after for ready in bench.readies if ready.truncate_after], [2])
+
+    def test_late_write(self):
+        """A write of the log that a snapshot replaced makes nothing durable of the new one."""
+        bench = Bench()
+        bench.node.disk = False
+        bench.hear(2, append(2, 1, 1, [entry(index, 2) for index in range(2, 10)]))
+        bench.hear(3, snapshot(3, 5, 3))
+        bench.group.finish_writes(1, 1)
+        self.assertEqual((bench.raft.last_index, bench.raft.durable_index), (5, 0))
+        bench.group.finish_writes(1)
+        self.assertEqual(bench.raft.durable_index, 5)
+
+
+class DamageTests(SynchronousTestCase):
+    """A member whose log held an entry 5 of term 2, and ends with an entry 3 of term 1."""
+
+    def test_votes(self):
+        """It votes for logs that are as up to date as its own was: the term counts, then the length."""
+        for last, granted in (
+            ((9, 1), False),
+            ((4, 2), False),
+            ((5, 2), True),
+            ((6, 2), True),
+            ((2, 3), True),
+        ):
+            bench = Bench(terms=(1, 1), term=3, damage=Damage(last_index=5, last_term=2))
+            [(_, reply)] = only(bench.hear(2, ask_vote(4, *last)), RequestVoteReply)
+            self.assertIs(reply.granted, granted, last)
 
 
 class LinkLostTests(SynchronousTestCase):
