@@ -61,6 +61,8 @@ MEMORY_MAX: Final = (
     4 << 30
 )  # bytes of addresses: a mutant that collects for ever must not take the machine down
 
+CPU_SIGNAL: Final = signal.SIGPROF  # ends a process that used its processor time
+
 Trees = dict[str, tuple[Path, ast.Module]]
 """Changed modules: their names, files and syntax trees."""
 
@@ -77,12 +79,12 @@ def import_libraries() -> None:
 
 
 def run_forked(work: Callable[[Callable[[str], None]], None], patience: Callable[[str], float]) -> list[str]:
-    """Run work in a forked process; returns the lines that it told.
+    """Run work in a forked process; returns the lines that it told, "hung" as the last one if it did not end.
 
     Args:
-        work: Takes what tells a line to this process.
-        patience: Seconds from a line until the next one; "" is the beginning. The process and all that it
-            started are killed when that passes, and the last line is "hung" then.
+        work: Takes what tells a line to this process. It may bound its own processor time (`_bound_cpu`).
+        patience: Seconds of the wall clock from a line until the next one; "" is the beginning. The process
+            and all that it started are killed when that passes: what waits uses no processor.
     """
     reading, writing = os.pipe()
     folder = tempfile.mkdtemp(prefix="mutant-")
@@ -97,11 +99,18 @@ def run_forked(work: Callable[[Callable[[str], None]], None], patience: Callable
     os.close(writing)
     lines: list[str] = []
     rest = b""
+    is_waited = False
     try:
         while select.select([reading], [], [], patience(lines[-1] if lines else ""))[0]:
             chunk = os.read(reading, 1 << 16)
             if not chunk:
-                return lines
+                _, status = os.waitpid(pid, 0)
+                is_waited = True
+                return (
+                    [*lines, "hung"]
+                    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == CPU_SIGNAL
+                    else lines
+                )
             *whole, rest = (rest + chunk).split(b"\n")
             lines += [line.decode() for line in whole]
         return [*lines, "hung"]
@@ -112,7 +121,8 @@ def run_forked(work: Callable[[Callable[[str], None]], None], patience: Callable
                 end(pid, signal.SIGKILL)
             except OSError:
                 continue
-        os.waitpid(pid, 0)
+        if not is_waited:
+            os.waitpid(pid, 0)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -120,10 +130,16 @@ def _write_line(writing: int, line: str) -> None:
     os.write(writing, f"{line}\n".encode())
 
 
+def _bound_cpu(seconds: float) -> None:
+    """End this process once it has used so much more processor time: however slow the machine is just now."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
 def _be_alone(folder: str) -> None:
     """Become a process group with a folder of its own, that says nothing and cannot take all memory."""
     os.setsid()
     os.chdir(folder)
+    signal.signal(CPU_SIGNAL, signal.SIG_DFL)
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -177,7 +193,7 @@ class _Listener(unittest.TestResult):
         super().__init__()
         self._tell = tell
         self._reached = reached
-        self._begin = 0.0
+        self._begin = (0.0, 0.0)
         self._is_good = True
 
     def startTest(self, test: unittest.TestCase) -> None:
@@ -185,12 +201,12 @@ class _Listener(unittest.TestResult):
         self._tell(f"begin {test.id()}")
         self._is_good = True
         self._reached.clear()
-        self._begin = time.perf_counter()
+        self._begin = (time.process_time(), time.perf_counter())
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
-        seconds = time.perf_counter() - self._begin
-        self._tell(json.dumps([test.id(), self._is_good, seconds, sorted(self._reached)]))
+        cpu, wall = time.process_time() - self._begin[0], time.perf_counter() - self._begin[1]
+        self._tell(json.dumps([test.id(), self._is_good, cpu, wall, sorted(self._reached)]))
 
     def addError(self, test: unittest.TestCase, err: Any) -> None:
         super().addError(test, err)
@@ -207,7 +223,7 @@ class _Listener(unittest.TestResult):
     def _note_failure(self, test: unittest.TestCase) -> None:
         self._is_good = False
         if not isinstance(test, unittest.TestCase):  # a class or module did not begin or end
-            self._tell(json.dumps([test.id(), False, 0.0, []]))
+            self._tell(json.dumps([test.id(), False, 0.0, 0.0, []]))
 
 
 def _cases(suite: Any) -> list[unittest.TestCase]:
@@ -225,30 +241,40 @@ def probe(root: Path, trees: Trees, test: str) -> Callable[[Callable[[str], None
         setattr(builtins, PROBE, reached.add)
         _begin_imports(root, trees)
         module = importlib.import_module(test)
-        tell(json.dumps(["import", True, 0.0, sorted(reached)]))
+        tell(json.dumps(["import", True, 0.0, 0.0, sorted(reached)]))
         unittest.defaultTestLoader.loadTestsFromModule(module).run(_Listener(tell, reached))
 
     return work
 
 
-def judge(root: Path, trees: Trees, tests: Sequence[str]) -> Callable[[Callable[[str], None]], None]:
+def judge(
+    root: Path, trees: Trees, tests: Sequence[tuple[str, float]], import_seconds: float
+) -> Callable[[Callable[[str], None]], None]:
     """Return work that runs single tests over changed modules, and stops at the first that fails.
 
     It tells "begin" and the test's name before each, "caught" when one failed, "survived" at the end.
+
+    Args:
+        tests: Names, each with the seconds of processor time that it may take.
+        import_seconds: What the imports may take, and those of each test module beside its test.
     """
 
     def work(tell: Callable[[str], None]) -> None:
+        _bound_cpu(import_seconds)
         try:
             _begin_imports(root, trees)
         except BaseException:
             tell("begin import")
             tell("caught")
             return
-        for name in tests:
+        for name, seconds in tests:
             tell(f"begin {name}")
             result = unittest.TestResult()
+            _bound_cpu(import_seconds)
             try:
-                unittest.TestSuite([_load(name)]).run(result)
+                case = _load(name)
+                _bound_cpu(seconds)
+                unittest.TestSuite([case]).run(result)
             except BaseException:
                 tell("caught")
                 return

@@ -39,7 +39,7 @@ class Change:
 
 def changes(tree: ast.Module) -> Iterator[Change]:
     """Yield every change of a module, in the order of its text."""
-    yield from _below(tree, (), (), "", True, 0)
+    yield from _below(tree, (), (), "", True, False, 0)
 
 
 def at(tree: ast.AST, path: Trail) -> Any:
@@ -97,11 +97,14 @@ _FIELDS: Final[dict[type[ast.AST], tuple[str, ...]]] = {
 
 
 def _below(
-    node: ast.AST, path: Trail, statement: Trail, scope: str, is_at_import: bool, line: int
+    node: ast.AST, path: Trail, statement: Trail, scope: str, is_at_import: bool, is_truth: bool, line: int
 ) -> Iterator[Change]:
+    """Yield the changes below a node; `is_truth` tells that the function around it returns a bool."""
     line = getattr(node, "lineno", line)
     if isinstance(node, _SCOPES):
         scope = f"{scope}.{node.name}".lstrip(".")
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        is_truth = node.returns is not None and ast.unparse(node.returns) == "bool"
     # Parameters' defaults belong to the definition, which runs where it stands.
     for field in _FIELDS.get(type(node), node._fields):
         inside = is_at_import and not (field == "body" and isinstance(node, _SCOPES[:2]))
@@ -111,12 +114,13 @@ def _below(
                 continue
             where: Trail = (*path, (field, index))
             around = where if isinstance(child, ast.stmt) else statement
-            for operator in _OPERATORS.get(type(child), ()):
+            is_bool = is_truth and isinstance(child, ast.Return)
+            for operator in (_truth,) if is_bool else _OPERATORS.get(type(child), ()):
                 for new in operator(child):
                     if ast.unparse(new) != ast.unparse(child):
                         name, place = operator.__name__.strip("_"), getattr(child, "lineno", line)
                         yield Change(name, scope, place, where, around, inside, new)
-            yield from _below(child, where, around, scope, inside, line)
+            yield from _below(child, where, around, scope, inside, is_truth, line)
 
 
 def _is_left_alone(node: ast.AST) -> bool:
@@ -238,8 +242,17 @@ def _arguments(node: ast.Call) -> Iterator[ast.AST]:
 
 
 def _result(node: ast.Return) -> Iterator[ast.AST]:
-    if node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is False):
+    is_constant = isinstance(node.value, ast.Constant)
+    if is_constant and node.value.value == "":
+        yield ast.Return(ast.Constant("?"))  # nearly nobody tells no text from None
+    elif node.value is not None and not (is_constant and node.value.value is False):
         yield ast.Return(ast.Constant(None))  # as good as False: only its type differs
+
+
+def _truth(node: ast.Return) -> Iterator[ast.AST]:
+    """Where a bool is returned, None would be nothing but False: turn it round. Constants are, anyway."""
+    if node.value is not None and not isinstance(node.value, ast.Constant):
+        yield ast.Return(ast.UnaryOp(ast.Not(), node.value))
 
 
 def _removal(node: ast.stmt) -> Iterator[ast.AST]:

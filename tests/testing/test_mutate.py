@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bench.mutate import child
 from bench.mutate.campaign import ROOT, Sources, Verdict, read_equivalent
 from bench.mutate.nearest import FAR, Nearest
 from bench.mutate.operators import applied, changes, probed
@@ -63,9 +65,22 @@ class OperatorTests(SynchronousTestCase):
         self.become("return False", "return True")
         self.become("break", "continue")
         self.become("a(b, c, d=e)", "pass", "a(c, b, d=e)", "a(b, c)")
+        self.become("return ''", "return '?'")
         found = texts("try:\n  a()\nexcept B:\n  c()\nfinally:\n  d()")
         self.assertEqual(found, ["-    d()\n+    pass", "-a()\n+pass", *["-    c()\n+    pass"], *found[3:]])
         self.assertEqual(found[3:], ["-    c()\n+    raise", "-c()\n+pass", "-d()\n+pass"])
+
+    def test_truth(self):
+        """A result that is true or false is turned round: None would be false as well."""
+        source = "{} f() -> bool:\n  if a: return False\n  def g(): return b\n  return {}"
+        for kind in ("def", "async def"):
+            found = texts(source.format(kind, "c"))
+            self.assertEqual(
+                [text.splitlines()[-1].strip("+ ") for text in found],
+                ["if not a:", "return True", "return None", "return not c"],
+            )
+        found = texts(source.format("def", "c < d"))
+        self.assertEqual(found[-2:], ["-return c < d\n+return not c < d", "-return c < d\n+return c <= d"])
 
     def test_left_alone(self):
         """Texts, annotations, log events and declarations are no bugs."""
@@ -171,6 +186,30 @@ class CommandTests(SynchronousTestCase):
     """The command judges real mutants by real tests."""
 
     skip = processes.SKIP
+
+    def test_bounds(self):
+        """What computes for ever is ended by its processor time, what waits for ever by the clock."""
+
+        def compute(tell):
+            tell("begin a")
+            child._bound_cpu(0.05)
+            while True:
+                pass
+
+        def wait(tell):
+            tell("begin b")
+            time.sleep(3600)
+
+        def end(tell):
+            tell("begin c")
+            os._exit(1)
+
+        for work, seconds, lines in (
+            (compute, 3600.0, ["begin a", "hung"]),
+            (wait, 0.3, ["begin b", "hung"]),
+            (end, 3600.0, ["begin c"]),
+        ):
+            self.assertEqual(child.run_forked(work, lambda line, seconds=seconds: seconds), lines)
 
     def test_shares(self):
         """Mutants of a small module are caught by its tests, and the bound of the score is kept."""
