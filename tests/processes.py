@@ -11,11 +11,21 @@ def _reason(knob: str) -> str | None:
 
 # Tests of real processes take minutes, and one of the two runners is enough for them: 0 leaves them out.
 SKIP = _reason("LOGHOUSE_PROCESS_TESTS")
+# Bugs that are planted for one named test each: what one runner has tried the other need not.
+PLANTED = _reason("LOGHOUSE_PLANTED_BUGS")
 _LONG = _reason("LOGHOUSE_LONG_TESTS")
+_THOROUGH = _reason("LOGHOUSE_THOROUGH_TESTS")
 
 
 def long(test: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a test that takes ten seconds and more: LOGHOUSE_LONG_TESTS=0 leaves it out."""
     if _LONG is not None:
         test.skip = _LONG  # type: ignore[attr-defined]
+    return test
+
+
+def thorough(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test that tries case after case, always the same: LOGHOUSE_THOROUGH_TESTS=0 leaves it out."""
+    if _THOROUGH is not None:
+        test.skip = _THOROUGH  # type: ignore[attr-defined]
     return test

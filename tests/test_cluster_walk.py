@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from loghouse.errors import OutcomeUnknownError, RequestError
 from loghouse.protocol.entry import EntryKind, decode_entries
 from tests.driver.town import TownTestCase
+from tests.processes import thorough
 
 SEEDS = int(os.environ.get("LOGHOUSE_WALK_SEEDS", "4"))
 STEPS = 60
@@ -129,6 +130,7 @@ class WalkTests(TownTestCase):
         for sequence, acknowledged in walk.acknowledged.items():
             self.assertEqual(found.get(sequence), acknowledged, f"batch {sequence} is lost or elsewhere")
 
+    @thorough
     def test_walks(self):
         """Walks with crashes, cuts and held disks keep every acknowledged batch, once, everywhere."""
         walks = [self.walk(seed) for seed in range(1, SEEDS + 1)]

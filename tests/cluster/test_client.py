@@ -232,6 +232,7 @@ class FaultTests(ClientCase):
             self.assertEqual([value for _, value in seen] == values, True, "read what is in the log")
         self.is_well = True
 
+    @long
     def test_kills(self):
         """Leaders and followers are killed and come back."""
         self.begin()

@@ -35,6 +35,7 @@ class RestartTests(ClusterCase):
 class RejoinTests(ClusterCase):
     """Nodes that lost their disk, or their seeds."""
 
+    @long
     def test_wiped_node(self):
         """A node whose disk was emptied joins again and gets everything; the bootstrap node, too."""
         first, second, _ = self.cluster.nodes
@@ -115,6 +116,7 @@ class StrangerTests(ClusterCase):
 class MembershipTests(OwnClusterCase):
     """A cluster that grows and shrinks."""
 
+    @long
     def test_join_and_leave(self):
         """Under load two nodes join and become voters, and one of the first three leaves."""
         self.cluster.start()

@@ -23,7 +23,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from loghouse.api.v1 import log_pb2
 from loghouse.testing.cluster_process import ClusterProcess
 from tests.cluster.case import SETTINGS
-from tests.processes import SKIP
+from tests.processes import SKIP, long
 
 HERE = Path(__file__).resolve().parent
 PROGRAM_SECONDS = 150
@@ -174,6 +174,7 @@ class OriginalClientTests(SynchronousTestCase):
         """Stock grpcio with stubs of the original's log.proto."""
         self.run_client("python", python_program())
 
+    @long
     def test_go(self):
         """Stock grpc-go with stubs of the original's log.proto, its resolver and its picker."""
         binary = self.build()

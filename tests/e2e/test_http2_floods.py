@@ -145,6 +145,7 @@ class FloodTests(ProcessTestCase):
             self.drain(tls)
             self.flood(tls, [first, *(frame(CONTINUATION, 0, 1, junk) for _ in range(1500))], memory_max)
 
+    @long
     def test_pings_and_settings(self):
         """Row 31: pings and settings, with their answers read or not."""
         for is_read in (True, False):

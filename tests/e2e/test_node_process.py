@@ -1,14 +1,16 @@
 """A real `twistd loghouse`: real certificates, real gRPC, real files, and what can go wrong with them."""
 
+import atexit
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 from cryptography import x509
@@ -23,7 +25,7 @@ from loghouse.auth.certificates import make_ca, make_client_certificate, make_no
 from loghouse.limits import MIB
 from loghouse.protocol.batch import encode_batch
 from loghouse.testing.process import Certificates, NodeProcess, wait_until
-from tests.processes import SKIP
+from tests.processes import SKIP, long
 
 SMALL_SEGMENTS = "storage:\n  segment_size: 64KiB\n"
 
@@ -299,11 +301,21 @@ class ServingTests(ProcessTestCase):
 class RefusedStartTests(ProcessTestCase):
     """A node that cannot trust its directory does not start, says why, and touches nothing."""
 
+    once_filled: ClassVar[Path | None] = None  # a data directory that a node filled and closed, for copies
+
     def filled(self) -> NodeProcess:
+        if self.once_filled is not None:
+            node = self.make_node(settings=SMALL_SEGMENTS)
+            shutil.copytree(self.once_filled, node.data_dir)
+            return node
         node = self.started(settings=SMALL_SEGMENTS)
         self.produce(self.stub(node), *(os.urandom(5000) for _ in range(60)))
         node.stop()
         node.output_path.unlink()
+        kept = Path(tempfile.mkdtemp(prefix="loghouse-filled-"))
+        atexit.register(shutil.rmtree, kept, ignore_errors=True)
+        RefusedStartTests.once_filled = kept / "data"
+        shutil.copytree(node.data_dir, kept / "data")
         return node
 
     def stores(self, node: NodeProcess) -> list[Path]:
@@ -322,6 +334,7 @@ class RefusedStartTests(ProcessTestCase):
         self.assertIn("use", other.output())
         self.assertEqual(self.produce(self.stub(node), b"undisturbed"), [0])
 
+    @long
     def test_leaves_nothing(self):
         """A first start that fails, whatever the reason, leaves no data directory, and nothing else."""
         node = self.make_node()

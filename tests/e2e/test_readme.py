@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.cli.main import make_parser
 from loghouse.config.values import parse_address
 from loghouse.testing.process import free_port, wait_until
-from tests.processes import SKIP
+from tests.processes import SKIP, long
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "operations.md")
@@ -99,6 +99,7 @@ class ReadmeCase(SynchronousTestCase):
 class TourTests(ReadmeCase):
     """The five minutes' tour, with the node that `make run` starts."""
 
+    @long
     def test_every_line(self):
         """Each line of the tour does what the page says, and the Python snippet reads what it wrote."""
         make_run = self.start(f".venv/bin/loghouse demo --file README.md --listen 127.0.0.1:{self.port}")
@@ -156,6 +157,7 @@ class TourTests(ReadmeCase):
 class OwnNodeTests(ReadmeCase):
     """A node of one's own: certificates, settings, daemon, client."""
 
+    @long
     def test_every_line(self):
         """The certificates fit the example node.yaml, the daemon serves, and the client's file finds it."""
         self.addCleanup(self.stop_daemon)

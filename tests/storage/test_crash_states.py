@@ -23,6 +23,7 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.log import Log
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
+from tests.processes import thorough
 from tests.storage.entries import (
     CLUSTER,
     GROUP,
@@ -410,6 +411,7 @@ class MutantTests(SynchronousTestCase):
         """Unlinking before the new start's name is durable is found."""
         self.assert_found(story_of_trim, NoDirectorySync)
 
+    @thorough
     def test_install_does_not_sync_the_directory(self):
         """A start whose name is not synced is found."""
         self.assert_found(story_of_install, NoDirectorySync)
@@ -453,6 +455,7 @@ class MutantTests(SynchronousTestCase):
         self.patch(opening_module, "remove_held", lambda *_: None)
         self.assert_found(story_of_restarts)
 
+    @thorough
     def test_start_is_not_marked(self):
         """A start that is installed without a mark, so that old segments count again, is found."""
         real = log_module.write_start

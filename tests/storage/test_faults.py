@@ -25,6 +25,7 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import OsFiles
 from loghouse.storage.log import Log
 from loghouse.testing.disk import CHANGING, SimDisk
+from tests.processes import thorough
 from tests.storage.entries import CLUSTER, Writer, frames_of, open_directory
 
 SIZES = {"segment_size": 4096 + 1024, "reserve_size": 2048}
@@ -133,10 +134,12 @@ class FaultSweepTests(SynchronousTestCase):
         """EIO at each operation, then a restart of the process."""
         self.sweep(errno.EIO, lose_power=False)
 
+    @thorough
     def test_eio_and_power_loss(self):
         """EIO at each operation, then a power loss."""
         self.sweep(errno.EIO, lose_power=True)
 
+    @thorough
     def test_enospc(self):
         """ENOSPC at each operation: done out of the reserve or without, refused, or the log stops."""
         self.sweep(errno.ENOSPC, lose_power=False, least=0.7)

@@ -19,6 +19,7 @@ from loghouse.storage.start import write_start
 from loghouse.storage.store import WATERMARK_POSITIONS
 from loghouse.storage.traces import last_known
 from loghouse.testing.crash_states import crash_states
+from tests.processes import thorough
 from tests.storage.test_damage import DIRECTORY, STORE
 from tests.storage.test_damage import DamageCase as _DamageCase
 from tests.vectors import disk as vectors
@@ -125,6 +126,7 @@ class LossTests(_DamageCase):
             self.assertEqual((log.first_index, log.last_index), (1, end), name)
             self.restore()
 
+    @thorough
     def test_power_losses(self):
         """After a power loss at any step, `damage` is there before any cut, and a second run finishes."""
         self.check_power_losses(self.flip_payload(self.stores[1]))

@@ -25,6 +25,7 @@ from loghouse.storage.repair import accept_data_loss
 from loghouse.storage.start import FLAG_INSTALLING, START_MAGIC, encode_state_file
 from loghouse.storage.verify import Finding, verify
 from loghouse.testing.disk import SimDisk
+from tests.processes import thorough
 from tests.storage.entries import Writer, frames_of, open_directory
 
 DIRECTORY = "/data/logs/1"
@@ -309,12 +310,14 @@ class LostFilesTests(SynchronousTestCase):
                 break
         return rows
 
+    @thorough
     def test_after_a_clean_stop(self):
         """After a clean stop nothing is lost without a word."""
         table = self.table(is_closed=True)
         self.assertNotIn("not noticed", str(table))
         self.assertEqual(table, self.documented("After a clean stop"), text_of(table))
 
+    @thorough
     def test_after_a_kill(self):
         """After `kill -9` what only `held` could tell is not noticed; the rest is as after a clean stop."""
         table, stopped = self.table(is_closed=False), self.documented("After a clean stop")

@@ -18,6 +18,7 @@ from loghouse.storage.index import INDEX_ENTRY, OffsetIndex
 from loghouse.storage.log import Log
 from loghouse.storage.start import read_start
 from loghouse.testing.disk import SimDisk
+from tests.processes import thorough
 from tests.storage.entries import CLUSTER, GROUP, SEED, Writer, create_log
 
 DIRECTORY = "/data/logs/1"
@@ -285,6 +286,7 @@ class ModelTests(SynchronousTestCase):
 
         check()
 
+    @thorough
     def test_log(self):
         """Any course of appends, cuts, trims, votes, kills and power losses agrees with a list."""
         operation = st.tuples(st.sampled_from("aaaacstvkp"), st.integers(0, 2**16))
