@@ -5,7 +5,7 @@ import unicodedata
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.text import check_lines, split_lines, visible, visible_json
+from loghouse.text import check_lines, hidden_in, split_lines, visible, visible_json
 
 OBEYED = [
     chr(code)
@@ -42,6 +42,33 @@ class VisibleTests(SynchronousTestCase):
         text = visible_json(value)
         self.assertTrue(text.isprintable())
         self.assertEqual(json.loads(text), value)
+        self.assertEqual(visible_json({"\u0151": "\x9b"}), '{"\u0151": "\\u009b"}')
+        self.assertEqual(visible_json([1], indent=1), "[\n 1\n]")
+
+    def test_escapes(self):
+        """Two digits up to U+00FF, four beyond."""
+        for character, shown in (
+            ("\0", "\\x00"),
+            ("\x9f", "\\x9f"),
+            ("\u061c", "\\u061c"),
+            ("\u2028", "\\u2028"),
+            ("\ud800", "\\ud800"),
+        ):
+            self.assertEqual(visible(character), shown)
+
+    def test_hidden(self):
+        """The first character that shows as nothing is found; tabs and spaces are none, nor is text."""
+        for text, found in (
+            ("", ""),
+            ("a b\tc \u0151\u05d0", ""),
+            ("a\x1bb\u2028", "\x1b"),
+            ("a\u00a0", "\u00a0"),
+            ("a\u2800b", "\u2800"),
+            ("\u3164", "\u3164"),
+            ("a\ufe0f", "\ufe0f"),
+            ("\n", "\n"),
+        ):
+            self.assertEqual(hidden_in(text), found, ascii(text))
 
 
 class LineTests(SynchronousTestCase):
@@ -62,3 +89,9 @@ class LineTests(SynchronousTestCase):
                 self.assertIn("2: ", str(self.assertRaises(ValueError, split_lines, text)))
                 for encoding in ("utf-8", "utf-16"):
                     self.assertRaises(ValueError, check_lines, text.encode(encoding))
+
+    def test_no_text(self):
+        """What is no text is nobody's line: its reader will say so; text is looked at as it is."""
+        for data in (b"\x1b\x80", b"\xff\xfe\x1b", b"", b"a\n", "a\r\n"):
+            check_lines(data)
+        self.assertRaisesRegex(ValueError, "^1: holds the character U\\+001B,", check_lines, "\x1b")

@@ -209,8 +209,6 @@ def _load_model(path: Path) -> Model:
             raise ConfigError([f"{path}:{number}: {problem}"])
     try:
         model.load_model_from_text("\n".join(lines))
-    except ConfigError:
-        raise
     except Exception as error:
         raise ConfigError([f"{path}: is not a casbin model: {error}"]) from error
     missing = [section for section in "rpem" if section not in model.model]

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.certificates import KeyKind, make_ca, make_client_certificate
-from loghouse.auth.denylist import entry_of, names_of, parse_denylist
+from loghouse.auth.denylist import add_to_denylist, entry_of, names_of, parse_denylist
 from loghouse.errors import CertificateError
 from tests.auth.issuing import CURVE_ORDERS, issue, rewritten
 
@@ -58,6 +58,35 @@ class DenylistTests(SynchronousTestCase):
             text = f"# one\n# two{mark}serial:af\n"
             error = self.assertRaises(CertificateError, parse_denylist, text.encode(), HERE)
             self.assertIn("denylist:2:", str(error))
+
+
+class AddTests(SynchronousTestCase):
+    """Lines that are added to a list."""
+
+    def test_added(self):
+        """Each on a line of its own, whether or not the last one was ended; the list is made if needed."""
+        path = Path(self.mktemp())
+        for before, after in (
+            (None, b"serial:1\nserial:2\n"),
+            (b"", b"serial:1\nserial:2\n"),
+            (b"serial:3\n", b"serial:3\nserial:1\nserial:2\n"),
+            (b"serial:3", b"serial:3\nserial:1\nserial:2\n"),
+        ):
+            path.unlink(missing_ok=True)
+            if before is not None:
+                path.write_bytes(before)
+            add_to_denylist(path, ["serial:1", "serial:2"])
+            self.assertEqual(path.read_bytes(), after)
+
+    def test_refused(self):
+        """What is no denylist is left as it is; what cannot be written is told."""
+        path = Path(self.mktemp())
+        path.write_bytes(b"joe\n")
+        self.assertRaises(CertificateError, add_to_denylist, path, ["serial:1"])
+        self.assertEqual(path.read_bytes(), b"joe\n")
+        absent = path.with_name("absent") / "list"
+        error = self.assertRaises(CertificateError, add_to_denylist, absent, ["serial:1"])
+        self.assertEqual(str(error), f"{absent}: cannot be written: No such file or directory")
 
 
 class GuiseTests(SynchronousTestCase):

@@ -198,6 +198,20 @@ class BadFileTests(SynchronousTestCase):
             self.assertIn(f"U+{ord(blank):04X}", str(self.assertRaises(ConfigError, self.authorizer)))
             self.model.write_text(MODEL)
 
+    def test_lines_of_a_model(self):
+        """A bad line of a model is named, whichever it is; what casbin cannot read is told as its problem."""
+        count = len(MODEL.splitlines())
+        for place in range(count):
+            lines = MODEL.splitlines()
+            lines[place] = f"\u200b{lines[place]}"
+            self.model.write_text("\n".join(lines))
+            error = self.assertRaises(ConfigError, self.authorizer)
+            self.assertIn(f"{self.model}:{place + 1}: holds the character U+200B", str(error))
+        self.model.write_text(f"{MODEL}\nno section and no value\n")
+        error = self.assertRaises(ConfigError, self.authorizer)
+        self.assertIn(f"{self.model}: is not a casbin model: ", str(error))
+        self.assertNotIn("missing or empty", str(error))
+
     def test_other_matchers(self):
         """What a value means to another matcher is up to that: its actions and subjects may be patterns."""
         self.model.write_text(

@@ -1,0 +1,212 @@
+"""Threads that work for the reactor, and the reactor that is installed: what each promises, by itself."""
+
+import asyncio
+import sys
+import threading
+import time
+import weakref
+from types import SimpleNamespace
+from unittest import mock
+
+from twisted.internet import asyncioreactor
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.errors import ReactorError
+from loghouse.runtime import bridge
+from loghouse.runtime import reactor as _reactor
+from loghouse.runtime.threads import ThreadQueue, WorkQueue, do
+
+SECONDS_MAX = 20.0  # for a thread, which needs none
+
+
+class QueueCase(SynchronousTestCase):
+    """Queues whose outcomes are told when the test says so."""
+
+    def setUp(self):
+        self.told = []
+        self.calls = []  # what the threads want to be run here
+        self.has_call = threading.Condition()
+
+    def call(self, work):
+        with self.has_call:
+            self.calls.append(work)
+            self.has_call.notify()
+
+    def queue(self, count=1):
+        queue = ThreadQueue("tried", self.call, count)
+        self.addCleanup(queue.stop)
+        return queue
+
+    def tell(self, count):
+        """Run the calls of so many outcomes."""
+        for _ in range(count):
+            with self.has_call:
+                self.assertTrue(self.has_call.wait_for(lambda: self.calls, SECONDS_MAX))
+                call = self.calls.pop(0)
+            call()
+
+
+class QueueTests(QueueCase):
+    """Work on threads."""
+
+    def test_order(self):
+        """One thread does one piece after the other, in order, and tells of each here, in order."""
+        queue, threads = self.queue(), []
+        for number in range(20):
+            queue.submit(
+                lambda number=number: threads.append(threading.current_thread()) or number,
+                self.told.append,
+                None,
+            )
+        self.tell(20)
+        self.assertEqual(self.told, list(range(20)))
+        [thread] = set(threads)
+        self.assertEqual((thread.name, thread.daemon), ("tried-0", True))
+
+    def test_several(self):
+        """Several threads work beside each other."""
+        meeting = threading.Barrier(3, timeout=SECONDS_MAX)
+        queue = self.queue(3)
+        for _ in range(3):
+            queue.submit(meeting.wait, self.told.append, self.told.append)
+        self.tell(3)
+        self.assertEqual(sorted(self.told), [0, 1, 2])
+
+    def test_errors(self):
+        """What is raised is told as a failure, and the thread goes on."""
+        queue = self.queue()
+        queue.submit(lambda: 1 // 0, None, self.told.append)
+        queue.submit(lambda: 7, self.told.append, None)
+        self.tell(2)
+        self.assertIsInstance(self.told[0], Failure)
+        self.assertIs(self.told[0].type, ZeroDivisionError)
+        self.assertEqual(self.told[1], 7)
+
+    def test_stop(self):
+        """A stop finishes what was given, and waits for it."""
+        queue, done = ThreadQueue("tried", self.call, 2), []
+        begun = threading.Event()
+        queue.submit(lambda: begun.wait(SECONDS_MAX) and done.append(1), None, None)
+        queue.submit(lambda: begun.set() or done.append(2), None, None)
+        threads = list(queue._threads)
+        queue.stop()
+        self.assertEqual(sorted(done), [1, 2])
+        self.assertEqual([thread.is_alive() for thread in threads], [False, False])
+
+    def test_nothing_is_held(self):
+        """While a thread waits it holds nothing of the piece before."""
+
+        class Thing:
+            pass
+
+        thing, queue = Thing(), self.queue()
+        gone = weakref.ref(thing)
+        queue.submit(lambda thing=thing: None, self.told.append, None)
+        del thing
+        self.tell(1)
+        deadline = time.monotonic() + SECONDS_MAX
+        while gone() is not None and time.monotonic() < deadline:
+            queue.submit(lambda: None, self.told.append, None)
+            self.tell(1)
+        self.assertIsNone(gone())
+
+    def test_deferred(self):
+        """`run` gives a Deferred of what came; who cancels it ends the wait, not the work."""
+        queue = self.queue()
+        good, bad, dropped = (
+            queue.run(lambda: 5),
+            queue.run(lambda: 1 // 0),
+            queue.run(lambda: self.told.append(1)),
+        )
+        dropped.cancel()
+        self.failureResultOf(dropped, CancelledError)
+        self.tell(3)
+        self.assertEqual(self.successResultOf(good), 5)
+        self.failureResultOf(bad, ZeroDivisionError)
+        self.assertEqual(self.told, [1])
+        self.assertRaises(TypeError, WorkQueue)
+
+    def test_do(self):
+        """Who is to be told, and what."""
+        done, failed = self.told.append, self.told.extend
+        self.assertEqual(do((lambda: 3, done, failed)), (done, 3))
+        tell, outcome = do((lambda: [][0], done, failed))
+        self.assertEqual((tell, outcome.type), (failed, IndexError))
+        self.assertRaises(SystemExit, do, (sys.exit, done, failed))
+
+
+class ReactorTests(SynchronousTestCase):
+    """The reactor of a node."""
+
+    def test_installed(self):
+        """Once it is there, installing it again changes nothing; another one is refused."""
+        from twisted.internet import reactor
+
+        seconds = reactor.seconds
+        _reactor.install()
+        self.assertIs(reactor.seconds, seconds)
+        self.patch(sys.modules["twisted.internet"], "reactor", Clock())
+        error = self.assertRaises(ReactorError, _reactor.install)
+        self.assertIn("needs the asyncio reactor, found Clock; leave --reactor out", str(error))
+
+    def test_first(self):
+        """Where none is there, one is made on a loop of its own, which is the thread's loop."""
+        made = []
+        other = SimpleNamespace()
+        self.patch(_reactor, "asyncioreactor", SimpleNamespace(
+            install=made.append, AsyncioSelectorReactor=SimpleNamespace))  # fmt: skip
+        self.patch(asyncio, "set_event_loop", made.append)
+        self.patch(_reactor, "_new_event_loop", lambda: "loop")
+        modules = dict(sys.modules)
+        del modules["twisted.internet.reactor"]
+        self.patch(_reactor, "sys", SimpleNamespace(modules=modules))
+        self.patch(sys.modules["twisted.internet"], "reactor", other)
+        _reactor.install()
+        self.assertEqual(made, ["loop", "loop"])
+        self.assertLess(abs(other.seconds() - time.time()), 60)
+
+    def test_without_uvloop(self):
+        """Where uvloop is not there, asyncio's own loop serves."""
+        with mock.patch.dict(sys.modules, {"uvloop": None}):
+            loop = _reactor._new_event_loop()
+        self.addCleanup(loop.close)
+        self.assertIsInstance(loop, asyncio.SelectorEventLoop)
+
+    def test_wall_clock(self):
+        """Its seconds go on from the wall clock's time, and follow no step of that."""
+        times = {"wall": 1000.0, "steady": 5.0}
+        self.patch(_reactor, "time", SimpleNamespace(
+            time=lambda: times["wall"], monotonic=lambda: times["steady"]))  # fmt: skip
+        clock = SimpleNamespace()
+        _reactor._leave_the_wall_clock(clock)
+        self.assertEqual(clock.seconds(), 1000.0)
+        times.update(wall=-3600.0, steady=7.0)
+        self.assertEqual(clock.seconds(), 1002.0)
+
+
+class BridgeTests(SynchronousTestCase):
+    """Short ways to the loop."""
+
+    def test_soon_of(self):
+        """Only a reactor on an asyncio loop has a short way to the end of a turn."""
+        from twisted.internet import reactor
+
+        self.assertIsNone(bridge.soon_of(Clock()))
+        if isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
+            self.assertIsNotNone(bridge.soon_of(reactor))
+
+    def test_ways(self):
+        """At the end of this turn, after some seconds, from another thread: all on the thread's loop."""
+        loop = asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        self.patch(asyncio, "get_event_loop", lambda: loop)
+        ran = []
+        bridge.soon()(lambda: ran.append("soon"))
+        bridge.soon()(lambda: ran.append("never")).cancel()
+        bridge.call_from_thread()(lambda: ran.append("from a thread"))
+        bridge.later()(0.001, lambda: ran.append("later") or loop.stop())
+        loop.run_forever()
+        self.assertEqual(ran, ["soon", "from a thread", "later"])
