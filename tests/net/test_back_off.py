@@ -7,7 +7,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.net.peer import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, DialContext, PeerLink, PeerState
+from loghouse.protocol.link_messages import Capability
 from tests.recording import RecordingMetrics
+
+UP = Mock(hello=Mock(capabilities=Capability(0)))  # what a link that is up says of the other node
 
 
 class BackOffTests(SynchronousTestCase):
@@ -63,14 +66,14 @@ class BackOffTests(SynchronousTestCase):
         self.link.dial()
         for _ in range(3):
             self.check([self.lose() for _ in range(4)])
-            self.link.link_up(Mock(is_idle_closed=False), Mock())
+            self.link.link_up(Mock(is_idle_closed=False), UP)
             self.assertIs(self.link.state, PeerState.UP)
 
     def test_idle(self):
         """One that was closed because nobody had anything to say is dialled when somebody has."""
         self.link.dial()
         self.lose()
-        self.link.link_up(Mock(is_idle_closed=True), Mock())
+        self.link.link_up(Mock(is_idle_closed=True), UP)
         self.link.lost("idle")
         self.assertIs(self.link.state, PeerState.IDLE)
         self.assertEqual((self.reactor.getDelayedCalls(), self.metrics.count("peer_link_failed")), ([], 1))
