@@ -19,7 +19,6 @@ from loghouse.config.settings import LoggingConfig, load
 from loghouse.diagnostics import (
     LASTING_MINUTES,
     PEERS_NAMED_MAX,
-    JSONLogObserver,
     PeerLines,
     format_json,
     format_text,
@@ -281,7 +280,7 @@ class LineTests(SynchronousTestCase):
         flushed = []
         file = io.StringIO()
         file.flush = lambda: flushed.append(file.getvalue())
-        JSONLogObserver(file)({"log_format": "a"})
+        Logger(namespace="n", observer=make_observer(LoggingConfig(format="json"), file)).info("a")
         self.assertEqual(len(flushed), 1)
         self.assertTrue(flushed[0].endswith("}\n"))
 
