@@ -85,6 +85,7 @@ class Scene:
         self.directory = None
         self.log = None
         self.is_loud = True
+        self.sizes = {"segment_size": 5120, "reserve_size": 512}
         self.frees = []
         self.known: dict[str, int] = {}  # the numbers of long outcomes
 
@@ -145,7 +146,7 @@ class Scene:
 
     def take(self):
         if self.directory is None:
-            self.directory = DataDirectory.lock(self.disk, f"{DATA}/", segment_size=5120, reserve_size=512)
+            self.directory = DataDirectory.lock(self.disk, f"{DATA}/", **self.sizes)
         return self.directory
 
     def do_boot(self):
@@ -156,6 +157,18 @@ class Scene:
 
     def do_take(self):
         self.take()
+
+    def do_take_again(self):
+        """Try to take it while it is taken."""
+        DataDirectory.lock(self.disk, DATA)
+
+    def do_claim(self, cluster, node):
+        """Take what somebody took before; a refusal leaves it to others."""
+        directory = DataDirectory.claim(
+            self.disk, f"{DATA}/", cluster_name=cluster, node_name=node, **self.sizes
+        )
+        yield f"= {directory and directory.is_empty}"
+        self.directory = directory
 
     def do_undo(self):
         self.directory.undo()
@@ -288,11 +301,24 @@ class Scene:
     def do_loss(self, index, term, how=""):
         write_loss(self.disk, LOG, SEED, Loss(int(index), int(term), is_cut=how == "cut"))
 
+    def do_fail(self, number, kind, after):
+        """Let one operation of a kind fail, so many from now."""
+        self.disk.fail(int(number), kinds=[kind], after=int(after))
+
     def do_no_room(self, *what):
         """Leave no room for a part of the log (`FILLED`)."""
         self.frees.append(self.disk.fill(" ".join(what)))
 
+    def do_sizes(self, segment, reserve):
+        """Let segments and the reserve be as large as this from the next start on."""
+        self.sizes = {"segment_size": int(segment), "reserve_size": int(reserve)}
+
+    def do_capacity(self, free):
+        """Leave only so many bytes of the disk."""
+        self.disk.capacity = self.disk.used_size() + int(free)
+
     def do_room(self):
+        self.disk.capacity = None
         while self.frees:
             self.frees.pop()()
 
