@@ -1,8 +1,8 @@
 """Scripts over three drivers with real logs: what each says, writes and answers, in order.
 
 In the files of `tests/driver/scenes/` a line "> command arguments" is done; behind it is what came of it.
-"disk" is a piece of work handed to the disk's thread, "readable" what readers are woken with, and answers have
-the number of what was asked. LOGHOUSE_REWRITE_SCENARIOS=1 writes what happened into the files instead.
+"disk" is a piece of work handed to the disk's thread, "readable" what readers are woken with, and answers
+have the number of what was asked. LOGHOUSE_REWRITE_SCENARIOS=1 writes what happened into the files instead.
 """
 
 import os
