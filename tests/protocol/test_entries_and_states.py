@@ -10,6 +10,7 @@ from loghouse.errors import (
     EntryDamagedError,
     EntryTruncatedError,
     MalformedMessageError,
+    SequenceError,
 )
 from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration, encode_trim
 from loghouse.protocol.entry import (
@@ -181,6 +182,17 @@ class EntryTests(SynchronousTestCase):
         expected += struct.pack(">IQB", 8 + 3 + 1 + 24, 11, 2) + b"me" + struct.pack(">BIQIQ", 1, 7, 8, 9, 10)
         self.assertEqual(encode_log_state(state), expected)
         self.assertEqual(decode_log_state(expected), state)
+
+    def test_gap_of_a_producer(self):
+        """Of a producer's batches those remembered are found; what leaves a gap is none of them."""
+        state = LogState(
+            producers={1: ProducerState("me", deque([ProducedBatch(3, 5, 2, 7), ProducedBatch(4, 7, 1, 8)]))}
+        )
+        found = [state.find_batch(1, "me", sequence) for sequence in (3, 4, 5)]
+        self.assertEqual(found, [*state.producers[1].batches, None])
+        for sequence in (2, 6):
+            error = self.assertRaises(SequenceError, state.find_batch, 1, "me", sequence)
+            self.assertEqual((error.producer_id, error.sequence, error.expected), (1, sequence, 5))
 
     def test_damaged_state(self):
         """A state that is none says so."""
