@@ -159,7 +159,7 @@ bench-cluster: $(VENV)/.developed
 	$(BIN)/python -m bench.cluster
 
 kill: $(VENV)/.developed
-	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest tests/e2e/test_kill.py
+	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest --timeout=0 tests/e2e/test_kill.py
 
 # Three real nodes, so many rounds of each fault; 30 take about an hour.
 kill-cluster: $(VENV)/.developed
