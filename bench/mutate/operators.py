@@ -39,7 +39,7 @@ class Change:
 
 def changes(tree: ast.Module) -> Iterator[Change]:
     """Yield every change of a module, in the order of its text."""
-    yield from _below(tree, (), (), "", True, False, 0)
+    yield from _below(tree, (), (), "", True, False, 0, _declarations(tree))
 
 
 def at(tree: ast.AST, path: Trail) -> Any:
@@ -97,9 +97,21 @@ _FIELDS: Final[dict[type[ast.AST], tuple[str, ...]]] = {
 
 
 def _below(
-    node: ast.AST, path: Trail, statement: Trail, scope: str, is_at_import: bool, is_truth: bool, line: int
+    node: ast.AST,
+    path: Trail,
+    statement: Trail,
+    scope: str,
+    is_at_import: bool,
+    is_truth: bool,
+    line: int,
+    declared: frozenset[ast.AST],
 ) -> Iterator[Change]:
-    """Yield the changes below a node; `is_truth` tells that the function around it returns a bool."""
+    """Yield the changes below a node.
+
+    Args:
+        is_truth: The function around it returns a bool.
+        declared: Classes of which nothing runs.
+    """
     line = getattr(node, "lineno", line)
     if isinstance(node, _SCOPES):
         scope = f"{scope}.{node.name}".lstrip(".")
@@ -110,7 +122,7 @@ def _below(
         inside = is_at_import and not (field == "body" and isinstance(node, _SCOPES[:2]))
         value = getattr(node, field)
         for index, child in enumerate(value) if isinstance(value, list) else ((None, value),):
-            if not isinstance(child, ast.AST) or _is_left_alone(child):
+            if not isinstance(child, ast.AST) or child in declared or _is_left_alone(child):
                 continue
             where: Trail = (*path, (field, index))
             around = where if isinstance(child, ast.stmt) else statement
@@ -120,20 +132,33 @@ def _below(
                     if ast.unparse(new) != ast.unparse(child):
                         name, place = operator.__name__.strip("_"), getattr(child, "lineno", line)
                         yield Change(name, scope, place, where, around, inside, new)
-            yield from _below(child, where, around, scope, inside, is_truth, line)
+            yield from _below(child, where, around, scope, inside, is_truth, line, declared)
 
 
 def _is_left_alone(node: ast.AST) -> bool:
-    """Whether no test could or should notice a change: log events, declarations, what type checkers read."""
+    """Whether no test could or should notice a change: log events, what type checkers read."""
     if isinstance(node, ast.Expr):
         if isinstance(node.value, ast.Call):
             return ".logger." in f".{ast.unparse(node.value.func)}"
         return isinstance(node.value, ast.Constant)  # a docstring
     if isinstance(node, ast.If):
         return "TYPE_CHECKING" in ast.unparse(node.test)
-    if isinstance(node, ast.ClassDef):
-        return any(ast.unparse(base).startswith("Protocol") for base in node.bases)
     return False
+
+
+def _declarations(tree: ast.Module) -> frozenset[ast.AST]:
+    """Return the classes of a module that are protocols of `typing`; Twisted's are classes as any."""
+    names = {"typing.Protocol"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "typing":
+            names.update(name.asname or name.name for name in node.names if name.name == "Protocol")
+    return frozenset(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        # `Protocol[T]` is one, too.
+        and any(ast.unparse(base).partition("[")[0] in names for base in node.bases)
+    )
 
 
 # --- operators: each yields what may stand in the place of a node -------------------------

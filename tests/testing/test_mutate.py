@@ -87,6 +87,7 @@ class OperatorTests(SynchronousTestCase):
         source = '''
             """Doc 1."""
             import a
+            from typing import Protocol
             if TYPE_CHECKING:
                 b(1)
             @c(2)
@@ -99,6 +100,19 @@ class OperatorTests(SynchronousTestCase):
                 raise N(9)
         '''
         self.assertEqual(texts(source), ["-raise N(9)\n+pass"])
+
+    def test_protocols(self):
+        """A protocol of `typing` only declares; Twisted's protocols are classes that run."""
+        for source, count in (
+            ("from typing import Any, Protocol\nclass A(Protocol): b = 0", 0),
+            ("from typing import Protocol\nclass A(B, Protocol[T]): b = 0", 0),
+            ("from typing import Protocol as P\nclass A(P): b = 0", 0),
+            ("import typing\nclass A(typing.Protocol): b = 0", 0),
+            ("from twisted.internet.protocol import Protocol\nclass A(Protocol): b = 0", 1),
+            ("from twisted.internet import protocol\nclass A(protocol.Protocol): b = 0", 1),
+            ("class A(ProtocolError): b = 0", 1),
+        ):
+            self.assertEqual(len(texts(source)), count, source)
 
     def test_places(self):
         """A change knows its function, its line, and whether only an import comes there."""
