@@ -19,4 +19,4 @@ class AnswerTests(DriverTestCase):
         """What goes wrong behind a write ends the node: nobody knows what it would go on with."""
         self.patch(self.leader.raft, "persisted", lambda token: 1 // 0)
         self.leader.propose_and_settle()
-        self.assertEqual([failure.type for failure in self.leader.failures], [ZeroDivisionError])
+        self.assertEqual([type(error) for error in self.leader.failures], [ZeroDivisionError])

@@ -12,9 +12,10 @@ from loghouse.errors import (
     UnknownProducerError,
 )
 from loghouse.gossip.config import LAN
+from loghouse.node.api import proposing
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import Envelope, Heartbeat
-from loghouse.replica.api import Appended, Proposal, proposing
+from loghouse.replica.api import Appended, Proposal
 from loghouse.testing.disk import DiskFault, disk_error
 from tests.driver.town import TownTestCase
 

@@ -5,7 +5,6 @@ from unittest.mock import patch
 
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
-from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, DiskFailedError, UnavailableError
 from loghouse.limits import INDEX_ENTRY_SIZE
@@ -14,6 +13,7 @@ from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.repair_messages import EntriesReply
 from loghouse.raft.ready import Damage
 from loghouse.replica.damage import NOTE_SECONDS_MAX, PLACES_MAX, DamageControl
+from loghouse.runtime.deferring import deferred
 from loghouse.runtime.scheduling import Clocks
 from loghouse.storage.log import Log
 from loghouse.testing.disk import disk_error
@@ -51,12 +51,15 @@ class ControlTests(MendingCase):
     def forget(self):
         self.done.append("forget")
 
+    def noted(self, error):
+        return deferred(lambda done, _: self.control.note(error, done))
+
     def alone(self):
         self.configuration = Configuration().with_member("n", b"n" * 16, MemberRole.VOTER)
 
     def test_last_words(self):
         """The next start is told to repair the log; the error of the end names the place and the remedy."""
-        noted = self.control.note(DamageError("f", 5, "is wrong", remedy="x"))
+        noted = self.noted(DamageError("f", 5, "is wrong", remedy="x"))
         self.assertNoResult(noted)
         self.settle()
         last = self.successResultOf(noted)
@@ -70,13 +73,13 @@ class ControlTests(MendingCase):
     def test_last_words_in_vain(self):
         """A disk that fails, or hangs for some seconds, does not keep the process from its end."""
         self.log_repair.note = lambda log: 1 // 0
-        noted = self.control.note(DamageError("f", 5, "x"))
+        noted = self.noted(DamageError("f", 5, "x"))
         self.settle()
         self.assertEqual(self.successResultOf(noted).file, "f")
         [(level, text)] = self.told()
         self.assertEqual(level, LogLevel.critical)
         self.assertTrue(text.startswith("cannot note the damage: integer division"), text)
-        noted = self.control.note(DamageError("f", 5, "x"))
+        noted = self.noted(DamageError("f", 5, "x"))
         self.clock.advance(NOTE_SECONDS_MAX - 0.1)
         self.assertNoResult(noted)
         self.clock.advance(0.1)
@@ -86,9 +89,9 @@ class ControlTests(MendingCase):
         """Who reads what is being mended is sent elsewhere; other failures stay what they are."""
         self.flip(self.position(2) + 20)
         error = DamageError(self.path, self.position(2), "x")
-        told = self.control.read_failed(Failure(error))
+        told = self.control.read_failed(error)
         self.assertEqual(
-            str(told.value),
+            str(told),
             str(
                 UnavailableError(
                     "these records are damaged on this node's disk and are being repaired from the other "
@@ -97,16 +100,15 @@ class ControlTests(MendingCase):
             ),
         )
         self.assertEqual(self.control.entry_repair.pending, 1)
-        other = Failure(KeyError("x"))
+        other = KeyError("x")
         self.assertIs(self.control.read_failed(other), other)
-        self.assertIs(self.control.read_failed(Failure(disk_error(24))).check(OSError), None)
+        self.assertNotIsInstance(self.control.read_failed(disk_error(24)), OSError)
         self.assertEqual((self.failures, self.told()), ([], []))
 
     def test_beyond(self):
         """A member ends for damage that cannot be mended; a lone node tells each place once, to a bound."""
         error = DamageError("/other", 5, "x")
-        failure = Failure(error)
-        self.assertIs(self.control.read_failed(failure), failure)
+        self.assertIs(self.control.read_failed(error), error)
         self.assertEqual(self.failures, [error])
         self.assertEqual(self.told(), [(LogLevel.critical, f"damage was met: {error}")])
         self.alone()

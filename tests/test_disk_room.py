@@ -69,8 +69,8 @@ class PartCase(SynchronousTestCase):
         events, self.events = self.events, []
         return events
 
-    def fatal(self, failure):
-        self.failures.append(failure.value)
+    def fatal(self, error):
+        self.failures.append(error)
 
     def restart_core(self, driver, id_=0):
         self.restarted.append(driver)

@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DiskFailedError, LoghouseError
+from loghouse.node.api import proposing
 from loghouse.protocol.configuration import Configuration, encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.ready import Proposal
-from loghouse.replica.api import proposing
 from loghouse.replica.driver import RaftDriver
 from loghouse.storage.log import Log
 from tests.driver.group import Group
@@ -58,7 +58,7 @@ class Scene:
         )
         telling("disk_filled", lambda is_full: "has no room" if is_full else "has room again")
         telling("damage_found", lambda error: f"damage: {error}")
-        telling("fatal", lambda failure: f"ends: {failure.value}")
+        telling("fatal", lambda error: f"ends: {error}")
         driver = member.replica
         telling(
             "committed",
@@ -138,13 +138,13 @@ class Scene:
         before = self.driver(id_).raft.configuration
         members = tuple(one for one in before.members if str(one.id) not in removed)
         change = Configuration(next_id=before.next_id, members=members)
-        self.answer(self.driver(id_).propose_configuration(change))
+        self.answer(self.group[int(id_)].change(change))
 
     def do_read(self, id_):
-        self.answer(self.driver(id_).read_barrier())
+        self.answer(self.group[int(id_)].read_barrier())
 
     def do_idle(self, id_):
-        self.answer(self.driver(id_).when_idle())
+        self.answer(self.group[int(id_)].when_idle())
 
     def do_transfer(self, id_, target="0"):
         self.driver(id_).transfer_leadership(int(target))

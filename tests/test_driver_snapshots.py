@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from loghouse.errors import OutcomeUnknownError, UnavailableError
+from loghouse.node.api import proposing
 from loghouse.protocol.configuration import Retention, encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.raft_messages import AppendEntriesReply, InstallSnapshot
 from loghouse.raft.config import LAN
 from loghouse.raft.ready import Proposal
-from loghouse.replica.api import proposing
 from tests.test_driver import DriverTestCase, LostLeadership
 
 LARGE = 30_000  # two of them fill a segment
@@ -61,7 +61,7 @@ class SnapshotTests(DriverTestCase):
         """The configuration of the snapshot counts at once, and the owner is told to look."""
         self.third.is_silent = True
         configuration = replace(self.leader.raft.configuration, retention=Retention(size_max=1 << 40))
-        changed = self.leader.replica.propose_configuration(configuration)
+        changed = self.leader.change(configuration)
         self.group.settle()
         self.successResultOf(changed)
         self.go_on(3)
@@ -202,7 +202,7 @@ class ReaderTests(DriverTestCase):
         reads = []
         for _ in range(3):
             self.leader.propose_and_settle()
-            reads.append(self.leader.replica.read_barrier())
+            reads.append(self.leader.read_barrier())
             self.group.settle()
         last = self.leader.raft.commit_index
         self.assertEqual(commits, [])

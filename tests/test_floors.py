@@ -57,7 +57,7 @@ ONLY_IN = {
     "asyncio": {"api", "client", "runtime", "cli", "testing"},
     "casbin": {"auth"},
     "yaml": {"config", "testing"},
-    "twisted": set(LEVELS) - PURE - {"client", "cli", "config"},
+    "twisted": set(LEVELS) - PURE - {"client", "cli", "config", "replica"},
 }
 # Rooms that stand high and need little: what they may import of the house. A program that uses a log imports
 # the client, which therefore brings nothing of the server.

@@ -69,8 +69,8 @@ class MendingCase(ExaminationCase):
     def beyond_mending(self, error):
         self.beyond.append((error.file, error.position, error.problem))
 
-    def fatal(self, failure):
-        self.failures.append(failure.value)
+    def fatal(self, error):
+        self.failures.append(error)
 
     # --- what happens ------------------------------------------------------------------
 

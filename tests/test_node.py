@@ -23,13 +23,15 @@ from loghouse.errors import (
 )
 from loghouse.limits import KIB, MIB, REGISTRATIONS_AT_ONCE_MAX
 from loghouse.node import node as node_module
+from loghouse.node import waiters
+from loghouse.node.api import proposing
 from loghouse.node.node import Node
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.raft.config import LAN
-from loghouse.replica import driver, waiters
-from loghouse.replica.api import LogBounds, Proposal, proposing
+from loghouse.replica import driver
+from loghouse.replica.api import LogBounds, Proposal
 from loghouse.replica.trimming import RETENTION_SECONDS
 from loghouse.runtime.scheduling import Clocks
 from loghouse.storage.files import OsFiles

@@ -188,8 +188,11 @@ class CatchUpTests(TownTestCase):
             self.result(town, leader.propose(10_000))
         self.assertGreater(len(leader.store.sealed_segments()), 4)
         reads = []
-        run = leader.queues["loghouse-reader"].run
-        leader.queues["loghouse-reader"].run = lambda work: (reads.append(work), run(work))[1]
+        submit = leader.queues["loghouse-reader"].submit
+        leader.queues["loghouse-reader"].submit = lambda work, *told: (
+            reads.append(work),
+            submit(work, *told),
+        )
         away.start()
         town.until(lambda: away.driver and away.driver.readable_offset == 40, 60)
         self.assertGreater(len(reads), 8)

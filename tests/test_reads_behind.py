@@ -21,7 +21,7 @@ class BehindTests(SynchronousTestCase):
         follower.disk.is_held = True
         leader.propose()
         group.settle()
-        read = follower.replica.read_barrier()
+        read = follower.read_barrier()
         group.settle()
         group.tick(1)
         follower.is_silent = True

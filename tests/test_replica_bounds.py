@@ -9,11 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import NotLeaderError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX, KIB
+from loghouse.node.reads import LogReads
 from loghouse.raft.ready import EntriesPendingError
 from loghouse.replica import read_ahead
 from loghouse.replica.coalescing import Coalescer
 from loghouse.replica.read_ahead import ReadAhead
-from loghouse.replica.reads import LogReads
 from tests.driver.queue import ManualQueue
 from tests.test_coalescing import Batch
 
@@ -197,7 +197,7 @@ class ReadsTests(SynchronousTestCase):
             self,
             member=lambda: self.driver(),
             is_damaged=lambda: self.is_damaged,
-            read_failed=lambda failure: failure,
+            read_failed=lambda error: error,
         )
         self.is_member = True
 
@@ -206,10 +206,10 @@ class ReadsTests(SynchronousTestCase):
             raise UnavailableError("no member")
         return self
 
-    def read_barrier(self):
-        done = Deferred()
-        self.barriers.append(done)
-        return done
+    def read_barrier(self, done, failed):
+        barrier = Deferred()
+        barrier.addCallbacks(done, lambda failure: failed(failure.value))
+        self.barriers.append(barrier)
 
     # --- the log ----------------------------------------------------------------------
 

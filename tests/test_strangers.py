@@ -1,6 +1,7 @@
 """A node's certificate that belongs to no member: whatever it sends, no member minds."""
 
 from dataclasses import replace
+from functools import partial
 
 from loghouse.cluster.roster import roster_reply
 from loghouse.errors import MembershipError
@@ -21,6 +22,7 @@ from loghouse.protocol.raft_messages import (
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.protocol.roster_messages import RosterEntry, RosterReply
 from loghouse.protocol.senders import NODE_SENDS
+from loghouse.runtime.deferring import deferred
 from tests.driver.intruder import Intruder
 from tests.driver.town import TownTestCase
 from tests.vectors.messages import ENVELOPES
@@ -198,7 +200,7 @@ class StrangerTests(TownTestCase):
         full = replace(
             replica.raft.configuration, removed=tuple(f"n{number}" for number in range(REMOVED_MAX))
         )
-        self.result(town, replica.propose_configuration(full))
+        self.result(town, deferred(partial(replica.propose_configuration, full)))
         error = self.failure(town, town["a"].node.administration.remove("x"), MembershipError)
         self.assertIn(f"{REMOVED_MAX} names", error.getErrorMessage())
 

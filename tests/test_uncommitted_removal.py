@@ -16,8 +16,7 @@ class UncommittedRemovalTests(TownTestCase):
         configuration = old.log.configuration
         member = next(iter(configuration.named(successor.name)))
         removal = replace(configuration.without(member.id), removed=(successor.name,))
-        ignored = old.driver.propose_configuration(removal)
-        ignored.addErrback(lambda failure: None)
+        old.driver.propose_configuration(removal, lambda appended: None, lambda error: None)
         town.until(lambda: town.leader is not old and town.leader is not None)
         if town.leader is other:
             self.result(town, other.node.administration.transfer(successor.name))

@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import ResourceExhaustedError, UnavailableError
 from loghouse.limits import WAITERS_MAX
-from loghouse.replica.waiters import SPARE_MAX, Waiters
+from loghouse.node.waiters import SPARE_MAX, Waiters
 
 
 class WaitersTests(SynchronousTestCase):

@@ -29,14 +29,19 @@ class AddressBookFile:
         """
         directory, self._unwritten = self._directory, None
 
-        def unwritten(failure: Failure) -> None:
-            failure.trap(DiskFullError)
+        def unwritten(error: BaseException) -> None:
+            if not isinstance(error, DiskFullError):
+                raise error
             if self._unwritten is None:
                 self._unwritten = content  # else a newer one is waiting already
+            done()
 
-        self._disk.run(lambda: directory.write_members(content)).addErrback(unwritten).addCallback(
-            lambda _: done()
-        ).addErrback(self._fatal)
+        self._disk.run(
+            lambda: directory.write_members(content),
+            lambda _: done(),
+            unwritten,
+            fatal=lambda error: self._fatal(Failure(error)),
+        )
 
     def read(self) -> bytes:
         """The address book as last written."""

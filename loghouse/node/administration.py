@@ -24,7 +24,7 @@ from loghouse.errors import (
 )
 from loghouse.gossip.members import MemberKey
 from loghouse.limits import REGISTRATION_SECONDS, REGISTRATIONS_AT_ONCE_MAX, REMOVED_MAX
-from loghouse.node.api import ClusterStatus, MemberState
+from loghouse.node.api import ClusterStatus, MemberState, proposing
 from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.node.options import Transport
 from loghouse.protocol.configuration import (
@@ -38,8 +38,9 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.raft.ready import Proposal, Role
-from loghouse.replica.api import Appended, proposing
+from loghouse.replica.api import Appended
 from loghouse.replica.driver import RaftDriver
+from loghouse.runtime.deferring import deferred
 from loghouse.shares import Rate
 
 
@@ -301,7 +302,8 @@ class Administration:
         return self._change(driver, replace(configuration, removed=_with_removed(configuration, name)))
 
     def _change(self, driver: RaftDriver, configuration: Configuration) -> Deferred[AdminResult]:
-        return driver.propose_configuration(configuration).addCallback(lambda _: AdminResult())
+        changing = deferred(partial(driver.propose_configuration, configuration))
+        return changing.addCallback(lambda _: AdminResult())
 
     def _transfer(self, driver: RaftDriver, name: str) -> Deferred[AdminResult]:
         raft = driver.raft

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -15,7 +16,8 @@ from twisted.internet.defer import Deferred
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
-from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
+from loghouse.replica.api import Appended, Fetched, LogBounds, OnAppended, OnFailed, Proposal, Propose
+from loghouse.runtime.deferring import deferred
 from loghouse.runtime.scheduling import Cancellable
 
 
@@ -179,3 +181,8 @@ class NodeLike(Protocol):
 
     def servers(self) -> Sequence[DescribedServer]:
         """The nodes of the cluster, this one included."""
+
+
+def proposing(propose: Propose, proposal: Proposal) -> Deferred[Appended]:
+    """Propose, for those who want a Deferred: for what is asked now and then, not for every append."""
+    return deferred(partial(propose, proposal))

@@ -39,6 +39,7 @@ from loghouse.limits import (
     FORWARDS_SIZE_MAX,
 )
 from loghouse.metrics import NO_METRICS, Metrics
+from loghouse.node.api import proposing
 from loghouse.protocol.failures import FAILURE_FIELDS
 from loghouse.protocol.forward_messages import (
     AdminOperation,
@@ -51,7 +52,7 @@ from loghouse.protocol.forward_messages import (
 )
 from loghouse.protocol.message import Message, RequestIds
 from loghouse.raft.held_back import HeldBack, held_back_error
-from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal, proposing
+from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal
 from loghouse.runtime.deadlines import Deadlines
 
 OPERATIONS: Final = frozenset(AdminOperation)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from loghouse.node.options import NodeOptions
-from loghouse.protocol.configuration import Configuration, MemberRole
-from loghouse.raft.membership import BOOTSTRAP_TERM, bootstrap_entry
+from loghouse.replica.bootstrap import beginning
 from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.files import Files
-from loghouse.storage.log import Log
 
 
 def claim_directory(files: Files, options: NodeOptions) -> DataDirectory | None:
@@ -73,14 +69,7 @@ def create_identity(
         node_name=options.name,
     )
 
-    begin = None if bootstrap_at is None else partial(_begin_group, options, disk_uuid, bootstrap_at)
+    begin = None
+    if bootstrap_at is not None:
+        begin = beginning(options.name, disk_uuid, options.retention, bootstrap_at)
     directory.create(identity, begin=begin)
-
-
-def _begin_group(options: NodeOptions, disk_uuid: bytes, timestamp: int, log: Log) -> None:
-    """Write the first entry of a new group, whose only voter is this node."""
-    configuration = Configuration(retention=options.retention)
-    configuration = configuration.with_member(options.name, disk_uuid, MemberRole.VOTER)
-    log.save_hard_state(term=BOOTSTRAP_TERM, vote=0)
-    log.append([bootstrap_entry(log.seed, configuration, timestamp)])
-    log.sync(1)

@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import LoghouseError, UnknownLogError
+from loghouse.errors import DamageError, LoghouseError, UnknownLogError
 from loghouse.limits import MICROSECONDS, UUID_SIZE
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
@@ -233,15 +233,17 @@ class Node(Service):
         if self._has_failed:
             return
         self._has_failed = self.is_ending = True
+        assert failure.value is not None
         for log in self.logs.values():
-            noting = log.replica.last_words(failure) if log.replica is not None else None
-            if noting is not None:
-                noting.addCallback(lambda last: self._on_fatal(Failure(last)))
+            if log.replica is not None and log.replica.last_words(failure.value, self._end):
                 return
         self._on_fatal(failure)
         for log in self.logs.values():
             if log.replica is not None:
                 log.replica.stop()
+
+    def _end(self, last: DamageError) -> None:
+        self._on_fatal(Failure(last))
 
     # --- joining, and what the cluster asks ---------------------------
 

@@ -11,6 +11,8 @@ from twisted.python.failure import Failure
 from loghouse.errors import UnavailableError
 from loghouse.node.administration import Administration, LogHost
 from loghouse.node.forwarding import AdminOrder, AdminResult
+from loghouse.node.reads import LogReads, reads_of
+from loghouse.node.waiters import Waiters
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -18,7 +20,6 @@ from loghouse.raft.ready import SoftState
 from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
-from loghouse.replica.waiters import Waiters
 from loghouse.runtime.scheduling import Cancellable
 
 
@@ -39,6 +40,7 @@ class ServedLog:
         self.seed = 0  # the `frame_seed` of the log, to check fetched frames with; set with the replica
         # The copy on this node; None until this node belongs to the group, then set once.
         self.replica: Replica | None = None
+        self._reads: LogReads | None = None  # answers clients' reads of that copy; set with it
         self._waiters = Waiters()  # readers at the end of the log; woken by each commit
         # What operators and producers ask of the group.
         administration = self.administration = Administration(self, node, monotonic=monotonic)
@@ -51,6 +53,7 @@ class ServedLog:
     def host(self, replica: Replica) -> None:
         """Serve from this copy on, and let it take part in its group."""
         self.replica, self.seed = replica, replica.log.seed
+        self._reads = reads_of(replica)
         replica.start()
 
     def tick(self) -> None:
@@ -67,7 +70,12 @@ class ServedLog:
 
     def when_idle(self) -> Deferred[None]:
         """Fire once the appends under way have their outcome."""
-        return self.replica.when_idle() if self.replica is not None else succeed(None)
+        idle: Deferred[None] = Deferred()
+        if self.replica is not None:
+            self.replica.when_idle(lambda: idle.callback(None))
+        else:
+            idle.callback(None)
+        return idle
 
     def release_waiters(self) -> None:
         """Tell everybody who waits at the end to go on elsewhere; later waiters are told at once."""
@@ -190,17 +198,15 @@ class ServedLog:
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`."""
-        if self.replica is None:
-            return fail(_not_joined())
-        return self.replica.reads.fetch(offset, size_max)
+        return self._reads.fetch(offset, size_max) if self._reads is not None else fail(_not_joined())
 
     def bounds(self) -> Deferred[LogBounds]:
         """Return the readable range. See `LogLike.bounds`."""
-        return self.replica.reads.bounds() if self.replica is not None else fail(_not_joined())
+        return self._reads.bounds() if self._reads is not None else fail(_not_joined())
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
         """Return the first offset at or after a time. See `LogLike.find_offset`."""
-        return self.replica.reads.find_offset(timestamp) if self.replica is not None else fail(_not_joined())
+        return self._reads.find_offset(timestamp) if self._reads is not None else fail(_not_joined())
 
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `LogLike.wait_for`."""
@@ -245,9 +251,9 @@ class ServedLog:
         """Every record below `next_offset` is readable here."""
         self._waiters.wake(next_offset)
 
-    def fatal(self, failure: Failure) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The process must end."""
-        self._node.fatal(failure)
+        self._node.fatal(Failure(error))
 
 
 def _not_joined() -> UnavailableError:

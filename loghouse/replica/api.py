@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from twisted.internet.defer import Deferred
-
 from loghouse.protocol.entry import Buffer
 from loghouse.raft.ready import Proposal as Proposal
 from loghouse.raft.ready import Ticket
@@ -44,27 +42,6 @@ OnFailed: TypeAlias = Callable[[BaseException], object]
 
 
 Propose: TypeAlias = Callable[[Proposal, OnAppended, OnFailed], Cancellable | None]
-
-
-def proposing(propose: Propose, proposal: Proposal) -> Deferred[Appended]:
-    """Propose, for those who want a Deferred: for what is asked now and then, not for every append."""
-
-    def drop(_: Deferred[Appended]) -> None:
-        if dropped is not None:
-            dropped.cancel()
-
-    def appended(outcome: Appended) -> None:
-        if not done.called:  # else it was cancelled
-            done.callback(outcome)
-
-    def failed(error: BaseException) -> None:
-        if not done.called:
-            done.errback(error)
-
-    dropped: Cancellable | None = None
-    done: Deferred[Appended] = Deferred(drop)
-    dropped = propose(proposal, appended, failed)
-    return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

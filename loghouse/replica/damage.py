@@ -11,11 +11,7 @@ rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
-
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from typing import Final
 
 from loghouse.errors import DamageError, UnavailableError, short_of
 from loghouse.metrics import Metrics
@@ -26,6 +22,7 @@ from loghouse.raft.ready import Damage
 from loghouse.replica.driver import ReplicaLike
 from loghouse.replica.entry_repair import EntryRepair
 from loghouse.replica.scrubber import Scrubber
+from loghouse.runtime.events import Logger
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
@@ -187,41 +184,51 @@ class DamageControl:
 
     # --- the end of the process ---------------------------------------------------------------
 
-    def note(self, error: DamageError) -> Deferred[DamageError]:
+    def note(self, error: DamageError, done: Callable[[DamageError], object]) -> None:
         """Note for the next start that it must repair the log; nothing is written to it any more.
 
-        Fires with the error to end the process with, also when the note could not be made in time.
+        Calls `done` with the error to end the process with, also when the note could not be made in time.
         """
         remedy = "start this node again: it repairs that from the other members"
         last = DamageError(error.file, error.position, error.problem, remedy=remedy)
-        noted = self._disk.run(lambda: self._log_repair.note(self._log))
-        noted.addTimeout(NOTE_SECONDS_MAX, self._clocks.scheduler)
-        return noted.addErrback(self._note_failed).addCallback(lambda _: last)
+        is_done = False
 
-    def _note_failed(self, failure: Failure) -> None:
-        self.logger.critical("cannot note the damage: {reason}", reason=failure.getErrorMessage())
+        def end() -> None:
+            nonlocal is_done
+            if not is_done:
+                is_done = True
+                if timer.active():
+                    timer.cancel()
+                done(last)
+
+        def failed(problem: object) -> None:
+            if not is_done:
+                self.logger.critical("cannot note the damage: {reason}", reason=str(problem))
+                end()
+
+        too_late = f"the disk took more than {NOTE_SECONDS_MAX:g} s"
+        timer = self._clocks.scheduler.callLater(NOTE_SECONDS_MAX, failed, too_late)
+        self._disk.submit(lambda: self._log_repair.note(self._log), lambda _: end(), failed)
 
     # --- damage that is met -------------------------------------------------------------------
 
-    def read_failed(self, failure: Failure) -> Any:
-        """Look at why a read failed, and say what to do; damaged bytes were not served."""
-        short = short_of(failure.value) if failure.value is not None else None
+    def read_failed(self, error: BaseException) -> BaseException:
+        """Look at why a read failed, and return what its reader is told; damaged bytes were not served."""
+        short = short_of(error)
         if short is not None:
-            return Failure(short)
-        if isinstance(failure.value, DamageError) and self._is_mended(failure.value, failure):
-            return Failure(
-                UnavailableError(
-                    "these records are damaged on this node's disk and are being repaired from the other "
-                    "members; read them from another node, or try again"
-                )
+            return short
+        if isinstance(error, DamageError) and self._is_mended(error):
+            return UnavailableError(
+                "these records are damaged on this node's disk and are being repaired from the other "
+                "members; read them from another node, or try again"
             )
-        return failure
+        return error
 
     def damage_found(self, error: DamageError) -> None:
         """Damage was met by the scrubber, by the core, or while reading for another member."""
-        self._is_mended(error, Failure(error))
+        self._is_mended(error)
 
-    def _is_mended(self, error: DamageError, failure: Failure) -> bool:
+    def _is_mended(self, error: DamageError) -> bool:
         """Begin to mend, and return whether that is possible; else tell, and let a member end."""
         if self._owner.is_ending:
             return False
@@ -233,7 +240,7 @@ class DamageControl:
             self._places.add(place)
             self.logger.critical("damage was met: {reason}", reason=str(error))
         if is_member:
-            self._owner.fatal(failure)
+            self._owner.fatal(error)
         return False
 
     # --- mending in place (`entry_repair.MendingOwner`) ---------------------------------------
@@ -252,9 +259,9 @@ class DamageControl:
         """Whether nothing new is to be begun."""
         return self._owner.is_ending
 
-    def fatal(self, failure: Failure) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The process must end."""
-        self._owner.fatal(failure)
+        self._owner.fatal(error)
 
     def mend_sources(self) -> list[str]:
         """The names of the other members."""
@@ -268,13 +275,13 @@ class DamageControl:
     def beyond_mending(self, error: DamageError) -> None:
         """Damage that cannot be mended in place: the next start repairs it."""
         self.logger.critical("damage cannot be repaired in place: {reason}", reason=str(error))
-        self._owner.fatal(Failure(error))
+        self._owner.fatal(error)
 
     def index_wrong(self, base_index: int, entries: bytes) -> None:
         """Make an index file anew."""
         log = self._log
         self.logger.warn("the index of segment {base} did not fit its store: it is rebuilt", base=base_index)
-        self._disk.run(lambda: log.mend_index(base_index, entries)).addErrback(self._owner.fatal)
+        self._disk.run(lambda: log.mend_index(base_index, entries), fatal=self._owner.fatal)
 
     def message_received(self, source: str, message: EntriesRequest | EntriesReply) -> None:
         """Take a message of another member about damaged entries, its own or this node's."""
@@ -296,4 +303,4 @@ class DamageControl:
             return
         repair.damage = None
         self.logger.info("the damaged log is repaired: everything it held came from the leader")
-        self._disk.run(repair.forget).addErrback(self._owner.fatal)
+        self._disk.run(repair.forget, fatal=self._owner.fatal)

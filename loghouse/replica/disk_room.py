@@ -6,13 +6,11 @@ everything that found no room is tried again every second (`look`).
 
 from __future__ import annotations
 
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-
 from loghouse.errors import DiskFullError
 from loghouse.replica.driver import RaftDriver, ReplicaLike
 from loghouse.replica.retention import AgeClock
 from loghouse.replica.trimming import Trimmer
+from loghouse.runtime.events import Logger
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
@@ -83,12 +81,16 @@ class DiskRoom:
         self._is_prepared = half_full
 
     def _prepare(self) -> None:
-        self._disk.run(self._log.prepare).addCallbacks(
-            lambda _: self.disk_filled(False), self._not_prepared
-        ).addErrback(self._owner.fatal)
+        self._disk.run(
+            self._log.prepare,
+            lambda _: self.disk_filled(False),
+            self._not_prepared,
+            fatal=self._owner.fatal,
+        )
 
-    def _not_prepared(self, failure: Failure) -> None:
-        failure.trap(DiskFullError)
+    def _not_prepared(self, error: BaseException) -> None:
+        if not isinstance(error, DiskFullError):
+            raise error
         self.disk_filled(True)
 
     def look(self) -> None:
@@ -124,11 +126,10 @@ class DiskRoom:
         """Remove segments below an offset; with no room to say so, again a second later."""
         log, self._untrimmed = self._log, None
 
-        def untrimmed(failure: Failure) -> None:
-            failure.trap(DiskFullError)
+        def untrimmed(error: BaseException) -> None:
+            if not isinstance(error, DiskFullError):
+                raise error
             if self._untrimmed is None:
                 self._untrimmed = (lowest, high_index)
 
-        self._disk.run(lambda: log.trim_prefix(lowest, high_index)).addErrback(untrimmed).addErrback(
-            self._owner.fatal
-        )
+        self._disk.run(lambda: log.trim_prefix(lowest, high_index), failed=untrimmed, fatal=self._owner.fatal)

@@ -10,11 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from typing import Final, Protocol
 
 from loghouse.errors import (
     ConsensusError,
@@ -38,6 +34,7 @@ from loghouse.replica.api import Appended, OnAppended, OnFailed
 from loghouse.replica.group_write import GroupWrite
 from loghouse.replica.read_ahead import ReadAhead
 from loghouse.replica.unsettled import Unsettled
+from loghouse.runtime.events import Logger
 from loghouse.runtime.scheduling import Cancellable, Later
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
@@ -94,8 +91,16 @@ class ReplicaLike(Protocol):
     def damage_found(self, error: DamageError) -> None:
         """The core met damage in committed entries; what needs them waits."""
 
-    def fatal(self, failure: Failure) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The process must end: the disk failed, or the log contradicts what is committed."""
+
+
+@dataclass(slots=True)
+class _Read:
+    """A read, and who is told the index at which it may be done, or why there is none."""
+
+    done: Callable[[int], object]
+    failed: OnFailed
 
 
 @dataclass(slots=True)
@@ -103,7 +108,7 @@ class _Behind:
     """A confirmed read that waits until this node has got as far as `index`."""
 
     index: int
-    done: Deferred[None]
+    read: _Read
     ticks_left: int
 
 
@@ -151,9 +156,9 @@ class RaftDriver:
         self._is_at_disk = False  # that write is with the disk thread, or will be this turn
         self._has_moved = False  # more is readable than readers were told; they are at the end of a turn
         self._unsettled = Unsettled()  # the appends without an outcome
-        self._reads: dict[int, Deferred[int]] = {}  # reads without an index, by the core's id of them
+        self._reads: dict[int, _Read] = {}  # reads without an index, by the core's id of them
         self._behind: list[_Behind] = []  # reads with an index that is not readable here yet
-        self._idle: list[Deferred[None]] = []  # callers of `when_idle`, until nothing waits
+        self._idle: list[Callable[[], object]] = []  # callers of `when_idle`, until nothing waits
         # Committed, not readable yet: index, next offset, and what a trim made the lowest offset (else 0).
         self._applied: deque[tuple[int, int, int]] = deque()
         state = log.state_at(raft.commit_index)
@@ -199,13 +204,12 @@ class RaftDriver:
             self._unsettled.fail(DiskFullError(directory), after=self._log.last_index)
         self.stop()
 
-    def when_idle(self) -> Deferred[None]:
-        """Fire once nothing waits for the disk or for commits."""
+    def when_idle(self, done: Callable[[], object]) -> None:
+        """Call `done`, which may not raise, once nothing waits for the disk or for commits."""
         if self._is_idle or self._is_stopped:
-            return succeed(None)
-        done: Deferred[None] = Deferred()
-        self._idle.append(done)
-        return done
+            done()
+        else:
+            self._idle.append(done)
 
     @property
     def _is_idle(self) -> bool:
@@ -228,7 +232,7 @@ class RaftDriver:
         except _BEYOND_REPAIR as error:
             if not is_member and isinstance(error, ConsensusError | EntryDamagedError):
                 raise IdentityError(f"is no member by this node's log and contradicts it: {error}") from error
-            self._owner.fatal(Failure())
+            self._owner.fatal(error)
             return
         self._schedule()
 
@@ -264,8 +268,7 @@ class RaftDriver:
         late = [one for one in self._behind if one.ticks_left <= 0]
         self._behind = [one for one in self._behind if one.ticks_left > 0]
         for one in late:
-            if not one.done.called:
-                one.done.errback(UnavailableError("this node is behind the leader; go on at another node"))
+            one.read.failed(UnavailableError("this node is behind the leader; go on at another node"))
 
     def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append on the leader; calls `appended` when committed, or `failed`. Neither may raise.
@@ -284,17 +287,19 @@ class RaftDriver:
             return
         self._wait(ticket, appended, failed)
 
-    def propose_configuration(self, configuration: Configuration) -> Deferred[Appended]:
+    def propose_configuration(
+        self, configuration: Configuration, appended: OnAppended, failed: OnFailed
+    ) -> None:
         """Change the configuration; as `propose`, and MembershipError when the change is refused."""
         if self._is_stopped:
-            return fail(UnavailableError("the node is stopping; nothing was changed, try another node"))
+            failed(UnavailableError("the node is stopping; nothing was changed, try another node"))
+            return
         try:
             ticket = self.raft.propose_configuration(configuration, self._now())
-        except LoghouseError:
-            return fail()
-        done: Deferred[Appended] = Deferred()
-        self._wait(ticket, done.callback, done.errback)
-        return done
+        except LoghouseError as error:
+            failed(error)
+            return
+        self._wait(ticket, appended, failed)
 
     def transfer_leadership(self, target: int = 0) -> None:
         """Hand leadership to another voter, 0 for the best one; see `Raft.transfer_leadership` for errors."""
@@ -308,29 +313,29 @@ class RaftDriver:
         self._unsettled.add(ticket, appended, failed)
         self._schedule()
 
-    def read_barrier(self) -> Deferred[int]:
-        """Fire with the commit index of now, once it is readable here (ReadIndex, thesis 6.4).
+    def read_barrier(self, done: Callable[[int], object], failed: OnFailed) -> None:
+        """Call `done` with the commit index of now, once it is readable here (ReadIndex, thesis 6.4).
 
-        Raises (as failures):
+        Neither may raise. Fails with:
             UnavailableError: No leader, or it did not confirm.
             ResourceExhaustedError: Too many reads wait.
         """
         if self._is_stopped:
-            return fail(UnavailableError("the node is stopping; go on at another node"))
+            failed(UnavailableError("the node is stopping; go on at another node"))
+            return
         try:
             id_ = self.raft.read_index()
-        except LoghouseError:
-            return fail()
-        done = self._reads[id_] = Deferred()
+        except LoghouseError as error:
+            failed(error)
+            return
+        self._reads[id_] = _Read(done, failed)
         self._schedule()
-        return done.addCallback(self._until_readable)
 
-    def _until_readable(self, index: int) -> int | Deferred[int]:
+    def _until_readable(self, read: _Read, index: int) -> None:
         if index <= self.readable_index:
-            return index
-        done: Deferred[None] = Deferred()
-        self._behind.append(_Behind(index, done, BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks))
-        return done.addCallback(lambda _: index)
+            read.done(index)
+        else:
+            self._behind.append(_Behind(index, read, BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks))
 
     def _now(self) -> int:
         return int(self._wall() * MICROSECONDS)
@@ -354,8 +359,8 @@ class RaftDriver:
             # The disk's thread wakes up while this one looks for more.
             while self._write_next() or self._take_next():
                 pass
-        except _BEYOND_REPAIR:
-            self._owner.fatal(Failure())
+        except _BEYOND_REPAIR as error:
+            self._owner.fatal(error)
         finally:
             self._is_turning = False
         if self._has_moved:
@@ -455,14 +460,14 @@ class RaftDriver:
                 self._take_next()  # answers those whose entries are committed by now
             # Another member waits for what was sent, or a caller for an answer: the rest comes behind it.
             self._schedule()
-        except Exception:
-            self._owner.fatal(Failure())
+        except Exception as error:
+            self._owner.fatal(error)
 
-    def _not_written(self, failure: Failure) -> None:
+    def _not_written(self, error: BaseException) -> None:
         self._is_at_disk = False
-        if not isinstance(failure.value, DiskFullError):
+        if not isinstance(error, DiskFullError):
             self._unsettled.fail(OutcomeUnknownError("the disk failed during the append"))
-            self._owner.fatal(failure)
+            self._owner.fatal(error)
         elif not self.is_full:
             self.is_full = True
             self._owner.disk_filled(True)
@@ -524,28 +529,26 @@ class RaftDriver:
         self._behind = [one for one in self._behind if one.index > self.readable_index]
         self._owner.committed()
         for one in due:
-            one.done.callback(None)
+            one.read.done(one.index)
 
     # --- answers ------------------------------------------------------------------------
 
     def _answer_read(self, state: ReadState) -> None:
-        done = self._reads.pop(state.id, None)
-        if done is None or done.called:
-            return  # a stop within this turn told its caller, or that one went away
+        read = self._reads.pop(state.id, None)
+        if read is None:
+            return  # a stop within this turn told its caller
         if state.index is None:
-            done.errback(UnavailableError("the leader did not confirm the read; try again"))
+            read.failed(UnavailableError("the leader did not confirm the read; try again"))
         else:
-            done.callback(state.index)
+            self._until_readable(read, state.index)
 
     def _fail_reads(self, text: str) -> None:
         reads, self._reads = self._reads, {}
         behind, self._behind = self._behind, []
-        waiting: list[Deferred[Any]] = [*reads.values(), *(one.done for one in behind)]
-        for done in waiting:
-            if not done.called:
-                done.errback(UnavailableError(text))
+        for read in [*reads.values(), *(one.read for one in behind)]:
+            read.failed(UnavailableError(text))
 
     def _become_idle(self) -> None:
         idle, self._idle = self._idle, []
         for done in idle:
-            done.callback(None)
+            done()

@@ -19,14 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-
 from loghouse.errors import DamageError, EntryDamagedError
 from loghouse.limits import ENTRIES_SERVED_MAX, MEND_SIZE_MAX
 from loghouse.protocol.message import Message, RequestIds
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
+from loghouse.runtime.events import Logger
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.examination import DamagedEntries, Examination
 from loghouse.storage.files import Files
@@ -65,7 +62,7 @@ class MendingOwner(Protocol):
     def beyond_mending(self, error: DamageError) -> None:
         """Damage that cannot be mended in place."""
 
-    def fatal(self, failure: Failure) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The process must end."""
 
 
@@ -200,16 +197,14 @@ class EntryRepair:
         def finish(outcome: Any) -> None:
             self._is_busy = False
             if self._is_current(job):
-                if isinstance(outcome, Failure):
+                if isinstance(outcome, Exception):
                     self._failed(outcome, job)
                 else:
                     done(outcome, job)
 
-        running: Deferred[Any] = queue.run(work)
-        running.addBoth(finish).addErrback(self._owner.fatal)
+        queue.run(work, finish, finish, fatal=self._owner.fatal)
 
-    def _failed(self, failure: Failure, job: _Job) -> None:
-        error = failure.value
+    def _failed(self, error: Exception, job: _Job) -> None:
         if isinstance(error, FileNotFoundError):
             self._beyond(job, DamageError(job.exam.segment.path, 0, "the file is gone"))
         elif isinstance(error, DamageError):
@@ -223,7 +218,7 @@ class EntryRepair:
             job.due = self._now + job.delay
             job.delay = min(2 * job.delay, RETRY_SECONDS_MAX)
         else:
-            self._owner.fatal(failure)
+            self._owner.fatal(error)
 
     def _beyond(self, job: _Job, error: DamageError) -> None:
         self._forget(job)
@@ -420,18 +415,19 @@ class EntryRepair:
             entries = self._log.entries(first, last + 1, MEND_SIZE_MAX)
             return b"".join(entry.frame for entry in entries)
 
-        def answer(outcome: bytes | Failure) -> None:
+        def answer(outcome: bytes | Exception) -> None:
             self._serving -= 1
             frames = b""
-            if not isinstance(outcome, Failure):
+            if isinstance(outcome, bytes):
                 frames = outcome
-            elif isinstance(outcome.value, DamageError):
-                self._owner.damage_found(outcome.value)
-            elif not outcome.check(LookupError):  # trimmed
-                outcome.raiseException()
+            elif isinstance(outcome, DamageError):
+                self._owner.damage_found(outcome)
+            elif not isinstance(outcome, LookupError):  # trimmed
+                raise outcome
             if not self._owner.is_ending:
                 self._owner.send_to(source, EntriesReply(request_id=request.request_id, frames=frames))
 
-        self._readers.run(read).addBoth(answer).addErrback(
-            lambda failure: self.logger.failure("reading for {node}", failure, node=source)
-        )
+        def told(error: Exception) -> None:
+            self.logger.failure("reading for {node}", error, node=source)
+
+        self._readers.run(read, answer, answer, fatal=told)

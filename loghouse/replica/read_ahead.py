@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.python.failure import Failure
-
 from loghouse.limits import CATCH_UP_RATE, READ_AHEAD_MAX, READ_AHEAD_SIZE
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState
 from loghouse.raft.ready import EntriesPendingError, EntryHeader
+from loghouse.runtime.scheduling import Cancellable, Scheduler
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
 
@@ -30,7 +28,7 @@ class ReadAhead:
     """
 
     def __init__(
-        self, log: Log, readers: WorkQueue, failed: Callable[[Failure], Any], *, scheduler: IReactorTime
+        self, log: Log, readers: WorkQueue, failed: Callable[[BaseException], Any], *, scheduler: Scheduler
     ) -> None:
         """Read nothing yet."""
         self._log = log
@@ -43,7 +41,7 @@ class ReadAhead:
         self._under_way: set[int] = set()
         self._scheduler = scheduler  # runs work later
         self._free_at = 0.0  # the scheduler's clock: when the rate allows the next piece
-        self._waiting: set[IDelayedCall] = set()
+        self._waiting: set[Cancellable] = set()
         self._life = 0
         self.wake: Callable[[], None] = lambda: None
 
@@ -136,15 +134,13 @@ class ReadAhead:
                 self._keep(low, piece)
                 self.wake()
 
-        def failed(failure: Failure) -> None:
+        def failed(error: BaseException) -> None:
             if life == self._life:
                 self._under_way.discard(low)
-            if not failure.check(LookupError):  # trimmed meanwhile: the core will see
-                self._failed(failure)
+            if not isinstance(error, LookupError):  # trimmed meanwhile: the core will see
+                self._failed(error)
 
-        self._readers.run(lambda: log.entries(low, log.last_index + 1, READ_AHEAD_SIZE)).addCallbacks(
-            arrived, failed
-        )
+        self._readers.submit(lambda: log.entries(low, log.last_index + 1, READ_AHEAD_SIZE), arrived, failed)
 
     def _when_due(self, piece: list[Entry], use: Callable[[], None]) -> None:
         """Call `use` as soon as the rate allows for a piece of that size."""

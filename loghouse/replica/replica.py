@@ -8,12 +8,9 @@ it keep the log whole and within its bounds.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
-
-from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from loghouse.errors import (
     DamageError,
@@ -35,8 +32,8 @@ from loghouse.replica.damage import DamageControl, LogRepair
 from loghouse.replica.disk_room import DiskRoom
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.read_ahead import ReadAhead
-from loghouse.replica.reads import LogReads
 from loghouse.replica.under_way import UnderWay
+from loghouse.runtime.events import Logger
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.files import Files
@@ -80,7 +77,7 @@ class ReplicaOwner(Protocol):
     def readable_to(self, next_offset: int) -> None:
         """Every record below `next_offset` is readable here."""
 
-    def fatal(self, failure: Failure) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The process must end: the disk failed, or the log contradicts what is committed."""
 
 
@@ -108,7 +105,7 @@ class Replica:
         self._clocks = clocks  # time; fixed
         self._rng = rng  # makes election timeouts and ids of requests; fixed
         self._disk = disk  # runs writes on the disk's thread, in order; fixed
-        self._readers = readers  # runs what may wait for a disk; fixed
+        self.readers = readers  # runs what may wait for a disk; fixed
         self.log = opened.log  # the files; fixed, closed by the node
         # Runs the core. None until this node knows its member id, which the leader's first message tells when
         # the log does not. Each new id or go-back replaces it, with None in between.
@@ -136,14 +133,6 @@ class Replica:
             disk=disk,
             clocks=clocks,
             data_dir=options.data_dir,
-        )
-        # Answers clients' reads; fixed.
-        self.reads = LogReads(
-            readers,
-            self.log,
-            member=self.member,
-            is_damaged=lambda: self.damage is not None,
-            read_failed=self.damage_control.read_failed,
         )
 
     # --- life -----------------------------------------------------------------------------
@@ -173,7 +162,7 @@ class Replica:
         # the last watermark. It must be readable even if there is no room now for an entry of a new term.
         is_lone = log.state.configuration.voters == {id_} and damage is None
         read_failed = self.damage_control.read_failed
-        read_ahead = ReadAhead(log, self._readers, read_failed, scheduler=clocks.scheduler)
+        read_ahead = ReadAhead(log, self.readers, read_failed, scheduler=clocks.scheduler)
         raft = Raft(
             self.options.raft,
             id=id_,
@@ -203,15 +192,19 @@ class Replica:
         self.driver, self._is_renewing = None, True
         commit_index = driver.raft.commit_index
 
-        def begin(_: object) -> None:
+        def begin(_: object = None) -> None:
             self._is_renewing = False
             if not self.is_ending:
                 self._begin(id_ or driver.raft.id)
 
+        def not_synced(error: BaseException) -> None:
+            if not isinstance(error, DiskFullError):
+                raise error
+            begin()
+
         # Behind what the old one still writes; the new one takes all that the log holds for durable. It is,
         # also when only the watermark had no room.
-        syncing = self._disk.run(lambda: self.log.sync(commit_index))
-        syncing.addErrback(lambda failure: failure.trap(DiskFullError)).addCallbacks(begin, self.fatal)
+        self._disk.run(lambda: self.log.sync(commit_index), begin, not_synced, fatal=self.fatal)
 
     def tick(self) -> None:
         """Let time pass for the core and for what is under way beside it."""
@@ -220,10 +213,13 @@ class Replica:
             self.disk_room.look_at_stuck_write()
             self.damage_control.tick()
 
-    def when_idle(self) -> Deferred[None]:
-        """Fire once nothing waits for the disk or for commits; at once when the disk has no room for it."""
+    def when_idle(self, done: Callable[[], object]) -> None:
+        """Call `done` once nothing waits for the disk or for commits; at once when the disk has no room."""
         driver = self.driver
-        return succeed(None) if driver is None or driver.is_full else driver.when_idle()
+        if driver is None or driver.is_full:
+            done()
+        else:
+            driver.when_idle(done)
 
     def stop(self) -> None:
         """Take part no more: nothing is acknowledged from here on. The log stays open."""
@@ -311,9 +307,10 @@ class Replica:
             driver.raft.check_voters(configuration, within_ticks=HEARD_TICKS)
         except MembershipError:
             return
-        driver.propose_configuration(configuration).addCallbacks(
+        driver.propose_configuration(
+            configuration,
             lambda appended: self.logger.info("configuration {index} is in force", index=appended.index),
-            lambda failure: None if failure.check(RequestError) else self.fatal(failure),
+            lambda error: None if isinstance(error, RequestError) else self.fatal(error),
         )
 
     # --- what its parts tell (`ReplicaLike`) ------------------------------------------------
@@ -351,18 +348,18 @@ class Replica:
         """The core met damage in committed entries; what needs them waits."""
         self.damage_control.damage_found(error)
 
-    def fatal(self, failure: Failure) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The process must end."""
-        self._owner.fatal(failure)
+        self._owner.fatal(error)
 
-    def last_words(self, failure: Failure) -> Deferred[DamageError] | None:
-        """Stop, and note damage so that a member's next start repairs it; None when there is nothing to note.
+    def last_words(self, error: BaseException, done: Callable[[DamageError], object]) -> bool:
+        """Stop, and note damage so that a member's next start repairs it; False when there is none.
 
-        Fires with the error to end the process with.
+        Calls `done` with the error to end the process with.
         """
-        error = failure.value
         if not isinstance(error, DamageError) or not self.damage_control.is_member:
-            return None
+            return False
         # From here on nothing is acknowledged any more: what is durable now is all that was promised.
         self.stop()
-        return self.damage_control.note(error)
+        self.damage_control.note(error, done)
+        return True

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.replica.entry_repair import MendingOwner
+from loghouse.runtime.events import Logger
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.examination import Examination
 from loghouse.storage.files import Files
@@ -113,17 +111,18 @@ class Scrubber:
     def _step(self, exam: Examination, began: float) -> None:
         self._is_reading = True
 
-        def finish(outcome: int | Failure) -> None:
+        def finish(outcome: int | Exception) -> None:
             self._is_reading = False
             if self._owner.is_ending:
                 return
             now = self._monotonic()
             size = 0
-            if isinstance(outcome, Failure):
-                outcome.trap(OSError)
+            if isinstance(outcome, OSError):
                 self._exam = None
-                if not outcome.check(FileNotFoundError):  # trimmed; else whoever reads it will tell
-                    self.logger.error("scrub: {error}", error=outcome.getErrorMessage())
+                if not isinstance(outcome, FileNotFoundError):  # trimmed; else whoever reads it will tell
+                    self.logger.error("scrub: {error}", error=str(outcome))
+            elif isinstance(outcome, Exception):
+                raise outcome
             else:
                 size = outcome
                 self._judge(exam)
@@ -131,7 +130,7 @@ class Scrubber:
             by_rate = max(self._due, began - LATE_SECONDS_MAX) + size / self._rate
             self._due = max(by_rate, now + REST_FACTOR * (now - began))
 
-        self._readers.run(exam.step).addBoth(finish).addErrback(self._owner.fatal)
+        self._readers.run(exam.step, finish, finish, fatal=self._owner.fatal)
 
     def _judge(self, exam: Examination) -> None:
         if self._log.sealed_segment(exam.segment.base_index) is not exam.segment:

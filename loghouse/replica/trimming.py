@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from twisted.logger import Logger
-
 from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.clock_watch import ClockWatch
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.retention import AgeClock, trim_offset
+from loghouse.runtime.events import Logger
 from loghouse.storage.log import Log
 
 RETENTION_SECONDS: Final = 60.0

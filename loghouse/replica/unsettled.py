@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.logger import Logger
-
 from loghouse.errors import LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.raft.ready import Ticket
 from loghouse.replica.api import Appended, OnAppended, OnFailed
+from loghouse.runtime.events import Logger
 
 
 @dataclass(slots=True)
@@ -87,9 +86,9 @@ class Unsettled:
     def _tell(self, tell: Callable[[Any], object], outcome: Appended | LoghouseError) -> None:
         try:
             tell(outcome)
-        except Exception:
+        except Exception as error:
             # Not the log's concern: the others get their answers.
-            self.logger.failure("answering an append")
+            self.logger.failure("answering an append", error)
 
 
 def _replaced() -> UnavailableError:

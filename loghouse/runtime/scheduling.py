@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from twisted.internet.interfaces import IReactorTime
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
 
 
 class Cancellable(Protocol):
@@ -14,6 +15,16 @@ class Cancellable(Protocol):
 
     def cancel(self) -> object:
         """Do not do it."""
+
+
+class Scheduler(Protocol):
+    """What `IReactorTime` has that a replica needs."""
+
+    def seconds(self) -> float:
+        """A time that only rises."""
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> Any:  # noqa: N802
+        """Call something after so many seconds; returns what can be cancelled."""
 
 
 Soon: TypeAlias = Callable[[Callable[[], None]], Cancellable]

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-
 T = TypeVar("T")
 
-Job: TypeAlias = tuple[Callable[[], Any], Callable[[Any], object], Callable[[Failure], object]]
+OnRaised: TypeAlias = Callable[[Exception], object]
+"""Is told what a piece of work raised."""
+
+Job: TypeAlias = tuple[Callable[[], Any], Callable[[Any], object], OnRaised]
 """A piece of work, who is told what it returned, and who is told what it raised."""
 
 
@@ -27,17 +27,29 @@ def do(job: Job) -> tuple[Callable[[Any], object], Any]:
     work, done, failed = job
     try:
         return done, work()
-    except Exception:
-        return failed, Failure()
+    except Exception as error:
+        return failed, error
+
+
+def _nothing(_: object) -> None:
+    """Do nothing with a result."""
+
+
+def _guarded(tell: Callable[[T], object], fatal: OnRaised) -> Callable[[T], None]:
+    def told(outcome: T) -> None:
+        try:
+            tell(outcome)
+        except Exception as error:
+            fatal(error)
+
+    return told
 
 
 class WorkQueue(ABC):
     """Runs work elsewhere and hands the result back on the reactor's thread."""
 
     @abstractmethod
-    def submit(
-        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
-    ) -> None:
+    def submit(self, work: Callable[[], T], done: Callable[[T], object], failed: OnRaised) -> None:
         """Run `work`, then call `done` with what it returned, or `failed` with what it raised.
 
         Neither may raise: there is nobody to tell.
@@ -47,11 +59,20 @@ class WorkQueue(ABC):
     def stop(self) -> None:
         """Finish what was given, then end. Blocks until the threads are gone."""
 
-    def run(self, work: Callable[[], T]) -> Deferred[T]:
-        """Run `work`; the Deferred fires with what it returned or raised; cancelling ends only the wait."""
-        waiting: Deferred[T] = Deferred()
-        self.submit(work, waiting.callback, waiting.errback)
-        return waiting
+    def run(
+        self,
+        work: Callable[[], T],
+        done: Callable[[T], object] = _nothing,
+        failed: OnRaised | None = None,
+        *,
+        fatal: OnRaised,
+    ) -> None:
+        """As `submit`, but either may raise: `fatal` is told that.
+
+        Without `failed`, it is also told what `work` raised.
+        """
+        tell_failed = fatal if failed is None else _guarded(failed, fatal)
+        self.submit(work, _guarded(done, fatal), tell_failed)
 
 
 class ThreadQueue(WorkQueue):
@@ -71,9 +92,7 @@ class ThreadQueue(WorkQueue):
         for thread in self._threads:
             thread.start()
 
-    def submit(
-        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
-    ) -> None:
+    def submit(self, work: Callable[[], T], done: Callable[[T], object], failed: OnRaised) -> None:
         """Run `work` on one of the threads; see `WorkQueue.submit`."""
         self._queue.put((work, done, failed))
 

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, DiskFullError, LoghouseError, UnavailableError
 from loghouse.metrics import NO_METRICS
+from loghouse.node.reads import reads_of
 from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -89,8 +90,8 @@ class SimNode(Host):
             self._ticks += 1
             if self._ticks % HOUSEKEEPING_TICKS == 0:
                 self._replica.disk_room.look()
-        except LoghouseError:
-            self.fatal(Failure())
+        except LoghouseError as error:
+            self.fatal(error)
 
     def _power_off(self) -> None:
         disk = self.disk
@@ -151,10 +152,10 @@ class SimNode(Host):
         if self.is_up:
             self._exit()
 
-    def fatal(self, failure: Failure) -> None:
+    def fatal(self, error: BaseException) -> None:
         """The process must end."""
         if self.life is not None:
-            self._fatal(self.life, failure)
+            self._fatal(self.life, Failure(error))
 
     # --- in -------------------------------------------------------------------------
 
@@ -241,8 +242,8 @@ class SimNode(Host):
         """Propose a configuration on the leader; False when it is refused."""
         if self.driver is None:
             return False
-        refused: list[Failure] = []
-        self.driver.propose_configuration(configuration).addErrback(refused.append)
+        refused: list[BaseException] = []
+        self.driver.propose_configuration(configuration, lambda appended: None, refused.append)
         return not refused
 
     def transfer(self, rng: random.Random) -> str:
@@ -310,6 +311,7 @@ class SimReplica(WatchedReplica):
             disk=node.disk,
             readers=ReaderQueue(node, life),
         )
+        self.reads = reads_of(self)
         # Nobody is asked for entries: what is damaged ends the process.
         self.damage_control.entry_repair.take = lambda error: False  # type: ignore[method-assign]
 
@@ -323,4 +325,4 @@ class SimReplica(WatchedReplica):
 
     def damage_found(self, error: DamageError) -> None:
         """The core met damage in committed entries."""
-        self.fatal(Failure(error))
+        self.fatal(error)

@@ -7,9 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from twisted.python.failure import Failure
-
-from loghouse.runtime.threads import Job, WorkQueue, do
+from loghouse.runtime.threads import Job, OnRaised, WorkQueue, do
 from loghouse.testing.disk import CHANGING, PowerLossError
 from loghouse.testing.host import Host
 from loghouse.testing.life import Life
@@ -36,9 +34,7 @@ class DiskQueue(WorkQueue):
         self._is_busy = False
         self._is_stopped = False
 
-    def submit(
-        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
-    ) -> None:
+    def submit(self, work: Callable[[], T], done: Callable[[T], object], failed: OnRaised) -> None:
         """Take a piece of work; see `WorkQueue.submit`."""
         if not self._is_stopped:  # else the thread is gone: it is never done
             self._jobs.append((work, done, failed))
@@ -67,7 +63,7 @@ class DiskQueue(WorkQueue):
     def _do(self, job: Job) -> None:
         host = self._host
         tell, outcome = do(job)
-        if isinstance(outcome, Failure) and outcome.check(PowerLossError):
+        if isinstance(outcome, PowerLossError):
             host.lose_power()
             return
         host.worked()
@@ -101,9 +97,7 @@ class ReaderQueue(WorkQueue):
         self._jobs: dict[int, Job] = {}
         self._count = 0
 
-    def submit(
-        self, work: Callable[[], T], done: Callable[[T], object], failed: Callable[[Failure], object]
-    ) -> None:
+    def submit(self, work: Callable[[], T], done: Callable[[T], object], failed: OnRaised) -> None:
         """Take a piece of work; see `WorkQueue.submit`."""
         self._count += 1
         self._jobs[self._count] = (work, done, failed)

@@ -19,10 +19,11 @@ from loghouse.limits import (
     PRODUCER_BATCHES_MAX,
     READERS_SIZE_MAX,
 )
+from loghouse.node.api import proposing
 from loghouse.protocol.batch import compress, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.entry import Codec, decode_entries
-from loghouse.replica.api import Proposal, proposing
+from loghouse.replica.api import Proposal
 from tests.api.doors import DoorCase, batch, details_of, produce
 from tests.fakes.tasks import asynchronous, until
 

@@ -2,11 +2,13 @@
 
 import random
 from collections import deque
+from functools import partial
 
 from twisted.internet.task import Clock
 
 from loghouse.errors import DiskFullError
 from loghouse.limits import KIB
+from loghouse.node.api import proposing
 from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.hard_state import HardState
@@ -14,8 +16,8 @@ from loghouse.raft.config import LAN
 from loghouse.raft.core import Raft
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.raft.ready import Proposal, Role
-from loghouse.replica.api import proposing
 from loghouse.replica.driver import COMMIT_NOTIFICATION_SECONDS, RaftDriver
+from loghouse.runtime.deferring import deferred
 from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
@@ -105,6 +107,15 @@ class Member:
         done = self.propose(*args, **fields)
         self._group.settle()
         return done
+
+    def change(self, configuration: Configuration):
+        return deferred(partial(self.replica.propose_configuration, configuration))
+
+    def read_barrier(self):
+        return deferred(self.replica.read_barrier)
+
+    def when_idle(self):
+        return deferred(lambda done, _: self.replica.when_idle(lambda: done(None)))
 
     def fill_disk(self):
         """Leave no room for another segment; returns what frees some."""

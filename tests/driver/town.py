@@ -11,11 +11,12 @@ from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.gossip.config import LAN, SwimConfig
 from loghouse.limits import KIB
 from loghouse.net.accept import own_hello
+from loghouse.node.api import proposing
 from loghouse.node.node import Node
 from loghouse.node.options import NodeOptions
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.configuration import MemberRole
-from loghouse.replica.api import Proposal, proposing
+from loghouse.replica.api import Proposal
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.scheduling import Clocks

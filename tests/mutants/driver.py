@@ -5,7 +5,7 @@ from tests.mutants.hunted import bug
 DRIVING = "loghouse.replica.driver:RaftDriver."
 UNSETTLED = "loghouse.replica.unsettled:Unsettled."
 WRITE = "loghouse.replica.group_write:GroupWrite."
-READS = "loghouse.replica.reads:LogReads."
+READS = "loghouse.node.reads:LogReads."
 
 DRIVER = (
     bug(

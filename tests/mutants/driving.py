@@ -12,7 +12,7 @@ ROUTER = "loghouse.cluster.router:Router."
 ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
 JOINING = "loghouse.cluster.discovery:Discovery."
 REPLICA = "loghouse.replica.replica:Replica."
-READS = "loghouse.replica.reads:LogReads."
+READS = "loghouse.node.reads:LogReads."
 JOINER = "loghouse.replica.coalescing:Coalescer."
 PROPOSALS = "loghouse.raft.proposals:Proposals."
 ADMINISTRATION = "loghouse.node.administration:Administration."
@@ -132,14 +132,14 @@ ANSWERS = (
         "answer-that-raises",
         "what Deferreds did for nothing, ADR 16",
         "A caller that raises in its answer takes the answers of the others with it.",
-        (UNSETTLED + "_tell", "except Exception:", "except KeyboardInterrupt:"),
+        (UNSETTLED + "_tell", "except Exception as error:", "except KeyboardInterrupt as error:"),
         by="test_answers:AnswerTests.test_a_caller_that_raises",
     ),
     bug(
         "bug-behind-a-write-ignored",
         "what Deferreds did for nothing, ADR 16",
         "The node goes on when what follows a write fails.",
-        (DRIVER + "_written", "self._owner.fatal(Failure())", "pass"),
+        (DRIVER + "_written", "self._owner.fatal(error)", "pass"),
         by="test_answers:AnswerTests.test_a_bug_behind_a_write",
     ),
     bug(

@@ -10,12 +10,12 @@ DRIVER = "loghouse.replica.driver:RaftDriver."
 UNSETTLED = "loghouse.replica.unsettled:Unsettled."
 WRITE = "loghouse.replica.group_write:GroupWrite."
 REPLICA = "loghouse.replica.replica:Replica."
-READS = "loghouse.replica.reads:LogReads."
+READS = "loghouse.node.reads:LogReads."
 CLUSTER = "loghouse.cluster.cluster:Cluster."
 ROUTED_GROUP = "loghouse.cluster.router:RoutedGroup."
 JOINING = "loghouse.cluster.discovery:Discovery."
 FORWARDER = "loghouse.node.forwarding:Forwarder."
-TAIL = "loghouse.replica.waiters:Waiters."
+TAIL = "loghouse.node.waiters:Waiters."
 # Where members are taken out, no disk may be lost: operators wait for its replacement.
 NO_LOSS = (("wipe", 0.0), ("bit_rot", 0.0))
 THREE = (("voters", 3), ("spares", 0))
@@ -146,7 +146,7 @@ ANSWERS = (
         "miss-without-the-leader",
         "rqlite#2747; the Go original reads locally",
         "A follower tells what it does not have as if nobody had.",
-        (READS + "_read_barrier", "return driver.read_barrier()", "return succeed(0)"),
+        (READS + "_read_barrier", "return deferred(driver.read_barrier)", "return succeed(0)"),
         options=THREE,
     ),
     bug(

@@ -149,7 +149,7 @@ GIVING = (
         "own-damage-ignored",
         "reliability: damage that is met is mended",
         "Damage met while reading for another member is forgotten.",
-        (MENDER + "serve", "self._owner.damage_found(outcome.value)", "pass"),
+        (MENDER + "serve", "self._owner.damage_found(outcome)", "pass"),
         by="test_entry_repair:ServingTests.test_damaged_here",
     ),
     bug(

@@ -17,13 +17,13 @@ from loghouse.net.accept import AcceptedLink, LinkContext, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialContext
+from loghouse.node.api import proposing
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import MemberRole, decode_producer
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.link_messages import Hello
 from loghouse.raft.ready import Proposal
-from loghouse.replica.api import proposing
 from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue

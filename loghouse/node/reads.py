@@ -7,7 +7,7 @@ group knows (that a record does not exist, where the log begins and ends) is ask
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
@@ -16,6 +16,8 @@ from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.replica.api import Fetched, LogBounds
 from loghouse.replica.driver import RaftDriver
+from loghouse.replica.replica import Replica
+from loghouse.runtime.deferring import deferred, run_on
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
 
@@ -30,14 +32,14 @@ class LogReads:
         *,
         member: Callable[[], RaftDriver],
         is_damaged: Callable[[], bool],
-        read_failed: Callable[[Failure], Any],
+        read_failed: Callable[[BaseException], BaseException],
     ) -> None:
         """Serve a log."""
         self._readers = readers  # threads for what may wait for a disk
         self._log = log
         self._member = member  # what drives the core now; raises UnavailableError while nothing does
         self._is_damaged = is_damaged  # whether the log lost entries, so that this node alone is no majority
-        self._read_failed = read_failed  # turns why a read failed into what the reader is told
+        self._explain = read_failed  # turns why a read failed into what the reader is told
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`.
@@ -66,8 +68,13 @@ class LogReads:
             frames, next_offset = log.read(offset, size_max, high_index)
             return Fetched(frames=frames, next_offset=next_offset)
 
-        reading = maybeDeferred(read) if log.is_hot(offset) else self._readers.run(read)
+        reading = maybeDeferred(read) if log.is_hot(offset) else run_on(self._readers, read)
         return reading.addErrback(self._trimmed_meanwhile, offset).addErrback(self._read_failed)
+
+    def _read_failed(self, failure: Failure) -> Failure:
+        assert failure.value is not None
+        error = self._explain(failure.value)
+        return failure if error is failure.value else Failure(error)
 
     def _trimmed_meanwhile(self, failure: Failure, offset: int) -> NoReturn:
         """Name the bounds of what is readable: the log itself names what it has bytes of."""
@@ -100,7 +107,7 @@ class LogReads:
             found = log.find_time(timestamp, high_index, lowest)
             return found if found is not None else (next_offset, 0)
 
-        return self._readers.run(find).addErrback(self._read_failed)
+        return run_on(self._readers, find).addErrback(self._read_failed)
 
     def _find_offset_alone(self, failure: Failure, timestamp: int) -> Deferred[tuple[int, int]]:
         """Answer without the leader if a record here is young enough: the first of its time stays the first.
@@ -121,4 +128,15 @@ class LogReads:
         if driver.is_full and is_lone:
             # A full disk deposes a leader, but there is nobody else who could have committed anything.
             return succeed(driver.readable_index)
-        return driver.read_barrier()
+        return deferred(driver.read_barrier)
+
+
+def reads_of(replica: Replica) -> LogReads:
+    """Return what answers clients' reads of a replica's log."""
+    return LogReads(
+        replica.readers,
+        replica.log,
+        member=replica.member,
+        is_damaged=lambda: replica.damage is not None,
+        read_failed=replica.damage_control.read_failed,
+    )
