@@ -24,7 +24,7 @@ from loghouse.cli.output import (
 from loghouse.cli.record_input import READERS, NewRecord, paced
 from loghouse.cli.target import add_options, connect
 from loghouse.client import Client
-from loghouse.client.asynchronous import Compression
+from loghouse.client.starts import Compression
 from loghouse.config.values import parse_size
 from loghouse.errors import LoghouseError, OutcomeUnknownError
 from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX

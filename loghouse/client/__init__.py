@@ -1,16 +1,21 @@
 """Clients of a Loghouse cluster: `connect` for asyncio, `connect_blocking` for everybody else.
 
 Needs neither Twisted nor anything of the server. The client of the binary protocol for Twisted programs is
-`loghouse.net.binary_client`.
+`loghouse.net.binary_client`. A name is imported when it is first asked for: the embedded log shares the
+records of this package and brings no gRPC.
 """
 
-from loghouse.client.asynchronous import AsyncClient, connect
-from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.blocking import Client, connect_blocking
-from loghouse.client.blocking_producer import BlockingDelivery, Producer
-from loghouse.client.producing import AsyncProducer, Delivery
-from loghouse.client.records import Batch, Bounds, Record
-from loghouse.client.target import Tls
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loghouse.client.asynchronous import AsyncClient, connect
+    from loghouse.client.balancing import ClusterView, Server
+    from loghouse.client.blocking import Client, connect_blocking
+    from loghouse.client.blocking_producer import BlockingDelivery, Producer
+    from loghouse.client.producing import AsyncProducer, Delivery
+    from loghouse.client.records import Batch, Bounds, Record
+    from loghouse.client.target import Tls
 
 __all__ = [
     "AsyncClient",
@@ -28,3 +33,32 @@ __all__ = [
     "connect",
     "connect_blocking",
 ]
+
+_MODULES = {
+    "AsyncClient": "asynchronous",
+    "AsyncProducer": "producing",
+    "Batch": "records",
+    "BlockingDelivery": "blocking_producer",
+    "Bounds": "records",
+    "Client": "blocking",
+    "ClusterView": "balancing",
+    "Delivery": "producing",
+    "Producer": "blocking_producer",
+    "Record": "records",
+    "Server": "balancing",
+    "Tls": "target",
+    "connect": "asynchronous",
+    "connect_blocking": "blocking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

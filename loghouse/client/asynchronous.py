@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict
+from typing import Any, Final, Self, TypedDict
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
@@ -16,12 +16,14 @@ from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import AppendAnswer, Channels
 from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.pin import ClusterPin
-from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS, AsyncProducer
+from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
+from loghouse.client.producing import AsyncProducer
 from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
+from loghouse.client.starts import Compression, Start, codec_of, start_of
 from loghouse.client.target import Tls, parse_target
 from loghouse.client.transport import Transport, channel_maker
-from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError
+from loghouse.errors import DeadlineError, OffsetOutOfRangeError
 from loghouse.protocol.batch import compress
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.entry import Codec, crc32c
@@ -29,10 +31,6 @@ from loghouse.protocol.entry import Codec, crc32c
 TIMEOUT_SECONDS: Final = 30.0
 CONFIRM_SECONDS: Final = 5.0
 """How long a reader from an offset on waits to hear where the log ends; several elections."""
-
-Compression = Literal["none", "zstd"]
-Start = int | Literal["earliest", "latest"] | datetime
-"""Where to begin reading: an offset, an end of the log, or a moment (an aware datetime)."""
 
 
 class ClientOptions(TypedDict, total=False):
@@ -495,32 +493,3 @@ def connect(
         transport=transport,
         cluster=cluster,
     )
-
-
-def codec_of(compression: Compression) -> Codec:
-    """Return the codec of a name.
-
-    Raises:
-        InvalidRequestError: There is none.
-    """
-    name = text_of("compression", compression)
-    try:
-        return Codec[name.upper()]
-    except KeyError:
-        raise InvalidRequestError("compression", f"{name!r} is unknown; allowed: none, zstd") from None
-
-
-def start_of(from_: Start) -> Start:
-    """Return where to begin, which is an offset, an end of the log, or a moment.
-
-    Raises:
-        InvalidRequestError: It is none of them.
-    """
-    if isinstance(from_, datetime):
-        moment_of("from_", from_)
-        return from_
-    if isinstance(from_, str):
-        if from_ not in ("earliest", "latest"):
-            raise InvalidRequestError("from_", f"{from_!r} is no offset, 'earliest', 'latest' or datetime")
-        return from_
-    return integer_of("from_", from_)

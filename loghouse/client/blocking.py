@@ -13,11 +13,12 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from loghouse.client.asynchronous import AsyncClient, ClientOptions, Compression, Start
+from loghouse.client.asynchronous import AsyncClient, ClientOptions
 from loghouse.client.blocking_producer import OpenClient, Producer
 from loghouse.client.fields import values_of
-from loghouse.client.producing import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
+from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Record
+from loghouse.client.starts import Compression, Start
 from loghouse.errors import ClientUseError, UnavailableError
 
 _P = ParamSpec("_P")

@@ -12,14 +12,16 @@ from types import TracebackType
 from typing import Self
 
 from loghouse.client import exiting
-from loghouse.client.asynchronous import AsyncClient, Compression, codec_of
+from loghouse.client.asynchronous import AsyncClient
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
 from loghouse.client.fields import seconds_of
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
-from loghouse.client.producing import WINDOW, check_settings, warn_of
+from loghouse.client.producer_settings import check_settings, warn_of
+from loghouse.client.producing import WINDOW
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
+from loghouse.client.starts import Compression, codec_of
 from loghouse.errors import LoghouseError, UnavailableError
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import warnings
 from collections.abc import Generator
 from datetime import datetime
 from types import TracebackType
@@ -12,17 +11,13 @@ from typing import Any, Final, Self
 
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
 from loghouse.client.calls import Calls
-from loghouse.client.fields import integer_of, number_of
 from loghouse.client.place import Place
+from loghouse.client.producer_settings import check_settings, warn_of
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
 from loghouse.errors import ClosedError, LoghouseError
-from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX
 from loghouse.protocol.entry import Codec
 
-LINGER_MILLISECONDS: Final = 5.0
-BATCH_SIZE: Final = 256 * KIB
-BUFFER_SIZE: Final = 16 * MIB
 WINDOW: Final = 8  # batches on their way; a node remembers 64 of a producer
 
 
@@ -208,21 +203,3 @@ class AsyncProducer:
             warn_of(self._ledger)
             with contextlib.suppress(RuntimeError):  # the loop is closed, and what was not sent is lost
                 self._loop.call_soon_threadsafe(self._sending.finish)
-
-
-def warn_of(ledger: ProducerLedger) -> None:
-    """Warn of what a producer that nobody closed leaves behind.
-
-    It is still sent while its client is there.
-    """
-    unreported = ledger.unreported()
-    if unreported:
-        text = f"a producer was dropped, not closed: {unreported}; use `with`, flush() or close()"
-        warnings.warn(text, ResourceWarning, stacklevel=3)
-
-
-def check_settings(*, linger_ms: float, batch_bytes: int, buffer_bytes: int) -> None:
-    """Raise InvalidRequestError, which names it, for a setting that makes no sense."""
-    number_of("linger_ms", linger_ms, 60_000)
-    integer_of("batch_bytes", batch_bytes, lowest=1, highest=PAYLOAD_SIZE_MAX)
-    integer_of("buffer_bytes", buffer_bytes, lowest=1)

@@ -131,6 +131,7 @@ class ImportTests(SynchronousTestCase):
         """Importing the client loads neither Twisted nor any part of the server."""
         code = (
             "import sys, loghouse.client\n"
+            "assert all(getattr(loghouse.client, name) for name in loghouse.client.__all__)\n"
             "print(*sorted({m.split('.')[0] for m in sys.modules}"
             " | {m for m in sys.modules if m.startswith('loghouse.')}))"
         )
