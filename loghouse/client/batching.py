@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
@@ -68,11 +69,19 @@ def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
     Raises:
         InvalidRequestError: There are none, too many, or they are no bytes.
     """
-    pieces: list[bytes] = []
-    for place, given in enumerate(values_of(values)):
-        value = given if type(given) is bytes else bytes_of("values", given, f"{place} ")
-        pieces += (head_of(len(value)), value)
-    payload, record_count = b"".join(pieces), len(pieces) // 2
+    given = list(values_of(values))
+    if set(map(type, given)) - {bytes}:
+        given = [
+            value if type(value) is bytes else bytes_of("values", value, f"{place} ")
+            for place, value in enumerate(given)
+        ]
+    sizes = list(map(len, given))
+    if len(set(sizes)) == 1:
+        head = head_of(sizes[0])
+        payload = head + head.join(given)
+    else:
+        payload = b"".join(chain.from_iterable(zip(map(head_of, sizes), given, strict=True)))
+    record_count = len(given)
     if not 0 < record_count <= RECORDS_PER_BATCH_MAX:
         raise InvalidRequestError(
             "values", f"are {record_count} records; allowed: 1 to {RECORDS_PER_BATCH_MAX}"

@@ -12,7 +12,14 @@ from google.protobuf.message import DecodeError
 from loghouse.api.v1 import log_pb2
 from loghouse.client.fields import datetime_of
 from loghouse.errors import ProtocolError
-from loghouse.protocol.batch import decode_batch, decompress, plain_values, split_batch
+from loghouse.protocol.batch import (
+    UniformRecords,
+    decode_batch,
+    decompress,
+    plain_values,
+    split_batch,
+    uniform_records,
+)
 from loghouse.protocol.checking import check_not_more
 from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
 from loghouse.protocol.varint import decode_varint
@@ -65,7 +72,12 @@ class Batch:
     __slots__ = ("_encoded", "_first", "_last", "offset", "timestamp")
 
     def __init__(
-        self, offset: int, timestamp: int, encoded: log_pb2.EncodedRecords, first: int, last: int
+        self,
+        offset: int,
+        timestamp: int,
+        encoded: log_pb2.EncodedRecords | UniformRecords,
+        first: int,
+        last: int,
     ) -> None:
         self.offset = offset
         self.timestamp = timestamp
@@ -187,9 +199,10 @@ def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: in
             raise ProtocolError(f"the server sent offset {entry.base_offset} where {offset} belongs")
         unpacked = decompress(entry.payload, entry.attributes & CODEC_MASK)
         check_not_more(unpacked, entry.record_count)
-        encoded = split_batch(unpacked)
-        size = len(encoded.records)
-        if size != entry.record_count:
+        size = entry.record_count
+        encoded = uniform_records(unpacked, size) or split_batch(unpacked)
+        if not isinstance(encoded, UniformRecords) and len(encoded.records) != size:
+            size = len(encoded.records)
             raise ProtocolError(f"the batch at {entry.base_offset} holds {size} records, "
                                 f"its frame says {entry.record_count}")  # fmt: skip
         first = offset - entry.base_offset

@@ -15,6 +15,7 @@ from loghouse.protocol.batch import (
     encode_batch,
     plain_values,
     split_batch,
+    uniform_records,
 )
 from loghouse.protocol.checking import check_batch
 from loghouse.protocol.entry import Codec, crc32c
@@ -117,6 +118,38 @@ class PlainValuesTests(SynchronousTestCase):
                 whole = RecordBatch.FromString(batch.SerializeToString())
                 self.assertEqual(values, [record.value for record in whole.records])
         self.assertGreater(found, 500)
+
+    def test_uniform(self):
+        """Values of one size are taken apart by their places, whatever size; other batches are not."""
+        for size in (1, 2, 125, 126, 127, 128, 129, 16_380, 16_383, 16_384):
+            values = [bytes([number]) * size for number in range(5)]
+            payload = encode_batch(Record(value=value) for value in values)
+            self.assertEqual(plain_values(uniform_records(payload, 5)), values)
+            self.assertEqual(uniform_records(payload, 5).SerializeToString(), payload)
+            for count in (0, 1, 4, 6):
+                self.assertIsNone(uniform_records(payload, count), (size, count))
+        for payload in (b"", b"\x0a", b"\x0a\x00", b"\x0a\x02\x0a\x00", b"\xff" * 12, b"\x0a\xff\xff\xff"):
+            self.assertIsNone(uniform_records(payload, 1), payload)
+
+    def test_uniform_is_never_wrong(self):
+        """Whatever a batch is made of: by their places values are protobuf's own, or there are none."""
+        rng = random.Random(8)
+        alike = [b"\x0a\x03abc", b"\x0a\x03xyz", b"\x0a\x81\x80\x00v", b"\x0a\x01a\x0a\x00", b"\x12\x03key"]
+        found = 0
+        for _ in range(3000):
+            others = alike if rng.random() < 0.5 else alike[:2]
+            count = rng.randrange(1, 6)
+            payload = EncodedRecords(records=rng.choices(others, k=count)).SerializeToString()
+            if rng.random() < 0.3:
+                place = rng.randrange(len(payload))
+                payload = payload[:place] + rng.choice((b"\x0a", b"\x03", b"\x05")) + payload[place + 1 :]
+            uniform = uniform_records(payload, count)
+            if uniform is not None:
+                found += 1
+                records = RecordBatch.FromString(payload).records
+                self.assertEqual(uniform.values(), [record.value for record in records])
+                self.assertEqual(len(records), count)
+        self.assertGreater(found, 1000)
 
     def test_not_records(self):
         """Bytes that are no records are not plain, and no batch at all is refused."""
