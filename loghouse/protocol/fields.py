@@ -63,6 +63,31 @@ Rest: TypeAlias = Annotated[Buffer, GreedyBytes]
 Reader: TypeAlias = Callable[[Any], Any]
 
 
+class _WhenAsked:
+    """An attribute of a class that is made when it is first asked for, and then takes this one's place.
+
+    Most processes use few of the messages; to compile all layouts takes a third of the import.
+    """
+
+    def __init__(self, cls: type, name: str, make: Callable[[type], Any]) -> None:
+        self._cls = cls
+        self._name = name
+        self._make = make
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        made = self._make(self._cls)
+        setattr(self._cls, self._name, made)
+        return made
+
+
+def _compiled(cls: type) -> Construct:
+    return struct_of(cls).compile()
+
+
+def _tail_of(cls: type) -> str:
+    return next((one.name for one in struct_of(cls).subcons if one.subcon is GreedyBytes), "")
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def message(
     kind: int, size_max: int | None = None, *, frozen: bool = True, kw_only: bool = True
@@ -78,13 +103,12 @@ def message(
 
     def declare(cls: type[_T]) -> Any:
         made: Any = dataclasses.dataclass(frozen=frozen, slots=True, kw_only=kw_only)(cls)
-        made.KIND, made.READERS = kind, readers_of(made)
+        made.KIND, made.READERS = kind, _WhenAsked(made, "READERS", readers_of)
         if size_max is not None:
             made.SIZE_MAX = size_max
         if "WIRE" not in vars(made):
-            struct = struct_of(made)
-            made.WIRE = struct.compile()
-            made.TAIL = next((one.name for one in struct.subcons if one.subcon is GreedyBytes), "")
+            made.WIRE = _WhenAsked(made, "WIRE", _compiled)
+            made.TAIL = _WhenAsked(made, "TAIL", _tail_of)
         return made
 
     return declare

@@ -253,10 +253,19 @@ Message: TypeAlias = (
 
 MESSAGES: Final[tuple[type[_Message], ...]] = get_args(Message)
 BY_KIND: Final[dict[int, type[_Message]]] = {message.KIND: message for message in MESSAGES}
-_LAYOUTS: Final[dict[int, FixedLayout]] = {
-    kind: layout for kind, message in BY_KIND.items() if (layout := fixed_layout(message.WIRE)) is not None
-}
-assert len(_LAYOUTS) == len(BY_KIND), "every message has fixed fields"
+
+
+class _Layouts(dict[int, FixedLayout]):
+    """By kind; each is made when it is first asked for."""
+
+    def __missing__(self, kind: int) -> FixedLayout:
+        layout = fixed_layout(BY_KIND[kind].WIRE)
+        assert layout is not None, "every message has fixed fields"
+        self[kind] = layout
+        return layout
+
+
+_LAYOUTS: Final = _Layouts()
 # Messages that may be large: a link's control frames overtake them.
 BULK_KINDS: Final = frozenset((AppendEntries.KIND, InstallSnapshot.KIND))
 
