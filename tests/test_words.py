@@ -14,6 +14,8 @@ from loghouse.cluster.peers import AcceptedPeers, PeerSet
 from loghouse.cluster.roster import Roster
 from loghouse.cluster.router import RoutedGroup, Router
 from loghouse.cluster.twins import Twins
+from loghouse.embedded.lone_node import LoneNode
+from loghouse.embedded.requests import Rounds
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.admission import Admission
 from loghouse.net.appending import Appends
@@ -37,6 +39,8 @@ STATEFUL = (
     Raft,
     RaftDriver,
     Replica,
+    LoneNode,
+    Rounds,
     ServedLog,
     Node,
     Cluster,

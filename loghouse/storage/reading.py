@@ -126,6 +126,10 @@ class ReadableLog:
         self.unknown_ends: frozenset[int] = frozenset()
         self.seed = seed
 
+    def advance(self, view: View, state: LogState) -> None:
+        """Let readers have more; for who follows a log that another process writes."""
+        self._state, self._view = state, view
+
     @property
     def view(self) -> View:
         """What readers see now."""

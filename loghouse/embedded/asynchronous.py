@@ -1,0 +1,314 @@
+"""The embedded log for asyncio: the same methods as coroutines. Threads work; the loop waits for no disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from loghouse.client.batching import encode_batch_of, encode_record
+from loghouse.client.fields import optional_offset_of, seconds_of
+from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
+from loghouse.client.records import Batch, Bounds, Headers, Record, batches_of
+from loghouse.client.starts import Compression, Start, codec_of
+from loghouse.embedded.blocking import (
+    CLUSTER_NAME,
+    NODE_NAME,
+    RESERVE_SIZE,
+    EmbeddedLog,
+    encoded_request,
+    open_embedded,
+)
+from loghouse.embedded.producer import EmbeddedDelivery, EmbeddedProducer
+from loghouse.embedded.requests import Request
+from loghouse.limits import SEGMENT_SIZE_DEFAULT
+
+T = TypeVar("T")
+READERS: Final = 4
+
+
+class _TaskRequest(Request):
+    """A request that a task waits for."""
+
+    __slots__ = ("_log", "_loop", "future")
+
+    def __init__(self, log: AsyncEmbeddedLog, like: Request) -> None:
+        super().__init__(
+            like.payload, like.record_count, attributes=like.attributes, expect_offset=like.expect_offset
+        )
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self._loop.create_future()
+
+    def wake(self) -> None:
+        """Tell the task that it is settled; or have the thread work, if it is its turn."""
+        if self.is_settled:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._tell)
+        else:
+            self._log.work_on(self)
+
+    def _tell(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class AsyncEmbeddedLog:
+    """A log in this process, for one event loop. See `loghouse.open_async`.
+
+    Methods, arguments and errors are those of `loghouse.client.AsyncClient`; tasks that append at the same
+    time share a sync. A cancelled append may still be carried out.
+    """
+
+    def __init__(self, log: EmbeddedLog) -> None:
+        """Use `loghouse.open_async`."""
+        self._log = log
+        self._node = log.node
+        self._writer = ThreadPoolExecutor(1, "loghouse-embedded")
+        self._readers = ThreadPoolExecutor(READERS, "loghouse-reader")
+        self._is_closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the log and let the directory go; who follows the log gets ClosedError."""
+        if not self._is_closed:
+            self._is_closed = True
+            await asyncio.get_running_loop().run_in_executor(self._readers, self._log.close)
+            self._writer.shutdown(wait=False)
+            self._readers.shutdown(wait=False)
+
+    def work_on(self, request: Request) -> None:
+        """Have the thread work on requests until this one is settled."""
+        self._writer.submit(self._node.rounds.work_through, request)
+
+    async def _settle(self, request: Request) -> int:
+        self._node.check()
+        asked = _TaskRequest(self, request)
+        if self._node.rounds.leave(asked):
+            self.work_on(asked)
+        await asked.future
+        return asked.result()
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        self._node.check()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    # --- appending ------------------------------------------------------------------------
+
+    async def append(
+        self,
+        value: bytes,
+        *,
+        key: bytes = b"",
+        headers: Headers = (),
+        timestamp: datetime | int | None = None,
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Append one record and return its offset, once it is durable; see `EmbeddedLog.append`."""
+        head, body = encode_record(value, key, headers, timestamp)
+        if timeout_seconds is not None:
+            seconds_of(timeout_seconds)
+        expected = optional_offset_of("expect_offset", expect_offset)
+        return await self._settle(Request(head + body, 1, expect_offset=expected))
+
+    async def append_batch(
+        self,
+        values: Iterable[bytes],
+        *,
+        compression: Compression = "none",
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> range:
+        """Append records together, all or none; see `EmbeddedLog.append_batch`."""
+        payload, record_count = encode_batch_of(values)
+        if timeout_seconds is not None:
+            seconds_of(timeout_seconds)
+        expected = optional_offset_of("expect_offset", expect_offset)
+        request = encoded_request(payload, record_count, codec_of(compression), expected)
+        base_offset = await self._settle(request)
+        return range(base_offset, base_offset + record_count)
+
+    def producer(
+        self,
+        *,
+        linger_ms: float = LINGER_MILLISECONDS,
+        batch_bytes: int = BATCH_SIZE,
+        compression: Compression = "none",
+        buffer_bytes: int = BUFFER_SIZE,
+        timeout_seconds: float | None = None,
+    ) -> AsyncEmbeddedProducer:
+        """Return a producer, an async context manager; see `EmbeddedLog.producer`."""
+        return AsyncEmbeddedProducer(
+            self._log.producer(
+                linger_ms=linger_ms,
+                batch_bytes=batch_bytes,
+                compression=compression,
+                buffer_bytes=buffer_bytes,
+                timeout_seconds=timeout_seconds,
+            )
+        )
+
+    # --- reading --------------------------------------------------------------------------
+
+    async def read(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """Yield records from `from_` on; see `EmbeddedLog.read`."""
+        batches = self.read_batches(from_, follow=follow, timeout_seconds=timeout_seconds)
+        async with aclosing(batches):
+            async for batch in batches:
+                for record in batch:
+                    yield record
+
+    async def read_batches(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        """As `read`, whole batches at a time."""
+        if timeout_seconds is not None:
+            seconds_of(timeout_seconds)
+        log = self._log
+        offset, end = await self._on_thread(partial(log.find_range, from_, follow=follow))
+        while end is None or offset < end:
+            frames, next_offset = await self._on_thread(partial(log.fetch, offset))
+            if next_offset == offset:
+                await self._wait_for(offset)
+                continue
+            for batch in batches_of(log.node.seed, frames, offset, next_offset, end):
+                yield batch
+            offset = next_offset
+
+    async def _wait_for(self, offset: int) -> None:
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        end = self._node.watch(lambda: loop.call_soon_threadsafe(told.set))
+        try:
+            while self._node.driver.readable_offset <= offset:
+                await told.wait()
+                told.clear()
+        finally:
+            end()
+
+    async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
+        """Return the offsets that the log holds."""
+        return self._log.bounds()
+
+    async def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
+        """Return the first offset appended at or after a time; see `EmbeddedLog.find_offset`."""
+        return await self._on_thread(partial(self._log.find_offset, time))
+
+    async def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
+        """Let records below an offset go, and return the lowest offset held now."""
+        return await self._on_thread(partial(self._log.trim, offset))
+
+
+class AsyncEmbeddedDelivery:
+    """A record on its way. Await it for the offset; as often as you like, or never."""
+
+    __slots__ = ("_delivery",)
+
+    def __init__(self, delivery: EmbeddedDelivery) -> None:
+        self._delivery = delivery
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its outcome is known, so that awaiting it does not wait."""
+        return self._delivery.is_done
+
+    def __await__(self) -> Any:
+        if not self._delivery.is_done:
+            loop = asyncio.get_running_loop()
+            told = loop.create_future()
+            self._delivery.when_done(lambda: loop.call_soon_threadsafe(_resolve, told))
+            yield from told.__await__()
+        return self._delivery.offset()
+
+
+class AsyncEmbeddedProducer:
+    """Appends records in batches, in order. See `AsyncEmbeddedLog.producer`."""
+
+    def __init__(self, producer: EmbeddedProducer) -> None:
+        self._producer = producer
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await _elsewhere(partial(self._producer.__exit__, kind, error, trace))
+
+    async def append(
+        self,
+        value: bytes,
+        *,
+        key: bytes = b"",
+        headers: Headers = (),
+        timestamp: datetime | int | None = None,
+    ) -> AsyncEmbeddedDelivery:
+        """Take a record, and return its delivery; waits only while the buffer is full."""
+        append = partial(self._producer.append, value, key=key, headers=headers, timestamp=timestamp)
+        return AsyncEmbeddedDelivery(append() if self._producer.has_room else await _elsewhere(append))
+
+    async def flush(self) -> None:
+        """Wait until every record appended so far is settled; see `EmbeddedProducer.flush`."""
+        await _elsewhere(self._producer.flush)
+
+    async def close(self) -> None:
+        """Flush, and end; raises as `flush`."""
+        await _elsewhere(self._producer.close)
+
+    async def abort(self) -> None:
+        """End at once: what is not appended fails."""
+        await _elsewhere(self._producer.abort)
+
+
+async def _elsewhere(work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _resolve(told: asyncio.Future[None]) -> None:
+    if not told.done():
+        told.set_result(None)
+
+
+def open_async(
+    path: str | os.PathLike[str],
+    *,
+    name: str = NODE_NAME,
+    cluster: str = CLUSTER_NAME,
+    segment_size: int = SEGMENT_SIZE_DEFAULT,
+    reserve_size: int = RESERVE_SIZE,
+    retention_size: int = 0,
+    retention_seconds: int = 0,
+) -> AsyncEmbeddedLog:
+    """Open the log in a directory for asyncio; arguments and errors are those of `loghouse.open`.
+
+        async with loghouse.open_async("events/") as log:
+            offset = await log.append(b"moved")
+
+    The opening itself reads the last segment; a loop that must not wait for that calls this on a thread.
+    """
+    return AsyncEmbeddedLog(
+        open_embedded(
+            path,
+            name=name,
+            cluster=cluster,
+            segment_size=segment_size,
+            reserve_size=reserve_size,
+            retention_size=retention_size,
+            retention_seconds=retention_seconds,
+        )
+    )
