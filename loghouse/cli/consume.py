@@ -11,6 +11,7 @@ from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from loghouse.cli.directory import DirectoryReader, add_option
 from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
 from loghouse.cli.record_output import WRITERS, for_terminal
@@ -54,6 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="short for --format json")
     parser.add_argument("--offsets", action="store_true", help="put each record's offset and a tab before it")
     parser.add_argument("--output", "-o", metavar="PATH", help="write to this file; - is stdout (default)")
+    add_option(parser, "read this data directory, without a node; another process may write it meanwhile")
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -109,6 +111,10 @@ async def _run(args: argparse.Namespace, output: BinaryIO) -> None:
     if args.follow and output is sys.stdout.buffer:
         watch_reader(stop)
     try:
+        if args.dir:
+            async with DirectoryReader(args) as directory:
+                await _read(args, directory, output)
+            return
         async with connect_async(args) as log:
             await contact(log, args)
             await _read(args, log, output)
@@ -133,7 +139,7 @@ def _opened(path: str | None) -> Iterator[BinaryIO]:
         yield file
 
 
-async def _read(args: argparse.Namespace, log: AsyncClient, output: BinaryIO) -> None:
+async def _read(args: argparse.Namespace, log: AsyncClient | DirectoryReader, output: BinaryIO) -> None:
     offset, end, is_unconfirmed = await _range(args, log)
     if end is not None and offset >= end:
         return
@@ -164,7 +170,9 @@ async def _batches(answers: AsyncGenerator[Iterator[Batch], None]) -> AsyncGener
                 yield batch
 
 
-async def _range(args: argparse.Namespace, log: AsyncClient) -> tuple[int, int | None, bool]:
+async def _range(
+    args: argparse.Namespace, log: AsyncClient | DirectoryReader
+) -> tuple[int, int | None, bool]:
     """Return the first offset to read, the first not to read, and whether nobody could tell the log's end."""
     offset, end = await log.find_range(args.start, follow=args.follow)
     is_unconfirmed = end is None and not args.follow

@@ -76,7 +76,15 @@ def add_parser(commands: Any) -> None:
     )
     cutting.set_defaults(run=run_recover)
     for parser in (looking, checking, cutting):
-        parser.add_argument("data_dir", metavar="DATA_DIR", help="the node's data_dir")
+        place = parser.add_mutually_exclusive_group(required=True)
+        # Suppressed: else the one that is left out would overwrite the other.
+        left_out = argparse.SUPPRESS
+        place.add_argument(
+            "data_dir", nargs="?", default=left_out, metavar="DATA_DIR", help="the node's data_dir"
+        )
+        place.add_argument(
+            "--dir", dest="data_dir", default=left_out, metavar="DATA_DIR", help="the same, by its name"
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 

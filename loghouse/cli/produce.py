@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from loghouse.cli.directory import add_option, open_directory
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
@@ -26,6 +27,7 @@ from loghouse.cli.target import add_options, connect
 from loghouse.client import Client
 from loghouse.client.starts import Compression
 from loghouse.config.values import parse_size
+from loghouse.embedded.blocking import EmbeddedLog
 from loghouse.errors import LoghouseError, OutcomeUnknownError
 from loghouse.limits import KIB, MIB, PAYLOAD_SIZE_MAX
 
@@ -78,6 +80,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--codec", choices=["none", "zstd"], default="none", help="compress the batches")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_option(parser, "append to this data directory, without a node (made if it is not there)")
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -148,7 +151,8 @@ def run(args: argparse.Namespace) -> None:
     records, total = _records(args)
     if args.rate:
         records = paced(records, args.rate)
-    with connect(args) as log, progress_bar(total, "B", "appending") as bar:
+    opened = open_directory(args) if args.dir else connect(args)
+    with opened as log, progress_bar(total, "B", "appending") as bar:
         try:
             if args.value:
                 append_each(log, records, appended)
@@ -161,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
     _report(appended, args.json)
 
 
-def append_each(log: Client, records: Iterable[NewRecord], appended: AppendTotals) -> None:
+def append_each(log: Client | EmbeddedLog, records: Iterable[NewRecord], appended: AppendTotals) -> None:
     """Append a few records, one call each; `appended` grows with each acknowledgement.
 
     Raises:
@@ -180,7 +184,7 @@ def append_each(log: Client, records: Iterable[NewRecord], appended: AppendTotal
 
 
 def append(
-    log: Client,
+    log: Client | EmbeddedLog,
     records: Iterable[NewRecord],
     appended: AppendTotals,
     batch_size: int = BATCH_SIZE_DEFAULT,

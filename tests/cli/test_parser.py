@@ -26,9 +26,9 @@ ISSUED = {"dir": Path("certs"), "key": "p256", "days": None, "force": False}
 # Each command with no more words than it needs, and what it then takes.
 DEFAULTS = {
     "produce": {"value": None, "file": None, "format": "lines", "record_key": None, "header": [],
-                "rate": None, "batch": None, "codec": "none", **CONNECTION},
+                "rate": None, "batch": None, "codec": "none", "dir": None, **CONNECTION},
     "consume": {"start": "earliest", "follow": False, "count": None, "format": "lines", "offsets": False,
-                "output": None, **CONNECTION},
+                "output": None, "dir": None, **CONNECTION},
     "bench produce": {"size": 100, "batch": None, "codec": "none", "sync": False, "records": 100_000,
                       **CONNECTION},
     "bench consume": {"records": None, **CONNECTION},
@@ -40,7 +40,9 @@ DEFAULTS = {
     "cluster transfer": {"node": "", **CONNECTION},
     "cluster trim --offset 7": {"offset": 7, **CONNECTION},
     "inspect data": {"data_dir": "data", "entries": False, "low": 0, "high": UINT64_MAX},
+    "inspect --dir data": {"data_dir": "data", "entries": False, "low": 0, "high": UINT64_MAX},
     "verify data": {"data_dir": "data"},
+    "verify --dir data": {"data_dir": "data"},
     "recover data": {"data_dir": "data", "accept_data_loss": False, "new_cluster": False},
     "dissect 00": {"what": "00", "form": None, "cluster": None, "group": 1},
     "certs init": {"name": "loghouse CA", **ISSUED},
@@ -75,6 +77,7 @@ OPTIONS = {
         "--plaintext --direct": {"plaintext": True, "direct": True},
         "--timeout 1.5s": {"timeout": 1.5},
         "--transport grpc --log other": {"transport": "grpc", "log": "other"},
+        "--dir d": {"dir": "d"},
     },
     "consume": {
         "--from 7": {"start": 7},
@@ -82,6 +85,7 @@ OPTIONS = {
         "--count 0": {"count": 0},
         "--format length-prefixed --offsets": {"format": "length-prefixed", "offsets": True},
         "--output file": {"output": "file"},
+        "--dir d": {"dir": "d"},
     },
     "bench produce": {
         "--size 1KiB --batch 2 --codec zstd --sync --records 3": {
@@ -125,7 +129,7 @@ WORDS = {
     "--count": {"N"},
     "--days": {"DAYS"},
     "--denylist": {"PATH"},
-    "--dir": {"DIR"},
+    "--dir": {"DATA_DIR", "DIR"},
     "--file": {"FILE", "PATH"},
     "--from": {"INDEX", "WHERE"},
     "--group": {"GROUP"},
@@ -179,6 +183,7 @@ REFUSED = {
     "cluster add": "",
     "cluster trim": "--offset",
     "inspect": "",
+    "inspect data --dir data": "not allowed with",
     "inspect data --from x": "'x' is not ",
     "dissect 00 --as text": "invalid choice: 'text'",
     "certs": "ACTION",

@@ -1,0 +1,57 @@
+"""`--dir`: commands on a data directory itself, without a node."""
+
+import json
+
+import loghouse
+from loghouse.cli.output import ExitCode
+from tests.cli.support import CommandCase
+
+
+class DirectoryTests(CommandCase):
+    """Appending to a directory, reading it beside its writer, and looking after it."""
+
+    def run_well(self, *arguments) -> str:
+        code, out, err = self.run_command(*arguments)
+        self.assertEqual((code, err), (ExitCode.OK, ""))
+        return out
+
+    def run_badly(self, *arguments) -> tuple[int, str]:
+        code, out, err = self.run_command(*arguments)
+        self.assertEqual(out, "")
+        return code, err
+
+    def test_produce_and_consume(self):
+        """What is appended to a directory is read from it; it is made if there is none."""
+        self.run_well("produce", "--dir", "events", "--value", "one", "--value", "two")
+        self.assertEqual(self.run_well("consume", "--dir", "events", "--offsets"), "0\tone\n1\ttwo\n")
+        code, out, _ = self.run_command("produce", "--dir", "events", "--json", stdin=b"three\nfour\n")
+        self.assertEqual(code, ExitCode.OK)
+        told = json.loads(out)
+        self.assertEqual((told["records"], told["first_offset"]), (2, 2))
+        self.assertEqual(
+            self.run_well("consume", "--dir", "events", "--from", "1", "-n", "2"), "two\nthree\n"
+        )
+
+    def test_beside_the_writer(self):
+        """A directory that a program writes is read along, but not written by another."""
+        with loghouse.open("events") as log:
+            log.append(b"x")
+            self.assertEqual(self.run_well("consume", "--dir", "events"), "x\n")
+            code, err = self.run_badly("produce", "--dir", "events", "--value", "y")
+            self.assertNotEqual(code, ExitCode.OK)
+            self.assertIn("in use by another process", err)
+
+    def test_inspect_and_verify(self):
+        """They take the directory by its place or by the option, one of the two."""
+        self.run_well("produce", "--dir", "events", "--value", "one")
+        self.assertIn("node node-1 of cluster loghouse", self.run_well("inspect", "--dir", "events"))
+        self.assertEqual(self.run_well("verify", "--dir", "events"), self.run_well("verify", "events"))
+        self.assertEqual(self.run_badly("verify")[0], ExitCode.USAGE)
+        self.assertEqual(self.run_badly("verify", "events", "--dir", "events")[0], ExitCode.USAGE)
+
+    def test_a_node_too(self):
+        """A directory and a node to connect to contradict each other."""
+        for command in (("consume",), ("produce", "--value", "x")):
+            code, err = self.run_badly(*command, "--dir", "events", "--server", "127.0.0.1:1")
+            self.assertEqual(code, ExitCode.USAGE)
+            self.assertIn("--dir and --server contradict each other", err)
