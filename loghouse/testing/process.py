@@ -33,6 +33,8 @@ from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 DEADLINE_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.01
 CLUSTER: Final = "test"
+# Python runs its `sitecustomize` first: it can shift the wall clock of a process, and fill its disk.
+HOOKS: Final = Path(__file__).resolve().parent / "hooks"
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds_max: float = DEADLINE_SECONDS) -> None:
@@ -142,6 +144,33 @@ class NodeProcess:
         self.config_path = folder / "node.yaml"
         self._settings = settings
         self.write_config()
+
+    def add_hooks(self) -> None:
+        """From the next start on, let `step_clock`, `fill_disk` and `free_disk` work."""
+        self.environment |= {"CLOCK_FILE": str(self._clock_path), "FULL_DISK_FILE": str(self._full_disk_path)}
+        self.python_path = (HOOKS,)
+
+    @property
+    def _clock_path(self) -> Path:
+        return self.folder / "clock"
+
+    @property
+    def _full_disk_path(self) -> Path:
+        return self.folder / "full-disk"
+
+    def step_clock(self, seconds: int) -> None:
+        """Let the process's wall clock be off by so many seconds, at once; needs `add_hooks`."""
+        temporary = self.folder / "clock.new"
+        temporary.write_text(str(seconds))
+        temporary.replace(self._clock_path)
+
+    def fill_disk(self) -> None:
+        """Leave no room for entries on the node's disk; needs `add_hooks`."""
+        self._full_disk_path.touch()
+
+    def free_disk(self) -> None:
+        """Give the node's disk its room back."""
+        self._full_disk_path.unlink(missing_ok=True)
 
     def write_config(
         self, *, join: Sequence[str] = (), bootstrap: bool | None = None, advertise: str | None = None

@@ -1,7 +1,6 @@
 """Wall clocks that step while the nodes run: nothing waits for them, and nothing acknowledged is lost."""
 
 from itertools import product
-from pathlib import Path
 
 import grpc
 
@@ -11,7 +10,6 @@ from loghouse.testing.process import NodeProcess, wait_until
 from tests.cluster.case import CYCLES, OwnClusterCase
 from tests.processes import long
 
-FAKE_CLOCK = Path(__file__).resolve().parent / "fake_clock"
 HOUR = 3600
 DAY = 24 * HOUR
 # How far a clock steps, and whether it is the leader's alone or everybody's.
@@ -27,12 +25,11 @@ class StepTests(OwnClusterCase):
     def setUp(self):
         super().setUp()
         for node in self.cluster.nodes:
-            node.environment = {"CLOCK_FILE": str(node.folder / "clock")}
-            node.python_path = (FAKE_CLOCK,)
+            node.add_hooks()
 
     def step(self, nodes, seconds):
         for node in nodes:
-            (node.folder / "clock").write_text(str(seconds))
+            node.step_clock(seconds)
 
     def wait_told(self, node: NodeProcess, text: str) -> None:
         wait_until(lambda: text in node.output(), f"{node.name} to say {text!r}", SECONDS_MAX)
