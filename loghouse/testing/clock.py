@@ -134,6 +134,16 @@ class SimClock:
             self.calls_made += calls_made
         self._now = max(self._now, when)
 
+    def make_next(self, until: float) -> bool:
+        """Make the one call that is due next, if it is due by then; return whether there was one."""
+        heap = self._heap
+        if not heap or heap[0][0] > until:
+            return False
+        self._now, _, function, args = heapq.heappop(heap)
+        self.calls_made += 1
+        function(*args)
+        return True
+
     def advance(self, seconds: float) -> None:
         """Let so many seconds pass."""
         self.run_until(self._now + seconds)

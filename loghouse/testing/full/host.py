@@ -5,24 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from loghouse.auth.policy import Authorizer
 from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.errors import DamageError, EntryDamagedError
 from loghouse.gossip.config import SwimConfig
 from loghouse.net.accept import AcceptedLink, LinkContext, own_hello
 from loghouse.net.admission import Admission, ConnectionLimits
+from loghouse.net.appending import Appender
+from loghouse.net.binary_server import BinaryServer
 from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialContext
 from loghouse.node.api import proposing
+from loghouse.node.gate import Gate
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import MemberRole, decode_producer
 from loghouse.protocol.entry import EntryKind
-from loghouse.protocol.link_messages import Hello
+from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.raft.ready import Proposal
 from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.scheduling import Clocks
@@ -40,6 +45,7 @@ from loghouse.testing.watch import WatchedReplica
 from loghouse.testing.workload import AcknowledgedAppend, Answer
 
 DATA_DIR: Final = "/data"
+CLIENT_SUBJECT: Final = "program"  # who every client is: there are no certificates
 GRACE_SECONDS: Final = 0.001
 WAITING: Final = "wait"  # the one request that has no deadline
 # Until a running process must have answered: its longest deadline, of forwarding, by the slowest clock.
@@ -102,11 +108,12 @@ class FullHost(Host):
         hello = own_hello(node, "simulated")
         self._admission = Admission(ConnectionLimits())
         self._context = LinkContext(
-            binary=None,  # type: ignore[arg-type]
+            binary=self._make_binary(life, node),
             watch=self._watch,
             times=LinkTimes(),
             hello=hello,
             tls=None,
+            anonymous=CLIENT_SUBJECT,
             peers=links.accepted,
         )
         if self.is_alone and not node.is_in_cluster:
@@ -137,6 +144,16 @@ class FullHost(Host):
         node.make_replica = partial(WatchedReplica, partial(self.open_watch, life))
         return node
 
+    def _make_binary(self, life: Life, node: Node) -> BinaryServer:
+        """Make what serves the clients that dial; they may do everything."""
+        gate = Gate(node, cast(Authorizer, EverythingAllowed()), clock=self.wall)
+        in_thread = partial(deferLater, life, 0.0)
+        return BinaryServer(
+            gate=gate,
+            scheduler=life,
+            appends=Appender(gate, soon=life.soon, scheduler=life, in_thread=in_thread),
+        )
+
     def _make_queue(self, life: Life, name: str, thread_count: int) -> WorkQueue:
         return DiskQueue(self, life) if thread_count == 1 else ReaderQueue(self, life)
 
@@ -158,8 +175,12 @@ class FullHost(Host):
         if rng.random() < 0.5:
             super().crash(rng)
         else:
-            self._end(with_power=False)
-            self.cluster.trace.note(f"{self.name} is killed")
+            self.kill()
+
+    def kill(self) -> None:
+        """End the running process as `kill -9` does; the machine stays on."""
+        self._end(with_power=False)
+        self.cluster.trace.note(f"{self.name} is killed")
 
     def _not_stopped(self, failure: Failure, life: Life) -> None:
         """An orderly stop met an error: of a disk that fails, or a bug."""
@@ -362,8 +383,24 @@ class FullHost(Host):
 
 
 class AcceptedWithoutTls(AcceptedLink):
-    """A link of another node. TLS is not simulated: who is there is taken from its Hello."""
+    """A link of another node, or of a client. TLS is not simulated: who is there is taken from its Hello."""
 
     def _admit(self, hello: Hello) -> None:
-        peers: Any = self._context.peers
-        peers.admit(hello)
+        if hello.role == LinkRole.NODE:
+            peers: Any = self._context.peers
+            peers.admit(hello)
+
+
+class EverythingAllowed:
+    """The policy of simulated nodes, in the place of `auth.policy.Authorizer`."""
+
+    def permits(self, subject: str, object_: str, action: str) -> bool:
+        """Whether a subject may do this: it may."""
+        return True
+
+    def permits_anything(self, subject: str) -> bool:
+        """Whether a subject has any rule: it has."""
+        return True
+
+    def check_anything(self, subject: str) -> None:
+        """Refuse a subject that has no rule: none is refused."""
