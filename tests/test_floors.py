@@ -12,7 +12,7 @@ ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
 # From the top down, each room with what it is for: a folder, or a module beside the folders. A room imports
 # from lower floors only, never from one of its own floor.
 FLOORS = (
-    {"testing": "simulated clusters, fault injection, test processes"},
+    {"testing": "simulated clusters, fault injection, test processes, pytest fixtures"},
     {"tap": "the twistd plugin", "cli": "the loghouse command"},
     {
         "service": "the service tree",

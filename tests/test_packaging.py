@@ -55,6 +55,14 @@ class SettingsTests(SynchronousTestCase):
         for line in self.setup["options"]["install_requires"].strip().splitlines():
             self.assertRegex(line, r"^[A-Za-z0-9-]+(\[[a-z,]+\])?>=[0-9.]+(;.*)?$")
 
+    def test_pytest_plugin(self):
+        """pytest finds the fixtures by the distribution's entry point, which names a module there is."""
+        entry = self.setup["options.entry_points"]["pytest11"].strip()
+        name, module = (part.strip() for part in entry.split("="))
+        self.assertEqual(name, "loghouse")
+        self.assertTrue((ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module)
+        self.assertIn("pytest", self.setup["options.extras_require"]["pytest"])
+
     def test_every_import_is_a_dependency(self):
         """The package imports nothing that installing it does not bring."""
         names = {
@@ -74,6 +82,8 @@ class SettingsTests(SynchronousTestCase):
         for path in (ROOT / "loghouse").rglob("*.py"):
             for name in imports_of(ast.parse(path.read_text())):
                 top = name.split(".")[0]
+                if top == "pytest" and path == ROOT / "loghouse/testing/fixtures/plugin.py":
+                    continue  # of the extra of that name; pytest itself reads the plugin
                 if top not in sys.stdlib_module_names and top != "loghouse":
                     found.add(names.get(top, top))
         self.assertEqual(found - set(required), set())
@@ -135,7 +145,11 @@ class InstallTests(SynchronousTestCase):
             self.check_install(distribution)
 
     def check_contents(self):
-        names = zipfile.ZipFile(self.wheel).namelist()
+        wheel = zipfile.ZipFile(self.wheel)
+        names = wheel.namelist()
+        (entry_points,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
+        self.assertIn(b"[pytest11]\nloghouse = loghouse.testing.fixtures.plugin", wheel.read(entry_points))
+        self.assertIn("loghouse/testing/hooks/sitecustomize.py", names)
         self.assertIn("twisted/plugins/loghouse_plugin.py", names)
         self.assertIn("loghouse/py.typed", names)
         self.assertIn("loghouse/api/v1/log_pb2_grpc.py", names)
