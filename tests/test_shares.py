@@ -4,10 +4,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import limits
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError
-from loghouse.limits import KIB, PROPOSALS_MAX, RATES_MAX, Quota
+from loghouse.limits import HOLDING_FREE, HOLDING_STEP, KIB, PROPOSALS_MAX, RATES_MAX, Quota
 from loghouse.replica.api import Proposal
 from loghouse.replica.under_way import UnderWay
-from loghouse.shares import Ledger, Rate
+from loghouse.shares import Holding, Ledger, Rate
 
 
 class LedgerTests(SynchronousTestCase):
@@ -25,6 +25,8 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(self.refused("a"), "things: 'a' holds 3 of its share of 3")
         self.ledger.take("b")
         self.assertEqual(self.ledger.held, 4)
+        self.assertEqual(self.refused("a", 2), "things: 'a' holds 3 of its share of 3 and asks for 2 more")
+        self.assertEqual(self.ledger.refused_count, 2)
 
     def test_total(self):
         """All together get no more than there is, and a refusal counts nothing."""
@@ -49,6 +51,78 @@ class LedgerTests(SynchronousTestCase):
         self.refused("nobody", share=1)
 
 
+class HoldingTests(SynchronousTestCase):
+    """What one connection holds, in steps, of sixteen steps; its subject may have twelve."""
+
+    def setUp(self):
+        self.ledger = Ledger(Quota("bytes", 16 * HOLDING_STEP, 12 * HOLDING_STEP))
+        self.holding = Holding(self.ledger, "a")
+
+    def check_steps(self, count):
+        self.assertEqual(self.ledger.held, count * HOLDING_STEP)
+        self.assertEqual(self.ledger._held_by, {"a": count * HOLDING_STEP} if count else {})
+
+    def test_steps(self):
+        """A little is free, more is counted in steps; four steps too many are kept, all until it holds 0."""
+        for amount, count in (
+            (0, 0),
+            (1, 0),
+            (HOLDING_FREE, 0),
+            (HOLDING_FREE + 1, 1),
+            (HOLDING_FREE + HOLDING_STEP, 1),
+            (HOLDING_FREE + HOLDING_STEP + 1, 2),
+            (HOLDING_FREE + 5 * HOLDING_STEP, 5),
+            (HOLDING_FREE + 4 * HOLDING_STEP, 5),
+            (HOLDING_STEP, 5),
+            (HOLDING_STEP - 1, 1),
+            (HOLDING_FREE + 6 * HOLDING_STEP, 6),
+            (HOLDING_FREE + HOLDING_STEP + 1, 2),
+            (HOLDING_FREE + 7 * HOLDING_STEP, 7),
+            (HOLDING_FREE, 0),
+            (HOLDING_FREE + 5 * HOLDING_STEP, 5),
+            (1, 0),
+            (HOLDING_FREE + 1, 1),
+            (1, 1),
+            (0, 0),
+        ):
+            self.holding.hold(amount)
+            self.check_steps(count)
+
+    def test_shrink(self):
+        """What shrinks gives back, and takes nothing."""
+        self.holding.shrink(9 * HOLDING_STEP)
+        self.check_steps(0)
+        self.holding.hold(HOLDING_FREE + 7 * HOLDING_STEP)
+        for amount, count in (
+            (3 * HOLDING_STEP, 7),
+            (3 * HOLDING_STEP - 1, 3),
+            (9 * HOLDING_STEP, 3),
+            (0, 0),
+        ):
+            self.holding.shrink(amount)
+            self.check_steps(count)
+
+    def test_refused(self):
+        """Who is refused holds what it held."""
+        self.holding.hold(2 * HOLDING_STEP)
+        self.assertRaises(ResourceExhaustedError, self.holding.hold, HOLDING_FREE + 12 * HOLDING_STEP + 1)
+        self.check_steps(2)
+        self.holding.hold(HOLDING_FREE + 12 * HOLDING_STEP)
+        self.check_steps(12)
+
+    def test_close(self):
+        """A connection that ends gives all back, once; another one of that subject keeps its own."""
+        other = Holding(self.ledger, "a")
+        other.hold(HOLDING_FREE + HOLDING_STEP)
+        self.holding.hold(HOLDING_FREE + 3 * HOLDING_STEP)
+        self.check_steps(4)
+        for _ in range(2):
+            self.holding.close()
+            self.check_steps(1)
+        other.close()
+        self.check_steps(0)
+
+
 class RateTests(SynchronousTestCase):
     """Three at once, then one every two seconds."""
 
@@ -71,6 +145,19 @@ class RateTests(SynchronousTestCase):
         for number in range(10 * RATES_MAX):
             rate.take(str(number), "ids", float(number))
         self.assertLessEqual(len(rate._free_at), RATES_MAX + 1)
+
+    def test_who_is_at_rest(self):
+        """Room is made once there is no more; who has all turns again is forgotten, others are not."""
+        rate = Rate(3, 2.0)
+        rate.take("at rest", "ids", 98.0)
+        rate.take("busy", "ids", 98.5)
+        for number in range(RATES_MAX - 2):
+            rate.take(str(number), "ids", 100.0)
+        self.assertEqual(len(rate._free_at), RATES_MAX)
+        rate.take("one more", "ids", 100.0)
+        self.assertEqual(len(rate._free_at), RATES_MAX)
+        self.assertNotIn("at rest", rate._free_at)
+        self.assertIn("busy", rate._free_at)
 
 
 class UnderWayTests(SynchronousTestCase):
