@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import sys
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,9 +25,10 @@ from loghouse.diagnostics import (
     format_text,
     make_observer,
 )
-from loghouse.errors import DataDirectoryError
+from loghouse.errors import DataDirectoryError, ReactorError
 from loghouse.limits import LASTING_LINES_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.runtime import daemon
+from loghouse.runtime import reactor as reactor_module
 from loghouse.service.node_service import NodeService
 from tests.test_tap import FailingService, TapCase
 
@@ -183,6 +185,40 @@ class StartTests(TapCase):
         daemon.print_one_line(bug)  # a process without a terminal
 
 
+class ImportTests(SynchronousTestCase):
+    """What happens when twistd imports the plugin's module."""
+
+    def imported(self):
+        """Execute the module once more, apart from the one that is there."""
+        module = module_from_spec(tap.__spec__)
+        tap.__spec__.loader.exec_module(module)
+
+    def test_reactor(self):
+        """Our reactor is installed, before the default one can be."""
+        installed = []
+        self.patch(reactor_module, "install", lambda: installed.append(True))
+        self.imported()
+        self.assertEqual(installed, [True])
+
+    def test_other_reactor(self):
+        """Under another reactor twistd ends with one line."""
+
+        def refuse():
+            raise ReactorError("leave --reactor out")
+
+        self.patch(reactor_module, "install", refuse)
+        error = self.assertRaises(SystemExit, self.imported)
+        self.assertEqual(error.code, "twistd loghouse: leave --reactor out")
+
+    def test_lines_of_grpc(self):
+        """gRPC's own lines are off, unless the user wants them."""
+        for before, after in ((None, "NONE"), ("DEBUG", "DEBUG")):
+            environment = {} if before is None else {"GRPC_VERBOSITY": before}
+            self.patch(os, "environ", environment)
+            self.imported()
+            self.assertEqual(environment, {"GRPC_VERBOSITY": after})
+
+
 class PidFileTests(SynchronousTestCase):
     """A pid file of an earlier process."""
 
@@ -320,6 +356,27 @@ class LineTests(SynchronousTestCase):
             self.emit("p", 2, about="a" * 1000)
         self.assertEqual(self.seen[-1]["peers"], "a" * LOG_TEXT_SIZE_MAX)
 
+    def test_others(self):
+        """So many are counted by name; who is left out after them is one of the others."""
+        for number in range(LOG_LINES.total):
+            self.emit(f"first {number}")
+        for number in range(LOG_LINES.total + 2):
+            self.emit(f"p{number}")
+        for peer, count in (("p0", 8), ("p1", 10), ("unheard", 8)):
+            for _ in range(count):
+                self.emit(peer)
+        self.seen.clear()
+        self.emit("root", 1)
+        self.assertEqual(self.seen[0]["count"], LOG_LINES.total + 2 + 26)
+        self.assertEqual(self.seen[0]["peers"], "p1, others, p0, p2, p3, ...")
+
+    def test_without_a_time(self):
+        """What is said of lines without a time has none of its own."""
+        for _ in range(LOG_LINES.share + 1):
+            self.lines({"peer": "a", "log_format": "x"})
+        self.assertEqual(self.seen[-1]["log_time"], 0.0)
+        self.assertEqual(self.seen[-1]["peers"], "a")
+
     def test_minutes(self):
         """Only another minute begins anew; a line without a time is of the first one."""
         for _ in range(LOG_LINES.share):
@@ -329,13 +386,15 @@ class LineTests(SynchronousTestCase):
         self.emit("a", 4)
         self.assertEqual([event["log_format"] for event in self.seen[-2:]][1], "{peer}")
         self.seen.clear()
-        self.lines({"peer": "a", "log_format": "x"})
-        self.lines({"peer": "a", "log_format": "x", "log_time": 59.9})
-        self.assertEqual(len(self.seen), 2)
+        for _ in range(LOG_LINES.share):
+            self.lines({"peer": "a", "log_format": "x"})
+        self.lines({"peer": "a", "log_format": "last", "log_time": 59.9})
+        self.assertEqual([event["log_format"] for event in self.seen[:-1]], ["x"] * LOG_LINES.share)
+        self.assertIn("left out until", self.seen[-1]["log_format"])
 
     def test_lasting(self):
         """What lasts is said again after an hour, not before; the oldest is forgotten for a new one."""
-        for minute, is_said in ((0, True), (LASTING_MINUTES - 1, False), (LASTING_MINUTES, True)):
+        for minute, is_said in ((40, True), (39 + LASTING_MINUTES, False), (40 + LASTING_MINUTES, True)):
             self.seen.clear()
             self.emit("a", minute, lasting="s")
             self.assertEqual(bool(self.seen), is_said, minute)
