@@ -1,6 +1,7 @@
 """Values of node.yaml at their bounds, every unit, and what is told of values that are none."""
 
 import os
+import re
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -150,6 +151,29 @@ class BoundTests(ConfigCase):
         self.assertIn("#   segment_size: 64MiB", lines)
         self.assertIn("#   drain_seconds: 10", lines)
         self.assertIn("# plaintext: false", lines)
+
+    def test_examples_explain(self):
+        """Above each setting of the printed files is what it is for, and between two of them is room."""
+        for section, text in (
+            (config.NodeConfig, config.example_text()),
+            (config.ClientConfig, config.client_example_text()),
+        ):
+            lines = text.split("\n")
+            for _, setting, _ in config.settings_of(section):
+                [at] = [i for i, line in enumerate(lines) if re.match(rf"(# )?{setting.key}:( |$)", line)]
+                self.assertEqual(lines[at - 2 : at], ["", f"# {setting.comment}"])
+                for _, inner, _ in config.settings_of(setting.section) if setting.section else ():
+                    part = lines[at : lines.index("", at)]
+                    [at_inner] = [i for i, line in enumerate(part) if re.match(rf"(#)?  +{inner.key}:", line)]
+                    self.assertEqual(part[at_inner - 1].removeprefix("# ").strip(), f"# {inner.comment}")
+                    self.assertEqual(
+                        part[at_inner].removeprefix("# ").strip(), f"{inner.key}: {inner.example}"
+                    )
+
+    def test_empty_file(self):
+        """A file of nothing lacks what every file needs."""
+        for text in ("", "# only a comment\n", "---\n"):
+            self.assertEqual(self.problems(text), self.problems("{}\n"))
 
 
 class ClientTests(ConfigCase):
