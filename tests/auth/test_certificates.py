@@ -15,6 +15,7 @@ from loghouse.auth.certificates import (
     Issued,
     KeyKind,
     check_node_certificate,
+    check_same_holder,
     find_expiring,
     load_certificates,
     make_ca,
@@ -79,6 +80,7 @@ class MakeTests(SynchronousTestCase):
         self.assertIsInstance(default, ec.EllipticCurvePublicKey)
         large = self.load(make_client_certificate(self.ca, name="root", now=NOW, key=KeyKind.RSA2048))
         self.assertIsInstance(large.public_key(), rsa.RSAPublicKey)
+        self.assertEqual((large.public_key().key_size, large.public_key().public_numbers().e), (2048, 65537))
 
     def test_a_leaf_never_outlives_its_ca(self):
         """The validity is cut to the CA's, and an expired CA signs nothing."""
@@ -172,6 +174,28 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(read_issued(self.certificate, self.key), self.issued)
         write_issued(other, self.certificate, self.key, may_replace=True)
         self.assertEqual(read_issued(self.certificate, self.key), other)
+
+    def test_another_holder(self):
+        """A certificate's name, node and being a CA are its holder; only his own file is replaced."""
+        client = make_client_certificate(self.ca, name="root", now=NOW)
+        nodes = [
+            make_node_certificate(self.ca, cluster=cluster, node="n1", hosts=hosts, now=NOW)
+            for cluster, hosts in (("c1", ["n1"]), ("c1", ["n1", "localhost"]), ("c2", ["n1"]))
+        ]
+        other_client = make_client_certificate(self.ca, name="a", now=NOW)
+        ca = make_ca("root", now=NOW)
+        everybody = {"client": client, "node": nodes[0], "foreign": nodes[2], "ca": ca, "a": other_client}
+        check_same_holder(client, self.directory / "absent.pem")
+        for name, one in everybody.items():
+            self.certificate.write_bytes(one.certificate_pem)
+            for other_name, other in everybody.items():
+                if name == other_name:
+                    check_same_holder(other, self.certificate)
+                else:
+                    error = self.assertRaises(CertificateError, check_same_holder, other, self.certificate)
+                    self.assertIn(f"{self.certificate} is the certificate of another", str(error))
+        self.certificate.write_bytes(nodes[0].certificate_pem)
+        check_same_holder(nodes[1], self.certificate)  # other hosts, the same node
 
     def test_a_foreign_key_is_found(self):
         """A key that is not the certificate's is refused, naming both files."""

@@ -8,7 +8,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.auth.identity import IdentityReader, identity_of_certificate, identity_of_pem, is_name, node_uri
+from loghouse.auth.identity import (
+    Identity,
+    IdentityReader,
+    identity_of_certificate,
+    identity_of_pem,
+    is_name,
+    node_uri,
+)
 from loghouse.errors import IdentityError, UnauthenticatedError
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -96,6 +103,17 @@ class IdentityTests(SynchronousTestCase):
         for name in ("", "-a", "a-", "A", "a.b", "a_b", "a" * 64, "a\n"):
             self.assertFalse(is_name(name), name)
         self.assertRaises(IdentityError, node_uri, "c", "a/b")
+
+
+class ExpiryTests(SynchronousTestCase):
+    """How long an identity counts."""
+
+    def test_expiry(self):
+        """It has expired at that second, not before."""
+        one = Identity(subject="root", expires_at=100.0)
+        self.assertEqual(
+            [one.has_expired(now) for now in (0.0, 99.9, 100.0, 200.0)], [False, False, True, True]
+        )
 
 
 class IdentityReaderTests(SynchronousTestCase):

@@ -230,6 +230,13 @@ class AuthorityTests(SynchronousTestCase):
             leaf = issue(key=KEY, signer=ca_key, issuer="CA", hosts=hosts)
             self.assertRaises(IdentityError, anchors.check, name, leaf)
 
+    def test_constrained_leaf(self):
+        """What a leaf says of names is about whom it would sign: without names of its own it is taken."""
+        ca_key = ec.generate_private_key(ec.SECP256R1())
+        ca = issue(key=ca_key, issuer="CA", common_name="CA", ca=True, key_usage=CA_USAGE, usages=())
+        limits = x509.NameConstraints([x509.DNSName("example.com")], None)
+        Anchors([ca]).check("a", issue(key=KEY, signer=ca_key, issuer="CA", extensions=[limits]))
+
 
 class MadeTests(SynchronousTestCase):
     """What `loghouse certs` makes says exactly this."""
