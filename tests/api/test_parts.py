@@ -15,11 +15,21 @@ from loghouse.api.server import GrpcServer, channel_options
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.credentials import TlsPaths
 from loghouse.errors import CertificateError, ConfigError, InvalidRequestError
-from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, GRPC_CALLS_MAX, KIB, MIB, READERS_SIZE_MAX
+from loghouse.limits import (
+    BODIES,
+    FETCH_SIZE_DEFAULT,
+    FETCH_SIZE_MAX,
+    GRPC_CALLS_MAX,
+    KIB,
+    MIB,
+    READERS_SIZE_MAX,
+)
+from loghouse.net.callers import Callers
 from loghouse.protocol.batch import compress, decode_batch, encode_batch
 from loghouse.protocol.checking import PARSED_SIZE_MAX, UNPACKED_AT_ONCE_MAX, WALKED_RECORDS_MAX
 from loghouse.protocol.entry import Codec, EntryKind, decode_entries, make_entry
 from loghouse.replica.api import Fetched
+from loghouse.shares import Ledger, Shares
 from tests.fakes.clock_loop import timed
 from tests.fakes.node import FakeNode
 from tests.fakes.served import authorizer
@@ -108,6 +118,27 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(self.server()._guard._anonymous.subject, "root")
         self.assertIsNone(self.server(credentials=object())._guard._anonymous)
 
+    def test_what_is_shared(self):
+        """Shares and connections are those of the node, when it has some."""
+        shares, callers = Shares(), Callers(Ledger(BODIES))
+        guard = self.server(shares=shares, callers=callers)._guard
+        self.assertEqual((guard.shares, guard.callers), (shares, callers))
+        guard = self.server()._guard
+        self.assertEqual((type(guard.shares), type(guard.callers)), (Shares, Callers))
+
+    @timed
+    async def test_calls_that_do_not_end(self):
+        """A server that goes on turning calls away stops when its second is over."""
+        self.patch(server_module, "QUIET_SECONDS", 0.25)
+        server = self.server()
+        for number in range(20):
+            self.loop.call_later(0.2 * number, self.turn_away, server)
+        await server.stop(3)
+        self.assertEqual(server._server.noted, [("stop", 3, 1.0)])
+
+    def turn_away(self, server):
+        server._guard.turned_away_count += 1
+
     def test_addresses(self):
         """Without TLS a loopback address alone is listened on, and a path."""
         for address, is_good in (
@@ -176,11 +207,7 @@ class ServerTests(SynchronousTestCase):
             server = self.server()
             begin = self.loop.time()
             for seconds in call_seconds or ():
-
-                def turn_away(guard=server._guard):
-                    guard.turned_away_count += 1
-
-                self.loop.call_later(seconds, turn_away)
+                self.loop.call_later(seconds, self.turn_away, server)
             await server.stop(grace)
             ((name, given, at),) = server._server.noted
             self.assertEqual((name, given, server._guard.is_stopping), ("stop", grace, grace > 0))
