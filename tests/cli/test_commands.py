@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from loghouse.cli.record_input import NewRecord
 from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import KIB
 from tests.cli.test_edges import SaidCase
+from tests.fakes.clock_loop import ClockLoop
 
 
 class Bar:
@@ -130,7 +132,9 @@ class ConsumeTests(BarCase):
             return b"\x07%d" % batch.base
 
         self.patch(consume, "WRITERS", {"raw": write})
-        asyncio.new_event_loop().run_until_complete(consume._run(args, self.output))
+        loop = ClockLoop()
+        self.addCleanup(loop.close)
+        loop.run_until_complete(consume._run(args, self.output))
 
     def test_whole(self):
         """A node is found first; then all is read up to where the log ended, with a bar, flushed once."""
@@ -197,6 +201,72 @@ class ConsumeTests(BarCase):
             self.assertEqual(loop.run_until_complete(consume._range(args, log)), expected)
             loop.close()
             self.assertEqual(log.asked, [("find", "latest", follow)])
+
+
+class EndTests(BarCase):
+    """How `consume` ends."""
+
+    def run_it(self, output, *, follow=True, gone=True, cancelled=False):
+        """Run it against a log that has nothing; its reader is gone at once, if anybody looks."""
+        self.watched = []
+
+        def watch(stop):
+            self.watched.append(stop)
+            if gone:
+                stop()
+
+        class Log(AsyncLog):
+            async def find_range(self, start, *, follow):
+                if cancelled:
+                    asyncio.current_task().cancel()
+                if follow:
+                    await asyncio.sleep(3600.0)
+                return 5, 5
+
+        self.patch(consume, "watch_reader", watch)
+        self.patch(consume, "connect_async", lambda args: Log())
+        args = SimpleNamespace(dir=None, follow=follow, start=0, count=None, timeout=1.0)
+        loop = ClockLoop()
+        self.addCleanup(loop.close)
+        loop.run_until_complete(consume._run(args, output))
+
+    def test_reader_is_gone(self):
+        """Who follows ends when nobody reads its stdout any more; no other output is watched."""
+        stream, sys.stdout = sys.stdout, io.TextIOWrapper(io.BytesIO())
+        try:
+            stdout = sys.stdout.buffer
+            self.assertRaises(BrokenPipeError, self.run_it, stdout)
+            self.assertEqual(len(self.watched), 1)
+            self.watched[0]()  # it may be told again when the loop is closed
+            self.run_it(stdout, follow=False)
+            self.assertEqual(self.watched, [])
+            self.run_it(Output(), follow=False)
+            self.assertEqual(self.watched, [])
+            self.assertRaises(asyncio.CancelledError, self.run_it, Output(), cancelled=True)
+            self.assertEqual(self.watched, [])
+            self.assertRaises(asyncio.CancelledError, self.run_it, stdout, gone=False, cancelled=True)
+            self.assertEqual(len(self.watched), 1)
+        finally:
+            sys.stdout = stream
+
+    def test_calls_end(self):
+        """Whatever happened, gRPC's calls may end before the loop does."""
+        noted = []
+
+        async def run(args, output):
+            noted.append((args, output))
+            raise UnavailableError("no")
+
+        async def let_calls_end():
+            noted.append("ended")
+
+        self.patch(consume, "_run", run)
+        self.patch(consume, "let_calls_end", let_calls_end)
+        loop = ClockLoop()
+        self.addCleanup(loop.close)
+        with self.assertRaises(UnavailableError):
+            loop.run_until_complete(consume._run_to_the_end("args", "output"))
+        self.assertEqual(noted, [("args", "output"), "ended"])
 
 
 class Delivery:
