@@ -219,7 +219,7 @@ class NodeProcess:
         if wait:
             self.wait_serving()
 
-    def wait_serving(self) -> None:
+    def wait_serving(self, seconds_max: float = DEADLINE_SECONDS) -> None:
         """Wait until the node answers a call.
 
         Raises:
@@ -238,7 +238,7 @@ class NodeProcess:
                     return False
                 return True
 
-            wait_until(answers, "the node to serve")
+            wait_until(answers, "the node to serve", seconds_max)
 
     def channel(self, subject: str = "root") -> grpc.Channel:
         """A blocking channel to the node as `subject`; it dials again at once after a refusal.

@@ -6,7 +6,7 @@ from textwrap import dedent
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fixtures.running import run_pytest
-from tests.processes import SKIP
+from tests.processes import SKIP, long
 
 # The tests come one after the other, and each leaves the nodes as bad as it can.
 TESTS = '''
@@ -100,6 +100,7 @@ class FixtureTests(SynchronousTestCase):
         (folder / "test_it.py").write_text(dedent(text))
         return run_pytest(folder, f"--basetemp={folder}/tmp")[1]
 
+    @long
     def test_cluster(self):
         """Whatever a test did, the next one finds three nodes that are well, and an empty log."""
         output = self.run_tests(TESTS)
