@@ -1,7 +1,5 @@
 """The merge rules: what is believed, what is refuted, what is refused."""
 
-from dataclasses import replace
-
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.gossip.config import LAN
@@ -538,56 +536,3 @@ class BookTests(SynchronousTestCase):
         (reply,) = bench.sent_to("b", PushPullReply)
         self.assertEqual(reply.members[:2], (alive("me", bench.swim.incarnation), suspect("b", 1)))
         self.assertEqual({statement.name for statement in reply.members}, {"me", "a", "b", "c"})
-
-
-class RhythmTests(SynchronousTestCase):
-    """When a member speaks by itself."""
-
-    CONFIG = replace(LAN, gossip_ticks=3, push_pull_ticks=3)
-
-    def first(self, bench, kind):
-        """Return after how many ticks the first message of a kind goes out."""
-        for ticks in range(1, 50):
-            bench.tick()
-            if bench.sent_to("a", kind):
-                return ticks
-        raise AssertionError(kind)
-
-    def test_first(self):
-        """Members begin by chance within one interval, each tick of it as likely."""
-        for kind in (SwimBroadcast, PushPull):
-            found = set()
-            for seed in range(40):
-                bench = Bench(config=self.CONFIG, seed=seed).meet("a")
-                bench.forget_sent()
-                found.add(self.first(bench, kind))
-            self.assertEqual(found, {1, 2, 3}, kind)
-
-    def test_after_silence(self):
-        """What is new after a time without news is told in the next tick, whichever that is."""
-        for ticks in range(100, 104):
-            bench = Bench(config=self.CONFIG).meet("a")
-            bench.silent = set()
-            bench.tick(ticks)
-            bench.forget_sent()
-            bench.meet("b")
-            bench.silent = None
-            bench.tick()
-            told = [message for name in "ab" for message in bench.sent_to(name, SwimBroadcast)]
-            self.assertTrue(told, ticks)
-
-    def test_leaving_is_shown(self):
-        """A member that leaves says so of itself."""
-        bench = Bench().meet("a")
-        self.assertIs(bench.liveness("me"), ALIVE)
-        bench.swim.leave()
-        self.assertIs(bench.liveness("me"), LEFT)
-
-    def test_answers_write_nothing(self):
-        """An answer at the only address that is known is no reason to write the book."""
-        bench = Bench().meet("a", "b")
-        bench.silent = set()
-        bench.tick(100)
-        count = len(bench.books)
-        bench.tick(100)
-        self.assertEqual((len(bench.books), bench.swim.last_book()), (count, None))
