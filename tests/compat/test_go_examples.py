@@ -134,7 +134,7 @@ class SourceTests(SynchronousTestCase):
             found,
             {
                 "wire.json": (27, 21),  # skipped: between nodes
-                "wire_refused.json": (43, 50),  # between nodes, requests, sessions
+                "wire_refused.json": (43, 49),  # between nodes, requests, sessions
                 "entry.json": (6, 0),
                 "small_files.json": (6, 1),  # the index
                 "disk_refused.json": (54, 2),  # the address book

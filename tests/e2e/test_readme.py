@@ -120,7 +120,7 @@ class TourTests(ReadmeCase):
             (check,) = (known[start] for start in known if line.replace(".venv/bin/", "").startswith(start))
             check(line)
         self.assertEqual(len(lines), len(known))
-        (snippet,) = blocks(ROOT / "README.md", "python")
+        _, snippet = blocks(ROOT / "README.md", "python")
         (self.folder / "snippet.py").write_text(snippet.replace(":8400", f":{self.port}"))
         self.assertRegex(self.do(".venv/bin/python snippet.py"), r"^\d+ b'from Python'\n$")
         make_run.send_signal(signal.SIGINT)
@@ -211,6 +211,6 @@ class PageTests(SynchronousTestCase):
 
     def test_address_is_the_default(self):
         """The snippet's address is where `make run` listens."""
-        (snippet,) = blocks(ROOT / "README.md", "python")
+        _, snippet = blocks(ROOT / "README.md", "python")
         (listen,) = re.findall(r"(?m)^LISTEN \?= (\S+)$", (ROOT / "Makefile").read_text())
         self.assertIn(f'"loghouse://{parse_address(listen)}"', snippet)
