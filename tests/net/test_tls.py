@@ -43,8 +43,31 @@ class ReloadTests(SynchronousTestCase):
         self.contexts = TlsContexts(self.credentials, clock=lambda: self.now)
 
     def subject(self):
-        connection = self.contexts.serverConnectionForTLS(None)
-        return connection.get_certificate().to_cryptography().subject.rfc4514_string()
+        """Return whose certificate the next connection shows, the same on both sides."""
+        contexts = self.contexts
+        first, second = (
+            make(None).get_certificate().to_cryptography().subject.rfc4514_string()
+            for make in (contexts.clientConnectionForTLS, contexts.serverConnectionForTLS)
+        )
+        self.assertEqual(first, second)
+        return first
+
+    def test_one_at_a_time(self):
+        """Either side follows the files alone, and contexts are made anew only for new files."""
+        for number, ask in enumerate(("serverConnectionForTLS", "clientConnectionForTLS"), 2):
+            before = (self.contexts._server, self.contexts._client)
+            getattr(self.contexts, ask)(None)
+            self.assertEqual((self.contexts._server, self.contexts._client), before)
+            write_issued(
+                node_certificate(f"n{number}"), self.paths.certificate, self.paths.key, may_replace=True
+            )
+            self.assertTrue(self.credentials.take(self.credentials.read()))
+            shown = getattr(self.contexts, ask)(None).get_certificate().to_cryptography()
+            self.assertEqual(shown.subject.rfc4514_string(), f"CN=n{number}")
+            after = (self.contexts._server, self.contexts._client)
+            self.assertTrue(after[0] is not before[0] and after[1] is not before[1])
+            getattr(self.contexts, ask)(None)
+            self.assertEqual((self.contexts._server, self.contexts._client), after)
 
     def test_nothing_changed(self):
         """Reading the same files again changes nothing."""
@@ -86,11 +109,15 @@ class ReloadTests(SynchronousTestCase):
         made = datetime.now(UTC)
         soon = make_node_certificate(authority(), cluster="c1", node="n1", hosts=[], now=made, days=20)
         write_issued(soon, self.paths.certificate, self.paths.key, may_replace=True)
+        soon_ends = x509.load_pem_x509_certificate(soon.certificate_pem).not_valid_after_utc
         for days, verb in ((5, None), (10, "expires"), (25, "expired")):
             said.clear()
             self.now = (made + timedelta(days=days)).timestamp()
             self.contexts.warn_of_expiry()
             self.assertEqual([event["verb"] for event in said], [verb] if verb else [])
+            for event in said:
+                self.assertEqual((event["path"], event["subject"]), (str(self.paths.certificate), "CN=n1"))
+                self.assertEqual(event["day"], f"{soon_ends:%Y-%m-%d}")
 
 
 class LiveTests(WireCase):

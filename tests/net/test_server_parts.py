@@ -1,0 +1,249 @@
+"""One binary session without a network: turns of its reads, what it holds and gives back."""
+
+from types import SimpleNamespace
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.api.v1.log_pb2 import Record
+from loghouse.auth.identity import Identity
+from loghouse.errors import OffsetOutOfRangeError, PermissionDeniedError, UnknownLogError
+from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, MIB
+from loghouse.net.appending import Appender
+from loghouse.net.binary_server import READS_PER_TURN_MAX, BinaryServer, BinarySession
+from loghouse.node.gate import Gate
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.client_messages import (
+    Bounds,
+    BoundsReply,
+    Fetch,
+    FetchReply,
+    Follow,
+    FollowFrames,
+    Produce,
+)
+from loghouse.protocol.session import CancelReceived, CreditReceived, RequestReceived
+from loghouse.replica.api import Fetched
+from loghouse.shares import Shares
+
+
+class ServerCase(SynchronousTestCase):
+    """A session of `root` whose link and log are played by the test."""
+
+    def setUp(self):
+        self.clock = Clock()
+        self.shares = Shares()
+        self.outcomes = []  # stream, and what it was answered
+        self.reads = []  # offset, size and Deferred of each
+        self.waits = []  # the same without a size
+        self.flushes = 0
+        self.proposals = []
+        self.session = SimpleNamespace(
+            is_closed=False,
+            served=SimpleNamespace(open={}),
+            answer=lambda stream, reply: self.outcomes.append((stream, reply)),
+            refuse=lambda stream, error: self.outcomes.append((stream, type(error))),
+            check_before_body=lambda check: None,
+        )
+        self.link = SimpleNamespace(is_writable=True, session=self.session, flush=self.flush)
+        self.log = SimpleNamespace(
+            group=1,
+            name="default",
+            leader_name="n1",
+            fetch=self.fetch,
+            wait_for=self.wait_for,
+            bounds=lambda: succeed(SimpleNamespace(lowest=1, next_offset=2)),
+            propose=lambda *proposal: self.proposals.append(proposal),
+        )
+        node = SimpleNamespace(name="n1", logs={1: self.log}, log=lambda name: self.log)
+        gate = Gate(node, None, clock=lambda: 0.0)
+        self.is_allowed = True
+        self.patch(Gate, "check_permission", self.check)
+        appends = Appender(
+            gate,
+            soon=lambda work: work(),
+            scheduler=self.clock,
+            in_thread=maybeDeferred,
+            bodies=self.shares.bodies,
+        )
+        server = BinaryServer(gate=gate, scheduler=self.clock, appends=appends, shares=self.shares)
+        self.server = BinarySession(server, self.link, Identity(subject="root", expires_at=0.0))
+
+    def check(self, *what):
+        if not self.is_allowed:
+            raise PermissionDeniedError("root", "consume", "default")
+
+    def flush(self):
+        self.flushes += 1
+
+    def fetch(self, offset, size_max):
+        self.reads.append((offset, size_max, Deferred()))
+        return self.reads[-1][2]
+
+    def wait_for(self, offset):
+        self.waits.append((offset, Deferred()))
+        return self.waits[-1][1]
+
+    def ask(self, stream, request, group=1, credit=0):
+        self.session.served.open[stream] = SimpleNamespace(request=type(request), credit=credit)
+        self.server.event_received(RequestReceived(request=request, group=group, stream=stream))
+
+    def read(self, number, size=10, next_offset=9):
+        """Let a read end with so many bytes."""
+        self.reads[number][2].callback(Fetched(frames=bytes(size), next_offset=next_offset))
+
+    def held(self):
+        return self.shares.answers.held_by("root")
+
+
+class ReadTests(ServerCase):
+    """Reads take turns, and wait for who does not take them."""
+
+    def test_one_at_a_time(self):
+        """One read runs; the next begins when it ends, in order."""
+        for stream, size in ((1, 0), (2, 7), (3, FETCH_SIZE_MAX + 1)):
+            self.ask(stream, Fetch(offset=stream, size_max=size))
+        self.assertEqual(len(self.reads), 1)
+        for number in range(3):
+            self.read(number)
+        self.assertEqual(
+            [one[:2] for one in self.reads], [(1, FETCH_SIZE_DEFAULT), (2, 7), (3, FETCH_SIZE_MAX)]
+        )
+        expected = FetchReply(next_offset=9, frames=bytes(10))
+        self.assertEqual(self.outcomes, [(stream, expected) for stream in (1, 2, 3)])
+        self.assertEqual((self.server._places, self.server._running), ({}, {}))
+
+    def test_turns(self):
+        """Reads that are answered at once are four a turn; others have the reactor between."""
+        self.assertEqual(READS_PER_TURN_MAX, 4)
+        self.log.fetch = lambda offset, size: succeed(Fetched(frames=b"", next_offset=offset))
+        self.server._is_in_turn = True
+        for stream in range(1, 11):
+            self.ask(stream, Fetch(offset=stream))
+        counts = []
+        self.patch(self.clock, "callLater", lambda seconds, work: counts.append((seconds, work)))
+        self.server._next_turn()
+        for done in (4, 8, 10):
+            self.assertEqual(len(self.outcomes), done)
+            if counts:
+                seconds, work = counts.pop()
+                self.assertEqual(seconds, 0)
+                work()
+        self.assertFalse(self.server._is_in_turn)
+
+    def test_not_taken(self):
+        """One answer is read ahead for who takes none, counted, and sent when it does; then the next."""
+        self.link.is_writable = False
+        self.ask(1, Fetch(offset=1))
+        self.ask(2, Fetch(offset=2))
+        self.read(0, MIB)
+        self.assertEqual((self.outcomes, len(self.reads)), ([], 1))
+        self.assertGreaterEqual(self.held(), MIB // 2)
+        self.link.is_writable = True
+        self.server.write_resumed()
+        self.assertEqual([stream for stream, _ in self.outcomes], [1])
+        self.assertEqual((self.held(), len(self.reads)), (0, 2))
+
+    def test_gone(self):
+        """What a client that is gone held is given back, and nothing is read for it any more."""
+        self.link.is_writable = False
+        self.ask(1, Fetch(offset=1))
+        self.ask(2, Fetch(offset=2))
+        self.read(0, MIB)
+        self.ask(3, Follow(offset=0, credit=5), credit=5)
+        self.assertEqual(self.shares.followers.held_by("root"), 1)
+        self.server.link_lost()
+        self.assertEqual((self.held(), self.shares.followers.held_by("root")), (0, 0))
+        self.assertEqual((self.server._places, self.server._running, len(self.server._reads)), ({}, {}, 0))
+        self.link.is_writable = True
+        self.server.write_resumed()
+        self.assertEqual((self.outcomes, len(self.reads)), ([], 1))
+
+    def test_failed(self):
+        """A read that fails is refused and flushed; the next one runs."""
+        self.ask(1, Fetch(offset=1))
+        self.ask(2, Fetch(offset=2))
+        self.reads[0][2].errback(OffsetOutOfRangeError(1, 5, 9))
+        self.assertEqual(self.outcomes, [(1, OffsetOutOfRangeError)])
+        self.assertEqual((len(self.reads), self.flushes, set(self.server._places)), (2, 1, {2}))
+
+    def test_cancelled(self):
+        """A read that is cancelled is no answer, neither before its turn nor in it."""
+        self.ask(1, Fetch(offset=1))
+        self.ask(2, Fetch(offset=2))
+        self.ask(3, Fetch(offset=3))
+        for stream in (2, 1):
+            del self.session.served.open[stream]
+            self.server.event_received(CancelReceived(stream=stream))
+        self.assertEqual(self.outcomes, [])
+        self.assertEqual([one[0] for one in self.reads], [1, 3])
+        self.read(1)
+        self.assertEqual([stream for stream, _ in self.outcomes], [3])
+
+
+class FollowTests(ServerCase):
+    """A followed stream waits, reads within its credit, and goes on."""
+
+    def test_goes_on(self):
+        """It waits for its offset, reads what its credit allows, answers, and waits for the next one."""
+        self.ask(1, Follow(offset=5, credit=100), credit=100)
+        self.assertEqual(([one[0] for one in self.waits], self.reads), ([5], []))
+        self.waits[0][1].callback(None)
+        self.assertEqual(self.reads[0][:2], (5, 100))
+        self.read(0)
+        self.assertEqual(self.outcomes, [(1, FollowFrames(next_offset=9, frames=bytes(10)))])
+        self.assertEqual([one[0] for one in self.waits], [5, 9])
+        self.assertEqual(self.shares.followers.held_by("root"), 1)
+
+    def test_credit(self):
+        """Without credit it waits for some, and one sign of it is enough."""
+        self.ask(1, Follow(offset=5, credit=0), credit=0)
+        self.assertEqual(self.waits, [])
+        self.session.served.open[1].credit = 1
+        for _ in range(2):
+            self.server.event_received(CreditReceived(stream=1))
+        self.assertEqual(len(self.waits), 1)
+        self.waits[0][1].callback(None)
+        self.assertEqual(self.reads[0][1], 1)
+
+    def test_permission(self):
+        """Each read asks the policy again."""
+        self.ask(1, Follow(offset=5, credit=100), credit=100)
+        self.is_allowed = False
+        self.waits[0][1].callback(None)
+        self.assertEqual((self.outcomes, self.reads), ([(1, PermissionDeniedError)], []))
+        self.assertEqual(self.shares.followers.held_by("root"), 0)
+
+
+class OtherTests(ServerCase):
+    """The rest."""
+
+    def test_refused(self):
+        """A group that is no log is refused by name, and a request without permission; nothing is left."""
+        self.ask(1, Bounds(), group=9)
+        self.is_allowed = False
+        self.ask(2, Bounds())
+        self.ask(3, Bounds(), group=9)
+        self.assertEqual(
+            self.outcomes, [(1, UnknownLogError), (2, PermissionDeniedError), (3, PermissionDeniedError)]
+        )
+        self.assertEqual(self.server._running, {})
+
+    def test_answered(self):
+        """An answer is flushed, and its work forgotten."""
+        self.ask(1, Bounds())
+        self.assertEqual(self.outcomes, [(1, BoundsReply(lowest=1, next_offset=2))])
+        self.assertEqual((self.flushes, self.server._running), (1, {}))
+
+    def test_expired_append(self):
+        """An append that nobody waits for any more is taken back if it was not proposed yet."""
+        batch = encode_batch([Record(value=b"a")])
+        for stream in (1, 2, 3, 4):
+            request = Produce(batch=batch, record_count=1, expect_offset=stream, timeout_milliseconds=1000)
+            self.ask(stream, request)
+        append = self.server._appends._open[4]
+        cancelled = []
+        append.pending = SimpleNamespace(cancel=lambda: cancelled.append(1))
+        self.clock.advance(1)
+        self.assertEqual((cancelled, append.is_wanted, len(self.outcomes)), ([1], False, 4))
