@@ -79,7 +79,10 @@ class NextConfigurationTests(SynchronousTestCase):
 
     def test_voters_max(self):
         """Beyond the bound of voters, caught-up learners stay read replicas."""
-        self.assertIsNone(self.next("aV bV cV dL eL", "a b c d e", voters_max=3))
+        for most, shown in ((3, "-"), (4, "-"), (5, "aV bV cV dV eL")):
+            self.assertEqual(shape(self.next("aV bV cV dL eL", "a b c d e", voters_max=most)), shown)
+        for most, shown in ((1, "-"), (2, "aV bV")):
+            self.assertEqual(shape(self.next("aV bL", "a b", voters_max=most)), shown)
 
     def test_ids_are_never_reused(self):
         """A node that comes back gets a new id."""

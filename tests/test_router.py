@@ -142,7 +142,9 @@ class OutTests(RouterCase):
         del self.addresses[B]
         self.assertEqual(self.send_to(2), [])
         self.assertFalse(self.router.send("b", FORWARDED, 1))
-        self.assertFalse(self.router.send("z", FORWARDED, 1))
+        self.addresses[None] = "z:1"
+        self.assertIs(self.router.send("z", FORWARDED, 1), False)
+        self.assertEqual(self.peers.sent, [])
 
     def test_who_is_a_member(self):
         """A follower goes by the committed configuration, a leader by its latest; else by who spoke."""

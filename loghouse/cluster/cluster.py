@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -62,7 +62,6 @@ class ClusterOptions:
     join: tuple[str, ...] = ()
     bootstrap: bool = False
     swim: SwimConfig = LAN
-    tags: tuple[str, ...] = field(default=())
     metrics: Metrics = NO_METRICS
 
     @property
@@ -148,7 +147,6 @@ class Cluster:
                 grpc_address=options.grpc_address,
                 version_min=VERSION_MIN,
                 version_max=VERSION_MAX,
-                tags=options.tags,
             ),
             seeds=options.seeds,
             metrics=options.metrics,
@@ -220,14 +218,13 @@ class Cluster:
         for member in node.membership.configuration.members:
             view = views.get((member.name, member.disk_uuid))
             profile = view.profile if view is not None else None
-            address = profile.address if profile else ""
-            if not is_dialable(address):
+            if profile is None or not is_dialable(profile.address):
                 continue
-            grpc_address = profile.grpc_address if profile else ""
+            grpc_address = profile.grpc_address
             servers.append(
                 DescribedServer(
                     name=member.name,
-                    address=address,
+                    address=profile.address,
                     grpc_address=grpc_address if is_dialable(grpc_address) else "",
                     is_leader=member.id == node.membership.leader_id,
                     role=MemberRole.VOTER if member.role is MemberRole.VOTER else MemberRole.LEARNER,
