@@ -269,6 +269,17 @@ class RemoveTests(AdministrationCase):
         self.assertEqual((changed.voters, changed.removed), ({1, 2}, ("n3",)))
         self.successResultOf(done)
 
+    def test_gone_meanwhile(self):
+        """A member that went away while the others were waited for is kept out all the same."""
+        self.heard = {1}
+        done = self.do(AdminOperation.REMOVE, "n3")
+        self.raft.configuration = members(VOTER, VOTER)
+        self.heard = {1, 2}
+        self.administration.tick()
+        changed = self.in_force()
+        self.assertEqual((changed.voters, changed.removed), ({1, 2}, ("n3",)))
+        self.assertEqual(self.successResultOf(done), AdminResult())
+
     def test_kept_out_before(self):
         """A name that is on the list already is not put there twice."""
         self.raft.configuration = members(VOTER, VOTER, VOTER, removed=("n3",))

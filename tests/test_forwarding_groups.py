@@ -51,7 +51,10 @@ class GroupTests(ForwardCase):
         refused = small.forwarder.propose("b", GROUP, replace(PROPOSAL, payload=b"x" * 11))
         self.failureResultOf(refused, ResourceExhaustedError)
         following = replace(PROPOSAL, producer_sequence=PROPOSAL.producer_sequence + 1)
-        self.failureResultOf(small.forwarder.propose("b", GROUP, following), ResourceExhaustedError)
+        refused = small.forwarder.propose("b", GROUP, following)
+        error = self.failureResultOf(refused, ResourceExhaustedError).value
+        held = PROPOSAL.producer_id, PROPOSAL.producer_sequence
+        self.assertIn("producer {}: its batch {} was held back".format(*held), str(error))
         done = small.forwarder.propose("b", OTHER, following)
         self.town.deliver()
         self.assertEqual(self.successResultOf(done), APPENDED)

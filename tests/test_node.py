@@ -58,7 +58,7 @@ class NodeTestCase(SynchronousTestCase):
     def soon(self, work: Callable[[], None]) -> None:
         self.clock.callLater(0, work)
 
-    def start(self, **options) -> Node:
+    def make(self, **options) -> Node:
         settings = {
             "name": "node-1",
             "cluster_name": "test",
@@ -66,7 +66,7 @@ class NodeTestCase(SynchronousTestCase):
             "segment_size": 64 * KIB,
             "reserve_size": 0,
         }
-        node = Node(
+        return Node(
             NodeOptions(**{**settings, **options}),
             files=OsFiles(),
             clocks=Clocks(
@@ -76,6 +76,9 @@ class NodeTestCase(SynchronousTestCase):
             make_queue=self.make_queue,
             on_fatal=self.fatal.append,
         )
+
+    def start(self, **options) -> Node:
+        node = self.make(**options)
         node.startService()
         self.addCleanup(self.stop, node)
         self.settle()
