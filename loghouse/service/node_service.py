@@ -117,7 +117,6 @@ class NodeService(Service):
         self._metrics = metrics
         self._reactor = reactor
         self._watches: list[FileWatch] = []
-        self._watching: LoopingCall | None = None
         self.node = Node(
             _node_options(config, metrics),
             files=OsFiles(),
@@ -271,7 +270,7 @@ class NodeService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop the servers, give calls under way their grace, close the logs."""
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._watching is not None and self._watching.running:
+        if self._watching.running:
             self._watching.stop()
         return Deferred.fromCoroutine(self._stop())
 

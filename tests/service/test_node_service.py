@@ -6,6 +6,7 @@ import tempfile
 from unittest import mock
 
 from grpc import aio
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from loghouse.api.server import GrpcServer
@@ -20,6 +21,8 @@ from loghouse.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
+from loghouse.net.one_port import OnePort
+from loghouse.node.node import Node
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.batch import encode_batch
 from loghouse.runtime.bridge import from_asyncio
@@ -228,6 +231,31 @@ class StopTests(ServiceCase):
         await connection.bounds()  # the node has both by then
         await service.stopService()
         await following
+
+    async def test_patience(self):
+        """Another leader is waited for two seconds, appends and links of nodes one, and no longer."""
+        service = self.start()
+        await self.lead(service)
+        waits, settle, leave = {}, Node.when_settled, OnePort.leave_nodes
+        go_on, gone_on = Node.release_waiters, []
+
+        def note(name, work):
+            return lambda owner, seconds: waits.setdefault(name, seconds) and work(owner, seconds)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.replaced("hand over", lambda _: Deferred()))
+            stack.enter_context(self.replaced("settle", note("settle", settle)))
+            stack.enter_context(self.replaced("leave nodes", note("leave nodes", leave)))
+            stack.enter_context(
+                self.replaced("release waiters", lambda node: gone_on.append(1) or go_on(node))
+            )
+            stopping = service.stopService()
+            self.reactor.clock.advance(1.9)
+            await turn()
+            self.assertEqual(gone_on, [])
+            self.reactor.clock.advance(0.1)
+            await stopping
+        self.assertEqual(waits, {"settle": 1.0, "leave nodes": 1.0})
 
     async def test_grace(self):
         """A client that waits for an answer is cut off when the grace is over, and not before."""

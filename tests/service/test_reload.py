@@ -95,6 +95,15 @@ class ReloadTests(ServiceCase):
         self.reactor.clock.advance(WATCH_SECONDS)
         await until(lambda: self.permits(service))
 
+    def test_how_often(self):
+        """Files are looked at every five seconds."""
+        self.start()
+        looks = []
+        self.patch(FileWatch, "check", lambda watch: looks.append(self.reactor.seconds()))
+        begin = self.reactor.seconds()
+        self.reactor.clock.pump([0.5] * 20)
+        self.assertEqual([at - begin for at in looks], [5.0, 10.0])
+
     async def test_bad_policy(self):
         """A policy that cannot be used changes nothing, and is told; the next good one counts."""
         service = self.start()
