@@ -12,6 +12,7 @@ from twisted.internet import asyncioreactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from twisted.python.log import callWithLogger
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import ReactorError
@@ -174,6 +175,29 @@ class ReactorTests(SynchronousTestCase):
             loop = _reactor._new_event_loop()
         self.addCleanup(loop.close)
         self.assertIsInstance(loop, asyncio.SelectorEventLoop)
+
+    def test_on_uvloop(self):
+        """On uvloop timers are rounded up to milliseconds, and Twisted's reads pass by its old log."""
+        calls = []
+
+        class Loop:
+            def call_later(self, *args, **fields):
+                calls.append((args, fields))
+                return "timer"
+
+            def add_reader(self, *args):
+                calls.append(args)
+
+        with mock.patch.dict(sys.modules, {"uvloop": SimpleNamespace(Loop=Loop)}):
+            loop = _reactor._new_event_loop()
+        for delay, rounded in ((0.0, 0.0), (0.0001, 0.001), (0.0011, 0.002), (0.25, 0.25), (9.9991, 10.0)):
+            self.assertEqual(loop.call_later(delay, "work", 1, context="context"), "timer")
+            self.assertEqual(calls.pop(), ((rounded, "work", 1), {"context": "context"}))
+        loop.call_later(1, "work")
+        self.assertEqual(calls.pop(), ((1.0, "work"), {"context": None}))
+        loop.add_reader(7, callWithLogger, "logger", "read", "more", "and more")
+        loop.add_reader(7, "other", "more")
+        self.assertEqual(calls, [(7, "read", "more", "and more"), (7, "other", "more")])
 
     def test_wall_clock(self):
         """Its seconds go on from the wall clock's time, and follow no step of that."""

@@ -119,7 +119,7 @@ class BulkTlsTransport(BufferingTLSTransport):
 
     def _deliver(self, pieces: list[bytes]) -> None:
         if pieces and not self._aborted:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            data = b"".join(pieces)
             pieces.clear()
             ProtocolWrapper.dataReceived(self, data)
 

@@ -1,6 +1,7 @@
 """Our TLS transport against itself and against Twisted's own, over transports in memory."""
 
 import random
+from types import SimpleNamespace
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.auth.credentials import Credentials
 from loghouse.limits import KIB
 from loghouse.net.tls import TlsContexts
+from loghouse.runtime import bulk_tls
 from loghouse.runtime.bulk_tls import (
     GATHERED_SIZE_MAX,
     WRITE_SIZE_MAX,
@@ -100,6 +102,32 @@ class BulkTlsTests(SynchronousTestCase):
         pipe = self.pipe(*kinds, **options)
         pipe.pump()
         return pipe
+
+    def test_shorter_way(self):
+        """Small writes gather until the end of the turn, by the shorter way to it where there is one."""
+        clock, turns = Clock(), []
+        factory = BulkTlsFactory(
+            self.contexts[0], True, Factory.forProtocol(Noting), clock=clock, soon=turns.append
+        )
+        end, transport = factory.buildProtocol(None), StringTransport()
+        end.makeConnection(transport)
+        end.write(b"small")
+        self.assertEqual((len(turns), clock.getDelayedCalls()), (1, []))
+
+    def test_room_for_records(self):
+        """Of OpenSSL is asked as much as a write can have become: all its records, and what else it says."""
+        pipe = self.open_pipe()
+        end, asked = pipe.ends[0], []
+        taken = SimpleNamespace(sendall=lambda piece: None, bio_read=asked.append)
+        self.patch(bulk_tls, "write_promptly", lambda *_: None)
+        self.patch(end, "_tlsConnection", taken)
+        for size in (1, 16 * KIB - 1, 16 * KIB, 16 * KIB + 1, 100 * KIB, WRITE_SIZE_MAX):
+            end._write(bytes(size))
+            records = -(-size // (16 * KIB))
+            self.assertGreaterEqual(asked.pop(), size + 22 * records + 16 * KIB, size)
+        end._write(bytes(2 * WRITE_SIZE_MAX + 1))
+        self.assertEqual(len(asked), 3)
+        self.assertEqual(asked[0], asked[1])
 
     def test_both_ways(self):
         """Small and large writes arrive whole and in order, also from and to Twisted's own transport."""
