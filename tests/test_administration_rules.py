@@ -121,10 +121,8 @@ class AdministrationCase(SynchronousTestCase):
         appended(Appended(base_offset=0, record_count=0, timestamp=0, index=77, term=7))
         return SimpleNamespace(cancel=lambda: None)
 
-    def propose_configuration(self, configuration):
-        done = Deferred()
-        self.proposed.append((configuration, done))
-        return done
+    def propose_configuration(self, configuration, appended, failed):
+        self.proposed.append((configuration, appended))
 
     def do(self, operation, name="", number=0):
         return self.administration.administer_here(AdminOrder(operation=operation, name=name, number=number))
@@ -136,10 +134,10 @@ class AdministrationCase(SynchronousTestCase):
 
     def in_force(self):
         """Let the one configuration that was proposed be in force; return it."""
-        [(configuration, done)] = self.proposed
+        [(configuration, appended)] = self.proposed
         self.proposed.clear()
         self.raft.configuration = configuration
-        done.callback(None)
+        appended(None)
         return configuration
 
 

@@ -32,6 +32,8 @@ WALL_CLOCK_USES = {
     "cli/consume.py": (None, "HH:MM of today"),
     "cli/disk.py": (None, "append time of a new cluster's first entry"),
     "testing/process.py": (None, "dates of certificates"),
+    "testing/hooks/sitecustomize.py": (None, "it shifts this clock"),
+    "embedded/lone_node.py": (1, "append times and age"),
 }
 WALL_CLOCKS = {
     ("time", "time"),

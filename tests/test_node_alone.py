@@ -25,11 +25,11 @@ class FakeLog:
         self.leader_name = leader_name
         self.settled = Deferred()
         self.has_leader = self.is_writable = True
-        self.last_words = None
+        self.has_last_words, self.noting = False, []
         self.replica = SimpleNamespace(
             damage_control=SimpleNamespace(message_received=self.note("repair")),
             stop=self.note("replica stops"),
-            last_words=lambda failure: self.last_words,
+            last_words=self.last_words,
             log=SimpleNamespace(close=self.note("closed")),
         )
         self.driver = SimpleNamespace(raft=SimpleNamespace(leader_link_lost=self.note("leader lost")))
@@ -38,6 +38,10 @@ class FakeLog:
 
     def note(self, what):
         return lambda *args: self.calls.append((what, *args) if args else what)
+
+    def last_words(self, error, done):
+        self.noting.append(done)
+        return self.has_last_words
 
     def when_idle(self):
         return self.settled
@@ -151,10 +155,11 @@ class LogsTests(LogsCase):
 
     def test_last_words(self):
         """Damage is noted on the disk first, so that the next start repairs it; then the process ends."""
-        self.second.last_words = Deferred()
+        self.second.has_last_words = True
         self.node.fatal(Failure(DamageError("file", 0, "damaged")))
         self.assertEqual((self.fatal, self.both()), ([], [[], []]))
-        self.second.last_words.callback(OSError("noted"))
+        [done] = self.second.noting
+        done(OSError("noted"))
         [failure] = self.fatal
         self.assertEqual(str(failure.value), "noted")
 

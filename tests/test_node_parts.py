@@ -20,6 +20,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import NAME_SIZE_MAX
 from loghouse.node import gate as gates
+from loghouse.node import served_log
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.gate import UNEXPECTED, Gate, proposal_alone, refusal_of
@@ -88,8 +89,10 @@ class NotHostedTests(SynchronousTestCase):
         """What its replica has to say goes out as of its group."""
         self.log.send_raft("envelope")
         self.assertTrue(self.log.send("n2", "message"))
-        self.log.fatal("failure")
-        self.assertEqual((self.sent, self.left), (["envelope", ("n2", "message", 7)], ["failure"]))
+        error = ValueError("broken")
+        self.log.fatal(error)
+        [failure] = self.left
+        self.assertEqual((self.sent, failure.value), (["envelope", ("n2", "message", 7)], error))
         changes = []
         self.log.role_changed(None)
         self.node.forwarder = SimpleNamespace(leader_changed=lambda *args: changes.append(args))
@@ -127,6 +130,7 @@ class HostedTests(SynchronousTestCase):
         self.forwarder = SimpleNamespace(propose=self.forward, administer=self.forward)
         self.node = SimpleNamespace(name="n1", is_ending=False, forwarder=self.forwarder)
         self.log = ServedLog(self.node, "orders", 7, monotonic=lambda: 0.0)
+        self.patch(served_log, "reads_of", lambda replica: None)
         self.log.host(self.replica)
         self.proposed.clear()
 
@@ -350,17 +354,15 @@ class AddressBookTests(SynchronousTestCase):
         disk = SimpleNamespace(run=self.run_later)
         self.book = AddressBookFile(directory, disk, self.fatal.append)
 
-    def run_later(self, work):
-        done = Deferred()
-        self.running.append((work, done))
-        return done
+    def run_later(self, *job, fatal):
+        self.running.append((*job, fatal))
 
     def end(self, error=None):
-        work, done = self.running.pop(0)
-        if error is None:
-            done.callback(work())
-        else:
-            done.errback(error)
+        work, done, failed, fatal = self.running.pop(0)
+        try:
+            done(work()) if error is None else failed(error)
+        except OSError as raised:
+            fatal(raised)
 
     def test_written(self):
         """Who wrote hears when it is durable."""
