@@ -34,7 +34,7 @@ OTHERS = encode_address_book(
 class DamageTests(_NodeTestCase):
     """One node, one flipped bit."""
 
-    def make(self, records: int = 12, size: int = 9000) -> None:
+    def make_log(self, records: int = 12, size: int = 9000) -> None:
         """Write a log of a few segments, and stop; `self.entries` is what it holds."""
         node = self.start(segment_size=32 * KIB)
         for _ in range(records):
@@ -47,7 +47,7 @@ class DamageTests(_NodeTestCase):
 
     def make_member(self, **log) -> None:
         """Write a log, and an address book that knows another node."""
-        self.make(**log)
+        self.make_log(**log)
         Path(self.path, "members").write_bytes(OTHERS)
 
     @property
@@ -110,7 +110,7 @@ class DamageTests(_NodeTestCase):
 
     def test_lone_node_refuses(self):
         """A lone node does not start on damage, and changes nothing."""
-        self.make()
+        self.make_log()
         self.flip(-1)
         before = {path: path.read_bytes() for path in self.directory.iterdir()}
         with self.assertRaises(DamageError) as caught:
@@ -232,7 +232,7 @@ class DamageTests(_NodeTestCase):
 
     def test_lone_node_starts_beside_damage(self):
         """A lone node takes all it has as committed, so the same damage does not stop it."""
-        self.make(records=10)
+        self.make_log(records=10)
         self.flip(-2, 4096 + 20)
         node = self.start(segment_size=32 * KIB)
         self.assertEqual(self.append(node), 10)
@@ -287,7 +287,7 @@ class DamageTests(_NodeTestCase):
 
     def test_lone_node_meets_damage(self):
         """A lone node whose read meets damage refuses that read, tells of it once, and serves the rest."""
-        self.make()
+        self.make_log()
         self.flip(1)
         node = self.start(segment_size=32 * KIB)
         for _ in range(2):
