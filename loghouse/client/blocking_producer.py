@@ -8,13 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from types import TracebackType
-from typing import Self
 
 from loghouse.client import exiting
 from loghouse.client.asynchronous import AsyncClient
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
-from loghouse.client.fields import seconds_of
+from loghouse.client.gathering import GatheredDelivery, GatheringProducer
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
 from loghouse.client.producer_settings import check_settings, warn_of
@@ -22,45 +20,13 @@ from loghouse.client.producing import WINDOW
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
 from loghouse.client.starts import Compression, codec_of
-from loghouse.errors import LoghouseError, UnavailableError
+from loghouse.errors import UnavailableError
 
 
-class BlockingDelivery:
-    """A record on its way; `offset()` waits for its offset."""
+class BlockingDelivery(GatheredDelivery):
+    """A record on its way to a cluster; `offset()` waits for its offset."""
 
-    __slots__ = ("_batch", "_pending", "_place")
-
-    def __init__(self, batch: OutgoingBatch, place: int, pending: Pending) -> None:
-        self._batch = batch
-        self._place = place
-        self._pending = pending
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its outcome is known, so that `offset` does not wait."""
-        return self._batch.is_settled
-
-    def offset(self, timeout_seconds: float | None = None) -> int:
-        """Wait until the record is durable on a majority, and return its offset.
-
-        Args:
-            timeout_seconds: How long to wait; None as long as its producer tries.
-
-        Raises:
-            TimeoutError: The producer is still trying.
-            OutcomeUnknownError: The producer's time was over, and nobody can tell.
-            LoghouseError: It was not appended.
-        """
-        batch = self._batch
-        if timeout_seconds is not None:
-            seconds_of(timeout_seconds)
-        if not batch.is_settled:
-            self._pending.place.check_process()
-            changed = self._pending.changed
-            with changed:
-                if not changed.wait_for(lambda: batch.is_settled, timeout_seconds):
-                    raise TimeoutError(f"not acknowledged within {timeout_seconds:g} s; still trying")
-        return batch.offset(self._place)
+    __slots__ = ()
 
 
 class Pending:
@@ -70,6 +36,10 @@ class Pending:
         self.ledger = ledger
         self.place = place
         self.changed = threading.Condition(threading.Lock())
+
+    def check_process(self) -> None:
+        """Raise ClientUseError in a forked child."""
+        self.place.check_process()
 
     def settled(self, batch: OutgoingBatch) -> None:
         """Note a batch of which the outcome is known; on the loop."""
@@ -148,10 +118,8 @@ class OpenClient:
         exiting.closed(self)
 
 
-class Producer:
+class Producer(GatheringProducer):
     """Appends records in batches, exactly once, in order. See `Client.producer`; any thread may use it."""
-
-    _is_closed = True  # until there is something to close
 
     def __init__(
         self,
@@ -189,22 +157,6 @@ class Producer:
         self._running = client.begin(self._pending, self._sending)
         self._is_closed = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        elif isinstance(error, Exception):
-            try:
-                self.close()
-            except LoghouseError as own:  # the error of the block is the one to tell
-                error.add_note(f"its producer failed, too: {own}")
-        else:
-            self.abort()
-
     def append(
         self,
         value: bytes,
@@ -232,30 +184,6 @@ class Producer:
         if place == 0 or batch.is_full:
             self._wake()
         return BlockingDelivery(batch, place, self._pending)
-
-    def flush(self) -> None:
-        """Wait until every record appended so far is settled.
-
-        Raises:
-            LoghouseError: The first failure since the last time that no delivery has told.
-        """
-        self._check_process()
-        with self._changed:
-            goal = self._ledger.taken
-            while self._ledger.done < goal:
-                self._accumulator.hurry()
-                self._wake()
-                self._changed.wait()
-            self._ledger.raise_unreported()
-
-    def close(self) -> None:
-        """Flush, and end; raises as `flush`."""
-        self._check_process()
-        self._is_closed = True
-        try:
-            self.flush()
-        finally:
-            self.abort()
 
     def abort(self) -> None:
         """End at once: what is not acknowledged fails; it may have been appended where it was sent."""

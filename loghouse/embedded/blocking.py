@@ -147,6 +147,7 @@ class EmbeddedLog(EmbeddedReads):
         """
         return EmbeddedProducer(
             self.append_encoded,
+            check_process=self.node.check_process,
             linger_ms=linger_ms,
             batch_bytes=batch_bytes,
             codec=codec_of(compression),

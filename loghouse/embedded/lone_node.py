@@ -188,6 +188,13 @@ class LoneNode:
         self.is_ending = True
         self._directory.close()
 
+    def check_process(self) -> None:
+        """Raise ClientUseError in a forked child of the process that opened the log."""
+        if os.getpid() != self._process:
+            raise ClientUseError(
+                "this log was opened by the parent process; open it here once that one has closed it"
+            )
+
     def check(self) -> None:
         """Raise when the log cannot be used any more.
 
@@ -196,10 +203,7 @@ class LoneNode:
             ClientUseError: This is a forked child of the process that opened it.
             StorageError: The disk failed, or a write was interrupted.
         """
-        if os.getpid() != self._process:
-            raise ClientUseError(
-                "this log was opened by the parent process; open it here once that one has closed it"
-            )
+        self.check_process()
         refusal = self._refusal
         if refusal is not None:
             raise refusal

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
-from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
 from loghouse.client.fields import seconds_of
+from loghouse.client.gathering import GatheredDelivery, GatheringProducer
 from loghouse.client.producer_settings import check_settings, warn_of
 from loghouse.client.records import Headers
-from loghouse.errors import ClosedError, LoghouseError
+from loghouse.errors import ClientUseError, ClosedError, LoghouseError
 from loghouse.protocol.entry import Codec
 
 Append: TypeAlias = Callable[[bytes, int, Codec], int]
@@ -23,43 +23,14 @@ RETRY_SECONDS: Final = 0.1
 """How long a batch waits that was refused and may be tried again, such as by a full disk."""
 
 
-class EmbeddedDelivery:
-    """A record on its way; `offset()` waits for its offset."""
+class EmbeddedDelivery(GatheredDelivery):
+    """A record on its way into an embedded log; `offset()` waits for its offset."""
 
-    __slots__ = ("_batch", "_changed", "_place")
-
-    def __init__(self, batch: OutgoingBatch, place: int, changed: threading.Condition) -> None:
-        self._batch = batch
-        self._place = place
-        self._changed = changed
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its outcome is known, so that `offset` does not wait."""
-        return self._batch.is_settled
-
-    def offset(self, timeout_seconds: float | None = None) -> int:
-        """Wait until the record is durable, and return its offset.
-
-        Args:
-            timeout_seconds: How long to wait; None as long as its producer tries.
-
-        Raises:
-            TimeoutError: The producer is still trying.
-            LoghouseError: It was not appended.
-        """
-        batch = self._batch
-        if timeout_seconds is not None:
-            seconds_of(timeout_seconds)
-        if not batch.is_settled:
-            with self._changed:
-                if not self._changed.wait_for(lambda: batch.is_settled, timeout_seconds):
-                    raise TimeoutError(f"not acknowledged within {timeout_seconds:g} s; still trying")
-        return batch.offset(self._place)
+    __slots__ = ()
 
     def when_done(self, told: Callable[[], object]) -> None:
         """Call `told` once the outcome is known; on the producer's thread, or at once."""
-        with self._changed:
+        with self._shared.changed:
             if not self._batch.is_settled:
                 self._batch.waiter = (*(self._batch.waiter or ()), told)
                 return
@@ -70,9 +41,15 @@ class _Sending:
     """What a producer took and did not append yet; a thread works on it, and outlives a dropped producer."""
 
     def __init__(
-        self, append: Append, accumulator: Accumulator, ledger: ProducerLedger, codec: Codec
+        self,
+        append: Append,
+        accumulator: Accumulator,
+        ledger: ProducerLedger,
+        codec: Codec,
+        check_process: Callable[[], None],
     ) -> None:
         self.changed = threading.Condition()
+        self.check_process = check_process
         self.ledger = ledger
         self.accumulator = accumulator
         self.is_ending = False  # nothing more is taken; what is here is appended
@@ -133,15 +110,14 @@ class _Sending:
             told()
 
 
-class EmbeddedProducer:
+class EmbeddedProducer(GatheringProducer):
     """Appends records in batches, in order. See `EmbeddedLog.producer`; any thread may use it."""
-
-    _is_closed = True  # until there is something to close
 
     def __init__(
         self,
         append: Append,
         *,
+        check_process: Callable[[], None],
         linger_ms: float,
         batch_bytes: int,
         codec: Codec,
@@ -155,26 +131,11 @@ class EmbeddedProducer:
             linger_seconds=linger_ms / 1000,
             timeout_seconds=seconds_of(timeout_seconds),
         )
-        self._sending = _Sending(append, self._accumulator, self._ledger, codec)
+        self._sending = _Sending(append, self._accumulator, self._ledger, codec, check_process)
         self._changed = self._sending.changed
+        self._check_process = check_process
         self._sending.thread.start()
         self._is_closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        elif isinstance(error, Exception):
-            try:
-                self.close()
-            except LoghouseError as own:  # the error of the block is the one to tell
-                error.add_note(f"its producer failed, too: {own}")
-        else:
-            self.abort()
 
     @property
     def has_room(self) -> bool:
@@ -194,7 +155,9 @@ class EmbeddedProducer:
         Raises:
             InvalidRequestError: It cannot be encoded, or no batch can hold it.
             UnavailableError: The producer is closed.
+            ClientUseError: This is a forked child of the process that opened the log.
         """
+        self._check_process()
         head, body = encode_record(value, key, headers, timestamp)
         with self._changed:
             while self._ledger.room <= 0 and not self._sending.is_ending:
@@ -206,41 +169,33 @@ class EmbeddedProducer:
             place = batch.record_count - 1
             if place == 0 or batch.is_full:
                 self._changed.notify_all()
-        return EmbeddedDelivery(batch, place, self._changed)
-
-    def flush(self) -> None:
-        """Wait until every record appended so far is settled.
-
-        Raises:
-            LoghouseError: The first failure since the last time that no delivery has told.
-        """
-        with self._changed:
-            goal = self._ledger.taken
-            while self._ledger.done < goal:
-                self._accumulator.hurry()
-                self._changed.notify_all()
-                self._changed.wait()
-            self._ledger.raise_unreported()
-
-    def close(self) -> None:
-        """Flush, and end; raises as `flush`."""
-        self._is_closed = True
-        try:
-            self.flush()
-        finally:
-            self.abort()
+        return EmbeddedDelivery(batch, place, self._sending)
 
     def abort(self) -> None:
         """End at once: what is not appended fails."""
         self._is_closed = True
+        if self._is_elsewhere:
+            return  # it is the parent's
         with self._changed:
             self._sending.is_ending = self._sending.is_aborted = True
             self._changed.notify_all()
         if threading.current_thread() is not self._sending.thread:
             self._sending.thread.join()
 
+    def _wake(self) -> None:
+        self._changed.notify_all()
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether this is a forked child, in which the sending thread does not run."""
+        try:
+            self._check_process()
+        except ClientUseError:
+            return True
+        return False
+
     def __del__(self) -> None:
-        if not self._is_closed:
+        if not self._is_closed and not self._is_elsewhere:
             warn_of(self._ledger)
             with self._changed:
                 self._sending.is_ending = True

@@ -5,7 +5,7 @@ import gc
 import warnings
 
 from loghouse.embedded.asynchronous import AsyncEmbeddedLog
-from loghouse.errors import ClosedError, DiskFailedError, ExpectOffsetError, LoghouseError
+from loghouse.errors import ClientUseError, ClosedError, DiskFailedError, ExpectOffsetError, LoghouseError
 from tests.embedded.case import EmbeddedTestCase
 
 
@@ -50,6 +50,21 @@ class ProducerTests(EmbeddedTestCase):
         producer.append(b"y")
         self.assertRaises(DiskFailedError, producer.close)
         self.assertRaises(ClosedError, producer.append, b"z")
+
+    def test_forked_child(self):
+        """A forked child, in which no thread appends, is refused its parent's producer, and never waits."""
+        with self.open() as log:
+            producer = log.producer(linger_ms=60_000)
+            delivery = producer.append(b"x")
+            log.node._process += 1
+            for use in (lambda: producer.append(b"y"), producer.flush, producer.close, delivery.offset):
+                self.assertRaises(ClientUseError, use)
+            producer.abort()  # does nothing
+            log.node._process -= 1
+            self.assertFalse(delivery.is_done)
+            producer.close()
+            self.assertEqual(delivery.offset(), 0)
+            self.assertEqual(self.values(log), [b"x"])
 
     def test_abort(self):
         """What is gathered at an abort fails."""
