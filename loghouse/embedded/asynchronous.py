@@ -10,24 +10,21 @@ from contextlib import aclosing, suppress
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
-from loghouse.client.batching import encode_batch_of, encode_record
-from loghouse.client.fields import optional_offset_of, seconds_of
+from loghouse.client.fields import seconds_of
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Bounds, Headers, Record, batches_of
-from loghouse.client.starts import Compression, Start, codec_of
+from loghouse.client.starts import Compression, Start
 from loghouse.embedded.blocking import (
-    CLUSTER_NAME,
-    NODE_NAME,
-    RESERVE_SIZE,
     EmbeddedLog,
-    encoded_request,
+    OpenOptions,
+    batch_request,
     open_embedded,
+    record_request,
 )
 from loghouse.embedded.producer import EmbeddedDelivery, EmbeddedProducer
 from loghouse.embedded.requests import Request
-from loghouse.limits import SEGMENT_SIZE_DEFAULT
 
 T = TypeVar("T")
 READERS: Final = 4
@@ -119,11 +116,9 @@ class AsyncEmbeddedLog:
         timeout_seconds: float | None = None,
     ) -> int:
         """Append one record and return its offset, once it is durable; see `EmbeddedLog.append`."""
-        head, body = encode_record(value, key, headers, timestamp)
-        if timeout_seconds is not None:
-            seconds_of(timeout_seconds)
-        expected = optional_offset_of("expect_offset", expect_offset)
-        return await self._settle(Request(head + body, 1, expect_offset=expected))
+        return await self._settle(
+            record_request(value, key, headers, timestamp, expect_offset, timeout_seconds)
+        )
 
     async def append_batch(
         self,
@@ -134,13 +129,9 @@ class AsyncEmbeddedLog:
         timeout_seconds: float | None = None,
     ) -> range:
         """Append records together, all or none; see `EmbeddedLog.append_batch`."""
-        payload, record_count = encode_batch_of(values)
-        if timeout_seconds is not None:
-            seconds_of(timeout_seconds)
-        expected = optional_offset_of("expect_offset", expect_offset)
-        request = encoded_request(payload, record_count, codec_of(compression), expected)
+        request = batch_request(values, compression, expect_offset, timeout_seconds)
         base_offset = await self._settle(request)
-        return range(base_offset, base_offset + record_count)
+        return range(base_offset, base_offset + request.record_count)
 
     def producer(
         self,
@@ -284,16 +275,7 @@ def _resolve(told: asyncio.Future[None]) -> None:
         told.set_result(None)
 
 
-def open_async(
-    path: str | os.PathLike[str],
-    *,
-    name: str = NODE_NAME,
-    cluster: str = CLUSTER_NAME,
-    segment_size: int = SEGMENT_SIZE_DEFAULT,
-    reserve_size: int = RESERVE_SIZE,
-    retention_size: int = 0,
-    retention_seconds: int = 0,
-) -> AsyncEmbeddedLog:
+def open_async(path: str | os.PathLike[str], **options: Unpack[OpenOptions]) -> AsyncEmbeddedLog:
     """Open the log in a directory for asyncio; arguments and errors are those of `loghouse.open`.
 
         async with loghouse.open_async("events/") as log:
@@ -301,14 +283,4 @@ def open_async(
 
     The opening itself reads the last segment; a loop that must not wait for that calls this on a thread.
     """
-    return AsyncEmbeddedLog(
-        open_embedded(
-            path,
-            name=name,
-            cluster=cluster,
-            segment_size=segment_size,
-            reserve_size=reserve_size,
-            retention_size=retention_size,
-            retention_seconds=retention_seconds,
-        )
-    )
+    return AsyncEmbeddedLog(open_embedded(path, **options))

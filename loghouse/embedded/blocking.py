@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypedDict
 
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of
@@ -84,11 +84,9 @@ class EmbeddedLog(EmbeddedReads):
             DiskFullError: There is no room; nothing was appended. Appends go well again once there is.
             OutcomeUnknownError: The disk failed meanwhile; the log must be opened again.
         """
-        head, body = encode_record(value, key, headers, timestamp)
-        if timeout_seconds is not None:
-            seconds_of(timeout_seconds)
-        expected = optional_offset_of("expect_offset", expect_offset)
-        return self.node.settle(Request(head + body, 1, expect_offset=expected))
+        return self.node.settle(
+            record_request(value, key, headers, timestamp, expect_offset, timeout_seconds)
+        )
 
     def append_batch(
         self,
@@ -106,14 +104,9 @@ class EmbeddedLog(EmbeddedReads):
         Raises:
             As `append`.
         """
-        payload, record_count = encode_batch_of(values)
-        if timeout_seconds is not None:
-            seconds_of(timeout_seconds)
-        expected = optional_offset_of("expect_offset", expect_offset)
-        base_offset = self.node.settle(
-            encoded_request(payload, record_count, codec_of(compression), expected)
-        )
-        return range(base_offset, base_offset + record_count)
+        request = batch_request(values, compression, expect_offset, timeout_seconds)
+        base_offset = self.node.settle(request)
+        return range(base_offset, base_offset + request.record_count)
 
     def append_encoded(
         self, payload: bytes, record_count: int, codec: Codec = Codec.NONE, expect_offset: int | None = None
@@ -219,13 +212,50 @@ class EmbeddedLog(EmbeddedReads):
         return self.node.driver.lowest_offset
 
 
-def encoded_request(payload: bytes, record_count: int, codec: Codec, expect_offset: int | None) -> Request:
+def record_request(
+    value: bytes,
+    key: bytes,
+    headers: Headers,
+    timestamp: datetime | int | None,
+    expect_offset: int | None,
+    timeout_seconds: float | None,
+) -> Request:
+    """Return the request to append one record; errors as `EmbeddedLog.append`."""
+    head, body = encode_record(value, key, headers, timestamp)
+    if timeout_seconds is not None:
+        seconds_of(timeout_seconds)
+    expected = optional_offset_of("expect_offset", expect_offset)
+    return Request(head + body, 1, expect_offset=expected)
+
+
+def batch_request(
+    values: Iterable[bytes],
+    compression: Compression,
+    expect_offset: int | None,
+    timeout_seconds: float | None,
+) -> Request:
     """Return the request to append a batch, compressed when that makes it smaller."""
+    payload, record_count = encode_batch_of(values)
+    if timeout_seconds is not None:
+        seconds_of(timeout_seconds)
+    expected = optional_offset_of("expect_offset", expect_offset)
+    codec = codec_of(compression)
     if codec is not Codec.NONE:
         packed = compress(payload, codec)
         if len(packed) < len(payload):
-            return Request(packed, record_count, attributes=codec, expect_offset=expect_offset)
-    return Request(payload, record_count, expect_offset=expect_offset)
+            return Request(packed, record_count, attributes=codec, expect_offset=expected)
+    return Request(payload, record_count, expect_offset=expected)
+
+
+class OpenOptions(TypedDict, total=False):
+    """What opening a directory takes besides its path. See `open_embedded`."""
+
+    name: str
+    cluster: str
+    segment_size: int
+    reserve_size: int
+    retention_size: int
+    retention_seconds: int
 
 
 def open_embedded(
