@@ -13,7 +13,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from construct import Const, ConstructError, Int16ub, Struct, Terminated
 
@@ -37,7 +37,7 @@ from loghouse.protocol.fields import ShortText, Uuid, plain, read_fields, struct
 from loghouse.storage.files import (
     Files,
     OpenFile,
-    check_room,
+    disk_work,
     end_of_nonzero,
     is_full,
     read_file,
@@ -47,6 +47,7 @@ from loghouse.storage.files import (
 from loghouse.storage.log import Log
 from loghouse.storage.recovery import ASIDE_NAME, STORE, parse_name
 
+T = TypeVar("T")
 FORMAT_VERSION: Final = 1
 LOCK_NAME: Final = "lock"
 NODE_NAME: Final = "node"
@@ -78,25 +79,36 @@ class DiskIdentity:
             DamageError: It is not one.
             DataDirectoryError: It is one of a newer version.
         """
-        fields = without_crc(content)
-        remedy = "nothing was modified; restore the file from a backup"
-        if fields is None:
-            raise DamageError(path, 0, "checksum of the node's identity does not match", remedy=remedy)
-        version = int.from_bytes(fields[8:10], "big")
-        if fields[:8] == b"LOGHNODE" and version != FORMAT_VERSION:
-            raise DataDirectoryError(
-                f"{path}: format {version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
-            )
-        try:
-            parsed = _IDENTITY.parse(fields)
-        except (ConstructError, UnicodeError):
-            raise DamageError(path, 0, "not a node's identity", remedy=remedy) from None
-        return read_fields(cls, parsed)
+        return decode_small_file(cls, _IDENTITY, b"LOGHNODE", path, content, what="node's identity")
 
 
 _IDENTITY: Final = Struct(
     "magic" / Const(b"LOGHNODE"), "version" / Int16ub, *struct_of(DiskIdentity).subcons, Terminated
 )
+
+
+def decode_small_file(
+    cls: type[T], layout: Struct[Any, Any], magic: bytes, path: str, content: bytes, *, what: str
+) -> T:
+    """Parse a small file of the data directory: magic, version, the fields of a class, CRC.
+
+    Raises:
+        DamageError: It is not one; nothing was modified.
+        DataDirectoryError: It is one of a newer version.
+    """
+    fields = without_crc(content)
+    remedy = "nothing was modified; restore the file from a backup"
+    if fields is None:
+        raise DamageError(path, 0, f"checksum of the {what} does not match", remedy=remedy)
+    version = int.from_bytes(fields[8:10], "big")
+    if fields[:8] == magic and version != FORMAT_VERSION:
+        raise DataDirectoryError(
+            f"{path}: format {version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
+        )
+    try:
+        return read_fields(cls, layout.parse(fields))
+    except (ConstructError, ValueError):
+        raise DamageError(path, 0, f"not a {what}", remedy=remedy) from None
 
 
 class DataDirectory:
@@ -376,11 +388,8 @@ class DataDirectory:
             DiskFullError: There is no room; what was written before is still there.
             DiskFailedError: The disk refuses.
         """
-        try:
+        with disk_work(self.path, f"write {self.path}/{MEMBERS_NAME}"):
             replace_file(self._files, self.path, MEMBERS_NAME, content)
-        except OSError as error:
-            check_room(error, self.path)
-            raise DiskFailedError(f"cannot write {self.path}/{MEMBERS_NAME}: {error}") from error
 
     def close(self) -> None:
         """Let the directory go; its logs must be closed."""

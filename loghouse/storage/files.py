@@ -13,10 +13,11 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Protocol
 
-from loghouse.errors import DiskFullError
+from loghouse.errors import DiskFailedError, DiskFullError
 from loghouse.limits import IOV_MAX, MIB
 from loghouse.protocol.entry import Buffer
 
@@ -40,6 +41,21 @@ def check_room(error: OSError, directory: str) -> None:
     if is_full(error):
         why = f" ({error.strerror})" if error.errno in SCARCE_ERRNOS else ""
         raise DiskFullError(f"{directory}{why}") from error
+
+
+@contextmanager
+def disk_work(directory: str, what: str) -> Iterator[None]:
+    """Make an error of the disk one of ours; for what is done now and then: each use costs some calls.
+
+    Raises:
+        DiskFullError: There was no room.
+        DiskFailedError: The disk refused; it says what could not be done.
+    """
+    try:
+        yield
+    except OSError as error:
+        check_room(error, directory)
+        raise DiskFailedError(f"cannot {what}: {error}") from error
 
 
 class Mapping(Protocol):

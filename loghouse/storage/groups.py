@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Final
 
-from construct import Const, ConstructError, Int8ub, Int16ub, Struct, Terminated
+from construct import Const, Int8ub, Int16ub, Struct, Terminated
 
-from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError
+from loghouse.errors import DamageError, DataDirectoryError
 from loghouse.limits import LOGS_MAX, TOMBSTONES_MAX
-from loghouse.protocol.entry import with_crc, without_crc
-from loghouse.protocol.fields import U32, Items32, plain, read_fields, struct_of
-from loghouse.storage.directory import LOGS_NAME, DataDirectory
-from loghouse.storage.files import Files, check_room, read_file, replace_file
+from loghouse.protocol.entry import with_crc
+from loghouse.protocol.fields import U32, Items32, plain, struct_of
+from loghouse.storage.directory import FORMAT_VERSION, LOGS_NAME, DataDirectory, decode_small_file
+from loghouse.storage.files import Files, disk_work, read_file, replace_file
 from loghouse.storage.log import Log
 
 GROUPS_NAME: Final = "groups"
 NEW_SUFFIX: Final = ".new"
 GONE_PREFIX: Final = "gone-"
-FORMAT_VERSION: Final = 1
+_MAGIC: Final = b"LOGHGRPS"
 _FILE_SIZE_MAX: Final = 64 + 5 * (LOGS_MAX + TOMBSTONES_MAX)
 
 
@@ -54,7 +54,7 @@ class _KnownGroups:
 
 
 _GROUPS: Final = Struct(
-    "magic" / Const(b"LOGHGRPS"), "version" / Int16ub, *struct_of(_KnownGroups).subcons, Terminated
+    "magic" / Const(_MAGIC), "version" / Int16ub, *struct_of(_KnownGroups).subcons, Terminated
 )
 
 
@@ -75,7 +75,7 @@ class BornGroups:
         self._logs = f"{directory.path}/{LOGS_NAME}"  # where their logs are; fixed
         # What became of each group, the dead ones in the order of their deaths; follows births and deaths.
         self._states: dict[int, GroupState] = self._read()
-        with _Working(directory.path):
+        with disk_work(directory.path, f"settle the logs in {self._logs}"):
             self._settle(now)
 
     # --- what is there ------------------------------------------------------------------
@@ -121,7 +121,7 @@ class BornGroups:
                 raise DamageError(path, 0, f"the log of group {group} was born here, and is gone")
             return
         new = f"{path}{NEW_SUFFIX}"
-        with _Working(self._directory.path):
+        with disk_work(self._directory.path, f"make {path}"):
             try:
                 self._make(group, new, begin)
             except BaseException:
@@ -139,7 +139,7 @@ class BornGroups:
             DiskFullError: No room to say so; nothing changed.
             DiskFailedError: The disk refuses.
         """
-        with _Working(self._directory.path):
+        with disk_work(self._directory.path, f"put {self._path(group)} away"):
             # Before the name goes: a log that is gone and is not said to be dead would be damage.
             self._note(group, GroupState.DEAD)
             self._put_away(group, now)
@@ -151,7 +151,7 @@ class BornGroups:
             DiskFailedError: The disk refuses; what is left is removed by the next call.
         """
         names = [name for name, died in self.gone().items() if died < before]
-        with _Working(self._directory.path):
+        with disk_work(self._directory.path, f"remove dead logs in {self._logs}"):
             for name in names:
                 self._remove_tree(f"{self._logs}/{name}")
         return names
@@ -217,32 +217,6 @@ class BornGroups:
         path = f"{self._directory.path}/{GROUPS_NAME}"
         if not self._files.exists(path):
             return {}  # of before many logs
-        content = without_crc(read_file(self._files, path, _FILE_SIZE_MAX))
-        remedy = "nothing was modified; restore the file from a backup"
-        if content is None:
-            raise DamageError(path, 0, "checksum of the list of groups does not match", remedy=remedy)
-        version = int.from_bytes(content[8:10], "big")
-        if content[:8] == b"LOGHGRPS" and version != FORMAT_VERSION:
-            raise DataDirectoryError(
-                f"{path}: format {version}, this version reads {FORMAT_VERSION}; use a newer Loghouse"
-            )
-        try:
-            known = read_fields(_KnownGroups, _GROUPS.parse(content))
-        except (ConstructError, ValueError):
-            raise DamageError(path, 0, "not a list of groups", remedy=remedy) from None
+        content = read_file(self._files, path, _FILE_SIZE_MAX)
+        known = decode_small_file(_KnownGroups, _GROUPS, _MAGIC, path, content, what="list of groups")
         return {one.group: one.state for one in known.groups}
-
-
-class _Working:
-    """Makes an error of the disk one of ours."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            check_room(error, self._path)
-            raise DiskFailedError(f"{self._path}: {error}") from error

@@ -36,7 +36,7 @@ from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
-from loghouse.storage.files import Files, check_room, remove_file, sync_written
+from loghouse.storage.files import Files, check_room, disk_work, remove_file, sync_written
 from loghouse.storage.hard_state import HardStateFile, replace_hard_state
 from loghouse.storage.loss import note_held
 from loghouse.storage.opening import (
@@ -136,7 +136,7 @@ class Log(ReadableLog):
             first=min(first_size, segment_size),
         )
         rooms = Rooms(files, directory, sizes)
-        try:
+        with disk_work(directory, f"open the log in {directory}"):
             hard_state = HardStateFile(files, directory, frame_seed(cluster, group), remedy=remedy)
             found = survey(
                 files, directory, cluster=cluster, group=group, remedy=remedy, leaves_damage=leaves_damage
@@ -144,9 +144,6 @@ class Log(ReadableLog):
             settlement = Settlement(files, found, rooms, remedy)
             settlement.run(hard_state)
             return cls(files, found, rooms, hard_state, settlement.warnings)
-        except OSError as error:
-            check_room(error, directory)
-            raise DiskFailedError(f"cannot open the log in {directory}: {error}") from error
 
     def close(self) -> None:
         """Sync what is written and close; a failed log is only let go.
