@@ -310,8 +310,7 @@ class Forwarder:
         if leading is None:
             # It may have one soon: nodes hear of a new log one after the other.
             problem = f"the node that was asked has no log of group {group}; nothing was done, try again"
-            refusal = ForwardFailure.answering(message.request_id, UnavailableError(problem))
-            self._reply(source_name, refusal, group)
+            self._refuse(source_name, group, message.request_id, UnavailableError(problem))
             return
         match message:
             case ForwardProduce():
@@ -335,7 +334,7 @@ class Forwarder:
             case ForwardAdmin() if message.operation not in OPERATIONS:
                 problem = f"operation {message.operation} is not known to the leader's version: upgrade it"
                 error = NotSupportedError(f"{problem}; nothing was done")
-                self._reply(source_name, ForwardFailure.answering(message.request_id, error), group)
+                self._refuse(source_name, group, message.request_id, error)
             case ForwardAdmin():
                 operation = AdminOperation(message.operation)
                 order = AdminOrder(operation=operation, name=message.name, number=message.number)
@@ -396,7 +395,7 @@ class Forwarder:
         if proposal is not None:
             full = self._refusal(group, proposal, full)
         if full is not None:
-            self._reply(source_name, ForwardFailure.answering(request_id, full), group)
+            self._refuse(source_name, group, request_id, full)
             return
         key = source_name, request_id
         self._serving.add(key)
@@ -440,6 +439,9 @@ class Forwarder:
         # Ours, not the caller's: what it stopped, and whether anything was appended, is not known.
         self.logger.failure("doing what {node} asked for", failure, node=source_name)
         return OutcomeUnknownError("the leader failed while it did that; its diagnostics say why")
+
+    def _refuse(self, source_name: str, group: int, request_id: int, error: LoghouseError) -> None:
+        self._reply(source_name, ForwardFailure.answering(request_id, error), group)
 
     def _reply(self, source_name: str, message: Message, group: int) -> None:
         if not self._send(source_name, message, group):

@@ -82,9 +82,12 @@ class ReadmeCase(SynchronousTestCase):
         return process
 
     def end(self, process):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        # The nodes of `make run` lead groups of their own: whoever started them must end them.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_MAX)
         for stream in (process.stdout, process.stderr):
             stream.close()
 
