@@ -15,7 +15,7 @@ from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import LOGS_NAME, DiskIdentity
 from loghouse.storage.files import Files
 from loghouse.storage.opening import Survey, state_before, survey
-from loghouse.storage.reading import ReadableLog, View
+from loghouse.storage.reading import ReadableLog, make_view
 from loghouse.storage.recovery import FrameScan, stores_among
 from loghouse.storage.segment import End
 from loghouse.storage.store import newest_watermark
@@ -71,11 +71,10 @@ class FollowedLog:
         before = state_before(self._files, found, place)
         segment.end = End(0, STORE_HEADER_SIZE, segment.header.previous_term, segment.base_offset)
         self._state = before
-        view = self._view_to(found, segment.end)
         self.log = ReadableLog(
             self._files,
             self._directory,
-            view,
+            make_view(found.segments),
             seed=self.seed,
             start_state=found.start_state,
             state=before.copy(),
@@ -83,17 +82,6 @@ class FollowedLog:
         self._found = found
         self.next_offset, self.lowest_offset = segment.base_offset, self.log.lowest_offset
         self._advance()
-
-    def _view_to(self, found: Survey, end: End) -> View:
-        base_index = self._segment.base_index
-        return View(
-            segments=tuple(found.segments),
-            base_indexes=tuple(one.base_index for one in found.segments),
-            base_offsets=tuple(one.base_offset for one in found.segments),
-            end=end,
-            durable_index=base_index + end.count - 1,
-            durable_offset=end.next_offset,
-        )
 
     def refresh(self) -> bool:
         """Look for what was written since; return whether more can be read.
@@ -111,21 +99,25 @@ class FollowedLog:
 
     def _advance(self) -> None:
         """Go on to the end of what may be read of the last segment."""
-        segment, state = self._segment, self._state.copy()
+        segment = self._segment
         watermark = newest_watermark(segment.store().pread(STORE_HEADER_SIZE, 0), self.seed)
         if watermark is None:
             return  # it is just being written
-        scan = self._scan_to(watermark.durable_index if _is_alone(state) else watermark.commit_index, state)
+        index = watermark.durable_index if _is_alone(self._state) else watermark.commit_index
+        if index <= segment.last_index:
+            return  # as at most looks; a state may be megabytes
+        state = self._state.copy()
+        scan = self._scan_to(index, state)
         if watermark.commit_index < scan.index and not _is_alone(state):
             # Others joined in between: what is durable here is not committed for that.
             state = self._state.copy()
             scan = self._scan_to(watermark.commit_index, state)
-        if scan.index < segment.base_index + segment.end.count:
+        if scan.index <= segment.last_index:
             return
         self._state = state
         segment.end = End(segment.end.count + scan.count, scan.position, scan.term, scan.next_offset)
         segment.newest_timestamp = scan.timestamp
-        self.log.advance(self._view_to(self._found, segment.end), state)
+        self.log.advance(make_view(self._found.segments), state)
         self.next_offset = scan.next_offset
         self.lowest_offset = self.log.lowest_offset
 
@@ -134,7 +126,7 @@ class FollowedLog:
         end = segment.end
         scan = FrameScan(
             self.seed,
-            index=segment.base_index + end.count - 1,
+            index=segment.last_index,
             term=end.term,
             next_offset=end.next_offset,
             base_offset=segment.base_offset,
