@@ -5,7 +5,6 @@ In the files of `tests/driver/scenes/` a line "> command arguments" is done; beh
 have the number of what was asked. LOGHOUSE_REWRITE_SCENARIOS=1 writes what happened into the files instead.
 """
 
-import os
 from pathlib import Path
 
 from twisted.python.failure import Failure
@@ -20,9 +19,7 @@ from loghouse.replica.driver import RaftDriver
 from loghouse.storage.log import Log
 from tests.driver.group import Group
 from tests.raft.scenario import describe
-
-SCRIPTS = sorted((Path(__file__).parent / "driver" / "scenes").glob("*.txt"))
-REWRITE = os.environ.get("LOGHOUSE_REWRITE_SCENARIOS") == "1"
+from tests.scripts import Scripts
 
 
 class Scene:
@@ -199,22 +196,4 @@ class DriverSceneTests(SynchronousTestCase):
     """One test for each script; its first line says what it shows."""
 
     maxDiff = None
-
-
-def _test_of(path):
-    text = path.read_text()
-
-    def test(self):
-        happened = Scene().run(text)
-        if REWRITE:
-            path.write_text(happened)
-        else:
-            self.assertEqual(happened, text, path.name)
-
-    test.__name__ = f"test_{path.stem}"
-    test.__doc__ = text.splitlines()[0].lstrip("# ")
-    return test
-
-
-for _path in SCRIPTS:
-    setattr(DriverSceneTests, f"test_{_path.stem}", _test_of(_path))
+    test = Scripts(Path(__file__).parent / "driver" / "scenes", lambda text: Scene().run(text))

@@ -7,7 +7,6 @@ LOGHOUSE_REWRITE_SCENARIOS=1 writes what happened into the files instead of comp
 """
 
 import errno
-import os
 import re
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from loghouse.storage.repair import accept_data_loss, cut_for_refetch
 from loghouse.storage.start import write_start
 from loghouse.storage.verify import verify
 from loghouse.testing.disk import CHANGING, SimDisk
+from tests.scripts import Scripts
 from tests.storage.entries import Writer
 
 CLUSTER, DISK_UUID = b"the-cluster-uuid", b"this-disk's-uuid"
@@ -421,30 +421,8 @@ class Scene:
         return "; ".join(self.told(command)) or "done", self.disk.mark()
 
 
-SCRIPTS = sorted((Path(__file__).parent / "scenes").glob("*.txt"))
-REWRITE = os.environ.get("LOGHOUSE_REWRITE_SCENARIOS") == "1"
-
-
 class SceneTests(SynchronousTestCase):
     """One test for each script; its first line says what it shows."""
 
     maxDiff = None
-
-
-def _test_of(path):
-    text = path.read_text()
-
-    def test(self):
-        happened = Scene().run(text)
-        if REWRITE:
-            path.write_text(happened)
-        else:
-            self.assertEqual(happened, text, path.name)
-
-    test.__name__ = f"test_{path.stem}"
-    test.__doc__ = text.splitlines()[0].lstrip("# ")
-    return test
-
-
-for _path in SCRIPTS:
-    setattr(SceneTests, f"test_{_path.stem}", _test_of(_path))
+    test = Scripts(Path(__file__).parent / "scenes", lambda text: Scene().run(text))
