@@ -1,11 +1,16 @@
 """House rules that no linter knows (style.md of the design, CONTRIBUTING.md): sizes, names, leftovers."""
 
 import ast
+import importlib
 import os
+import pkgutil
 import re
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.testing.mutation import Mutant, changed_code, find_function
+from tests import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE_LENGTH_MAX = 110
@@ -168,6 +173,39 @@ class LeftoverTests(SynchronousTestCase):
     def test_no_init_beside_the_plugin(self):
         """An __init__.py under twisted/ would hide Twisted's own package."""
         self.assertEqual([relative(path) for path in (ROOT / "twisted").rglob("__init__.py")], [])
+
+
+class PlantedBugTests(SynchronousTestCase):
+    """The banks of planted bugs go with the code; others try whether each bug is caught, for minutes."""
+
+    def test_texts(self):
+        """What a planted bug changes is in the code once, and the test that is to catch it is there."""
+        stale = []
+        for bug in known_bugs():
+            mutant = getattr(bug, "mutant", bug)
+            try:
+                for target in {edit.target for edit in mutant.edits}:
+                    edits = [edit for edit in mutant.edits if edit.target == target]
+                    changed_code(find_function(target), edits)
+                if bug is not mutant:
+                    module, _, path = bug.by.partition(":")
+                    case, _, method = path.partition(".")
+                    getattr(getattr(importlib.import_module(f"tests.{module}"), case), method)
+            except (LookupError, AttributeError) as error:
+                stale.append(f"{mutant.name}: {error}")
+        self.assertEqual(stale, [])
+
+    def test_all(self):
+        """All the bugs are looked at."""
+        self.assertGreater(len({getattr(bug, "mutant", bug).name for bug in known_bugs()}), 250)
+
+
+def known_bugs():
+    """The bugs of all banks, bare or with the tests that catch them."""
+    for found in pkgutil.iter_modules(mutants.__path__):
+        for value in vars(importlib.import_module(f"tests.mutants.{found.name}")).values():
+            if isinstance(value, tuple):
+                yield from (bug for bug in value if isinstance(getattr(bug, "mutant", bug), Mutant))
 
 
 class EventTests(SynchronousTestCase):
