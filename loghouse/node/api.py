@@ -13,6 +13,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from loghouse.catalogue.records import LogSettings
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
@@ -143,6 +144,86 @@ class ClusterAdmin(Protocol):
 
     def transfer(self, name: str) -> Deferred[str]:
         """Hand leadership to a node (empty: the best candidate); fires with the new leader's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """One copy of a log as the answering node sees it. `member` is its id in the log's group."""
+
+    node: str
+    member: int
+    is_leader: bool = False
+    is_alive: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogDescription:
+    """A log as the catalogue has it, and what the answering node knows of it.
+
+    Attributes:
+        epoch: The catalogue's offset of the record that placed it last; of two answers that with the higher
+            one is the newer.
+        leader: The node that leads it, as far as the answering node knows; else empty.
+        created_at: Microseconds since the epoch.
+    """
+
+    name: str
+    group: int
+    epoch: int
+    settings: LogSettings
+    replicas: tuple[ReplicaState, ...]
+    leader: str = ""
+    created_at: int = 0
+
+
+class LogAdmin(Protocol):
+    """What may be asked about which logs there are; every call works on every node.
+
+    Errors are `RequestError`s. `by` is the subject that asks, for the catalogue's record. After
+    OutcomeUnknownError it may or may not have been done, and doing it again does no harm.
+    """
+
+    def create(
+        self, name: str, settings: LogSettings, *, on: Sequence[str], by: str
+    ) -> Deferred[LogDescription]:
+        """Create a log, and wait for a while until it is led; success when it is there with these settings.
+
+        Args:
+            on: The nodes that it is to be placed on; empty: chosen by load.
+
+        Raises (as failures):
+            InvalidRequestError: No name for a log, other settings than it has, or nodes that cannot be meant.
+            ResourceExhaustedError: Too many logs, or too few nodes.
+            NotSupportedError: A member of the cluster is of a version without named logs; says which.
+            UnavailableError: The catalogue has no leader, or it is created and not led yet; says which.
+        """
+
+    def alter(self, name: str, changes: Mapping[str, object], *, by: str) -> Deferred[LogDescription]:
+        """Change settings (fields of `LogSettings`) of a log; success when it has them already.
+
+        Raises (as failures): UnknownLogError, and as `create`.
+        """
+
+    def delete(self, name: str, *, by: str) -> Deferred[None]:
+        """Delete a log; fires when that is decided. The default one cannot be deleted.
+
+        Raises (as failures): UnknownLogError, and as `create`.
+        """
+
+    def replace(self, name: str, *, lost: str, new: str, by: str) -> Deferred[LogDescription]:
+        """Give a log a replica on another node, in place of one that is lost for good.
+
+        Raises (as failures): UnknownLogError, and as `create`.
+        """
+
+    def list(self) -> Deferred[Sequence[LogDescription]]:
+        """Return all logs by name, the default one among them; as this node knows them by now."""
+
+    def describe(self, name: str) -> Deferred[LogDescription]:
+        """Return one log (empty: the default one). Raises (as failure) UnknownLogError."""
+
+    def changed(self, after: int) -> Deferred[int]:
+        """Fire once the catalogue has a record at an offset above `after`, with the last one's offset."""
 
 
 class NodeLike(Protocol):
