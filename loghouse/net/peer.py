@@ -33,6 +33,7 @@ from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Capability, Hello
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, HeartbeatReply
+from loghouse.protocol.routing_messages import ROUTING_KINDS, Leads
 from loghouse.protocol.session import Event, LinkUp, Session
 from loghouse.runtime.bulk_tls import BulkTlsFactory
 from loghouse.runtime.scheduling import Soon
@@ -42,7 +43,7 @@ BACKOFF_SECONDS_MIN: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 5.0
 IDLE_SECONDS_MAX: Final = 300.0
 TURN_SIZE_MAX: Final = 256 * KIB  # of bulk to one peer, before others have their turn of the reactor
-COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND))
+COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND, Leads.KIND))
 
 
 class PeerState(Enum):
@@ -175,6 +176,10 @@ class PeerLink:
 
     def send(self, message: Message, *, group: int = 0) -> bool:
         """Send another message that a node may send; otherwise as `send_raft`."""
+        is_old = self.state is PeerState.UP and self._group_max == DEFAULT_GROUP
+        if is_old and message.KIND in ROUTING_KINDS:
+            self._metrics.frames_dropped(self.expected_node, 1)
+            return False
         return self._send(message.KIND, group, encode(message, group=group))
 
     def stop(self, reason: str = "") -> None:

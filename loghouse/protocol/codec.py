@@ -21,12 +21,14 @@ from loghouse.protocol import (
     raft_messages,
     repair_messages,
     roster_messages,
+    routing_messages,
 )
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS
 from loghouse.protocol.framing import Frame, pack_header
 from loghouse.protocol.message import Message
 from loghouse.protocol.repair_messages import REPAIR_BULK_KINDS
+from loghouse.protocol.routing_messages import ROUTING_BULK_KINDS
 
 OPTIONAL_KIND: Final = 0x0080  # set in a kind: whoever does not know it drops the frame
 CLIENT_KINDS: Final = range(0x0300, 0x0400)
@@ -37,6 +39,7 @@ _MODULES: Final = (
     forward_messages,
     repair_messages,
     roster_messages,
+    routing_messages,
     gossip_messages,
     client_messages,
 )
@@ -57,7 +60,7 @@ def _registry() -> Mapping[int, type[Message]]:
 MESSAGES: Final = _registry()
 # Raft's messages carry addresses before them and entries of a log in them, so they decode to envelopes.
 RAFT_KINDS: Final = frozenset(raft_messages.BY_KIND)
-BULK_KINDS: Final = raft_messages.BULK_KINDS | FORWARD_BULK_KINDS | REPAIR_BULK_KINDS
+BULK_KINDS: Final = raft_messages.BULK_KINDS | FORWARD_BULK_KINDS | REPAIR_BULK_KINDS | ROUTING_BULK_KINDS
 _SIZE_MAX: Final = {
     **{kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()},
     **{kind: cls.SIZE_MAX + raft_messages.ADDRESS_SIZE for kind, cls in raft_messages.BY_KIND.items()},

@@ -30,7 +30,7 @@ class Capability(IntFlag):
     """What the sender of a Hello can do beyond version 1 of the protocol. ONLY APPEND TO THIS LIST."""
 
     MANY_LOGS = 1
-    """A node: it looks at the group of every frame. Only it is sent frames of groups above 1."""
+    """A node: it looks at the group of every frame. Only it is sent frames of groups above 1, and routing."""
 
 
 @message(0x0001, HELLO_SIZE_MAX)

@@ -19,6 +19,7 @@ from loghouse.protocol import link_messages as link
 from loghouse.protocol import raft_messages as raft
 from loghouse.protocol import repair_messages as repair
 from loghouse.protocol import roster_messages as roster
+from loghouse.protocol import routing_messages as routing
 
 
 class Sender(Flag):
@@ -47,6 +48,11 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.MEMBER, (forward.ForwardProduce, forward.ForwardReply, forward.ForwardFailure)),
     (Sender.MEMBER, (forward.ForwardAdmin, forward.ForwardAdminReply)),
     (Sender.MEMBER, (repair.EntriesRequest, repair.EntriesReply)),
+    # Records without a question to the policy, too, and where appends go.
+    (Sender.MEMBER, (routing.Leads, routing.ForwardRead, routing.ForwardFrames)),
+    (Sender.MEMBER, (routing.ForwardWait, routing.ForwardWaitReply)),
+    (Sender.MEMBER, (routing.ForwardBounds, routing.ForwardBoundsReply)),
+    (Sender.MEMBER, (routing.ForwardFindOffset, routing.ForwardFindOffsetReply)),
     # What a node needs to become a member.
     (Sender.NODE, (roster.RosterRequest, roster.RosterReply)),
     (Sender.NODE, (gossip.SwimPing, gossip.SwimPingReq, gossip.SwimAck, gossip.SwimNack)),

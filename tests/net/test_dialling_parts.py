@@ -16,6 +16,7 @@ from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Capability, Goodbye, Hello
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.raft_messages import AppendEntries, Heartbeat, RequestVote
+from loghouse.protocol.routing_messages import ForwardBounds, Lead, Leads
 from loghouse.protocol.session import GoodbyeReceived, LinkUp
 from tests.net.in_memory import Transport, frame_of, hello_of
 from tests.recording import RecordingMetrics
@@ -153,6 +154,30 @@ class SendingTests(DiallingCase):
         self.assertTrue(self.send(1, group=1))
         self.assertFalse(self.send(1, group=2))
         self.assertEqual(self.dropped(), 1)
+
+    def test_routing(self):
+        """Who leads what, and reads that are passed on, are sent to nodes of many logs alone."""
+        for message in (Leads(), ForwardBounds(request_id=1)):
+            self.peer = self.make()
+            self.assertFalse(self.peer.send(message))
+            self.assertEqual(self.peer.state, PeerState.DIALLING)
+            self.up()
+            self.assertTrue(self.peer.send(message))
+            self.peer = self.make()
+            self.up(capabilities=Capability(0))
+            before = self.dropped()
+            self.assertFalse(self.peer.send(message))
+            self.assertEqual(self.dropped(), before + 1)
+
+    def test_newer_leads(self):
+        """What a node leads now takes the place of what it led before and did not tell yet."""
+        link = self.up()
+        link.pauseProducing()
+        for leads in ((), (Lead(group=16, term=1),)):
+            self.assertTrue(self.peer.send(Leads(leads=leads)))
+        self.assertEqual(len(self.peer.queue), 1)
+        link.resumeProducing()
+        self.assertEqual(self.transport.take_frames()[-1][1][:2], b"\0\1")
 
     def test_restricted(self):
         """A link of before both were of one cluster ends in order with the next message, which is dropped."""

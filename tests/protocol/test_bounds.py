@@ -48,6 +48,7 @@ from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole
 from loghouse.protocol.message import NO_UUID, RequestIds, check_name, check_text
 from loghouse.protocol.repair_messages import EntriesRequest
 from loghouse.protocol.roster_messages import RosterEntry, RosterReply
+from loghouse.protocol.routing_messages import Lead, Leads
 
 DISK = bytes(range(16))
 LONGEST = "n" * 63
@@ -290,7 +291,7 @@ class ClientTests(BoundsTestCase):
 
 
 class ForwardTests(BoundsTestCase):
-    """Kinds 0x012x, 0x019x and 0x01Ax."""
+    """Kinds 0x012x, 0x019x, 0x01Ax and 0x01Bx."""
 
     PRODUCE = ForwardProduce(request_id=1, subject="root", batch=b"ab", record_count=1)
 
@@ -367,6 +368,14 @@ class ForwardTests(BoundsTestCase):
         for first, last in [(0, 1), (0, 0), (2, 1)]:
             message = EntriesRequest(request_id=1, first_index=first, last_index=last)
             self.refused(message, f"entries {first} to {last}")
+
+    def test_leads(self):
+        """A node leads at most as many groups as there can be logs, each with a number and in a term."""
+        lead = Lead(group=1, term=1)
+        taken(Leads(leads=(lead,) * limits.LOGS_MAX))
+        self.refused(Leads(leads=(lead,) * (limits.LOGS_MAX + 1)), "10001 groups, at most 10000")
+        self.refused(Leads(leads=(lead, replace(lead, group=0))), "leads group 0 in term 1")
+        self.refused(Leads(leads=(replace(lead, term=0),)), "leads group 1 in term 0")
 
     def test_roster(self):
         """Members are as many as there can be, each with a name and a whole uuid."""

@@ -62,6 +62,18 @@ from loghouse.protocol.raft_messages import (
 )
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.protocol.roster_messages import RosterEntry, RosterReply, RosterRequest
+from loghouse.protocol.routing_messages import (
+    ForwardBounds,
+    ForwardBoundsReply,
+    ForwardFindOffset,
+    ForwardFindOffsetReply,
+    ForwardFrames,
+    ForwardRead,
+    ForwardWait,
+    ForwardWaitReply,
+    Lead,
+    Leads,
+)
 
 CLUSTER = bytes.fromhex("6c6f67686f7573652d74657374000001")
 DISK_A = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
@@ -172,6 +184,16 @@ MESSAGES = (
         0,
     ),
     ("roster reply: none", RosterReply(request_id=2, index=0), 0),
+    ("leads", Leads(leads=(Lead(group=16, term=3), Lead(group=2**32 - 1, term=2**64 - 1))), 0),
+    ("leads: none", Leads(), 0),
+    ("forward read", ForwardRead(request_id=7, offset=1, size_max=65_536), 0),
+    ("forward frames", ForwardFrames(request_id=7, next_offset=2, frames=ENTRY.frame), 0),
+    ("forward wait", ForwardWait(request_id=8, offset=2), 0),
+    ("forward wait reply", ForwardWaitReply(request_id=8, next_offset=3), 0),
+    ("forward bounds", ForwardBounds(request_id=9), 0),
+    ("forward bounds reply", ForwardBoundsReply(request_id=9, lowest=1, next_offset=2**64 - 1), 0),
+    ("forward find offset", ForwardFindOffset(request_id=2**64 - 1, timestamp=TIME), 0),
+    ("forward find offset reply", ForwardFindOffsetReply(request_id=10, offset=1, timestamp=TIME), 0),
     ("swim ping", SwimPing(sequence=9, name="b", disk_uuid=DISK_B, broadcasts=(ALIVE,)), 0),
     ("swim ping request", SwimPingReq(sequence=10, name="b", disk_uuid=DISK_B), 0),
     ("swim ack", SwimAck(sequence=9, broadcasts=(SUSPECT, LEFT)), 0),

@@ -53,6 +53,8 @@ def headers():
         ("ping", 0x0002, 8 * KIB),
         ("heartbeat", 0x0105, 80),
         ("append entries", 0x0103, 9 * MIB + 72),
+        ("leads", 0x01B0, 128 * KIB),
+        ("forward frames", 0x01B2, 8 * MIB + 128),
         ("swim ping", 0x0201, 64 * KIB),
         ("push pull", 0x0205, 256 * KIB),
         ("fetch", 0x0303, 8 * KIB),
@@ -107,6 +109,15 @@ def node_bodies():
     yield "entries request backwards", "last_index", changed("entries request", 23, b"\1")
     yield "entries request from entry 0", "first_index", changed("entries request", 8, bytes(8))
     yield "roster reply cut in a disk's uuid", "members", cut("roster reply")
+    yield "leads of group 0", "leads", changed("leads", 2, bytes(4))
+    yield "leads in term 0", "leads", changed("leads", 6, bytes(8))
+    yield "leads cut in a term", "leads", cut("leads")
+    yield "leads of 65535 groups", "leads", pack_header(2, 0x01B0) + b"\xff\xff"
+    yield "forward read without its last byte", "size_max", cut("forward read")
+    yield "forward frames of 15 bytes", "next_offset", pack_header(15, 0x01B2) + bytes(15)
+    yield "forward wait without an offset", "offset", cut("forward wait", 8)
+    yield "forward bounds and a byte", "request_id", longer("forward bounds")
+    yield "forward find offset reply and a byte", "timestamp", longer("forward find offset reply")
     yield "swim ping of nobody", "name", changed("swim ping request", 4, b"\0", 2)
     yield "swim broadcast of nothing", "broadcasts", pack_header(1, 0x0207) + b"\0"
     yield "swim broadcast of liveness 5", "liveness", changed("swim broadcast", 1, b"\5")
