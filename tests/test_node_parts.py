@@ -17,6 +17,7 @@ from loghouse.errors import (
     PermissionDeniedError,
     UnauthenticatedError,
     UnavailableError,
+    UnknownLogError,
 )
 from loghouse.limits import NAME_SIZE_MAX
 from loghouse.node import gate as gates
@@ -230,9 +231,13 @@ class GateTests(SynchronousTestCase):
         authorizer = SimpleNamespace(
             permits=self.permits,
             permits_anything=lambda subject: subject in {"root", "ann"},
+            permits_on_any=lambda subject, action: any(
+                (subject, action) == (one[0], one[2]) for one in self.allowed
+            ),
+            permits_some=lambda subject, log: any((subject, log) == one[:2] for one in self.allowed),
             check_anything=self.asked.append,
         )
-        self.node = SimpleNamespace(log=lambda name: f"log {name}")
+        self.node = SimpleNamespace(log=lambda name: SimpleNamespace(name=f"log {name}", group=7))
         self.gate = Gate(self.node, authorizer, clock=lambda: self.now)
 
     def permits(self, subject, object_, action):
@@ -288,11 +293,15 @@ class GateTests(SynchronousTestCase):
         self.assertRaises(IdentityError, gate.check_permission, self.who("root"), "*", Action.ADMIN)
 
     def test_any_log(self):
-        """Before the request is read: what is allowed on the default log, or on the cluster, may go on."""
+        """Before the request is read: what is allowed on any log, or on the cluster, may go on."""
         for subject, action, is_allowed in (
             ("root", Action.PRODUCE, True),
             ("root", Action.ADMIN, True),
-            ("root", Action.CONSUME, False),
+            ("root", Action.CONSUME, True),  # as an administrator: the catalogue
+            ("root", Action.MANAGE, True),
+            ("ann", Action.CONSUME, True),  # of `orders`
+            ("ann", Action.MANAGE, False),
+            ("eve", Action.CONSUME, False),
             ("eve", Action.PRODUCE, False),
             ("eve", Action.ADMIN, False),
         ):
@@ -306,8 +315,9 @@ class GateTests(SynchronousTestCase):
 
     def test_logs(self):
         """The permission comes before the log; a name has a size."""
-        self.assertEqual(self.gate.find_log(self.who("ann"), "orders", Action.CONSUME), "log orders")
-        self.assertEqual(self.gate.find_log(self.who("root"), "", Action.PRODUCE), "log ")
+        found = self.gate.find_log(self.who("ann"), "orders", Action.CONSUME, 7)
+        self.assertEqual(found.name, "log orders")
+        self.assertEqual(self.gate.find_log(self.who("root"), "", Action.PRODUCE).name, "log ")
         self.assertEqual(self.asked[-1], ("root", "default", "produce"))
         name = "n" * NAME_SIZE_MAX
         self.assertRaises(PermissionDeniedError, self.gate.find_log, self.who("ann"), name, Action.CONSUME)
@@ -315,6 +325,47 @@ class GateTests(SynchronousTestCase):
             InvalidRequestError, self.gate.find_log, self.who("ann"), f"{name}n", Action.CONSUME
         )
         self.assertIn(f"has {NAME_SIZE_MAX + 1} characters; at most {NAME_SIZE_MAX}", str(error))
+
+    def test_another_log_of_that_name(self):
+        """Who knows the log's number is not given another one that has its name by now."""
+        error = self.assertRaises(
+            UnknownLogError, self.gate.find_log, self.who("ann"), "orders", Action.CONSUME, 8
+        )
+        self.assertEqual(error.name, "orders")
+
+    def test_the_catalogue(self):
+        """Who administers the cluster may read the catalogue; nobody changes it, whatever the rules say."""
+        self.allowed |= {("ann", "_catalog", action) for action in ("consume", "produce", "manage")}
+        self.gate.check_permission(self.who("root"), "_catalog", Action.CONSUME)
+        for subject, action in (
+            ("ann", Action.CONSUME),
+            ("ann", Action.PRODUCE),
+            ("ann", Action.MANAGE),
+            ("root", Action.PRODUCE),
+            ("root", Action.MANAGE),
+            ("root", Action.ADMIN),
+        ):
+            self.assertRaises(
+                PermissionDeniedError, self.gate.check_permission, self.who(subject), "_catalog", action
+            )
+        self.assertEqual([self.gate.may_see(self.who(s), "_catalog") for s in ("root", "ann")], [True, False])
+
+    def test_management(self):
+        """A log is managed by whoever has a rule for that, and by who administers the cluster."""
+        self.allowed.add(("ann", "orders", "manage"))
+        for log in ("default", "orders", "other"):
+            self.gate.check_permission(self.who("root"), log, Action.MANAGE)
+        self.gate.check_permission(self.who("ann"), "orders", Action.MANAGE)
+        for log in ("default", "other"):
+            self.assertRaises(
+                PermissionDeniedError, self.gate.check_permission, self.who("ann"), log, Action.MANAGE
+            )
+
+    def test_what_may_be_seen(self):
+        """A log is seen by whoever may do anything with it, and by who administers the cluster."""
+        seen = [self.gate.may_see(self.who(subject), "orders") for subject in ("root", "ann", "eve")]
+        self.assertEqual(seen, [True, True, False])
+        self.assertFalse(self.gate.may_see(self.who("ann"), "other"))
 
     def test_alone(self):
         """What belongs to a whole entry makes one of its own, with all that it has."""

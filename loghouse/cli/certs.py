@@ -43,6 +43,7 @@ m = r.sub == p.sub && r.obj == p.obj && r.act == p.act
 POLICY_TEXT = """p, root, *, produce
 p, root, *, consume
 p, root, *, admin
+p, root, *, manage
 """
 
 

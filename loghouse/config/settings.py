@@ -140,7 +140,9 @@ class ACLConfig:
 
     model: Path = _setting(read_file, "The casbin model.", example="certs/model.conf")
     policy: Path = _setting(
-        read_file, "The rules: p, SUBJECT, LOG or *, produce | consume | admin", example="certs/policy.csv"
+        read_file,
+        "The rules: p, SUBJECT, LOG or *, produce | consume | admin | manage",
+        example="certs/policy.csv",
     )
 
 

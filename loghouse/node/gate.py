@@ -18,16 +18,18 @@ from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
 from loghouse.errors import (
     InvalidRequestError,
+    NotSupportedError,
     OutcomeUnknownError,
     PermissionDeniedError,
     RequestError,
     UnauthenticatedError,
     UnavailableError,
+    UnknownLogError,
 )
 from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
-from loghouse.node.api import LogLike, NodeLike
+from loghouse.node.api import LogAdmin, LogLike, NodeLike
 from loghouse.protocol.checking import check_steps
-from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.protocol.entry import CATALOGUE_LOG, DEFAULT_LOG
 from loghouse.replica.api import Proposal
 from loghouse.replica.coalescing import Share, may_share
 
@@ -72,8 +74,10 @@ class Gate:
         Streams ask again for every message, so a new policy or an expired certificate ends them.
 
         Args:
-            object_: A log, or `*`: the cluster.
-            action: None when any permission at all, on whatever object, is enough.
+            object_: A log, or `*`: the cluster. The catalogue may be consumed by whoever may administer
+                the cluster, and changed by nobody.
+            action: None when any permission at all, on whatever object, is enough. Whoever may administer
+                the cluster may manage every log.
 
         Raises:
             UnauthenticatedError, IdentityError: The certificate has expired, is denied, or has lost its CA.
@@ -84,13 +88,31 @@ class Gate:
         subject = identity.subject
         if identity.has_expired(self._clock()):
             raise UnauthenticatedError(f"the certificate of {subject!r} has expired; get a new one")
+        permits = self.authorizer.permits
         if action is None:
             self.authorizer.check_anything(subject)
-        # Whoever may do nothing here is remembered: a stranger's invented logs cost no decisions.
-        elif (
-            object_ != DEFAULT_LOG and not self.authorizer.permits_anything(subject)
-        ) or not self.authorizer.permits(subject, object_, action):
+            return
+        if object_ == DEFAULT_LOG:
+            is_permitted = permits(subject, object_, action)
+        elif object_ == CATALOGUE_LOG:
+            is_permitted = action == Action.CONSUME and permits(subject, ANY_OBJECT, Action.ADMIN)
+        else:
+            # Whoever may do nothing here is remembered: a stranger's invented logs cost no decisions.
+            is_permitted = self.authorizer.permits_anything(subject) and permits(subject, object_, action)
+        if not is_permitted and action == Action.MANAGE and object_ != CATALOGUE_LOG:
+            is_permitted = permits(subject, ANY_OBJECT, Action.ADMIN)
+        if not is_permitted:
             raise PermissionDeniedError(subject, action, object_)
+
+    def may_see(self, identity: Identity, name: str) -> bool:
+        """Whether the caller may learn that there is a log of that name.
+
+        Any permission on it is enough, or that to administer the cluster.
+        """
+        subject = identity.subject
+        if name != CATALOGUE_LOG and self.authorizer.permits_some(subject, name):
+            return True
+        return self.authorizer.permits(subject, ANY_OBJECT, Action.ADMIN)
 
     def check_any_log(self, identity: Identity, action: Action | None) -> None:
         """Raise when the caller may not do this, whichever log a request that is not read yet will name.
@@ -103,14 +125,22 @@ class Gate:
         except PermissionDeniedError:
             if action is None:
                 raise
-            if action != Action.ADMIN and not self.authorizer.permits(identity.subject, ANY_OBJECT, action):
-                raise
-            self.check_permission(identity, ANY_OBJECT, action)
+            subject = identity.subject
+            if self.authorizer.permits_on_any(subject, action):
+                return
+            if action == Action.CONSUME and self.authorizer.permits(subject, ANY_OBJECT, Action.ADMIN):
+                return  # it may be the catalogue
+            if action == Action.ADMIN:
+                self.check_permission(identity, ANY_OBJECT, action)
+            raise
 
-    def find_log(self, identity: Identity, name: str, action: Action) -> LogLike:
+    def find_log(self, identity: Identity, name: str, action: Action, group: int = 0) -> LogLike:
         """Return the log of that name (empty: the default one), if the caller may do this on it.
 
         Permission first: a caller who may do nothing here does not learn which logs there are.
+
+        Args:
+            group: The log's number, when the caller knows it: another one of that name is not meant.
 
         Raises:
             UnauthenticatedError, IdentityError, PermissionDeniedError: As `check_permission`.
@@ -122,7 +152,22 @@ class Gate:
                 "log", f"has {len(name)} characters; at most {NAME_SIZE_MAX} are allowed"
             )
         self.check_permission(identity, name or DEFAULT_LOG, action)
-        return self.node.log(name)
+        log = self.node.log(name)
+        if group and log.group != group:
+            raise UnknownLogError(name)
+        return log
+
+
+def log_administration_of(node: NodeLike) -> LogAdmin:
+    """Return what a node can be asked about which logs there are.
+
+    Raises:
+        NotSupportedError: It has the one log `default`.
+    """
+    found: LogAdmin | None = getattr(node, "log_administration", None)
+    if found is None:
+        raise NotSupportedError("this node has the log 'default' alone, and no catalogue of logs")
+    return found
 
 
 def proposal_alone(

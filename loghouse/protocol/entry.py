@@ -81,9 +81,11 @@ def without_crc(content: bytes, seed: int = 0) -> bytes | None:
 
 
 DEFAULT_LOG: Final = "default"
-"""The one log that a cluster has; an empty name means it, too."""
+"""The log that every cluster has; an empty name means it, too."""
 DEFAULT_GROUP: Final = 1
 """Its Raft group."""
+CATALOGUE_LOG: Final = "_catalog"
+"""The log that says which logs there are; no user's log can be called so."""
 
 
 def frame_seed(cluster: bytes, group: int) -> int:

@@ -18,7 +18,7 @@ from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
 NAMES = st.sampled_from(("ann", "bob"))
 LOGS = st.sampled_from(("a", "ab", "abc", "default", "*"))
 PATTERNS = LOGS | st.sampled_from(("a*", "ab*", "abc*", "d*"))
-ACTIONS = st.sampled_from(("produce", "consume", "admin"))
+ACTIONS = st.sampled_from(("produce", "consume", "admin", "manage"))
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = (ROOT / "certs" / "model.conf").read_text()
 ROLES = MODEL.replace("r.sub == p.sub", "g(r.sub, p.sub)") + "\n[role_definition]\ng = _, _\n"
@@ -109,6 +109,28 @@ class PolicyTests(SynchronousTestCase):
         authorizer = self.authorizer("p, eve, *, consume, allow\np, eve, default, consume, deny\n")
         self.assertTrue(authorizer.permits("eve", "other", "consume"))
         self.assertFalse(authorizer.permits("eve", "default", "consume"))
+
+    def test_what_is_permitted_somewhere(self):
+        """One log on which a subject may do something is enough to ask, and to see that log alone."""
+        for model in (MODEL, ROLES):
+            self.model.write_text(model)
+            authorizer = self.authorizer("p, ann, team-a-*, manage\np, bob, orders, consume\n")
+            asked = [
+                authorizer.permits_on_any(subject, action)
+                for subject in ("ann", "bob", "eve")
+                for action in ("manage", "consume")
+            ]
+            self.assertEqual(asked, [True, False, False, True, False, False])
+            seen = [
+                authorizer.permits_some(subject, log)
+                for subject in ("ann", "bob")
+                for log in ("team-a-x", "team-a", "orders", "default")
+            ]
+            self.assertEqual(seen, [True, False, False, False, False, False, True, False])
+        authorizer.permits_on_any("ann", "consume")
+        self.policy.write_text("p, ann, orders, consume\n")
+        authorizer.take(authorizer.read())
+        self.assertTrue(authorizer.permits_on_any("ann", "consume"))
 
     def test_roles(self):
         """A model with roles gives a member what its role may do."""
@@ -311,6 +333,14 @@ class DecisionTests(SynchronousTestCase):
         authorizer = self.authorizer(lines)
         self.assertEqual(authorizer.permits(subject, log, action), expected)
         self.assertEqual(authorizer.permits_anything(subject), any(rule[0] == subject for rule in rules))
+        self.assertEqual(
+            authorizer.permits_on_any(subject, action),
+            any((one[0], one[2]) == (subject, action) for one in rules),
+        )
+        self.assertEqual(
+            authorizer.permits_some(subject, log),
+            any(authorizer.permits(subject, log, one) for one in Action),
+        )
 
     def test_the_memory_is_bounded(self):
         """More subjects than are remembered make the oldest go, and every answer is still right."""
