@@ -226,7 +226,7 @@ class UnknownLogError(RequestError):
     code = 28
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no log named {name!r}; this cluster has 'default'")
+        super().__init__(f"no log named {name!r} on this cluster")
         self.name = name
 
 

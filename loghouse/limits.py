@@ -59,6 +59,8 @@ REPLICAS_PER_LOG_MAX: Final = VOTERS_MAX
 TOMBSTONES_MAX: Final = 10_000
 CATALOGUE_RECORD_SIZE_MAX: Final = 16 * MIB
 LOG_TAGS_MAX: Final = 8
+LOGS_PER_PAGE_DEFAULT: Final = 500  # of a list of logs; some 300 bytes each
+LOGS_PER_PAGE_MAX: Final = 1000
 LOG_TAG_SIZE_MAX: Final = 63
 
 # --- storage --------------------------------------------------------------------

@@ -13,7 +13,7 @@ from loghouse.api.guard import Call, Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.errors import InvalidRequestError
-from loghouse.node.api import NodeLike
+from loghouse.node.api import GroupAdmin, NodeLike
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS
 from loghouse.protocol.message import check_name
@@ -57,8 +57,8 @@ class ClusterService:
         return answer
 
     async def _status(self, request: Any) -> Any:
-        status = await to_asyncio(self._node.administration.status())
         node = self._node
+        status = await to_asyncio(self._group(request).status())
         return log_pb2.StatusResponse(
             cluster_uuid=node.cluster_uuid,
             cluster_name=node.cluster_name,
@@ -99,11 +99,15 @@ class ClusterService:
 
     async def _transfer(self, request: Any) -> Any:
         name = _node_name(request) if request.name else ""
-        leader: str = await to_asyncio(self._node.administration.transfer(name))
+        leader: str = await to_asyncio(self._group(request).transfer(name))
         return log_pb2.TransferResponse(leader=leader)
 
+    def _group(self, request: Any) -> GroupAdmin:
+        """Return what administers the group of the log that a request names; raises UnknownLogError."""
+        return self._node.log(request.log).administration if request.log else self._node.administration
+
     async def _trim(self, call: Call, request: Any) -> bytes:
-        lowest: int = await to_asyncio(call.find_log(request.log).trim(request.offset))
+        lowest: int = await to_asyncio(call.find_log(request.log, request.group).trim(request.offset))
         return bytes(log_pb2.TrimResponse(lowest=lowest).SerializeToString())
 
 

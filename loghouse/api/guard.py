@@ -31,11 +31,12 @@ from loghouse.errors import (
     UnavailableError,
     short_of,
 )
-from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS
+from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS, NAME_SIZE_MAX
 from loghouse.net.callers import Caller, Callers
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
+from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.protocol.failures import LEADER_KEY
 from loghouse.shares import Holding, Shares
 
@@ -221,11 +222,39 @@ class Call:
         finally:
             holding.close()
 
-    def find_log(self, name: str) -> LogLike:
+    def find_log(self, name: str, group: int = 0) -> LogLike:
         """Return a log on which the caller may (still) do this; see `Gate.find_log` for what is raised."""
         assert self._rpc.action is not None
-        self.log = self._guard.gate.find_log(self._identity, name, self._rpc.action)
+        self.log = self._guard.gate.find_log(self._identity, name, self._rpc.action, group)
         return self.log
+
+    def check_log(self, name: str) -> None:
+        """Raise unless the caller may do this on a log of that name, whether there is one or not.
+
+        Raises:
+            As `Gate.check_permission`.
+        """
+        self._guard.gate.check_permission(self._identity, name, self._rpc.action)
+
+    def may_see(self, name: str) -> bool:
+        """Whether the caller may learn that there is a log of that name."""
+        return self._guard.gate.may_see(self._identity, name)
+
+    def check_seen(self, name: str) -> None:
+        """Raise unless the caller may learn of a log (empty: the default one), and still do anything here.
+
+        Raises:
+            PermissionDeniedError: Names the least that a rule could allow.
+            UnauthenticatedError, IdentityError: As `Gate.check_permission`.
+            InvalidRequestError: No log can have that name.
+        """
+        self.check_cluster()
+        if len(name) > NAME_SIZE_MAX:
+            raise InvalidRequestError(
+                "name", f"has {len(name)} characters; at most {NAME_SIZE_MAX} are allowed"
+            )
+        if not self.may_see(name or DEFAULT_LOG):
+            raise PermissionDeniedError(self.subject, Action.CONSUME, name or DEFAULT_LOG)
 
     def check_cluster(self) -> None:
         """Raise unless the caller may (still) do this on the cluster; see `Gate.check_permission`."""

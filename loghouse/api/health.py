@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from grpc_health.v1 import health_pb2
 
-from loghouse.api import cluster_service, log_service
+from loghouse.api import cluster_service, log_service, logs_service
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.errors import UnknownServiceError
 from loghouse.limits import NAME_SIZE_MAX
 from loghouse.node.api import NodeLike
 
 SERVICE: Final = "grpc.health.v1.Health"
-_KNOWN: Final = frozenset(["", log_service.SERVICE, cluster_service.SERVICE])
+_KNOWN: Final = frozenset(["", log_service.SERVICE, cluster_service.SERVICE, logs_service.SERVICE])
 _Status = health_pb2.HealthCheckResponse
 
 

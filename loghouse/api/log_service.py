@@ -6,7 +6,7 @@ Records are the unit of the first, entries of the second: a batch goes in and ou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -26,10 +26,11 @@ from loghouse.errors import (
     short_of,
 )
 from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, KIB, READER_SIZE_MIN, READERS_SIZE_MAX
-from loghouse.node.api import LogLike
-from loghouse.node.gate import Gate, proposal_alone
+from loghouse.node.api import LogLike, servers_of
+from loghouse.node.gate import Gate, log_administration_of, proposal_alone
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_record_size, record_steps
+from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.protocol.varint import join_bytes_field
@@ -54,7 +55,8 @@ class LogService:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._node = gate.node
-        self._coalescers: dict[int, Coalescer] = {}  # by group; one for each log that is appended to
+        # By group; one for each log that is appended to, as long as there is that log.
+        self._coalescers: dict[int, Coalescer] = {}
         self._checks = LongChecks(deferToThread)
         self._reader_count = 0
 
@@ -119,7 +121,7 @@ class LogService:
 
     def _submit_record(self, call: Call, request: Any) -> asyncio.Future[bytes]:
         """Check a record and propose it, in a batch of its own or in company."""
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         if not request.HasField("record"):
             raise InvalidRequestError("record", "is missing; an append needs one")
         record = request.record
@@ -141,7 +143,7 @@ class LogService:
 
     async def _submit_batch(self, call: Call, request: Any) -> asyncio.Future[bytes]:
         """Check a batch and propose its bytes as they are."""
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         batch = request.batch
         payload_crc = request.batch_crc if request.HasField("batch_crc") else None
         steps = self._gate.check_batch(batch, request.record_count, request.codec, payload_crc)
@@ -193,6 +195,8 @@ class LogService:
         )
         coalescer = self._coalescers.get(log.group)
         if coalescer is None:
+            logs = self._node.logs
+            self._coalescers = {group: one for group, one in self._coalescers.items() if group in logs}
             coalescer = self._coalescers[log.group] = Coalescer(log.propose, soon(), later=later())
         if proposal is None:
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
@@ -204,14 +208,14 @@ class LogService:
         return share.done
 
     async def _register_producer(self, call: Call, request: Any) -> bytes:
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         producer_id = await to_asyncio(log.register_producer(call.subject))
         return bytes(log_pb2.RegisterProducerResponse(producer_id=producer_id).SerializeToString())
 
     # --- reading ----------------------------------------------------------------------
 
     async def _consume(self, call: Call, request: Any) -> bytes:
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         fetched = await to_asyncio(log.fetch(request.offset, 1))
         for entry in decode_entries(log.seed, fetched.frames):
             async for record in records_from(entry, request.offset, lambda: 1):
@@ -219,7 +223,7 @@ class LogService:
         raise AssertionError(f"a fetch at {request.offset} did not hold that offset")
 
     async def _consume_stream(self, call: Call, request: Any) -> None:
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         offset = request.offset
         share = partial(self._share_of, CONSUME_SIZE)
         with self._reader(), call.following():
@@ -232,15 +236,15 @@ class LogService:
                 offset = fetched.next_offset
 
     async def _fetch(self, call: Call, request: Any) -> bytes:
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         with self._reader():
             size_max = _fetch_size(request.size_max)
             fetched = await to_asyncio(log.fetch(request.offset, self._share_of(size_max)))
             fetched = await fitting(log.seed, fetched, request.offset, request.size_max)
-        return _fetch_response(fetched)
+        return _fetch_response(fetched, log.group)
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         offset = request.offset
         size_max = _fetch_size(request.size_max)
         with self._reader(), call.following():
@@ -248,13 +252,13 @@ class LogService:
                 fetched = await self._read_on(call, log, offset, size_max)
                 with call.holding(len(fetched.frames)):
                     fetched = await fitting(log.seed, fetched, offset, request.size_max)
-                    await call.write(_fetch_response(fetched))
+                    await call.write(_fetch_response(fetched, log.group))
                 offset = fetched.next_offset
 
     async def _read_on(self, call: Call, log: LogLike, offset: int, size_max: int) -> Fetched:
         """Return entries from `offset` on, sleeping in the node while there are none."""
         await to_asyncio(log.wait_for(offset))
-        call.find_log(log.name)  # it may have waited for days: may the caller still?
+        call.find_log(log.name, log.group)  # it may have waited for days: is there still, and may the caller?
         return await to_asyncio(log.fetch(offset, self._share_of(size_max)))
 
     @contextmanager
@@ -270,19 +274,29 @@ class LogService:
         return min(size_max, max(READER_SIZE_MIN, READERS_SIZE_MAX // self._reader_count))
 
     async def _bounds(self, call: Call, request: Any) -> bytes:
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         bounds = await to_asyncio(log.bounds())
-        response = log_pb2.BoundsResponse(lowest=bounds.lowest, next=bounds.next_offset)
+        response = log_pb2.BoundsResponse(lowest=bounds.lowest, next=bounds.next_offset, group=log.group)
         return bytes(response.SerializeToString())
 
     async def _find_offset(self, call: Call, request: Any) -> bytes:
-        log = call.find_log(request.log)
+        log = call.find_log(request.log, request.group)
         offset, timestamp = await to_asyncio(log.find_offset(request.timestamp))
         return bytes(log_pb2.FindOffsetResponse(offset=offset, timestamp=timestamp).SerializeToString())
 
     async def _get_servers(self, call: Call, request: Any) -> bytes:
+        if request.log:
+            return await self._get_servers_of(call, request.log)
         call.check_cluster()
-        servers = [
+        return self._servers_response(self._node.servers())
+
+    async def _get_servers_of(self, call: Call, name: str) -> bytes:
+        call.check_seen(name)
+        log = await to_asyncio(log_administration_of(self._node).describe(name))
+        return self._servers_response(servers_of(log, self._node.servers()), log.group, log.epoch)
+
+    def _servers_response(self, servers: Sequence[DescribedServer], group: int = 0, epoch: int = 0) -> bytes:
+        listed = [
             log_pb2.Server(
                 id=server.name,
                 rpc_addr=server.address,
@@ -291,10 +305,14 @@ class LogService:
                 grpc_addr=server.grpc_address,
                 is_alive=server.is_alive,
             )
-            for server in self._node.servers()
+            for server in servers
         ]
         response = log_pb2.GetServersResponse(
-            servers=servers, cluster_uuid=self._node.cluster_uuid, cluster_name=self._node.cluster_name
+            servers=listed,
+            cluster_uuid=self._node.cluster_uuid,
+            cluster_name=self._node.cluster_name,
+            group=group,
+            epoch=epoch,
         )
         return bytes(response.SerializeToString())
 
@@ -340,7 +358,7 @@ def _fetch_size(size_max: int) -> int:
     return min(size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)
 
 
-def _fetch_response(fetched: Fetched) -> bytes:
+def _fetch_response(fetched: Fetched, group: int) -> bytes:
     # One copy; the generated message would make three of a megabyte.
-    rest = log_pb2.FetchResponse(next_offset=fetched.next_offset).SerializeToString()
+    rest = log_pb2.FetchResponse(next_offset=fetched.next_offset, group=group).SerializeToString()
     return join_bytes_field(log_pb2.FetchResponse.FRAMES_FIELD_NUMBER, fetched.frames, bytes(rest))

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from grpc import aio
 
-from loghouse.api import cluster_service, health, log_service, reflection
+from loghouse.api import cluster_service, health, log_service, logs_service, reflection
 from loghouse.api.cluster_service import ClusterService
 from loghouse.api.credentials import grpc_credentials
 from loghouse.api.guard import Guard, handlers_of
 from loghouse.api.health import HealthService
 from loghouse.api.log_service import LogService
+from loghouse.api.logs_service import LogsService
 from loghouse.api.reflection import ReflectionService
 from loghouse.auth.credentials import Credentials
 from loghouse.auth.identity import Identity
@@ -111,6 +112,7 @@ class GrpcServer:
         services: list[tuple[str, Any]] = [
             (log_service.SERVICE, LogService(gate)),
             (cluster_service.SERVICE, ClusterService(node)),
+            (logs_service.SERVICE, LogsService(gate)),
             (health.SERVICE, self.health),
         ]
         services.append((reflection.SERVICE, ReflectionService([name for name, _ in services])))

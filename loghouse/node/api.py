@@ -7,7 +7,7 @@ count records from 0 and have no gaps; times are microseconds since the epoch; s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -57,6 +57,16 @@ class ClusterStatus:
     removed: tuple[str, ...] = ()
 
 
+class GroupAdmin(Protocol):
+    """What may be asked about the group of one log; every call works on every node."""
+
+    def status(self) -> Deferred[ClusterStatus]:
+        """The members, as this node sees them; fires also when there is no leader."""
+
+    def transfer(self, name: str) -> Deferred[str]:
+        """Hand leadership to a node (empty: the best candidate); fires with the new leader's name."""
+
+
 class LogLike(Protocol):
     """A log as a node serves it, whether or not it hosts a copy.
 
@@ -78,6 +88,10 @@ class LogLike(Protocol):
     @property
     def leader_name(self) -> str:
         """The name of the node that leads, as far as this one knows; else empty."""
+
+    @property
+    def administration(self) -> GroupAdmin:
+        """What may be asked about its group."""
 
     def propose(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> Cancellable | None:
         """Append a batch, and tell one of two callables: a Deferred costs an append too much (ADR 16).
@@ -123,15 +137,12 @@ class LogLike(Protocol):
         """Let records below `offset` go; fires with the lowest offset once that is committed."""
 
 
-class ClusterAdmin(Protocol):
+class ClusterAdmin(GroupAdmin, Protocol):
     """What a node can be asked about the cluster and its members; every call works on every node.
 
     Errors are `RequestError`s. MembershipError says why a change was refused and what would work; after
     OutcomeUnknownError it may or may not have been done, and doing it again does no harm.
     """
-
-    def status(self) -> Deferred[ClusterStatus]:
-        """The cluster as this node sees it; fires also when there is no leader."""
 
     def add(self, name: str, learner: bool) -> Deferred[None]:
         """Let a node in, also one that was removed; as a learner that is never promoted when `learner`."""
@@ -141,9 +152,6 @@ class ClusterAdmin(Protocol):
 
     def leave(self) -> Deferred[None]:
         """Take this node out of the cluster; fires when that is committed."""
-
-    def transfer(self, name: str) -> Deferred[str]:
-        """Hand leadership to a node (empty: the best candidate); fires with the new leader's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +270,21 @@ class NodeLike(Protocol):
 
     def servers(self) -> Sequence[DescribedServer]:
         """The nodes of the cluster, this one included."""
+
+
+def servers_of(log: LogDescription, servers: Sequence[DescribedServer]) -> list[DescribedServer]:
+    """Return those of the cluster's nodes that hold a log, as voters, and which of them leads it."""
+    known = {server.name: server for server in servers}
+    return [
+        replace(
+            known[one.node],
+            role=MemberRole.VOTER,
+            is_leader=one.node == log.leader,
+            is_alive=one.is_alive or one.node == log.leader,
+        )
+        for one in log.replicas
+        if one.node in known
+    ]
 
 
 def proposing(propose: Propose, proposal: Proposal) -> Deferred[Appended]:

@@ -83,8 +83,8 @@ class Gate:
     def check_permission(self, identity, place, action):
         self._ask("permission", identity.subject, place, action)
 
-    def find_log(self, identity, name, action):
-        self._ask("log", identity.subject, name, action)
+    def find_log(self, identity, name, action, group=0):
+        self._ask("log", identity.subject, name, action, group)
         return f"log {name}"
 
 
@@ -241,7 +241,7 @@ class OneCallTests(CallCase):
         call.check_cluster()
         self.assertEqual(
             self.gate.asked[1:],
-            [("log", "root", "l", Action.ADMIN), ("permission", "root", "*", Action.ADMIN)],
+            [("log", "root", "l", Action.ADMIN, 0), ("permission", "root", "*", Action.ADMIN)],
         )
 
     @timed

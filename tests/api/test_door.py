@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.api import cluster_service, log_service
+from loghouse.api import cluster_service, log_service, logs_service
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate
@@ -41,7 +41,7 @@ def every_rpc():
     ]
     for service in services:
         for method in service.methods:
-            if method.name != "List":  # of newer health protocols; not served
+            if method.full_name != "grpc.health.v1.Health.List":  # of newer protocols; not served
                 yield f"/{service.full_name}/{method.name}", method
 
 
@@ -202,7 +202,7 @@ class PermissionTests(DoorCase):
         """Every call of the descriptors is denied to a subject without rules, naming it."""
         channel = self.channel("nobody")
         calls = list(every_rpc())
-        self.assertEqual(len(calls), 12 + 6 + 2 + 1)
+        self.assertEqual(len(calls), 12 + 6 + 7 + 2 + 1)
         for name, method in calls:
             request = b"" if "Reflection" not in name else b"\x3a\x00"
             error = await self.refused(
@@ -213,14 +213,14 @@ class PermissionTests(DoorCase):
 
     def test_every_rpc_has_a_row(self):
         """The tables of the services hold exactly the calls of their descriptors."""
-        for service, rpcs in (
-            (
-                log_pb2.DESCRIPTOR.services_by_name["Log"],
-                log_service.LogService(Gate(self.node, self.authorizer, clock=self.wall_clock)),
-            ),
-            (log_pb2.DESCRIPTOR.services_by_name["Cluster"], cluster_service.ClusterService(self.node)),
+        gate = Gate(self.node, self.authorizer, clock=self.wall_clock)
+        for name, service in (
+            ("Log", log_service.LogService(gate)),
+            ("Cluster", cluster_service.ClusterService(self.node)),
+            ("Logs", logs_service.LogsService(gate)),
         ):
-            self.assertEqual(set(rpcs.rpcs()), {method.name for method in service.methods})
+            described = log_pb2.DESCRIPTOR.services_by_name[name]
+            self.assertEqual(set(service.rpcs()), {method.name for method in described.methods})
 
     @asynchronous
     async def test_denial_details(self):
@@ -514,6 +514,7 @@ class ReflectionTests(DoorCase):
             {
                 "log.v1.Log",
                 "log.v1.Cluster",
+                "log.v1.Logs",
                 "grpc.health.v1.Health",
                 "grpc.reflection.v1alpha.ServerReflection",
             },

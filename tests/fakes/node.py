@@ -1,6 +1,7 @@
 """Honest nodes in memory: what they acknowledge they keep, in real entry frames. They fail as told."""
 
 import asyncio
+import functools
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -17,10 +18,11 @@ from loghouse.node.api import ClusterStatus, MemberState
 from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
-from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, EntryKind, frame_seed, make_entry
+from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, DEFAULT_LOG, EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
 from loghouse.replica.api import Appended, Fetched, LogBounds
+from tests.fakes.logs import FakeCatalogue, FakeLogAdmin
 
 FIRST_TIMESTAMP = 1_700_000_000_000_000
 FLUSH_SECONDS = 0.01
@@ -34,13 +36,17 @@ HANG = object()
 
 
 class FakeCluster:
-    """One log in real entry frames, and the nodes that serve it. `leader` is one of them, or None."""
+    """One log in real entry frames, and the nodes that serve it. `leader` is one of them, or None.
+
+    `named` are the cluster's other logs, by group, each a cluster as well: of what its nodes say of it.
+    """
 
     name = "c1"
 
-    def __init__(self, uuid=bytes(range(16))):
+    def __init__(self, uuid=bytes(range(16)), group=DEFAULT_GROUP):
         self.uuid = uuid
-        self.seed = frame_seed(uuid, DEFAULT_GROUP)
+        self.seed = frame_seed(uuid, group)
+        self.named = {}
         self.entries = []
         self.state = LogState()  # of producers
         self.producer_count = 0
@@ -48,6 +54,29 @@ class FakeCluster:
         self.next_offset = 0
         self.nodes = []
         self.leader = None
+
+    @functools.cached_property
+    def catalogue(self):
+        """Which logs there are; the nodes are those of now."""
+        return FakeCatalogue(self)
+
+    def log_created(self, log):
+        """Let every node serve a log, which its first replica leads."""
+        held = self.named[log.group] = FakeCluster(self.uuid, log.group)
+        leader = log.replicas[0].node
+        for node in self.nodes:
+            there = FakeNode(held, node.name)
+            there.knows_producers = node.knows_producers
+            there.cut = node.cut
+            if node.name == leader:
+                held.leader = there
+            node.logs[log.group] = FakeLog(there, log.name, log.group)
+
+    def log_deleted(self, group):
+        """Let no node serve a log any more."""
+        del self.named[group]
+        for node in self.nodes:
+            del node.logs[group]
 
     def append(self, payload, record_count, attributes=0, payload_crc=None, kind=EntryKind.RECORDS):
         """Keep a batch, and tell those who wait for it; return its entry."""
@@ -90,13 +119,12 @@ class FakeCluster:
 
 
 class FakeLog:
-    """The one log of a `FakeNode`, which does the work: a `LogLike`."""
+    """A log of a `FakeNode`, which does the work: a `LogLike`."""
 
-    name = "default"
-    group = DEFAULT_GROUP
-
-    def __init__(self, node):
+    def __init__(self, node, name=DEFAULT_LOG, group=DEFAULT_GROUP):
         self._node = node
+        self.name = name
+        self.group = group
 
     def __getattr__(self, name):
         return getattr(self._node, name)
@@ -165,7 +193,8 @@ class FakeNode:
             removed=("n4",),
         )
         self.administration = self
-        self.logs = {FakeLog.group: FakeLog(self)}
+        self.log_administration = FakeLogAdmin(self)
+        self.logs = {DEFAULT_GROUP: FakeLog(self)}  # by group
         self._held = None
 
     cluster_uuid = property(lambda self: self.cluster.uuid)
@@ -326,9 +355,10 @@ class FakeNode:
 
     def log(self, name):
         self.checks += 1
-        if name not in ("", FakeLog.name):
-            raise UnknownLogError(name)
-        return self.logs[FakeLog.group]
+        for log in self.logs.values():
+            if log.name == (name or DEFAULT_LOG):
+                return log
+        raise UnknownLogError(name)
 
     # --- administration -------------------------------------------------------------
 

@@ -53,18 +53,20 @@ class EncodedRecords(_message.Message):
     def __init__(self, records: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ProduceRequest(_message.Message):
-    __slots__ = ("record", "log", "expect_offset", "producer_id", "producer_sequence")
+    __slots__ = ("record", "log", "expect_offset", "producer_id", "producer_sequence", "group")
     RECORD_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     EXPECT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     record: Record
     log: str
     expect_offset: int
     producer_id: int
     producer_sequence: int
-    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ...) -> None: ...
+    group: int
+    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ...) -> None: ...
 
 class ProduceResponse(_message.Message):
     __slots__ = ("offset",)
@@ -73,12 +75,14 @@ class ProduceResponse(_message.Message):
     def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class ConsumeRequest(_message.Message):
-    __slots__ = ("offset", "log")
+    __slots__ = ("offset", "log", "group")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     offset: int
     log: str
-    def __init__(self, offset: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+    group: int
+    def __init__(self, offset: _Optional[int] = ..., log: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class ConsumeResponse(_message.Message):
     __slots__ = ("record",)
@@ -87,18 +91,24 @@ class ConsumeResponse(_message.Message):
     def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ...) -> None: ...
 
 class GetServersRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    def __init__(self, log: _Optional[str] = ...) -> None: ...
 
 class GetServersResponse(_message.Message):
-    __slots__ = ("servers", "cluster_uuid", "cluster_name")
+    __slots__ = ("servers", "cluster_uuid", "cluster_name", "group", "epoch")
     SERVERS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_UUID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     servers: _containers.RepeatedCompositeFieldContainer[Server]
     cluster_uuid: bytes
     cluster_name: str
-    def __init__(self, servers: _Optional[_Iterable[_Union[Server, _Mapping]]] = ..., cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ...) -> None: ...
+    group: int
+    epoch: int
+    def __init__(self, servers: _Optional[_Iterable[_Union[Server, _Mapping]]] = ..., cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ..., group: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Server(_message.Message):
     __slots__ = ("id", "rpc_addr", "is_leader", "role", "grpc_addr", "is_alive")
@@ -117,7 +127,7 @@ class Server(_message.Message):
     def __init__(self, id: _Optional[str] = ..., rpc_addr: _Optional[str] = ..., is_leader: bool = ..., role: _Optional[str] = ..., grpc_addr: _Optional[str] = ..., is_alive: bool = ...) -> None: ...
 
 class ProduceBatchRequest(_message.Message):
-    __slots__ = ("batch", "record_count", "codec", "batch_crc", "log", "expect_offset", "producer_id", "producer_sequence")
+    __slots__ = ("batch", "record_count", "codec", "batch_crc", "log", "expect_offset", "producer_id", "producer_sequence", "group")
     BATCH_FIELD_NUMBER: _ClassVar[int]
     RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +136,7 @@ class ProduceBatchRequest(_message.Message):
     EXPECT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     batch: bytes
     record_count: int
     codec: Codec
@@ -134,7 +145,8 @@ class ProduceBatchRequest(_message.Message):
     expect_offset: int
     producer_id: int
     producer_sequence: int
-    def __init__(self, batch: _Optional[bytes] = ..., record_count: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., batch_crc: _Optional[int] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ...) -> None: ...
+    group: int
+    def __init__(self, batch: _Optional[bytes] = ..., record_count: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., batch_crc: _Optional[int] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ...) -> None: ...
 
 class ProduceBatchResponse(_message.Message):
     __slots__ = ("base_offset", "record_count", "timestamp")
@@ -147,44 +159,54 @@ class ProduceBatchResponse(_message.Message):
     def __init__(self, base_offset: _Optional[int] = ..., record_count: _Optional[int] = ..., timestamp: _Optional[int] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("offset", "size_max", "log")
+    __slots__ = ("offset", "size_max", "log", "group")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SIZE_MAX_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     offset: int
     size_max: int
     log: str
-    def __init__(self, offset: _Optional[int] = ..., size_max: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+    group: int
+    def __init__(self, offset: _Optional[int] = ..., size_max: _Optional[int] = ..., log: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class FetchResponse(_message.Message):
-    __slots__ = ("frames", "next_offset")
+    __slots__ = ("frames", "next_offset", "group")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     frames: bytes
     next_offset: int
-    def __init__(self, frames: _Optional[bytes] = ..., next_offset: _Optional[int] = ...) -> None: ...
+    group: int
+    def __init__(self, frames: _Optional[bytes] = ..., next_offset: _Optional[int] = ..., group: _Optional[int] = ...) -> None: ...
 
 class BoundsRequest(_message.Message):
-    __slots__ = ("log",)
+    __slots__ = ("log", "group")
     LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     log: str
-    def __init__(self, log: _Optional[str] = ...) -> None: ...
+    group: int
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class BoundsResponse(_message.Message):
-    __slots__ = ("lowest", "next")
+    __slots__ = ("lowest", "next", "group")
     LOWEST_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     lowest: int
     next: int
-    def __init__(self, lowest: _Optional[int] = ..., next: _Optional[int] = ...) -> None: ...
+    group: int
+    def __init__(self, lowest: _Optional[int] = ..., next: _Optional[int] = ..., group: _Optional[int] = ...) -> None: ...
 
 class FindOffsetRequest(_message.Message):
-    __slots__ = ("timestamp", "log")
+    __slots__ = ("timestamp", "log", "group")
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     timestamp: int
     log: str
-    def __init__(self, timestamp: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+    group: int
+    def __init__(self, timestamp: _Optional[int] = ..., log: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class FindOffsetResponse(_message.Message):
     __slots__ = ("offset", "timestamp")
@@ -195,10 +217,12 @@ class FindOffsetResponse(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., timestamp: _Optional[int] = ...) -> None: ...
 
 class RegisterProducerRequest(_message.Message):
-    __slots__ = ("log",)
+    __slots__ = ("log", "group")
     LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     log: str
-    def __init__(self, log: _Optional[str] = ...) -> None: ...
+    group: int
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class RegisterProducerResponse(_message.Message):
     __slots__ = ("producer_id",)
@@ -207,8 +231,10 @@ class RegisterProducerResponse(_message.Message):
     def __init__(self, producer_id: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    def __init__(self, log: _Optional[str] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("cluster_uuid", "cluster_name", "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset", "members", "removed")
@@ -287,10 +313,12 @@ class LeaveResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class TransferRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "log")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    log: str
+    def __init__(self, name: _Optional[str] = ..., log: _Optional[str] = ...) -> None: ...
 
 class TransferResponse(_message.Message):
     __slots__ = ("leader",)
@@ -299,15 +327,191 @@ class TransferResponse(_message.Message):
     def __init__(self, leader: _Optional[str] = ...) -> None: ...
 
 class TrimRequest(_message.Message):
-    __slots__ = ("offset", "log")
+    __slots__ = ("offset", "log", "group")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     offset: int
     log: str
-    def __init__(self, offset: _Optional[int] = ..., log: _Optional[str] = ...) -> None: ...
+    group: int
+    def __init__(self, offset: _Optional[int] = ..., log: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class TrimResponse(_message.Message):
     __slots__ = ("lowest",)
     LOWEST_FIELD_NUMBER: _ClassVar[int]
     lowest: int
     def __init__(self, lowest: _Optional[int] = ...) -> None: ...
+
+class LogSettings(_message.Message):
+    __slots__ = ("replicas", "retention_bytes", "retention_seconds", "record_bytes_max", "append_bytes_per_second_max", "tags")
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    APPEND_BYTES_PER_SECOND_MAX_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    replicas: int
+    retention_bytes: int
+    retention_seconds: int
+    record_bytes_max: int
+    append_bytes_per_second_max: int
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, replicas: _Optional[int] = ..., retention_bytes: _Optional[int] = ..., retention_seconds: _Optional[int] = ..., record_bytes_max: _Optional[int] = ..., append_bytes_per_second_max: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LogChanges(_message.Message):
+    __slots__ = ("replicas", "retention_bytes", "retention_seconds", "record_bytes_max", "append_bytes_per_second_max", "tags")
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    APPEND_BYTES_PER_SECOND_MAX_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    replicas: int
+    retention_bytes: int
+    retention_seconds: int
+    record_bytes_max: int
+    append_bytes_per_second_max: int
+    tags: LogTags
+    def __init__(self, replicas: _Optional[int] = ..., retention_bytes: _Optional[int] = ..., retention_seconds: _Optional[int] = ..., record_bytes_max: _Optional[int] = ..., append_bytes_per_second_max: _Optional[int] = ..., tags: _Optional[_Union[LogTags, _Mapping]] = ...) -> None: ...
+
+class LogTags(_message.Message):
+    __slots__ = ("tags",)
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LogReplica(_message.Message):
+    __slots__ = ("node", "member", "is_leader", "is_alive")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    IS_LEADER_FIELD_NUMBER: _ClassVar[int]
+    IS_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    member: int
+    is_leader: bool
+    is_alive: bool
+    def __init__(self, node: _Optional[str] = ..., member: _Optional[int] = ..., is_leader: bool = ..., is_alive: bool = ...) -> None: ...
+
+class LogDescription(_message.Message):
+    __slots__ = ("name", "group", "epoch", "settings", "replicas", "leader", "created_at")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    group: int
+    epoch: int
+    settings: LogSettings
+    replicas: _containers.RepeatedCompositeFieldContainer[LogReplica]
+    leader: str
+    created_at: int
+    def __init__(self, name: _Optional[str] = ..., group: _Optional[int] = ..., epoch: _Optional[int] = ..., settings: _Optional[_Union[LogSettings, _Mapping]] = ..., replicas: _Optional[_Iterable[_Union[LogReplica, _Mapping]]] = ..., leader: _Optional[str] = ..., created_at: _Optional[int] = ...) -> None: ...
+
+class CreateLogRequest(_message.Message):
+    __slots__ = ("name", "settings", "on")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    settings: LogSettings
+    on: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Union[LogSettings, _Mapping]] = ..., on: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CreateLogResponse(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: LogDescription
+    def __init__(self, log: _Optional[_Union[LogDescription, _Mapping]] = ...) -> None: ...
+
+class AlterLogRequest(_message.Message):
+    __slots__ = ("name", "changes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    changes: LogChanges
+    def __init__(self, name: _Optional[str] = ..., changes: _Optional[_Union[LogChanges, _Mapping]] = ...) -> None: ...
+
+class AlterLogResponse(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: LogDescription
+    def __init__(self, log: _Optional[_Union[LogDescription, _Mapping]] = ...) -> None: ...
+
+class DeleteLogRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteLogResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReplaceReplicaRequest(_message.Message):
+    __slots__ = ("name", "lost", "new")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    lost: str
+    new: str
+    def __init__(self, name: _Optional[str] = ..., lost: _Optional[str] = ..., new: _Optional[str] = ...) -> None: ...
+
+class ReplaceReplicaResponse(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: LogDescription
+    def __init__(self, log: _Optional[_Union[LogDescription, _Mapping]] = ...) -> None: ...
+
+class ListLogsRequest(_message.Message):
+    __slots__ = ("after", "count_max")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    count_max: int
+    def __init__(self, after: _Optional[str] = ..., count_max: _Optional[int] = ...) -> None: ...
+
+class ListLogsResponse(_message.Message):
+    __slots__ = ("logs", "next")
+    LOGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    logs: _containers.RepeatedCompositeFieldContainer[LogDescription]
+    next: str
+    def __init__(self, logs: _Optional[_Iterable[_Union[LogDescription, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
+
+class DescribeLogRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DescribeLogResponse(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: LogDescription
+    def __init__(self, log: _Optional[_Union[LogDescription, _Mapping]] = ...) -> None: ...
+
+class WatchLogsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchLogsResponse(_message.Message):
+    __slots__ = ("offset", "logs", "deleted")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LOGS_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    logs: _containers.RepeatedCompositeFieldContainer[LogDescription]
+    deleted: _containers.RepeatedCompositeFieldContainer[DeletedLog]
+    def __init__(self, offset: _Optional[int] = ..., logs: _Optional[_Iterable[_Union[LogDescription, _Mapping]]] = ..., deleted: _Optional[_Iterable[_Union[DeletedLog, _Mapping]]] = ...) -> None: ...
+
+class DeletedLog(_message.Message):
+    __slots__ = ("name", "group")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    group: int
+    def __init__(self, name: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class LogStub(object):
-    """One append-only log. `log` in a request names it; empty means "default".
+    """One append-only log. `log` in a request names it; empty means "default". A
+    client that knows the log's number puts it into `group`: then a log that was
+    deleted and made again under its name is NOT_FOUND. 0: whichever has the name.
     """
 
     def __init__(self, channel):
@@ -98,7 +100,9 @@ class LogStub(object):
 
 
 class LogServicer(object):
-    """One append-only log. `log` in a request names it; empty means "default".
+    """One append-only log. `log` in a request names it; empty means "default". A
+    client that knows the log's number puts it into `group`: then a log that was
+    deleted and made again under its name is NOT_FOUND. 0: whichever has the name.
     """
 
     def Produce(self, request, context):
@@ -130,7 +134,8 @@ class LogServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetServers(self, request, context):
-        """The nodes of the cluster and which one leads.
+        """The nodes of the cluster and which one leads; of a named log, those that
+        hold it and which of them leads it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,7 +261,9 @@ def add_LogServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Log(object):
-    """One append-only log. `log` in a request names it; empty means "default".
+    """One append-only log. `log` in a request names it; empty means "default". A
+    client that knows the log's number puts it into `group`: then a log that was
+    deleted and made again under its name is NOT_FOUND. 0: whichever has the name.
     """
 
     @staticmethod
@@ -863,6 +870,352 @@ class Cluster(object):
             '/log.v1.Cluster/Trim',
             loghouse_dot_api_dot_v1_dot_log__pb2.TrimRequest.SerializeToString,
             loghouse_dot_api_dot_v1_dot_log__pb2.TrimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class LogsStub(object):
+    """Which logs there are (docs/catalogue.md). Any node can be asked. Create, Alter,
+    Delete and Replace need the `manage` permission for the log's name. List,
+    Describe and Watch tell a subject of the logs that it may do anything with.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Create = channel.unary_unary(
+                '/log.v1.Logs/Create',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CreateLogRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CreateLogResponse.FromString,
+                _registered_method=True)
+        self.Alter = channel.unary_unary(
+                '/log.v1.Logs/Alter',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.AlterLogRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.AlterLogResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/log.v1.Logs/Delete',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.DeleteLogRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.DeleteLogResponse.FromString,
+                _registered_method=True)
+        self.Replace = channel.unary_unary(
+                '/log.v1.Logs/Replace',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReplaceReplicaRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReplaceReplicaResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/log.v1.Logs/List',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListLogsResponse.FromString,
+                _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/log.v1.Logs/Describe',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.DescribeLogRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.DescribeLogResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/log.v1.Logs/Watch',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.WatchLogsRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.WatchLogsResponse.FromString,
+                _registered_method=True)
+
+
+class LogsServicer(object):
+    """Which logs there are (docs/catalogue.md). Any node can be asked. Create, Alter,
+    Delete and Replace need the `manage` permission for the log's name. List,
+    Describe and Watch tell a subject of the logs that it may do anything with.
+    """
+
+    def Create(self, request, context):
+        """Make a log, and wait for a while until it is led. When there is one with
+        these settings it is answered; with others this is INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Alter(self, request, context):
+        """Change settings while it runs; those it has already are no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Delete a log with all its records. Its number is never used again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replace(self, request, context):
+        """Give a log a replica on another node, for one that is lost for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """The logs by name, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Describe(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """All logs, then every change of which there are, their settings and places.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_LogsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Create': grpc.unary_unary_rpc_method_handler(
+                    servicer.Create,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CreateLogRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CreateLogResponse.SerializeToString,
+            ),
+            'Alter': grpc.unary_unary_rpc_method_handler(
+                    servicer.Alter,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.AlterLogRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.AlterLogResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.DeleteLogRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.DeleteLogResponse.SerializeToString,
+            ),
+            'Replace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replace,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReplaceReplicaRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReplaceReplicaResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListLogsRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListLogsResponse.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.DescribeLogRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.DescribeLogResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.WatchLogsRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.WatchLogsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'log.v1.Logs', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('log.v1.Logs', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Logs(object):
+    """Which logs there are (docs/catalogue.md). Any node can be asked. Create, Alter,
+    Delete and Replace need the `manage` permission for the log's name. List,
+    Describe and Watch tell a subject of the logs that it may do anything with.
+    """
+
+    @staticmethod
+    def Create(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Logs/Create',
+            loghouse_dot_api_dot_v1_dot_log__pb2.CreateLogRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.CreateLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Alter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Logs/Alter',
+            loghouse_dot_api_dot_v1_dot_log__pb2.AlterLogRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.AlterLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Logs/Delete',
+            loghouse_dot_api_dot_v1_dot_log__pb2.DeleteLogRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.DeleteLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Logs/Replace',
+            loghouse_dot_api_dot_v1_dot_log__pb2.ReplaceReplicaRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.ReplaceReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Logs/List',
+            loghouse_dot_api_dot_v1_dot_log__pb2.ListLogsRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.ListLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Logs/Describe',
+            loghouse_dot_api_dot_v1_dot_log__pb2.DescribeLogRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.DescribeLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/log.v1.Logs/Watch',
+            loghouse_dot_api_dot_v1_dot_log__pb2.WatchLogsRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.WatchLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,
