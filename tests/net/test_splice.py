@@ -349,8 +349,7 @@ class EdgeTests(SpliceCase):
 
     @asynchronous
     async def test_server_ends(self):
-        """When the server closes, what it wrote still arrives, then the end; who stays is cut off."""
-        self.patch(splice, "HALF_CLOSED_SECONDS_MAX", 0.3)
+        """When the server closes, what it wrote still arrives, then the end; who stays is cut off in time."""
         plain = await self.greet()
         self.server.seen.transport.write(b"x" * MIB)
         self.server.seen.transport.loseConnection()
@@ -362,6 +361,10 @@ class EdgeTests(SpliceCase):
             return size
 
         self.assertEqual(await deferToThread(everything), MIB)
+        [connection] = self.listener._connections
+        self.assertEqual(self.admission.all, 1)
+        # However long the reading took: from here on the deadline is over.
+        connection._inner.other._half_closed.reset(0)
         await until(lambda: self.admission.all == 0)
 
     @asynchronous
