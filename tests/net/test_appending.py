@@ -7,8 +7,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record
-from loghouse.errors import OutcomeUnknownError, UnavailableError
-from loghouse.limits import BODIES, MIB
+from loghouse.errors import InvalidRequestError, OutcomeUnknownError, UnavailableError
+from loghouse.limits import APPEND_COST, BODIES, HOLDING_FREE, HOLDING_STEP, KIB, MIB, Quota
 from loghouse.net.appending import PRODUCE_SECONDS_MAX, Appender, Appends
 from loghouse.node.gate import Gate
 from loghouse.protocol.batch import encode_batch
@@ -77,6 +77,67 @@ class BugTests(SynchronousTestCase):
         appends.take(log, 2, Produce(batch=BATCH, record_count=4, expect_offset=0))
         self.assertEqual(refused, [(1, OutcomeUnknownError), (2, OutcomeUnknownError)])
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)
+
+
+class RefusedTests(SynchronousTestCase):
+    """What is refused before it is proposed: too much at a time, and a batch that cannot be checked."""
+
+    def setUp(self):
+        self.refused, self.proposed = [], []
+        self.session = SimpleNamespace(
+            is_closed=False,
+            refuse=lambda stream, error: self.refused.append((stream, type(error).__name__, str(error))),
+        )
+        self.log = SimpleNamespace(
+            group=1, leader_name="a", propose=lambda proposal, *outcome: self.proposed.append(proposal)
+        )
+        self.bodies = Ledger(Quota("bytes", 8 * HOLDING_STEP, HOLDING_STEP))
+        self.appender = Appender(
+            gate(), soon=lambda work: work(), scheduler=Clock(), in_thread=None, bodies=self.bodies
+        )
+        self.appends = Appends(self.appender, Link(), self.session, "root")
+        self.addCleanup(self.appends.close)
+
+    def take(self, stream, size):
+        """Take an append that costs so many bytes, of an entry of its own."""
+        batch = encode_batch([Record(value=bytes(size - 64 - APPEND_COST))])
+        request = Produce(batch=batch, record_count=1, expect_offset=stream)
+        self.appends.take(self.log, stream, request)
+        return len(batch) + APPEND_COST
+
+    def test_more_than_its_share(self):
+        """Beyond its subject's share an append is refused, and costs nothing; the others stay."""
+        first = self.take(1, HOLDING_STEP)
+        self.take(2, 64 * KIB)
+        self.assertLess(first, HOLDING_FREE + HOLDING_STEP)
+        text = f"bytes: 'root' holds {HOLDING_STEP} of its share of {HOLDING_STEP}"
+        [(stream, kind, found)] = self.refused
+        self.assertEqual((stream, kind), (2, "ResourceExhaustedError"))
+        self.assertIn(text, found)
+        self.assertEqual((len(self.proposed), self.bodies.held_by("root")), (1, HOLDING_STEP))
+
+    def test_check_fails(self):
+        """A batch that is wrong is refused for what is wrong; without memory it may be tried again."""
+        for stream, error, expected in (
+            (1, InvalidRequestError("batch", "no"), ("InvalidRequestError", "batch: no")),
+            (
+                2,
+                MemoryError(),
+                (
+                    "ResourceExhaustedError",
+                    "memory: this node has none left for it; try again, or another node",
+                ),
+            ),
+        ):
+
+            def check(*what, error=error):
+                raise error
+                yield
+
+            self.appender.check_batch = check
+            self.take(stream, 4 * KIB)
+            self.assertEqual(self.refused[-1], (stream, *expected))
+        self.assertEqual((self.proposed, self.bodies.held_by("root")), ([], 0))
 
 
 class DeadlineTests(SynchronousTestCase):

@@ -282,6 +282,16 @@ class LifeTests(DiallingCase):
         self.peer.stop()
         self.assertTrue(connector._disconnected)
 
+    def test_stop_while_waiting(self):
+        """A stop ends the wait for the next dial, and a second stop changes nothing."""
+        self.up().connectionLost()
+        self.assertIs(self.peer.state, PeerState.WAITING)
+        for _ in range(2):
+            self.peer.stop()
+            self.assertEqual((self.reactor.getDelayedCalls(), self.peer.state), ([], PeerState.STOPPED))
+        self.reactor.advance(10)
+        self.assertEqual(len(self.reactor.tcpClients), 1)
+
     def test_identity(self):
         """Only a node is dialled; whoever else answers is turned away with the reason."""
         self.peer.dial()

@@ -76,12 +76,12 @@ class LinkCase(SynchronousTestCase):
 class DeadlineTests(LinkCase):
     """Who is too slow hears why, at its time and not before."""
 
-    def late(self, link, seconds, reason):
-        """Check that the link ends after so many seconds from now, and not before."""
+    def late(self, link, seconds, reason, *, more=0.0):
+        """Check that the link ends so many seconds from now (`more`: for bytes awaited), and not before."""
         now = self.clock.seconds()
         link.check_deadlines(now + seconds - 0.01)
         self.assertEqual(self.errors(), [])
-        link.check_deadlines(now + seconds + 0.01)
+        link.check_deadlines(now + seconds + more)
         self.assertEqual((self.errors(), link.problem), ([reason], reason))
         self.assertEqual(self.transport.take_calls()[-2:], ["no producer", "lose"])
         [(_, fields)] = self.warnings
@@ -115,7 +115,7 @@ class DeadlineTests(LinkCase):
         self.clock.advance(1)
         link.dataReceived(ping[3:6])
         self.transport.clear()
-        self.late(link, 3, "a frame was not complete within 4 s")
+        self.late(link, 3, "a frame was not complete within 4 s", more=0.001)
 
     def test_next_frame(self):
         """The time of a frame begins when the one before it is whole."""
@@ -125,7 +125,7 @@ class DeadlineTests(LinkCase):
         self.clock.advance(3)
         link.dataReceived(ping[5:] + ping[:2])
         self.transport.clear()
-        self.late(link, 4, "a frame was not complete within 4 s")
+        self.late(link, 4, "a frame was not complete within 4 s", more=0.001)
 
     def test_whole_frames(self):
         """Between frames nobody is late, though something was incomplete before."""
