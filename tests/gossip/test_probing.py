@@ -1,9 +1,11 @@
 """The probe cycle: pings, indirect pings, acks, nacks, and what they do to suspicion and local health."""
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.gossip.config import LAN
-from loghouse.limits import GOSSIP_RELAYS_MAX
+from loghouse.limits import GOSSIP_BROADCASTS_MAX, GOSSIP_RELAYS_MAX
 from loghouse.protocol.gossip_messages import (
     Liveness,
     PushPull,
@@ -14,7 +16,7 @@ from loghouse.protocol.gossip_messages import (
     SwimPing,
     SwimPingReq,
 )
-from tests.gossip.bench import Bench, alive, key, left, suspect
+from tests.gossip.bench import Bench, address_of, alive, key, left, suspect
 
 
 def ping_for(name, sequence=7, *broadcasts):
@@ -149,6 +151,96 @@ class CycleTests(SynchronousTestCase):
         for ping in bench.sent_to("b", SwimPing):
             self.assertEqual(ping.broadcasts[0], suspect("b", 1))
 
+    def test_numbers(self):
+        """Pings are numbered one after the other, and after the largest number comes 0."""
+        swim = Bench().swim
+        swim._sequence = 2**32 - 3
+        self.assertEqual([swim._next_sequence() for _ in range(4)], [2**32 - 2, 2**32 - 1, 0, 1])
+
+    def test_who_is_asked(self):
+        """Only members that are alive are asked to probe, not suspects, and they hear the news with that."""
+        bench = Bench().meet("a", "b", "c")
+        bench.swim._ring = [key("a")]
+        self.assertEqual(self.next_ping(bench).target, key("a"))
+        bench.tick(LAN.timeout_ticks - 1)
+        bench.hear("c", suspect("b", 1))
+        bench.forget_sent()
+        bench.tick()
+        [asked] = [one for one in bench.sent if isinstance(one.message, SwimPingReq)]
+        self.assertEqual(asked.target, key("c"))
+        self.assertIn(suspect("b", 1), asked.message.broadcasts)
+
+    def test_gone_from_the_ring(self):
+        """Who left is not probed in the round that it left in."""
+        bench = Bench().meet("a", "b")
+        bench.hear("b", left("b", 1))
+        bench.swim._ring = [key("a"), key("b"), key("nobody")]
+        self.assertEqual(self.next_ping(bench).target, key("a"))
+
+    def test_one_step_of_health(self):
+        """One answered probe mends local health by one."""
+        bench = Bench().meet("a")
+        bench.swim.awareness.change(5)
+        ping = self.next_ping(bench)
+        bench.step("a", SwimAck(sequence=ping.message.sequence))
+        self.assertEqual(bench.swim.awareness.score, 4)
+
+    def test_silence_of_who_spoke(self):
+        """The silence of a member that others only told of is no fault of ours; one word of it counts."""
+        for has_spoken, score in ((False, 0), (True, 1)):
+            bench = Bench().meet("a")
+            bench.hear("a", alive("b", 1), left("a", 1))
+            if has_spoken:
+                bench.step("b", SwimNack(sequence=0))
+            self.next_ping(bench)
+            bench.tick(LAN.probe_ticks)
+            self.assertEqual((bench.liveness("b"), bench.swim.awareness.score), (Liveness.SUSPECT, score))
+
+    def test_answers_of_others(self):
+        """Who was not asked answers nothing, nor does who was, with another number; nor anybody unasked."""
+        bench = Bench().meet("a", "b", "c", "d", "e")
+        for answer in (SwimAck, SwimNack):
+            bench.step("a", answer(sequence=0))
+        ping = self.next_ping(bench)
+        bench.forget_sent()
+        bench.tick(LAN.timeout_ticks)
+        asked = [one.target for one in bench.sent if isinstance(one.message, SwimPingReq)]
+        [bystander] = {*map(key, "abcde")} - {*asked, ping.target}
+        bench.step(bystander, SwimNack(sequence=ping.message.sequence))
+        bench.step(asked[0], SwimAck(sequence=ping.message.sequence + 1))
+        bench.step(asked[0], SwimNack(sequence=ping.message.sequence + 1))
+        bench.tick(LAN.probe_ticks - LAN.timeout_ticks)
+        self.assertEqual(bench.liveness(ping.target.name), Liveness.SUSPECT)
+        self.assertEqual(bench.swim.awareness.score, 3)
+
+    def test_probed_member_is_forgotten(self):
+        """The answer of a member that was forgotten meanwhile ends the probe, and nothing else."""
+        bench = Bench().meet("a", "b")
+        bench.swim.awareness.change(5)
+        ping = self.next_ping(bench)
+        bench.swim.shut_out(frozenset({ping.target.name}))
+        bench.swim.shut_out(frozenset())
+        bench.step(ping.target, SwimAck(sequence=ping.message.sequence))
+        self.assertEqual(bench.swim.awareness.score, 4)
+
+    def test_address_is_confirmed(self):
+        """An answer at the new address is written down; one at the old address shows what is said of it."""
+        moved = alive("b", 2, address="new.example:1")
+        for number, is_confirmed in ((0, True), (1, False)):
+            bench = Bench(config=replace(LAN, book_ticks=1)).meet("a", "b")
+            bench.hear("a", moved)
+            bench.swim._ring = [key("b")]
+            while len(pings := bench.sent_to("b", SwimPing)) < 2:
+                bench.tick()
+            bench.forget_sent()
+            bench.books.clear()
+            bench.step("b", SwimAck(sequence=pings[number].sequence))
+            told = [one.address for one in bench.sent if moved in one.message.broadcasts]
+            self.assertEqual(told, [] if is_confirmed else ["new.example:1", address_of("b")])
+            bench.tick()
+            written = [one.address for book in bench.books for one in book.contacts if one.name == "b"]
+            self.assertEqual(written, ["new.example:1"] if is_confirmed else [])
+
 
 class AnswerTests(SynchronousTestCase):
     """What is answered, and to whom."""
@@ -211,6 +303,66 @@ class AnswerTests(SynchronousTestCase):
         bench.forget_sent()
         bench.tick(LAN.probe_ticks - LAN.timeout_ticks - 1)
         self.assertEqual([message.sequence for message in bench.sent_to("a", SwimNack)], [99])
+
+    def test_relay_in_time(self):
+        """The nack comes once, after four fifths of the time for an answer, and after a tick at least."""
+        for timeout_ticks, ticks in ((5, 4), (10, 8), (2, 1), (1, 1)):
+            bench = Bench(config=replace(LAN, timeout_ticks=timeout_ticks, probe_ticks=50)).meet("a", "b")
+            bench.silent = set()
+            bench.tick(50)
+            bench.silent = None
+            bench.forget_sent()
+            bench.step("a", ping_req_for("b", 99))
+            [ping] = [one for one in bench.sent if isinstance(one.message, SwimPing)]
+            self.assertEqual((ping.address, ping.target), (address_of("b"), key("b")))
+            bench.tick(ticks - 1)
+            self.assertEqual(bench.sent_to("a", SwimNack), [])
+            bench.tick(20)
+            self.assertEqual([one.sequence for one in bench.sent_to("a", SwimNack)], [99])
+
+    def test_news_both_ways(self):
+        """Requests and answers of every kind bring news along, and what they bring is heard."""
+        bench = Bench().meet("a", "b")
+        for sequence, message in enumerate(
+            (
+                SwimPingReq(sequence=9, name="b", disk_uuid=key("b").disk_uuid, broadcasts=(alive("n0", 1),)),
+                SwimNack(sequence=9, broadcasts=(alive("n1", 1),)),
+                SwimAck(sequence=9, broadcasts=(alive("n2", 1),)),
+            )
+        ):
+            bench.step("a", message)
+            self.assertEqual(bench.liveness(f"n{sequence}"), Liveness.ALIVE)
+        [ping] = bench.sent_to("b", SwimPing)
+        bench.forget_sent()
+        bench.step("b", SwimAck(sequence=ping.sequence))
+        [answer] = bench.sent_to("a", SwimAck)
+        self.assertIn(alive("n2", 1), answer.broadcasts)
+
+    def test_most_news(self):
+        """A message to a suspect has what is said of it first, once, and no more in all than one may have."""
+        bench = Bench().meet("a", "b")
+        names = [f"n{number}" for number in range(GOSSIP_BROADCASTS_MAX + 5)]
+        bench.step("a", PushPull(members=tuple(alive(name, 1) for name in names)))
+        bench.hear("a", suspect("b", 1))
+        bench.swim._broadcasts.queue(suspect("b", 1))
+        bench.forget_sent()
+        for name in ("b", "a"):
+            bench.step(name, ping_for("me"))
+            [ack] = bench.sent_to(name, SwimAck)
+            self.assertEqual(len(ack.broadcasts), GOSSIP_BROADCASTS_MAX)
+        [first, *others] = bench.sent_to("b", SwimAck)[0].broadcasts
+        self.assertEqual(first, suspect("b", 1))
+        self.assertNotIn(first, others)
+
+    def test_against_once(self):
+        """What is said of a suspect is not said twice in one message."""
+        bench = Bench().meet("a", "b", "c")
+        bench.hear("a", suspect("b", 1))
+        bench.forget_sent()
+        bench.step("b", ping_for("me"))
+        [ack] = bench.sent_to("b", SwimAck)
+        self.assertEqual([one for one in ack.broadcasts if one.name == "b"], [suspect("b", 1)])
+        self.assertIn(alive("c", 1), ack.broadcasts)
 
     def test_relay_unknown(self):
         """A target that is not known is a nack at once."""
