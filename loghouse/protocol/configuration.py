@@ -109,6 +109,24 @@ class Configuration:
         return replace(self, members=tuple(member for member in self.members if member.id != id_))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """Another group, which a log's entry brought into being: once it is committed, the group exists.
+
+    Its log begins with `configuration` as its first entry, of this time: the same bytes on every founder.
+
+    Attributes:
+        group: The new group.
+        index: The entry's own.
+        timestamp: The entry's own, microseconds since the epoch.
+    """
+
+    group: U32
+    index: U64
+    timestamp: U64
+    configuration: Configuration
+
+
 # Not compiled: a compiled construct takes a truncated string or integer for a whole one, or raises
 # struct.error. These are rare, so the slow parser that checks lengths is the right one.
 _CONFIGURATION: Final = Struct(*struct_of(Configuration).subcons, Terminated)
@@ -136,6 +154,23 @@ def decode_configuration(payload: bytes) -> Configuration:
     if any(not 0 < len(m.name.encode()) <= NAME_SIZE_MAX for m in configuration.members):
         raise MalformedMessageError(f"a member's name has 1 to {NAME_SIZE_MAX} bytes")
     return configuration
+
+
+def encode_birth(group: int, configuration: Configuration) -> bytes:
+    """Return the payload of a birth entry: this group exists from here on, and begins with that."""
+    return group.to_bytes(4, "big") + encode_configuration(configuration)
+
+
+def decode_birth(payload: bytes, *, index: int, timestamp: int) -> Birth:
+    """Parse the payload of a birth entry; `index` and `timestamp` are the entry's.
+
+    Raises:
+        MalformedMessageError: It is not one.
+    """
+    group, configuration = int.from_bytes(payload[:4], "big"), decode_configuration(payload[4:])
+    if not group or not configuration.voters:
+        raise MalformedMessageError(f"the birth of group {group} with {len(configuration.voters)} voters")
+    return Birth(group=group, index=index, timestamp=timestamp, configuration=configuration)
 
 
 def encode_trim(lowest_offset: int) -> bytes:

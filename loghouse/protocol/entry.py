@@ -32,6 +32,7 @@ class EntryKind(IntEnum):
     CONFIGURATION = 3
     TRIM = 4
     PRODUCER = 5
+    BIRTH = 6
 
 
 class Codec(IntEnum):
@@ -86,6 +87,8 @@ DEFAULT_GROUP: Final = 1
 """Its Raft group."""
 CATALOGUE_LOG: Final = "_catalog"
 """The log that says which logs there are; no user's log can be called so."""
+CATALOGUE_GROUP: Final = 2
+"""Its Raft group."""
 
 
 def frame_seed(cluster: bytes, group: int) -> int:

@@ -21,6 +21,7 @@ from construct import (
     Int8ub,
     Int32ub,
     Int64ub,
+    Optional,
     PascalString,
     Prefixed,
     Struct,
@@ -37,10 +38,13 @@ from loghouse.errors import (
 )
 from loghouse.limits import PRODUCER_BATCHES_MAX, PRODUCERS_MAX
 from loghouse.protocol.configuration import (
+    Birth,
     Configuration,
+    decode_birth,
     decode_configuration,
     decode_producer,
     decode_trim,
+    encode_birth,
     encode_configuration,
 )
 from loghouse.protocol.entry import Entry, EntryKind
@@ -82,6 +86,8 @@ class LogState:
     configuration_index: int = 0
     # Least recently used first; registering past PRODUCERS_MAX evicts from the front.
     producers: dict[int, ProducerState] = field(default_factory=dict)
+    # The group that this log brought into being; the first such entry counts, a later one changes nothing.
+    birth: Birth | None = None
 
     def apply(self, entry: Entry) -> None:
         """Fold one more entry in; `check_follows` must have passed.
@@ -100,6 +106,8 @@ class LogState:
             self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
         elif kind == EntryKind.PRODUCER:
             self._register(entry.index, decode_producer(bytes(entry.payload)))
+        elif kind == EntryKind.BIRTH and self.birth is None:
+            self.birth = decode_birth(bytes(entry.payload), index=entry.index, timestamp=entry.timestamp)
         self.index = entry.index
         self.term = entry.term
         self.timestamp = entry.timestamp
@@ -151,6 +159,7 @@ class LogState:
                 id_: ProducerState(producer.subject, producer.batches.copy())
                 for id_, producer in self.producers.items()
             },
+            birth=self.birth,
         )
 
 
@@ -185,6 +194,9 @@ _WIRE: Final = Struct(
             )
         ),
     ),
+    # Only where a birth was: without one the bytes are those of the versions that knew none.
+    "birth"
+    / Optional(Struct("index" / Int64ub, "timestamp" / Int64ub, "payload" / Prefixed(Int32ub, _GreedyBytes))),
     Terminated,
 )
 
@@ -208,9 +220,15 @@ def encode_log_state(state: LogState) -> bytes:
                     }
                     for id_, producer in state.producers.items()
                 ],
+                "birth": _birth_fields(state.birth) if state.birth is not None else None,
             }
         )
     )
+
+
+def _birth_fields(birth: Birth) -> dict[str, object]:
+    payload = encode_birth(birth.group, birth.configuration)
+    return {"index": birth.index, "timestamp": birth.timestamp, "payload": payload}
 
 
 def decode_log_state(data: bytes) -> LogState:
@@ -235,4 +253,10 @@ def decode_log_state(data: bytes) -> LogState:
     if len(producers) > PRODUCERS_MAX:
         raise MalformedMessageError(f"log state: {len(producers)} producers, at most {PRODUCERS_MAX}")
     numbers = {name: parsed[name] for name in _NUMBERS}
-    return LogState(**numbers, configuration=decode_configuration(parsed.configuration), producers=producers)
+    birth = parsed.birth
+    return LogState(
+        **numbers,
+        configuration=decode_configuration(parsed.configuration),
+        producers=producers,
+        birth=birth and decode_birth(birth.payload, index=birth.index, timestamp=birth.timestamp),
+    )

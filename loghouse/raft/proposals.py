@@ -18,6 +18,7 @@ from loghouse.errors import (
 from loghouse.limits import PAYLOAD_SIZE_MAX, PRODUCER_BATCHES_MAX
 from loghouse.protocol.configuration import (
     Configuration,
+    decode_birth,
     decode_producer,
     decode_trim,
     encode_configuration,
@@ -109,6 +110,10 @@ class Proposals(Elections):
                     )
             elif proposal.kind == EntryKind.PRODUCER:
                 decode_producer(bytes(proposal.payload))
+            elif proposal.kind == EntryKind.BIRTH:
+                birth = decode_birth(bytes(proposal.payload), index=0, timestamp=0)
+                if self._log.state.birth is not None:
+                    raise InvalidRequestError("group", f"{birth.group}: a log brings one group into being")
             else:
                 raise InvalidRequestError("kind", f"{proposal.kind} cannot be proposed")
         except MalformedMessageError as error:

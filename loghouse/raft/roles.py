@@ -11,7 +11,7 @@ from typing import Any
 
 from loghouse.errors import DamageError, StorageError
 from loghouse.metrics import NO_METRICS, Metrics
-from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.configuration import Birth, Configuration
 from loghouse.protocol.entry import Buffer, Entry, EntryKind, make_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import NOBODY, Envelope, Message
@@ -126,6 +126,12 @@ class Roles:
             before = self._log.state_before_configuration()
             self._before = state.configuration, before.configuration, before.configuration_index
         return self._before[1:]
+
+    @property
+    def birth(self) -> Birth | None:
+        """The group that this log brought into being, once that is committed."""
+        birth = self._log.state.birth
+        return birth if birth is not None and birth.index <= self._log.commit_index else None
 
     @property
     def configuration_index(self) -> int:

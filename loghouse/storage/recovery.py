@@ -15,7 +15,12 @@ from typing import Any, Final
 
 from loghouse.errors import EntryDamagedError, MalformedMessageError
 from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, MIB, STORE_HEADER_SIZE
-from loghouse.protocol.configuration import decode_configuration, decode_producer, decode_trim
+from loghouse.protocol.configuration import (
+    decode_birth,
+    decode_configuration,
+    decode_producer,
+    decode_trim,
+)
 from loghouse.protocol.entry import (
     CODEC_MASK,
     HEADER,
@@ -300,3 +305,5 @@ def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
         elif entry.kind == EntryKind.PRODUCER:
             decode_producer(bytes(entry.payload))
             registered.add(entry.index)
+        elif entry.kind == EntryKind.BIRTH:
+            decode_birth(bytes(entry.payload), index=entry.index, timestamp=entry.timestamp)

@@ -9,7 +9,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse import limits
 from loghouse.errors import EntryDamagedError, MalformedMessageError, SequenceError, UnknownProducerError
 from loghouse.protocol import log_state
-from loghouse.protocol.configuration import Configuration, MemberRole, encode_configuration, encode_producer
+from loghouse.protocol.configuration import (
+    Birth,
+    Configuration,
+    MemberRole,
+    encode_birth,
+    encode_configuration,
+    encode_producer,
+)
 from loghouse.protocol.entry import EntryKind, frame_seed, make_entry
 from loghouse.protocol.log_state import LogState, check_follows, decode_log_state, encode_log_state
 
@@ -75,9 +82,32 @@ class LogStateTests(SynchronousTestCase):
         self.assertEqual(self.state.configuration, configuration)
         self.assertEqual(self.state.configuration_index, entry.index)
 
+    def test_birth(self):
+        """The first birth counts, with the index and time of its entry; a later one changes nothing."""
+        founders = Configuration().with_member("a", bytes(16), MemberRole.VOTER)
+        follow(self.state)
+        entry = follow(self.state, EntryKind.BIRTH, encode_birth(2, founders), timestamp=70)
+        follow(self.state, EntryKind.BIRTH, encode_birth(3, founders), timestamp=80)
+        birth = Birth(group=2, index=entry.index, timestamp=70, configuration=founders)
+        self.assertEqual(self.state.birth, birth)
+        self.assertEqual(self.state.copy().birth, birth)
+        self.assertEqual(self.state.configuration, Configuration())
+
+    def test_malformed_births(self):
+        """A group that cannot be, and one without a voter, are none."""
+        founders = Configuration().with_member("a", bytes(16), MemberRole.VOTER)
+        learners = Configuration().with_member("a", bytes(16), MemberRole.LEARNER)
+        for payload in (
+            encode_birth(0, founders),
+            encode_birth(2, learners),
+            encode_birth(2, founders) + b"0",
+        ):
+            with self.assertRaises(MalformedMessageError):
+                self.state.apply(make(self.state, EntryKind.BIRTH, payload))
+
     def test_malformed_payloads(self):
         """A payload that is not what its kind says is an error of that kind."""
-        for kind in (EntryKind.CONFIGURATION, EntryKind.TRIM, EntryKind.PRODUCER):
+        for kind in (EntryKind.CONFIGURATION, EntryKind.TRIM, EntryKind.PRODUCER, EntryKind.BIRTH):
             with self.assertRaises(MalformedMessageError):
                 self.state.apply(make(self.state, kind, b"\xff"))
 
@@ -129,7 +159,7 @@ class LogStateBytesTests(SynchronousTestCase):
         """Any state that entries can make comes back from its bytes."""
 
         @settings(deadline=None, derandomize=True, max_examples=60)
-        @given(st.lists(st.integers(0, 4), max_size=40), st.integers(0, 1000))
+        @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 1000))
         def check(kinds, seed):
             rng, state, producers = random.Random(seed), LogState(), []
             for kind in kinds:
@@ -143,6 +173,9 @@ class LogStateBytesTests(SynchronousTestCase):
                         "n", rng.randbytes(16), MemberRole.LEARNER
                     )
                     follow(state, EntryKind.CONFIGURATION, encode_configuration(configuration))
+                elif kind == 5:
+                    founders = Configuration().with_member("n", rng.randbytes(16), MemberRole.VOTER)
+                    follow(state, EntryKind.BIRTH, encode_birth(rng.randrange(1, 9), founders))
                 elif kind == 3:
                     follow(state, EntryKind.TRIM, rng.randrange(9).to_bytes(8, "big"))
                 else:

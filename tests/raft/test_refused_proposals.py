@@ -15,6 +15,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import PAYLOAD_SIZE_MAX, PRODUCER_BATCHES_MAX
 from loghouse.protocol.configuration import (
+    encode_birth,
     encode_producer,
     encode_trim,
 )
@@ -60,9 +61,20 @@ class ProposalTests(SynchronousTestCase):
             (Proposal(kind=EntryKind.NOOP), "kind: 2 cannot be proposed"),
         ]:
             self.refused(bench, proposal, InvalidRequestError, text)
-        for kind in (EntryKind.TRIM, EntryKind.PRODUCER):
-            with self.assertRaisesRegex(InvalidRequestError, "^payload: (trim|producer): "):
+        for kind in (EntryKind.TRIM, EntryKind.PRODUCER, EntryKind.BIRTH):
+            with self.assertRaisesRegex(InvalidRequestError, "^payload: (trim|producer|configuration): "):
                 bench.raft.propose(Proposal(kind=kind, payload=b"\x09"), 0)
+
+    def test_second_birth(self):
+        """A log brings one group into being, from the moment on at which that is committed."""
+        bench = leading()
+        birth = Proposal(kind=EntryKind.BIRTH, payload=encode_birth(2, bench.raft.configuration))
+        ticket = bench.raft.propose(birth, 0)
+        self.assertIsNone(bench.raft.birth)
+        self.refused(bench, birth, InvalidRequestError, "group: 2: a log brings one group into being")
+        commit(bench)
+        assert bench.raft.birth is not None
+        self.assertEqual((bench.raft.birth.group, bench.raft.birth.index), (2, ticket.index))
 
     def test_trim_to_the_end(self):
         """All records may be trimmed, none that is not there yet."""

@@ -7,11 +7,12 @@ from loghouse.protocol.configuration import (
     Configuration,
     MemberRole,
     Retention,
+    encode_birth,
     encode_configuration,
     encode_producer,
     encode_trim,
 )
-from loghouse.protocol.entry import HEADER, EntryKind, frame_seed, make_entry
+from loghouse.protocol.entry import CATALOGUE_GROUP, HEADER, EntryKind, frame_seed, make_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.storage.directory import DiskIdentity
@@ -61,6 +62,7 @@ def entries():
             {"record_count": 2, "producer_id": 4, "producer_sequence": 0},
         ),
         ("trim", EntryKind.TRIM, encode_trim(2), {}),
+        ("birth", EntryKind.BIRTH, encode_birth(CATALOGUE_GROUP, CONFIGURATION), {}),
     ]
     offset = 0
     for index, (name, kind, payload, fields) in enumerate(rows, 1):

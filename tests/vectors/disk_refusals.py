@@ -66,7 +66,7 @@ def single_entries():
     yield "shorter than a header", "length", DAMAGED, headed(4, (63).to_bytes(4, "big"))
     yield "longer than an entry may be", "length", DAMAGED, headed(4, (ENTRY_SIZE_MAX + 1).to_bytes(4, "big"))
     yield "version 2", "version", NEWER, headed(8, b"\2")
-    yield "kind 6", "kind", NEWER, headed(9, b"\6")
+    yield "kind 7", "kind", NEWER, headed(9, b"\7")
     yield "a reserved bit of the attributes", "attributes", NEWER, headed(11, b"\x08")
     yield "records without a record", "record_count", DAMAGED, headed(12, bytes(4))
     yield "a no-op with a record", "record_count", DAMAGED, headed(15, b"\1", GOOD["no-op"].frame)

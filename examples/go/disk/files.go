@@ -71,6 +71,10 @@ func decodeState(data []byte, magic string, seed uint32) (s state, err error) {
 		producers.Take(int(producers.U8()) * 24) // its last batches
 		s.said.Producers[id] = subject
 	}
+	if len(r.Data) > 0 { // a birth: where and when, and its payload
+		r.Take(8 + 8)
+		r.Take(int(r.U32()))
+	}
 	if !whole.Done() || !r.Done() || producers.Failed {
 		return s, format.Damaged("length", "the state does not fill the file")
 	}

@@ -2,6 +2,7 @@ package format
 
 import (
 	"encoding/binary"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -52,8 +53,22 @@ func (c *Control) Apply(e *Entry) error {
 			c.Producers = map[uint64]string{}
 		}
 		c.Producers[e.Index] = subject
+	case Birth:
+		return checkBirth(e.Payload)
 	}
 	return nil
+}
+
+// checkBirth says what is wrong with the payload of a birth: another group, and who its founders are.
+func checkBirth(payload []byte) error {
+	if len(payload) < 4 || binary.BigEndian.Uint32(payload) == 0 {
+		return refuse("group", "a birth of no group")
+	}
+	founders, err := DecodeConfiguration(payload[4:])
+	if err == nil && !slices.ContainsFunc(founders, func(m Member) bool { return m.Role == 1 }) {
+		return refuse("members", "a group without a voter")
+	}
+	return err
 }
 
 // DecodeConfiguration returns the members that the payload of a configuration entry names.

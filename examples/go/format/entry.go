@@ -19,6 +19,7 @@ const (
 	Configuration
 	Trim
 	Producer
+	Birth
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -80,7 +81,7 @@ func Length(seed uint32, head []byte) (int, error) {
 	if head[8] != 1 {
 		return 0, Newer("version", head[8])
 	}
-	if kind := head[9]; kind < Records || kind > Producer {
+	if kind := head[9]; kind < Records || kind > Birth {
 		return 0, Newer("kind", kind)
 	}
 	if attributes := be.Uint16(head[10:]); attributes > 7 {
