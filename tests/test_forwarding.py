@@ -275,6 +275,7 @@ class AdminTests(ForwardCase):
             AdminOrder(operation=AdminOperation.PROGRESS),
             AdminResult(number=9, matches=((1, 9), (2, 2**64 - 1))),
         ),
+        (AdminOrder(operation=AdminOperation.FOUND_CATALOGUE), AdminResult()),
     )
 
     def test_orders(self):

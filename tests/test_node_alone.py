@@ -156,8 +156,9 @@ class LogsTests(LogsCase):
     def test_last_words(self):
         """Damage is noted on the disk first, so that the next start repairs it; then the process ends."""
         self.second.has_last_words = True
-        self.node.fatal(Failure(DamageError("file", 0, "damaged")))
+        self.node.fatal(Failure(DamageError("file", 0, "damaged")), 7)
         self.assertEqual((self.fatal, self.both()), ([], [[], []]))
+        self.assertEqual(self.first.noting, [])
         [done] = self.second.noting
         done(OSError("noted"))
         [failure] = self.fatal

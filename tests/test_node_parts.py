@@ -45,7 +45,7 @@ class NotHostedTests(SynchronousTestCase):
             transport=SimpleNamespace(
                 send_raft=self.sent.append, send=lambda *args: self.sent.append(args) or True
             ),
-            fatal=self.left.append,
+            fatal=lambda failure, group: self.left.append((failure, group)),
         )
         self.log = ServedLog(self.node, "orders", 7, monotonic=lambda: 0.0)
 
@@ -92,7 +92,8 @@ class NotHostedTests(SynchronousTestCase):
         self.assertTrue(self.log.send("n2", "message"))
         error = ValueError("broken")
         self.log.fatal(error)
-        [failure] = self.left
+        [(failure, group)] = self.left
+        self.assertEqual(group, 7)
         self.assertEqual((self.sent, failure.value), (["envelope", ("n2", "message", 7)], error))
         changes = []
         self.log.role_changed(None)

@@ -65,7 +65,7 @@ class WaitersTests(SynchronousTestCase):
         told = []
         for done in waiting:
             done.addErrback(lambda failure: told.append(failure.type))
-        self.waiters.close()
+        self.waiters.close(UnavailableError("stopping"))
         self.assertEqual(set(told), {UnavailableError})
         self.assertEqual(len(told), WAITERS_MAX)
         self.failureResultOf(self.waiters.wait_for(1), UnavailableError)

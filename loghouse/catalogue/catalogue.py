@@ -147,6 +147,8 @@ class Catalogue:
                         spans=record.spans,
                         epoch=offset,
                         next_member=max(one.member for one in span.replicas) + 1,
+                        created_at=record.at,
+                        founders=span.replicas,
                     )
                 )
             case LogAltered():

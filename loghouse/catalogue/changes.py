@@ -14,18 +14,35 @@ from loghouse.catalogue.catalogue import Catalogue
 from loghouse.catalogue.placement import choose_nodes
 from loghouse.catalogue.records import (
     CataloguedLog,
+    CataloguedNode,
     LogAltered,
     LogCreated,
     LogDeleted,
     LogPlaced,
     LogSettings,
+    NodeSet,
     PlacedReplica,
     Span,
 )
 from loghouse.errors import InvalidRequestError, ResourceExhaustedError, UnknownLogError
 from loghouse.limits import LOGS_MAX
-from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import check_name
+
+
+def register_node(catalogue: Catalogue, node: CataloguedNode, *, at: int, by: str) -> NodeSet | None:
+    """Return the record by which a node may hold logs as it is now; None when it says so already."""
+    return NodeSet(at=at, by=by, node=node) if catalogue.nodes.get(node.name) != node else None
+
+
+def adopt_default_log(
+    catalogue: Catalogue, settings: LogSettings, replicas: tuple[PlacedReplica, ...], *, at: int, by: str
+) -> LogCreated | None:
+    """Return the record of the log that is older than the catalogue; None when it is there."""
+    if DEFAULT_LOG in catalogue.logs:
+        return None
+    span = Span(group=DEFAULT_GROUP, replicas=replicas)
+    return LogCreated(at=at, by=by, name=DEFAULT_LOG, settings=settings, spans=(span,))
 
 
 def create_log(

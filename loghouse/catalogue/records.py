@@ -3,8 +3,9 @@
     {"kind": "log created", "at": 1764428400000000, "by": "root", "name": "orders", "group": 16, ...}
 
 What a record means is said by its class; `at` (microseconds since the epoch) and `by` (a subject) are for
-people, nothing is decided by them. A reader ignores fields that it does not know: later versions may write
-more of them. A kind that it does not know it must not pass over (`docs/catalogue.md`).
+people: nothing is decided by them, though the time of a log's creation is in its first entry. A reader
+ignores fields that it does not know: later versions may write more of them. A kind that it does not know it
+must not pass over (`docs/catalogue.md`).
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ class CataloguedLog:
         epoch: The offset of the record that placed it last; of two routes the one with the higher epoch is
             the newer one.
         next_member: The member id of its next replica: ids are never used again.
+        created_at, founders: When it was created, and the replicas that it was born on: its first entry says
+            this and nothing else, on every one of them.
     """
 
     name: str
@@ -138,6 +141,8 @@ class CataloguedLog:
     spans: tuple[Span, ...]
     epoch: int
     next_member: int
+    created_at: int
+    founders: tuple[PlacedReplica, ...]
 
     @property
     def group(self) -> int:

@@ -20,7 +20,11 @@ from twisted.python.failure import Failure
 
 from loghouse.cluster.discovery import Discovery
 from loghouse.cluster.peers import AcceptedPeers, PeerSet, is_dialable, key_of
-from loghouse.cluster.reconcile import next_configuration
+from loghouse.cluster.reconcile import (
+    next_configuration,
+    next_configuration_of_catalogue,
+    next_configuration_of_log,
+)
 from loghouse.cluster.roster import Roster
 from loghouse.cluster.router import Router
 from loghouse.cluster.twins import Twins
@@ -39,6 +43,7 @@ from loghouse.node.node import Node
 from loghouse.protocol.address_book import AddressBook, decode_address_book, encode_address_book
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.entry import CATALOGUE_GROUP, EntryKind
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.link_messages import VERSION_MAX, VERSION_MIN, Hello
 from loghouse.protocol.message import NO_UUID, Message
@@ -248,6 +253,11 @@ class Cluster:
         hello = self.peers.hello_of(key)
         return hello.software.removeprefix("loghouse ") if hello is not None else ""
 
+    def entry_kinds_of(self, key: MemberKey) -> bytes:
+        """Return the kinds of entry that a node can store; empty while there is no link to it."""
+        hello = self.peers.hello_of(key)
+        return hello.entry_kinds if hello is not None else b""
+
     def liveness_of(self, key: MemberKey) -> Liveness | None:
         """Return what gossip says of a node; None when it never saw it."""
         for view in self._members():
@@ -350,6 +360,7 @@ class Cluster:
         self._look_for_twins()
         self._drop_removed()
         self._is_growing = False
+        self._reconcile_logs()
         if not self.router.group.leads:
             return
         group = node.membership
@@ -357,11 +368,48 @@ class Cluster:
         # A newcomer takes several steps to a vote; each is due as soon as the one before is in force.
         self._is_growing = any(member.role is MemberRole.LEARNER for member in configuration.members)
         change = next_configuration(
-            configuration, self.present(), is_caught_up=group.is_caught_up, is_heard=group.is_heard
+            configuration, self._admissible(), is_caught_up=group.is_caught_up, is_heard=group.is_heard
         )
         if change is not None:
             self._is_growing = True
             group.change_configuration(change)
+
+    def _admissible(self) -> list[MemberKey]:
+        """The nodes that are present and can read what is in the log by now."""
+        present = self.present()
+        if self.node.catalogue_log is None:
+            return present
+        own = MemberKey(self.node.name, self.node.disk_uuid)
+        return [key for key in present if key == own or EntryKind.BIRTH in self.entry_kinds_of(key)]
+
+    def _reconcile_logs(self) -> None:
+        """Propose the changes that are due in the groups beside the default one that this node leads."""
+        present: list[MemberKey] | None = None
+        for log in self.node.logs.values():
+            if log is self.node.membership or not log.member_id or log.member_id != log.leader_id:
+                continue
+            if present is None:
+                present = self.present()
+            if log.group == CATALOGUE_GROUP:
+                change = next_configuration_of_catalogue(
+                    log.configuration,
+                    self.router.group.settled,
+                    present,
+                    is_caught_up=log.is_caught_up,
+                    is_heard=log.is_heard,
+                )
+            elif log.catalogued is not None:
+                change = next_configuration_of_log(
+                    log.configuration,
+                    log.catalogued.replicas,
+                    present,
+                    is_caught_up=log.is_caught_up,
+                    is_heard=log.is_heard,
+                )
+            else:
+                continue
+            if change is not None:
+                log.change_configuration(change)
 
     def configuration_changed(self) -> None:
         """Know who is a member by what the log says now; keep links to members and live nodes only."""

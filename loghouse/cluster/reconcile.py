@@ -8,8 +8,10 @@ time. A node that failed stays a voter: failure never shrinks the quorum
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from typing import Final
 
+from loghouse.catalogue.records import PlacedReplica
 from loghouse.gossip.members import MemberKey
 from loghouse.limits import MEMBERS_MAX, VOTERS_MAX
 from loghouse.protocol.configuration import Configuration, Member, MemberRole
@@ -44,6 +46,70 @@ def next_configuration(
         or _replace_emptied(configuration, here, is_caught_up)
         or _promote(configuration, here, is_caught_up, voters_max)
     )
+
+
+def next_configuration_of_catalogue(
+    configuration: Configuration,
+    cluster: Configuration,
+    present: Sequence[MemberKey],
+    *,
+    is_caught_up: Callable[[int], bool],
+    is_heard: Callable[[int], bool],
+) -> Configuration | None:
+    """Return what the catalogue's leader should propose next: its members are those of the cluster.
+
+    Args:
+        cluster: The configuration of the default log.
+    """
+    roles = {(one.name, one.disk_uuid): one.role for one in cluster.members}
+    for member in sorted(configuration.members, key=lambda one: one.role is MemberRole.VOTER):
+        role = roles.get((member.name, member.disk_uuid))
+        if role is None and configuration.voters != {member.id}:
+            return configuration.without(member.id)
+        if role is MemberRole.REPLICA and member.role is MemberRole.LEARNER:
+            return configuration.with_role(member.id, role)
+    here = [key for key in present if key in roles]
+    return next_configuration(configuration, here, is_caught_up=is_caught_up, is_heard=is_heard)
+
+
+def next_configuration_of_log(
+    configuration: Configuration,
+    replicas: Sequence[PlacedReplica],
+    present: Sequence[MemberKey],
+    *,
+    is_caught_up: Callable[[int], bool],
+    is_heard: Callable[[int], bool],
+) -> Configuration | None:
+    """Return what the leader of a named log should propose next: its members are where it is placed.
+
+    A new replica first learns everything. Then the voter that it replaces goes, if that is dead: it would
+    count for the majority. One that lives goes when the new one votes; the two changes follow each other at
+    once, which is when two voters may be in one rack.
+    """
+    wanted = {one.member for one in replicas}
+    for replica in replicas:
+        key = MemberKey(replica.node, replica.disk_uuid)
+        if configuration.member(replica.member) is None and replica.member >= configuration.next_id:
+            if key not in present:
+                continue
+            member = Member(
+                id=replica.member, name=key.name, disk_uuid=key.disk_uuid, role=MemberRole.LEARNER
+            )
+            members = (*configuration.members, member)
+            return replace(configuration, members=members, next_id=replica.member + 1)
+    extra = [one for one in configuration.members if one.id not in wanted]
+    learners = [one for one in configuration.members if one.id in wanted and one.id in configuration.learners]
+    for learner in learners:
+        if is_caught_up(learner.id):
+            dead = [one for one in extra if one.id in configuration.voters and not is_heard(one.id)]
+            if dead and len(configuration.voters) > 1:
+                return configuration.without(dead[0].id)
+            return configuration.with_role(learner.id, MemberRole.VOTER)
+    is_complete = wanted <= configuration.voters
+    for member in sorted(extra, key=lambda one: one.role is MemberRole.VOTER):
+        if is_complete or member.role is not MemberRole.VOTER:
+            return configuration.without(member.id)
+    return None
 
 
 def _drop_double(configuration: Configuration, here: Set[tuple[str, bytes]]) -> Configuration | None:

@@ -111,10 +111,11 @@ class Router:
         """Take nothing in before `is_open` is set."""
         self.node = node  # who takes messages that are not of a group; fixed
         self.peers = peers  # the dialled links, by node; the same object for life
-        # The groups whose frames are routed, by the number that each frame and each envelope carries. What
-        # is for another group is dropped: its sender knows more of the cluster than this node does yet.
-        self.groups = {number: RoutedGroup(log) for number, log in node.logs.items()}
-        self.group = self.groups[node.membership.group]  # the one that says who is a member of the cluster
+        # The group that says who is a member of the cluster; fixed.
+        self.group = RoutedGroup(node.membership)
+        # The groups whose frames are routed, by the number that each frame and each envelope carries; follows
+        # the node's logs. What is for another group is dropped: its sender knows more of the cluster yet.
+        self.groups = {node.membership.group: self.group}
         self.roster = roster  # who may speak as which member; kept up to date here
         self.is_open = False  # whether what comes in is taken; set while this node takes part in a cluster
         self._twins = twins  # notes when members were heard; fixed
@@ -127,8 +128,17 @@ class Router:
 
     # --- who is a member ---------------------------------------------------------------
 
+    def group_of(self, number: int) -> RoutedGroup | None:
+        """Return what routes a group's messages; None when this node serves no such log."""
+        group = self.groups.get(number)
+        if group is None and number in self.node.logs:
+            group = self.groups[number] = RoutedGroup(self.node.logs[number])
+        return group
+
     def look(self) -> bool:
         """Know who is a member by what the log says now; False when damage hides that."""
+        for deleted in self.groups.keys() - self.node.logs.keys():
+            del self.groups[deleted]
         group = self.group
         index = group.look()
         if index is None:
@@ -167,7 +177,7 @@ class Router:
 
     def send_raft(self, envelope: Envelope) -> None:
         """Send a Raft message to the member it is for, or drop it."""
-        group = self.groups.get(envelope.group)
+        group = self.group_of(envelope.group)
         key = group.key_of(envelope.target) if group is not None else None
         if key is None:
             return
@@ -214,14 +224,23 @@ class Router:
         if key not in self.roster.members and self.roster.standing(key) is Standing.STRANGER:
             self._meet_stranger(key)
             return
-        group = self.groups.get(frame.group)
+        group = self.group_of(frame.group)
         if group is None:
             return
         envelope = decode_envelope(frame, group.replica.seed)
         source = envelope.source
+        if group.replica.configuration is not group.seen:
+            group.look()
         member = group.authority.member(source)
         is_member = member is not None and (member.name, member.disk_uuid) == key
-        if not is_member:
+        if not is_member and group is not self.group:
+            # A member of the cluster: who is which member of this group, its log may not say yet.
+            if member is not None:
+                raise IdentityError(
+                    f"node {key.name!r} spoke as member {source} ({member.name!r}) of log "
+                    f"{group.replica.name}"
+                )
+        elif not is_member:
             standing = self.roster.standing_as(key, source)
             if standing is Standing.STRANGER:
                 if member is not None:

@@ -37,6 +37,7 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived
 from loghouse.replica.api import Fetched
@@ -323,6 +324,6 @@ def describe(node: NodeLike) -> DescribeReply:
         cluster_uuid=node.cluster_uuid,
         cluster_name=node.cluster_name,
         node_name=node.name,
-        logs=tuple((group, log.name) for group, log in node.logs.items()),
+        logs=((DEFAULT_GROUP, DEFAULT_LOG),),  # versions of before take one answer for all there is
         servers=tuple(node.servers()),
     )

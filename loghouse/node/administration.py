@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from loghouse import __version__
 from loghouse.errors import (
+    InvalidRequestError,
     LoghouseError,
     MembershipError,
     NotSupportedError,
@@ -31,10 +32,12 @@ from loghouse.protocol.configuration import (
     Configuration,
     Member,
     MemberRole,
+    Retention,
+    encode_birth,
     encode_producer,
     encode_trim,
 )
-from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.entry import CATALOGUE_GROUP, DEFAULT_GROUP, EntryKind
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.raft.ready import Proposal, Role
@@ -83,8 +86,8 @@ class LogHost(Protocol):
     transport: Transport
     forwarder: Forwarder | None
 
-    def fatal(self, failure: Failure) -> None:
-        """The process must end."""
+    def fatal(self, failure: Failure, group: int = DEFAULT_GROUP) -> None:
+        """The process must end; because of the log of that group, when the failure is damage."""
 
 
 class Administration:
@@ -160,6 +163,8 @@ class Administration:
                     return self._remove(driver, order.name)
                 case AdminOperation.TRANSFER:
                     return self._transfer(driver, order.name)
+                case AdminOperation.FOUND_CATALOGUE:
+                    return self._found_catalogue(driver)
                 case AdminOperation.TRIM:
                     proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(order.number))
                     return proposing(driver.propose, proposal).addCallback(
@@ -173,6 +178,34 @@ class Administration:
         except LoghouseError:
             return fail()
         return fail(NotSupportedError(f"operation {order.operation} is not known to this version"))
+
+    def _found_catalogue(self, driver: RaftDriver) -> Deferred[AdminResult]:
+        """Bring the catalogue's group into being, with the members of this one; once in a cluster's life.
+
+        Raises:
+            NotSupportedError: A member is of a version that could not read its own log any more.
+            UnavailableError: One of them is not reached, so that this is not known.
+        """
+        raft, transport = driver.raft, self._node.transport
+        if raft.birth is not None:
+            return succeed(AdminResult())
+        for member in raft.configuration.members:
+            if member.disk_uuid == self._node.disk_uuid:
+                continue
+            kinds = transport.entry_kinds_of(MemberKey(member.name, member.disk_uuid))
+            if not kinds:
+                raise UnavailableError(
+                    f"{member.name} is not reached: it must be known first whether its version has named "
+                    "logs; start it, or remove it for good"
+                )
+            if EntryKind.BIRTH not in kinds:
+                raise NotSupportedError(
+                    f"{member.name} runs a version without named logs; upgrade it, nothing was done"
+                )
+        founders = replace(raft.configuration, retention=Retention())
+        proposal = Proposal(kind=EntryKind.BIRTH, payload=encode_birth(CATALOGUE_GROUP, founders))
+        proposed = proposing(driver.propose, proposal)
+        return proposed.addCallbacks(lambda _: AdminResult(), _being_founded)
 
     def _progress(self, driver: RaftDriver) -> AdminResult:
         raft = driver.raft
@@ -424,6 +457,12 @@ class Administration:
             members=tuple(members),
             removed=configuration.removed,
         )
+
+
+def _being_founded(failure: Failure) -> AdminResult:
+    """Somebody else has just asked for the same."""
+    failure.trap(InvalidRequestError)
+    return AdminResult()
 
 
 def _with_removed(configuration: Configuration, name: str) -> tuple[str, ...]:

@@ -20,12 +20,16 @@ from loghouse.errors import DamageError, LoghouseError, UnknownLogError
 from loghouse.limits import MICROSECONDS, UUID_SIZE
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
+from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.forwarding import Forwarder
+from loghouse.node.hosted_logs import HostedLogs
 from loghouse.node.identity import claim_directory, create_identity, lock_directory
+from loghouse.node.log_administration import LogAdministration
+from loghouse.node.named_logs import NamedLogs
 from loghouse.node.options import NodeOptions, NoOthers, Transport
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.client_messages import DescribedServer
-from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.replica.damage import LogRepair
@@ -78,11 +82,15 @@ class Node(Service):
         self.check_subject: Callable[[str], None] = lambda subject: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
         self.disk_uuid = NO_UUID  # read with it, or chosen at the start when the disk is empty
-        # The log whose group says who is a member of the cluster: the default one, the only one; fixed.
-        log = self.membership = ServedLog(self, DEFAULT_LOG, DEFAULT_GROUP, monotonic=clocks.monotonic)
-        self.logs: Mapping[int, ServedLog] = {log.group: log}  # what is served, by group; fixed
-        # By the names that requests use, the empty one for the default log; fixed.
-        self._logs_by_name = {"": log, log.name: log}
+        # What is served, by group; another object whenever a log comes or goes: it may be looped over.
+        self.logs: Mapping[int, ServedLog] = {}
+        # By the names that requests use, the empty one for the default log; follows `logs`.
+        self._logs_by_name: dict[str, ServedLog] = {}
+        # The log whose group says who is a member of the cluster: the default one; fixed.
+        self.membership = self._logs_by_name[""] = self.serve(DEFAULT_LOG, DEFAULT_GROUP)
+        # The catalogue and the logs that it names; None until this node belongs to a cluster.
+        self._named: NamedLogs | None = None
+        self.log_administration = LogAdministration(self, clocks)  # what may be asked about logs; fixed
 
     # --- start and stop -------------------------------------------------------
 
@@ -117,7 +125,7 @@ class Node(Service):
             if directory.is_empty and options.is_alone:
                 self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
             if not directory.is_empty:
-                opened = self._open_log()
+                opened = self._open_default_log()
         except LoghouseError:
             self.release()
             raise
@@ -131,7 +139,7 @@ class Node(Service):
         if opened is None:
             self.disk_uuid = self._rng.randbytes(UUID_SIZE)
         else:
-            self._host(opened)
+            self._begin(opened)
         self._ticking = self._every(options.tick_seconds, self._tick)  # drives the cores
         self._housekeeping = self._every(HOUSEKEEPING_SECONDS, self._keep_house)  # stops before `_ticking`
         super().startService()  # type: ignore[no-untyped-call]
@@ -147,18 +155,51 @@ class Node(Service):
             bootstrap_at=int(self._clocks.wall() * MICROSECONDS) if bootstrap else None,
         )
 
-    def _open_log(self) -> LogRepair:
+    def _open_default_log(self) -> LogRepair:
         identity = self._directory.identity
         self.cluster_uuid, self.disk_uuid = identity.cluster_uuid, identity.disk_uuid
         opened = LogRepair(self._files, self._directory, self.membership.group)
         opened.open_log()
         return opened
 
-    def _host(self, opened: LogRepair) -> None:
+    def _begin(self, opened: LogRepair) -> None:
+        """Host the default log, and then what it and the catalogue name: this node belongs to a cluster."""
+        hosted = HostedLogs(
+            self._files,
+            self._directory,
+            self._disk,
+            wall=self._clocks.wall,
+            fatal=lambda error: self.fatal(Failure(error)),
+            keep_deleted_seconds=self.options.keep_deleted_seconds,
+        )
+        self._named = NamedLogs(
+            self, hosted, scheduler=self._clocks.scheduler, changed=self.log_administration.catalogue_changed
+        )
+        self.host(self.membership, opened)
+
+    # --- which logs there are (`named_logs.LogsOwner`) ------------------------------------------
+
+    def serve(self, name: str, group: int) -> ServedLog:
+        """Serve one more log, which is not hosted yet."""
+        log = ServedLog(self, name, group, monotonic=self._clocks.monotonic)
+        if self.cluster_uuid != NO_UUID:
+            log.seed = frame_seed(self.cluster_uuid, group)
+        self.logs = {**self.logs, group: log}
+        self._logs_by_name[name] = log
+        return log
+
+    def forget(self, log: ServedLog) -> None:
+        """Serve a log no more: it was deleted."""
+        self.logs = {group: other for group, other in self.logs.items() if other is not log}
+        if self._logs_by_name.get(log.name) is log:
+            del self._logs_by_name[log.name]
+        log.retire()
+
+    def host(self, log: ServedLog, opened: LogRepair) -> None:
         """Host a log that was opened just now."""
         options = self.options
         replica = self.make_replica(
-            self.membership,
+            log,
             opened,
             options=ReplicaOptions(
                 node_name=self.name,
@@ -174,7 +215,7 @@ class Node(Service):
             disk=self._disk,
             readers=self._readers,
         )
-        self.membership.host(replica)
+        log.host(replica)
 
     def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
         loop = LoopingCall(work)
@@ -185,11 +226,27 @@ class Node(Service):
     def _tick(self) -> None:
         for log in self.logs.values():
             log.tick()
+        if self._named is not None and self._named.log is None:
+            self._look_for_birth(self._named)
+
+    @property
+    def catalogue_log(self) -> CatalogueLog | None:
+        """The catalogue as this node knows it; None until it is known to exist."""
+        return self._named.log if self._named is not None else None
+
+    def _look_for_birth(self, named: NamedLogs) -> None:
+        """Begin with the catalogue, once the default log says that there is one."""
+        driver = self.membership.driver
+        birth = driver.raft.birth if driver is not None else None
+        if birth is not None:
+            named.begin(birth)
 
     def _keep_house(self) -> None:
         self.address_book.look()
         for log in self.logs.values():
             log.look()
+        if self._named is not None:
+            self._named.look(self._clocks.monotonic())
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
         """Fire once the appends under way have their outcome, at the latest after so many seconds."""
@@ -208,6 +265,8 @@ class Node(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self.is_ending = True
         self._housekeeping.stop()
+        if self._named is not None:
+            self._named.stop()
         # Without a majority appends do not end; nobody waits for them longer than this.
         return self.when_settled(self.options.drain_seconds).addBoth(self._close)
 
@@ -228,15 +287,16 @@ class Node(Service):
             self._directory.close()
         self.logger.info("log closed")
 
-    def fatal(self, failure: Failure) -> None:
-        """The process must end. When damage is why, a member's next start repairs it."""
+    def fatal(self, failure: Failure, group: int = DEFAULT_GROUP) -> None:
+        """The process must end. When damage in a log is why, a member's next start repairs it."""
         if self._has_failed:
             return
         self._has_failed = self.is_ending = True
         assert failure.value is not None
-        for log in self.logs.values():
-            if log.replica is not None and log.replica.last_words(failure.value, self._end):
-                return
+        because_of = self.logs.get(group)
+        replica = because_of.replica if because_of is not None else None
+        if replica is not None and replica.last_words(failure.value, self._end):
+            return
         self._on_fatal(failure)
         for log in self.logs.values():
             if log.replica is not None:
@@ -258,12 +318,12 @@ class Node(Service):
     def begin_cluster(self) -> None:
         """Make a new cluster, with this node as its only voter; the disk was empty."""
         self._create_identity(self._rng.randbytes(UUID_SIZE), bootstrap=True)
-        self._host(self._open_log())
+        self._begin(self._open_default_log())
 
     def join_cluster(self, cluster_uuid: bytes) -> None:
         """Belong to a cluster from now on; the disk was empty."""
         self._create_identity(cluster_uuid, bootstrap=False)
-        self._host(self._open_log())
+        self._begin(self._open_default_log())
 
     @property
     def is_in_cluster(self) -> bool:
@@ -297,8 +357,9 @@ class Node(Service):
 
     @property
     def is_serving(self) -> bool:
-        """Whether every log has a leader and a disk that takes appends."""
-        return all(log.has_leader and log.is_writable for log in self.logs.values())
+        """Whether every log here has a leader and a disk that takes appends."""
+        hosted = [log for log in self.logs.values() if log is self.membership or log.replica is not None]
+        return all(log.has_leader and log.is_writable for log in hosted)
 
     def servers(self) -> Sequence[DescribedServer]:
         """Return the members; a node alone is the cluster."""

@@ -23,7 +23,8 @@ class NodeOptions:
     """What a node must be told.
 
     Addresses are for `servers`, sizes in bytes, `scrub_rate` in bytes a second (0: sealed segments are read
-    only when somebody asks for them).
+    only when somebody asks for them). `host` and `rack` are empty where node.yaml does not name them; the
+    files of a log that was deleted are kept for `keep_deleted_seconds`.
     """
 
     name: str
@@ -31,9 +32,12 @@ class NodeOptions:
     data_dir: str
     address: str = ""
     grpc_address: str = ""
+    host: str = ""
+    rack: str = ""
     segment_size: int
     reserve_size: int
     drain_seconds: float = 10.0
+    keep_deleted_seconds: float = 86400.0
     is_alone: bool = True
     tick_seconds: float = TICK_SECONDS
     retention: Retention = field(default_factory=Retention)
@@ -78,6 +82,10 @@ class Transport(Protocol):
     def version_of(self, key: MemberKey) -> str:
         """The version of Loghouse that a node runs; empty while there is no link to it."""
         return ""
+
+    def entry_kinds_of(self, key: MemberKey) -> bytes:
+        """The kinds of entry that a node can store; empty while there is no link to it."""
+        return b""
 
     def liveness_of(self, key: MemberKey) -> Liveness | None:
         """What gossip says of a node; None when it never saw it."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import UnavailableError
+from loghouse.catalogue.records import CataloguedLog, LogSettings
+from loghouse.errors import RequestError, UnavailableError, UnknownLogError
 from loghouse.node.administration import Administration, LogHost
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.reads import LogReads, reads_of
 from loghouse.node.waiters import Waiters
-from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.configuration import Configuration, Retention
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.ready import SoftState
@@ -21,6 +24,9 @@ from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Propo
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.scheduling import Cancellable
+
+STAND_TICKS: Final = 10
+"""How long the first replica of a new log stands for election: the others may be born a moment later."""
 
 
 class ServedLog:
@@ -41,6 +47,9 @@ class ServedLog:
         # The copy on this node; None until this node belongs to the group, then set once.
         self.replica: Replica | None = None
         self._reads: LogReads | None = None  # answers clients' reads of that copy; set with it
+        self.catalogued: CataloguedLog | None = None  # what the catalogue says of it; None where it is older
+        self._is_gone = False  # set once, by `retire`: the log was deleted
+        self._stand_ticks = 0  # how long this node goes on to stand for election; counts down
         self._waiters = Waiters()  # readers at the end of the log; woken by each commit
         # What operators and producers ask of the group.
         administration = self.administration = Administration(self, node, monotonic=monotonic)
@@ -56,17 +65,51 @@ class ServedLog:
         self._reads = reads_of(replica)
         replica.start()
 
+    def placed(self, log: CataloguedLog) -> None:
+        """Take what the catalogue says of the log."""
+        self.catalogued = log
+
+    def stand(self) -> None:
+        """Be the first to stand for election in a group that has just begun: this node is to lead it."""
+        self._stand_ticks = STAND_TICKS
+        self._stand()
+
+    def _stand(self) -> None:
+        if self.driver is not None and not self.has_leader:
+            self.driver.stand()
+        else:
+            self._stand_ticks = 0
+
+    def retire(self) -> None:
+        """Serve no more: the log was deleted. Its files are closed by whoever has them closed."""
+        self._is_gone = True
+        self.stop()
+        self.replica = self._reads = None
+        self._waiters.close(UnknownLogError(self.name))
+
     def tick(self) -> None:
         """Let time pass."""
         if self.replica is not None:
             self.replica.tick()
+            if self._stand_ticks:
+                self._stand_ticks -= 1
+                self._stand()
             if self.replica.driver is not None:
                 self.administration.tick()
 
     def look(self) -> None:
         """Try again what found no room, and trim what is due; called every second."""
-        if self.replica is not None:
-            self.replica.disk_room.look()
+        replica = self.replica
+        if replica is not None:
+            replica.disk_room.look()
+            if self.catalogued is not None and replica.leads:
+                self._look_at_settings(replica, self.catalogued.settings)
+
+    def _look_at_settings(self, replica: Replica, settings: LogSettings) -> None:
+        """Have the log keep as much as the catalogue says: trims are a function of the log alone."""
+        kept = Retention(size_max=settings.retention_bytes, age_max_seconds=settings.retention_seconds)
+        if replica.configuration.retention != kept:
+            replica.change_configuration(dataclasses.replace(replica.configuration, retention=kept))
 
     def when_idle(self) -> Deferred[None]:
         """Fire once the appends under way have their outcome."""
@@ -79,7 +122,7 @@ class ServedLog:
 
     def release_waiters(self) -> None:
         """Tell everybody who waits at the end to go on elsewhere; later waiters are told at once."""
-        self._waiters.close()
+        self._waiters.close(UnavailableError("the node is stopping; go on at another node"))
 
     def stop(self) -> None:
         """Take part no more, and leave no order unanswered; the log stays open."""
@@ -190,7 +233,7 @@ class ServedLog:
     def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append a batch if this node leads; never passes it on."""
         if self.replica is None:
-            failed(UnavailableError("this node has not joined its cluster yet; nothing was appended"))
+            failed(self._not_here("nothing was appended"))
         else:
             self.replica.propose(proposal, appended, failed)
 
@@ -198,15 +241,15 @@ class ServedLog:
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`."""
-        return self._reads.fetch(offset, size_max) if self._reads is not None else fail(_not_joined())
+        return self._reads.fetch(offset, size_max) if self._reads is not None else fail(self._not_here())
 
     def bounds(self) -> Deferred[LogBounds]:
         """Return the readable range. See `LogLike.bounds`."""
-        return self._reads.bounds() if self._reads is not None else fail(_not_joined())
+        return self._reads.bounds() if self._reads is not None else fail(self._not_here())
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
         """Return the first offset at or after a time. See `LogLike.find_offset`."""
-        return self._reads.find_offset(timestamp) if self._reads is not None else fail(_not_joined())
+        return self._reads.find_offset(timestamp) if self._reads is not None else fail(self._not_here())
 
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `LogLike.wait_for`."""
@@ -253,8 +296,12 @@ class ServedLog:
 
     def fatal(self, error: BaseException) -> None:
         """The process must end."""
-        self._node.fatal(Failure(error))
+        self._node.fatal(Failure(error), self.group)
 
-
-def _not_joined() -> UnavailableError:
-    return UnavailableError("this node has not joined its cluster yet; try another node")
+    def _not_here(self, advice: str = "try another node") -> RequestError:
+        """Return why nothing can be asked of the replica here: there is none."""
+        if self._is_gone:
+            return UnknownLogError(self.name)
+        if self.catalogued is None:
+            return UnavailableError(f"this node has not joined its cluster yet; {advice}")
+        return UnavailableError(f"this node has no copy of log {self.name}; {advice}")

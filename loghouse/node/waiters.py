@@ -7,7 +7,7 @@ from typing import Final
 
 from twisted.internet.defer import Deferred, fail
 
-from loghouse.errors import ResourceExhaustedError, UnavailableError
+from loghouse.errors import RequestError, ResourceExhaustedError
 from loghouse.limits import WAITERS_MAX
 
 SPARE_MAX: Final = 64
@@ -19,7 +19,7 @@ class Waiters:
     def __init__(self) -> None:
         self._waiters: dict[int, list[Deferred[None]]] = {}
         self._offsets: list[int] = []  # a heap of them, with some that nobody waits for any more
-        self._is_closed = False
+        self._problem: RequestError | None = None  # what all are told; set once, by `close`
         self.count = 0
 
     def wait_for(self, offset: int) -> Deferred[None]:
@@ -27,10 +27,10 @@ class Waiters:
 
         Raises (as failures):
             ResourceExhaustedError: `WAITERS_MAX` wait already.
-            UnavailableError: The node is stopping.
+            RequestError: That of `close`.
         """
-        if self._is_closed:
-            return fail(_stopping())
+        if self._problem is not None:
+            return fail(self._problem)
         if self.count >= WAITERS_MAX:
             return fail(ResourceExhaustedError("followers", f"{WAITERS_MAX} streams wait already"))
         done: Deferred[None] = Deferred(lambda cancelled: self._forget(offset, cancelled))
@@ -59,15 +59,15 @@ class Waiters:
         else:
             heappush(self._offsets, offset)
 
-    def close(self) -> None:
-        """Tell everybody, now and later, to go on at another node."""
-        self._is_closed = True
+    def close(self, problem: RequestError) -> None:
+        """Tell everybody, now and later, why nothing more is to be waited for here."""
+        self._problem = problem
         waiters, self._waiters = self._waiters, {}
         self._offsets.clear()
         self.count = 0
         for waiting in waiters.values():
             for done in waiting:
-                done.errback(_stopping())
+                done.errback(problem)
 
     def _forget(self, offset: int, done: Deferred[None]) -> None:
         waiting = self._waiters.get(offset, [])
@@ -76,7 +76,3 @@ class Waiters:
             self.count -= 1
             if not waiting:
                 del self._waiters[offset]
-
-
-def _stopping() -> UnavailableError:
-    return UnavailableError("the node is stopping; go on at another node")

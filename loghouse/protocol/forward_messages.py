@@ -45,6 +45,8 @@ class AdminOperation(IntEnum):
     """Register a producer of the subject `name`; answered with its id."""
     PROGRESS = 6
     """Answered with the leader's commit index, and the last index known to be on each member's disk."""
+    FOUND_CATALOGUE = 7
+    """Bring the catalogue's group into being, unless that is done."""
 
 
 @message(0x0120, FORWARD_SIZE_MAX)

@@ -48,6 +48,12 @@ class Elections(Reads):
         if (self.is_alone or self._election_elapsed >= timeout) and self.may_campaign:
             self._campaign()
 
+    def stand(self) -> None:
+        """Campaign now, unless a leader is known: for who is to lead a group that has just begun."""
+        is_free = self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE) and self.leader == NOBODY
+        if is_free and self.may_campaign:
+            self._campaign()
+
     def leader_link_lost(self) -> None:
         """Take the end of the leader's connection for a sign that it is gone: look for another one soon.
 

@@ -301,6 +301,11 @@ class RaftDriver:
             return
         self._wait(ticket, appended, failed)
 
+    def stand(self) -> None:
+        """Stand for election at once, where no leader is known."""
+        self.raft.stand()
+        self._schedule()
+
     def transfer_leadership(self, target: int = 0) -> None:
         """Hand leadership to another voter, 0 for the best one; see `Raft.transfer_leadership` for errors."""
         self.raft.transfer_leadership(target)

@@ -323,7 +323,15 @@ class FoldTests(SynchronousTestCase):
     def test_spans(self):
         """Where a log has several spans, as later versions may have it, the last one counts."""
         spans = (Span(group=16, replicas=several(2)), Span(from_offset=7, group=17, replicas=several(3)))
-        log = CataloguedLog(name="x", settings=LogSettings(), spans=spans, epoch=1, next_member=4)
+        log = CataloguedLog(
+            name="x",
+            settings=LogSettings(),
+            spans=spans,
+            epoch=1,
+            next_member=4,
+            created_at=0,
+            founders=(),
+        )
         self.assertEqual((log.group, log.replicas), (17, several(3)))
         changer = Changer()
         whole = replace(changer.catalogue.checkpoint(), next_group=18, logs=(log,))

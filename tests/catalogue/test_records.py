@@ -38,7 +38,15 @@ REPLICAS = tuple(
 )
 NODE = CataloguedNode(name="a", disk_uuid=disk_of("a"), host="h1", rack="r1")
 SPAN = Span(group=16, replicas=REPLICAS)
-LOG = CataloguedLog(name="orders", settings=SETTINGS, spans=(SPAN,), epoch=4, next_member=10)
+LOG = CataloguedLog(
+    name="orders",
+    settings=SETTINGS,
+    spans=(SPAN,),
+    epoch=4,
+    next_member=10,
+    created_at=3,
+    founders=SPAN.replicas,
+)
 EXAMPLES = (
     NodeSet(at=1, by="root", node=NODE),
     LogCreated(at=2, by="root", name="orders", settings=SETTINGS, spans=(SPAN,)),

@@ -72,6 +72,7 @@ class FakeNode:
         self.heard = self.caught_up = ()
         self.changes = []
         self.refusal = None
+        self.catalogue_log = None
 
     @property
     def settled(self):

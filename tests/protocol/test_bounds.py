@@ -99,7 +99,7 @@ class SharedTests(SynchronousTestCase):
             (LinkRole, "NODE CLIENT"),
             (MemberRole, "VOTER LEARNER REPLICA"),
             (Liveness, "ALIVE SUSPECT DEAD LEFT"),
-            (AdminOperation, "ADD REMOVE TRANSFER TRIM REGISTER_PRODUCER PROGRESS"),
+            (AdminOperation, "ADD REMOVE TRANSFER TRIM REGISTER_PRODUCER PROGRESS FOUND_CATALOGUE"),
             (EntryKind, "RECORDS NOOP CONFIGURATION TRIM PRODUCER BIRTH"),
         ]:
             self.assertEqual(

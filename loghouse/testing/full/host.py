@@ -25,11 +25,13 @@ from loghouse.node.api import proposing
 from loghouse.node.gate import Gate
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
+from loghouse.node.served_log import ServedLog
 from loghouse.protocol.configuration import MemberRole, decode_producer
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.raft.ready import Proposal
 from loghouse.replica.driver import RaftDriver
+from loghouse.replica.replica import Replica
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
@@ -141,7 +143,13 @@ class FullHost(Host):
             make_queue=partial(self._make_queue, life),
             on_fatal=partial(self._fatal, life),
         )
-        node.make_replica = partial(WatchedReplica, partial(self.open_watch, life))
+        watched = partial(WatchedReplica, partial(self.open_watch, life))
+
+        def make_replica(owner: ServedLog, *parts: Any, **settings: Any) -> Replica:
+            # The oracle knows one log as yet.
+            return (watched if owner is node.membership else Replica)(owner, *parts, **settings)
+
+        node.make_replica = make_replica
         return node
 
     def _make_binary(self, life: Life, node: Node) -> BinaryServer:

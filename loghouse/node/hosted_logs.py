@@ -1,0 +1,140 @@
+"""The logs on a node's disk: which are opened, made and put away, on the disk's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from twisted.logger import Logger
+
+from loghouse.errors import DamageError, DataDirectoryError, DiskFullError
+from loghouse.protocol.configuration import Configuration
+from loghouse.replica.bootstrap import founding
+from loghouse.replica.damage import LogRepair
+from loghouse.runtime.threads import WorkQueue
+from loghouse.storage.directory import DataDirectory
+from loghouse.storage.files import Files
+from loghouse.storage.groups import BornGroups
+from loghouse.storage.log import Log
+
+_T = TypeVar("_T")
+
+CLEAN_SECONDS: Final = 3600.0
+"""How often dead logs are looked for whose time is over."""
+
+
+class HostedLogs:
+    """Opens, makes and buries logs beside the default one. Each group has one job under way at a time."""
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        files: Files,
+        directory: DataDirectory,
+        disk: WorkQueue,
+        *,
+        wall: Callable[[], float],
+        fatal: Callable[[BaseException], None],
+        keep_deleted_seconds: float,
+    ) -> None:
+        """Look after a data directory that has its identity; its disk is not touched before a call."""
+        self._files = files  # the file seam; fixed
+        self._directory = directory  # whose logs these are; fixed
+        self._disk = disk  # runs all work on files, in order; fixed
+        self._wall = wall  # seconds since the epoch; fixed
+        self._fatal = fatal  # the process must end; fixed
+        self._keep_deleted_seconds = keep_deleted_seconds  # how long a dead log's files are kept; fixed
+        self._groups: BornGroups | None = None  # made by the first job; of the disk's thread alone
+        self._busy: set[int] = set()  # the groups that have a job under way
+        # Why a log cannot be opened, by group: it stays as it is until an operator has looked at it.
+        self.damaged: dict[int, str] = {}
+        self._clean_due = 0.0  # when dead logs are looked for again
+
+    # --- opening and making -----------------------------------------------------------------
+
+    def open(
+        self,
+        group: int,
+        founders: tuple[Configuration, int] | None,
+        opened: Callable[[LogRepair], None],
+    ) -> None:
+        """Open a group's log, which is made unless it was born here; nothing while it has a job under way.
+
+        Called again and again until it is open: a full disk may have room later.
+
+        Args:
+            founders: The first entry of a log that is made here: its configuration and time. None: none,
+                the group's leader sends everything.
+            opened: Told of the open log.
+        """
+        if group not in self._busy and group not in self.damaged:
+            self._run(group, partial(self._open, group, founders), opened)
+
+    def _open(self, group: int, founders: tuple[Configuration, int] | None) -> LogRepair:
+        begin = founding(*founders) if founders is not None else _nothing
+        self._born().bear(group, begin)
+        opened = LogRepair(self._files, self._directory, group)
+        opened.open_log()
+        return opened
+
+    def _born(self) -> BornGroups:
+        if self._groups is None:
+            self._groups = BornGroups(self._files, self._directory, int(self._wall()))
+        return self._groups
+
+    # --- the end of a log -------------------------------------------------------------------
+
+    def bury(self, group: int, log: Log | None) -> bool:
+        """Close a log that was deleted, and put it away, its files go later; False: its group is busy."""
+        if group in self._busy:
+            return False
+
+        def put_away() -> None:
+            if log is not None:
+                log.close()
+            self._born().bury(group, int(self._wall()))
+
+        self._run(group, put_away, lambda _: None)
+        return True
+
+    def close(self, log: Log) -> None:
+        """Close a log that is not served any more, and stays."""
+        self._disk.run(log.close, fatal=self._fatal)
+
+    def look(self, now: float) -> None:
+        """Remove dead logs whose time is over; `now` only rises."""
+        if self._groups is None or now < self._clean_due:
+            return
+        self._clean_due = now + CLEAN_SECONDS
+        groups, before = self._groups, int(self._wall() - self._keep_deleted_seconds)
+        self._disk.run(lambda: groups.remove_gone(before), self._removed, fatal=self._fatal)
+
+    def _removed(self, names: list[str]) -> None:
+        for name in names:
+            self.logger.info("the files of a deleted log are removed: {name}", name=name)
+
+    # --- jobs -------------------------------------------------------------------------------
+
+    def _run(self, group: int, work: Callable[[], _T], done: Callable[[_T], object]) -> None:
+        self._busy.add(group)
+
+        def finished(result: _T) -> None:
+            self._busy.discard(group)
+            done(result)
+
+        self._disk.run(work, finished, partial(self._failed, group), fatal=self._fatal)
+
+    def _failed(self, group: int, error: Exception) -> None:
+        self._busy.discard(group)
+        if isinstance(error, DamageError | DataDirectoryError):
+            # One log is not worth the others: they go on.
+            self.damaged[group] = str(error)
+            self.logger.critical("log {group} stays closed: {error}", group=group, error=str(error))
+        elif not isinstance(error, DiskFullError):
+            raise error
+
+
+def _nothing(_: Log) -> None:
+    """Begin a log without an entry."""

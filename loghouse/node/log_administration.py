@@ -1,0 +1,364 @@
+"""What may be asked about which logs there are (`node.api.LogAdmin`), carried out through the catalogue.
+
+Any node decides and appends: the catalogue's log takes one record after the other, so no node is special. The
+first change of all has the cluster found its catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from loghouse.catalogue.catalogue import Catalogue
+from loghouse.catalogue.changes import (
+    adopt_default_log,
+    alter_log,
+    create_log,
+    delete_log,
+    register_node,
+    replace_replica,
+)
+from loghouse.catalogue.records import (
+    CataloguedLog,
+    CataloguedNode,
+    CatalogueRecord,
+    LogSettings,
+    PlacedReplica,
+)
+from loghouse.errors import RequestError, UnavailableError, UnknownLogError
+from loghouse.limits import MICROSECONDS, REPLICAS_PER_LOG_MAX
+from loghouse.node.api import LogDescription, ReplicaState
+from loghouse.node.catalogue_log import CatalogueLog
+from loghouse.node.forwarding import AdminOrder
+from loghouse.node.options import NodeOptions, Transport
+from loghouse.node.served_log import ServedLog
+from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.protocol.forward_messages import AdminOperation
+from loghouse.runtime.scheduling import Clocks
+
+_T = TypeVar("_T")
+
+LED_SECONDS_MAX: Final = 10.0
+"""How long a new log may take until it is led, before its creator is told that it is not yet."""
+FOUNDED_SECONDS_MAX: Final = 10.0
+LOOK_SECONDS: Final = 0.02
+
+
+class CataloguedHost(Protocol):
+    """What this part asks of the node."""
+
+    name: str
+    disk_uuid: bytes
+    is_ending: bool
+    options: NodeOptions
+    transport: Transport
+    membership: ServedLog
+    logs: Mapping[int, ServedLog]
+
+    @property
+    def catalogue_log(self) -> CatalogueLog | None:
+        """The catalogue as this node knows it; None until it is known to exist."""
+
+
+class LogAdministration:
+    """Creates, alters and deletes logs, and says which there are."""
+
+    logger = Logger()
+
+    def __init__(self, node: CataloguedHost, clocks: Clocks) -> None:
+        """Nothing is under way."""
+        self._node = node  # the process; fixed
+        self._clocks = clocks  # time; fixed
+        self._is_registering = False  # this node's own record is being written
+        # Who waits for the catalogue to have a record above an offset.
+        self._watchers: list[tuple[int, Deferred[int]]] = []
+
+    # --- what may be asked ----------------------------------------------------------------
+
+    def create(
+        self, name: str, settings: LogSettings, *, on: Sequence[str], by: str
+    ) -> Deferred[LogDescription]:
+        """Create a log, and wait for a while until it is led."""
+
+        def decide(catalogue: Catalogue) -> CatalogueRecord | None:
+            return create_log(catalogue, name, settings, alive=self._alive(), on=on, at=self._now(), by=by)
+
+        async def carry_out() -> LogDescription:
+            log = await self._catalogue(wait_for_nodes=True)
+            await log.change(decide)
+            created = self._known(log.catalogue, name)
+            await self._until_led(created)
+            return self._described(created)
+
+        return _running(carry_out())
+
+    def alter(self, name: str, changes: Mapping[str, object], *, by: str) -> Deferred[LogDescription]:
+        """Change settings of a log."""
+
+        async def carry_out() -> LogDescription:
+            log = await self._catalogue(wait_for_nodes=False)
+            await log.change(
+                lambda catalogue: alter_log(catalogue, name or DEFAULT_LOG, at=self._now(), by=by, **changes)
+            )
+            return self._described(self._known(log.catalogue, name))
+
+        return _running(carry_out())
+
+    def delete(self, name: str, *, by: str) -> Deferred[None]:
+        """Delete a log."""
+
+        async def carry_out() -> None:
+            log = await self._existing_catalogue(name)
+            await log.change(lambda catalogue: delete_log(catalogue, name, at=self._now(), by=by))
+
+        return _running(carry_out())
+
+    def replace(self, name: str, *, lost: str, new: str, by: str) -> Deferred[LogDescription]:
+        """Give a log a replica on another node, in place of one that is lost for good."""
+
+        async def carry_out() -> LogDescription:
+            log = await self._existing_catalogue(name)
+            await log.change(
+                lambda catalogue: replace_replica(catalogue, name, lost=lost, new=new, at=self._now(), by=by)
+            )
+            return self._described(self._known(log.catalogue, name))
+
+        return _running(carry_out())
+
+    def list(self) -> Deferred[Sequence[LogDescription]]:
+        """Return all logs by name, as this node knows them by now."""
+
+        async def look() -> Sequence[LogDescription]:
+            known = self._node.catalogue_log
+            logs = dict(known.catalogue.logs) if known is not None else {}
+            found = {name: self._described(log) for name, log in logs.items()}
+            found.setdefault(DEFAULT_LOG, self._default())
+            return [found[name] for name in sorted(found)]
+
+        return _running(look())
+
+    def describe(self, name: str) -> Deferred[LogDescription]:
+        """Return one log; empty: the default one."""
+
+        async def look() -> LogDescription:
+            known = self._node.catalogue_log
+            if known is not None and (name or DEFAULT_LOG) not in known.catalogue.logs:
+                await known.catch_up()  # it may have been created through another node just now
+            logs = known.catalogue.logs if known is not None else {}
+            log = logs.get(name or DEFAULT_LOG)
+            if log is not None:
+                return self._described(log)
+            if name in ("", DEFAULT_LOG):
+                return self._default()
+            raise UnknownLogError(name)
+
+        return _running(look())
+
+    def changed(self, after: int) -> Deferred[int]:
+        """Fire once the catalogue has a record above an offset; may be cancelled."""
+        waiting: Deferred[int] = Deferred(
+            lambda cancelled: (
+                self._watchers.remove((after, cancelled)) if (after, cancelled) in self._watchers else None
+            )
+        )
+        known = self._node.catalogue_log
+        last = known.catalogue.next_offset - 1 if known is not None else -1
+        if last > after:
+            waiting.callback(last)
+        else:
+            self._watchers.append((after, waiting))
+        return waiting
+
+    # --- the catalogue --------------------------------------------------------------------
+
+    async def _catalogue(self, *, wait_for_nodes: bool) -> CatalogueLog:
+        """Return the catalogue, which is founded unless there is one.
+
+        Args:
+            wait_for_nodes: Until the members that are here are registered, so that logs can be placed.
+
+        Raises:
+            NotSupportedError, UnavailableError: As `Administration`; or it takes too long.
+        """
+        node = self._node
+        if node.catalogue_log is None:
+            await node.membership.administer(AdminOrder(operation=AdminOperation.FOUND_CATALOGUE))
+            await self._until(lambda: node.catalogue_log is not None, FOUNDED_SECONDS_MAX, "be known here")
+        log = node.catalogue_log
+        assert log is not None
+        await self._until(lambda: self._is_registered(log, wait_for_nodes), FOUNDED_SECONDS_MAX, "be led")
+        return log
+
+    async def _existing_catalogue(self, name: str) -> CatalogueLog:
+        log = self._node.catalogue_log
+        if log is None and name != DEFAULT_LOG:
+            raise UnknownLogError(name)
+        return log or await self._catalogue(wait_for_nodes=False)
+
+    def _is_registered(self, log: CatalogueLog, everybody: bool) -> bool:
+        """Whether the catalogue has the default log and this node, or every member that is here."""
+        catalogue = log.catalogue
+        present = {key.name for key in self._node.transport.present()} if everybody else set()
+        members = {member.name for member in self._node.membership.configuration.members}
+        wanted = {self._node.name} | (present & members)
+        return DEFAULT_LOG in catalogue.logs and wanted <= catalogue.nodes.keys()
+
+    async def _until(self, is_so: Callable[[], bool], seconds_max: float, what: str) -> None:
+        """Wait for something of the catalogue.
+
+        Raises:
+            UnavailableError: It takes too long.
+        """
+        deadline = self._clocks.monotonic() + seconds_max
+        while not is_so():
+            if self._node.is_ending:
+                raise UnavailableError("the node is stopping; try another node")
+            if self._clocks.monotonic() >= deadline:
+                raise UnavailableError(f"the catalogue takes too long to {what}; nothing was done, try again")
+            await deferLater(self._clocks.scheduler, LOOK_SECONDS)
+
+    async def _until_led(self, log: CataloguedLog) -> None:
+        """Wait until a log has a leader that this node knows of.
+
+        Raises:
+            UnavailableError: It takes too long.
+        """
+        deadline = self._clocks.monotonic() + LED_SECONDS_MAX
+        while True:
+            served = self._node.logs.get(log.group)
+            if served is not None and served.leader_name:
+                return
+            if self._clocks.monotonic() >= deadline or self._node.is_ending:
+                nodes = ", ".join(one.node for one in log.replicas)
+                raise UnavailableError(
+                    f"log {log.name} is created and has no leader yet; a majority of {nodes} must be up"
+                )
+            await deferLater(self._clocks.scheduler, LOOK_SECONDS)
+
+    def catalogue_changed(self, catalogue: Catalogue) -> None:
+        """Called whenever the catalogue says more: tell who waits, and see that this node is in it."""
+        last = catalogue.next_offset - 1
+        due = [waiting for after, waiting in self._watchers if after < last]
+        self._watchers = [one for one in self._watchers if one[0] >= last]
+        for waiting in due:
+            waiting.callback(last)
+        if not (self._is_registering or self._node.is_ending):
+            self._register(catalogue)
+
+    def _register(self, catalogue: Catalogue) -> None:
+        """Have the catalogue say what this node is, and that there is the default log, unless it does."""
+        log, own = self._node.catalogue_log, self._own_record()
+        if log is None or (catalogue.nodes.get(own.name) == own and DEFAULT_LOG in catalogue.logs):
+            return
+        self._is_registering = True
+
+        async def carry_out() -> None:
+            assert log is not None
+            by = f"node {own.name}"
+            await log.change(lambda one: register_node(one, own, at=self._now(), by=by))
+            settings, replicas = self._default_settings(), self._default_replicas()
+            if replicas:
+                await log.change(
+                    lambda one: adopt_default_log(one, settings, replicas, at=self._now(), by=by)
+                )
+
+        def done(_: object) -> None:
+            self._is_registering = False
+
+        def failed(failure: Any) -> None:
+            if not failure.check(RequestError):
+                self.logger.failure("registering this node in the catalogue", failure)
+
+        # What found no leader is tried again by the next look.
+        _running(carry_out()).addErrback(failed).addBoth(done)
+
+    def _own_record(self) -> CataloguedNode:
+        node = self._node
+        return CataloguedNode(
+            name=node.name, disk_uuid=node.disk_uuid, host=node.options.host, rack=node.options.rack
+        )
+
+    # --- what is known ----------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self._clocks.wall() * MICROSECONDS)
+
+    def _alive(self) -> Sequence[str]:
+        """The nodes that could take a replica now."""
+        return [self._node.name, *(key.name for key in self._node.transport.present())]
+
+    def _known(self, catalogue: Catalogue, name: str) -> CataloguedLog:
+        log = catalogue.logs.get(name or DEFAULT_LOG)
+        if log is None:
+            raise UnknownLogError(name)  # deleted just now
+        return log
+
+    def _described(self, log: CataloguedLog) -> LogDescription:
+        served, alive = self._node.logs.get(log.group), set(self._alive())
+        leader = served.leader_name if served is not None else ""
+        replicas = self._default_replicas() if log.name == DEFAULT_LOG else log.replicas
+        return LogDescription(
+            name=log.name,
+            group=log.group,
+            epoch=log.epoch,
+            settings=log.settings,
+            replicas=tuple(
+                ReplicaState(
+                    node=one.node,
+                    member=one.member,
+                    is_leader=one.node == leader,
+                    is_alive=one.node in alive,
+                )
+                for one in replicas
+            ),
+            leader=leader,
+            created_at=log.created_at,
+        )
+
+    def _default(self) -> LogDescription:
+        """Describe the default log of a cluster that has no catalogue."""
+        log, alive = self._node.membership, set(self._alive())
+        replicas = tuple(
+            ReplicaState(
+                node=one.node,
+                member=one.member,
+                is_leader=one.node == log.leader_name,
+                is_alive=one.node in alive,
+            )
+            for one in self._default_replicas()
+        )
+        return LogDescription(
+            name=log.name,
+            group=log.group,
+            epoch=0,
+            settings=self._default_settings(),
+            replicas=replicas,
+            leader=log.leader_name,
+        )
+
+    def _default_replicas(self) -> tuple[PlacedReplica, ...]:
+        """The voters of the default log: the cluster's membership says who they are, not the catalogue."""
+        voters = [one for one in self._node.membership.configuration.members if one.role is MemberRole.VOTER]
+        return tuple(
+            PlacedReplica(member=one.id, node=one.name, disk_uuid=one.disk_uuid)
+            for one in voters[:REPLICAS_PER_LOG_MAX]
+        )
+
+    def _default_settings(self) -> LogSettings:
+        configuration = self._node.membership.configuration
+        count = min(max(len(configuration.voters), 1), REPLICAS_PER_LOG_MAX)
+        retention = configuration.retention
+        return LogSettings(
+            replicas=count,
+            retention_bytes=retention.size_max,
+            retention_seconds=retention.age_max_seconds,
+        )
+
+
+def _running(work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+    return Deferred.fromCoroutine(work)

@@ -1,0 +1,165 @@
+"""The logs beside the default one on this node: the catalogue, and those that it names.
+
+    birth in the default log --> the catalogue's log is hosted, followed, folded
+    a log in the catalogue   --> served; hosted where it is placed; put away when it is deleted
+
+A log is made because a committed record says so, and goes because a committed tombstone names its group;
+never for being missing from anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from loghouse.catalogue.catalogue import Catalogue
+from loghouse.catalogue.records import CataloguedLog, PlacedReplica
+from loghouse.node.catalogue_log import CatalogueLog
+from loghouse.node.hosted_logs import HostedLogs
+from loghouse.node.served_log import ServedLog
+from loghouse.protocol.configuration import Birth, Configuration, Member, MemberRole
+from loghouse.protocol.entry import CATALOGUE_GROUP, CATALOGUE_LOG, DEFAULT_GROUP
+from loghouse.replica.damage import LogRepair
+from loghouse.storage.log import Log
+
+
+class LogsOwner(Protocol):
+    """What this part asks of the node."""
+
+    name: str
+    disk_uuid: bytes
+    is_ending: bool
+    membership: ServedLog
+
+    def serve(self, name: str, group: int) -> ServedLog:
+        """Serve one more log, which is not hosted yet."""
+
+    def forget(self, log: ServedLog) -> None:
+        """Serve a log no more: it was deleted."""
+
+    def host(self, log: ServedLog, opened: LogRepair) -> None:
+        """Host a log that was opened just now."""
+
+
+class NamedLogs:
+    """Follows the catalogue on one node, and has the node serve and host what it says."""
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        node: LogsOwner,
+        hosted: HostedLogs,
+        *,
+        scheduler: IReactorTime,
+        changed: Callable[[Catalogue], None],
+    ) -> None:
+        """Know of no log; `changed` is called whenever the catalogue says more than before."""
+        self._node = node  # the process; fixed
+        self.hosted = hosted  # the logs on its disk; fixed
+        self._scheduler = scheduler  # fixed
+        self._changed = changed  # fixed
+        # The catalogue as this node knows it; None until the cluster has one.
+        self.log: CatalogueLog | None = None
+        self._birth: Birth | None = None  # of the catalogue; set with it
+        self._served: dict[int, ServedLog] = {}  # what is served here beside the default log, by group
+        # Logs that were deleted and are still to be put away, by group; None where there was no copy here.
+        self._dying: dict[int, Log | None] = {}
+
+    def begin(self, birth: Birth) -> None:
+        """Serve, host and follow the catalogue: its birth is committed in the default log."""
+        self._birth = birth
+        served = self._served[CATALOGUE_GROUP] = self._node.serve(CATALOGUE_LOG, CATALOGUE_GROUP)
+        self.log = CatalogueLog(
+            served, node_name=self._node.name, scheduler=self._scheduler, changed=self._follow
+        )
+        self._open_catalogue()
+        self.log.start()
+
+    def look(self, now: float) -> None:
+        """Try again what found no room or was under way; called every second. `now` only rises."""
+        if self.log is not None and not self._node.is_ending:
+            self._open_catalogue()
+            self._follow()
+            self.hosted.look(now)
+
+    def stop(self) -> None:
+        """Follow no more."""
+        if self.log is not None:
+            self.log.stop()
+
+    # --- what is hosted -----------------------------------------------------------------
+
+    def _open_catalogue(self) -> None:
+        """Every member of the cluster has the catalogue; those of its birth begin with the same entry."""
+        served, birth = self._served[CATALOGUE_GROUP], self._birth
+        assert birth is not None
+        if served.replica is None:
+            founders = {(one.name, one.disk_uuid) for one in birth.configuration.members}
+            is_founder = (self._node.name, self._node.disk_uuid) in founders
+            first = (birth.configuration, birth.timestamp) if is_founder else None
+            self.hosted.open(CATALOGUE_GROUP, first, partial(self._opened, served, is_first=False))
+
+    def _follow(self) -> None:
+        """Have the node serve and host what the catalogue says by now."""
+        assert self.log is not None
+        catalogue = self.log.catalogue
+        for log in catalogue.logs.values():
+            if log.group == DEFAULT_GROUP:
+                self._node.membership.placed(log)
+                continue
+            served = self._served.get(log.group)
+            if served is None:
+                served = self._served[log.group] = self._node.serve(log.name, log.group)
+            served.placed(log)
+            if served.replica is None and self._own(log.replicas) is not None:
+                self._open(log, served)
+        for group in self._served.keys() - catalogue.names.keys() - {CATALOGUE_GROUP}:
+            served = self._served.pop(group)
+            self.logger.info("log {name} was deleted", name=served.name)
+            self._dying[group] = served.replica.log if served.replica is not None else None
+            self._node.forget(served)
+        self._put_away(catalogue)
+        self._changed(catalogue)
+
+    def _own(self, replicas: tuple[PlacedReplica, ...]) -> PlacedReplica | None:
+        here = (self._node.name, self._node.disk_uuid)
+        return next((one for one in replicas if (one.node, one.disk_uuid) == here), None)
+
+    def _open(self, log: CataloguedLog, served: ServedLog) -> None:
+        founder = self._own(log.founders)
+        first = (configuration_of(log.founders), log.created_at) if founder is not None else None
+        is_first = founder is not None and founder == log.founders[0]
+        self.hosted.open(log.group, first, partial(self._opened, served, is_first=is_first))
+
+    def _opened(self, served: ServedLog, opened: LogRepair, *, is_first: bool) -> None:
+        assert opened.log is not None
+        if self._served.get(served.group) is not served or self._node.is_ending:
+            self.hosted.close(opened.log)  # deleted meanwhile
+            return
+        self._node.host(served, opened)
+        if is_first and opened.log.last_index == 1:
+            served.stand()
+
+    def _put_away(self, catalogue: Catalogue) -> None:
+        for group, log in list(self._dying.items()):
+            # Only by its tombstone: one that is forgotten by now is kept on the disk, as a stray.
+            if group not in catalogue.tombstones:
+                if log is not None:
+                    self.hosted.close(log)
+                del self._dying[group]
+            elif self.hosted.bury(group, log):
+                del self._dying[group]
+
+
+def configuration_of(founders: tuple[PlacedReplica, ...]) -> Configuration:
+    """Return the configuration that a log with these founders begins with."""
+    members = tuple(
+        Member(id=one.member, name=one.node, disk_uuid=one.disk_uuid, role=MemberRole.VOTER)
+        for one in founders
+    )
+    return Configuration(members=members, next_id=len(members) + 1)

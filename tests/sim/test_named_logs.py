@@ -1,0 +1,128 @@
+"""Named logs on three production nodes over simulated disks, links and clocks."""
+
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.catalogue.records import LogSettings
+from loghouse.errors import UnavailableError, UnknownLogError
+from loghouse.limits import MIB
+from loghouse.node.api import proposing
+from loghouse.replica.api import Proposal
+from loghouse.testing.full.cluster import FullCluster
+from loghouse.testing.full.swarm import FullOptions
+
+RECORD = b"\x0a\x03\x0a\x01x"
+
+
+class NamedLogsCase(SynchronousTestCase):
+    """A cluster without faults, and what is asked of its nodes."""
+
+    def begin(self, **options):
+        self.cluster = FullCluster(FullOptions(seed=3, tick_seconds=0.1, faults=(), **options))
+        self.clock = self.cluster.clock
+        self.cluster.boot()
+        self.until(lambda: self.leader() is not None and len(self.leader().raft.configuration.voters) == 3)
+
+    def leader(self):
+        return self.cluster.leader()
+
+    def node(self, number):
+        return self.cluster.nodes[number].node
+
+    def until(self, is_so, seconds=30.0):
+        deadline = self.clock.seconds() + seconds
+        while not is_so():
+            self.assertLess(self.clock.seconds(), deadline, "too late")
+            self.clock.advance(0.05)
+
+    def ask(self, number, what, seconds=30.0):
+        """What a node answers."""
+        answers = []
+        self.cluster.nodes[number].order("ask", what, answers.append)
+        self.until(lambda: answers, seconds)
+        return answers[0]
+
+    def create(self, number, name, replicas=3, on=()):
+        settings = LogSettings(replicas=replicas)
+        return self.ask(number, lambda node: node.log_administration.create(name, settings, on=on, by="root"))
+
+    def append(self, number, name):
+        proposal = Proposal(payload=RECORD, record_count=1)
+        for _ in range(50):
+            answer = self.ask(number, lambda node: proposing(node.log(name).propose, proposal))
+            if not isinstance(answer, Failure | UnavailableError):
+                return answer.base_offset
+            self.clock.advance(0.2)
+        self.fail(f"not appended: {answer}")
+
+
+class NamedLogsTests(NamedLogsCase):
+    """What a cluster does with named logs."""
+
+    def test_create(self):
+        """A log that is created through one node takes records through every node, soon after."""
+        self.begin()
+        created = self.create(2, "orders")
+        self.assertEqual((created.group, len(created.replicas)), (16, 3))
+        self.assertIn(created.leader, {"n1", "n2", "n3"})
+        self.assertEqual([self.append(number, "orders") for number in (1, 2, 3)], [0, 1, 2])
+        for number in (1, 2, 3):
+            listed = self.ask(number, lambda node: node.log_administration.list())
+            self.assertEqual([one.name for one in listed], ["default", "orders"])
+
+    def test_first_lead(self):
+        """The leads of many logs are spread over the nodes, each by the first of its replicas at once."""
+        self.begin()
+        leaders = []
+        for number in range(6):
+            began = self.clock.seconds()
+            leaders.append(self.create(1, f"log-{number}").leader)
+            if number:
+                self.assertLess(self.clock.seconds() - began, 1.0)
+        self.assertEqual({leader: leaders.count(leader) for leader in leaders}, dict.fromkeys(leaders, 2))
+
+    def test_power_loss(self):
+        """After all nodes lost their power every log is back, with its records."""
+        self.begin()
+        for name in ("orders", "audit"):
+            self.create(1, name)
+            self.append(2, name)
+        for host in self.cluster.nodes.values():
+            host.lose_power()
+        for host in self.cluster.nodes.values():
+            host.restart_after(0.1)
+        self.until(lambda: all(host.node is not None for host in self.cluster.nodes.values()))
+        self.until(lambda: "audit" in self.node(3)._logs_by_name)
+        self.assertEqual([self.append(3, name) for name in ("orders", "audit")], [1, 1])
+
+    def test_delete(self):
+        """A deleted log goes from every disk, also from that of a node that was away; its name is free."""
+        self.begin()
+        self.create(1, "orders")
+        self.append(1, "orders")
+        self.cluster.nodes[3].kill()
+        self.ask(1, lambda node: node.log_administration.delete("orders", by="root"))
+        again = self.create(1, "orders", replicas=2)
+        self.assertEqual(again.group, 17)
+        self.cluster.nodes[3].restart_after(0.0)
+        self.until(lambda: self.cluster.nodes[3].node is not None)
+        self.until(lambda: self.node(3).logs.keys() == {1, 2, 17})
+        for number in (1, 2, 3):
+            disk = self.cluster.nodes[number].machine.disk
+            self.until(lambda disk=disk: "16" not in disk.list_directory("/data/logs"))
+            self.assertTrue(any(name.startswith("gone-16-") for name in disk.list_directory("/data/logs")))
+        unknown = self.ask(2, lambda node: node.log_administration.describe("nothing"))
+        self.assertIs(getattr(unknown, "type", type(unknown)), UnknownLogError)
+
+    def test_replace(self):
+        """A replica on a node that is lost is replaced by one on another, which learns everything."""
+        self.begin(spares=0)
+        self.create(1, "orders", replicas=2, on=("n1", "n2"))
+        self.assertEqual(self.append(1, "orders"), 0)
+        self.ask(1, lambda node: node.log_administration.replace("orders", lost="n2", new="n3", by="root"))
+        log = self.node(3).log("orders")
+        self.until(lambda: {one.name for one in log.configuration.members} == {"n1", "n3"})
+        self.assertEqual(len(log.configuration.voters), 2)
+        self.until(lambda: log.driver is not None and log.driver.readable_offset == 1)
+        fetched = self.ask(3, lambda node: node.log("orders").fetch(0, MIB))
+        self.assertEqual(fetched.next_offset, 1)

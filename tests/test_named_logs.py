@@ -1,0 +1,170 @@
+"""Named logs on a node alone: the catalogue is founded, logs are born, served, altered, and put away."""
+
+import os
+
+from loghouse.catalogue.records import LogSettings
+from loghouse.errors import InvalidRequestError, ResourceExhaustedError, UnknownLogError
+from loghouse.limits import MIB
+from loghouse.node.api import proposing
+from loghouse.node.catalogue_log import records_of
+from loghouse.replica.api import Proposal
+from tests.test_node import NodeTestCase
+
+ONE = LogSettings(replicas=1)
+
+
+class NamedLogsCase(NodeTestCase):
+    """A node alone, with shortcuts."""
+
+    def setUp(self):
+        super().setUp()
+        self.node = self.start()
+
+    def result(self, asked, seconds=15.0):
+        """What a request comes to, while time passes."""
+        outcome = []
+        asked.addBoth(outcome.append)
+        for _ in range(round(seconds / 0.1)):
+            self.settle()
+            self.readers.drain()
+            if outcome:
+                return outcome[0]
+            self.monotonic += 0.1
+            self.wall += 0.1
+            self.clock.advance(0.1)
+        self.fail("no answer")
+
+    def refused(self, asked, error):
+        failure = self.result(asked)
+        self.assertIs(failure.type, error, failure)
+        return str(failure.value)
+
+    def create(self, name="orders", settings=ONE, on=()):
+        return self.node.log_administration.create(name, settings, on=on, by="root")
+
+    def created(self, name="orders", settings=ONE):
+        return self.result(self.create(name, settings))
+
+    def append_to(self, name, payload=b"\x0a\x03\x0a\x01x"):
+        log = self.node.log(name)
+        return self.result(proposing(log.propose, Proposal(payload=payload, record_count=1))).base_offset
+
+    def logs_on_disk(self):
+        return sorted(os.listdir(f"{self.path}/logs"))
+
+
+class CreationTests(NamedLogsCase):
+    """Creating logs."""
+
+    def test_create(self):
+        """A created log takes records of its own, beside the default one."""
+        self.append(self.node, 5)
+        created = self.created()
+        self.assertEqual((created.name, created.group, created.leader), ("orders", 16, "node-1"))
+        self.assertEqual([one.node for one in created.replicas], ["node-1"])
+        self.assertEqual([self.append_to("orders") for _ in range(3)], [0, 1, 2])
+        self.assertEqual(self.append(self.node), 5)
+        self.assertEqual(self.logs_on_disk(), ["1", "16", "2"])
+
+    def test_nothing_before(self):
+        """A cluster that has no named logs has one group, no list of groups, and describes its one log."""
+        self.assertEqual(self.logs_on_disk(), ["1"])
+        self.assertNotIn("groups", os.listdir(self.path))
+        (only,) = self.result(self.node.log_administration.list())
+        self.assertEqual((only.name, only.group, only.leader), ("default", 1, "node-1"))
+        self.refused(self.node.log_administration.describe("orders"), UnknownLogError)
+        self.refused(self.node.log_administration.delete("orders", by="root"), UnknownLogError)
+
+    def test_twice(self):
+        """Creating a log again with equal settings is success, with others it is refused."""
+        first = self.created()
+        self.assertEqual(self.created(), first)
+        other = LogSettings(replicas=1, retention_bytes=5)
+        self.assertIn("alter", self.refused(self.create(settings=other), InvalidRequestError))
+
+    def test_too_few_nodes(self):
+        """More replicas than nodes are refused, and nothing is made."""
+        self.refused(self.create(settings=LogSettings(replicas=3)), ResourceExhaustedError)
+        self.assertEqual(self.logs_on_disk(), ["1", "2"])
+
+    def test_many(self):
+        """Logs that are asked for at once are all made, each with a number of its own."""
+        asked = [self.create(f"log-{number}") for number in range(5)]
+        groups = [self.result(one).group for one in asked]
+        self.assertEqual(sorted(groups), [16, 17, 18, 19, 20])
+        names = [one.name for one in self.result(self.node.log_administration.list())]
+        self.assertEqual(names, ["default", "log-0", "log-1", "log-2", "log-3", "log-4"])
+
+    def test_audit_trail(self):
+        """The catalogue's log says what was done, and who asked for it."""
+        self.created()
+        fetched = self.result(self.node.log("_catalog").fetch(0, MIB))
+        texts = [value.decode() for _, value in records_of(self.node.log("_catalog").seed, fetched.frames)]
+        self.assertIn('"kind":"node set"', texts[0])
+        self.assertIn('"name":"default"', texts[1])
+        self.assertIn('"by":"root","name":"orders"', texts[2])
+
+
+class RestartTests(NamedLogsCase):
+    """What is there after a restart."""
+
+    def test_restart(self):
+        """All logs are back after a restart, with what was in them."""
+        self.created()
+        self.append_to("orders")
+        self.stop(self.node)
+        self.node = self.start()
+        described = self.result(self.node.log_administration.create("orders", ONE, on=(), by="root"))
+        self.assertEqual(described.group, 16)
+        self.assertEqual(self.append_to("orders"), 1)
+
+    def test_deleted_while_away(self):
+        """A log that is deleted and made again is another one, also for a node that starts later."""
+        self.created()
+        self.append_to("orders")
+        self.result(self.node.log_administration.delete("orders", by="root"))
+        self.created()
+        self.stop(self.node)
+        self.node = self.start()
+        self.assertEqual(self.created().group, 17)
+        self.assertEqual(self.append_to("orders"), 0)
+
+
+class EndTests(NamedLogsCase):
+    """Deleting logs, and what is asked of them afterwards."""
+
+    def test_delete(self):
+        """A deleted log is unknown at once; its files are put away, and removed after a day."""
+        self.created()
+        kept = self.node.log("orders")
+        self.append_to("orders")
+        waiting = kept.wait_for(5)
+        self.result(self.node.log_administration.delete("orders", by="root"))
+        self.failureResultOf(waiting, UnknownLogError)
+        self.assertRaises(UnknownLogError, self.node.log, "orders")
+        self.refused(proposing(kept.propose, Proposal(payload=b"", record_count=1)), UnknownLogError)
+        self.refused(kept.fetch(0, MIB), UnknownLogError)
+        self.settle()
+        gone = [name for name in self.logs_on_disk() if name.startswith("gone-16-")]
+        self.assertEqual(len(gone), 1)
+        self.wall += 86_500
+        self.monotonic += 86_500
+        self.clock.advance(1)
+        self.settle()
+        self.assertEqual(self.logs_on_disk(), ["1", "2"])
+
+    def test_default_stays(self):
+        """The default log cannot be deleted."""
+        self.created()
+        self.refused(self.node.log_administration.delete("default", by="root"), InvalidRequestError)
+
+    def test_alter(self):
+        """Altered retention comes into force in the log itself; of the default log, too."""
+        self.created()
+        for name in ("orders", "default"):
+            asked = self.node.log_administration.alter(name, {"retention_bytes": 7}, by="root")
+            self.assertEqual(self.result(asked).settings.retention_bytes, 7)
+            for _ in range(12):
+                self.clock.advance(0.1)
+                self.settle()
+            self.assertEqual(self.node.log(name).configuration.retention.size_max, 7)
