@@ -224,7 +224,8 @@ class LoneNode:
 
     def _work(self, requests: list[Request]) -> None:
         try:
-            self._pass_time()
+            if not self.is_ending:
+                self._pass_time()
             for request in requests:
                 if self._refusal is not None:
                     request.failed(self._refusal)
