@@ -11,13 +11,17 @@ from unittest import mock
 from twisted.internet import asyncioreactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Connection
+from twisted.internet.testing import StringTransport
 from twisted.python.log import callWithLogger
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import ReactorError
+from loghouse.limits import SOCKET_BUFFER_SIZE
 from loghouse.runtime import bridge
 from loghouse.runtime import reactor as _reactor
-from loghouse.runtime.deferring import run_on
+from loghouse.runtime.deferring import deferred, run_on
+from loghouse.runtime.sockets import use_large_buffers, write_promptly
 from loghouse.runtime.threads import ThreadQueue, WorkQueue, do
 
 SECONDS_MAX = 20.0  # for a thread, which needs none
@@ -136,6 +140,147 @@ class QueueTests(QueueCase):
         tell, outcome = do((lambda: [][0], done, failed))
         self.assertEqual((tell, type(outcome)), (failed, IndexError))
         self.assertRaises(SystemExit, do, (sys.exit, done, failed))
+
+
+class HereQueue(WorkQueue):
+    """Does each piece of work at once."""
+
+    def submit(self, work, done, failed):
+        tell, outcome = do((work, done, failed))
+        tell(outcome)
+
+    def stop(self):
+        """Nothing was begun."""
+
+
+class RunTests(SynchronousTestCase):
+    """`WorkQueue.run`: where who is told may fail."""
+
+    def setUp(self):
+        self.told, self.fatal = [], []
+
+    def run_work(self, *arguments):
+        HereQueue().run(*arguments, fatal=self.fatal.append)
+
+    def test_told(self):
+        """What work returned goes to one, what it raised to the other; without another it is fatal."""
+        error = ValueError("x")
+
+        def fail():
+            raise error
+
+        self.run_work(lambda: 3, self.told.append)
+        self.run_work(fail, self.told.append, lambda raised: self.told.append(("failed", raised)))
+        self.assertEqual((self.told, self.fatal), ([3, ("failed", error)], []))
+        self.run_work(fail)
+        self.run_work(lambda: 3)
+        self.assertEqual((len(self.told), self.fatal), (2, [error]))
+
+    def test_told_in_vain(self):
+        """Who fails over what he is told ends the process: nobody else would hear of it."""
+        first, second = ValueError("first"), ValueError("second")
+
+        def fail(error):
+            raise error
+
+        self.run_work(lambda: first, fail)
+        self.assertEqual(self.fatal, [first])
+        self.run_work(lambda: fail(first), self.told.append, lambda raised: fail(second))
+        self.assertEqual((self.told, self.fatal), ([], [first, second]))
+
+
+class DeferredTests(SynchronousTestCase):
+    """`deferred`, of what answers by calling one of two callables."""
+
+    def ask(self, answered, failed):
+        self.answered, self.failed = answered, failed
+        return self.handle
+
+    def setUp(self):
+        self.dropped = []
+        self.handle = SimpleNamespace(cancel=lambda: self.dropped.append(True))
+
+    def test_cancel(self):
+        """Who cancels drops what was asked, once, where that is possible; an answer of later is ignored."""
+        for handle, count in ((self.handle, 1), (None, 0)):
+            self.handle = handle
+            for answer in ("answered", "failed"):
+                self.dropped.clear()
+                waiting = deferred(self.ask)
+                self.assertEqual(self.dropped, [])
+                waiting.cancel()
+                self.failureResultOf(waiting, CancelledError)
+                self.assertEqual(len(self.dropped), count)
+                getattr(self, answer)(ValueError("too late"))
+
+    def test_answer(self):
+        """An answer is what it fires with, an error why it fails; neither drops anything."""
+        waiting = deferred(self.ask)
+        self.answered(None)
+        self.assertIsNone(self.successResultOf(waiting))
+        waiting = deferred(self.ask)
+        self.failed(KeyError("x"))
+        self.failureResultOf(waiting, KeyError)
+        self.assertEqual(self.dropped, [])
+
+
+class SocketTests(SynchronousTestCase):
+    """What is written to a socket by the short way, and what is left to Twisted."""
+
+    def setUp(self):
+        self.written, self.sent, self.takes = [], [], [5]
+
+        self.tcp = Connection.__new__(Connection)
+        self.tcp.socket = SimpleNamespace(send=self.send)
+        self.tcp.connected, self.tcp.dataBuffer, self.tcp._tempDataBuffer = True, b"", []
+        self.tcp.write = self.written.append
+
+    def send(self, data):
+        self.sent.append(data)
+        taken = self.takes.pop(0)
+        if isinstance(taken, Exception):
+            raise taken
+        return taken
+
+    def test_taken(self):
+        """What a free socket takes goes there; what it does not take at once, or refuses, is Twisted's."""
+        for takes, written in ((5, []), (2, [b"cde"]), (0, [b"abcde"]), (BlockingIOError(), [b"abcde"])):
+            self.written.clear()
+            self.takes = [takes]
+            write_promptly(self.tcp, b"abcde")
+            self.assertEqual((self.sent.pop(), self.written), (b"abcde", written))
+
+    def test_not_clear(self):
+        """Nothing passes by what is on its way, or leaves once the connection ends, of either direction."""
+        for name, value in (
+            ("connected", False),
+            ("dataBuffer", b"x"),
+            ("_tempDataBuffer", [b"x"]),
+            ("_writeDisconnected", True),
+            ("_writeDisconnecting", True),
+            ("disconnecting", True),
+            ("_aborting", True),
+        ):
+            before = getattr(self.tcp, name)
+            setattr(self.tcp, name, value)
+            write_promptly(self.tcp, b"abcde")
+            self.assertEqual((self.sent, self.written), ([], [b"abcde"]), name)
+            self.written.clear()
+            setattr(self.tcp, name, before)
+
+    def test_other_transports(self):
+        """What is no socket is written to as ever."""
+        transport = StringTransport()
+        transport.connected = True
+        write_promptly(transport, b"abc")
+        self.assertEqual(transport.value(), b"abc")
+
+    def test_large_buffers(self):
+        """The socket has large buffers, also where TLS is around it."""
+        inside, plain = SimpleNamespace(), SimpleNamespace()
+        use_large_buffers(SimpleNamespace(transport=inside))
+        use_large_buffers(plain)
+        self.assertEqual((inside.bufferSize, plain.bufferSize), (SOCKET_BUFFER_SIZE,) * 2)
 
 
 class ReactorTests(SynchronousTestCase):

@@ -4,7 +4,7 @@ import random
 from types import SimpleNamespace
 
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionAborted
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -250,6 +250,67 @@ class BulkTlsTests(SynchronousTestCase):
         self.assertLess(len(received), 128_002)
         pipe.ends[1].connectionLost(None)
         self.assertTrue(pipe.server.reason.check(SSL.Error))
+
+    def test_delivered_before_the_end(self):
+        """What came in front of the end, clean or not, is delivered before the connection is closed."""
+        for is_clean in (True, False):
+            pipe = self.open_pipe()
+            pipe.client.transport.write(b"last words" * 7_000)
+            wire = pipe.take(0)
+            if is_clean:
+                pipe.client.transport.loseConnection()
+                wire += pipe.take(0)
+            else:
+                wire += b"\x17\3\3\0\x20" + bytes(32)  # a record that nobody encrypted
+            closing, received = [], []
+
+            def note(data, pipe=pipe, closing=closing, received=received):
+                received.append(data)
+                closing.append(pipe.transports[1].disconnecting)
+
+            pipe.server.dataReceived = note
+            pipe.ends[1].dataReceived(wire)
+            self.assertEqual((received, closing), ([b"last words" * 7_000], [False]))
+            self.assertTrue(pipe.transports[1].disconnecting)
+
+    def test_answer_to_the_end(self):
+        """The end of TLS is answered with its own, before the connection is closed."""
+        pipe = self.open_pipe()
+        pipe.client.transport.loseConnection()
+        pipe.ends[1].dataReceived(pipe.take(0))
+        pipe.ends[0].dataReceived(pipe.take(1))
+        self.assertTrue(pipe.transports[0].disconnecting)
+
+    def test_write_that_fails(self):
+        """A write that OpenSSL refuses ends the connection for that reason; the rest is not tried."""
+        pipe = self.open_pipe()
+        end, tried = pipe.ends[0], []
+
+        def fail(piece):
+            tried.append(len(piece))
+            raise SSL.Error([("SSL routines", "", "refused")])
+
+        real = end._tlsConnection
+        self.patch(end, "_tlsConnection", SimpleNamespace(sendall=fail, bio_read=real.bio_read))
+        write_at_once(pipe.client.transport, (bytes(WRITE_SIZE_MAX + 1),))
+        self.assertEqual((tried, pipe.transports[0].disconnecting), ([WRITE_SIZE_MAX], True))
+        write_at_once(pipe.client.transport, (b"more",))
+        self.assertEqual(len(tried), 1)
+        end.connectionLost(Failure(ConnectionDone()))
+        self.assertIn("refused", str(pipe.client.reason.check(SSL.Error) and pipe.client.reason.value))
+
+    def test_nothing_to_send_yet(self):
+        """Where OpenSSL keeps what it took, nothing is written, and the next piece follows."""
+        pipe = self.open_pipe()
+        end, taken = pipe.ends[0], []
+
+        def keep(size):
+            raise SSL.WantReadError
+
+        kept = SimpleNamespace(sendall=lambda piece: taken.append(len(piece)), bio_read=keep)
+        self.patch(end, "_tlsConnection", kept)
+        write_at_once(pipe.client.transport, (bytes(WRITE_SIZE_MAX + 1),))
+        self.assertEqual((taken, pipe.take(0)), ([WRITE_SIZE_MAX, 1], b""))
 
     def test_aborted(self):
         """After an abort nothing more is delivered."""
