@@ -40,8 +40,8 @@ class QueueCase(SynchronousTestCase):
             self.calls.append(work)
             self.has_call.notify()
 
-    def queue(self, count=1):
-        queue = ThreadQueue("tried", self.call, count)
+    def queue(self, *count):
+        queue = ThreadQueue("tried", self.call, *count)
         self.addCleanup(queue.stop)
         return queue
 
@@ -106,15 +106,12 @@ class QueueTests(QueueCase):
         class Thing:
             pass
 
-        thing, queue = Thing(), self.queue()
-        gone = weakref.ref(thing)
+        thing, queue, is_gone = Thing(), self.queue(), threading.Event()
+        gone = weakref.ref(thing, lambda _: is_gone.set())
         queue.submit(lambda thing=thing: None, self.told.append, None)
         del thing
         self.tell(1)
-        deadline = time.monotonic() + SECONDS_MAX
-        while gone() is not None and time.monotonic() < deadline:
-            queue.submit(lambda: None, self.told.append, None)
-            self.tell(1)
+        self.assertTrue(is_gone.wait(SECONDS_MAX))
         self.assertIsNone(gone())
 
     def test_deferred(self):
@@ -365,6 +362,29 @@ class BridgeTests(SynchronousTestCase):
         self.assertIsNone(bridge.soon_of(Clock()))
         if isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
             self.assertIsNotNone(bridge.soon_of(reactor))
+
+    def test_before_the_reactor_runs(self):
+        """Work that is begun before the loop runs is done once it does; a future stays on its own loop."""
+        loop, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+        self.addCleanup(loop.close)
+        self.addCleanup(other.close)
+        self.patch(asyncio, "get_event_loop", lambda: loop)
+
+        async def work():
+            return asyncio.get_running_loop()
+
+        done = bridge.from_asyncio(work())
+        future = other.create_future()
+        elsewhere = bridge.from_asyncio(future)
+        self.assertNoResult(done)
+        loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(loop.stop)))
+        loop.run_forever()
+        self.assertIs(self.successResultOf(done), loop)
+        self.assertNoResult(elsewhere)
+        future.set_result(5)
+        other.call_soon(other.stop)
+        other.run_forever()
+        self.assertEqual(self.successResultOf(elsewhere), 5)
 
     def test_ways(self):
         """At the end of this turn, after some seconds, from another thread: all on the thread's loop."""

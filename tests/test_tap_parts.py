@@ -26,7 +26,7 @@ from loghouse.diagnostics import (
     make_observer,
 )
 from loghouse.errors import DataDirectoryError, ReactorError
-from loghouse.limits import LASTING_LINES_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
+from loghouse.limits import LASTING_LINES_MAX, LOG_FILE_SIZE_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.runtime import daemon
 from loghouse.runtime import reactor as reactor_module
 from loghouse.service.node_service import NodeService
@@ -144,6 +144,19 @@ class StartTests(TapCase):
         self.assertEqual(os.read(reading, 1000), b"")  # closed
         boot._news.close()  # once more: nothing happens
 
+    def test_terminal_is_closed_once(self):
+        """The terminal is let go once, whatever its number; what has that number later stays open."""
+        closed = []
+        self.patch(os, "close", closed.append)
+        for number in (0, 7):
+            self.patch(os, "dup", lambda fd, number=number: number)
+            news = daemon.StartNews()
+            self.assertEqual(closed, [])
+            news.close()
+            news.close()
+            self.assertEqual(closed, [number])
+            closed.clear()
+
     def test_started(self):
         """A daemon that started lets the terminal go."""
         closed = []
@@ -174,9 +187,9 @@ class StartTests(TapCase):
         err, shown = io.StringIO(), []
         self.patch(sys, "__stderr__", err)
         self.patch(sys, "__excepthook__", lambda *args: shown.append(args))
-        for error in (DataDirectoryError("in use"), OSError("no\x1b room"), daemon.NotStartedError("x")):
+        for error in (DataDirectoryError("in use"), OSError("no\x1b\nroom"), daemon.NotStartedError("x")):
             tap._print_one_line(type(error), error, None)
-        lines = ["twistd loghouse: cannot start: in use", "twistd loghouse: cannot start: no\\x1b room"]
+        lines = ["twistd loghouse: cannot start: in use", "twistd loghouse: cannot start: no\\x1b", "room"]
         self.assertEqual((err.getvalue().splitlines(), shown), (lines, []))
         bug = ValueError("bug")
         tap._print_one_line(ValueError, bug, None)
@@ -234,6 +247,42 @@ class PidFileTests(SynchronousTestCase):
         gone.write_text("999999999")  # no process has it: twistd removes the file by itself
         daemon.settle_pid_file({"nodaemon": True, "pidfile": str(gone)})
         self.assertTrue(gone.exists())
+
+    def test_taken_away_meanwhile(self):
+        """A stale file that somebody else removes first is gone, which is all that was wanted."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = folder / "own.pid"
+        path.write_text("12x")
+        is_stale = daemon._is_stale
+        self.patch(daemon, "_is_stale", lambda path: is_stale(path) and path.unlink() is None)
+        daemon.settle_pid_file({"nodaemon": False, "pidfile": str(path)})
+        self.assertFalse(path.exists())
+
+    def test_sizes(self):
+        """A file takes all that fits into its size, also what it had before; the next line is in another."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        path = folder / "own.log"
+        path.write_text("before")
+        file = daemon.DiagnosticsFile(str(path))
+        self.addCleanup(lambda: file.close())
+        file.write("x" * (LOG_FILE_SIZE_MAX - 6))
+        self.assertEqual([one.name for one in folder.iterdir()], ["own.log"])
+        file.write("next")
+        self.assertEqual(path.read_text(), "next")
+        self.assertEqual((folder / "own.log.1").stat().st_size, LOG_FILE_SIZE_MAX)
+
+    def test_reopened(self):
+        """A file that is opened anew is closed under its old name."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        file = daemon.DiagnosticsFile(str(folder / "own.log"))
+        self.addCleanup(lambda: file.close())
+        before = file._file
+        (folder / "own.log").rename(folder / "moved.log")
+        file.reopen()
+        self.assertEqual((before.closed, file._file.closed), (True, False))
 
     def test_mode(self):
         """A file that is opened anew has the rights of the first one; one that is there keeps its own."""
