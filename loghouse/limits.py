@@ -57,6 +57,7 @@ LOGS_MAX: Final = 10_000  # of a cluster; a checkpoint of so many has less than 
 CATALOGUE_NODES_MAX: Final = 256
 REPLICAS_PER_LOG_MAX: Final = VOTERS_MAX
 TOMBSTONES_MAX: Final = 10_000
+CHECKPOINT_RECORDS: Final = 1000  # of the catalogue, after which its leader writes what they come to
 CATALOGUE_RECORD_SIZE_MAX: Final = 16 * MIB
 LOG_TAGS_MAX: Final = 8
 LOGS_PER_PAGE_DEFAULT: Final = 500  # of a list of logs; some 300 bytes each

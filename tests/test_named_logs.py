@@ -3,8 +3,9 @@
 import os
 
 from loghouse.catalogue.records import LogSettings
-from loghouse.errors import InvalidRequestError, ResourceExhaustedError, UnknownLogError
+from loghouse.errors import InvalidRequestError, ResourceExhaustedError, UnavailableError, UnknownLogError
 from loghouse.limits import MIB
+from loghouse.node import catalogue_log
 from loghouse.node.api import proposing
 from loghouse.node.catalogue_log import records_of
 from loghouse.replica.api import Proposal
@@ -105,6 +106,33 @@ class CreationTests(NamedLogsCase):
         self.assertIn('"by":"root","name":"orders"', texts[2])
 
 
+class CheckpointTests(NamedLogsCase):
+    """The catalogue's log stays short."""
+
+    def test_checkpoint(self):
+        """After some records comes a checkpoint; what was before it is trimmed: a restart does without."""
+        self.patch(catalogue_log, "CHECKPOINT_RECORDS", 6)
+        self.created()
+        last = LogSettings(replicas=1, retention_bytes=7)
+        for size in range(1, 8):
+            self.result(self.node.log_administration.alter("orders", {"retention_bytes": size}, by="root"))
+        catalogue = self.node.log("_catalog")
+
+        def lowest():
+            return self.result(catalogue.bounds()).lowest
+
+        for _ in range(40):
+            self.clock.advance(0.1)
+            self.settle()
+        self.assertGreater(lowest(), 5)
+        before = self.node.catalogue_log.catalogue.checkpoint()
+        self.stop(self.node)
+        self.node = self.start()
+        self.created(settings=last)
+        self.assertEqual(self.node.catalogue_log.catalogue.checkpoint(), before)
+        self.assertEqual(self.node.log("orders").catalogued.settings.retention_bytes, 7)
+
+
 class RestartTests(NamedLogsCase):
     """What is there after a restart."""
 
@@ -117,6 +145,21 @@ class RestartTests(NamedLogsCase):
         described = self.result(self.node.log_administration.create("orders", ONE, on=(), by="root"))
         self.assertEqual(described.group, 16)
         self.assertEqual(self.append_to("orders"), 1)
+
+    def test_unknown_at_first(self):
+        """Right after its start a node does not deny a log that it has not heard of yet."""
+        self.created()
+        self.stop(self.node)
+        self.node = self.make()
+        self.node.startService()
+        self.addCleanup(self.stop, self.node)
+        for name in ("orders", "nothing"):
+            self.assertRaises(UnavailableError, self.node.log, name)
+        self.created()
+        self.assertEqual(self.node.log("orders").group, 16)
+        self.clock.advance(1)
+        self.settle()
+        self.assertRaises(UnknownLogError, self.node.log, "nothing")
 
     def test_deleted_while_away(self):
         """A log that is deleted and made again is another one, also for a node that starts later."""

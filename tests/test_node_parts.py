@@ -96,9 +96,9 @@ class NotHostedTests(SynchronousTestCase):
         self.assertEqual(group, 7)
         self.assertEqual((self.sent, failure.value), (["envelope", ("n2", "message", 7)], error))
         changes = []
-        self.log.role_changed(None)
+        self.log.role_changed(SimpleNamespace(leader=0))
         self.node.forwarder = SimpleNamespace(leader_changed=lambda *args: changes.append(args))
-        self.log.role_changed(None)
+        self.log.role_changed(SimpleNamespace(leader=0))
         self.assertEqual(changes, [(7, "")])
 
 

@@ -37,6 +37,7 @@ class Catalogue:
     def __init__(self) -> None:
         """Begin before the first record."""
         self.next_offset = 0  # of the record that is to be applied next; rises with each
+        self.checkpoint_offset = 0  # of the last checkpoint that counted; 0 before the first
         self.next_group = FIRST_GROUP  # of the next log; rises with each that is created
         self.nodes: dict[str, CataloguedNode] = {}  # the nodes that may hold logs, by name
         self.logs: dict[str, CataloguedLog] = {}  # the logs, by name
@@ -135,6 +136,7 @@ class Catalogue:
         match record:
             case Checkpoint():
                 self._restore(record)
+                self.checkpoint_offset = offset
             case NodeSet():
                 self.nodes[record.node.name] = record.node
             case LogCreated():

@@ -86,6 +86,9 @@ class LogHost(Protocol):
     transport: Transport
     forwarder: Forwarder | None
 
+    def leader_known(self, group: int) -> None:
+        """A log has a leader now, as far as this node knows."""
+
     def fatal(self, failure: Failure, group: int = DEFAULT_GROUP) -> None:
         """The process must end; because of the log of that group, when the failure is damage."""
 

@@ -27,7 +27,7 @@ from loghouse.errors import (
     RequestError,
     UnavailableError,
 )
-from loghouse.limits import FETCH_SIZE_DEFAULT
+from loghouse.limits import CHECKPOINT_RECORDS, FETCH_SIZE_DEFAULT
 from loghouse.node.api import LogLike, proposing
 from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
@@ -50,12 +50,15 @@ class CatalogueLog:
         self.catalogue = Catalogue()  # the fold up to what was read; the same object for life
         self.problem = ""  # why nothing more is read: a later version wrote what this one does not know
         self._log = log  # the catalogue's log; fixed
+        self._node_name = node_name  # this node; fixed
         self._subject = f"node {node_name}"  # who appends; fixed
         self._scheduler = scheduler  # for another try after an error; fixed
         self._changed = changed  # fixed
         self._reading: Deferred[None] | None = None  # set by `start`; ends with `stop`
         # Who waits until records up to an offset are applied.
         self._waiters: list[tuple[int, Deferred[None]]] = []
+        self._is_tidying = False  # a checkpoint, or the trim behind one, is under way
+        self._trimmed_to = 0  # the last checkpoint that this node trimmed to
         self._deciding = DeferredLock()  # one change of this node at a time
         self._is_stopped = False  # set once, by `stop`
 
@@ -190,6 +193,36 @@ class CatalogueLog:
             raise NotSupportedError(self.problem)
         if bounds.next_offset:
             await self.when_applied(bounds.next_offset - 1)
+
+    # --- checkpoints ----------------------------------------------------------------------
+
+    def look(self, now: int) -> None:
+        """On the leader, keep the log short: checkpoints, and trims to them. `now`: microseconds."""
+        leads = self._log.leader_name == self._node_name
+        if not leads or self._is_tidying or self.problem or self._is_stopped:
+            return
+        catalogue = self.catalogue
+        if catalogue.next_offset - catalogue.checkpoint_offset > CHECKPOINT_RECORDS:
+            tidying = Deferred.fromCoroutine(self._make_checkpoint(now))
+        elif catalogue.checkpoint_offset > self._trimmed_to:
+            tidying = Deferred.fromCoroutine(self._trim(catalogue.checkpoint_offset))
+        else:
+            return
+        self._is_tidying = True
+        # What found no leader is tried again by the next look.
+        tidying.addErrback(lambda failure: failure.trap(RequestError) and None)
+        tidying.addErrback(lambda failure: self.logger.failure("tidying the catalogue", failure))
+        tidying.addBoth(self._tidied)
+
+    async def _make_checkpoint(self, now: int) -> None:
+        await self.change(lambda catalogue: catalogue.checkpoint(at=now, by=self._subject))
+
+    async def _trim(self, offset: int) -> None:
+        await self._log.trim(offset)
+        self._trimmed_to = offset
+
+    def _tidied(self, _: object) -> None:
+        self._is_tidying = False
 
 
 def records_of(seed: int, frames: Buffer) -> Iterator[tuple[int, bytes]]:

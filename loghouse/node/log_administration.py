@@ -64,6 +64,9 @@ class CataloguedHost(Protocol):
     def catalogue_log(self) -> CatalogueLog | None:
         """The catalogue as this node knows it; None until it is known to exist."""
 
+    async def catch_up_with_logs(self) -> None:
+        """Know all the logs that there are now."""
+
 
 class LogAdministration:
     """Creates, alters and deletes logs, and says which there are."""
@@ -147,8 +150,11 @@ class LogAdministration:
 
         async def look() -> LogDescription:
             known = self._node.catalogue_log
-            if known is not None and (name or DEFAULT_LOG) not in known.catalogue.logs:
-                await known.catch_up()  # it may have been created through another node just now
+            is_known = known is not None and name in known.catalogue.logs
+            if not is_known and name not in ("", DEFAULT_LOG):
+                # It may have been created through another node just now.
+                await self._node.catch_up_with_logs()
+                known = self._node.catalogue_log
             logs = known.catalogue.logs if known is not None else {}
             log = logs.get(name or DEFAULT_LOG)
             if log is not None:
@@ -195,10 +201,11 @@ class LogAdministration:
         return log
 
     async def _existing_catalogue(self, name: str) -> CatalogueLog:
-        log = self._node.catalogue_log
-        if log is None and name != DEFAULT_LOG:
-            raise UnknownLogError(name)
-        return log or await self._catalogue(wait_for_nodes=False)
+        if self._node.catalogue_log is None and name != DEFAULT_LOG:
+            await self._node.catch_up_with_logs()
+            if self._node.catalogue_log is None:
+                raise UnknownLogError(name)
+        return await self._catalogue(wait_for_nodes=False)
 
     def _is_registered(self, log: CatalogueLog, everybody: bool) -> bool:
         """Whether the catalogue has the default log and this node, or every member that is here."""

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from loghouse.catalogue.catalogue import Catalogue
 from loghouse.catalogue.records import CataloguedLog, PlacedReplica
+from loghouse.errors import RequestError
+from loghouse.limits import MICROSECONDS
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.hosted_logs import HostedLogs
 from loghouse.node.served_log import ServedLog
@@ -66,11 +69,14 @@ class NamedLogs:
         # The catalogue as this node knows it; None until the cluster has one.
         self.log: CatalogueLog | None = None
         self._birth: Birth | None = None  # of the catalogue; set with it
+        # Whether this node knew all logs once: before that, a log that it does not know may be there.
+        self.knows_all = False
+        self._finding_out: Deferred[None] | None = None  # while that is being found out
         self._served: dict[int, ServedLog] = {}  # what is served here beside the default log, by group
         # Logs that were deleted and are still to be put away, by group; None where there was no copy here.
         self._dying: dict[int, Log | None] = {}
 
-    def begin(self, birth: Birth) -> None:
+    def _begin(self, birth: Birth) -> None:
         """Serve, host and follow the catalogue: its birth is committed in the default log."""
         self._birth = birth
         served = self._served[CATALOGUE_GROUP] = self._node.serve(CATALOGUE_LOG, CATALOGUE_GROUP)
@@ -80,11 +86,44 @@ class NamedLogs:
         self._open_catalogue()
         self.log.start()
 
-    def look(self, now: float) -> None:
+    def look_for_birth(self) -> None:
+        """Begin with the catalogue, once the default log says that there is one; called at each tick."""
+        driver = self._node.membership.driver
+        birth = driver.raft.birth if driver is not None else None
+        if birth is not None and self.log is None and not self._node.is_ending:
+            self._begin(birth)
+
+    def find_out(self) -> None:
+        """Have this node know all logs, unless it did once; called when somebody may tell."""
+        if self.knows_all or self._finding_out is not None or self._node.is_ending:
+            return
+        finding_out = self._finding_out = Deferred.fromCoroutine(self.catch_up())
+        finding_out.addErrback(lambda failure: failure.trap(RequestError) and None)
+        finding_out.addBoth(self._found_out)
+
+    def _found_out(self, _: object) -> None:
+        self._finding_out = None
+
+    async def catch_up(self) -> None:
+        """Know all the logs that there are now.
+
+        Raises:
+            NotSupportedError: A later version wrote something that this one does not know.
+            UnavailableError: Nobody can tell now: no leader, or the node is stopping.
+        """
+        await self._node.membership.bounds()
+        self.look_for_birth()
+        if self.log is not None:
+            await self.log.catch_up()
+        self.knows_all = True
+
+    def look(self, now: float, wall: float) -> None:
         """Try again what found no room or was under way; called every second. `now` only rises."""
+        self.find_out()
         if self.log is not None and not self._node.is_ending:
             self._open_catalogue()
             self._follow()
+            self.log.look(int(wall * MICROSECONDS))
             self.hosted.look(now)
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import DamageError, LoghouseError, UnknownLogError
+from loghouse.errors import DamageError, LoghouseError, UnavailableError, UnknownLogError
 from loghouse.limits import MICROSECONDS, UUID_SIZE
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
@@ -227,26 +227,30 @@ class Node(Service):
         for log in self.logs.values():
             log.tick()
         if self._named is not None and self._named.log is None:
-            self._look_for_birth(self._named)
+            self._named.look_for_birth()
 
     @property
     def catalogue_log(self) -> CatalogueLog | None:
         """The catalogue as this node knows it; None until it is known to exist."""
         return self._named.log if self._named is not None else None
 
-    def _look_for_birth(self, named: NamedLogs) -> None:
-        """Begin with the catalogue, once the default log says that there is one."""
-        driver = self.membership.driver
-        birth = driver.raft.birth if driver is not None else None
-        if birth is not None:
-            named.begin(birth)
+    def leader_known(self, group: int) -> None:
+        """A log has a leader now, as far as this node knows."""
+        if group == DEFAULT_GROUP and self._named is not None:
+            self._named.find_out()
+
+    async def catch_up_with_logs(self) -> None:
+        """Know all the logs that there are now. See `NamedLogs.catch_up`."""
+        if self._named is None:
+            raise UnavailableError("this node has not joined its cluster yet; try another node")
+        await self._named.catch_up()
 
     def _keep_house(self) -> None:
         self.address_book.look()
         for log in self.logs.values():
             log.look()
         if self._named is not None:
-            self._named.look(self._clocks.monotonic())
+            self._named.look(self._clocks.monotonic(), self._clocks.wall())
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
         """Fire once the appends under way have their outcome, at the latest after so many seconds."""
@@ -372,8 +376,11 @@ class Node(Service):
 
         Raises:
             UnknownLogError: This cluster has no such log.
+            UnavailableError: This node does not know that yet: it has just started.
         """
         log = self._logs_by_name.get(name)
-        if log is None:
-            raise UnknownLogError(name)
-        return log
+        if log is not None:
+            return log
+        if self._named is not None and not self._named.knows_all:
+            raise UnavailableError(f"this node does not know yet whether log {name!r} exists; try again")
+        raise UnknownLogError(name)

@@ -287,6 +287,8 @@ class ServedLog:
     def role_changed(self, state: SoftState) -> None:
         """Role, leader or term are others now."""
         self.administration.look_at_hand_over()
+        if state.leader:
+            self._node.leader_known(self.group)
         if self._node.forwarder is not None:
             self._node.forwarder.leader_changed(self.group, self.leader_name)
 
