@@ -3,13 +3,14 @@
 LOGHOUSE_CRASH_STATES is the number of power losses tried.
 """
 
+import errno
 import os
 import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError
-from loghouse.limits import STORE_HEADER_SIZE
+from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, EntryDamagedError
+from loghouse.limits import MIB, STORE_HEADER_SIZE
 from loghouse.protocol.configuration import Configuration, MemberRole, Retention, encode_configuration
 from loghouse.protocol.entry import EntryKind, decode_entry, frame_seed
 from loghouse.storage import new_cluster
@@ -198,3 +199,83 @@ class NewClusterTests(SynchronousTestCase):
         with self.assertRaises(DataDirectoryError) as caught:
             self.rewrite(empty)
         self.assertIn("another survivor", str(caught.exception))
+
+    def test_progress(self):
+        """What is to be copied is known before, and at the end all of it is done."""
+        rewrite = Rewrite(self.disk, "/data", group=GROUP)
+        self.assertEqual((rewrite.is_begun, rewrite.done_size, rewrite.total_size), (False, 0, 0))
+        seen = []
+        self.patch(new_cluster, "COPY_SIZE", 500)
+        rewrite.run(NEW, NOW, lambda: seen.append(rewrite.done_size))
+        size = sum(entry.size for entry in self.entries)
+        stores = [path for path in self.disk.contents() if path.startswith(f"{KEPT}/") and "store" in path]
+        self.assertEqual(rewrite.total_size, size + STORE_HEADER_SIZE * len(stores))
+        self.assertEqual((seen[-1], rewrite.done_size), (size, size))
+        self.assertEqual(seen, sorted(set(seen)))
+        self.assertGreater(len(seen), 10)
+        largest = max(entry.size for entry in self.entries)
+        steps = [after - before for before, after in zip([0, *seen], seen, strict=False)]
+        self.assertLessEqual(max(steps), max(500, largest))
+        self.assertGreater(max(steps), 300)  # several at a time
+
+    def test_time_of_the_entry(self):
+        """The new entry is not older than the last one, whatever the clock says."""
+        last = self.entries[-1]
+        for now, timestamp in ((last.timestamp - 1, last.timestamp), (NOW, NOW)):
+            disk = self.disk.copy()
+            Rewrite(disk, "/data", group=GROUP).run(NEW, now)
+            log = self.open(disk).open_log()
+            entry = log.header_at(log.last_index)
+            self.assertEqual(
+                (entry.timestamp, entry.term, entry.kind), (timestamp, 8, EntryKind.CONFIGURATION)
+            )
+            self.assertEqual(log.durable_index, log.last_index)
+
+    def test_finished(self):
+        """A run that was interrupted is finished by the next one, whatever it is asked for, and says so."""
+        self.disk.fail(errno.EIO, kinds=("rename",), path_part="members.")
+        error = self.assertRaises(DiskFailedError, self.rewrite)
+        self.assertIn("cannot rewrite /data: ", str(error))
+        self.assertIn("; run this again", str(error))
+        self.assertTrue(Rewrite(self.disk, "/data", group=GROUP).is_begun)
+        made = self.rewrite(uuid=bytes(16))
+        self.assertEqual(made.warnings, ("an earlier run was interrupted, and is finished now",))
+        self.assertEqual((made.cluster_uuid, made.kept, made.group), (NEW.hex(), KEPT, GROUP))
+        self.assertEqual(self.disk.content(f"/data/members.{OLD.hex()[:8]}"), b"where the others were")
+        self.assertIsNew()
+
+    def test_no_word(self):
+        """Nothing is to be warned of when nothing was being repaired, or all of it is there."""
+        for loss in (None, Loss(len(self.entries), 6, is_cut=True), Loss(99, 5, is_cut=True)):
+            disk = self.disk.copy()
+            if loss is not None:
+                write_loss(disk, DIRECTORY, frame_seed(OLD, GROUP), loss)
+            self.assertEqual(self.rewrite(disk).warnings, ())
+
+    def test_room(self):
+        """It needs room for the log and a mebibyte, to the byte."""
+        used = STORE_HEADER_SIZE * sum("store" in path for path in self.disk.contents())
+        size = used + sum(entry.size for entry in self.entries)
+        for free, is_enough in ((size + MIB, True), (size + MIB - 1, False)):
+            disk = self.disk.copy()
+            disk.capacity = disk.used_size() + free
+            if is_enough:
+                self.rewrite(disk)
+                continue
+            error = self.assertRaises(DataDirectoryError, self.rewrite, disk)
+            self.assertEqual(
+                str(error),
+                f"/data: the log is written anew beside the old one, which takes {size} bytes; there are "
+                f"{free}. Make room, or copy the directory to a larger disk",
+            )
+
+    def test_damage_on_the_way(self):
+        """Damage of a payload is told with its place, and leaves nothing of the new log."""
+        stores = sorted(path for path in self.disk.contents() if path.endswith(".store"))
+        self.disk.flip(stores[0], 8 * (STORE_HEADER_SIZE + 70))
+        error = self.assertRaises(DamageError, self.rewrite)
+        self.assertEqual((error.file, error.position), (stores[0], STORE_HEADER_SIZE))
+        self.assertFalse([path for path in self.disk.contents() if "logs.new" in path])
+        self.disk.flip(stores[0], 8 * (STORE_HEADER_SIZE + 70))
+        self.rewrite()
+        self.assertIsNew()
