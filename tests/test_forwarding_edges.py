@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from loghouse.errors import (
     DiskFailedError,
+    IdentityError,
     LoghouseError,
     NotLeaderError,
     OutcomeUnknownError,
@@ -227,12 +228,12 @@ class WordsTests(ForwardCase):
 
     def test_failures_of_no_request(self):
         """A failure that no leader tells of a request must not look safe to retry; its text is passed on."""
-        done = self.propose()
-        [(_, _, message, _)] = self.town.wires
-        failure = ForwardFailure.answering(message.request_id, LoghouseError("odd"))
-        self.a.receive("b", failure)
-        error = self.failureResultOf(done, OutcomeUnknownError).value
-        self.assertTrue(str(error).startswith("b: "), error)
+        for told in (LoghouseError("odd"), IdentityError("odd")):
+            done = self.propose()
+            message = self.town.wires.pop()[2]
+            self.a.receive("b", ForwardFailure.answering(message.request_id, told))
+            error = self.failureResultOf(done, OutcomeUnknownError).value
+            self.assertTrue(str(error).startswith("b: "), error)
 
     def test_broken_leader(self):
         """Of what broke at the leader its caller hears that, and where to look."""

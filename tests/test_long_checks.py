@@ -71,3 +71,17 @@ class LongCheckTests(SynchronousTestCase):
         self.finish()
         self.assertEqual(self.ended, [("third", None)])
         self.assertEqual(next(first.steps), 1)
+
+    def test_given_up_before_its_turn(self):
+        """A subject of which all gave up has no turn, and keeps none; the next one has it."""
+        self.run_check("a", "a1")
+        for name in ("b1", "b2"):
+            self.run_check("b", name).cancel()
+        self.run_check("c", "c1")
+        self.finish()
+        self.finish()
+        self.assertEqual(self.ended, [("a1", None), ("c1", None)])
+        self.run_check("b", "b3")
+        self.finish()
+        self.assertEqual(self.ended[-1], ("b3", None))
+        self.assertEqual(self.threads, [])

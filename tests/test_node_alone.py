@@ -5,7 +5,13 @@ from types import SimpleNamespace
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from loghouse.errors import DamageError, DirectoryInUseError, UnavailableError, UnknownLogError
+from loghouse.errors import (
+    DamageError,
+    DataDirectoryError,
+    DirectoryInUseError,
+    UnavailableError,
+    UnknownLogError,
+)
 from loghouse.node.options import NoOthers
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.forward_messages import ForwardReply
@@ -294,6 +300,18 @@ class StartTests(NodeTestCase):
                 self.assertRaises(type(error), self.start)
                 patch.restore()
                 self.stop(self.start())
+
+    def test_of_another(self):
+        """A directory of another node or cluster is refused, claimed or not, and is free again."""
+        self.stop(self.start())
+        for names in ({"name": "node-2"}, {"cluster_name": "other"}):
+            node = self.make(**names)
+            [value] = names.values()
+            for refuse in (node.claim, node.startService):
+                error = self.assertRaises(DataDirectoryError, refuse)
+                self.assertIn(value, str(error))
+                self.assertFalse(node.running)
+        self.start()
 
     def test_claimed(self):
         """A directory that is claimed is nobody else's until it is released."""
