@@ -195,7 +195,7 @@ class PeerLinesTests(SynchronousTestCase):
 
     def test_lasting(self):
         """What lasts is said once an hour, whoever says it how often; something else is said at once."""
-        for minute in range(59):
+        for minute in range(60):
             for peer in ("node-1", "node-2"):
                 self.emit(peer, minute, error="it was removed", lasting="it was removed")
         self.assertEqual(self.texts(), ["node-1: it was removed"])
