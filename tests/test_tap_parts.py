@@ -453,6 +453,25 @@ class LineTests(SynchronousTestCase):
         self.assertTrue(lines._is_new("0", 0))
         self.assertFalse(lines._is_new("2", 0))
 
+    def test_said_again(self):
+        """What was said again is the newest of what is remembered, and takes no room of others."""
+        for count in (LASTING_LINES_MAX, LASTING_LINES_MAX - 1):
+            lines = PeerLines(lambda event: None)
+            for number in range(count):
+                lines._is_new(str(number), number // 2 + 1)
+            self.assertTrue(lines._is_new("1", LASTING_MINUTES + 1))
+            self.assertEqual(len(lines._said), count)
+            self.assertFalse(lines._is_new(str(count - 1), count // 2))
+            for number in range(LASTING_LINES_MAX - 1):
+                lines._is_new(f"new {number}", LASTING_MINUTES + 2)
+            self.assertFalse(lines._is_new("1", LASTING_MINUTES + 2))
+
+    def test_first_left_out(self):
+        """The first line that is left out is told as one."""
+        for _ in range(LOG_LINES.share + 2):
+            self.emit("a")
+        self.assertEqual((self.seen[-1]["count"], self.seen[-1]["peers"]), (1, "a"))
+
     def test_shortened(self):
         """Texts of a peer are cut; numbers, and what the log itself says, are not."""
         long = "x" * (LOG_TEXT_SIZE_MAX + 1)
