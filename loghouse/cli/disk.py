@@ -31,11 +31,12 @@ from loghouse.limits import MICROSECONDS, UINT64_MAX, UUID_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, Entry, EntryKind
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files, OsFiles
+from loghouse.storage.groups import groups_of
 from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
 from loghouse.storage.new_cluster import Rewrite
 from loghouse.storage.others import knows_others
 from loghouse.storage.repair import Repair, accept_data_loss, cut_for_refetch
-from loghouse.storage.verify import Checked, Finding, VerifyProgress, groups_of, read_identity, verify
+from loghouse.storage.verify import Checked, Finding, VerifyProgress, read_identity, verify
 
 
 def add_parser(commands: Any) -> None:

@@ -58,6 +58,33 @@ _GROUPS: Final = Struct(
 )
 
 
+def groups_of(files: Files, path: str) -> list[int]:
+    """Return the groups that have a log in a data directory."""
+    names = files.list_directory(f"{path}/{LOGS_NAME}") if files.exists(f"{path}/{LOGS_NAME}") else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def groups_file(states: Mapping[int, GroupState]) -> bytes:
+    """Return the bytes of the file `groups`."""
+    known = _KnownGroups(groups=tuple(_Known(group=group, state=state) for group, state in states.items()))
+    return with_crc(_GROUPS.build({"version": FORMAT_VERSION, **plain(known)}))
+
+
+def read_groups(files: Files, path: str) -> dict[int, GroupState]:
+    """Return what became of each group of a data directory, by the file `groups`; changes nothing.
+
+    Raises:
+        DamageError: It is damaged.
+        DataDirectoryError: It is one of a newer version.
+    """
+    file = f"{path}/{GROUPS_NAME}"
+    if not files.exists(file):
+        return {}  # there are no named logs
+    content = read_file(files, file, _FILE_SIZE_MAX)
+    known = decode_small_file(_KnownGroups, _GROUPS, _MAGIC, file, content, what="list of groups")
+    return {one.group: one.state for one in known.groups}
+
+
 class BornGroups:
     """The groups of a data directory, on the disk thread."""
 
@@ -74,7 +101,7 @@ class BornGroups:
         self._directory = directory  # whose groups these are; fixed
         self._logs = f"{directory.path}/{LOGS_NAME}"  # where their logs are; fixed
         # What became of each group, the dead ones in the order of their deaths; follows births and deaths.
-        self._states: dict[int, GroupState] = self._read()
+        self._states = read_groups(files, directory.path)
         with disk_work(directory.path, f"settle the logs in {self._logs}"):
             self._settle(now)
 
@@ -206,17 +233,5 @@ class BornGroups:
         dead = [group for group, state in states.items() if state is GroupState.DEAD]
         for forgotten in dead[:-TOMBSTONES_MAX]:
             del states[forgotten]
-        known = _KnownGroups(
-            groups=tuple(_Known(group=group, state=state) for group, state in states.items())
-        )
-        content = with_crc(_GROUPS.build({"version": FORMAT_VERSION, **plain(known)}))
-        replace_file(self._files, self._directory.path, GROUPS_NAME, content)
+        replace_file(self._files, self._directory.path, GROUPS_NAME, groups_file(states))
         self._states = states
-
-    def _read(self) -> dict[int, GroupState]:
-        path = f"{self._directory.path}/{GROUPS_NAME}"
-        if not self._files.exists(path):
-            return {}  # of before many logs
-        content = read_file(self._files, path, _FILE_SIZE_MAX)
-        known = decode_small_file(_KnownGroups, _GROUPS, _MAGIC, path, content, what="list of groups")
-        return {one.group: one.state for one in known.groups}

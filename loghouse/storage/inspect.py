@@ -12,12 +12,13 @@ from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import LOGS_NAME, DiskIdentity
 from loghouse.storage.files import Files, OpenFile
+from loghouse.storage.groups import groups_of
 from loghouse.storage.hard_state import read_slots
 from loghouse.storage.opening import survey
 from loghouse.storage.recovery import STORE, FrameScan, plan_directory, segment_name
 from loghouse.storage.start import read_start
 from loghouse.storage.store import StoreHeader, newest_watermark
-from loghouse.storage.verify import groups_of, read_identity
+from loghouse.storage.verify import read_identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from loghouse.storage.directory import (
     DiskIdentity,
 )
 from loghouse.storage.files import Files, OpenFile, read_file, replace_file
+from loghouse.storage.groups import groups_of
 from loghouse.storage.hard_state import HardStateFile, replace_hard_state
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.loss import read_loss
@@ -157,6 +158,7 @@ class Rewrite:
             raise DataDirectoryError(
                 f"{old} holds no log yet: this node had only begun to copy it; use another survivor's"
             )
+        self._check_is_only(found.state)
         self._check_room(found)
         self._remove_leftovers()
         directory = f"{self._path}/{NEW_LOGS_NAME}/{self._group}"
@@ -181,6 +183,16 @@ class Rewrite:
                 f"{found.state.index}; what is between is lost, if no other survivor has it",
             )
         return ()
+
+    def _check_is_only(self, state: LogState) -> None:
+        """Refuse where the cluster has named logs: they would not be in the new one."""
+        others = [group for group in groups_of(self._files, self._path) if group != self._group]
+        if others or state.birth is not None:
+            numbers = ", ".join(map(str, others)) or "none of them here"
+            raise DataDirectoryError(
+                f"{self._path}: this cluster has logs beside the default one (groups {numbers}), and a new "
+                "cluster would lose them; nothing was modified. Bring back a majority of the old nodes"
+            )
 
     def _check_room(self, found: Survey) -> None:
         if self._files.exists(self._kept):

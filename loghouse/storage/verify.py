@@ -11,7 +11,7 @@ judgement, `opening.survey`, is part of the check: what a start refuses or repai
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError, InvalidRequestError
@@ -21,6 +21,7 @@ from loghouse.protocol.entry import CODEC_MASK, HEADER, Codec, EntryKind, frame_
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.directory import LOGS_NAME, NEW_NODE_NAME, NODE_NAME, DiskIdentity
 from loghouse.storage.files import Files, OpenFile, end_of_nonzero, read_file
+from loghouse.storage.groups import GroupState, groups_of, read_groups
 from loghouse.storage.hard_state import read_slots
 from loghouse.storage.index import INDEX_ENTRY
 from loghouse.storage.opening import survey
@@ -91,12 +92,6 @@ def read_identity(files: Files, path: str) -> DiskIdentity:
     return DiskIdentity.decode(node, content)
 
 
-def groups_of(files: Files, path: str) -> list[int]:
-    """Return the groups that have a log in a data directory."""
-    names = files.list_directory(f"{path}/{LOGS_NAME}") if files.exists(f"{path}/{LOGS_NAME}") else []
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def verify(files: Files, path: str) -> Iterator[Step]:
     """Check everything in a data directory; the last step is `Checked`.
 
@@ -113,6 +108,7 @@ def verify(files: Files, path: str) -> Iterator[Step]:
     if files.exists(f"{path}/{NEW_NODE_NAME}"):
         problem = "`loghouse recover --new-cluster` was interrupted: no node starts until it is run again"
         yield Finding(f"{path}/{NEW_NODE_NAME}", 0, problem)
+    yield from _check_births(files, path, groups)
     counted = [0, 0, 0, 0]
     for group in groups:
         check = _LogCheck(files, f"{path}/{LOGS_NAME}/{group}", identity.cluster_uuid, group)
@@ -120,6 +116,18 @@ def verify(files: Files, path: str) -> Iterator[Step]:
         for place, more in enumerate((check.segments, check.entries, check.records, check.size)):
             counted[place] += more
     yield Checked(*counted)
+
+
+def _check_births(files: Files, path: str, groups: Sequence[int]) -> Iterator[Finding]:
+    """Look for logs that were born here and are gone."""
+    try:
+        states = read_groups(files, path)
+    except DamageError as error:
+        yield Finding(error.file, error.position, error.problem)
+        return
+    for group, state in sorted(states.items()):
+        if state is GroupState.BORN and group not in groups:
+            yield Finding(f"{path}/{LOGS_NAME}/{group}", 0, f"log {group} was born here, and is gone")
 
 
 class _LogCheck:

@@ -11,7 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import DamageError, DataDirectoryError, DiskFailedError, EntryDamagedError
 from loghouse.limits import MIB, STORE_HEADER_SIZE
-from loghouse.protocol.configuration import Configuration, MemberRole, Retention, encode_configuration
+from loghouse.protocol.configuration import (
+    Configuration,
+    MemberRole,
+    Retention,
+    encode_birth,
+    encode_configuration,
+)
 from loghouse.protocol.entry import EntryKind, decode_entry, frame_seed
 from loghouse.storage import new_cluster
 from loghouse.storage.directory import DataDirectory, DiskIdentity
@@ -64,6 +70,28 @@ class NewClusterTests(SynchronousTestCase):
         self.disk.stop_process()
         self.entries = entries
         self.seed = frame_seed(NEW, GROUP)
+
+    def test_named_logs(self):
+        """Where there are named logs, which the new cluster would not have, nothing is modified."""
+        self.disk.make_directory("/data/logs/16")
+        before = self.disk.contents()
+        with self.assertRaisesRegex(DataDirectoryError, "groups 16"):
+            Rewrite(self.disk, "/data", group=GROUP).run(NEW, NOW)
+        self.assertEqual(self.disk.contents(), before)
+
+    def test_named_logs_elsewhere(self):
+        """So it is where the other nodes have them, which the log itself says."""
+        directory = self.open()
+        log = directory.open_log()
+        birth = encode_birth(2, self.old_state.configuration)
+        entry = Writer(self.old_state, log.seed)._make(EntryKind.BIRTH, birth, term=6)
+        log.append([entry])
+        log.sync(entry.index)
+        log.close()
+        directory.close()
+        self.disk.stop_process()
+        with self.assertRaisesRegex(DataDirectoryError, "none of them here"):
+            Rewrite(self.disk, "/data", group=GROUP).run(NEW, NOW)
 
     def open(self, disk=None):
         return DataDirectory.lock(disk or self.disk, "/data", segment_size=4096 + 1024, reserve_size=512)

@@ -8,11 +8,12 @@ from loghouse.limits import ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE, STORE_HEADER_SI
 from loghouse.protocol.entry import Codec, EntryKind, make_entry
 from loghouse.protocol.log_state import LogState
 from loghouse.storage import verify as verify_module
+from loghouse.storage.groups import GroupState, groups_file, groups_of
 from loghouse.storage.inspect import dump, inspect
 from loghouse.storage.log import Log
 from loghouse.storage.start import write_start
 from loghouse.storage.store import StoreHeader, Watermark
-from loghouse.storage.verify import Checked, Finding, VerifyProgress, groups_of, read_identity, verify
+from loghouse.storage.verify import Checked, Finding, VerifyProgress, read_identity, verify
 from loghouse.testing.disk import SimDisk
 from tests.storage.test_damage import DIRECTORY, STORE
 from tests.storage.test_damage import DamageCase as _DamageCase
@@ -105,6 +106,17 @@ class FindingTests(VerifyCase):
             (after.segments, after.entries, after.records, after.size),
             (before.segments + 1, before.entries, before.records, before.size + STORE_HEADER_SIZE),
         )
+
+    def test_lost_log(self):
+        """A log that was born here and is gone is damage; one that died here is not missed."""
+        good = self.steps()
+        self.disk.replace("/data/groups", groups_file({1: GroupState.BORN, 16: GroupState.DEAD}))
+        self.assertEqual(self.steps(), good)
+        self.disk.replace("/data/groups", groups_file({1: GroupState.BORN, 16: GroupState.BORN}))
+        self.assertIn(("/data/logs/16", 0, "log 16 was born here, and is gone", True), self.texts())
+        self.disk.replace("/data/groups", b"nonsense")
+        [found] = self.findings()
+        self.assertEqual((found.file, found.is_damage), ("/data/groups", True))
 
     def test_no_log(self):
         """A data directory without a log is told; it counts nothing."""
