@@ -9,10 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.errors import InvalidRequestError, OutcomeUnknownError, UnavailableError
 from loghouse.limits import APPEND_COST, BODIES, HOLDING_FREE, HOLDING_STEP, KIB, MIB, Quota
+from loghouse.net import appending
 from loghouse.net.appending import PRODUCE_SECONDS_MAX, Appender, Appends
 from loghouse.node.gate import Gate
 from loghouse.protocol.batch import encode_batch
-from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.replica.api import Appended
 from loghouse.shares import Ledger
 
@@ -58,6 +59,142 @@ class LineTests(SynchronousTestCase):
         self.assertEqual(proposed, [1])
         threads[0].callback(None)
         self.assertEqual(proposed, [1])
+
+
+class AnswerTests(SynchronousTestCase):
+    """What a client hears of its appends, and of who leads."""
+
+    def setUp(self):
+        self.said, self.flushes, self.threads, self.proposals = [], [], [], []
+        self.session = SimpleNamespace(
+            is_closed=False,
+            answer=lambda stream, reply: self.said.append((stream, reply)),
+            refuse=lambda stream, error: self.said.append((stream, str(error))),
+            send=lambda message, **where: self.said.append((message, where)),
+        )
+        self.bodies = Ledger(BODIES)
+        self.later = []
+        self.appender = Appender(
+            gate(),
+            soon=self.later.append,
+            scheduler=Clock(),
+            in_thread=self.in_thread,
+            bodies=self.bodies,
+        )
+        link = SimpleNamespace(flush=lambda: self.flushes.append(len(self.said)))
+        self.appends = Appends(self.appender, link, self.session, "root")
+        self.addCleanup(self.appends.close)
+
+    def in_thread(self, work):
+        self.threads.append(Deferred())
+        return self.threads[-1]
+
+    def log(self, group=1, leader="a"):
+        return SimpleNamespace(
+            group=group,
+            leader_name=leader,
+            propose=lambda proposal, *outcome: self.proposals.append((proposal, *outcome)),
+        )
+
+    def take(self, stream, log, batch=None):
+        batch = encode_batch([Record(value=b"x")]) if batch is None else batch
+        self.appends.take(log, stream, Produce(batch=batch, record_count=4 if batch is BATCH else 1))
+
+    def end_turn(self):
+        later, self.later[:] = list(self.later), []
+        for work in later:
+            work()
+
+    def settle(self, number, base_offset):
+        appended = Appended(base_offset=base_offset, record_count=1, timestamp=77, index=1, term=1)
+        self.proposals[number][1](appended)
+
+    def test_answers(self):
+        """Batches of one turn share an entry, two entries at a time; each has its own offset and the time."""
+        log = self.log()
+        for entry in range(3):
+            self.take(2 * entry + 1, log)
+            self.take(2 * entry + 2, log)
+            self.end_turn()
+        self.assertEqual([one[0].record_count for one in self.proposals], [2, 2])
+        self.settle(0, 10)
+        self.assertEqual(
+            self.said,
+            [
+                (stream, ProduceReply(base_offset=offset, record_count=1, timestamp=77))
+                for stream, offset in ((1, 10), (2, 11))
+            ],
+        )
+        self.assertEqual(self.flushes, [2])
+        self.end_turn()
+        self.assertEqual(len(self.proposals), 3)
+
+    def test_who_leads(self):
+        """A client is told once of another node that leads a log, and again when that changes."""
+        for leader, hints in (("a", 0), ("b", 1), ("b", 1), ("a", 1), ("b", 2), ("", 2), ("c", 3)):
+            self.take(1, self.log(7, leader))
+            self.end_turn()
+            self.settle(-1, 0)
+            found = [one for one in self.said if isinstance(one[0], LeaderHint)]
+            self.assertEqual(len(found), hints, leader)
+            if hints:
+                self.assertEqual(found[-1], (LeaderHint(name="c" if hints == 3 else "b"), {"group": 7}))
+        self.session.is_closed = True
+        self.take(1, self.log(7, "d"))
+        self.end_turn()
+        self.settle(-1, 0)
+        self.assertEqual(len([one for one in self.said if isinstance(one[0], LeaderHint)]), 3)
+
+    def test_slow_check_fails(self):
+        """A batch that a thread found wrong is refused at once, and lets what came behind it go on."""
+        log = self.log()
+        self.take(1, log, BATCH)
+        self.take(2, log)
+        self.end_turn()
+        self.assertEqual((len(self.threads), self.proposals, self.said), (1, [], []))
+        self.threads[0].errback(InvalidRequestError("batch", "no"))
+        self.assertEqual((self.said, self.flushes), ([(1, "batch: no")], [1]))
+        self.end_turn()
+        self.assertEqual(len(self.proposals), 1)
+        self.take(3, log, BATCH)
+        self.threads[1].errback(MemoryError())
+        self.assertTrue(self.said[-1][1].startswith("memory: "))
+
+    def test_coming(self):
+        """What comes next counts beside what is not answered, until it is there."""
+        big = encode_batch([Record(value=bytes(VALUE_SIZE // 2))])
+        self.appends.expect(len(big))
+        self.take(1, self.log(), big)
+        self.end_turn()
+        self.appends.expect(4 * MIB)
+        held = self.bodies.held_by("root")
+        self.assertGreater(held, 4 * MIB)
+        self.settle(0, 0)
+        self.assertGreater(self.bodies.held_by("root"), 4 * MIB - HOLDING_STEP)
+        self.take(2, self.log())
+        self.end_turn()
+        self.settle(1, 1)
+        self.assertEqual(self.bodies.held_by("root"), 0)
+
+    def test_forgotten(self):
+        """A client that takes an append back, or is gone, gets no answer, and holds nothing."""
+        self.take(1, self.log(), BATCH)
+        self.take(2, self.log())
+        self.appends.forget(2)
+        self.appends.forget(9)
+        self.end_turn()
+        self.assertEqual(self.proposals, [], "it is not checked yet")
+        self.threads[0].callback(None)
+        self.end_turn()
+        self.assertEqual(len(self.proposals), 1)
+        self.appends.close()
+        self.settle(0, 0)
+        self.assertEqual((self.said, self.bodies.held, self.appends._open), ([], 0, {}))
+
+    def test_bounds(self):
+        """These are what clients rely on."""
+        self.assertEqual((appending.PRODUCE_SECONDS_DEFAULT, appending.PRODUCE_SECONDS_MAX), (30, 600))
+        self.assertEqual(appending.ENTRIES_MAX, 2)
 
 
 class BugTests(SynchronousTestCase):

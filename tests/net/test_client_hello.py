@@ -83,6 +83,97 @@ class RealTests(SynchronousTestCase):
         self.assertEqual(read(records(HELLO[5:], sizes)), read(HELLO))
 
 
+def message_of(body, kind=1):
+    """Return a handshake message with its header."""
+    return bytes([kind]) + len(body).to_bytes(3, "big") + body
+
+
+def body_of(*extensions):
+    """Return the body of a ClientHello with these extensions: pairs of a number and what it holds."""
+    fields = bytes(34) + b"\0" + b"\0\2\x13\1" + b"\1\0"
+    inner = b"".join(
+        kind.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data for kind, data in extensions
+    )
+    return fields + (len(inner).to_bytes(2, "big") + inner if extensions else b"")
+
+
+def padded(size):
+    """Return a whole ClientHello message whose body has just this size."""
+    found = body_of((21, bytes(size - len(body_of((21, b""))))))
+    assert len(found) == size
+    return message_of(found)
+
+
+class SizeTests(SynchronousTestCase):
+    """Every bound, to the byte."""
+
+    def refused(self, *pieces):
+        return str(self.assertRaises(ProtocolError, read, *pieces))
+
+    def test_fields(self):
+        """Offers are read whatever stands around them; without extensions there are none."""
+        found = read(records(message_of(body_of((16, b"\0\3\2h2"), (5, b"xy"), (43, b"\2\3\4"))), []))
+        self.assertEqual(found, ClientHello((b"h2",), (TLS_1_3,)))
+        self.assertEqual(read(records(message_of(body_of()), [])), ClientHello((), ()))
+
+    def test_whole_message(self):
+        """A ClientHello may have 16 KiB, and one byte more is refused as soon as its size is known."""
+        largest = padded(CLIENT_HELLO_SIZE_MAX)
+        self.assertEqual(read(records(largest, [16_000])), ClientHello((), ()))
+        self.assertEqual(
+            self.refused(records(message_of(b"")[:1] + b"\0\x40\x01", [])),
+            "a ClientHello of 16385 bytes; at most 16384 are allowed",
+        )
+
+    def test_records(self):
+        """A record may have 16 KiB and holds one byte at least."""
+        largest = padded(16_384 - 4)
+        self.assertEqual(read(records(largest, [])), ClientHello((), ()))
+        self.assertEqual(self.refused(b"\x16\3\1\x40\1"), "a TLS record of 16385 bytes")
+        self.assertEqual(self.refused(b"\x16\3\1\0\0"), "a TLS record of 0 bytes")
+
+    def test_all_that_came(self):
+        """Of all that comes 32 KiB are kept; with one byte more it is refused."""
+        reader = ClientHelloReader()
+        endless = records(b"\1\0\x40\0", []) + b"\x16\3\1\x40\0"
+        self.assertIsNone(reader.feed(endless))
+        self.assertIsNone(reader.feed(bytes(16_383)))
+        rest = 2 * CLIENT_HELLO_SIZE_MAX - len(reader.received)
+        again = ClientHelloReader()
+        again._take_records = lambda: None
+        self.assertIsNone(again.feed(bytes(2 * CLIENT_HELLO_SIZE_MAX)))
+        error = self.assertRaises(ProtocolError, again.feed, b"x")
+        self.assertEqual(str(error), "a ClientHello of more than 16384 bytes")
+        self.assertGreater(rest, 0)
+
+    def test_what_follows(self):
+        """What stands behind the ClientHello is not looked at, in its last record or in later ones."""
+        hello = message_of(body_of((16, b"\0\3\2h2")))
+        expected = ClientHello((b"h2",), ())
+        self.assertEqual(read(records(hello + b"\x02junk", [])), expected)
+        self.assertEqual(read(records(hello, []) + b"\x17\3\3\0\0"), expected)
+        self.assertEqual(read(records(hello, [len(hello) - 1]) + b"GET /"), expected)
+        bare = message_of(body_of())
+        self.assertEqual(read(records(bare + b"\0\5junk!", [])), ClientHello((), ()))
+        reader = ClientHelloReader()
+        self.assertIsNone(reader.feed(records(hello[:-1], [])))
+        self.assertEqual(reader.feed(records(hello[-1:], [])), expected)
+
+    def test_other_messages(self):
+        """Another handshake message is named by its number, once its header is there."""
+        self.assertIsNone(read(records(b"\x02\0\0", [])))
+        self.assertEqual(
+            self.refused(records(b"\x02\0\0\0", [])), "TLS handshake message 2 instead of a ClientHello"
+        )
+
+    def test_large_messages(self):
+        """The first byte of the size counts, too."""
+        self.assertEqual(
+            self.refused(records(b"\x01\x01\0\x10", [])),
+            "a ClientHello of 65552 bytes; at most 16384 are allowed",
+        )
+
+
 class RefusalTests(SynchronousTestCase):
     """Everything else is refused, early and bounded."""
 

@@ -8,14 +8,16 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import (
+    EntryError,
     IdentityError,
     LoghouseError,
     OutcomeUnknownError,
     ProtocolError,
+    ResourceExhaustedError,
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.limits import MIB
+from loghouse.limits import MIB, REQUESTS_PER_CONNECTION_MAX
 from loghouse.net.binary_client import CREDIT_SIZE_DEFAULT, BinaryConnection
 from loghouse.protocol.client_messages import (
     Bounds,
@@ -34,9 +36,10 @@ from loghouse.protocol.client_messages import (
     RegisterProducerReply,
 )
 from loghouse.protocol.client_messages import Failure as Refusal
-from loghouse.protocol.entry import crc32c
+from loghouse.protocol.entry import EntryKind, crc32c, frame_seed, make_entry
+from loghouse.protocol.framing import HEADER
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkError
-from tests.net.in_memory import Transport, frame_of, hello_of
+from tests.net.in_memory import UUID, Transport, frame_of, hello_of
 
 
 class ClientCase(SynchronousTestCase):
@@ -150,6 +153,64 @@ class RequestTests(ClientCase):
         reply = BoundsReply(lowest=0, next_offset=0)
         self.connection.dataReceived(frame_of(reply, stream=1) + frame_of(reply, stream=2))
         self.assertEqual([kind for kind, _ in self.transport.take_frames()], [Bounds.KIND, Bounds.KIND])
+
+    def test_groups(self):
+        """A request is about the log of its group; a description is about all."""
+        connection = self.connection
+        for ask, group in (
+            (lambda: connection.bounds(group=7), 7),
+            (lambda: connection.fetch(0, group=7), 7),
+            (lambda: connection.produce(b"b", record_count=1, group=7), 7),
+            (lambda: connection.follow(0, None, group=7), 7),
+            (lambda: connection.find_offset(0, group=7), 7),
+            (lambda: connection.register_producer(group=7), 7),
+            (lambda: connection.describe(), 1),
+        ):
+            ask()
+            self.assertEqual(HEADER.unpack(self.transport.value()[:16])[-2], group)
+            self.transport.clear()
+
+    def test_too_many(self):
+        """A request for which there is no stream fails, and nothing is sent or awaited."""
+        for _ in range(REQUESTS_PER_CONNECTION_MAX):
+            self.connection.bounds()
+        self.transport.clear()
+        self.failureResultOf(self.connection.bounds(), ResourceExhaustedError)
+        self.assertEqual(self.transport.value(), b"")
+        self.assertEqual(len(self.connection._pending), REQUESTS_PER_CONNECTION_MAX)
+
+    def test_entries(self):
+        """Entries are checked by the cluster and the log that they are of."""
+        seed = frame_seed(UUID, 7)
+        entry = make_entry(
+            seed,
+            kind=EntryKind.RECORDS,
+            payload=b"p",
+            index=1,
+            term=1,
+            base_offset=3,
+            record_count=1,
+            timestamp=5,
+        )
+        frame = entry.head + entry.payload
+        [found] = self.connection.entries(frame, group=7)
+        self.assertEqual((found.base_offset, bytes(found.payload)), (3, b"p"))
+        self.assertRaises(EntryError, list, self.connection.entries(frame, group=8))
+
+    def test_late(self):
+        """Behind the end nothing is taken back, and no credit given; who asks hears why it ended."""
+        done = Deferred()
+        asked = self.connection.bounds()
+        self.connection.follow(0, lambda frames: done).addErrback(lambda failure: None)
+        self.receive(FollowFrames(next_offset=1, frames=b"abc"), stream=2)
+        self.transport.clear()
+        self.connection._lost = lost = UnavailableError("gone")
+        self.assertIs(self.failureResultOf(self.connection.bounds()).value, lost)
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        done.callback(None)
+        self.assertEqual(self.transport.value(), b"")
+        self.connection._lost = None
 
 
 class FollowTests(ClientCase):

@@ -12,10 +12,11 @@ from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX, UINT32_MAX
 from loghouse.net import peer as peer_module
 from loghouse.net.link import LinkWatch
 from loghouse.net.peer import CONNECT_SECONDS_MAX, TURN_SIZE_MAX, DialContext, PeerLink, PeerState, SendQueue
+from loghouse.protocol.framing import HEADER
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Capability, Goodbye, Hello
 from loghouse.protocol.message import NO_UUID
-from loghouse.protocol.raft_messages import AppendEntries, Heartbeat, RequestVote
+from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat, RequestVote
 from loghouse.protocol.routing_messages import ForwardBounds, Lead, Leads
 from loghouse.protocol.session import GoodbyeReceived, LinkUp
 from tests.net.in_memory import Transport, frame_of, hello_of
@@ -41,9 +42,8 @@ class DiallingCase(SynchronousTestCase):
             watch=LinkWatch(self.reactor),
             hello=lambda: self.own,
             rng=random.Random(1),
-            soon=self.ends.append,
             metrics=self.metrics,
-            **{"tls": None, **fields},
+            **{"tls": None, "soon": self.ends.append, **fields},
         )
         return PeerLink(context, "h", 8400, "n2", self.events.append, lambda: self.losses.append(1))
 
@@ -291,6 +291,9 @@ class LifeTests(DiallingCase):
             self.assertEqual((self.reactor.getDelayedCalls(), self.peer.state), ([], PeerState.STOPPED))
         self.reactor.advance(10)
         self.assertEqual(len(self.reactor.tcpClients), 1)
+        idle = self.make()
+        idle.stop()
+        self.assertIs(idle.state, PeerState.STOPPED)
 
     def test_identity(self):
         """Only a node is dialled; whoever else answers is turned away with the reason."""
@@ -330,6 +333,60 @@ class LifeTests(DiallingCase):
         self.assertFalse(self.reactor.tcpClients[-1][2].noisy)
         soon(1)
         self.assertEqual(self.ends, [1])
+
+    def test_groups_of_messages(self):
+        """A message goes out as of its group, which for links is 0; Raft's as of the envelope's."""
+        self.up()
+        envelope = Envelope(
+            group=7, source=1, target=2, message=RequestVote(term=1, last_log_index=2, last_log_term=1)
+        )
+        for send, kind, group in (
+            (lambda: self.peer.send(SwimNack(sequence=1)), SwimNack.KIND, 0),
+            (lambda: self.peer.send(SwimNack(sequence=1), group=5), SwimNack.KIND, 5),
+            (lambda: self.peer.send_raft(envelope), RequestVote.KIND, 7),
+        ):
+            self.assertIs(send(), True)
+            _, found, _, found_group, _ = HEADER.unpack(self.transport.value()[:16])
+            self.assertEqual((found, found_group), (kind, group))
+            self.transport.clear()
+        self.peer = self.make()
+        self.up(capabilities=Capability(0))
+        self.assertIs(self.peer.send_raft(envelope), False)
+        self.assertIs(self.peer.send(SwimNack(sequence=1), group=1), True)
+
+    def test_after_a_dial(self):
+        """A stop behind the end of a connection ends nothing that is not there."""
+        self.up().connectionLost()
+        connector = self.reactor.connectors[-1]
+        connector._disconnected = False
+        self.peer.stop()
+        self.assertFalse(connector._disconnected)
+
+    def test_soon(self):
+        """Without a shorter way the next turn of the reactor is the end of this one."""
+        self.peer = self.make(soon=None)
+        self.up()
+        self.send(TURN_SIZE_MAX)
+        self.assertFalse(self.send(1) is False)
+        self.assertEqual(len(self.peer.queue), 1)
+        self.reactor.advance(0)
+        self.assertEqual(len(self.peer.queue), 0)
+
+    def test_certified(self):
+        """The peer's Hello is compared with its certificate, and with who was dialled."""
+        made = []
+
+        def session(hello, **fields):
+            made.append((hello, fields))
+            return SimpleNamespace(bytes_to_send=list, state=None, is_held=False, peer=None)
+
+        self.patch(peer_module, "Session", session)
+        self.peer.dial()
+        link = self.connect()
+        certified = object()
+        link.greet(certified)
+        expected = {"is_dialler": True, "certified": certified, "expected_node": "n2"}
+        self.assertEqual(made[1:], [(self.own, expected)])
 
 
 class QueueTests(SynchronousTestCase):

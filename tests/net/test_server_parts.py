@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.auth.identity import Identity
+from loghouse.auth.policy import Action
 from loghouse.errors import OffsetOutOfRangeError, PermissionDeniedError, UnknownLogError
 from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, MIB
 from loghouse.net.appending import Appender
@@ -17,11 +18,16 @@ from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
+    Describe,
     Fetch,
     FetchReply,
+    FindOffset,
+    FindOffsetReply,
     Follow,
     FollowFrames,
     Produce,
+    RegisterProducer,
+    RegisterProducerReply,
 )
 from loghouse.protocol.session import CancelReceived, CreditReceived, RequestReceived
 from loghouse.replica.api import Fetched
@@ -39,12 +45,14 @@ class ServerCase(SynchronousTestCase):
         self.waits = []  # the same without a size
         self.flushes = 0
         self.proposals = []
+        self.checks = []  # what the policy was asked
+        self.before_body = []  # what checks a request by its header
         self.session = SimpleNamespace(
             is_closed=False,
             served=SimpleNamespace(open={}),
             answer=lambda stream, reply: self.outcomes.append((stream, reply)),
             refuse=lambda stream, error: self.outcomes.append((stream, type(error))),
-            check_before_body=lambda check: None,
+            check_before_body=lambda check: self.before_body.append(check),
         )
         self.link = SimpleNamespace(is_writable=True, session=self.session, flush=self.flush)
         self.log = SimpleNamespace(
@@ -68,9 +76,11 @@ class ServerCase(SynchronousTestCase):
             bodies=self.shares.bodies,
         )
         server = BinaryServer(gate=gate, scheduler=self.clock, appends=appends, shares=self.shares)
-        self.server = BinarySession(server, self.link, Identity(subject="root", expires_at=0.0))
+        self.identity = Identity(subject="root", expires_at=0.0)
+        self.server = BinarySession(server, self.link, self.identity)
 
     def check(self, *what):
+        self.checks.append(what)
         if not self.is_allowed:
             raise PermissionDeniedError("root", "consume", "default")
 
@@ -214,6 +224,151 @@ class FollowTests(ServerCase):
         self.waits[0][1].callback(None)
         self.assertEqual((self.outcomes, self.reads), ([(1, PermissionDeniedError)], []))
         self.assertEqual(self.shares.followers.held_by("root"), 0)
+
+    def test_wait_fails(self):
+        """A wait that fails is refused, flushed, and its share given back; no trace is left."""
+        self.ask(1, Follow(offset=5, credit=100), credit=100)
+        self.waits[0][1].errback(OffsetOutOfRangeError(5, 7, 9))
+        self.assertEqual((self.outcomes, self.flushes), ([(1, OffsetOutOfRangeError)], 1))
+        self.assertEqual((self.server._running, self.server._places, self.server._followed), ({}, {}, set()))
+        self.server.event_received(CreditReceived(stream=1))
+        self.assertEqual((len(self.waits), self.shares.followers.held_by("root")), (1, 0))
+
+    def test_cancelled(self):
+        """A follower that is cancelled gives its place back, once, and its wait ends without an answer."""
+        self.ask(1, Follow(offset=5, credit=100), credit=100)
+        del self.session.served.open[1]
+        for _ in range(2):
+            self.server.event_received(CancelReceived(stream=1))
+        self.assertEqual((self.outcomes, self.shares.followers.held_by("root")), ([], 0))
+        self.assertTrue(self.waits[0][1].called)
+        self.server.event_received(CreditReceived(stream=1))
+        self.assertEqual(len(self.waits), 1)
+
+    def test_cancelled_while_it_was_read(self):
+        """What was read for a follower that the answer ended is not read on."""
+        self.ask(1, Follow(offset=5, credit=100), credit=100)
+        self.waits[0][1].callback(None)
+
+        def answer(stream, reply):
+            self.outcomes.append((stream, reply))
+            self.server.event_received(CancelReceived(stream=stream))
+
+        self.session.answer = answer
+        self.read(0)
+        self.assertEqual((len(self.outcomes), len(self.waits), self.server._places), (1, 1, {}))
+
+
+class WorkTests(ServerCase):
+    """Requests of one answer."""
+
+    def test_answers(self):
+        """Each answer is what the log says; a producer is registered for who asks."""
+        asked = []
+        self.log.find_offset = lambda timestamp: asked.append(timestamp) or succeed((3, 44))
+        self.log.register_producer = lambda subject: asked.append(subject) or succeed(7)
+        self.ask(1, FindOffset(timestamp=5))
+        self.ask(2, RegisterProducer())
+        self.assertEqual(asked, [5, "root"])
+        self.assertEqual(
+            self.outcomes,
+            [(1, FindOffsetReply(offset=3, timestamp=44)), (2, RegisterProducerReply(producer_id=7))],
+        )
+
+    def test_described(self):
+        """A description needs no log, and is of the node."""
+        node = self.server._gate.node
+        for name, value in (("cluster_uuid", b"c" * 16), ("cluster_name", "c1"), ("servers", tuple)):
+            setattr(node, name, value)
+        self.ask(1, Describe(), group=9)
+        self.assertEqual([(stream, reply.node_name) for stream, reply in self.outcomes], [(1, "n1")])
+        self.assertEqual(self.checks[-1], (self.identity, "*", None))
+
+    def test_what_is_asked(self):
+        """The policy is asked about the log and the action; about any log where there is none."""
+        self.ask(1, Bounds())
+        self.ask(2, Bounds(), group=9)
+        self.ask(3, Fetch(offset=1))
+        self.assertEqual(
+            self.checks,
+            [
+                (self.identity, "default", Action.CONSUME),
+                (self.identity, "*", Action.CONSUME),
+                (self.identity, "default", Action.CONSUME),
+                (self.identity, "default", Action.CONSUME),
+            ],
+        )
+
+    def test_before_the_body(self):
+        """By its header a request is asked about; only a batch makes room for its body."""
+        [check] = self.before_body
+        for request, group, expected in (
+            (Produce, 1, ("default", Action.PRODUCE)),
+            (Fetch, 1, ("default", Action.CONSUME)),
+            (Bounds, 9, ("*", Action.CONSUME)),
+            (Describe, 1, ("default", None)),
+        ):
+            check(request, group, MIB)
+            self.assertEqual(self.checks.pop(), (self.identity, *expected))
+            self.assertEqual(self.shares.bodies.held_by("root") > 0, True)
+        self.server.link_lost()
+        self.assertEqual(self.shares.bodies.held, 0)
+
+    def test_fails_late(self):
+        """Work that fails is refused, nothing of it may have been done; a cancelled one is no answer."""
+        work = Deferred()
+        self.log.bounds = lambda: work
+        self.ask(1, Bounds())
+        self.assertEqual(self.server._running, {1: work})
+        work.errback(ValueError("a bug"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        [(stream, kind)] = self.outcomes
+        self.assertEqual((stream, kind.was_appended, self.server._running), (1, False, {}))
+        late = Deferred()
+        self.log.bounds = lambda: late
+        self.ask(2, Bounds())
+        self.server.event_received(CancelReceived(stream=2))
+        self.assertEqual((late.called, len(self.outcomes), self.server._running), (True, 1, {}))
+
+    def test_append_is_cancelled(self):
+        """An append that is cancelled is not waited for, and holds nothing."""
+        batch = encode_batch([Record(value=bytes(MIB // 2))])
+        self.ask(1, Produce(batch=batch, record_count=1, expect_offset=1))
+        self.assertGreater(self.shares.bodies.held, 0)
+        self.server.event_received(CancelReceived(stream=1))
+        self.assertEqual((self.shares.bodies.held, self.server._appends._open), (0, {}))
+
+
+class AheadTests(ServerCase):
+    """An answer that is read ahead while the client takes none."""
+
+    def test_still_full(self):
+        """When the link is full again behind it, it is still counted."""
+        self.link.is_writable = False
+        self.ask(1, Fetch(offset=1))
+        self.read(0, MIB)
+        held = self.held()
+        self.server.write_resumed()
+        self.assertEqual(([stream for stream, _ in self.outcomes], self.held()), ([1], held))
+        self.server.write_resumed()
+        self.assertEqual(self.held(), held)
+        self.link.is_writable = True
+        self.server.write_resumed()
+        self.assertEqual(self.held(), 0)
+
+    def test_several(self):
+        """Answers that were written and not taken count together with the one that is read ahead."""
+        self.ask(1, Fetch(offset=1))
+        self.ask(2, Fetch(offset=2))
+
+        def flush():
+            self.link.is_writable = False
+
+        self.link.flush = flush
+        self.read(0, MIB)
+        first = self.held()
+        self.read(1, MIB)
+        self.assertGreaterEqual(self.held(), first + MIB // 2)
 
 
 class OtherTests(ServerCase):
