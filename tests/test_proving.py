@@ -3,8 +3,10 @@
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,6 +16,7 @@ from loghouse.auth.certificates import make_ca, make_node_certificate, write_iss
 from loghouse.auth.credentials import Credentials, TlsPaths, read_material
 from loghouse.errors import CertificateError
 from loghouse.net.tls import prove_openssl
+from loghouse.service import proving
 from loghouse.service.proving import prove
 from tests.auth.issuing import CA_USAGE, issue, issued, pem
 
@@ -93,6 +96,24 @@ class ProofTests(SynchronousTestCase):
         for begins, ends, verb in ((-2 * day, -day, "expired"), (day, 2 * day, "does not count before")):
             self.write(begins=begins, ends=ends)
             self.assertIn(verb, self.refusal())
+
+    def test_dates_to_the_second(self):
+        """A certificate counts from its first second to its last one, both included; the refusal has both."""
+        self.write()
+        own = x509.load_pem_x509_certificate(self.paths.certificate.read_bytes())
+        begin, end = own.not_valid_before_utc, own.not_valid_after_utc
+        second, form = timedelta(seconds=1), "{:%Y-%m-%d %H:%M:%S} UTC, and it is {:%Y-%m-%d %H:%M:%S} here"
+        for now, told in (
+            (begin, None),
+            (end, None),
+            (begin - second, "does not count before " + form.format(begin, begin - second)),
+            (end + second, "expired " + form.format(end, end + second)),
+        ):
+            self.patch(proving, "datetime", SimpleNamespace(now=lambda zone, now=now: now.astimezone(zone)))
+            if told is None:
+                proving._check_dates(read_material(self.paths), self.paths)
+            else:
+                self.assertIn(told, self.refusal(proving._check_dates))
 
     def test_no_host(self):
         """A certificate that names no host is refused: no client could tell the node by it."""

@@ -1,13 +1,16 @@
 """What `config check` asks of a start, before there is one: everything at once, and nothing is changed."""
 
 import os
+from types import SimpleNamespace
 from unittest import mock
 
 from loghouse.config.settings import load
+from loghouse.errors import CertificateError, ConfigError
 from loghouse.net.one_port import take_address
 from loghouse.service import start_checks
 from loghouse.service.proving import credentials_of
 from loghouse.service.start_checks import StartCheck, check_start, read_policy
+from loghouse.storage.directory import DataDirectory
 from loghouse.testing.process import free_port
 from tests.service.case import ServiceCase, authority
 
@@ -52,6 +55,38 @@ class CheckTests(ServiceCase):
             told = self.place("data")
             self.assertIn(f"data_dir: this user may not write to {self.folder}; check its owner", told)
         self.assertEqual(asked, [(str(self.folder), os.W_OK | os.X_OK)])
+
+    async def test_own_place(self):
+        """A data directory that is there is itself the one to write to, whatever its folder allows."""
+        service = self.start()
+        await service.stopService()
+        asked, access = [], os.access
+
+        def refuse(path, mode):
+            if mode & os.W_OK:
+                asked.append(path)
+            return access(path, mode) and path != str(self.data)
+
+        with mock.patch.object(start_checks.os, "access", refuse):
+            self.assertIn(f"this user may not write to {self.data};", self.problem())
+        self.assertEqual(asked, [str(self.data)])
+
+    def test_lock(self):
+        """The lock of a directory that is there is let go at once."""
+        closed = []
+        claimed = SimpleNamespace(close=lambda: closed.append(True))
+        with mock.patch.object(DataDirectory, "claim", return_value=claimed):
+            self.assertEqual(self.check(), StartCheck((), is_running=False))
+        self.assertEqual(closed, [True])
+
+    def test_several_of_one_kind(self):
+        """A list of problems is told one by one, any other refusal as one."""
+        for error, problems in (
+            (ConfigError(["first", "second"]), ("first", "second")),
+            (CertificateError("first; second"), ("first; second",)),
+        ):
+            with mock.patch.object(start_checks, "read_policy", side_effect=error):
+                self.assertEqual(self.check().problems, problems)
 
     def place(self, name):
         """Return the problem of a data directory in this place."""
