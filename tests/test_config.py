@@ -268,6 +268,15 @@ class ProblemTests(ConfigCase):
         self.assertEqual(loaded.storage.scrub_rate, 0)
         self.assertEqual(self.load(PLAIN + "retention: {age: 1.1d}\n").retention.age_max_seconds, 95040)
 
+    def test_places(self):
+        """Machine and rack are words of the operator's own; files of a deleted log are kept for a while."""
+        loaded = self.load(PLAIN + "host: 'Machine 7'\nrack: b/12\nstorage: {keep_deleted: 7d}\n")
+        self.assertEqual((loaded.host, loaded.rack), ("Machine 7", "b/12"))
+        self.assertEqual(loaded.storage.keep_deleted_seconds, 7 * 86400)
+        for wrong in ("''", "12", "x" * 300):
+            (problem,) = self.problems(f"{PLAIN}rack: {wrong}\n")
+            self.assertIn("is not a place; allowed: 1 to", problem)
+
     def test_merge_key(self):
         """A merge key is no setting, and merges nothing."""
         problems = self.problems(PLAIN + "<<: {bootstrap: true}\nstorage: {<<: {segment_size: 1MiB}}\n")

@@ -31,6 +31,7 @@ class BoundTests(ConfigCase):
             ("retention.age", 1, 1 << 53, (0.5, UINT64_MAX + 1)),
             ("limits.record_bytes_max", 1, PAYLOAD_SIZE_MAX, (0, PAYLOAD_SIZE_MAX + 1)),
             ("limits.proposals_bytes_max", PAYLOAD_SIZE_MAX, 4 * GIB, (PAYLOAD_SIZE_MAX - 1, 4 * GIB + 1)),
+            ("storage.keep_deleted", 0, 31_622_400, (31_622_401,)),
             ("shutdown.drain_seconds", 0, 600, (601,)),
         ):
             group, _, name = path.partition(".")
@@ -53,6 +54,7 @@ class BoundTests(ConfigCase):
         self.assertEqual((loaded.retention.size_max, loaded.retention.age_max_seconds), (0, 0))
         self.assertEqual((loaded.logging.format, loaded.logging.level), ("text", "info"))
         self.assertEqual((loaded.plaintext_subject, loaded.timing.network), ("root", "lan"))
+        self.assertEqual((storage.keep_deleted_seconds, loaded.host, loaded.rack), (86400, "", ""))
         self.assertEqual((loaded.join, loaded.advertise, loaded.grpc_listen), ((), None, None))
 
     def test_bootstrap(self):

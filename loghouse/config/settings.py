@@ -39,6 +39,7 @@ from loghouse.config.values import (
     read_file,
     read_folder,
     read_name,
+    read_place,
     read_servers,
     read_subject,
     seconds_between,
@@ -64,6 +65,7 @@ SEGMENT_SIZE_MAX: Final = 1 * GIB  # one segment is preallocated, mapped and tri
 RESERVE_SIZE_MAX: Final = 1 * GIB
 SCRUB_RATE_MAX: Final = 1 * GIB
 DRAIN_SECONDS_MAX: Final = 600
+KEEP_DELETED_SECONDS_MAX: Final = 31_622_400  # a year
 LOG_FORMATS: Final = ("text", "json")
 NETWORKS: Final = ("local", "lan", "wan")
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
@@ -164,6 +166,13 @@ class StorageConfig:
         size_between(64 * KIB, SCRUB_RATE_MAX, zero="0"),
         "Bytes a second at which sealed segments are read once a day to find damage; 0: never.",
         SCRUB_RATE_DEFAULT,
+    )
+    keep_deleted_seconds: float = _setting(
+        seconds_between(0, KEEP_DELETED_SECONDS_MAX),
+        "How long the files of a log that was deleted are kept: 24h, 7d, ...",
+        86400.0,
+        example="24h",
+        key="keep_deleted",
     )
 
 
@@ -283,6 +292,18 @@ class NodeConfig:
         "Addresses of all nodes of the cluster, the same list on each; [] for a node alone.",
         (),
         example="[]",
+    )
+    host: str = _setting(
+        read_place,
+        "The machine this node is on, when several nodes share one: a log has no two replicas on it.",
+        "",
+        example="machine-7",
+    )
+    rack: str = _setting(
+        read_place,
+        "What else fails as a whole: a log's replicas are on as many of these as there are.",
+        "",
+        example="rack-b",
     )
     storage: StorageConfig = _section(StorageConfig, "The files of the log.", shown=False)
     retention: RetentionConfig = _section(

@@ -183,12 +183,21 @@ def read_name(value: object, base: Path) -> str:
 
 def read_subject(value: object, base: Path) -> str:
     """Read the subject that policy rules name."""
+    return _read_text(value, "a subject")
+
+
+def read_place(value: object, base: Path) -> str:
+    """Read what people call a machine or a rack."""
+    return _read_text(value, "a place")
+
+
+def _read_text(value: object, what: str) -> str:
     if (
         not isinstance(value, str)
         or not 0 < len(value.encode()) <= SUBJECT_SIZE_MAX
         or not value.isprintable()
     ):
-        raise ValueError(f"is not a subject; allowed: 1 to {SUBJECT_SIZE_MAX} printable characters")
+        raise ValueError(f"is not {what}; allowed: 1 to {SUBJECT_SIZE_MAX} printable characters")
     return value
 
 
