@@ -3,7 +3,14 @@
 import os
 
 from loghouse.catalogue.records import LogSettings
-from loghouse.errors import InvalidRequestError, ResourceExhaustedError, UnavailableError, UnknownLogError
+from loghouse.errors import (
+    DiskFailedError,
+    EntryDamagedError,
+    InvalidRequestError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnknownLogError,
+)
 from loghouse.limits import MIB
 from loghouse.node import catalogue_log
 from loghouse.node.api import proposing
@@ -171,6 +178,34 @@ class RestartTests(NamedLogsCase):
         self.node = self.start()
         self.assertEqual(self.created().group, 17)
         self.assertEqual(self.append_to("orders"), 0)
+
+
+class DamageTests(NamedLogsCase):
+    """A log that fails is not worth the others."""
+
+    def test_contradiction(self):
+        """A log that nobody could mend stays closed; the others go on, and the process, too."""
+        self.created()
+        self.created("audit")
+        self.node.log("orders").fatal(EntryDamagedError("contradicts what is committed"))
+        self.assertEqual(self.fatal, [])
+        self.clock.advance(2)
+        self.settle()
+        self.refused(self.node.log("orders").fetch(0, MIB), UnavailableError)
+        self.assertEqual(self.append_to("audit"), 0)
+        self.assertEqual(self.append(self.node), 0)
+
+    def test_disk(self):
+        """A disk that fails ends the process, whichever log met it."""
+        self.created()
+        self.node.log("orders").fatal(DiskFailedError("gone"))
+        self.assertEqual(len(self.fatal), 1)
+
+    def test_catalogue(self):
+        """So does the catalogue: without it nothing is known."""
+        self.created()
+        self.node.log("_catalog").fatal(EntryDamagedError("damaged"))
+        self.assertEqual(len(self.fatal), 1)
 
 
 class EndTests(NamedLogsCase):

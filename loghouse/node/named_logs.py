@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from loghouse.catalogue.catalogue import Catalogue
 from loghouse.catalogue.records import CataloguedLog, PlacedReplica
-from loghouse.errors import RequestError
+from loghouse.errors import ConsensusError, DamageError, EntryError, RequestError
 from loghouse.limits import MICROSECONDS
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.hosted_logs import HostedLogs
@@ -183,6 +183,31 @@ class NamedLogs:
         self._node.host(served, opened)
         if is_first and opened.log.last_index == 1:
             served.stand()
+
+    def fail(self, group: int, error: BaseException) -> bool:
+        """Close a log that is damaged, or contradicts its group; False when the process must end for it.
+
+        It is opened again by the next look: then what is damaged is cut, and comes back from the others. A
+        disk that fails ends the process, and so does the catalogue, without which nothing is known.
+        """
+        served = self._served.get(group)
+        replica = served.replica if served is not None else None
+        if replica is None or served is None or group == CATALOGUE_GROUP:
+            return False
+        if not isinstance(error, DamageError | EntryError | ConsensusError):
+            return False
+        name, log = served.name, replica.log
+        self.logger.critical("log {name} is closed: {error}", name=name, error=str(error))
+
+        def close(_: object = None) -> None:
+            self.hosted.close(log)
+
+        if not replica.last_words(error, close):
+            replica.stop()
+            self.hosted.damaged[group] = str(error)  # nobody could give it what it lost
+            close()
+        served.unhost()
+        return True
 
     def _put_away(self, catalogue: Catalogue) -> None:
         for group, log in list(self._dying.items()):

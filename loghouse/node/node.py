@@ -295,8 +295,10 @@ class Node(Service):
         """The process must end. When damage in a log is why, a member's next start repairs it."""
         if self._has_failed:
             return
-        self._has_failed = self.is_ending = True
         assert failure.value is not None
+        if self._named is not None and self._named.fail(group, failure.value):
+            return
+        self._has_failed = self.is_ending = True
         because_of = self.logs.get(group)
         replica = because_of.replica if because_of is not None else None
         if replica is not None and replica.last_words(failure.value, self._end):

@@ -80,11 +80,15 @@ class ServedLog:
         else:
             self._stand_ticks = 0
 
+    def unhost(self) -> None:
+        """Have no replica any more: it was stopped. Its files are closed by whoever has them closed."""
+        self.replica = self._reads = None
+
     def retire(self) -> None:
-        """Serve no more: the log was deleted. Its files are closed by whoever has them closed."""
+        """Serve no more: the log was deleted."""
         self._is_gone = True
         self.stop()
-        self.replica = self._reads = None
+        self.unhost()
         self._waiters.close(UnknownLogError(self.name))
 
     def tick(self) -> None:

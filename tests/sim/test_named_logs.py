@@ -4,7 +4,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.catalogue.records import LogSettings
-from loghouse.errors import UnavailableError, UnknownLogError
+from loghouse.errors import DamageError, UnavailableError, UnknownLogError
 from loghouse.limits import MIB
 from loghouse.node.api import proposing
 from loghouse.replica.api import Proposal
@@ -113,6 +113,28 @@ class NamedLogsTests(NamedLogsCase):
             self.assertTrue(any(name.startswith("gone-16-") for name in disk.list_directory("/data/logs")))
         unknown = self.ask(2, lambda node: node.log_administration.describe("nothing"))
         self.assertIs(getattr(unknown, "type", type(unknown)), UnknownLogError)
+
+    def test_damage(self):
+        """A damaged log is closed, cut, and gets what it lost from the others; its node goes on meanwhile."""
+        self.begin()
+        self.create(1, "orders")
+        for _ in range(3):
+            self.append(1, "orders")
+        log = next(
+            node.log("orders")
+            for node in (self.node(1), self.node(2), self.node(3))
+            if not node.log("orders").replica.leads
+        )
+        self.until(lambda: log.driver.readable_offset == 3)
+        life = next(host for host in self.cluster.nodes.values() if host.node is log._node).life
+        store = f"/data/logs/{log.group}/{1:020d}.store"
+        before = log.replica
+        life.enter(log.fatal, DamageError(store, 5000, "found by hand"))
+        self.assertIsNone(log.replica)
+        self.until(lambda: log.replica is not None and log.driver is not None)
+        self.assertIsNot(log.replica, before)
+        self.until(lambda: log.driver.readable_offset == 3)
+        self.assertEqual(self.append(2, "orders"), 3)
 
     def test_replace(self):
         """A replica on a node that is lost is replaced by one on another, which learns everything."""
