@@ -1,9 +1,11 @@
 """The Twisted client of the binary protocol without a network: what it asks, what callers hear, its end."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,7 +19,8 @@ from loghouse.errors import (
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.limits import MIB, REQUESTS_PER_CONNECTION_MAX
+from loghouse.limits import GREETING_SECONDS, MIB, REQUESTS_PER_CONNECTION_MAX
+from loghouse.net import binary_client
 from loghouse.net.binary_client import CREDIT_SIZE_DEFAULT, BinaryConnection
 from loghouse.protocol.client_messages import (
     Bounds,
@@ -152,7 +155,25 @@ class RequestTests(ClientCase):
         self.transport.sizes.clear()
         reply = BoundsReply(lowest=0, next_offset=0)
         self.connection.dataReceived(frame_of(reply, stream=1) + frame_of(reply, stream=2))
+        self.assertEqual(len(self.transport.sizes), 1)
         self.assertEqual([kind for kind, _ in self.transport.take_frames()], [Bounds.KIND, Bounds.KIND])
+
+    def test_leaves_at_once(self):
+        """What answers made their receivers ask does not wait for the end of the reactor's turn."""
+        left = []
+        self.patch(binary_client, "write_at_once", lambda transport, pieces: left.append((transport, pieces)))
+        self.connection.bounds()
+        self.receive(BoundsReply(lowest=0, next_offset=0), stream=1)
+        self.assertEqual(left, [(self.transport, ())])
+
+    def test_nothing_to_write_to(self):
+        """Before there is a session, and once the connection is gone, nothing is written."""
+        self.connection._session.say_goodbye()
+        self.connection.connected = 0
+        self.connection._flush()
+        self.assertEqual(self.transport.value(), b"")
+        self.make(is_tls=True)._flush()
+        self.assertEqual((self.transport.value(), self.transport.take_calls()), (b"", [("no delay", True)]))
 
     def test_groups(self):
         """A request is about the log of its group; a description is about all."""
@@ -271,6 +292,88 @@ class FollowTests(ClientCase):
         self.receive(BoundsReply(lowest=0, next_offset=0), stream=2)
         self.successResultOf(asked)
         self.assertIn("lose", self.transport.calls)
+
+
+class ConnectTests(SynchronousTestCase):
+    """From an address to a connection that is greeted."""
+
+    def setUp(self):
+        self.clock = Clock()
+        self.endpoints = []
+
+        def endpoint(*address):
+            self.endpoints.append(SimpleNamespace(address=address, connect=self.connect))
+            return self.endpoints[-1]
+
+        self.patch(binary_client, "HostnameEndpoint", endpoint)
+        self.connected = Deferred()
+
+    def connect(self, factory):
+        self.factory = factory
+        return self.connected
+
+    def accept(self):
+        connection = self.factory.buildProtocol(None)
+        self.transport = Transport()
+        connection.makeConnection(self.transport)
+        self.connected.callback(connection)
+        return connection
+
+    def text_of(self, result, kind):
+        return str(self.failureResultOf(result, kind).value)
+
+    def test_greeted(self):
+        """It is connected once the node said Hello, and the time for that is over then."""
+        result = binary_client.connect(self.clock, "h", 5, None)
+        self.assertEqual(self.endpoints[0].address, (self.clock, "h", 5))
+        connection = self.accept()
+        self.assertNoResult(result)
+        connection.dataReceived(frame_of(hello_of("n1")))
+        self.assertIs(self.successResultOf(result), connection)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_not_greeted(self):
+        """A node that says nothing is given up after 10 s, and its connection cut off."""
+        result = binary_client.connect(self.clock, "h", 5, None)
+        self.accept()
+        self.clock.advance(GREETING_SECONDS - 0.1)
+        self.assertNoResult(result)
+        self.clock.advance(0.1)
+        text = self.text_of(result, UnavailableError)
+        self.assertEqual(text, "the node did not say Hello within 10 s")
+        self.assertEqual(self.transport.take_calls()[-1], "abort")
+
+    def test_unreachable(self):
+        """Where nobody listens the address is named; an error of ours stays what it is."""
+        result = binary_client.connect(self.clock, "h", 5, None)
+        self.connected.errback(ConnectionRefusedError("no"))
+        self.assertEqual(self.text_of(result, UnavailableError), "h:5: no; is a node listening there?")
+        self.connected = Deferred()
+        result = binary_client.connect(self.clock, "h", 5, None)
+        self.connected.errback(IdentityError("who?"))
+        self.assertEqual(self.text_of(result, IdentityError), "who?")
+
+    def test_tls(self):
+        """With TLS it is dialled as a client's, to a server of that name, and greets after the handshake."""
+        made = []
+        soon = object()
+        self.patch(binary_client, "soon_of", lambda reactor: soon if reactor is self.clock else None)
+        self.patch(
+            binary_client, "BulkTlsFactory", lambda *args, **fields: made.append((args, fields)) or args[2]
+        )
+        tls = SimpleNamespace(options=lambda host: f"options for {host}")
+        result = binary_client.connect(self.clock, "h", 5, tls)
+        [((options, is_client, factory), fields)] = made
+        self.assertEqual(
+            (options, is_client, fields), ("options for h", True, {"clock": self.clock, "soon": soon})
+        )
+        inner = factory.buildProtocol(None)
+        inner.makeConnection(Transport())
+        self.assertEqual(inner.transport.value(), b"")
+        self.connected.callback(SimpleNamespace(wrappedProtocol=inner))
+        inner.handshakeCompleted()
+        inner.dataReceived(frame_of(hello_of("n1")))
+        self.assertIs(self.successResultOf(result), inner)
 
 
 class EndTests(ClientCase):

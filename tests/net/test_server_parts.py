@@ -356,6 +356,28 @@ class AheadTests(ServerCase):
         self.server.write_resumed()
         self.assertEqual(self.held(), 0)
 
+    def test_just_as_much(self):
+        """What is counted is what was read and not written, to the byte."""
+        held = []
+        self.server._answers = SimpleNamespace(hold=held.append, close=lambda: held.append("closed"))
+        self.ask(1, Fetch(offset=1))
+        self.read(0, 10)
+        self.assertEqual(held, [10, 0])
+        self.link.is_writable = False
+        self.ask(2, Fetch(offset=2))
+        self.read(1, 20)
+        self.server.write_resumed()
+        self.server.write_resumed()
+        self.assertEqual(held[2:], [20, 20])
+        self.ask(3, Fetch(offset=3))
+        self.read(2, 5)
+        self.link.is_writable = True
+        self.server.write_resumed()
+        self.server.write_resumed()
+        self.assertEqual(held[4:], [25, 5, 0, 0])
+        self.server.link_lost()
+        self.assertEqual(held[8:], ["closed"])
+
     def test_several(self):
         """Answers that were written and not taken count together with the one that is read ahead."""
         self.ask(1, Fetch(offset=1))
