@@ -1,8 +1,11 @@
 """`--dir`: commands on a data directory itself, without a node."""
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import loghouse
+from loghouse.cli.directory import DirectoryReader
 from loghouse.cli.output import ExitCode
 from tests.cli.support import CommandCase
 
@@ -31,6 +34,27 @@ class DirectoryTests(CommandCase):
         self.assertEqual(
             self.run_well("consume", "--dir", "events", "--from", "1", "-n", "2"), "two\nthree\n"
         )
+
+    def test_range(self):
+        """A range ends where it is to end, within what one look at the directory gives, too."""
+        self.run_well("produce", "--dir", "events", "--value", "one", "--value", "two", "--value", "three")
+
+        async def read(offset, end):
+            async with DirectoryReader(SimpleNamespace(dir="events")) as reader:
+                return [
+                    value
+                    async for batches in reader.read_range(offset, end)
+                    for batch in batches
+                    for value in batch.values()
+                ]
+
+        for offset, end, values in (
+            (0, 1, [b"one"]),
+            (1, 3, [b"two", b"three"]),
+            (0, 3, [b"one", b"two", b"three"]),
+            (2, 2, []),
+        ):
+            self.assertEqual(asyncio.run(read(offset, end)), values, (offset, end))
 
     def test_beside_the_writer(self):
         """A directory that a program writes is read along, but not written by another."""

@@ -8,7 +8,7 @@ import sys
 from types import SimpleNamespace
 
 from loghouse.api.v1 import log_pb2
-from loghouse.cli import bench, cluster, produce
+from loghouse.cli import bench, cluster, output, produce
 from loghouse.cli.failures import next_step
 from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, bytes_as_json, count_text, size_text, time_text, write_table
@@ -96,6 +96,30 @@ class InputTests(SaidCase):
         error = self.assertRaises(CommandError, self.read, records_of_lengths, one + b"\xff\xff\xff\xff")
         self.assertIn("the length at byte 7 says 4294967295 bytes; at most 8388608 are allowed", str(error))
 
+    def test_end_within_a_length(self):
+        """A file that ends within a length is cut off there, whatever that length begins with."""
+        for rest in (b"\xff", b"\xff\xff\xff", b"\0\0\0"):
+            error = self.assertRaises(CommandError, self.read, records_of_lengths, b"\0\0\0\x01a" + rest)
+            self.assertIn("input ends within the record that begins at byte 5;", str(error))
+
+    def test_completed(self):
+        """The command line's key is for records without one, its headers are behind each record's own."""
+        bare, own = NewRecord(b"v"), NewRecord(b"v", b"own", (("a", b"1"),), 7)
+        for key, headers, expected in (
+            (None, [], [bare, own]),
+            ("k", [], [NewRecord(b"v", b"k"), own]),
+            (None, [("h", b"2")], [
+                NewRecord(b"v", b"", (("h", b"2"),)),
+                NewRecord(b"v", b"own", (("a", b"1"), ("h", b"2")), 7),
+            ]),
+            ("k", [("h", b"2")], [
+                NewRecord(b"v", b"k", (("h", b"2"),)),
+                NewRecord(b"v", b"own", (("a", b"1"), ("h", b"2")), 7),
+            ]),
+        ):  # fmt: skip
+            args = SimpleNamespace(record_key=key, header=headers)
+            self.assertEqual(list(produce._completed(iter([bare, own]), args)), expected)
+
     def test_file(self):
         """A file of exactly as many bytes as a batch holds is one record; one more is too many."""
         self.assertEqual(self.read(records_of_file, b""), [b""])
@@ -154,6 +178,22 @@ class OutputTests(SaidCase):
         """Columns are as wide as their widest cell, two spaces apart; nothing is behind the last."""
         out, _ = self.said(write_table, ["A", "LONG"], [["bbb", "c"], ["d", ""]])
         self.assertEqual(out, "A    LONG\nbbb  c\nd\n")
+
+    def test_progress(self):
+        """A bar is on stderr, for people alone; bytes go up by 1024, records by 1000."""
+        made = []
+        self.patch(output, "tqdm", lambda **fields: made.append(fields))
+        for is_terminal, unit, divisor in ((True, "B", 1024), (False, " records", 1000)):
+            stream = SimpleNamespace(isatty=lambda is_terminal=is_terminal: is_terminal)
+            self.patch(sys, "stderr", stream)
+            output.progress_bar(7, unit, "reading")
+            self.assertEqual(
+                made.pop(),
+                {
+                    "total": 7, "unit": unit, "desc": "reading", "unit_scale": True, "unit_divisor": divisor,
+                    "disable": not is_terminal, "leave": False, "file": stream,
+                },
+            )  # fmt: skip
 
     def test_numbers(self):
         """Both ends of a range belong to it; the complaint says what is allowed."""
@@ -311,6 +351,57 @@ class ClusterTests(SaidCase):
                 "Removed and kept out: n8, n9 (`loghouse cluster add NODE` lets a node back in).",
             ],
         )
+
+    def shown(self, status, as_json=False):
+        out, err = self.said(cluster.show, status, as_json)
+        self.assertEqual(err, "")
+        return out
+
+    def test_table(self):
+        """A member's row; what is not known of it is a dash, and who is no member is said to be none."""
+        status = self.status("a", cluster_name="c1", cluster_uuid=b"\x0a\x0b", node="n1", term=3)
+        status.commit_index, status.lowest_offset, status.next_offset = 9, 2, 7
+        status.members[0].is_leader, status.members[0].match_index = True, 9
+        status.members[0].address, status.members[0].version = "h1:1", "1.2"
+        status.members.add(name="n2", id=2, role="learner")
+        status.members.add(name="n3", liveness="dead", address="h3:1")
+        head, state, _, columns, *rows = self.shown(status).splitlines()[:7]
+        self.assertEqual(head, "cluster c1 (0a0b), as n1 sees it")
+        self.assertEqual(state, "term 3, leader n1, committed up to index 9, offsets 2 to 6")
+        self.assertEqual(
+            columns.split(), ["NODE", "ID", "ROLE", "LEADS", "STATE", "BEHIND", "ADDRESS", "VERSION"]
+        )
+        self.assertEqual(
+            [row.split() for row in rows],
+            [
+                ["n1", "1", "voter", "leader", "alive", "0", "entries", "h1:1", "1.2"],
+                ["n2", "2", "learner", "not", "seen", "?", "-", "-"],
+                ["n3", "-", "not", "a", "member", "dead", "-", "h3:1", "-"],
+            ],
+        )
+        status.next_offset, status.leader = 2, ""
+        state = self.shown(status).splitlines()[1]
+        self.assertEqual(
+            state, "term 3, no leader, committed up to index 9, no records, the next offset is 2"
+        )
+
+    def test_fields(self):
+        """The fields of the JSON, in the order in which people read them."""
+        told = json.loads(self.shown(self.status("a", cluster_uuid=b"\x0a"), as_json=True))
+        self.assertEqual(
+            list(told),
+            [
+                "cluster", "cluster_uuid", "node", "version", "term", "leader", "commit_index",
+                "lowest_offset", "next_offset", "members", "removed", "notes",
+            ],
+        )  # fmt: skip
+        self.assertEqual(
+            list(told["members"][0]),
+            [
+                "name", "id", "role", "liveness", "is_leader", "match_index", "entries_behind", "address",
+                "version",
+            ],
+        )  # fmt: skip
 
     def test_behind(self):
         """How many entries a member lacks, as far as it is known."""
