@@ -14,8 +14,9 @@ from typing import Any, Final
 from loghouse.api.v1.log_pb2 import RecordBatch
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import ENTRY_HEADER_SIZE, GRPC_FRAMES_SIZE_MAX
-from loghouse.protocol.batch import decompress, parse
+from loghouse.protocol.batch import parse
 from loghouse.protocol.checking import PARSED_SIZE_MAX, UNPACKED_AT_ONCE_MAX, WALKED_RECORDS_MAX, RecordWalk
+from loghouse.protocol.compression import decompress
 from loghouse.protocol.entry import CODEC_MASK, Codec, Entry, EntryKind, decode_entries, make_entry
 from loghouse.protocol.zstd import unpacked_size
 from loghouse.replica.api import Fetched

@@ -24,8 +24,8 @@ from loghouse.client.starts import Compression, Start, codec_of, start_of
 from loghouse.client.target import Tls, parse_target
 from loghouse.client.transport import Transport, channel_maker
 from loghouse.errors import DeadlineError, OffsetOutOfRangeError
-from loghouse.protocol.batch import compress
 from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, crc32c
 
 TIMEOUT_SECONDS: Final = 30.0

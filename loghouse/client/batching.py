@@ -10,16 +10,19 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from itertools import chain
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from loghouse.api.v1 import log_pb2
 from loghouse.client.fields import bytes_of, headers_of, timestamp_of, values_of
 from loghouse.errors import InvalidRequestError, LoghouseError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX, UNREPORTED_BATCHES_MAX
-from loghouse.protocol.batch import compress
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, crc32c
 from loghouse.protocol.varint import encode_varint
+
+if TYPE_CHECKING:
+    from loghouse.api.v1 import log_pb2
 
 NO_KEY: Final = b""
 NO_HEADERS: Final = ()
@@ -29,13 +32,21 @@ _HEADS_MAX: Final = 8192  # lengths of which the head is remembered
 _heads: dict[int, bytes] = {}
 
 
+@cache
+def _record_type() -> type[log_pb2.Record]:
+    """Return the generated class, imported once it is needed: records that are only a value do without."""
+    from loghouse.api.v1 import log_pb2
+
+    return log_pb2.Record
+
+
 def message_of(value: Any, key: Any, headers: Any, timestamp: datetime | int | None) -> log_pb2.Record:
     """Return a record's message.
 
     Raises:
         InvalidRequestError: A part is not of its kind; its field names it.
     """
-    message = log_pb2.Record(
+    message = _record_type()(
         value=bytes_of("value", value),
         key=b"" if key is None else bytes_of("key", key),
         timestamp=timestamp_of("timestamp", timestamp),

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import count, repeat
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from google.protobuf.message import DecodeError
-
-from loghouse.api.v1 import log_pb2
 from loghouse.client.fields import datetime_of
 from loghouse.errors import ProtocolError
-from loghouse.protocol.batch import (
-    UniformRecords,
-    decode_batch,
-    decompress,
-    plain_values,
-    split_batch,
-    uniform_records,
-)
-from loghouse.protocol.checking import check_not_more
+from loghouse.protocol.compression import decompress
 from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
+from loghouse.protocol.uniform import UniformRecords, uniform_records
 from loghouse.protocol.varint import decode_varint
+
+if TYPE_CHECKING:
+    from loghouse.api.v1 import log_pb2
 
 Headers = Iterable[tuple[str, bytes]] | Mapping[str, bytes]
 
@@ -30,6 +24,14 @@ _FRAMES_TAG: Final = 0x0A  # field 1, length-delimited
 _NEXT_OFFSET_TAG: Final = 0x10  # field 2, varint
 _new: Final = tuple.__new__
 _T = TypeVar("_T")
+
+
+@cache
+def _parsing() -> Any:
+    """Return the module `client.parsing`, imported once it is needed: protobuf is slow to import."""
+    from loghouse.client import parsing
+
+    return parsing
 
 
 class Record(NamedTuple):
@@ -110,18 +112,25 @@ class Batch:
         Raises:
             InvalidRequestError: A record is not a serialized one; so does all that looks into records.
         """
-        records: Any = decode_batch(self._encoded.SerializeToString()).records
+        records: Any = _parsing().decode_batch(self._encoded.SerializeToString()).records
         return self._mine(records)
 
     def values(self) -> list[bytes]:
         """Return the records' values."""
-        values = plain_values(self._encoded)
+        values = self._plain_values()
         if values is not None:
             return self._mine(values)
         return [message.value for message in self.messages]
 
+    def _plain_values(self) -> list[bytes] | None:
+        """Return all values of the batch if its records are nothing but values, else None."""
+        if isinstance(self._encoded, UniformRecords):
+            return self._encoded.values()
+        values: list[bytes] | None = _parsing().plain_values(self._encoded)
+        return values
+
     def __iter__(self) -> Iterator[Record]:
-        values = plain_values(self._encoded)
+        values = self._plain_values()
         if values is not None:
             fields = count(self.offset), repeat(self.timestamp), self._mine(values), repeat(b""), repeat(())
             return map(_new, repeat(Record), zip(*fields, strict=False))
@@ -170,11 +179,8 @@ def split_answer(message: bytes) -> tuple[Buffer, int]:
         position = -1
     if position == len(message):
         return frames, next_offset
-    try:
-        parsed = log_pb2.FetchResponse.FromString(message)
-    except DecodeError:
-        raise ProtocolError("the server's answer is not a serialized FetchResponse") from None
-    return parsed.frames, parsed.next_offset
+    answer: tuple[Buffer, int] = _parsing().parse_answer(message)
+    return answer
 
 
 def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: int | None) -> Iterator[Batch]:
@@ -198,13 +204,8 @@ def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: in
         if entry.base_offset > offset:
             raise ProtocolError(f"the server sent offset {entry.base_offset} where {offset} belongs")
         unpacked = decompress(entry.payload, entry.attributes & CODEC_MASK)
-        check_not_more(unpacked, entry.record_count)
         size = entry.record_count
-        encoded = uniform_records(unpacked, size) or split_batch(unpacked)
-        if not isinstance(encoded, UniformRecords) and len(encoded.records) != size:
-            size = len(encoded.records)
-            raise ProtocolError(f"the batch at {entry.base_offset} holds {size} records, "
-                                f"its frame says {entry.record_count}")  # fmt: skip
+        encoded = uniform_records(unpacked, size) or _parsing().split_entry(unpacked, entry)
         first = offset - entry.base_offset
         last = size if end is None else min(size, end - entry.base_offset)
         if last > first:

@@ -20,7 +20,7 @@ from loghouse.embedded.reads import EmbeddedReads
 from loghouse.embedded.requests import Request
 from loghouse.errors import DamageError, OffsetOutOfRangeError
 from loghouse.limits import FETCH_SIZE_MAX, MIB, SEGMENT_SIZE_DEFAULT
-from loghouse.protocol.batch import compress
+from loghouse.protocol.compression import compress
 from loghouse.protocol.configuration import Retention, encode_trim
 from loghouse.protocol.entry import Codec, EntryKind
 from loghouse.storage.files import OsFiles

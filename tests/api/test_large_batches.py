@@ -7,7 +7,8 @@ import grpc
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.records import batches_of
 from loghouse.limits import ENTRY_SIZE_MAX, GRPC_FRAMES_SIZE_MAX, MIB
-from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, decode_entries
 from tests.api.doors import DoorCase
 from tests.fakes.tasks import asynchronous

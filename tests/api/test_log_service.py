@@ -8,7 +8,8 @@ from google.rpc import error_details_pb2
 from loghouse.api import log_service, unpacking
 from loghouse.api.v1 import log_pb2
 from loghouse.limits import KIB
-from loghouse.protocol.batch import compress, decode_batch
+from loghouse.protocol.batch import decode_batch
+from loghouse.protocol.compression import compress
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import Codec, crc32c, decode_entries
 from tests.api.doors import DoorCase, batch, details_of, produce

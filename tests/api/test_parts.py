@@ -25,8 +25,9 @@ from loghouse.limits import (
     READERS_SIZE_MAX,
 )
 from loghouse.net.callers import Callers
-from loghouse.protocol.batch import compress, decode_batch, encode_batch
+from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.checking import PARSED_SIZE_MAX, UNPACKED_AT_ONCE_MAX, WALKED_RECORDS_MAX
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, EntryKind, decode_entries, make_entry
 from loghouse.replica.api import Fetched
 from loghouse.shares import Ledger, Shares

@@ -20,8 +20,9 @@ from loghouse.limits import (
     READERS_SIZE_MAX,
 )
 from loghouse.node.api import proposing
-from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, decode_entries
 from loghouse.replica.api import Proposal
 from tests.api.doors import DoorCase, batch, details_of, produce

@@ -13,7 +13,7 @@ from pathlib import Path
 from loghouse.api.v1.log_pb2 import Header, Record
 from loghouse.cli import consume
 from loghouse.errors import OutcomeUnknownError, PermissionDeniedError, UnavailableError
-from loghouse.protocol.batch import compress, decompress
+from loghouse.protocol.compression import compress, decompress
 from loghouse.protocol.entry import Codec, EntryKind
 from tests.cli.support import NodeCase
 from tests.fakes.node import BROKEN

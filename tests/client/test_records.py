@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1 import log_pb2
 from loghouse.client.records import Batch, Record, batches_of, split_answer
 from loghouse.errors import EntryDamagedError, InvalidRequestError, LoghouseError, ProtocolError
-from loghouse.protocol.batch import compress, encode_batch, split_batch
+from loghouse.protocol.batch import encode_batch, split_batch
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, EntryKind, frame_seed, make_entry
 
 SEED = frame_seed(bytes(16), 1)

@@ -81,6 +81,22 @@ class ImportTests(ProcessCase):
         self.assertEqual(output.splitlines()[0], "[]")
         self.assertTrue(output.splitlines()[1].startswith("False"), output)
 
+    def test_values_alone(self):
+        """Values of one size are appended and read without what is slow to import; a key brings protobuf."""
+        output = self.run_program(
+            """
+            import sys, loghouse
+            with loghouse.open(sys.argv[1]) as log:
+                log.append(b"one")
+                log.append_batch([b"two", b"six"])
+                print(*[record.value.decode() for record in log.read()])
+                print("google.protobuf" in sys.modules, "zstandard" in sys.modules)
+                log.append(b"seven", key=b"k")
+                print(*[record.key.decode() for record in log.read(3)])
+            """
+        )
+        self.assertEqual(output.splitlines(), ["one two six", "False False", "k"])
+
     def test_unknown_name(self):
         """A name that the package does not have is an AttributeError."""
         self.assertRaises(AttributeError, getattr, loghouse, "opne")

@@ -13,8 +13,9 @@ from loghouse.net.appending import ENTRIES_MAX
 from loghouse.net.binary_client import connect
 from loghouse.net.link import LinkTimes
 from loghouse.protocol import checking
-from loghouse.protocol.batch import compress, decode_batch, encode_batch
+from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, EntryKind
 from loghouse.protocol.session import LeaderNamed
 from tests.fakes.node import FakeNode

@@ -20,7 +20,7 @@ from loghouse.limits import MIB, PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.net.accept import AcceptedLink
 from loghouse.node.gate import UNEXPECTED
 from loghouse.protocol import checking
-from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.client_messages import (
     REPLIES,
     Bounds,
@@ -31,6 +31,7 @@ from loghouse.protocol.client_messages import (
     Produce,
     RegisterProducer,
 )
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec
 from loghouse.runtime.bridge import from_asyncio
 from tests.fakes.secured import client_certificate

@@ -8,17 +8,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1.log_pb2 import EncodedRecords, Record, RecordBatch
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
-from loghouse.protocol.batch import (
-    compress,
-    decode_batch,
-    decompress,
-    encode_batch,
-    plain_values,
-    split_batch,
-    uniform_records,
-)
+from loghouse.protocol.batch import decode_batch, encode_batch, plain_values, split_batch
 from loghouse.protocol.checking import check_batch
+from loghouse.protocol.compression import compress, decompress
 from loghouse.protocol.entry import Codec, crc32c
+from loghouse.protocol.uniform import uniform_records
 
 PAYLOAD = encode_batch([Record(value=b"one"), Record(value=b"two" * 50)])
 
@@ -124,7 +118,7 @@ class PlainValuesTests(SynchronousTestCase):
         for size in (1, 2, 125, 126, 127, 128, 129, 16_380, 16_383, 16_384):
             values = [bytes([number]) * size for number in range(5)]
             payload = encode_batch(Record(value=value) for value in values)
-            self.assertEqual(plain_values(uniform_records(payload, 5)), values)
+            self.assertEqual(uniform_records(payload, 5).values(), values)
             self.assertEqual(uniform_records(payload, 5).SerializeToString(), payload)
             for count in (0, 1, 4, 6):
                 self.assertIsNone(uniform_records(payload, count), (size, count))

@@ -16,7 +16,7 @@ from loghouse.limits import (
     RECORDS_PER_BATCH_MAX,
 )
 from loghouse.protocol import checking
-from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.checking import (
     PARSED_ELEMENTS_MAX,
     UNPACKED_ELEMENTS_MAX,
@@ -26,6 +26,7 @@ from loghouse.protocol.checking import (
     check_not_more,
     check_steps,
 )
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec
 
 EMPTY = b"\n\0"

@@ -13,7 +13,7 @@ from loghouse.limits import (
     RECORDS_PER_BATCH_MAX,
     ZSTD_WINDOW_SIZE_MAX,
 )
-from loghouse.protocol.batch import compress, encode_batch
+from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.checking import (
     RecordWalk,
     check_batch,
@@ -24,6 +24,7 @@ from loghouse.protocol.checking import (
     check_stored,
     record_steps,
 )
+from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, crc32c
 from loghouse.protocol.varint import encode_varint
 from loghouse.protocol.zstd import MAGIC, unpack_frame, unpacked_size

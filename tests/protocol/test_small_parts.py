@@ -15,15 +15,9 @@ from loghouse.errors import (
 )
 from loghouse.protocol import codec
 from loghouse.protocol.backoff import Backoff
-from loghouse.protocol.batch import (
-    compress,
-    decode_batch,
-    decompress,
-    encode_batch,
-    plain_values,
-    split_batch,
-)
+from loghouse.protocol.batch import decode_batch, encode_batch, plain_values, split_batch
 from loghouse.protocol.client_messages import Bounds, Failure, Fetch, FetchReply, Produce
+from loghouse.protocol.compression import compress, decompress
 from loghouse.protocol.entry import (
     Codec,
     EntryKind,

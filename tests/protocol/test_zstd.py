@@ -9,8 +9,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import PAYLOAD_SIZE_MAX, ZSTD_BLOCKS_MAX
-from loghouse.protocol.batch import decompress
 from loghouse.protocol.checking import check_batch, check_stored
+from loghouse.protocol.compression import decompress
 from loghouse.protocol.entry import Codec
 from loghouse.protocol.zstd import unpack_frame, unpacked_size
 from tests.vectors.generate import DIRECTORY
