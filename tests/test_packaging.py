@@ -144,6 +144,24 @@ class InstallTests(SynchronousTestCase):
         for distribution in (self.wheel, self.sdist):
             self.check_install(distribution)
 
+    def test_without_the_server(self):
+        """By the lines of docs/embedded.md the README's program runs, and nothing of a server is there."""
+        needed = re.search(
+            r"pip install --no-deps loghouse\npip install (.+)", (ROOT / "docs" / "embedded.md").read_text()
+        )
+        program = re.search(
+            r"```python\n(import loghouse\n.+?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        )
+        home = self.folder / "venv-embedded"
+        venv.create(home, with_pip=True)
+        pip = [home / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        run(*pip, "install", "--no-deps", self.wheel, cwd=self.folder)
+        run(*pip, "install", *needed[1].split(), cwd=self.folder)
+        shown = run(home / "bin" / "python", "-c", program[1], cwd=self.folder)
+        self.assertEqual(shown.split(maxsplit=1)[1:], ["b'moved'\n"], shown)
+        installed = {line.split("==")[0] for line in run(*pip, "freeze", cwd=self.folder).splitlines()}
+        self.assertEqual(installed & {"Twisted", "grpcio", "casbin", "cryptography"}, set())
+
     def check_contents(self):
         wheel = zipfile.ZipFile(self.wheel)
         names = wheel.namelist()
