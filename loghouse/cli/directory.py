@@ -10,10 +10,11 @@ from typing import Self
 
 from loghouse.cli.output import CommandError, ExitCode
 from loghouse.client import Batch
-from loghouse.client.records import batches_of
+from loghouse.client.records import batches_in
 from loghouse.client.starts import Start
 from loghouse.embedded.blocking import EmbeddedLog, open_embedded
 from loghouse.embedded.reader import POLL_SECONDS, open_reader
+from loghouse.protocol.entry import checked_entries
 
 _CONNECTION = ("server", "cluster", "ca", "cert", "key", "config", "plaintext", "direct", "log")
 
@@ -68,7 +69,7 @@ class DirectoryReader:
             if next_offset == offset:
                 await asyncio.sleep(POLL_SECONDS)
                 continue
-            yield batches_of(reader.seed, frames, offset, next_offset, end)
+            yield batches_in(checked_entries(frames), offset, next_offset, end)
             offset = next_offset
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from loghouse.client.fields import datetime_of
 from loghouse.errors import ProtocolError
 from loghouse.protocol.compression import decompress
-from loghouse.protocol.entry import CODEC_MASK, Buffer, EntryKind, decode_entries
+from loghouse.protocol.entry import CODEC_MASK, Buffer, Entry, EntryKind, decode_entries
 from loghouse.protocol.uniform import UniformRecords, uniform_records
 from loghouse.protocol.varint import decode_varint
 
@@ -184,21 +184,31 @@ def split_answer(message: bytes) -> tuple[Buffer, int]:
 
 
 def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: int | None) -> Iterator[Batch]:
-    """Yield the batches of one answer of a server, from `offset` up to, not including, `end`.
-
-    Every checksum is checked. Offsets must have no gaps, and lead to `next_offset`.
+    """Return the batches of one answer of a server, as `batches_in`; every checksum is checked.
 
     Args:
         seed: From `frame_seed`.
-        next_offset: Where the server said to go on.
-        end: None for everything.
 
     Raises:
         EntryError: A frame is damaged, cut off, or of another log.
+    """
+    return batches_in(decode_entries(seed, frames), offset, next_offset, end)
+
+
+def batches_in(entries: Iterable[Entry], offset: int, next_offset: int, end: int | None) -> Iterator[Batch]:
+    """Yield the batches of some entries from `offset` up to, not including, `end`.
+
+    Offsets must have no gaps, and lead to `next_offset`.
+
+    Args:
+        next_offset: Where who gave the entries said to go on.
+        end: None for everything.
+
+    Raises:
         InvalidRequestError: A payload is not a batch, or unpacks to too much.
         ProtocolError: Offsets are missing.
     """
-    for entry in decode_entries(seed, frames):
+    for entry in entries:
         if entry.kind != EntryKind.RECORDS or entry.next_offset <= offset:
             continue
         if entry.base_offset > offset:

@@ -14,7 +14,7 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 from loghouse.client.fields import seconds_of
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
-from loghouse.client.records import Batch, Bounds, Headers, Record, batches_of
+from loghouse.client.records import Batch, Bounds, Headers, Record, batches_in
 from loghouse.client.starts import Compression, Start
 from loghouse.embedded.blocking import (
     EmbeddedLog,
@@ -25,6 +25,7 @@ from loghouse.embedded.blocking import (
 )
 from loghouse.embedded.producer import EmbeddedDelivery, EmbeddedProducer
 from loghouse.embedded.requests import Request
+from loghouse.protocol.entry import checked_entries
 
 T = TypeVar("T")
 READERS: Final = 4
@@ -178,7 +179,7 @@ class AsyncEmbeddedLog:
             if next_offset == offset:
                 await self._wait_for(offset)
                 continue
-            for batch in batches_of(log.node.seed, frames, offset, next_offset, end):
+            for batch in batches_in(checked_entries(frames), offset, next_offset, end):
                 yield batch
             offset = next_offset
 

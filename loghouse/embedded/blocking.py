@@ -16,10 +16,10 @@ from loghouse.client.records import Bounds, Headers
 from loghouse.client.starts import Compression, codec_of
 from loghouse.embedded.lone_node import LoneNode
 from loghouse.embedded.producer import EmbeddedProducer
-from loghouse.embedded.reads import EmbeddedReads
+from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads
 from loghouse.embedded.requests import Request
 from loghouse.errors import DamageError, OffsetOutOfRangeError
-from loghouse.limits import FETCH_SIZE_MAX, MIB, SEGMENT_SIZE_DEFAULT
+from loghouse.limits import MIB, SEGMENT_SIZE_DEFAULT
 from loghouse.protocol.compression import compress
 from loghouse.protocol.configuration import Retention, encode_trim
 from loghouse.protocol.entry import Codec, EntryKind
@@ -41,7 +41,6 @@ class EmbeddedLog(EmbeddedReads):
 
     def __init__(self, node: LoneNode) -> None:
         """Use `loghouse.open`."""
-        super().__init__(node.seed)
         self.node = node
 
     def __enter__(self) -> Self:
@@ -164,7 +163,7 @@ class EmbeddedLog(EmbeddedReads):
         try:
             if offset < driver.lowest_offset:
                 raise OffsetOutOfRangeError(offset, driver.lowest_offset, driver.readable_offset)
-            return node.log.read(offset, FETCH_SIZE_MAX, driver.readable_index)
+            return node.log.read(offset, READ_SIZE_MAX, driver.readable_index)
         except OffsetOutOfRangeError:
             raise OffsetOutOfRangeError(offset, driver.lowest_offset, driver.readable_offset) from None
         except (DamageError, OSError, MemoryError) as error:

@@ -10,9 +10,8 @@ from typing import Final, Self
 
 from loghouse.client.fields import moment_of
 from loghouse.client.records import Bounds
-from loghouse.embedded.reads import EmbeddedReads
+from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads
 from loghouse.errors import ClosedError, OffsetOutOfRangeError
-from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.following import FollowedLog
 
@@ -33,7 +32,6 @@ class EmbeddedReader(EmbeddedReads):
         self._followed = FollowedLog(files, path)
         self._lock = threading.Lock()  # held for each look at the directory
         self._closed = threading.Event()
-        super().__init__(self._followed.seed)
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +63,7 @@ class EmbeddedReader(EmbeddedReads):
             if offset < followed.lowest_offset:
                 raise OffsetOutOfRangeError(offset, followed.lowest_offset, followed.next_offset)
             log = followed.log
-            return log.read(offset, FETCH_SIZE_MAX, log.durable_index)
+            return log.read(offset, READ_SIZE_MAX, log.durable_index)
 
     def wait_for(self, offset: int) -> None:
         """Return once the record at `offset` is readable."""

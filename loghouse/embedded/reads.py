@@ -5,18 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Final
 
 from loghouse.client.fields import flag_of, seconds_of
-from loghouse.client.records import Batch, Bounds, Record, batches_of
+from loghouse.client.records import Batch, Bounds, Record, batches_in
 from loghouse.client.starts import Start, start_of
 from loghouse.errors import OffsetOutOfRangeError
+from loghouse.limits import KIB
+from loghouse.protocol.entry import checked_entries
+
+READ_SIZE_MAX: Final = 512 * KIB
+"""Bytes taken from the files at once (a larger entry comes whole): they fit the processor's cache."""
 
 
 class EmbeddedReads(ABC):
-    """Methods of `loghouse.client.Client` that read; `seed` is the log's, for checksums."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    """Methods of `loghouse.client.Client` that read."""
 
     # --- reading --------------------------------------------------------------------------
 
@@ -53,7 +56,7 @@ class EmbeddedReads(ABC):
             if next_offset == offset:
                 self.wait_for(offset)
                 continue
-            yield from batches_of(self.seed, frames, offset, next_offset, end)
+            yield from batches_in(checked_entries(frames), offset, next_offset, end)
             offset = next_offset
 
     def find_range(self, from_: Start, *, follow: bool = False) -> tuple[int, int | None]:

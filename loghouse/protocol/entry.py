@@ -235,3 +235,14 @@ def decode_entries(seed: int, buffer: Buffer) -> Iterator[Entry]:
         entry = decode_entry(seed, buffer, position)
         yield entry
         position += entry.size
+
+
+def checked_entries(buffer: Buffer) -> Iterator[Entry]:
+    """Yield the entries of whole frames that a read of the log has checked a moment ago, and not again."""
+    view, position = memoryview(buffer), 0
+    while position < len(view):
+        head = bytes(view[position : position + ENTRY_HEADER_SIZE])
+        _, size, _, *fields = HEADER.unpack(head)
+        everything: Any = (*fields, head, view[position + ENTRY_HEADER_SIZE : position + size], size)
+        yield Entry(*everything)
+        position += size

@@ -125,6 +125,13 @@ class PlainValuesTests(SynchronousTestCase):
         for payload in (b"", b"\x0a", b"\x0a\x00", b"\x0a\x02\x0a\x00", b"\xff" * 12, b"\x0a\xff\xff\xff"):
             self.assertIsNone(uniform_records(payload, 1), payload)
 
+    def test_uniform_of_any_length(self):
+        """However many values there are, each comes once and in its place: many are taken at a time."""
+        for count in (1, 31, 32, 33, 63, 64, 1000):
+            values = [b"%04d" % number for number in range(count)]
+            payload = encode_batch(Record(value=value) for value in values)
+            self.assertEqual(uniform_records(payload, count).values(), values)
+
     def test_uniform_is_never_wrong(self):
         """Whatever a batch is made of: by their places values are protobuf's own, or there are none."""
         rng = random.Random(8)

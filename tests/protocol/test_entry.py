@@ -12,6 +12,7 @@ from loghouse.protocol.entry import (
     HEADER,
     WIRE,
     EntryKind,
+    checked_entries,
     crc32c,
     decode_entries,
     decode_entry,
@@ -160,6 +161,8 @@ class EntryTests(SynchronousTestCase):
         made = [entry(index=index) for index in (1, 2, 3)]
         joined = b"".join(e.frame for e in made)
         self.assertEqual([e.frame for e in decode_entries(SEED, joined)], [e.frame for e in made])
+        for form in (joined, memoryview(joined)):
+            self.assertEqual(list(checked_entries(form)), list(decode_entries(SEED, joined)))
         found = decode_entries(SEED, joined[:-1])
         self.assertEqual([next(found).index, next(found).index], [1, 2])
         with self.assertRaises(EntryTruncatedError):
