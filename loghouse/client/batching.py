@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from loghouse.client.fields import bytes_of, headers_of, timestamp_of, values_of
@@ -81,18 +80,21 @@ def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
         InvalidRequestError: There are none, too many, or they are no bytes.
     """
     given = list(values_of(values))
-    if set(map(type, given)) - {bytes}:
+    record_count = len(given)
+    if list(map(type, given)).count(bytes) < record_count:
         given = [
             value if type(value) is bytes else bytes_of("values", value, f"{place} ")
             for place, value in enumerate(given)
         ]
     sizes = list(map(len, given))
-    if len(set(sizes)) == 1:
-        head = head_of(sizes[0])
-        payload = head + head.join(given)
+    if given and sizes.count(sizes[0]) == record_count:
+        payload = head_of(sizes[0]).join([b"", *given])
     else:
-        payload = b"".join(chain.from_iterable(zip(map(head_of, sizes), given, strict=True)))
-    record_count = len(given)
+        heads: list[bytes | None] = list(map(_heads.get, sizes))
+        pieces: list[Any] = [None] * (2 * record_count)
+        pieces[::2] = map(head_of, sizes) if None in heads else heads
+        pieces[1::2] = given
+        payload = b"".join(pieces)
     if not 0 < record_count <= RECORDS_PER_BATCH_MAX:
         raise InvalidRequestError(
             "values", f"are {record_count} records; allowed: 1 to {RECORDS_PER_BATCH_MAX}"

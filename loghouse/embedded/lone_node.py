@@ -5,12 +5,13 @@ The directory is a node's: `twistd loghouse` on it serves the same log later, an
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from loghouse.errors import (
     OutcomeUnknownError,
     StorageError,
 )
-from loghouse.limits import MICROSECONDS, UUID_SIZE
+from loghouse.limits import KIB, MICROSECONDS, UUID_SIZE
 from loghouse.metrics import NO_METRICS
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import DEFAULT_GROUP, EntryKind
@@ -47,6 +48,9 @@ from loghouse.storage.others import has_others, knows_others
 
 TICK_SECONDS: Final = 0.1
 LOOK_SECONDS: Final = 1.0
+ALONE: Final = replace(LAN, cache_size_max=64 * KIB)
+"""No follower is close behind: what is written is let go, so that a program does not hold 16 MiB for it."""
+_SIGINT: Final = int(_signal.SIGINT)
 
 
 class LoneNode:
@@ -103,7 +107,6 @@ class LoneNode:
         # The log and its core, as a node has them; fixed.
         self.replica = self._host(files, opened, wall)
         self.log = self.replica.log  # the files; fixed, read by any thread
-        self.seed = self.log.seed  # the `frame_seed` of the log; fixed
         # Joins small requests of one round; empty between rounds.
         self._coalescer = Coalescer(self._propose, self._turns.soon)
         try:
@@ -141,7 +144,7 @@ class LoneNode:
                 node_name=identity.node_name,
                 disk_uuid=identity.disk_uuid,
                 data_dir=self.path,
-                raft=LAN,
+                raft=ALONE,
                 scrub_rate=0,
                 metrics=NO_METRICS,
             ),
@@ -349,7 +352,10 @@ class LoneNode:
 
 
 class _WithoutInterrupts:
-    """Holds Ctrl-C back while this thread writes, if it is the one that gets it."""
+    """Holds Ctrl-C back while this thread writes, if it is the one that gets it.
+
+    By the functions below those of `signal`, which make enums of what they return. See docs/tricks.md.
+    """
 
     __slots__ = ("_before", "_came")
 
@@ -357,12 +363,12 @@ class _WithoutInterrupts:
         self._came: list[tuple[int, FrameType | None]] = []
         self._before: Any = None
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
+            self._before = _signal.getsignal(_SIGINT)
             if callable(self._before):
-                signal.signal(signal.SIGINT, lambda number, frame: self._came.append((number, frame)))
+                _signal.signal(_SIGINT, lambda number, frame: self._came.append((number, frame)))
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if callable(self._before):
-            signal.signal(signal.SIGINT, self._before)
+            _signal.signal(_SIGINT, self._before)
             if self._came:
                 self._before(*self._came[0])

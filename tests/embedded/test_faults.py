@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import signal
 
 from loghouse.errors import DamageError, DiskFailedError, DiskFullError, LoghouseError, OutcomeUnknownError
 from loghouse.limits import KIB
@@ -220,6 +221,29 @@ class FailingDiskTests(EmbeddedTestCase):
         self.assertIn("open the log again", str(error))
         with self.open() as again:
             self.assertIn(self.values(again), ([b"kept"], [b"kept", b"unsure"]))
+
+    def test_held_back(self):
+        """Ctrl-C during a write is seen once that is done; the log goes on, and so does its handler."""
+        seen = []
+        log = self.open()
+
+        def handler(number, frame):
+            seen.append((number, self.values(log)))
+
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, handler))
+        fdatasync = self.disk.fdatasync
+
+        def interrupted(fd):
+            signal.raise_signal(signal.SIGINT)
+            fdatasync(fd)
+
+        patched = self.patch(self.disk, "fdatasync", interrupted)
+        log.append(b"one")
+        patched.restore()
+        self.assertEqual(seen, [(signal.SIGINT, [b"one"])])
+        self.assertIs(signal.getsignal(signal.SIGINT), handler)
+        log.append(b"two")
+        self.assertEqual((self.values(log), len(seen)), ([b"one", b"two"], 1))
 
     def test_every_operation_fails_once(self):
         """Whatever operation fails: what was acknowledged is there when the log is opened again."""
