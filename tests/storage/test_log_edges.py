@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.errors import DiskFailedError, DiskFullError
+from loghouse.errors import DamageError, DiskFailedError, DiskFullError
 from loghouse.limits import (
     CONTROL_SEGMENT_SIZE,
     ENTRY_HEADER_SIZE,
@@ -310,3 +310,12 @@ class StartTests(EdgeCase):
         log = self.open()
         self.assertEqual((log.warnings, log.cluster, log.group, log.failure), ((), CLUSTER, GROUP, ""))
         self.assertEqual((log.unknown_ends, log.commit_index), (frozenset(), 1))
+
+    def test_damage_that_is_left(self):
+        """Damage at the end of a sealed segment is left to mending only by who asks for that."""
+        self.append(7000, 7000)
+        self.disk.flip(f"{DIRECTORY}/{1:020d}.store", 8 * (STORE_HEADER_SIZE + 20))
+        self.disk.stop_process()
+        self.assertRaises(DamageError, self.open)
+        self.disk.stop_process()
+        self.assertEqual(self.open(leaves_damage=True).unknown_ends, {1})

@@ -451,6 +451,11 @@ class LogTests(ReadingCase):
             (shorter.durable_index, shorter.durable_offset, 30),
         )
         self.assertEqual(make_view(self.segments[:2], durable=whole).durable_index, shorter.last_index)
+        # What is appended since is not in a view of before.
+        end = whole.end
+        self.log.append([self.writer.records(1, 20)])
+        self.assertEqual(whole.end_of(len(self.segments) - 1), end)
+        self.assertEqual(self.segments[-1].end.count, end.count + 1)
 
     def test_times(self):
         """The first record at or after a time is found, behind what is trimmed and what has no records."""
