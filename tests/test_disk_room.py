@@ -209,6 +209,12 @@ class DiskRoomTests(PartCase):
         self.assertEqual(self.failures, [self.error] * 2)
         self.assertTrue(self.is_writable)
 
+    def test_age(self):
+        """Records age by the monotonic clock from the start on, while the wall clock goes with it."""
+        age = self.room._age_clock
+        self.assertEqual(age.now(self.wall + 10, self.monotonic + 10), 910 * MICROSECONDS)
+        self.assertIsNone(age.now(self.wall + 100, self.monotonic + 10))
+
     def test_trimmer(self):
         """Each driver gets a trimmer, which begins its count then."""
         self.active_size = 300

@@ -139,6 +139,30 @@ class SegmentTests(ReadingCase):
         self.assertIn("none", str(error))
         self.assertEqual(segment.frame_header(3).index, base + 3)
 
+    def test_index_that_goes_wrong(self):
+        """A sealed segment whose index leads elsewhere goes on with a right one: the store is walked once."""
+        segment = self.fresh(1)
+        content = self.disk.content(segment.index_path)
+        fd = self.disk.open(segment.index_path, write=True)
+        self.disk.pwritev(fd, [bytes(len(content))], 0)
+        walks = []
+        real = Segment.scan_headers
+        with patch.object(
+            Segment, "scan_headers", lambda segment, count: walks.append(count) or real(segment, count)
+        ):
+            for number in (0, 1, 2, 1):
+                self.assertEqual(segment.frame_header(number).index, segment.base_index + number)
+        self.assertEqual(walks, [1, segment.end.count])
+
+    def test_let_go(self):
+        """What is let go of is closed: store, index and map, of the segment that takes appends, too."""
+        active = self.segments[-1]
+        opened = {path for _, path in self.disk._open.values()}
+        self.assertTrue({active.path, active.index_path} <= opened)
+        active.let_go()
+        opened = {path for _, path in self.disk._open.values()}
+        self.assertFalse({active.path, active.index_path} & opened)
+
     def test_unreadable(self):
         """What cannot be read is damage there; what the process is short of, and what is gone, is not."""
         segment = self.fresh(1)
