@@ -4,6 +4,7 @@ import contextlib
 import errno
 import random
 from collections import deque
+from unittest.mock import patch
 
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
@@ -15,6 +16,7 @@ from loghouse.errors import (
     IdentityError,
     MembershipError,
     NotLeaderError,
+    OutcomeUnknownError,
     UnavailableError,
 )
 from loghouse.metrics import NO_METRICS
@@ -22,7 +24,8 @@ from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat
 from loghouse.raft.config import LAN
 from loghouse.raft.membership import bootstrap_entry
-from loghouse.raft.ready import Role, SoftState
+from loghouse.raft.ready import Damage, Role, SoftState
+from loghouse.replica import replica as replica_module
 from loghouse.replica.api import Proposal
 from loghouse.replica.damage import LogRepair
 from loghouse.replica.replica import HEARD_TICKS, Replica, ReplicaOptions
@@ -30,7 +33,7 @@ from loghouse.runtime.scheduling import Clocks
 from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.testing.disk import SimDisk
 from tests.driver.queue import ManualQueue
-from tests.storage.entries import CLUSTER
+from tests.storage.entries import CLUSTER, Writer
 
 DISK_UUID = b"n" * 16
 
@@ -182,10 +185,73 @@ class LoneTests(ReplicaCase):
         self.assertEqual(self.roles[-1], SoftState(Role.FOLLOWER, 2, 7))
         self.assertEqual(self.told()[-1], "follower in term 7")
 
+    def test_made(self):
+        """The core is made of what the log says, and the driver of the node's time and threads."""
+        self.log.append([Writer(self.log.state, self.log.seed).records()])
+        damage = Damage(9, 9)
+        replica = self.replica
+        for members, known, commit_index in (
+            (("n",), None, 2),
+            (("n",), damage, 1),
+            (("n", "o"), None, 1),
+        ):
+            configuration = Configuration()
+            for name in members:
+                configuration = configuration.with_member(name, name.encode() * 16, MemberRole.VOTER)
+            self.log._state.configuration = configuration
+            replica.damage_control._log_repair.damage = known
+            with (
+                patch.object(replica_module, "Raft") as raft,
+                patch.object(replica_module, "RaftDriver") as driver,
+                patch.object(replica_module, "ReadAhead") as read_ahead,
+            ):
+                replica._make_driver(1)
+            read_ahead.assert_called_once_with(
+                self.log, replica.readers, replica.damage_control.read_failed, scheduler=self.clock
+            )
+            raft.assert_called_once_with(
+                LAN,
+                id=1,
+                group=1,
+                seed=self.log.seed,
+                reader=read_ahead.return_value,
+                hard_state=self.log.hard_state,
+                rng=replica._rng,
+                commit_index=commit_index,
+                damage=known,
+                now=1_000_000_000,
+                metrics=NO_METRICS,
+            )
+            driver.assert_called_once_with(
+                raft.return_value,
+                self.log,
+                disk=self.disk,
+                soon=replica._clocks.soon,
+                later=replica._clocks.later,
+                wall=replica._clocks.wall,
+                owner=replica,
+                read_ahead=read_ahead.return_value,
+            )
+
+    def test_ticks(self):
+        """A tick is the core's, the disk room's and the damage's; while nothing drives the core, nobody's."""
+        ticked = []
+        self.patch(self.replica.damage_control, "tick", lambda: ticked.append("damage"))
+        self.patch(self.replica.disk_room, "look_at_stuck_write", lambda: ticked.append("room"))
+        self.replica.tick()
+        self.assertEqual(ticked, [])
+        self.started()
+        self.patch(self.replica.driver, "tick", lambda: ticked.append("core"))
+        ticked.clear()
+        self.replica.tick()
+        self.assertEqual(ticked, ["core", "room", "damage"])
+
     def test_stopped(self):
         """Once stopped it takes nothing, knows no leader, and its log stays open."""
         self.started()
+        waiting = self.propose()
         self.replica.stop()
+        self.assertEqual([type(one) for one in waiting], [OutcomeUnknownError])
         self.assertEqual((self.replica.is_writable, self.replica.has_leader), (False, False))
         [error] = self.propose()
         self.assertIsInstance(error, DiskFullError)

@@ -1,12 +1,15 @@
 """The scrubber: everything sealed, once a day, at its pace; and what a lone node does about what it finds."""
 
 import errno
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+from twisted.logger import globalLogPublisher
+
 from loghouse.errors import DamageError
 from loghouse.limits import KIB, MIB
-from loghouse.replica.scrubber import FIRST_SECONDS, PASS_SECONDS, REST_FACTOR, Scrubber
+from loghouse.replica.scrubber import FIRST_SECONDS, LATE_SECONDS_MAX, PASS_SECONDS, REST_FACTOR, Scrubber
 from loghouse.storage import examination
 from loghouse.testing.disk import SimDisk, disk_error
 from tests.driver.queue import ManualQueue
@@ -178,6 +181,95 @@ class ScrubberTests(ExaminationCase):
             self.pass_time(120)
         self.assertEqual((self.failures, self.scrubber._segments), ([], 0))
         self.assertEqual(self.pass_count, 1)
+
+    def test_pace(self):
+        """A step is followed by a pause: by the rate, or nine times as long as it took."""
+        scrubber = self.scrubber
+        self.now += FIRST_SECONDS - 0.001
+        scrubber.look()
+        self.assertEqual(len(self.queue.waiting), 0)
+        self.now = due = 1000.0 + FIRST_SECONDS
+        for taken in (0.0, 0.001, 50.0):
+            scrubber.look()
+            self.assertEqual(len(self.queue.waiting), 1)
+            read = scrubber._size
+            self.now += taken
+            self.queue.step()
+            size = scrubber._size - read
+            self.assertGreater(size, 0)
+            wanted = max(due + size / RATE, self.now + REST_FACTOR * taken)
+            self.assertAlmostEqual(scrubber._due, wanted)
+            due = self.now = scrubber._due
+
+    def test_late(self):
+        """Who comes late catches up with a second of the rate, and no more."""
+        scrubber = self.scrubber
+        self.now += FIRST_SECONDS + 500
+        began = self.now
+        scrubber.look()
+        self.queue.step()
+        self.assertAlmostEqual(scrubber._due, max(began - LATE_SECONDS_MAX + scrubber._size / RATE, began))
+
+    def test_read_that_failed(self):
+        """A read that failed counts no bytes, takes nothing of the rate, and is told; a trim is not."""
+        for error, is_told in ((disk_error(errno.EIO), True), (FileNotFoundError("gone"), False)):
+            self.scrubber = scrubber = self.scrub(RATE)
+            self.now += FIRST_SECONDS
+            due = scrubber._due
+            with patch.object(examination.Examination, "step", side_effect=error), self.events() as events:
+                scrubber.look()
+                self.queue.step()
+            self.assertEqual((scrubber._size, scrubber._due, scrubber._exam), (0, due, None))
+            self.assertEqual(events[1:], [f"scrub: {error}"] if is_told else [])
+
+    def test_told(self):
+        """A pass is told when it begins, with what it will read, and when it ends, with what it read."""
+        count = len(self.log.sealed_segments())
+        self.flip(self.position(2) + 20)
+        with self.events() as events:
+            self.pass_time(FIRST_SECONDS + 3600)
+        self.assertEqual(
+            events[0],
+            f"scrub: reading {count} sealed segments, {self.sealed_size} bytes, "
+            f"at {RATE} bytes a second at most",
+        )
+        self.assertRegex(
+            events[-1], rf"^scrub: read {count} sealed segments, [0-9]+ bytes, in [0-9]+ s: 1 damaged places$"
+        )
+        self.assertEqual(len(events), 2)
+
+    def test_next_pass(self):
+        """The next pass begins a day after this one began, and counts anew."""
+        self.now += FIRST_SECONDS
+        began = self.now
+        while not self.pass_count:
+            self.scrubber.look()
+            while self.queue.waiting:
+                self.queue.step()
+            self.now = max(self.now, self.scrubber._due)
+        self.assertEqual(self.scrubber._due, began + PASS_SECONDS)
+        self.now = began + PASS_SECONDS - 0.001
+        self.scrubber.look()
+        self.assertEqual(len(self.queue.waiting), 0)
+        self.now = began + PASS_SECONDS
+        self.scrubber.look()
+        self.assertEqual(len(self.queue.waiting), 1)
+        self.assertEqual((self.scrubber._segments, self.scrubber._size, self.scrubber._found), (0, 0, 0))
+
+    @contextmanager
+    def events(self):
+        """Collect the texts that are logged meanwhile."""
+        texts = []
+
+        def note(event):
+            if event.get("log_namespace", "").startswith("loghouse.replica.scrubber"):
+                texts.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(note)
+        try:
+            yield texts
+        finally:
+            globalLogPublisher.removeObserver(note)
 
     def test_nothing_sealed(self):
         """A log of one segment is looked at now and then, without a word."""
