@@ -81,6 +81,17 @@ class FollowingTests(SynchronousTestCase):
         self.assertIs(followed.refresh(), True)
         self.assertEqual((followed.next_offset, self.indexes(followed)), (4, [2, 3]))
 
+    def test_damage_that_is_not_committed(self):
+        """Of a group with other voters nothing behind the commits is looked at: it may be cut yet."""
+        self.configure("n", "o")
+        followed = self.follow()
+        self.append(*self.records(1))
+        position = self.log.active_size
+        self.append(*self.records(1), commit=2)
+        self.disk.flip(f"{DIRECTORY}/{1:020d}.store", 8 * (position + 70))
+        self.assertIs(followed.refresh(), True)
+        self.assertEqual((followed.next_offset, followed.log.last_index), (2, 2))
+
     def test_others_join(self):
         """What is durable behind the entry by which others joined is not committed for that."""
         self.configure("n")
