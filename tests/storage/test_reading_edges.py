@@ -92,6 +92,18 @@ class SegmentTests(ReadingCase):
         self.assertIsNone(segment.known_header(0))
         self.assertEqual(self.fresh(1).index().capacity, count)
 
+    def test_smallest_index(self):
+        """An index file of one place does for one entry; an empty one does for none."""
+        path = self.segments[1].index_path
+        good = self.disk.content(path)
+        end = End(1, self.position(self.bases[1] + 1), 1, 0)
+        for places, has in ((0, False), (1, True), (2, True)):
+            self.disk.replace(path, good[: places * INDEX_ENTRY_SIZE])
+            segment = self.fresh(1).with_end(end)
+            self.assertEqual(segment.known_header(0) is not None, has)
+            empty = self.fresh(1).with_end(End(0, STORE_HEADER_SIZE, 1, 0))
+            self.assertEqual(empty.index().capacity, places)
+
     def test_damaged_and_without_an_index(self):
         """An index that is made anew ends at damage, and is not kept."""
         segment = self.fresh(1)
