@@ -279,6 +279,30 @@ class TurnTests(EdgeCase):
         self.assertEqual(appends, [(6,), (7, 8, 9), (10,)])
         self.assertEqual(self.raft.persisted_tokens, [1, 9, 10])
 
+    def test_goes_on(self):
+        """When a write ends, the next one begins at once; behind what was sent it waits for the turn."""
+        for messages, waiting in (((), 1), (("after",), 0)):
+            self.setUp()
+            self.give(entries=(Entry(6),), messages_after_persist=messages)
+            self.turn()
+            self.give(entries=(Entry(7),))
+            self.turn()
+            self.assertEqual(len(self.disk.waiting), 1)
+            self.disk.step()
+            self.assertEqual(len(self.disk.waiting), waiting)
+            self.turn()
+            self.assertEqual(len(self.disk.waiting), 1)
+
+    def test_answers_at_once(self):
+        """When nothing is left to write, what the core has to say then is said before the turn ends."""
+        self.propose()
+        self.give(entries=(Entry(6),))
+        self.turn()
+        self.raft.ready_next.append(self.ready(committed=(Entry(6),)))
+        self.disk.step()
+        self.assertEqual(self.told, [("appended", 50, 1006)])
+        self.assertEqual(len(self.soons), 1)
+
     def test_full(self):
         """A full disk is told once, waits, and is tried again; room is told once, too."""
         self.log.error = DiskFullError("/data")

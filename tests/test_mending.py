@@ -163,6 +163,18 @@ class AskingTests(MendingCase):
         self.assert_whole()
         self.assertEqual((self.failures, self.beyond), ([], []))
 
+    def test_looked_at_again(self):
+        """While a mended place is looked at again nothing there is refused: it was written."""
+        self.flip(self.position(2) + 20)
+        self.meet(2)
+        self.look()
+        self.assertEqual(len(self.log._damaged), 1)
+        frames = self.entry(2).frame
+        self.repair.reply_received("b", EntriesReply(request_id=4, frames=frames))
+        self.assertEqual(len(self.log._damaged), 1)
+        self.writer.step()
+        self.assertEqual((self.log._damaged, len(self.readers.waiting)), ((), 1))
+
     def test_in_parts(self):
         """What a member gives of several entries is taken, and the rest is asked for."""
         self.write(self.position(2) + 3, bytes(self.position(5) - self.position(2) - 3))

@@ -152,14 +152,17 @@ class EdgeCase(SynchronousTestCase):
         while self.soons:
             self.soons.pop(0)()
 
-    def give(self, **fields):
-        """Let the core hand out a Ready with these fields."""
+    def ready(self, **fields):
+        """Return a Ready with these fields."""
         nothing = dict.fromkeys(("hard_state", "snapshot", "truncate_after", "soft_state"))
         none = dict.fromkeys(
             ("entries", "messages_now", "messages_after_persist", "committed", "read_states"), ()
         )
-        ready = Ready(**{**nothing, **none, "token": 1, "commit_index": self.raft.commit_index, **fields})
-        self.raft.ready_next.append(ready)
+        return Ready(**{**nothing, **none, "token": 1, "commit_index": self.raft.commit_index, **fields})
+
+    def give(self, **fields):
+        """Let the core hand out a Ready with these fields."""
+        self.raft.ready_next.append(self.ready(**fields))
         self.driver._schedule()
 
     def appended(self, outcome):
