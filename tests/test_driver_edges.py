@@ -1,5 +1,7 @@
 """A driver at its edges: how long who waits, who is refused with what, and what is reset by whom."""
 
+from unittest.mock import Mock
+
 from loghouse.errors import (
     ConsensusError,
     DiskFailedError,
@@ -279,6 +281,56 @@ class TurnTests(EdgeCase):
         self.assertEqual(appends, [(6,), (7, 8, 9), (10,)])
         self.assertEqual(self.raft.persisted_tokens, [1, 9, 10])
 
+    def test_core_that_fails(self):
+        """A contradiction that the core meets ends the process; the next turn is taken all the same."""
+        error = EntryDamagedError("x")
+        self.patch(self.raft, "ready", Mock(side_effect=error))
+        self.driver.start()
+        self.turn()
+        self.owner.fatal.assert_called_once_with(error)
+        self.patch(self.raft, "ready", Mock(return_value=None))
+        self.driver.start()
+        self.turn()
+        self.raft.ready.assert_called()
+
+    def test_bug_behind_a_write(self):
+        """What fails when a write has ended ends the process."""
+        error = ValueError("bug")
+        self.patch(self.raft, "persisted", Mock(side_effect=error))
+        self.give(entries=(Entry(6),))
+        self.turn()
+        self.disk.drain()
+        self.owner.fatal.assert_called_once_with(error)
+
+    def test_turn_within_a_turn(self):
+        """What a turn calls begins no other turn within it."""
+        self.owner.send.side_effect = lambda envelope: self.driver._turn()
+        self.give(messages_now=("first",))
+        self.give(messages_now=("second",))
+        self.turn()
+        self.assertEqual([call[0][0] for call in self.owner.send.call_args_list], ["first", "second"])
+
+    def test_order(self):
+        """A turn hands out all that the core has, and writes what must be written."""
+        self.give(entries=(Entry(6),), token=6)
+        self.give(committed=(Entry(6),), token=7)
+        self.give(entries=(Entry(7),), token=8)
+        self.turn()
+        self.assertEqual(self.raft.ready_next, [])
+        self.disk.drain()
+        self.turn()
+        self.assertEqual(self.raft.persisted_tokens[-1], 8)
+        self.assertEqual(
+            [done for done in self.log.done if done[0] == "append"], [("append", 6), ("append", 7)]
+        )
+
+    def test_nothing_to_write(self):
+        """What needs no disk is durable at once, and what waited for that leaves."""
+        self.give(messages_after_persist=("after",), token=3)
+        self.turn()
+        self.assertEqual((self.raft.persisted_tokens, len(self.disk.waiting)), ([3], 0))
+        self.owner.send.assert_called_once_with("after")
+
     def test_goes_on(self):
         """When a write ends, the next one begins at once; behind what was sent it waits for the turn."""
         for messages, waiting in (((), 1), (("after",), 0)):
@@ -485,6 +537,21 @@ class CommitTests(EdgeCase):
         self.log.state = LogState(index=8, term=2, next_offset=80, lowest_offset=70)
         driver._take_start()
         self.assertEqual((driver.readable_index, driver.readable_offset, driver.lowest_offset), (9, 90, 3))
+
+    def test_skipped(self):
+        """A snapshot takes the place of commits that were not readable yet; who waits below it is told."""
+        self.propose()
+        self.turn()
+        self.raft.durable_index = 5
+        self.give(committed=(Entry(6, term=1),))
+        self.turn()
+        self.assertEqual((self.told.pop()[0], len(self.driver._applied)), ("appended", 1))
+        self.raft.ticket = Ticket(index=7, term=1, base_offset=70, record_count=1, timestamp=7)
+        self.propose()
+        self.give(snapshot=LogState(index=9, term=1), token=3)
+        self.turn()
+        self.assertEqual((len(self.driver._applied), self.driver.readable_index), (0, 5))
+        self.assertEqual(self.told, [(OutcomeUnknownError, "the log moved on without this node")])
 
     def test_idle(self):
         """Who waits for idleness waits for the turn, the disk and the commits."""

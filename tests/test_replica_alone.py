@@ -443,6 +443,56 @@ class JoiningTests(ReplicaCase):
         self.settle()
         self.assertEqual(self.failures, [])
 
+    def test_restarted(self):
+        """A core that is restarted stays the member it was, unless it is told another id."""
+        self.test_first_message()
+        for id_, wanted in ((0, 4), (7, 7)):
+            old = self.replica.driver
+            old.stop()
+            self.replica.restart_core(old, id_) if id_ else self.replica.restart_core(old)
+            self.settle()
+            self.assertEqual(self.replica.driver.raft.id, wanted)
+
+    def test_handed_on(self):
+        """A message goes to the core with what is known of its sender."""
+        self.test_first_message()
+        taken = []
+        self.patch(
+            self.replica.driver, "receive", lambda envelope, *, is_member: taken.append((envelope, is_member))
+        )
+        for target in (1, 4):
+            for is_member in (False, True):
+                self.replica.receive(self.heartbeat(target), is_member=is_member)
+        self.assertEqual([is_member for _, is_member in taken], [False, True] * 2)
+        self.is_ending = True
+        self.replica.receive(self.heartbeat(4), is_member=True)
+        self.replica.receive(self.heartbeat(9), is_member=True)
+        self.assertEqual(len(taken), 4)
+
+    def test_damage(self):
+        """Damage that the core meets is its damage control's; a member notes it as its last words."""
+        self.test_first_message()
+        found, noted = [], []
+        self.patch(self.replica.damage_control, "damage_found", found.append)
+        self.patch(self.replica.damage_control, "note", lambda error, done: noted.append((error, done)))
+        error = DamageError("x", 1, "?")
+        self.replica.damage_found(error)
+        self.assertEqual(found, [error])
+        self.assertIs(self.replica.last_words(ValueError("x"), self.fail), False)
+        self.assertIs(self.replica.last_words(error, self.fail), True)
+        self.assertEqual((noted, self.replica.is_writable), ([(error, self.fail)], False))
+        self.assertTrue(self.replica.driver._is_stopped)
+
+    def test_committed(self):
+        """What is readable is told to the node, and to the keeper of the disk's room."""
+        self.assertRaises(UnavailableError, self.replica.committed)
+        self.test_first_message()
+        told = []
+        self.patch(self.replica.disk_room, "committed", told.append)
+        self.replica.driver.readable_offset = 77
+        self.replica.committed()
+        self.assertEqual((self.readable[-1], told), (77, [self.replica.driver]))
+
 
 class OtherDiskTests(ReplicaCase):
     """A member of the same name with another disk."""

@@ -74,6 +74,12 @@ class ReadAheadTests(SynchronousTestCase):
         self.assertRaises(KeyError, self.take, 66)
         self.assertEqual(len(self.queue.waiting), 1)
 
+    def test_passed_on(self):
+        """Terms, headers and states are the log's."""
+        for name in ("term_at", "header_at", "state_at"):
+            setattr(self, name, lambda index, name=name: (name, index))
+            self.assertEqual(getattr(self.ahead, name)(7), (name, 7))
+
     def test_fitting(self):
         """At least one entry, then those that fit in bytes and number."""
         for high, size_max, wanted in (

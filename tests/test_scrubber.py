@@ -256,6 +256,31 @@ class ScrubberTests(ExaminationCase):
         self.assertEqual(len(self.queue.waiting), 1)
         self.assertEqual((self.scrubber._segments, self.scrubber._size, self.scrubber._found), (0, 0, 0))
 
+    def test_unknown_end(self):
+        """A segment whose end only its file bounds is examined as such, the others are not."""
+        bases = [segment.base_index for segment in self.log.sealed_segments()]
+        self.log.unknown_ends = frozenset({bases[1]})
+        self.now += FIRST_SECONDS
+        exact = {}
+        while not self.pass_count:
+            self.scrubber.look()
+            exam = self.scrubber._exam
+            if exam is not None:
+                exact[exam.segment.base_index] = exam.is_end_exact
+            while self.queue.waiting:
+                self.queue.step()
+            self.now = max(self.now, self.scrubber._due)
+        self.assertEqual(exact, {base: base != bases[1] for base in bases})
+
+    def test_bug(self):
+        """What is no error of the disk ends the process."""
+        self.now += FIRST_SECONDS
+        error = ValueError("bug")
+        with patch.object(examination.Examination, "step", side_effect=error):
+            self.scrubber.look()
+            self.queue.step()
+        self.assertEqual(self.failures, [error])
+
     @contextmanager
     def events(self):
         """Collect the texts that are logged meanwhile."""
