@@ -7,11 +7,12 @@ first change of all has the cluster found its catalogue.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from loghouse.catalogue.catalogue import Catalogue
 from loghouse.catalogue.changes import (
@@ -29,7 +30,7 @@ from loghouse.catalogue.records import (
     LogSettings,
     PlacedReplica,
 )
-from loghouse.errors import RequestError, UnavailableError, UnknownLogError
+from loghouse.errors import OutcomeUnknownError, RequestError, UnavailableError, UnknownLogError
 from loghouse.limits import MICROSECONDS, REPLICAS_PER_LOG_MAX
 from loghouse.node.api import LogDescription, ReplicaState
 from loghouse.node.catalogue_log import CatalogueLog
@@ -43,6 +44,7 @@ from loghouse.runtime.scheduling import Clocks
 
 _T = TypeVar("_T")
 
+ANSWER_SECONDS_MAX: Final = 15.0
 LED_SECONDS_MAX: Final = 10.0
 """How long a new log may take until it is led, before its creator is told that it is not yet."""
 FOUNDED_SECONDS_MAX: Final = 10.0
@@ -78,6 +80,7 @@ class LogAdministration:
         self._node = node  # the process; fixed
         self._clocks = clocks  # time; fixed
         self._is_registering = False  # this node's own record is being written
+        self._asked: set[Deferred[Any]] = set()  # what is under way for callers
         # Who waits for the catalogue to have a record above an offset.
         self._watchers: list[tuple[int, Deferred[int]]] = []
 
@@ -98,7 +101,7 @@ class LogAdministration:
             await self._until_led(created)
             return self._described(created)
 
-        return _running(carry_out())
+        return self._in_time(carry_out())
 
     def alter(self, name: str, changes: Mapping[str, object], *, by: str) -> Deferred[LogDescription]:
         """Change settings of a log."""
@@ -110,7 +113,7 @@ class LogAdministration:
             )
             return self._described(self._known(log.catalogue, name))
 
-        return _running(carry_out())
+        return self._in_time(carry_out())
 
     def delete(self, name: str, *, by: str) -> Deferred[None]:
         """Delete a log."""
@@ -119,7 +122,7 @@ class LogAdministration:
             log = await self._existing_catalogue(name)
             await log.change(lambda catalogue: delete_log(catalogue, name, at=self._now(), by=by))
 
-        return _running(carry_out())
+        return self._in_time(carry_out())
 
     def replace(self, name: str, *, lost: str, new: str, by: str) -> Deferred[LogDescription]:
         """Give a log a replica on another node, in place of one that is lost for good."""
@@ -131,7 +134,7 @@ class LogAdministration:
             )
             return self._described(self._known(log.catalogue, name))
 
-        return _running(carry_out())
+        return self._in_time(carry_out())
 
     def list(self) -> Deferred[Sequence[LogDescription]]:
         """Return all logs by name, as this node knows them by now."""
@@ -163,7 +166,7 @@ class LogAdministration:
                 return self._default()
             raise UnknownLogError(name)
 
-        return _running(look())
+        return self._in_time(look())
 
     def changed(self, after: int) -> Deferred[int]:
         """Fire once the catalogue has a record above an offset; may be cancelled."""
@@ -179,6 +182,33 @@ class LogAdministration:
         else:
             self._watchers.append((after, waiting))
         return waiting
+
+    def _in_time(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+        """Have an answer soon, if it is only that there is none: this node may be cut off."""
+
+        def too_late(_: object, seconds: float) -> NoReturn:
+            raise OutcomeUnknownError(
+                f"no answer of the catalogue within {seconds:g} s; ask again: nothing is done twice"
+            )
+
+        asked = _running(work)
+        self._asked.add(asked)
+
+        def answered(outcome: Any) -> Any:
+            self._asked.discard(asked)
+            if self._node.is_ending and isinstance(outcome, Failure) and outcome.check(CancelledError):
+                raise OutcomeUnknownError("the node is stopping; ask another one: nothing is done twice")
+            return outcome
+
+        return asked.addTimeout(ANSWER_SECONDS_MAX, self._clocks.scheduler, too_late).addBoth(answered)
+
+    def stop(self) -> None:
+        """Answer everybody who waits: the node is stopping."""
+        for asked in list(self._asked):
+            asked.cancel()
+        watchers, self._watchers = self._watchers, []
+        for _, waiting in watchers:
+            waiting.errback(UnavailableError("the node is stopping; try another node"))
 
     # --- the catalogue --------------------------------------------------------------------
 

@@ -269,6 +269,7 @@ class Node(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self.is_ending = True
         self._housekeeping.stop()
+        self.log_administration.stop()
         if self._named is not None:
             self._named.stop()
         # Without a majority appends do not end; nobody waits for them longer than this.

@@ -176,6 +176,15 @@ class Oracle:
         """Note the first entry, which is on every voter's disk before anything runs."""
         self._matches[(entry.index, entry.term)] = crc32c(entry.head, GENESIS)
 
+    def born(self, entry: Entry) -> None:
+        """Note the first entry of a group, with which all its founders begin: nobody has to commit it."""
+        if not self.committed:
+            self.bootstrap(entry)
+            self.committed.append(entry)
+            self.committed_chains.append(crc32c(entry.head, GENESIS))
+            self._commits.append((entry.term, entry.index))
+            self.state.apply(entry)
+
     def served(self, member: int, offset: int, entry: Entry) -> None:
         """Check a record that a node gave to a client: committed, and at its offset."""
         known = self.committed[entry.index - 1] if entry.index <= len(self.committed) else None

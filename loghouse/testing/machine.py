@@ -106,14 +106,18 @@ class Machine:
 
     # --- what is durable ------------------------------------------------------------------------
 
-    def synced(self, log: Log, oracle: Oracle, member: int) -> None:
-        """Tell the oracle what is durable, judging by the disk and not by who wrote to it."""
-        if self._is_settled():
+    def synced(self, log: Log, oracle: Oracle, member: int, path: str = "") -> None:
+        """Tell the oracle what is durable, judging by the disk and not by who wrote to it.
+
+        Args:
+            path: The log's directory, when it is not the machine's first log.
+        """
+        if self._is_settled(path or self._directory):
             oracle.persisted(member, log.last_index, log.last_term)
 
-    def _is_settled(self) -> bool:
+    def _is_settled(self, path: str) -> bool:
         """Whether no store has entries, and the directory no store's name, that a crash could take."""
-        directory = self.disk._directory(self._directory)
+        directory = self.disk._directory(path)
         for name, file in directory.seen.items():
             if name.endswith(".store") and isinstance(file, SimFile):
                 if file.pending and any(
@@ -126,13 +130,17 @@ class Machine:
                     return False
         return True
 
-    def check_hard_state(self, oracle: Oracle, member: int) -> None:
-        """Read term and vote from the durable image, whatever the store says it did."""
-        directory: SimDirectory = self.disk._directory(self._directory)
+    def check_hard_state(self, oracle: Oracle, member: int, path: str = "", seed: int = 0) -> None:
+        """Read term and vote from the durable image, whatever the store says it did; arguments as `synced`.
+
+        Args:
+            seed: Of the frames of that log.
+        """
+        directory: SimDirectory = self.disk._directory(path or self._directory)
         file = directory.durable.get(HARD_STATE_NAME)
         if isinstance(file, SimFile):
             slots = (
-                Slot.decode(file.durable.read(Slot.SIZE, position), self._frame_seed())
+                Slot.decode(file.durable.read(Slot.SIZE, position), seed or self._frame_seed())
                 for position in (0, SLOT_SIZE)
             )
             found = max((slot for slot in slots if slot is not None), key=lambda slot: slot.counter)

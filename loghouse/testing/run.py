@@ -42,6 +42,10 @@ class Run:
         """The seed of the cluster's frames; 0 before there is a cluster."""
         raise NotImplementedError
 
+    def books_of(self, group: int) -> Any:
+        """The books of a group that has a name, where machines have such."""
+        raise NotImplementedError
+
     def guarded(self, check: Callable[..., object], *args: Any) -> None:
         """Ask the oracle; what it finds ends the run, whoever catches the exception on its way."""
         try:

@@ -33,7 +33,7 @@ from loghouse.testing.nemesis import plan_faults
 from loghouse.testing.shrink import Shrinker
 from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import SwarmOptions
-from loghouse.testing.worlds import CORE, FULL, World
+from loghouse.testing.worlds import CORE, FULL, NAMED, World
 
 # What the whole CI run may take, in CPU seconds: mutants first, then clean seeds with what is left.
 CI_SECONDS = 280.0
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loghouse.testing.sim", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--full", action="store_true", help="run whole production nodes")
+    parser.add_argument("--logs", action="store_true", help="the same, with named logs, too")
     parser.add_argument("--seed", type=int, help="run this seed")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     parser.add_argument("--shrink", action="store_true", help="with --seed: find a small schedule that fails")
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write a report to this file")
     given = parser.parse_args(arguments)
     _hush_nodes()
-    world = FULL if given.full else CORE
+    world = NAMED if given.logs else FULL if given.full else CORE
     if given.ci:
         return run_ci(given.first, given.json)
     if given.hours is not None:
@@ -91,7 +92,8 @@ def _hush_nodes() -> None:
 
 def _bank(world: World) -> Sequence[Mutant]:
     mutants = importlib.import_module(MUTANTS)
-    bank: Sequence[Mutant] = mutants.FULL_BANK if world is FULL else mutants.BANK
+    banks = {CORE.flag: mutants.BANK, FULL.flag: mutants.FULL_BANK, NAMED.flag: mutants.NAMED_BANK}
+    bank: Sequence[Mutant] = banks[world.flag]
     return bank
 
 

@@ -113,19 +113,28 @@ class Simulation(Run, Generic[M]):
         deadline = self.clock.seconds() + options.liveness_seconds
         step = options.election_seconds
         # Under full load a new member may never be within a window of one entry of the leader.
-        self.work.think_seconds_min = 2 * options.election_seconds
+        works = self._works()
+        for work in works:
+            work.think_seconds_min = 2 * options.election_seconds
         # Clients go on for a while, so that writes are seen to work, then stop, so that logs can be equal.
-        acknowledged = self.work.acknowledged
-        while self.work.acknowledged == acknowledged or not self.reconciler.is_settled():
-            is_idle = self.work.acknowledged == acknowledged
+        acknowledged = [work.acknowledged for work in works]
+        while True:
+            is_idle = any(work.acknowledged == count for work, count in zip(works, acknowledged, strict=True))
+            if not is_idle and self.reconciler.is_settled():
+                break
             problem = "no write was acknowledged" if is_idle else "the members are not as wanted"
             self._check_deadline(deadline, f"{problem}: {self.reconciler.describe()}")
             self.clock.advance(step)
-        self.work.stopped = True
+        for work in works:
+            work.stopped = True
         self.reconciler.stop()
         while not self._is_converged():
             self._check_deadline(deadline, f"members did not converge: {self.describe()}")
             self.clock.advance(step)
+
+    def _works(self) -> list[Workload]:
+        """Return the clients of every log."""
+        return [self.work]
 
     def _is_converged(self) -> bool:
         """Whether every member holds the same log, and serves it."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from loghouse.testing.cluster import SimCluster
 from loghouse.testing.full.cluster import FullCluster
-from loghouse.testing.full.swarm import draw_full_options
+from loghouse.testing.full.swarm import draw_full_options, draw_named_options
 from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import draw_options
 
@@ -28,3 +28,4 @@ class World:
 
 CORE: Final = World("", draw_options, SimCluster)
 FULL: Final = World("--full ", draw_full_options, FullCluster)
+NAMED: Final = World("--logs ", draw_named_options, FullCluster)

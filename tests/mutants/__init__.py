@@ -9,3 +9,6 @@ BANK = (*CORE, *STORAGE, *DRIVER)
 
 # For whole production nodes.
 FULL_BANK = FULL
+
+# For whole production nodes with named logs.
+NAMED_BANK = ()

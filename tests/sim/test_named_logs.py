@@ -1,5 +1,7 @@
 """Named logs on three production nodes over simulated disks, links and clocks."""
 
+import os
+
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -9,9 +11,25 @@ from loghouse.limits import MIB
 from loghouse.node.api import proposing
 from loghouse.replica.api import Proposal
 from loghouse.testing.full.cluster import FullCluster
-from loghouse.testing.full.swarm import FullOptions
+from loghouse.testing.full.swarm import FullOptions, draw_named_options
+from tests.sim.seeds import SeedTests
 
 RECORD = b"\x0a\x03\x0a\x01x"
+
+
+class SeedsTests(SeedTests, SynchronousTestCase):
+    """Named logs keep every promise, whatever happens to their nodes."""
+
+    once_failing = "once_failing_named.txt"
+    options = ("--logs",)
+    seed_count = int(os.environ.get("LOGHOUSE_SIM_LOGS_SEEDS", "3"))
+    fault_kinds_min = 10
+    repeated_seed = "3"
+
+    def run_seed(self, seed):
+        result = FullCluster(draw_named_options(seed)).run()
+        self.flushLoggedErrors()
+        return result
 
 
 class NamedLogsCase(SynchronousTestCase):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from loghouse.protocol.entry import frame_seed
@@ -19,6 +20,7 @@ from loghouse.testing.full.atlas import FullAtlas
 from loghouse.testing.full.follower import Follower
 from loghouse.testing.full.host import ANSWER_SECONDS_MAX, FullHost
 from loghouse.testing.full.members import Operators
+from loghouse.testing.full.named import Books, NamedLog
 from loghouse.testing.full.swarm import FullOptions
 from loghouse.testing.full.tcp import TcpNetwork
 from loghouse.testing.host import Host
@@ -63,6 +65,10 @@ class FullCluster(Simulation[FullHost]):
         self.nemesis = FullNemesis(self, plan_faults(options) if faults is None else faults)
         self.work = Workload(self.clock, self, self.history, options)
         self.follower = Follower(self, self.stream("follower"))
+        # The books of each group that has a name, from when a node first opens its log.
+        self._books: dict[int, Books] = {}
+        rng = self.stream("named logs")
+        self.named = [NamedLog(self, f"log-{n}", rng.choice((1, 2, 3, 3))) for n in range(options.logs)]
 
     @property
     def frame_seed(self) -> int:
@@ -71,6 +77,17 @@ class FullCluster(Simulation[FullHost]):
             if host.node is not None and host.node.cluster_uuid != NO_UUID:
                 return frame_seed(host.node.cluster_uuid, GROUP)
         return 0
+
+    def books_of(self, group: int) -> Books:
+        """Return the books of a group that has a name."""
+        books = self._books.get(group)
+        if books is None:
+            books = self._books[group] = Books(self, partial(self._seed_of, group))
+        return books
+
+    def _seed_of(self, group: int) -> int:
+        uuid = next(host.node.cluster_uuid for host in self.nodes.values() if host.node is not None)
+        return frame_seed(uuid, group)
 
     def _machine_at(self, address: str) -> FullHost | None:
         return next((host for host in self.nodes.values() if host.address == address), None)
@@ -85,6 +102,8 @@ class FullCluster(Simulation[FullHost]):
         self.work.start(self.stream)
         self.follower.begin()
         self.reconciler.begin()
+        for log in self.named:
+            log.begin()
 
     def _start_first(self, host: FullHost) -> None:
         if not host.incarnation:
@@ -97,11 +116,24 @@ class FullCluster(Simulation[FullHost]):
     def describe(self) -> str:
         """Return one line about every node."""
         at, end = self.follower.next_offset, self.oracle.state.next_offset
-        return f"{super().describe()}; the follower is at {at} of {end}"
+        problems = [log.problem() for log in self.named]
+        logs = "".join(f"; {problem}" for problem in problems if problem)
+        return f"{super().describe()}; the follower is at {at} of {end}{logs}"
 
     def _is_converged(self) -> bool:
         is_at_end = self.follower.next_offset == self.oracle.state.next_offset
-        return is_at_end and super()._is_converged() and self._see_each_other()
+        if not (is_at_end and super()._is_converged() and self._see_each_other()):
+            return False
+        return not any(log.problem() for log in self.named)
+
+    def _works(self) -> list[Workload]:
+        return [self.work, *(log.work for log in self.named)]
+
+    def _judge(self) -> None:
+        super()._judge()
+        for log in self.named:
+            log.judge()
+        self.check()
 
     def _see_each_other(self) -> bool:
         """Whether gossip at each member calls all members alive."""

@@ -43,7 +43,7 @@ from loghouse.testing.host import Host
 from loghouse.testing.life import Life
 from loghouse.testing.queue import DiskQueue, ReaderQueue
 from loghouse.testing.simulation import Simulation
-from loghouse.testing.watch import WatchedReplica
+from loghouse.testing.watch import Watch, WatchedReplica
 from loghouse.testing.workload import AcknowledgedAppend, Answer
 
 DATA_DIR: Final = "/data"
@@ -81,6 +81,8 @@ class FullHost(Host):
         self._requests = 0
         self._stopping: Life | None = None
         self._door_is_closed = False
+        # The logs that have a name, as they are watched in this life, by group.
+        self._named: dict[int, tuple[Watch, Log]] = {}
 
     # --- life -------------------------------------------------------------------------------
 
@@ -143,11 +145,12 @@ class FullHost(Host):
             make_queue=partial(self._make_queue, life),
             on_fatal=partial(self._fatal, life),
         )
-        watched = partial(WatchedReplica, partial(self.open_watch, life))
 
         def make_replica(owner: ServedLog, *parts: Any, **settings: Any) -> Replica:
-            # The oracle knows one log as yet.
-            return (watched if owner is node.membership else Replica)(owner, *parts, **settings)
+            if owner is node.membership:
+                return WatchedReplica(partial(self.open_watch, life), owner, *parts, **settings)
+            open_watch = partial(self._open_named_watch, life, owner.group)
+            return WatchedReplica(open_watch, owner, *parts, **settings)
 
         node.make_replica = make_replica
         return node
@@ -165,6 +168,33 @@ class FullHost(Host):
     def _make_queue(self, life: Life, name: str, thread_count: int) -> WorkQueue:
         return DiskQueue(self, life) if thread_count == 1 else ReaderQueue(self, life)
 
+    def _open_named_watch(self, life: Life, group: int, id_: int, replica: Replica) -> Watch:
+        """Begin to watch a member of a named log, in the books of that log."""
+        books, log = self.cluster.books_of(group), replica.log
+        number = books.oracle.number(id_, replica.options.disk_uuid)
+        watch = Watch(books, life, number, lambda point: None)
+        if life.is_alive:
+            self._named[group] = watch, log
+            state, entries = log.hard_state, self.machine.all_entries(log)
+            start = log.first_index - 1
+            if entries and not start:
+                books.oracle.born(entries[0])
+            self.cluster.guarded(books.oracle.opened, number, entries, start, state.term, state.vote)
+        return watch
+
+    def worked(self) -> None:
+        """The disk thread did something: so it is for the logs that have a name."""
+        has_saved = self._saved_hard_state
+        super().worked()
+        machine, guarded = self.machine, self.cluster.guarded
+        for group, (watch, log) in self._named.items():
+            path, oracle = f"{DATA_DIR}/logs/{group}", self.cluster.books_of(group).oracle
+            if not machine.disk.exists(path):
+                continue  # it was deleted
+            if has_saved:
+                guarded(machine.check_hard_state, oracle, watch.number, path, log.seed)
+            guarded(machine.synced, log, oracle, watch.number, path)
+
     def accept(self, transport: SimTransport) -> None:
         """Take a connection that another machine dialled."""
         address = f"n{transport.peer_number}"
@@ -173,6 +203,7 @@ class FullHost(Host):
     # --- the end of a process -------------------------------------------------------------------
 
     def _ended(self, life: Life, *, with_power: bool) -> None:
+        self._named.clear()
         self.node = self.links = None
         self.cluster.network.process_ended(life, with_power=with_power)
 
@@ -314,9 +345,9 @@ class FullHost(Host):
         is_waiting = any(what == WAITING for what, _ in self._asked.values())
         return is_running and is_waiting and driver is not None and offset < driver.readable_offset
 
-    def order(self, what: str, ask: Callable[[Node], Deferred[Any]], answer: Answer) -> None:
-        """Ask as an operator does."""
-        self._ask(what, ask, lambda result: result, answer)
+    def order(self, what: str, ask: Callable[[Node], Deferred[Any]], answer: Answer) -> Callable[[], None]:
+        """Ask as an operator does; returns what takes it back."""
+        return self._ask(what, ask, lambda result: result, answer)
 
     def _ask(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from loghouse.gossip.config import LAN, LOCAL, SwimConfig
@@ -24,6 +24,7 @@ FULL_CRASH_POINTS: Final = (
     "disk_step",
     "disk_step",
 )
+NOT_WITH_NAMED_LOGS: Final = ("wipe", "bit_rot", "membership")
 RARE: Final = ("power_loss", "rolling_restart", "wipe", "bit_rot", "disk_error", "disk_full")
 
 
@@ -31,12 +32,26 @@ RARE: Final = ("power_loss", "rolling_restart", "wipe", "bit_rot", "disk_error",
 class FullOptions(SwarmOptions):
     """As `SwarmOptions`, where `drift` is of the machines' clocks. Sizes in bytes.
 
-    `write_buffer_size` is what a connection takes before its writer is told to wait.
+    `write_buffer_size` is what a connection takes before its writer is told to wait, `logs` how many logs
+    there are beside the default one.
     """
 
     swim: SwimConfig = LAN
     write_buffer_size: int = 65_536
     trims: bool = False
+    logs: int = 0
+
+
+def draw_named_options(seed: int) -> FullOptions:
+    """Return the options of a seed with named logs, as many as 1 to 8.
+
+    Their replicas are where their disks are: without operators who replace them, no disk may be lost, and no
+    node taken out.
+    """
+    options, rng = draw_full_options(seed), substream(seed, "named logs")
+    faults = tuple((kind, mean) for kind, mean in options.faults if kind not in NOT_WITH_NAMED_LOGS)
+    voters = max(3, options.voters)
+    return replace(options, logs=rng.choice((1, 2, 3, 5, 8)), voters=voters, spares=0, faults=faults)
 
 
 def draw_full_options(seed: int) -> FullOptions:
