@@ -3,17 +3,20 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from OpenSSL import crypto
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.certificates import make_ca, make_node_certificate, write_issued
 from loghouse.auth.credentials import Credentials, TlsPaths
-from loghouse.errors import CertificateError
+from loghouse.errors import CertificateError, IdentityError
+from loghouse.net import tls
 from loghouse.net.peer import PeerState
-from loghouse.net.tls import TlsContexts
+from loghouse.net.tls import ShownCertificate, TlsContexts
 from tests.auth.issuing import CA_USAGE, issue, pem
 from tests.fakes.secured import authority, node_certificate
 from tests.net.wire import WireCase, asynchronous, until
@@ -118,6 +121,68 @@ class ReloadTests(SynchronousTestCase):
             for event in said:
                 self.assertEqual((event["path"], event["subject"]), (str(self.paths.certificate), "CN=n1"))
                 self.assertEqual(event["day"], f"{soon_ends:%Y-%m-%d}")
+
+
+class ShownTests(SynchronousTestCase):
+    """What is made of the certificate that a peer has shown."""
+
+    def setUp(self):
+        self.certificate = x509.load_pem_x509_certificate(node_certificate("n2").certificate_pem)
+        self.chain = [self.certificate, x509.load_pem_x509_certificate(authority().certificate_pem)]
+        self.handle = SimpleNamespace(
+            get_peer_certificate=lambda as_cryptography: self.certificate,
+            get_peer_cert_chain=lambda: [crypto.X509.from_cryptography(one) for one in self.chain],
+        )
+        self.checked = []
+        self.now = datetime.now(UTC).timestamp()
+        self.contexts = SimpleNamespace(
+            credentials=SimpleNamespace(check=self.checked.append), clock=lambda: self.now
+        )
+
+    def shown(self):
+        return ShownCertificate(self.contexts, SimpleNamespace(getHandle=lambda: self.handle))
+
+    def refusal(self):
+        return str(self.assertRaises(IdentityError, self.shown))
+
+    def test_identity(self):
+        """It names who it is for, and is looked up in the denylist, at once and each time again."""
+        shown = self.shown()
+        self.assertEqual((shown.identity.node, shown.identity.cluster), ("n2", "c1"))
+        shown.check_still_valid()
+        self.assertEqual(self.checked, [shown.identity] * 2)
+        self.now = shown.identity.expires_at + 1
+        error = self.assertRaises(IdentityError, shown.check_still_valid)
+        self.assertEqual(str(error), f"the certificate of {shown.identity.subject!r} has expired")
+
+    def test_none(self):
+        """A peer without one is refused, and one that cannot be read."""
+        self.certificate = None
+        self.assertEqual(self.refusal(), "the peer has shown no certificate")
+
+        def unreadable(as_cryptography):
+            raise ValueError("bad DER")
+
+        self.handle.get_peer_certificate = unreadable
+        self.assertEqual(self.refusal(), "the peer's certificate cannot be read: bad DER")
+
+    def test_size(self):
+        """All certificates together may have so many bytes, to the byte."""
+        size = sum(len(one.public_bytes(Encoding.DER)) for one in self.chain)
+        self.patch(tls, "CERTIFICATES_SHOWN_SIZE_MAX", size)
+        self.shown()
+        self.patch(tls, "CERTIFICATES_SHOWN_SIZE_MAX", size - 1)
+        text = f"the peer's certificates have {size} bytes; at most {size - 1} are allowed"
+        self.assertEqual(self.refusal(), text)
+        self.handle.get_peer_cert_chain = lambda: None
+        self.shown()
+
+    def test_usable(self):
+        """A key that is too weak is refused, whoever has signed it."""
+        looked = []
+        self.patch(tls, "check_usable", looked.append)
+        self.shown()
+        self.assertEqual(looked, [self.certificate])
 
 
 class LiveTests(WireCase):
