@@ -4,6 +4,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.client.calls import _worst
 from loghouse.client.failures import CallFailure, Effect
 from loghouse.client.retrying import ATTEMPT_SECONDS, PAUSE_SECONDS_MAX, Attempts, backoff
 from loghouse.errors import (
@@ -129,3 +130,33 @@ class BackoffTests(SynchronousTestCase):
         self.assertGreater(len(set(pauses[8:])), 5)
         pausing.reset()
         self.assertLessEqual(pausing.next_seconds(), 0.02)
+
+
+class WorstTests(SynchronousTestCase):
+    """What a client is told when no server told of its cluster."""
+
+    def failure(self, text, effect=Effect.NOTHING, *, is_permanent=False, kind=UnavailableError):
+        return CallFailure(error=kind(text), effect=effect, is_permanent=is_permanent)
+
+    def worst(self, *failures):
+        found = _worst(list(failures))
+        return str(found.error), type(found.error), found.effect
+
+    def test_rows(self):
+        """A refusal counts for all; what is hopeless counts for its server, and is told before the others."""
+        lost = self.failure("lost", Effect.UNKNOWN, kind=OutcomeUnknownError)
+        gone, refused = self.failure("gone"), self.failure("refused", Effect.REFUSED)
+        hopeless = self.failure("hopeless", is_permanent=True)
+        judged = self.failure("judged", Effect.REFUSED, is_permanent=True)
+        for failures, text, effect in (
+            ((gone,), "gone", Effect.NOTHING),
+            ((lost, gone), "gone", Effect.NOTHING),
+            ((gone, lost), "lost", Effect.NOTHING),
+            ((gone, refused, lost), "refused", Effect.REFUSED),
+            ((hopeless, refused), "refused", Effect.REFUSED),
+            ((hopeless, gone), "hopeless", Effect.NOTHING),
+            ((gone, judged), "judged", Effect.NOTHING),
+            ((hopeless,), "hopeless", Effect.REFUSED),
+            ((hopeless, judged), "hopeless", Effect.REFUSED),
+        ):
+            self.assertEqual(self.worst(*failures), (text, UnavailableError, effect))
