@@ -244,6 +244,16 @@ class TlsTests(ConnectionCase):
         self.assertEqual(failure.effect, Effect.REFUSED)
         self.assertIn("--transport grpc", str(failure.error))
 
+    def test_context(self):
+        """The server's name and its chain are checked, by TLS 1.3; a CA may stand without its own."""
+        own = {"certificate": self.client.certificate_pem, "key": self.client.key_pem}
+        context = context_of(Tls(ca=self.ca.certificate_pem, **own))
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.assertEqual(context.verify_flags, plain.verify_flags | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN)
+        self.assertEqual(context.minimum_version, ssl.TLSVersion.TLSv1_3)
+        self.assertEqual((context.check_hostname, context.verify_mode), (True, ssl.CERT_REQUIRED))
+        self.assertIsNone(context_of(None))
+
     def test_certificates_do_not_fit(self):
         """A key of another certificate, and a CA that is none, are errors before anything is dialled."""
         mixed = {"certificate": self.client.certificate_pem, "key": self.stranger.key_pem}

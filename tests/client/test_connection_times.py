@@ -322,6 +322,26 @@ class AnswerTests(WireCase):
         self.assertEqual(self.heard(), [])
 
     @timed
+    async def test_room_of_streams(self):
+        """A followed stream takes room like a request, and gives it back when it is refused or cancelled."""
+        made = self.connect()
+        room = made._room._value
+        for is_refused in (True, False):
+            await made.enter(1.0)
+            following = made.follow(7, 1)
+            await turn()
+            self.assertEqual(made._room._value, room - 1)
+            (event,) = (event for event in self.heard() if isinstance(event, RequestReceived))
+            if is_refused:
+                self.node.refuse(event.stream, UnavailableError("no"))
+                self.say()
+            else:
+                following.cancel()
+            self.assertEqual(made._room._value, room)
+            following.cancel()
+            self.assertEqual(made._room._value, room)
+
+    @timed
     async def test_follow(self):
         """What was read is given back as credit when the next is asked for; cancelling ends it."""
         made = self.connect()
