@@ -6,6 +6,7 @@ import threading
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.client import loop_thread
 from loghouse.client.loop_thread import LoopThread
 from loghouse.errors import UnavailableError
 
@@ -91,6 +92,50 @@ class LoopThreadTests(SynchronousTestCase):
         self.thread.run(begin())
         self.thread.close(last)
         self.assertEqual(ends, ["heard"])
+
+    def test_what_does_not_end(self):
+        """A task that nobody waits for and that does not end by itself is cancelled at the end."""
+        self.patch(loop_thread, "SETTLE_SECONDS", 0.01)
+        waiting = Waiting()
+        tasks = []
+
+        async def begin():
+            tasks.append(asyncio.get_running_loop().create_task(waiting.wait()))
+
+        self.thread.run(begin())
+        self.assertTrue(waiting.began.wait(SECONDS_MAX))
+        self.thread.close(nothing)
+        self.assertTrue(waiting.ended)
+        self.assertTrue(tasks[0].cancelled())
+
+    def test_generators(self):
+        """An asynchronous generator that nobody finished is closed at the end."""
+        ended, kept = [], []
+
+        async def numbers():
+            try:
+                yield 1
+            finally:
+                ended.append(True)
+
+        async def begin():
+            kept.append(numbers())
+            return await anext(kept[0])
+
+        self.assertEqual(self.thread.run(begin()), 1)
+        self.assertEqual(ended, [])
+        self.thread.close(nothing)
+        self.assertEqual(ended, [True])
+
+    def test_thread(self):
+        """The thread has a name that tells whose it is, and keeps no program from ending."""
+        thread = self.thread._thread
+        self.assertEqual((thread.name, thread.daemon), ("loghouse client", True))
+        self.thread.close_soon(nothing)
+        self.thread.join(SECONDS_MAX)
+        self.assertFalse(thread.is_alive())
+        self.assertTrue(self.thread.loop.is_closed())
+        self.thread.close_soon(nothing)
 
     def test_closed_meanwhile(self):
         """Whoever waits while another thread closes is told, and does not wait for ever."""
