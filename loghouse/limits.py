@@ -81,6 +81,8 @@ MEND_SIZE_MAX: Final = 1 * MIB  # entries given at once to mend another's; at le
 ENTRIES_SERVED_MAX: Final = 8  # such requests of other nodes under way at a time; more are dropped
 
 # --- node -----------------------------------------------------------------------
+DISK_THREADS_MAX: Final = 16  # that write: so many logs wait for their syncs at a time, others for them
+READER_THREADS_MAX: Final = 4  # that read what may be on a cold disk
 PROPOSALS_SIZE_MAX: Final = 64 * MIB  # bytes proposed and not yet committed
 JOINED_SIZE_MAX: Final = 64 * KIB  # small batches share an entry up to here; sixty-four of a kilobyte do
 SHARE_SIZE_MAX: Final = 16 * KIB  # a larger batch waits for no company: its bytes cost more than its entry

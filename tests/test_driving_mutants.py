@@ -15,6 +15,7 @@ from tests.mutants.driving import (
     STRANGERS,
     TWINS,
 )
+from tests.mutants.many import SHARED
 from tests.mutants.mending import GIVING, MENDING, SCRUBBED, TAKING, WRITTEN
 from tests.mutants.named import survivors
 from tests.mutants.rooms import ROOMS
@@ -29,7 +30,7 @@ class MutantTests(SynchronousTestCase):
 
     def test_names(self):
         """No two mutants have the same name."""
-        names = [caught.mutant.name for caught in (*DRIVING, *MENDING, *ROOMS)]
+        names = [caught.mutant.name for caught in (*DRIVING, *MENDING, *ROOMS, *SHARED)]
         self.assertEqual(len(names), len(set(names)))
 
     @Rows(
@@ -45,6 +46,7 @@ class MutantTests(SynchronousTestCase):
         giving=("Bugs in asking and giving are seen.", GIVING),
         scrubbed=("Bugs of the scrubber are seen.", SCRUBBED),
         rooms=("Bugs about full disks are seen.", ROOMS),
+        shared=("Bugs in what the logs of a node share are seen.", SHARED),
     )
     def test(self, bank):
         self.assertEqual(survivors(bank), [])

@@ -232,7 +232,7 @@ class StartTests(NodeTestCase):
         node = self.start(address="h:1", grpc_address="h:2")
         uuids = node.cluster_uuid, node.disk_uuid
         self.assertEqual(len({*uuids, NO_UUID}), 3)
-        self.assertEqual(self.thread_counts, {"loghouse-disk": 1, "loghouse-reader": 4})
+        self.assertEqual(self.thread_counts, {"loghouse-disk": 16, "loghouse-reader": 4})
         self.assertEqual([member.name for member in node.membership.configuration.members], ["node-1"])
         self.assertEqual(node.membership.configuration.members[0].disk_uuid, node.disk_uuid)
         self.assertEqual((node.is_in_cluster, node.is_ending, node.forwarder), (False, False, None))

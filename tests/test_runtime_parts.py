@@ -80,6 +80,33 @@ class QueueTests(QueueCase):
         self.tell(3)
         self.assertEqual(sorted(self.told), [0, 1, 2])
 
+    def test_threads_come_with_work(self):
+        """A thread is there from the start, another one when those there are have work, up to the most."""
+        queue, gate = self.queue(3), threading.Event()
+        self.assertEqual(len(queue._threads), 1)
+        for _ in range(3):  # one after the other
+            queue.submit(lambda: None, self.told.append, None)
+            self.tell(1)
+        self.assertEqual(len(queue._threads), 1)
+        counts = []
+        for _ in range(4):
+            queue.submit(gate.wait, self.told.append, None)
+            counts.append(len(queue._threads))
+        self.assertEqual(counts, [1, 2, 3, 3])
+        gate.set()
+        self.tell(4)
+
+    def test_no_thread_to_give(self):
+        """When the system has no further thread, those there are do all the work."""
+        queue, gate = self.queue(2), threading.Event()
+        self.patch(threading.Thread, "start", mock.Mock(side_effect=RuntimeError))
+        for number in range(3):
+            queue.submit(lambda number=number: gate.wait() and number, self.told.append, None)
+        self.assertEqual(len(queue._threads), 1)
+        gate.set()
+        self.tell(3)
+        self.assertEqual(self.told, [0, 1, 2])
+
     def test_errors(self):
         """What is raised is told as it is, and the thread goes on."""
         queue = self.queue()

@@ -1,4 +1,8 @@
-"""The logs on a node's disk: which are opened, made and put away, on the disk's thread."""
+"""The logs on a node's disk: which are opened, made and put away.
+
+What is done to a log's files is done on its lane, behind what its replica still writes; what says which logs
+were born here is written on the node's.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from loghouse.errors import DamageError, DataDirectoryError, DiskFullError
 from loghouse.protocol.configuration import Configuration
 from loghouse.replica.bootstrap import founding
 from loghouse.replica.damage import LogRepair
+from loghouse.runtime.lanes import NODE_LANE, DiskLanes
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
@@ -33,7 +38,7 @@ class HostedLogs:
         self,
         files: Files,
         directory: DataDirectory,
-        disk: WorkQueue,
+        lanes: DiskLanes,
         *,
         wall: Callable[[], float],
         fatal: Callable[[BaseException], None],
@@ -42,11 +47,12 @@ class HostedLogs:
         """Look after a data directory that has its identity; its disk is not touched before a call."""
         self._files = files  # the file seam; fixed
         self._directory = directory  # whose logs these are; fixed
-        self._disk = disk  # runs all work on files, in order; fixed
+        self._lanes = lanes  # run all work on files; fixed
+        self._disk = lanes.lane(NODE_LANE)  # runs what is done to `_groups`, in order; fixed
         self._wall = wall  # seconds since the epoch; fixed
         self._fatal = fatal  # the process must end; fixed
         self._keep_deleted_seconds = keep_deleted_seconds  # how long a dead log's files are kept; fixed
-        self._groups: BornGroups | None = None  # made by the first job; of the disk's thread alone
+        self._groups: BornGroups | None = None  # made by the first job; of the node's lane alone
         self._busy: set[int] = set()  # the groups that have a job under way
         # Why a log cannot be opened, by group: it stays as it is until an operator has looked at it.
         self.damaged: dict[int, str] = {}
@@ -70,11 +76,15 @@ class HostedLogs:
             opened: Told of the open log.
         """
         if group not in self._busy and group not in self.damaged:
-            self._run(group, partial(self._open, group, founders), opened)
+            begin = founding(*founders) if founders is not None else _nothing
+            self._run(
+                group,
+                self._disk,
+                lambda: self._born().bear(group, begin),
+                lambda _: self._run(group, self._lanes.lane(group), partial(self._open, group), opened),
+            )
 
-    def _open(self, group: int, founders: tuple[Configuration, int] | None) -> LogRepair:
-        begin = founding(*founders) if founders is not None else _nothing
-        self._born().bear(group, begin)
+    def _open(self, group: int) -> LogRepair:
         opened = LogRepair(self._files, self._directory, group)
         opened.open_log()
         return opened
@@ -91,17 +101,18 @@ class HostedLogs:
         if group in self._busy:
             return False
 
-        def put_away() -> None:
-            if log is not None:
-                log.close()
-            self._born().bury(group, int(self._wall()))
+        def put_away(_: object = None) -> None:
+            self._run(group, self._disk, lambda: self._born().bury(group, int(self._wall())), lambda _: None)
 
-        self._run(group, put_away, lambda _: None)
+        if log is not None:
+            self._run(group, self._lanes.lane(group), log.close, put_away)
+        else:
+            put_away()
         return True
 
     def close(self, log: Log) -> None:
         """Close a log that is not served any more, and stays."""
-        self._disk.run(log.close, fatal=self._fatal)
+        self._lanes.lane(log.group).run(log.close, fatal=self._fatal)
 
     def look(self, now: float) -> None:
         """Remove dead logs whose time is over; `now` only rises."""
@@ -117,14 +128,14 @@ class HostedLogs:
 
     # --- jobs -------------------------------------------------------------------------------
 
-    def _run(self, group: int, work: Callable[[], _T], done: Callable[[_T], object]) -> None:
+    def _run(self, group: int, lane: WorkQueue, work: Callable[[], _T], done: Callable[[_T], object]) -> None:
         self._busy.add(group)
 
         def finished(result: _T) -> None:
             self._busy.discard(group)
             done(result)
 
-        self._disk.run(work, finished, partial(self._failed, group), fatal=self._fatal)
+        lane.run(work, finished, partial(self._failed, group), fatal=self._fatal)
 
     def _failed(self, group: int, error: Exception) -> None:
         self._busy.discard(group)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, LoghouseError, UnavailableError, UnknownLogError
-from loghouse.limits import MICROSECONDS, UUID_SIZE
+from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, UUID_SIZE
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
 from loghouse.node.catalogue_log import CatalogueLog
@@ -34,11 +34,14 @@ from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.replica.damage import LogRepair
 from loghouse.replica.replica import Replica, ReplicaOptions
+from loghouse.runtime.lanes import NODE_LANE, DiskLanes
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 
+DISK_QUEUE: Final = "loghouse-disk"
+READER_QUEUE: Final = "loghouse-reader"
 HOUSEKEEPING_SECONDS: Final = 1.0
 # What a stop waits for, before the links and the log close: another leader, then the appends under way.
 HAND_OVER_SECONDS_MAX: Final = 2.0
@@ -69,7 +72,7 @@ class Node(Service):
         self._files = files  # the file seam, `OsFiles` in production; fixed
         self._clocks = clocks  # time; fixed
         self._rng = rng  # makes uuids and election timeouts, `SystemRandom` in production; fixed
-        # Called at the start as (name, thread count) for the disk and the readers' threads; fixed.
+        # Called at the start as (name, most threads) for `DISK_QUEUE` and `READER_QUEUE`; fixed.
         self._make_queue = make_queue
         self._on_fatal = on_fatal  # called once: the process must end with a code that is not 0
         self.is_ending = False  # True from `stopService` or `fatal` on: nothing new is begun
@@ -132,10 +135,11 @@ class Node(Service):
         except BaseException:
             directory.close()
             raise
-        self._disk = self._make_queue("loghouse-disk", 1)  # one thread: what is written keeps its order
-        self._readers = self._make_queue("loghouse-reader", 4)  # for what may wait for a disk
+        # For what is written: one lane a log, which keeps its order, and one for what is the node's.
+        self._disk = DiskLanes(self._make_queue(DISK_QUEUE, DISK_THREADS_MAX))
+        self._readers = self._make_queue(READER_QUEUE, READER_THREADS_MAX)  # for what may wait for a disk
         # Where the others are, on the disk; written when gossip says so.
-        self.address_book = AddressBookFile(directory, self._disk, self.fatal)
+        self.address_book = AddressBookFile(directory, self._disk.lane(NODE_LANE), self.fatal)
         if opened is None:
             self.disk_uuid = self._rng.randbytes(UUID_SIZE)
         else:
@@ -212,7 +216,7 @@ class Node(Service):
             files=self._files,
             clocks=self._clocks,
             rng=self._rng,
-            disk=self._disk,
+            disk=self._disk.lane(log.group),
             readers=self._readers,
         )
         log.host(replica)

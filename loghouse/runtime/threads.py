@@ -1,6 +1,6 @@
 """Threads for disk work: nothing here blocks the reactor.
 
-One thread does all writing of a node, in order; a pool of readers does
+Some threads do all writing of a node, what one log writes in order (`lanes`); a pool of readers does
 cold reads. Both are `WorkQueue`s, so a test or a simulator can put its own in.
 """
 
@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
@@ -76,25 +77,36 @@ class WorkQueue(ABC):
 
 
 class ThreadQueue(WorkQueue):
-    """A fixed number of threads taking work from one queue; with one thread, work keeps its order."""
+    """Threads taking work from one queue; with one thread, work keeps its order.
+
+    The first thread is there from the start, each further one from when there was work for it.
+    """
 
     def __init__(
         self, name: str, call_from_thread: Callable[[Callable[[], None]], object], thread_count: int = 1
     ) -> None:
+        self._name = name
+        self._thread_count = thread_count
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._call_from_thread = call_from_thread
         self._outcomes: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._untold_count = 0  # pieces of work whose outcome was not told yet
+        self._threads: list[threading.Thread] = []
+        self._start_thread()
+
+    def _start_thread(self) -> None:
         # Daemons: a thread stuck in a dead disk must not keep a stopping process alive.
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
-            for number in range(thread_count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def submit(self, work: Callable[[], T], done: Callable[[T], object], failed: OnRaised) -> None:
         """Run `work` on one of the threads; see `WorkQueue.submit`."""
         self._queue.put((work, done, failed))
+        self._untold_count += 1
+        if len(self._threads) < min(self._untold_count, self._thread_count):
+            with suppress(RuntimeError):  # the system has no thread to give: those there are will do
+                self._start_thread()
 
     def stop(self) -> None:
         """Finish what was given, then end the threads."""
@@ -111,4 +123,5 @@ class ThreadQueue(WorkQueue):
 
     def _tell(self) -> None:
         tell, outcome = self._outcomes.popleft()
+        self._untold_count -= 1
         tell(outcome)

@@ -54,8 +54,8 @@ class Machine:
         self._stalled_until = 0.0
         self._slow_until = 0.0
         self._slow_factor = 1.0
-        # What the node's disk thread does when the disk is done with what it is at.
-        self._due: IDelayedCall | None = None
+        # What the node's threads that write do when the disk is done with what it is at, and what is done.
+        self._due: list[IDelayedCall] = []
         self.new_disk()
 
     def new_disk(self) -> None:
@@ -155,13 +155,17 @@ class Machine:
 
     def after_sync(self, work: Callable[[], object]) -> None:
         """Call `work` when a sync that begins now is done."""
-        self._due = self._clock.callLater(self.sync_seconds(), work)
+        self._wait(self.sync_seconds(), work)
+
+    def _wait(self, seconds: float, work: Callable[[], object]) -> None:
+        self._due = [due for due in self._due if due.active()]
+        self._due.append(self._clock.callLater(seconds, work))
 
     def is_awake(self, work: Callable[[], object]) -> bool:
         """Whether the disk works; if it is stalled, `work` is called when it is not any more."""
         stall_seconds = self._stalled_until - self._clock.seconds()
         if stall_seconds > 0.0:
-            self._due = self._clock.callLater(stall_seconds, work)
+            self._wait(stall_seconds, work)
             return False
         return True
 
@@ -238,7 +242,7 @@ class Machine:
         self._slow_factor = 1.0
         self._stalled_until = 0.0
         self._sync_seconds_mean = min(self._sync_seconds_mean, self._options.election_seconds * 0.02)
-        due = self._due
-        if due is not None and due.active():
-            # Begun on a slow or stalled disk it could take minutes; it, too, ends as on a good one.
-            due.reset(min(due.getTime() - self._clock.seconds(), self.sync_seconds()))
+        for due in self._due:
+            if due.active():
+                # Begun on a slow or stalled disk it could take minutes; it, too, ends as on a good one.
+                due.reset(min(due.getTime() - self._clock.seconds(), self.sync_seconds()))

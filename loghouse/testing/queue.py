@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from loghouse.runtime.threads import Job, OnRaised, WorkQueue, do
@@ -21,43 +22,42 @@ BROKEN_OFF_MAX: Final = 8
 
 
 class DiskQueue(WorkQueue):
-    """A `WorkQueue` of one thread: each piece of work is done when the disk is through with it.
+    """A `WorkQueue` of threads that write: each piece of work is done when the disk is through with it.
 
-    The work itself happens at one moment; what the reactor does before it, and before its result is told, it
-    does with the disk as it is then.
+    With one thread in order, with several each in its own time. The work itself happens at one moment; what
+    the reactor does before it, and before its result is told, it does with the disk as it is then.
     """
 
-    def __init__(self, host: Host, life: Life) -> None:
+    def __init__(self, host: Host, life: Life, thread_count: int = 1) -> None:
         self._host = host
         self._life = life
-        self._jobs: deque[Job] = deque()
-        self._is_busy = False
+        self._thread_count = thread_count
+        self._waiting: deque[Job] = deque()
+        self._at_disk: list[Job] = []  # what the threads are at, oldest first
         self._is_stopped = False
 
     def submit(self, work: Callable[[], T], done: Callable[[T], object], failed: OnRaised) -> None:
         """Take a piece of work; see `WorkQueue.submit`."""
-        if not self._is_stopped:  # else the thread is gone: it is never done
-            self._jobs.append((work, done, failed))
+        if not self._is_stopped:  # else the threads are gone: it is never done
+            self._waiting.append((work, done, failed))
             self._begin()
 
     def _begin(self) -> None:
-        if self._jobs and not self._is_busy:
-            self._is_busy = True
-            self._wait()
+        while self._waiting and len(self._at_disk) < self._thread_count:
+            job = self._waiting.popleft()
+            self._at_disk.append(job)
+            self._host.machine.after_sync(partial(self._work, job))
 
-    def _wait(self) -> None:
-        self._host.machine.after_sync(self._work)
-
-    def _work(self) -> None:
-        host = self._host
-        if not self._life.is_alive or not host.machine.is_awake(self._work):
+    def _work(self, job: Job) -> None:
+        host, again = self._host, partial(self._work, job)
+        if not self._life.is_alive or not host.machine.is_awake(again):
             return
         if host.paused_until > host.cluster.clock.seconds():
-            host.cluster.clock.at(host.paused_until, self._work)
+            host.cluster.clock.at(host.paused_until, again)
             return
-        self._is_busy = False
-        if self._jobs:
-            self._do(self._jobs.popleft())
+        if job in self._at_disk:  # else a stop has done it
+            self._at_disk.remove(job)
+            self._do(job)
             self._begin()
 
     def _do(self, job: Job) -> None:
@@ -74,18 +74,27 @@ class DiskQueue(WorkQueue):
 
     def break_off(self, rng: random.Random) -> None:
         """The power goes: what the disk was at is done up to some operation, and nobody is told."""
-        if self._is_busy and self._jobs:
+        for job in self._at_disk:
             is_at_sync = rng.random() < 0.5
             kinds = SYNCS if is_at_sync else sorted(CHANGING)
             count = rng.randrange(2 if is_at_sync else BROKEN_OFF_MAX)
             self._host.machine.disk.fail(PowerLossError("power lost"), after=count, kinds=kinds)
-            do(self._jobs.popleft())
+            do(job)
 
     def stop(self) -> None:
-        """Finish what was given; the process waits for it."""
+        """Finish what was given; the process waits for it.
+
+        Raises:
+            PowerLossError: The power went meanwhile: nothing of the process goes on.
+        """
         self._is_stopped = True
-        while self._jobs and self._life.is_alive:
-            self._do(self._jobs.popleft())
+        jobs = deque([*self._at_disk, *self._waiting])
+        self._at_disk.clear()
+        self._waiting.clear()
+        while jobs and self._life.is_alive:
+            self._do(jobs.popleft())
+        if not self._life.is_alive:
+            raise PowerLossError("power lost")
 
 
 class ReaderQueue(WorkQueue):

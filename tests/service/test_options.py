@@ -100,6 +100,8 @@ class OptionsTests(ServiceCase):
         self.assertIs(node._clocks.scheduler, self.reactor)
         queue = node._make_queue("tried", 3)
         self.addCleanup(queue.stop)
+        for _ in range(4):
+            queue.submit(lambda: None, lambda outcome: None, None)
         self.assertEqual(sorted(thread.name for thread in queue._threads), ["tried-0", "tried-1", "tried-2"])
 
     def test_credentials(self):

@@ -23,7 +23,7 @@ from loghouse.net.link import LinkTimes, LinkWatch
 from loghouse.net.peer import DialContext
 from loghouse.node.api import proposing
 from loghouse.node.gate import Gate
-from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
+from loghouse.node.node import DISK_QUEUE, HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.configuration import MemberRole, decode_producer
@@ -166,7 +166,7 @@ class FullHost(Host):
         )
 
     def _make_queue(self, life: Life, name: str, thread_count: int) -> WorkQueue:
-        return DiskQueue(self, life) if thread_count == 1 else ReaderQueue(self, life)
+        return DiskQueue(self, life, thread_count) if name == DISK_QUEUE else ReaderQueue(self, life)
 
     def _open_named_watch(self, life: Life, group: int, id_: int, replica: Replica) -> Watch:
         """Begin to watch a member of a named log, in the books of that log."""
