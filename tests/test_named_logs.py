@@ -242,7 +242,7 @@ class EndTests(NamedLogsCase):
         for name in ("orders", "default"):
             asked = self.node.log_administration.alter(name, {"retention_bytes": 7}, by="root")
             self.assertEqual(self.result(asked).settings.retention_bytes, 7)
-            for _ in range(12):
+            for _ in range(22):
                 self.clock.advance(0.1)
                 self.settle()
             self.assertEqual(self.node.log(name).configuration.retention.size_max, 7)

@@ -12,7 +12,6 @@ from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,6 +27,7 @@ from loghouse.node.log_administration import LogAdministration
 from loghouse.node.named_logs import NamedLogs
 from loghouse.node.options import NodeOptions, NoOthers, Transport
 from loghouse.node.served_log import ServedLog
+from loghouse.node.wheel import Wheel
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
@@ -144,8 +144,11 @@ class Node(Service):
             self.disk_uuid = self._rng.randbytes(UUID_SIZE)
         else:
             self._begin(opened)
-        self._ticking = self._every(options.tick_seconds, self._tick)  # drives the cores
-        self._housekeeping = self._every(HOUSEKEEPING_SECONDS, self._keep_house)  # stops before `_ticking`
+        clock = self._clocks.scheduler
+        self._ticking = Wheel(options.tick_seconds, self._begin_tick, clock)  # drives the cores
+        self._housekeeping = Wheel(HOUSEKEEPING_SECONDS, self._keep_house, clock)  # stops before `_ticking`
+        for wheel in (self._ticking, self._housekeeping):
+            wheel.start(self.fatal)
         super().startService()  # type: ignore[no-untyped-call]
 
     def _create_identity(self, cluster_uuid: bytes, *, bootstrap: bool) -> None:
@@ -221,17 +224,10 @@ class Node(Service):
         )
         log.host(replica)
 
-    def _every(self, seconds: float, work: Callable[[], None]) -> LoopingCall:
-        loop = LoopingCall(work)
-        loop.clock = self._clocks.scheduler
-        loop.start(seconds, now=False).addErrback(self.fatal)
-        return loop
-
-    def _tick(self) -> None:
-        for log in self.logs.values():
-            log.tick()
+    def _begin_tick(self) -> list[Callable[[], None]]:
         if self._named is not None and self._named.log is None:
             self._named.look_for_birth()
+        return [log.tick for log in self.logs.values()]
 
     @property
     def catalogue_log(self) -> CatalogueLog | None:
@@ -249,12 +245,11 @@ class Node(Service):
             raise UnavailableError("this node has not joined its cluster yet; try another node")
         await self._named.catch_up()
 
-    def _keep_house(self) -> None:
+    def _keep_house(self) -> list[Callable[[], None]]:
         self.address_book.look()
-        for log in self.logs.values():
-            log.look()
         if self._named is not None:
             self._named.look(self._clocks.monotonic(), self._clocks.wall())
+        return [log.look for log in self.logs.values()]
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
         """Fire once the appends under way have their outcome, at the latest after so many seconds."""

@@ -44,4 +44,18 @@ SHARED = (
         (LANE + "stop", "[do(job) for job in waiting]", "[]"),
         by=LANES + "test_stop",
     ),
+    bug(
+        "all-at-one-instant",
+        "many logs: all tick in one loop, which holds the reactor",
+        "All members are called in the first phase.",
+        ("loghouse.node.wheel:Wheel._do_phase", "PHASES_MAX", "1"),
+        by="test_wheel:WheelTests.test_many",
+    ),
+    bug(
+        "time-lost-when-late",
+        "many logs: elections come late on a busy node",
+        "A phase that was missed is not made up for.",
+        ("loghouse.node.wheel:Wheel._turn", "not done or done < min(due, self._phase_count)", "not done"),
+        by="test_wheel:WheelTests.test_late",
+    ),
 )
