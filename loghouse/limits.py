@@ -83,10 +83,12 @@ ENTRIES_SERVED_MAX: Final = 8  # such requests of other nodes under way at a tim
 # --- node -----------------------------------------------------------------------
 DISK_THREADS_MAX: Final = 16  # that write: so many logs wait for their syncs at a time, others for them
 READER_THREADS_MAX: Final = 4  # that read what may be on a cold disk
-PROPOSALS_SIZE_MAX: Final = 64 * MIB  # bytes proposed and not yet committed
+PROPOSALS_SIZE_MAX: Final = 64 * MIB  # bytes proposed and not yet committed, of a log and of all of a node
 JOINED_SIZE_MAX: Final = 64 * KIB  # small batches share an entry up to here; sixty-four of a kilobyte do
 SHARE_SIZE_MAX: Final = 16 * KIB  # a larger batch waits for no company: its bytes cost more than its entry
-CACHED_ENTRIES_MAX: Final = 8192  # kept in memory for followers close behind; the smallest costs a kilobyte
+CACHED_ENTRIES_MAX: Final = 8192  # kept in memory for followers close behind, of one log
+CACHED_ENTRY_COST: Final = 1 * KIB  # what the smallest of them takes
+CACHES_SIZE_MAX: Final = 64 * MIB  # bytes of them, of all logs of a node: those of four busy ones
 PROPOSALS_MAX: Final = 16_384  # the same, counted: single records are small
 FORWARDS_SIZE_MAX: Final = 32 * MIB  # bytes passed on to the leader and not answered; twice a peer's queue
 FORWARDS_MAX: Final = 4096  # the same, counted; also what a leader does at a time for all other nodes
@@ -104,8 +106,8 @@ FETCH_SIZE_DEFAULT: Final = 512 * KIB
 FETCH_SIZE_MAX: Final = 2 * MIB  # one entry may have more; 8 MiB of small ones held the reactor for 20 ms
 READ_AHEAD_SIZE: Final = 256 * KIB  # read at once for a follower far behind; a larger entry comes whole
 READ_AHEAD_MAX: Final = 8  # such pieces that a leader holds or reads
-CATCH_UP_RATE: Final = 64 * MIB  # bytes a second read for followers far behind, all together
-WAITERS_MAX: Final = 16_384  # streams waiting at the tail
+CATCH_UP_RATE: Final = 64 * MIB  # bytes a second read for followers far behind, of all logs together
+WAITERS_MAX: Final = 16_384  # streams waiting at the tail, of all logs together
 FOLLOWERS: Final = Quota("followers", WAITERS_MAX, WAITERS_MAX // 2)  # the same by subject; each costs 2 KiB
 
 # --- identities and permissions ---------------------------------------------------

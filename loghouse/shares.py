@@ -1,8 +1,9 @@
-"""What subjects hold of a node at a time, counted by subject and in all. Pure.
+"""What subjects, and what logs, hold of a node at a time, counted one by one and in all. Pure.
 
 One concept for whatever a client can make a node hold: a `Quota` (limits.py) says how much there is and what
 one subject's share of it is; a `Ledger` counts who holds how much, and refuses what goes beyond. Both servers
-of a node write into the same ledgers, so a subject gains nothing by using both.
+of a node write into the same ledgers, so a subject gains nothing by using both. The logs of a node have a
+`Budget` together for what each could otherwise have for itself, and a `Pace` for what they do.
 """
 
 from __future__ import annotations
@@ -126,6 +127,40 @@ class Rate:
         self._free_at[subject] = free_at
         if len(self._free_at) > RATES_MAX:
             self._free_at = {name: at for name, at in self._free_at.items() if at > now}
+
+
+class Budget:
+    """What the logs of a node hold of one resource together, so that many hold no more than one may.
+
+    Nobody is refused here: a holder keeps to its `share`, or takes nothing that brings `held` above `total`.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.held = 0
+        self.share = total  # an equal part for each of those that hold something
+        self._holder_count = 0
+
+    def move(self, before: int, after: int) -> None:
+        """Count that a holder which held `before` holds `after` from now on; one that is gone holds 0."""
+        self.held += after - before
+        if (before > 0) != (after > 0):
+            self._holder_count += 1 if after else -1
+            self.share = self.total // max(1, self._holder_count)
+
+
+class Pace:
+    """How much the logs of a node do together in a time: one after the other, in the order they ask."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate  # a second
+        self._free_at = 0.0
+
+    def due(self, amount: float, now: float) -> float:
+        """Return when so much may be done: now, or once what was asked for before has had its time."""
+        due = max(now, self._free_at)
+        self._free_at = due + amount / self._rate
+        return due
 
 
 class Shares:

@@ -35,7 +35,7 @@ FLOORS = (
         "catalogue": "which logs there are",
     },
     {"protocol": "entries, messages, replicated state"},
-    {"api.v1": "generated stubs", "shares": "what one subject may hold"},
+    {"api.v1": "generated stubs", "shares": "what one subject, or log, may hold"},
     {"errors": "", "limits": "", "metrics": "", "text": ""},
 )
 LEVELS = {room: -index for index, floor in enumerate(FLOORS) for room in floor}

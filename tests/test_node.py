@@ -23,7 +23,6 @@ from loghouse.errors import (
 )
 from loghouse.limits import KIB, MIB, REGISTRATIONS_AT_ONCE_MAX
 from loghouse.node import node as node_module
-from loghouse.node import waiters
 from loghouse.node.api import proposing
 from loghouse.node.node import Node
 from loghouse.node.options import NodeOptions
@@ -448,7 +447,7 @@ class ReadTests(NodeTestCase):
 
     def test_bound_of_waiters(self):
         """One waiter too many is refused, and room comes back."""
-        self.patch(waiters, "WAITERS_MAX", 2)
+        self.patch(node_module, "WAITERS_MAX", 2)
         node = self.start()
         waiting = [node.log("").wait_for(0), node.log("").wait_for(1)]
         self.failureResultOf(node.log("").wait_for(0), ResourceExhaustedError)

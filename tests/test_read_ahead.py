@@ -11,6 +11,7 @@ from loghouse.limits import KIB, READ_AHEAD_MAX
 from loghouse.raft.ready import EntriesPendingError
 from loghouse.replica import read_ahead as read_ahead_module
 from loghouse.replica.read_ahead import ReadAhead
+from loghouse.shares import Pace
 from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.log import Log
 from loghouse.testing.disk import SimDisk
@@ -78,7 +79,7 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_rate(self):
         """Pieces come as fast as they are read until that is more than the rate; then they wait."""
-        self.patch(read_ahead_module, "CATCH_UP_RATE", 8 * KIB)  # a piece a second
+        self.ahead._pace = Pace(8 * KIB)  # a piece a second
         self.take(1)  # the first comes at once, and what is behind it is read
         begin = self.clock.seconds()
         low = 8
@@ -92,7 +93,7 @@ class ReadAheadTests(SynchronousTestCase):
 
     def test_forgotten_while_waiting(self):
         """What waits for its time is dropped with the rest, and leaves no timer behind."""
-        self.patch(read_ahead_module, "CATCH_UP_RATE", KIB)
+        self.ahead._pace = Pace(KIB)
         self.take(1)
         self.queue.settle()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)

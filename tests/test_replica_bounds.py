@@ -14,6 +14,7 @@ from loghouse.raft.ready import EntriesPendingError
 from loghouse.replica import read_ahead
 from loghouse.replica.coalescing import Coalescer
 from loghouse.replica.read_ahead import ReadAhead
+from loghouse.shares import Pace
 from tests.driver.queue import ManualQueue
 from tests.test_coalescing import Batch
 
@@ -26,10 +27,12 @@ class ReadAheadTests(SynchronousTestCase):
         self.clock = Clock()
         self.wakes = self.reads = 0
         self.failures = []
-        self.ahead = ReadAhead(self, self.queue, self.failures.append, scheduler=self.clock)
+        self.ahead = self.make(Pace(20))
         self.ahead.wake = self.wake
         self.patch(read_ahead, "READ_AHEAD_MAX", 3)
-        self.patch(read_ahead, "CATCH_UP_RATE", 20)
+
+    def make(self, pace):
+        return ReadAhead(self, self.queue, self.failures.append, scheduler=self.clock, pace=pace)
 
     def wake(self):
         self.wakes += 1
@@ -91,6 +94,17 @@ class ReadAheadTests(SynchronousTestCase):
             self.ahead.forget()
             self.read(10)
             self.assertEqual(self.take(10, high, size_max), wanted, (high, size_max))
+
+    def test_pace_of_all_logs(self):
+        """What is read for one log puts off what is read for another: the rate is that of the node."""
+        pace = Pace(20)
+        self.ahead, other = self.make(pace), self.make(pace)
+        self.take(10)
+        self.assertRaises(EntriesPendingError, other.entries, 10, 99, 1000)
+        self.queue.drain()
+        self.assertEqual((list(self.ahead._pieces), list(other._pieces)), ([10], []))
+        self.clock.advance(1)
+        self.assertEqual(list(other._pieces), [10])
 
     def test_the_oldest_goes(self):
         """As many pieces are kept as the limit says: those that came last."""

@@ -1,13 +1,17 @@
 """What one subject may hold, and what is left for the others."""
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import limits
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError
 from loghouse.limits import HOLDING_FREE, HOLDING_STEP, KIB, PROPOSALS_MAX, RATES_MAX, Quota
+from loghouse.raft.config import LAN
 from loghouse.replica.api import Proposal
+from loghouse.replica.budgets import Budgets
 from loghouse.replica.under_way import UnderWay
-from loghouse.shares import Holding, Ledger, Rate
+from loghouse.shares import Budget, Holding, Ledger, Pace, Rate
 
 
 class LedgerTests(SynchronousTestCase):
@@ -194,6 +198,44 @@ class UnderWayTests(SynchronousTestCase):
             proposal = Proposal(payload=b"", record_count=1, subject="a")
             under_way.propose(lambda *proposed: None, proposal, lambda _: None, self.failed.append)
         self.assertEqual(len(self.failed), PROPOSALS_MAX // 4)
+
+
+class BudgetTests(SynchronousTestCase):
+    """What the logs of a node hold and do together."""
+
+    def test_share(self):
+        """Each that holds something has an equal part; one that holds nothing any more has none."""
+        budget = Budget(120)
+        shares = []
+        for before, after in [(0, 0), (0, 10), (10, 90), (0, 5), (0, 1), (90, 0), (5, 4), (4, 0), (1, 0)]:
+            budget.move(before, after)
+            shares.append((budget.held, budget.share))
+        self.assertEqual(
+            shares,
+            [(0, 120), (10, 120), (90, 120), (95, 60), (96, 40), (6, 60), (5, 60), (1, 120), (0, 120)],
+        )
+
+    def test_pace(self):
+        """What is asked for is due in its turn, and what nobody asked for is not saved up."""
+        pace = Pace(10.0)
+        self.assertEqual([pace.due(20, 0.0), pace.due(5, 0.0), pace.due(5, 1.0)], [0.0, 2.0, 2.5])
+        self.assertEqual([pace.due(10, 50.0), pace.due(0, 50.5), pace.due(1, 51.5)], [50.0, 51.0, 51.5])
+
+    def test_proposals_of_a_node(self):
+        """Appends of all logs of a node are under way in one place, and make room for each other's."""
+        budgets = Budgets.for_node(replace(LAN, proposals_size_max=16 * KIB))
+        settled, failed = [], []
+        for subject, size in (("a", 10), ("b", 6), ("c", 1)):
+            proposal = Proposal(payload=bytes(size * KIB), record_count=1, subject=subject)
+            budgets.under_way.propose(
+                lambda proposal, appended, lost: settled.append(appended),
+                proposal,
+                lambda _: None,
+                failed.append,
+            )
+        self.assertEqual((len(settled), [type(error) for error in failed]), (2, [ResourceExhaustedError]))
+        settled[0](None)
+        self.assertEqual(budgets.under_way.ledger.held, 6 * KIB)
 
 
 class TableTests(SynchronousTestCase):

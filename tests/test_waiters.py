@@ -1,10 +1,12 @@
 """Who waits at the tail: woken in order, forgotten without a trace, however many wait for something else."""
 
+from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import ResourceExhaustedError, UnavailableError
 from loghouse.limits import WAITERS_MAX
 from loghouse.node.waiters import SPARE_MAX, Waiters
+from loghouse.shares import Budget
 
 
 class WaitersTests(SynchronousTestCase):
@@ -69,6 +71,24 @@ class WaitersTests(SynchronousTestCase):
         self.assertEqual(set(told), {UnavailableError})
         self.assertEqual(len(told), WAITERS_MAX)
         self.failureResultOf(self.waiters.wait_for(1), UnavailableError)
+
+    def test_bound_of_all_logs(self):
+        """Logs of a node count together; who is woken, cancels or is told to go makes room on any of them."""
+        waiting = Budget(3)
+        first, second = Waiters(waiting), Waiters(waiting)
+        held = [first.wait_for(1), first.wait_for(1), second.wait_for(5)]
+        for one in (first, second):
+            self.failureResultOf(one.wait_for(1), ResourceExhaustedError)
+        held[0].cancel()
+        self.failureResultOf(held[0], CancelledError)
+        held.append(second.wait_for(7))
+        self.failureResultOf(second.wait_for(1), ResourceExhaustedError)
+        second.wake(6)
+        self.assertEqual((waiting.held, first.count, second.count), (2, 1, 1))
+        first.close(UnavailableError("stopping"))
+        self.failureResultOf(held[1], UnavailableError)
+        second.wake(8)
+        self.assertEqual((waiting.held, waiting.share), (0, 3))
 
 
 class Looked(dict):

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.errors import DamageError, LoghouseError, UnavailableError, UnknownLogError
-from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, UUID_SIZE
+from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, UUID_SIZE, WAITERS_MAX
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
 from loghouse.node.catalogue_log import CatalogueLog
@@ -32,11 +32,13 @@ from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
+from loghouse.replica.budgets import Budgets
 from loghouse.replica.damage import LogRepair
 from loghouse.replica.replica import Replica, ReplicaOptions
 from loghouse.runtime.lanes import NODE_LANE, DiskLanes
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
+from loghouse.shares import Budget
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 
@@ -85,6 +87,8 @@ class Node(Service):
         self.check_subject: Callable[[str], None] = lambda subject: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
         self.disk_uuid = NO_UUID  # read with it, or chosen at the start when the disk is empty
+        self._budgets = Budgets.for_node(options.raft)  # what all logs here share; fixed
+        self._waiting = Budget(WAITERS_MAX)  # who waits at the end of any of them; fixed
         # What is served, by group; another object whenever a log comes or goes: it may be looped over.
         self.logs: Mapping[int, ServedLog] = {}
         # By the names that requests use, the empty one for the default log; follows `logs`.
@@ -188,7 +192,7 @@ class Node(Service):
 
     def serve(self, name: str, group: int) -> ServedLog:
         """Serve one more log, which is not hosted yet."""
-        log = ServedLog(self, name, group, monotonic=self._clocks.monotonic)
+        log = ServedLog(self, name, group, monotonic=self._clocks.monotonic, waiting=self._waiting)
         if self.cluster_uuid != NO_UUID:
             log.seed = frame_seed(self.cluster_uuid, group)
         self.logs = {**self.logs, group: log}
@@ -221,6 +225,7 @@ class Node(Service):
             rng=self._rng,
             disk=self._disk.lane(log.group),
             readers=self._readers,
+            budgets=self._budgets,
         )
         log.host(replica)
 

@@ -24,6 +24,7 @@ from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Propo
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.scheduling import Cancellable
+from loghouse.shares import Budget
 
 STAND_TICKS: Final = 10
 """How long the first replica of a new log stands for election: the others may be born a moment later."""
@@ -38,8 +39,21 @@ class ServedLog:
 
     logger = Logger()
 
-    def __init__(self, node: LogHost, name: str, group: int, *, monotonic: Callable[[], float]) -> None:
-        """Serve a log that is not hosted yet. `monotonic`: seconds that only rise."""
+    def __init__(
+        self,
+        node: LogHost,
+        name: str,
+        group: int,
+        *,
+        monotonic: Callable[[], float],
+        waiting: Budget | None = None,
+    ) -> None:
+        """Serve a log that is not hosted yet.
+
+        Args:
+            monotonic: Seconds that only rise.
+            waiting: Counts who waits at the end of any log of the node; None: this one is alone.
+        """
         self._node = node  # the process; fixed
         self.name = name  # the log's name; fixed
         self.group = group  # its Raft group; fixed
@@ -50,7 +64,7 @@ class ServedLog:
         self.catalogued: CataloguedLog | None = None  # what the catalogue says of it; None where it is older
         self._is_gone = False  # set once, by `retire`: the log was deleted
         self._stand_ticks = 0  # how long this node goes on to stand for election; counts down
-        self._waiters = Waiters()  # readers at the end of the log; woken by each commit
+        self._waiters = Waiters(waiting)  # readers at the end of the log; woken by each commit
         # What operators and producers ask of the group.
         administration = self.administration = Administration(self, node, monotonic=monotonic)
         self.register_producer = administration.register_producer  # see `LogLike`

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, fail
 
 from loghouse.errors import RequestError, ResourceExhaustedError
 from loghouse.limits import WAITERS_MAX
+from loghouse.shares import Budget
 
 SPARE_MAX: Final = 64
 
@@ -16,7 +17,9 @@ SPARE_MAX: Final = 64
 class Waiters:
     """Followers of the log, each waiting for one offset to become readable."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Budget | None = None) -> None:
+        """`waiting` is that of all logs of the node; None: this one has it for itself."""
+        self._waiting = Budget(WAITERS_MAX) if waiting is None else waiting
         self._waiters: dict[int, list[Deferred[None]]] = {}
         self._offsets: list[int] = []  # a heap of them, with some that nobody waits for any more
         self._problem: RequestError | None = None  # what all are told; set once, by `close`
@@ -26,13 +29,13 @@ class Waiters:
         """Fire once `wake` says that the record at `offset` is readable; cancelling forgets the waiter.
 
         Raises (as failures):
-            ResourceExhaustedError: `WAITERS_MAX` wait already.
+            ResourceExhaustedError: `WAITERS_MAX` wait already, on all logs together.
             RequestError: That of `close`.
         """
         if self._problem is not None:
             return fail(self._problem)
-        if self.count >= WAITERS_MAX:
-            return fail(ResourceExhaustedError("followers", f"{WAITERS_MAX} streams wait already"))
+        if self._waiting.held >= self._waiting.total:
+            return fail(ResourceExhaustedError("followers", f"{self._waiting.total} streams wait already"))
         done: Deferred[None] = Deferred(lambda cancelled: self._forget(offset, cancelled))
         waiting = self._waiters.get(offset)
         if waiting is None:
@@ -40,15 +43,19 @@ class Waiters:
             self._note(offset)
         else:
             waiting.append(done)
-        self.count += 1
+        self._set_count(self.count + 1)
         return done
+
+    def _set_count(self, count: int) -> None:
+        self._waiting.move(self.count, count)
+        self.count = count
 
     def wake(self, next_offset: int) -> None:
         """Wake who waits for an offset below `next_offset`."""
         offsets = self._offsets
         while offsets and offsets[0] < next_offset:
             waiting = self._waiters.pop(heappop(offsets), ())
-            self.count -= len(waiting)
+            self._set_count(self.count - len(waiting))
             for done in waiting:
                 done.callback(None)
 
@@ -64,7 +71,7 @@ class Waiters:
         self._problem = problem
         waiters, self._waiters = self._waiters, {}
         self._offsets.clear()
-        self.count = 0
+        self._set_count(0)
         for waiting in waiters.values():
             for done in waiting:
                 done.errback(problem)
@@ -73,6 +80,6 @@ class Waiters:
         waiting = self._waiters.get(offset, [])
         if done in waiting:
             waiting.remove(done)
-            self.count -= 1
+            self._set_count(self.count - 1)
             if not waiting:
                 del self._waiters[offset]

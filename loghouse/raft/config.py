@@ -29,7 +29,8 @@ class RaftConfig:
 
     `committed_size_max`: committed entries in one `Ready`.
 
-    `cache_size_max`: entries kept in memory although the disk has them, for followers close behind.
+    `cache_size_max`: entries kept in memory although the disk has them, for followers close behind; of a log
+    that got no entries for `quiet_ticks`, none.
 
     `reads_max`: ReadIndex requests waiting for an answer, on a leader and on a follower.
     """
@@ -44,6 +45,7 @@ class RaftConfig:
     proposals_size_max: int = PROPOSALS_SIZE_MAX
     committed_size_max: int = 8 * MIB
     cache_size_max: int = 16 * MIB
+    quiet_ticks: int = 50
     reads_max: int = 16_384
 
     def __post_init__(self) -> None:
@@ -60,6 +62,7 @@ class RaftConfig:
             "proposals_size_max",
             "committed_size_max",
             "cache_size_max",
+            "quiet_ticks",
             "reads_max",
         ):
             if getattr(self, name) < 1:

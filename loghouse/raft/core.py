@@ -151,6 +151,10 @@ class Raft(Room):
         elif self.role is Role.CANDIDATE and self._hard_durable == HardState(self.term, self.id):
             self._count_vote(self.id, True)
 
+    def let_go(self) -> None:
+        """Be over: what this member held of the node's caches is for others. Nothing else may follow."""
+        self._log.let_go()
+
     # --- out --------------------------------------------------------------------------
 
     def ready(self) -> Ready | None:

@@ -24,6 +24,7 @@ class Elections(Reads):
         """
         if now:
             self._now = now
+        self._log.tick(self.config.quiet_ticks)
         self._election_elapsed += 1
         self._stalled_ticks = self._stalled_ticks + 1 if self._is_writing else 0
         if self.role is Role.LEADER:

@@ -17,10 +17,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loghouse.limits import CACHED_ENTRIES_MAX
+from loghouse.limits import CACHED_ENTRIES_MAX, CACHED_ENTRY_COST, CACHES_SIZE_MAX
 from loghouse.protocol.entry import Entry
 from loghouse.protocol.log_state import LogState, check_follows
 from loghouse.raft.ready import EntriesPendingError, EntryHeader, LogReader
+from loghouse.shares import Budget
 
 
 @dataclass(slots=True)
@@ -34,14 +35,21 @@ class _Write:
 class RaftLog:
     """Entries, the replicated state after the last of them, and what of it is committed and durable."""
 
-    def __init__(self, reader: LogReader, commit_index: int, cache_size_max: int) -> None:
+    def __init__(
+        self, reader: LogReader, commit_index: int, cache_size_max: int, caches: Budget | None = None
+    ) -> None:
         """Take over a durable log.
 
         Args:
             commit_index: A lower bound of what is committed, from the log's watermark; 0 when not known.
+            caches: What all logs of the node keep in memory together; None: this one has it for itself.
         """
         self._reader = reader  # the log on disk, with nothing being written to it
         self._cache_size_max = cache_size_max  # bytes of entries kept in memory though the disk has them
+        self._caches = Budget(CACHES_SIZE_MAX) if caches is None else caches
+        self._held = 0  # bytes of entries in memory, as `_caches` knows them
+        self._quiet_ticks = 0  # since the log got an entry that is in memory
+        self._ticked_index = 0  # the last entry at the last tick
         self.last_index = reader.last_index
         self.last_term = reader.term_at(reader.last_index)
         self.state = reader.state_at(reader.last_index)
@@ -292,15 +300,46 @@ class RaftLog:
 
     def release(self) -> None:
         """Drop from memory what is durable, committed and delivered, beyond the cache's bounds."""
-        ends = self._ends
-        surplus = len(ends) - CACHED_ENTRIES_MAX
+        ends, share = self._ends, self._caches.share
+        size = ends[-1] - self._bytes_before if ends else 0
+        size_max, entries_max = self._cache_size_max, CACHED_ENTRIES_MAX
+        if share < size_max:
+            size_max = share
+        if share < CACHED_ENTRIES_MAX * CACHED_ENTRY_COST:
+            entries_max = share // CACHED_ENTRY_COST
+        surplus = len(ends) - entries_max
         # In chunks, of a quarter at least: deleting from the front of a list moves the rest.
-        if surplus * 4 <= len(ends) and (not ends or ends[-1] - self._bytes_before <= self._cache_size_max):
-            return
+        if surplus * 4 > len(ends) or size > size_max:
+            size = self._drop(surplus, size_max)
+        if size != self._held:
+            self._hold(size)
+
+    def _hold(self, size: int) -> None:
+        self._caches.move(self._held, size)
+        self._held = size
+
+    def _drop(self, surplus: int, size_max: int) -> int:
+        """Drop so many entries, and more until the rest fits, as far as it may; return the rest's bytes."""
+        ends = self._ends
         keep = min(self.durable_index, self.commit_index, self.delivered_index) + 1 - self._window_first
-        count = min(max(surplus, bisect_left(ends, ends[-1] - self._cache_size_max) + 1), keep)
+        count = min(max(surplus, bisect_left(ends, ends[-1] - size_max) + 1), keep)
         if count > 0 and (count == keep or count * 4 > len(ends)):
             self._bytes_before = ends[count - 1]
             self._window_first += count
             del self._window[:count]
             del ends[:count]
+        return ends[-1] - self._bytes_before if ends else 0
+
+    def tick(self, quiet_ticks: int) -> None:
+        """Let a tick pass: a log that got no entries for so many keeps none in memory that the disk has."""
+        if not self._ends:
+            return
+        if self.last_index != self._ticked_index:
+            self._ticked_index, self._quiet_ticks = self.last_index, 0
+        self._quiet_ticks += 1
+        if self._quiet_ticks > quiet_ticks:
+            self._hold(self._drop(len(self._ends), 0))
+
+    def let_go(self) -> None:
+        """Hold nothing of the budget any more: this log is over."""
+        self._hold(0)

@@ -21,6 +21,7 @@ from loghouse.raft.progress import Inflights, Progress, ProgressState
 from loghouse.raft.raft_log import RaftLog
 from loghouse.raft.read_queue import ReadQueue
 from loghouse.raft.ready import Chance, Damage, LogReader, ReadState, Role
+from loghouse.shares import Budget
 
 
 class Roles:
@@ -40,6 +41,7 @@ class Roles:
         damage: Damage | None = None,
         now: int = 0,
         metrics: Metrics = NO_METRICS,
+        caches: Budget | None = None,
     ) -> None:
         self.config = config  # timing and bounds; fixed
         self.id = id  # this member's id, u32, from the configuration entry that added it; fixed
@@ -57,7 +59,7 @@ class Roles:
         self._rng = rng  # for election timeouts and read ids; fixed
         self._now = now  # wall clock in microseconds since the epoch, as the last tick had it
         # The log: what of it is committed and durable, and its end in memory.
-        self._log = RaftLog(reader, commit_index, config.cache_size_max)
+        self._log = RaftLog(reader, commit_index, config.cache_size_max, caches)
         if hard_state.term < self._log.last_term:
             raise StorageError(
                 f"group {group}: the hard state has term {hard_state.term}, but the log ends in term "

@@ -176,6 +176,7 @@ class RaftDriver:
     def stop(self) -> None:
         """Take no more turns; who waits gets no answer from here any more."""
         self._is_stopped = True
+        self.raft.let_go()
         if self._read_ahead is not None:
             self._read_ahead.forget()
         if self._notification is not None:

@@ -17,6 +17,7 @@ from loghouse.protocol.log_state import LogState
 from loghouse.raft.ready import EntriesPendingError, EntryHeader
 from loghouse.runtime.scheduling import Cancellable, Scheduler
 from loghouse.runtime.threads import WorkQueue
+from loghouse.shares import Pace
 from loghouse.storage.log import Log
 
 
@@ -28,9 +29,15 @@ class ReadAhead:
     """
 
     def __init__(
-        self, log: Log, readers: WorkQueue, failed: Callable[[BaseException], Any], *, scheduler: Scheduler
+        self,
+        log: Log,
+        readers: WorkQueue,
+        failed: Callable[[BaseException], Any],
+        *,
+        scheduler: Scheduler,
+        pace: Pace | None = None,
     ) -> None:
-        """Read nothing yet."""
+        """Read nothing yet. `pace` is that of all logs of the node; None: this one has it for itself."""
         self._log = log
         self._readers = readers  # the threads for cold reads
         self._failed = failed  # told why a read failed; the core asks again at its next turn
@@ -40,7 +47,8 @@ class ReadAhead:
         self._before: dict[int, int] = {}
         self._under_way: set[int] = set()
         self._scheduler = scheduler  # runs work later
-        self._free_at = 0.0  # the scheduler's clock: when the rate allows the next piece
+        # By the scheduler's clock: when the rate allows the next piece.
+        self._pace = Pace(CATCH_UP_RATE) if pace is None else pace
         self._waiting: set[Cancellable] = set()
         self._life = 0
         self.wake: Callable[[], None] = lambda: None
@@ -145,8 +153,7 @@ class ReadAhead:
     def _when_due(self, piece: list[Entry], use: Callable[[], None]) -> None:
         """Call `use` as soon as the rate allows for a piece of that size."""
         now = self._scheduler.seconds()
-        due = max(now, self._free_at)
-        self._free_at = due + sum(entry.size for entry in piece) / CATCH_UP_RATE
+        due = self._pace.due(sum(entry.size for entry in piece), now)
         if due <= now:
             use()
             return

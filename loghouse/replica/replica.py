@@ -28,11 +28,11 @@ from loghouse.raft.config import RaftConfig
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Damage, Role, SoftState
 from loghouse.replica.api import OnAppended, OnFailed, Proposal
+from loghouse.replica.budgets import Budgets
 from loghouse.replica.damage import DamageControl, LogRepair
 from loghouse.replica.disk_room import DiskRoom
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.read_ahead import ReadAhead
-from loghouse.replica.under_way import UnderWay
 from loghouse.runtime.events import Logger
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
@@ -97,8 +97,13 @@ class Replica:
         rng: random.Random,
         disk: WorkQueue,
         readers: WorkQueue,
+        budgets: Budgets | None = None,
     ) -> None:
-        """Host a log that `opened` has opened just now; nothing happens before `start`."""
+        """Host a log that `opened` has opened just now; nothing happens before `start`.
+
+        Args:
+            budgets: What the logs of the node share; None: this one is alone.
+        """
         assert opened.log is not None
         self._owner = owner  # the node, for this log; fixed
         self.options = options  # where it is and how it works; fixed
@@ -113,7 +118,8 @@ class Replica:
         self._is_renewing = False  # True while the disk thread syncs between one driver and the next
         self.is_writable = True  # whether the disk takes appends; set by the disk room, False once stopped
         self.has_leader = False  # whether a leader is known; set at each change of role, False once stopped
-        self._under_way = UnderWay(options.raft.proposals_size_max)  # counts appends until settled
+        # What this log shares with the others of the node; fixed.
+        self._budgets = budgets or Budgets.for_node(options.raft)
         # What is done about damage in the log; fixed.
         self.damage_control = DamageControl(
             self,
@@ -162,7 +168,8 @@ class Replica:
         # the last watermark. It must be readable even if there is no room now for an entry of a new term.
         is_lone = log.state.configuration.voters == {id_} and damage is None
         read_failed = self.damage_control.read_failed
-        read_ahead = ReadAhead(log, self.readers, read_failed, scheduler=clocks.scheduler)
+        budgets, scheduler = self._budgets, clocks.scheduler
+        read_ahead = ReadAhead(log, self.readers, read_failed, scheduler=scheduler, pace=budgets.catch_up)
         raft = Raft(
             self.options.raft,
             id=id_,
@@ -175,6 +182,7 @@ class Replica:
             damage=damage,
             now=int(clocks.wall() * MICROSECONDS),
             metrics=self.options.metrics,
+            caches=budgets.caches,
         )
         return RaftDriver(
             raft,
@@ -298,7 +306,7 @@ class Replica:
         elif not self.is_writable:
             failed(DiskFullError(self.options.data_dir))
         else:
-            self._under_way.propose(self.driver.propose, proposal, appended, failed)
+            self._budgets.under_way.propose(self.driver.propose, proposal, appended, failed)
 
     def change_configuration(self, configuration: Configuration) -> None:
         """Propose a configuration on the leader; what is refused is tried again by the next look."""

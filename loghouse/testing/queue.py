@@ -74,7 +74,8 @@ class DiskQueue(WorkQueue):
 
     def break_off(self, rng: random.Random) -> None:
         """The power goes: what the disk was at is done up to some operation, and nobody is told."""
-        for job in self._at_disk:
+        jobs, self._at_disk = self._at_disk, []
+        for job in jobs:
             is_at_sync = rng.random() < 0.5
             kinds = SYNCS if is_at_sync else sorted(CHANGING)
             count = rng.randrange(2 if is_at_sync else BROKEN_OFF_MAX)

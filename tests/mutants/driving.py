@@ -183,9 +183,9 @@ ANSWERS = (
         "A producer's id gets lost on its way into the log: its retry is appended again.",
         (
             REPLICA + "propose",
-            "self._under_way.propose(self.driver.propose, proposal, ",
+            "self._budgets.under_way.propose(self.driver.propose, proposal, ",
             (
-                "self._under_way.propose(self.driver.propose, "
+                "self._budgets.under_way.propose(self.driver.propose, "
                 "__import__('dataclasses').replace(proposal, producer_id=0), "
             ),
         ),

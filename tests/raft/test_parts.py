@@ -37,6 +37,7 @@ class ConfigTests(SynchronousTestCase):
             ("committed_size_max", 0),
             ("reads_max", 0),
             ("cache_size_max", 0),
+            ("quiet_ticks", 0),
         ]:
             with self.assertRaises(ValueError) as caught:
                 RaftConfig(**{field: value})

@@ -9,6 +9,7 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.raft import raft_log as raft_log_module
 from loghouse.raft.raft_log import RaftLog
+from loghouse.shares import Budget
 from loghouse.testing.memory_log import MemoryLog
 from tests.raft.group import configuration, entry, log_of
 
@@ -332,6 +333,91 @@ class ReleaseTests(SynchronousTestCase):
         log = whole(0, cache_size_max=1)
         log.release()
         self.assertEqual((log._window, log.term_at(1)), ([], 1))
+
+
+class SharedCacheTests(SynchronousTestCase):
+    """What the logs of one node keep in memory together."""
+
+    def setUp(self):
+        self.caches = Budget(8000)
+        self.patch(raft_log_module, "CACHED_ENTRY_COST", 1)
+
+    def log(self, count=0, size=100):
+        log = RaftLog(MemoryLog(log_of([1])), 1, 6000, self.caches)
+        for _ in range(count):
+            grow(log, size)
+            log.release()
+        return log
+
+    def held(self, *logs):
+        sizes = [sum(one.size for one in log._window) for log in logs]
+        self.assertEqual(sum(sizes), self.caches.held)
+        return sizes
+
+    def test_alone(self):
+        """A log alone keeps as much as one may, and up to a third more until the next chunk goes."""
+        log = self.log(100)
+        [size] = self.held(log)
+        self.assertTrue(6000 <= size <= 8000, size)
+
+    def test_many(self):
+        """Busy logs have equal parts of what there is for all, however much one had before."""
+        logs = [self.log(100), self.log(), self.log(), self.log()]
+        for _ in range(60):
+            for log in logs:
+                grow(log, 100)
+                log.release()
+        sizes = self.held(*logs)
+        self.assertTrue(all(2000 <= size <= 2700 for size in sizes), sizes)
+
+    def test_count(self):
+        """Small entries count for what they cost: no log keeps more of them than its part is worth."""
+        self.patch(raft_log_module, "CACHED_ENTRY_COST", 200)
+        logs = [self.log(40, 64), self.log(40, 64)]
+        for log in logs:
+            grow(log)
+            log.release()
+            self.assertTrue(20 <= len(log._window) <= 27, len(log._window))
+
+    def test_quiet(self):
+        """A log that gets nothing for some time gives all back that the disk has, and begins anew."""
+        log, other = self.log(10), self.log(10)
+        for tick in range(5):
+            log.tick(3)
+            other.tick(3)
+            grow(other)
+            other.release()
+            self.assertEqual(len(log._window), 10 if tick < 3 else 0, tick)
+        self.held(log, other)
+        self.assertEqual(self.caches.share, 8000)
+        grow(log)
+        log.release()
+        self.assertEqual(len(log._window), 1)
+        for _ in range(3):
+            log.tick(3)
+        self.assertEqual(len(log._window), 1)
+
+    def test_quiet_with_work(self):
+        """What is not committed, or not on disk, stays in a quiet log, and goes when it is."""
+        log = self.log(3)
+        last = log.last_index + 1
+        log.append(entry(last, 1))
+        log.take_writes(last)
+        for _ in range(9):
+            log.tick(3)
+        self.assertEqual([one.index for one in log._window], [last])
+        log.persisted(last)
+        log.commit(last)
+        log.take_committed(1 << 20)
+        log.tick(3)
+        self.assertEqual((log._window, self.held(log)), ([], [0]))
+
+    def test_let_go(self):
+        """A log that is over holds nothing of what the others share."""
+        log, other = self.log(10), self.log(5)
+        log.let_go()
+        self.assertEqual((self.caches.held, self.caches.share), (500, 8000))
+        self.held(other)
 
 
 class BeginTests(SynchronousTestCase):

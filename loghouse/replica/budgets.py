@@ -1,0 +1,28 @@
+"""What the replicas of one node share, in place of a bound for each: many logs cost no more than one may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loghouse.limits import CACHES_SIZE_MAX, CATCH_UP_RATE
+from loghouse.raft.config import RaftConfig
+from loghouse.replica.under_way import UnderWay
+from loghouse.shares import Budget, Pace
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """One for all replicas of a node.
+
+    `under_way` counts appends until they are settled, `caches` the entries kept in memory for followers close
+    behind, `catch_up` is how fast entries are read for followers far behind.
+    """
+
+    under_way: UnderWay
+    caches: Budget
+    catch_up: Pace
+
+    @classmethod
+    def for_node(cls, raft: RaftConfig) -> Budgets:
+        """Return the budgets of a node whose logs have these bounds."""
+        return cls(UnderWay(raft.proposals_size_max), Budget(CACHES_SIZE_MAX), Pace(CATCH_UP_RATE))
