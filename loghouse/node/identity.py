@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from loghouse.node.options import NodeOptions
 from loghouse.replica.bootstrap import beginning
 from loghouse.storage.directory import DataDirectory, DiskIdentity
@@ -21,6 +23,7 @@ def claim_directory(files: Files, options: NodeOptions) -> DataDirectory | None:
         node_name=options.name,
         segment_size=options.segment_size,
         reserve_size=options.reserve_size,
+        guard=threading.Lock(),
     )
 
 
@@ -35,6 +38,7 @@ def lock_directory(files: Files, options: NodeOptions) -> DataDirectory:
         options.data_dir,
         segment_size=options.segment_size,
         reserve_size=options.reserve_size,
+        guard=threading.Lock(),
     )
     if not directory.is_empty:
         try:

@@ -10,6 +10,7 @@ renaming.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
@@ -36,7 +37,7 @@ from loghouse.storage.files import (
     write_temporary,
 )
 from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX
-from loghouse.storage.recovery import INDEX, RESERVE_NAME, SPARE_PREFIX, STATE, STORE, segment_name
+from loghouse.storage.recovery import INDEX, SPARE_PREFIX, STATE, STORE, segment_name
 from loghouse.storage.segment import End, Segment
 from loghouse.storage.start import encode_segment_state
 from loghouse.storage.store import StoreHeader, new_block
@@ -56,7 +57,6 @@ class LogSizes:
 
     segment: int
     index: int
-    reserve: int
     first: int
 
     @cached_property
@@ -122,61 +122,105 @@ def create_allocated(files: Files, path: str, size: int) -> None:
     file.close()
 
 
-class Rooms:
-    """Takes and keeps room in one log's directory: spares for new segments, and the reserve.
+class Reserve:
+    """A file that is given back when the disk is full, so that small work that must succeed finds room.
 
-    The reserve is a file that is given back when the disk is full, so that cuts, state
-    files and a clean stop still find room; appends resume only when it could be made again.
+    Cuts, state files and a clean stop do; appends resume only when it could be made again. The logs of a data
+    directory have one together, and threads of several come here at a time.
     """
 
-    def __init__(self, files: Files, directory: str, sizes: LogSizes) -> None:
+    def __init__(
+        self,
+        files: Files,
+        path: str,
+        size: int,
+        guard: AbstractContextManager[object, bool | None] | None = None,
+    ) -> None:
+        """Use the file at `path`, of `size` bytes; 0: there is none.
+
+        Args:
+            guard: Lets one thread in at a time; None when there is but one.
+        """
+        self._files = files
+        self.path = path
+        self._size = size
+        self._guard = nullcontext() if guard is None else guard
+        self._release_count = 0
+        # Whether it is there for certain. Known only once it was looked for: asking the disk at each append
+        # is dear.
+        self.is_there = False
+
+    def ensure(self) -> None:
+        """Make it when it is not there.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        if self.is_there:
+            return
+        with self._guard:
+            if self._size and not self._holds_room():
+                create_allocated(self._files, self.path, self._size)
+            self.is_there = True
+
+    def _holds_room(self) -> bool:
+        # A crash may leave the name without the room.
+        return self._files.exists(self.path) and OpenFile.open(self._files, self.path).size() > 0
+
+    def use_for(self, work: Callable[[], T], directory: str) -> T:
+        """Do small work; when there is no room, give the reserve back and do it again from its start.
+
+        Nobody else makes the reserve, or has it given back, in between.
+
+        Args:
+            directory: Where the work is, for what is told of a full disk.
+
+        Raises:
+            DiskFullError: The reserve was gone, or not enough; the work may be done again later.
+            OSError: Of the work, or of giving the reserve back.
+        """
+        release_count = self._release_count
+        try:
+            return work()
+        except OSError as error:
+            if error.errno in SCARCE_ERRNOS or not is_full(error):
+                check_room(error, directory)
+                raise
+            full = error
+        with self._guard:
+            # Another log may have had it given back since.
+            if release_count == self._release_count and not self._release():
+                check_room(full, directory)
+            try:
+                return work()
+            except OSError as error:
+                check_room(error, directory)
+                raise
+
+    def _release(self) -> bool:
+        self.is_there = False
+        was_there = remove_file(self._files, self.path)
+        self._release_count += was_there
+        return was_there
+
+
+class Rooms:
+    """Takes and keeps room in one log's directory: spares for new segments. Has a way to the reserve."""
+
+    def __init__(self, files: Files, directory: str, sizes: LogSizes, reserve: Reserve) -> None:
         self._files = files
         self._directory = directory
         self.sizes = sizes
+        self.reserve = reserve
         self._spares: list[int] = []  # store sizes of the spares made, in order
-        # Whether the reserve is there for certain. Known only once it was looked for: asking the disk at each
-        # append is dear.
-        self.has_reserve = False
 
     def spare_path(self, number: int, suffix: str) -> str:
         """Return the path of a spare's file."""
         return f"{self._directory}/{SPARE_PREFIX}{number}{suffix}"
 
-    def ensure_reserve(self) -> None:
-        """Make the reserve when it is not there.
-
-        Raises:
-            OSError: There is no room for it.
-        """
-        if self.has_reserve:
-            return
-        path = f"{self._directory}/{RESERVE_NAME}"
-        if self.sizes.reserve and not self._files.exists(path):
-            create_allocated(self._files, path, self.sizes.reserve)
-        self.has_reserve = True
-
-    def release_reserve(self) -> bool:
-        """Give the reserve back to the disk; False when there was none."""
-        self.has_reserve = False
-        return remove_file(self._files, f"{self._directory}/{RESERVE_NAME}")
-
     def using_reserve(self, work: Callable[[], T]) -> T:
-        """Do small work that must succeed on a full disk; after a release it is done again from its start.
-
-        Raises:
-            DiskFullError: There was no reserve left, or it was not enough; the work may be done again later.
-        """
-        try:
-            return work()
-        except OSError as error:
-            if error.errno in SCARCE_ERRNOS or not (is_full(error) and self.release_reserve()):
-                check_room(error, self._directory)
-                raise
-        try:
-            return work()
-        except OSError as error:
-            check_room(error, self._directory)
-            raise
+        """Do small work that must succeed on a full disk; see `Reserve.use_for`."""
+        return self.reserve.use_for(work, self._directory)
 
     def ensure_spares(self, store_sizes: list[int]) -> None:
         """Make the spares for these stores, in this order.
@@ -186,7 +230,7 @@ class Rooms:
             OSError: Another error.
         """
         try:
-            self.ensure_reserve()
+            self.reserve.ensure()
             for number, size in enumerate(store_sizes):
                 if number < len(self._spares) and self._spares[number] >= size:
                     continue

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -34,6 +35,7 @@ from loghouse.limits import (
 )
 from loghouse.protocol.entry import DEFAULT_GROUP, HEADER, EntryKind, with_crc, without_crc
 from loghouse.protocol.fields import ShortText, Uuid, plain, read_fields, struct_of
+from loghouse.storage.creation import Reserve
 from loghouse.storage.files import (
     Files,
     OpenFile,
@@ -45,7 +47,7 @@ from loghouse.storage.files import (
     replace_file,
 )
 from loghouse.storage.log import Log
-from loghouse.storage.recovery import ASIDE_NAME, STORE, parse_name
+from loghouse.storage.recovery import ASIDE_NAME, RESERVE_NAME, STORE, parse_name
 
 T = TypeVar("T")
 FORMAT_VERSION: Final = 1
@@ -119,13 +121,19 @@ class DataDirectory:
     """
 
     def __init__(
-        self, files: Files, path: str, locks: Sequence[OpenFile], *, segment_size: int, reserve_size: int
+        self,
+        files: Files,
+        path: str,
+        locks: Sequence[OpenFile],
+        *,
+        segment_size: int,
+        reserve: Reserve,
     ) -> None:
         """Use `lock`."""
         self._files = files
         self._locks = locks
         self._segment_size = segment_size
-        self._reserve_size = reserve_size
+        self._reserve = reserve  # of all logs together
         self.path = path
         self._made_directory = False
         self._made_lock = False
@@ -150,8 +158,13 @@ class DataDirectory:
         *,
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         reserve_size: int = RESERVE_SIZE_DEFAULT,
+        guard: AbstractContextManager[object, bool | None] | None = None,
     ) -> DataDirectory:
         """Take the directory for this process, making it (not its parents) when it is not there.
+
+        Args:
+            segment_size, reserve_size: Bytes; the sizes of files made from now on.
+            guard: See `Reserve`: needed when threads write several logs at a time.
 
         Raises:
             DataDirectoryError: It is in use, unreadable, or of a newer version.
@@ -175,7 +188,8 @@ class DataDirectory:
                     files.remove_directory(path)
             raise DataDirectoryError(f"{path} cannot be used: {error}; {_hint(error)}") from error
         try:
-            directory = cls(files, path, locks, segment_size=segment_size, reserve_size=reserve_size)
+            reserve = Reserve(files, f"{path}/{RESERVE_NAME}", reserve_size, guard)
+            directory = cls(files, path, locks, segment_size=segment_size, reserve=reserve)
         except OSError as error:
             _unlock(locks)
             raise DataDirectoryError(f"{path} cannot be read: {error}; {_hint(error)}") from error
@@ -195,6 +209,7 @@ class DataDirectory:
         node_name: str,
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         reserve_size: int = RESERVE_SIZE_DEFAULT,
+        guard: AbstractContextManager[object, bool | None] | None = None,
     ) -> DataDirectory | None:
         """Take a directory that somebody took before, and check whose it is; changes nothing.
 
@@ -205,7 +220,7 @@ class DataDirectory:
         """
         if not files.exists(f"{path.rstrip('/')}/{LOCK_NAME}"):
             return None
-        directory = cls.lock(files, path, segment_size=segment_size, reserve_size=reserve_size)
+        directory = cls.lock(files, path, segment_size=segment_size, reserve_size=reserve_size, guard=guard)
         try:
             if not directory.is_empty:
                 directory.check_names(cluster_name=cluster_name, node_name=node_name)
@@ -300,6 +315,7 @@ class DataDirectory:
         files, logs = self._files, f"{self.path}/{LOGS_NAME}"
         try:
             remove_file(files, f"{self.path}/{NODE_NAME}")
+            remove_file(files, self._reserve.path)
             files.sync_directory(self.path)  # without its log, an identity would be damage
             if not files.exists(logs):
                 return
@@ -372,7 +388,7 @@ class DataDirectory:
             cluster=identity.cluster_uuid,
             group=group,
             segment_size=self._segment_size,
-            reserve_size=self._reserve_size,
+            reserve=self._reserve,
             leaves_damage=leaves_damage,
         )
 

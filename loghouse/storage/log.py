@@ -34,7 +34,7 @@ from loghouse.limits import (
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.creation import LogSizes, Rooms
+from loghouse.storage.creation import LogSizes, Reserve, Rooms
 from loghouse.storage.examination import DamagedEntries, write_over
 from loghouse.storage.files import Files, check_room, disk_work, remove_file, sync_written
 from loghouse.storage.hard_state import HardStateFile, replace_hard_state
@@ -48,7 +48,7 @@ from loghouse.storage.opening import (
     survey,
 )
 from loghouse.storage.reading import ReadableLog, View, make_view
-from loghouse.storage.recovery import INDEX, STATE, check_entries, segment_name
+from loghouse.storage.recovery import INDEX, RESERVE_NAME, STATE, check_entries, segment_name
 from loghouse.storage.segment import End, Segment
 from loghouse.storage.start import write_start
 from loghouse.storage.store import Watermark, newest_watermark
@@ -110,6 +110,7 @@ class Log(ReadableLog):
         index_size: int | None = None,
         reserve_size: int = RESERVE_SIZE_DEFAULT,
         first_size: int = SEGMENT_SIZE_FIRST,
+        reserve: Reserve | None = None,
         leaves_damage: bool = False,
     ) -> Log:
         """Open a log, settling what a crash left; `warnings` says what that was.
@@ -119,6 +120,7 @@ class Log(ReadableLog):
             cluster: The cluster's uuid, 16 bytes.
             segment_size, index_size, reserve_size: Bytes; the sizes of files made from now on.
             first_size: Bytes of the log's first segment, at most `segment_size`; those behind it grow.
+            reserve: That of the data directory; None: the log has one for itself, of `reserve_size`.
             leaves_damage: Whether to open with damage of committed entries in sealed segments, to be mended
                 then; `unknown_ends` are these segments' base indexes.
 
@@ -132,10 +134,11 @@ class Log(ReadableLog):
         sizes = LogSizes(
             segment=segment_size,
             index=index_size or segment_size // INDEX_SHARE,
-            reserve=reserve_size,
             first=min(first_size, segment_size),
         )
-        rooms = Rooms(files, directory, sizes)
+        if reserve is None:
+            reserve = Reserve(files, f"{directory}/{RESERVE_NAME}", reserve_size)
+        rooms = Rooms(files, directory, sizes, reserve)
         with disk_work(directory, f"open the log in {directory}"):
             hard_state = HardStateFile(files, directory, frame_seed(cluster, group), remedy=remedy)
             found = survey(
@@ -225,7 +228,7 @@ class Log(ReadableLog):
             state, active = self._state, self._active
             check_entries(state, entries)
             chunks, stores, is_tight = self._rooms.sizes.split(active, entries)
-            if is_tight or stores or not self._rooms.has_reserve:
+            if is_tight or stores or not self._rooms.reserve.is_there:
                 self._take_room(chunks, stores, is_tight)
             try:
                 for place, chunk in enumerate(chunks):

@@ -23,6 +23,7 @@ from loghouse.storage.recovery import (
     ASIDE_NAME,
     HARD_STATE_NAME,
     INDEX,
+    RESERVE_NAME,
     START_NAME,
     SUFFIXES,
     DirectoryPlan,
@@ -345,6 +346,9 @@ class Settlement:
             remove_held(files, directory)
         else:
             self._keep_held(found.loss)
+        own_reserve = f"{directory}/{RESERVE_NAME}"
+        if self._rooms.reserve.path != own_reserve:
+            remove_file(files, own_reserve)  # of a version that had one for each log
         # The process before may have ended between a rename and its sync: what is seen here must be durable
         # before anything builds on it or is removed because of it.
         files.sync_directory(directory)
@@ -368,7 +372,7 @@ class Settlement:
                 continue
             self.warnings.append(f"{segment_name(base, INDEX)}: did not fit its store, was rebuilt")
         self._settle_active()
-        self._if_room("the reserve", self._rooms.ensure_reserve)
+        self._if_room("the reserve", self._rooms.reserve.ensure)
 
     def _take_index_back(self) -> str:
         """Give the last index its name back that a cut took before a crash; return the name that is gone."""

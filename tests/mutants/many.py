@@ -94,6 +94,27 @@ SHARED = (
         by="test_waiters:WaitersTests.test_bound_of_all_logs",
     ),
     bug(
+        "reserve-taken-in-between",
+        "many logs: another log makes the reserve of the room that was given back for a cut",
+        "Others may come between giving the reserve back and the work it is for.",
+        ("loghouse.storage.creation:Reserve.use_for", "with self._guard:", "with nullcontext():"),
+        by="storage.test_reserve:ReserveTests.test_given_back",
+    ),
+    bug(
+        "reserve-given-back-once",
+        "many logs: the room that one log had given back is not used by another that waits for it",
+        "Who finds the reserve given back gives up.",
+        ("loghouse.storage.creation:Reserve.use_for", "release_count == self._release_count and ", ""),
+        by="storage.test_reserve:ReserveTests.test_given_back_by_another_log",
+    ),
+    bug(
+        "old-reserve-stays",
+        "many logs: an upgraded log keeps 16 MiB that nothing uses",
+        "The reserve that an earlier version made for a log stays.",
+        ("loghouse.storage.opening:Settlement.run", "remove_file(files, own_reserve)", "pass"),
+        by="storage.test_reserve:UpgradeTests.test_upgrade",
+    ),
+    bug(
         "a-pace-for-each-log",
         "many logs: each reads 64 MiB a second for followers far behind",
         "What one log reads does not put off what the next one reads.",

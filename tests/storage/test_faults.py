@@ -223,7 +223,7 @@ class FullDiskTests(SynchronousTestCase):
         more = [writer.records(1, 300) for _ in range(12)]
         log.append(more)
         log.close()
-        self.assertIn("/data/logs/1/reserve", disk.contents())
+        self.assertIn("/data/reserve", disk.contents())
         disk.stop_process()
         self.assertEqual(frames_of(boot(disk).open_log()), frames + [entry.frame for entry in more])
 
