@@ -10,6 +10,7 @@ from twisted.logger import globalLogPublisher
 from loghouse.errors import DamageError
 from loghouse.limits import KIB, MIB
 from loghouse.replica.scrubber import FIRST_SECONDS, LATE_SECONDS_MAX, PASS_SECONDS, REST_FACTOR, Scrubber
+from loghouse.shares import Pace
 from loghouse.storage import examination
 from loghouse.testing.disk import SimDisk, disk_error
 from tests.driver.queue import ManualQueue
@@ -37,7 +38,7 @@ class ScrubberTests(ExaminationCase):
         self.queue = ManualQueue()
         self.scrubber = self.scrub(RATE)
 
-    def scrub(self, rate: int) -> Scrubber:
+    def scrub(self, rate: int, pace: Pace | None = None) -> Scrubber:
         self.metrics = RecordingMetrics()
         return Scrubber(
             self.disk,
@@ -47,6 +48,7 @@ class ScrubberTests(ExaminationCase):
             rate=rate,
             monotonic=lambda: self.now,
             metrics=self.metrics,
+            pace=pace,
         )
 
     @property
@@ -105,6 +107,25 @@ class ScrubberTests(ExaminationCase):
         self.assertGreater(took, (read - STEP) / rate - 1.1)
         self.assertGreater(took, 2.5)
         self.assertLess(took, read / rate + 0.5)
+
+    def test_rate_of_all_logs(self):
+        """Logs of a node are read in turns, together no faster than one would be alone."""
+
+        def sizes(count: int) -> list[int]:
+            """Return how many bytes each of so many scrubbers reads in ten seconds."""
+            pace = Pace(1.0)
+            scrubbers = [self.scrub(STEP, pace) for _ in range(count)]
+            self.now += FIRST_SECONDS
+            for _ in range(100):
+                self.now += 0.1
+                for scrubber in scrubbers:
+                    scrubber.look()
+                    self.queue.drain()
+            return [scrubber._size for scrubber in scrubbers]
+
+        [alone], both = sizes(1), sizes(2)
+        self.assertLess(abs(sum(both) - alone), 0.3 * alone, (alone, both))
+        self.assertLess(abs(both[0] - both[1]), 0.3 * alone, (alone, both))
 
     def test_slow_disk(self):
         """Of a slow disk's time it takes a tenth."""

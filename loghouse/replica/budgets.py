@@ -15,14 +15,16 @@ class Budgets:
     """One for all replicas of a node.
 
     `under_way` counts appends until they are settled, `caches` the entries kept in memory for followers close
-    behind, `catch_up` is how fast entries are read for followers far behind.
+    behind, `catch_up` is how fast entries are read for followers far behind, `scrubbing` how fast sealed
+    segments, in seconds at the configured rate.
     """
 
     under_way: UnderWay
     caches: Budget
     catch_up: Pace
+    scrubbing: Pace
 
     @classmethod
     def for_node(cls, raft: RaftConfig) -> Budgets:
         """Return the budgets of a node whose logs have these bounds."""
-        return cls(UnderWay(raft.proposals_size_max), Budget(CACHES_SIZE_MAX), Pace(CATCH_UP_RATE))
+        return cls(UnderWay(raft.proposals_size_max), Budget(CACHES_SIZE_MAX), Pace(CATCH_UP_RATE), Pace(1.0))

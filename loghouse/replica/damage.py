@@ -25,6 +25,7 @@ from loghouse.replica.scrubber import Scrubber
 from loghouse.runtime.events import Logger
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
+from loghouse.shares import Pace
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
@@ -144,6 +145,7 @@ class DamageControl:
         choose_id: Callable[[], int],
         scrub_rate: int,
         metrics: Metrics,
+        scrub_pace: Pace | None = None,
     ) -> None:
         """Nothing happens before the first `tick`, damage, or message of another member.
 
@@ -152,6 +154,7 @@ class DamageControl:
             choose_id: Returns a random u64, as `EntryRepair` wants it.
             scrub_rate: Bytes a second to read of sealed segments; 0 reads nothing.
             metrics: Told when all of them were read.
+            scrub_pace: See `Scrubber`.
         """
         assert log_repair.log is not None
         self._owner = owner  # the replica
@@ -170,6 +173,7 @@ class DamageControl:
             rate=scrub_rate,
             monotonic=clocks.monotonic,
             metrics=metrics,
+            pace=scrub_pace,
         )
 
     @property

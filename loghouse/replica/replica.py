@@ -131,6 +131,7 @@ class Replica:
             choose_id=lambda: rng.getrandbits(64),
             scrub_rate=options.scrub_rate,
             metrics=options.metrics,
+            scrub_pace=self._budgets.scrubbing,
         )
         # Takes room ahead, trims, and lives without room; fixed.
         self.disk_room = DiskRoom(

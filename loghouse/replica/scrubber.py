@@ -14,6 +14,7 @@ from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.replica.entry_repair import MendingOwner
 from loghouse.runtime.events import Logger
 from loghouse.runtime.threads import WorkQueue
+from loghouse.shares import Pace
 from loghouse.storage.examination import Examination
 from loghouse.storage.files import Files
 from loghouse.storage.log import Log
@@ -40,13 +41,20 @@ class Scrubber:
         rate: int,
         monotonic: Callable[[], float],
         metrics: Metrics = NO_METRICS,
+        pace: Pace | None = None,
     ) -> None:
-        """Begin some time after the first `look`."""
+        """Begin some time after the first `look`.
+
+        Args:
+            rate: Bytes a second at most, of all logs of the node together; 0 reads nothing.
+            pace: That of all logs, in seconds of reading at the rate; None: this one has it for itself.
+        """
         self._files = files
         self._log = log
         self._owner = owner
         self._readers = readers
-        self._rate = rate  # bytes a second at most; 0 reads nothing
+        self._rate = rate
+        self._pace = Pace(1.0) if pace is None else pace
         self._monotonic = monotonic
         self._metrics = metrics  # told when a pass ends
         self._due = monotonic() + FIRST_SECONDS
@@ -127,7 +135,8 @@ class Scrubber:
                 size = outcome
                 self._judge(exam)
             self._size += size
-            by_rate = max(self._due, began - LATE_SECONDS_MAX) + size / self._rate
+            seconds = size / self._rate
+            by_rate = self._pace.due(seconds, max(self._due, began - LATE_SECONDS_MAX)) + seconds
             self._due = max(by_rate, now + REST_FACTOR * (now - began))
 
         self._readers.run(exam.step, finish, finish, fatal=self._owner.fatal)

@@ -94,6 +94,17 @@ SHARED = (
         by="test_waiters:WaitersTests.test_bound_of_all_logs",
     ),
     bug(
+        "a-scrub-rate-for-each-log",
+        "many logs: each reads its sealed segments at the whole rate",
+        "What one log reads does not put off what the next one reads.",
+        (
+            "loghouse.replica.scrubber:Scrubber._step",
+            "self._pace.due(seconds, max(self._due, began - LATE_SECONDS_MAX))",
+            "max(self._due, began - LATE_SECONDS_MAX)",
+        ),
+        by="test_scrubber:ScrubberTests.test_rate_of_all_logs",
+    ),
+    bug(
         "reserve-taken-in-between",
         "many logs: another log makes the reserve of the room that was given back for a cut",
         "Others may come between giving the reserve back and the work it is for.",
