@@ -4,7 +4,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.protocol.configuration import encode_configuration, encode_producer, encode_trim
+from loghouse.protocol.configuration import encode_birth, encode_configuration, encode_producer, encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.raft import raft_log as raft_log_module
@@ -57,6 +57,7 @@ class Model:
             EntryKind.CONFIGURATION: encode_configuration(configuration(self.rng.randrange(1, 4))),
             EntryKind.TRIM: encode_trim(state.next_offset),
             EntryKind.PRODUCER: encode_producer("me"),
+            EntryKind.BIRTH: encode_birth(2, configuration(1)),
         }.get(kind, b"")
         count = self.rng.randrange(1, 4) if kind == EntryKind.RECORDS else 0
         producer = self.rng.choice([0, *state.producers]) if count else 0
