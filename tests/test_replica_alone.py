@@ -1,9 +1,11 @@
 """A replica by itself, over a real log, with a node that a test plays: what it begins, refuses and tells."""
 
 import contextlib
+import dataclasses
 import errno
 import random
 from collections import deque
+from types import SimpleNamespace
 from unittest.mock import patch
 
 from twisted.internet.task import Clock
@@ -25,6 +27,7 @@ from loghouse.protocol.raft_messages import AppendEntries, Envelope, Heartbeat
 from loghouse.raft.config import LAN
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.raft.ready import Damage, Role, SoftState
+from loghouse.replica import damage as damage_module
 from loghouse.replica import replica as replica_module
 from loghouse.replica.api import Proposal
 from loghouse.replica.damage import LogRepair
@@ -232,6 +235,49 @@ class LoneTests(ReplicaCase):
                 owner=replica,
                 read_ahead=read_ahead.return_value,
             )
+
+    def test_parts(self):
+        """Its parts are given the node's files, threads, time and chance."""
+        opened = SimpleNamespace(log=self.log, damage=None)
+        clocks, rng = self.replica._clocks, random.Random(5)
+        given = {"files": self.files, "clocks": clocks, "disk": self.disk, "readers": self.replica.readers}
+        options = dataclasses.replace(self.replica.options, scrub_rate=77)
+        with (
+            patch.object(replica_module, "DamageControl") as control,
+            patch.object(replica_module, "DiskRoom") as room,
+        ):
+            made = Replica(self, opened, options=options, rng=rng, **given)
+        choose_id = control.call_args.kwargs["choose_id"]
+        control.assert_called_once_with(
+            made, opened, **given, choose_id=choose_id, scrub_rate=77, metrics=NO_METRICS
+        )
+        self.assertEqual(choose_id(), random.Random(5).getrandbits(64))
+        room.assert_called_once_with(made, self.log, disk=self.disk, clocks=clocks, data_dir="/data")
+        self.assertEqual((made.is_writable, made.has_leader, made.driver), (True, False, None))
+        with (
+            patch.object(damage_module, "EntryRepair") as repair,
+            patch.object(damage_module, "Scrubber") as scrubber,
+        ):
+            made = damage_module.DamageControl(
+                self.replica, opened, **given, choose_id=choose_id, scrub_rate=77, metrics=NO_METRICS
+            )
+        repair.assert_called_once_with(
+            self.files,
+            self.log,
+            made,
+            readers=self.replica.readers,
+            disk=self.disk,
+            choose_id=choose_id,
+        )
+        scrubber.assert_called_once_with(
+            self.files,
+            self.log,
+            made,
+            readers=self.replica.readers,
+            rate=77,
+            monotonic=clocks.monotonic,
+            metrics=NO_METRICS,
+        )
 
     def test_ticks(self):
         """A tick is the core's, the disk room's and the damage's; while nothing drives the core, nobody's."""
