@@ -4,7 +4,7 @@ import asyncio
 import gc
 
 from loghouse.client import connect_blocking
-from loghouse.errors import ClientUseError
+from loghouse.errors import ClientUseError, ClosedError, UnavailableError
 from tests.client.fake import FakeCase
 from tests.fakes.tasks import asynchronous
 
@@ -50,3 +50,25 @@ class BelongingTests(FakeCase):
         log = self.connect((await self.cluster(1)).target)
         await asyncio.to_thread(lambda: asyncio.run(log.close()))
         self.assertTrue(log.calls.channels.is_closed)
+
+    async def check_closed_reader(self):
+        _, log = await self.connected(1)
+        await log.append(b"a")
+        records = log.read(follow=True)
+        self.assertEqual((await anext(records)).value, b"a")
+        reading = asyncio.ensure_future(anext(records))
+        await asyncio.sleep(0)
+        await log.close()
+        error = await self.raises(UnavailableError, reading)
+        self.assertIsInstance(error, ClosedError)
+
+    @asynchronous
+    async def test_closed_under_a_reader(self):
+        """A reader whose client is closed is told that, and nothing of an outcome: it changes nothing."""
+        await self.check_closed_reader()
+
+    @asynchronous
+    async def test_closed_under_a_reader_by_grpc(self):
+        """The same by gRPC, whose calls are cancelled then."""
+        self.transport = "grpc"
+        await self.check_closed_reader()
