@@ -6,6 +6,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from loghouse.errors import DamageError, DiskFailedError
 from loghouse.limits import ENTRIES_SERVED_MAX, ENTRY_HEADER_SIZE, INDEX_ENTRY_SIZE
+from loghouse.protocol.entry import crc32c
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.replica.entry_repair import (
     ANSWER_SECONDS,
@@ -162,6 +163,19 @@ class AskingTests(MendingCase):
         self.assertEqual((self.repair.pending, self.repair.mended, self.log._damaged), (0, 2, ()))
         self.assert_whole()
         self.assertEqual((self.failures, self.beyond), ([], []))
+
+    def test_newer_entry(self):
+        """A whole entry of a newer version in a sealed segment is beyond mending, and told by its file."""
+        head = bytearray(self.entry(3).head)
+        head[9] = 99
+        head[:4] = crc32c(bytes(head[4:]), self.segment.seed).to_bytes(4, "big")
+        self.write(self.position(3), bytes(head))
+        self.meet(3)
+        self.assertEqual(self.look(), [])
+        [(file, position, problem)] = self.beyond
+        self.assertEqual((file, position, self.repair.pending), (self.path, 0, 0))
+        self.assertIn("kind 99", problem)
+        self.assertIn("use a newer Loghouse", problem)
 
     def test_looked_at_again(self):
         """While a mended place is looked at again nothing there is refused: it was written."""

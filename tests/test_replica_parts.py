@@ -336,6 +336,28 @@ class OpeningTests(_DamageCase):
         )
         self.assertEqual(read_loss(self.disk, DIRECTORY, self.seed), Loss(30, 1, is_cut=True))
 
+    def test_state_that_is_read(self):
+        """A member begins with the state at its commit index, and is cut when it cannot be read."""
+        for commit_index, last_index, first_index, read in (
+            (7, 9, 1, 7),
+            (9, 7, 1, 7),
+            (0, 9, 5, 4),
+            (3, 9, 5, 4),
+            (5, 9, 5, 5),
+        ):
+            asked = []
+            log = SimpleNamespace(
+                commit_index=commit_index,
+                last_index=last_index,
+                first_index=first_index,
+                unknown_ends=frozenset(),
+                state_at=asked.append,
+            )
+            repair = self.repair()
+            self.patch(repair._data, "open_log", lambda group, *, leaves_damage, log=log: log)
+            self.assertIs(repair._open(), log)
+            self.assertEqual(asked, [read])
+
     def test_unknown_end(self):
         """A sealed segment whose last entry is damaged is told, and left to be repaired while it runs."""
         stores = sorted(path for path in self.image if path.endswith(".store") and "/0" in path)
