@@ -1,5 +1,6 @@
 """What the leader does about each order of an operator: refused, done at once, or once others were heard."""
 
+import dataclasses
 from types import SimpleNamespace
 
 from twisted.internet.defer import Deferred, succeed
@@ -7,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import __version__
 from loghouse.errors import (
+    InvalidRequestError,
     MembershipError,
     NotLeaderError,
     NotSupportedError,
@@ -19,7 +21,14 @@ from loghouse.node.administration import Administration
 from loghouse.node.api import MemberState
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.options import NoOthers
-from loghouse.protocol.configuration import Configuration, MemberRole, decode_producer, decode_trim
+from loghouse.protocol.configuration import (
+    Configuration,
+    MemberRole,
+    Retention,
+    decode_birth,
+    decode_producer,
+    decode_trim,
+)
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.protocol.gossip_messages import Liveness
@@ -476,3 +485,50 @@ class StatusTests(AdministrationCase):
         self.assertEqual((status.commit_index, status.members[0].match_index), (50, 0))
         self.log.administer = lambda order: fail_with(ValueError("bug"))
         self.failureResultOf(self.administration.status(), ValueError)
+
+
+class FoundingTests(AdministrationCase):
+    """The catalogue is brought into being once, and only where every member can read that."""
+
+    def setUp(self):
+        super().setUp()
+        self.raft.birth = None
+        self.kinds = {"n2": bytes(EntryKind), "n3": bytes(EntryKind)}
+        self.patch(self.transport, "entry_kinds_of", lambda key: self.kinds.get(key.name, b""))
+
+    def found(self):
+        return self.administration.administer_here(AdminOrder(operation=AdminOperation.FOUND_CATALOGUE))
+
+    def test_founded(self):
+        """The birth names the catalogue's group, and the members of now as its founders."""
+        self.raft.configuration = dataclasses.replace(
+            members(VOTER, VOTER, LEARNER), retention=Retention(size_max=9)
+        )
+        self.successResultOf(self.found())
+        [proposal] = self.appended
+        birth = decode_birth(bytes(proposal.payload), index=1, timestamp=1)
+        self.assertEqual((proposal.kind, birth.group), (EntryKind.BIRTH, 2))
+        self.assertEqual(birth.configuration, members(VOTER, VOTER, LEARNER))
+
+    def test_once(self):
+        """Where there is a catalogue, or will be in a moment, nothing is left to do."""
+        self.raft.birth = "there"
+        self.assertEqual(self.successResultOf(self.found()), AdminResult())
+        self.assertEqual(self.appended, [])
+        self.raft.birth = None
+
+        def refuse(proposal, appended, failed):
+            failed(InvalidRequestError("group", "2: a log brings one group into being"))
+
+        self.driver.propose = refuse
+        self.assertEqual(self.successResultOf(self.found()), AdminResult())
+
+    def test_too_old(self):
+        """A member that could not read its own log any more is named, and nothing is done."""
+        self.kinds["n3"] = bytes([1, 2, 3, 4, 5])
+        error = self.failureResultOf(self.found(), NotSupportedError).value
+        self.assertIn("n3 runs a version without named logs; upgrade it", str(error))
+        del self.kinds["n2"]
+        error = self.failureResultOf(self.found(), UnavailableError).value
+        self.assertIn("n2 is not reached", str(error))
+        self.assertEqual(self.appended, [])

@@ -2,7 +2,12 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.cluster.reconcile import next_configuration
+from loghouse.catalogue.records import PlacedReplica
+from loghouse.cluster.reconcile import (
+    next_configuration,
+    next_configuration_of_catalogue,
+    next_configuration_of_log,
+)
 from loghouse.gossip.members import MemberKey
 from loghouse.protocol.configuration import Configuration, MemberRole
 
@@ -89,3 +94,84 @@ class NextConfigurationTests(SynchronousTestCase):
         made = configuration("aV bL").without(2)
         found = next_configuration(made, [presence_of("a"), presence_of("b")], is_caught_up=lambda _: True)
         self.assertEqual([member.id for member in found.members], [1, 3])
+
+
+class CatalogueTests(SynchronousTestCase):
+    """The catalogue's members are those of the cluster."""
+
+    ROWS = [
+        ("nothing to do", "aV bV", "aV bV", "a b", "-"),
+        ("a member of the cluster learns first", "aV", "aV bV", "a b", "aV bL"),
+        ("who is no member of the cluster stays out", "aV", "aV", "a b", "-"),
+        ("who left the cluster goes, a learner first", "aV bV cL", "aV", "a b c", "aV bV"),
+        ("then the voter", "aV bV", "aV", "a b", "aV"),
+        ("never the last voter", "aV", "bV", "a b", "aV bL"),
+        ("a replica of the cluster does not vote here either", "aV bL", "aV bR", "a b", "aV bR"),
+        ("an emptied disk comes in by its new uuid", "aV bV cV", "aV bV cV c'L", "a b c'", "aV bV cV c'L"),
+        ("and its old self goes with the cluster's", "aV bV cV c'L", "aV bV c'L", "a b c'", "aV bV c'L"),
+    ]
+
+    def test_rows(self):
+        """One change at a time, as above."""
+        for what, members, cluster, present, wanted in self.ROWS:
+            found = next_configuration_of_catalogue(
+                configuration(members),
+                configuration(cluster),
+                [presence_of(word) for word in present.split()],
+                is_caught_up=lambda _: True,
+                is_heard=lambda _: False,
+            )
+            self.assertEqual(shape(found), wanted, what)
+
+
+class PlacedLogTests(SynchronousTestCase):
+    """A named log's members are where it is placed."""
+
+    # Members, the ids and nodes that are wanted, who is present, heard and caught up.
+    ROWS = [
+        ("nothing to do", "aV bV", "1a 2b", "a b", "12", "12", "-"),
+        ("a dead voter that is wanted stays", "aV bV", "1a 2b", "a", "1", "1", "-"),
+        ("a new replica learns first", "aV bV", "1a 3c", "a b c", "12", "12", "aV bV cL"),
+        ("when it is there", "aV bV", "1a 3c", "a b", "12", "12", "-"),
+        ("and votes when it is caught up", "aV bV cL", "1a 3c", "a b c", "123", "123", "aV bV cV"),
+        ("not before", "aV bV cL", "1a 3c", "a b c", "123", "12", "-"),
+        ("then the old one goes", "aV bV cV", "1a 3c", "a b c", "123", "123", "aV cV"),
+        ("a dead one goes before the new one votes", "aV bV cL", "1a 3c", "a c", "13", "13", "aV cL"),
+        ("but not before that is caught up", "aV bV cL", "1a 3c", "a c", "13", "1", "-"),
+        ("a learner that is not wanted goes", "aV bL", "1a", "a b", "12", "12", "aV"),
+    ]
+
+    def test_rows(self):
+        """One change at a time, as above."""
+        for what, members, wanted, present, heard, caught_up, after in self.ROWS:
+            found = next_configuration_of_log(
+                configuration(members),
+                [
+                    PlacedReplica(member=int(word[0]), node=word[1], disk_uuid=presence_of(word[1]).disk_uuid)
+                    for word in wanted.split()
+                ],
+                [presence_of(word) for word in present.split()],
+                is_caught_up=lambda id_, ids=caught_up: str(id_) in ids,
+                is_heard=lambda id_, ids=heard: str(id_) in ids,
+            )
+            self.assertEqual(shape(found), after, what)
+
+    def test_ids(self):
+        """A new member has the id of its placement, and the next one a higher one."""
+        placed = [PlacedReplica(member=7, node="c", disk_uuid=presence_of("c").disk_uuid)]
+        found = next_configuration_of_log(
+            configuration("aV"), placed, [presence_of("c")], is_caught_up=bool, is_heard=bool
+        )
+        self.assertEqual([member.id for member in found.members], [1, 7])
+        self.assertEqual(found.next_id, 8)
+
+    def test_used_id(self):
+        """A replica whose id the group has given away before never comes in."""
+        placed = [
+            PlacedReplica(member=number, node=name, disk_uuid=presence_of(name).disk_uuid)
+            for number, name in ((1, "a"), (2, "b"))
+        ]
+        without = configuration("aV bV cV").without(2)
+        present = [presence_of(name) for name in "abc"]
+        found = next_configuration_of_log(without, placed, present, is_caught_up=bool, is_heard=bool)
+        self.assertIsNone(found)

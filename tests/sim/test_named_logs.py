@@ -88,6 +88,14 @@ class NamedLogsTests(NamedLogsCase):
             listed = self.ask(number, lambda node: node.log_administration.list())
             self.assertEqual([one.name for one in listed], ["default", "orders"])
 
+    def test_create_on_two(self):
+        """A log is where it was wanted, under member ids of its own."""
+        self.begin()
+        created = self.create(2, "orders", replicas=2, on=("n2", "n3"))
+        self.assertEqual(sorted(one.node for one in created.replicas), ["n2", "n3"])
+        self.assertEqual(self.append(2, "orders"), 0)
+        self.assertNotIn("16", self.cluster.nodes[1].machine.disk.list_directory("/data/logs"))
+
     def test_first_lead(self):
         """The leads of many logs are spread over the nodes, each by the first of its replicas at once."""
         self.begin()

@@ -1,0 +1,23 @@
+"""Known bugs of named logs are planted one at a time, and the test that is named for each must fail."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.mutants.many_logs import BIRTHS, CATALOGUE, ENDS, PLACES
+from tests.mutants.named import survivors
+from tests.processes import PLANTED
+from tests.tables import Rows
+
+
+class MutantTests(SynchronousTestCase):
+    """Every mutant of named logs is caught."""
+
+    skip = PLANTED
+
+    @Rows(
+        births=("Bugs in how logs come into being are seen.", BIRTHS),
+        catalogue=("Bugs in how the catalogue is changed and known are seen.", CATALOGUE),
+        ends=("Bugs in how logs end are seen.", ENDS),
+        places=("Bugs in where logs are, and in frames that find them, are seen.", PLACES),
+    )
+    def test(self, bank):
+        self.assertEqual(survivors(bank), [])
