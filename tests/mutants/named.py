@@ -35,10 +35,15 @@ def run_test(name):
 def survivors(bank):
     """The bugs that their tests do not see."""
     survived = []
-    for caught in bank:
-        gc.collect()  # what a failed test left must not be collected while `ast` parses (CPython gh-106905)
-        with planted(caught.mutant):
-            if run_test(caught.by):
-                survived.append(caught.mutant.name)
+    gc.freeze()  # each collection then looks at what the tests below made, not at everything that is imported
+    try:
+        for caught in bank:
+            # What a failed test left must not be collected while `ast` parses (CPython gh-106905).
+            gc.collect()
+            with planted(caught.mutant):
+                if run_test(caught.by):
+                    survived.append(caught.mutant.name)
+    finally:
+        gc.unfreeze()
     gc.collect()
     return survived
