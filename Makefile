@@ -101,7 +101,8 @@ venv: $(VENV)/.developed
 test: test-pytest test-trial
 # What trial runs is what pytest ran just now, seeds and all: of what is tried by the number, much less.
 test: AGAIN := LOGHOUSE_CRASH_STATES=25 LOGHOUSE_WALKS=3 LOGHOUSE_WALK_SEEDS=1 LOGHOUSE_MENDING_SEEDS=1 LOGHOUSE_FUZZ=50 \
-	FUZZ_EXAMPLES=50 FUZZ_MUTATIONS=200 LOGHOUSE_HOSTILE_ROUNDS=5 LOGHOUSE_THOROUGH_TESTS=0 LOGHOUSE_PLANTED_BUGS=0
+	FUZZ_EXAMPLES=50 FUZZ_MUTATIONS=200 LOGHOUSE_HOSTILE_ROUNDS=5 LOGHOUSE_THOROUGH_TESTS=0 LOGHOUSE_PLANTED_BUGS=0 \
+	LOGHOUSE_CHILD_TESTS=0 LOGHOUSE_BIT_FLIPS=0.0005 LOGHOUSE_GOSSIP_HOURS=0.02
 
 # `make test` does less of what takes longest, for its two runners are to end within minutes: each is a knob of its
 # own (CONTRIBUTING.md). FULL=1, as in CI, leaves them alone.

@@ -13,6 +13,8 @@ def _reason(knob: str) -> str | None:
 SKIP = _reason("LOGHOUSE_PROCESS_TESTS")
 # Bugs that are planted for one named test each: what one runner has tried the other need not.
 PLANTED = _reason("LOGHOUSE_PLANTED_BUGS")
+# Tests whose work is done by processes that they start: the runner is none of those processes' business.
+CHILDREN = _reason("LOGHOUSE_CHILD_TESTS")
 _LONG = _reason("LOGHOUSE_LONG_TESTS")
 _THOROUGH = _reason("LOGHOUSE_THOROUGH_TESTS")
 
@@ -28,4 +30,11 @@ def thorough(test: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a test that tries case after case, always the same: LOGHOUSE_THOROUGH_TESTS=0 leaves it out."""
     if _THOROUGH is not None:
         test.skip = _THOROUGH  # type: ignore[attr-defined]
+    return test
+
+
+def in_children(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test whose work is done by processes that it starts: LOGHOUSE_CHILD_TESTS=0 leaves it out."""
+    if CHILDREN is not None:
+        test.skip = CHILDREN  # type: ignore[attr-defined]
     return test

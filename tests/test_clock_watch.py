@@ -14,6 +14,7 @@ from loghouse.raft.ready import Role
 from loghouse.replica.clock_watch import QUIET_SECONDS, ClockWatch
 from loghouse.replica.retention import MICROSECONDS, AgeClock
 from loghouse.replica.trimming import RETENTION_SECONDS, Trimmer
+from tests.sources import tree_of
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -130,7 +131,7 @@ class WallClockTests(SynchronousTestCase):
         """Every use of a wall clock in the package is listed with its reason."""
         uses = Counter()
         for path in sorted(PACKAGE.rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(tree_of(path)):
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                     if (node.value.id, node.attr) in WALL_CLOCKS:
                         uses[path.relative_to(PACKAGE).as_posix()] += 1

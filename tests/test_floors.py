@@ -6,6 +6,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.sources import tree_of
+
 ROOT = Path(__file__).resolve().parent.parent / "loghouse"
 ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
 
@@ -119,7 +121,7 @@ def violations():
             yield f"{module}: {room!r} has no floor"
             continue
         allowed = STORAGE_MAY if room == "storage" else set()
-        for name in imports_of(ast.parse(path.read_text())):
+        for name in imports_of(tree_of(path)):
             top = name.split(".")[0]
             if top in BANNED:
                 yield f"{module} imports {name}: banned everywhere"
@@ -153,7 +155,7 @@ class FloorTests(SynchronousTestCase):
     def test_no_circles(self):
         """No module imports itself by way of others, not even for type checkers."""
         graph = {
-            module: {name for name in imports_of(ast.parse(path.read_text())) if name in MODULES} - {module}
+            module: {name for name in imports_of(tree_of(path)) if name in MODULES} - {module}
             for module, path in MODULES.items()
         }
         try:

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.metrics import NO_METRICS, Metrics
 from tests.recording import RecordingMetrics, events_of
+from tests.sources import tree_of
 
 ROOT = Path(__file__).resolve().parent.parent / "loghouse"
 
@@ -20,7 +21,7 @@ class MetricsTests(SynchronousTestCase):
         called = {
             node.func.attr
             for path in ROOT.rglob("*.py")
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(tree_of(path))
             if isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and getattr(node.func.value, "attr", "") == "_metrics"

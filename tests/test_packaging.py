@@ -1,6 +1,5 @@
 """What is in the wheel and the sdist, and that both work from a clean venv (slow: LOGHOUSE_PACKAGING=1)."""
 
-import ast
 import configparser
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.sources import tree_of
 from tests.test_floors import imports_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ class SettingsTests(SynchronousTestCase):
         required = re.findall(r"(?m)^([A-Za-z0-9-]+)", self.setup["options"]["install_requires"].strip())
         found = set()
         for path in (ROOT / "loghouse").rglob("*.py"):
-            for name in imports_of(ast.parse(path.read_text())):
+            for name in imports_of(tree_of(path)):
                 top = name.split(".")[0]
                 if top == "pytest" and path == ROOT / "loghouse/testing/fixtures/plugin.py":
                     continue  # of the extra of that name; pytest itself reads the plugin

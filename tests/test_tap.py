@@ -27,6 +27,7 @@ from loghouse.errors import DataDirectoryError
 from loghouse.limits import LASTING_LINES_MAX, LOG_FILE_SIZE_MAX, LOG_LINES, LOG_TEXT_SIZE_MAX
 from loghouse.runtime import daemon
 from loghouse.testing.process import wait_until
+from tests.processes import CHILDREN
 from tests.test_config import PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -410,6 +411,8 @@ class DiagnosticsFileTests(SynchronousTestCase):
 class TwistdTests(TapCase):
     """The real command."""
 
+    skip = CHILDREN
+
     def test_help_imports_neither_tap_nor_reactor(self):
         """`twistd --help` lists loghouse without disturbing any other plugin."""
         code = (
@@ -445,6 +448,8 @@ class TwistdTests(TapCase):
 
 class RunningTests(TapCase):
     """A real node under twistd."""
+
+    skip = CHILDREN
 
     def setUp(self):
         super().setUp()

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.mutation import Mutant, changed_code, find_function
 from tests import mutants
+from tests.sources import tree_of
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE_LENGTH_MAX = 110
@@ -90,7 +91,7 @@ class SizeTests(SynchronousTestCase):
         """No function of ours is longer than the limit."""
         long = {}
         for path in sources("loghouse", "twisted"):
-            for node in definitions(ast.parse(path.read_text())):
+            for node in definitions(tree_of(path)):
                 line_count = node.end_lineno - node.lineno + 1
                 if not isinstance(node, ast.ClassDef) and line_count > FUNCTION_LINES_MAX:
                     long[f"{relative(path)}:{node.name}"] = line_count
@@ -113,7 +114,7 @@ class NameTests(SynchronousTestCase):
         """No module, class or function of ours is a manager, handler, helper and the like."""
         found = []
         for path in sources("loghouse"):
-            names = [path.stem, *(node.name for node in definitions(ast.parse(path.read_text())))]
+            names = [path.stem, *(node.name for node in definitions(tree_of(path)))]
             found += [
                 f"{relative(path)}: {name}"
                 for name in names
@@ -139,7 +140,7 @@ class LeftoverTests(SynchronousTestCase):
             if relative(path).startswith(PRINT_ALLOWED):
                 continue
             lines = path.read_text().splitlines()
-            for node in ast.walk(ast.parse("\n".join(lines))):
+            for node in ast.walk(tree_of(path)):
                 called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
                 if called and node.func.id == "print" and "noqa: T201 - " not in lines[node.lineno - 1]:
                     found.append(f"{relative(path)}:{node.lineno}")
@@ -227,7 +228,7 @@ class EventTests(SynchronousTestCase):
         wrong = [
             f"{relative(path)}:{call.lineno}: {keyword.arg}"
             for path in sources("loghouse")
-            for call in ast.walk(ast.parse(path.read_text()))
+            for call in ast.walk(tree_of(path))
             if isinstance(call, ast.Call)
             and isinstance(call.func, ast.Attribute)
             and isinstance(call.func.value, ast.Attribute | ast.Name)

@@ -32,6 +32,7 @@ from loghouse.protocol.session import Session
 from loghouse.raft.core import Raft
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
+from tests.sources import tree_of
 
 # Long-lived state that many methods change: each attribute has a comment that says what it means, and when it
 # changes. Bases of ours belong to their class.
@@ -146,7 +147,7 @@ def classes():
     """Yield each class of the house and its file, generated ones left out."""
     for path in sorted((ROOT / "loghouse").rglob("*.py")):
         if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(tree_of(path)):
                 if isinstance(node, ast.ClassDef):
                     yield node, path.relative_to(ROOT).as_posix()
 

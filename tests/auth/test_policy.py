@@ -14,6 +14,7 @@ from loghouse.auth import policy
 from loghouse.auth.policy import Action, Authorizer
 from loghouse.errors import ConfigError, PermissionDeniedError
 from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
+from tests.sources import tree_of
 
 NAMES = st.sampled_from(("ann", "bob"))
 LOGS = st.sampled_from(("a", "ab", "abc", "default", "*"))
@@ -355,9 +356,7 @@ class DecisionTests(SynchronousTestCase):
         """No code of ours calls casbin's switch that allows everything."""
         self.assertTrue(self.authorizer()._rules.enforcer.enabled)
         for path in sorted((ROOT / "loghouse").rglob("*.py")):
-            names = {
-                node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
-            }
+            names = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
             self.assertFalse(
                 names & {"enable_enforce", "enabled"} and "casbin" in path.read_text(), str(path)
             )

@@ -17,6 +17,7 @@ from loghouse.errors import (
     UnauthenticatedError,
 )
 from loghouse.testing.process import Certificates, NodeProcess, free_port
+from tests.processes import CHILDREN
 
 SECONDS = 25.0
 AT_ONCE = 10.0
@@ -24,6 +25,8 @@ AT_ONCE = 10.0
 
 class StrangersTests(SynchronousTestCase):
     """A node with TLS and one without, and clients that do not fit."""
+
+    skip = CHILDREN
 
     def setUp(self):
         self.folder = Path(self.mktemp()).absolute()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import long
+from tests.processes import in_children, long
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -50,6 +50,7 @@ class SeedTests:
         for seed in seeds:
             self.check_seed(seed)
 
+    @in_children
     def test_same_run_in_every_process(self):
         """A seed gives the same trace in two processes with different hash seeds."""
         outputs = set()

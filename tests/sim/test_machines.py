@@ -8,11 +8,13 @@ from loghouse.replica.driver import RaftDriver
 from loghouse.testing.cluster import SimCluster
 from loghouse.testing.queue import DiskQueue
 from loghouse.testing.swarm import CRASH_POINTS, SwarmOptions
+from tests.processes import thorough
 
 
 class CrashPointTests(SynchronousTestCase):
     """Power is lost at each point that has a name."""
 
+    @thorough
     def test_every_point_is_reached(self):
         """Machines lose their power at every crash point, and what is acknowledged survives it."""
         for point in set(CRASH_POINTS) - {"disk_step"}:

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.load import Load, Recorder
 from loghouse.testing.process import NodeProcess
+from tests.processes import CHILDREN
 
 
 class RecorderTests(SynchronousTestCase):
@@ -87,6 +88,8 @@ class RecorderTests(SynchronousTestCase):
 
 class RealNodeTests(SynchronousTestCase):
     """The load and the comparison of frames on one real node."""
+
+    skip = CHILDREN
 
     def test_load_and_frames(self):
         """A killed node's history has no problems; a flipped byte or a missing entry in a copy is found."""
