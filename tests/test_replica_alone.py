@@ -30,6 +30,7 @@ from loghouse.raft.ready import Damage, Role, SoftState
 from loghouse.replica import damage as damage_module
 from loghouse.replica import replica as replica_module
 from loghouse.replica.api import Proposal
+from loghouse.replica.budgets import Budgets
 from loghouse.replica.damage import LogRepair
 from loghouse.replica.replica import HEARD_TICKS, Replica, ReplicaOptions
 from loghouse.runtime.scheduling import Clocks
@@ -210,7 +211,11 @@ class LoneTests(ReplicaCase):
             ):
                 replica._make_driver(1)
             read_ahead.assert_called_once_with(
-                self.log, replica.readers, replica.damage_control.read_failed, scheduler=self.clock
+                self.log,
+                replica.readers,
+                replica.damage_control.read_failed,
+                scheduler=self.clock,
+                pace=replica._budgets.catch_up,
             )
             raft.assert_called_once_with(
                 LAN,
@@ -224,6 +229,7 @@ class LoneTests(ReplicaCase):
                 damage=known,
                 now=1_000_000_000,
                 metrics=NO_METRICS,
+                caches=replica._budgets.caches,
             )
             driver.assert_called_once_with(
                 raft.return_value,
@@ -246,10 +252,17 @@ class LoneTests(ReplicaCase):
             patch.object(replica_module, "DamageControl") as control,
             patch.object(replica_module, "DiskRoom") as room,
         ):
-            made = Replica(self, opened, options=options, rng=rng, **given)
+            budgets = Budgets.for_node(LAN)
+            made = Replica(self, opened, options=options, rng=rng, budgets=budgets, **given)
         choose_id = control.call_args.kwargs["choose_id"]
         control.assert_called_once_with(
-            made, opened, **given, choose_id=choose_id, scrub_rate=77, metrics=NO_METRICS
+            made,
+            opened,
+            **given,
+            choose_id=choose_id,
+            scrub_rate=77,
+            metrics=NO_METRICS,
+            scrub_pace=budgets.scrubbing,
         )
         self.assertEqual(choose_id(), random.Random(5).getrandbits(64))
         room.assert_called_once_with(made, self.log, disk=self.disk, clocks=clocks, data_dir="/data")
@@ -259,7 +272,13 @@ class LoneTests(ReplicaCase):
             patch.object(damage_module, "Scrubber") as scrubber,
         ):
             made = damage_module.DamageControl(
-                self.replica, opened, **given, choose_id=choose_id, scrub_rate=77, metrics=NO_METRICS
+                self.replica,
+                opened,
+                **given,
+                choose_id=choose_id,
+                scrub_rate=77,
+                metrics=NO_METRICS,
+                scrub_pace=budgets.scrubbing,
             )
         repair.assert_called_once_with(
             self.files,
@@ -277,6 +296,7 @@ class LoneTests(ReplicaCase):
             rate=77,
             monotonic=clocks.monotonic,
             metrics=NO_METRICS,
+            pace=budgets.scrubbing,
         )
 
     def test_ticks(self):

@@ -40,6 +40,7 @@ class FakeRaft:
         self.is_alone = False
         self.commit_index = self.durable_index = 5
         self.ready_next = []
+        self.is_over = False
         self.error = None
         self.has_unnotified_commit = False
         self.notified = []
@@ -53,6 +54,9 @@ class FakeRaft:
 
     def tick(self, now):
         self.ticks.append(now)
+
+    def let_go(self):
+        self.is_over = True
 
     def step(self, envelope):
         self.steps.append(envelope)
