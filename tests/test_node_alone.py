@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from loghouse.errors import (
@@ -14,6 +15,7 @@ from loghouse.errors import (
 )
 from loghouse.node.options import NoOthers
 from loghouse.protocol.client_messages import DescribedServer
+from loghouse.protocol.configuration import Retention
 from loghouse.protocol.forward_messages import ForwardReply
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
@@ -56,6 +58,34 @@ class FakeLog:
         """What was asked since the last call."""
         calls, self.calls[:] = list(self.calls), []
         return calls
+
+
+class RetentionTests(NodeTestCase):
+    """What node.yaml says of retention counts for a new cluster alone."""
+
+    def warnings(self):
+        return [event["log_format"] for event in self.events if "node.yaml keeps" in event["log_format"]]
+
+    def start_with(self, retention):
+        self.events = []
+        globalLogPublisher.addObserver(self.events.append)
+        node = self.start(retention=retention)
+        globalLogPublisher.removeObserver(self.events.append)
+        self.stop(node)
+
+    def test_pointed_out(self):
+        """Another value at a later start is pointed out once; none, or the same, is not."""
+        self.start_with(Retention(size_max=1000))
+        self.assertEqual(self.warnings(), [])
+        self.start_with(Retention(size_max=1000))
+        self.assertEqual(self.warnings(), [])
+        self.start_with(Retention())
+        self.assertEqual(self.warnings(), [])
+        self.start_with(Retention(size_max=2000, age_max_seconds=60))
+        self.assertEqual(len(self.warnings()), 1)
+        [event] = [event for event in self.events if "node.yaml keeps" in event["log_format"]]
+        self.assertEqual((event["wanted"], event["kept"]), ("2000 bytes and 60 seconds", "1000 bytes"))
+        self.assertEqual(str(Retention()), "everything")
 
 
 class LogsCase(NodeTestCase):

@@ -29,6 +29,7 @@ from loghouse.node.options import NodeOptions, NoOthers, Transport
 from loghouse.node.served_log import ServedLog
 from loghouse.node.wheel import Wheel
 from loghouse.protocol.client_messages import DescribedServer
+from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
 from loghouse.protocol.message import NO_UUID, Message
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
@@ -98,6 +99,7 @@ class Node(Service):
         # The catalogue and the logs that it names; None until this node belongs to a cluster.
         self._named: NamedLogs | None = None
         self.log_administration = LogAdministration(self, clocks)  # what may be asked about logs; fixed
+        self._has_pointed_out = False  # whether retention was compared with that of node.yaml
 
     # --- start and stop -------------------------------------------------------
 
@@ -243,6 +245,19 @@ class Node(Service):
         """A log has a leader now, as far as this node knows."""
         if group == DEFAULT_GROUP and self._named is not None:
             self._named.find_out()
+            self._point_out_retention()
+
+    def _point_out_retention(self) -> None:
+        """Say once when node.yaml keeps something else than the log: it counts for a new cluster alone."""
+        wanted, kept = self.options.retention, self.membership.configuration.retention
+        if not self._has_pointed_out and wanted not in (kept, Retention()):
+            self.logger.warn(
+                "node.yaml keeps {wanted}, the log keeps {kept}: node.yaml counts for a new cluster alone; "
+                "`loghouse log alter default` changes what is kept",
+                wanted=str(wanted),
+                kept=str(kept),
+            )
+        self._has_pointed_out = True
 
     async def catch_up_with_logs(self) -> None:
         """Know all the logs that there are now. See `NamedLogs.catch_up`."""

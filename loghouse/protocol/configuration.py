@@ -63,6 +63,12 @@ class Retention:
     size_max: U64 = 0
     age_max_seconds: U64 = 0
 
+    def __str__(self) -> str:
+        """Return what is kept, in words for people."""
+        limits = [f"{self.size_max} bytes"] * bool(self.size_max)
+        limits += [f"{self.age_max_seconds} seconds"] * bool(self.age_max_seconds)
+        return " and ".join(limits) or "everything"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
