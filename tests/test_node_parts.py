@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import Action
+from loghouse.catalogue.records import LogSettings
 from loghouse.errors import (
     DiskFullError,
     IdentityError,
@@ -23,6 +24,7 @@ from loghouse.limits import NAME_SIZE_MAX
 from loghouse.node import gate as gates
 from loghouse.node import served_log
 from loghouse.node.address_book import AddressBookFile
+from loghouse.node.api import LogDescription, page_of
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.gate import UNEXPECTED, Gate, proposal_alone, refusal_of
 from loghouse.node.options import NoOthers
@@ -469,3 +471,24 @@ class NoOthersTests(SynchronousTestCase):
         self.assertEqual((others.address_of(None), others.version_of(None)), ("", ""))
         self.assertIsNone(others.liveness_of(None))
         self.assertEqual(AdminResult(), AdminResult(name="", number=0, matches=()))
+
+
+class PageTests(SynchronousTestCase):
+    """Pages of a list of logs."""
+
+    def test_pages(self):
+        """A page holds what comes behind a name and may be seen, and says whether there is more."""
+        logs = [
+            LogDescription(name=name, group=1, epoch=0, settings=LogSettings(), replicas=())
+            for name in ("c", "a", "d", "b")
+        ]
+        for after, count_max, hidden, expected in (
+            ("", 2, "", ("ab", "b")),
+            ("", 2, "a", ("bc", "c")),
+            ("", 2, "ad", ("bc", "")),
+            ("b", 5, "", ("cd", "")),
+            ("d", 5, "", ("", "")),
+            ("", 5, "abcd", ("", "")),
+        ):
+            page, following = page_of(logs, after, count_max, lambda name, hidden=hidden: name not in hidden)
+            self.assertEqual(("".join(log.name for log in page), following), expected)

@@ -27,7 +27,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, KIB, READER_SIZE_MIN, READERS_SIZE_MAX
 from loghouse.node.api import LogLike, servers_of
-from loghouse.node.gate import Gate, log_administration_of, proposal_alone
+from loghouse.node.gate import Gate, describe_log, proposal_alone
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_record_size, record_steps
 from loghouse.protocol.client_messages import DescribedServer
@@ -292,7 +292,7 @@ class LogService:
 
     async def _get_servers_of(self, call: Call, name: str) -> bytes:
         call.check_seen(name)
-        log = await to_asyncio(log_administration_of(self._node).describe(name))
+        log = await to_asyncio(describe_log(self._node, name))
         return self._servers_response(servers_of(log, self._node.servers()), log.group, log.epoch)
 
     def _servers_response(self, servers: Sequence[DescribedServer], group: int = 0, epoch: int = 0) -> bytes:

@@ -7,7 +7,7 @@ who may do nothing with a log does not learn that it is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from loghouse.api.guard import Call, Rpc, Shape
@@ -16,8 +16,8 @@ from loghouse.auth.policy import Action
 from loghouse.catalogue.records import LogSettings
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import LOGS_PER_PAGE_DEFAULT, LOGS_PER_PAGE_MAX, REPLICAS_PER_LOG_MAX
-from loghouse.node.api import LogAdmin, LogDescription
-from loghouse.node.gate import Gate, log_administration_of
+from loghouse.node.api import LogAdmin, LogDescription, page_of
+from loghouse.node.gate import Gate, describe_log
 from loghouse.protocol.message import check_name
 from loghouse.runtime.bridge import to_asyncio
 
@@ -56,7 +56,7 @@ class LogsService:
 
     @property
     def _admin(self) -> LogAdmin:
-        return log_administration_of(self._gate.node)
+        return self._gate.node.log_administration
 
     # --- changes ------------------------------------------------------------------------
 
@@ -96,17 +96,12 @@ class LogsService:
         call.check_cluster()
         page_size = min(request.count_max or LOGS_PER_PAGE_DEFAULT, LOGS_PER_PAGE_MAX)
         logs = await to_asyncio(self._admin.list())
-        page = page_of(logs, request.after, page_size + 1, call.may_see)
-        has_more = len(page) > page_size
-        page = page[:page_size]
-        response = log_pb2.ListLogsResponse(
-            logs=map(as_message, page), next=page[-1].name if has_more else ""
-        )
-        return _serialized(response)
+        page, following = page_of(logs, request.after, page_size, call.may_see)
+        return _serialized(log_pb2.ListLogsResponse(logs=map(as_message, page), next=following))
 
     async def _describe(self, call: Call, request: Any) -> bytes:
         call.check_seen(request.name)
-        found = await to_asyncio(self._admin.describe(request.name))
+        found = await to_asyncio(describe_log(self._gate.node, request.name))
         return _serialized(log_pb2.DescribeLogResponse(log=as_message(found)))
 
     async def _watch(self, call: Call, request: Any) -> None:
@@ -162,19 +157,6 @@ def _is_news(log: LogDescription, before: LogDescription | None) -> bool:
     if before is None:
         return True
     return (log.group, log.epoch, log.settings) != (before.group, before.epoch, before.settings)
-
-
-def page_of(
-    logs: Sequence[LogDescription], after: str, count_max: int, may_see: Callable[[str], bool]
-) -> list[LogDescription]:
-    """Return the first logs behind a name that may be seen, in the order of their names."""
-    page: list[LogDescription] = []
-    for log in sorted(logs, key=lambda log: log.name):
-        if log.name > after and may_see(log.name):
-            page.append(log)
-            if len(page) == count_max:
-                break
-    return page
 
 
 def as_message(log: LogDescription) -> log_pb2.LogDescription:

@@ -46,13 +46,15 @@ class Appender:
         in_thread: Callable[..., Deferred[Any]],
         bodies: Ledger | None = None,
     ) -> None:
+        self._node = gate.node  # whose logs are appended to; fixed
         self._node_name = gate.node.name  # fixed
         self.check_batch = gate.check_batch  # checks a batch, in steps; fixed
         self.bodies = bodies or Ledger(BODIES)  # counts unanswered bytes by subject; fixed
         self.scheduler = scheduler  # the reactor's clock; fixed
         self.checks = LongChecks(in_thread)  # the checks that wait for a thread, off the reactor
         self._soon = soon  # runs work at the end of this turn of the reactor; fixed
-        self._coalescers: dict[int, Coalescer] = {}  # by group; one for each log that is appended to
+        # By group; one for each log that is appended to, as long as there is that log.
+        self._coalescers: dict[int, Coalescer] = {}
         # Sessions with answers not written yet, each with the log answered last; emptied by `flush`.
         self._answered: dict[Appends, LogLike] = {}
 
@@ -60,6 +62,8 @@ class Appender:
         """Return what joins the appends of all sessions to a log."""
         found = self._coalescers.get(log.group)
         if found is None:
+            logs = self._node.logs
+            self._coalescers = {group: one for group, one in self._coalescers.items() if group in logs}
             found = Coalescer(log.propose, self._soon, self.flush, entries_max=ENTRIES_MAX)
             self._coalescers[log.group] = found
         return found

@@ -41,6 +41,10 @@ from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
     Describe,
+    DescribeLog,
+    DescribeLogReply,
+    DescribeLogs,
+    DescribeLogsReply,
     DescribeReply,
     Fetch,
     FetchReply,
@@ -206,6 +210,14 @@ class BinaryConnection(Protocol):
     def describe(self) -> Deferred[DescribeReply]:
         """Ask for the cluster, its logs and its nodes."""
         return self._ask(Describe(), DEFAULT_GROUP)
+
+    def describe_log(self, name: str) -> Deferred[DescribeLogReply]:
+        """Ask where a log is, who leads it, and its group, which the calls above take."""
+        return self._ask(DescribeLog(name=name), DEFAULT_GROUP)
+
+    def describe_logs(self, after: str = "", count_max: int = 0) -> Deferred[DescribeLogsReply]:
+        """Ask for the logs whose names come after one; the next page begins behind the answer's `next`."""
+        return self._ask(DescribeLogs(after=after, count_max=count_max), DEFAULT_GROUP)
 
     def entries(self, frames: Buffer, *, group: int = DEFAULT_GROUP) -> Iterator[Entry]:
         """Return the checked entries of what was fetched.

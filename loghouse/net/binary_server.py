@@ -7,8 +7,9 @@ sent. So a slow reader holds two answers and slows only itself. `appending` has 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -16,16 +17,21 @@ from twisted.python.failure import Failure
 
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action
-from loghouse.errors import RequestError, UnknownLogError
-from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX
+from loghouse.errors import PermissionDeniedError, RequestError, UnknownLogError
+from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, LOGS_PER_PAGE_DEFAULT, LOGS_PER_PAGE_MAX
 from loghouse.net.appending import Appender, Appends
 from loghouse.net.link import Link
-from loghouse.node.api import LogLike, NodeLike
-from loghouse.node.gate import Gate, refusal_of
+from loghouse.node.api import LogDescription, LogLike, NodeLike, page_of, servers_of
+from loghouse.node.gate import Gate, describe_log, refusal_of
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
     Describe,
+    DescribedLog,
+    DescribeLog,
+    DescribeLogReply,
+    DescribeLogs,
+    DescribeLogsReply,
     DescribeReply,
     Fetch,
     FetchReply,
@@ -144,25 +150,22 @@ class BinarySession:
         Raises:
             RequestError: Its body is not to be read.
         """
-        log = self._gate.node.logs.get(group)
-        object_ = log.name if log is not None else ANY_OBJECT
-        self._gate.check_permission(self._identity, object_, _ACTIONS.get(request))
+        action = _ACTIONS.get(request)
+        if action is None:
+            self._gate.check_permission(self._identity, ANY_OBJECT, None)
+            return
+        self._check_log(group, action)
         if request is Produce:
             self._appends.expect(size)
 
     def _begin(self, event: RequestReceived) -> None:
         """Check a request, and begin with it."""
-        node, stream, action = self._gate.node, event.stream, _ACTIONS.get(type(event.request))
+        stream, action = event.stream, _ACTIONS.get(type(event.request))
         if action is None:
-            self._gate.check_permission(self._identity, ANY_OBJECT, action)
-            assert isinstance(event.request, Describe)
-            self._session.answer(stream, describe(node))
+            self._gate.check_permission(self._identity, ANY_OBJECT, None)
+            self._describe(stream, event.request)
             return
-        found = node.logs.get(event.group)
-        if found is None:
-            self._gate.check_permission(self._identity, ANY_OBJECT, action)
-            raise UnknownLogError(f"group {event.group}")
-        log = self._gate.find_log(self._identity, found.name, action)
+        log = self._check_log(event.group, action)
         match event.request:
             case Produce() as request:
                 self._appends.take(log, stream, request)
@@ -191,6 +194,52 @@ class BinarySession:
                     lambda: log.register_producer(self._identity.subject),
                     lambda found: RegisterProducerReply(producer_id=found),
                 )
+
+    def _check_log(self, group: int, action: Action) -> LogLike:
+        """Return the log of a group, if the client may do this on it.
+
+        Raises:
+            UnknownLogError: There is none any more, or none that the client may learn of.
+            UnavailableError: The node does not know yet which logs there are.
+            PermissionDeniedError, UnauthenticatedError, IdentityError: As `Gate.check_permission`.
+        """
+        gate, identity = self._gate, self._identity
+        log = gate.node.logs.get(group)
+        if log is None:
+            gate.check_permission(identity, ANY_OBJECT, None)
+            # No log is called so: it says whether there is none, or whether the node cannot know that yet.
+            return gate.node.log(f"group {group}")
+        try:
+            gate.check_permission(identity, log.name, action)
+        except PermissionDeniedError:
+            if group == DEFAULT_GROUP or gate.may_see(identity, log.name):
+                raise
+            gate.check_permission(identity, ANY_OBJECT, None)
+            raise UnknownLogError(f"group {group}") from None
+        return log
+
+    def _describe(self, stream: int, request: Message) -> None:
+        node = self._gate.node
+        match request:
+            case Describe():
+                self._session.answer(stream, describe(node))
+            case DescribeLog():
+                name = request.name or DEFAULT_LOG
+                if not self._gate.may_see(self._identity, name):
+                    raise PermissionDeniedError(self._identity.subject, Action.CONSUME, name)
+                self._run(stream, lambda: describe_log(node, name), partial(_log_reply, node))
+            case DescribeLogs():
+                self._run(stream, node.log_administration.list, partial(self._list_logs, request))
+            case _:
+                raise AssertionError(type(request).__name__)
+
+    def _list_logs(self, request: DescribeLogs, logs: Sequence[LogDescription]) -> DescribeLogsReply:
+        count_max = min(request.count_max or LOGS_PER_PAGE_DEFAULT, LOGS_PER_PAGE_MAX)
+        page, following = page_of(logs, request.after, count_max, partial(self._gate.may_see, self._identity))
+        described = (
+            DescribedLog(name=log.name, group=log.group, epoch=log.epoch, leader=log.leader) for log in page
+        )
+        return DescribeLogsReply(found=tuple(described), next=following)
 
     def _run(self, stream: int, work: Callable[[], Deferred[Any]], reply: Callable[[Any], Message]) -> None:
         """Start work whose result is the only answer of its stream."""
@@ -324,6 +373,18 @@ def describe(node: NodeLike) -> DescribeReply:
         cluster_uuid=node.cluster_uuid,
         cluster_name=node.cluster_name,
         node_name=node.name,
-        logs=((DEFAULT_GROUP, DEFAULT_LOG),),  # versions of before take one answer for all there is
+        # The other ones by DescribeLogs: this may have too few, and earlier clients know the default one.
+        logs=((DEFAULT_GROUP, DEFAULT_LOG),),
         servers=tuple(node.servers()),
+    )
+
+
+def _log_reply(node: NodeLike, log: LogDescription) -> DescribeLogReply:
+    """Return the answer to DescribeLog."""
+    return DescribeLogReply(
+        name=log.name,
+        group=log.group,
+        epoch=log.epoch,
+        leader=log.leader,
+        servers=tuple(servers_of(log, node.servers())),
     )

@@ -6,7 +6,7 @@ count records from 0 and have no gaps; times are microseconds since the epoch; s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -258,6 +258,10 @@ class NodeLike(Protocol):
         """What may be asked about the cluster and its members."""
 
     @property
+    def log_administration(self) -> LogAdmin:
+        """What may be asked about which logs there are."""
+
+    @property
     def logs(self) -> Mapping[int, LogLike]:
         """The logs of the cluster, by group."""
 
@@ -270,6 +274,22 @@ class NodeLike(Protocol):
 
     def servers(self) -> Sequence[DescribedServer]:
         """The nodes of the cluster, this one included."""
+
+
+def page_of(
+    logs: Sequence[LogDescription], after: str, count_max: int, may_see: Callable[[str], bool]
+) -> tuple[list[LogDescription], str]:
+    """Return the first logs behind a name that may be seen, by name, and behind which one to go on.
+
+    That is empty when there are no more.
+    """
+    page: list[LogDescription] = []
+    for log in sorted(logs, key=lambda log: log.name):
+        if log.name > after and may_see(log.name):
+            if len(page) == count_max:
+                return page, page[-1].name
+            page.append(log)
+    return page, ""
 
 
 def servers_of(log: LogDescription, servers: Sequence[DescribedServer]) -> list[DescribedServer]:

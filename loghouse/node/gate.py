@@ -8,17 +8,19 @@ count, may the caller do this, is there such a log, is the batch what it says. A
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action, Authorizer
+from loghouse.catalogue.records import LogSettings
 from loghouse.errors import (
     InvalidRequestError,
-    NotSupportedError,
     OutcomeUnknownError,
     PermissionDeniedError,
     RequestError,
@@ -27,7 +29,7 @@ from loghouse.errors import (
     UnknownLogError,
 )
 from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
-from loghouse.node.api import LogAdmin, LogLike, NodeLike
+from loghouse.node.api import LogDescription, LogLike, NodeLike
 from loghouse.protocol.checking import check_steps
 from loghouse.protocol.entry import CATALOGUE_LOG, DEFAULT_LOG
 from loghouse.replica.api import Proposal
@@ -158,16 +160,26 @@ class Gate:
         return log
 
 
-def log_administration_of(node: NodeLike) -> LogAdmin:
-    """Return what a node can be asked about which logs there are.
+def describe_log(node: NodeLike, name: str) -> Deferred[LogDescription]:
+    """Describe a log (empty: the default one). The catalogue is on every member, as the default one is.
 
-    Raises:
-        NotSupportedError: It has the one log `default`.
+    Raises (as failures):
+        UnknownLogError: This cluster has no such log.
     """
-    found: LogAdmin | None = getattr(node, "log_administration", None)
-    if found is None:
-        raise NotSupportedError("this node has the log 'default' alone, and no catalogue of logs")
-    return found
+    admin = node.log_administration
+    if name != CATALOGUE_LOG:
+        return admin.describe(name)
+    log = node.log(name)
+
+    def as_catalogue(default: LogDescription) -> LogDescription:
+        leader = log.leader_name
+        replicas = tuple(replace(one, is_leader=one.node == leader) for one in default.replicas)
+        settings = LogSettings(replicas=default.settings.replicas)
+        return LogDescription(
+            name=name, group=log.group, epoch=0, settings=settings, replicas=replicas, leader=leader
+        )
+
+    return admin.describe(DEFAULT_LOG).addCallback(as_catalogue)
 
 
 def proposal_alone(

@@ -18,12 +18,13 @@ from loghouse.limits import (
     FETCH_REPLY_SIZE_MAX,
     GOSSIP_MEMBERS_MAX,
     LOGS_PER_DESCRIBE_MAX,
+    NAME_SIZE_MAX,
     PRODUCE_SIZE_MAX,
 )
 from loghouse.protocol.configuration import MemberRole
-from loghouse.protocol.entry import CODEC_MASK, Buffer
+from loghouse.protocol.entry import CATALOGUE_LOG, CODEC_MASK, Buffer
 from loghouse.protocol.failures import FailureFields
-from loghouse.protocol.fields import U32, U64, Items16, LongText, Rest, ShortText, Truth, Uuid, message
+from loghouse.protocol.fields import U16, U32, U64, Items16, LongText, Rest, ShortText, Truth, Uuid, message
 from loghouse.protocol.layout import FixedLayout
 from loghouse.protocol.message import Message, check_name, check_text
 
@@ -198,9 +199,14 @@ class DescribeReply(Message):
         for _, name in self.logs:
             check_name("log", name)
         for server in self.servers:
-            check_name("node", server.name)
-            check_text("address", server.address, ADDRESS_SIZE_MAX)
-            check_text("address", server.grpc_address, ADDRESS_SIZE_MAX)
+            check_server(server)
+
+
+def check_server(server: DescribedServer) -> None:
+    """Raise ValueError when a node cannot be as it is described."""
+    check_name("node", server.name)
+    check_text("address", server.address, ADDRESS_SIZE_MAX)
+    check_text("address", server.grpc_address, ADDRESS_SIZE_MAX)
 
 
 @message(0x030B)
@@ -243,6 +249,92 @@ class RegisterProducerReply(Message):
     producer_id: U64
 
 
+@message(0x0312)
+class DescribeLog(Message):
+    """Ask for one log by its name, empty: the default one; UnknownLogError when there is none."""
+
+    name: ShortText = ""
+
+    def check(self) -> None:
+        """Raise ValueError when no log can be called so."""
+        check_text("log", self.name, NAME_SIZE_MAX)
+
+
+@message(0x0313, DESCRIBE_SIZE_MAX)
+class DescribeLogReply(Message):
+    """Where a log is, as the answering node knows it; of two answers that with the higher `epoch` is newer.
+
+    `group` is for the headers of requests about the log, and is never used again for another log. `leader` is
+    empty when none is known; `servers` are the nodes that hold the log.
+    """
+
+    name: ShortText
+    group: U32
+    epoch: U64
+    leader: ShortText = ""
+    servers: Items16[DescribedServer] = ()
+
+    def check(self) -> None:
+        """Raise ValueError when a name or a count is beyond what it may be."""
+        check_described(self)
+        if len(self.servers) > GOSSIP_MEMBERS_MAX:
+            raise ValueError("too many servers")
+        for server in self.servers:
+            check_server(server)
+
+
+@message(0x0314)
+class DescribeLogs(Message):
+    """Ask for the logs whose names come after `after`, at most `count_max` of them (0: the node's own)."""
+
+    after: ShortText = ""
+    count_max: U16 = 0
+
+    def check(self) -> None:
+        """Raise ValueError when no log can be called so."""
+        check_text("log", self.after, NAME_SIZE_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribedLog:
+    """A log in a list: its name, number, age of what is said, and leader, empty when none is known."""
+
+    name: ShortText
+    group: U32
+    epoch: U64
+    leader: ShortText = ""
+
+
+@message(0x0315, DESCRIBE_SIZE_MAX)
+class DescribeLogsReply(Message):
+    """The logs that the client may do anything with, by name; go on behind `next`, if it is not empty."""
+
+    found: Items16[DescribedLog] = ()
+    next: ShortText = ""
+
+    def check(self) -> None:
+        """Raise ValueError when a name or a count is beyond what it may be."""
+        if len(self.found) > LOGS_PER_DESCRIBE_MAX:
+            raise ValueError("too many logs")
+        for log in self.found:
+            check_described(log)
+        check_log_name(self.next, empty=True)
+
+
+def check_log_name(name: str, *, empty: bool = False) -> None:
+    """Raise ValueError unless there can be a log of that name; the catalogue has one of its own."""
+    if name != CATALOGUE_LOG:
+        check_name("log", name, empty=empty)
+
+
+def check_described(log: DescribedLog | DescribeLogReply) -> None:
+    """Raise ValueError when a log cannot be as it is described."""
+    check_log_name(log.name)
+    check_name("node", log.leader, empty=True)
+    if not log.group:
+        raise ValueError("log without a group")
+
+
 @message(0x0380)
 class LeaderHint(Message):
     """The node that leads is another, and appends sent here take a hop more. On no stream; may be ignored."""
@@ -268,4 +360,6 @@ REPLIES: Final[Mapping[type[Message], type[Message]]] = {
     Bounds: BoundsReply,
     FindOffset: FindOffsetReply,
     RegisterProducer: RegisterProducerReply,
+    DescribeLog: DescribeLogReply,
+    DescribeLogs: DescribeLogsReply,
 }

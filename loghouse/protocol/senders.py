@@ -60,9 +60,10 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     # Nodes describe each other before they belong to a cluster.
     (Sender.CLIENT | Sender.NODE, (client.Describe, client.Cancel)),
     (Sender.CLIENT, (client.Produce, client.RegisterProducer, client.Fetch, client.Follow, client.Credit)),
-    (Sender.CLIENT, (client.Bounds, client.FindOffset)),
+    (Sender.CLIENT, (client.Bounds, client.FindOffset, client.DescribeLog, client.DescribeLogs)),
     (Sender.ACCEPTOR, (client.DescribeReply, client.ProduceReply, client.RegisterProducerReply)),
     (Sender.ACCEPTOR, (client.FetchReply, client.FollowFrames, client.BoundsReply, client.FindOffsetReply)),
+    (Sender.ACCEPTOR, (client.DescribeLogReply, client.DescribeLogsReply)),
     (Sender.ACCEPTOR, (client.LeaderHint, client.Failure)),
 )
 SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(

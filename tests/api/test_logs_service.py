@@ -2,15 +2,12 @@
 
 import grpc
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import errors
 from loghouse.api import logs_service
-from loghouse.api.logs_service import page_of
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.catalogue.records import LogSettings
 from loghouse.limits import REPLICAS_PER_LOG_MAX
-from loghouse.node.api import LogDescription
 from tests.api.doors import DoorCase, batch, details_of, produce
 from tests.fakes.logs import CREATED_AT
 from tests.fakes.node import FakeNode
@@ -169,13 +166,6 @@ class ChangeTests(LogsCase):
             self.admin.failure = failure
             error = await self.refused(self.logs().Create(log_pb2.CreateLogRequest(name="orders")), code)
             self.assertEqual(error.details(), str(failure))
-
-    @asynchronous
-    async def test_a_node_without_a_catalogue(self):
-        """It says so, and not that it failed."""
-        del self.node.log_administration
-        error = await self.refused(self.logs().List(log_pb2.ListLogsRequest()), grpc.StatusCode.UNIMPLEMENTED)
-        self.assertIn("no catalogue", error.details())
 
 
 class PermissionTests(LogsCase):
@@ -393,23 +383,3 @@ class NamedTests(LogsCase):
         self.assertEqual(log.orders, [("status",), ("transfer", "n2")])
         self.assertEqual(self.node.orders, [])
         await self.refused(cluster.Status(log_pb2.StatusRequest(log="no-such-log")), NOT_FOUND)
-
-
-class PageTests(SynchronousTestCase):
-    """Pages of a list."""
-
-    def test_pages(self):
-        """A page holds what comes behind a name and may be seen."""
-        logs = [
-            LogDescription(name=name, group=1, epoch=0, settings=LogSettings(), replicas=())
-            for name in ("c", "a", "d", "b")
-        ]
-        for after, count_max, hidden, expected in (
-            ("", 2, "", "ab"),
-            ("", 2, "a", "bc"),
-            ("b", 5, "", "cd"),
-            ("d", 5, "", ""),
-            ("", 5, "abcd", ""),
-        ):
-            page = page_of(logs, after, count_max, lambda name, hidden=hidden: name not in hidden)
-            self.assertEqual("".join(log.name for log in page), expected)

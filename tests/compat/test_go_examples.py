@@ -133,8 +133,8 @@ class SourceTests(SynchronousTestCase):
         self.assertEqual(
             found,
             {
-                "wire.json": (27, 21),  # skipped: between nodes
-                "wire_refused.json": (43, 49),  # between nodes, requests, sessions
+                "wire.json": (27, 35),  # skipped: between nodes
+                "wire_refused.json": (45, 65),  # between nodes, requests, sessions
                 "entry.json": (7, 0),
                 "small_files.json": (6, 1),  # the index
                 "disk_refused.json": (54, 2),  # the address book

@@ -76,7 +76,7 @@ class FakeCluster:
         """Let no node serve a log any more."""
         del self.named[group]
         for node in self.nodes:
-            del node.logs[group]
+            node.logs.pop(group).delete()
 
     def append(self, payload, record_count, attributes=0, payload_crc=None, kind=EntryKind.RECORDS):
         """Keep a batch, and tell those who wait for it; return its entry."""
@@ -125,9 +125,25 @@ class FakeLog:
         self._node = node
         self.name = name
         self.group = group
+        self._is_deleted = False
 
     def __getattr__(self, name):
+        if self._is_deleted and name in ("fetch", "wait_for", "bounds", "find_offset", "trim"):
+            return lambda *arguments: fail(UnknownLogError(self.name))
         return getattr(self._node, name)
+
+    def propose(self, proposal, appended, failed):
+        if self._is_deleted:
+            failed(UnknownLogError(self.name))
+        else:
+            self._node.propose(proposal, appended, failed)
+
+    def delete(self):
+        """Be no log any more, and say so to those who ask from now on, and to those who wait."""
+        self._is_deleted = True
+        for waiter in list(self._node.waiters):
+            waiter.errback(UnknownLogError(self.name))
+        self._node.waiters.clear()
 
 
 class FakeNode:

@@ -151,6 +151,31 @@ GATES = (
         by="net.test_same_refusal:RequestTests.test_permission",
     ),
     bug(
+        "another-log-of-that-name",
+        "KAFKA-12257: a topic made again under its name",
+        "The number of the log that a request is for is not looked at.",
+        (GATE + "Gate.find_log", "if group and log.group != group:", "if False:"),
+        by="test_node_parts:GateTests.test_another_log_of_that_name",
+    ),
+    bug(
+        "the-catalogue-is-a-log-like-any",
+        "many logs: the catalogue is for administrators",
+        "A rule that covers the catalogue's name is enough to read and to write it.",
+        (GATE + "Gate.check_permission", "object_ == CATALOGUE_LOG:", "False:"),
+        by="test_node_parts:GateTests.test_the_catalogue",
+    ),
+    bug(
+        "groups-tell-names",
+        "CWE-204: observable response discrepancy",
+        "Whoever tries groups learns the names of logs that it may not know of.",
+        (
+            "loghouse.net.binary_server:BinarySession._check_log",
+            "if group == DEFAULT_GROUP or gate.may_see(identity, log.name):",
+            "if True:",
+        ),
+        by="net.test_many_logs:GroupTests.test_groups_tell_no_names",
+    ),
+    bug(
         "a-bug-in-its-own-words",
         "CWE-209: error messages with sensitive information",
         "A client is told the text of an error that no client was meant to read.",

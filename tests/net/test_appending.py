@@ -23,7 +23,7 @@ BATCH = encode_batch([Record(value=bytes(VALUE_SIZE)) for _ in range(4)])
 
 def gate():
     """Return a gate: appends that a session has checked for permission ask no policy any more."""
-    return Gate(SimpleNamespace(name="a"), None, clock=lambda: 0.0)
+    return Gate(SimpleNamespace(name="a", logs={}), None, clock=lambda: 0.0)
 
 
 class Link:

@@ -25,6 +25,8 @@ from loghouse.protocol.client_messages import (
     REPLIES,
     Bounds,
     Describe,
+    DescribeLog,
+    DescribeLogs,
     Fetch,
     FindOffset,
     Follow,
@@ -69,8 +71,10 @@ def call_of(stub, request, log="default"):
             return stub.Fetch(log_pb2.FetchRequest(log=log, offset=request.offset), timeout=30)
         case Follow():
             return stub.FetchStream(log_pb2.FetchRequest(log=log, offset=request.offset), timeout=30).read()
-        case Describe():
+        case Describe() | DescribeLogs():  # both need any permission at all
             return stub.GetServers(log_pb2.GetServersRequest(), timeout=30)
+        case DescribeLog():
+            return stub.GetServers(log_pb2.GetServersRequest(log=request.name), timeout=30)
         case FindOffset():
             return stub.FindOffset(
                 log_pb2.FindOffsetRequest(log=log, timestamp=request.timestamp), timeout=30
@@ -153,17 +157,21 @@ class RequestTests(RefusalCase):
         """Every request without a rule, with one for another action, and of no log there is."""
         writing = [produce(), RegisterProducer()]
         reading = [Bounds(), Fetch(offset=0), Follow(offset=0, credit=MIB), FindOffset(timestamp=0)]
-        self.assertEqual({type(request) for request in [*writing, *reading, Describe()]}, set(REPLIES))
+        looking = [Describe(), DescribeLogs(), DescribeLog(name="default")]
+        self.assertEqual({type(request) for request in [*writing, *reading, *looking]}, set(REPLIES))
         for name, action, requests in (
             ("nobody", "produce", writing),
             ("reader", "produce", writing),
-            ("nobody", "consume", [*reading, Describe()]),
+            ("nobody", "consume", [*reading, *looking]),
             ("writer", "consume", reading),
         ):
             for request in requests:
                 await self.check_same(errors.PermissionDeniedError(name, action, "default"), request, name)
         for request in writing + reading:
             await self.check_same(errors.UnknownLogError("group 2"), request, group=2)
+        await self.check_same(errors.UnknownLogError("nothing"), DescribeLog(name="nothing"))
+        refused = errors.PermissionDeniedError("reader", "consume", "orders")
+        await self.check_same(refused, DescribeLog(name="orders"), "reader")
         self.assertEqual((self.node.proposals, self.node.waiters), ([], {}))
 
     @asynchronous

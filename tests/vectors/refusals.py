@@ -142,6 +142,13 @@ def client_bodies():
     yield "describe with a body", "body", longer("describe")
     yield "bounds reply and a byte", "next_offset", longer("bounds reply")
     yield "register producer reply of 7 bytes", "producer_id", cut("register producer reply")
+    yield "describe log with a line break", "name", pack_header(2, 0x0312, stream=1) + b"\1\n"
+    yield "describe log reply without a group", "group", changed("describe log reply", 10, b"\0")
+    yield "describe log reply of a log with an underscore", "name", changed("describe log reply", 1, b"_")
+    yield "describe log reply without its last byte", "servers", cut("describe log reply")
+    yield "describe logs without its last byte", "count_max", cut("describe logs")
+    yield "describe logs reply of 65535 logs", "found", pack_header(2, 0x0315, stream=1) + b"\xff\xff"
+    yield "describe logs reply and a byte", "next", longer("describe logs reply")
     yield "leader hint of nobody", "name", pack_header(1, 0x0380) + b"\0"
     yield "leader hint with an underscore", "name", pack_header(4, 0x0380) + b"\3a_b"
     yield "describe reply of 65535 logs", "logs", pack_header(22, 0x030A) + bytes(16) + b"\x01a\x01a\xff\xff"
