@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import aclosing
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict
 
 from loghouse.api.v1 import log_pb2
-from loghouse.client.balancing import Balancer, ClusterView, Purpose
-from loghouse.client.batching import encode_batch_of, encode_record
-from loghouse.client.calls import Calls, Make
-from loghouse.client.channels import AppendAnswer, Channels
-from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
+from loghouse.client.balancing import Balancer, ClusterView
+from loghouse.client.calls import Calls
+from loghouse.client.channels import Channels
+from loghouse.client.fields import flag_of, seconds_of, text_of
+from loghouse.client.log import AsyncLog
+from loghouse.client.log_settings import changes_of, names_of, settings_of
 from loghouse.client.pin import ClusterPin
-from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
-from loghouse.client.producing import AsyncProducer
-from loghouse.client.reading import Reader
-from loghouse.client.records import Batch, Bounds, Headers, Record
-from loghouse.client.starts import Compression, Start, codec_of, start_of
+from loghouse.client.routes import Routes
 from loghouse.client.target import Tls, parse_target
 from loghouse.client.transport import Transport, channel_maker
-from loghouse.errors import DeadlineError, OffsetOutOfRangeError
-from loghouse.protocol.client_messages import Produce
-from loghouse.protocol.compression import compress
-from loghouse.protocol.entry import Codec, crc32c
+from loghouse.protocol.entry import DEFAULT_LOG
 
 TIMEOUT_SECONDS: Final = 30.0
-CONFIRM_SECONDS: Final = 5.0
-"""How long a reader from an offset on waits to hear where the log ends; several elections."""
 
 
 class ClientOptions(TypedDict, total=False):
@@ -44,8 +35,8 @@ class ClientOptions(TypedDict, total=False):
     cluster: str
 
 
-class AsyncClient:
-    """A client of one cluster, for one event loop. See `connect`.
+class AsyncClient(AsyncLog):
+    """A client of one cluster, for one event loop, and of one of its logs. See `connect`.
 
     Every call finds its server by itself, and goes on at another one when that is safe, until it is answered,
     refused, or its time is over. Errors are those of `loghouse.errors`:
@@ -73,12 +64,15 @@ class AsyncClient:
         """See `connect`; nothing is dialled before the first call."""
         rng = rng or random.SystemRandom()
         flag_of("is_direct", is_direct)
-        self.log = text_of("log", log)
-        self.timeout_seconds = seconds_of(timeout_seconds)
+        text_of("log", log)
+        seconds_of(timeout_seconds)
         balancer = Balancer(parse_target(target), rng, is_direct=is_direct, is_grpc=transport == "grpc")
         pin = ClusterPin(text_of("cluster", cluster))
-        channels = Channels(channel_maker(transport, tls, balancer.hinted, pin))
-        self.calls = Calls(balancer, channels, rng, pin)
+        routes = Routes()
+        channels = Channels(channel_maker(transport, tls, routes.hinted, pin))
+        default = log if log == DEFAULT_LOG else ""
+        self.cluster_calls = Calls(balancer, channels, rng, pin, routes=routes, log=default)
+        super().__init__(self.cluster_calls.of_log(log), float(timeout_seconds))
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,289 +84,27 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close every connection; whoever waits for an answer gets an error."""
-        await self.calls.close()
+        await self.cluster_calls.close()
 
-    # --- appending ------------------------------------------------------------------------
+    def log(self, name: str) -> AsyncLog:
+        """Return one of the cluster's logs, empty: the default one. Nothing is asked before its first use.
 
-    async def append(
-        self,
-        value: bytes,
-        *,
-        key: bytes = b"",
-        headers: Headers = (),
-        timestamp: datetime | int | None = None,
-        expect_offset: int | None = None,
-        timeout_seconds: float | None = None,
-    ) -> int:
-        """Append one record and return its offset, once it is durable on a majority.
+            orders = cluster.log("orders")
+            offset = await orders.append(b"hello")
 
-            offset = await log.append(b"moved", key=b"sensor-7", headers=[("unit", b"mm")])
-
-        Args:
-            timestamp: A time of the producer's own (microseconds since the epoch when a number); None takes
-                the time at which the leader appends.
-            expect_offset: Append only if the record gets this offset.
-
-        Raises:
-            ExpectOffsetError: The log's next offset was another; nothing was appended.
-            OutcomeUnknownError: The connection or the leadership was lost meanwhile. It was not tried again,
-                because that could append twice; `producer()` has no such case.
-            DeadlineError, InvalidRequestError, ...: Nothing was appended.
+        It has the methods of this client that are about a log, and ends with it. It is about the log that has
+        the name when it is first used: one that is deleted is an UnknownLogError from then on, also when
+        another log gets its name. Ask for that one by this method again.
         """
-        head, body = encode_record(value, key, headers, timestamp)
-        expected = optional_offset_of("expect_offset", expect_offset)
-        return (await self._append(head + body, 1, Codec.NONE, expected, timeout_seconds)).base_offset
-
-    async def append_batch(
-        self,
-        values: Iterable[bytes],
-        *,
-        compression: Compression = "none",
-        expect_offset: int | None = None,
-        timeout_seconds: float | None = None,
-    ) -> range:
-        """Append records together, all or none, and return their offsets.
-
-        Args:
-            values: The records' values: at least one, 8 MiB together at most.
-
-        Raises:
-            As `append`.
-        """
-        payload, record_count = encode_batch_of(values)
-        codec = codec_of(compression)
-        expected = optional_offset_of("expect_offset", expect_offset)
-        packed = compress(payload, codec)
-        appended = await self._append(packed, record_count, codec, expected, timeout_seconds)
-        return range(appended.base_offset, appended.base_offset + appended.record_count)
-
-    async def _append(
-        self,
-        payload: bytes,
-        record_count: int,
-        codec: Codec,
-        expect_offset: int | None,
-        timeout_seconds: float | None,
-    ) -> AppendAnswer:
-        request = Produce(
-            batch=payload,
-            record_count=record_count,
-            attributes=codec,
-            batch_crc=crc32c(payload),
-            expect_offset=expect_offset,
-        )
-        appended: AppendAnswer = await self.calls.call(
-            lambda channel, seconds: channel.append(request, self.log, seconds),
-            purpose=Purpose.APPEND,
-            timeout_seconds=self.timeout_of(timeout_seconds),
-            is_safe=False,
-        )
-        return appended
-
-    def producer(
-        self,
-        *,
-        linger_ms: float = LINGER_MILLISECONDS,
-        batch_bytes: int = BATCH_SIZE,
-        compression: Compression = "none",
-        buffer_bytes: int = BUFFER_SIZE,
-        timeout_seconds: float | None = None,
-    ) -> AsyncProducer:
-        """Return a producer: it gathers records into batches, and appends each exactly once, in order.
-
-            async with log.producer() as producer:
-                for line in lines:
-                    await producer.append(line)  # waits only while the buffer is full
-                delivery = await producer.append(b"the last one")
-                offset = await delivery
-
-        At the block's end everything is acknowledged, or its error raised. It registers a producer id, and
-        sends what is not acknowledged again, after any failure and to any server, until the deadline; the
-        cluster drops what it has already. A producer is for one program at work, not for one record: the
-        cluster remembers the last 4096.
-
-        Args:
-            linger_ms: How long a record may wait for others to share its batch.
-            batch_bytes: Bytes at which a batch is sent without waiting.
-            compression: "zstd" compresses each batch that gets smaller by it.
-            buffer_bytes: Bytes not acknowledged yet beyond which `append` waits.
-            timeout_seconds: How long a batch is tried, from its first record on.
-        """
-        return AsyncProducer(
-            self.calls,
-            log=self.log,
-            linger_ms=linger_ms,
-            batch_bytes=batch_bytes,
-            codec=codec_of(compression),
-            buffer_bytes=buffer_bytes,
-            timeout_seconds=self.timeout_of(timeout_seconds),
-        )
-
-    # --- reading --------------------------------------------------------------------------
-
-    async def read(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
-    ) -> AsyncGenerator[Record, None]:
-        """Yield records from `from_` on, up to where the log ends now, or for ever with `follow`.
-
-            async for record in log.read("earliest"):
-                print(record.offset, record.value)
-
-        It goes on at another server when one fails; each record comes once. Leave an endless one by closing
-        it (`async with contextlib.aclosing(log.read(follow=True)) as records:`) or by cancelling its task.
-
-        From an offset on it needs no majority: when nobody can confirm where the log ends, it yields what the
-        servers that can be reached have committed, and a warning of the logger `loghouse.client` says so.
-
-        Args:
-            from_: An offset, "earliest", "latest" (the next record to be appended), or a datetime: the first
-                record that the leader appended then or later.
-            timeout_seconds: How long no server may be found before it fails.
-
-        Raises:
-            OffsetOutOfRangeError: `from_` is below the lowest offset held, or (without `follow`) beyond the
-                next one; or the reader was so slow that its next record has been trimmed.
-            DeadlineError: No server answered for that long.
-        """
-        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
-        async with aclosing(answers):
-            async for batches in answers:
-                for batch in batches:
-                    for record in batch:
-                        yield record
-
-    async def read_batches(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
-    ) -> AsyncGenerator[Batch, None]:
-        """As `read`, whole batches at a time: several times as fast.
-
-            async for batch in log.read_batches():
-                total += sum(map(len, batch.values()))
-
-        A batch holds what was appended together, from `from_` on.
-        """
-        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
-        async with aclosing(answers):
-            async for batches in answers:
-                for batch in batches:
-                    yield batch
-
-    async def read_answers(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
-    ) -> AsyncGenerator[Iterator[Batch], None]:
-        """As `read_batches`, but the batches of one answer at a time, decoded only as they are taken.
-
-        What `Client` is made of: the decoding is done by the thread that reads.
-        """
-        seconds = self.timeout_of(timeout_seconds)
-        offset, end = await self.find_range(from_, follow=follow, timeout_seconds=seconds)
-        is_unconfirmed = end is None and not follow
-        answers = self.read_range(offset, end, is_unconfirmed=is_unconfirmed, timeout_seconds=seconds)
-        async with aclosing(answers):
-            async for batches in answers:
-                yield batches
-
-    async def read_range(
-        self,
-        offset: int,
-        end: int | None,
-        *,
-        is_unconfirmed: bool = False,
-        timeout_seconds: float | None = None,
-    ) -> AsyncGenerator[Iterator[Batch], None]:
-        """As `read_answers`, of what `find_range` found.
-
-        Args:
-            is_unconfirmed: It found no end, and the log is not followed: end where no server has more.
-        """
-        if end is not None and offset >= end:
-            return
-        reader = Reader(
-            self.calls,
-            offset=offset,
-            end=end,
-            is_unconfirmed=is_unconfirmed,
-            log=self.log,
-            timeout_seconds=self.timeout_of(timeout_seconds),
-        )
-        async with aclosing(reader.answers()) as answers:
-            async for batches in answers:
-                yield batches
-
-    async def find_range(
-        self, from_: Start, *, follow: bool = False, timeout_seconds: float | None = None
-    ) -> tuple[int, int | None]:
-        """Return the first offset that `read` would give, and the first it would not.
-
-        The latter is None with `follow`, and when an offset is given and no server can confirm where the log
-        ends now: what is committed is read nevertheless, as far as the servers that can be reached have it.
-
-        Raises:
-            InvalidRequestError: `from_` is nothing to begin at.
-            OffsetOutOfRangeError: Without `follow`: it is beyond the next offset.
-        """
-        from_, follow = start_of(from_), flag_of("follow", follow)
-        if isinstance(from_, int) and follow:
-            return from_, None
-        seconds = self.timeout_of(timeout_seconds)
-        try:
-            patience = min(seconds, CONFIRM_SECONDS) if isinstance(from_, int) else seconds
-            bounds = await self.bounds(timeout_seconds=patience)
-        except DeadlineError:
-            if isinstance(from_, int):
-                return from_, None
-            raise
-        end = None if follow else bounds.next_offset
-        if isinstance(from_, datetime):
-            return await self.find_offset(from_, timeout_seconds=timeout_seconds), end
-        if not isinstance(from_, int):
-            return (bounds.lowest if from_ == "earliest" else bounds.next_offset), end
-        if from_ > bounds.next_offset:
-            raise OffsetOutOfRangeError(from_, *bounds)
-        return from_, end
-
-    async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
-        """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended."""
-        bounds: Bounds = await self._ask(
-            lambda channel, seconds: channel.bounds(self.log, seconds), timeout_seconds
-        )
-        return bounds
-
-    async def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
-        """Return the first offset that the leader appended at or after a time, or else the next offset.
-
-        Args:
-            time: A datetime, or microseconds since the epoch.
-        """
-        timestamp = max(0, moment_of("time", time))
-        offset: int = await self._ask(
-            lambda channel, seconds: channel.find_offset(timestamp, self.log, seconds), timeout_seconds
-        )
-        return offset
+        return AsyncLog(self.cluster_calls.of_log(text_of("name", name)), self.timeout_seconds)
 
     # --- the cluster ------------------------------------------------------------------------
 
     async def servers(self, *, timeout_seconds: float | None = None) -> ClusterView:
         """Ask who is in the cluster, and return it: uuid, name, and each server with its role."""
         seconds = self.timeout_of(timeout_seconds)
-        await self.calls.refresh(seconds)
-        return await self.calls.view(seconds)
-
-    async def status(
-        self, *, server: str = "", timeout_seconds: float | None = None
-    ) -> log_pb2.StatusResponse:
-        """Return the cluster as one server sees it: terms, members, who is how far behind.
-
-        Needs the `admin` permission, as all calls below.
-
-        Args:
-            server: The name of the one to ask; any when empty.
-        """
-        text_of("server", server)
-        reply: log_pb2.StatusResponse = await self._administer(
-            "Status", log_pb2.StatusRequest(), timeout_seconds, server=server, is_safe=True
-        )
-        return reply
+        await self.cluster_calls.refresh(seconds)
+        return await self.cluster_calls.view(seconds)
 
     async def add(self, name: str, *, learner: bool = False, timeout_seconds: float | None = None) -> None:
         """Let a node in, also one that was removed; a learner reads along and never votes.
@@ -381,7 +113,7 @@ class AsyncClient:
             MembershipError: Why not, and what would work.
         """
         request = log_pb2.AddRequest(name=text_of("name", name), learner=flag_of("learner", learner))
-        await self._administer("Add", request, timeout_seconds)
+        await self._change("Add", request, timeout_seconds)
 
     async def remove(self, name: str, *, timeout_seconds: float | None = None) -> None:
         """Take a node out of the cluster and keep it out; it need not run.
@@ -389,7 +121,7 @@ class AsyncClient:
         Raises:
             MembershipError: Why not, and what would work.
         """
-        await self._administer("Remove", log_pb2.RemoveRequest(name=text_of("name", name)), timeout_seconds)
+        await self._change("Remove", log_pb2.RemoveRequest(name=text_of("name", name)), timeout_seconds)
 
     async def leave(self, server: str, *, timeout_seconds: float | None = None) -> None:
         """Tell the server of that name to leave the cluster.
@@ -398,56 +130,147 @@ class AsyncClient:
             MembershipError: Why not, and what would work.
         """
         text_of("server", server)
-        await self._administer("Leave", log_pb2.LeaveRequest(), timeout_seconds, server=server)
+        await self._change("Leave", log_pb2.LeaveRequest(), timeout_seconds, server=server)
 
-    async def transfer(self, name: str = "", *, timeout_seconds: float | None = None) -> str:
-        """Hand leadership to another voter (the best candidate), and return who leads now.
+    async def _change(
+        self, method: str, request: Any, timeout_seconds: float | None, *, server: str = ""
+    ) -> None:
+        await self._administer(method, request, timeout_seconds, server=server, calls=self.cluster_calls)
 
-        Raises:
-            MembershipError: Why not, and what would work.
-        """
-        request = log_pb2.TransferRequest(name=text_of("name", name))
-        reply = await self._administer("Transfer", request, timeout_seconds)
-        self.calls.balancer.hinted(reply.leader)
-        return str(reply.leader)
+    # --- which logs there are -----------------------------------------------------------------
 
-    async def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
-        """Let records below an offset go, on every node, and return the lowest offset held now."""
-        request = log_pb2.TrimRequest(offset=integer_of("offset", offset), log=self.log)
-        reply = await self._administer("Trim", request, timeout_seconds, is_safe=True)
-        return int(reply.lowest)
-
-    # --- common ---------------------------------------------------------------------------
-
-    async def _ask(self, make: Make, timeout_seconds: float | None) -> Any:
-        return await self.calls.call(
-            make, purpose=Purpose.READ, timeout_seconds=self.timeout_of(timeout_seconds), is_safe=True
-        )
-
-    async def _administer(
+    async def create_log(
         self,
-        method: str,
-        request: Any,
-        timeout_seconds: float | None,
+        name: str,
         *,
-        server: str = "",
-        is_safe: bool = False,
-    ) -> Any:
-        return await self.calls.call(
-            lambda channel, seconds: channel.administer(method, request, seconds),
-            purpose=Purpose.ASK,
-            timeout_seconds=self.timeout_of(timeout_seconds),
-            is_safe=is_safe,
-            server=server,
-        )
+        replicas: int = 3,
+        retention_bytes: int = 0,
+        retention_age: timedelta | int = 0,
+        record_bytes_max: int = 0,
+        append_bytes_per_second_max: int = 0,
+        tags: Iterable[str] = (),
+        on: Iterable[str] = (),
+        timeout_seconds: float | None = None,
+    ) -> log_pb2.LogDescription:
+        """Make a log, wait until it can be appended to, and return what it is.
 
-    def timeout_of(self, timeout_seconds: float | None) -> float:
-        """Return how long a call may take, which was told so much.
+        A log that is there with these settings is success. Needs the `manage` permission for its name, as the
+        calls below that change one.
+
+        Args:
+            name: 1 to 63 of a-z, 0-9 and -.
+            replicas: How many nodes hold it, at most 5: of 3 one may fail, of 5 two.
+            retention_bytes, retention_age: How much of it is kept (in seconds, if a number); 0 keeps all.
+            record_bytes_max: The largest record that is taken; 0: the nodes' own limit.
+            append_bytes_per_second_max: How fast it may grow; 0: as fast as it can.
+            tags: Words for people and their tools.
+            on: The names of the nodes that are to hold it; none: chosen by load.
 
         Raises:
-            InvalidRequestError: It is no time to wait.
+            InvalidRequestError: No name for a log, other settings than it has, or nodes that cannot be meant.
+            ResourceExhaustedError: Too many logs, or too few nodes.
         """
-        return self.timeout_seconds if timeout_seconds is None else seconds_of(timeout_seconds)
+        settings = settings_of(
+            replicas=replicas,
+            retention_bytes=retention_bytes,
+            retention_age=retention_age,
+            record_bytes_max=record_bytes_max,
+            append_bytes_per_second_max=append_bytes_per_second_max,
+            tags=tags,
+        )
+        request = log_pb2.CreateLogRequest(
+            name=text_of("name", name), settings=settings, on=names_of("on", on)
+        )
+        reply = await self._manage("Create", request, timeout_seconds, is_safe=True)
+        return _described(reply)
+
+    async def alter_log(
+        self,
+        name: str,
+        *,
+        retention_bytes: int | None = None,
+        retention_age: timedelta | int | None = None,
+        record_bytes_max: int | None = None,
+        append_bytes_per_second_max: int | None = None,
+        tags: Iterable[str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> log_pb2.LogDescription:
+        """Change settings of a log while it runs, and return what it is; None leaves one as it is.
+
+        Raises:
+            UnknownLogError: There is no such log.
+            InvalidRequestError: A setting is not possible, or none is given.
+        """
+        changes = changes_of(
+            retention_bytes=retention_bytes,
+            retention_age=retention_age,
+            record_bytes_max=record_bytes_max,
+            append_bytes_per_second_max=append_bytes_per_second_max,
+            tags=tags,
+        )
+        request = log_pb2.AlterLogRequest(name=text_of("name", name), changes=changes)
+        return _described(await self._manage("Alter", request, timeout_seconds, is_safe=True))
+
+    async def delete_log(self, name: str, *, timeout_seconds: float | None = None) -> None:
+        """Delete a log with all its records. A log that is made under its name later is another one.
+
+        Raises:
+            UnknownLogError: There is no such log.
+            InvalidRequestError: It is `default`, which cannot be deleted.
+            OutcomeUnknownError: It may or may not be deleted; it was not tried again, for somebody else may
+                make another one of that name meanwhile.
+        """
+        await self._manage("Delete", log_pb2.DeleteLogRequest(name=text_of("name", name)), timeout_seconds)
+
+    async def replace_replica(
+        self, name: str, *, lost: str, new: str, timeout_seconds: float | None = None
+    ) -> log_pb2.LogDescription:
+        """Give a log a replica on the node `new`, for that on the node `lost`, which will not come back.
+
+        Raises:
+            UnknownLogError: There is no such log.
+            InvalidRequestError: It is not on the lost node, or cannot be placed on the new one.
+        """
+        request = log_pb2.ReplaceReplicaRequest(
+            name=text_of("name", name), lost=text_of("lost", lost), new=text_of("new", new)
+        )
+        return _described(await self._manage("Replace", request, timeout_seconds))
+
+    async def logs(self, *, timeout_seconds: float | None = None) -> list[log_pb2.LogDescription]:
+        """Return the logs by name: those that this client may do anything with, an administrator's all."""
+        seconds = self.timeout_of(timeout_seconds)
+        found: list[log_pb2.LogDescription] = []
+        request = log_pb2.ListLogsRequest()
+        while True:
+            page = await self._manage("List", request, seconds, is_safe=True)
+            found += page.logs
+            if not page.next:
+                return found
+            request.after = page.next
+
+    async def describe_log(
+        self, name: str, *, timeout_seconds: float | None = None
+    ) -> log_pb2.LogDescription:
+        """Return one log: its settings, where it is, and who leads it; empty means the default one.
+
+        Raises:
+            UnknownLogError: There is no such log.
+        """
+        request = log_pb2.DescribeLogRequest(name=text_of("name", name))
+        return _described(await self._manage("Describe", request, timeout_seconds, is_safe=True))
+
+    async def _manage(
+        self, method: str, request: Any, timeout_seconds: float | None, *, is_safe: bool = False
+    ) -> Any:
+        return await self._administer(
+            method, request, timeout_seconds, is_safe=is_safe, service="logs", calls=self.cluster_calls
+        )
+
+
+def _described(reply: Any) -> log_pb2.LogDescription:
+    """Return the log that an answer describes."""
+    log: log_pb2.LogDescription = reply.log
+    return log
 
 
 def connect(

@@ -12,7 +12,7 @@ doubles with every failure; when every address is, the one whose while ends firs
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from loghouse.client.target import is_dialable
 from loghouse.errors import IdentityError, UnavailableError
 from loghouse.protocol.backoff import Backoff
+from loghouse.protocol.entry import DEFAULT_GROUP
 
 PROBATION_SECONDS: Final = 0.2
 PROBATION_SECONDS_MAX: Final = 10.0
@@ -49,11 +50,17 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
-    """The cluster's uuid (16 bytes), its name, and its servers."""
+    """The cluster's uuid (16 bytes), its name, and its servers.
+
+    Of a named log they are those that hold it; `group` is its number, and of two views that with the higher
+    `epoch` is the newer.
+    """
 
     cluster_uuid: bytes
     cluster_name: str
     servers: tuple[Server, ...]
+    group: int = DEFAULT_GROUP
+    epoch: int = 0
 
     @property
     def leader(self) -> Server | None:
@@ -77,13 +84,21 @@ class Balancer:
         rng: Where turns begin, so that many clients do not all begin at the same server.
         is_direct: Choose among the seeds alone, whatever servers they tell of.
         is_grpc: Prefer the addresses that servers have for gRPC alone.
+        others: Gives addresses that will do as well, when no other one does.
     """
 
     def __init__(
-        self, seeds: Sequence[str], rng: random.Random, *, is_direct: bool = False, is_grpc: bool = False
+        self,
+        seeds: Sequence[str],
+        rng: random.Random,
+        *,
+        is_direct: bool = False,
+        is_grpc: bool = False,
+        others: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         assert seeds
         self._seeds = tuple(seeds)
+        self._others = others
         self._is_direct = is_direct
         self._is_grpc = is_grpc
         self._rng = rng
@@ -225,7 +240,13 @@ class Balancer:
     def addresses(self) -> set[str]:
         """Return every address that may be chosen."""
         known = {address for server in self._servers for address in self._addresses_of(server)}
-        return known | set(self._seeds)
+        return known | set(self._seeds) | set(self._others())
+
+    def of_log(self) -> Balancer:
+        """Return what chooses among the servers of one log; any server of the cluster serves it, too."""
+        return Balancer(
+            self._seeds, self._rng, is_direct=self._is_direct, is_grpc=self._is_grpc, others=self.addresses
+        )
 
     def _preferred(self, purpose: Purpose, now: float) -> Iterable[str]:
         leader = self._server(self._leader_name)

@@ -5,21 +5,37 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, Opening
+from loghouse.client.channels import (
+    Answers,
+    AppendAnswer,
+    AppendStream,
+    Channel,
+    FetchAnswer,
+    Hinted,
+    LogId,
+    Opening,
+)
 from loghouse.client.connection import Asked, Connection, dial
 from loghouse.client.failures import unreached
 from loghouse.client.following import Following
 from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
-from loghouse.errors import UnknownLogError
-from loghouse.protocol.client_messages import Bounds, Describe, FindOffset, Produce, RegisterProducer
+from loghouse.protocol.client_messages import (
+    Bounds,
+    Describe,
+    DescribedServer,
+    DescribeLog,
+    FindOffset,
+    Produce,
+    RegisterProducer,
+)
 from loghouse.protocol.configuration import ROLE_TEXTS
-from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
+from loghouse.protocol.entry import DEFAULT_GROUP
 
 DIAL_SECONDS: Final = 3.0
 """How long one connection may take; a black hole is given up then."""
@@ -29,7 +45,7 @@ class BinaryChannel(Channel):
     """One connection to one server, dialled anew when it is gone.
 
     Args:
-        hinted: Called with the name of the leader, when a node that is not the leader names it.
+        hinted: Called with the name and the group of a leader, when a node that is not it names it.
         make_other: Makes the gRPC channel for what the binary protocol does not have.
         pin: The cluster that the server must be of.
     """
@@ -38,7 +54,7 @@ class BinaryChannel(Channel):
         self,
         address: str,
         context: ssl.SSLContext | None,
-        hinted: Callable[[str], None],
+        hinted: Hinted,
         make_other: Callable[[str], Channel],
         pin: ClusterPin | None = None,
     ) -> None:
@@ -52,54 +68,59 @@ class BinaryChannel(Channel):
         self._connections: set[Connection] = set()  # those before it, too, while they answer what is open
         self._dialling = Opening(address, self._dial)
 
-    async def append(self, request: Produce, log: str, seconds: float) -> AppendAnswer:
+    async def append(self, request: Produce, log: LogId, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
         milliseconds = min(int(seconds * 1000), 2**32 - 1)
         reply = await self._ask(replace(request, timeout_milliseconds=milliseconds), log, seconds)
         return AppendAnswer(reply.base_offset, reply.record_count)
 
-    async def register_producer(self, log: str, seconds: float) -> int:
+    async def register_producer(self, log: LogId, seconds: float) -> int:
         """See `Channel.register_producer`."""
         return int((await self._ask(RegisterProducer(), log, seconds)).producer_id)
 
-    async def bounds(self, log: str, seconds: float) -> ClientBounds:
+    async def bounds(self, log: LogId, seconds: float) -> ClientBounds:
         """See `Channel.bounds`."""
         reply = await self._ask(Bounds(), log, seconds)
         return ClientBounds(reply.lowest, reply.next_offset)
 
-    async def find_offset(self, timestamp: int, log: str, seconds: float) -> int:
+    async def find_offset(self, timestamp: int, log: LogId, seconds: float) -> int:
         """See `Channel.find_offset`."""
         return int((await self._ask(FindOffset(timestamp=timestamp), log, seconds)).offset)
 
     async def servers(self, seconds: float) -> ClusterView:
         """See `Channel.servers`."""
-        reply = await self._ask(Describe(), "", seconds)
-        servers = tuple(
-            Server(
-                name=server.name,
-                address=server.address,
-                grpc_address=server.grpc_address,
-                is_leader=server.is_leader,
-                role=ROLE_TEXTS[server.role],
-                is_alive=server.is_alive,
-            )
-            for server in reply.servers
+        reply = await self._ask(Describe(), LogId(), seconds)
+        return ClusterView(
+            cluster_uuid=reply.cluster_uuid,
+            cluster_name=reply.cluster_name,
+            servers=_servers_of(reply.servers),
         )
-        return ClusterView(cluster_uuid=reply.cluster_uuid, cluster_name=reply.cluster_name, servers=servers)
 
-    async def administer(self, method: str, request: Any, seconds: float) -> Any:
+    async def route(self, name: str, seconds: float) -> ClusterView:
+        """See `Channel.route`."""
+        connection = await self.connection(seconds)
+        reply = await connection.ask(DescribeLog(name=name), DEFAULT_GROUP, seconds)
+        return ClusterView(
+            cluster_uuid=connection.hello.cluster_uuid,
+            cluster_name=connection.hello.cluster_name,
+            servers=_servers_of(reply.servers),
+            group=reply.group,
+            epoch=reply.epoch,
+        )
+
+    async def administer(self, service: str, method: str, request: Any, seconds: float) -> Any:
         """See `Channel.administer`; by gRPC."""
         if self._other is None:
             self._other = self._make_other(self.address)
-        return await self._other.administer(method, request, seconds)
+        return await self._other.administer(service, method, request, seconds)
 
-    def appends(self, log: str) -> AppendStream:
+    def appends(self, log: LogId) -> AppendStream:
         """See `Channel.appends`."""
-        return _BinaryAppends(self, group_of(log))
+        return _BinaryAppends(self, log.group)
 
-    def answers(self, offset: int, log: str) -> Answers:
+    def answers(self, offset: int, log: LogId) -> Answers:
         """See `Channel.answers`."""
-        return _BinaryAnswers(self, offset, group_of(log))
+        return _BinaryAnswers(self, offset, log.group)
 
     async def close(self) -> None:
         """See `Channel.close`."""
@@ -109,9 +130,8 @@ class BinaryChannel(Channel):
         if self._other is not None:
             await self._other.close()
 
-    async def _ask(self, request: Any, log: str, seconds: float) -> Any:
-        group = group_of(log)
-        return await (await self.connection(seconds)).ask(request, group, seconds)
+    async def _ask(self, request: Any, log: LogId, seconds: float) -> Any:
+        return await (await self.connection(seconds)).ask(request, log.group, seconds)
 
     async def connection(self, seconds: float) -> Connection:
         """Return the connection; everybody who needs one waits for the same dialling.
@@ -198,12 +218,15 @@ class _BinaryAnswers(Answers):
             self._following.cancel()
 
 
-def group_of(log: str) -> int:
-    """Return the Raft group of a log.
-
-    Raises:
-        UnknownLogError: The cluster has no log of that name.
-    """
-    if log not in ("", DEFAULT_LOG):
-        raise UnknownLogError(log)
-    return DEFAULT_GROUP
+def _servers_of(described: Iterable[DescribedServer]) -> tuple[Server, ...]:
+    return tuple(
+        Server(
+            name=server.name,
+            address=server.address,
+            grpc_address=server.grpc_address,
+            is_leader=server.is_leader,
+            role=ROLE_TEXTS[server.role],
+            is_alive=server.is_alive,
+        )
+        for server in described
+    )

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 from loghouse.client.asynchronous import AsyncClient, ClientOptions
 from loghouse.client.blocking_producer import OpenClient, Producer
 from loghouse.client.fields import values_of
+from loghouse.client.log import AsyncLog
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Record
 from loghouse.client.starts import Compression, Start
@@ -23,53 +24,43 @@ from loghouse.errors import ClientUseError, UnavailableError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_A = TypeVar("_A", bound=AsyncLog)
 
 
 def _waiting(
-    method: Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _T]], text: str
-) -> Callable[Concatenate[Client, _P], _T]:
-    """Return the method of `Client` that runs one of `AsyncClient` and waits; `text` begins its docstring."""
+    method: Callable[Concatenate[_A, _P], Coroutine[Any, Any, _T]], text: str
+) -> Callable[Concatenate[Any, _P], _T]:
+    """Return the method that runs one of an asyncio client and waits; `text` begins its docstring."""
+    owner = "Client" if method.__qualname__.startswith("AsyncClient.") else "BlockingLog"
 
     @wraps(method)
-    def run(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return self._open.thread.run(method(self._client, *args, **kwargs))
+    def run(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        result: _T = self._open.thread.run(method(self._client, *args, **kwargs))
+        return result
 
     run.__module__ = __name__
-    run.__qualname__ = f"Client.{run.__name__}"
-    run.__doc__ = f"{text}; see `AsyncClient.{run.__name__}`."
+    run.__qualname__ = f"{owner}.{run.__name__}"
+    run.__doc__ = f"{text}; see `{method.__qualname__}`."
     return run
 
 
-class Client:
-    """A client of one cluster for programs without an event loop. See `connect_blocking`.
+class BlockingLog:
+    """One of a cluster's logs, for programs without an event loop. Made by `Client.log`, closed with it.
 
-    Its methods are those of `AsyncClient`, with the same arguments and the same errors; any thread may call
+    Its methods are those of `AsyncLog`, with the same arguments and the same errors; any thread may call
     them. `read` and `read_batches` give ordinary iterators.
     """
 
-    def __init__(self, target: str, **options: Unpack[ClientOptions]) -> None:
-        """See `connect_blocking`; nothing is dialled before the first call."""
-        self._client = AsyncClient(target, **options)
-        self._open = OpenClient(self._client)
-        self._dropped = weakref.finalize(self, self._open.close_soon)
-        self._dropped.atexit = False  # then `exiting` closes it
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close every connection and end the thread; whoever waits for an answer gets an error."""
-        self._dropped.detach()
-        self._open.close()
+    def __init__(self, log: AsyncLog, open_: OpenClient, owner: object = None) -> None:
+        """Wait for what `log` does; `owner`: the client, which closes itself when it is dropped."""
+        self.log_name = log.log_name
+        self._client = log
+        self._open = open_
+        self._owner = owner
 
     # --- appending ------------------------------------------------------------------------
 
-    append = _waiting(AsyncClient.append, "Append one record and return its offset")
+    append = _waiting(AsyncLog.append, "Append one record and return its offset")
 
     def append_batch(
         self,
@@ -79,7 +70,7 @@ class Client:
         expect_offset: int | None = None,
         timeout_seconds: float | None = None,
     ) -> range:
-        """Append records together and return their offsets; see `AsyncClient.append_batch`."""
+        """Append records together and return their offsets; see `AsyncLog.append_batch`."""
         return self._open.thread.run(
             self._client.append_batch(
                 list(values_of(values)),
@@ -98,7 +89,7 @@ class Client:
         buffer_bytes: int = BUFFER_SIZE,
         timeout_seconds: float | None = None,
     ) -> Producer:
-        """Return a producer; see `AsyncClient.producer`.
+        """Return a producer; see `AsyncLog.producer`.
 
             with log.producer() as producer:
                 for line in lines:
@@ -108,6 +99,7 @@ class Client:
         """
         return Producer(
             self._open,
+            self._client,
             owner=self,
             linger_ms=linger_ms,
             batch_bytes=batch_bytes,
@@ -121,7 +113,7 @@ class Client:
     def read(
         self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
     ) -> Iterator[Record]:
-        """Yield records; see `AsyncClient.read`.
+        """Yield records; see `AsyncLog.read`.
 
             for record in log.read("earliest"):
                 print(record.offset, record.value)
@@ -134,7 +126,7 @@ class Client:
     def read_batches(
         self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
     ) -> Iterator[Batch]:
-        """Yield whole batches; see `AsyncClient.read_batches`."""
+        """Yield whole batches; see `AsyncLog.read_batches`."""
         answers = self._client.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
         try:
             while (batches := self._open.thread.run(_next(answers))) is not None:
@@ -144,18 +136,59 @@ class Client:
             with contextlib.suppress(UnavailableError, ClientUseError):
                 self._open.thread.run(_close(answers))
 
-    bounds = _waiting(AsyncClient.bounds, "Return the offsets that the log holds")
-    find_offset = _waiting(AsyncClient.find_offset, "Return the first offset appended at or after a time")
+    bounds = _waiting(AsyncLog.bounds, "Return the offsets that the log holds")
+    find_offset = _waiting(AsyncLog.find_offset, "Return the first offset appended at or after a time")
+
+    # --- administration -----------------------------------------------------------------------
+
+    status = _waiting(AsyncLog.status, "Return the log's group as one server sees it")
+    transfer = _waiting(AsyncLog.transfer, "Hand the log's leadership over")
+    trim = _waiting(AsyncLog.trim, "Let records below an offset go")
+
+
+class Client(BlockingLog):
+    """A client of one cluster for programs without an event loop. See `connect_blocking`.
+
+    Its methods are those of `AsyncClient`, with the same arguments and the same errors; any thread may call
+    them. `read` and `read_batches` give ordinary iterators.
+    """
+
+    def __init__(self, target: str, **options: Unpack[ClientOptions]) -> None:
+        """See `connect_blocking`; nothing is dialled before the first call."""
+        self._cluster = AsyncClient(target, **options)
+        super().__init__(self._cluster, OpenClient(self._cluster))
+        self._dropped = weakref.finalize(self, self._open.close_soon)
+        self._dropped.atexit = False  # then `exiting` closes it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection and end the thread; whoever waits for an answer gets an error."""
+        self._dropped.detach()
+        self._open.close()
+
+    def log(self, name: str) -> BlockingLog:
+        """Return one of the cluster's logs; see `AsyncClient.log`."""
+        return BlockingLog(self._cluster.log(name), self._open, self)
 
     # --- the cluster ------------------------------------------------------------------------
 
     servers = _waiting(AsyncClient.servers, "Ask who is in the cluster")
-    status = _waiting(AsyncClient.status, "Return the cluster as one server sees it")
     add = _waiting(AsyncClient.add, "Let a node in")
     remove = _waiting(AsyncClient.remove, "Take a node out")
     leave = _waiting(AsyncClient.leave, "Tell a server to leave")
-    transfer = _waiting(AsyncClient.transfer, "Hand leadership over")
-    trim = _waiting(AsyncClient.trim, "Let records below an offset go")
+    create_log = _waiting(AsyncClient.create_log, "Make a log")
+    alter_log = _waiting(AsyncClient.alter_log, "Change settings of a log")
+    delete_log = _waiting(AsyncClient.delete_log, "Delete a log")
+    replace_replica = _waiting(AsyncClient.replace_replica, "Give a log a replica for one that is lost")
+    logs = _waiting(AsyncClient.logs, "Return the logs by name")
+    describe_log = _waiting(AsyncClient.describe_log, "Return one log")
 
 
 async def _next(answers: AsyncGenerator[Iterator[Batch], None]) -> Iterator[Batch] | None:

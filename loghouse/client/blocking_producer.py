@@ -13,6 +13,7 @@ from loghouse.client import exiting
 from loghouse.client.asynchronous import AsyncClient
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
 from loghouse.client.gathering import GatheredDelivery, GatheringProducer
+from loghouse.client.log import AsyncLog
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
 from loghouse.client.producer_settings import check_settings, warn_of
@@ -124,6 +125,7 @@ class Producer(GatheringProducer):
     def __init__(
         self,
         client: OpenClient,
+        log: AsyncLog,
         *,
         owner: object,
         linger_ms: float,
@@ -137,18 +139,17 @@ class Producer(GatheringProducer):
         self._owner = owner  # which closes the client when it is dropped
         self._loop = client.thread.loop
         self._ledger = ProducerLedger(buffer_bytes)
-        self._pending = Pending(self._ledger, client.client.calls.place)
+        self._pending = Pending(self._ledger, log.calls.place)
         self._changed = self._pending.changed
         self._check_process = self._pending.place.check_process
         self._accumulator = Accumulator(
             batch_size=batch_bytes,
             linger_seconds=linger_ms / 1000,
-            timeout_seconds=client.client.timeout_of(timeout_seconds),
+            timeout_seconds=log.timeout_of(timeout_seconds),
         )
         self._sending = Sending(
-            client.client.calls,
+            log.calls,
             self._accumulator,
-            log=client.client.log,
             codec=codec_of(compression),
             window=WINDOW,
             lock=self._changed,

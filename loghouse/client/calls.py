@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
-from loghouse.client.channels import Channel, Channels, seen
+from loghouse.client.channels import Channel, Channels, LogId, seen
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, refused_link
 from loghouse.client.pin import ClusterPin
 from loghouse.client.place import Place
 from loghouse.client.retrying import Attempts
+from loghouse.client.routes import Routes
 from loghouse.errors import (
     ClosedError,
     DeadlineError,
@@ -26,7 +27,10 @@ from loghouse.errors import (
     OutcomeUnknownError,
     ResourceExhaustedError,
     UnavailableError,
+    UnknownLogError,
 )
+from loghouse.protocol.client_messages import check_log_name
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
 
 ASK_SECONDS: Final = 3.0
 """How long one server may take to tell who is in the cluster."""
@@ -42,25 +46,66 @@ Make = Callable[[Channel, float], Awaitable[Any]]
 
 
 class Calls:
-    """The calls of one client.
+    """The calls of one client about one log, and about the cluster.
 
     Args:
-        channels: Theirs; they tell the balancer who leads.
+        channels: Theirs; they tell the routes who leads.
         rng: Chance for turns and pauses.
         pin: The cluster that all servers must be of; their channels check it, too.
+        routes: Where the channels' news goes.
+
+    Attributes:
+        log: The log's name; empty for the default one.
+        is_named: Whether it is another one than the default one.
+        group: Its number; 0 until a server told it. From then on it is kept: another log that gets the name
+            is not the one that was asked for.
     """
 
     def __init__(
-        self, balancer: Balancer, channels: Channels, rng: random.Random, pin: ClusterPin | None = None
+        self,
+        balancer: Balancer,
+        channels: Channels,
+        rng: random.Random,
+        pin: ClusterPin | None = None,
+        *,
+        routes: Routes | None = None,
+        log: str = "",
     ) -> None:
         self.balancer = balancer
         self.channels = channels
         self.rng = rng
         self.pin = pin or ClusterPin()
         self.place = Place()
+        self.log = log
+        self.group = DEFAULT_GROUP if log in ("", DEFAULT_LOG) else 0
+        self._epoch = -1  # of what is known of a named log
+        self.is_named = not self.group
+        self._routes = routes or Routes()
+        self._routes.add(self)
         self._refreshing: asyncio.Task[None] | None = None
         self._rested_at = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def of_log(self, name: str) -> Calls:
+        """Return calls about another log, which end with these."""
+        if name in ("", DEFAULT_LOG) and not self.is_named:
+            return self
+        made = Calls(self.balancer.of_log(), self.channels, self.rng, self.pin, routes=self._routes, log=name)
+        made.place, made._tasks = self.place, self._tasks
+        return made
+
+    @property
+    def where(self) -> LogId:
+        """The log, as servers are asked about it; known once `view` or `refresh` returned."""
+        return LogId(self.log, self.group)
+
+    def hinted(self, leader_name: str) -> None:
+        """Note that a node named the leader."""
+        self.balancer.hinted(leader_name)
+
+    def addresses(self) -> set[str]:
+        """Return every address that may be called."""
+        return self.balancer.addresses()
 
     @property
     def now(self) -> float:
@@ -97,7 +142,8 @@ class Calls:
             except CallFailedError as error:
                 failure = error.failure
             self.note(failure, address)
-            pause = attempts.pause_after(self.judged(failure), self.now)
+            failure = await self.confirmed(self.judged(failure), address)
+            pause = attempts.pause_after(failure, self.now)
             await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
             await asyncio.sleep(pause)
 
@@ -139,6 +185,22 @@ class Calls:
             return failure
         effect = Effect.REFUSED if self.balancer.is_hopeless else Effect.NOTHING
         return replace(failure, effect=effect)
+
+    async def confirmed(self, failure: CallFailure, address: str) -> CallFailure:
+        """Return a failure as what it is when a server did not know a log: it may be behind the others.
+
+        The others are asked; when one has the very log that was asked for, another attempt may go well.
+        """
+        if not (self.is_named and isinstance(failure.error, UnknownLogError)):
+            return failure
+        refreshing = self._start_refreshing()
+        await asyncio.wait({refreshing}, timeout=ASK_SECONDS)
+        error = refreshing.exception() if refreshing.done() and not refreshing.cancelled() else None
+        if isinstance(error, CallFailedError) and error.failure.effect is Effect.REFUSED:
+            return error.failure
+        self.balancer.failed(address, self.now)
+        text = f"{address}: does not know the log {self.log!r}, and no other server says that there is none"
+        return CallFailure(error=UnavailableError(text), effect=Effect.NOTHING)
 
     def note(self, failure: CallFailure, address: str) -> None:
         """Learn from a failed call at an address."""
@@ -233,12 +295,15 @@ class Calls:
                         view = task.result()
                         self.balancer.check_cluster(view.cluster_uuid, address)
                         self.pin.check_view(view.cluster_name, address)
+                        self._check_log(view, address)
                     except IdentityError as error:
                         problems.append(refused_link(error))
                         continue
                     except CallFailedError as error:
                         problems.append(error.failure)
                         continue
+                    except UnknownLogError as error:
+                        raise CallFailedError(CallFailure(error=error, effect=Effect.REFUSED)) from None
                     except LoghouseError as error:
                         problems.append(CallFailure(error=error, effect=Effect.NOTHING))
                         continue
@@ -255,14 +320,38 @@ class Calls:
         self._learn(leaderless)
         self.balancer.expire()
 
+    def _check_log(self, view: ClusterView, address: str) -> None:
+        """Raise unless a view is of the log that these calls are about, and not older than what is known.
+
+        Raises:
+            UnknownLogError: Another log has the name by now.
+            UnavailableError: The server is behind.
+        """
+        if not self.is_named:
+            return
+        if self.group and view.group > self.group:
+            raise UnknownLogError(self.log)
+        if view.group < self.group or view.epoch < self._epoch:
+            raise UnavailableError(f"{address}: tells of an older place of the log {self.log!r}")
+
     def _learn(self, view: ClusterView) -> None:
+        if self.is_named:
+            self.group, self._epoch = view.group, view.epoch
         self.balancer.learned(view, self.now)
-        self.channels.keep(self.balancer.addresses())
+        self.channels.keep(self._routes.addresses())
 
     async def _ask(self, address: str) -> ClusterView:
         try:
+            check_log_name(self.log, empty=True)
+        except ValueError:
+            refused = CallFailure(error=UnknownLogError(self.log), effect=Effect.REFUSED)
+            raise CallFailedError(refused) from None
+        try:
             with self.channels.lend(address) as channel:
-                view = await channel.servers(ASK_SECONDS)
+                if self.is_named:
+                    view = await channel.route(self.log, ASK_SECONDS)
+                else:
+                    view = await channel.servers(ASK_SECONDS)
         except CallFailedError as error:
             self.note(error.failure, address)
             raise

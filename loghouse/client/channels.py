@@ -9,16 +9,35 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from loghouse.client.balancing import ClusterView
 from loghouse.client.failures import CallFailedError, unexpected, unreached
 from loghouse.client.records import Bounds
 from loghouse.errors import ClosedError, LoghouseError
 from loghouse.protocol.client_messages import Produce
-from loghouse.protocol.entry import Buffer
+from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
 
 _T = TypeVar("_T")
+
+
+Hinted: TypeAlias = Callable[[str, int], None]
+"""Called with the name and the group of a leader, when a node that is not it names it."""
+
+
+class LogId(NamedTuple):
+    """A log as a server is asked about it: by gRPC by its name, by the binary protocol by its group.
+
+    The group is the log's own for ever: one that is made again under its name has another.
+    """
+
+    name: str = ""
+    group: int = DEFAULT_GROUP
+
+    @property
+    def pin(self) -> int:
+        """The group that must have the name, where there could be another one: `default` has but one."""
+        return self.group if self.group != DEFAULT_GROUP else 0
 
 
 class AppendAnswer(NamedTuple):
@@ -82,8 +101,7 @@ class Answers(ABC):
 class Channel(ABC):
     """What can be asked of the server at one address.
 
-    Every call raises CallFailedError when it fails, after `seconds` at the latest; the `log` is a name, empty
-    for the default one.
+    Every call raises CallFailedError when it fails, after `seconds` at the latest.
     """
 
     def __init__(self, address: str) -> None:
@@ -92,19 +110,19 @@ class Channel(ABC):
         self.is_retired = False
 
     @abstractmethod
-    async def append(self, request: Produce, log: str, seconds: float) -> AppendAnswer:
+    async def append(self, request: Produce, log: LogId, seconds: float) -> AppendAnswer:
         """Append a batch; the server stops trying after `seconds`, too."""
 
     @abstractmethod
-    async def register_producer(self, log: str, seconds: float) -> int:
+    async def register_producer(self, log: LogId, seconds: float) -> int:
         """Return a new producer's id."""
 
     @abstractmethod
-    async def bounds(self, log: str, seconds: float) -> Bounds:
+    async def bounds(self, log: LogId, seconds: float) -> Bounds:
         """Return the offsets that the log holds, confirmed by the leader."""
 
     @abstractmethod
-    async def find_offset(self, timestamp: int, log: str, seconds: float) -> int:
+    async def find_offset(self, timestamp: int, log: LogId, seconds: float) -> int:
         """Return the first offset appended at or after a time in microseconds, else the next offset."""
 
     @abstractmethod
@@ -112,15 +130,19 @@ class Channel(ABC):
         """Return the cluster as this server sees it."""
 
     @abstractmethod
-    async def administer(self, method: str, request: Any, seconds: float) -> Any:
-        """Make a call of the `Cluster` service and return its reply, both as generated messages."""
+    async def route(self, name: str, seconds: float) -> ClusterView:
+        """Return the servers of a log as this one sees them, with its group."""
 
     @abstractmethod
-    def appends(self, log: str) -> AppendStream:
+    async def administer(self, service: str, method: str, request: Any, seconds: float) -> Any:
+        """Make a call of the service `cluster` or `logs` and return its reply, both as generated messages."""
+
+    @abstractmethod
+    def appends(self, log: LogId) -> AppendStream:
         """Begin to send batches."""
 
     @abstractmethod
-    def answers(self, offset: int, log: str) -> Answers:
+    def answers(self, offset: int, log: LogId) -> Answers:
         """Begin to read at an offset, and on at the tail."""
 
     @abstractmethod

@@ -10,10 +10,9 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from loghouse.client.channels import FetchAnswer
+from loghouse.client.channels import FetchAnswer, Hinted
 from loghouse.client.failures import (
     CallFailedError,
     CallFailure,
@@ -99,7 +98,7 @@ _NEVER_SERVED: Final = (IdentityError, VersionError, UnauthenticatedError, Permi
 async def dial(
     address: str,
     context: ssl.SSLContext | None,
-    hinted: Callable[[str], None],
+    hinted: Hinted,
     seconds: float,
     pin: ClusterPin | None = None,
 ) -> Connection:
@@ -152,7 +151,7 @@ class Connection(asyncio.BufferedProtocol):
 
     Args:
         address: Where it leads; part of texts.
-        hinted: Called with the name of the leader, when a node that is not the leader names it.
+        hinted: Called with the name and the group of a leader, when a node that is not it names it.
         pin: The cluster that the node must be of.
 
     Attributes:
@@ -160,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
         lost: Done once there is no connection any more.
     """
 
-    def __init__(self, address: str, hinted: Callable[[str], None], pin: ClusterPin) -> None:
+    def __init__(self, address: str, hinted: Hinted, pin: ClusterPin) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._hinted = hinted
@@ -189,6 +188,12 @@ class Connection(asyncio.BufferedProtocol):
         """Whether requests can be made: not before its Hello, and not when the node said goodbye."""
         is_open = self.up.done() and not (self._is_closing or self.lost.done())
         return is_open and not self._session.asked.is_used_up
+
+    @property
+    def hello(self) -> Hello:
+        """What the node says it is, once it said that."""
+        assert self._session.peer is not None
+        return self._session.peer
 
     # --- requests ---------------------------------------------------------------------------
 
@@ -403,8 +408,7 @@ class Connection(asyncio.BufferedProtocol):
             case Refused():
                 self._refused(event.stream, event.error)
             case LeaderNamed():
-                if event.group in (0, DEFAULT_GROUP):  # 0: a node of before many logs
-                    self._hinted(event.name)
+                self._hinted(event.name, event.group or DEFAULT_GROUP)  # 0: a node of before many logs
             case LinkUp():
                 self.up.set_result(None)
             case GoodbyeReceived():

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
 from grpc import aio
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client.balancing import ClusterView, Server
-from loghouse.client.channels import Answers, AppendAnswer, AppendStream, Channel, FetchAnswer, Opening, seen
+from loghouse.client.channels import (
+    Answers,
+    AppendAnswer,
+    AppendStream,
+    Channel,
+    FetchAnswer,
+    Hinted,
+    LogId,
+    Opening,
+    seen,
+)
 from loghouse.client.failures import (
     CallFailedError,
     CallFailure,
@@ -22,9 +31,10 @@ from loghouse.client.failures import (
 )
 from loghouse.client.proving import Prover
 from loghouse.client.records import Bounds, split_answer
-from loghouse.errors import UnavailableError
+from loghouse.errors import NotSupportedError, UnavailableError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.varint import join_bytes_field
 
 OPEN_SECONDS: Final = 3.0
@@ -47,13 +57,14 @@ _OPTIONS: Final = (
 
 
 class Stubs:
-    """A gRPC channel, and what calls both services by it."""
+    """A gRPC channel, and what calls the services by it."""
 
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
         # The generated stubs carry no annotations.
         self.log: Any = log_pb2_grpc.LogStub(channel)  # type: ignore[no-untyped-call]
         self.cluster: Any = log_pb2_grpc.ClusterStub(channel)  # type: ignore[no-untyped-call]
+        self.logs: Any = log_pb2_grpc.LogsStub(channel)  # type: ignore[no-untyped-call]
         # As bytes both: frames and batches are large, and a message would copy them.
         self.produce_batch_stream: Any = channel.stream_stream(
             "/log.v1.Log/ProduceBatchStream", response_deserializer=log_pb2.ProduceBatchResponse.FromString
@@ -68,10 +79,10 @@ class GrpcChannel(Channel):
 
     Args:
         prover: Looks at the server before it is spoken to; None without TLS.
-        hinted: Called with the name of the leader, when a node that is not the leader names it.
+        hinted: Called with the name and the group of a leader, when a node that is not it names it.
     """
 
-    def __init__(self, address: str, prover: Prover | None, hinted: Callable[[str], None]) -> None:
+    def __init__(self, address: str, prover: Prover | None, hinted: Hinted) -> None:
         super().__init__(address)
         self._prover = prover
         self._hinted = hinted
@@ -106,42 +117,52 @@ class GrpcChannel(Channel):
         self._closing.append(old)
         return unmade_call(str(failure.error))
 
-    async def append(self, request: Produce, log: str, seconds: float) -> AppendAnswer:
+    async def append(self, request: Produce, log: LogId, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
         message = _message_of(request, log)
         message.batch = bytes(request.batch)
-        reply = await self._call("log", "ProduceBatch", message, seconds, is_led=True)
+        reply = await self._call("log", "ProduceBatch", message, seconds, led=log)
         return AppendAnswer(reply.base_offset, reply.record_count)
 
-    async def register_producer(self, log: str, seconds: float) -> int:
+    async def register_producer(self, log: LogId, seconds: float) -> int:
         """See `Channel.register_producer`."""
-        request = log_pb2.RegisterProducerRequest(log=log)
-        reply = await self._call("log", "RegisterProducer", request, seconds, is_led=True)
+        request = log_pb2.RegisterProducerRequest(log=log.name, group=log.pin)
+        reply = await self._call("log", "RegisterProducer", request, seconds, led=log)
         return int(reply.producer_id)
 
-    async def bounds(self, log: str, seconds: float) -> Bounds:
+    async def bounds(self, log: LogId, seconds: float) -> Bounds:
         """See `Channel.bounds`."""
-        reply = await self._call("log", "Bounds", log_pb2.BoundsRequest(log=log), seconds)
+        request = log_pb2.BoundsRequest(log=log.name, group=log.pin)
+        reply = await self._call("log", "Bounds", request, seconds)
         return Bounds(reply.lowest, reply.next)
 
-    async def find_offset(self, timestamp: int, log: str, seconds: float) -> int:
+    async def find_offset(self, timestamp: int, log: LogId, seconds: float) -> int:
         """See `Channel.find_offset`."""
-        request = log_pb2.FindOffsetRequest(timestamp=timestamp, log=log)
+        request = log_pb2.FindOffsetRequest(timestamp=timestamp, log=log.name, group=log.pin)
         return int((await self._call("log", "FindOffset", request, seconds)).offset)
 
     async def servers(self, seconds: float) -> ClusterView:
         """See `Channel.servers`."""
         return view_of(await self._call("log", "GetServers", log_pb2.GetServersRequest(), seconds))
 
-    async def administer(self, method: str, request: Any, seconds: float) -> Any:
-        """See `Channel.administer`."""
-        return await self._call("cluster", method, request, seconds)
+    async def route(self, name: str, seconds: float) -> ClusterView:
+        """See `Channel.route`."""
+        reply = await self._call("log", "GetServers", log_pb2.GetServersRequest(log=name), seconds)
+        if not reply.group:
+            # It passed over the name, and told of the whole cluster.
+            error = NotSupportedError(f"{self.address}: the node's version has the log 'default' alone")
+            raise CallFailedError(CallFailure(error=error, effect=Effect.REFUSED))
+        return view_of(reply)
 
-    def appends(self, log: str) -> AppendStream:
+    async def administer(self, service: str, method: str, request: Any, seconds: float) -> Any:
+        """See `Channel.administer`."""
+        return await self._call(service, method, request, seconds)
+
+    def appends(self, log: LogId) -> AppendStream:
         """See `Channel.appends`."""
         return _GrpcAppends(self, log)
 
-    def answers(self, offset: int, log: str) -> Answers:
+    def answers(self, offset: int, log: LogId) -> Answers:
         """See `Channel.answers`."""
         return _GrpcAnswers(self, offset, log)
 
@@ -152,28 +173,28 @@ class GrpcChannel(Channel):
             await stubs.channel.close()
 
     async def _call(
-        self, service: str, method: str, request: Any, seconds: float, *, is_led: bool = False
+        self, service: str, method: str, request: Any, seconds: float, *, led: LogId | None = None
     ) -> Any:
-        """Make a call; of one that the leader carries out, learn from the trailers who that is."""
+        """Make a call; of one that a log's leader carries out, learn from the trailers who that is."""
         stubs = await self.stubs(seconds)
         try:
             call = getattr(getattr(stubs, service), method)(request, timeout=seconds)
             reply = await call
-            leader = leader_named(await call.trailing_metadata()) if is_led else ""
+            leader = leader_named(await call.trailing_metadata()) if led is not None else ""
         except aio.AioRpcError as error:
             raise CallFailedError(self.judge(failure_of(error, self.address))) from None
         except aio.UsageError:
             closed = UnavailableError(f"{self.address}: the channel was closed")
             raise CallFailedError(CallFailure(error=closed, effect=Effect.NOTHING)) from None
-        if leader:
-            self._hinted(leader)
+        if leader and led is not None:
+            self._hinted(leader, led.group)
         return reply
 
 
 class _GrpcAppends(AppendStream):
     """A ProduceBatchStream."""
 
-    def __init__(self, channel: GrpcChannel, log: str) -> None:
+    def __init__(self, channel: GrpcChannel, log: LogId) -> None:
         self._channel = channel
         self._log = log
         self._call: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -203,7 +224,7 @@ class _GrpcAppends(AppendStream):
 class _GrpcAnswers(Answers):
     """A FetchStream."""
 
-    def __init__(self, channel: GrpcChannel, offset: int, log: str) -> None:
+    def __init__(self, channel: GrpcChannel, offset: int, log: LogId) -> None:
         self._channel = channel
         self._offset = offset
         self._log = log
@@ -220,7 +241,9 @@ class _GrpcAnswers(Answers):
     async def _read(self) -> FetchAnswer:
         if self._call is None:
             stubs = await self._channel.stubs()
-            self._call = stubs.fetch_stream(log_pb2.FetchRequest(offset=self._offset, log=self._log))
+            log = self._log
+            request = log_pb2.FetchRequest(offset=self._offset, log=log.name, group=log.pin)
+            self._call = stubs.fetch_stream(request)
         answer = FetchAnswer(*split_answer(await _read(self._call, self._channel, self._offset)))
         self._offset = answer.next_offset
         return answer
@@ -247,13 +270,14 @@ async def _read(call: Any, channel: GrpcChannel, offset: int = 0) -> Any:
     return message
 
 
-def _message_of(request: Produce, log: str) -> log_pb2.ProduceBatchRequest:
+def _message_of(request: Produce, log: LogId) -> log_pb2.ProduceBatchRequest:
     """Return a request but for the batch itself."""
     return log_pb2.ProduceBatchRequest(
         record_count=request.record_count,
         codec=request.attributes,  # type: ignore[arg-type]  # the same numbers
         batch_crc=request.batch_crc,
-        log=log,
+        log=log.name,
+        group=log.pin,
         expect_offset=request.expect_offset,
         producer_id=request.producer_id,
         producer_sequence=request.producer_sequence,
@@ -274,5 +298,9 @@ def view_of(reply: log_pb2.GetServersResponse) -> ClusterView:
         for server in reply.servers
     )
     return ClusterView(
-        cluster_uuid=bytes(reply.cluster_uuid), cluster_name=reply.cluster_name, servers=servers
+        cluster_uuid=bytes(reply.cluster_uuid),
+        cluster_name=reply.cluster_name,
+        servers=servers,
+        group=reply.group or DEFAULT_GROUP,
+        epoch=reply.epoch,
     )

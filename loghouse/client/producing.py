@@ -83,7 +83,6 @@ class AsyncProducer:
         self,
         calls: Calls,
         *,
-        log: str,
         linger_ms: float,
         batch_bytes: int,
         codec: Codec,
@@ -101,7 +100,6 @@ class AsyncProducer:
         self._sending = Sending(
             calls,
             self._accumulator,
-            log=log,
             codec=codec,
             window=WINDOW,
             lock=contextlib.nullcontext(),

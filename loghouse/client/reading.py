@@ -19,7 +19,7 @@ from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.records import Batch, batches_of
 from loghouse.client.retrying import backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
-from loghouse.protocol.entry import DEFAULT_GROUP, frame_seed
+from loghouse.protocol.entry import frame_seed
 
 _logger: Final = logging.getLogger("loghouse.client")
 QUIET_SECONDS: Final = 5.0
@@ -46,14 +46,12 @@ class Reader:
         *,
         offset: int,
         end: int | None,
-        log: str,
         timeout_seconds: float,
         is_unconfirmed: bool = False,
     ) -> None:
         self._calls = calls
         self._offset = offset
         self._end = end
-        self._log = log
         self._timeout_seconds = timeout_seconds
         self._is_unconfirmed = is_unconfirmed
         self._dry: set[str] = set()  # the servers that had nothing at the offset
@@ -68,7 +66,7 @@ class Reader:
             LoghouseError: A refusal; DeadlineError when no server answered for so long.
         """
         calls = self._calls
-        seed = frame_seed((await calls.view(self._timeout_seconds)).cluster_uuid, DEFAULT_GROUP)
+        seed = frame_seed((await calls.view(self._timeout_seconds)).cluster_uuid, calls.group)
         while not self._is_done:
             address = self._next_address()
             if address is None:
@@ -119,7 +117,7 @@ class Reader:
         """
         calls = self._calls
         with calls.channels.lend(address) as channel, calls.unless_closed(is_safe=True):
-            answers = channel.answers(self._offset, self._log)
+            answers = channel.answers(self._offset, calls.where)
             try:
                 while True:
                     answer = answers.take()
@@ -167,7 +165,7 @@ class Reader:
     async def _check_in_touch(self, channel: Channel, reading: asyncio.Task[FetchAnswer]) -> None:
         """Raise _SilentServerError when a silent server cannot confirm why, or has what it does not send."""
         try:
-            bounds = await channel.bounds(self._log, ANSWER_SECONDS)
+            bounds = await channel.bounds(self._calls.where, ANSWER_SECONDS)
         except CallFailedError as error:
             raise _SilentServerError(str(error.failure.error)) from None
         self._went_well()
@@ -182,6 +180,7 @@ class Reader:
         if failure.effect is not Effect.REFUSED or failure.is_permanent:
             calls.note(failure, address)
             failure = calls.judged(failure)
+        failure = await calls.confirmed(failure, address)
         if failure.effect is Effect.REFUSED:
             raise failure.error
         now = calls.now

@@ -46,7 +46,6 @@ class Sending:
         calls: Calls,
         accumulator: Accumulator,
         *,
-        log: str,
         codec: Codec,
         window: int,
         lock: AbstractContextManager[Any],
@@ -54,7 +53,6 @@ class Sending:
     ) -> None:
         self._calls = calls
         self._accumulator = accumulator
-        self._log = log
         self._codec = codec
         self._lock = lock
         self._settled = settled
@@ -173,7 +171,7 @@ class Sending:
             return
         try:
             producer_id = await calls.call(
-                lambda channel, seconds: channel.register_producer(self._log, seconds),
+                lambda channel, seconds: channel.register_producer(calls.where, seconds),
                 purpose=Purpose.APPEND,
                 timeout_seconds=max(0.0, deadline - calls.now),
                 is_safe=True,
@@ -206,6 +204,7 @@ class Sending:
         if failure.is_permanent:
             calls.note(failure, address)
             failure = calls.judged(failure)
+        failure = await calls.confirmed(failure, address)
         failed = sequencer.stream_failed(failure, calls.now)
         self._settle(failed)
         if failed:
@@ -223,7 +222,7 @@ class Sending:
 
     async def _use(self, channel: Channel) -> CallFailure | None:
         """Return how the stream failed, or None when it was left."""
-        appends = channel.appends(self._log)
+        appends = channel.appends(self._calls.where)
         reading = asyncio.ensure_future(self._read(appends))
         writing = asyncio.ensure_future(self._write(appends, channel.address))
         try:

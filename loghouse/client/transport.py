@@ -7,7 +7,7 @@ from functools import cache
 from typing import Final, Literal, get_args
 
 from loghouse.client.binary_channel import BinaryChannel
-from loghouse.client.channels import Channel
+from loghouse.client.channels import Channel, Hinted
 from loghouse.client.connection import context_of
 from loghouse.client.grpc_channel import GrpcChannel
 from loghouse.client.pin import ClusterPin
@@ -20,14 +20,14 @@ TRANSPORTS: Final[tuple[str, ...]] = get_args(Transport)
 
 
 def channel_maker(
-    transport: Transport, tls: Tls | None, hinted: Callable[[str], None], pin: ClusterPin
+    transport: Transport, tls: Tls | None, hinted: Hinted, pin: ClusterPin
 ) -> Callable[[str], Channel]:
     """Return what makes a channel to an address.
 
     Args:
         tls: The client's certificates; None speaks plaintext, which nodes accept on loopback only.
         pin: The cluster that every server must be of.
-        hinted: Called with the name of the leader, when a node that is not the leader names it.
+        hinted: Called with the name and the group of a leader, when a node that is not it names it.
 
     Raises:
         InvalidRequestError: There is no such transport.

@@ -20,6 +20,7 @@ from loghouse.embedded.blocking import (
     EmbeddedLog,
     OpenOptions,
     batch_request,
+    check_only_log,
     open_embedded,
     record_request,
 )
@@ -87,6 +88,11 @@ class AsyncEmbeddedLog:
             await asyncio.get_running_loop().run_in_executor(self._readers, self._log.close)
             self._writer.shutdown(wait=False)
             self._readers.shutdown(wait=False)
+
+    def log(self, name: str) -> Self:
+        """Return the log of that name; see `EmbeddedLog.log`."""
+        check_only_log(name)
+        return self
 
     def work_on(self, request: Request) -> None:
         """Have the thread work on requests until this one is settled."""

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final, Self, TypedDict
 
 from loghouse.client.batching import encode_batch_of, encode_record
-from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of
+from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Bounds, Headers
 from loghouse.client.starts import Compression, codec_of
@@ -18,11 +18,11 @@ from loghouse.embedded.lone_node import LoneNode
 from loghouse.embedded.producer import EmbeddedProducer
 from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads
 from loghouse.embedded.requests import Request
-from loghouse.errors import DamageError, OffsetOutOfRangeError
+from loghouse.errors import DamageError, OffsetOutOfRangeError, UnknownLogError
 from loghouse.limits import MIB, SEGMENT_SIZE_DEFAULT
 from loghouse.protocol.compression import compress
 from loghouse.protocol.configuration import Retention, encode_trim
-from loghouse.protocol.entry import Codec, EntryKind
+from loghouse.protocol.entry import DEFAULT_LOG, Codec, EntryKind
 from loghouse.storage.files import OsFiles
 
 NODE_NAME: Final = "node-1"
@@ -54,6 +54,15 @@ class EmbeddedLog(EmbeddedReads):
     def close(self) -> None:
         """Close the log and let the directory go; who follows the log gets ClosedError."""
         self.node.close()
+
+    def log(self, name: str) -> Self:
+        """Return the log of that name, as a cluster's client does: there is `default`, which is this one.
+
+        Raises:
+            UnknownLogError: It is another name; a cluster has more logs.
+        """
+        check_only_log(name)
+        return self
 
     # --- appending ------------------------------------------------------------------------
 
@@ -209,6 +218,16 @@ class EmbeddedLog(EmbeddedReads):
         payload = encode_trim(integer_of("offset", offset))
         self.node.settle(Request(payload, 0, kind=EntryKind.TRIM))
         return self.node.driver.lowest_offset
+
+
+def check_only_log(name: str) -> None:
+    """Raise unless a name is that of the one log of a directory, or empty.
+
+    Raises:
+        UnknownLogError: It is not.
+    """
+    if text_of("log", name) not in ("", DEFAULT_LOG):
+        raise UnknownLogError(name)
 
 
 def record_request(

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import TestCase
 
-from loghouse.client.binary_channel import DIAL_SECONDS, BinaryChannel, group_of
-from loghouse.client.channels import AppendAnswer
+from loghouse.client.binary_channel import DIAL_SECONDS, BinaryChannel
+from loghouse.client.channels import AppendAnswer, LogId
 from loghouse.client.failures import CallFailedError
-from loghouse.errors import UnknownLogError
 from loghouse.protocol.entry import DEFAULT_GROUP
 from tests.fakes.tasks import asynchronous
 
@@ -75,7 +74,7 @@ class StreamTests(TestCase):
     @asynchronous
     async def test_answers(self):
         """A reader follows from its offset at its first read; what is here then is taken without waiting."""
-        answers = self.channel.answers(7, "")
+        answers = self.channel.answers(7, LogId())
         self.assertIsNone(answers.take())
         answers.cancel()
         self.assertEqual(self.told(), [])
@@ -90,7 +89,7 @@ class StreamTests(TestCase):
     @asynchronous
     async def test_appends(self):
         """Batches leave by one connection, and outcomes come in their order."""
-        appends = self.channel.appends("default")
+        appends = self.channel.appends(LogId("orders", 16))
         appends.cancel()
         reading = asyncio.ensure_future(appends.read())
         await appends.write("one")
@@ -100,7 +99,7 @@ class StreamTests(TestCase):
         entered = ["drain", ("enter", DIAL_SECONDS)]
         self.assertEqual(
             self.told(),
-            [("dial", DIAL_SECONDS), *entered, ("one", DEFAULT_GROUP), *entered, ("two", DEFAULT_GROUP)],
+            [("dial", DIAL_SECONDS), *entered, ("one", 16), *entered, ("two", 16)],
         )
         second.answer.set_result(SimpleNamespace(base_offset=5, record_count=2))
         await asyncio.sleep(0)
@@ -116,7 +115,7 @@ class StreamTests(TestCase):
     @asynchronous
     async def test_lost(self):
         """Who waits for an outcome is told when the connection goes with nothing left to answer."""
-        appends = self.channel.appends("")
+        appends = self.channel.appends(LogId())
         await appends.write("one")
         self.made.asked.answer.set_result(SimpleNamespace(base_offset=0, record_count=1))
         await appends.read()
@@ -127,9 +126,3 @@ class StreamTests(TestCase):
         with self.assertRaises(CallFailedError) as caught:
             await reading
         self.assertEqual(str(caught.exception), "a:1: the connection is gone")
-
-    def test_logs(self):
-        """There is one log."""
-        self.assertEqual((group_of(""), group_of("default")), (DEFAULT_GROUP, DEFAULT_GROUP))
-        error = self.assertRaises(UnknownLogError, group_of, "other")
-        self.assertIn("other", str(error))

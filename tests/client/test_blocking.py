@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.client import asynchronous, blocking, blocking_producer, exiting
 from loghouse.client.asynchronous import AsyncClient, connect
 from loghouse.client.batching import ProducerLedger
-from loghouse.client.blocking import Client, connect_blocking
+from loghouse.client.blocking import BlockingLog, Client, connect_blocking
 from loghouse.client.blocking_producer import OpenClient, Pending
 from loghouse.client.place import Place
 from loghouse.errors import (
@@ -112,11 +112,13 @@ class ClientTests(ThreadCase):
             "transfer", "trim",
         ):  # fmt: skip
             method = getattr(Client, name)
+            is_of_log = hasattr(BlockingLog, name)
+            owner, inner = ("BlockingLog", "AsyncLog") if is_of_log else ("Client", "AsyncClient")
             self.assertEqual(
                 (method.__name__, method.__qualname__, method.__module__),
-                (name, f"Client.{name}", "loghouse.client.blocking"),
+                (name, f"{owner}.{name}", "loghouse.client.blocking"),
             )
-            self.assertTrue(method.__doc__.endswith(f"; see `AsyncClient.{name}`."))
+            self.assertTrue(method.__doc__.endswith(f"; see `{inner}.{name}`."))
             self.assertIs(method.__wrapped__, getattr(AsyncClient, name))
         self.assertEqual(
             client.append_batch((b"a", b"b")),

@@ -122,9 +122,10 @@ class ProducerTests(ThreadCase):
         producer = self.producer()
         ((calls, accumulator), options) = self.made[0]
         self.assertEqual((calls, accumulator), (self.client._client.calls, producer._accumulator))
+        self.assertEqual(calls.log, "default")
         self.assertEqual(
-            {name: options[name] for name in ("log", "window", "lock", "settled")},
-            {"log": "default", "window": 8, "lock": producer._changed, "settled": producer._pending.settled},
+            {name: options[name] for name in ("window", "lock", "settled")},
+            {"window": 8, "lock": producer._changed, "settled": producer._pending.settled},
         )
         self.assertEqual((producer._is_closed, self.notes), (False, ["run"]))
 

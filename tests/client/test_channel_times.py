@@ -7,15 +7,15 @@ import ssl
 from loghouse.api.v1 import log_pb2
 from loghouse.client import binary_channel
 from loghouse.client.balancing import Server
-from loghouse.client.binary_channel import BinaryChannel, group_of
-from loghouse.client.channels import AppendAnswer, FetchAnswer
+from loghouse.client.binary_channel import BinaryChannel
+from loghouse.client.channels import AppendAnswer, FetchAnswer, LogId
 from loghouse.client.connection import dial
 from loghouse.client.failures import Effect, unmade_call
 from loghouse.client.following import Following
 from loghouse.client.grpc_channel import view_of
 from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
-from loghouse.errors import UnavailableError, UnknownLogError
+from loghouse.errors import UnavailableError
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
@@ -233,12 +233,14 @@ class ChannelTests(WireCase):
             is_alive=False,
         )
         for work, request, reply, result in (
-            (channel.append(APPEND, "default", 1.5), Produce(batch=b"\n\x02\n\x00", record_count=1,
+            (channel.append(APPEND, LogId("default"), 1.5), Produce(batch=b"\n\x02\n\x00", record_count=1,
              timeout_milliseconds=1500), ProduceReply(base_offset=7, record_count=1, timestamp=5),
              AppendAnswer(7, 1)),
-            (channel.register_producer("", 1.0), RegisterProducer(), RegisterProducerReply(producer_id=9), 9),
-            (channel.bounds("", 1.0), Bounds(), BoundsReply(lowest=3, next_offset=8), ClientBounds(3, 8)),
-            (channel.find_offset(55, "", 1.0), FindOffset(timestamp=55),
+            (channel.register_producer(LogId(), 1.0), RegisterProducer(),
+             RegisterProducerReply(producer_id=9), 9),
+            (channel.bounds(LogId(), 1.0), Bounds(), BoundsReply(lowest=3, next_offset=8),
+             ClientBounds(3, 8)),
+            (channel.find_offset(55, LogId(), 1.0), FindOffset(timestamp=55),
              FindOffsetReply(offset=6, timestamp=7), 6),
             (channel.servers(1.0), Describe(), DescribeReply(cluster_uuid=b"u" * 16, cluster_name="c1",
              node_name="n1", servers=(server,)), None),
@@ -271,7 +273,7 @@ class ChannelTests(WireCase):
     async def test_endless_time(self):
         """A time that the wire has no room for is sent as the longest that it has."""
         channel = self.channel()
-        calling = asyncio.ensure_future(channel.append(APPEND, "", 1e8))
+        calling = asyncio.ensure_future(channel.append(APPEND, LogId(), 1e8))
         await turn()
         (event,) = [event for event in self.heard() if isinstance(event, RequestReceived)]
         self.assertEqual(event.request.timeout_milliseconds, 2**32 - 1)
@@ -282,7 +284,7 @@ class ChannelTests(WireCase):
     async def test_appends(self):
         """Batches go one behind the other; outcomes come in their order, or the end of the connection."""
         channel = self.channel()
-        appends = channel.appends("")
+        appends = channel.appends(LogId())
         first, second = (asyncio.ensure_future(appends.read()) for _ in range(2))
         del second
         await turn()
@@ -300,7 +302,7 @@ class ChannelTests(WireCase):
     async def test_appends_end(self):
         """Who waits for an outcome when the connection goes is told; cancelling cancels what was sent."""
         channel = self.channel()
-        appends = channel.appends("")
+        appends = channel.appends(LogId())
         await appends.write(APPEND)
         reading = asyncio.ensure_future(appends.read())
         await turn()
@@ -313,7 +315,7 @@ class ChannelTests(WireCase):
         self.check(
             await self.failure(reading), UnavailableError, "h1:1: the connection is gone", Effect.NOTHING
         )
-        appends = channel.appends("")
+        appends = channel.appends(LogId())
         await appends.write(APPEND)
         self.heard()
         appends.cancel()
@@ -328,8 +330,8 @@ class ChannelTests(WireCase):
         class Other:
             closed = 0
 
-            async def administer(self, method, request, seconds):
-                return method, request, seconds
+            async def administer(self, service, method, request, seconds):
+                return service, method, request, seconds
 
             async def close(self):
                 self.closed += 1
@@ -338,7 +340,8 @@ class ChannelTests(WireCase):
         self.make_other = lambda address: others.append((address, Other())) or others[-1][1]
         channel = self.channel()
         for _ in range(2):
-            self.assertEqual(await channel.administer("Add", "request", 2.0), ("Add", "request", 2.0))
+            asked = ("cluster", "Add", "request", 2.0)
+            self.assertEqual(await channel.administer(*asked), asked)
         made = await channel.connection(1.0)
         closing = asyncio.ensure_future(channel.close())
         await turn()
@@ -346,12 +349,6 @@ class ChannelTests(WireCase):
         await closing
         self.assertEqual(([address for address, _ in others], others[0][1].closed), (["h1:1"], 1))
         self.assertEqual((made.is_up, channel._connections), (False, set()))
-
-    def test_logs(self):
-        """There is one log, with a name and without."""
-        self.assertEqual((group_of(""), group_of("default")), (1, 1))
-        error = self.assertRaises(UnknownLogError, group_of, "other")
-        self.assertEqual(error.name, "other")
 
     def test_view_by_grpc(self):
         """By gRPC a view is the same; who says no role is a voter."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate
 from loghouse.client import AsyncClient, Tls, connection
 from loghouse.client.binary_channel import BinaryChannel
+from loghouse.client.channels import LogId
 from loghouse.client.connection import context_of, dial
 from loghouse.client.failures import CallFailedError, Effect
 from loghouse.errors import (
@@ -111,7 +112,7 @@ class ConnectionCase(FakeCase):
     async def dial(self, node, context=None, seconds=10.0):
         """Return a connection; the names of leaders that come are in `self.hints`."""
         self.hints = []
-        made = await dial(node.address, context, self.hints.append, seconds)
+        made = await dial(node.address, context, lambda *hint: self.hints.append(hint), seconds)
         self.closers.append(made.close)
         return made
 
@@ -318,7 +319,7 @@ class RequestTests(ConnectionCase):
     async def test_numbers_are_used_up(self):
         """A connection without a number left for another request gives way to a new one."""
         node = await self.node()
-        channel = BinaryChannel(node.address, None, lambda name: None, lambda address: None)
+        channel = BinaryChannel(node.address, None, lambda name, group: None, lambda address: None)
         self.closers.append(channel.close)
         first = await channel.connection(10.0)
         first._session.asked._last = STREAM_MAX
@@ -394,7 +395,7 @@ class EndingTests(ConnectionCase):
     """A connection's end leaves nobody waiting."""
 
     def channel(self, node):
-        channel = BinaryChannel(node.address, None, lambda name: None, lambda address: None)
+        channel = BinaryChannel(node.address, None, lambda name, group: None, lambda address: None)
         self.closers.append(channel.close)
         return channel
 
@@ -403,14 +404,14 @@ class EndingTests(ConnectionCase):
         """A node that says goodbye answers what is open; what is new goes by another connection."""
         node = await self.node()
         channel = self.channel(node)
-        asked = asyncio.ensure_future(channel.bounds("", 10.0))
+        asked = asyncio.ensure_future(channel.bounds(LogId(), 10.0))
         await until(lambda: len(node.requests) == 1)
         old, writer = node.session, node.writer
         old.say_goodbye("restarting")
         node.flush()
         made = await channel.connection(10.0)
         await until(lambda: not made.is_up)
-        again = asyncio.ensure_future(channel.bounds("", 10.0))
+        again = asyncio.ensure_future(channel.bounds(LogId(), 10.0))
         await until(lambda: len(node.requests) == 2)
         self.assertEqual(node.connections, 2)
         old.answer(1, BoundsReply(lowest=0, next_offset=41))
@@ -442,7 +443,7 @@ class EndingTests(ConnectionCase):
         """Calls of one moment share the connection that the first of them dials."""
         node = await self.node()
         channel = self.channel(node)
-        asked = [asyncio.ensure_future(channel.bounds("", 10.0)) for _ in range(5)]
+        asked = [asyncio.ensure_future(channel.bounds(LogId(), 10.0)) for _ in range(5)]
         await until(lambda: len(node.requests) == 5)
         self.assertEqual(node.connections, 1)
         for request in node.requests:

@@ -96,7 +96,7 @@ class WireCase(SynchronousTestCase):
     def connect(self, *, greets=True, tls=None, pin=None):
         """Connect; the node greets at once, but for `greets=False`."""
         self.hints = []
-        self.made = Connection("h1:1", self.hints.append, pin or ClusterPin())
+        self.made = Connection("h1:1", lambda *hint: self.hints.append(hint), pin or ClusterPin())
         self.node = Session(HELLO, is_dialler=False)
         self.transport = Transport(tls)
         self.made.connection_made(self.transport)
@@ -316,7 +316,7 @@ class AnswerTests(WireCase):
         for waiting in (following.read(), asking):
             failure = await self.failure(waiting)
             self.check(failure, InvalidRequestError, "record: is bad", Effect.REFUSED, is_link=False)
-        self.assertEqual(self.hints, ["n9"])
+        self.assertEqual(self.hints, [("n9", 1)])
         following.cancel()
         await turn()
         self.assertEqual(self.heard(), [])

@@ -10,6 +10,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import client
+from loghouse.client.blocking import BlockingLog
+from loghouse.client.log import AsyncLog
 from loghouse.client.loop_thread import LoopThread
 from loghouse.testing.process import Certificates, NodeProcess
 
@@ -76,12 +78,13 @@ class ExampleTests(SynchronousTestCase):
 
     def check_document(self):
         blocks = blocks_of((ROOT / "docs" / "clients.md").read_text())
-        self.assertEqual(len(blocks), 8)
+        self.assertEqual(len(blocks), 9)
         printed = [self.run_example(f"docs/clients.md block {n}", text) for n, text in enumerate(blocks, 1)]
         self.assertIn("b'sensor-7' b'moved'", printed[0][0])
         self.assertIn("the next offset is", printed[2][-1])
         self.assertIn("the log holds 0 to", printed[5][-1])
         self.assertEqual(printed[6][0], f"node-1 {self.node.address} voter leads")
+        self.assertEqual(printed[7], ["appended at 0", "['default', 'orders']"])
 
     def check_methods(self):
         tls = client.Tls(
@@ -90,18 +93,21 @@ class ExampleTests(SynchronousTestCase):
             key=self.certificates.key_path("root"),
         )
         lines = [b"a", b"b"]
-        asynchronous, blocking = dict(examples_of(client.AsyncClient)), dict(examples_of(client.Client))
+        asynchronous = {**dict(examples_of(AsyncLog)), **dict(examples_of(client.AsyncClient))}
+        blocking = dict(examples_of(BlockingLog))
         self.assertEqual({name.partition(".")[2] for name in asynchronous},
-                         {"append", "producer", "read", "read_batches"})  # fmt: skip
+                         {"append", "log", "producer", "read", "read_batches"})  # fmt: skip
         self.assertEqual({name.partition(".")[2] for name in blocking}, {"producer", "read"})
 
         async def work():
             async with client.connect(self.node.address, tls=tls) as log:
                 for name, text in asynchronous.items():
-                    code = f"async def example(log, lines, total=0):\n{textwrap.indent(text, '    ')}"
+                    code = (
+                        f"async def example(log, lines, cluster, total=0):\n{textwrap.indent(text, '    ')}"
+                    )
                     names = {"print": lambda *words: None}
                     exec(compile(code, name, "exec"), names)
-                    await names["example"](log, lines)
+                    await names["example"](log, lines, log)
 
         self.thread.run(work())
         with client.connect_blocking(self.node.address, tls=tls) as log:

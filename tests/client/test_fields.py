@@ -78,6 +78,15 @@ NO_VALUES = (
     [(b"k", b"v")],
 )
 
+NO_NAMES = ("a", b"a", 7, [1], ["\ud800"])
+NO_SETTINGS = {
+    "retention_bytes": NO_OFFSETS,
+    "retention_age": (*NO_OFFSETS, timedelta(seconds=0.5), timedelta(seconds=-1)),
+    "record_bytes_max": NO_OFFSETS,
+    "append_bytes_per_second_max": NO_OFFSETS,
+    "tags": NO_NAMES,
+}
+
 # For each public method: what else it is given, and which values of which field it refuses.
 METHODS = {
     "append": ((b"v",), {
@@ -108,6 +117,19 @@ METHODS = {
     "leave": (("n1",), {"server": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
     "transfer": (("n1",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
     "trim": ((0,), {"offset": (*NO_OFFSETS, None), "timeout_seconds": NO_SECONDS}),
+    "log": (("orders",), {"name": (*NO_TEXTS, None)}),
+    "create_log": (("orders",), {
+        "name": (*NO_TEXTS, None), **{name: (*values, None) for name, values in NO_SETTINGS.items()},
+        "replicas": (*NO_OFFSETS, 0, None), "on": (*NO_NAMES, None), "timeout_seconds": NO_SECONDS,
+    }),
+    "alter_log": (("orders",), {"name": (*NO_TEXTS, None), **NO_SETTINGS, "timeout_seconds": NO_SECONDS}),
+    "delete_log": (("orders",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
+    "replace_replica": (("orders", "n1", "n2"), {
+        "name": (*NO_TEXTS, None), "lost": (*NO_TEXTS, None), "new": (*NO_TEXTS, None),
+        "timeout_seconds": NO_SECONDS,
+    }),
+    "logs": ((), {"timeout_seconds": NO_SECONDS}),
+    "describe_log": (("orders",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
 }  # fmt: skip
 NOT_CALLS = {"close", "timeout_of", "read_range"}
 

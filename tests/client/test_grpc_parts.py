@@ -7,7 +7,7 @@ from grpc import StatusCode, aio
 from loghouse.api.status import answer_of
 from loghouse.api.v1 import log_pb2
 from loghouse.client import grpc_channel
-from loghouse.client.channels import AppendAnswer, FetchAnswer
+from loghouse.client.channels import AppendAnswer, FetchAnswer, LogId
 from loghouse.client.failures import Effect
 from loghouse.client.grpc_channel import _OPTIONS, GrpcChannel
 from loghouse.client.records import Bounds
@@ -98,7 +98,7 @@ class GrpcCase(WireCase):
     def channel(self, **results):
         self.hints = []
         self.stubs = Stubs(results)
-        channel = GrpcChannel("h1:1", None, self.hints.append)
+        channel = GrpcChannel("h1:1", None, lambda *hint: self.hints.append(hint))
         channel._stubs = self.stubs
         return channel
 
@@ -123,13 +123,15 @@ class CallTests(GrpcCase):
         )  # fmt: skip
         status = log_pb2.StatusRequest()
         for work, noted, result, hints in (
-            (channel.append(BATCH, "l", 1.5), ("ProduceBatch", sent, 1.5), AppendAnswer(4, 3), ["n7"]),
-            (channel.register_producer("l", 2.0),
-             ("RegisterProducer", log_pb2.RegisterProducerRequest(log="l"), 2.0), 5, ["n7"]),
-            (channel.bounds("l", 3.0), ("Bounds", log_pb2.BoundsRequest(log="l"), 3.0), Bounds(1, 2), []),
-            (channel.find_offset(7, "l", 4.0),
+            (channel.append(BATCH, LogId("l"), 1.5), ("ProduceBatch", sent, 1.5), AppendAnswer(4, 3),
+             [("n7", 1)]),
+            (channel.register_producer(LogId("l"), 2.0),
+             ("RegisterProducer", log_pb2.RegisterProducerRequest(log="l"), 2.0), 5, [("n7", 1)]),
+            (channel.bounds(LogId("l"), 3.0), ("Bounds", log_pb2.BoundsRequest(log="l"), 3.0),
+             Bounds(1, 2), []),
+            (channel.find_offset(7, LogId("l"), 4.0),
              ("FindOffset", log_pb2.FindOffsetRequest(timestamp=7, log="l"), 4.0), 6, []),
-            (channel.administer("Status", status, 5.0), ("Status", status, 5.0),
+            (channel.administer("cluster", "Status", status, 5.0), ("Status", status, 5.0),
              log_pb2.StatusResponse(term=8), []),
         ):  # fmt: skip
             self.assertEqual(await work, result)
@@ -138,7 +140,7 @@ class CallTests(GrpcCase):
             self.stubs.noted.clear()
             self.hints.clear()
         self.stubs.trailers = ()
-        await channel.append(BATCH, "l", 1.5)
+        await channel.append(BATCH, LogId("l"), 1.5)
         self.assertEqual(self.hints, [])
 
     @timed
@@ -146,14 +148,14 @@ class CallTests(GrpcCase):
         """grpc's errors are failures of the call; a channel that was closed did nothing."""
         channel = self.channel(Bounds=rpc_error(StatusCode.UNAVAILABLE, "Socket closed"))
         self.check(
-            await self.failure(channel.bounds("", 1.0)),
+            await self.failure(channel.bounds(LogId(), 1.0)),
             OutcomeUnknownError,
             "h1:1: Socket closed",
             Effect.UNKNOWN,
         )
         channel = self.channel(Bounds=aio.UsageError("closed"))
         self.check(
-            await self.failure(channel.bounds("", 1.0)),
+            await self.failure(channel.bounds(LogId(), 1.0)),
             UnavailableError,
             "h1:1: the channel was closed",
             Effect.NOTHING,
@@ -166,7 +168,7 @@ class CallTests(GrpcCase):
         error = rpc_error(StatusCode.UNAVAILABLE, "Handshake: CERTIFICATE_VERIFY_FAILED")
         channel = self.channel(Bounds=error)
         old = self.stubs
-        failure = await self.failure(channel.bounds("", 1.0))
+        failure = await self.failure(channel.bounds(LogId(), 1.0))
         self.assertEqual((type(failure.error), failure.effect), (UnavailableError, Effect.NOTHING))
         self.assertEqual((failure.is_link, failure.is_permanent), (True, False))
         self.assertIsNone(channel._stubs)
@@ -197,7 +199,7 @@ class StreamTests(GrpcCase):
             rpc_error(StatusCode.UNAVAILABLE, "Socket closed"),
         )
         channel = self.channel(produce_batch_stream=stream)
-        appends = channel.appends("l")
+        appends = channel.appends(LogId("l"))
         reading = asyncio.ensure_future(appends.read())
         await turn()
         self.assertFalse(reading.done())
@@ -215,13 +217,13 @@ class StreamTests(GrpcCase):
     async def test_appends_that_never_began(self):
         """A server that cannot be reached is told to the writer and to the reader; cancelling is harmless."""
         channel = self.channel()
-        channel.appends("l").cancel()
+        channel.appends(LogId("l")).cancel()
 
         async def stubs(seconds=3.0):
             raise grpc_channel.CallFailedError(grpc_channel.unmade_call("h1:1: gone"))
 
         channel.stubs = stubs
-        appends = channel.appends("l")
+        appends = channel.appends(LogId("l"))
         for work in (appends.write(BATCH), appends.read()):
             self.check(await self.failure(work), UnavailableError, "h1:1: gone", Effect.NOTHING)
         appends.cancel()
@@ -236,7 +238,7 @@ class StreamTests(GrpcCase):
         ]
         stream = Stream(*messages)
         channel = self.channel(fetch_stream=stream)
-        answers = channel.answers(5, "l")
+        answers = channel.answers(5, LogId("l"))
         self.assertIsNone(answers.take())
         self.assertEqual(await answers.read(), FetchAnswer(b"f", 6))
         await turn()
@@ -251,7 +253,7 @@ class StreamTests(GrpcCase):
         )
         answers.cancel()
         self.assertTrue(stream.is_cancelled)
-        channel.answers(5, "l").cancel()
+        channel.answers(5, LogId("l")).cancel()
         await turn()
 
     @timed
@@ -259,7 +261,7 @@ class StreamTests(GrpcCase):
         """An offset that is out of range is that of the stream's place, not of its beginning."""
         details = log_pb2.FetchResponse(frames=b"f", next_offset=6).SerializeToString()
         error = rpc_error(StatusCode.OUT_OF_RANGE, "trimmed", out_of_range())
-        answers = self.channel(fetch_stream=Stream(details, error)).answers(5, "l")
+        answers = self.channel(fetch_stream=Stream(details, error)).answers(5, LogId("l"))
         await answers.read()
         failure = await self.failure(answers.read())
         self.assertEqual((failure.error.offset, failure.error.lowest), (6, 10))

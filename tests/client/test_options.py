@@ -10,6 +10,7 @@ from loghouse.auth.certificates import make_ca, make_client_certificate
 from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
 from loghouse.client.balancing import ClusterView, Purpose, Server
 from loghouse.client.binary_channel import BinaryChannel
+from loghouse.client.channels import LogId
 from loghouse.client.grpc_channel import GrpcChannel
 from loghouse.client.producing import WINDOW
 from loghouse.client.records import Bounds
@@ -44,7 +45,7 @@ class ClientTests(SynchronousTestCase):
         """Without an option: the default log, 30 s, any server of any cluster, by the binary protocol."""
         for make in self.MAKERS:
             client = made_by(make)
-            self.assertEqual((client.log, client.timeout_seconds), ("", 30.0))
+            self.assertEqual((client.log_name, client.timeout_seconds), ("", 30.0))
             self.assertEqual(client.calls.pin.cluster, "")
             self.assertEqual(client.calls.balancer.addresses(), {"s1:1", "s2:2"})
             client.calls.balancer.learned(VIEW, 0.0)
@@ -55,7 +56,7 @@ class ClientTests(SynchronousTestCase):
         """A log, a time, certain addresses, a cluster, and the transport."""
         for make in self.MAKERS:
             client = made_by(make, log="default", timeout_seconds=2, cluster="c9")
-            self.assertEqual((client.log, client.timeout_seconds), ("default", 2.0))
+            self.assertEqual((client.log_name, client.timeout_seconds), ("default", 2.0))
             self.assertEqual(client.calls.pin.cluster, "c9")
             self.assertRaises(IdentityError, client.calls.pin.check_view, "c1", "h1:1")
             client = made_by(make, is_direct=True)
@@ -92,7 +93,9 @@ class ClientTests(SynchronousTestCase):
         self.assertIsInstance(channel, GrpcChannel)
         client.calls.balancer.learned(VIEW, 0.0)
         client.calls.balancer.does_not_lead("h1:1")
-        channel._hinted("n1")
+        channel._hinted("n1", 16)
+        self.assertFalse(client.calls.balancer.leads("h1:2"))
+        channel._hinted("n1", 1)
         self.assertTrue(client.calls.balancer.leads("h1:2"))
         await channel.close()
 
@@ -118,7 +121,8 @@ class ProducerTests(SynchronousTestCase):
         self.assertEqual(
             (gathers._batch_size, gathers._linger_seconds, gathers._timeout_seconds), (batch, linger, seconds)
         )
-        self.assertEqual((producer._ledger.room, sends._codec, sends._log), (room, codec, "default"))
+        self.assertEqual((producer._ledger.room, sends._codec), (room, codec))
+        self.assertEqual(sends._calls.where, LogId("default"))
         self.assertEqual((sends._sequencer._window, WINDOW), (8, 8))
 
     PLAIN = {"batch": 256 * KIB, "linger": 0.005, "seconds": 7.0, "room": 16 * MIB, "codec": Codec.NONE}
@@ -196,7 +200,7 @@ class CallTests(SynchronousTestCase):
         """Questions are for any server that reads, and can be asked again."""
         client = self.make()
         await client.bounds(timeout_seconds=2)
-        self.check("bounds", ("default",), Purpose.READ, 2.0, is_safe=True)
+        self.check("bounds", (LogId("default"),), Purpose.READ, 2.0, is_safe=True)
         self.channel.answer = Bounds(3, 8)
         for given, found in ((("earliest",), (3, 8)), (("latest",), (8, 8)), ((4,), (4, 8))):
             self.assertEqual(await client.find_range(*given), found)
@@ -204,7 +208,7 @@ class CallTests(SynchronousTestCase):
         self.channel.noted.clear()
         for time, moment in ((5, 5), (0, 0)):
             await client.find_offset(time)
-            self.check("find_offset", (moment, "default"), Purpose.READ, 7.0, is_safe=True)
+            self.check("find_offset", (moment, LogId("default")), Purpose.READ, 7.0, is_safe=True)
 
     @timed
     async def test_administration(self):
@@ -226,10 +230,11 @@ class CallTests(SynchronousTestCase):
             (client.trim(9, timeout_seconds=1), "Trim", {"offset": 9, "log": "default"}, True, ""),
         ):
             found = await work
-            request = self.channel.noted[1][2]
+            request = self.channel.noted[1][3]
             self.assertEqual({name: getattr(request, name) for name in fields}, fields)
             seconds = 1.0 if method == "Trim" else 7.0
-            self.check("administer", (method, request), Purpose.ASK, seconds, is_safe=is_safe, server=server)
+            given = ("cluster", method, request)
+            self.check("administer", given, Purpose.ASK, seconds, is_safe=is_safe, server=server)
             expected = {"Transfer": "n5", "Trim": 6, "Status": Reply}
             self.assertEqual(found, expected.get(method))
 
@@ -248,7 +253,7 @@ class CallTests(SynchronousTestCase):
         self.assertEqual(
             (request.record_count, request.attributes, request.expect_offset), (1, Codec.NONE, 4)
         )
-        self.check("append", (request, "default"), Purpose.APPEND, 1.0, is_safe=False)
+        self.check("append", (request, LogId("default")), Purpose.APPEND, 1.0, is_safe=False)
         found = await client.append_batch([b"v" * 500, b"w"], compression="zstd")
         request = self.channel.noted[1][1]
         self.assertEqual(found, range(4, 6))
@@ -257,7 +262,7 @@ class CallTests(SynchronousTestCase):
         )
         self.assertLess(len(request.batch), 500)
         self.assertEqual(request.batch_crc, crc32c(request.batch))
-        self.check("append", (request, "default"), Purpose.APPEND, 7.0, is_safe=False)
+        self.check("append", (request, LogId("default")), Purpose.APPEND, 7.0, is_safe=False)
 
 
 class EndTests(SynchronousTestCase):
@@ -273,7 +278,7 @@ class EndTests(SynchronousTestCase):
             channel._dial = endless
             if isinstance(channel, BinaryChannel):
                 channel._dialling._open = endless
-            waiting = asyncio.ensure_future(channel.bounds("", 5.0))
+            waiting = asyncio.ensure_future(channel.bounds(LogId(), 5.0))
             await asyncio.sleep(1.0)
             await channel.close()
             with self.assertRaises(Exception) as caught:

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.client import asynchronous
+from loghouse.client import log
 from loghouse.client.asynchronous import AsyncClient
+from loghouse.client.channels import LogId
 from loghouse.client.records import Bounds
 from loghouse.errors import (
     DeadlineError,
@@ -47,7 +48,7 @@ class RangeTests(SynchronousTestCase):
             ("latest", True, None, (8, None), [("bounds", 7)]),
             (moment, False, 4, (5, 8), [("bounds", 4), ("find", moment, 4)]),
             (moment, True, None, (5, None), [("bounds", 7), ("find", moment, None)]),
-            (0, False, 60, (0, 8), [("bounds", asynchronous.CONFIRM_SECONDS)]),
+            (0, False, 60, (0, 8), [("bounds", log.CONFIRM_SECONDS)]),
             (8, False, 0.5, (8, 8), [("bounds", 0.5)]),
             (9, True, None, (9, None), []),
         ):
@@ -81,7 +82,7 @@ class RangeTests(SynchronousTestCase):
                 yield iter(["ab", "c"])
                 yield iter(["d"])
 
-        self.patch(asynchronous, "Reader", Reader)
+        self.patch(log, "Reader", Reader)
         for start, follow, seconds, bounds, expected in (
             ("earliest", False, None, Bounds(3, 8), (3, 8, False, 7)),
             (4, False, 2, Bounds(3, 8), (4, 8, False, 2)),
@@ -97,15 +98,13 @@ class RangeTests(SynchronousTestCase):
             ):
                 made.clear()
                 client = self.client(bounds)
-                client.log = "orders"
                 reading = getattr(client, name)(start, follow=follow, timeout_seconds=seconds)
                 found = [list(item) if name == "read_answers" else item async for item in reading]
                 self.assertEqual(found, items if expected else [])
                 told = [
-                    (one["offset"], one["end"], one["is_unconfirmed"], one["timeout_seconds"], one["log"])
-                    for one in made
+                    (one["offset"], one["end"], one["is_unconfirmed"], one["timeout_seconds"]) for one in made
                 ]
-                self.assertEqual(told, [(*expected, "orders")] if expected else [])
+                self.assertEqual(told, [expected] if expected else [])
         found = [item async for item in client.read_range(8, 8)]
         self.assertEqual(found, [])
 
@@ -143,4 +142,4 @@ class RangeTests(SynchronousTestCase):
         client.calls.call = call
         await client.find_offset(datetime(1960, 1, 1, tzinfo=UTC))
         await client.find_offset(1)
-        self.assertEqual(asked, [(0, "", 0.5), (1, "", 0.5)])
+        self.assertEqual(asked, [(0, LogId(), 0.5), (1, LogId(), 0.5)])

@@ -5,8 +5,8 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import islice
 
-from loghouse.client import asynchronous as asynchronous_client
 from loghouse.client import connect_blocking, reading
+from loghouse.client import log as log_module
 from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import KIB, MIB
 from tests.client.fake import FakeCase, over_grpc
@@ -19,7 +19,7 @@ class UnconfirmedTests(FakeCase):
 
     def setUp(self):
         super().setUp()
-        self.patch(asynchronous_client, "CONFIRM_SECONDS", 0.3)
+        self.patch(log_module, "CONFIRM_SECONDS", 0.3)
         self.patch(reading, "DRY_SECONDS", 0.3)
 
     def cut_off(self, cluster):

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 
 from loghouse.client.batching import Accumulator, head_of
-from loghouse.client.channels import Answers, AppendAnswer, AppendStream, FetchAnswer
+from loghouse.client.channels import Answers, AppendAnswer, AppendStream, FetchAnswer, LogId
 from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.reading import Reader
 from loghouse.client.records import Bounds
@@ -85,7 +85,6 @@ class SendingCase(TimedCase):
         self.sending = Sending(
             calls,
             self.accumulator,
-            log="default",
             codec=Codec.NONE,
             window=window,
             lock=contextlib.nullcontext(),
@@ -94,7 +93,7 @@ class SendingCase(TimedCase):
         self.running = calls.spawn(self.sending.run())
 
     def appends(self, channel, log):
-        self.assertEqual(log, "default")
+        self.assertEqual(log, LogId())
         return ScriptedAppends(channel, self)
 
     def add(self, value=b"a"):
@@ -426,12 +425,10 @@ class ReaderCase(TimedCase):
         calls = self.begin(script or {}, **options)
         self.answers_of = answers_of
         self.opened, self.left, self.read = [], [], []
-        self.reader = Reader(
-            calls, offset=0, end=end, log="default", timeout_seconds=seconds, is_unconfirmed=is_unconfirmed
-        )
+        self.reader = Reader(calls, offset=0, end=end, timeout_seconds=seconds, is_unconfirmed=is_unconfirmed)
 
     def answers(self, channel, offset, log):
-        self.assertEqual(log, "default")
+        self.assertEqual(log, LogId())
         self.opened.append((self.now, channel.address, offset))
         return ScriptedAnswers(channel, self)
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client.balancing import Balancer, ClusterView, Purpose, Server
 from loghouse.client.calls import Calls
-from loghouse.client.channels import Channel, Channels
+from loghouse.client.channels import Channel, Channels, LogId
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, lost_call, unmade_call
 from loghouse.errors import (
     ClientUseError,
@@ -85,7 +85,10 @@ class ScriptedChannel(Channel):
     async def find_offset(self, timestamp, log, seconds):
         return await self._do("find_offset", seconds)
 
-    async def administer(self, method, request, seconds):
+    async def route(self, name, seconds):
+        return await self._do("route", seconds)
+
+    async def administer(self, service, method, request, seconds):
         return await self._do(method, seconds)
 
     def appends(self, log):
@@ -142,7 +145,7 @@ class TimedCase(SynchronousTestCase):
 
     def bounds(self, seconds, *, is_safe=True, purpose=Purpose.READ, server=""):
         return self.calls.call(
-            lambda channel, left: channel.bounds("", left),
+            lambda channel, left: channel.bounds(LogId(), left),
             purpose=purpose,
             timeout_seconds=seconds,
             is_safe=is_safe,

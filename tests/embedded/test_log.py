@@ -4,6 +4,7 @@ import random
 import threading
 from datetime import UTC, datetime
 
+from loghouse.embedded.asynchronous import AsyncEmbeddedLog
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -12,6 +13,7 @@ from loghouse.errors import (
     ExpectOffsetError,
     InvalidRequestError,
     OffsetOutOfRangeError,
+    UnknownLogError,
 )
 from loghouse.limits import KIB
 from loghouse.protocol.configuration import Configuration, MemberRole, Retention
@@ -42,6 +44,14 @@ class AppendTests(EmbeddedTestCase):
             self.assertEqual(log.append_batch([b"x"], compression="zstd"), range(102, 103))
             self.assertEqual(self.values(log), [b"a", b"b", *many, b"x"])
             self.assertEqual([len(batch) for batch in log.read_batches(50)], [52, 1])
+
+    def test_name(self):
+        """It is the log `default`; a directory has no other one."""
+        with self.open() as log:
+            for one in (log, AsyncEmbeddedLog(log)):
+                for name in ("default", ""):
+                    self.assertIs(one.log(name), one)
+                self.assertRaises(UnknownLogError, one.log, "orders")
 
     def test_durable(self):
         """An append that returned survives a power loss."""

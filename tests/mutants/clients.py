@@ -6,8 +6,30 @@
 from tests.mutants.named import bug
 
 CONNECTION = "loghouse.client.connection:"
+CALLS = "loghouse.client.calls:Calls."
 
 CLIENT = (
+    bug(
+        "client-follows-a-log-made-again",
+        "KAFKA-12257: a topic made again under its name",
+        "Another log that got the name is taken for the one that was asked for.",
+        (CALLS + "_check_log", "view.group > self.group", "False"),
+        by="client.test_named_logs:RecreatedTests.test_never_goes_on",
+    ),
+    bug(
+        "client-keeps-a-stale-epoch",
+        "many logs: of two routes the newer one has the higher epoch",
+        "Whatever a node tells of a log's place is believed, however old it is.",
+        (CALLS + "_check_log", "view.epoch < self._epoch", "False"),
+        by="client.test_named_logs:RouteTests.test_older_epochs",
+    ),
+    bug(
+        "client-believes-a-node-that-is-behind",
+        "many logs: a node may not know a log yet",
+        "One node that does not know a log is enough to believe that there is none.",
+        (CALLS + "confirmed", "self.is_named and isinstance(failure.error, UnknownLogError)", "False"),
+        by="client.test_named_logs:RouteTests.test_a_node_that_is_behind",
+    ),
     bug(
         "broken-append-is-safe",
         "grpc/proposal A6: what may be retried",
@@ -58,7 +80,7 @@ CLIENT = (
         "leader-not-followed",
         "design 9 (balancing as in the original)",
         "The leader that a follower names is not remembered.",
-        (CONNECTION + "Connection._take", "self._hinted(event.name)", "pass"),
+        (CONNECTION + "Connection._take", "self._hinted(event.name, event.group or DEFAULT_GROUP)", "pass"),
         by="client.test_calls:AppendTests.test_answer_names_the_leader",
     ),
     bug(

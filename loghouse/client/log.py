@@ -1,0 +1,381 @@
+"""One log of a cluster, as asyncio programs use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from loghouse.api.v1 import log_pb2
+from loghouse.client.balancing import Purpose
+from loghouse.client.batching import encode_batch_of, encode_record
+from loghouse.client.calls import Calls, Make
+from loghouse.client.channels import AppendAnswer, Channel
+from loghouse.client.failures import CallFailedError, Effect
+from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
+from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
+from loghouse.client.producing import AsyncProducer
+from loghouse.client.reading import Reader
+from loghouse.client.records import Batch, Bounds, Headers, Record
+from loghouse.client.starts import Compression, Start, codec_of, start_of
+from loghouse.errors import DeadlineError, OffsetOutOfRangeError, ResourceExhaustedError
+from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.compression import compress
+from loghouse.protocol.entry import Codec, crc32c
+
+CONFIRM_SECONDS: Final = 5.0
+"""How long a reader from an offset on waits to hear where the log ends; several elections."""
+
+
+class AsyncLog:
+    """Appends to and reads from one log. Made by `AsyncClient.log`, and closed with its client.
+
+    Attributes:
+        log_name: The log's name; empty means the default one.
+        timeout_seconds: How long calls try, unless they are told otherwise.
+    """
+
+    def __init__(self, calls: Calls, timeout_seconds: float) -> None:
+        self.calls = calls
+        self.log_name = calls.log
+        self.timeout_seconds = timeout_seconds
+
+    # --- appending ------------------------------------------------------------------------
+
+    async def append(
+        self,
+        value: bytes,
+        *,
+        key: bytes = b"",
+        headers: Headers = (),
+        timestamp: datetime | int | None = None,
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Append one record and return its offset, once it is durable on a majority.
+
+            offset = await log.append(b"moved", key=b"sensor-7", headers=[("unit", b"mm")])
+
+        Args:
+            timestamp: A time of the producer's own (microseconds since the epoch when a number); None takes
+                the time at which the leader appends.
+            expect_offset: Append only if the record gets this offset.
+
+        Raises:
+            ExpectOffsetError: The log's next offset was another; nothing was appended.
+            OutcomeUnknownError: The connection or the leadership was lost meanwhile. It was not tried again,
+                because that could append twice; `producer()` has no such case.
+            DeadlineError, InvalidRequestError, ...: Nothing was appended.
+        """
+        head, body = encode_record(value, key, headers, timestamp)
+        expected = optional_offset_of("expect_offset", expect_offset)
+        return (await self._append(head + body, 1, Codec.NONE, expected, timeout_seconds)).base_offset
+
+    async def append_batch(
+        self,
+        values: Iterable[bytes],
+        *,
+        compression: Compression = "none",
+        expect_offset: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> range:
+        """Append records together, all or none, and return their offsets.
+
+        Args:
+            values: The records' values: at least one, 8 MiB together at most.
+
+        Raises:
+            As `append`.
+        """
+        payload, record_count = encode_batch_of(values)
+        codec = codec_of(compression)
+        expected = optional_offset_of("expect_offset", expect_offset)
+        packed = compress(payload, codec)
+        appended = await self._append(packed, record_count, codec, expected, timeout_seconds)
+        return range(appended.base_offset, appended.base_offset + appended.record_count)
+
+    async def _append(
+        self,
+        payload: bytes,
+        record_count: int,
+        codec: Codec,
+        expect_offset: int | None,
+        timeout_seconds: float | None,
+    ) -> AppendAnswer:
+        request = Produce(
+            batch=payload,
+            record_count=record_count,
+            attributes=codec,
+            batch_crc=crc32c(payload),
+            expect_offset=expect_offset,
+        )
+        appended: AppendAnswer = await self.calls.call(
+            lambda channel, seconds: channel.append(request, self.calls.where, seconds),
+            purpose=Purpose.APPEND,
+            timeout_seconds=self.timeout_of(timeout_seconds),
+            is_safe=False,
+        )
+        return appended
+
+    def producer(
+        self,
+        *,
+        linger_ms: float = LINGER_MILLISECONDS,
+        batch_bytes: int = BATCH_SIZE,
+        compression: Compression = "none",
+        buffer_bytes: int = BUFFER_SIZE,
+        timeout_seconds: float | None = None,
+    ) -> AsyncProducer:
+        """Return a producer: it gathers records into batches, and appends each exactly once, in order.
+
+            async with log.producer() as producer:
+                for line in lines:
+                    await producer.append(line)  # waits only while the buffer is full
+                delivery = await producer.append(b"the last one")
+                offset = await delivery
+
+        At the block's end everything is acknowledged, or its error raised. It registers a producer id, and
+        sends what is not acknowledged again, after any failure and to any server, until the deadline; the
+        cluster drops what it has already. A producer is for one program at work, not for one record: the
+        cluster remembers the last 4096.
+
+        Args:
+            linger_ms: How long a record may wait for others to share its batch.
+            batch_bytes: Bytes at which a batch is sent without waiting.
+            compression: "zstd" compresses each batch that gets smaller by it.
+            buffer_bytes: Bytes not acknowledged yet beyond which `append` waits.
+            timeout_seconds: How long a batch is tried, from its first record on.
+        """
+        return AsyncProducer(
+            self.calls,
+            linger_ms=linger_ms,
+            batch_bytes=batch_bytes,
+            codec=codec_of(compression),
+            buffer_bytes=buffer_bytes,
+            timeout_seconds=self.timeout_of(timeout_seconds),
+        )
+
+    # --- reading --------------------------------------------------------------------------
+
+    async def read(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """Yield records from `from_` on, up to where the log ends now, or for ever with `follow`.
+
+            async for record in log.read("earliest"):
+                print(record.offset, record.value)
+
+        It goes on at another server when one fails; each record comes once. Leave an endless one by closing
+        it (`async with contextlib.aclosing(log.read(follow=True)) as records:`) or by cancelling its task.
+
+        From an offset on it needs no majority: when nobody can confirm where the log ends, it yields what the
+        servers that can be reached have committed, and a warning of the logger `loghouse.client` says so.
+
+        Args:
+            from_: An offset, "earliest", "latest" (the next record to be appended), or a datetime: the first
+                record that the leader appended then or later.
+            timeout_seconds: How long no server may be found before it fails.
+
+        Raises:
+            OffsetOutOfRangeError: `from_` is below the lowest offset held, or (without `follow`) beyond the
+                next one; or the reader was so slow that its next record has been trimmed.
+            DeadlineError: No server answered for that long.
+        """
+        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        async with aclosing(answers):
+            async for batches in answers:
+                for batch in batches:
+                    for record in batch:
+                        yield record
+
+    async def read_batches(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        """As `read`, whole batches at a time: several times as fast.
+
+            async for batch in log.read_batches():
+                total += sum(map(len, batch.values()))
+
+        A batch holds what was appended together, from `from_` on.
+        """
+        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        async with aclosing(answers):
+            async for batches in answers:
+                for batch in batches:
+                    yield batch
+
+    async def read_answers(
+        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Iterator[Batch], None]:
+        """As `read_batches`, but the batches of one answer at a time, decoded only as they are taken.
+
+        What `Client` is made of: the decoding is done by the thread that reads.
+        """
+        seconds = self.timeout_of(timeout_seconds)
+        offset, end = await self.find_range(from_, follow=follow, timeout_seconds=seconds)
+        is_unconfirmed = end is None and not follow
+        answers = self.read_range(offset, end, is_unconfirmed=is_unconfirmed, timeout_seconds=seconds)
+        async with aclosing(answers):
+            async for batches in answers:
+                yield batches
+
+    async def read_range(
+        self,
+        offset: int,
+        end: int | None,
+        *,
+        is_unconfirmed: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> AsyncGenerator[Iterator[Batch], None]:
+        """As `read_answers`, of what `find_range` found.
+
+        Args:
+            is_unconfirmed: It found no end, and the log is not followed: end where no server has more.
+        """
+        if end is not None and offset >= end:
+            return
+        reader = Reader(
+            self.calls,
+            offset=offset,
+            end=end,
+            is_unconfirmed=is_unconfirmed,
+            timeout_seconds=self.timeout_of(timeout_seconds),
+        )
+        async with aclosing(reader.answers()) as answers:
+            async for batches in answers:
+                yield batches
+
+    async def find_range(
+        self, from_: Start, *, follow: bool = False, timeout_seconds: float | None = None
+    ) -> tuple[int, int | None]:
+        """Return the first offset that `read` would give, and the first it would not.
+
+        The latter is None with `follow`, and when an offset is given and no server can confirm where the log
+        ends now: what is committed is read nevertheless, as far as the servers that can be reached have it.
+
+        Raises:
+            InvalidRequestError: `from_` is nothing to begin at.
+            OffsetOutOfRangeError: Without `follow`: it is beyond the next offset.
+        """
+        from_, follow = start_of(from_), flag_of("follow", follow)
+        if isinstance(from_, int) and follow:
+            return from_, None
+        seconds = self.timeout_of(timeout_seconds)
+        try:
+            patience = min(seconds, CONFIRM_SECONDS) if isinstance(from_, int) else seconds
+            bounds = await self.bounds(timeout_seconds=patience)
+        except DeadlineError:
+            if isinstance(from_, int):
+                return from_, None
+            raise
+        end = None if follow else bounds.next_offset
+        if isinstance(from_, datetime):
+            return await self.find_offset(from_, timeout_seconds=timeout_seconds), end
+        if not isinstance(from_, int):
+            return (bounds.lowest if from_ == "earliest" else bounds.next_offset), end
+        if from_ > bounds.next_offset:
+            raise OffsetOutOfRangeError(from_, *bounds)
+        return from_, end
+
+    async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
+        """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended."""
+        bounds: Bounds = await self._ask(
+            lambda channel, seconds: channel.bounds(self.calls.where, seconds), timeout_seconds
+        )
+        return bounds
+
+    async def find_offset(self, time: datetime | int, *, timeout_seconds: float | None = None) -> int:
+        """Return the first offset that the leader appended at or after a time, or else the next offset.
+
+        Args:
+            time: A datetime, or microseconds since the epoch.
+        """
+        timestamp = max(0, moment_of("time", time))
+        offset: int = await self._ask(
+            lambda channel, seconds: channel.find_offset(timestamp, self.calls.where, seconds),
+            timeout_seconds,
+        )
+        return offset
+
+    # --- administration -----------------------------------------------------------------------
+
+    async def status(
+        self, *, server: str = "", timeout_seconds: float | None = None
+    ) -> log_pb2.StatusResponse:
+        """Return the log's group as one server sees it: terms, members, who is how far behind.
+
+        Of `default` these are the cluster's. Needs the `admin` permission, as the calls below.
+
+        Args:
+            server: The name of the one to ask; any when empty.
+        """
+        text_of("server", server)
+        reply: log_pb2.StatusResponse = await self._administer(
+            "Status", log_pb2.StatusRequest(log=self.log_name), timeout_seconds, server=server, is_safe=True
+        )
+        return reply
+
+    async def transfer(self, name: str = "", *, timeout_seconds: float | None = None) -> str:
+        """Hand the log's leadership to another voter (the best candidate), and return who leads now.
+
+        Raises:
+            MembershipError: Why not, and what would work.
+        """
+        request = log_pb2.TransferRequest(name=text_of("name", name), log=self.log_name)
+        reply = await self._administer("Transfer", request, timeout_seconds)
+        self.calls.balancer.hinted(reply.leader)
+        return str(reply.leader)
+
+    async def trim(self, offset: int, *, timeout_seconds: float | None = None) -> int:
+        """Let records below an offset go, on every node, and return the lowest offset held now."""
+        request = log_pb2.TrimRequest(offset=integer_of("offset", offset), log=self.log_name)
+        if self.calls.is_named:
+            await self.calls.view(self.timeout_of(timeout_seconds))
+            request.group = self.calls.group
+        reply = await self._administer("Trim", request, timeout_seconds, is_safe=True)
+        return int(reply.lowest)
+
+    # --- common ---------------------------------------------------------------------------
+
+    async def _ask(self, make: Make, timeout_seconds: float | None) -> Any:
+        return await self.calls.call(
+            make, purpose=Purpose.READ, timeout_seconds=self.timeout_of(timeout_seconds), is_safe=True
+        )
+
+    async def _administer(
+        self,
+        method: str,
+        request: Any,
+        timeout_seconds: float | None,
+        *,
+        server: str = "",
+        is_safe: bool = False,
+        service: str = "cluster",
+        calls: Calls | None = None,
+    ) -> Any:
+        async def make(channel: Channel, seconds: float) -> Any:
+            try:
+                return await channel.administer(service, method, request, seconds)
+            except CallFailedError as error:
+                # Too few nodes, too many logs: waiting makes none.
+                if service == "logs" and isinstance(error.failure.error, ResourceExhaustedError):
+                    raise CallFailedError(replace(error.failure, effect=Effect.REFUSED)) from None
+                raise
+
+        return await (calls or self.calls).call(
+            make,
+            purpose=Purpose.ASK,
+            timeout_seconds=self.timeout_of(timeout_seconds),
+            is_safe=is_safe,
+            server=server,
+        )
+
+    def timeout_of(self, timeout_seconds: float | None) -> float:
+        """Return how long a call may take, which was told so much.
+
+        Raises:
+            InvalidRequestError: It is no time to wait.
+        """
+        return self.timeout_seconds if timeout_seconds is None else seconds_of(timeout_seconds)
