@@ -87,7 +87,7 @@ def run_status(args: argparse.Namespace) -> int | None:
     with connect(args, is_direct=True) as log:
         if not args.watch:
             status = log.status()
-            show(status, args.json)
+            show(status, args.json, args.log)
             return ExitCode.OK if can_append(status) else ExitCode.UNAVAILABLE
         gone = threading.Event()
         watch_reader(gone.set)
@@ -109,7 +109,7 @@ def watch(log: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
         else:
             if not as_json and sys.stdout.isatty():
                 sys.stdout.write(CLEAR_SCREEN)
-            show(status, as_json)
+            show(status, as_json, log.log_name)
             if not as_json:
                 write_line()
             sys.stdout.flush()
@@ -117,17 +117,20 @@ def watch(log: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
             return
 
 
-def show(status: log_pb2.StatusResponse, as_json: bool) -> None:
-    """Print a status."""
+def show(status: log_pb2.StatusResponse, as_json: bool, log: str = "") -> None:
+    """Print a status; `log` is whose it is, empty: the default one's."""
     if as_json:
-        write_json(_as_json(status))
+        write_json(_as_json(status, log))
         return
     held = (
         f"offsets {status.lowest_offset} to {status.next_offset - 1}"
         if status.next_offset > status.lowest_offset
         else f"no records, the next offset is {status.next_offset}"
     )
-    write_line(f"cluster {status.cluster_name} ({status.cluster_uuid.hex()}), as {status.node} sees it")
+    which = f", log {log}" if log else ""
+    write_line(
+        f"cluster {status.cluster_name} ({status.cluster_uuid.hex()}){which}, as {status.node} sees it"
+    )
     leader = f"leader {status.leader}" if status.leader else "no leader"
     write_line(f"term {status.term}, {leader}, committed up to index {status.commit_index}, {held}")
     write_line()
@@ -145,7 +148,7 @@ def show(status: log_pb2.StatusResponse, as_json: bool) -> None:
         for member in status.members
     ]
     write_table(["NODE", "ID", "ROLE", "LEADS", "STATE", "BEHIND", "ADDRESS", "VERSION"], rows)
-    for note in notes_on(status):
+    for note in notes_on(status, log):
         write_line()
         write_line(note)
 
@@ -166,7 +169,7 @@ def _in_role(status: log_pb2.StatusResponse, role: MemberRole) -> list[log_pb2.M
     return [member for member in status.members if member.role == ROLE_TEXTS[role]]
 
 
-def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
+def notes_on(status: log_pb2.StatusResponse, log: str = "") -> Sequence[str]:
     """Return what an operator should know beyond the table, and do about it."""
     notes = []
     voters, missing = _voters(status)
@@ -186,9 +189,12 @@ def notes_on(status: log_pb2.StatusResponse) -> Sequence[str]:
             + (f"; not answering: {quiet}." if quiet else ".")
         )
     elif missing and alive_count == needed:
+        remedy = (
+            f"log repair {log} --replace {missing[0]} --with NODE" if log else f"cluster remove {missing[0]}"
+        )
         notes.append(
             f"Not running: {who}. One failure more and nothing can be appended: start it again, or, if it is "
-            f"gone for good, `loghouse cluster remove {missing[0]}`."
+            f"gone for good, `loghouse {remedy}`."
         )
     elif missing:
         notes.append(f"Not running: {who}.")
@@ -246,10 +252,11 @@ def _fields(message: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(message, name) for name in names}
 
 
-def _as_json(status: log_pb2.StatusResponse) -> dict[str, Any]:
+def _as_json(status: log_pb2.StatusResponse, log: str) -> dict[str, Any]:
     return {
         "cluster": status.cluster_name,
         "cluster_uuid": status.cluster_uuid.hex(),
+        **({"log": log} if log else {}),
         **_fields(
             status, "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset"
         ),
@@ -262,7 +269,7 @@ def _as_json(status: log_pb2.StatusResponse) -> dict[str, Any]:
             for member in status.members
         ],
         "removed": list(status.removed),
-        "notes": list(notes_on(status)),
+        "notes": list(notes_on(status, log)),
     }
 
 

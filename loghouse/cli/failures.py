@@ -33,6 +33,17 @@ _CLUSTER_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.MembershipError: f"{_LOOK_AT_STATUS} who is there",
 }
 
+_LOG_STEPS: Final[Mapping[type[Exception], str]] = {
+    errors.OutcomeUnknownError: "it may or may not have been done: `loghouse log list` shows; then try again",
+    errors.PermissionDeniedError: "changes of logs need a rule such as `p, <subject>, <log>, manage` in the "
+    "node's policy",
+    errors.UnknownLogError: "`loghouse log list` shows those there are",
+    errors.NotSupportedError: "every node of the cluster has to be of a version with named logs",
+    errors.ResourceExhaustedError: "",
+}
+
+_OWN_STEPS: Final = {"cluster": _CLUSTER_STEPS, "log": _LOG_STEPS}
+
 _EXIT_CODES: Final[Mapping[type[Exception], ExitCode]] = {
     errors.ConfigError: ExitCode.USAGE,
     errors.UnavailableError: ExitCode.UNAVAILABLE,
@@ -54,8 +65,8 @@ def next_step(error: Exception, command: str) -> str:
     """Return what to do after an error, in words for that command; empty when its text says it all."""
     if isinstance(error, errors.UnavailableError) and _NOT_REACHED.search(str(error)):
         return _NOT_REACHED_STEP
-    own = _nearest(_CLUSTER_STEPS, error) if command == "cluster" else None
-    return own or _nearest(_NEXT_STEPS, error) or ""
+    own = _nearest(_OWN_STEPS.get(command, {}), error)
+    return (own if own is not None else _nearest(_NEXT_STEPS, error)) or ""
 
 
 def failure_as_json(error: Exception, text: str) -> dict[str, Any]:

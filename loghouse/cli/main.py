@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from loghouse import __version__
-from loghouse.cli import bench, certs, cluster, consume, demo, disk, dissect, produce, servers, settings
+from loghouse.cli import bench, certs, cluster, consume, demo, disk, dissect, logs, produce, servers, settings
 from loghouse.cli.failures import exit_code, failure_as_json, next_step
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, complain
 from loghouse.errors import LoghouseError
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"loghouse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for part in (produce, consume, bench, servers, cluster, disk, dissect, certs, settings, demo):
+    for part in (produce, consume, bench, servers, logs, cluster, disk, dissect, certs, settings, demo):
         part.add_parser(commands)
     return parser
 

@@ -26,8 +26,8 @@ CONTACT_SECONDS: Final = 3.0
 _DEFAULT_FILES = (Path("client.yaml"), Path("dev/client.yaml"))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where to connect."""
+def add_options(parser: argparse.ArgumentParser, *, has_log: bool = True) -> None:
+    """Add the options that say where to connect, and to which log unless the command names it itself."""
     group = parser.add_argument_group(
         "connection", "from here, LOGHOUSE_SERVER etc., or a client.yaml (./client.yaml, ./dev/client.yaml)"
     )
@@ -60,7 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="binary",
         help="grpc speaks gRPC alone, for doors and proxies that know nothing else (binary)",
     )
-    group.add_argument("--log", default="", metavar="NAME", help="the log's name (default)")
+    if has_log:
+        group.add_argument("--log", default="", metavar="NAME", help="the log's name (default)")
+    else:
+        parser.set_defaults(log="")
 
 
 def _seconds(text: str) -> float:
