@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,7 +103,10 @@ class Member:
 
     def receive(self, source, message, group=GROUP):
         """Take a message, as the leader of both groups that there are."""
-        self.forwarder.message_received(source, message, group, self if group in (GROUP, OTHER) else None)
+        log = SimpleNamespace(
+            name="default", propose_here=self.propose_here, administer_here=self.administer_here
+        )
+        self.forwarder.message_received(source, message, group, log if group in (GROUP, OTHER) else None)
 
     def propose_here(self, proposal, appended, failed):
         self.proposals.append(proposal)
@@ -147,16 +151,19 @@ class AnswerTests(ForwardCase):
     def test_subject_that_may_not(self):
         """The leader asks its own policy for whom another node passes a request on, and refuses by name."""
 
-        def check(subject):
+        def check(subject, log):
             if subject != "alice":
-                raise PermissionDeniedError(subject, "produce", "default")
+                raise PermissionDeniedError(subject, "produce", log)
 
         self.b.forwarder._check_subject = check
         done = self.propose(replace(PROPOSAL, subject="mallory"))
         order = self.administer(AdminOperation.REGISTER_PRODUCER, name="mallory")
         self.town.deliver()
         for refused in (done, order):
-            self.assertIn("'mallory'", str(self.failureResultOf(refused, PermissionDeniedError).value))
+            self.assertIn(
+                "'mallory' is not permitted to produce 'default'",
+                str(self.failureResultOf(refused, PermissionDeniedError).value),
+            )
         self.assertEqual((self.b.proposals, self.b.orders), ([], []))
         allowed = self.propose(replace(PROPOSAL, subject="alice"))
         self.town.deliver()

@@ -268,9 +268,9 @@ class FitTests(ForwardCase):
     def test_other_orders(self):
         """Only a registration is checked for its subject: the name of another order is a node's."""
         checked = []
-        self.b.forwarder._check_subject = checked.append
+        self.b.forwarder._check_subject = lambda *asked: checked.append(asked)
         for operation in (AdminOperation.REMOVE, AdminOperation.REGISTER_PRODUCER):
             done = self.a.forwarder.administer("b", GROUP, AdminOrder(operation=operation, name="n2"))
             self.town.deliver()
             self.successResultOf(done)
-        self.assertEqual(checked, ["n2"])
+        self.assertEqual(checked, [("n2", "default")])

@@ -363,7 +363,7 @@ class StartTests(NodeTestCase):
         node = self.start()
         sent = []
         checked = node.check_subject
-        self.assertIsNone(checked("anybody"))
+        self.assertIsNone(checked("anybody", "default"))
         transport = SimpleNamespace(
             servers=lambda: ("n1", "n2"), send=lambda *args: sent.append(args) or False
         )

@@ -79,6 +79,10 @@ class AdminResult:
 class Leading(Protocol):
     """What is done here when this node leads; it fails with NotLeaderError when not, passes nothing on."""
 
+    @property
+    def name(self) -> str:
+        """The log's name, by which this node's policy decides."""
+
     def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append a batch; calls one of the two, as `LogLike.propose` does."""
 
@@ -115,7 +119,7 @@ class Forwarder:
         *,
         clock: IReactorTime,
         rng: random.Random,
-        check_subject: Callable[[str], None] = lambda subject: None,
+        check_subject: Callable[[str, str], None] = lambda subject, log: None,
         timeout_seconds: float = FORWARD_SECONDS,
         size_max: int = FORWARDS_SIZE_MAX,
         count_max: int = FORWARDS_MAX,
@@ -124,8 +128,8 @@ class Forwarder:
         # Sends a message of a group to the node of that name; False when it certainly will not get there.
         self._send = send
         self._clock = clock  # for deadlines
-        # Raises PermissionDeniedError for a subject that may not append by this node's policy, whatever the
-        # node says that passed its request on.
+        # Raises PermissionDeniedError for a subject that may not append to a log (its name) by this node's
+        # policy, whatever the node says that passed its request on.
         self._check_subject = check_subject
         self._metrics = metrics  # told of messages that were ignored or did not get there
         self._timeout_seconds = timeout_seconds  # how long an answer may take
@@ -413,12 +417,12 @@ class Forwarder:
         )
 
     def _propose_here(self, leading: Leading, proposal: Proposal) -> Deferred[Appended]:
-        self._check_subject(proposal.subject)
+        self._check_subject(proposal.subject, leading.name)
         return proposing(leading.propose_here, proposal)
 
     def _administer_here(self, leading: Leading, order: AdminOrder) -> Deferred[AdminResult]:
         if order.operation is AdminOperation.REGISTER_PRODUCER:
-            self._check_subject(order.name)
+            self._check_subject(order.name, leading.name)
         return leading.administer_here(order)
 
     def _is_new(self, source_name: str, request_id: int) -> bool:

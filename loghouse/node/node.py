@@ -85,7 +85,7 @@ class Node(Service):
         # The way to leaders; None until `attach`, and on a node alone.
         self.forwarder: Forwarder | None = None
         # Raises for a subject that may not append, also where another node passes its request on.
-        self.check_subject: Callable[[str], None] = lambda subject: None
+        self.check_subject: Callable[[str, str], None] = lambda subject, log: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
         self.disk_uuid = NO_UUID  # read with it, or chosen at the start when the disk is empty
         self._budgets = Budgets.for_node(options.raft)  # what all logs here share; fixed

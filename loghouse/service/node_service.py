@@ -40,7 +40,7 @@ from loghouse.net.peer import DialContext
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Retention
-from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.protocol.entry import CATALOGUE_LOG
 from loghouse.raft import config as raft_config
 from loghouse.runtime.bridge import call_from_thread, from_asyncio, later, soon
 from loghouse.runtime.scheduling import Clocks
@@ -191,7 +191,13 @@ class NodeService(Service):
     def _read_security(self) -> tuple[Authorizer, Credentials | None]:
         config = self._config
         authorizer = read_policy(config)
-        self.node.check_subject = lambda subject: authorizer.check(subject, DEFAULT_LOG, Action.PRODUCE)
+
+        def check_subject(subject: str, log: str) -> None:
+            # To the catalogue nodes append for themselves; what clients ask for does not get so far.
+            if log != CATALOGUE_LOG:
+                authorizer.check(subject, log, Action.PRODUCE)
+
+        self.node.check_subject = check_subject
         self._watches = [FileWatch((config.acl.model, config.acl.policy), lambda: self._reload(authorizer))]
         credentials = credentials_of(config)
         self.cluster = Cluster(

@@ -92,8 +92,11 @@ class StartTests(ServiceCase):
     async def test_forwarded_requests_are_checked(self):
         """What another node passes on is permitted to its subject by this node's own policy."""
         service = self.start()
-        service.node.check_subject("root")
-        self.assertRaises(LoghouseError, service.node.check_subject, "nobody")
+        check = service.node.check_subject
+        for log in ("default", "orders"):
+            check("root", log)
+            self.assertRaises(LoghouseError, check, "nobody", log)
+        check("node n2", "_catalog")  # in a node's own name
 
 
 class FailedStartTests(ServiceCase):

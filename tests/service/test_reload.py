@@ -82,7 +82,7 @@ class ReloadTests(ServiceCase):
     def permits(self, service):
         """Whether the node lets another one append for `nobody`."""
         try:
-            service.node.check_subject("nobody")
+            service.node.check_subject("nobody", "default")
         except PermissionDeniedError:
             return False
         return True
@@ -111,7 +111,7 @@ class ReloadTests(ServiceCase):
         self.policy.write_text("p, nobody\n")
         self.reactor.clock.advance(WATCH_SECONDS)
         await until(lambda: any("the new file is not used" in line for line in lines))
-        service.node.check_subject("root")
+        service.node.check_subject("root", "default")
         self.policy.write_text(POLICY_TEXT + "p, nobody, *, produce\n")
         self.reactor.clock.advance(WATCH_SECONDS)
         await until(lambda: self.permits(service))
@@ -124,7 +124,7 @@ class ReloadTests(ServiceCase):
             self.reactor.clock.advance(WATCH_SECONDS)
             failures = []
             await until(lambda: failures.extend(self.flushLoggedErrors(ZeroDivisionError)) or failures)
-        service.node.check_subject("root")
+        service.node.check_subject("root", "default")
 
     async def test_certificate(self):
         """New connections see a new certificate; one that cannot be used leaves the old one in force."""
@@ -175,4 +175,4 @@ class ReloadTests(ServiceCase):
             service = self.start()
             self.reactor.clock.advance(WATCH_SECONDS)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        service.node.check_subject("root")
+        service.node.check_subject("root", "default")
