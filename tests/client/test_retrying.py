@@ -160,3 +160,12 @@ class WorstTests(SynchronousTestCase):
             ((hopeless, judged), "hopeless", Effect.REFUSED),
         ):
             self.assertEqual(self.worst(*failures), (text, UnavailableError, effect))
+
+    def test_kinds(self):
+        """What a person has to mend keeps its kind; what nobody knows of a question is only unavailable."""
+        for kind, told in (
+            (NotLeaderError, NotLeaderError),
+            (DeadlineError, DeadlineError),
+            (OutcomeUnknownError, UnavailableError),
+        ):
+            self.assertEqual(self.worst(self.failure("x", kind=kind))[1:], (told, Effect.NOTHING))
