@@ -1,6 +1,7 @@
 """The loop that blocking clients have in a thread of their own: interruptions and the end."""
 
 import asyncio
+import inspect
 import signal
 import threading
 
@@ -68,6 +69,30 @@ class LoopThreadTests(SynchronousTestCase):
         self.addCleanup(thread.join)
         self.assertRaises(KeyboardInterrupt, self.thread.run, waiting.wait())
         self.assertTrue(waiting.ended)
+
+    def test_interrupted_before_it_began(self):
+        """What was interrupted before it could begin is closed, and never will."""
+        real, work = self.thread._soon, nothing()
+
+        def interrupt(callback):
+            self.patch(self.thread, "_soon", real)
+            raise KeyboardInterrupt
+
+        self.patch(self.thread, "_soon", interrupt)
+        self.assertRaises(KeyboardInterrupt, self.thread.run, work)
+        self.assertEqual(inspect.getcoroutinestate(work), inspect.CORO_CLOSED)
+        self.assertEqual(self.thread._tasks, set())
+
+    def test_refused(self):
+        """What comes when the loop is closed is closed, too."""
+        self.thread.close(nothing)
+        for is_closing in (True, False):
+            self.thread._is_closing = is_closing
+            work = nothing()
+            error = self.assertRaises(UnavailableError, self.thread.run, work)
+            self.assertEqual(str(error), "the client is closed")
+            self.assertEqual(inspect.getcoroutinestate(work), inspect.CORO_CLOSED)
+        self.thread._is_closing = True
 
     def test_others_end_by_themselves(self):
         """The end cancels what callers wait for, but lets a task that gRPC began hear how its call ended."""
