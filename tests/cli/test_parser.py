@@ -301,6 +301,21 @@ class ParserTests(CommandCase):
         self.assertGreater(listed, 200)
         self.assertEqual(shown, WORDS)
 
+    def test_connection(self):
+        """Where to connect is explained in one place, in every command that talks to a node."""
+        count = 0
+        for words, parser in parsers(make_parser()):
+            options = {option for action in parser._actions for option in action.option_strings}
+            if "--server" not in options:
+                continue
+            count += 1
+            [group] = [group for group in parser._action_groups if group.title == "connection"]
+            self.assertTrue(group.description.startswith("from here, LOGHOUSE_SERVER etc., or "), words)
+            self.assertIn(
+                "--server", {option for one in group._group_actions for option in one.option_strings}
+            )
+        self.assertGreaterEqual(count, 10)
+
     def test_version(self):
         """`--version` tells it, and `--help` lists the exit codes."""
         code, out, _ = self.run_command("--version")
