@@ -31,6 +31,7 @@ class BoundTests(ConfigCase):
             ("retention.age", 1, 1 << 53, (0.5, UINT64_MAX + 1)),
             ("limits.record_bytes_max", 1, PAYLOAD_SIZE_MAX, (0, PAYLOAD_SIZE_MAX + 1)),
             ("limits.proposals_bytes_max", PAYLOAD_SIZE_MAX, 4 * GIB, (PAYLOAD_SIZE_MAX - 1, 4 * GIB + 1)),
+            ("limits.replicas_max", 1, 10_000, (0, 10_001)),
             ("storage.keep_deleted", 0, 31_622_400, (31_622_401,)),
             ("shutdown.drain_seconds", 0, 600, (601,)),
         ):

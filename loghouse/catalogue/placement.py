@@ -24,16 +24,32 @@ def choose_nodes(
 
     Raises:
         InvalidRequestError: The nodes that were chosen are not known, not enough, or share a host.
-        ResourceExhaustedError: Too few nodes of different hosts are alive.
+        ResourceExhaustedError: Too few nodes of different hosts are alive, or have room for one more.
     """
+    load = catalogue.load()
+    full = {node.name for node in catalogue.nodes.values() if load[node.name] >= node.replicas_max}
     if on:
         nodes = _chosen(catalogue, count, on)
+        held = set(catalogue.logs[log].nodes) if log in catalogue.logs else set()
+        _check_room(sorted(full.intersection(on) - held))
     else:
         present = set(alive)
-        candidates = [node for node in catalogue.nodes.values() if node.name in present]
-        nodes = _spread(candidates, catalogue.load(), log, count)
+        candidates = [node for node in catalogue.nodes.values() if node.name in present - full]
+        if len(candidates) < count:
+            _check_room(sorted(full & present))
+        nodes = _spread(candidates, load, log, count)
     leads = Counter(one.replicas[0].node for one in catalogue.logs.values())
     return sorted(nodes, key=lambda node: (leads[node.name], _chance(log, node)))
+
+
+def _check_room(full: Sequence[str]) -> None:
+    """Raise ResourceExhaustedError when nodes that are needed hold as many replicas as they may."""
+    if full:
+        raise ResourceExhaustedError(
+            "replicas",
+            f"{', '.join(full)} may hold no more: delete logs, add nodes, or raise limits.replicas_max "
+            "there, and how many files it may have open",
+        )
 
 
 def _chosen(catalogue: Catalogue, count: int, on: Sequence[str]) -> list[CataloguedNode]:

@@ -21,7 +21,9 @@ from loghouse.limits import (
     CATALOGUE_RECORD_SIZE_MAX,
     LOG_TAG_SIZE_MAX,
     LOG_TAGS_MAX,
+    LOGS_MAX,
     REPLICAS_PER_LOG_MAX,
+    REPLICAS_PER_NODE_DEFAULT,
     SUBJECT_SIZE_MAX,
     UINT32_MAX,
     UINT64_MAX,
@@ -109,17 +111,23 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CataloguedNode:
-    """A node that may hold logs. `host` and `rack` are empty when node.yaml does not name them."""
+    """A node that may hold logs, at most `replicas_max` of them.
+
+    `host` and `rack` are empty when node.yaml does not name them.
+    """
 
     name: str
     disk_uuid: bytes
     host: str = ""
     rack: str = ""
+    replicas_max: int = REPLICAS_PER_NODE_DEFAULT
 
     def __post_init__(self) -> None:
         check_name("node", self.name)
         if len(self.disk_uuid) != UUID_SIZE:
             raise ValueError(f"a disk uuid of {len(self.disk_uuid)} bytes")
+        if not 0 <= self.replicas_max <= LOGS_MAX:
+            raise ValueError(f"{self.replicas_max} replicas on a node, at most {LOGS_MAX}")
         for what in ("host", "rack"):
             check_text(what, getattr(self, what), SUBJECT_SIZE_MAX)
 
@@ -153,6 +161,11 @@ class CataloguedLog:
     def replicas(self) -> tuple[PlacedReplica, ...]:
         """The replicas of that group."""
         return self.spans[-1].replicas
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that these are on."""
+        return [one.node for one in self.replicas]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from loghouse.config.values import (
     UNLIMITED,
     Address,
     Reader,
+    count_between,
     format_size,
     one_of,
     read_address,
@@ -49,6 +50,7 @@ from loghouse.errors import ConfigError
 from loghouse.limits import (
     GIB,
     KIB,
+    LOGS_MAX,
     MIB,
     PAYLOAD_SIZE_MAX,
     PROPOSALS_SIZE_MAX,
@@ -171,7 +173,6 @@ class StorageConfig:
         seconds_between(0, KEEP_DELETED_SECONDS_MAX),
         "How long the files of a log that was deleted are kept: 24h, 7d, ...",
         86400.0,
-        example="24h",
         key="keep_deleted",
     )
 
@@ -211,6 +212,9 @@ class LimitsConfig:
         "Bytes waiting to become durable, at most; producers beyond it wait.",
         PROPOSALS_SIZE_MAX,
         key="proposals_bytes_max",
+    )
+    replicas_max: int = _setting(
+        count_between(1, LOGS_MAX), "Logs on this node; fewer, if it may not open 5 files for each.", 2000
     )
 
 

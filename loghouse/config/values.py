@@ -255,6 +255,17 @@ def size_between(low: int, high: int, *, zero: str = "") -> Reader:
     return read
 
 
+def count_between(low: int, high: int) -> Reader:
+    """Return a reader of whole numbers in a range, both ends included."""
+
+    def read(value: object, base: Path) -> int:
+        if type(value) is int and low <= value <= high:
+            return value
+        raise ValueError(f"is no number of them; allowed: {low} to {high}")
+
+    return read
+
+
 def seconds_between(low: float, high: float) -> Reader:
     """Return a reader of time spans in a range, both ends included."""
 

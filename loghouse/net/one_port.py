@@ -22,7 +22,7 @@ from loghouse import __version__
 from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Authorizer
 from loghouse.errors import ConfigError, LoghouseError
-from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX
+from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX, REPLICA_FILES
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import LinkContext, Peers, own_hello
 from loghouse.net.admission import Admission, limits_for
@@ -44,6 +44,7 @@ _REMEDIES: Final = {
     errno.EADDRNOTAVAIL: "it is not an address of this host",
     errno.EACCES: "a port below 1024 needs a right of its own (CAP_NET_BIND_SERVICE): choose another",
 }
+REPLICAS_MIN: Final = 16  # logs that a node may hold, however few files it may have open
 FILES_RESERVED: Final = 256  # file descriptors for the log, the diagnostics, gRPC and peers
 FILES_PER_CONNECTION: Final = 3  # of gRPC: the client's, the one to the gRPC server, the gRPC server's
 
@@ -245,13 +246,27 @@ def _is_loopback(host: str) -> bool:
 
 def connections_allowed() -> int:
     """Raise the limit of file descriptors, and return how many connections it allows."""
+    soft = _raise_files(FILES_RESERVED + FILES_PER_CONNECTION * CONNECTIONS_MAX)
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS_MAX
+    return max(16, min(CONNECTIONS_MAX, (soft - FILES_RESERVED) // FILES_PER_CONNECTION))
+
+
+def replicas_allowed(count_max: int) -> int:
+    """Raise the limit of file descriptors, and return how many logs it allows beside all connections."""
+    others = FILES_RESERVED + FILES_PER_CONNECTION * CONNECTIONS_MAX
+    soft = _raise_files(others + REPLICA_FILES * count_max)
+    if soft == resource.RLIM_INFINITY:
+        return count_max
+    return max(min(REPLICAS_MIN, count_max), min(count_max, (soft - others) // REPLICA_FILES))
+
+
+def _raise_files(wanted: int) -> int:
+    """Raise the limit of file descriptors as far as is wanted and allowed; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES_RESERVED + FILES_PER_CONNECTION * CONNECTIONS_MAX
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
-    if soft == resource.RLIM_INFINITY:
-        return CONNECTIONS_MAX
-    return max(16, min(CONNECTIONS_MAX, (soft - FILES_RESERVED) // FILES_PER_CONNECTION))
+    return soft

@@ -317,7 +317,11 @@ class LogAdministration:
     def _own_record(self) -> CataloguedNode:
         node = self._node
         return CataloguedNode(
-            name=node.name, disk_uuid=node.disk_uuid, host=node.options.host, rack=node.options.rack
+            name=node.name,
+            disk_uuid=node.disk_uuid,
+            host=node.options.host,
+            rack=node.options.rack,
+            replicas_max=node.options.replicas_max,
         )
 
     # --- what is known ----------------------------------------------------------------------

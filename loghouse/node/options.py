@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from loghouse.gossip.members import MemberKey, MemberView
+from loghouse.limits import REPLICAS_PER_NODE_DEFAULT
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import Retention
@@ -34,6 +35,7 @@ class NodeOptions:
     grpc_address: str = ""
     host: str = ""
     rack: str = ""
+    replicas_max: int = REPLICAS_PER_NODE_DEFAULT
     segment_size: int
     reserve_size: int
     drain_seconds: float = 10.0

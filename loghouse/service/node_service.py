@@ -35,7 +35,7 @@ from loghouse.errors import LoghouseError
 from loghouse.gossip import config as swim_config
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import own_hello
-from loghouse.net.one_port import OnePort, OnePortOptions
+from loghouse.net.one_port import OnePort, OnePortOptions, replicas_allowed
 from loghouse.net.peer import DialContext
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
@@ -325,6 +325,7 @@ def _node_options(config: NodeConfig, metrics: Metrics) -> NodeOptions:
         keep_deleted_seconds=config.storage.keep_deleted_seconds,
         host=config.host,
         rack=config.rack,
+        replicas_max=replicas_allowed(config.limits.replicas_max),
         metrics=metrics,
         drain_seconds=config.shutdown.drain_seconds,
         raft=replace(_RAFT[config.timing.network], proposals_size_max=config.limits.proposals_size_max),

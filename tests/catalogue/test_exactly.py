@@ -456,6 +456,18 @@ class PlacementTests(SynchronousTestCase):
             self.assertEqual(sorted(self.chosen(changer, log, 2, alive="dec")), ["d", "e"])
             self.assertEqual(len({*self.chosen(changer, log, 3, alive="abde")} & {*"ab"}), 1)
 
+    def test_full_nodes(self):
+        """A node that holds as many replicas as it may gets no more; when it is needed, it is named."""
+        changer = Changer()
+        for name, most in (("a", 1), ("b", 5), ("c", 5), ("d", 5)):
+            changer.append(NodeSet(node=node_of(name, replicas_max=most)))
+        changer.create("first", on=("a", "b", "c"))
+        changer.create("second")
+        self.assertEqual(sorted(changer.nodes_of("second")), ["b", "c", "d"])
+        for fields in ({"alive": "abc"}, {"on": ("a", "b", "c")}):
+            error = self.assertRaises(ResourceExhaustedError, changer.create, "third", **fields)
+            self.assertIn("replicas: a may hold no more: delete logs", str(error))
+
     def test_hosts(self):
         """Two replicas never share a host; a node that names none is a host of its own."""
         changer = Changer()

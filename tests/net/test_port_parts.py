@@ -97,6 +97,21 @@ class AddressTests(SynchronousTestCase):
         self.patch(one_port.resource, "getrlimit", lambda what: (556, unlimited))
         self.assertEqual(connections_allowed(), 100)
 
+    def test_files_of_logs(self):
+        """Logs get what connections leave, at least for a few."""
+        others = one_port.FILES_RESERVED + one_port.FILES_PER_CONNECTION * CONNECTIONS_MAX
+        unlimited = one_port.resource.RLIM_INFINITY
+        self.patch(one_port.resource, "setrlimit", lambda what, limits: None)
+        for hard, count_max, expected in (
+            (unlimited, 2000, 2000),
+            (others + 5 * 2000, 2000, 2000),
+            (others + 5 * 100 + 4, 2000, 100),
+            (others - 1, 2000, 16),
+            (others - 1, 3, 3),
+        ):
+            self.patch(one_port.resource, "getrlimit", lambda what, one=hard: (one, one))
+            self.assertEqual(one_port.replicas_allowed(count_max), expected, hard)
+
 
 class OnePortTests(SynchronousTestCase):
     """The port of a node that does not listen."""
