@@ -11,7 +11,7 @@ from loghouse.raft.config import LAN
 from loghouse.replica.api import Proposal
 from loghouse.replica.budgets import Budgets
 from loghouse.replica.under_way import UnderWay
-from loghouse.shares import Budget, Holding, Ledger, Pace, Rate
+from loghouse.shares import Budget, Holding, Ledger, Pace, Rate, Shares
 
 
 class LedgerTests(SynchronousTestCase):
@@ -236,6 +236,19 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual((len(settled), [type(error) for error in failed]), (2, [ResourceExhaustedError]))
         settled[0](None)
         self.assertEqual(budgets.under_way.ledger.held, 6 * KIB)
+
+
+class SharesTests(SynchronousTestCase):
+    """The ledgers of one node."""
+
+    def test_quotas(self):
+        """Each is of the node's quota for it, or of one that a test gives."""
+        shares = Shares()
+        found = [one.quota for one in (shares.calls, shares.followers, shares.bodies, shares.answers)]
+        self.assertEqual(found, [limits.CALLS, limits.FOLLOWERS, limits.BODIES, limits.ANSWERS])
+        given = {name: Quota(name, 4, 2) for name in ("calls", "followers", "bodies", "answers")}
+        shares = Shares(**given)
+        self.assertEqual({name: getattr(shares, name).quota for name in given}, given)
 
 
 class TableTests(SynchronousTestCase):
