@@ -336,7 +336,9 @@ class AppendTests(EmbeddedTestCase):
             payload = blocking.batch_request([b"a", b"b"], "none", None, None).payload
             self.assertEqual(log.append_encoded(payload, 2), 0)
             self.assertEqual(log.append_encoded(payload, 2, Codec.NONE, 2), 2)
-            self.assertEqual(self.values(log), [b"a", b"b"] * 2)
+            packed = blocking.batch_request([b"same" * 100] * 9, "zstd", None, None)
+            self.assertEqual(log.append_encoded(packed.payload, 9, Codec.ZSTD), 4)
+            self.assertEqual(self.values(log), [*[b"a", b"b"] * 2, *[b"same" * 100] * 9])
 
     def test_producer(self):
         """A producer is told what it was asked for; a time of 30 s is the default."""

@@ -235,6 +235,15 @@ class ProducerTests(SynchronousTestCase):
         self.assertTrue(made.has_room)
         self.assertEqual(self.appended, [2])
 
+    def test_just_full(self):
+        """A buffer that is full to the byte has no room."""
+        self.go.clear()
+        size = sum(map(len, encode_record(bytes(40), b"", (), None)))
+        made = self.make(buffer_bytes=size, batch_bytes=1000)
+        made.append(bytes(40))
+        self.assertFalse(made.has_room)
+        self.go.set()
+
     def test_full_batches(self):
         """A batch that is full is appended at once, whatever others may wait; places count from 0."""
         made = self.make()
