@@ -89,6 +89,7 @@ class FormatTests(LimitCase):
             LOG_FILE_SIZE_MAX=10 * MIB,
             LOG_FILES_MAX=10,
             IOV_MAX=1024,
+            SCRUB_RATE_DEFAULT=4 * MIB,
         )
 
     def test_frames(self):
@@ -108,6 +109,7 @@ class FormatTests(LimitCase):
             FORWARD_SIZE_MAX=8 * MIB + 64 + 255,
             ENTRIES_REPLY_SIZE_MAX=8 * MIB + 64 + 64,
             FETCH_REPLY_SIZE_MAX=8 * MIB + 64 + 64,
+            LEADS_SIZE_MAX=128 * KIB,
             GRPC_MESSAGE_SIZE_MAX=8 * MIB + 64 * KIB,
             GRPC_FRAMES_SIZE_MAX=4 * MIB - 4 * KIB,
         )
@@ -141,6 +143,10 @@ class PeerTests(LimitCase):
             REGISTRATION_SECONDS=2,
             UNREPORTED_BATCHES_MAX=1024,
             RATES_MAX=4096,
+            LOGS_PER_PAGE_DEFAULT=500,
+            LOGS_PER_PAGE_MAX=1000,
+            JOINED_SIZE_MAX=64 * KIB,
+            SHARE_SIZE_MAX=16 * KIB,
         )
 
     def test_shares(self):
@@ -197,6 +203,13 @@ class PeerTests(LimitCase):
             FORWARDS_REMEMBERED_MAX=4096,
             FORWARD_SECONDS=10,
             FORWARD_GRACE_SECONDS=1,
+            FORWARD_READ_SECONDS=5,
+            FORWARD_WAIT_SECONDS=5,
+            FORWARD_RETRY_SECONDS=1,
+            FORWARDED_READS_SIZE_MAX=8 * MIB,
+            FORWARDED_READS_SERVED_SIZE_MAX=32 * MIB,
+            LEADERS_MAX=10_000,
+            LEADER_SECONDS_MAX=5,
             MEND_SIZE_MAX=MIB,
             ENTRIES_SERVED_MAX=8,
         )
