@@ -37,6 +37,7 @@ from loghouse.protocol.raft_messages import (
     from_wire,
 )
 from loghouse.protocol.repair_messages import EntriesReply
+from loghouse.protocol.routing_messages import ForwardFrames
 from loghouse.protocol.varint import decode_varint, encode_varint, join_bytes_field
 
 SEED = frame_seed(bytes(16), 1)
@@ -266,7 +267,8 @@ class CodecTests(SynchronousTestCase):
 
     def test_bulk(self):
         """Entries, snapshots, forwarded batches and repairs may be large."""
-        self.assertEqual(codec.BULK_KINDS, {0x0103, 0x0107, ForwardProduce.KIND, EntriesReply.KIND})
+        large = {ForwardProduce.KIND, EntriesReply.KIND, ForwardFrames.KIND}
+        self.assertEqual(codec.BULK_KINDS, {0x0103, 0x0107, *large})
 
     def test_pieces(self):
         """A frame is its header and small fields in one piece, and bulk as it is."""

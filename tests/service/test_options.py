@@ -8,6 +8,7 @@ from loghouse.config.settings import load
 from loghouse.gossip import config as swim_config
 from loghouse.limits import KIB, MIB
 from loghouse.metrics import Metrics
+from loghouse.net.one_port import replicas_allowed
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Retention
 from loghouse.raft import config as raft_config
@@ -49,6 +50,7 @@ class OptionsTests(ServiceCase):
             segment_size=1 * MIB,
             reserve_size=2 * MIB,
             scrub_rate=3 * MIB,
+            replicas_max=replicas_allowed(2000),
             metrics=metrics,
             drain_seconds=4.0,
             raft=replace(raft_config.LAN, proposals_size_max=9 * MIB),

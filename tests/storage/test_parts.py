@@ -29,7 +29,7 @@ from loghouse.storage.files import (
     sync_written,
     write_temporary,
 )
-from loghouse.storage.groups import BornGroups, GroupState
+from loghouse.storage.groups import BornGroups, GroupState, read_groups
 from loghouse.testing.disk import SimDisk, disk_error
 from tests.storage.entries import CLUSTER, Writer, open_directory
 
@@ -311,9 +311,7 @@ class GroupTests(SynchronousTestCase):
         states.update(dict.fromkeys(range(20000, 30000), GroupState.DEAD))
         self.groups._states = states
         self.groups._note(1, GroupState.BORN)
-        found = BornGroups.__new__(BornGroups)
-        found._files, found._directory = self.disk, self.directory
-        self.assertEqual(found._read(), self.groups._states)
+        self.assertEqual(read_groups(self.disk, self.directory.path), self.groups._states)
 
     def test_forgotten(self):
         """Of the dead only so many are remembered: those that died last."""
