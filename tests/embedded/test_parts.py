@@ -298,6 +298,7 @@ class OpenTests(EmbeddedTestCase):
         node = self.open(rng=None).node
         self.assertIsInstance(node._rng, random.SystemRandom)
         self.assertEqual((lone_node.TICK_SECONDS, lone_node.LOOK_SECONDS), (0.1, 1))
+        self.assertEqual(node.replica.options.scrub_rate, 0)
         node.close()
 
 
