@@ -14,7 +14,7 @@ from loghouse.limits import (
     KIB,
     STORE_HEADER_SIZE,
 )
-from loghouse.storage.creation import SMALL_FILE_SIZE, LogSizes, Rooms, create_allocated
+from loghouse.storage.creation import SMALL_FILE_SIZE, LogSizes, Reserve, Rooms, create_allocated
 from loghouse.storage.index import RELATIVE_OFFSET_MAX
 from loghouse.storage.recovery import INDEX, STORE
 from loghouse.testing.disk import SimDisk, disk_error
@@ -23,8 +23,8 @@ from tests.storage.entries import CLUSTER, GROUP, Writer, new_disk
 DIRECTORY = "/data/logs/1"
 
 
-def sizes(*, segment=64 * KIB, index=8 * KIB, reserve=KIB, first=16 * KIB):
-    return LogSizes(segment=segment, index=index, reserve=reserve, first=first)
+def sizes(*, segment=64 * KIB, index=8 * KIB, first=16 * KIB):
+    return LogSizes(segment=segment, index=index, first=first)
 
 
 class SizeTests(SynchronousTestCase):
@@ -135,7 +135,10 @@ class RoomsCase(SynchronousTestCase):
 
     def setUp(self):
         self.disk = new_disk(SimDisk, DIRECTORY)
-        self.rooms = Rooms(self.disk, DIRECTORY, sizes())
+        self.rooms = self.make()
+
+    def make(self, *, reserve=KIB, **made):
+        return Rooms(self.disk, DIRECTORY, sizes(**made), Reserve(self.disk, f"{DIRECTORY}/reserve", reserve))
 
     def found(self):
         """Return the sizes of all files, by their names."""
@@ -147,36 +150,36 @@ class ReserveTests(RoomsCase):
 
     def test_made(self):
         """It is made once, in its size, and made again after a release."""
-        self.assertFalse(self.rooms.has_reserve)
+        self.assertFalse(self.rooms.reserve.is_there)
         for _ in range(2):
-            self.rooms.ensure_reserve()
-            self.assertTrue(self.rooms.has_reserve)
+            self.rooms.reserve.ensure()
+            self.assertTrue(self.rooms.reserve.is_there)
             self.assertEqual(self.found(), {"reserve": KIB})
             operations = self.disk.operations
-            self.rooms.ensure_reserve()
+            self.rooms.reserve.ensure()
             self.assertEqual(self.disk.operations, operations)
-            self.assertIs(self.rooms.release_reserve(), True)
-            self.assertEqual((self.found(), self.rooms.has_reserve), ({}, False))
-            self.assertIs(self.rooms.release_reserve(), False)
+            self.assertIs(self.rooms.reserve._release(), True)
+            self.assertEqual((self.found(), self.rooms.reserve.is_there), ({}, False))
+            self.assertIs(self.rooms.reserve._release(), False)
 
     def test_there(self):
         """One that is there already, from another run, is taken as it is."""
         self.disk.replace(f"{DIRECTORY}/reserve", b"other")
-        self.rooms.ensure_reserve()
-        self.assertEqual((self.found(), self.rooms.has_reserve), ({"reserve": 5}, True))
+        self.rooms.reserve.ensure()
+        self.assertEqual((self.found(), self.rooms.reserve.is_there), ({"reserve": 5}, True))
 
     def test_none(self):
         """A log may have none."""
-        rooms = Rooms(self.disk, DIRECTORY, sizes(reserve=0))
-        rooms.ensure_reserve()
-        self.assertEqual((self.found(), rooms.has_reserve), ({}, True))
+        rooms = self.make(reserve=0)
+        rooms.reserve.ensure()
+        self.assertEqual((self.found(), rooms.reserve.is_there), ({}, True))
 
     def test_no_room(self):
         """Without room for it nothing is left behind, and it is tried again."""
         self.disk.fail(errno.ENOSPC, kinds=("allocate",))
-        self.assertRaises(OSError, self.rooms.ensure_reserve)
-        self.assertEqual((self.found(), self.rooms.has_reserve), ({}, False))
-        self.rooms.ensure_reserve()
+        self.assertRaises(OSError, self.rooms.reserve.ensure)
+        self.assertEqual((self.found(), self.rooms.reserve.is_there), ({}, False))
+        self.rooms.reserve.ensure()
         self.assertEqual(self.found(), {"reserve": KIB})
 
     def using(self, *numbers):
@@ -199,33 +202,33 @@ class ReserveTests(RoomsCase):
     def test_used(self):
         """A full disk gives it back, and the work is done again, once."""
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            self.rooms.ensure_reserve()
+            self.rooms.reserve.ensure()
             self.assertEqual(self.using(), 1)
             self.assertEqual(self.found(), {"reserve": KIB})
             self.assertEqual(self.using(number), 2)
             self.assertEqual(self.tries, [{"reserve": KIB}, {}])
-            self.assertFalse(self.rooms.has_reserve)
+            self.assertFalse(self.rooms.reserve.is_there)
 
     def test_not_enough(self):
         """When there is none, or it is not enough, the disk is full; who has another error is told that."""
         error = self.assertRaises(DiskFullError, self.using, errno.ENOSPC)
         self.assertIn(DIRECTORY, str(error))
         self.assertEqual(len(self.tries), 1)
-        self.rooms.ensure_reserve()
+        self.rooms.reserve.ensure()
         self.assertRaises(DiskFullError, self.using, errno.ENOSPC, errno.ENOSPC)
         self.assertEqual(len(self.tries), 2)
-        self.rooms.ensure_reserve()
+        self.rooms.reserve.ensure()
         self.assertEqual(self.assertRaises(OSError, self.using, errno.ENOSPC, errno.EIO).errno, errno.EIO)
 
     def test_kept_for_the_disk(self):
         """What a process is short of is no reason to give it back, nor is a disk that fails."""
-        self.rooms.ensure_reserve()
+        self.rooms.reserve.ensure()
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             error = self.assertRaises(DiskFullError, self.using, number)
             self.assertIn(f"({disk_error(number).strerror})", str(error))
         self.assertEqual(self.assertRaises(OSError, self.using, errno.EIO).errno, errno.EIO)
         self.assertEqual(len(self.tries), 1)
-        self.assertEqual((self.found(), self.rooms.has_reserve), ({"reserve": KIB}, True))
+        self.assertEqual((self.found(), self.rooms.reserve.is_there), ({"reserve": KIB}, True))
 
 
 class SpareTests(RoomsCase):
@@ -262,7 +265,7 @@ class SpareTests(RoomsCase):
 
     def test_no_room(self):
         """Without room nothing of the log changed; an error of the disk is told as it is."""
-        self.rooms.ensure_reserve()
+        self.rooms.reserve.ensure()
         for name in (STORE, INDEX):
             self.disk.fail(errno.ENOSPC, kinds=("allocate",), path_part=name)
             error = self.assertRaises(DiskFullError, self.rooms.ensure_spares, [16 * KIB])
@@ -281,8 +284,8 @@ class SpareTests(RoomsCase):
     def control(self, store_sizes, **made):
         """Take room for control entries on a disk with room for the reserve alone; return what is there."""
         self.setUp()
-        self.rooms = Rooms(self.disk, DIRECTORY, sizes(reserve=256 * KIB, **made))
-        self.rooms.ensure_reserve()
+        self.rooms = self.make(reserve=256 * KIB, **made)
+        self.rooms.reserve.ensure()
         self.disk.capacity = self.disk.used_size()
         self.rooms.ensure_control_spares(store_sizes)
         return self.found()
@@ -310,9 +313,7 @@ class SpareTests(RoomsCase):
 
     def test_control_behind_spares(self):
         """Spares that are there already are used first."""
-        self.rooms = Rooms(
-            self.disk, DIRECTORY, sizes(segment=1024 * KIB, index=128 * KIB, reserve=256 * KIB)
-        )
+        self.rooms = self.make(segment=1024 * KIB, index=128 * KIB, reserve=256 * KIB)
         self.rooms.ensure_spares([512 * KIB])
         self.disk.capacity = self.disk.used_size()
         self.rooms.ensure_control_spares([512 * KIB, 512 * KIB])

@@ -8,7 +8,7 @@ from loghouse.errors import (
 from loghouse.limits import INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.creation import LogSizes, Rooms
+from loghouse.storage.creation import LogSizes, Reserve, Rooms
 from loghouse.storage.held import Held, read_held, write_held
 from loghouse.storage.loss import Loss, write_loss
 from loghouse.storage.opening import allocate_or_leave, replace_index, survey
@@ -150,7 +150,7 @@ class SettlingTests(SettleCase):
         missed = f"{DIRECTORY}: no room for {{}}; appends wait for space"
         for part, what, harm in (
             ("watermark", "the watermark", lambda: None),
-            ("reserve", "the reserve", lambda: self.disk.unlink(f"{DIRECTORY}/reserve")),
+            ("reserve", "the reserve", lambda: self.disk.unlink("/data/reserve")),
             (
                 "hard state",
                 "the second copy of term and vote",
@@ -295,7 +295,12 @@ class SettlingTests(SettleCase):
 
     def test_room_left(self):
         """A store that gets no room stays as it is; an error of the disk is told."""
-        rooms = Rooms(self.disk, DIRECTORY, LogSizes(segment=1, index=1, reserve=0, first=1))
+        rooms = Rooms(
+            self.disk,
+            DIRECTORY,
+            LogSizes(segment=1, index=1, first=1),
+            Reserve(self.disk, "/data/reserve", 0),
+        )
         fd = self.disk.open(STORE, write=True)
         self.assertEqual(allocate_or_leave(self.disk, rooms, fd, 5120, 6000), 6000)
         self.disk.fail(errno.ENOSPC, kinds=("allocate",))
