@@ -487,7 +487,7 @@ class CopyTests(ForwardCase):
 
     def test_ids_wrap(self):
         """The id behind the last one is 0."""
-        self.a.forwarder._ids = RequestIds(2**64 - 1)
+        self.a.forwarder.ids = RequestIds(2**64 - 1)
         dones = [self.propose(), self.propose()]
         self.assertEqual([message.request_id for _, _, message, _ in self.town.wires], [2**64 - 1, 0])
         self.town.deliver()

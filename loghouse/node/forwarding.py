@@ -40,7 +40,7 @@ from loghouse.limits import (
 )
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.node.api import proposing
-from loghouse.protocol.failures import FAILURE_FIELDS
+from loghouse.protocol.failures import is_told_whole
 from loghouse.protocol.forward_messages import (
     AdminOperation,
     ForwardAdmin,
@@ -120,6 +120,7 @@ class Forwarder:
         clock: IReactorTime,
         rng: random.Random,
         check_subject: Callable[[str, str], None] = lambda subject, log: None,
+        denied: Callable[[int, str, str], None] = lambda group, name, leader: None,
         timeout_seconds: float = FORWARD_SECONDS,
         size_max: int = FORWARDS_SIZE_MAX,
         count_max: int = FORWARDS_MAX,
@@ -131,12 +132,15 @@ class Forwarder:
         # Raises PermissionDeniedError for a subject that may not append to a log (its name) by this node's
         # policy, whatever the node says that passed its request on.
         self._check_subject = check_subject
+        # Told that a node that was asked does not lead a group, and who does by its word (empty: nobody).
+        self._denied = denied
         self._metrics = metrics  # told of messages that were ignored or did not get there
         self._timeout_seconds = timeout_seconds  # how long an answer may take
         self._size_max = size_max
         self._count_max = count_max
-        # At random, so that no answer to a request of this node's former life fits one of this life.
-        self._ids = RequestIds(rng.getrandbits(64))
+        # At random, so that no answer to a request of this node's former life fits one of this life. Reads
+        # that are passed on take theirs from here, too: an answer fits one request of all.
+        self.ids = RequestIds(rng.getrandbits(64))
         self._asked: dict[int, _Asked] = {}
         self._asked_size = 0
         self._held_back: dict[int, HeldBack] = {}  # by group: producers are registered with one log
@@ -160,7 +164,7 @@ class Forwarder:
         refusal = self._refusal(group, proposal, self._room_problem(leader_name, len(proposal.payload)))
         if refusal is not None:
             return fail(refusal)
-        request_id = self._ids.take()
+        request_id = self.ids.take()
         message = ForwardProduce(
             request_id=request_id,
             subject=proposal.subject,
@@ -205,7 +209,7 @@ class Forwarder:
 
     def administer(self, leader_name: str, group: int, order: AdminOrder) -> Deferred[AdminResult]:
         """Let the leader carry out an order; as `propose`."""
-        request_id = self._ids.take()
+        request_id = self.ids.take()
         message = ForwardAdmin(
             request_id=request_id, operation=order.operation, name=order.name, number=order.number
         )
@@ -376,7 +380,10 @@ class Forwarder:
                 matches = tuple((match.member, match.index) for match in message.matches)
                 asked.done.callback(AdminResult(name=message.name, number=message.number, matches=matches))
             case ForwardFailure():
-                asked.done.errback(_received(message.error(), asked))
+                error = message.error()
+                if isinstance(error, NotLeaderError):
+                    self._denied(group, source_name, error.leader or "")
+                asked.done.errback(_received(error, asked))
 
     # --- serving --------------------------------------------------------------------------
 
@@ -438,7 +445,8 @@ class Forwarder:
     def _told(self, failure: Failure, source_name: str) -> LoghouseError:
         """Return what whoever asked is told of a failure here."""
         error = failure.value
-        if isinstance(error, RequestError) and type(error) in FAILURE_FIELDS:
+        if is_told_whole(error):
+            assert isinstance(error, RequestError)
             return error
         # Ours, not the caller's: what it stopped, and whether anything was appended, is not known.
         self.logger.failure("doing what {node} asked for", failure, node=source_name)
@@ -481,7 +489,8 @@ def _received(error: LoghouseError, asked: _Asked) -> RequestError:
         return UnavailableError(
             f"{asked.leader_name} does not lead any more, {now}nothing was done, try again"
         )
-    if isinstance(error, RequestError) and type(error) in FAILURE_FIELDS:
+    if is_told_whole(error):
+        assert isinstance(error, RequestError)
         return error
     # An error of a later version, or one that no leader sends: it must not be retried blindly.
     return OutcomeUnknownError(f"{asked.leader_name}: {error}")

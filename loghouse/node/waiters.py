@@ -46,6 +46,11 @@ class Waiters:
         self._set_count(self.count + 1)
         return done
 
+    @property
+    def lowest(self) -> int | None:
+        """The lowest offset that somebody waits for; None while nobody waits."""
+        return min(self._waiters, default=None)
+
     def _set_count(self, count: int) -> None:
         self._waiting.move(self.count, count)
         self.count = count

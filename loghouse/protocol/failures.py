@@ -100,5 +100,11 @@ FAILURE_FIELDS: Final[Mapping[type[LoghouseError], tuple[tuple[str, ...], tuple[
 }
 """Which attributes go as numbers and which as texts, in the order in which the class takes them."""
 
+
+def is_told_whole(error: BaseException | None) -> bool:
+    """Whether the other side of a link can build the same refusal of a request again."""
+    return isinstance(error, errors.RequestError) and type(error) in FAILURE_FIELDS
+
+
 _BY_CODE: Final = {cls.code: cls for cls in FAILURE_FIELDS}
 assert len(_BY_CODE) == len(FAILURE_FIELDS), "two errors share a code"
