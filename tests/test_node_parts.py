@@ -44,6 +44,7 @@ class NotHostedTests(SynchronousTestCase):
             name="n1",
             is_ending=False,
             forwarder=None,
+            elsewhere=None,
             transport=SimpleNamespace(
                 send_raft=self.sent.append, send=lambda *args: self.sent.append(args) or True
             ),
@@ -111,6 +112,7 @@ class HostedTests(SynchronousTestCase):
         self.raft = SimpleNamespace(
             id=1,
             leader=2,
+            term=4,
             configuration=SimpleNamespace(
                 member=lambda id_: SimpleNamespace(name="n2") if id_ == 2 else None
             ),
@@ -132,7 +134,7 @@ class HostedTests(SynchronousTestCase):
             is_writable=True,
         )
         self.forwarder = SimpleNamespace(propose=self.forward, administer=self.forward)
-        self.node = SimpleNamespace(name="n1", is_ending=False, forwarder=self.forwarder)
+        self.node = SimpleNamespace(name="n1", is_ending=False, forwarder=self.forwarder, elsewhere=None)
         self.log = ServedLog(self.node, "orders", 7, monotonic=lambda: 0.0)
         self.patch(served_log, "reads_of", lambda replica: None)
         self.log.host(self.replica)

@@ -26,7 +26,12 @@ from loghouse.net.listener import AcceptedConnection, Listener
 from loghouse.net.one_port import OnePort
 from loghouse.net.peer import DialledLink, PeerLink
 from loghouse.net.splice import SpliceFront
+from loghouse.node.elsewhere import Elsewhere
+from loghouse.node.forwarded_reads import ReadForwarder
+from loghouse.node.leaders import LeaderNews, LeaderTable
 from loghouse.node.node import Node
+from loghouse.node.remote_log import RemoteLog
+from loghouse.node.remote_reads import RemoteReads
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.session import Session
 from loghouse.raft.core import Raft
@@ -43,6 +48,12 @@ STATEFUL = (
     LoneNode,
     Rounds,
     ServedLog,
+    RemoteLog,
+    RemoteReads,
+    ReadForwarder,
+    LeaderTable,
+    LeaderNews,
+    Elsewhere,
     Node,
     Cluster,
     Router,

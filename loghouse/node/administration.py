@@ -18,6 +18,7 @@ from loghouse.errors import (
     InvalidRequestError,
     LoghouseError,
     MembershipError,
+    NotLeaderError,
     NotSupportedError,
     RequestError,
     ResourceExhaustedError,
@@ -26,6 +27,7 @@ from loghouse.errors import (
 from loghouse.gossip.members import MemberKey
 from loghouse.limits import REGISTRATION_SECONDS, REGISTRATIONS_AT_ONCE_MAX, REMOVED_MAX
 from loghouse.node.api import ClusterStatus, MemberState, proposing
+from loghouse.node.elsewhere import Elsewhere
 from loghouse.node.forwarding import AdminOrder, AdminResult, Forwarder
 from loghouse.node.options import Transport
 from loghouse.protocol.configuration import (
@@ -85,6 +87,7 @@ class LogHost(Protocol):
     is_ending: bool
     transport: Transport
     forwarder: Forwarder | None
+    elsewhere: Elsewhere | None
 
     def leader_known(self, group: int) -> None:
         """A log has a leader now, as far as this node knows."""
@@ -155,7 +158,9 @@ class Administration:
         """Carry out an order if this node leads; never passes it on."""
         driver = self._log.driver
         if driver is None:
-            return fail(UnavailableError("this node has not joined its cluster yet; nothing was done"))
+            leader = self._log.leader_name  # of a log of which this node has no copy
+            not_joined = UnavailableError("this node has not joined its cluster yet; nothing was done")
+            return fail(NotLeaderError(leader) if leader else not_joined)
         try:
             match order.operation:
                 case AdminOperation.PROGRESS:

@@ -20,6 +20,7 @@ from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, 
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
 from loghouse.node.catalogue_log import CatalogueLog
+from loghouse.node.elsewhere import ELSEWHERE_KINDS, Elsewhere
 from loghouse.node.forwarding import Forwarder
 from loghouse.node.hosted_logs import HostedLogs
 from loghouse.node.identity import claim_directory, create_identity, lock_directory
@@ -84,6 +85,8 @@ class Node(Service):
         self.transport: Transport = NoOthers()  # the way to the other nodes; nobody until `attach`
         # The way to leaders; None until `attach`, and on a node alone.
         self.forwarder: Forwarder | None = None
+        # Who leads the logs that other nodes have, and the way to their copies; as `forwarder`.
+        self.elsewhere: Elsewhere | None = None
         # Raises for a subject that may not append, also where another node passes its request on.
         self.check_subject: Callable[[str, str], None] = lambda subject, log: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
@@ -267,6 +270,8 @@ class Node(Service):
 
     def _keep_house(self) -> list[Callable[[], None]]:
         self.address_book.look()
+        if self.elsewhere is not None:
+            self.elsewhere.news.look()
         if self._named is not None:
             self._named.look(self._clocks.monotonic(), self._clocks.wall())
         return [log.look for log in self.logs.values()]
@@ -300,6 +305,8 @@ class Node(Service):
         self.release_waiters()
         if self.forwarder is not None:
             self.forwarder.stop()
+        if self.elsewhere is not None:
+            self.elsewhere.stop()
         for log in self.logs.values():
             log.stop()
         self._disk.stop()
@@ -338,7 +345,15 @@ class Node(Service):
         self.transport = transport
         clock, metrics = self._clocks.scheduler, self.options.metrics
         self.forwarder = Forwarder(
-            transport.send, clock=clock, rng=self._rng, check_subject=self.check_subject, metrics=metrics
+            transport.send,
+            clock=clock,
+            rng=self._rng,
+            check_subject=self.check_subject,
+            denied=lambda group, name, leader: elsewhere.denied(group, name, leader),
+            metrics=metrics,
+        )
+        elsewhere = self.elsewhere = Elsewhere(
+            self, clock=clock, soon=self._clocks.soon, ids=self.forwarder.ids, metrics=metrics
         )
 
     def begin_cluster(self) -> None:
@@ -358,18 +373,22 @@ class Node(Service):
         return replica is not None and (len(replica.configuration.members) > 1 or replica.damage is not None)
 
     def message_received(self, source: str, message: Message, group: int) -> None:
-        """Take what a node says of a log: damaged entries, a forwarded request, or the answer to one."""
+        """Take what a member says of logs: who leads, damaged entries, what is passed on, and answers."""
         log = self.logs.get(group)
         if isinstance(message, EntriesRequest | EntriesReply):
             if log is not None and log.replica is not None:
                 log.replica.damage_control.message_received(source, message)
         elif self.forwarder is not None:
-            self.forwarder.message_received(source, message, group, log)
+            elsewhere = self.elsewhere if message.KIND in ELSEWHERE_KINDS else None
+            if elsewhere is None or not elsewhere.message_received(source, message, group):
+                self.forwarder.message_received(source, message, group, log)
 
     def peer_lost(self, name: str) -> None:
         """A link with that node is gone: its answers will not come. Raft and gossip ask again."""
         if self.forwarder is not None:
             self.forwarder.link_lost(name)
+        if self.elsewhere is not None:
+            self.elsewhere.node_lost(name)
         for log in self.logs.values():
             if log.driver is not None and name == log.leader_name:
                 log.driver.raft.leader_link_lost()

@@ -11,10 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.catalogue.records import CataloguedLog, LogSettings
-from loghouse.errors import RequestError, UnavailableError, UnknownLogError
+from loghouse.errors import NotLeaderError, RequestError, UnavailableError, UnknownLogError
 from loghouse.node.administration import Administration, LogHost
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.reads import LogReads, reads_of
+from loghouse.node.remote_log import RemoteLog
 from loghouse.node.waiters import Waiters
 from loghouse.protocol.configuration import Configuration, Retention
 from loghouse.protocol.message import Message
@@ -33,8 +34,9 @@ STAND_TICKS: Final = 10
 class ServedLog:
     """A log that this node serves (`node.api.LogLike`), and the owner of its replica.
 
-    It is there before this node belongs to the log's group, and may be kept: what is asked of it then is
-    refused, or waits.
+    It is there whether or not this node has a copy, and may be kept. Where there is none, the log's leader is
+    asked for appends and orders, and a node that has a copy for reads. Before this node belongs to the
+    cluster, what is asked of it is refused, or waits.
     """
 
     logger = Logger()
@@ -60,11 +62,12 @@ class ServedLog:
         self.seed = 0  # the `frame_seed` of the log, to check fetched frames with; set with the replica
         # The copy on this node; None until this node belongs to the group, then set once.
         self.replica: Replica | None = None
-        self._reads: LogReads | None = None  # answers clients' reads of that copy; set with it
+        self.reads: LogReads | None = None  # reads that copy, for clients and other nodes; set with it
         self.catalogued: CataloguedLog | None = None  # what the catalogue says of it; None where it is older
         self._is_gone = False  # set once, by `retire`: the log was deleted
         self._stand_ticks = 0  # how long this node goes on to stand for election; counts down
         self._waiters = Waiters(waiting)  # readers at the end of the log; woken by each commit
+        self._remote = RemoteLog(node, name, group, self._waiters)  # the log on other nodes; fixed
         # What operators and producers ask of the group.
         administration = self.administration = Administration(self, node, monotonic=monotonic)
         self.register_producer = administration.register_producer  # see `LogLike`
@@ -76,12 +79,13 @@ class ServedLog:
     def host(self, replica: Replica) -> None:
         """Serve from this copy on, and let it take part in its group."""
         self.replica, self.seed = replica, replica.log.seed
-        self._reads = reads_of(replica)
+        self.reads = reads_of(replica)
         replica.start()
 
     def placed(self, log: CataloguedLog) -> None:
         """Take what the catalogue says of the log."""
         self.catalogued = log
+        self._remote.replica_names = [replica.node for replica in log.replicas]
 
     def stand(self) -> None:
         """Be the first to stand for election in a group that has just begun: this node is to lead it."""
@@ -96,13 +100,14 @@ class ServedLog:
 
     def unhost(self) -> None:
         """Have no replica any more: it was stopped. Its files are closed by whoever has them closed."""
-        self.replica = self._reads = None
+        self.replica = self.reads = None
 
     def retire(self) -> None:
         """Serve no more: the log was deleted."""
         self._is_gone = True
         self.stop()
         self.unhost()
+        self._remote.retire()
         self._waiters.close(UnknownLogError(self.name))
 
     def tick(self) -> None:
@@ -192,8 +197,11 @@ class ServedLog:
     def leader_name(self) -> str:
         """The node that leads, as far as this one knows; else empty."""
         driver = self.driver
-        if driver is None or not driver.raft.leader:
-            return ""
+        if driver is None:
+            return self._remote.leader_name()
+        if not driver.raft.leader:
+            # Whoever led in this term was lost, or has not been heard yet.
+            return self._remote.leader_after(driver.raft.term)
         if driver.raft.leader == driver.raft.id:
             return self._node.name
         leader = driver.raft.configuration.member(driver.raft.leader)
@@ -202,7 +210,7 @@ class ServedLog:
     @property
     def has_leader(self) -> bool:
         """Whether a leader is known, so that appends and checked reads can be answered."""
-        return self.replica is not None and self.replica.has_leader
+        return self.replica.has_leader if self.replica is not None else bool(self.leader_name)
 
     @property
     def is_writable(self) -> bool:
@@ -238,7 +246,9 @@ class ServedLog:
         node, replica = self._node, self.replica
         if node.is_ending:
             failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
-        elif replica is None or replica.driver is None or replica.leads or node.forwarder is None:
+        elif replica is not None and replica.leads:
+            replica.propose(proposal, appended, failed)
+        elif node.forwarder is None or (self.driver is None and not self._remote.is_known):
             self.propose_here(proposal, appended, failed)
         else:
             forwarded = node.forwarder.propose(self.leader_name, self.group, proposal)
@@ -250,27 +260,34 @@ class ServedLog:
 
     def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append a batch if this node leads; never passes it on."""
-        if self.replica is None:
-            failed(self._not_here("nothing was appended"))
-        else:
+        if self.replica is not None:
             self.replica.propose(proposal, appended, failed)
+        else:
+            leader = self.leader_name
+            failed(NotLeaderError(leader) if leader else self._not_here("nothing was appended"))
 
     # --- reading --------------------------------------------------------------------------
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`."""
-        return self._reads.fetch(offset, size_max) if self._reads is not None else fail(self._not_here())
+        reads = self.reads or self._remote.reads
+        return reads.fetch(offset, size_max) if reads is not None else fail(self._not_here())
 
     def bounds(self) -> Deferred[LogBounds]:
         """Return the readable range. See `LogLike.bounds`."""
-        return self._reads.bounds() if self._reads is not None else fail(self._not_here())
+        reads = self.reads or self._remote.reads
+        return reads.bounds() if reads is not None else fail(self._not_here())
 
     def find_offset(self, timestamp: int) -> Deferred[tuple[int, int]]:
         """Return the first offset at or after a time. See `LogLike.find_offset`."""
-        return self._reads.find_offset(timestamp) if self._reads is not None else fail(self._not_here())
+        reads = self.reads or self._remote.reads
+        return reads.find_offset(timestamp) if reads is not None else fail(self._not_here())
 
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable. See `LogLike.wait_for`."""
+        remote = self._remote.reads if self.replica is None else None
+        if remote is not None:
+            return remote.wait_for(offset)
         driver = self.driver
         if driver is not None and offset < driver.readable_offset:
             return succeed(None)
@@ -281,7 +298,7 @@ class ServedLog:
     def administer(self, order: AdminOrder) -> Deferred[AdminResult]:
         """Carry out an order: here if this node leads, else the leader is asked, once."""
         forwarder, leader_name = self._node.forwarder, self.leader_name
-        if self.driver is None or leader_name == self._node.name:
+        if leader_name == self._node.name or (self.driver is None and not self._remote.is_known):
             return self.administer_here(order)
         if forwarder is not None and leader_name:
             return forwarder.administer(leader_name, self.group, order)
@@ -309,6 +326,8 @@ class ServedLog:
             self._node.leader_known(self.group)
         if self._node.forwarder is not None:
             self._node.forwarder.leader_changed(self.group, self.leader_name)
+        if self._node.elsewhere is not None:
+            self._node.elsewhere.news.changed()
 
     def readable_to(self, next_offset: int) -> None:
         """Every record below `next_offset` is readable here."""
