@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
-from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, without_kinds
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived
 from loghouse.replica.api import Fetched
@@ -88,6 +88,9 @@ class BinarySession:
         self._identity = identity  # who the client is; fixed
         assert link.session is not None
         self._session = link.session  # the protocol's side of the link; fixed
+        hello = link.session.peer
+        # The kinds of entry that the client cannot read: its version is older than they are; fixed.
+        self._unreadable = LATER_KINDS - frozenset(hello.entry_kinds if hello is not None else ())
         # The work of each stream that waits for the node; gone with its answer, or when the client cancels.
         self._running: dict[int, Deferred[Any]] = {}
         # Stream and size in bytes of the reads that wait for their turn.
@@ -322,6 +325,8 @@ class BinarySession:
         reading.addBoth(self._read_done)
 
     def _frames_read(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
+        if self._unreadable:
+            fetched = replace(fetched, frames=without_kinds(fetched.frames, self._unreadable))
         self._hold_answers(self._unsent_size + len(fetched.frames))
         if self._link.is_writable:
             self._send_frames(fetched, stream, is_follow)

@@ -65,6 +65,8 @@ _CRC: Final = struct.Struct(">I")
 assert HEADER.size == ENTRY_HEADER_SIZE
 
 KINDS: Final = frozenset(int(kind) for kind in EntryKind)
+LATER_KINDS: Final = frozenset({int(EntryKind.BIRTH)})
+"""Those that versions of before do not know: whoever offers none of them in its Hello is never sent one."""
 
 # CRC-32C (Castagnoli), as iSCSI uses it (RFC 3720, 12.1): `crc32c(data, value_to_continue)`. See ADR 4.
 crc32c: Final = crc32.iscsi
@@ -235,6 +237,17 @@ def decode_entries(seed: int, buffer: Buffer) -> Iterator[Entry]:
         entry = decode_entry(seed, buffer, position)
         yield entry
         position += entry.size
+
+
+def without_kinds(frames: Buffer, kinds: frozenset[int]) -> Buffer:
+    """Return whole, good frames without those of some kinds, none of which hold records."""
+    view, position, kept = memoryview(frames), 0, []
+    while position < len(view):
+        size, kind = int.from_bytes(view[position + 4 : position + 8], "big"), view[position + 9]
+        if kind not in kinds:
+            kept.append(view[position : position + size])
+        position += size
+    return frames if sum(map(len, kept)) == len(view) else b"".join(kept)
 
 
 def checked_entries(buffer: Buffer) -> Iterator[Entry]:

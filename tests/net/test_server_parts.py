@@ -29,6 +29,8 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
+from loghouse.protocol.entry import EntryKind, decode_entries, make_entry
+from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import CancelReceived, CreditReceived, RequestReceived
 from loghouse.replica.api import Fetched
 from loghouse.shares import Shares
@@ -49,6 +51,7 @@ class ServerCase(SynchronousTestCase):
         self.before_body = []  # what checks a request by its header
         self.session = SimpleNamespace(
             is_closed=False,
+            peer=Hello(role=LinkRole.CLIENT),
             served=SimpleNamespace(open={}),
             answer=lambda stream, reply: self.outcomes.append((stream, reply)),
             refuse=lambda stream, error: self.outcomes.append((stream, type(error))),
@@ -190,6 +193,40 @@ class ReadTests(ServerCase):
         self.assertEqual([one[0] for one in self.reads], [1, 3])
         self.read(1)
         self.assertEqual([stream for stream, _ in self.outcomes], [3])
+
+
+class OldClientTests(ServerCase):
+    """Clients whose Hello does not list the later kinds of entry."""
+
+    def frame(self, kind, payload=b"", records=0):
+        return make_entry(
+            7, index=1, term=1, kind=kind, base_offset=0, timestamp=1, record_count=records, payload=payload
+        ).frame
+
+    def sent(self, kinds):
+        """What a client that lists these kinds gets of three entries, the one in the middle a birth."""
+        self.session.peer = Hello(role=LinkRole.CLIENT, entry_kinds=kinds)
+        server = BinarySession(self.server._server, self.link, self.identity)
+        frames = [
+            self.frame(EntryKind.RECORDS, b"abc", 1),
+            self.frame(EntryKind.BIRTH, b"birth"),
+            self.frame(EntryKind.NOOP),
+        ]
+        server._frames_read(Fetched(frames=b"".join(frames), next_offset=1), 3, is_follow=False)
+        stream, reply = self.outcomes.pop()
+        self.assertEqual((stream, reply.next_offset), (3, 1))
+        return [frame in bytes(reply.frames) for frame in frames], bytes(reply.frames)
+
+    def test_left_out(self):
+        """Entries that such a client could not read are left out; they hold no records."""
+        found, frames = self.sent(bytes([1, 2, 3, 4, 5]))
+        self.assertEqual(found, [True, False, True])
+        self.assertEqual(len(list(decode_entries(7, frames))), 2)
+        self.assertEqual(self.sent(b"")[0], [True, False, True])
+
+    def test_sent(self):
+        """Who lists them gets everything as it is."""
+        self.assertEqual(self.sent(bytes(EntryKind))[0], [True, True, True])
 
 
 class FollowTests(ServerCase):
