@@ -67,7 +67,7 @@ class ServerCase(SynchronousTestCase):
             bounds=lambda: succeed(SimpleNamespace(lowest=1, next_offset=2)),
             propose=lambda *proposal: self.proposals.append(proposal),
         )
-        node = SimpleNamespace(name="n1", logs={1: self.log}, log=lambda name: self.log)
+        node = SimpleNamespace(name="n1", logs={1: self.log}, log=self.find)
         gate = Gate(node, None, clock=lambda: 0.0)
         self.is_allowed = True
         self.patch(Gate, "check_permission", self.check)
@@ -81,6 +81,11 @@ class ServerCase(SynchronousTestCase):
         server = BinaryServer(gate=gate, scheduler=self.clock, appends=appends, shares=self.shares)
         self.identity = Identity(subject="root", expires_at=0.0)
         self.server = BinarySession(server, self.link, self.identity)
+
+    def find(self, name):
+        if name.startswith("group "):
+            raise UnknownLogError(name)
+        return self.log
 
     def check(self, *what):
         self.checks.append(what)
@@ -322,7 +327,7 @@ class WorkTests(ServerCase):
         self.assertEqual(self.checks[-1], (self.identity, "*", None))
 
     def test_what_is_asked(self):
-        """The policy is asked about the log and the action; about any log where there is none."""
+        """The policy is asked about the log and the action; about anything at all where there is none."""
         self.ask(1, Bounds())
         self.ask(2, Bounds(), group=9)
         self.ask(3, Fetch(offset=1))
@@ -330,7 +335,7 @@ class WorkTests(ServerCase):
             self.checks,
             [
                 (self.identity, "default", Action.CONSUME),
-                (self.identity, "*", Action.CONSUME),
+                (self.identity, "*", None),
                 (self.identity, "default", Action.CONSUME),
                 (self.identity, "default", Action.CONSUME),
             ],
@@ -342,12 +347,13 @@ class WorkTests(ServerCase):
         for request, group, expected in (
             (Produce, 1, ("default", Action.PRODUCE)),
             (Fetch, 1, ("default", Action.CONSUME)),
-            (Bounds, 9, ("*", Action.CONSUME)),
-            (Describe, 1, ("default", None)),
+            (Describe, 1, ("*", None)),
         ):
             check(request, group, MIB)
             self.assertEqual(self.checks.pop(), (self.identity, *expected))
             self.assertEqual(self.shares.bodies.held_by("root") > 0, True)
+        self.assertRaises(UnknownLogError, check, Bounds, 9, MIB)
+        self.assertEqual(self.checks.pop(), (self.identity, "*", None))
         self.server.link_lost()
         self.assertEqual(self.shares.bodies.held, 0)
 
