@@ -16,7 +16,7 @@ from loghouse.errors import (
     UnknownLogError,
 )
 from loghouse.node.catalogue_log import CHANGES_TRIED_MAX, RETRY_SECONDS, CatalogueLog
-from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.entry import EntryKind, make_entry
 from loghouse.replica.api import Appended, Fetched, LogBounds
 from tests.test_named_logs import NamedLogsCase
@@ -86,7 +86,7 @@ class PlayedLog:
             failed(ExpectOffsetError(proposal.expect_offset, len(self.values)))
             return
         offset = len(self.values)
-        self.add(Record.FromString(bytes(proposal.payload)[2:]).value)
+        self.add(decode_batch(proposal.payload, 0).records[0].value)
         appended(Appended(base_offset=offset, record_count=1, timestamp=1, index=offset + 1, term=1))
 
 
