@@ -91,15 +91,16 @@ def run_status(args: argparse.Namespace) -> int | None:
             return ExitCode.OK if can_append(status) else ExitCode.UNAVAILABLE
         gone = threading.Event()
         watch_reader(gone.set)
-        watch(log, args.json, gone.wait)
+        watch(log, args.json, gone.wait, args.log)
     return None
 
 
-def watch(log: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
+def watch(log: Client, as_json: bool, wait: Callable[[float], bool], name: str = "") -> None:
     """Show the status again and again; a node that is away for a while is no reason to stop.
 
     Args:
         wait: Waits so many seconds; True when there is nobody to show it to any more.
+        name: The log's; empty for the default one.
     """
     while True:
         try:
@@ -109,7 +110,7 @@ def watch(log: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
         else:
             if not as_json and sys.stdout.isatty():
                 sys.stdout.write(CLEAR_SCREEN)
-            show(status, as_json, log.log_name)
+            show(status, as_json, name)
             if not as_json:
                 write_line()
             sys.stdout.flush()

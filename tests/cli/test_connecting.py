@@ -118,7 +118,9 @@ class StatusTests(SaidCase):
 
         self.patch(cluster, "connect", connect)
         self.patch(servers, "connect", connect)
-        self.patch(cluster, "show", lambda status, as_json: cluster.write_line(f"{status} {as_json}"))
+        self.patch(
+            cluster, "show", lambda status, as_json, log: cluster.write_line(f"{status} {as_json}{log}")
+        )
         self.patch(cluster, "can_append", lambda status: status == "good")
 
     def test_once(self):
@@ -128,7 +130,7 @@ class StatusTests(SaidCase):
                 self.made.clear()
                 self.answers = [status]
                 codes = []
-                args = SimpleNamespace(watch=False, json=as_json)
+                args = SimpleNamespace(watch=False, json=as_json, log="")
                 out, _ = self.said(lambda args=args, codes=codes: codes.append(cluster.run_status(args)))
                 self.assertEqual((codes, out), ([code], f"{status} {as_json}\n"))
                 self.assertEqual(self.made, [True, "status"])
@@ -149,9 +151,9 @@ class StatusTests(SaidCase):
         self.patch(cluster, "threading", SimpleNamespace(Event=Gone))
         self.patch(cluster, "watch_reader", lambda on_gone: None)
         codes = []
-        args = SimpleNamespace(watch=True, json=False)
+        args = SimpleNamespace(watch=True, json=False, log=" orders")
         out, err = self.said(lambda: codes.append(cluster.run_status(args)))
-        self.assertEqual((codes, out), ([None], "good False\n\nbad False\n\n"))
+        self.assertEqual((codes, out), ([None], "good False orders\n\nbad False orders\n\n"))
         self.assertEqual(err, "loghouse cluster: away\nloghouse cluster: ?\n")
         self.assertEqual(waits, [cluster.WATCH_SECONDS] * 4)
 

@@ -48,13 +48,15 @@ class DirectoryTests(CommandCase):
                     for value in batch.values()
                 ]
 
+        loop = asyncio.new_event_loop()  # `asyncio.run` would leave the tests behind it without theirs
+        self.addCleanup(loop.close)
         for offset, end, values in (
             (0, 1, [b"one"]),
             (1, 3, [b"two", b"three"]),
             (0, 3, [b"one", b"two", b"three"]),
             (2, 2, []),
         ):
-            self.assertEqual(asyncio.run(read(offset, end)), values, (offset, end))
+            self.assertEqual(loop.run_until_complete(read(offset, end)), values, (offset, end))
 
     def test_beside_the_writer(self):
         """A directory that a program writes is read along, but not written by another."""
