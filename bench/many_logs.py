@@ -201,7 +201,7 @@ def idle(table: Table, folder: Path, _: int) -> None:
     host.stop()
 
 
-PARTS: dict[str, Any] = {"busy": busy, "alone": alone, "idle": idle}
+PARTS: dict[str, Any] = {"idle": idle, "busy": busy, "alone": alone}  # memory first: it comes back late
 
 
 def main() -> None:
