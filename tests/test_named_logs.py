@@ -236,6 +236,22 @@ class EndTests(NamedLogsCase):
         self.created()
         self.refused(self.node.log_administration.delete("default", by="root"), InvalidRequestError)
 
+    def test_limits(self):
+        """A log that may not grow faster refuses what is more, for a while; 0 lifts that."""
+        self.created()
+        alter = self.node.log_administration.alter
+        self.result(alter("orders", {"append_bytes_per_second_max": 10, "record_bytes_max": 7}, by="root"))
+        self.assertEqual(self.node.log("orders").record_size_max, 7)
+        self.append_to("orders", bytes(25))
+        proposal = Proposal(payload=b"x", record_count=1)
+        text = self.refused(proposing(self.node.log("orders").propose, proposal), ResourceExhaustedError)
+        self.assertIn("log orders: grows by at most 10 bytes a second", text)
+        self.monotonic += 3.0
+        self.assertEqual(self.append_to("orders", b"x"), 1)
+        self.append_to("orders", bytes(100))
+        self.result(alter("orders", {"append_bytes_per_second_max": 0}, by="root"))
+        self.assertEqual(self.append_to("orders", b"x"), 3)
+
     def test_alter(self):
         """Altered retention comes into force in the log itself; of the default log, too."""
         self.created()

@@ -126,7 +126,7 @@ class LogService:
             raise InvalidRequestError("record", "is missing; an append needs one")
         record = request.record
         record.ClearField("offset")  # ours to give
-        check_record_size(record.ByteSize(), self._gate.record_size_max)
+        check_record_size(record.ByteSize(), self._gate.record_size_max_of(log))
         payload = log_pb2.RecordBatch(records=[record]).SerializeToString()
         return self._append(log, call, request, payload, 1, _record_answer)
 
@@ -146,7 +146,7 @@ class LogService:
         log = call.find_log(request.log, request.group)
         batch = request.batch
         payload_crc = request.batch_crc if request.HasField("batch_crc") else None
-        steps = self._gate.check_batch(batch, request.record_count, request.codec, payload_crc)
+        steps = self._gate.check_batch(log, batch, request.record_count, request.codec, payload_crc)
         try:
             for _ in steps:
                 await self._check_on(call.subject, steps)

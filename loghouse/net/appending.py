@@ -191,7 +191,7 @@ class Appends:
         if append.deadline < self._deadlines.due:
             self._deadlines.watch(append.deadline)
         steps = appender.check_batch(
-            request.batch, request.record_count, request.attributes & CODEC_MASK, request.batch_crc
+            log, request.batch, request.record_count, request.attributes & CODEC_MASK, request.batch_crc
         )
         try:
             for _ in steps:

@@ -86,6 +86,10 @@ class LogLike(Protocol):
         """The log's `frame_seed`, to check fetched frames with."""
 
     @property
+    def record_size_max(self) -> int:
+        """Bytes that one of its records may have; 0: as many as the node takes."""
+
+    @property
     def leader_name(self) -> str:
         """The name of the node that leads, as far as this one knows; else empty."""
 

@@ -7,9 +7,8 @@ count, may the caller do this, is there such a log, is the batch what it says. A
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -31,7 +30,7 @@ from loghouse.errors import (
 from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
 from loghouse.node.api import LogDescription, LogLike, NodeLike
 from loghouse.protocol.checking import check_steps
-from loghouse.protocol.entry import CATALOGUE_LOG, DEFAULT_LOG
+from loghouse.protocol.entry import CATALOGUE_LOG, DEFAULT_LOG, Buffer
 from loghouse.replica.api import Proposal
 from loghouse.replica.coalescing import Share, may_share
 
@@ -46,7 +45,7 @@ class Gate:
     Attributes:
         node: What is asked once a request has passed.
         authorizer: The policy.
-        check_batch: `checking.check_steps` with the node's own limit for a record, `record_size_max`.
+        record_size_max: Bytes that a record of any log may have.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Gate:
         self.node = node
         self.authorizer = authorizer
         self.record_size_max = record_size_max  # bytes one record may have
-        self.check_batch = partial(check_steps, record_size_max)
         self._clock = clock  # seconds since the epoch
         # Raises IdentityError for a certificate that is denied, or whose CA was removed. None where
         # connections look at their own certificates by the second.
@@ -135,6 +133,16 @@ class Gate:
             if action == Action.ADMIN:
                 self.check_permission(identity, ANY_OBJECT, action)
             raise
+
+    def record_size_max_of(self, log: LogLike) -> int:
+        """Return how many bytes a record of a log may have: by the node's limit or its own."""
+        return min(self.record_size_max, log.record_size_max or self.record_size_max)
+
+    def check_batch(
+        self, log: LogLike, payload: Buffer, record_count: int, codec: int, payload_crc: int | None
+    ) -> Iterator[int]:
+        """Check a batch for a log, in steps. See `checking.check_steps`."""
+        return check_steps(self.record_size_max_of(log), payload, record_count, codec, payload_crc)
 
     def find_log(self, identity: Identity, name: str, action: Action, group: int = 0) -> LogLike:
         """Return the log of that name (empty: the default one), if the caller may do this on it.

@@ -11,7 +11,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from loghouse.catalogue.records import CataloguedLog, LogSettings
-from loghouse.errors import NotLeaderError, RequestError, UnavailableError, UnknownLogError
+from loghouse.errors import (
+    NotLeaderError,
+    RequestError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnknownLogError,
+)
 from loghouse.node.administration import Administration, LogHost
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.reads import LogReads, reads_of
@@ -25,7 +31,7 @@ from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Propo
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.scheduling import Cancellable
-from loghouse.shares import Budget
+from loghouse.shares import Budget, Growth
 
 STAND_TICKS: Final = 10
 """How long the first replica of a new log stands for election: the others may be born a moment later."""
@@ -64,6 +70,9 @@ class ServedLog:
         self.replica: Replica | None = None
         self.reads: LogReads | None = None  # reads that copy, for clients and other nodes; set with it
         self.catalogued: CataloguedLog | None = None  # what the catalogue says of it; None where it is older
+        self.record_size_max = 0  # bytes that its records may have, by the catalogue; 0: as the node says
+        self._growth: Growth | None = None  # how fast it may grow, by the catalogue; None: as fast as it can
+        self._monotonic = monotonic  # fixed
         self._is_gone = False  # set once, by `retire`: the log was deleted
         self._stand_ticks = 0  # how long this node goes on to stand for election; counts down
         self._waiters = Waiters(waiting)  # readers at the end of the log; woken by each commit
@@ -85,6 +94,11 @@ class ServedLog:
     def placed(self, log: CataloguedLog) -> None:
         """Take what the catalogue says of the log."""
         self.catalogued = log
+        settings = log.settings
+        self.record_size_max = settings.record_bytes_max
+        rate = settings.append_bytes_per_second_max
+        if rate != (self._growth.rate if self._growth is not None else 0):
+            self._growth = Growth(rate) if rate else None
         self._remote.replica_names = [replica.node for replica in log.replicas]
 
     def stand(self) -> None:
@@ -246,9 +260,11 @@ class ServedLog:
         node, replica = self._node, self.replica
         if node.is_ending:
             failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
-        elif replica is not None and replica.leads:
-            replica.propose(proposal, appended, failed)
-        elif node.forwarder is None or (self.driver is None and not self._remote.is_known):
+        elif (
+            (replica is not None and replica.leads)
+            or node.forwarder is None
+            or (self.driver is None and not self._remote.is_known)
+        ):
             self.propose_here(proposal, appended, failed)
         else:
             forwarded = node.forwarder.propose(self.leader_name, self.group, proposal)
@@ -260,7 +276,10 @@ class ServedLog:
 
     def propose_here(self, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Append a batch if this node leads; never passes it on."""
-        if self.replica is not None:
+        if self._growth is not None and not self._growth.take(len(proposal.payload), self._monotonic()):
+            limit = f"grows by at most {self._growth.rate} bytes a second"
+            failed(ResourceExhaustedError(f"log {self.name}", f"{limit}; nothing was appended, send slower"))
+        elif self.replica is not None:
             self.replica.propose(proposal, appended, failed)
         else:
             leader = self.leader_name

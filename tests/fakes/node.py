@@ -158,6 +158,7 @@ class FakeNode:
     disk_uuid = b"1" * 16
     is_writable = True
     is_mute = False
+    record_size_max = 0
     failure = None
     knows_producers = False  # whether it refuses those that are not registered, and finds their batches again
 

@@ -41,6 +41,7 @@ class LineTests(SynchronousTestCase):
         proposed, threads = [], []
         log = SimpleNamespace(
             group=1,
+            record_size_max=0,
             leader_name="a",
             propose=lambda proposal, appended, failed: proposed.append(proposal.record_count),
         )
@@ -92,6 +93,7 @@ class AnswerTests(SynchronousTestCase):
     def log(self, group=1, leader="a"):
         return SimpleNamespace(
             group=group,
+            record_size_max=0,
             leader_name=leader,
             propose=lambda proposal, *outcome: self.proposals.append((proposal, *outcome)),
         )
@@ -206,7 +208,7 @@ class BugTests(SynchronousTestCase):
         session = SimpleNamespace(
             is_closed=False, refuse=lambda stream, error: refused.append((stream, type(error)))
         )
-        log = SimpleNamespace(group=1, leader_name="a", propose=None)
+        log = SimpleNamespace(group=1, record_size_max=0, leader_name="a", propose=None)
         appender = Appender(gate(), soon=lambda work: work(), scheduler=Clock(), in_thread=maybeDeferred)
         appends = Appends(appender, Link(), session, "root")
         self.addCleanup(appends.close)
@@ -226,7 +228,10 @@ class RefusedTests(SynchronousTestCase):
             refuse=lambda stream, error: self.refused.append((stream, type(error).__name__, str(error))),
         )
         self.log = SimpleNamespace(
-            group=1, leader_name="a", propose=lambda proposal, *outcome: self.proposed.append(proposal)
+            group=1,
+            record_size_max=0,
+            leader_name="a",
+            propose=lambda proposal, *outcome: self.proposed.append(proposal),
         )
         self.bodies = Ledger(Quota("bytes", 8 * HOLDING_STEP, HOLDING_STEP))
         self.appender = Appender(
@@ -292,7 +297,10 @@ class DeadlineTests(SynchronousTestCase):
         self.answered = []
         self.proposals = []  # what each proposal's outcome is told to
         self.log = SimpleNamespace(
-            group=1, leader_name="a", propose=lambda *proposal: self.proposals.append(proposal)
+            group=1,
+            record_size_max=0,
+            leader_name="a",
+            propose=lambda *proposal: self.proposals.append(proposal),
         )
         self.bodies = Ledger(BODIES)
         appender = Appender(

@@ -60,6 +60,7 @@ class ServerCase(SynchronousTestCase):
         self.link = SimpleNamespace(is_writable=True, session=self.session, flush=self.flush)
         self.log = SimpleNamespace(
             group=1,
+            record_size_max=0,
             name="default",
             leader_name="n1",
             fetch=self.fetch,
