@@ -1,13 +1,15 @@
 """Following and changing the catalogue's log, which the test plays; and who is answered at a stop."""
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.catalogue import catalogue as catalogue_module
-from loghouse.catalogue.records import CataloguedNode, NodeSet, encode_record
+from loghouse.catalogue.records import CataloguedNode, LogDeleted, NodeSet, decode_record, encode_record
 from loghouse.errors import (
+    EntryDamagedError,
     ExpectOffsetError,
     NotSupportedError,
     OffsetOutOfRangeError,
@@ -15,9 +17,12 @@ from loghouse.errors import (
     UnavailableError,
     UnknownLogError,
 )
+from loghouse.limits import KIB
+from loghouse.node import catalogue_log
 from loghouse.node.catalogue_log import CHANGES_TRIED_MAX, RETRY_SECONDS, CatalogueLog
 from loghouse.protocol.batch import decode_batch, encode_batch
-from loghouse.protocol.entry import EntryKind, make_entry
+from loghouse.protocol.compression import compress
+from loghouse.protocol.entry import Codec, EntryKind, make_entry
 from loghouse.replica.api import Appended, Fetched, LogBounds
 from tests.test_named_logs import NamedLogsCase
 
@@ -39,6 +44,10 @@ class PlayedLog:
         self.waiting = []
         self.overtaking = 0  # how many appends others are quicker with
         self.problem = None  # what the next requests are refused with
+        self.back = 0  # how many records before the asked one a fetch begins
+        self.asked = []  # each fetch, as (offset, size_max)
+        self.proposals = []
+        self.trims = []  # each as (offset, Deferred)
 
     def add(self, value):
         self.values.append(value)
@@ -54,6 +63,7 @@ class PlayedLog:
         return done
 
     def fetch(self, offset, size_max):
+        self.asked.append((offset, size_max))
         if self.problem is not None:
             return fail(self.problem)
         if offset < self.lowest:
@@ -69,7 +79,7 @@ class PlayedLog:
                 timestamp=1,
                 payload=encode_batch([Record(value=self.values[at])]),
             ).frame
-            for at in range(offset, len(self.values))
+            for at in range(max(offset - self.back, 0), len(self.values))
         )
         return succeed(Fetched(frames=frames, next_offset=len(self.values)))
 
@@ -78,7 +88,12 @@ class PlayedLog:
             return fail(self.problem)
         return succeed(LogBounds(lowest=self.lowest, next_offset=len(self.values)))
 
+    def trim(self, offset):
+        self.trims.append((offset, Deferred()))
+        return self.trims[-1][1]
+
     def propose(self, proposal, appended, failed):
+        self.proposals.append(proposal)
         if self.overtaking:
             self.overtaking -= 1
             self.add(encode_record(node_set(f"other-{self.overtaking}")))
@@ -118,10 +133,12 @@ class ChangeTests(CatalogueLogCase):
     def test_change(self):
         """A change is in, and known, when it is answered; what is there already is not done again."""
         done, _ = self.change("n1")
-        self.assertTrue(self.successResultOf(done))
+        self.assertIs(self.successResultOf(done), True)
         self.assertEqual(list(self.followed.catalogue.nodes), ["n1"])
+        [proposal] = self.log.proposals
+        self.assertEqual((proposal.record_count, proposal.expect_offset, proposal.subject), (1, 0, "node n1"))
         done, _ = self.change("n1")
-        self.assertFalse(self.successResultOf(done))
+        self.assertIs(self.successResultOf(done), False)
         self.assertEqual(len(self.log.values), 1)
 
     def test_overtaken(self):
@@ -136,8 +153,9 @@ class ChangeTests(CatalogueLogCase):
         """Who is overtaken all the time is told so, and nothing was done."""
         self.log.overtaking = CHANGES_TRIED_MAX
         done, seen = self.change("n1")
-        self.failureResultOf(done, UnavailableError)
-        self.assertEqual(len(seen), CHANGES_TRIED_MAX)
+        error = self.failureResultOf(done, UnavailableError).value
+        text = "others change the catalogue all the time; nothing was done, try again"
+        self.assertEqual((str(error), len(seen), CHANGES_TRIED_MAX), (text, 16, 16))
         self.assertNotIn("n1", self.followed.catalogue.nodes)
 
     def test_one_at_a_time(self):
@@ -155,7 +173,37 @@ class ChangeTests(CatalogueLogCase):
             self.log, "propose", lambda proposal, appended, failed: failed(OutcomeUnknownError("cut off"))
         )
         done, _ = self.change("n1")
-        self.assertIn("nothing is done twice", str(self.failureResultOf(done, OutcomeUnknownError).value))
+        error = self.failureResultOf(done, OutcomeUnknownError).value
+        text = "the catalogue may or may not have it: cut off; ask again, nothing is done twice"
+        self.assertEqual(str(error), text)
+
+    def test_applied_first(self):
+        """A change is answered when it is applied here, not before; the next one waits for that."""
+        self.log.problem = UnavailableError("stopping")
+        self.patch(self.log, "bounds", lambda: succeed(LogBounds(lowest=0, next_offset=0)))
+        first, _ = self.change("n1")
+        second, seen = self.change("n2")
+        self.assertEqual((len(self.log.values), seen), (1, []))
+        self.assertNoResult(first)
+        self.log.problem = None
+        self.clock.advance(0.5)
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual(seen, [["n1"]])
+
+    def test_catch_up(self):
+        """Caught up is who has applied all that the log's leader has."""
+        self.successResultOf(Deferred.fromCoroutine(self.followed.catch_up()))
+        self.log.problem = UnavailableError("stopping")
+        self.log.add(encode_record(node_set("n1")))
+        for next_offset, is_there in ((0, True), (1, False)):
+            bounds = LogBounds(lowest=0, next_offset=next_offset)
+            self.patch(self.log, "bounds", lambda bounds=bounds: succeed(bounds))
+            done = Deferred.fromCoroutine(self.followed.catch_up())
+            self.assertIs(done.called, is_there)
+        self.log.problem = None
+        self.clock.advance(0.5)
+        self.successResultOf(done)
 
 
 class FollowTests(CatalogueLogCase):
@@ -173,18 +221,92 @@ class FollowTests(CatalogueLogCase):
         self.log.problem = UnavailableError("stopping")
         self.log.add(encode_record(node_set("n1")))
         self.assertEqual(self.changes, [])
+        self.assertEqual(self.log.asked, [(0, 512 * KIB)])
         self.log.problem = None
-        self.clock.advance(RETRY_SECONDS)
+        self.clock.advance(0.49)
+        self.assertEqual(len(self.log.asked), 1)
+        self.clock.advance(0.02)
         self.assertEqual(list(self.followed.catalogue.nodes), ["n1"])
+
+    def test_said_once(self):
+        """Why the log cannot be read is logged once, while it is the same."""
+        events = []
+        self.patch(CatalogueLog, "logger", Logger(observer=events.append))
+        self.log.problem = EntryDamagedError("damaged")
+        self.log.add(encode_record(node_set("n1")))
+        self.clock.pump([0.5] * 3)
+        self.log.problem = EntryDamagedError("damaged elsewhere")
+        self.clock.pump([0.5] * 2)
+        self.assertEqual([event["error"] for event in events], ["damaged", "damaged elsewhere"])
+        self.assertEqual(events[0]["log_format"], "the catalogue cannot be read here: {error}")
+        self.assertEqual(len(self.log.asked), 6)
+        self.log.problem = UnavailableError("stopping")
+        self.clock.advance(0.5)
+        self.assertEqual(len(events), 2)
+
+    def test_unexpected(self):
+        """An error that nobody expected is logged as one, and ends the following."""
+        self.log.problem = ValueError("broken")
+        self.log.add(encode_record(node_set("n1")))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.clock.advance(5)
+        self.assertEqual(len(self.log.asked), 1)
+
+    def test_seen_before(self):
+        """A fetch may begin before the record that was asked for: what is known is passed over."""
+        self.log.back = 1
+        for name in ("n1", "n2", "n3"):
+            self.log.add(encode_record(node_set(name)))
+        self.assertEqual(list(self.followed.catalogue.nodes), ["n1", "n2", "n3"])
+        self.assertEqual([offset for offset, _ in self.log.asked], [0, 1, 2])
+
+    def test_says_nothing(self):
+        """A record that does not fit is logged, and passed over."""
+        events = []
+        self.patch(CatalogueLog, "logger", Logger(observer=events.append))
+        self.log.add(encode_record(node_set("n1")))
+        self.log.add(encode_record(LogDeleted(group=99)))
+        self.log.add(encode_record(node_set("n2")))
+        [event] = events
+        self.assertEqual((event["offset"], event["why"]), (1, "there is no group 99"))
+        self.assertEqual(event["log_format"], "record {offset} of the catalogue says nothing: {why}")
+        self.assertEqual(self.followed.catalogue.next_offset, 3)
+
+    def test_out_of_range(self):
+        """An end below the asked offset does not lead back; a beginning above it leads there."""
+        for name in ("n1", "n2"):
+            self.log.add(encode_record(node_set(name)))
+        self.log.problem = OffsetOutOfRangeError(2, 1, 2)
+        self.log.add(encode_record(node_set("n3")))
+        self.log.problem = OffsetOutOfRangeError(2, 5, 9)
+        self.clock.advance(0.49)
+        self.assertEqual([offset for offset, _ in self.log.asked], [0, 1, 2])
+        self.patch(self.log, "wait_for", lambda offset: succeed(None))
+        self.clock.advance(0.02)
+        self.clock.advance(0.5)
+        self.assertEqual([offset for offset, _ in self.log.asked], [0, 1, 2, 2, 5])
 
     def test_later_version(self):
         """A record that this version does not know ends the following, and every change from here."""
-        self.log.add(b'{"kind":"log folded"}')
+        events = []
+        self.patch(CatalogueLog, "logger", Logger(observer=events.append))
+        self.log.problem = UnavailableError("stopping")
         self.log.add(encode_record(node_set("n1")))
-        self.assertEqual(self.followed.catalogue.next_offset, 0)
-        self.assertIn("'log folded'", self.followed.problem)
+        self.log.add(b'{"kind":"log folded"}')
+        self.log.add(encode_record(node_set("n2")))
+        self.log.problem = None
+        self.clock.advance(0.5)
+        self.assertEqual((self.followed.catalogue.next_offset, len(self.changes)), (1, 1))
+        problem = self.followed.problem
+        self.assertIn("'log folded'", problem)
+        self.assertTrue(problem.startswith("record 1 of the catalogue: "), problem)
+        self.assertTrue(problem.endswith("; upgrade this node"), problem)
+        self.assertEqual([event["problem"] for event in events], [problem])
+        count = len(self.log.asked)
+        self.clock.advance(5)
+        self.assertEqual(len(self.log.asked), count)
         done, _ = self.change("n2")
-        self.failureResultOf(done, NotSupportedError)
+        self.assertEqual(str(self.failureResultOf(done, NotSupportedError).value), problem)
 
     def test_trimmed(self):
         """Where the beginning is trimmed it goes on at the checkpoint."""
@@ -209,7 +331,114 @@ class FollowTests(CatalogueLogCase):
         given_up.addErrback(lambda _: None)
         given_up.cancel()
         self.followed.stop()
-        self.failureResultOf(waiting, UnavailableError)
+        error = self.failureResultOf(waiting, UnavailableError).value
+        self.assertEqual(str(error), "the node is stopping; try another node")
+        self.log.add(encode_record(node_set("n1")))
+        self.clock.advance(5)
+        self.assertEqual((self.log.asked, self.changes), ([], []))
+
+    def test_stop_before_start(self):
+        """What was not started can be stopped."""
+        CatalogueLog(self.log, node_name="n1", scheduler=self.clock, changed=lambda: None).stop()
+
+    def test_applied(self):
+        """Who waits for a record is told when that one is applied, and after the node has looked at it."""
+        first, second, third, gone = (self.followed.when_applied(offset) for offset in (0, 1, 1, 0))
+        gone.addErrback(lambda failure: self.changes.append(failure.type))
+        self.patch(self.followed, "_changed", gone.cancel)
+        seen = []
+        first.addCallback(lambda _: seen.append(len(self.changes)))
+        self.log.add(encode_record(node_set("n1")))
+        self.assertEqual((seen, self.changes), ([1], [CancelledError]))
+        third.addErrback(lambda _: None)
+        third.cancel()
+        self.assertNoResult(second)
+        self.successResultOf(self.followed.when_applied(0))
+        self.assertNoResult(self.followed.when_applied(1))
+        self.log.add(encode_record(node_set("n2")))
+        self.assertIsNone(self.successResultOf(second))
+
+
+class TidyingTests(CatalogueLogCase):
+    """Checkpoints, and trims to them."""
+
+    def setUp(self):
+        super().setUp()
+        self.patch(catalogue_log, "CHECKPOINT_RECORDS", 2)
+        for name in ("n1", "n2"):
+            self.log.add(encode_record(node_set(name)))
+        self.followed.look(5)
+        self.assertEqual(len(self.log.values), 2)
+
+    def test_others(self):
+        """Only the leader makes checkpoints, and not where it cannot read, or stops."""
+        self.log.add(encode_record(node_set("n3")))
+        for name, value in (("_is_stopped", True), ("problem", "later"), ("_is_tidying", True)):
+            was = getattr(self.followed, name)
+            setattr(self.followed, name, value)
+            self.followed.look(5)
+            setattr(self.followed, name, was)
+        self.log.leader_name = "n2"
+        self.followed.look(5)
+        self.assertEqual(len(self.log.values), 3)
+        self.log.leader_name = "n1"
+        self.followed.look(5)
+        self.assertEqual(len(self.log.values), 4)
+
+    def test_checkpoint(self):
+        """More records than that are followed by a checkpoint; the next look trims to it, once."""
+        self.log.add(encode_record(node_set("n3")))
+        self.followed.look(5)
+        checkpoint = decode_record(self.log.values[3])
+        self.assertEqual((checkpoint.offset, checkpoint.at, checkpoint.by), (3, 5, "node n1"))
+        self.assertEqual(self.log.trims, [])
+        self.followed.look(6)
+        self.followed.look(6)
+        [(offset, done)] = self.log.trims
+        self.assertEqual(offset, 3)
+        done.callback(None)
+        self.followed.look(7)
+        self.assertEqual((len(self.log.trims), len(self.log.values)), (1, 4))
+        self.log.add(encode_record(node_set("n4")))
+        self.followed.look(7)
+        self.assertEqual(len(self.log.values), 5)
+        self.log.add(encode_record(node_set("n5")))
+        self.followed.look(7)
+        self.assertEqual(len(self.log.values), 7)
+
+    def test_again(self):
+        """A trim that found no leader is tried again, silently; another error is logged."""
+        self.log.add(encode_record(node_set("n3")))
+        self.followed.look(5)
+        for error in (UnavailableError("no leader"), ValueError("broken")):
+            self.followed.look(5)
+            self.log.trims[-1][1].errback(error)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.followed.look(5)
+        self.assertEqual([offset for offset, _ in self.log.trims], [3, 3, 3])
+
+
+class RecordsTests(SynchronousTestCase):
+    """The records in fetched frames."""
+
+    def test_records(self):
+        """Each record has its offset, whatever the codec; other entries have none."""
+        batches = ((0, [b"a", b"b"], Codec.NONE), (2, [b"c", b"d"], Codec.ZSTD))
+        frames = make_entry(SEED, index=1, term=1, kind=EntryKind.NOOP, base_offset=0, timestamp=1).frame
+        for offset, values, codec in batches:
+            frames += make_entry(
+                SEED,
+                index=2 + offset // 2,
+                term=1,
+                kind=EntryKind.RECORDS,
+                base_offset=offset,
+                record_count=2,
+                timestamp=1,
+                attributes=codec,
+                payload=compress(encode_batch([Record(value=value) for value in values]), codec),
+            ).frame
+        found = list(catalogue_log.records_of(SEED, frames))
+        self.assertEqual(found, [(0, b"a"), (1, b"b"), (2, b"c"), (3, b"d")])
 
 
 class StrayTests(NamedLogsCase):
