@@ -156,6 +156,8 @@ class OrderTests(AdministrationCase):
     def test_not_joined(self):
         """Who has not joined does nothing, whatever the order, and has no status."""
         self.log.driver = None
+        self.failureResultOf(self.do(AdminOperation.TRIM), NotLeaderError)  # the log is on other nodes
+        self.log.leader_name = ""
         for operation in AdminOperation:
             error = self.failureResultOf(self.do(operation, "n2"), UnavailableError).value
             self.assertIn("has not joined its cluster yet; nothing was done", str(error))
