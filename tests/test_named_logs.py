@@ -2,6 +2,8 @@
 
 import os
 
+from twisted.internet.defer import Deferred
+
 from loghouse.catalogue.records import LogSettings
 from loghouse.errors import (
     DiskFailedError,
@@ -15,6 +17,7 @@ from loghouse.limits import MIB
 from loghouse.node import catalogue_log
 from loghouse.node.api import proposing
 from loghouse.node.catalogue_log import records_of
+from loghouse.protocol.entry import frame_seed
 from loghouse.replica.api import Proposal
 from tests.test_node import NodeTestCase
 
@@ -206,6 +209,56 @@ class DamageTests(NamedLogsCase):
         self.created()
         self.node.log("_catalog").fatal(EntryDamagedError("damaged"))
         self.assertEqual(len(self.fatal), 1)
+
+
+class ServedTests(NamedLogsCase):
+    """Which logs a node serves, and under which name it finds them."""
+
+    def test_serve(self):
+        """A log that is served is found by group and name, and checks what is fetched from others."""
+        before = self.node.logs
+        log = self.node.serve("orders", 16)
+        self.assertEqual((before.keys(), self.node.logs.keys()), ({1}, {1, 16}))
+        self.assertIs(self.node.log("orders"), log)
+        self.assertIs(self.node.logs[16], log)
+        self.assertEqual(log.seed, frame_seed(self.node.cluster_uuid, 16))
+        self.assertEqual((log.name, log.group), ("orders", 16))
+
+    def test_forget(self):
+        """A log that was made again under its name is found when the first one is forgotten."""
+        first = self.node.serve("orders", 16)
+        second = self.node.serve("orders", 17)
+        waiting = first.wait_for(0)
+        self.node.forget(first)
+        self.failureResultOf(waiting, UnknownLogError)
+        self.assertIs(self.node.log("orders"), second)
+        self.assertEqual(self.node.logs.keys(), {1, 17})
+        self.node.forget(second)
+        self.assertRaises(UnknownLogError, self.node.log, "orders")
+
+    def test_before_joining(self):
+        """A node that has not joined has no catalogue, and its logs no seed."""
+        node = self.make()
+        self.assertIsNone(node.catalogue_log)
+        self.assertEqual(node.serve("orders", 16).seed, 0)
+        failure = self.failureResultOf(Deferred.fromCoroutine(node.catch_up_with_logs()), UnavailableError)
+        text = "this node has not joined its cluster yet; try another node"
+        self.assertEqual(str(failure.value), text)
+        self.assertRaises(UnknownLogError, node.log, "audit")
+        node.leader_known(1)
+
+    def test_not_known_yet(self):
+        """A node that does not know all logs yet says so, until the leader of the default log is known."""
+        named = self.node._named
+        named.knows_all = False
+        error = self.assertRaises(UnavailableError, self.node.log, "orders")
+        self.assertEqual(str(error), "this node does not know yet whether log 'orders' exists; try again")
+        asked = []
+        self.patch(named, "find_out", lambda: asked.append(1))
+        self.node.leader_known(16)
+        self.assertEqual(asked, [])
+        self.node.leader_known(1)
+        self.assertEqual(asked, [1])
 
 
 class EndTests(NamedLogsCase):
