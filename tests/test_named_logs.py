@@ -247,6 +247,15 @@ class ServedTests(NamedLogsCase):
         self.assertRaises(UnknownLogError, node.log, "audit")
         node.leader_known(1)
 
+    def test_catch_up(self):
+        """Who has a node know all logs waits until it does."""
+        caught_up = Deferred()
+        self.patch(self.node._named, "catch_up", lambda: caught_up)
+        waiting = Deferred.fromCoroutine(self.node.catch_up_with_logs())
+        self.assertNoResult(waiting)
+        caught_up.errback(UnavailableError("no leader"))
+        self.failureResultOf(waiting, UnavailableError)
+
     def test_not_known_yet(self):
         """A node that does not know all logs yet says so, until the leader of the default log is known."""
         named = self.node._named

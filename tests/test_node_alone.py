@@ -70,6 +70,7 @@ class RetentionTests(NodeTestCase):
         self.events = []
         globalLogPublisher.addObserver(self.events.append)
         node = self.start(retention=retention)
+        node.leader_known(1)  # again
         globalLogPublisher.removeObserver(self.events.append)
         self.stop(node)
 

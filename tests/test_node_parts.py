@@ -24,12 +24,13 @@ from loghouse.limits import NAME_SIZE_MAX
 from loghouse.node import gate as gates
 from loghouse.node import served_log
 from loghouse.node.address_book import AddressBookFile
-from loghouse.node.api import LogDescription, page_of
+from loghouse.node.api import LogDescription, ReplicaState, page_of, servers_of
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.gate import UNEXPECTED, Gate, proposal_alone, refusal_of
 from loghouse.node.options import NoOthers
 from loghouse.node.served_log import ServedLog
-from loghouse.protocol.configuration import Configuration
+from loghouse.protocol.client_messages import DescribedServer
+from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.forward_messages import AdminOperation
 
 ORDER = AdminOrder(operation=AdminOperation.TRIM, number=1)
@@ -494,3 +495,31 @@ class PageTests(SynchronousTestCase):
         ):
             page, following = page_of(logs, after, count_max, lambda name, hidden=hidden: name not in hidden)
             self.assertEqual(("".join(log.name for log in page), following), expected)
+
+
+class ServersTests(SynchronousTestCase):
+    """Which servers hold a log."""
+
+    def test_servers(self):
+        """Those that are known, in the log's order, as voters; who leads is alive."""
+        servers = [
+            DescribedServer(name=f"n{id_}", address=f"n{id_}:1", role=MemberRole.LEARNER, is_leader=True)
+            for id_ in (1, 2, 3, 4)
+        ]
+        replicas = (
+            ReplicaState(node="n3", member=1),
+            ReplicaState(node="n9", member=2, is_alive=True),
+            ReplicaState(node="n2", member=3, is_alive=True),
+            ReplicaState(node="n1", member=4),
+        )
+        log = LogDescription(
+            name="a", group=16, epoch=1, settings=LogSettings(), replicas=replicas, leader="n3"
+        )
+        self.assertEqual(
+            [(one.name, one.role, one.is_leader, one.is_alive) for one in servers_of(log, servers)],
+            [
+                ("n3", MemberRole.VOTER, True, True),
+                ("n2", MemberRole.VOTER, False, True),
+                ("n1", MemberRole.VOTER, False, False),
+            ],
+        )

@@ -51,6 +51,18 @@ class WaitersTests(SynchronousTestCase):
         self.waiters.wake(4)
         self.assertTrue(kept.called)
 
+    def test_left_behind(self):
+        """What those who gave up leave is at most as much as two for each who waits, and some to spare."""
+        kept = [self.waiters.wait_for(offset) for offset in range(10)]
+        lengths = []
+        for offset in range(100, 400):
+            self.waiters.wait_for(offset).addErrback(lambda failure: None).cancel()
+            lengths.append(len(self.waiters._offsets))
+        self.assertEqual(max(lengths), 2 * 11 + 64 + 1)
+        self.assertEqual(min(lengths[100:]), 11)
+        self.waiters.wake(10)
+        self.assertTrue(all(done.called for done in kept))
+
     def test_waking_costs_nothing_for_others(self):
         """However many wait for other offsets, a commit looks at none of them."""
         waiting = [self.waiters.wait_for(1_000_000 + number) for number in range(1000)]
