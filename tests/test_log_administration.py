@@ -308,6 +308,7 @@ class WaitTests(AdministrationCase):
         asked = self.create()
         self.clock.advance(1)
         self.assertNoResult(asked)
+        self.assertEqual(len(self.played.values), 1)
         self.node.logs[16] = self.served
         self.node.membership.configuration = configuration
         self.present = []
