@@ -54,7 +54,7 @@ CORE = (
         ),
         options=(*SLOW_COMMIT, ("writers", 2), ("think_seconds_mean", 0.02), ("pipeline", 4)),
         faults=CHANGING_LEADERS,
-        first_seed=45,
+        first_seed=93,
     ),
     bug(
         "pre-vote-counted",
@@ -124,7 +124,7 @@ CORE = (
             ("crash_points", ("first_commit", "noop_durable")),
         ),
         faults=(*QUIET, ("crash", 3.0), ("crash_point", 1.5)),
-        first_seed=15,
+        first_seed=98,
     ),
     bug(
         "leader-counts-memory",

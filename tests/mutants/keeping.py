@@ -159,6 +159,17 @@ RESET = (
 
 TWICE = (
     bug(
+        "names-not-settled",
+        "found here: a name seen after kill -9 need not be durable",
+        "A start does not sync the directory whose names it builds on.",
+        (
+            "loghouse.storage.opening:Settlement.run",
+            "files.sync_directory(directory)\n    self._if_room(",
+            "self._if_room(",
+        ),
+        by="storage.test_scenes:SceneTests.test_opening",
+    ),
+    bug(
         "one-slot-twice",
         "disk_format.md: two slots for term and vote",
         "Term and vote are written to the first slot twice: one bad sector loses them.",

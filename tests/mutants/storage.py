@@ -45,19 +45,6 @@ STORAGE = (
         faults=CRASHES,
     ),
     bug(
-        "names-not-settled",
-        "found here: a name seen after kill -9 need not be durable",
-        "A start does not sync the directory whose names it builds on.",
-        (
-            "loghouse.storage.opening:Settlement.run",
-            "files.sync_directory(directory)\n    self._if_room(",
-            "self._if_room(",
-        ),
-        options=SMALL,
-        faults=(("disk_error", 2.0), ("crash", 6.0)),
-        first_seed=144,
-    ),
-    bug(
         "replace-without-directory-sync",
         "hashicorp/raft#229, consul#3362",
         "A renamed file is not made durable by its directory.",
