@@ -146,6 +146,7 @@ class FullCluster(Simulation[FullHost]):
     def _counters(self) -> Counter[str]:
         network = self.network
         counters = super()._counters()
+        counters["acknowledged"] = sum(work.acknowledged for work in self._works())
         counters.update(
             {
                 "lost": network.lost,
