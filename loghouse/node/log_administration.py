@@ -251,13 +251,10 @@ class LogAdministration:
         Raises:
             UnavailableError: It takes too long.
         """
-        deadline = self._clocks.monotonic() + seconds_max
-        while not is_so():
+        if not await self._becomes(is_so, seconds_max):
             if self._node.is_ending:
                 raise UnavailableError("the node is stopping; try another node")
-            if self._clocks.monotonic() >= deadline:
-                raise UnavailableError(f"the catalogue takes too long to {what}; nothing was done, try again")
-            await deferLater(self._clocks.scheduler, LOOK_SECONDS)
+            raise UnavailableError(f"the catalogue takes too long to {what}; nothing was done, try again")
 
     async def _until_led(self, log: CataloguedLog) -> None:
         """Wait until a log has a leader that this node knows of.
@@ -265,17 +262,20 @@ class LogAdministration:
         Raises:
             UnavailableError: It takes too long.
         """
-        deadline = self._clocks.monotonic() + LED_SECONDS_MAX
-        while True:
-            served = self._node.logs.get(log.group)
-            if served is not None and served.leader_name:
-                return
-            if self._clocks.monotonic() >= deadline or self._node.is_ending:
-                nodes = ", ".join(one.node for one in log.replicas)
-                raise UnavailableError(
-                    f"log {log.name} is created and has no leader yet; a majority of {nodes} must be up"
-                )
+        if not await self._becomes(lambda: bool(self._leader_of(log.group)), LED_SECONDS_MAX):
+            nodes = ", ".join(log.nodes)
+            raise UnavailableError(
+                f"log {log.name} is created and has no leader yet; a majority of {nodes} must be up"
+            )
+
+    async def _becomes(self, is_so: Callable[[], bool], seconds_max: float) -> bool:
+        """Look now and then whether something is so; False when that takes too long, or the node stops."""
+        deadline = self._clocks.monotonic() + seconds_max
+        while not is_so():
+            if self._node.is_ending or self._clocks.monotonic() >= deadline:
+                return False
             await deferLater(self._clocks.scheduler, LOOK_SECONDS)
+        return True
 
     def catalogue_changed(self, catalogue: Catalogue) -> None:
         """Called whenever the catalogue says more: tell who waits, and see that this node is in it."""
@@ -339,47 +339,44 @@ class LogAdministration:
             raise UnknownLogError(name)  # deleted just now
         return log
 
+    def _leader_of(self, group: int) -> str:
+        served = self._node.logs.get(group)
+        return served.leader_name if served is not None else ""
+
     def _described(self, log: CataloguedLog) -> LogDescription:
-        served, alive = self._node.logs.get(log.group), set(self._alive())
-        leader = served.leader_name if served is not None else ""
-        replicas = self._default_replicas() if log.name == DEFAULT_LOG else log.replicas
+        is_default = log.name == DEFAULT_LOG
         return LogDescription(
             name=log.name,
             group=log.group,
             epoch=log.epoch,
             settings=log.settings,
-            replicas=tuple(
-                ReplicaState(
-                    node=one.node,
-                    member=one.member,
-                    is_leader=one.node == leader,
-                    is_alive=one.node in alive,
-                )
-                for one in replicas
-            ),
-            leader=leader,
+            replicas=self._states(self._default_replicas() if is_default else log.replicas, log.group),
+            leader=self._leader_of(log.group),
             created_at=log.created_at,
         )
 
     def _default(self) -> LogDescription:
         """Describe the default log of a cluster that has no catalogue."""
-        log, alive = self._node.membership, set(self._alive())
-        replicas = tuple(
-            ReplicaState(
-                node=one.node,
-                member=one.member,
-                is_leader=one.node == log.leader_name,
-                is_alive=one.node in alive,
-            )
-            for one in self._default_replicas()
-        )
+        log = self._node.membership
         return LogDescription(
             name=log.name,
             group=log.group,
             epoch=0,
             settings=self._default_settings(),
-            replicas=replicas,
+            replicas=self._states(self._default_replicas(), log.group),
             leader=log.leader_name,
+        )
+
+    def _states(self, replicas: Sequence[PlacedReplica], group: int) -> tuple[ReplicaState, ...]:
+        leader, alive = self._leader_of(group), set(self._alive())
+        return tuple(
+            ReplicaState(
+                node=one.node,
+                member=one.member,
+                is_leader=one.node == leader,
+                is_alive=one.node in alive,
+            )
+            for one in replicas
         )
 
     def _default_replicas(self) -> tuple[PlacedReplica, ...]:
