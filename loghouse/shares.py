@@ -149,34 +149,25 @@ class Budget:
             self.share = self.total // max(1, self._holder_count)
 
 
-class Growth:
-    """How fast one thing may grow: a second's worth at once, then so much a second."""
-
-    def __init__(self, rate: int) -> None:
-        self.rate = rate  # a second
-        self._free_at = 0.0  # when what was taken has had its time
-
-    def take(self, amount: int, now: float) -> bool:
-        """Count an amount, however large; False, and nothing is counted, while a second's worth is owed."""
-        free_at = max(now, self._free_at)
-        if free_at - now >= 1.0:
-            return False
-        self._free_at = free_at + amount / self.rate
-        return True
-
-
 class Pace:
-    """How much the logs of a node do together in a time: one after the other, in the order they ask."""
+    """How much is done in a time, by one log or all of a node: one after the other, as they ask."""
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate  # a second
-        self._free_at = 0.0
+        self.rate = rate  # a second
+        self._free_at = 0.0  # when what was asked for so far has had its time
 
     def due(self, amount: float, now: float) -> float:
         """Return when so much may be done: now, or once what was asked for before has had its time."""
         due = max(now, self._free_at)
-        self._free_at = due + amount / self._rate
+        self._free_at = due + amount / self.rate
         return due
+
+    def take(self, amount: float, now: float) -> bool:
+        """Do so much now, however large; False, and nothing is counted, while a second's worth is owed."""
+        if self._free_at - now >= 1.0:
+            return False
+        self.due(amount, now)
+        return True
 
 
 class Shares:

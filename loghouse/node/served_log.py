@@ -31,7 +31,7 @@ from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Propo
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.scheduling import Cancellable
-from loghouse.shares import Budget, Growth
+from loghouse.shares import Budget, Pace
 
 STAND_TICKS: Final = 10
 """How long the first replica of a new log stands for election: the others may be born a moment later."""
@@ -71,7 +71,7 @@ class ServedLog:
         self.reads: LogReads | None = None  # reads that copy, for clients and other nodes; set with it
         self.catalogued: CataloguedLog | None = None  # what the catalogue says of it; None where it is older
         self.record_size_max = 0  # bytes that its records may have, by the catalogue; 0: as the node says
-        self._growth: Growth | None = None  # how fast it may grow, by the catalogue; None: as fast as it can
+        self._growth: Pace | None = None  # how fast it may grow, by the catalogue; None: as fast as it can
         self._monotonic = monotonic  # fixed
         self._is_gone = False  # set once, by `retire`: the log was deleted
         self._stand_ticks = 0  # how long this node goes on to stand for election; counts down
@@ -92,13 +92,15 @@ class ServedLog:
         replica.start()
 
     def placed(self, log: CataloguedLog) -> None:
-        """Take what the catalogue says of the log."""
+        """Take what the catalogue says of the log; called every second, mostly with what is known."""
+        if log is self.catalogued:
+            return
         self.catalogued = log
         settings = log.settings
         self.record_size_max = settings.record_bytes_max
         rate = settings.append_bytes_per_second_max
         if rate != (self._growth.rate if self._growth is not None else 0):
-            self._growth = Growth(rate) if rate else None
+            self._growth = Pace(rate) if rate else None
         self._remote.replica_names = [replica.node for replica in log.replicas]
 
     def stand(self) -> None:

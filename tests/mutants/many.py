@@ -129,7 +129,7 @@ SHARED = (
         "a-pace-for-each-log",
         "many logs: each reads 64 MiB a second for followers far behind",
         "What one log reads does not put off what the next one reads.",
-        ("loghouse.shares:Pace.due", "self._free_at = due + amount / self._rate", "pass"),
+        ("loghouse.shares:Pace.due", "self._free_at = due + amount / self.rate", "pass"),
         by="test_replica_bounds:ReadAheadTests.test_pace_of_all_logs",
     ),
 )
