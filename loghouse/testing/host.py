@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
@@ -25,13 +26,22 @@ from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.storage.log import Log
 from loghouse.storage.recovery import HARD_STATE_NAME
-from loghouse.testing.checkers import Violation
+from loghouse.testing.checkers import Oracle, Violation
 from loghouse.testing.disk import CHANGING, PowerLossError
 from loghouse.testing.life import Life
 from loghouse.testing.machine import Machine
 from loghouse.testing.run import Run
 from loghouse.testing.watch import Watch
 from loghouse.testing.workload import Answer
+
+
+class LogBooks(Protocol):
+    """What is known of one log: a `Run` for the default one, `named.Books` for each other."""
+
+    oracle: Oracle
+
+    def guarded(self, check: Callable[..., object], *args: Any) -> None:
+        """Ask the oracle; what it finds ends the run."""
 
 
 class Host:
@@ -329,13 +339,23 @@ class Host:
     # --- answers ------------------------------------------------------------------------------
 
     def _fetched(self, fetched: Fetched, offset: int) -> object:
-        """Return the entry that holds `offset`; all that were given out must be the committed ones."""
+        """Return the entry that holds `offset`; see `check_served`."""
         assert self.watch is not None
+        return self.check_served(self.cluster, self.cluster.frame_seed, self.watch.number, fetched, offset)
+
+    def check_served(self, books: LogBooks, seed: int, number: int, fetched: Fetched, offset: int) -> object:
+        """Return the entry that holds `offset`; all that were given out must be the committed ones.
+
+        Args:
+            books: Of the log that was read.
+            seed: Of its frames.
+            number: The member that answered, for what is written down; 0 when that is not known.
+        """
         found = None
-        for entry in decode_entries(self.cluster.frame_seed, fetched.frames):
+        for entry in decode_entries(seed, fetched.frames):
             held = offset if entry.base_offset <= offset < entry.next_offset else entry.base_offset
             if entry.record_count:
-                self.cluster.guarded(self.cluster.oracle.served, self.watch.number, held, entry)
+                books.guarded(books.oracle.served, number, held, entry)
             if held == offset and entry.record_count:
                 found = entry
         if found is None:

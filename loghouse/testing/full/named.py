@@ -7,7 +7,7 @@ oracle as well; its records are read back at the end and must tell of each name 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
@@ -16,7 +16,7 @@ from loghouse.errors import OffsetOutOfRangeError
 from loghouse.node.api import LogDescription, proposing
 from loghouse.node.node import Node
 from loghouse.protocol.configuration import decode_producer
-from loghouse.protocol.entry import EntryKind, decode_entries
+from loghouse.protocol.entry import EntryKind
 from loghouse.raft.ready import Proposal
 from loghouse.replica.api import Fetched
 from loghouse.testing.checkers import Oracle, Violation
@@ -37,15 +37,7 @@ class Books:
         self.oracle = Oracle()
         self.trace = cluster.trace
         self.guarded = cluster.guarded
-        self.crashed = cluster.crashed
         self.seed_of = seed_of  # returns the seed of the log's frames
-
-
-class NamedCluster(Protocol):
-    """What a named log asks of its run."""
-
-    def books_of(self, group: int) -> Books:
-        """Return the books of a group."""
 
 
 class NamedLog:
@@ -189,23 +181,14 @@ class _HostOfLog:
         log = self._log
 
         def told(result: object) -> None:
-            answer(self._checked(result, offset) if isinstance(result, Fetched) else result)
+            books = log.books
+            if isinstance(result, Fetched):
+                result = self._host.check_served(books, books.seed_of(), 0, result, offset)
+            answer(result)
             if isinstance(result, OffsetOutOfRangeError) and 0 <= offset < result.lowest:
-                log.books.guarded(log.books.oracle.not_held, 0, offset)
+                books.guarded(books.oracle.not_held, 0, offset)
 
         return self._order("read", lambda node: node.log(log.name).fetch(offset, 1), told)
-
-    def _checked(self, fetched: Fetched, offset: int) -> object:
-        books, found = self._log.books, None
-        for entry in decode_entries(books.seed_of(), fetched.frames):
-            if entry.record_count:
-                held = offset if entry.base_offset <= offset < entry.next_offset else entry.base_offset
-                books.guarded(books.oracle.served, 0, held, entry)
-                found = entry if held == offset else found
-        if found is None:
-            text = f"{self._host.name} answers a read of {offset} of {self._log.name} without it"
-            books.crashed(self._host.name, Violation("served", text))
-        return found
 
     def tail(self, answer: Answer) -> Callable[[], None]:
         """Answer the next offset."""
