@@ -386,28 +386,20 @@ class Cluster:
         """Propose the changes that are due in the groups beside the default one that this node leads."""
         present: list[MemberKey] | None = None
         for log in self.node.logs.values():
-            if log is self.node.membership or not log.member_id or log.member_id != log.leader_id:
+            group = self.router.group_of(log.group)
+            if log is self.node.membership or group is None or not group.leads:
                 continue
             if present is None:
                 present = self.present()
             if log.group == CATALOGUE_GROUP:
-                change = next_configuration_of_catalogue(
-                    log.configuration,
-                    self.router.group.settled,
-                    present,
-                    is_caught_up=log.is_caught_up,
-                    is_heard=log.is_heard,
-                )
+                next_one = partial(next_configuration_of_catalogue, cluster=self.router.group.settled)
             elif log.catalogued is not None:
-                change = next_configuration_of_log(
-                    log.configuration,
-                    log.catalogued.replicas,
-                    present,
-                    is_caught_up=log.is_caught_up,
-                    is_heard=log.is_heard,
-                )
+                next_one = partial(next_configuration_of_log, replicas=log.catalogued.replicas)
             else:
                 continue
+            change = next_one(
+                log.configuration, present=present, is_caught_up=log.is_caught_up, is_heard=log.is_heard
+            )
             if change is not None:
                 log.change_configuration(change)
 

@@ -147,6 +147,7 @@ class NamedLogs:
         """Have the node serve and host what the catalogue says by now."""
         assert self.log is not None
         catalogue = self.log.catalogue
+        here = catalogue.placed_on(self._node.name, self._node.disk_uuid)
         for log in catalogue.logs.values():
             if log.group == DEFAULT_GROUP:
                 self._node.membership.placed(log)
@@ -155,7 +156,7 @@ class NamedLogs:
             if served is None:
                 served = self._served[log.group] = self._node.serve(log.name, log.group)
             served.placed(log)
-            if served.replica is None and self._own(log.replicas) is not None:
+            if served.replica is None and log.group in here:
                 self._open(log, served)
         for group in self._served.keys() - catalogue.names.keys() - {CATALOGUE_GROUP}:
             served = self._served.pop(group)
