@@ -9,6 +9,7 @@ from yaml import Mark, MarkedYAMLError
 
 from loghouse.config import settings as config
 from loghouse.config import values
+from loghouse.config.declaring import settings_of
 from loghouse.config.strict_yaml import yaml_problem
 from loghouse.config.values import Address, parse_address, parse_seconds, parse_size
 from loghouse.errors import ConfigError
@@ -162,10 +163,10 @@ class BoundTests(ConfigCase):
             (config.ClientConfig, config.client_example_text()),
         ):
             lines = text.split("\n")
-            for _, setting, _ in config.settings_of(section):
+            for _, setting, _ in settings_of(section):
                 [at] = [i for i, line in enumerate(lines) if re.match(rf"(# )?{setting.key}:( |$)", line)]
                 self.assertEqual(lines[at - 2 : at], ["", f"# {setting.comment}"])
-                for _, inner, _ in config.settings_of(setting.section) if setting.section else ():
+                for _, inner, _ in settings_of(setting.section) if setting.section else ():
                     part = lines[at : lines.index("", at)]
                     [at_inner] = [i for i, line in enumerate(part) if re.match(rf"(#)?  +{inner.key}:", line)]
                     self.assertEqual(part[at_inner - 1].removeprefix("# ").strip(), f"# {inner.comment}")
