@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.auth import policy
-from loghouse.auth.policy import Action, Authorizer
+from loghouse.auth.policy import ROLE_HOPS_MAX, Action, Authorizer
 from loghouse.errors import ConfigError, PermissionDeniedError
-from loghouse.limits import DECISIONS_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
+from loghouse.limits import DECISIONS_MAX, NAME_SIZE_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
 from tests.sources import tree_of
 
 NAMES = st.sampled_from(("ann", "bob"))
 LOGS = st.sampled_from(("a", "ab", "abc", "default", "*"))
 PATTERNS = LOGS | st.sampled_from(("a*", "ab*", "abc*", "d*"))
 ACTIONS = st.sampled_from(("produce", "consume", "admin", "manage"))
+ROLE_NAMES = st.sampled_from([f"r{number}" for number in range(12)])
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = (ROOT / "certs" / "model.conf").read_text()
 ROLES = MODEL.replace("r.sub == p.sub", "g(r.sub, p.sub)") + "\n[role_definition]\ng = _, _\n"
@@ -266,6 +267,67 @@ class BadFileTests(SynchronousTestCase):
                 self.authorizer()
 
 
+class WarningTests(SynchronousTestCase):
+    """Rules that are taken, and can never match."""
+
+    setUp = PolicyTests.setUp
+    authorizer = PolicyTests.authorizer
+
+    def warnings(self, rules, model=ROLES):
+        """Return the line and the text of each warning about a policy."""
+        self.model.write_text(model)
+        told = [one.partition("policy.csv:")[2] for one in self.authorizer(rules).read().warnings]
+        return [(int(one.partition(":")[0]), one.partition(": ")[2]) for one in told]
+
+    def test_nothing_to_say(self):
+        """Rules that can match cause none."""
+        rules = "p, w, team-a-*, produce\np, bob, *, admin\np, w, default, manage\ng, ann, w\ng, x, ann\n"
+        self.assertEqual(self.warnings(rules), [])
+        self.assertEqual(self.warnings("p, root, *, produce\n", MODEL), [])
+        longest = "a" * NAME_SIZE_MAX
+        self.assertEqual(self.warnings(f"p, a, {longest}, produce\np, a, {longest}*, produce\n"), [])
+
+    def test_roles(self):
+        """A role that gives nothing, and one of itself."""
+        rules = "# roles\np, writers, *, produce\ng, bob, writerz\ng, writers, writers\ng, c, bob\n"
+        told = self.warnings(rules)
+        self.assertEqual([line for line, _ in told], [3, 4, 5])
+        self.assertIn("the role 'writerz' gives nothing", told[0][1])
+        self.assertIn("a role of itself", told[1][1])
+
+    def test_role_that_nobody_asks_for(self):
+        """With a matcher that does not ask for roles, a rule about them does nothing."""
+        model = MODEL + "\n[role_definition]\ng = _, _\n"
+        [(line, text)] = self.warnings("p, w, *, produce\ng, bob, w\n", model)
+        self.assertEqual(line, 2)
+        self.assertIn("does not ask for 'g'", text)
+
+    def test_names_that_no_log_has(self):
+        """Of objects that no log can be called, the catalogue, everybody, and names that are too long."""
+        rows = [
+            ("a", "Orders", "no log can be called so"),
+            ("a", "Team-*", "no log can be called so"),
+            ("a", "-x", "no log can be called so"),
+            ("a", "x-", "no log can be called so"),
+            ("a", "a" * (NAME_SIZE_MAX + 1), "no log can be called so"),
+            ("a", "a" * (NAME_SIZE_MAX + 1) + "*", "no log can be called so"),
+            ("a", "_catalog", "no rule counts for '_catalog'"),
+            ("*", "default", "is nobody's name"),
+            ("a" * 256, "default", "no certificate names"),
+        ]
+        for subject, object_, text in rows:
+            [(line, told)] = self.warnings(f"# one\np, {subject}, {object_}, consume\n")
+            self.assertEqual(line, 2)
+            self.assertIn(text, told)
+
+    def test_wrong_action(self):
+        """A word that is no action, where the matcher is another and might take it for one."""
+        model = MODEL.replace("r.act == p.act", "keyMatch(r.act, p.act)")
+        [(line, text)] = self.warnings("p, a, default, con*\np, a, default, prduce\n", model)
+        self.assertEqual(line, 2)
+        self.assertIn("'prduce' is no action", text)
+
+
 class ReloadTests(SynchronousTestCase):
     """Changing the rules of a running node."""
 
@@ -301,7 +363,7 @@ class DecisionTests(SynchronousTestCase):
 
     def test_each_decision_is_made_once(self):
         """casbin is asked once for an allowed triple, and (for the log, for `*`) twice for a denied one."""
-        self.model.write_text(ROLES)
+        self.model.write_text(MODEL.replace("r.sub == p.sub", "keyMatch(r.sub, p.sub)"))
         authorizer = self.authorizer("p, root, default, produce\n")
         with mock.patch.object(Enforcer, "enforce", autospec=True, side_effect=Enforcer.enforce) as enforce:
             for _ in range(3):
@@ -342,6 +404,61 @@ class DecisionTests(SynchronousTestCase):
             authorizer.permits_some(subject, log),
             any(authorizer.permits(subject, log, one) for one in Action),
         )
+
+    def test_casbin_is_not_asked_about_roles(self):
+        """Nor with roles: casbin would remember every name that it was ever asked about."""
+        self.model.write_text(ROLES)
+        authorizer = self.authorizer("p, writers, team-*, produce\ng, bob, writers\n")
+        with mock.patch.object(Enforcer, "enforce", autospec=True, side_effect=AssertionError):
+            self.assertTrue(authorizer.permits("bob", "team-x", "produce"))
+            for number in range(10):
+                self.assertFalse(authorizer.permits(f"s{number}", "team-x", "produce"))
+                self.assertFalse(authorizer.permits_anything(f"s{number}"))
+
+    @settings(deadline=None)
+    @given(
+        st.lists(st.tuples(NAMES | ROLE_NAMES, PATTERNS, ACTIONS), max_size=8),
+        st.lists(st.tuples(NAMES | ROLE_NAMES, ROLE_NAMES | NAMES), max_size=24),
+        NAMES | ROLE_NAMES,
+        LOGS,
+        ACTIONS,
+    )
+    def test_decides_as_casbin_with_roles(self, rules, links, subject, log, action):
+        """With roles, of roles, in circles and in long chains, it is the same."""
+        model = Model()
+        model.load_model_from_text(ROLES)
+        enforcer = Enforcer(model)
+        for rule in rules:
+            enforcer.add_policy(*rule)
+        for link in links:
+            enforcer.add_grouping_policy(*link)
+        enforcer.build_role_links()
+
+        def decides(name, log, action):
+            covering = {log, *(log[:size] + "*" for size in range(len(log) + 1))} if log != "*" else {log}
+            return any(enforcer.enforce(name, one, action) for one in covering)
+
+        lines = [f"p, {', '.join(rule)}\n" for rule in rules] + [f"g, {', '.join(link)}\n" for link in links]
+        self.model.write_text(ROLES)
+        authorizer = self.authorizer("".join(lines))
+        self.assertEqual(authorizer.permits(subject, log, action), decides(subject, log, action))
+        self.assertEqual(
+            authorizer.permits_some(subject, log), any(decides(subject, log, one) for one in Action)
+        )
+        # What is named in a rule stands for every log that it covers.
+        objects = {rule[1] for rule in rules} | {"*", "default"}
+        allowed = {(o, a) for o in objects for a in Action if decides(subject, o, a)}
+        self.assertEqual(authorizer.permits_anything(subject), bool(allowed))
+        self.assertEqual(authorizer.permits_on_any(subject, action), any(a == action for _, a in allowed))
+
+    def test_long_chain(self):
+        """A role counts nine steps away, and not ten, as casbin has it."""
+        self.model.write_text(ROLES)
+        for count, is_permitted in ((ROLE_HOPS_MAX, True), (ROLE_HOPS_MAX + 1, False)):
+            links = "".join(f"g, n{number}, n{number + 1}\n" for number in range(count))
+            authorizer = self.authorizer(f"p, n{count}, default, produce\n{links}")
+            self.assertEqual(authorizer.permits("n0", "default", "produce"), is_permitted)
+            self.assertEqual(authorizer._rules.enforcer.enforce("n0", "default", "produce"), is_permitted)
 
     def test_the_memory_is_bounded(self):
         """More subjects than are remembered make the oldest go, and every answer is still right."""
