@@ -8,8 +8,7 @@ grpc is asked for the request. That comes as raw bytes, and a malformed one is a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -19,9 +18,10 @@ from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from twisted.logger import Logger
 
+from loghouse.api.gated_call import GatedCall
 from loghouse.api.status import answer_of
 from loghouse.auth.identity import Identity, IdentityReader
-from loghouse.auth.policy import ANY_OBJECT, Action
+from loghouse.auth.policy import Action
 from loghouse.errors import (
     IdentityError,
     InvalidRequestError,
@@ -31,14 +31,12 @@ from loghouse.errors import (
     UnavailableError,
     short_of,
 )
-from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS, NAME_SIZE_MAX
+from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS
 from loghouse.net.callers import Caller, Callers
-from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
-from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.protocol.failures import LEADER_KEY
-from loghouse.shares import Holding, Shares
+from loghouse.shares import Shares
 
 LAST_WORDS_SECONDS: Final = 0.5  # for the refusal to reach a client whose connection then ends
 
@@ -160,14 +158,13 @@ class Guard:
             )
 
 
-class Call:
+class Call(GatedCall):
     """One call under way: its caller, and its messages. Whoever makes one ends it.
 
-    `subject` is the caller's casbin subject, `log` what it asked for last. `read` returns None at the
-    client's half-close; `write` waits for flow control.
+    `read` returns None at the client's half-close; `write` waits for flow control.
     """
 
-    __slots__ = ("_caller", "_context", "_guard", "_identity", "_rpc", "log", "subject")
+    __slots__ = ("_caller", "_context", "_guard", "_rpc")
 
     def __init__(self, guard: Guard, rpc: Rpc, context: Any) -> None:
         """Begin a call: nothing of its request was read yet.
@@ -180,85 +177,16 @@ class Call:
         self._guard = guard
         self._rpc = rpc
         self._context = context
-        self._identity, self._caller = guard.identify(context)
-        self.subject = self._identity.subject
-        self.log: LogLike | None = None
-        guard.gate.check_any_log(self._identity, rpc.action)
-        guard.shares.calls.take(self.subject)
+        identity, self._caller = guard.identify(context)
+        super().__init__(guard.gate, guard.shares, identity, rpc.action)
         if self._caller is not None:
             self._caller.call_begun()
 
     def end(self) -> None:
         """It is answered, or nobody waits for the answer."""
-        self._guard.shares.calls.give_back(self.subject)
+        super().end()
         if self._caller is not None:
             self._caller.call_ended()
-
-    @contextmanager
-    def following(self) -> Iterator[None]:
-        """Be a follower within this block.
-
-        Raises:
-            ResourceExhaustedError: The caller has its share of followers.
-        """
-        followers = self._guard.shares.followers
-        followers.take(self.subject)
-        try:
-            yield
-        finally:
-            followers.give_back(self.subject)
-
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Hold so many bytes of an answer within this block: until the caller took it.
-
-        Raises:
-            ResourceExhaustedError: The caller has its share of answers that it does not take.
-        """
-        holding = Holding(self._guard.shares.answers, self.subject)
-        holding.hold(size)
-        try:
-            yield
-        finally:
-            holding.close()
-
-    def find_log(self, name: str, group: int = 0) -> LogLike:
-        """Return a log on which the caller may (still) do this; see `Gate.find_log` for what is raised."""
-        assert self._rpc.action is not None
-        self.log = self._guard.gate.find_log(self._identity, name, self._rpc.action, group)
-        return self.log
-
-    def check_log(self, name: str) -> None:
-        """Raise unless the caller may do this on a log of that name, whether there is one or not.
-
-        Raises:
-            As `Gate.check_permission`.
-        """
-        self._guard.gate.check_permission(self._identity, name, self._rpc.action)
-
-    def may_see(self, name: str) -> bool:
-        """Whether the caller may learn that there is a log of that name."""
-        return self._guard.gate.may_see(self._identity, name)
-
-    def check_seen(self, name: str) -> None:
-        """Raise unless the caller may learn of a log (empty: the default one), and still do anything here.
-
-        Raises:
-            PermissionDeniedError: Names the least that a rule could allow.
-            UnauthenticatedError, IdentityError: As `Gate.check_permission`.
-            InvalidRequestError: No log can have that name.
-        """
-        self.check_cluster()
-        if len(name) > NAME_SIZE_MAX:
-            raise InvalidRequestError(
-                "name", f"has {len(name)} characters; at most {NAME_SIZE_MAX} are allowed"
-            )
-        if not self.may_see(name or DEFAULT_LOG):
-            raise PermissionDeniedError(self.subject, Action.CONSUME, name or DEFAULT_LOG)
-
-    def check_cluster(self) -> None:
-        """Raise unless the caller may (still) do this on the cluster; see `Gate.check_permission`."""
-        self._guard.gate.check_permission(self._identity, ANY_OBJECT, self._rpc.action)
 
     def name_leader(self, name: str) -> None:
         """Tell the caller in the trailers which node leads, whether the call succeeds or not."""
