@@ -7,7 +7,7 @@ stop. Each log is a `ServedLog` with its `Replica`. The reactor never waits for 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from twisted.application.service import Service
@@ -20,6 +20,7 @@ from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, 
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
 from loghouse.node.catalogue_log import CatalogueLog
+from loghouse.node.condition import Hindrance, hindrances_of
 from loghouse.node.elsewhere import ELSEWHERE_KINDS, Elsewhere
 from loghouse.node.forwarding import Forwarder
 from loghouse.node.hosted_logs import HostedLogs
@@ -405,6 +406,15 @@ class Node(Service):
         """Whether every log here has a leader and a disk that takes appends."""
         hosted = [log for log in self.logs.values() if log is self.membership or log.replica is not None]
         return all(log.has_leader and log.is_writable for log in hosted)
+
+    @property
+    def set_aside(self) -> Mapping[int, str]:
+        """Why logs cannot be opened here, by group: their files stay until an operator has looked at them."""
+        return self._named.hosted.damaged if self._named is not None else {}
+
+    def hindrances(self) -> Iterable[tuple[Hindrance, str]]:
+        """Return what keeps this node from serving, each with the name of a log."""
+        return hindrances_of(self)
 
     def servers(self) -> Sequence[DescribedServer]:
         """Return the members; a node alone is the cluster."""

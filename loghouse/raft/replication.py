@@ -299,6 +299,7 @@ class Replication(Roles):
         """
         self._follow(source)
         message.check()
+        self.leader_commit = message.commit_index
         log = self._log
         prev_index = message.prev_log_index
         if prev_index <= log.commit_index:

@@ -51,6 +51,7 @@ class Roles:
         # Changes with elections and newer terms; between follower and learner, with the configuration.
         self.role = Role.FOLLOWER
         self.leader = NOBODY  # who leads in `term`; NOBODY while that is not known
+        self.leader_commit = 0  # what the leader had committed when it last sent entries; may be held here
         self.damage = damage  # what a damaged log once held; None when it is whole, or as long again
         self.disk_is_full = False  # whether the disk has no room for records, as the driver says
         self._unreadable: DamageError | None = None  # damage met since `take_unreadable`

@@ -182,6 +182,11 @@ class DamageControl:
         return self._log_repair.damage
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether damage is known: it is being repaired, or a lone node met what nobody can give it."""
+        return self.damage is not None or self.entry_repair.pending > 0 or bool(self._places)
+
+    @property
     def is_member(self) -> bool:
         """Whether there are others that have what is damaged here; a damaged log may not know them."""
         return has_others(self._owner.configuration, self._owner.node_name) or self.damage is not None
