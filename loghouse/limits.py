@@ -138,6 +138,16 @@ GRPC_CALLS_MAX: Final = 4096  # calls and streams under way on the whole server
 CALLS: Final = Quota("calls", GRPC_CALLS_MAX, GRPC_CALLS_MAX // 2)  # the same by subject
 MESSAGE_SECONDS: Final = 60.0  # from a call's headers to its whole request: 8 MiB at 140 KiB a second
 
+# --- HTTP -----------------------------------------------------------------------
+HTTP_HEAD_SIZE_MAX: Final = 16 * KIB  # the request line and all headers
+HTTP_HEADERS_MAX: Final = 100  # of a request; a browser sends about twenty
+HTTP_BODY_SIZE_MAX: Final = 2 * MIB  # a record of the usual limit, in base64
+HTTP_CONNECTIONS_MAX: Final = 256  # of browsers, monitors and balancers; each costs two descriptors at most
+HTTP_HEAD_SECONDS: Final = 10.0  # from accept, or the first byte of a later request, to the end of its head
+HTTP_BODY_SECONDS: Final = 30.0  # from there to the end of its body
+HTTP_ANSWER_SECONDS: Final = 30.0  # until an answer begins; a stream then lasts as long as it likes
+HTTP_IDLE_SECONDS: Final = 60.0  # between two requests on one connection
+
 # --- clients --------------------------------------------------------------------
 UNREPORTED_BATCHES_MAX: Final = 1024  # failed ones whose errors no caller got yet; more are only counted
 

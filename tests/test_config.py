@@ -58,6 +58,8 @@ class LoadTests(ConfigCase):
         self.assertEqual(loaded.retention.size_max, 0)
         self.assertTrue(loaded.bootstrap)
         self.assertIsNone(loaded.tls)
+        self.assertIsNone(loaded.http_listen)
+        self.assertEqual((loaded.http.loopback_subject, loaded.http.metrics_are_open), ("", False))
         self.assertEqual(loaded.shutdown.drain_seconds, 10)
 
     def test_every_setting(self):
@@ -67,9 +69,12 @@ class LoadTests(ConfigCase):
             + "grpc_listen: '[::1]:8401'\nadvertise: node-1.example:9000\nbootstrap: false\njoin: []\n"
             + "storage: {segment_size: 128 KiB, reserve_size: 0}\nretention: {bytes: 1.5GiB, age: 7d}\n"
             + "limits: {record_bytes_max: 2MB, proposals_bytes_max: 16MiB}\n"
+            + "http_listen: 127.0.0.1:8480\nhttp: {loopback_subject: ann, open_metrics: true}\n"
             + "logging: {format: json, level: debug}\nshutdown: {drain_seconds: 500ms}\n"
         )
         self.assertEqual(loaded.grpc_listen, Address("::1", 8401))
+        self.assertEqual(loaded.http_listen, Address("127.0.0.1", 8480))
+        self.assertEqual((loaded.http.loopback_subject, loaded.http.metrics_are_open), ("ann", True))
         self.assertEqual(str(loaded.public_address), "node-1.example:9000")
         self.assertFalse(loaded.bootstrap)
         self.assertEqual((loaded.storage.segment_size, loaded.storage.reserve_size), (128 * KIB, 0))
@@ -154,6 +159,8 @@ class ProblemTests(ConfigCase):
         ("same door", PLAIN + "grpc_listen: 127.0.0.1:8400\n", "is taken by listen, 127.0.0.1:8400; choose"),
         ("same by name", PLAIN + "grpc_listen: localhost:8400\n", "'localhost:8400' is taken by listen"),
         ("within all", PLAIN.replace("127.0.0.1", "0.0.0.0") + "grpc_listen: 127.0.0.1:8400\n", "is taken"),
+        ("same as gRPC", PLAIN + "grpc_listen: '[::1]:1'\nhttp_listen: '[::1]:1'\n", "is taken by g"),
+        ("HTTP for all", PLAIN + "http_listen: 10.0.0.1:1\n", "http_listen (line 8): '10.0.0.1:1' is no"),
         ("join port 0", PLAIN + "join: ['node-2.example:0']\n", "cannot be dialled at node-2.example:0"),
         ("join wildcard", PLAIN + "join: ['0.0.0.0:8400']\n", "cannot be dialled at 0.0.0.0:8400"),
         ("part of a byte", PLAIN + "storage: {reserve_size: '1.5'}\n", "'1.5' is not a whole number of"),

@@ -139,7 +139,8 @@ class BoundTests(ConfigCase):
         """The paths of all settings, group by group, in the order of the file."""
         paths = config.all_paths()
         self.assertEqual(paths[:6], ["node", "cluster", "data_dir", "listen", "advertise", "grpc_listen"])
-        self.assertEqual(paths[6:10], ["tls.ca", "tls.certificate", "tls.key", "tls.denylist"])
+        self.assertEqual(paths[6], "http_listen")
+        self.assertEqual(paths[7:11], ["tls.ca", "tls.certificate", "tls.key", "tls.denylist"])
         self.assertEqual(len(paths), len(set(paths)))
 
     def test_examples(self):

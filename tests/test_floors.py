@@ -21,6 +21,7 @@ FLOORS = (
         "diagnostics": "log files, signals",
         "embedded": "a log in the program that uses it",
     },
+    {"http": "the HTTP server: health, metrics, the console"},
     {"api": "the gRPC server", "cluster": "membership, peers", "client": "the Python client"},
     {"net": "the one TLS port, links, the binary server"},
     {"node": "the process: what it hosts and what others may ask of it"},

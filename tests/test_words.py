@@ -16,6 +16,9 @@ from loghouse.cluster.router import RoutedGroup, Router
 from loghouse.cluster.twins import Twins
 from loghouse.embedded.lone_node import LoneNode
 from loghouse.embedded.requests import Rounds
+from loghouse.http.channel import HttpChannel
+from loghouse.http.server import HttpServer
+from loghouse.http.site import HttpSite
 from loghouse.net.accept import AcceptedLink
 from loghouse.net.admission import Admission
 from loghouse.net.appending import Appends
@@ -76,6 +79,9 @@ STATEFUL = (
     Admission,
     OnePort,
     BinaryConnection,
+    HttpChannel,
+    HttpServer,
+    HttpSite,
 )
 
 ROOT = Path(__file__).resolve().parent.parent

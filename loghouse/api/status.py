@@ -81,18 +81,35 @@ class Answer:
         return bool(self.code == StatusCode.INTERNAL)
 
 
-def answer_of(error: BaseException) -> Answer:
-    """Return what a client is told about any exception; never UNKNOWN."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client is told of an error, whatever carries it: gRPC's code, a reason, details and a text."""
+
+    code: StatusCode
+    reason: str
+    text: str
+    metadata: Mapping[str, str]
+
+
+def told_of(error: BaseException) -> Told:
+    """Return what a client is told about any exception."""
     row, details = _row_of(error)
     text = _INTERNAL_TEXT if row is _INTERNAL else _shortened(str(error))
-    metadata = {key: _shortened(str(value)) for key, value in details.items()}
-    status = status_pb2.Status(code=row.code.value[0], message=text)
-    _add_detail(status, error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN, metadata=metadata))
+    return Told(row.code, row.reason, text, {key: _shortened(str(value)) for key, value in details.items()})
+
+
+def answer_of(error: BaseException) -> Answer:
+    """Return what a client is told about any exception; never UNKNOWN."""
+    told = told_of(error)
+    status = status_pb2.Status(code=told.code.value[0], message=told.text)
+    _add_detail(
+        status, error_details_pb2.ErrorInfo(reason=told.reason, domain=DOMAIN, metadata=told.metadata)
+    )
     if isinstance(error, errors.OffsetOutOfRangeError):
         # As the original said it; its clients show this text.
         message = f"The requested offset is outside the log's range: {error.offset}"
         _add_detail(status, error_details_pb2.LocalizedMessage(locale="en-US", message=message))
-    return Answer(row.code, text, ((DETAILS_KEY, status.SerializeToString()),))
+    return Answer(told.code, told.text, ((DETAILS_KEY, status.SerializeToString()),))
 
 
 def _row_of(error: BaseException) -> tuple[_Row, Mapping[str, object]]:

@@ -9,13 +9,15 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from loghouse.cli.demo_cluster import Cast, print_members, show, trip
 from loghouse.cli.demo_nodes import (
+    HTTP_PORTS_BEHIND,
+    DemoNode,
     check_port,
     demo_nodes,
     interruptible,
@@ -72,11 +74,12 @@ def run(args: argparse.Namespace) -> None:
         raise CommandError(
             f"{args.file}: no such file; name one with --file (make run FILE=...)", ExitCode.USAGE
         )
-    if args.listen.port + args.nodes - 1 > 65535:
+    if args.listen.port + HTTP_PORTS_BEHIND + args.nodes - 1 > 65535:
         raise CommandError(f"--listen: {args.listen} leaves no port for node-{args.nodes}", ExitCode.USAGE)
     nodes = demo_nodes(folder, args.listen, args.nodes)
     for node in nodes:
         check_port(node.listen)
+        check_port(node.http_listen)
     prepare(folder, nodes)
     say: Callable[[str], None] = (lambda text: None) if args.json else write_line
     with ExitStack() as stack:
@@ -88,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         elif args.nodes > 1:
             print_members(result["nodes"])
         if not args.once:
-            _print_next(folder)
+            _print_next(folder, nodes)
             sys.stdout.flush()
             serve_until_interrupted(list(cast.running.values()), say)
         say("stopping the node" if args.nodes == 1 else "stopping the nodes")
@@ -102,12 +105,14 @@ def _show_one(cast: Cast, path: Path, say: Callable[[str], None]) -> dict[str, A
     return figures(*trip(cast, node, path, [node], say))
 
 
-def _print_next(folder: Path) -> None:
+def _print_next(folder: Path, nodes: Sequence[DemoNode]) -> None:
     """Print commands that work as they are, in another terminal."""
     command = "loghouse" if shutil.which("loghouse") else shown(Path(sys.executable).parent / "loghouse")
     config = "" if folder == Path.cwd() / "dev" else f" --config {shown(folder / 'client.yaml')}"
     certs = shown(folder / "certs")
+    addresses = ", ".join(f"http://{node.http_listen}/readyz" for node in nodes)
     write_line(
+        f"\nHTTP, for everyone on this machine: {addresses}\n"
         f"\ntry, in another terminal:\n"
         f"  {command} consume{config} --offset 0 --count 5\n"
         f"  {command} consume{config} --offset latest --follow\n"

@@ -31,6 +31,7 @@ from loghouse.errors import UnavailableError
 
 CLUSTER: Final = "dev"
 CLIENTS: Final = ("root", "nobody")
+HTTP_PORTS_BEHIND: Final = 80  # the ports for HTTP, behind those of the nodes: 8480 for 8400
 START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 30.0
 LOG_TAIL_LINES: Final = 12
@@ -48,6 +49,11 @@ class DemoNode:
     name: str
     listen: Address
     folder: Path
+
+    @property
+    def http_listen(self) -> Address:
+        """Where it serves HTTP."""
+        return Address(self.listen.host, self.listen.port + HTTP_PORTS_BEHIND)
 
     @property
     def log_path(self) -> Path:
@@ -122,6 +128,7 @@ def _node_yaml(node: DemoNode, nodes: Sequence[DemoNode], certs: str) -> str:
         "# Written by `loghouse demo` on each run. `loghouse config example` explains every setting.",
         f"node: {node.name}\ncluster: {CLUSTER}\ndata_dir: data\nlisten: '{node.listen}'",
         f"tls: {{ca: {certs}/ca.pem, certificate: {certs}/{node.name}.pem, key: {certs}/{node.name}.key}}",
+        f"http_listen: '{node.http_listen}'\nhttp: {{loopback_subject: root}}",
         f"acl: {{model: {certs}/{MODEL_FILE}, policy: {certs}/{POLICY_FILE}}}",
     ]
     if len(nodes) > 1:

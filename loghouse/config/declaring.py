@@ -31,13 +31,15 @@ def declare(
     example: str = "",
     key: str = "",
     live: bool = False,
+    shown: bool = False,
 ) -> Any:
     """Declare a setting; one with a default is commented out in the example, which shows the default.
 
     Args:
+        shown: Whether the example has it as it is nevertheless.
         live: Whether a node that runs takes a new value when it reads its settings again.
     """
-    shown = default is MISSING
+    shown = shown or default is MISSING
     declared = Setting(comment, read, example or _text_of(default), shown, key=key, is_live=live)
     return field(default=default, metadata={"setting": declared})
 

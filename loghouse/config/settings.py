@@ -178,6 +178,24 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """Who may ask what over HTTP."""
+
+    loopback_subject: str = declare(
+        read_subject,
+        "On a loopback address, whom the policy takes everyone for; left out: nobody.",
+        "",
+        example="console",
+    )
+    metrics_are_open: bool = declare(
+        read_boolean,
+        "On any other address, with true: /metrics asks for no certificate.",
+        False,
+        key="open_metrics",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoggingConfig:
     """What the node writes about itself."""
 
@@ -235,6 +253,13 @@ class NodeConfig:
     grpc_listen: Address | None = declare(
         read_address, "A second door for gRPC alone.", None, example="127.0.0.1:8401"
     )
+    http_listen: Address | None = declare(
+        read_address,
+        "HTTP: health, metrics, console. Without TLS on a loopback address, on any other with certificates.",
+        None,
+        example="127.0.0.1:8480",
+        shown=True,
+    )
     tls: TLSConfig | None = group(
         TLSConfig, "Certificates: `loghouse certs` makes them.", optional=True, shown=True
     )
@@ -273,6 +298,7 @@ class NodeConfig:
     storage: StorageConfig = group(StorageConfig, "The files of the log.", shown=False)
     retention: RetentionConfig = group(RetentionConfig, "What a new cluster keeps of its log.", shown=False)
     limits: LimitsConfig = group(LimitsConfig, "Bounds for clients.", shown=False)
+    http: HttpConfig = group(HttpConfig, "Who may ask what at http_listen.", shown=False)
     logging: LoggingConfig = group(LoggingConfig, "The node's own diagnostics.", shown=False)
     shutdown: ShutdownConfig = group(ShutdownConfig, "How the node stops.", shown=False)
     timing: TimingConfig = group(TimingConfig, "Patience among the nodes.", shown=False)
@@ -362,7 +388,7 @@ def _check_together(reading: Reading, values: Mapping[str, Any]) -> None:
     if values.get("plaintext"):
         if "tls" in reading.lines:
             reading.problem("tls", "does not go with plaintext: true; remove one of the two")
-        for key in ("listen", "grpc_listen"):
+        for key in ("listen", "grpc_listen", "http_listen"):
             address = values.get(key)
             if address is not None and not address.is_loopback:
                 reading.problem(
@@ -380,11 +406,18 @@ def _check_together(reading: Reading, values: Mapping[str, Any]) -> None:
     advertise: Address | None = values.get("advertise")
     if advertise is not None and (advertise.is_wildcard or advertise.port == 0):
         reading.problem("advertise", f"{str(advertise)!r} cannot be dialled; allowed: a host and port")
-    second: Address | None = values.get("grpc_listen")
-    if second is not None and listen is not None and second.meets(listen):
-        reading.problem("grpc_listen", f"{str(second)!r} is taken by listen, {listen}; choose another port")
+    _check_doors(reading, values)
     if values.get("join") and values.get("plaintext"):
         reading.problem("join", "nodes tell each other by their certificates; a cluster needs tls")
+
+
+def _check_doors(reading: Reading, values: Mapping[str, Any]) -> None:
+    """Note which address another one takes."""
+    doors = [(key, values[key]) for key in ("listen", "grpc_listen", "http_listen") if values.get(key)]
+    for index, (key, door) in enumerate(doors):
+        for other, taken in doors[:index]:
+            if door.meets(taken):
+                reading.problem(key, f"{str(door)!r} is taken by {other}, {taken}; choose another port")
 
 
 # --- the example ----------------------------------------------------------------

@@ -157,7 +157,7 @@ class OnePort:
         admission = Admission(limits_for(connections_allowed()), self._options.metrics)
         path = self.grpc_address.removeprefix("unix:")
         self._listener = Listener(self._reactor, links, admission, path, self.callers)
-        with _listening(*self._socket.getsockname()[:2]):
+        with listening(*self._socket.getsockname()[:2]):
             self._socket.listen(BACKLOG)
         self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._listener)
         self._socket.close()
@@ -219,7 +219,7 @@ def take_address(host: str, port: int) -> socket.socket:
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with _listening(host, port):
+        with listening(host, port):
             made.bind((host, port))
     except BaseException:
         made.close()
@@ -228,7 +228,7 @@ def take_address(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[None]:
+def listening(host: str, port: int) -> Iterator[None]:
     """Turn the failure to have an address into a ConfigError that says what to do."""
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -29,6 +29,7 @@ from loghouse.protocol import link_messages
 
 ALPN: Final = link_messages.ALPN.encode()
 ALPN_GRPC: Final = b"h2"
+ALPN_HTTP: Final = b"http/1.1"
 SECURITY_LEVEL: Final = b"DEFAULT:@SECLEVEL=2"  # 112 bits for every key and signature of a chain
 HANDSHAKE_FLIGHTS_MAX: Final = 4  # TLS 1.3 takes two from each end, and one more to tell what came of it
 _VERIFY: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
@@ -107,12 +108,19 @@ class TlsContexts:
             self._used = material
 
 
+class CheckedBy(Protocol):
+    """What a certificate is checked by: the credentials in force, and seconds since the epoch."""
+
+    credentials: Credentials
+    clock: Callable[[], float]
+
+
 class ShownCertificate:
     """The certificate that the peer of a TLS connection has shown."""
 
     __slots__ = ("_contexts", "identity")
 
-    def __init__(self, contexts: TlsContexts, transport: Any) -> None:
+    def __init__(self, contexts: CheckedBy, transport: Any) -> None:
         """Read the certificate that the handshake has verified.
 
         Raises:
@@ -197,6 +205,20 @@ def _size_of(handle: SSL.Connection) -> int:
     """Return the size in bytes of all certificates that a peer has shown."""
     chain = handle.get_peer_cert_chain() or ()
     return sum(len(crypto.dump_certificate(crypto.FILETYPE_ASN1, one)) for one in chain)
+
+
+def http_context(material: Material) -> SSL.Context:
+    """Return a context of an HTTP server: a client may show a certificate, which is then verified.
+
+    Raises:
+        CertificateError: OpenSSL cannot use the credentials.
+    """
+    context = _context(material, is_server=True)
+    context.set_verify(SSL.VERIFY_PEER, lambda connection, certificate, number, depth, ok: bool(ok))
+    context.set_alpn_select_callback(
+        lambda connection, offered: ALPN_HTTP if ALPN_HTTP in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+    )
+    return context
 
 
 def _context(material: Material, *, is_server: bool) -> SSL.Context:

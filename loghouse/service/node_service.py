@@ -33,10 +33,14 @@ from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.config.settings import NodeConfig
 from loghouse.errors import LoghouseError
 from loghouse.gossip import config as swim_config
+from loghouse.http.server import HttpServer
+from loghouse.http.site import HttpContext
+from loghouse.http.tls import HttpTls
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions, replicas_allowed
 from loghouse.net.peer import DialContext
+from loghouse.node.gate import Gate
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Retention
@@ -117,6 +121,7 @@ class NodeService(Service):
         self._metrics = metrics
         self._reactor = reactor
         self._watches: list[FileWatch] = []
+        self._http: HttpServer | None = None  # made by the start; None without `http_listen`
         self.node = Node(
             _node_options(config, metrics),
             files=OsFiles(),
@@ -147,9 +152,14 @@ class NodeService(Service):
             self.node.claim()
             self._server = self._bind(authorizer, credentials)
             self.node.startService()
+            # Who connects is served from the next turn of the reactor on, at both addresses.
+            if self._http is not None:
+                self._http.listen()
             self._one_port.listen()
         except BaseException:
             self._one_port.abort()
+            if self._http is not None:
+                self._http.abort()
             if self.node.running:
                 self.node.stopService()
             else:
@@ -172,6 +182,8 @@ class NodeService(Service):
             cluster=config.cluster,
             listen=str(config.listen),
         )
+        if self._http is not None:
+            self.logger.info("HTTP on {address}", address=self._http.address)
 
     def _join(self) -> None:
         """Look for the other nodes. One that is alone dials nobody."""
@@ -254,6 +266,34 @@ class NodeService(Service):
         if config.grpc_listen is not None:
             server.bind(str(config.grpc_listen))
         self._one_port.bind(config.listen.host, config.listen.port)
+        self._http = self._bind_http(authorizer, credentials)
+        return server
+
+    def _bind_http(self, authorizer: Authorizer, credentials: Credentials | None) -> HttpServer | None:
+        config = self._config
+        listen = config.http_listen
+        if listen is None:
+            return None
+        is_plain = credentials is None or listen.is_loopback
+        default = config.plaintext_subject if credentials is None else ""
+        context = HttpContext(
+            reactor=self._reactor,
+            gate=Gate(
+                self.node,
+                authorizer,
+                clock=time.time,
+                check_caller=credentials.check if credentials is not None else None,
+                record_size_max=config.limits.record_size_max,
+            ),
+            shares=self._one_port.shares,
+            tls=None if is_plain or credentials is None else HttpTls(credentials, clock=time.time),
+            anonymous=(config.http.loopback_subject or default) if is_plain else "",
+            soon=soon(),
+            metrics_are_open=is_plain or config.http.metrics_are_open,
+            metrics=self._metrics,
+        )
+        server = HttpServer(context, self.node)
+        server.bind(listen.host, listen.port)
         return server
 
     def _check_files(self) -> None:
@@ -283,6 +323,8 @@ class NodeService(Service):
     async def _stop(self) -> None:
         seconds = self._config.shutdown.drain_seconds
         self.logger.info("stopping: calls under way get {seconds} s", seconds=seconds)
+        if self._http is not None:
+            self._http.enter_stop()
         handing_over = self.node.administration.hand_over()
         await handing_over.addTimeout(HAND_OVER_SECONDS_MAX, self._reactor, lambda _, __: None)
         # Followers wait at the tail for ever; without this each stop would last the whole grace.
@@ -297,6 +339,8 @@ class NodeService(Service):
             self.cluster.stop("the node is stopping")
         await self._one_port.leave_nodes(LEAVE_SECONDS_MAX)
         self._one_port.abort()
+        if self._http is not None:
+            await self._http.stop()
         await self.node.stopService()
 
 

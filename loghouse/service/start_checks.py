@@ -46,7 +46,7 @@ def check_start(config: NodeConfig) -> StartCheck:
             is_running = True
         except LoghouseError as error:
             problems += error.problems if isinstance(error, ConfigError) else [str(error)]
-    for address in filter(None, (config.listen, config.grpc_listen)):
+    for address in filter(None, (config.listen, config.grpc_listen, config.http_listen)):
         try:
             _check_address(address, is_running=is_running)
         except ConfigError as error:

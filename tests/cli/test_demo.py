@@ -113,7 +113,7 @@ class RefusalTests(CommandCase):
             (["--file", "absent"], "absent: no such file"),
             (["--listen", "0.0.0.0:8400"], "allowed: a port of 127.0.0.1"),
             (["--listen", "127.0.0.1"], "has no port"),
-            (["--listen", "127.0.0.1:65534", "--file", __file__], "leaves no port for node-3"),
+            (["--listen", "127.0.0.1:65454", "--file", __file__], "leaves no port for node-3"),
         ]:
             code, out, err = self.run_command("demo", *words)
             self.assertEqual((code, out), (2, ""), words)

@@ -508,11 +508,13 @@ class RunTests(CastCase):
         code, out, err = self.run_command("demo", "--file", "input")
         self.assertEqual((code, err), (0, ""))
         self.assertEqual(
-            self.steps, [*(f"port 127.0.0.1:{port}" for port in (8400, 8401, 8402)), "prepare 3"]
+            self.steps,
+            [*(f"port 127.0.0.1:{port}" for port in (8400, 8480, 8401, 8481, 8402, 8482)), "prepare 3"],
         )
         lines = out.splitlines()
         self.assertEqual(lines[0], "shown input")
         self.assertEqual(lines[1].split(), ["NODE", "ROLE", "TERM", "HIGHEST", "OFFSET"])
+        self.assertIn("http://127.0.0.1:8480/readyz, http://127.0.0.1:8481/readyz, ", out)
         self.assertEqual(lines[-3:], ["serving until Ctrl-C", "serving 0", "stopping the nodes"])
         for words in ("consume --offset 0 --count 5", "cluster status", "produce --value 'hello'\n",
                       "--cert dev/certs/nobody.pem --key dev/certs/nobody.key   # is refused"):  # fmt: skip
@@ -543,7 +545,7 @@ class RunTests(CastCase):
         self.assertEqual(json.loads(out)["records"], 1)
 
     def test_last_port(self):
-        """The last node may have the very last port."""
-        for port, code in ((65533, 0), (65534, 2)):
+        """The last node may have the very last port for HTTP."""
+        for port, code in ((65453, 0), (65454, 2)):
             words = ("--listen", f"127.0.0.1:{port}", "--file", "input", "--once")
             self.assertEqual(self.run_command("demo", *words)[0], code)

@@ -53,7 +53,7 @@ class AddressTests(SynchronousTestCase):
             error = OSError(number, "why") if number else OSError("why")
 
             def fail(error=error):
-                with one_port._listening("h", 5):
+                with one_port.listening("h", 5):
                     raise error
 
             text = str(self.assertRaises(ConfigError, fail))

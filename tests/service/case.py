@@ -19,6 +19,7 @@ from loghouse.auth.certificates import make_ca, make_client_certificate, make_no
 from loghouse.cli.certs import MODEL_TEXT, POLICY_TEXT
 from loghouse.cluster.cluster import Cluster
 from loghouse.config.settings import load
+from loghouse.http.server import HttpServer
 from loghouse.net.binary_client import ClientTls, connect
 from loghouse.net.one_port import OnePort
 from loghouse.node.administration import Administration
@@ -29,6 +30,10 @@ from loghouse.testing.process import free_port
 HOSTS = ["localhost", "127.0.0.1"]
 # What a start and a stop call on their parts, in the place of which a test may put something else.
 STEPS = {
+    "bind HTTP": (HttpServer, "bind"),
+    "serve HTTP": (HttpServer, "listen"),
+    "tell HTTP": (HttpServer, "enter_stop"),
+    "stop HTTP": (HttpServer, "stop"),
     "claim": (Node, "claim"),
     "bind gRPC": (GrpcServer, "bind"),
     "bind": (OnePort, "bind"),

@@ -52,6 +52,19 @@ class StartTests(ServiceCase):
         self.start()
         self.assertEqual(steps, ["claim", "bind gRPC", "bind", "start the node", "listen", "serve gRPC"])
 
+    async def test_http(self):
+        """HTTP is served last of all, and at the end the first to hear of the stop and the last to go."""
+        steps = self.note_steps()
+        port = free_port()
+        service = self.start(f"http_listen: 127.0.0.1:{port}")
+        expected = ["claim", "bind gRPC", "bind", "bind HTTP", "start the node", "serve HTTP", "listen"]
+        self.assertEqual(steps, [*expected, "serve gRPC"])
+        await self.lead(service)
+        del steps[:]
+        await service.stopService()
+        self.assertEqual((steps[0], steps[-4:-2]), ("tell HTTP", ["stop HTTP", "stop the node"]))
+        self.assertTrue(self.is_free(port))
+
     async def test_both_protocols(self):
         """A node alone leads by itself, and serves both protocols on its port and gRPC at its second door."""
         second = free_port()
@@ -154,17 +167,19 @@ class FailedStartTests(ServiceCase):
 
     def test_every_step(self):
         """Whichever step fails, whatever with: the directory is free again, and a new start succeeds."""
+        self.second = free_port()
         for error in (LoghouseError("no"), OSError("no"), KeyboardInterrupt()):
-            for step in ("claim", "bind gRPC", "bind", "start the node"):
+            for step in ("claim", "bind gRPC", "bind", "bind HTTP", "start the node"):
 
                 def fail(*_, error=error):
                     raise error
 
-                service = self.make()
+                service = self.make(f"http_listen: 127.0.0.1:{self.second}")
                 with self.replaced(step, fail):
                     self.assertIs(self.assertRaises(type(error), service.startService), error)
                 self.assertFalse(service.node.running, step)
                 self.check_left()
+                self.assertTrue(self.is_free(self.second))
                 self.claim_and_release()
 
     def claim_and_release(self):
@@ -173,16 +188,19 @@ class FailedStartTests(ServiceCase):
             claimed.close()
 
     async def test_after_the_node(self):
-        """When the address is lost after the log was opened, the log is closed again, and starts again."""
-        service = self.make()
+        """When an address is lost after the log was opened, the log is closed again, and starts again."""
+        second = free_port()
+        for step in ("serve HTTP", "listen"):
+            service = self.make(f"http_listen: 127.0.0.1:{second}")
 
-        def fail(*_):
-            raise ConfigError(["somebody listens"])
+            def fail(*_):
+                raise ConfigError(["somebody listens"])
 
-        with self.replaced("listen", fail):
-            self.assertRaises(ConfigError, service.startService)
-        await until(lambda: not self.reactor.clock.getDelayedCalls())
-        self.check_left()
+            with self.replaced(step, fail):
+                self.assertRaises(ConfigError, service.startService)
+            await until(lambda: not self.reactor.clock.getDelayedCalls())
+            self.check_left()
+            await until(lambda: self.is_free(second))
         await self.lead(self.start())
 
 
