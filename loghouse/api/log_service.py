@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_record_size, record_steps
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import ROLE_TEXTS
-from loghouse.protocol.entry import Codec, decode_entries
+from loghouse.protocol.entry import LATER_KINDS, Codec, decode_entries, index_of, without_kinds
 from loghouse.protocol.varint import join_bytes_field
 from loghouse.replica.api import Fetched
 from loghouse.replica.coalescing import Coalescer
@@ -240,6 +241,7 @@ class LogService:
         with self._reader():
             size_max = _fetch_size(request.size_max)
             fetched = await to_asyncio(log.fetch(request.offset, self._share_of(size_max)))
+            fetched = _readable_by_all(log, fetched)
             fetched = await fitting(log.seed, fetched, request.offset, request.size_max)
         return _fetch_response(fetched, log.group)
 
@@ -250,6 +252,7 @@ class LogService:
         with self._reader(), call.following():
             while True:
                 fetched = await self._read_on(call, log, offset, size_max)
+                fetched = _readable_by_all(log, fetched)
                 with call.holding(len(fetched.frames)):
                     fetched = await fitting(log.seed, fetched, offset, request.size_max)
                     await call.write(_fetch_response(fetched, log.group))
@@ -356,6 +359,16 @@ def _batch_answer(base_offset: int, record_count: int, timestamp: int) -> bytes:
 
 def _fetch_size(size_max: int) -> int:
     return min(size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)
+
+
+def _readable_by_all(log: LogLike, fetched: Fetched) -> Fetched:
+    """Return what was fetched without entries of later kinds: a gRPC client does not say which it knows.
+
+    They hold no records. Only what begins at or before the log's birth entry is looked through.
+    """
+    if not fetched.frames or index_of(fetched.frames) > log.birth_index:
+        return fetched
+    return replace(fetched, frames=without_kinds(fetched.frames, LATER_KINDS))
 
 
 def _fetch_response(fetched: Fetched, group: int) -> bytes:

@@ -90,6 +90,10 @@ class LogLike(Protocol):
         """Bytes that one of its records may have; 0: as many as the node takes."""
 
     @property
+    def birth_index(self) -> int:
+        """The index of the entry of kind `birth`, which older readers do not know; 0: the log has none."""
+
+    @property
     def leader_name(self) -> str:
         """The name of the node that leads, as far as this one knows; else empty."""
 

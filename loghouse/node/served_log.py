@@ -210,6 +210,13 @@ class ServedLog:
         return driver.raft.leader if driver is not None else 0
 
     @property
+    def birth_index(self) -> int:
+        """The index of the entry that brought the catalogue into being; 0 while there is none."""
+        driver = self.driver
+        birth = driver.raft.birth if driver is not None else None
+        return birth.index if birth is not None else 0
+
+    @property
     def leader_name(self) -> str:
         """The node that leads, as far as this one knows; else empty."""
         driver = self.driver

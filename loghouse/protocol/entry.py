@@ -239,6 +239,11 @@ def decode_entries(seed: int, buffer: Buffer) -> Iterator[Entry]:
         position += entry.size
 
 
+def index_of(frames: Buffer) -> int:
+    """Return the index of the first of whole, good frames."""
+    return int.from_bytes(frames[16:24], "big")
+
+
 def without_kinds(frames: Buffer, kinds: frozenset[int]) -> Buffer:
     """Return whole, good frames without those of some kinds, none of which hold records."""
     view, position, kept = memoryview(frames), 0, []

@@ -7,6 +7,7 @@ import resource
 import grpc
 from grpc import aio
 
+from loghouse.api import log_service
 from loghouse.api.log_service import CONSUME_SIZE
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import OutcomeUnknownError
@@ -23,7 +24,7 @@ from loghouse.node.api import proposing
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.compression import compress
-from loghouse.protocol.entry import Codec, decode_entries
+from loghouse.protocol.entry import Codec, EntryKind, decode_entries
 from loghouse.replica.api import Proposal
 from tests.api.doors import DoorCase, batch, details_of, produce
 from tests.fakes.tasks import asynchronous, until
@@ -286,6 +287,34 @@ class FollowTests(DoorCase):
                 getattr(self.root, name)(kind(offset=base)).read(), grpc.StatusCode.OUT_OF_RANGE
             )
             self.assertEqual(details_of(error)[0].metadata["lowest"], str(base + 1))
+
+    @asynchronous
+    async def test_births_are_left_out(self):
+        """Clients of before know no births, and gRPC does not tell who is one: no client gets any."""
+        cluster = self.node.cluster
+        kinds = []
+        cluster.add_values(b"0")
+        self.node.birth_index = cluster.append(b"birth", 0, kind=EntryKind.BIRTH).index
+        cluster.add_values(b"1", b"2")
+        cluster.append(b"", 0, kind=EntryKind.NOOP)
+        answers = [await self.root.Fetch(log_pb2.FetchRequest(offset=offset)) for offset in (0, 1)]
+        call = self.root.FetchStream(log_pb2.FetchRequest())
+        answers.append(await call.read())
+        call.cancel()
+        for answer in answers:
+            self.assertEqual(answer.next_offset, 3)
+            kinds.append([entry.kind for entry in decode_entries(self.node.seed, answer.frames)])
+        self.assertEqual(kinds, [[1, 1, 2], [1, 2], [1, 1, 2]])
+
+    @asynchronous
+    async def test_entries_behind_the_birth_are_not_looked_through(self):
+        """What begins behind the birth is passed on as the same bytes, not walked through."""
+        self.node.cluster.append(b"birth", 0, kind=EntryKind.BIRTH)
+        self.node.birth_index = 1
+        self.node.cluster.add_values(b"0")
+        self.patch(log_service, "without_kinds", None)
+        answer = await self.root.Fetch(log_pb2.FetchRequest())
+        self.assertEqual(len(list(decode_entries(self.node.seed, answer.frames))), 1)
 
     @asynchronous
     async def test_fetch_stream_follows(self):

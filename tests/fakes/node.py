@@ -159,6 +159,7 @@ class FakeNode:
     is_writable = True
     is_mute = False
     record_size_max = 0
+    birth_index = 0
     failure = None
     knows_producers = False  # whether it refuses those that are not registered, and finds their batches again
 
