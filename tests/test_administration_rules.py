@@ -525,6 +525,20 @@ class FoundingTests(AdministrationCase):
         self.driver.propose = refuse
         self.assertEqual(self.successResultOf(self.found()), AdminResult())
 
+    def test_has_left(self):
+        """A node has left when the committed configuration has none of its members, and can get none."""
+
+        def has_left(name, next_id):
+            order = AdminOrder(operation=AdminOperation.HAS_LEFT, name=name, number=next_id)
+            return self.successResultOf(self.administration.administer_here(order)).number
+
+        self.raft.configuration = members(VOTER, VOTER)
+        self.raft.settled = members(VOTER, VOTER, VOTER), 7
+        self.assertEqual(has_left("n3", 4), 0, "its removal is not committed")
+        self.raft.settled = members(VOTER, VOTER).without(2), 9
+        self.assertEqual((has_left("n2", 3), has_left("n1", 3)), (1, 0))
+        self.assertEqual(has_left("n2", 4), 0, "member 3 may be it, and come")
+
     def test_too_old(self):
         """A member that could not read its own log any more is named, and nothing is done."""
         self.kinds["n3"] = bytes([1, 2, 3, 4, 5])

@@ -80,6 +80,35 @@ class LaneTests(SynchronousTestCase):
         self.threads.drain()
         self.assertEqual(self.disk.list_directory("/data/logs"), ["1", "16", "gone-17-1000"])
 
+    def test_release(self):
+        """A log that goes on elsewhere is put away likewise, and may be born here again, empty."""
+        self.both()
+        self.assertEqual(self.hosted.idle, {1, 16, 17})
+        self.hosted.damaged[16] = "it was"
+        self.assertTrue(self.hosted.release(16, self.opened.pop(16).log))
+        self.assertEqual(self.hosted.idle, {1, 17}, "it is under way")
+        self.assertFalse(self.hosted.release(16, None))
+        self.threads.drain()
+        self.assertEqual(self.disk.list_directory("/data/logs"), ["1", "17", "gone-16-1000"])
+        self.assertEqual((self.hosted.idle, self.hosted.damaged), ({1, 17}, {}))
+        self.hosted.open(16, None, lambda repair: self.opened.update({16: repair}))
+        self.threads.drain()
+        self.assertEqual(self.opened[16].log.last_index, 0)
+
+    def test_measure(self):
+        """Logs on the disk that are not known are measured, whoever put them there."""
+        found = []
+        self.assertEqual(self.hosted.idle, set())
+        self.hosted.measure({1}, found.append)
+        self.both()
+        self.disk.make_directory("/data/logs/99")
+        self.disk.make_directory("/data/logs/lost+found")
+        self.hosted.measure({1, 16}, found.append)
+        self.threads.drain()
+        self.assertEqual([set(one) for one in found], [set(), {17, 99}])
+        self.assertEqual(found[1][99], 0)
+        self.assertGreater(found[1][17], 65536)
+
     def test_close_behind_writes(self):
         """A log that is not served any more is closed behind what is written, and stays."""
         self.both()

@@ -77,8 +77,10 @@ class FakeHosted:
     """Notes which logs are to be opened, closed and buried."""
 
     def __init__(self):
-        self.opens, self.closed, self.buried, self.looks = [], [], [], []
+        self.opens, self.closed, self.buried, self.looks, self.released = [], [], [], [], []
         self.damaged = {}
+        self.sizes = {}  # of the logs on the disk
+        self.measured = None  # tells the answer to `measure`
         self.is_busy = False
 
     def open(self, group, first, opened):
@@ -91,6 +93,18 @@ class FakeHosted:
         if not self.is_busy:
             self.buried.append((group, log))
         return not self.is_busy
+
+    @property
+    def idle(self):
+        return set() if self.is_busy else set(self.sizes)
+
+    def release(self, group, log):
+        del self.sizes[group]
+        self.released.append((group, log))
+
+    def measure(self, known, measured):
+        sizes = {group: size for group, size in self.sizes.items() if group not in known}
+        self.measured = lambda: measured(sizes)
 
     def look(self, now):
         self.looks.append(now)
@@ -110,6 +124,7 @@ class NamedCase(SynchronousTestCase):
             name="n1",
             disk_uuid=UUID,
             is_ending=False,
+            forwarder=None,
             membership=self.membership,
             serve=self.serve,
             forget=self.forgotten.append,

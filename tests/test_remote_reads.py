@@ -148,6 +148,26 @@ class WaitingTests(RemoteReadsCase):
         self.successResultOf(waiting)
         self.assertEqual(len(self.forwarder.cancelled), 1)
 
+    def test_take_over(self):
+        """Who waited for records of a copy that is gone waits for what another node says."""
+        self.reads.take_over()
+        self.assertEqual(self.asked(), [])
+        waiting = self.waiters.wait_for(9), self.waiters.wait_for(7)
+        self.reads.take_over()
+        self.reads.take_over()
+        self.assertEqual(self.asked(), [("wait", "b", 16, 7)])
+        self.answer(8)
+        self.successResultOf(waiting[1])
+        self.assertEqual(self.asked(), [("wait", "b", 16, 9)])
+        self.forwarder.refused = {"b": UnavailableError("lost"), "c": UnavailableError("lost")}
+        self.forwarder.done[-1].errback(UnavailableError("lost"))
+        self.reads.take_over()
+        self.assertEqual([what[1] for what in self.asked()], ["c"], "and now and then, as after any failure")
+        waiting[0].addErrback(lambda failure: failure.trap(CancelledError))
+        waiting[0].cancel()
+        self.clock.advance(FORWARD_RETRY_SECONDS)
+        self.assertEqual((self.asked(), self.clock.getDelayedCalls()), ([], []))
+
     def test_lower(self):
         """Who comes for a lower offset is waited for at once; the request before is dropped."""
         self.reads.wait_for(9)

@@ -5,15 +5,15 @@ Every call works on every node; what only the leader can do, the node passes on.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from loghouse import __version__
 from loghouse.api.guard import Call, Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
-from loghouse.errors import InvalidRequestError
-from loghouse.node.api import GroupAdmin, NodeLike
+from loghouse.errors import InvalidRequestError, UnavailableError
+from loghouse.node.api import GroupAdmin, NodeLike, StrayLog
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS
 from loghouse.protocol.message import check_name
@@ -59,6 +59,7 @@ class ClusterService:
     async def _status(self, request: Any) -> Any:
         node = self._node
         status = await to_asyncio(self._group(request).status())
+        strays = await self._strays()
         return log_pb2.StatusResponse(
             cluster_uuid=node.cluster_uuid,
             cluster_name=node.cluster_name,
@@ -83,7 +84,20 @@ class ClusterService:
                 for member in status.members
             ],
             removed=status.removed,
+            strays=[
+                log_pb2.StrayLog(group=stray.group, name=stray.name, size=stray.size)
+                for stray in strays or ()
+            ],
+            knows_strays=strays is not None,
         )
+
+    async def _strays(self) -> Sequence[StrayLog] | None:
+        """Return the logs on this node's disk that do not belong there; None while it cannot tell."""
+        try:
+            strays: Sequence[StrayLog] = await to_asyncio(self._node.log_administration.strays())
+        except UnavailableError:
+            return None
+        return strays
 
     async def _add(self, request: Any) -> Any:
         await to_asyncio(self._node.administration.add(_node_name(request), request.learner))

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
+from loghouse.cli.logs import why_stray
 from loghouse.cli.options import number
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
     complain,
     count_text,
+    size_text,
     watch_reader,
     write_json,
     write_line,
@@ -207,6 +209,13 @@ def notes_on(status: log_pb2.StatusResponse, log: str = "") -> Sequence[str]:
         for member in status.members
         if not member.id and member.name in names_of_members
     ]
+    if not log:
+        notes += [
+            f"Files of {f'log {stray.name}' if stray.name else 'a log'}, number {stray.group}, are on "
+            f"{status.node} ({size_text(stray.size)}): {why_stray(stray)}. They are kept "
+            "(`loghouse log list --strays`)."
+            for stray in status.strays
+        ]
     if status.removed:
         names = ", ".join(status.removed)
         notes.append(f"Removed and kept out: {names} (`loghouse cluster add NODE` lets a node back in).")
@@ -270,6 +279,7 @@ def _as_json(status: log_pb2.StatusResponse, log: str) -> dict[str, Any]:
             for member in status.members
         ],
         "removed": list(status.removed),
+        "strays": [_fields(stray, "group", "name", "size") for stray in status.strays],
         "notes": list(notes_on(status, log)),
     }
 

@@ -16,15 +16,18 @@ from loghouse.cli.options import number
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
+    complain,
     count_text,
+    size_text,
     time_text,
     write_json,
     write_line,
     write_result,
     write_table,
 )
-from loghouse.cli.target import add_options, connect
+from loghouse.cli.target import CONTACT_SECONDS, add_options, connect
 from loghouse.config.values import UNLIMITED, format_size, parse_size, read_age
+from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import REPLICAS_PER_LOG_MAX
 
 _AGE_UNITS: Final = (("d", 86_400), ("h", 3600), ("m", 60))
@@ -64,7 +67,12 @@ def add_parser(commands: Any) -> None:
         help="the nodes to hold it (the least loaded)",
     )
 
-    _add_action(actions, "list", run_list, "the logs that you may do anything with", has_name=False)
+    listing = _add_action(actions, "list", run_list, "the logs that you may do anything with", has_name=False)
+    listing.add_argument(
+        "--strays",
+        action="store_true",
+        help="instead, files of logs on nodes where they do not belong; needs the admin permission",
+    )
     _add_action(actions, "describe", run_describe, "a log's settings, where it is and who leads it")
 
     alter = _add_action(actions, "alter", run_alter, "change settings of a log while it runs")
@@ -178,7 +186,10 @@ def run_repair(args: argparse.Namespace) -> None:
 
 
 def run_list(args: argparse.Namespace) -> None:
-    """List the logs."""
+    """List the logs, or what lies about."""
+    if args.strays:
+        list_strays(args)
+        return
     with connect(args) as cluster:
         logs = cluster.logs()
     if args.json:
@@ -195,6 +206,48 @@ def run_list(args: argparse.Namespace) -> None:
         for log in logs
     ]
     write_table(["LOG", "NUMBER", "LEADER", "ON", "KEEPS"], rows)
+
+
+def list_strays(args: argparse.Namespace) -> None:
+    """Ask each node of the cluster what it has that does not belong there."""
+    found, silent = [], []
+    with connect(args) as cluster:
+        for server in cluster.servers().servers:
+            try:
+                status = cluster.status(
+                    server=server.name, timeout_seconds=min(args.timeout, CONTACT_SECONDS)
+                )
+            except (UnavailableError, OutcomeUnknownError) as error:
+                complain(f"loghouse log: {error}")
+                silent.append(server.name)
+            else:
+                found += [(server.name, stray) for stray in status.strays]
+                if not status.knows_strays:
+                    silent.append(server.name)
+    if args.json:
+        strays = [
+            {"node": node, "group": stray.group, "log": stray.name, "size": stray.size}
+            for node, stray in found
+        ]
+        write_json({"strays": strays, "not_known_of": silent})
+        return
+    if found:
+        rows = [
+            [node, str(stray.group), stray.name or "-", size_text(stray.size), why_stray(stray)]
+            for node, stray in found
+        ]
+        write_table(["NODE", "NUMBER", "LOG", "SIZE", "WHY"], rows)
+    elif not silent:
+        write_line("no strays")
+    if silent:
+        write_line(
+            f"{', '.join(silent)} did not tell: away, just started, or of a version that does not look"
+        )
+
+
+def why_stray(stray: log_pb2.StrayLog) -> str:
+    """Return why files are where they do not belong."""
+    return "replaced, its group is not rid of it yet" if stray.name else "not in the catalogue"
 
 
 def run_describe(args: argparse.Namespace) -> None:

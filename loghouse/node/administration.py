@@ -173,6 +173,8 @@ class Administration:
                     return self._transfer(driver, order.name)
                 case AdminOperation.FOUND_CATALOGUE:
                     return self._found_catalogue(driver)
+                case AdminOperation.HAS_LEFT:
+                    return succeed(AdminResult(number=_has_left(driver, order.name, order.number)))
                 case AdminOperation.TRIM:
                     proposal = Proposal(kind=EntryKind.TRIM, payload=encode_trim(order.number))
                     return proposing(driver.propose, proposal).addCallback(
@@ -471,6 +473,15 @@ def _being_founded(failure: Failure) -> AdminResult:
     """Somebody else has just asked for the same."""
     failure.trap(InvalidRequestError)
     return AdminResult()
+
+
+def _has_left(driver: RaftDriver, name: str, next_id: int) -> bool:
+    """Whether a node has no member, and can get none of an id below `next_id`, by what is committed.
+
+    A configuration that is not committed may be cut: its removals do not count.
+    """
+    settled, _ = driver.raft.settled
+    return settled.next_id >= next_id and not any(settled.named(name))
 
 
 def _with_removed(configuration: Configuration, name: str) -> tuple[str, ...]:

@@ -192,6 +192,20 @@ class LogDescription:
     created_at: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrayLog:
+    """A directory of a log on this node's disk that does not belong here.
+
+    Attributes:
+        name: The log that has this group, on other nodes; empty: the catalogue knows no such group.
+        size: Bytes of its files.
+    """
+
+    group: int
+    name: str
+    size: int
+
+
 class LogAdmin(Protocol):
     """What may be asked about which logs there are; every call works on every node.
 
@@ -237,6 +251,12 @@ class LogAdmin(Protocol):
 
     def describe(self, name: str) -> Deferred[LogDescription]:
         """Return one log (empty: the default one). Raises (as failure) UnknownLogError."""
+
+    def strays(self) -> Deferred[Sequence[StrayLog]]:
+        """Return the logs on the disk of this node that do not belong there; they are kept, and not opened.
+
+        Raises (as failure) UnavailableError: This node does not know all logs yet.
+        """
 
     def changed(self, after: int) -> Deferred[int]:
         """Fire once the catalogue has a record at an offset above `after`, with the last one's offset."""

@@ -6,7 +6,7 @@ were born here is written on the node's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Final, TypeVar
 
@@ -20,7 +20,7 @@ from loghouse.runtime.lanes import NODE_LANE, DiskLanes
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
-from loghouse.storage.groups import BornGroups
+from loghouse.storage.groups import BornGroups, groups_of, size_of
 from loghouse.storage.log import Log
 
 _T = TypeVar("_T")
@@ -57,6 +57,11 @@ class HostedLogs:
         # Why a log cannot be opened, by group: it stays as it is until an operator has looked at it.
         self.damaged: dict[int, str] = {}
         self._clean_due = 0.0  # when dead logs are looked for again
+
+    @property
+    def idle(self) -> Set[int]:
+        """The groups whose logs were born on this disk and did not end, without those that are busy."""
+        return set(self._groups.born) - self._busy if self._groups is not None else set()
 
     # --- opening and making -----------------------------------------------------------------
 
@@ -98,11 +103,19 @@ class HostedLogs:
 
     def bury(self, group: int, log: Log | None) -> bool:
         """Close a log that was deleted, and put it away, its files go later; False: its group is busy."""
+        return self._end(group, log, lambda groups: groups.bury(group, int(self._wall())))
+
+    def release(self, group: int, log: Log | None) -> bool:
+        """As `bury`, for a log that goes on elsewhere: its group has no member on this disk any more."""
+        self.damaged.pop(group, None)
+        return self._end(group, log, lambda groups: groups.release(group, int(self._wall())))
+
+    def _end(self, group: int, log: Log | None, end: Callable[[BornGroups], None]) -> bool:
         if group in self._busy:
             return False
 
         def put_away(_: object = None) -> None:
-            self._run(group, self._disk, lambda: self._born().bury(group, int(self._wall())), lambda _: None)
+            self._run(group, self._disk, lambda: end(self._born()), lambda _: None)
 
         if log is not None:
             self._run(group, self._lanes.lane(group), log.close, put_away)
@@ -115,7 +128,7 @@ class HostedLogs:
         self._lanes.lane(log.group).run(log.close, fatal=self._fatal)
 
     def look(self, now: float) -> None:
-        """Remove dead logs whose time is over; `now` only rises."""
+        """Remove logs that ended, when their time is over; `now` only rises."""
         if self._groups is None or now < self._clean_due:
             return
         self._clean_due = now + CLEAN_SECONDS
@@ -124,7 +137,20 @@ class HostedLogs:
 
     def _removed(self, names: list[str]) -> None:
         for name in names:
-            self.logger.info("the files of a deleted log are removed: {name}", name=name)
+            self.logger.info("the files of a log that ended here are removed: {name}", name=name)
+
+    # --- what is on the disk ----------------------------------------------------------------
+
+    def measure(self, known: Set[int], measured: Callable[[Mapping[int, int]], None]) -> None:
+        """Tell the size in bytes of each group's log on the disk that is not among the known ones."""
+        files, path = self._files, self._directory.path
+
+        def work() -> Mapping[int, int]:
+            return {
+                group: size_of(files, path, group) for group in groups_of(files, path) if group not in known
+            }
+
+        self._disk.run(work, measured, fatal=self._fatal)
 
     # --- jobs -------------------------------------------------------------------------------
 

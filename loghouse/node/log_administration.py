@@ -32,7 +32,7 @@ from loghouse.catalogue.records import (
 )
 from loghouse.errors import OutcomeUnknownError, RequestError, UnavailableError, UnknownLogError
 from loghouse.limits import MICROSECONDS, REPLICAS_PER_LOG_MAX
-from loghouse.node.api import LogDescription, ReplicaState
+from loghouse.node.api import LogDescription, ReplicaState, StrayLog
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.forwarding import AdminOrder
 from loghouse.node.options import NodeOptions, Transport
@@ -68,6 +68,9 @@ class CataloguedHost(Protocol):
 
     async def catch_up_with_logs(self) -> None:
         """Know all the logs that there are now."""
+
+    async def strays(self) -> Sequence[StrayLog]:
+        """Return the logs on this node's disk that do not belong here."""
 
 
 class LogAdministration:
@@ -167,6 +170,10 @@ class LogAdministration:
             raise UnknownLogError(name)
 
         return self._in_time(look())
+
+    def strays(self) -> Deferred[Sequence[StrayLog]]:
+        """Return the logs on this node's disk that do not belong here."""
+        return _running(self._node.strays())
 
     def changed(self, after: int) -> Deferred[int]:
         """Fire once the catalogue has a record above an offset; may be cancelled."""

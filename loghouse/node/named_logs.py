@@ -2,14 +2,16 @@
 
     birth in the default log --> the catalogue's log is hosted, followed, folded
     a log in the catalogue   --> served; hosted where it is placed; put away when it is deleted
+    a log placed elsewhere   --> given back once its group has no member here (`releases`)
 
-A log is made because a committed record says so, and goes because a committed tombstone names its group;
-never for being missing from anything.
+A log is made because a committed record says so. It goes because a committed tombstone names its group, or
+because a committed record places it elsewhere and a committed configuration of its group has no member here;
+never for being missing from anything. What the catalogue does not know stays on the disk, closed, as a stray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Protocol
 
@@ -19,10 +21,13 @@ from twisted.logger import Logger
 
 from loghouse.catalogue.catalogue import Catalogue
 from loghouse.catalogue.records import CataloguedLog, PlacedReplica
-from loghouse.errors import ConsensusError, DamageError, EntryError, RequestError
+from loghouse.errors import ConsensusError, DamageError, EntryError, RequestError, UnavailableError
 from loghouse.limits import MICROSECONDS
+from loghouse.node.api import StrayLog
 from loghouse.node.catalogue_log import CatalogueLog
+from loghouse.node.forwarding import Forwarder
 from loghouse.node.hosted_logs import HostedLogs
+from loghouse.node.releases import Releases
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.configuration import Birth, Configuration, Member, MemberRole
 from loghouse.protocol.entry import CATALOGUE_GROUP, CATALOGUE_LOG, DEFAULT_GROUP
@@ -37,6 +42,7 @@ class LogsOwner(Protocol):
     disk_uuid: bytes
     is_ending: bool
     membership: ServedLog
+    forwarder: Forwarder | None
 
     def serve(self, name: str, group: int) -> ServedLog:
         """Serve one more log, which is not hosted yet."""
@@ -75,6 +81,7 @@ class NamedLogs:
         self._served: dict[int, ServedLog] = {}  # what is served here beside the default log, by group
         # Logs that were deleted and are still to be put away, by group; None where there was no copy here.
         self._dying: dict[int, Log | None] = {}
+        self._releases = Releases(node.name, self._release)  # asks for copies that belong elsewhere; fixed
 
     def _begin(self, birth: Birth) -> None:
         """Serve, host and follow the catalogue: its birth is committed in the default log."""
@@ -122,7 +129,10 @@ class NamedLogs:
         self.find_out()
         if self.log is not None and not self._node.is_ending:
             self._open_catalogue()
+            self._look_for_ended(self.log.catalogue)
             self._follow()
+            if self._node.forwarder is not None:
+                self._releases.look(now, self._replaced(self.log.catalogue), self._node.forwarder)
             self.log.look(int(wall * MICROSECONDS))
             self.hosted.look(now)
 
@@ -147,7 +157,7 @@ class NamedLogs:
         """Have the node serve and host what the catalogue says by now."""
         assert self.log is not None
         catalogue = self.log.catalogue
-        here = catalogue.placed_on(self._node.name, self._node.disk_uuid)
+        here = self._here(catalogue)
         for log in catalogue.logs.values():
             if log.group == DEFAULT_GROUP:
                 self._node.membership.placed(log)
@@ -157,7 +167,7 @@ class NamedLogs:
                 served = self._served[log.group] = self._node.serve(log.name, log.group)
             served.placed(log)
             if served.replica is None and log.group in here:
-                self._open(log, served)
+                self._open(log, served, here[log.group])
         for group in self._served.keys() - catalogue.names.keys() - {CATALOGUE_GROUP}:
             served = self._served.pop(group)
             self.logger.info("log {name} was deleted", name=served.name)
@@ -166,12 +176,13 @@ class NamedLogs:
         self._put_away(catalogue)
         self._changed(catalogue)
 
-    def _own(self, replicas: tuple[PlacedReplica, ...]) -> PlacedReplica | None:
-        here = (self._node.name, self._node.disk_uuid)
-        return next((one for one in replicas if (one.node, one.disk_uuid) == here), None)
+    def _here(self, catalogue: Catalogue) -> Mapping[int, PlacedReplica]:
+        """Return the replicas that belong here, by group."""
+        return catalogue.placed_on(self._node.name, self._node.disk_uuid)
 
-    def _open(self, log: CataloguedLog, served: ServedLog) -> None:
-        founder = self._own(log.founders)
+    def _open(self, log: CataloguedLog, served: ServedLog, own: PlacedReplica) -> None:
+        # Not a founder that was replaced, and is a member again: of the first entry it would be another one.
+        founder = own if own in log.founders else None
         first = (configuration_of(log.founders), log.created_at) if founder is not None else None
         is_first = founder is not None and founder == log.founders[0]
         self.hosted.open(log.group, first, partial(self._opened, served, is_first=is_first))
@@ -209,6 +220,58 @@ class NamedLogs:
             close()
         served.unhost()
         return True
+
+    # --- what belongs here no more ------------------------------------------------------
+
+    def _look_for_ended(self, catalogue: Catalogue) -> None:
+        """Find logs on the disk that were deleted before this process served them, or had no room to end."""
+        ended = self.hosted.idle & catalogue.tombstones.keys()
+        self._dying.update(dict.fromkeys(ended - self._served.keys() - self._dying.keys()))
+
+    def _replaced(self, catalogue: Catalogue) -> list[CataloguedLog]:
+        """Return the logs that are on the disk, and that the catalogue places elsewhere."""
+        on_disk = self.hosted.idle & self._served.keys() & catalogue.names.keys()
+        elsewhere = sorted(on_disk - self._here(catalogue).keys())
+        return [catalogue.logs[catalogue.names[group]] for group in elsewhere]
+
+    def _release(self, group: int) -> None:
+        """Give a copy back: no member of its group is here, and none is to be."""
+        assert self.log is not None
+        placed_elsewhere = {log.group for log in self._replaced(self.log.catalogue)}
+        if self._node.is_ending or group not in placed_elsewhere:
+            return  # it belongs here again, or was deleted meanwhile
+        served = self._served[group]
+        self.logger.info("log {name} is on other nodes: the files here are put away", name=served.name)
+        log = None
+        if served.replica is not None:
+            log = served.replica.log
+            served.replica.stop()
+            served.unhost()
+        self.hosted.release(group, log)
+
+    async def strays(self) -> Sequence[StrayLog]:
+        """Return the logs on this node's disk that do not belong here, as far as it knows by now.
+
+        Raises:
+            UnavailableError: It does not know all logs yet.
+        """
+        if not self.knows_all:
+            raise UnavailableError("this node does not know all logs yet; try again")
+        measured: Deferred[Mapping[int, int]] = Deferred()
+        self.hosted.measure(self._belonging(), measured.callback)
+        sizes = await measured
+        names = self.log.catalogue.names if self.log is not None else {}
+        return [
+            StrayLog(group=group, name=names.get(group, ""), size=sizes[group])
+            for group in sorted(sizes.keys() - self._belonging())
+        ]
+
+    def _belonging(self) -> Set[int]:
+        """The groups that have a directory here, or will have lost it in a moment."""
+        if self.log is None:
+            return {DEFAULT_GROUP}
+        catalogue = self.log.catalogue
+        return {DEFAULT_GROUP, CATALOGUE_GROUP} | self._here(catalogue).keys() | catalogue.tombstones.keys()
 
     def _put_away(self, catalogue: Catalogue) -> None:
         for group, log in list(self._dying.items()):

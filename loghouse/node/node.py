@@ -19,6 +19,7 @@ from loghouse.errors import DamageError, LoghouseError, UnavailableError, Unknow
 from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, UUID_SIZE, WAITERS_MAX
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
+from loghouse.node.api import StrayLog
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.condition import Hindrance, hindrances_of
 from loghouse.node.elsewhere import ELSEWHERE_KINDS, Elsewhere
@@ -262,6 +263,12 @@ class Node(Service):
                 kept=str(kept),
             )
         self._has_pointed_out = True
+
+    async def strays(self) -> Sequence[StrayLog]:
+        """Return the logs on this node's disk that do not belong here. See `NamedLogs.strays`."""
+        if self._named is None:
+            raise UnavailableError("this node has not joined its cluster yet; try another node")
+        return await self._named.strays()
 
     async def catch_up_with_logs(self) -> None:
         """Know all the logs that there are now. See `NamedLogs.catch_up`."""

@@ -106,6 +106,11 @@ class RemoteReads:
                 self._ask_to_wait()
         return done
 
+    def take_over(self) -> None:
+        """Go on for those who wait for records of a copy that is not here any more."""
+        if self._waiters.count and self._waiting is None and self._retry is None:
+            self._ask_to_wait()
+
     def _waiter_ended(self, outcome: T) -> T:
         if not self._waiters.count:
             self._stop_waiting()

@@ -117,13 +117,16 @@ class ServedLog:
     def unhost(self) -> None:
         """Have no replica any more: it was stopped. Its files are closed by whoever has them closed."""
         self.replica = self.reads = None
+        remote = self._remote.reads
+        if remote is not None:
+            remote.take_over()
 
     def retire(self) -> None:
         """Serve no more: the log was deleted."""
         self._is_gone = True
         self.stop()
-        self.unhost()
         self._remote.retire()
+        self.unhost()
         self._waiters.close(UnknownLogError(self.name))
 
     def tick(self) -> None:
@@ -204,17 +207,17 @@ class ServedLog:
         return driver.raft.id if driver is not None else 0
 
     @property
-    def leader_id(self) -> int:
-        """The member that leads, 0 when none is known."""
-        driver = self.driver
-        return driver.raft.leader if driver is not None else 0
-
-    @property
     def birth_index(self) -> int:
         """The index of the entry that brought the catalogue into being; 0 while there is none."""
         driver = self.driver
         birth = driver.raft.birth if driver is not None else None
         return birth.index if birth is not None else 0
+
+    @property
+    def leader_id(self) -> int:
+        """The member that leads, 0 when none is known."""
+        driver = self.driver
+        return driver.raft.leader if driver is not None else 0
 
     @property
     def leader_name(self) -> str:

@@ -21,6 +21,7 @@ from loghouse.limits import (
     PAYLOAD_SIZE_MAX,
     RECORDS_PER_BATCH_MAX,
     SUBJECT_SIZE_MAX,
+    UINT32_MAX,
     UINT64_MAX,
 )
 from loghouse.protocol.client_messages import HAS_CRC, HAS_EXPECT_OFFSET
@@ -47,6 +48,9 @@ class AdminOperation(IntEnum):
     """Answered with the leader's commit index, and the last index known to be on each member's disk."""
     FOUND_CATALOGUE = 7
     """Bring the catalogue's group into being, unless that is done."""
+    HAS_LEFT = 8
+    """Asked of any member. Answered with 1 when the last committed configuration has no member on the node
+    `name`, and every member id below `number` was used or passed over, so that none of them comes; else 0."""
 
 
 @message(0x0120, FORWARD_SIZE_MAX)
@@ -158,7 +162,11 @@ class ForwardFailure(FailureFields, Message):
         )
 
 
-_NUMBERS_MAX: Final[Mapping[int, int]] = {AdminOperation.ADD: 1, AdminOperation.TRIM: UINT64_MAX}
+_NUMBERS_MAX: Final[Mapping[int, int]] = {
+    AdminOperation.ADD: 1,
+    AdminOperation.TRIM: UINT64_MAX,
+    AdminOperation.HAS_LEFT: UINT32_MAX,
+}
 
 
 @message(0x0123)
@@ -176,7 +184,7 @@ class ForwardAdmin(Message):
     def check(self) -> None:
         """Raise ValueError when a field is beyond what its operation allows."""
         match self.operation:
-            case AdminOperation.ADD | AdminOperation.REMOVE:
+            case AdminOperation.ADD | AdminOperation.REMOVE | AdminOperation.HAS_LEFT:
                 check_name("node", self.name)
             case AdminOperation.TRANSFER:
                 check_name("node", self.name, empty=True)

@@ -1,19 +1,21 @@
 """The groups of a disk: which logs were born on it, and what became of them.
 
-    data_dir/ groups                        what was born here, and what is dead
+    data_dir/ groups                        what was born here, and what became of it
               logs/<group>.new/             being made; after a crash it is removed, and made anew
               logs/<group>/                 born: has its first entry, and may have voted
-              logs/gone-<group>-<seconds>/  dead: kept for a while, then removed
+              logs/gone-<group>-<seconds>/  dead or released: kept for a while, then removed
 
 A log is born once: one that is missing although it was born here is damage, for it may have promised things.
-It dies by `bury` alone, for which the caller has the tombstone of its group; nothing else removes a log.
-Order of a birth: all of `<group>.new`, its name synced; renamed, synced; `groups`. Of a death: `groups`;
+It goes by `bury`, for which the caller has the tombstone of its group, or by `release`, for which the caller
+knows that this disk's member is out of the group for good; nothing else removes a log.
+Order of a birth: all of `<group>.new`, its name synced; renamed, synced; `groups`. Of an end: `groups`;
 renamed, synced; after a while the files, and the directory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Final
@@ -25,7 +27,7 @@ from loghouse.limits import LOGS_MAX, TOMBSTONES_MAX
 from loghouse.protocol.entry import with_crc
 from loghouse.protocol.fields import U32, Items32, plain, struct_of
 from loghouse.storage.directory import FORMAT_VERSION, LOGS_NAME, DataDirectory, decode_small_file
-from loghouse.storage.files import Files, disk_work, read_file, replace_file
+from loghouse.storage.files import Files, OpenFile, disk_work, read_file, replace_file
 from loghouse.storage.log import Log
 
 GROUPS_NAME: Final = "groups"
@@ -40,6 +42,8 @@ class GroupState(IntEnum):
 
     BORN = 1
     DEAD = 2
+    RELEASED = 3
+    """The member that this disk was is out of the group: it may be another one, which begins with nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,16 @@ def groups_of(files: Files, path: str) -> list[int]:
     """Return the groups that have a log in a data directory."""
     names = files.list_directory(f"{path}/{LOGS_NAME}") if files.exists(f"{path}/{LOGS_NAME}") else []
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def size_of(files: Files, path: str, group: int) -> int:
+    """Return how many bytes the files of a group's log have, as far as they can be read."""
+    directory, size = f"{path}/{LOGS_NAME}/{group}", 0
+    with suppress(OSError):
+        for name in files.list_directory(directory):
+            with suppress(OSError):
+                size += OpenFile.open(files, f"{directory}/{name}").size()
+    return size
 
 
 def groups_file(states: Mapping[int, GroupState]) -> bytes:
@@ -100,7 +114,8 @@ class BornGroups:
         self._files = files  # the file seam; fixed
         self._directory = directory  # whose groups these are; fixed
         self._logs = f"{directory.path}/{LOGS_NAME}"  # where their logs are; fixed
-        # What became of each group, the dead ones in the order of their deaths; follows births and deaths.
+        # What became of each group, those that ended in the order of their ends; follows births and ends, as
+        # another object each time: other threads may read it.
         self._states = read_groups(files, directory.path)
         with disk_work(directory.path, f"settle the logs in {self._logs}"):
             self._settle(now)
@@ -118,20 +133,21 @@ class BornGroups:
         return [group for group in self.born if not self._files.exists(self._path(group))]
 
     def gone(self) -> Mapping[str, int]:
-        """Return the directories of dead logs, each with the second at which it died."""
+        """Return the directories of logs that ended, each with the second at which it did."""
         return {
             name: int(name.rpartition("-")[2])
             for name in self._files.list_directory(self._logs)
             if name.startswith(GONE_PREFIX)
         }
 
-    # --- birth and death ------------------------------------------------------------------
+    # --- birth and end --------------------------------------------------------------------
 
     def bear(self, group: int, begin: Callable[[Log], None]) -> None:
         """Make a group's log, unless it is here; durable on return.
 
         Args:
-            begin: Writes its first entry, the same bytes on every founder, and syncs it.
+            begin: Writes its first entry, the same bytes on every founder, and syncs it; for a new member of
+                a group that runs, nothing.
 
         Raises:
             DamageError: It was born here, and is gone.
@@ -166,13 +182,20 @@ class BornGroups:
             DiskFullError: No room to say so; nothing changed.
             DiskFailedError: The disk refuses.
         """
+        self._end(group, GroupState.DEAD, now)
+
+    def release(self, group: int, now: int) -> None:
+        """Give the files of a log back whose group has no member on this disk any more; as `bury`."""
+        self._end(group, GroupState.RELEASED, now)
+
+    def _end(self, group: int, state: GroupState, now: int) -> None:
         with disk_work(self._directory.path, f"put {self._path(group)} away"):
-            # Before the name goes: a log that is gone and is not said to be dead would be damage.
-            self._note(group, GroupState.DEAD)
+            # Before the name goes: a log that is gone and is not said to be so would be damage.
+            self._note(group, state)
             self._put_away(group, now)
 
     def remove_gone(self, before: int) -> list[str]:
-        """Remove the logs that died before a second; return their names.
+        """Remove the logs that ended before a second; return their names.
 
         Raises:
             DiskFailedError: The disk refuses; what is left is removed by the next call.
@@ -200,6 +223,8 @@ class BornGroups:
 
     def _put_away(self, group: int, now: int) -> None:
         if self._files.exists(self._path(group)):
+            while self._files.exists(f"{self._logs}/{GONE_PREFIX}{group}-{now}"):
+                now += 1  # it was here before
             self._files.rename(self._path(group), f"{self._logs}/{GONE_PREFIX}{group}-{now}")
         self._files.sync_directory(self._logs)
 
@@ -223,15 +248,16 @@ class BornGroups:
         # The process before may have ended between a rename and its sync.
         self._files.sync_directory(self._logs)
         for group, state in self._states.items():
-            if state is GroupState.DEAD and self._files.exists(self._path(group)):
+            # One that was just made in the place of a released one is empty yet, and made again.
+            if state is not GroupState.BORN and self._files.exists(self._path(group)):
                 self._put_away(group, now)
 
     def _note(self, group: int, state: GroupState) -> None:
         states = {**self._states}
         states.pop(group, None)
         states[group] = state
-        dead = [group for group, state in states.items() if state is GroupState.DEAD]
-        for forgotten in dead[:-TOMBSTONES_MAX]:
+        ended = [group for group, state in states.items() if state is not GroupState.BORN]
+        for forgotten in ended[:-TOMBSTONES_MAX]:
             del states[forgotten]
         replace_file(self._files, self._directory.path, GROUPS_NAME, groups_file(states))
         self._states = states

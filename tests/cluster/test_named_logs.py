@@ -1,5 +1,6 @@
 """Many logs on a real cluster of three, by the commands and the client that people use."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,12 +33,13 @@ class NamedLogTests(SynchronousTestCase):
         """Run `loghouse WORDS` as root; return what it writes."""
         certificates = self.cluster.certificates
         target = [
-            "--server", ",".join(str(node.address) for node in self.cluster.nodes),
             "--ca", certificates.path("ca"),
             "--cert", certificates.path("root"),
             "--key", certificates.key_path("root"),
             "--timeout", "30s",
         ]  # fmt: skip
+        if "--server" not in words:
+            target += ["--server", ",".join(str(node.address) for node in self.cluster.nodes)]
         run = subprocess.run(
             [sys.executable, "-m", "loghouse.cli.main", *words, *map(str, target)],
             input=stdin,
@@ -104,3 +106,34 @@ class NamedLogTests(SynchronousTestCase):
         leader.start()
         wait_until(lambda: orders.bounds().next_offset == 400, "all records", seconds_max=SECONDS_MAX)
         self.assertEqual([record.value for record in orders.read()], [b"%d" % n for n in range(400)])
+
+    @long
+    def test_replaced_and_back(self):
+        """A replaced copy is given back, and made anew when the log returns; strays are kept and told."""
+        stray = self.cluster.node("node-3").data_dir / "logs/99"
+        stray.mkdir()
+        (stray / "file").write_bytes(bytes(2048))
+        self.command("log", "create", "orders", "--replicas", "2", "--on", "node-1,node-2")
+        lines = "".join(f"{number}\n" for number in range(100))
+        self.command("produce", "--log", "orders", stdin=lines)
+        node = self.cluster.node("node-2")
+        copy = node.data_dir / "logs/16"
+        self.assertTrue(copy.exists())
+        for lost, new, count in (("node-2", "node-3", 1), ("node-3", "node-2", 1), ("node-2", "node-3", 2)):
+            self.command("log", "repair", "orders", "--replace", lost, "--with", new)
+            wait_until(
+                lambda new=new: copy.exists() == (new == "node-2"), "the copy", seconds_max=SECONDS_MAX
+            )
+            self.assertEqual(len(list(copy.parent.glob("gone-16-*"))), count)
+            self.assertEqual(self.command("consume", "--log", "orders", "--server", node.address), lines)
+        self.assertRegex(
+            self.command("log", "list", "--strays"),
+            r"NODE .*\nnode-3 +99 +- +2\.0 KiB +not in the catalogue\n",
+        )
+        strays = json.loads(self.command("log", "list", "--strays", "--json"))
+        self.assertEqual(
+            strays, {"strays": [{"node": "node-3", "group": 99, "log": "", "size": 2048}], "not_known_of": []}
+        )
+        status = self.command("cluster", "status", "--server", self.cluster.node("node-3").address)
+        self.assertIn("Files of a log, number 99, are on node-3 (2.0 KiB): not in the catalogue", status)
+        self.assertEqual((stray / "file").read_bytes(), bytes(2048))

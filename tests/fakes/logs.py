@@ -62,6 +62,7 @@ class FakeLogAdmin:
         self.node = node
         self.failure = None
         self.orders = []
+        self.stray_logs = []  # what does not belong on the node's disk; an error: it does not know
 
     @property
     def _catalogue(self):
@@ -123,6 +124,10 @@ class FakeLogAdmin:
 
     def changed(self, after):
         return self._catalogue.changed(after)
+
+    def strays(self):
+        told = self.stray_logs
+        return fail(told) if isinstance(told, Exception) else succeed(told)
 
     def _description(self, name):
         log = self._folded.logs.get(name)

@@ -34,7 +34,7 @@ SHARED = (
         "buried-beside-writes",
         "many logs: the lane of a log is not that of the node",
         "A log that was deleted is closed while its replica still writes.",
-        ("loghouse.node.hosted_logs:HostedLogs.bury", "self._lanes.lane(group)", "self._disk"),
+        ("loghouse.node.hosted_logs:HostedLogs._end", "self._lanes.lane(group)", "self._disk"),
         by="test_hosted_logs:LaneTests.test_bury_behind_writes",
     ),
     bug(

@@ -99,7 +99,7 @@ class SharedTests(SynchronousTestCase):
             (LinkRole, "NODE CLIENT"),
             (MemberRole, "VOTER LEARNER REPLICA"),
             (Liveness, "ALIVE SUSPECT DEAD LEFT"),
-            (AdminOperation, "ADD REMOVE TRANSFER TRIM REGISTER_PRODUCER PROGRESS FOUND_CATALOGUE"),
+            (AdminOperation, "ADD REMOVE TRANSFER TRIM REGISTER_PRODUCER PROGRESS FOUND_CATALOGUE HAS_LEFT"),
             (EntryKind, "RECORDS NOOP CONFIGURATION TRIM PRODUCER BIRTH"),
         ]:
             self.assertEqual(
@@ -335,6 +335,7 @@ class ForwardTests(BoundsTestCase):
             (operation.TRIM, "", 2**64 - 1),
             (operation.REGISTER_PRODUCER, "CN=Any One", 0),
             (operation.PROGRESS, "", 0),
+            (operation.HAS_LEFT, "b", 2**32 - 1),
         ]:
             message = ForwardAdmin(request_id=1, operation=which, name=name, number=number_max)
             taken(message)
@@ -349,6 +350,7 @@ class ForwardTests(BoundsTestCase):
 
         self.refused_names(asking(operation.ADD), "node")
         self.refused_names(asking(operation.REMOVE), "node")
+        self.refused_names(asking(operation.HAS_LEFT), "node")
         self.refused_names(asking(operation.TRANSFER), "node", empty=True)
         self.refused_text(asking(operation.REGISTER_PRODUCER), "subject", 255, longer=False)
         for which in (operation.TRIM, operation.PROGRESS):

@@ -174,3 +174,59 @@ class NamedLogsTests(NamedLogsCase):
         self.until(lambda: log.driver is not None and log.driver.readable_offset == 1)
         fetched = self.ask(3, lambda node: node.log("orders").fetch(0, MIB))
         self.assertEqual(fetched.next_offset, 1)
+
+    def names(self, number):
+        """What is in a node's folder of logs."""
+        return self.cluster.nodes[number].machine.disk.list_directory("/data/logs")
+
+    def replace_replica(self, lost, new):
+        asked = self.ask(
+            1, lambda node: node.log_administration.replace("orders", lost=lost, new=new, by="root")
+        )
+        self.assertEqual(sorted(one.node for one in asked.replicas), sorted({"n1", "n2", "n3"} - {lost}))
+
+    def test_replaced_copies_go(self):
+        """A replaced copy stays until its group is rid of it, and goes then, also after a restart."""
+        self.begin(spares=0)
+        self.create(1, "orders", replicas=2, on=("n1", "n2"))
+        self.append(1, "orders")
+        self.cluster.nodes[3].kill()
+        self.replace_replica("n2", "n3")
+        self.clock.advance(20.0)
+        self.assertEqual(self.append(2, "orders"), 1, "it still counts for the majority")
+        self.assertIn("16", self.names(2))
+        (stray,) = self.ask(2, lambda node: node.log_administration.strays())
+        self.assertEqual((stray.group, stray.name), (16, "orders"))
+        self.assertGreater(stray.size, 0)
+        self.cluster.nodes[2].kill()
+        self.cluster.nodes[2].restart_after(0.5)
+        self.until(lambda: self.cluster.nodes[2].node is not None)
+        self.clock.advance(5.0)
+        self.assertIn("16", self.names(2))
+        self.cluster.nodes[3].restart_after(0.0)
+        self.until(lambda: "16" not in self.names(2), 60.0)
+        self.assertTrue(any(name.startswith("gone-16-") for name in self.names(2)))
+        self.assertEqual(self.ask(2, lambda node: node.log_administration.strays()), [])
+        self.assertEqual(self.append(2, "orders"), 2)
+        fetched = self.ask(2, lambda node: node.log("orders").fetch(0, MIB))
+        self.assertEqual(fetched.next_offset, 3)
+
+    def test_replaced_and_back(self):
+        """Who follows a log whose copy is given back goes on; a copy may return, with all it missed."""
+        self.begin(spares=0)
+        self.create(1, "orders", replicas=2, on=("n1", "n2"))
+        self.append(1, "orders")
+        served, follower = self.node(2).log("orders"), []
+        served.wait_for(1).addBoth(follower.append)
+        self.replace_replica("n2", "n3")
+        self.until(lambda: "16" not in self.names(2), 60.0)
+        self.append(1, "orders")
+        self.until(lambda: follower)
+        self.assertEqual(follower, [None])
+        self.replace_replica("n3", "n2")
+        self.until(lambda: "16" not in self.names(3), 60.0)
+        self.assertEqual([one.id for one in served.configuration.named("n2")], [4])
+        self.until(lambda: served.driver.readable_offset == 2)
+        self.assertEqual(self.append(2, "orders"), 2)
+        fetched = self.ask(2, lambda node: node.log("orders").reads.fetch(0, MIB))
+        self.assertEqual(fetched.next_offset, 3)

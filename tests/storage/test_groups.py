@@ -100,6 +100,31 @@ class GroupsTests(SynchronousTestCase):
         self.assertEqual(self.names(), ["1", "gone-17-200"])
         self.assertEqual(open_groups(self.disk).remove_gone(201), ["gone-17-200"])
 
+    def test_released(self):
+        """A log that is given back is kept for a while like a dead one, and may be born anew."""
+        for _ in range(3):
+            self.groups.bear(16, begin)
+            self.assertEqual(open_groups(self.disk).born, [1, 16])
+            self.groups.release(16, 100)
+            for groups in (self.groups, open_groups(self.disk)):
+                self.assertEqual((groups.born, groups.missing), ([1], []))
+        self.assertEqual(self.names(), ["1", "gone-16-100", "gone-16-101", "gone-16-102"])
+        self.assertEqual(self.groups.remove_gone(102), ["gone-16-100", "gone-16-101"])
+        self.groups.bury(16, 200)
+        self.assertRaises(DataDirectoryError, open_groups(self.disk).bear, 16, begin)
+
+    def test_size(self):
+        """The size of a log is that of its files, as far as they can be read."""
+        self.groups.bear(16, begin)
+        directory = f"{PATH}/logs/16"
+        sizes = [
+            len(self.disk.content(f"{directory}/{name}")) for name in self.disk.list_directory(directory)
+        ]
+        self.assertEqual(groups_module.size_of(self.disk, PATH, 16), sum(sizes))
+        self.assertEqual(groups_module.size_of(self.disk, PATH, 17), 0)
+        self.disk.make_directory(f"{directory}/more")
+        self.assertEqual(groups_module.size_of(self.disk, PATH, 16), sum(sizes))
+
     def test_strangers_are_kept(self):
         """What nobody knows is neither removed nor taken for dead."""
         self.disk.make_directory(f"{PATH}/logs/lost+found")
@@ -139,7 +164,7 @@ class GroupsTests(SynchronousTestCase):
             (b"", DamageError, "checksum"),
             (sealed(good[:8] + b"\0\2" + good[10:-4]), DataDirectoryError, "format 2"),
             (sealed(good[:-5]), DamageError, "not a list"),
-            (sealed(good[:-5] + b"\7"), DamageError, "not a list"),
+            (sealed(good[:-5] + b"\4"), DamageError, "not a list"),
         ):
             self.disk.replace(path, content)
             self.assertIn(told, str(self.assertRaises(error, open_groups, self.disk)))
@@ -170,13 +195,15 @@ def lived(disk_type=SimDisk):
         ("remove", 0),
         ("bear", 18),
         ("bury", 18),
+        ("release", 17),
+        ("bear", 17),
     ):
         steps.append(Step(len(disk.trace), born, {group}))
         if change == "bear":
             groups.bear(group, begin)
             born = born | {group}
-        elif change == "bury":
-            groups.bury(group, NOW)
+        elif change in ("bury", "release"):
+            getattr(groups, change)(group, NOW)
             born = born - {group}
         else:
             groups.remove_gone(NOW + 1)
@@ -247,7 +274,7 @@ class CrashTests(SynchronousTestCase):
         real = BornGroups._note
 
         def late(groups, group, state):
-            if state is groups_module.GroupState.DEAD:
+            if state is not groups_module.GroupState.BORN:
                 groups._put_away(group, NOW)
             real(groups, group, state)
 

@@ -164,6 +164,11 @@ MESSAGES = (
         0,
     ),
     ("forward admin: transfer", ForwardAdmin(request_id=4, operation=AdminOperation.TRANSFER), 0),
+    (
+        "forward admin: has left",
+        ForwardAdmin(request_id=5, operation=AdminOperation.HAS_LEFT, name="c", number=4),
+        16,
+    ),
     ("forward admin reply", ForwardAdminReply(request_id=4, name="b"), 0),
     (
         "forward admin reply: progress",

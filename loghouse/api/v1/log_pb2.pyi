@@ -237,7 +237,7 @@ class StatusRequest(_message.Message):
     def __init__(self, log: _Optional[str] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("cluster_uuid", "cluster_name", "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset", "members", "removed")
+    __slots__ = ("cluster_uuid", "cluster_name", "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset", "members", "removed", "strays", "knows_strays")
     CLUSTER_UUID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +249,8 @@ class StatusResponse(_message.Message):
     NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    STRAYS_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_STRAYS_FIELD_NUMBER: _ClassVar[int]
     cluster_uuid: bytes
     cluster_name: str
     node: str
@@ -260,7 +262,19 @@ class StatusResponse(_message.Message):
     next_offset: int
     members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
     removed: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[str] = ..., commit_index: _Optional[int] = ..., lowest_offset: _Optional[int] = ..., next_offset: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
+    strays: _containers.RepeatedCompositeFieldContainer[StrayLog]
+    knows_strays: bool
+    def __init__(self, cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[str] = ..., commit_index: _Optional[int] = ..., lowest_offset: _Optional[int] = ..., next_offset: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., strays: _Optional[_Iterable[_Union[StrayLog, _Mapping]]] = ..., knows_strays: bool = ...) -> None: ...
+
+class StrayLog(_message.Message):
+    __slots__ = ("group", "name", "size")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    group: int
+    name: str
+    size: int
+    def __init__(self, group: _Optional[int] = ..., name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
 
 class MemberStatus(_message.Message):
     __slots__ = ("name", "id", "role", "liveness", "is_leader", "match_index", "address", "version")
