@@ -148,6 +148,18 @@ HTTP_BODY_SECONDS: Final = 30.0  # from there to the end of its body
 HTTP_ANSWER_SECONDS: Final = 30.0  # until an answer begins; a stream then lasts as long as it likes
 HTTP_IDLE_SECONDS: Final = 60.0  # between two requests on one connection
 
+# --- JSON over HTTP ---------------------------------------------------------------
+REST_BODY_AT_ONCE_MAX: Final = 16 * KIB  # of JSON; a longer body is parsed in a thread, 2 MiB in 20 ms
+REST_RECORDS_MAX: Final = 10_000  # in one append: each costs Python a microsecond or two
+REST_COUNT_DEFAULT: Final = 100
+REST_COUNT_MAX: Final = 1000  # records of one answer; with the next bound it is made in 10 ms
+REST_ANSWER_SIZE_MAX: Final = 1 * MIB  # of their values, the last one beyond it
+REST_SECONDS: Final = 25.0  # until a request is answered that waits; before HTTP's own time is over
+REST_EVENT_SIZE_MAX: Final = 64 * KIB  # of records in one event, the last one beyond it
+REST_BEAT_SECONDS: Final = 15.0  # without a record: a comment shows that the stream lives
+REST_LIVE_RECORDS_MAX: Final = 200  # in one event of a live stream, and ...
+REST_LIVE_SECONDS: Final = 0.1  # ... so long until the next: 2,000 records a second, which people cannot read
+
 # --- clients --------------------------------------------------------------------
 UNREPORTED_BATCHES_MAX: Final = 1024  # failed ones whose errors no caller got yet; more are only counted
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from loghouse import __version__
-from loghouse.api.guard import Call, Rpc
+from loghouse.api.gated_call import GatedCall
+from loghouse.api.guard import Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.errors import InvalidRequestError, UnavailableError
@@ -49,7 +50,7 @@ class ClusterService:
     def _on_cluster(self, administer: _Administer) -> Callable[..., Awaitable[bytes]]:
         """Return what answers a call about the whole cluster: permission first, then the work."""
 
-        async def answer(call: Call, request: Any) -> bytes:
+        async def answer(call: GatedCall, request: Any) -> bytes:
             call.check_cluster()
             response = await administer(request)
             return bytes(response.SerializeToString())
@@ -120,7 +121,7 @@ class ClusterService:
         """Return what administers the group of the log that a request names; raises UnknownLogError."""
         return self._node.log(request.log).administration if request.log else self._node.administration
 
-    async def _trim(self, call: Call, request: Any) -> bytes:
+    async def _trim(self, call: GatedCall, request: Any) -> bytes:
         lowest: int = await to_asyncio(call.find_log(request.log, request.group).trim(request.offset))
         return bytes(log_pb2.TrimResponse(lowest=lowest).SerializeToString())
 

@@ -47,6 +47,9 @@ class GatedCall:
         """It is answered, or nobody waits for the answer."""
         self._shares.calls.give_back(self.subject)
 
+    def name_leader(self, name: str) -> None:
+        """Tell the caller which other node leads the log; nothing where a protocol has no place for that."""
+
     @contextmanager
     def following(self) -> Iterator[None]:
         """Be a follower within this block.

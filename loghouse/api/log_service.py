@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from twisted.internet.threads import deferToThread
 
+from loghouse.api.gated_call import GatedCall
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
 from loghouse.api.unpacking import fitting, records_from
@@ -98,7 +99,7 @@ class LogService:
         told nothing.
         """
 
-        async def answer(call: Call, *request: Any) -> bytes | None:
+        async def answer(call: GatedCall, *request: Any) -> bytes | None:
             try:
                 response: bytes | None = await behaviour(call, *request)
             except (UnavailableError, NotLeaderError, OutcomeUnknownError):
@@ -109,7 +110,7 @@ class LogService:
 
         return answer
 
-    def _name_leader(self, call: Call) -> None:
+    def _name_leader(self, call: GatedCall) -> None:
         leader = call.log.leader_name if call.log is not None else ""
         if leader and leader != self._node.name:
             call.name_leader(leader)
@@ -120,7 +121,7 @@ class LogService:
 
         await Pipeline(call, submit).run()
 
-    def _submit_record(self, call: Call, request: Any) -> asyncio.Future[bytes]:
+    def _submit_record(self, call: GatedCall, request: Any) -> asyncio.Future[bytes]:
         """Check a record and propose it, in a batch of its own or in company."""
         log = call.find_log(request.log, request.group)
         if not request.HasField("record"):
@@ -131,18 +132,18 @@ class LogService:
         payload = log_pb2.RecordBatch(records=[record]).SerializeToString()
         return self._append(log, call, request, payload, 1, _record_answer)
 
-    async def _check_large_record(self, call: Call, message: bytes) -> None:
+    async def _check_large_record(self, call: GatedCall, message: bytes) -> None:
         steps = record_steps(message, self._gate.record_size_max)
         for _ in steps:
             await self._check_on(call.subject, steps)
 
-    async def _produce_batch(self, call: Call, request: Any) -> bytes:
+    async def _produce_batch(self, call: GatedCall, request: Any) -> bytes:
         return await (await self._submit_batch(call, request))
 
     async def _produce_batch_stream(self, call: Call) -> None:
         await Pipeline(call, partial(self._submit_batch, call)).run()
 
-    async def _submit_batch(self, call: Call, request: Any) -> asyncio.Future[bytes]:
+    async def _submit_batch(self, call: GatedCall, request: Any) -> asyncio.Future[bytes]:
         """Check a batch and propose its bytes as they are."""
         log = call.find_log(request.log, request.group)
         batch = request.batch
@@ -176,7 +177,7 @@ class LogService:
     def _append(
         self,
         log: LogLike,
-        call: Call,
+        call: GatedCall,
         request: Any,
         payload: bytes,
         record_count: int,
@@ -208,14 +209,14 @@ class LogService:
             share.done.add_done_callback(lambda _: dropped.cancel())
         return share.done
 
-    async def _register_producer(self, call: Call, request: Any) -> bytes:
+    async def _register_producer(self, call: GatedCall, request: Any) -> bytes:
         log = call.find_log(request.log, request.group)
         producer_id = await to_asyncio(log.register_producer(call.subject))
         return bytes(log_pb2.RegisterProducerResponse(producer_id=producer_id).SerializeToString())
 
     # --- reading ----------------------------------------------------------------------
 
-    async def _consume(self, call: Call, request: Any) -> bytes:
+    async def _consume(self, call: GatedCall, request: Any) -> bytes:
         log = call.find_log(request.log, request.group)
         fetched = await to_asyncio(log.fetch(request.offset, 1))
         for entry in decode_entries(log.seed, fetched.frames):
@@ -226,21 +227,21 @@ class LogService:
     async def _consume_stream(self, call: Call, request: Any) -> None:
         log = call.find_log(request.log, request.group)
         offset = request.offset
-        share = partial(self._share_of, CONSUME_SIZE)
-        with self._reader(), call.following():
+        share = partial(self.share_of, CONSUME_SIZE)
+        with self.reader(), call.following():
             while True:
-                fetched = await self._read_on(call, log, offset, CONSUME_SIZE)
+                fetched = await self.read_on(call, log, offset, CONSUME_SIZE)
                 with call.holding(len(fetched.frames)):
                     for entry in decode_entries(log.seed, fetched.frames):
                         async for record in records_from(entry, offset, share):
                             await call.write(log_pb2.ConsumeResponse(record=record).SerializeToString())
                 offset = fetched.next_offset
 
-    async def _fetch(self, call: Call, request: Any) -> bytes:
+    async def _fetch(self, call: GatedCall, request: Any) -> bytes:
         log = call.find_log(request.log, request.group)
-        with self._reader():
+        with self.reader():
             size_max = _fetch_size(request.size_max)
-            fetched = await to_asyncio(log.fetch(request.offset, self._share_of(size_max)))
+            fetched = await to_asyncio(log.fetch(request.offset, self.share_of(size_max)))
             fetched = _readable_by_all(log, fetched)
             fetched = await fitting(log.seed, fetched, request.offset, request.size_max)
         return _fetch_response(fetched, log.group)
@@ -249,51 +250,52 @@ class LogService:
         log = call.find_log(request.log, request.group)
         offset = request.offset
         size_max = _fetch_size(request.size_max)
-        with self._reader(), call.following():
+        with self.reader(), call.following():
             while True:
-                fetched = await self._read_on(call, log, offset, size_max)
+                fetched = await self.read_on(call, log, offset, size_max)
                 fetched = _readable_by_all(log, fetched)
                 with call.holding(len(fetched.frames)):
                     fetched = await fitting(log.seed, fetched, offset, request.size_max)
                     await call.write(_fetch_response(fetched, log.group))
                 offset = fetched.next_offset
 
-    async def _read_on(self, call: Call, log: LogLike, offset: int, size_max: int) -> Fetched:
+    async def read_on(self, call: GatedCall, log: LogLike, offset: int, size_max: int) -> Fetched:
         """Return entries from `offset` on, sleeping in the node while there are none."""
         await to_asyncio(log.wait_for(offset))
         call.find_log(log.name, log.group)  # it may have waited for days: is there still, and may the caller?
-        return await to_asyncio(log.fetch(offset, self._share_of(size_max)))
+        return await to_asyncio(log.fetch(offset, self.share_of(size_max)))
 
     @contextmanager
-    def _reader(self) -> Iterator[None]:
+    def reader(self) -> Iterator[None]:
+        """Be one of the readers within this block: what all take at a time is shared among them."""
         self._reader_count += 1
         try:
             yield
         finally:
             self._reader_count -= 1
 
-    def _share_of(self, size_max: int) -> int:
+    def share_of(self, size_max: int) -> int:
         """Return what one reader may take at a time: many who do not read on must not fill the memory."""
         return min(size_max, max(READER_SIZE_MIN, READERS_SIZE_MAX // self._reader_count))
 
-    async def _bounds(self, call: Call, request: Any) -> bytes:
+    async def _bounds(self, call: GatedCall, request: Any) -> bytes:
         log = call.find_log(request.log, request.group)
         bounds = await to_asyncio(log.bounds())
         response = log_pb2.BoundsResponse(lowest=bounds.lowest, next=bounds.next_offset, group=log.group)
         return bytes(response.SerializeToString())
 
-    async def _find_offset(self, call: Call, request: Any) -> bytes:
+    async def _find_offset(self, call: GatedCall, request: Any) -> bytes:
         log = call.find_log(request.log, request.group)
         offset, timestamp = await to_asyncio(log.find_offset(request.timestamp))
         return bytes(log_pb2.FindOffsetResponse(offset=offset, timestamp=timestamp).SerializeToString())
 
-    async def _get_servers(self, call: Call, request: Any) -> bytes:
+    async def _get_servers(self, call: GatedCall, request: Any) -> bytes:
         if request.log:
             return await self._get_servers_of(call, request.log)
         call.check_cluster()
         return self._servers_response(self._node.servers())
 
-    async def _get_servers_of(self, call: Call, name: str) -> bytes:
+    async def _get_servers_of(self, call: GatedCall, name: str) -> bytes:
         call.check_seen(name)
         log = await to_asyncio(describe_log(self._node, name))
         return self._servers_response(servers_of(log, self._node.servers()), log.group, log.epoch)

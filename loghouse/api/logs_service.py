@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from loghouse.api.gated_call import GatedCall
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
@@ -60,7 +61,7 @@ class LogsService:
 
     # --- changes ------------------------------------------------------------------------
 
-    async def _create(self, call: Call, request: Any) -> bytes:
+    async def _create(self, call: GatedCall, request: Any) -> bytes:
         name = _log_name(call, request)
         on = [_node_name("on", node) for node in request.on[: REPLICAS_PER_LOG_MAX + 1]]
         if len(on) > REPLICAS_PER_LOG_MAX:
@@ -69,7 +70,7 @@ class LogsService:
         created = await to_asyncio(self._admin.create(name, settings, on=on, by=call.subject))
         return _serialized(log_pb2.CreateLogResponse(log=as_message(created)))
 
-    async def _alter(self, call: Call, request: Any) -> bytes:
+    async def _alter(self, call: GatedCall, request: Any) -> bytes:
         name = _log_name(call, request)
         given = request.changes
         changes: dict[str, object] = {one: getattr(given, one) for one in _NUMBERS if given.HasField(one)}
@@ -80,11 +81,11 @@ class LogsService:
         altered = await to_asyncio(self._admin.alter(name, changes, by=call.subject))
         return _serialized(log_pb2.AlterLogResponse(log=as_message(altered)))
 
-    async def _delete(self, call: Call, request: Any) -> bytes:
+    async def _delete(self, call: GatedCall, request: Any) -> bytes:
         await to_asyncio(self._admin.delete(_log_name(call, request), by=call.subject))
         return _serialized(log_pb2.DeleteLogResponse())
 
-    async def _replace(self, call: Call, request: Any) -> bytes:
+    async def _replace(self, call: GatedCall, request: Any) -> bytes:
         name = _log_name(call, request)
         lost, new = _node_name("lost", request.lost), _node_name("new", request.new)
         placed = await to_asyncio(self._admin.replace(name, lost=lost, new=new, by=call.subject))
@@ -92,14 +93,14 @@ class LogsService:
 
     # --- looking ------------------------------------------------------------------------
 
-    async def _list(self, call: Call, request: Any) -> bytes:
+    async def _list(self, call: GatedCall, request: Any) -> bytes:
         call.check_cluster()
         page_size = min(request.count_max or LOGS_PER_PAGE_DEFAULT, LOGS_PER_PAGE_MAX)
         logs = await to_asyncio(self._admin.list())
         page, following = page_of(logs, request.after, page_size, call.may_see)
         return _serialized(log_pb2.ListLogsResponse(logs=map(as_message, page), next=following))
 
-    async def _describe(self, call: Call, request: Any) -> bytes:
+    async def _describe(self, call: GatedCall, request: Any) -> bytes:
         call.check_seen(request.name)
         found = await to_asyncio(describe_log(self._gate.node, request.name))
         return _serialized(log_pb2.DescribeLogResponse(log=as_message(found)))
@@ -190,7 +191,7 @@ def _settings_of(given: Any) -> LogSettings:
         raise InvalidRequestError("settings", str(error)) from None
 
 
-def _log_name(call: Call, request: Any) -> str:
+def _log_name(call: GatedCall, request: Any) -> str:
     """Return the log that a request names, if the caller may change such a one.
 
     Raises:

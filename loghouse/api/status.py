@@ -88,23 +88,22 @@ class Told:
     code: StatusCode
     reason: str
     text: str
-    metadata: Mapping[str, str]
+    details: Mapping[str, object]
 
 
 def told_of(error: BaseException) -> Told:
     """Return what a client is told about any exception."""
     row, details = _row_of(error)
     text = _INTERNAL_TEXT if row is _INTERNAL else _shortened(str(error))
-    return Told(row.code, row.reason, text, {key: _shortened(str(value)) for key, value in details.items()})
+    return Told(row.code, row.reason, text, details)
 
 
 def answer_of(error: BaseException) -> Answer:
     """Return what a client is told about any exception; never UNKNOWN."""
     told = told_of(error)
+    metadata = {key: _shortened(str(value)) for key, value in told.details.items()}
     status = status_pb2.Status(code=told.code.value[0], message=told.text)
-    _add_detail(
-        status, error_details_pb2.ErrorInfo(reason=told.reason, domain=DOMAIN, metadata=told.metadata)
-    )
+    _add_detail(status, error_details_pb2.ErrorInfo(reason=told.reason, domain=DOMAIN, metadata=metadata))
     if isinstance(error, errors.OffsetOutOfRangeError):
         # As the original said it; its clients show this text.
         message = f"The requested offset is outside the log's range: {error.offset}"

@@ -71,5 +71,5 @@ def refusal(error: BaseException, asked: str) -> HttpAnswer:
         report_unexpected(asked, error)
     if told.reason == "DISK_FULL":
         status = FULL_DISK
-    details = {"details": dict(told.metadata)} if told.metadata else {}
+    details = {"details": dict(told.details)} if told.details else {}
     return json_answer({"error": {"reason": told.reason, "message": told.text, **details}}, status)

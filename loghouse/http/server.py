@@ -12,6 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 from loghouse.config.values import Address
 from loghouse.http.answers import plain_refusal
 from loghouse.http.health import Health, Probed
+from loghouse.http.rest import RestEndpoint
 from loghouse.http.site import HttpContext, HttpSite
 from loghouse.net.one_port import listening, take_address
 from loghouse.runtime.bulk_tls import BulkTlsFactory
@@ -51,6 +52,9 @@ def make_tree(context: HttpContext, node: Probed) -> Tree:
     tree = Tree()
     tree.putChild(b"healthz", Health(node, is_ready=False))
     tree.putChild(b"readyz", Health(node, is_ready=True))
+    api = Tree()
+    api.putChild(b"v1", RestEndpoint(context))
+    tree.putChild(b"api", api)
     return tree
 
 

@@ -515,12 +515,12 @@ class ReaderTests(SynchronousTestCase):
         for count, share in ((1, 32 * MIB), (2, 16 * MIB), (511, 65664), (512, 64 * KIB), (513, 64 * KIB)):
             with self.assertRaises(KeyError), ExitStack() as stack:
                 for _ in range(count):
-                    stack.enter_context(service._reader())
-                self.assertEqual(service._share_of(64 * MIB), share)
-                self.assertEqual(service._share_of(share - 1), share - 1)
+                    stack.enter_context(service.reader())
+                self.assertEqual(service.share_of(64 * MIB), share)
+                self.assertEqual(service.share_of(share - 1), share - 1)
                 raise KeyError
-        with service._reader():
-            self.assertEqual(service._share_of(64 * MIB), 32 * MIB)
+        with service.reader():
+            self.assertEqual(service.share_of(64 * MIB), 32 * MIB)
 
     def test_sizes(self):
         """No size asked for is the default, and the most is the most."""

@@ -1,0 +1,290 @@
+"""The JSON API: a table of routes, and what answers each from the services that answer gRPC.
+
+Every request passes the same gate as a gRPC call of its kind, on any node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from loghouse import __version__
+from loghouse.api.cluster_service import ClusterService
+from loghouse.api.guard import Rpc
+from loghouse.api.log_service import LogService
+from loghouse.api.logs_service import LogsService
+from loghouse.api.rest.call import RestCall
+from loghouse.api.rest.exchange import EVENTS, JSON, OCTETS, ApiRequest, ApiResponse, Pieces, json_bytes
+from loghouse.api.rest.forms import (
+    batch_from_json,
+    batch_from_octets,
+    cluster_form,
+    log_form,
+    members_form,
+    number_of,
+)
+from loghouse.api.rest.openapi import PREFIX, ApiRoute, document
+from loghouse.api.rest.problems import UsageError, refusal
+from loghouse.api.rest.reading import RecordShape, RestReads
+from loghouse.api.rest.routes import ROUTES, SCHEMAS
+from loghouse.api.v1 import log_pb2
+from loghouse.errors import InvalidRequestError, OutcomeUnknownError, UnavailableError
+from loghouse.limits import (
+    MICROSECONDS,
+    REST_ANSWER_SIZE_MAX,
+    REST_BODY_AT_ONCE_MAX,
+    REST_COUNT_DEFAULT,
+    REST_COUNT_MAX,
+    REST_SECONDS,
+)
+from loghouse.node.api import LogLike
+from loghouse.node.gate import Gate, report_unexpected
+from loghouse.runtime.bridge import to_asyncio
+from loghouse.shares import Shares
+
+_Behaviour = Callable[[RestCall, ApiRequest, str], Awaitable[ApiResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A route, and what answers it: the call, the request and the log that the path names (or "")."""
+
+    route: ApiRoute
+    behaviour: _Behaviour
+
+
+class RestService:
+    """Answers requests below `/api/v1` from the node behind the gate."""
+
+    logger = Logger()
+
+    def __init__(self, gate: Gate, shares: Shares, *, request_seconds: float = REST_SECONDS) -> None:
+        """Serve a node.
+
+        Args:
+            shares: Counts what subjects hold, for all servers of the node.
+            request_seconds: How long a request may wait for a leader or a disk.
+        """
+        self._gate = gate  # checks every request, and has the node; fixed
+        self._shares = shares  # what subjects hold; fixed
+        self._request_seconds = request_seconds  # fixed
+        log_service = LogService(gate)
+        # What gRPC's services do for each call, by its name; fixed.
+        self._rpcs: dict[str, Rpc] = {
+            **LogsService(gate).rpcs(),
+            **ClusterService(gate.node).rpcs(),
+            **log_service.rpcs(),
+        }
+        self._reads = RestReads(log_service)  # reads records; fixed
+        self._table = [_Bound(route, getattr(self, f"_{route.name}")) for route in ROUTES]  # fixed
+        self._document = json_bytes(document(ROUTES, SCHEMAS, __version__))  # the OpenAPI document; fixed
+
+    async def answer(self, request: ApiRequest) -> ApiResponse:
+        """Answer a request; never raises but when it is cancelled.
+
+        Whoever takes `pieces` of the answer closes them; the call ends then.
+        """
+        call: RestCall | None = None
+        response: ApiResponse | None = None
+        try:
+            bound, log = self._find(request)
+            bound.route.check(request, log)
+            call = RestCall(self._gate, self._shares, request.identity, bound.route.action)
+            response = await self._within_time(bound, call, request, log)
+        except Exception as error:
+            response = self._refused(error, request)
+        finally:
+            if call is not None and (response is None or response.pieces is None):
+                call.end()
+        if call is not None and call.leader:
+            response = replace(response, headers={**response.headers, "Loghouse-Leader": call.leader})
+        return response
+
+    async def _within_time(self, bound: _Bound, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        seconds = self._request_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await bound.behaviour(call, request, log)
+        except TimeoutError:
+            if request.method == "POST":
+                raise OutcomeUnknownError(f"not done within {seconds:g} s; it may still be done") from None
+            raise UnavailableError(f"no answer within {seconds:g} s; is there a leader?") from None
+
+    def _refused(self, error: Exception, request: ApiRequest) -> ApiResponse:
+        response = refusal(error, f"{PREFIX}{request.path}")
+        asked = f"{request.method} {request.path}"
+        if response.status == 500:
+            report_unexpected(asked, error)
+        elif response.status in (401, 403):
+            self.logger.warn(
+                "refused {method} of {peer}: {error}",
+                method=asked,
+                peer=request.identity.subject,
+                error=error,
+            )
+        return response
+
+    def _find(self, request: ApiRequest) -> tuple[_Bound, str]:
+        """Return what answers a request, and the log that its path names.
+
+        Raises:
+            UsageError: Nothing is there, or it cannot be asked so.
+        """
+        allowed = []
+        for bound in self._table:
+            log = bound.route.match(request.path)
+            if log is not None:
+                if bound.route.method == request.method:
+                    return bound, log
+                allowed.append(bound.route.method)
+        if not allowed:
+            raise UsageError("NO_SUCH_PATH", f"nothing is at {PREFIX}{request.path[:200]}")
+        methods = ", ".join(allowed)
+        raise UsageError(
+            "METHOD_NOT_ALLOWED", f"{request.method} is not possible there; {methods} is", {"Allow": methods}
+        )
+
+    async def _ask(self, call: RestCall, name: str, request: Any, reply: type[Any]) -> Any:
+        """Do what gRPC's call of that name does."""
+        answer = await self._rpcs[name].behaviour(call, request)
+        return reply.FromString(answer)
+
+    # --- the cluster and its logs -------------------------------------------------------------
+
+    async def _get_openapi(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        return ApiResponse(status=200, body=self._document)
+
+    async def _get_cluster(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        reply = await self._ask(call, "GetServers", log_pb2.GetServersRequest(), log_pb2.GetServersResponse)
+        node = self._gate.node.name
+        return _json(cluster_form(reply, node=node, version=__version__, subject=call.subject))
+
+    async def _get_members(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        asked = log_pb2.StatusRequest(log=request.query.get("log", ""))
+        return _json(members_form(await self._ask(call, "Status", asked, log_pb2.StatusResponse)))
+
+    async def _get_logs(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        asked = log_pb2.ListLogsRequest(
+            after=request.query.get("after", ""), count_max=_count(request, REST_COUNT_DEFAULT)
+        )
+        reply = await self._ask(call, "List", asked, log_pb2.ListLogsResponse)
+        return _json({"logs": [log_form(one) for one in reply.logs], "next": reply.next})
+
+    async def _get_log(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        asked = log_pb2.DescribeLogRequest(name=log)
+        return _json(log_form((await self._ask(call, "Describe", asked, log_pb2.DescribeLogResponse)).log))
+
+    async def _get_bounds(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        reply = await self._ask(call, "Bounds", log_pb2.BoundsRequest(log=log), log_pb2.BoundsResponse)
+        return _json({"lowest": reply.lowest, "next": reply.next})
+
+    async def _get_offset(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        asked = log_pb2.FindOffsetRequest(log=log, timestamp=_time_of(request.query.get("time", "")))
+        reply = await self._ask(call, "FindOffset", asked, log_pb2.FindOffsetResponse)
+        return _json({"offset": reply.offset, "timestamp": reply.timestamp})
+
+    # --- records ------------------------------------------------------------------------------
+
+    async def _get_records(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        found = call.find_log(log)
+        count, shape = _count(request, REST_COUNT_DEFAULT), _shape(request)
+        offset = await self._start(found, request, "earliest")
+        return _json(await self._reads.page(call, found, offset, count, shape))
+
+    async def _follow_records(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        found, shape = call.find_log(log), _shape(request)
+        is_live = _choice(request, "live", ("false", "true")) == "true"
+        offset = await self._start(found, request, "latest")
+        where = f"{PREFIX}{request.path}"
+        events = self._reads.follow(call, found, offset, shape, is_live=is_live, where=where)
+        return ApiResponse(status=200, content_type=EVENTS, pieces=Pieces(events, call.end))
+
+    async def _start(self, log: LogLike, request: ApiRequest, usual: str) -> int:
+        """Return the offset at which a request begins to read."""
+        query = request.query
+        given = [name for name in ("offset", "time", "last") if name in query]
+        if len(given) > 1:
+            raise InvalidRequestError(given[1], f"cannot be together with {given[0]}")
+        resumed = request.headers.get("last-event-id", "")
+        if resumed:
+            return number_of("Last-Event-ID", resumed)
+        if "time" in query:
+            offset, _ = await to_asyncio(log.find_offset(_time_of(query["time"])))
+            return offset
+        asked = query.get("offset", usual)
+        if "last" not in query and asked not in ("earliest", "latest"):
+            return number_of("offset", asked)
+        bounds = await to_asyncio(log.bounds())
+        if "last" in query:
+            return max(bounds.lowest, bounds.next_offset - number_of("last", query["last"]))
+        return bounds.lowest if asked == "earliest" else bounds.next_offset
+
+    async def _append_records(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        call.check_log(log)
+        body = request.body
+        if request.content_type == JSON:
+            is_long = len(body) > REST_BODY_AT_ONCE_MAX
+            made = (
+                await to_asyncio(deferToThread(batch_from_json, body)) if is_long else batch_from_json(body)
+            )
+        elif request.content_type == OCTETS:
+            made = batch_from_octets(body, request.query)
+        else:
+            kind = request.content_type or "a body of no type"
+            raise UsageError("UNSUPPORTED_MEDIA_TYPE", f"{kind[:100]} is not taken; {JSON} and {OCTETS} are")
+        made.log = log
+        reply = await self._ask(call, "ProduceBatch", made, log_pb2.ProduceBatchResponse)
+        names = ("base_offset", "record_count", "timestamp")
+        return _json({name: getattr(reply, name) for name in names}, 201)
+
+    async def _register_producer(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        asked = log_pb2.RegisterProducerRequest(log=log)
+        reply = await self._ask(call, "RegisterProducer", asked, log_pb2.RegisterProducerResponse)
+        return _json({"producer_id": reply.producer_id}, 201)
+
+
+def _json(value: Any, status: int = 200) -> ApiResponse:
+    return ApiResponse(status=status, body=json_bytes(value))
+
+
+def _count(request: ApiRequest, usual: int) -> int:
+    count = number_of("count", request.query.get("count", str(usual)), REST_COUNT_MAX)
+    if not count:
+        raise InvalidRequestError("count", f"must be a number from 1 to {REST_COUNT_MAX}")
+    return count
+
+
+def _shape(request: ApiRequest) -> RecordShape:
+    size_max = number_of(
+        "value_size_max", request.query.get("value_size_max", str(REST_ANSWER_SIZE_MAX)), REST_ANSWER_SIZE_MAX
+    )
+    is_text = _choice(request, "encoding", ("text", "base64")) == "text"
+    return RecordShape(is_text=is_text, value_size_max=size_max)
+
+
+def _choice(request: ApiRequest, name: str, choices: Sequence[str]) -> str:
+    chosen = request.query.get(name, choices[0])
+    if chosen not in choices:
+        raise InvalidRequestError(name, f"must be one of {', '.join(choices)}")
+    return chosen
+
+
+def _time_of(text: str) -> int:
+    """Return microseconds since the epoch: of such a number, or of an ISO 8601 time (UTC without a zone)."""
+    if text.isascii() and text.isdigit():
+        return number_of("time", text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequestError(
+            "time", "must be microseconds since the epoch, or a time as 2026-01-31T12:00:00Z"
+        ) from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    return max(0, int(time.timestamp() * MICROSECONDS))
