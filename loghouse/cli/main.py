@@ -8,18 +8,36 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Final
 
 from loghouse import __version__
-from loghouse.cli import bench, certs, cluster, consume, demo, disk, dissect, logs, produce, servers, settings
 from loghouse.cli.failures import exit_code, failure_as_json, next_step
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, complain
 from loghouse.errors import LoghouseError
 from loghouse.text import visible_json
 
+_MODULES: Final[Mapping[str, str]] = {
+    "produce": "produce",
+    "consume": "consume",
+    "bench": "bench",
+    "servers": "servers",
+    "log": "logs",
+    "cluster": "cluster",
+    "inspect": "disk",
+    "verify": "disk",
+    "recover": "disk",
+    "dissect": "dissect",
+    "certs": "certs",
+    "config": "settings",
+    "demo": "demo",
+}
+"""Where each command is, in the order of `loghouse --help`. All of them take most of a second to load."""
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+
+def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, or of as much as these words need."""
     parser = argparse.ArgumentParser(
         prog="loghouse",
         description="Talk to a Loghouse node, and look after its files. The node itself runs under twistd: "
@@ -29,14 +47,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"loghouse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for part in (produce, consume, bench, servers, logs, cluster, disk, dissect, certs, settings, demo):
-        part.add_parser(commands)
+    for module in _needed(words):
+        import_module(f"loghouse.cli.{module}").add_parser(commands)
     return parser
+
+
+def _needed(words: Sequence[str]) -> Sequence[str]:
+    """Return the modules to load. Options come behind a command: the first word is one, or all are needed."""
+    first = words[0] if words else ""
+    if first == "--version":
+        return ()
+    return (_MODULES[first],) if first in _MODULES else tuple(dict.fromkeys(_MODULES.values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, of these words or of this process's; return its exit code."""
-    args = make_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    args = make_parser(words).parse_args(words)
     try:
         code = args.run(args)  # None when all that can go wrong is raised
         sys.stdout.flush()

@@ -316,6 +316,20 @@ class ParserTests(CommandCase):
             )
         self.assertGreaterEqual(count, 10)
 
+    def test_loaded_when_used(self):
+        """A command is the same when it alone is loaded; only help and mistakes load all of them."""
+        every = dict(parsers(make_parser()))
+        modules = {words[:1]: parser.get_default("run").__module__ for words, parser in every.items()
+                   if parser.get_default("run")}  # fmt: skip
+        for words, parser in every.items():
+            alone = dict(parsers(make_parser(words)))
+            self.assertEqual(alone[words].format_help(), parser.format_help(), words)
+            if words:
+                beside = {modules[other[:1]] for other in alone if other}
+                self.assertEqual(beside, {modules[words[:1]]}, words)
+        for words, count in (("--version",), 1), (("--help",), len(every)), (("produces",), len(every)):
+            self.assertEqual(len(dict(parsers(make_parser(words)))), count, words)
+
     def test_version(self):
         """`--version` tells it, and `--help` lists the exit codes."""
         code, out, _ = self.run_command("--version")
