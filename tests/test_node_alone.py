@@ -359,6 +359,30 @@ class StartTests(NodeTestCase):
         other.startService()
         self.finish(other.stopService())
 
+    def test_segments(self):
+        """Files that a claimed directory gets have the size of the settings, as those of any other start."""
+        self.stop(self.start())
+        sizes = []
+        for claimed in (True, False):
+            node = self.make(segment_size=1 << 17)
+            if claimed:
+                node.claim()
+            node.startService()
+            sizes.append(node._directory._segment_size)
+            self.stop(node)
+        self.assertEqual(sizes, [1 << 17] * 2)
+
+    def test_reads_of_a_node_that_is_lost(self):
+        """Who waits for what another node reads is told when the link with that one ends, not before."""
+        node = self.start()
+        node.attach(SimpleNamespace(servers=lambda: (), send=lambda *args: True))
+        asked = [node.elsewhere.reads.bounds(name, 7) for name in ("n2", "n3")]
+        node.peer_lost("n2")
+        self.assertIn("was lost", str(self.failureResultOf(asked[0], UnavailableError).value))
+        self.assertNoResult(asked[1])
+        node.peer_lost("n3")
+        self.failureResultOf(asked[1], UnavailableError)
+
     def test_others(self):
         """Once it has a way to others, these are the servers, and requests may be passed on that way."""
         node = self.start()
