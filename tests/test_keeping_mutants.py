@@ -5,7 +5,7 @@ Without a bug those tests pass: they are part of this suite.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mutants.keeping import AT_MOST, GIVEN_BACK, KEEPING, RESET, SNAPSHOTS, TIMES, TWICE
+from tests.mutants.keeping import AT_MOST, GIVEN_BACK, KEEPING, RESET, SNAPSHOTS, TIMES, TWICE, ZEROES
 from tests.mutants.named import survivors
 from tests.processes import PLANTED
 
@@ -43,3 +43,7 @@ class MutantTests(SynchronousTestCase):
         """Bugs in pauses, deadlines and the end are seen."""
         self.assertEqual(survivors(TIMES), [])
         self.flushLoggedErrors()  # of appends that a node forgot
+
+    def test_zeroes(self):
+        """Bugs in what is written behind a log's end are seen."""
+        self.assertEqual(survivors(ZEROES), [])

@@ -21,7 +21,7 @@ from loghouse.errors import DiskFailedError, DiskFullError
 from loghouse.limits import IOV_MAX, MIB
 from loghouse.protocol.entry import Buffer
 
-_ZEROES: Final = bytes(1 * MIB)
+ZEROES: Final = bytes(1 * MIB)
 
 # What says "no room" when space is asked for: a full disk, a quota, or the process's file size limit.
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -97,6 +97,9 @@ class Files(Protocol):
 
     def drop_cached(self, fd: int, position: int, size: int) -> None:
         """Let the next read of these bytes, which are durable, come from the disk; a hint."""
+
+    def begin_writing(self, fd: int, position: int, size: int) -> None:
+        """Have the disk begin to write these bytes, and do not wait; a hint."""
 
     def allocate(self, fd: int, position: int, size: int) -> None:
         """Make sure that these bytes have room on the disk; new ones read as zero.
@@ -203,6 +206,9 @@ class OsFiles:
         """Let the next read of these bytes, which are durable, come from the disk; a hint."""
         os.posix_fadvise(fd, position, size, os.POSIX_FADV_DONTNEED)
 
+    # Linux begins to write what is to be dropped and was not written yet.
+    begin_writing = drop_cached
+
     def allocate(self, fd: int, position: int, size: int) -> None:
         """Make sure that these bytes have room on the disk; new ones read as zero."""
         before = os.fstat(fd).st_size
@@ -301,9 +307,9 @@ def sync_written(files: Files, fd: int) -> None:
 def end_of_nonzero(file: OpenFile, start: int, size: int) -> int:
     """Return the byte behind the last one that is not zero, `start` when all are."""
     end = start
-    for position in range(start, size, len(_ZEROES)):
-        chunk = file.pread(min(len(_ZEROES), size - position), position)
-        if chunk != _ZEROES[: len(chunk)]:
+    for position in range(start, size, len(ZEROES)):
+        chunk = file.pread(min(len(ZEROES), size - position), position)
+        if chunk != ZEROES[: len(chunk)]:
             end = position + len(chunk.rstrip(b"\0"))
     return end
 

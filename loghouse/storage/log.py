@@ -314,6 +314,7 @@ class Log(ReadableLog):
                 check_room(error, self._directory)
                 raise
             self._move_checkpoint(commit_index)
+            active.clear_ahead(active.end.position - watermark.position)
 
     def _sync_store(self, segment: Segment, commit_index: int) -> None:
         """Make the active segment durable and say so, to readers and in its watermark."""

@@ -10,16 +10,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from loghouse.errors import DamageError
-from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, INDEX_ENTRY_SIZE, STORE_HEADER_SIZE
+from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, INDEX_ENTRY_SIZE, KIB, STORE_HEADER_SIZE
 from loghouse.protocol.entry import HEADER, Buffer, Entry, crc32c
 from loghouse.protocol.log_state import LogState
-from loghouse.storage.files import SCARCE_ERRNOS, Files, Mapping, OpenFile
+from loghouse.storage.files import SCARCE_ERRNOS, ZEROES, Files, Mapping, OpenFile, is_full
 from loghouse.storage.index import INDEX_ENTRY, OffsetIndex
 from loghouse.storage.recovery import INDEX, STORE, FrameScan, segment_name
 from loghouse.storage.start import read_state
 from loghouse.storage.store import StoreHeader
+
+CLEARED_SIZE: Final = 256 * KIB
+"""How many bytes of zeroes are written ahead at a time."""
+CLEARED_GROUP_SIZES: Final = range(4 * KIB, 128 * KIB + 1)
+"""Bytes of a group that is synced: a smaller one seldom comes to a new block, and for a larger one the zeroes
+cost more than they spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class Segment:
         self.path = f"{directory}/{segment_name(header.base_index, STORE)}"
         self.index_path = f"{directory}/{segment_name(header.base_index, INDEX)}"
         self.newest_timestamp = 0
+        self._cleared = 0  # the byte behind the last one that was written here, be it a zero; 0: not known
         self._store: OpenFile | None = None
         self._index_file: OpenFile | None = None
         self._index: OffsetIndex | None = None
@@ -201,6 +209,32 @@ class Segment:
         last = entries[-1]
         self.end = End(count + len(entries), position, last.term, last.next_offset)
         self.newest_timestamp = last.timestamp
+
+    def clear_ahead(self, group_size: int) -> None:
+        """Write zeroes where the next groups go, when they are not there yet. Nobody waits for them.
+
+        The blocks behind the end have room on the disk, and no content: the sync that first writes to one has
+        the file's map of blocks to write, too (ADR 38). They read as zeroes before and after.
+
+        Args:
+            group_size: Bytes of the group that was just synced; the next one may be like it.
+
+        Raises:
+            OSError: The write failed, and not for want of room.
+        """
+        start = max(self.end.position, self._cleared)
+        is_enough = self.end.position + group_size <= self._cleared or start >= self.size
+        if is_enough or group_size not in CLEARED_GROUP_SIZES:
+            return
+        assert self._store is not None
+        self._cleared = min(start + CLEARED_SIZE, self.size)
+        try:
+            self.files.pwritev(self._store.fd, [memoryview(ZEROES)[: self._cleared - start]], start)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return  # a disk that copies on write: the next group's own write tells
+        self.files.begin_writing(self._store.fd, start, self._cleared - start)
 
     # --- reading (any thread) -------------------------------------------------------------------
 

@@ -270,6 +270,8 @@ class SimDisk:
     def drop_cached(self, fd: int, position: int, size: int) -> None:
         """Nothing: reads see what was written, and what is durable counts after a crash."""
 
+    begin_writing = drop_cached  # a hint that changes nothing either
+
     def allocate(self, fd: int, position: int, size: int) -> None:
         """Grow the file to hold these bytes."""
         file, path = self._opened(fd)

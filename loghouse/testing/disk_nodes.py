@@ -75,6 +75,11 @@ class FileChange:
     position: int
     content: bytes = b""
 
+    @property
+    def is_clearing(self) -> bool:
+        """Whether it writes zeroes alone: no entry is lost with them, for none has only zeroes."""
+        return self.kind == "write" and self.content.count(0) == len(self.content)
+
     def apply(self, image: Image) -> None:
         """Do it to an image."""
         if self.kind == "write":

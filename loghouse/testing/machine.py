@@ -123,7 +123,7 @@ class Machine:
                 if file.pending and any(
                     change.kind == "truncate" or change.position >= STORE_HEADER_SIZE
                     for change in file.pending
-                    if change.kind != "grow"
+                    if change.kind != "grow" and not change.is_clearing
                 ):
                     return False
                 if directory.durable.get(name) is not file and not name.startswith("spare"):

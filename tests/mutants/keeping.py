@@ -11,6 +11,7 @@ READ_QUEUE = "loghouse.raft.read_queue:ReadQueue."
 MENDER = "loghouse.replica.entry_repair:EntryRepair."
 APPENDS = "loghouse.net.appending:Appends."
 HARD_STATE = "loghouse.storage.hard_state:"
+CLEAR = "loghouse.storage.segment:Segment.clear_ahead"
 LEDGER = "loghouse.client.batching:ProducerLedger."
 
 BEHIND = "test_driver_snapshots:SnapshotTests."
@@ -19,6 +20,7 @@ RESETS = "client.test_resets:"
 BACK_OFF = "net.test_back_off:BackOffTests."
 DEADLINES = "net.test_appending:DeadlineTests."
 SLOTS = "storage.test_hard_state:SlotTests."
+CLEARING = "storage.test_clearing:ClearingTests."
 
 SNAPSHOTS = (
     bug(
@@ -276,4 +278,39 @@ TIMES = (
     ),
 )
 
-KEEPING = (*SNAPSHOTS, *GIVEN_BACK, *AT_MOST, *RESET, *TWICE, *TIMES)
+ZEROES = (
+    bug(
+        "zeroes-over-entries",
+        "ADR 38 (only bytes behind the end are written)",
+        "Zeroes go where the last ones ended, though entries are there by now.",
+        (
+            CLEAR,
+            "start = max(self.end.position, self._cleared)",
+            "start = self._cleared or self.end.position",
+        ),
+        by=CLEARING + "test_behind_a_larger_group",
+    ),
+    bug(
+        "zeroes-beyond-the-file",
+        "ADR 38 (only room that was taken)",
+        "Zeroes make the file longer.",
+        (CLEAR, "min(start + CLEARED_SIZE, self.size)", "start + CLEARED_SIZE"),
+        by=CLEARING + "test_end_of_the_file",
+    ),
+    bug(
+        "full-disk-of-zeroes",
+        "ADR 38 (nobody waits for zeroes)",
+        "A full disk that copies on write ends the log, though its entries are durable.",
+        (CLEAR, "if not is_full(error):", "if True:"),
+        by=CLEARING + "test_no_room",
+    ),
+    bug(
+        "sick-disk-of-zeroes",
+        "fsyncgate",
+        "A failed write of zeroes is taken for a full disk.",
+        (CLEAR, "if not is_full(error):", "if False:"),
+        by=CLEARING + "test_disk_fails",
+    ),
+)
+
+KEEPING = (*SNAPSHOTS, *GIVEN_BACK, *AT_MOST, *RESET, *TWICE, *TIMES, *ZEROES)

@@ -116,7 +116,7 @@ class FilesTests(SynchronousTestCase):
 
     def test_end_of_nonzero(self):
         """The last byte that is not zero is found in whichever piece it is."""
-        self.patch(files_module, "_ZEROES", bytes(10))
+        self.patch(files_module, "ZEROES", bytes(10))
         for content, start, size, end in (
             (b"", 0, 0, 0),
             (bytes(35), 0, 35, 0),

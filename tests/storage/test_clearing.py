@@ -1,0 +1,111 @@
+"""Zeroes written ahead of the log's end, so that its syncs need not change the file's map of blocks too."""
+
+import errno
+from unittest.mock import patch
+
+from loghouse.errors import DiskFailedError
+from loghouse.limits import ENTRY_HEADER_SIZE, KIB, SEGMENT_SIZE_FIRST
+from loghouse.storage.log import Log
+from loghouse.storage.segment import CLEARED_GROUP_SIZES, CLEARED_SIZE
+from loghouse.testing.disk import DiskFault, SimDisk, disk_error
+from tests.storage.entries import CLUSTER, GROUP, frames_of
+from tests.storage.test_log_edges import DIRECTORY, EdgeCase
+
+GROUP_SIZE = 16 * KIB
+
+
+class ClearingTests(EdgeCase):
+    """What is written behind the end, when, and what comes of it."""
+
+    def setUp(self):
+        super().setUp()
+        self.log = self.open(segment_size=SEGMENT_SIZE_FIRST)
+
+    def cleared(self):
+        """Return where zeroes were written since the last call, as (position, bytes)."""
+        trace, self.disk.trace = self.disk.trace, []
+        writes = [arguments for kind, arguments in trace or () if kind == "pwritev"]
+        return [
+            (position, len(content))
+            for _, (content,), position in writes
+            if len(content) > 10 * KIB and not content.strip(b"\0")
+        ]
+
+    def reopen(self):
+        self.log.close()
+        self.log = Log.open(
+            self.disk, DIRECTORY, cluster=CLUSTER, group=GROUP, segment_size=SEGMENT_SIZE_FIRST
+        )
+
+    def test_ahead(self):
+        """After a group they are written right behind it, and again when the next would not fit in."""
+        self.cleared()
+        self.append(GROUP_SIZE)
+        end = self.log.active_size
+        self.assertEqual(self.cleared(), [(end, CLEARED_SIZE)])
+        self.append(*[GROUP_SIZE] * (CLEARED_SIZE // GROUP_SIZE - 1))
+        self.assertEqual(self.cleared(), [])
+        self.append(GROUP_SIZE)
+        self.assertEqual(self.cleared(), [(end + CLEARED_SIZE, CLEARED_SIZE)])
+
+    def test_behind_a_larger_group(self):
+        """A group that reached beyond the zeroes is not written over: the next begin behind it."""
+        self.append(GROUP_SIZE)
+        self.append(400 * KIB)
+        self.cleared()
+        self.append(GROUP_SIZE)
+        self.assertEqual(self.cleared(), [(self.log.active_size, CLEARED_SIZE)])
+        sizes = [len(frame) for frame in frames_of(self.log)]
+        self.assertEqual(sizes, [GROUP_SIZE, 400 * KIB, GROUP_SIZE])
+
+    def test_group_sizes(self):
+        """Small groups and large ones have none written: what they spare is less than they cost."""
+        self.cleared()
+        self.append(CLEARED_GROUP_SIZES[0] - 1, CLEARED_GROUP_SIZES[-1] + 1)
+        self.assertEqual(self.cleared(), [])
+        self.append(CLEARED_GROUP_SIZES[0])
+        self.assertEqual(len(self.cleared()), 1)
+        self.reopen()
+        self.cleared()
+        self.append(CLEARED_GROUP_SIZES[-1])
+        self.assertEqual(len(self.cleared()), 1)
+
+    def test_end_of_the_file(self):
+        """They end where the file does, and there they end for good."""
+        while self.log.active_size < SEGMENT_SIZE_FIRST - 3 * GROUP_SIZE:
+            self.append(GROUP_SIZE)
+        self.assertLessEqual(self.size_of(f"{1:020d}.store"), SEGMENT_SIZE_FIRST)
+        self.cleared()
+        self.append(GROUP_SIZE)
+        self.assertEqual(self.cleared(), [])
+
+    def test_whole_log(self):
+        """What the log holds is what it held, over segments, and after a new start."""
+        sizes = [ENTRY_HEADER_SIZE + 5000 + 977 * number % (60 * KIB) for number in range(60)]
+        self.append(*sizes)
+        frames = frames_of(self.log)
+        self.assertEqual([len(frame) for frame in frames], sizes)
+        self.reopen()
+        self.assertEqual(frames_of(self.log), frames)
+        self.append(GROUP_SIZE)
+        self.assertEqual(frames_of(self.log)[:-1], frames)
+
+    def test_no_room(self):
+        """A disk that copies on write and is full takes none: the log goes on."""
+        write = SimDisk.pwritev
+
+        def refusing(disk, fd, buffers, position):
+            if len(buffers) == 1 and len(buffers[0]) == CLEARED_SIZE:
+                raise OSError(errno.ENOSPC, "no room")
+            write(disk, fd, buffers, position)
+
+        with patch.object(SimDisk, "pwritev", refusing):
+            self.append(GROUP_SIZE, GROUP_SIZE)
+        self.assertEqual(self.log.failure, "")
+        self.assertEqual(len(frames_of(self.log)), 2)
+
+    def test_disk_fails(self):
+        """Any other error is the disk's failure, as with every write."""
+        self.disk.faults.append(DiskFault(disk_error(errno.EIO), after=3, kinds=frozenset({"pwritev"})))
+        self.assertRaises(DiskFailedError, self.append, GROUP_SIZE)
+        self.assertIn("sync", self.log.failure)
