@@ -3,6 +3,7 @@
 import os
 
 from twisted.internet.defer import Deferred
+from twisted.logger import formatEvent, globalLogPublisher
 
 from loghouse.catalogue.records import LogSettings
 from loghouse.errors import (
@@ -141,6 +142,39 @@ class CheckpointTests(NamedLogsCase):
         self.created(settings=last)
         self.assertEqual(self.node.catalogue_log.catalogue.checkpoint(), before)
         self.assertEqual(self.node.log("orders").catalogued.settings.retention_bytes, 7)
+
+
+class LineTests(NamedLogsCase):
+    """What the node writes of its logs."""
+
+    def test_named(self):
+        """Lines about a named log begin with its name, which is a field of JSON; others do not."""
+        events = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.created()
+        self.stop(self.node)
+        self.node = self.start()
+        texts = {(event.get("log"), formatEvent(event)) for event in events}
+        for name in ("orders", "_catalog"):
+            self.assertIn((name, f'log "{name}": leader in term 2'), texts)
+            self.assertTrue(
+                any(text.startswith(f'log "{name}": log open: offsets') for _, text in texts), texts
+            )
+        self.assertIn((None, "leader in term 3"), texts)
+        namespaces = {event["log_namespace"] for event in events if event.get("log") == "orders"}
+        self.assertLessEqual(
+            namespaces, {"loghouse.replica.damage.LogRepair", "loghouse.replica.replica.Replica"}
+        )
+
+    def test_parts(self):
+        """So do those of each part of its replica."""
+        self.created()
+        replica = self.node.log("orders").replica
+        parts = replica.damage_control, replica.damage_control.scrubber, replica.damage_control.entry_repair
+        for part in (*parts, replica.disk_room, replica.disk_room._trimmer, replica.driver):
+            self.assertEqual(part.logger.log_name, "orders")
+        self.assertEqual(self.node.log("").replica.logger.log_name, "")
 
 
 class RestartTests(NamedLogsCase):

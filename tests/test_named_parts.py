@@ -83,7 +83,7 @@ class FakeHosted:
         self.measured = None  # tells the answer to `measure`
         self.is_busy = False
 
-    def open(self, group, first, opened):
+    def open(self, group, first, opened, *, name):
         self.opens.append((group, first, opened))
 
     def close(self, log):

@@ -25,6 +25,7 @@ from loghouse.errors import (
     IdentityError,
     LoghouseError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     UnavailableError,
     UnknownLogError,
@@ -354,9 +355,16 @@ class Calls:
                     view = await channel.servers(ASK_SECONDS)
         except CallFailedError as error:
             self.note(error.failure, address)
-            raise
+            raise CallFailedError(self._about_the_log(error.failure)) from None
         self.balancer.succeeded(address)
         return view
+
+    def _about_the_log(self, failure: CallFailure) -> CallFailure:
+        """Return a failure with this log in it: a stranger is refused before the name is read."""
+        error = failure.error
+        if self.is_named and isinstance(error, PermissionDeniedError) and error.object == DEFAULT_LOG:
+            return replace(failure, error=PermissionDeniedError(error.subject, error.action, self.log))
+        return failure
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that ends with the client, if not before."""

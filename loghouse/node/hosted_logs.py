@@ -70,6 +70,8 @@ class HostedLogs:
         group: int,
         founders: tuple[Configuration, int] | None,
         opened: Callable[[LogRepair], None],
+        *,
+        name: str = "",
     ) -> None:
         """Open a group's log, which is made unless it was born here; nothing while it has a job under way.
 
@@ -79,6 +81,7 @@ class HostedLogs:
             founders: The first entry of a log that is made here: its configuration and time. None: none,
                 the group's leader sends everything.
             opened: Told of the open log.
+            name: What lines about the log begin with.
         """
         if group not in self._busy and group not in self.damaged:
             begin = founding(*founders) if founders is not None else _nothing
@@ -86,11 +89,11 @@ class HostedLogs:
                 group,
                 self._disk,
                 lambda: self._born().bear(group, begin),
-                lambda _: self._run(group, self._lanes.lane(group), partial(self._open, group), opened),
+                lambda _: self._run(group, self._lanes.lane(group), partial(self._open, group, name), opened),
             )
 
-    def _open(self, group: int) -> LogRepair:
-        opened = LogRepair(self._files, self._directory, group)
+    def _open(self, group: int, name: str) -> LogRepair:
+        opened = LogRepair(self._files, self._directory, group, name)
         opened.open_log()
         return opened
 

@@ -151,7 +151,8 @@ class NamedLogs:
             founders = {(one.name, one.disk_uuid) for one in birth.configuration.members}
             is_founder = (self._node.name, self._node.disk_uuid) in founders
             first = (birth.configuration, birth.timestamp) if is_founder else None
-            self.hosted.open(CATALOGUE_GROUP, first, partial(self._opened, served, is_first=False))
+            opened = partial(self._opened, served, is_first=False)
+            self.hosted.open(CATALOGUE_GROUP, first, opened, name=served.name)
 
     def _follow(self) -> None:
         """Have the node serve and host what the catalogue says by now."""
@@ -185,7 +186,7 @@ class NamedLogs:
         founder = own if own in log.founders else None
         first = (configuration_of(log.founders), log.created_at) if founder is not None else None
         is_first = founder is not None and founder == log.founders[0]
-        self.hosted.open(log.group, first, partial(self._opened, served, is_first=is_first))
+        self.hosted.open(log.group, first, partial(self._opened, served, is_first=is_first), name=log.name)
 
     def _opened(self, served: ServedLog, opened: LogRepair, *, is_first: bool) -> None:
         assert opened.log is not None

@@ -226,6 +226,7 @@ class Node(Service):
                 raft=options.raft,
                 scrub_rate=options.scrub_rate,
                 metrics=options.metrics,
+                log_name=log.name,
             ),
             files=self._files,
             clocks=self._clocks,

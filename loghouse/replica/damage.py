@@ -22,7 +22,7 @@ from loghouse.raft.ready import Damage
 from loghouse.replica.driver import ReplicaLike
 from loghouse.replica.entry_repair import EntryRepair
 from loghouse.replica.scrubber import Scrubber
-from loghouse.runtime.events import Logger
+from loghouse.runtime.events import Logger, name_lines
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.shares import Pace
@@ -42,8 +42,9 @@ class LogRepair:
 
     logger = Logger()
 
-    def __init__(self, files: Files, directory: DataDirectory, group: int) -> None:
-        """Look after a log that is not open yet."""
+    def __init__(self, files: Files, directory: DataDirectory, group: int, log_name: str = "") -> None:
+        """Look after a log that is not open yet. `log_name` is what lines about it begin with."""
+        name_lines(log_name, self)
         self._files = files
         self._data = directory
         self._group = group

@@ -10,7 +10,7 @@ from loghouse.errors import DiskFullError
 from loghouse.replica.driver import RaftDriver, ReplicaLike
 from loghouse.replica.retention import AgeClock
 from loghouse.replica.trimming import Trimmer
-from loghouse.runtime.events import Logger
+from loghouse.runtime.events import Logger, name_lines
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
@@ -29,12 +29,14 @@ class DiskRoom:
         disk: WorkQueue,
         clocks: Clocks,
         data_dir: str,
+        log_name: str = "",
     ) -> None:
-        """Begin with a log that was opened just now."""
+        """Begin with a log that was opened just now. `log_name` is what lines about it begin with."""
         self._owner = owner  # the replica; its `is_writable` follows what the disk takes
         self._log = log
         self._disk = disk  # the thread that writes
         self._clocks = clocks  # for the age of records, by which they are trimmed
+        self._log_name = log_name  # fixed
         self._data_dir = data_dir  # where the log is, for what is told of a full disk
         self._age_clock = AgeClock(log.state.timestamp, clocks.wall(), clocks.monotonic())
         # Proposes trims by the retention; there is a new one for each driver.
@@ -49,6 +51,7 @@ class DiskRoom:
     def driver_began(self, driver: RaftDriver) -> None:
         """Another driver runs the core from now on."""
         self._trimmer = Trimmer(driver, self._log, self._age_clock, self._clocks.monotonic())
+        name_lines(self._log_name, self._trimmer)
 
     # --- segments -----------------------------------------------------------------------
 

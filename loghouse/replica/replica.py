@@ -33,7 +33,7 @@ from loghouse.replica.damage import DamageControl, LogRepair
 from loghouse.replica.disk_room import DiskRoom
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.read_ahead import ReadAhead
-from loghouse.runtime.events import Logger
+from loghouse.runtime.events import Logger, name_lines
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.files import Files
@@ -47,7 +47,7 @@ class ReplicaOptions:
     """Where a replica is and how it works.
 
     Sizes are bytes, `scrub_rate` bytes a second (0: no scrubbing). `metrics` is told of ignored
-    messages and of scrubs.
+    messages and of scrubs. `log_name` is what lines about it begin with; empty: nothing.
     """
 
     node_name: str
@@ -56,6 +56,7 @@ class ReplicaOptions:
     raft: RaftConfig
     scrub_rate: int
     metrics: Metrics
+    log_name: str = ""
 
 
 class ReplicaOwner(Protocol):
@@ -140,7 +141,10 @@ class Replica:
             disk=disk,
             clocks=clocks,
             data_dir=options.data_dir,
+            log_name=options.log_name,
         )
+        mending = self.damage_control, self.damage_control.entry_repair, self.damage_control.scrubber
+        name_lines(options.log_name, self, self.disk_room, *mending)
 
     # --- life -----------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class Replica:
             metrics=self.options.metrics,
             caches=budgets.caches,
         )
-        return RaftDriver(
+        driver = RaftDriver(
             raft,
             log,
             disk=self._disk,
@@ -195,6 +199,8 @@ class Replica:
             owner=self,
             read_ahead=read_ahead,
         )
+        name_lines(self.options.log_name, driver)
+        return driver
 
     def restart_core(self, driver: RaftDriver, id_: int = 0) -> None:
         """Go on with what the disk holds, in the place of a driver that is stopped."""

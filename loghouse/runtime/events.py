@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from loghouse.protocol.entry import DEFAULT_LOG
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}  # of `logging`
 
@@ -23,11 +25,22 @@ def _saying(level: str) -> Callable[..., None]:
 class Logger:
     """What a class says, as `twisted.logger.Logger`: a text with `{names}`, and their values."""
 
-    __slots__ = ("_namespace",)
+    __slots__ = ("_namespace", "log_name")
 
-    def __init__(self, namespace: str = "") -> None:
-        """Belong to a class, which gives its name."""
+    def __init__(self, namespace: str = "", log_name: str = "") -> None:
+        """Belong to a class, which gives its name. Texts begin with `log_name`, unless it is empty."""
         self._namespace = namespace
+        self.log_name = log_name  # letters, digits, `-` and `_` alone; fixed
+
+    def of_log(self, name: str) -> Logger:
+        """Return the logger of the same class whose texts begin with a log's name."""
+        return Logger(self._namespace, name)
+
+    def _about(self, text: str, fields: dict[str, Any]) -> str:
+        if not self.log_name:
+            return text
+        fields["log"] = self.log_name
+        return f'log "{self.log_name}": {text}'
 
     def __get__(self, instance: object, owner: type) -> Logger:
         return Logger(f"{owner.__module__}.{owner.__name__}")
@@ -40,6 +53,7 @@ class Logger:
 
     def failure(self, text: str, error: BaseException, **fields: Any) -> None:
         """Say that an error was met that nobody expected."""
+        text = self._about(text, fields)
         if "twisted.logger" in sys.modules:
             from twisted.logger import Logger as TwistedLogger
             from twisted.python.failure import Failure
@@ -52,6 +66,7 @@ class Logger:
 
     def say(self, level: str, text: str, fields: dict[str, object]) -> None:
         """Give an event to whoever keeps this process's log."""
+        text = self._about(text, fields)
         if "twisted.logger" in sys.modules:
             from twisted.logger import Logger as TwistedLogger
             from twisted.logger import LogLevel
@@ -65,3 +80,16 @@ class Logger:
 
 def _formatted(text: str, fields: dict[str, object]) -> str:
     return text.format(**fields)
+
+
+class Speaker(Protocol):
+    """Whatever has a logger."""
+
+    logger: Any
+
+
+def name_lines(log_name: str, *speakers: Speaker) -> None:
+    """Let what these say begin with the log's name; what is said of the default log begins as ever."""
+    if log_name not in ("", DEFAULT_LOG):
+        for speaker in speakers:
+            speaker.logger = speaker.logger.of_log(log_name)

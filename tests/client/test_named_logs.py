@@ -109,6 +109,18 @@ class UseTests(NamedCase):
         await self.raises(PermissionDeniedError, client.log("orders").append(b"x"))
 
     @asynchronous
+    async def test_stranger(self):
+        """Who may do nothing is refused before the log's name is read; the client knows which one it was."""
+        _, client = await self.opened()
+        for refused, told in (("default", "orders"), ("audit", "audit")):
+            for node in self.admin.node.cluster.nodes:
+                node.log_administration.failure = PermissionDeniedError("eve", "consume", refused)
+            with self.assertRaises(PermissionDeniedError) as caught:
+                await client.log("orders").append(b"x")
+            error = caught.exception
+            self.assertEqual((error.subject, error.action, error.object), ("eve", "consume", told))
+
+    @asynchronous
     async def test_nodes_of_before(self):
         """Nodes that know no other logs say so; appending to the default one goes on."""
         cluster, client = await self.opened()
