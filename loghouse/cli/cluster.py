@@ -6,7 +6,6 @@ Any node can be asked; what only the leader can do, it passes on.
 from __future__ import annotations
 
 import argparse
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -17,7 +16,6 @@ from loghouse.cli.options import number
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
-    complain,
     count_text,
     size_text,
     watch_reader,
@@ -27,16 +25,14 @@ from loghouse.cli.output import (
     write_table,
 )
 from loghouse.cli.target import add_options, addresses, connect
+from loghouse.cli.watching import show_again
 from loghouse.client import Client
 from loghouse.cluster.reconcile import FIRST_VOTERS
-from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import VOTERS_MAX
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 
-WATCH_SECONDS: Final = 1.0
 _RUNNING: Final = {LIVENESS_TEXTS[one] for one in (Liveness.ALIVE, Liveness.SUSPECT)}
-CLEAR_SCREEN: Final = "\x1b[H\x1b[2J"
 
 
 def add_parser(commands: Any) -> None:
@@ -104,20 +100,7 @@ def watch(log: Client, as_json: bool, wait: Callable[[float], bool], name: str =
         wait: Waits so many seconds; True when there is nobody to show it to any more.
         name: The log's; empty for the default one.
     """
-    while True:
-        try:
-            status = log.status()
-        except (UnavailableError, OutcomeUnknownError) as error:
-            complain(f"loghouse cluster: {error}")
-        else:
-            if not as_json and sys.stdout.isatty():
-                sys.stdout.write(CLEAR_SCREEN)
-            show(status, as_json, name)
-            if not as_json:
-                write_line()
-            sys.stdout.flush()
-        if wait(WATCH_SECONDS):
-            return
+    show_again("cluster", log.status, lambda status: show(status, as_json, name), as_json=as_json, wait=wait)
 
 
 def show(status: log_pb2.StatusResponse, as_json: bool, log: str = "") -> None:

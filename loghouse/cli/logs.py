@@ -6,7 +6,8 @@ Any node can be asked; what only the catalogue's leader can do, it passes on.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +21,15 @@ from loghouse.cli.output import (
     count_text,
     size_text,
     time_text,
+    watch_reader,
     write_json,
     write_line,
     write_result,
     write_table,
 )
 from loghouse.cli.target import CONTACT_SECONDS, add_options, connect
+from loghouse.cli.watching import show_again
+from loghouse.client import Client
 from loghouse.config.values import UNLIMITED, format_size, parse_size, read_age
 from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import REPLICAS_PER_LOG_MAX
@@ -68,6 +72,7 @@ def add_parser(commands: Any) -> None:
     )
 
     listing = _add_action(actions, "list", run_list, "the logs that you may do anything with", has_name=False)
+    listing.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     listing.add_argument(
         "--strays",
         action="store_true",
@@ -186,13 +191,31 @@ def run_repair(args: argparse.Namespace) -> None:
 
 
 def run_list(args: argparse.Namespace) -> None:
-    """List the logs, or what lies about."""
+    """List the logs, or what lies about; once, or until interrupted."""
     if args.strays:
         list_strays(args)
         return
     with connect(args) as cluster:
-        logs = cluster.logs()
-    if args.json:
+        if not args.watch:
+            show_logs(cluster.logs(), args.json)
+            return
+        gone = threading.Event()
+        watch_reader(gone.set)
+        watch(cluster, args.json, gone.wait)
+
+
+def watch(cluster: Client, as_json: bool, wait: Callable[[float], bool]) -> None:
+    """Show the logs again and again.
+
+    Args:
+        wait: Waits so many seconds; True when there is nobody to show them to any more.
+    """
+    show_again("log", cluster.logs, lambda logs: show_logs(logs, as_json), as_json=as_json, wait=wait)
+
+
+def show_logs(logs: Sequence[log_pb2.LogDescription], as_json_: bool) -> None:
+    """Print all logs."""
+    if as_json_:
         write_json({"logs": [as_json(log) for log in logs]})
         return
     rows = [

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import __version__, errors
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.node.api import StrayLog
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.failures import LEADER_KEY
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
@@ -76,6 +77,19 @@ class AdministrationTests(ClusterCase):
             ],
         )
         self.assertEqual((status.members[1].address, status.members[0].version), ("127.0.0.1:8410", "0.1"))
+        self.assertEqual((len(status.strays), status.knows_strays), (0, True))
+
+    @asynchronous
+    async def test_strays(self):
+        """What does not belong on the node's disk is told, and whether the node knows."""
+        admin = self.node.log_administration
+        admin.stray_logs = [StrayLog(group=16, name="orders", size=7)]
+        status = await self.cluster().Status(log_pb2.StatusRequest())
+        (stray,) = status.strays
+        self.assertEqual((stray.group, stray.name, stray.size), (16, "orders", 7))
+        admin.stray_logs = errors.UnavailableError("it has just started")
+        status = await self.cluster().Status(log_pb2.StatusRequest())
+        self.assertEqual((len(status.strays), status.knows_strays, status.node), (0, False, "n1"))
 
     @asynchronous
     async def test_refused_change(self):

@@ -5,7 +5,8 @@ import json
 import sys
 from dataclasses import replace
 
-from loghouse.cli.cluster import CLEAR_SCREEN, WATCH_SECONDS, watch
+from loghouse.cli.cluster import watch
+from loghouse.cli.watching import CLEAR_SCREEN, WATCH_SECONDS
 from loghouse.client import connect_blocking
 from loghouse.errors import (
     MembershipError,

@@ -1,10 +1,14 @@
 """`loghouse log` against a cluster in memory."""
 
+import io
 import json
+import sys
+from types import SimpleNamespace
 
 from loghouse import errors
 from loghouse.api.v1 import log_pb2
-from loghouse.cli.logs import age_text, keeps_text, notes_on
+from loghouse.cli.logs import age_text, keeps_text, notes_on, watch
+from loghouse.node.api import StrayLog
 from tests.cli.support import NodeCase
 from tests.fakes.node import FakeNode
 
@@ -53,6 +57,29 @@ class CommandTests(LogsCase):
         self.assertRegex(lines[2], r"^orders +16 +n\d +n\d, n\d, n\d +36h, at most 100GiB$")
         code, out, _ = self.run_log("list", "--json")
         self.assertEqual([log["name"] for log in json.loads(out)["logs"]], ["default", "orders"])
+
+    def test_watch(self):
+        """The list is shown again and again, also when a node is away for a while."""
+        shown, waits = [], []
+        away = [None, errors.UnavailableError("the node is stopping"), None]
+        made = log_pb2.LogDescription(name="orders", leader="n1")
+        cluster = SimpleNamespace(logs=lambda: shown.append(1) or _raised_or(away[len(shown) - 1], [made]))
+
+        def wait(seconds):
+            waits.append(seconds)
+            return len(waits) == 3
+
+        out, err = self.patch_streams()
+        watch(cluster, False, wait)
+        self.assertEqual((len(shown), set(waits)), (3, {1.0}))
+        self.assertEqual(out.getvalue().count("orders  0       n1"), 2)
+        self.assertEqual(err.getvalue(), "loghouse log: the node is stopping\n")
+
+    def patch_streams(self):
+        out, err = io.StringIO(), io.StringIO()
+        self.patch(sys, "stdout", out)
+        self.patch(sys, "stderr", err)
+        return out, err
 
     def test_describe(self):
         """A log's settings and replicas are told."""
@@ -130,6 +157,57 @@ class CommandTests(LogsCase):
         code, _, err = self.run_log("delete", "orders", "--yes")
         self.assertEqual(code, 4)
         self.assertIn("`loghouse log list` shows; then try again", err)
+
+
+def _raised_or(error, answer):
+    if error is not None:
+        raise error
+    return answer
+
+
+class StrayTests(NodeCase):
+    """Files of logs on nodes where they do not belong."""
+
+    def strays(self, *options):
+        code, out, err = self.run_command("log", "list", "--strays", *options, *self.target)
+        self.assertEqual(code, 0, err)
+        return out, err
+
+    def test_none(self):
+        """Where there are none that is said."""
+        self.assertEqual(self.strays(), ("no strays\n", ""))
+        self.assertEqual(json.loads(self.strays("--json")[0]), {"strays": [], "not_known_of": []})
+
+    def test_told(self):
+        """Each is told with its node, its log, its size, and why it is there."""
+        self.node.log_administration.stray_logs = [
+            StrayLog(group=16, name="orders", size=2048),
+            StrayLog(group=99, name="", size=5),
+        ]
+        lines = self.strays()[0].splitlines()
+        self.assertEqual(lines[0].split(), ["NODE", "NUMBER", "LOG", "SIZE", "WHY"])
+        self.assertRegex(lines[1], r"^n1 +16 +orders +2\.0 KiB +replaced, its group is not rid of it yet$")
+        self.assertRegex(lines[2], r"^n1 +99 +- +5 B +not in the catalogue$")
+        found = json.loads(self.strays("--json")[0])
+        self.assertEqual(found["strays"][0], {"node": "n1", "group": 16, "log": "orders", "size": 2048})
+        _, out, _ = self.run_command("cluster", "status", *self.target)
+        self.assertIn(
+            "Files of log orders, number 16, are on n1 (2.0 KiB): replaced, its group is not rid of it yet. "
+            "They are kept (`loghouse log list --strays`).",
+            out,
+        )
+        _, out, _ = self.run_command("cluster", "status", "--json", *self.target)
+        self.assertEqual(json.loads(out)["strays"][1], {"group": 99, "name": "", "size": 5})
+
+    def test_not_known(self):
+        """A node that cannot tell, or is away, is named."""
+        self.node.log_administration.stray_logs = errors.UnavailableError("it has just started")
+        self.assertRegex(self.strays()[0], "^n1 did not tell: away, just started, or of a version")
+        self.assertEqual(json.loads(self.strays("--json")[0]), {"strays": [], "not_known_of": ["n1"]})
+        self.node.faults["Status"] = [errors.UnavailableError("stopping")] * 100
+        out, err = self.strays("--timeout", "0.3s")
+        self.assertIn("stopping", err)
+        self.assertIn("n1 did not tell", out)
 
 
 class UseTests(LogsCase):
