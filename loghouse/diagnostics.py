@@ -154,10 +154,27 @@ def _shortened(key: str, value: Any) -> Any:
     return text if len(text) <= LOG_TEXT_SIZE_MAX else text[:LOG_TEXT_SIZE_MAX] + "..."
 
 
-def make_observer(config: LoggingConfig, file: TextIO) -> ILogObserver:
+@implementer(ILogObserver)
+class Diagnostics:
+    """What node.yaml's `logging` asks for, written to a file; another level while the node runs."""
+
+    def __init__(self, config: LoggingConfig, file: TextIO) -> None:
+        """Write from now on."""
+        written = FileLogObserver(file, _json_line if config.format == "json" else format_text)
+        level = LogLevel.levelWithName(config.level)
+        self._levels = LogLevelFilterPredicate(defaultLogLevel=level)
+        self._filtered = FilteringLogObserver(PeerLines(written), [self._levels])
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write one event, if it is important enough."""
+        self._filtered(event)
+
+    def change(self, config: LoggingConfig) -> None:
+        """Go on with another level; the format stays."""
+        self._levels.defaultLogLevel = level = LogLevel.levelWithName(config.level)
+        self._levels.setLogLevelForNamespace("", level)
+
+
+def make_observer(config: LoggingConfig, file: TextIO) -> Diagnostics:
     """Return the observer that node.yaml's `logging` asks for, writing to `file`."""
-    written = FileLogObserver(file, _json_line if config.format == "json" else format_text)
-    level = LogLevel.levelWithName(config.level)
-    limited = PeerLines(written)
-    observer: ILogObserver = FilteringLogObserver(limited, [LogLevelFilterPredicate(defaultLogLevel=level)])
-    return observer
+    return Diagnostics(config, file)

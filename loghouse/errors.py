@@ -252,6 +252,12 @@ class NotSupportedError(RequestError):
     code = 30
 
 
+class ReloadRefusedError(RequestError):
+    """A node read its settings again and found them wrong: it goes on with the old ones, all of them."""
+
+    code = 33
+
+
 # --- the wire -----------------------------------------------------------------
 
 

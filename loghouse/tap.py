@@ -32,8 +32,8 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from loghouse import __version__
-from loghouse.config.settings import NodeConfig, load
-from loghouse.diagnostics import make_observer
+from loghouse.config.settings import LoggingConfig, NodeConfig, load
+from loghouse.diagnostics import Diagnostics, make_observer
 from loghouse.runtime.daemon import (
     DiagnosticsFile,
     NotStartedError,
@@ -92,6 +92,7 @@ class BootService(MultiService):
         self._config = config
         self._twistd_options = twistd_options
         self._news: StartNews | None = None
+        self._diagnostics: Diagnostics | None = None
 
     def setServiceParent(self, parent: Any) -> None:
         """Join twistd's application and tell it where diagnostics go, in node.yaml's format.
@@ -103,8 +104,14 @@ class BootService(MultiService):
             if not self._twistd_options.get("nodaemon"):
                 self._news = StartNews()
             if file is not None:
-                parent.setComponent(ILogObserver, make_observer(self._config.logging, file))
+                self._diagnostics = make_observer(self._config.logging, file)
+                parent.setComponent(ILogObserver, self._diagnostics)
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+    def change_logging(self, config: LoggingConfig) -> None:
+        """Go on with other settings of the diagnostics, unless somebody else writes them."""
+        if self._diagnostics is not None:
+            self._diagnostics.change(config)
 
     def privilegedStartService(self) -> None:
         """Start what needs the rights of the user who typed the command."""
@@ -175,5 +182,5 @@ def makeService(options: Options) -> IService:
     # `twist` has its own observer and no application to ask; only twistd's options know `nodaemon`.
     twistd_options = parent if parent is not None and "nodaemon" in parent else None
     boot = BootService(options.config, twistd_options)
-    make_service(options.config).setServiceParent(boot)
+    make_service(options.config, boot.change_logging).setServiceParent(boot)
     return cast(IService, boot)

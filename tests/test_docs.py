@@ -12,6 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.cli.main import make_parser
+from loghouse.config.declaring import settings_of
+from loghouse.config.settings import NodeConfig
 from tests.mutants import BANK, FULL_BANK
 from tests.mutants.named import Caught
 from tests.test_tidy import ROOT, relative, sources, texts
@@ -206,6 +208,24 @@ def _can_be_found(name: str) -> bool:
             text = Path(spec.origin or "").read_text()
             return re.search(rf"\b{re.escape(rest[0])}\b", text) is not None
     return False
+
+
+class SettingsTests(SynchronousTestCase):
+    """The page of operations says which settings change while a node runs."""
+
+    def test_live(self):
+        """The table has every setting that is declared so, and no other."""
+        section = (
+            (ROOT / "docs" / "operations.md").read_text().partition("\n## Change settings while it runs\n")[2]
+        )
+        rows = re.findall(r"^\| (`.*?) \|", section.partition("\n## ")[0], re.MULTILINE)
+        told = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
+        declared = []
+        for _, setting, _ in settings_of(NodeConfig):
+            prefix = f"{setting.key}." if setting.section is not None else ""
+            inner = settings_of(setting.section) if setting.section is not None else [("", setting, False)]
+            declared += [f"{prefix}{one.key}" for _, one, _ in inner if one.is_live]
+        self.assertEqual(sorted(told), sorted(declared))
 
 
 class PlantedBugTests(SynchronousTestCase):

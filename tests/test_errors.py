@@ -49,6 +49,7 @@ class TextTests(SynchronousTestCase):
         (errors.UnknownLogError("b"), 28, "no log named 'b' on this cluster"),
         (errors.MembershipError("text"), 29, "text"),
         (errors.NotSupportedError("text"), 30, "text"),
+        (errors.ReloadRefusedError("text"), 33, "text"),
         (errors.UnknownServiceError("s"), 31, "no gRPC service named 's' here"),
         (errors.ProtocolError("text"), 1, "text"),
         (

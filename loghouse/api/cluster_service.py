@@ -14,7 +14,7 @@ from loghouse.api.guard import Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.errors import InvalidRequestError, UnavailableError
-from loghouse.node.api import GroupAdmin, NodeLike, StrayLog
+from loghouse.node.api import GroupAdmin, NodeLike, Reloaded, StrayLog
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS
 from loghouse.protocol.message import check_name
@@ -45,6 +45,7 @@ class ClusterService:
             for name, (request, administer) in calls.items()
         }
         rpcs["Trim"] = Rpc(log_pb2.TrimRequest, Action.ADMIN, self._trim)
+        rpcs["Reload"] = Rpc(log_pb2.ReloadRequest, Action.ADMIN, self._reload)
         return rpcs
 
     def _on_cluster(self, administer: _Administer) -> Callable[..., Awaitable[bytes]]:
@@ -124,6 +125,17 @@ class ClusterService:
     async def _trim(self, call: GatedCall, request: Any) -> bytes:
         lowest: int = await to_asyncio(call.find_log(request.log, request.group).trim(request.offset))
         return bytes(log_pb2.TrimResponse(lowest=lowest).SerializeToString())
+
+    async def _reload(self, call: GatedCall, request: Any) -> bytes:
+        call.check_cluster()
+        reloaded: Reloaded = await to_asyncio(self._node.reload(call.subject))
+        response = log_pb2.ReloadResponse(
+            node=self._node.name,
+            changed=reloaded.changed,
+            waiting=reloaded.waiting,
+            warnings=reloaded.warnings,
+        )
+        return bytes(response.SerializeToString())
 
 
 def _node_name(request: Any) -> str:

@@ -99,7 +99,9 @@ class GrpcServer:
         check_caller: Callable[[Identity], None] = lambda identity: None,
     ) -> None:
         self._credentials = credentials
-        gate = Gate(node, authorizer, clock=clock, check_caller=check_caller, record_size_max=record_size_max)
+        gate = self.gate = Gate(
+            node, authorizer, clock=clock, check_caller=check_caller, record_size_max=record_size_max
+        )
         self._guard = guard = Guard(
             gate,
             anonymous="" if credentials else anonymous,

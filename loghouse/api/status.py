@@ -60,6 +60,7 @@ _TABLE: Final[Mapping[type[LoghouseError], _Row]] = {
     errors.UnknownServiceError: _Row(StatusCode.NOT_FOUND, "UNKNOWN_SERVICE", lambda e: {"service": e.name}),
     errors.MembershipError: _Row(StatusCode.FAILED_PRECONDITION, "MEMBERSHIP"),
     errors.NotSupportedError: _Row(StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED"),
+    errors.ReloadRefusedError: _Row(StatusCode.FAILED_PRECONDITION, "RELOAD_REFUSED"),
 }
 
 # What went wrong inside is for the node's diagnostics, not for its clients.

@@ -119,21 +119,26 @@ class Credentials:
         assert self._material is not None
         return self._material
 
-    def read(self) -> Material:
+    def read(self, paths: TlsPaths | None = None) -> Material:
         """Read the files again and prove what they hold, which takes some milliseconds; on any thread.
+
+        Args:
+            paths: Where they are by now; None: where they were.
 
         Raises:
             CertificateError: Names the bad file.
         """
-        material = read_material(self.paths, self._owner)
+        paths = paths or self.paths
+        material = read_material(paths, self._owner)
         if self._prove is not None:
-            self._prove(material, self.paths)
+            self._prove(material, paths)
         if self._material is not None:
             material.anchors.check_those_of(self._material.anchors)
         return material
 
-    def take(self, material: Material) -> bool:
-        """Put material in force; return whether it is another."""
+    def take(self, material: Material, paths: TlsPaths | None = None) -> bool:
+        """Put material in force, with the places that it came from; return whether it is another."""
+        self.paths = paths or self.paths
         if material == self.material:
             return False
         self._material = material

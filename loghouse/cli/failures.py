@@ -42,10 +42,11 @@ _LOG_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.ResourceExhaustedError: "",
 }
 
-_OWN_STEPS: Final = {"cluster": _CLUSTER_STEPS, "log": _LOG_STEPS}
+_OWN_STEPS: Final = {"cluster": _CLUSTER_STEPS, "log": _LOG_STEPS, "node": _CLUSTER_STEPS}
 
 _EXIT_CODES: Final[Mapping[type[Exception], ExitCode]] = {
     errors.ConfigError: ExitCode.USAGE,
+    errors.ReloadRefusedError: ExitCode.USAGE,
     errors.UnavailableError: ExitCode.UNAVAILABLE,
     errors.NotLeaderError: ExitCode.UNAVAILABLE,
     errors.OutcomeUnknownError: ExitCode.OUTCOME_UNKNOWN,

@@ -25,6 +25,7 @@ _MODULES: Final[Mapping[str, str]] = {
     "servers": "servers",
     "log": "logs",
     "cluster": "cluster",
+    "node": "node",
     "inspect": "disk",
     "verify": "disk",
     "recover": "disk",

@@ -11,7 +11,7 @@ from loghouse.auth.certificates import load_certificates, read_issued, read_pem
 from loghouse.cli.output import ExitCode, complain, write_json, write_result
 from loghouse.config.settings import client_example_text, example_text, load, load_client
 from loghouse.errors import CertificateError, ConfigError
-from loghouse.service.start_checks import check_start
+from loghouse.service.start_checks import check_start, read_policy
 
 
 def add_parser(commands: Any) -> None:
@@ -54,6 +54,8 @@ def _check_node(path: str) -> str:
     checked = check_start(loaded)
     if checked.problems:
         raise ConfigError(list(checked.problems))
+    for warning in read_policy(loaded).rules.warnings:
+        complain(f"warning: {warning}")
     untried = "; it runs, so its ports and data directory were not tried" if checked.is_running else ""
     return f"node {loaded.name} of cluster {loaded.cluster} on {loaded.listen}{untried}"
 

@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser, *, has_log: bool = True) -> Non
     group.add_argument("--config", metavar="FILE", help="a client.yaml with these settings")
     group.add_argument("--plaintext", action="store_true", help="no TLS, for a node with plaintext: true")
     group.add_argument(
-        "--timeout", metavar="TIME", type=_seconds, default=10.0, help="how long an answer may take (10s)"
+        "--timeout", metavar="TIME", type=seconds, default=10.0, help="how long an answer may take (10s)"
     )
     group.add_argument(
         "--direct",
@@ -66,14 +66,19 @@ def add_options(parser: argparse.ArgumentParser, *, has_log: bool = True) -> Non
         parser.set_defaults(log="")
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a time to wait on a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
     try:
-        seconds = parse_seconds(text)
+        parsed = parse_seconds(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
-    if not seconds:
+    if not parsed:
         raise argparse.ArgumentTypeError(f"{text!r} is no time to wait; allowed: more than 0")
-    return seconds
+    return parsed
 
 
 def connect(args: argparse.Namespace, *, is_direct: bool = False) -> Client:

@@ -132,6 +132,28 @@ class AsyncClient(AsyncLog):
         text_of("server", server)
         await self._change("Leave", log_pb2.LeaveRequest(), timeout_seconds, server=server)
 
+    async def reload(
+        self, server: str = "", *, timeout_seconds: float | None = None
+    ) -> log_pb2.ReloadResponse:
+        """Let a server read its settings, certificates and policy again; return what changed, in lines.
+
+        Args:
+            server: Its name; any when empty.
+
+        Raises:
+            ReloadRefusedError: They are wrong; nothing was changed.
+        """
+        text_of("server", server)
+        reply: log_pb2.ReloadResponse = await self._administer(
+            "Reload",
+            log_pb2.ReloadRequest(),
+            timeout_seconds,
+            server=server,
+            is_safe=True,
+            calls=self.cluster_calls,
+        )
+        return reply
+
     async def _change(
         self, method: str, request: Any, timeout_seconds: float | None, *, server: str = ""
     ) -> None:

@@ -183,6 +183,7 @@ class Client(BlockingLog):
     add = _waiting(AsyncClient.add, "Let a node in")
     remove = _waiting(AsyncClient.remove, "Take a node out")
     leave = _waiting(AsyncClient.leave, "Tell a server to leave")
+    reload = _waiting(AsyncClient.reload, "Let a server read its settings again")
     create_log = _waiting(AsyncClient.create_log, "Make a log")
     alter_log = _waiting(AsyncClient.alter_log, "Change settings of a log")
     delete_log = _waiting(AsyncClient.delete_log, "Delete a log")

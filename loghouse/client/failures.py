@@ -113,6 +113,7 @@ _REASONS: Final[Mapping[str, _Build]] = {
     "UNKNOWN_LOG": lambda text, fields, offset: errors.UnknownLogError(fields.get("log", "")),
     "MEMBERSHIP": _plain(errors.MembershipError),
     "NOT_SUPPORTED": _plain(NotSupportedError),
+    "RELOAD_REFUSED": _plain(errors.ReloadRefusedError),
 }
 
 # gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".

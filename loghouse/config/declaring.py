@@ -30,10 +30,10 @@ def declare(
     *,
     example: str = "",
     key: str = "",
-    live: bool = False,
     shown: bool = False,
+    live: bool = False,
 ) -> Any:
-    """Declare a setting; one with a default is commented out in the example, which shows the default.
+    """Declare a setting; one with a default is commented out in the example, unless it is `shown`.
 
     Args:
         shown: Whether the example has it as it is nevertheless.

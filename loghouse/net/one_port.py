@@ -84,12 +84,14 @@ class OnePort:
         """
         self._reactor = reactor  # fixed
         self._node = node  # what is served; fixed
-        self._authorizer = authorizer  # decides about every request; fixed
         self._wall_clock = wall_clock  # seconds since the epoch; fixed
         self._options = options  # how to serve; fixed
         self._peers = peers  # the cluster; fixed, None while this node is alone
         # Runs work at the end of this turn of the reactor; the reactor's own way takes longer; fixed.
         self._soon = soon or (lambda work: reactor.callLater(0, work))
+        # Checks every request of the binary protocol; fixed. Links check their certificates once a second,
+        # so it has no check for each request.
+        self.gate = Gate(node, authorizer, clock=wall_clock, record_size_max=options.record_size_max)
         self.shares = shares or Shares()  # counts what subjects hold, over both protocols
         self.callers = Callers(self.shares.bodies)  # the connections of gRPC clients
         # Holds the gRPC server's socket; made when `grpc_address` is first asked for, gone after `abort`.
@@ -126,13 +128,7 @@ class OnePort:
             ConfigError: Another process that had bound the address, too, listens by now.
         """
         assert self._socket is not None
-        # Links check their certificates once a second, so the gate has no check for each request.
-        gate = Gate(
-            self._node,
-            self._authorizer,
-            clock=self._wall_clock,
-            record_size_max=self._options.record_size_max,
-        )
+        gate = self.gate
         links = LinkContext(
             binary=BinaryServer(
                 gate=gate,

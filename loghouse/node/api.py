@@ -57,6 +57,19 @@ class ClusterStatus:
     removed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What became of the settings that a node has read again, each a line for people: `setting: old -> new`.
+
+    `changed` are in force now, `waiting` once the node is started again. `warnings` name what is right and
+    does nothing.
+    """
+
+    changed: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 class GroupAdmin(Protocol):
     """What may be asked about the group of one log; every call works on every node."""
 
@@ -302,6 +315,13 @@ class NodeLike(Protocol):
 
     def servers(self) -> Sequence[DescribedServer]:
         """The nodes of the cluster, this one included."""
+
+    def reload(self, by: str) -> Deferred[Reloaded]:
+        """Read the settings again, with certificates and policy, because somebody (`by`) asks for it.
+
+        Raises (as a failure):
+            ReloadRefusedError: They are wrong; nothing was changed.
+        """
 
 
 def page_of(

@@ -51,7 +51,8 @@ class HostedLogs:
         self._disk = lanes.lane(NODE_LANE)  # runs what is done to `_groups`, in order; fixed
         self._wall = wall  # seconds since the epoch; fixed
         self._fatal = fatal  # the process must end; fixed
-        self._keep_deleted_seconds = keep_deleted_seconds  # how long a dead log's files are kept; fixed
+        # How long a dead log's files are kept; changed with the node's settings.
+        self.keep_deleted_seconds = keep_deleted_seconds
         self._groups: BornGroups | None = None  # made by the first job; of the node's lane alone
         self._busy: set[int] = set()  # the groups that have a job under way
         # Why a log cannot be opened, by group: it stays as it is until an operator has looked at it.
@@ -135,7 +136,7 @@ class HostedLogs:
         if self._groups is None or now < self._clean_due:
             return
         self._clean_due = now + CLEAN_SECONDS
-        groups, before = self._groups, int(self._wall() - self._keep_deleted_seconds)
+        groups, before = self._groups, int(self._wall() - self.keep_deleted_seconds)
         self._disk.run(lambda: groups.remove_gone(before), self._removed, fatal=self._fatal)
 
     def _removed(self, names: list[str]) -> None:

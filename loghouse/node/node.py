@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from loghouse.errors import DamageError, LoghouseError, UnavailableError, UnknownLogError
+from loghouse.errors import (
+    DamageError,
+    LoghouseError,
+    NotSupportedError,
+    UnavailableError,
+    UnknownLogError,
+)
 from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, UUID_SIZE, WAITERS_MAX
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
-from loghouse.node.api import StrayLog
+from loghouse.node.api import Reloaded, StrayLog
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.condition import Hindrance, hindrances_of
 from loghouse.node.elsewhere import ELSEWHERE_KINDS, Elsewhere
@@ -72,7 +78,7 @@ class Node(Service):
         on_fatal: Callable[[Failure], None],
     ) -> None:
         """Build a node that is not yet started."""
-        self.options = options  # its settings; fixed
+        self.options = options  # its settings; others after `change`
         self.name = options.name
         self.cluster_name = options.cluster_name  # fixed
         self._files = files  # the file seam, `OsFiles` in production; fixed
@@ -89,6 +95,8 @@ class Node(Service):
         self.forwarder: Forwarder | None = None
         # Who leads the logs that other nodes have, and the way to their copies; as `forwarder`.
         self.elsewhere: Elsewhere | None = None
+        # Reads the settings again for whoever asks for it; nobody can until the service says how.
+        self.reload_settings: Callable[[str], Deferred[Reloaded]] = _nothing_to_reload
         # Raises for a subject that may not append, also where another node passes its request on.
         self.check_subject: Callable[[str, str], None] = lambda subject, log: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
@@ -430,6 +438,20 @@ class Node(Service):
             return (self.options.as_server(is_leader=self.membership.has_leader),)
         return self.transport.servers()
 
+    def reload(self, by: str) -> Deferred[Reloaded]:
+        """Read the settings again, with certificates and policy; see `NodeLike.reload`."""
+        return self.reload_settings(by)
+
+    def change(self, options: NodeOptions) -> None:
+        """Go on with other settings: bounds, rates and times count at once, the rest not before a start."""
+        self.options = options
+        self._budgets.under_way.resize(options.raft.proposals_size_max)
+        if self._named is not None:
+            self._named.hosted.keep_deleted_seconds = options.keep_deleted_seconds
+        for log in self.logs.values():
+            if log.replica is not None:
+                log.replica.change(raft=options.raft, scrub_rate=options.scrub_rate)
+
     def log(self, name: str) -> ServedLog:
         """Return the log of that name; empty: the default one.
 
@@ -443,3 +465,7 @@ class Node(Service):
         if self._named is not None and not self._named.knows_all:
             raise UnavailableError(f"this node does not know yet whether log {name!r} exists; try again")
         raise UnknownLogError(name)
+
+
+def _nothing_to_reload(by: str) -> Deferred[Reloaded]:
+    return fail(NotSupportedError("this node has no settings file that it could read again"))

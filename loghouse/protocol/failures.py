@@ -97,6 +97,7 @@ FAILURE_FIELDS: Final[Mapping[type[LoghouseError], tuple[tuple[str, ...], tuple[
     errors.UnknownServiceError: ((), ("name",)),
     errors.MembershipError: _TEXT_ALONE,
     errors.NotSupportedError: _TEXT_ALONE,
+    errors.ReloadRefusedError: _TEXT_ALONE,
 }
 """Which attributes go as numbers and which as texts, in the order in which the class takes them."""
 

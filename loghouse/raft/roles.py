@@ -43,7 +43,7 @@ class Roles:
         metrics: Metrics = NO_METRICS,
         caches: Budget | None = None,
     ) -> None:
-        self.config = config  # timing and bounds; fixed
+        self.config = config  # timing and bounds; other bounds when the node's settings change
         self.id = id  # this member's id, u32, from the configuration entry that added it; fixed
         self.group = group  # the group's id, u32; fixed
         self.term = hard_state.term  # the newest term seen; never falls

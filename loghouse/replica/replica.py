@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from loghouse.errors import (
@@ -107,7 +107,7 @@ class Replica:
         """
         assert opened.log is not None
         self._owner = owner  # the node, for this log; fixed
-        self.options = options  # where it is and how it works; fixed
+        self.options = options  # where it is and how it works; others after `change`
         self._clocks = clocks  # time; fixed
         self._rng = rng  # makes election timeouts and ids of requests; fixed
         self._disk = disk  # runs writes on the disk's thread, in order; fixed
@@ -145,6 +145,13 @@ class Replica:
         )
         mending = self.damage_control, self.damage_control.entry_repair, self.damage_control.scrubber
         name_lines(options.log_name, self, self.disk_room, *mending)
+
+    def change(self, *, raft: RaftConfig, scrub_rate: int) -> None:
+        """Go on with other bounds and rates of the node's settings."""
+        self.options = replace(self.options, raft=raft, scrub_rate=scrub_rate)
+        self.damage_control.scrubber.rate = scrub_rate
+        if self.driver is not None:
+            self.driver.raft.config = raft
 
     # --- life -----------------------------------------------------------------------------
 

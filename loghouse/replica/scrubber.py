@@ -53,7 +53,7 @@ class Scrubber:
         self._log = log
         self._owner = owner
         self._readers = readers
-        self._rate = rate
+        self.rate = rate  # changed with the node's settings
         self._pace = Pace(1.0) if pace is None else pace
         self._monotonic = monotonic
         self._metrics = metrics  # told when a pass ends
@@ -67,7 +67,7 @@ class Scrubber:
     def look(self) -> None:
         """Read on if it is time."""
         now = self._monotonic()
-        if not self._rate or self._is_reading or self._owner.is_ending or now < self._due:
+        if not self.rate or self._is_reading or self._owner.is_ending or now < self._due:
             return
         if self._exam is None:
             segment = self._next_segment()
@@ -97,7 +97,7 @@ class Scrubber:
             "scrub: reading {segments} sealed segments, {size} bytes, at {rate} bytes a second at most",
             segments=len(sealed),
             size=sum(segment.size for segment in sealed),
-            rate=self._rate,
+            rate=self.rate,
         )
 
     def _end_pass(self, now: float) -> None:
@@ -135,7 +135,7 @@ class Scrubber:
                 size = outcome
                 self._judge(exam)
             self._size += size
-            seconds = size / self._rate
+            seconds = size / self.rate if self.rate else 0.0  # it was switched off meanwhile
             by_rate = self._pace.due(seconds, max(self._due, began - LATE_SECONDS_MAX)) + seconds
             self._due = max(by_rate, now + REST_FACTOR * (now - began))
 

@@ -27,8 +27,13 @@ class UnderWay:
     """
 
     def __init__(self, size_max: int) -> None:
+        self.ledger = Ledger(Quota("bytes of appends under way", 0, 0))
+        self.resize(size_max)
+
+    def resize(self, size_max: int) -> None:
+        """Let so many bytes be under way from now on; those that are beyond it go on."""
         self._size_min = max(1, size_max // PROPOSALS_MAX)
-        self.ledger = Ledger(Quota("bytes of appends under way", size_max, size_max * 3 // 4))
+        self.ledger.quota = self.ledger.quota._replace(total=size_max, share=size_max * 3 // 4)
 
     def propose(self, propose: Propose, proposal: Proposal, appended: OnAppended, failed: OnFailed) -> None:
         """Propose, and count until one of the two was called; `failed` is when there is no room."""

@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
@@ -28,10 +29,10 @@ from twisted.python.failure import Failure
 from loghouse import __version__
 from loghouse.api.server import GrpcServer
 from loghouse.auth.credentials import Credentials
-from loghouse.auth.policy import Action, Authorizer
+from loghouse.auth.policy import Action, Authorizer, Rules
 from loghouse.cluster.cluster import Cluster, ClusterOptions
-from loghouse.config.settings import NodeConfig
-from loghouse.errors import LoghouseError
+from loghouse.config.settings import LoggingConfig, NodeConfig
+from loghouse.errors import LoghouseError, ReloadRefusedError
 from loghouse.gossip import config as swim_config
 from loghouse.http.server import HttpServer
 from loghouse.http.site import HttpContext
@@ -40,6 +41,7 @@ from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions, replicas_allowed
 from loghouse.net.peer import DialContext
+from loghouse.node.api import Reloaded
 from loghouse.node.gate import Gate
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
@@ -49,7 +51,8 @@ from loghouse.raft import config as raft_config
 from loghouse.runtime.bridge import call_from_thread, from_asyncio, later, soon
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import ThreadQueue
-from loghouse.service.proving import credentials_of
+from loghouse.service.proving import credentials_of, paths_of_tls
+from loghouse.service.reloading import Fresh, compare, in_force, material_told, read_fresh, rules_told
 from loghouse.service.start_checks import read_policy
 from loghouse.storage.files import OsFiles
 
@@ -58,17 +61,25 @@ EXIT_DISK_FAILED: Final = 1
 _SWIM: Final = {"local": swim_config.LOCAL, "lan": swim_config.LAN, "wan": swim_config.WAN}
 _RAFT: Final = {"local": raft_config.LAN, "lan": raft_config.LAN, "wan": raft_config.WAN}
 LEAVE_SECONDS_MAX: Final = 1.0
+WARNINGS_TOLD_MAX: Final = 20  # of one policy
 
 
-def make_service(config: NodeConfig) -> IService:
+def make_service(
+    config: NodeConfig, change_logging: Callable[[LoggingConfig], None] | None = None
+) -> IService:
     """Compose a node's service tree from its settings; nothing is opened, bound or started yet.
+
+    Args:
+        change_logging: Lets the diagnostics go on with other settings; None when they are not the node's.
 
     Raises:
         LoghouseError: Certificates or policy are missing or wrong.
     """
     from twisted.internet import reactor
 
-    return cast(IService, NodeService(config, cast(Any, reactor)))
+    service = NodeService(config, cast(Any, reactor))
+    service.change_logging = change_logging or service.change_logging
+    return cast(IService, service)
 
 
 class FileWatch:
@@ -122,6 +133,9 @@ class NodeService(Service):
         self._reactor = reactor
         self._watches: list[FileWatch] = []
         self._http: HttpServer | None = None  # made by the start; None without `http_listen`
+        self._gates: list[Gate] = []  # one for each server; made by the start
+        self._reloading = DeferredLock()  # settings are read and taken one time after the other
+        self.change_logging: Callable[[LoggingConfig], None] = lambda logging: None
         self.node = Node(
             _node_options(config, metrics),
             files=OsFiles(),
@@ -210,8 +224,10 @@ class NodeService(Service):
                 authorizer.check(subject, log, Action.PRODUCE)
 
         self.node.check_subject = check_subject
-        self._watches = [FileWatch((config.acl.model, config.acl.policy), lambda: self._reload(authorizer))]
+        self.node.reload_settings = self.reload
         credentials = credentials_of(config)
+        self._authorizer, self._credentials = authorizer, credentials
+        self._warn_of_rules()
         self.cluster = Cluster(
             self.node, _cluster_options(config, self._metrics), clock=self._reactor, rng=random.SystemRandom()
         )
@@ -229,17 +245,90 @@ class NodeService(Service):
             peers=self.cluster.accepted,
             soon=soon(),
         )
+        self._watch_files()
+        return authorizer, credentials
+
+    def _watch_files(self) -> None:
+        """Look after the files of the policy and of TLS, where they are by now."""
+        acl, credentials = self._config.acl, self._credentials
+        self._watches = [FileWatch((acl.model, acl.policy), self._reload_policy)]
         if credentials is not None:
             paths = credentials.paths
             files = [paths.certificate, paths.key, paths.ca, *filter(None, [paths.denylist])]
-            self._watches.append(FileWatch(files, lambda: self._reload(credentials)))
-        return authorizer, credentials
+            self._watches.append(FileWatch(files, partial(self._reload_certificates, credentials)))
 
-    def _reload(self, used: Authorizer | Credentials) -> Deferred[None]:
-        """Read and prove files on a thread, for it is too long for a turn of the reactor; then take them."""
-        read: Any = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), used.read)
-        reloaded: Deferred[None] = read.addCallback(used.take)
-        return reloaded.addCallbacks(lambda _: None, self._not_reloaded)
+    def _reload_policy(self) -> Deferred[None]:
+        """Read the policy on a thread, for it is too long for a turn of the reactor; then take it."""
+        authorizer = self._authorizer
+
+        def take(rules: Rules) -> None:
+            told = rules_told(authorizer.rules, rules)
+            authorizer.take(rules)
+            self.logger.info("the policy was read again: {told}", told=told[0] if told else "the same rules")
+            self._warn_of_rules()
+
+        return self._in_thread(authorizer.read).addCallback(take).addErrback(self._not_reloaded)
+
+    def _reload_certificates(self, credentials: Credentials) -> Deferred[None]:
+        taken = self._in_thread(credentials.read).addCallback(credentials.take)
+        return taken.addCallbacks(lambda _: None, self._not_reloaded)
+
+    def _in_thread(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        pool = self._reactor.getThreadPool()
+        running: Deferred[Any] = deferToThreadPool(self._reactor, pool, work, *args)
+        return running
+
+    def _warn_of_rules(self) -> None:
+        for text in self._authorizer.rules.warnings[:WARNINGS_TOLD_MAX]:
+            self.logger.warn("the policy: {text}", text=text)
+
+    # --- settings read again --------------------------------------------------------------
+
+    def reload(self, by: str) -> Deferred[Reloaded]:
+        """Read node.yaml and what it names again, and go on with what can change; see `NodeLike.reload`."""
+        reloaded: Deferred[Reloaded] = self._reloading.run(self._reload, by)
+        return reloaded
+
+    def _reload(self, by: str) -> Deferred[Reloaded]:
+        read = self._in_thread(read_fresh, self._config.path, self._authorizer, self._credentials)
+        return read.addCallbacks(partial(self._take, by), partial(self._refused, by))
+
+    def _take(self, by: str, fresh: Fresh) -> Reloaded:
+        """Put in force what can change, and tell the rest."""
+        report = compare(self._config, fresh.config)
+        told = (*report.changed, *rules_told(self._authorizer.rules, fresh.rules))
+        if self._credentials is not None and fresh.material is not None:
+            told += material_told(self._credentials.material, fresh.material)
+            self._credentials.take(fresh.material, paths_of_tls(fresh.config))
+        self._authorizer.take(fresh.rules)
+        self._config = config = in_force(self._config, fresh.config)
+        self._watch_files()
+        self.change_logging(config.logging)
+        for gate in self._gates:
+            gate.record_size_max = config.limits.record_size_max
+        self.node.change(_node_options(config, self._metrics))
+        report = replace(report, changed=told, warnings=fresh.rules.warnings[:WARNINGS_TOLD_MAX])
+        self.logger.info(
+            "settings were read again, asked for by {by}: {changed} changed, {waiting} wait for a restart",
+            by=by,
+            changed=len(report.changed),
+            waiting=len(report.waiting),
+        )
+        for line in report.changed:
+            self.logger.info("settings: {line}", line=line)
+        for line in report.waiting:
+            self.logger.warn("settings: {line}: needs a restart", line=line)
+        self._warn_of_rules()
+        return report
+
+    def _refused(self, by: str, failure: Failure) -> Failure:
+        if failure.check(ReloadRefusedError):
+            self.logger.error(
+                "settings read again, asked for by {by}: {error}", by=by, error=failure.getErrorMessage()
+            )
+        else:
+            self.logger.failure("reading settings again", failure)
+        return failure
 
     def _not_reloaded(self, failure: Failure) -> None:
         if failure.check(LoghouseError):
@@ -266,6 +355,7 @@ class NodeService(Service):
         if config.grpc_listen is not None:
             server.bind(str(config.grpc_listen))
         self._one_port.bind(config.listen.host, config.listen.port)
+        self._gates = [self._one_port.gate, server.gate]
         self._http = self._bind_http(authorizer, credentials)
         return server
 
@@ -292,6 +382,7 @@ class NodeService(Service):
             metrics_are_open=is_plain or config.http.metrics_are_open,
             metrics=self._metrics,
         )
+        self._gates.append(context.gate)
         server = HttpServer(context, self.node)
         server.bind(listen.host, listen.port)
         return server
@@ -310,8 +401,8 @@ class NodeService(Service):
         return run
 
     def _reload_all(self) -> None:
-        self.logger.info("SIGHUP: reading certificates and policy again")
-        self._check_files()
+        self.reload("SIGHUP").addErrback(lambda failure: None)  # it was logged
+        self._one_port.warn_of_expiry()
 
     def stopService(self) -> Deferred[None]:
         """Stop the servers, give calls under way their grace, close the logs."""

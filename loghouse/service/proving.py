@@ -23,11 +23,18 @@ def credentials_of(config: NodeConfig) -> Credentials | None:
     Raises:
         CertificateError: Names the files that cannot be used, and why.
     """
+    paths = paths_of_tls(config)
+    if paths is None:
+        return None
+    return Credentials(paths, Owner(cluster=config.cluster, node=config.name), prove=prove)
+
+
+def paths_of_tls(config: NodeConfig) -> TlsPaths | None:
+    """Return the files of TLS that a node.yaml names; None without TLS."""
     tls = config.tls
     if tls is None:
         return None
-    paths = TlsPaths(certificate=tls.certificate, key=tls.key, ca=tls.ca, denylist=tls.denylist)
-    return Credentials(paths, Owner(cluster=config.cluster, node=config.name), prove=prove)
+    return TlsPaths(certificate=tls.certificate, key=tls.key, ca=tls.ca, denylist=tls.denylist)
 
 
 def prove(material: Material, paths: TlsPaths) -> None:

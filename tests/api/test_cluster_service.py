@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import __version__, errors
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.node.api import StrayLog
+from loghouse.node.api import Reloaded, StrayLog
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.failures import LEADER_KEY
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
@@ -40,6 +40,7 @@ CALLS = (
     ("Transfer", log_pb2.TransferRequest(name="n1"), ("transfer", "n1")),
     ("Transfer", log_pb2.TransferRequest(), ("transfer", "")),
     ("Trim", log_pb2.TrimRequest(offset=5, log="default"), ("trim", 5)),
+    ("Reload", log_pb2.ReloadRequest(), ("reload", "root")),
 )
 
 
@@ -58,6 +59,21 @@ class AdministrationTests(ClusterCase):
         )
         self.assertEqual([answer.leader for answer in answers[5:7]], ["n1", "n3"])
         self.assertEqual(answers[7].lowest, 4)
+        self.assertEqual(answers[8], log_pb2.ReloadResponse(node="n1"))
+
+    @asynchronous
+    async def test_reload(self):
+        """What became of the settings comes back line by line; why they were refused, too."""
+        self.node.reloaded = Reloaded(changed=("a: 1 -> 2", "b: 1 -> 2"), waiting=("c",), warnings=("d",))
+        answer = await self.cluster().Reload(log_pb2.ReloadRequest())
+        lines = {"changed": ["a: 1 -> 2", "b: 1 -> 2"], "waiting": ["c"], "warnings": ["d"]}
+        self.assertEqual(answer, log_pb2.ReloadResponse(node="n1", **lines))
+        self.node.reloaded = errors.ReloadRefusedError("nothing was changed: x")
+        error = await self.refused(
+            self.cluster().Reload(log_pb2.ReloadRequest()), grpc.StatusCode.FAILED_PRECONDITION
+        )
+        self.assertEqual(details_of(error)[0].reason, "RELOAD_REFUSED")
+        self.assertEqual(error.details(), "nothing was changed: x")
 
     @asynchronous
     async def test_status(self):

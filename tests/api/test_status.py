@@ -62,6 +62,7 @@ class StatusTests(SynchronousTestCase):
         (errors.UnknownServiceError("x"), "NOT_FOUND", {"service": "x"}),
         (errors.MembershipError("no"), "FAILED_PRECONDITION", {}),
         (errors.NotSupportedError("later"), "UNIMPLEMENTED", {}),
+        (errors.ReloadRefusedError("nothing was changed"), "FAILED_PRECONDITION", {}),
     ]
 
     def test_rows(self):

@@ -43,6 +43,8 @@ DEFAULTS = {
         "name": "orders", "replace": "n2", "new": "n4", **CONNECTION,
     },
     "cluster status": {"watch": False, **CONNECTION},
+    "cluster health": {"wait": 0.0, **CONNECTION},
+    "node reload": {"nodes": [], "all": False, **CONNECTION},
     "cluster add n1": {"node": "n1", "learner": False, **CONNECTION},
     "cluster remove n1": {"node": "n1", **CONNECTION},
     "cluster leave": CONNECTION,
@@ -177,12 +179,14 @@ WORDS = {
     "--timeout": {"TIME"},
     "--to": {"INDEX"},
     "--value": {"TEXT"},
+    "--wait": {"TIME"},
     "--with": {"NODE"},
     "data_dir": {"DATA_DIR"},
     "file": {"FILE"},
     "files": {"FILE"},
     "name": {"NAME"},
     "node": {"NODE"},
+    "nodes": {"NODE"},
     "what": {"FILE|HEX|-"},
 }
 

@@ -14,7 +14,7 @@ from loghouse.errors import (
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.node.api import ClusterStatus, MemberState
+from loghouse.node.api import ClusterStatus, MemberState, Reloaded
 from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
@@ -182,6 +182,7 @@ class FakeNode:
         self.sent_size = 0
         self.change_frames = lambda frames: frames
         self.orders = []  # what it was asked about the cluster
+        self.reloaded = Reloaded()  # what becomes of settings read again, or an error
         self.view = ClusterStatus(
             term=4,
             leader="n2",
@@ -360,6 +361,10 @@ class FakeNode:
             if entry.record_count and entry.timestamp >= timestamp
         )
         return self._answer("FindOffset", lambda: next(later, (self.next_offset, 0)))
+
+    def reload(self, by):
+        self.orders.append(("reload", by))
+        return fail(self.reloaded) if isinstance(self.reloaded, Exception) else succeed(self.reloaded)
 
     def servers(self):
         fault = self._begin("GetServers")

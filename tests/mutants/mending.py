@@ -173,7 +173,7 @@ SCRUBBED = (
         "scrubs-without-pause",
         "a scrub that starves readers",
         "The rate does not bound the scrubber.",
-        (SCRUBBER + "_step", "size / self._rate", "0"),
+        (SCRUBBER + "_step", "size / self.rate", "0"),
         by="test_scrubber:ScrubberTests.test_rate",
     ),
     bug(

@@ -218,6 +218,7 @@ class FailureTests(SynchronousTestCase):
         errors.UnknownServiceError("x"),
         errors.MembershipError("no"),
         errors.NotSupportedError("not yet"),
+        errors.ReloadRefusedError("nothing was changed"),
         errors.FrameTooLargeError(1, 2, 3),
         errors.IdentityError("who?"),
     ]

@@ -125,11 +125,15 @@ class ServiceCase(TestCase):
 
     def make(self, *lines, security="plaintext: true"):
         """Return a service that is not started, of a node.yaml with these lines more."""
-        path = self.folder / "node.yaml"
+        return NodeService(load(self.write_settings(*lines, security=security)), self.reactor)
+
+    def write_settings(self, *lines, security="plaintext: true"):
+        """Write a node.yaml with these lines more, the first of which is its seventh; return its path."""
+        path = self.path = self.folder / "node.yaml"
         head = ["node: n1", "cluster: c1", "data_dir: data", f"listen: 127.0.0.1:{self.port}", security]
         acl = "acl: {model: model.conf, policy: policy.csv}"
         path.write_text("\n".join([*head, acl, *lines]) + "\n")
-        return NodeService(load(path), self.reactor)
+        return path
 
     def start(self, *lines, **arguments):
         """Return a service that is started, and stopped at the test's end."""

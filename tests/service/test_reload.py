@@ -9,12 +9,18 @@ from unittest import mock
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.auth.certificates import make_node_certificate
+from loghouse.api.v1 import log_pb2
+from loghouse.auth.certificates import make_node_certificate, write_issued
 from loghouse.auth.policy import Authorizer
 from loghouse.cli.certs import POLICY_TEXT
-from loghouse.errors import PermissionDeniedError
+from loghouse.config.settings import load
+from loghouse.errors import InvalidRequestError, PermissionDeniedError, ReloadRefusedError
+from loghouse.limits import KIB, MIB
 from loghouse.net.one_port import OnePort
+from loghouse.node.api import Reloaded
+from loghouse.protocol.batch import encode_batch
 from loghouse.service.node_service import WATCH_SECONDS, FileWatch
+from loghouse.testing.process import free_port
 from tests.service.case import HOSTS, ServiceCase, authority, until
 
 
@@ -176,3 +182,183 @@ class ReloadTests(ServiceCase):
             self.reactor.clock.advance(WATCH_SECONDS)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         service.node.check_subject("root", "default")
+
+
+class SettingsTests(ServiceCase):
+    """node.yaml is read again: what can change does, the rest is told, and nothing of a wrong file counts."""
+
+    def rewrite(self, *lines, security="plaintext: true"):
+        """Write node.yaml anew with these lines."""
+        self.write_settings(*lines, security=security)
+
+    async def test_what_changes(self):
+        """Limits, rates, times and the log level count at once; each is a line with both values."""
+        levels = []
+        service = self.start()
+        service.change_logging = lambda logging: levels.append(logging.level)
+        await self.lead(service)
+        told = self.note_lines()
+        self.rewrite(
+            "limits: {record_bytes_max: 64KiB, proposals_bytes_max: 16MiB}",
+            "storage: {scrub_rate: 0, keep_deleted: 1h}",
+            "logging: {level: debug}",
+            "shutdown: {drain_seconds: 3}",
+        )
+        report = await service.reload("ann")
+        lines = (
+            "storage.scrub_rate: 4MiB -> 0",
+            "storage.keep_deleted: 86400 -> 3600",
+            "limits.record_bytes_max: 1MiB -> 64KiB",
+            "limits.proposals_bytes_max: 64MiB -> 16MiB",
+            "logging.level: info -> debug",
+            "shutdown.drain_seconds: 10 -> 3",
+        )
+        self.assertEqual((report.changed, report.waiting, report.warnings), (lines, (), ()))
+        self.assertIn("settings were read again, asked for by ann: 6 changed, 0 wait for a restart", told)
+        self.assertEqual(
+            set(told) & {f"settings: {line}" for line in lines}, {f"settings: {x}" for x in lines}
+        )
+        self.assertEqual(levels, ["debug"])
+        node, replica = service.node, service.node.membership.replica
+        self.assertEqual(service._one_port.gate.record_size_max, 64 * KIB)
+        self.assertEqual(service._server.gate.record_size_max, 64 * KIB)
+        self.assertEqual(replica.driver.raft.config.proposals_size_max, 16 * MIB)
+        self.assertEqual(node._budgets.under_way.ledger.quota[1:], (16 * MIB, 12 * MIB))
+        self.assertEqual(replica.damage_control.scrubber.rate, 0)
+        self.assertEqual(node._named.hosted.keep_deleted_seconds, 3600)
+        self.assertEqual((node.options.drain_seconds, service._config.shutdown.drain_seconds), (3, 3))
+        connection = await self.connect()
+        batch = encode_batch([log_pb2.Record(value=b"x" * 64 * KIB)])
+        with self.assertRaises(InvalidRequestError):
+            await connection.produce(batch, record_count=1)
+        self.assertEqual(await service.reload("ann"), Reloaded())
+
+    async def test_what_waits(self):
+        """What only a start can take is told each time until there is one, and does not count meanwhile."""
+        service = self.start()
+        self.rewrite(
+            f"grpc_listen: 127.0.0.1:{free_port()}", "retention: {age: 7d}", "timing: {network: wan}"
+        )
+        report = await service.reload("ann")
+        self.assertEqual(report.changed, ())
+        self.assertEqual(report.waiting[0], f"grpc_listen: none -> {load(self.path).grpc_listen}")
+        self.assertIn(
+            "retention.age: 0s -> 604800s (of a new cluster; `loghouse log alter`", report.waiting[1]
+        )
+        self.assertEqual(report.waiting[2], "timing.network: lan -> wan")
+        self.assertEqual(service._config.timing.network, "lan")
+        self.assertEqual(await service.reload("ann"), report)
+
+    async def test_wrong(self):
+        """Every problem is named with file and line, and all old settings stay, also those that are right."""
+        service = self.start()
+        told = self.note_lines()
+        self.rewrite("shutdown: {drain_seconds: 3}", "logging: {level: loud}", "nonsense: 1")
+        error = await self.assertFailure(service.reload("ann"), ReloadRefusedError)
+        self.assertIn("nothing was changed: ", str(error))
+        self.assertIn(
+            f"{self.path}: logging.level (line 8): 'loud' is not known; allowed: debug,", str(error)
+        )
+        self.assertIn(f"{self.path}: nonsense (line 9): is not a setting", str(error))
+        self.assertEqual(service._config.shutdown.drain_seconds, 10)
+        self.assertTrue(any("asked for by ann: nothing was changed" in line for line in told))
+
+    async def test_wrong_files(self):
+        """A policy and certificates that cannot be used refuse the rest of the settings, too."""
+        security = self.write_tls_files()
+        service = self.start(security=security)
+        before = service._credentials.material
+        self.rewrite("shutdown: {drain_seconds: 3}", security=security)
+        (self.folder / "n1.pem").write_text("nothing")
+        self.policy.write_text("p, nobody\n")
+        error = await self.assertFailure(service.reload("ann"), ReloadRefusedError)
+        self.assertIn(f"{self.policy}:1: a rule 'p' has 3 values", str(error))
+        self.assertIn(str(self.folder / "n1.pem"), str(error))
+        self.assertEqual(service._config.shutdown.drain_seconds, 10)
+        self.assertIs(service._credentials.material, before)
+        service.node.check_subject("root", "default")
+
+    async def test_other_places(self):
+        """Policy and certificates may be other files from now on, which are watched from now on."""
+        service = self.start(security=self.write_tls_files())
+        ca, _, _ = authority()
+        anew = make_node_certificate(ca, cluster="c1", node="n1", hosts=HOSTS, now=datetime.now(UTC))
+        write_issued(anew, self.folder / "new.pem", self.folder / "new.key")
+        (self.folder / "new.csv").write_text(POLICY_TEXT + "p, nobody, *, produce\n")
+        path = self.write_settings(security="tls: {ca: ca.pem, certificate: new.pem, key: new.key}")
+        path.write_text(path.read_text().replace("policy.csv", "new.csv"))
+        report = await service.reload("ann")
+        folder = self.folder
+        self.assertEqual(
+            report.changed[:3],
+            (
+                f"tls.certificate: {folder}/n1.pem -> {folder}/new.pem",
+                f"tls.key: {folder}/n1.key -> {folder}/new.key",
+                f"acl.policy: {folder}/policy.csv -> {folder}/new.csv",
+            ),
+        )
+        self.assertRegex(report.changed[3], "^the policy: [0-9]+ rules -> [0-9]+ rules$")
+        self.assertRegex(report.changed[4], "^certificates: serial .* -> serial .*, 1 CAs, 0 denied$")
+        service.node.check_subject("nobody", "default")
+        (self.folder / "new.csv").write_text(POLICY_TEXT)
+        self.reactor.clock.advance(WATCH_SECONDS)
+
+        def is_refused():
+            try:
+                service.node.check_subject("nobody", "default")
+            except PermissionDeniedError:
+                return True
+            return False
+
+        await until(is_refused)
+
+    async def test_no_tls_any_more(self):
+        """TLS cannot come or go while a node runs."""
+        security = self.write_tls_files()
+        service = self.start()
+        self.rewrite(security=security)
+        report = await service.reload("ann")
+        self.assertEqual(report.changed, ())
+        self.assertEqual(
+            [line.partition(":")[0] for line in report.waiting],
+            ["plaintext", "tls.ca", "tls.certificate", "tls.key"],
+        )
+
+    async def test_warnings(self):
+        """Rules that can never match are told at the start, at a reload, and when the file changes."""
+        rules = POLICY_TEXT + "p, ann, Orders, produce\n"
+        self.policy.write_text(rules)
+        told = self.note_lines()
+        service = self.start()
+        line = len(rules.splitlines())
+        self.assertTrue(any(f"the policy: {self.policy}:{line}: no log can be called so" in x for x in told))
+        report = await service.reload("ann")
+        self.assertEqual(len(report.warnings), 1)
+        del told[:]
+        self.policy.write_text(rules + "p, bob, *, produce\n")
+        self.reactor.clock.advance(WATCH_SECONDS)
+        await until(lambda: any("no log can be called so" in line for line in told))
+        self.assertTrue(any("the policy was read again: the policy: " in line for line in told))
+
+    async def test_one_after_the_other(self):
+        """Of two that are asked for at once the second begins when the first has ended."""
+        service = self.start()
+        self.rewrite("shutdown: {drain_seconds: 3}")
+        first, second = service.reload("ann"), service.reload("bob")
+        self.assertEqual((await first).changed, ("shutdown.drain_seconds: 10 -> 3",))
+        self.assertEqual(await second, Reloaded())
+
+    async def test_hang_up(self):
+        """SIGHUP reads node.yaml, too."""
+        service = self.start()
+        self.rewrite("shutdown: {drain_seconds: 3}")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: service._config.shutdown.drain_seconds == 3)
+
+    async def test_unexpected(self):
+        """Whatever else goes wrong while files are read is logged with its trace, and told as a failure."""
+        service = self.start()
+        with mock.patch.object(Authorizer, "read", side_effect=ZeroDivisionError):
+            await self.assertFailure(service.reload("ann"), ZeroDivisionError)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(await service.reload("ann"), Reloaded())

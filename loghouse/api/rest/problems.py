@@ -40,6 +40,7 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     "UNKNOWN_SERVICE": (404, "GET /api/v1/openapi.json describes every path."),
     "MEMBERSHIP": (409, "See `loghouse cluster status`."),
     "NOT_SUPPORTED": (501, "Upgrade the node."),
+    "RELOAD_REFUSED": (409, "Mend the lines that the text names; `loghouse config check` tries them."),
     "INTERNAL": (500, "Look into the node's diagnostics."),
     # Those of HTTP itself.
     "NO_SUCH_PATH": (404, "GET /api/v1/openapi.json describes every path."),

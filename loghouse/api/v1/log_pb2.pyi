@@ -356,6 +356,22 @@ class TrimResponse(_message.Message):
     lowest: int
     def __init__(self, lowest: _Optional[int] = ...) -> None: ...
 
+class ReloadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadResponse(_message.Message):
+    __slots__ = ("node", "changed", "waiting", "warnings")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    changed: _containers.RepeatedScalarFieldContainer[str]
+    waiting: _containers.RepeatedScalarFieldContainer[str]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[str] = ..., changed: _Optional[_Iterable[str]] = ..., waiting: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class LogSettings(_message.Message):
     __slots__ = ("replicas", "retention_bytes", "retention_seconds", "record_bytes_max", "append_bytes_per_second_max", "tags")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]

@@ -631,6 +631,11 @@ class ClusterStub(object):
                 request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.TrimRequest.SerializeToString,
                 response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.TrimResponse.FromString,
                 _registered_method=True)
+        self.Reload = channel.unary_unary(
+                '/log.v1.Cluster/Reload',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReloadResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -673,6 +678,14 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reload(self, request, context):
+        """The answering node reads its settings, certificates and policy again.
+        FAILED_PRECONDITION: something is wrong with them; nothing was changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -705,6 +718,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Trim,
                     request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.TrimRequest.FromString,
                     response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.TrimResponse.SerializeToString,
+            ),
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReloadRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -870,6 +888,33 @@ class Cluster(object):
             '/log.v1.Cluster/Trim',
             loghouse_dot_api_dot_v1_dot_log__pb2.TrimRequest.SerializeToString,
             loghouse_dot_api_dot_v1_dot_log__pb2.TrimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cluster/Reload',
+            loghouse_dot_api_dot_v1_dot_log__pb2.ReloadRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.ReloadResponse.FromString,
             options,
             channel_credentials,
             insecure,
