@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
@@ -24,14 +27,17 @@ from loghouse.cli.output import (
     write_result,
     write_table,
 )
-from loghouse.cli.target import add_options, addresses, connect
+from loghouse.cli.target import add_options, addresses, connect, seconds
 from loghouse.cli.watching import show_again
 from loghouse.client import Client
 from loghouse.cluster.reconcile import FIRST_VOTERS
+from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import VOTERS_MAX
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 
+HEALTH_SECONDS: Final = 0.5  # between two looks of `cluster health --wait`
+HEALTH_LAG_MAX: Final = 10_000  # entries that a member may be behind and still be well: seconds of a busy log
 _RUNNING: Final = {LIVENESS_TEXTS[one] for one in (Liveness.ALIVE, Liveness.SUSPECT)}
 
 
@@ -46,6 +52,11 @@ def add_parser(commands: Any) -> None:
 
     status = _add_action(actions, "status", run_status, "members, roles, who is reachable, how far behind")
     status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+
+    health = _add_action(actions, "health", run_health, "whether all is well, as an exit code: 0, 6 or 3")
+    health.add_argument(
+        "--wait", type=seconds, default=0.0, metavar="TIME", help="try again for so long until all is well"
+    )
 
     add = _add_action(actions, "add", run_add, "let a node in, also one that was removed")
     add.add_argument("node", metavar="NODE", help="its name")
@@ -91,6 +102,43 @@ def run_status(args: argparse.Namespace) -> int | None:
         watch_reader(gone.set)
         watch(log, args.json, gone.wait, args.log)
     return None
+
+
+def run_health(args: argparse.Namespace) -> ExitCode:
+    """Say whether all is well; with --wait as soon as it is, or when that time is over."""
+    health = until_healthy(partial(_health, args), args.wait, time.monotonic, time.sleep)
+    if args.json:
+        write_json({"health": health.word, "problems": list(health.problems)})
+    else:
+        write_line(health.word)
+        for problem in health.problems:
+            write_line(problem)
+    return health.code
+
+
+def until_healthy(
+    look: Callable[[], ClusterHealth],
+    seconds_max: float,
+    monotonic: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> ClusterHealth:
+    """Look again and again until all is well, or so many seconds are over; return what was seen last."""
+    deadline = monotonic() + seconds_max
+    while True:
+        health = look()
+        left = deadline - monotonic()
+        if health.code is ExitCode.OK or left <= 0:
+            return health
+        sleep(min(HEALTH_SECONDS, left))
+
+
+def _health(args: argparse.Namespace) -> ClusterHealth:
+    """Ask once. Each node that is named may answer; a cluster that nobody answers for is not available."""
+    try:
+        with connect(args) as log:
+            return health_of(log.status(), args.log)
+    except (UnavailableError, OutcomeUnknownError) as error:
+        return ClusterHealth(ExitCode.UNAVAILABLE, (str(error),))
 
 
 def watch(log: Client, as_json: bool, wait: Callable[[float], bool], name: str = "") -> None:
@@ -143,6 +191,41 @@ def can_append(status: log_pb2.StatusResponse) -> bool:
     """Whether the asked node knows a leader and a majority of voters alive: else nothing can be appended."""
     voters, missing = _voters(status)
     return bool(status.leader) and len(voters) - len(missing) > len(voters) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterHealth:
+    """How a cluster is: OK, DEGRADED (it works, and something needs attention) or UNAVAILABLE."""
+
+    code: ExitCode
+    problems: Sequence[str]
+
+    @property
+    def word(self) -> str:
+        """The state in a word."""
+        words = {ExitCode.OK: "healthy", ExitCode.DEGRADED: "degraded"}
+        return words.get(self.code, "unavailable")
+
+
+def health_of(status: log_pb2.StatusResponse, log: str = "") -> ClusterHealth:
+    """Judge a cluster by its status; `log` is whose that is, empty: the default one's."""
+    notes = tuple(notes_on(status, log))
+    if not can_append(status):
+        return ClusterHealth(ExitCode.UNAVAILABLE, notes)
+    _, missing = _voters(status)
+    alive = LIVENESS_TEXTS[Liveness.ALIVE]
+    problems = [note for note in notes if missing and note.startswith("Not running")]
+    for member in status.members:
+        if not member.id or member.name in missing:
+            continue
+        lag = _lag(member, status.commit_index)
+        if member.liveness != alive:
+            problems.append(f"{member.name} does not answer at the moment ({member.liveness or 'not seen'}).")
+        elif lag is None:
+            problems.append(f"{member.name}: it is not known how far behind it is; ask again.")
+        elif lag > HEALTH_LAG_MAX:
+            problems.append(f"{member.name} is {lag} entries behind.")
+    return ClusterHealth(ExitCode.DEGRADED if problems else ExitCode.OK, tuple(problems))
 
 
 def _voters(status: log_pb2.StatusResponse) -> tuple[list[log_pb2.MemberStatus], list[str]]:

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     OUTCOME_UNKNOWN = 4
     DAMAGED = 5
+    DEGRADED = 6
     INTERRUPTED = 130
 
 
@@ -38,6 +39,7 @@ EXIT_CODES_TEXT = """exit codes:
   3    not available now; nothing was done, trying again is safe (cluster status: no leader, or no majority)
   4    outcome unknown: records may or may not have been appended
   5    damage found
+  6    it works, and something needs attention (cluster health, doctor)
   130  interrupted (Ctrl-C)
 """
 

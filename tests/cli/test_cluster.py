@@ -5,7 +5,10 @@ import json
 import sys
 from dataclasses import replace
 
-from loghouse.cli.cluster import watch
+from twisted.internet.task import Clock
+
+from loghouse.cli.cluster import ClusterHealth, until_healthy, watch
+from loghouse.cli.output import ExitCode
 from loghouse.cli.watching import CLEAR_SCREEN, WATCH_SECONDS
 from loghouse.client import connect_blocking
 from loghouse.errors import (
@@ -18,6 +21,7 @@ from loghouse.errors import (
 from loghouse.node.api import MemberState
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
+from loghouse.testing.process import free_port
 from tests.cli.support import NodeCase
 
 ROLES = {text: role for role, text in ROLE_TEXTS.items()}
@@ -271,3 +275,70 @@ class ChangeTests(ClusterCase):
             self.assertEqual((code, out), (2, ""), arguments)
             self.assertIn("usage:", err)
         self.assertEqual(self.node.orders, [])
+
+
+class HealthTests(ClusterCase):
+    """One word and an exit code, for scripts."""
+
+    def health(self, *words):
+        code, out, _ = self.run_cluster("health", *words)
+        return code, out.splitlines()
+
+    def test_healthy(self):
+        """A leader, and every member alive and close behind it: 0."""
+        self.assertEqual(self.health(), (0, ["healthy"]))
+        code, out, _ = self.run_cluster("health", "--json")
+        self.assertEqual((code, json.loads(out)), (0, {"health": "healthy", "problems": []}))
+
+    def test_degraded(self):
+        """A voter that is away or does not answer, a member far behind or of which that is not known: 6."""
+        rows = (
+            (("alive", "alive", "dead"), (1000, 1000, 1000), "Not running: n3."),
+            (
+                ("alive", "alive", "suspect"),
+                (1000, 1000, 1000),
+                "n3 does not answer at the moment (suspect).",
+            ),
+            (("alive", "alive", "alive"), (1000, 1000, 0), "n3: it is not known how far behind it is"),
+            (("alive", "alive", "alive"), (20_000, 20_000, 9_999), "n3 is 10001 entries behind."),
+        )
+        for liveness, matches, text in rows:
+            self.change_liveness(*liveness)
+            members = zip(self.node.view.members, matches, strict=True)
+            self.change(
+                commit_index=matches[0],
+                members=tuple(replace(member, match_index=match) for member, match in members),
+            )
+            code, lines = self.health()
+            self.assertEqual((code, lines[0], len(lines)), (6, "degraded", 2))
+            self.assertTrue(lines[1].startswith(text), lines[1])
+
+    def test_unavailable(self):
+        """No leader, no majority, or nobody who answers: 3."""
+        self.change(leader="")
+        code, lines = self.health()
+        self.assertEqual((code, lines[0]), (3, "unavailable"))
+        self.change(leader="n2")
+        self.change_liveness("alive", "dead", "dead")
+        code, lines = self.health()
+        self.assertEqual((code, lines[0]), (3, "unavailable"))
+        self.assertIn("NO MAJORITY", lines[1])
+        self.target = ["--server", f"127.0.0.1:{free_port()}", "--plaintext", "--timeout", "0.1"]
+        code, lines = self.health()
+        self.assertEqual((code, lines[0]), (3, "unavailable"))
+
+    def test_wait(self):
+        """With --wait it is asked again until all is well, or the time is over."""
+        clock, looks = Clock(), []
+        ill, well = ClusterHealth(ExitCode.DEGRADED, ("x",)), ClusterHealth(ExitCode.OK, ())
+
+        def look():
+            looks.append(clock.seconds())
+            return well if clock.seconds() >= 1.2 else ill
+
+        for seconds, expected, times in ((10.0, well, [0.0, 0.5, 1.0, 1.5]), (0.7, ill, [0.0, 0.5, 0.7])):
+            clock.rightNow = 0.0
+            del looks[:]
+            self.assertEqual(until_healthy(look, seconds, clock.seconds, clock.advance), expected)
+            self.assertEqual(looks, times)
+        self.assertEqual(self.health("--wait", "10s"), (0, ["healthy"]))
