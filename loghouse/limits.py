@@ -197,6 +197,7 @@ PRODUCE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64
 FORWARD_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 + SUBJECT_SIZE_MAX  # a produce passed on, with its subject
 LEADS_SIZE_MAX: Final = 128 * KIB  # LOGS_MAX pairs of 12 bytes
 ENTRIES_REPLY_SIZE_MAX: Final = ENTRY_SIZE_MAX + 64  # what a repair asks another node for; one entry at least
+STATE_REPLY_SIZE_MAX: Final = STATE_SIZE_MAX + 64  # the replicated state: mostly what producers sent last
 FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64
 REQUESTS_PER_CONNECTION_MAX: Final = 256  # what our clients ask at a time: earlier nodes refused more
 FOLLOWS_PER_CONNECTION_MAX: Final = 256  # they never end by themselves, so nobody could be held back by them

@@ -2,9 +2,10 @@
 
 from twisted.internet.defer import Deferred
 
-from loghouse.errors import OffsetOutOfRangeError
+from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import KIB
 from loghouse.node.node import Node
+from loghouse.protocol.log_state import decode_log_state, encode_log_state
 from tests.test_node import NodeTestCase
 
 
@@ -62,3 +63,47 @@ class ReadsTests(NodeTestCase):
         error = self.failureResultOf(reading, OffsetOutOfRangeError).value
         self.assertEqual((error.offset, error.lowest, error.next_offset), (0, next_offset, next_offset))
         self.settle()
+
+
+class StateTests(NodeTestCase):
+    """The replicated state before an offset, which a backup begins with."""
+
+    def state(self, node: Node, offset: int):
+        done = node.log("").read_state(offset)
+        self.settle()
+        self.readers.drain()
+        return done
+
+    def check(self, node: Node, offset: int, next_offset: int):
+        """Return the state before an offset; the entry behind it holds that."""
+        fetched = self.successResultOf(self.state(node, offset))
+        state = decode_log_state(fetched.frames)
+        self.assertEqual((state.next_offset, fetched.next_offset), (next_offset, next_offset))
+        log = node.log("").replica.log
+        self.assertEqual(encode_log_state(log.state_at(state.index)), fetched.frames)
+        return state
+
+    def test_before_an_entry(self):
+        """It is that of just before the entry, whatever lies between that and the one before."""
+        node = self.start()
+        registered = node.log("").register_producer("root")
+        self.settle()
+        id_ = self.successResultOf(registered)
+        for count in (1, 4, 1):
+            self.append(node, count)
+        for offset, base in ((0, 0), (1, 1), (3, 1), (5, 5), (6, 6)):
+            self.assertIn(id_, self.check(node, offset, base).producers)
+        done = node.log("").trim(3)
+        self.settle()
+        self.successResultOf(done)
+        self.assertEqual(self.check(node, 6, 6).lowest_offset, 3)
+        self.assertEqual(self.check(node, 3, 1).lowest_offset, 0)
+        for offset in (2, 7):
+            error = self.failureResultOf(self.state(node, offset), OffsetOutOfRangeError).value
+            self.assertEqual((error.lowest, error.next_offset), (3, 6))
+
+    def test_without_a_copy(self):
+        """A node that has no copy of the log cannot tell, and says so."""
+        node = self.start()
+        served = node.serve("orders", 16)
+        self.failureResultOf(served.read_state(0), UnavailableError)

@@ -30,6 +30,7 @@ from loghouse.protocol.client_messages import (
     Describe,
     DescribedServer,
     DescribeLog,
+    FetchState,
     FindOffset,
     Produce,
     RegisterProducer,
@@ -86,6 +87,10 @@ class BinaryChannel(Channel):
     async def find_offset(self, timestamp: int, log: LogId, seconds: float) -> int:
         """See `Channel.find_offset`."""
         return int((await self._ask(FindOffset(timestamp=timestamp), log, seconds)).offset)
+
+    async def read_state(self, offset: int, log: LogId, seconds: float) -> bytes:
+        """See `Channel.read_state`."""
+        return bytes((await self._ask(FetchState(offset=offset), log, seconds)).state)
 
     async def servers(self, seconds: float) -> ClusterView:
         """See `Channel.servers`."""

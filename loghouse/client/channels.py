@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from loghouse.client.balancing import ClusterView
-from loghouse.client.failures import CallFailedError, unexpected, unreached
+from loghouse.client.failures import CallFailedError, CallFailure, Effect, unexpected, unreached
 from loghouse.client.records import Bounds
-from loghouse.errors import ClosedError, LoghouseError
+from loghouse.errors import ClosedError, LoghouseError, NotSupportedError
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
 
@@ -124,6 +124,11 @@ class Channel(ABC):
     @abstractmethod
     async def find_offset(self, timestamp: int, log: LogId, seconds: float) -> int:
         """Return the first offset appended at or after a time in microseconds, else the next offset."""
+
+    async def read_state(self, offset: int, log: LogId, seconds: float) -> bytes:
+        """Return the log's replicated state before the entry that holds an offset, encoded as on a disk."""
+        error = NotSupportedError("the state of a log is read over the binary protocol: leave out transport")
+        raise CallFailedError(CallFailure(error=error, effect=Effect.REFUSED))
 
     @abstractmethod
     async def servers(self, seconds: float) -> ClusterView:

@@ -23,7 +23,7 @@ from loghouse.client.starts import Compression, Start, codec_of, start_of
 from loghouse.errors import DeadlineError, OffsetOutOfRangeError, ResourceExhaustedError
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.compression import compress
-from loghouse.protocol.entry import Codec, crc32c
+from loghouse.protocol.entry import Buffer, Codec, Entry, crc32c, decode_entries
 
 CONFIRM_SECONDS: Final = 5.0
 """How long a reader from an offset on waits to hear where the log ends; several elections."""
@@ -247,6 +247,34 @@ class AsyncLog:
             async for batches in answers:
                 yield batches
 
+    async def read_entries(
+        self, offset: int, end: int, *, timeout_seconds: float | None = None
+    ) -> AsyncGenerator[Iterator[Entry], None]:
+        """Yield the entries of one answer at a time as the nodes store them, each checked as it is taken.
+
+        For backups. The first one holds `offset`; entries of other kinds are among them, not all there are.
+
+        Raises:
+            EntryError: A frame is damaged, cut off, or of another log.
+            OffsetOutOfRangeError: The records at the offset have been trimmed.
+            DeadlineError: No server answered for so long.
+        """
+        seconds = self.timeout_of(timeout_seconds)
+        reader = Reader(self.calls, offset=offset, end=end, timeout_seconds=seconds, decode=_entries)
+        async with aclosing(reader.answers()) as answers:
+            async for entries in answers:
+                yield entries
+
+    async def read_state(self, offset: int, *, timeout_seconds: float | None = None) -> bytes:
+        """Return the log's replicated state just before the entry that holds an offset, as it is on a disk.
+
+        Of the next offset to be given out it is the state now. For backups, over the binary protocol alone.
+        """
+        state: bytes = await self._ask(
+            lambda channel, seconds: channel.read_state(offset, self.calls.where, seconds), timeout_seconds
+        )
+        return state
+
     async def find_range(
         self, from_: Start, *, follow: bool = False, timeout_seconds: float | None = None
     ) -> tuple[int, int | None]:
@@ -379,3 +407,7 @@ class AsyncLog:
             InvalidRequestError: It is no time to wait.
         """
         return self.timeout_seconds if timeout_seconds is None else seconds_of(timeout_seconds)
+
+
+def _entries(seed: int, frames: Buffer, offset: int, next_offset: int, end: int | None) -> Iterator[Entry]:
+    return decode_entries(seed, frames)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, Final, TypeAlias
 
 from loghouse.client.balancing import Purpose
 from loghouse.client.calls import Calls
 from loghouse.client.channels import Answers, Channel, FetchAnswer
 from loghouse.client.failures import CallFailedError, CallFailure, Effect
-from loghouse.client.records import Batch, batches_of
+from loghouse.client.records import batches_of
 from loghouse.client.retrying import backoff
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
-from loghouse.protocol.entry import frame_seed
+from loghouse.protocol.entry import Buffer, frame_seed
 
 _logger: Final = logging.getLogger("loghouse.client")
 QUIET_SECONDS: Final = 5.0
@@ -30,6 +30,10 @@ ANSWER_SECONDS: Final = 5.0
 """How long it may take to show that, and then to send what it has."""
 
 
+Decode: TypeAlias = Callable[[int, Buffer, int, int, int | None], Iterator[Any]]
+"""Called with the frames' seed, an answer's frames, the offset asked for, where to go on, and the end."""
+
+
 class Reader:
     """Reads from an offset on.
 
@@ -38,6 +42,7 @@ class Reader:
         end: The first offset not to read; None follows the tail for ever.
         timeout_seconds: How long no server may be found before the reader fails.
         is_unconfirmed: Nobody could tell the end: read until no server that can be reached has more.
+        decode: Checks an answer's frames, and makes of them what the reader gives.
     """
 
     def __init__(
@@ -48,17 +53,19 @@ class Reader:
         end: int | None,
         timeout_seconds: float,
         is_unconfirmed: bool = False,
+        decode: Decode = batches_of,
     ) -> None:
         self._calls = calls
         self._offset = offset
         self._end = end
         self._timeout_seconds = timeout_seconds
         self._is_unconfirmed = is_unconfirmed
+        self._decode = decode
         self._dry: set[str] = set()  # the servers that had nothing at the offset
         self._backoff = backoff(calls.rng)
         self._failing_since: float | None = None
 
-    async def answers(self) -> AsyncGenerator[Iterator[Batch], None]:
+    async def answers(self) -> AsyncGenerator[Iterator[Any], None]:
         """Yield the batches of each answer, decoded as they are iterated.
 
         Raises:
@@ -80,7 +87,7 @@ class Reader:
             try:
                 async for frames, next_offset in answers:
                     offset, self._offset = self._offset, next_offset
-                    yield self._here(batches_of(seed, frames, offset, next_offset, self._end))
+                    yield self._here(self._decode(seed, frames, offset, next_offset, self._end))
                     calls.place.check()
                     if self._is_done:
                         return
@@ -96,7 +103,7 @@ class Reader:
                 await answers.aclose()
             await self._pause_after(failure, address)
 
-    def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _here(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield batches in this process; a forked child gets none of what the parent asked for."""
         check = self._calls.place.check_process
         for batch in batches:

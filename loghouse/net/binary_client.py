@@ -48,6 +48,8 @@ from loghouse.protocol.client_messages import (
     DescribeReply,
     Fetch,
     FetchReply,
+    FetchState,
+    FetchStateReply,
     FindOffset,
     FindOffsetReply,
     Follow,
@@ -214,6 +216,10 @@ class BinaryConnection(Protocol):
     def describe_log(self, name: str) -> Deferred[DescribeLogReply]:
         """Ask where a log is, who leads it, and its group, which the calls above take."""
         return self._ask(DescribeLog(name=name), DEFAULT_GROUP)
+
+    def read_state(self, offset: int, *, group: int = DEFAULT_GROUP) -> Deferred[FetchStateReply]:
+        """Ask for the log's replicated state before the entry that holds an offset, for a backup."""
+        return self._ask(FetchState(offset=offset), group)
 
     def describe_logs(self, after: str = "", count_max: int = 0) -> Deferred[DescribeLogsReply]:
         """Ask for the logs whose names come after one; the next page begins behind the answer's `next`."""

@@ -35,6 +35,8 @@ from loghouse.protocol.client_messages import (
     DescribeReply,
     Fetch,
     FetchReply,
+    FetchState,
+    FetchStateReply,
     FindOffset,
     FindOffsetReply,
     Follow,
@@ -58,6 +60,7 @@ _ACTIONS: Final = {
     Follow: Action.CONSUME,
     Bounds: Action.CONSUME,
     FindOffset: Action.CONSUME,
+    FetchState: Action.CONSUME,
 }
 
 
@@ -101,6 +104,7 @@ class BinarySession:
         self._is_in_turn = False  # `_read_next` runs, or goes on in the next turn of the reactor
         # What was read ahead while the link was not writable, its stream, and whether that follows.
         self._ready: tuple[Fetched, int, bool] | None = None
+        self._states: set[int] = set()  # the streams that read the log's state; until they end
         self._followed: set[int] = set()  # the streams that follow; each holds one of the subject's share
         self._unsent_size = 0  # bytes of answers that were read and not written to the link yet
         # The subject's share of answers that its clients have not taken; follows `_hold_answers`.
@@ -174,6 +178,11 @@ class BinarySession:
                 self._appends.take(log, stream, request)
             case Fetch() as request:
                 self._reads.append((stream, min(request.size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)))
+                self._places[stream] = log, request.offset
+                self._read_next()
+            case FetchState() as request:  # in its turn, as what is read: a state may have megabytes
+                self._states.add(stream)
+                self._reads.append((stream, 0))
                 self._places[stream] = log, request.offset
                 self._read_next()
             case Follow() as request:
@@ -314,18 +323,19 @@ class BinarySession:
         if is_follow:
             size_max = min(size_max, served.credit)
         log, offset = self._places[stream]
+        read_state = log.read_state if stream in self._states else None
         # A follower may have waited for days: ask the policy and the certificate again.
         reading: Deferred[Any] = maybeDeferred(
             self._gate.check_permission, self._identity, log.name, Action.CONSUME
         )
-        reading.addCallback(lambda _: log.fetch(offset, size_max))
+        reading.addCallback(lambda _: read_state(offset) if read_state else log.fetch(offset, size_max))
         self._running[stream] = reading
         reading.addCallback(self._frames_read, stream, is_follow)
         reading.addErrback(self._read_failed, stream)
         reading.addBoth(self._read_done)
 
     def _frames_read(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
-        if self._unreadable:
+        if self._unreadable and stream not in self._states:
             fetched = replace(fetched, frames=without_kinds(fetched.frames, self._unreadable))
         self._hold_answers(self._unsent_size + len(fetched.frames))
         if self._link.is_writable:
@@ -336,8 +346,14 @@ class BinarySession:
 
     def _send_frames(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
         self._running.pop(stream, None)
-        kind = FollowFrames if is_follow else FetchReply
-        self._session.answer(stream, kind(next_offset=fetched.next_offset, frames=fetched.frames))
+        reply: Message
+        if is_follow:
+            reply = FollowFrames(next_offset=fetched.next_offset, frames=fetched.frames)
+        elif stream in self._states:
+            reply = FetchStateReply(next_offset=fetched.next_offset, state=fetched.frames)
+        else:
+            reply = FetchReply(next_offset=fetched.next_offset, frames=fetched.frames)
+        self._session.answer(stream, reply)
         self._link.flush()
         if self._link.is_writable:
             self._hold_answers(0)
@@ -358,6 +374,7 @@ class BinarySession:
 
     def _end_read(self, stream: int) -> None:
         self._places.pop(stream, None)
+        self._states.discard(stream)
         if stream in self._followed:
             self._followed.discard(stream)
             self._server.shares.followers.give_back(self._identity.subject)

@@ -133,6 +133,16 @@ class LogLike(Protocol):
             OffsetOutOfRangeError: `offset` is below the lowest or not below the next one.
         """
 
+    def read_state(self, offset: int) -> Deferred[Fetched]:
+        """Read the encoded replicated state just before the entry that holds `offset`, as `Fetched.frames`.
+
+        At the next offset: the state now. Its own next offset is `Fetched.next_offset`.
+
+        Raises (as failures):
+            OffsetOutOfRangeError: `offset` is below the lowest or above the next one.
+            UnavailableError: This node has no copy of the log; another one has.
+        """
+
     def wait_for(self, offset: int) -> Deferred[None]:
         """Fire once the record at `offset` is readable; at once when it is (or was, and is trimmed).
 

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
+from loghouse.protocol.log_state import encode_log_state
 from loghouse.replica.api import Fetched, LogBounds
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
@@ -81,6 +82,25 @@ class LogReads:
         failure.trap(OffsetOutOfRangeError)
         driver = self._member()
         raise OffsetOutOfRangeError(offset, driver.lowest_offset, driver.readable_offset)
+
+    def read_state(self, offset: int) -> Deferred[Fetched]:
+        """Read the replicated state before the entry that holds `offset`. See `LogLike.read_state`."""
+        return maybeDeferred(self._confirm).addCallback(lambda _: self._read_state(offset))
+
+    def _read_state(self, offset: int) -> Deferred[Fetched]:
+        driver = self._member()
+        lowest, next_offset, high_index = driver.lowest_offset, driver.readable_offset, driver.readable_index
+        if not lowest <= offset <= next_offset:
+            raise OffsetOutOfRangeError(offset, lowest, next_offset)
+        log = self._log
+
+        def read() -> Fetched:
+            index = log.index_of_offset(offset) - 1 if offset < next_offset else high_index
+            state = log.state_at(index)
+            return Fetched(frames=encode_log_state(state), next_offset=state.next_offset)
+
+        reading = run_on(self._readers, read)
+        return reading.addErrback(self._trimmed_meanwhile, offset).addErrback(self._read_failed)
 
     def bounds(self) -> Deferred[LogBounds]:
         """Return the readable range. See `LogLike.bounds`."""

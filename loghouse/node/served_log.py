@@ -304,6 +304,10 @@ class ServedLog:
         reads = self.reads or self._remote.reads
         return reads.fetch(offset, size_max) if reads is not None else fail(self._not_here())
 
+    def read_state(self, offset: int) -> Deferred[Fetched]:
+        """Read the replicated state before an offset, of the copy here. See `LogLike.read_state`."""
+        return self.reads.read_state(offset) if self.reads is not None else fail(self._not_here())
+
     def bounds(self) -> Deferred[LogBounds]:
         """Return the readable range. See `LogLike.bounds`."""
         reads = self.reads or self._remote.reads

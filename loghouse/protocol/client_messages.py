@@ -20,6 +20,7 @@ from loghouse.limits import (
     LOGS_PER_DESCRIBE_MAX,
     NAME_SIZE_MAX,
     PRODUCE_SIZE_MAX,
+    STATE_REPLY_SIZE_MAX,
 )
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import CATALOGUE_LOG, CODEC_MASK, Buffer
@@ -321,6 +322,24 @@ class DescribeLogsReply(Message):
         check_log_name(self.next, empty=True)
 
 
+@message(0x0316)
+class FetchState(Message):
+    """Ask for the log's replicated state just before the entry that holds `offset`, for a backup.
+
+    With the next offset to be given out: the state as it is now.
+    """
+
+    offset: U64
+
+
+@message(0x0317, STATE_REPLY_SIZE_MAX)
+class FetchStateReply(Message):
+    """The state, as in `<base>.state` on a disk; its own next offset is `next_offset`."""
+
+    next_offset: U64
+    state: Rest
+
+
 def check_log_name(name: str, *, empty: bool = False) -> None:
     """Raise ValueError unless there can be a log of that name; the catalogue has one of its own."""
     if name != CATALOGUE_LOG:
@@ -362,4 +381,5 @@ REPLIES: Final[Mapping[type[Message], type[Message]]] = {
     RegisterProducer: RegisterProducerReply,
     DescribeLog: DescribeLogReply,
     DescribeLogs: DescribeLogsReply,
+    FetchState: FetchStateReply,
 }

@@ -61,9 +61,10 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.CLIENT | Sender.NODE, (client.Describe, client.Cancel)),
     (Sender.CLIENT, (client.Produce, client.RegisterProducer, client.Fetch, client.Follow, client.Credit)),
     (Sender.CLIENT, (client.Bounds, client.FindOffset, client.DescribeLog, client.DescribeLogs)),
+    (Sender.CLIENT, (client.FetchState,)),
     (Sender.ACCEPTOR, (client.DescribeReply, client.ProduceReply, client.RegisterProducerReply)),
     (Sender.ACCEPTOR, (client.FetchReply, client.FollowFrames, client.BoundsReply, client.FindOffsetReply)),
-    (Sender.ACCEPTOR, (client.DescribeLogReply, client.DescribeLogsReply)),
+    (Sender.ACCEPTOR, (client.DescribeLogReply, client.DescribeLogsReply, client.FetchStateReply)),
     (Sender.ACCEPTOR, (client.LeaderHint, client.Failure)),
 )
 SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(

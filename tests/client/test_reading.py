@@ -7,8 +7,15 @@ from itertools import islice
 
 from loghouse.client import connect_blocking, reading
 from loghouse.client import log as log_module
-from loghouse.errors import DeadlineError, InvalidRequestError, OffsetOutOfRangeError, UnavailableError
+from loghouse.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    NotSupportedError,
+    OffsetOutOfRangeError,
+    UnavailableError,
+)
 from loghouse.limits import KIB, MIB
+from loghouse.protocol.log_state import decode_log_state
 from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, HANG
 from tests.fakes.tasks import asynchronous, until
@@ -311,3 +318,30 @@ class BlockingTests(ReadingCase):
 RangeGrpcTests = over_grpc(RangeTests)
 FailoverGrpcTests = over_grpc(FailoverTests)
 EndGrpcTests = over_grpc(EndTests)
+
+
+class BackupReadingTests(FakeCase):
+    """What a backup reads: entries as they are stored, and the log's state."""
+
+    @asynchronous
+    async def test_entries(self):
+        """Whole entries come from the one that holds the offset on, each checked, whichever server fails."""
+        cluster, log = await self.connected(2)
+        for number in range(20):
+            cluster.add_values(*[b"%d" % number] * 5)
+        cluster.nodes[0].faults["FetchStream"] = [BROKEN] * 3
+        async with aclosing(log.read_entries(7, 100)) as answers:
+            entries = [entry async for answer in answers for entry in answer]
+        self.assertEqual([entry.base_offset for entry in entries], list(range(5, 100, 5)))
+        self.assertEqual([entry.frame for entry in entries], [one.frame for one in cluster.entries[1:]])
+
+    @asynchronous
+    async def test_state(self):
+        """The state comes over the binary protocol, and gRPC says that it has none."""
+        cluster, log = await self.connected(1)
+        cluster.add_values(b"a", b"b")
+        cluster.add_values(b"c")
+        self.assertEqual(decode_log_state(await log.read_state(2)).next_offset, 2)
+        over = self.connect(cluster.target, transport="grpc")
+        with self.assertRaisesRegex(NotSupportedError, "binary protocol"):
+            await over.read_state(2)

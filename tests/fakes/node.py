@@ -20,7 +20,7 @@ from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, DEFAULT_LOG, EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import Liveness
-from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
+from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState, encode_log_state
 from loghouse.replica.api import Appended, Fetched, LogBounds
 from tests.fakes.logs import FakeCatalogue, FakeLogAdmin
 
@@ -353,6 +353,19 @@ class FakeNode:
         return self._answer(
             "Bounds", lambda: LogBounds(lowest=self.cluster.lowest, next_offset=self.next_offset)
         )
+
+    def read_state(self, offset):
+        def answer():
+            if not self.cluster.lowest <= offset <= self.next_offset:
+                raise OffsetOutOfRangeError(offset, self.cluster.lowest, self.next_offset)
+            state = LogState()
+            for entry in self.entries:
+                if entry.next_offset > offset and entry.record_count:
+                    break
+                state.apply(entry)
+            return Fetched(frames=encode_log_state(state), next_offset=state.next_offset)
+
+        return self._answer("FetchState", answer)
 
     def find_offset(self, timestamp):
         later = (

@@ -17,7 +17,9 @@ from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.checking import UNPACKED_AT_ONCE_MAX
 from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, EntryKind
+from loghouse.protocol.log_state import decode_log_state
 from loghouse.protocol.session import LeaderNamed
+from loghouse.replica.api import Fetched
 from tests.fakes.node import FakeNode
 from tests.net.wire import WireCase, asynchronous, until
 
@@ -68,6 +70,20 @@ class RequestTests(SessionCase):
         [proposal] = self.node.proposals
         self.assertEqual(proposal.subject, "root")
         self.assertIsNot(proposal.payload_crc, None)
+
+    @asynchronous
+    async def test_read_state(self):
+        """The state before an entry comes as it is on a disk, between reads, and is refused as they are."""
+        for values in ((b"a", b"b"), (b"c",)):
+            await self.connection.produce(batch(*values), record_count=len(values))
+        for offset, index in ((0, 0), (1, 0), (2, 1), (3, 2)):
+            waiting = self.connection.fetch(2)
+            reply = await self.connection.read_state(offset)
+            state = decode_log_state(bytes(reply.state))
+            self.assertEqual((state.index, reply.next_offset), (index, state.next_offset))
+            self.assertEqual((await waiting).next_offset, 3)
+        error = await refused(self, self.connection.read_state(4), errors.OffsetOutOfRangeError)
+        self.assertEqual((error.lowest, error.next_offset), (0, 3))
 
     @asynchronous
     async def test_sizes_of_reads(self):
@@ -415,6 +431,27 @@ class SlowReaderTests(SessionCase):
         self.assertLess(held, 16, "answers made for a client that reads none")
         slow.transport.resumeProducing()
         await gatherResults(asked)
+
+    @asynchronous
+    async def test_many_states(self):
+        """So does one that asks for the log's state, megabytes each, and takes none."""
+        slow, honest = self.connection, await self.connect()
+        made = []
+
+        def read_state(offset):
+            made.append(offset)
+            return succeed(Fetched(frames=bytes(MIB), next_offset=0))
+
+        self.patch(self.node, "read_state", read_state)
+        slow.transport.pauseProducing()
+        asked = [slow.read_state(0) for _ in range(64)]
+        await until(lambda: made)
+        for _ in range(50):
+            await honest.bounds()
+        self.assertLess(len(made), 16, "states made for a client that takes none")
+        slow.transport.resumeProducing()
+        await gatherResults(asked)
+        self.assertEqual(len(made), 64)
 
     @asynchronous
     async def test_far_ahead(self):

@@ -28,6 +28,7 @@ from loghouse.protocol.client_messages import (
     DescribeLog,
     DescribeLogs,
     Fetch,
+    FetchState,
     FindOffset,
     Follow,
     Produce,
@@ -67,7 +68,7 @@ def call_of(stub, request, log="default"):
                 **{name: value for name, value in fields.items() if value is not None},
             )
             return stub.ProduceBatch(asked, timeout=30)
-        case Fetch():
+        case Fetch() | FetchState():  # both need to consume; gRPC has no call for the state
             return stub.Fetch(log_pb2.FetchRequest(log=log, offset=request.offset), timeout=30)
         case Follow():
             return stub.FetchStream(log_pb2.FetchRequest(log=log, offset=request.offset), timeout=30).read()
@@ -157,6 +158,7 @@ class RequestTests(RefusalCase):
         """Every request without a rule, with one for another action, and of no log there is."""
         writing = [produce(), RegisterProducer()]
         reading = [Bounds(), Fetch(offset=0), Follow(offset=0, credit=MIB), FindOffset(timestamp=0)]
+        reading.append(FetchState(offset=0))
         looking = [Describe(), DescribeLogs(), DescribeLog(name="default")]
         self.assertEqual({type(request) for request in [*writing, *reading, *looking]}, set(REPLIES))
         for name, action, requests in (
