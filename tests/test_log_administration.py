@@ -8,8 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.catalogue.records import (
     CataloguedNode,
+    LogAltered,
     LogCreated,
     LogDeleted,
+    LogPlaced,
     LogSettings,
     NodeSet,
     PlacedReplica,
@@ -334,6 +336,49 @@ class WaitTests(AdministrationCase):
         text = "the node is stopping; ask another one: nothing is done twice"
         self.assertEqual(self.text(asked, OutcomeUnknownError), text)
         self.assertEqual((self.admin._asked, self.clock.getDelayedCalls()), (set(), []))
+
+
+class CompletingTests(AdministrationCase):
+    """Replicas that a restored log lacks, placed by the catalogue's leader."""
+
+    def setUp(self):
+        super().setUp()
+        self.founded()
+        self.successResultOf(self.create(on=["n2"]))
+        self.add(LogAltered(group=16, settings=LogSettings(replicas=2)))
+        self.catalogue = SimpleNamespace(leader_name="n1")
+        self.node.logs[2] = self.catalogue
+
+    def placed(self):
+        return [record for record in self.records() if isinstance(record, LogPlaced)]
+
+    def test_placed(self):
+        """One look places what one log lacks; with all there, nothing more is written."""
+        for _ in range(3):
+            self.admin.look()
+        (record,) = self.placed()
+        self.assertEqual([(one.member, one.node) for one in record.replicas], [(1, "n2"), (2, "n1")])
+        self.assertEqual((record.by, record.at), ("node n1", 1_000_500_000))
+
+    def test_not_here(self):
+        """Another leader does it, and a node that stops does not."""
+        self.catalogue.leader_name = "n2"
+        self.admin.look()
+        self.catalogue.leader_name, self.node.is_ending = "n1", True
+        self.admin.look()
+        del self.node.logs[2]
+        self.node.is_ending = False
+        self.admin.look()
+        self.assertEqual(self.placed(), [])
+
+    def test_tried_again(self):
+        """What found no leader is tried again by the next look."""
+        self.played.problem = UnavailableError("no leader is known")
+        self.admin.look()
+        self.assertEqual(self.placed(), [])
+        self.played.problem = None
+        self.admin.look()
+        self.assertEqual(len(self.placed()), 1)
 
 
 class WatchTests(AdministrationCase):

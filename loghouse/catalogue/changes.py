@@ -138,6 +138,37 @@ def replace_replica(catalogue: Catalogue, name: str, *, lost: str, new: str, at:
     return LogPlaced(at=at, by=by, group=log.group, replicas=(*kept, replica))
 
 
+def complete_replicas(catalogue: Catalogue, alive: Iterable[str], *, at: int, by: str) -> LogPlaced | None:
+    """Return the record that gives a log one more of the replicas that its settings ask for.
+
+    None when no log lacks one, or no node could hold it now. Only a log that was restored from a backup lacks
+    some: it begins on one node.
+    """
+    for log in catalogue.logs.values():
+        if log.name == DEFAULT_LOG or len(log.replicas) >= log.settings.replicas:
+            continue
+        node = _one_more(catalogue, log, alive)
+        if node is not None:
+            replica = PlacedReplica(member=log.next_member, node=node.name, disk_uuid=node.disk_uuid)
+            return LogPlaced(at=at, by=by, group=log.group, replicas=(*log.replicas, replica))
+    return None
+
+
+def _one_more(catalogue: Catalogue, log: CataloguedLog, alive: Iterable[str]) -> CataloguedNode | None:
+    """Return the node that is best for one more replica of a log; None when none can hold it."""
+    held, load = log.nodes, catalogue.load()
+    racks = {catalogue.nodes[name].rack for name in held if name in catalogue.nodes}
+    others = [catalogue.nodes[name] for name in alive if name in catalogue.nodes and name not in held]
+    for node in sorted(others, key=lambda one: (one.rack in racks, load[one.name], one.name)):
+        names = [*held, node.name]
+        try:
+            choose_nodes(catalogue, log.name, len(names), (), names)
+        except (InvalidRequestError, ResourceExhaustedError):
+            continue  # on a host that holds one, or full
+        return node
+    return None
+
+
 def _log(catalogue: Catalogue, name: str) -> CataloguedLog:
     log = catalogue.logs.get(name)
     if log is None:

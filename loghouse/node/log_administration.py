@@ -18,6 +18,7 @@ from loghouse.catalogue.catalogue import Catalogue
 from loghouse.catalogue.changes import (
     adopt_default_log,
     alter_log,
+    complete_replicas,
     create_log,
     delete_log,
     register_node,
@@ -38,7 +39,7 @@ from loghouse.node.forwarding import AdminOrder
 from loghouse.node.options import NodeOptions, Transport
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.configuration import MemberRole
-from loghouse.protocol.entry import DEFAULT_LOG
+from loghouse.protocol.entry import CATALOGUE_GROUP, DEFAULT_LOG
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.runtime.scheduling import Clocks
 
@@ -83,6 +84,7 @@ class LogAdministration:
         self._node = node  # the process; fixed
         self._clocks = clocks  # time; fixed
         self._is_registering = False  # this node's own record is being written
+        self._is_completing = False  # a replica that a log lacks is being placed
         self._asked: set[Deferred[Any]] = set()  # what is under way for callers
         # Who waits for the catalogue to have a record above an offset.
         self._watchers: list[tuple[int, Deferred[int]]] = []
@@ -320,6 +322,32 @@ class LogAdministration:
 
         # What found no leader is tried again by the next look.
         _running(carry_out()).addErrback(failed).addBoth(done)
+
+    def look(self) -> None:
+        """On the catalogue's leader, place the replicas that logs lack; called every second."""
+        node, log = self._node, self._node.catalogue_log
+        served = node.logs.get(CATALOGUE_GROUP)
+        if log is None or served is None or served.leader_name != node.name:
+            return
+        if self._is_completing or node.is_ending:
+            return
+
+        def decide(catalogue: Catalogue) -> CatalogueRecord | None:
+            return complete_replicas(catalogue, self._alive(), at=self._now(), by=f"node {node.name}")
+
+        if decide(log.catalogue) is None:
+            return
+        self._is_completing = True
+
+        def done(_: object) -> None:
+            self._is_completing = False
+
+        def failed(failure: Any) -> None:
+            if not failure.check(RequestError):
+                self.logger.failure("placing a replica", failure)
+
+        # What found no leader is tried again by the next look.
+        _running(log.change(decide)).addErrback(failed).addBoth(done)
 
     def _own_record(self) -> CataloguedNode:
         node = self._node

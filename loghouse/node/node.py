@@ -291,6 +291,7 @@ class Node(Service):
             self.elsewhere.news.look()
         if self._named is not None:
             self._named.look(self._clocks.monotonic(), self._clocks.wall())
+            self.log_administration.look()
         return [log.look for log in self.logs.values()]
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:
