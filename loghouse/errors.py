@@ -341,6 +341,27 @@ class DirectoryInUseError(DataDirectoryError):
     """A node runs on the data directory."""
 
 
+class BackupError(StorageError):
+    """A backup cannot be made, continued, or restored; the text says what to do. What is there is kept."""
+
+
+class BackupGapError(BackupError):
+    """Records were trimmed that the backup does not have: offsets `missing_from` to `lowest` - 1."""
+
+    def __init__(self, log: str, missing_from: int, lowest: int) -> None:
+        super().__init__(
+            f"log {log}: offsets {missing_from} to {lowest - 1} were trimmed before this backup got them; "
+            "back the log up into another directory (this one stays good up to there), and run it more often"
+        )
+        self.log = log
+        self.missing_from = missing_from
+        self.lowest = lowest
+
+
+class LogReplacedError(BackupError):
+    """The log of that name, or what it holds, is another one than was backed up."""
+
+
 class DamageError(StorageError):
     """Acknowledged data is damaged. Nothing was modified.
 

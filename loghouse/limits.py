@@ -66,6 +66,11 @@ LOGS_PER_PAGE_DEFAULT: Final = 500  # of a list of logs; some 300 bytes each
 LOGS_PER_PAGE_MAX: Final = 1000
 LOG_TAG_SIZE_MAX: Final = 63
 
+# --- backups ------------------------------------------------------------------------
+BACKUP_PART_SIZE: Final = 256 * MIB  # of frames in one file of a backup: what a copy of it may have to repeat
+BACKUP_GAP_MAX: Final = 1 << 20  # entries without records between two with; a restore writes each of them
+BACKUP_MANIFEST_SIZE_MAX: Final = STATE_SIZE_MAX + 64 * KIB
+
 # --- storage --------------------------------------------------------------------
 SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
 SEGMENT_SIZE_FIRST: Final = 1 * MIB  # of a log; each next one is twice as large, up to segment_size

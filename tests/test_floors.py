@@ -27,6 +27,7 @@ FLOORS = (
     {"node": "the process: what it hosts and what others may ask of it"},
     {"replica": "one log on one node"},
     {
+        "backup": "logs in files",
         "runtime": "the reactor, threads, TLS transport",
         "auth": "identities, permissions",
         "config": "node.yaml",
@@ -45,7 +46,19 @@ LEVELS = {room: -index for index, floor in enumerate(FLOORS) for room in floor}
 ROOT_MODULES_MAX = 7
 
 # Pure: no input, no output, no clock, no chance; time and randomness are handed in.
-PURE = {"raft", "gossip", "storage", "catalogue", "protocol", "shares", "errors", "limits", "metrics", "text"}
+PURE = {
+    "backup",
+    "raft",
+    "gossip",
+    "storage",
+    "catalogue",
+    "protocol",
+    "shares",
+    "errors",
+    "limits",
+    "metrics",
+    "text",
+}
 PURE_FORBIDDEN = {
     "twisted",
     "grpc",

@@ -29,6 +29,8 @@ _MODULES: Final[Mapping[str, str]] = {
     "inspect": "disk",
     "verify": "disk",
     "recover": "disk",
+    "backup": "backup",
+    "restore": "restore",
     "dissect": "dissect",
     "certs": "certs",
     "config": "settings",

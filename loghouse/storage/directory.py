@@ -54,6 +54,7 @@ FORMAT_VERSION: Final = 1
 LOCK_NAME: Final = "lock"
 NODE_NAME: Final = "node"
 NEW_NODE_NAME: Final = "node.new"
+RESTORING_NAME: Final = "restoring"
 MEMBERS_NAME: Final = "members"
 LOGS_NAME: Final = "logs"
 MEMBERS_SIZE_MAX: Final = 64 * 1024  # 64 members with addresses of a DNS name each
@@ -264,10 +265,11 @@ class DataDirectory:
 
         Raises:
             DamageError: `node` is gone, but there are entries; nothing was modified.
-            DataDirectoryError: No room for the first segment.
+            DataDirectoryError: No room for the first segment; or a restore was interrupted here.
             DiskFailedError: The disk refuses.
         """
         assert self._identity is None
+        self.check_finished()
         if self._files.exists(f"{self.path}/{LOGS_NAME}"):
             self._check_holds_nothing()
         try:
@@ -362,11 +364,16 @@ class DataDirectory:
         return f"{self.path}/{LOGS_NAME}/{group}"
 
     def check_finished(self) -> None:
-        """Raise when the making of a new cluster out of this log was interrupted.
+        """Raise when the making of a new cluster out of this log, or of a backup, was interrupted.
 
         Raises:
             DataDirectoryError: It was; until it is finished nothing else may touch the log.
         """
+        if self._files.exists(f"{self.path}/{RESTORING_NAME}"):
+            raise DataDirectoryError(
+                f"{self.path}: `loghouse restore` was interrupted here; run it again to finish, or empty the "
+                "directory"
+            )
         if self._files.exists(f"{self.path}/{NEW_NODE_NAME}"):
             raise DataDirectoryError(
                 f"{self.path}: `loghouse recover --new-cluster` was interrupted here; run it again to finish"

@@ -55,6 +55,8 @@ DEFAULTS = {
     "verify data": {"data_dir": "data"},
     "verify --dir data": {"data_dir": "data"},
     "recover data": {"data_dir": "data", "accept_data_loss": False, "new_cluster": False},
+    "backup dir": {"words": ["dir"], "names": [], "all": False, **CONNECTION},
+    "restore dir --config node.yaml": {"path": "dir", "config": "node.yaml", "names": []},
     "dissect 00": {"what": "00", "form": None, "cluster": None, "group": 1},
     "certs init": {"name": "loghouse CA", **ISSUED},
     "certs node --cluster c1 n1": {"name": "n1", "cluster": "c1", "host": [], **ISSUED},
@@ -120,6 +122,11 @@ OPTIONS = {
     "cluster transfer": {"n2": {"node": "n2"}},
     "inspect data": {"--entries --from 3 --to 4": {"entries": True, "low": 3, "high": 4}},
     "recover data": {"--accept-data-loss --new-cluster": {"accept_data_loss": True, "new_cluster": True}},
+    "backup dir": {
+        "--all": {"all": True},
+        "--log a --log b": {"names": ["a", "b"]},
+    },
+    "restore dir --config node.yaml": {"--log a": {"names": ["a"]}},
     "dissect 00": {"--as entries --group 7": {"form": "entries", "group": 7}, "--as wire": {"form": "wire"}},
     "certs init": {
         "--name ca --dir d --key rsa2048 --days 7 --force": {
@@ -187,7 +194,9 @@ WORDS = {
     "name": {"NAME"},
     "node": {"NODE"},
     "nodes": {"NODE"},
+    "path": {"DIR"},
     "what": {"FILE|HEX|-"},
+    "words": {"[verify] DIR"},
 }
 
 # Words that no command takes: which option, and what is said of it.
@@ -226,6 +235,8 @@ REFUSED = {
     "inspect": "",
     "inspect data --dir data": "not allowed with",
     "inspect data --from x": "'x' is not ",
+    "backup": "DIR",
+    "restore dir": "--config",
     "dissect 00 --as text": "invalid choice: 'text'",
     "certs": "ACTION",
     "certs node n1": "--cluster",

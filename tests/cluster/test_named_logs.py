@@ -17,8 +17,8 @@ from tests.processes import SKIP, long
 SECONDS_MAX = 60
 
 
-class NamedLogTests(SynchronousTestCase):
-    """Three nodes, and what an operator and a program do with their logs."""
+class CommandsCase(SynchronousTestCase):
+    """Three nodes, the command line and a client."""
 
     skip = SKIP
 
@@ -40,8 +40,12 @@ class NamedLogTests(SynchronousTestCase):
         ]  # fmt: skip
         if "--server" not in words:
             target += ["--server", ",".join(str(node.address) for node in self.cluster.nodes)]
+        return self.run_command(*words, *map(str, target), stdin=stdin, code=code)
+
+    def run_command(self, *words, stdin=None, code=0):
+        """Run `loghouse WORDS`; return what it writes."""
         run = subprocess.run(
-            [sys.executable, "-m", "loghouse.cli.main", *words, *map(str, target)],
+            [sys.executable, "-m", "loghouse.cli.main", *words],
             input=stdin,
             capture_output=True,
             text=True,
@@ -61,6 +65,10 @@ class NamedLogTests(SynchronousTestCase):
         client = connect_blocking(target, tls=tls, timeout_seconds=30.0, **options)
         self.addCleanup(client.close)
         return client
+
+
+class NamedLogTests(CommandsCase):
+    """Three nodes, and what an operator and a program do with their logs."""
 
     @long
     def test_life(self):
