@@ -63,12 +63,6 @@ from loghouse.limits import MICROSECONDS
 from loghouse.protocol.entry import Entry
 from loghouse.storage.files import Files, OpenFile, OsFiles, replace_file
 
-_EXAMPLES = """examples:
-  loghouse backup --all /backups/prod            # run it again for what is new since
-  loghouse backup --log orders --log audit DIR
-  loghouse backup verify /backups/prod           # reads and checks every byte; needs no node
-"""
-
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
@@ -78,8 +72,6 @@ def add_parser(commands: Any) -> None:
         description="Copy logs through any node into DIR: every entry as the nodes store it, with offset, "
         "time and checksum. The same command again adds what is new, and goes on with one that was "
         "interrupted. `backup verify DIR` checks every byte. `loghouse restore` makes a new cluster of it.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="+", metavar="[verify] DIR", help="where the backup is, or is to be")
     parser.add_argument(

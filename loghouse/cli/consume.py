@@ -11,19 +11,19 @@ from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from loghouse.cli import places
 from loghouse.cli.directory import DirectoryReader, add_option
 from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
 from loghouse.cli.record_output import WRITERS, for_terminal
+from loghouse.cli.selection import TEMPLATE_ALLOWED, Template, check, pattern, selection_of
 from loghouse.cli.target import add_options, connect_async, contact
 from loghouse.client import AsyncClient, Batch
 from loghouse.client.loop_thread import let_calls_end
 
-_FROM_ALLOWED = "an offset, earliest, latest, or a time such as 2026-11-23T08:30:00Z"
-
 
 def add_parser(commands: Any) -> None:
-    """Add the command to the parser."""
+    """Add `consume` and `tail` to the parser."""
     parser = commands.add_parser(
         "consume",
         help="read records",
@@ -31,19 +31,50 @@ def add_parser(commands: Any) -> None:
         "at the start, unless --follow. Checks every checksum of what arrives, and goes on at another node "
         "when one fails.",
     )
-    parser.add_argument(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "--from",
         "--offset",
         dest="start",
-        type=_start,
+        type=places.start,
         default="earliest",
         metavar="WHERE",
-        help="the first record to read: an offset, earliest (default), latest (the next one appended), or a "
-        "time: 2026-11-23T08:30:00Z (local time without the Z), 08:30 (today)",
+        help="the first record to read: an offset, earliest (default), latest (the next one appended), a "
+        "time: 2026-11-23T08:30:00Z (local time without the Z), 08:30 (today), or 2h (so long ago; -2h, too)",
+    )
+    place.add_argument(
+        "--last", type=number("a count"), metavar="N", help="begin so many records before the log's end"
+    )
+    parser.add_argument(
+        "--until",
+        type=places.until,
+        metavar="WHERE",
+        help="the first record not to read: an offset, or a time as for --from",
     )
     parser.add_argument("--follow", "-f", action="store_true", help="wait for more, until Ctrl-C")
     parser.add_argument(
         "--count", "-n", type=number("a count"), metavar="N", help="stop after this many records"
+    )
+    _add_output(parser)
+    parser.set_defaults(run=run)
+    tail = commands.add_parser(
+        "tail",
+        help="show the last records, and those that come",
+        description="Show the last records of a log, and each one that is appended, until Ctrl-C: as "
+        "`loghouse consume --last 10`, and then --follow.",
+    )
+    tail.add_argument(
+        "--last", "-n", type=number("a count"), default=10, metavar="N", help="how many to begin with (10)"
+    )
+    _add_output(tail)
+    tail.set_defaults(run=run, start="earliest", until=None, follow=True, count=None)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses records and says how they are written, and where to connect."""
+    parser.add_argument("--record-key", metavar="TEXT", help="only records with this key")
+    parser.add_argument(
+        "--grep", type=pattern, metavar="REGEX", help="only records in whose value this is found"
     )
     parser.add_argument(
         "--format",
@@ -54,27 +85,15 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="short for --format json")
     parser.add_argument("--offsets", action="store_true", help="put each record's offset and a tab before it")
+    parser.add_argument(
+        "--template",
+        type=Template,
+        metavar="TEXT",
+        help=f"a line for each record, such as '%%o %%t %%k %%v': {TEMPLATE_ALLOWED.replace('%', '%%')}",
+    )
     parser.add_argument("--output", "-o", metavar="PATH", help="write to this file; - is stdout (default)")
     add_option(parser, "read this data directory, without a node; another process may write it meanwhile")
     add_options(parser)
-    parser.set_defaults(run=run)
-
-
-def _start(text: str) -> int | str | datetime:
-    if text in ("earliest", "latest"):
-        return text
-    if text.isascii() and text.isdecimal() and int(text) < 2**64:
-        return int(text)
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return datetime.combine(datetime.now().date(), datetime.strptime(text, "%H:%M").time()).astimezone()
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no place in the log; allowed: {_FROM_ALLOWED}"
-        ) from None
 
 
 def run(args: argparse.Namespace) -> None:
@@ -85,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
         args.format = "json"
     if args.offsets and args.format not in ("lines", "hex"):
         raise CommandError("--offsets goes with --format lines or hex", ExitCode.USAGE)
+    check(args)
     with _opened(args.output) as output:
         asyncio.run(_run_to_the_end(args, output))
 
@@ -147,18 +167,24 @@ async def _read(args: argparse.Namespace, log: AsyncClient | DirectoryReader, ou
     is_terminal = output.isatty()
     # A bar would come between the records of a terminal.
     shows_progress = total is not None and not is_terminal
+    selection = selection_of(args, output)
     batches = _batches(log.read_range(offset, end, is_unconfirmed=is_unconfirmed))
     with progress_bar(total, " records", "reading") as bar:
         async with aclosing(batches):
             async for batch in batches:
                 wanted = batch if end is None else batch.before(end)
-                text = WRITERS[args.format](wanted, with_offsets=args.offsets)
-                output.write(for_terminal(text) if is_terminal else text)
+                if selection is not None:
+                    output.write(selection.write(wanted))
+                else:
+                    text = WRITERS[args.format](wanted, with_offsets=args.offsets)
+                    output.write(for_terminal(text) if is_terminal else text)
                 if args.follow:
                     output.flush()  # whoever reads the pipe sees each record as soon as it is here
                 if shows_progress:
                     bar.update(len(wanted))
                 if end is not None and batch.next_offset >= end:
+                    break
+                if selection is not None and selection.is_over:
                     break
     output.flush()
 
@@ -174,8 +200,18 @@ async def _range(
     args: argparse.Namespace, log: AsyncClient | DirectoryReader
 ) -> tuple[int, int | None, bool]:
     """Return the first offset to read, the first not to read, and whether nobody could tell the log's end."""
-    offset, end = await log.find_range(args.start, follow=args.follow)
+    start = args.start
+    if args.last is not None:
+        following, _ = await log.find_range("latest", follow=False)
+        lowest, _ = await log.find_range("earliest", follow=False)
+        start = max(lowest, following - args.last)
+    offset, end = await log.find_range(start, follow=args.follow)
     is_unconfirmed = end is None and not args.follow
-    if args.count is not None:
-        end = offset + args.count if end is None else min(end, offset + args.count)
+    until = args.until
+    if isinstance(until, datetime):
+        until, _ = await log.find_range(until, follow=False)
+    chooses = args.record_key is not None or args.grep is not None
+    count = None if args.count is None or chooses else offset + args.count
+    ends = [one for one in (end, until, count) if one is not None]
+    end = min(ends) if ends else None
     return offset, end, is_unconfirmed

@@ -15,12 +15,14 @@ from typing import Final
 from loghouse import __version__
 from loghouse.cli.failures import exit_code, failure_as_json, next_step
 from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, complain
+from loghouse.cli.parser import Parser, joined
 from loghouse.errors import LoghouseError
 from loghouse.text import visible_json
 
 _MODULES: Final[Mapping[str, str]] = {
     "produce": "produce",
     "consume": "consume",
+    "tail": "consume",
     "bench": "bench",
     "servers": "servers",
     "log": "logs",
@@ -41,7 +43,7 @@ _MODULES: Final[Mapping[str, str]] = {
 
 def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser of the whole command line, or of as much as these words need."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loghouse",
         description="Talk to a Loghouse node, and look after its files. The node itself runs under twistd: "
         "twistd -n loghouse --config node.yaml",
@@ -65,7 +67,7 @@ def _needed(words: Sequence[str]) -> Sequence[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, of these words or of this process's; return its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = joined(sys.argv[1:] if arguments is None else arguments)
     args = make_parser(words).parse_args(words)
     try:
         code = args.run(args)  # None when all that can go wrong is raised

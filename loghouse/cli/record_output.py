@@ -45,6 +45,21 @@ WRITERS: Final[dict[str, Callable[..., bytes]]] = {
 }
 
 
+def record_as_bytes(format_: str, record: Record, *, with_offsets: bool) -> bytes:
+    """Return one record as the writer of that format writes it among others."""
+    value = record.value
+    match format_:
+        case "json":
+            return visible_json(record_as_json(record)).encode() + b"\n"
+        case "raw":
+            return value
+        case "length-prefixed":
+            return len(value).to_bytes(PREFIX_SIZE) + value
+        case "hex":
+            value = value.hex().encode()
+    return b"%d\t%s\n" % (record.offset, value) if with_offsets else value + b"\n"
+
+
 def for_terminal(text: bytes) -> bytes:
     """Return output so that a terminal only shows it; a pipe and a file get every byte as it is."""
     return visible(text.decode(errors="backslashreplace"), keep="\n\t").encode()

@@ -17,13 +17,6 @@ from loghouse.limits import MICROSECONDS, UUID_SIZE
 from loghouse.storage.directory import RESTORING_NAME, DataDirectory, DiskIdentity
 from loghouse.storage.files import OsFiles
 
-_EXAMPLES = """examples:
-  loghouse restore /backups/prod --config node.yaml     # on one node, which is stopped; then start it
-  loghouse restore /backups/prod --config scratch.yaml --log orders
-
-The other nodes start with empty data directories and join. docs/operations.md has the drill.
-"""
-
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
@@ -33,8 +26,6 @@ def add_parser(commands: Any) -> None:
         description="Write the logs of a backup into the empty data directory that node.yaml names: the same "
         "records, offsets, times and producers, in a new cluster, of which that node is the first. Every "
         "checksum is checked on the way. The node must not run; start it afterwards.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", metavar="DIR", help="the backup")
     parser.add_argument("--config", required=True, metavar="FILE", help="the node.yaml of the first node")

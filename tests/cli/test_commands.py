@@ -109,6 +109,10 @@ class Output(io.BytesIO):
         self.flushes += 1
 
 
+# What `consume` takes when nothing chooses among the records.
+SELECTION = {"last": None, "until": None, "record_key": None, "grep": None, "template": None}
+
+
 class ConsumeTests(BarCase):
     """`consume`, from its options to what is read."""
 
@@ -120,6 +124,7 @@ class ConsumeTests(BarCase):
             "count": None,
             "format": "raw",
             "offsets": False,
+            **SELECTION,
             **options,
         }
         args = SimpleNamespace(**options, timeout=10.0)
@@ -196,7 +201,7 @@ class ConsumeTests(BarCase):
             ((3, 9), False, 40, (3, 9, False)),
         ):
             log = AsyncLog(bounds)
-            args = SimpleNamespace(start="latest", follow=follow, count=count)
+            args = SimpleNamespace(start="latest", follow=follow, count=count, **SELECTION)
             loop = asyncio.new_event_loop()
             self.assertEqual(loop.run_until_complete(consume._range(args, log)), expected)
             loop.close()
@@ -225,7 +230,7 @@ class EndTests(BarCase):
 
         self.patch(consume, "watch_reader", watch)
         self.patch(consume, "connect_async", lambda args: Log())
-        args = SimpleNamespace(dir=None, follow=follow, start=0, count=None, timeout=1.0)
+        args = SimpleNamespace(dir=None, follow=follow, start=0, count=None, timeout=1.0, **SELECTION)
         loop = ClockLoop()
         self.addCleanup(loop.close)
         loop.run_until_complete(consume._run(args, output))

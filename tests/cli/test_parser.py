@@ -1,9 +1,11 @@
 """The command line itself: what each command takes without an option, and what each option sets."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from loghouse.cli.main import make_parser
+from loghouse.cli.parser import EXAMPLES, joined
 from loghouse.config.values import Address
 from loghouse.limits import KIB, UINT64_MAX
 from tests.cli.support import CommandCase
@@ -21,6 +23,8 @@ CONNECTION = {
     "transport": "binary",
     "log": "",
 }
+OUTPUT = {"record_key": None, "grep": None, "format": "lines", "offsets": False, "template": None,
+          "output": None, "dir": None, **CONNECTION}  # fmt: skip
 SETTINGS = {"retention_bytes": None, "retention_age": None, "record_max": None, "rate_max": None, "tag": None}
 ISSUED = {"dir": Path("certs"), "key": "p256", "days": None, "force": False}
 
@@ -28,8 +32,8 @@ ISSUED = {"dir": Path("certs"), "key": "p256", "days": None, "force": False}
 DEFAULTS = {
     "produce": {"value": None, "file": None, "format": "lines", "record_key": None, "header": [],
                 "rate": None, "batch": None, "codec": "none", "dir": None, **CONNECTION},
-    "consume": {"start": "earliest", "follow": False, "count": None, "format": "lines", "offsets": False,
-                "output": None, "dir": None, **CONNECTION},
+    "consume": {"start": "earliest", "last": None, "until": None, "follow": False, "count": None, **OUTPUT},
+    "tail": {"start": "earliest", "last": 10, "until": None, "follow": True, "count": None, **OUTPUT},
     "bench produce": {"size": 100, "batch": None, "codec": "none", "sync": False, "records": 100_000,
                       **CONNECTION},
     "bench consume": {"records": None, **CONNECTION},
@@ -95,6 +99,9 @@ OPTIONS = {
     "consume": {
         "--from 7": {"start": 7},
         "--from latest --follow": {"start": "latest", "follow": True},
+        "--last 0": {"last": 0},
+        "--until 9": {"until": 9},
+        "--record-key k": {"record_key": "k"},
         "--count 0": {"count": 0},
         "--format length-prefixed --offsets": {"format": "length-prefixed", "offsets": True},
         "--output file": {"output": "file"},
@@ -105,6 +112,7 @@ OPTIONS = {
             "size": 1024, "batch": 2, "codec": "zstd", "sync": True, "records": 3,
         },
     },
+    "tail": {"-n 3 --offsets --json": {"last": 3, "offsets": True, "json": True}},
     "bench consume": {"--records 3": {"records": 3}},
     "log create orders": {
         "--replicas 5 --on n1,n2": {"replicas": 5, "on": ("n1", "n2")},
@@ -161,10 +169,12 @@ WORDS = {
     "--dir": {"DATA_DIR", "DIR"},
     "--file": {"FILE", "PATH"},
     "--from": {"INDEX", "WHERE"},
+    "--grep": {"REGEX"},
     "--group": {"GROUP"},
     "--header": {"NAME=TEXT"},
     "--host": {"HOST"},
     "--key": {"FILE"},
+    "--last": {"N"},
     "--listen": {"HOST:PORT"},
     "--log": {"NAME"},
     "--name": {"NAME"},
@@ -183,8 +193,10 @@ WORDS = {
     "--server": {"HOST:PORT,..."},
     "--size": {"SIZE"},
     "--tag": {"TEXT"},
+    "--template": {"TEXT"},
     "--timeout": {"TIME"},
     "--to": {"INDEX"},
+    "--until": {"WHERE"},
     "--value": {"TEXT"},
     "--wait": {"TIME"},
     "--with": {"NODE"},
@@ -235,6 +247,11 @@ REFUSED = {
     "inspect": "",
     "inspect data --dir data": "not allowed with",
     "inspect data --from x": "'x' is not ",
+    "consume --last 3 --from 2": "not allowed with",
+    "consume --until x": "'x' is no place",
+    "consume --grep (": "'(' is no regular expression",
+    "consume --template %q": "'%q' in '%q' is unknown",
+    "consume --template a\\b": "is unknown",
     "backup": "DIR",
     "restore dir": "--config",
     "dissect 00 --as text": "invalid choice: 'text'",
@@ -291,8 +308,25 @@ class ParserTests(CommandCase):
         """What no command takes: exit code 2, a line that says why, and nothing is done."""
         for words, text in REFUSED.items():
             code, out, err = self.run_command(*words.split())
-            self.assertEqual((code, out), (2, ""), words)
+            self.assertEqual((code, out, err.count("\n")), (2, "", 1), words)
             self.assertIn(text, err)
+
+    def test_examples(self):
+        """The help of each command ends with examples, and these are command lines."""
+        commands = {
+            " ".join(words): parser
+            for words, parser in parsers(make_parser())
+            if not any(isinstance(one, argparse._SubParsersAction) for one in parser._actions)
+        }
+        self.assertEqual(commands.keys(), EXAMPLES.keys())
+        for command, parser in commands.items():
+            for line in EXAMPLES[command].splitlines():
+                self.assertIn(f"\n  {line}\n", parser.format_help())
+                words = shlex.split(line, comments=True)
+                own = words[words.index("loghouse") + 1 :]
+                own = own[: own.index("|")] if "|" in own else own
+                self.assertEqual(" ".join(own[: len(command.split())]), command, line)
+                make_parser().parse_args(joined(own))
 
     def test_explained(self):
         """Every command says what it does, every option what it is for and what it takes."""
