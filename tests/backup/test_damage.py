@@ -169,6 +169,27 @@ class HostileNodeTests(BackupCase):
         self.check("does not follow")
 
 
+class InterruptedTests(BackupCase):
+    """Runs that end in the middle."""
+
+    def test_garbage_behind(self):
+        """What a write that was cut off left behind the last good frame is cut off."""
+        self.source.fill(60)
+        answers = iter(range(12))
+        self.source.before_answer = lambda: next(answers)
+        self.assertRaises(RuntimeError, self.back_up)
+        (path,) = [f"{FOLDER}/{name}" for name in self.disk.list_directory(FOLDER)]
+        size = len(self.disk.contents()[path])
+        fd = self.disk.open(path, write=True)
+        self.disk.pwritev(fd, [random.Random(1).randbytes(20_000)], size)
+        self.disk.close(fd)
+        self.source.before_answer = lambda: None
+        self.back_up()
+        self.assertEqual(self.verify()[1], [])
+        self.restore()
+        self.assertIsRestored()
+
+
 class FullDiskTests(BackupCase):
     """A target without room."""
 

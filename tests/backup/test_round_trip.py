@@ -25,6 +25,15 @@ class RoundTripTests(BackupCase):
         self.restore()
         self.assertIsRestored()
 
+    def test_producer_behind_the_last_record(self):
+        """So is one that registered behind the last record, or between two answers."""
+        for _ in range(8):
+            self.source.records()
+            self.source.producer("between")
+        self.back_up()
+        self.restore()
+        self.assertIsRestored()
+
     def test_increments(self):
         """Each run adds what is new, in parts of their own; also what holds no records."""
         for count in (10, 1, 0, 25, 40):
