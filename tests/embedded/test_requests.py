@@ -43,10 +43,11 @@ class TurnsTests(SynchronousTestCase):
     def test_timers(self):
         """Timers ring at their time, not before, the earlier ones first; of equals the one made first."""
         turns = self.turns
-        for seconds, name in ((2.0, "c"), (1.0, "a"), (1.0, "b")):
+        for seconds, name in ((2.0, "c"), (1.0, "a"), (1.0, "b"), (1.0, "b2"), (1.0, "b3")):
             turns.later(seconds, self.note(name))
         turns.callLater(3.0, self.note("args"), 1, 2)
-        for now, expected in ((100.9, []), (101.0, ["a", "b"]), (102.5, ["c"]), (103.0, [("args", 1, 2)])):
+        equals = ["a", "b", "b2", "b3"]
+        for now, expected in ((100.9, []), (101.0, equals), (102.5, ["c"]), (103.0, [("args", 1, 2)])):
             self.now = now
             self.assertEqual(self.run_all(), expected)
 
