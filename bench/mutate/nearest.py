@@ -40,12 +40,17 @@ class Nearest:
         self._imports = {module: set(self._read(path)) for module, path in self._files.items()}
 
     def _read(self, path: Path) -> Iterator[str]:
-        for node in ast.walk(ast.parse((self._root / path).read_text())):
+        left: list[ast.AST] = [ast.parse((self._root / path).read_text())]
+        while left:
+            node = left.pop()
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 yield node.module
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            # Statements alone: what is in them, ten times as much, imports nothing.
+            for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+                left.extend(getattr(node, field, ()))
 
     def tests(self) -> list[str]:
         """Return the modules with tests that may judge a mutant."""
