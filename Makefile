@@ -99,23 +99,29 @@ venv: $(VENV)/.developed
 # --- checks ----------------------------------------------------------------------
 
 test: test-pytest test-trial
-# What trial runs is what pytest ran just now, seeds and all: of what is tried by the number, much less.
-test: AGAIN := LOGHOUSE_CRASH_STATES=25 LOGHOUSE_WALKS=3 LOGHOUSE_WALK_SEEDS=1 LOGHOUSE_MENDING_SEEDS=1 LOGHOUSE_FUZZ=50 \
-	FUZZ_EXAMPLES=50 FUZZ_MUTATIONS=200 LOGHOUSE_HOSTILE_ROUNDS=5 LOGHOUSE_THOROUGH_TESTS=0 LOGHOUSE_PLANTED_BUGS=0 \
-	LOGHOUSE_CHILD_TESTS=0 LOGHOUSE_BIT_FLIPS=0.0005 LOGHOUSE_GOSSIP_HOURS=0.02
+# What trial runs is what pytest ran just now, seeds and all: the least of it.
+test: TRIED := 1
 
 # `make test` does less of what takes longest, for its two runners are to end within minutes: each is a knob of its
 # own (CONTRIBUTING.md). FULL=1, as in CI, leaves them alone.
-LESS := LOGHOUSE_LONG_TESTS=0 LOGHOUSE_CRASH_STATES=100 LOGHOUSE_BIT_FLIPS=0.002 LOGHOUSE_WALKS=10 LOGHOUSE_FUZZ=300 \
-	LOGHOUSE_KILL_CYCLES=1 LOGHOUSE_GOSSIP_HOURS=0.1 LOGHOUSE_SIM_SEEDS=5 LOGHOUSE_SIM_FULL_SEEDS=2 LOGHOUSE_SIM_LOGS_SEEDS=2
+LESS := LOGHOUSE_LONG_TESTS=0 LOGHOUSE_CRASH_STATES=50 LOGHOUSE_BIT_FLIPS=0.001 LOGHOUSE_WALKS=10 LOGHOUSE_FUZZ=300 \
+	FUZZ_EXAMPLES=100 FUZZ_MUTATIONS=1000 LOGHOUSE_KILL_CYCLES=1 LOGHOUSE_GOSSIP_HOURS=0.1 LOGHOUSE_SIM_SEEDS=5 \
+	LOGHOUSE_SIM_FULL_SEEDS=2 LOGHOUSE_SIM_LOGS_SEEDS=2
+
+# Of what is tried by the number the least (SHORT=1), for a run beside another one that tries more of it.
+LEAST := LOGHOUSE_CRASH_STATES=25 LOGHOUSE_WALKS=3 LOGHOUSE_WALK_SEEDS=1 LOGHOUSE_MENDING_SEEDS=1 LOGHOUSE_FUZZ=50 \
+	FUZZ_EXAMPLES=50 FUZZ_MUTATIONS=200 LOGHOUSE_HOSTILE_ROUNDS=5 LOGHOUSE_THOROUGH_TESTS=0 LOGHOUSE_PLANTED_BUGS=0 \
+	LOGHOUSE_CHILD_TESTS=0 LOGHOUSE_BIT_FLIPS=0.0005 LOGHOUSE_GOSSIP_HOURS=0.02
+SHORT ?=
+knobs = $(if $(FULL),,$(LESS)) $(if $(1),$(LEAST))
 
 test-pytest: $(VENV)/.developed
-	$(if $(FULL),,$(LESS)) $(BIN)/python -m $(PYTEST) $(if $(JOBS),-n $(JOBS) --dist worksteal) $(TEST_PATHS)
+	$(call knobs,$(SHORT)) $(BIN)/python -m $(PYTEST) $(if $(JOBS),-n $(JOBS) --dist worksteal) $(TEST_PATHS)
 
 # A process for each folder and file, JOBS at a time: trial's own `--jobs` loses workers to tests that use the reactor.
 TRIAL_PATHS = $(if $(filter tests,$(TEST_PATHS)),$(foreach part,planted processes counted doors,$(PART_$(part))),$(TEST_PATHS))
 test-trial: $(VENV)/.developed
-	LOGHOUSE_PROCESS_TESTS=0 $(if $(FULL),,$(LESS) $(AGAIN)) \
+	LOGHOUSE_PROCESS_TESTS=0 $(call knobs,$(SHORT)$(if $(FULL),,$(TRIED))) \
 		$(BIN)/python .ci/trial.py $(or $(JOBS),1) $(subst /,.,$(TRIAL_PATHS:.py=))
 
 lint: $(VENV)/.developed
@@ -128,7 +134,7 @@ types: $(VENV)/.developed
 # What the tests in their own process reach, and whether that is enough of each package.
 COUNT := coverage run -m pytest
 coverage: $(VENV)/.developed
-	COVERAGE_FILE=.coverage.all $(MAKE) test-pytest TESTS='counted doors' JOBS= PYTEST='$(COUNT)'
+	COVERAGE_FILE=.coverage.all $(MAKE) test-pytest TESTS='counted doors' JOBS= SHORT=1 PYTEST='$(COUNT)'
 	$(MAKE) coverage-report
 
 coverage-report: $(VENV)/.developed

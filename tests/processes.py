@@ -27,14 +27,17 @@ def long(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def thorough(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a test that tries case after case, always the same: LOGHOUSE_THOROUGH_TESTS=0 leaves it out."""
+    """Mark tests, or a class of them, that try case after case, always the same ones, or read source text.
+
+    LOGHOUSE_THOROUGH_TESTS=0 leaves them out.
+    """
     if _THOROUGH is not None:
         test.skip = _THOROUGH  # type: ignore[attr-defined]
     return test
 
 
 def in_children(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a test whose work is done by processes that it starts: LOGHOUSE_CHILD_TESTS=0 leaves it out."""
+    """Mark tests whose work is done by processes that they start: LOGHOUSE_CHILD_TESTS=0 leaves them out."""
     if CHILDREN is not None:
         test.skip = CHILDREN  # type: ignore[attr-defined]
     return test

@@ -14,6 +14,7 @@ from loghouse.raft.ready import Role
 from loghouse.replica.clock_watch import QUIET_SECONDS, ClockWatch
 from loghouse.replica.retention import MICROSECONDS, AgeClock
 from loghouse.replica.trimming import RETENTION_SECONDS, Trimmer
+from tests.processes import thorough
 from tests.sources import tree_of
 
 HOUR = 3600.0
@@ -127,6 +128,7 @@ class MajorityTests(SynchronousTestCase):
 class WallClockTests(SynchronousTestCase):
     """The wall clock is read where a date is meant, and nowhere else."""
 
+    @thorough
     def test_uses(self):
         """Every use of a wall clock in the package is listed with its reason."""
         uses = Counter()

@@ -12,6 +12,7 @@ from loghouse.config.settings import NodeConfig, load
 from loghouse.config.values import Address, format_size, parse_address, parse_seconds, parse_size
 from loghouse.errors import ConfigError
 from loghouse.limits import GIB, KIB, MIB
+from tests.processes import thorough
 
 PLAIN = """
 node: node-1
@@ -357,6 +358,7 @@ class ValueTests(SynchronousTestCase):
         for text, seconds in rows:
             self.assertEqual(parse_seconds(text), seconds, text)
 
+    @thorough
     @settings(deadline=None, derandomize=True, max_examples=200)
     @given(st.text(max_size=30))
     def test_any_text_is_read_or_refused(self, text):
@@ -367,6 +369,7 @@ class ValueTests(SynchronousTestCase):
             except ValueError as error:
                 self.assertIn("allowed: ", str(error))
 
+    @thorough
     @settings(deadline=None, derandomize=True, max_examples=200)
     @given(st.integers(0, 2**64 - 1))
     def test_format_size_round_trips(self, size):

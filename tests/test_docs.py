@@ -16,6 +16,7 @@ from loghouse.config.declaring import settings_of
 from loghouse.config.settings import NodeConfig
 from tests.mutants import BANK, FULL_BANK
 from tests.mutants.named import Caught
+from tests.processes import thorough
 from tests.test_tidy import ROOT, relative, sources, texts
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -82,6 +83,7 @@ def anchors_of(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+@thorough
 class DocumentTests(SynchronousTestCase):
     """Commands, paths, links and citations."""
 
@@ -210,6 +212,7 @@ def _can_be_found(name: str) -> bool:
     return False
 
 
+@thorough
 class SettingsTests(SynchronousTestCase):
     """The page of operations says which settings change while a node runs."""
 
@@ -228,6 +231,7 @@ class SettingsTests(SynchronousTestCase):
         self.assertEqual(sorted(told), sorted(declared))
 
 
+@thorough
 class PlantedBugTests(SynchronousTestCase):
     """docs/simulation.md: every planted bug, and how many a named test catches."""
 
@@ -261,6 +265,7 @@ def _caught(module: str) -> set[str]:
     return {bug.mutant.name for bank in banks for bug in bank if isinstance(bug, Caught)}
 
 
+@thorough
 class AttackTableTests(SynchronousTestCase):
     """docs/security.md: every attack has a test, and every test that it names is there."""
 

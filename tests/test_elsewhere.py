@@ -16,6 +16,7 @@ from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.protocol.forward_messages import AdminOperation
 from loghouse.replica.api import Proposal
 from tests.driver.town import TownTestCase
+from tests.processes import thorough
 
 MAY_BE_TRIED_AGAIN = UnavailableError, OutcomeUnknownError
 
@@ -130,6 +131,7 @@ class ServedTests(ElsewhereCase):
                 self.successResultOf(done)
             self.assertEqual(self.payloads(self.answer(self.log.fetch(offset, MIB))), [b"%d" % offset])
 
+    @thorough
     def test_long_silence(self):
         """A log in which nothing happens for long is followed on, and costs next to nothing."""
         waiting = self.log.wait_for(0)
@@ -206,6 +208,7 @@ class TroubleTests(ElsewhereCase):
         self.assertIn(f"the leader is {leader} now: nothing was done", str(told))
         self.assertEqual(self.log.leader_name, leader)
 
+    @thorough
     def test_no_leader(self):
         """Without a leader that is known appends are refused and may be tried again; old records are read."""
         self.append(b"x")
@@ -262,6 +265,7 @@ class TroubleTests(ElsewhereCase):
         for done in (reads.read("d", self.group, 0, 1), reads.wait("d", self.group, 0)):
             self.assertIn("has no copy", str(self.refusal(done, UnavailableError)))
 
+    @thorough
     def test_deleted(self):
         """A log that is deleted is unknown to those who follow it, or ask for it."""
         waiting = self.log.wait_for(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.processes import thorough
 from tests.sources import tree_of
 
 ROOT = Path(__file__).resolve().parent.parent / "loghouse"
@@ -159,6 +160,7 @@ def picture() -> str:
     return "\n".join(rows)
 
 
+@thorough
 class FloorTests(SynchronousTestCase):
     """Imports go down, never up, and the pure floors touch no I/O."""
 

@@ -9,12 +9,14 @@ from loghouse.limits import KIB, MIB
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.testing.disk import FILLED, DiskFault, disk_error
 from tests.driver.town import TownTestCase
+from tests.processes import thorough
 from tests.tables import Rows
 
 
 class AddressBookTests(TownTestCase):
     """The address book is a cache: a node without room for it goes on, and writes it later."""
 
+    @thorough
     def test_no_room(self):
         """A member whose address book finds no room takes part as ever, and writes it once there is room."""
         town = self.built()
@@ -83,6 +85,7 @@ class LeaderTests(TownTestCase):
         town.until(lambda: full.driver.readable_offset == end)
         self.assertTrue(full.log.is_writable)
 
+    @thorough
     def test_one_with_room(self):
         """Of two followers the one with room takes over, and keeps the lead."""
         town, leader, *_ = self.led()
@@ -96,6 +99,7 @@ class LeaderTests(TownTestCase):
         self.assertIs(town.leader, roomy)
         self.assertEqual(roomy.driver.raft.term, terms + 1)
 
+    @thorough
     def test_none_with_room(self):
         """When all are full nobody hands over: no lead passes to and fro, and appends name the disks."""
         town, leader, *_ = self.led()
@@ -171,6 +175,7 @@ class ScarceTests(TownTestCase):
         self.failure(town, leader.log.fetch(0, 100), ResourceExhaustedError)
 
 
+@thorough
 class MatrixTests(TownTestCase):
     """Whose disk is full, and for which file: the outcome of each case.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.processes import thorough
 from tests.sources import tree_of
 from tests.test_floors import imports_of
 
@@ -34,6 +35,7 @@ def run(*command, cwd):
     return done.stdout
 
 
+@thorough
 class SettingsTests(SynchronousTestCase):
     """The packaging files, read as they are."""
 
@@ -89,6 +91,7 @@ class SettingsTests(SynchronousTestCase):
         self.assertEqual(found - set(required), set())
 
 
+@thorough
 class PinTests(SynchronousTestCase):
     """What CI installs: `requirements/`."""
 

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.mutation import Mutant, changed_code, find_function
 from tests import mutants
+from tests.processes import thorough
 from tests.sources import tree_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +32,7 @@ BANNED_NAMES = {"data", "info"}  # fine as a part of a name: data_dir, dataRecei
 PLACES = re.compile(r"(?<![\w.])/(?:work|root|home/[a-z]\w*|Users/[a-z]\w*)/[\w.]", re.IGNORECASE)
 # A leftover must say why, or where it is tracked: "TODO: because ..." alone says neither.
 LEFTOVER = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b(?!\([^)\s][^)]*\): \S)")
+RUN_BY_PYTEST = re.compile(r"\bskip = (?:processes\.)?SKIP\b")
 TEXT_SUFFIXES = {".py", ".md", ".cfg", ".toml", ".yaml", ".yml", ".proto", ".conf", ".csv", ".txt", ".sh", ""}
 
 
@@ -74,6 +76,7 @@ def words_of(name):
     return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
 
 
+@thorough
 class SizeTests(SynchronousTestCase):
     """Lines, functions and files stay readable."""
 
@@ -107,6 +110,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual({k: v for k, v in long.items() if k not in LONGER_FILES}, {})
 
 
+@thorough
 class NameTests(SynchronousTestCase):
     """Names say what a thing is."""
 
@@ -130,6 +134,27 @@ class NameTests(SynchronousTestCase):
             self.assertFalse(words_of(name) & BANNED_WORDS, name)
 
 
+@thorough
+class KnobTests(SynchronousTestCase):
+    """Whatever a run of CI leaves out, another one does."""
+
+    def test_run_by_one_runner_alone(self):
+        """Where coverage is counted, the least is done; trial does the rest, but for tests of processes."""
+        found = []
+        for path in sources("tests"):
+            if relative(path).startswith(("tests/cluster/", "tests/compat/", "tests/e2e/")):
+                continue  # pytest runs all of these
+            for node in ast.walk(tree_of(path)):
+                if isinstance(node, ast.ClassDef) and re.search(
+                    r"\bskip = (processes\.)?SKIP\b", ast.unparse(node)
+                ):
+                    marks = [ast.unparse(mark) for one in definitions(node) for mark in one.decorator_list]
+                    left_out = {"thorough", "in_children"} & {mark.rpartition(".")[2] for mark in marks}
+                    found += [f"{relative(path)}:{node.name}: {mark}" for mark in left_out]
+        self.assertEqual(found, [])
+
+
+@thorough
 class LeftoverTests(SynchronousTestCase):
     """Nothing of the workshop is left in the house."""
 
@@ -176,6 +201,7 @@ class LeftoverTests(SynchronousTestCase):
         self.assertEqual([relative(path) for path in (ROOT / "twisted").rglob("__init__.py")], [])
 
 
+@thorough
 class PlantedBugTests(SynchronousTestCase):
     """The banks of planted bugs go with the code; others try whether each bug is caught, for minutes."""
 
@@ -209,6 +235,7 @@ def known_bugs():
                 yield from (bug for bug in value if isinstance(getattr(bug, "mutant", bug), Mutant))
 
 
+@thorough
 class EventTests(SynchronousTestCase):
     """Log events do not get in the way of Twisted's own."""
 

@@ -5,8 +5,10 @@ from loghouse.gossip.members import MemberKey
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
 from tests.driver.town import Resident, TownTestCase
+from tests.processes import thorough
 
 
+@thorough
 class TwinTests(TownTestCase):
     """A second machine "b" beside the member, at an address of its own."""
 

@@ -40,6 +40,7 @@ from loghouse.protocol.session import Session
 from loghouse.raft.core import Raft
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
+from tests.processes import thorough
 from tests.sources import tree_of
 
 # Long-lived state that many methods change: each attribute has a comment that says what it means, and when it
@@ -125,6 +126,7 @@ def without_comment(source, known=()):
     return bare, seen
 
 
+@thorough
 class StateTests(SynchronousTestCase):
     """Whoever reads a class with much state learns what each piece of it means."""
 
@@ -169,6 +171,7 @@ def classes():
                     yield node, path.relative_to(ROOT).as_posix()
 
 
+@thorough
 class ClassTests(SynchronousTestCase):
     """A class does one thing, and its public name means one thing in the house."""
 

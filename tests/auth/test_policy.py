@@ -14,6 +14,7 @@ from loghouse.auth import policy
 from loghouse.auth.policy import ROLE_HOPS_MAX, Action, Authorizer
 from loghouse.errors import ConfigError, PermissionDeniedError
 from loghouse.limits import DECISIONS_MAX, NAME_SIZE_MAX, POLICY_RULES_MAX, POLICY_SIZE_MAX
+from tests.processes import thorough
 from tests.sources import tree_of
 
 NAMES = st.sampled_from(("ann", "bob"))
@@ -381,6 +382,7 @@ class DecisionTests(SynchronousTestCase):
                 self.assertFalse(authorizer.permits(f"s{number}", f"team-{number + 1}-x", "produce"))
                 self.assertTrue(authorizer.permits_anything(f"s{number}"))
 
+    @thorough
     @settings(deadline=None)
     @given(st.lists(st.tuples(NAMES, PATTERNS, ACTIONS), max_size=12), NAMES, LOGS, ACTIONS)
     def test_decides_as_casbin(self, rules, subject, log, action):
@@ -469,6 +471,7 @@ class DecisionTests(SynchronousTestCase):
         self.assertEqual(len(authorizer._decisions), DECISIONS_MAX)
         self.assertTrue(authorizer.permits("s7", "default", "produce"))
 
+    @thorough
     def test_enforcement_is_never_switched_off(self):
         """No code of ours calls casbin's switch that allows everything."""
         self.assertTrue(self.authorizer()._rules.enforcer.enabled)

@@ -22,6 +22,7 @@ from loghouse.limits import KIB
 from loghouse.storage.files import OsFiles
 from loghouse.testing.process import free_port
 from tests.cli.support import CommandCase, NodeCase
+from tests.processes import in_children
 from tests.storage.entries import open_directory
 from tests.test_config import PLAIN
 
@@ -334,6 +335,7 @@ class MainTests(CommandCase):
         self.assertEqual(code, 2)
         self.assertIn("COMMAND", err)
 
+    @in_children
     def test_closed_stdout(self):
         """Output into a pipe that nobody reads ends quietly with 0."""
         read_end, write_end = os.pipe()

@@ -18,6 +18,7 @@ from loghouse.protocol.entry import Codec, EntryKind
 from tests.cli.support import NodeCase
 from tests.fakes.node import BROKEN
 from tests.fakes.served import reactor_thread
+from tests.processes import in_children
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -164,6 +165,7 @@ class ProduceTests(RecordsCase):
             self.assertIn(expected, err, arguments)
             self.assertNotIn("Traceback", err)
 
+    @in_children
     def test_interrupt_reports_and_ends(self):
         """Ctrl-C during input says what is durable and exits with 130, without a traceback."""
         process = self.start("produce")
@@ -259,6 +261,7 @@ class ConsumeTests(RecordsCase):
         self.assertEqual((code, out), (5, "a\nb\n"))
         self.assertIn("checksum", err)
 
+    @in_children
     def test_follow(self):
         """--follow waits for what is appended later; --count ends it."""
         process = self.start("consume", "--offset", "2", "--follow", "--count", "2")
@@ -267,6 +270,7 @@ class ConsumeTests(RecordsCase):
         out, err = process.communicate(timeout=60)
         self.assertEqual((process.returncode, out, err), (0, b"later\n", b""))
 
+    @in_children
     def test_interrupted(self):
         """Ctrl-C ends --follow quietly with 130."""
         process = self.start("consume", "--offset", "2", "--follow")
@@ -275,6 +279,7 @@ class ConsumeTests(RecordsCase):
         _, err = process.communicate(timeout=60)
         self.assertEqual((process.returncode, err), (130, b""))
 
+    @in_children
     def test_closed_pipe(self):
         """A reader that has seen enough ends the command quietly with 0."""
         process = self.start("consume", "--follow", "--count", "100000")
@@ -287,6 +292,7 @@ class ConsumeTests(RecordsCase):
         process.stdin.close()
         process.stderr.close()
 
+    @in_children
     def test_closed_pipe_at_the_tail(self):
         """A follower whose reader went away ends at once, although nothing more is appended."""
         process = self.start("consume", "--follow", "--offset", "2")

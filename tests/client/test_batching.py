@@ -24,6 +24,7 @@ from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.checking import check_batch
 from loghouse.protocol.entry import Codec
+from tests.processes import thorough
 
 SIZES = [
     0,
@@ -56,6 +57,7 @@ class EncodingTests(SynchronousTestCase):
         self.assertEqual(record_count, len(SIZES))
         self.assertEqual(payload == encode_batch([log_pb2.Record(value=value) for value in values]), True)
 
+    @thorough
     def test_any_record(self):
         """A record with key, headers or timestamp, too; joined with others they are one batch."""
 

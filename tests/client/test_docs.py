@@ -14,6 +14,7 @@ from loghouse.client.blocking import BlockingLog
 from loghouse.client.log import AsyncLog
 from loghouse.client.loop_thread import LoopThread
 from loghouse.testing.process import Certificates, NodeProcess
+from tests.processes import in_children
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLACES = re.compile(r"[abc]\.example:8400(?:,[abc]\.example:8400)*")
@@ -70,6 +71,7 @@ class ExampleTests(SynchronousTestCase):
             self.thread.run(result)
         return printed
 
+    @in_children
     def test_all(self):
         """Every block of the document runs, and the example of every function and method."""
         self.check_document()

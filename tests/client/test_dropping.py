@@ -18,6 +18,7 @@ from loghouse.limits import UNREPORTED_BATCHES_MAX
 from tests.client.fake import FakeCase
 from tests.fakes.node import HANG
 from tests.fakes.tasks import asynchronous, until
+from tests.processes import in_children
 
 REFUSED = PermissionDeniedError("root", "produce", "default")
 SECONDS_MAX = 60
@@ -211,6 +212,7 @@ class BlockingDropTests(WarningsCase):
         await self.blocking(work)
 
 
+@in_children
 class ExitTests(FakeCase):
     """The interpreter's end: a program that appends, and ends."""
 

@@ -14,6 +14,7 @@ import loghouse
 from loghouse import errors
 from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.errors import LoghouseError
+from tests.processes import in_children
 
 GIVEN = {
     "Sequence[str]": ("one: wrong", "two: worse"),
@@ -103,6 +104,7 @@ class EveryErrorTests(SynchronousTestCase):
                 self.assertEqual(shown(again), shown(error), kind)
                 self.assertEqual(repr(again), repr(error), kind)
 
+    @in_children
     def test_process_pool(self):
         """Raised in a worker process it arrives in its parent as it was."""
         context = multiprocessing.get_context("spawn")

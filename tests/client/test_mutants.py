@@ -4,11 +4,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.mutants.clients import CLIENT
 from tests.mutants.named import survivors
-from tests.processes import long
+from tests.processes import PLANTED, long
 
 
 class MutantTests(SynchronousTestCase):
     """Every mutant of the client is caught."""
+
+    skip = PLANTED
 
     @long
     def test_client(self):

@@ -21,6 +21,7 @@ from loghouse.errors import (
 )
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState
+from tests.processes import thorough
 
 LOST = CallFailure(error=OutcomeUnknownError("the link broke"), effect=Effect.UNKNOWN, is_link=True)
 BUSY = CallFailure(error=UnavailableError("no leader is known"), effect=Effect.NOTHING)
@@ -570,6 +571,7 @@ class Walk:
 class WalkTests(SynchronousTestCase):
     """Whatever happens, what is acknowledged is in the log once, in order; what certainly failed is not."""
 
+    @thorough
     def test_walks(self):
         """Random walks of broken links, late copies, refusals, evictions and deadlines."""
         seen = {"acknowledged": 0, "unknown": 0, "certain": 0, "ids": 0}

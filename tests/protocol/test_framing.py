@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import FrameTooLargeError, ProtocolError
 from loghouse.protocol.framing import HEADER, ROOM_SIZE, WIRE, FrameBuffer, pack_header
+from tests.processes import thorough
 
 SIZE_MAX = 16
 
@@ -113,6 +114,7 @@ class FrameBufferTests(SynchronousTestCase):
             stream = stream[size:]
         self.assertEqual(frames_of([*reads, stream]), expected)
 
+    @thorough
     @settings(deadline=None, derandomize=True, max_examples=200)
     @given(
         st.lists(st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 4 * ROOM_SIZE)), max_size=6),

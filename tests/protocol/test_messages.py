@@ -15,6 +15,7 @@ from loghouse.protocol.framing import Frame, FrameBuffer
 from loghouse.protocol.gossip_messages import PushPull, SwimAck, SwimBroadcast, SwimPing
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkRole
 from tests.fuzzing import EXAMPLES
+from tests.processes import thorough
 from tests.vectors.messages import ALIVE, CLUSTER, DISK_A, MESSAGES, SUSPECT
 
 
@@ -115,6 +116,7 @@ class DamageTests(SynchronousTestCase):
                 with self.assertRaises(MalformedMessageError, msg=f"{name} cut at {size}"):
                     type(message).decode(body[:size])
 
+    @thorough
     def test_every_bit_flip(self):
         """Each flipped bit of each frame is refused, waits for more bytes, or decodes to another message."""
         for name, message, stream in MESSAGES:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import in_children, long
+from tests.processes import in_children, long, thorough
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -30,6 +30,7 @@ class SeedTests:
         self.assertIsNone(result.violation, f"{result.violation}; seed {seed}; again: {again}")
         return result
 
+    @thorough
     def test_seeds(self):
         """A few seeds of the swarm run clean, and faults of many kinds strike in them."""
         kinds = set()

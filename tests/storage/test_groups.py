@@ -12,6 +12,7 @@ from loghouse.storage.directory import DataDirectory, DiskIdentity
 from loghouse.storage.groups import BornGroups
 from loghouse.testing.crash_states import crash_states
 from loghouse.testing.disk import SimDisk
+from tests.processes import thorough
 from tests.storage.entries import CLUSTER
 from tests.storage.test_crash_states import STATES_MAX
 
@@ -251,6 +252,7 @@ def find_violation():
     return ""
 
 
+@thorough
 class CrashTests(SynchronousTestCase):
     """A power loss at any step of births and deaths."""
 

@@ -76,6 +76,7 @@ class SpecifiedTests(SynchronousTestCase):
 class ConcurrentReaderTests(SynchronousTestCase):
     """Real threads read while one appends, cuts what is not committed, and trims."""
 
+    @thorough
     def test_readers_see_whole_committed_entries(self):
         """Three readers following the log see every record once and in order, whatever the writer does."""
         directory = os.path.join(os.path.abspath(self.mktemp()), "logs", "1")
