@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -31,10 +32,19 @@ class StrangersTests(SynchronousTestCase):
     def setUp(self):
         self.folder = Path(self.mktemp()).absolute()
         self.ours = Certificates(self.folder / "ours")
-        self.other_ca = Certificates(self.folder / "other-ca")
-        self.node = NodeProcess(self.folder / "node", self.ours)
-        self.addCleanup(self.node.close)
-        self.node.start()
+
+    @cached_property
+    def other_ca(self):
+        """What a CA that is not the cluster's signed."""
+        return Certificates(self.folder / "other-ca")
+
+    @cached_property
+    def node(self):
+        """A node with TLS, which serves."""
+        node = NodeProcess(self.folder / "node", self.ours)
+        self.addCleanup(node.close)
+        node.start()
+        return node
 
     def tls(self, ca=None, own=None, name="root"):
         ca, own = ca or self.ours, own or self.ours
