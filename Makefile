@@ -11,7 +11,7 @@ ONCE ?=
 PYTEST ?= pytest
 # Which tests: files or folders, or parts of the list below. In so many processes: most of them wait most of the time.
 TESTS ?= tests
-JOBS ?= 3
+JOBS ?= 4
 # Everything in its full number, which takes half an hour; see LESS.
 FULL ?=
 CYCLES ?= 300
@@ -64,6 +64,7 @@ $(VENV)/.developed: $(VENV)/pyvenv.cfg $(SOURCES) requirements/dev.txt
 	@rm -rf build/lib
 	$(BIN)/python $(PIP_PINNED) -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
+	@$(BIN)/python -m compileall -q -j 0 loghouse tests bench
 	@touch $(VENV)/.installed $@
 
 $(PROTO_VENV)/.installed: requirements/proto.txt
