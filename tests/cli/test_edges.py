@@ -392,7 +392,7 @@ class ClusterTests(SaidCase):
             list(told),
             [
                 "cluster", "cluster_uuid", "node", "version", "term", "leader", "commit_index",
-                "lowest_offset", "next_offset", "members", "removed", "notes",
+                "lowest_offset", "next_offset", "members", "removed", "strays", "notes",
             ],
         )  # fmt: skip
         self.assertEqual(

@@ -39,7 +39,7 @@ DEFAULTS = {
     "bench consume": {"records": None, **CONNECTION},
     "servers": CONNECTION,
     "log create orders": {"name": "orders", "replicas": 3, "on": (), **SETTINGS, **CONNECTION},
-    "log list": {"strays": False, **CONNECTION},
+    "log list": {"strays": False, "watch": False, **CONNECTION},
     "log describe orders": {"name": "orders", **CONNECTION},
     "log alter orders": {"name": "orders", **SETTINGS, **CONNECTION},
     "log delete orders": {"name": "orders", "yes": False, **CONNECTION},
@@ -120,7 +120,7 @@ OPTIONS = {
         "--record-max 1KiB --rate-max 2KiB": {"record_max": 1024, "rate_max": 2048},
         "--tag a --tag b": {"tag": ["a", "b"]},
     },
-    "log list": {"--strays": {"strays": True}},
+    "log list": {"--strays --watch": {"strays": True, "watch": True}},
     "log alter orders": {
         "--retention-bytes unlimited --retention-age unlimited": {"retention_bytes": 0, "retention_age": 0},
     },
