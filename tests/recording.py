@@ -27,7 +27,7 @@ class RecordingMetrics(Metrics):
 
 def events_of(metrics):
     """Return the names of all events."""
-    return [name for name in vars(metrics) if not name.startswith("_")]
+    return [name for name in vars(metrics) if callable(vars(metrics)[name]) and not name.startswith("_")]
 
 
 def _recording(name):

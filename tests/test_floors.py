@@ -77,6 +77,7 @@ ONLY_IN = {
     "grpc": {"api.v1", "api", "client", "cli", "testing"},
     "asyncio": {"api", "client", "embedded", "runtime", "cli", "testing"},
     "casbin": {"auth"},
+    "prometheus_client": {"http"},
     "yaml": {"config", "testing"},
     "twisted": set(LEVELS) - PURE - {"client", "cli", "config", "embedded", "replica"},
 }

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.http.counters import Counters
+from loghouse.http.metric_table import TABLE
 from loghouse.metrics import NO_METRICS, Metrics
 from tests.recording import RecordingMetrics, events_of
 from tests.sources import tree_of
@@ -38,6 +40,10 @@ class MetricsTests(SynchronousTestCase):
             self.assertTrue(metric.endswith("_total"), metric)
             if labels:
                 self.assertIn(labels, event.__code__.co_varnames)
+            self.assertEqual(TABLE[metric].labels, (labels,) if labels else (), metric)
+            counters = Counters()
+            getattr(counters, name)(*[1] * (event.__code__.co_argcount - 1))
+            self.assertEqual([count for _, count in counters.of(metric)], [1], name)
 
     def test_nothing_is_counted_by_default(self):
         """Without an exporter an event does nothing, and there is nothing to hold what it tells."""

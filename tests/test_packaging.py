@@ -78,6 +78,7 @@ class SettingsTests(SynchronousTestCase):
             "grpc_status": "grpcio-status",
             "google": "protobuf",
             "yaml": "PyYAML",
+            "prometheus_client": "prometheus-client",
         }
         required = re.findall(r"(?m)^([A-Za-z0-9-]+)", self.setup["options"]["install_requires"].strip())
         found = set()

@@ -240,6 +240,7 @@ class LoneTests(ReplicaCase):
                 wall=replica._clocks.wall,
                 owner=replica,
                 read_ahead=read_ahead.return_value,
+                tally=None,
             )
 
     def test_parts(self):

@@ -32,6 +32,7 @@ from loghouse.errors import (
     short_of,
 )
 from loghouse.limits import IDENTITIES_MAX, MESSAGE_SECONDS
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.callers import Caller, Callers
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
@@ -83,6 +84,7 @@ class Guard:
         shares: Shares,
         callers: Callers,
         message_seconds: float = MESSAGE_SECONDS,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """Guard calls.
 
@@ -92,7 +94,9 @@ class Guard:
             shares: Counts what subjects hold.
             callers: The connections that calls come on.
             message_seconds: How long a call's only request may take to come.
+            metrics: Told of refusals.
         """
+        self._metrics = metrics
         self.gate = gate
         self.shares = shares
         self.callers = callers
@@ -148,7 +152,8 @@ class Guard:
         return self._identities.read(auth_context)
 
     def report(self, error: BaseException, method: str, subject: str) -> None:
-        """Write a refusal down; `subject` is empty when nobody knows whose call it was."""
+        """Count a refusal, and write it down; `subject` is empty when nobody knows whose call it was."""
+        self._metrics.request_refused(type(error).__name__)
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
             self.logger.warn(
                 "refused {method} of {peer}: {error}",

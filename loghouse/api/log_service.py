@@ -28,6 +28,7 @@ from loghouse.errors import (
     short_of,
 )
 from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, KIB, READER_SIZE_MIN, READERS_SIZE_MAX
+from loghouse.metrics import Tallies
 from loghouse.node.api import LogLike, servers_of
 from loghouse.node.gate import Gate, describe_log, proposal_alone
 from loghouse.node.long_checks import LongChecks
@@ -54,8 +55,9 @@ _Answer = Callable[[int, int, int], bytes]
 class LogService:
     """Answers the calls of `log.v1.Log` from the node behind the gate."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, tallies: Tallies | None = None) -> None:
         self._gate = gate
+        self._tallies = tallies  # counts appends and what is read; None when nobody asks for it
         self._node = gate.node
         # By group; one for each log that is appended to, as long as there is that log.
         self._coalescers: dict[int, Coalescer] = {}
@@ -199,7 +201,12 @@ class LogService:
         if coalescer is None:
             logs = self._node.logs
             self._coalescers = {group: one for group, one in self._coalescers.items() if group in logs}
-            coalescer = self._coalescers[log.group] = Coalescer(log.propose, soon(), later=later())
+            coalescer = self._coalescers[log.group] = Coalescer(
+                log.propose,
+                soon(),
+                later=later(),
+                tally=self._tallies.grpc_appends if self._tallies is not None else None,
+            )
         if proposal is None:
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
             coalescer.submit(call.subject, share)
@@ -231,6 +238,7 @@ class LogService:
         with self.reader(), call.following():
             while True:
                 fetched = await self.read_on(call, log, offset, CONSUME_SIZE)
+                self._count_out(len(fetched.frames))
                 with call.holding(len(fetched.frames)):
                     for entry in decode_entries(log.seed, fetched.frames):
                         async for record in records_from(entry, offset, share):
@@ -244,7 +252,15 @@ class LogService:
             fetched = await to_asyncio(log.fetch(request.offset, self.share_of(size_max)))
             fetched = _readable_by_all(log, fetched)
             fetched = await fitting(log.seed, fetched, request.offset, request.size_max)
-        return _fetch_response(fetched, log.group)
+        return self._fetch_answer(fetched, log.group)
+
+    def _fetch_answer(self, fetched: Fetched, group: int) -> bytes:
+        self._count_out(len(fetched.frames))
+        return _fetch_response(fetched, group)
+
+    def _count_out(self, size: int) -> None:
+        if self._tallies is not None:
+            self._tallies.grpc_bytes_out += size
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
         log = call.find_log(request.log, request.group)
@@ -256,7 +272,7 @@ class LogService:
                 fetched = _readable_by_all(log, fetched)
                 with call.holding(len(fetched.frames)):
                     fetched = await fitting(log.seed, fetched, offset, request.size_max)
-                    await call.write(_fetch_response(fetched, log.group))
+                    await call.write(self._fetch_answer(fetched, log.group))
                 offset = fetched.next_offset
 
     async def read_on(self, call: GatedCall, log: LogLike, offset: int, size_max: int) -> Fetched:

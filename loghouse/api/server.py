@@ -29,6 +29,7 @@ from loghouse.limits import (
     GRPC_STREAMS_PER_CONNECTION_MAX,
     RECORD_SIZE_MAX,
 )
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.callers import Callers
 from loghouse.node.api import NodeLike
 from loghouse.node.gate import Gate
@@ -83,6 +84,7 @@ class GrpcServer:
         callers: The connections that come through the one port.
         check_caller: Raises IdentityError for a certificate that is denied, or whose CA was removed; asked at
             every call.
+        metrics: Told of refusals, and what appends and reads are counted in.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class GrpcServer:
         shares: Shares | None = None,
         callers: Callers | None = None,
         check_caller: Callable[[Identity], None] = lambda identity: None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._credentials = credentials
         gate = self.gate = Gate(
@@ -107,12 +110,13 @@ class GrpcServer:
             anonymous="" if credentials else anonymous,
             shares=shares or Shares(),
             callers=callers or Callers(Ledger(BODIES)),
+            metrics=metrics,
         )
         self.health = HealthService(node)
         self._health_timer: asyncio.TimerHandle | None = None
         self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=CALLS_BEGUN_MAX)
         services: list[tuple[str, Any]] = [
-            (log_service.SERVICE, LogService(gate)),
+            (log_service.SERVICE, LogService(gate, metrics.tallies)),
             (cluster_service.SERVICE, ClusterService(node)),
             (logs_service.SERVICE, LogsService(gate)),
             (health.SERVICE, self.health),

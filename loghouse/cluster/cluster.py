@@ -265,6 +265,11 @@ class Cluster:
                 return view.liveness
         return None
 
+    @property
+    def members_seen(self) -> tuple[MemberView, ...]:
+        """The other nodes as gossip sees them."""
+        return self._members()
+
     def _members(self) -> tuple[MemberView, ...]:
         return self._swim.members if self._swim is not None else ()
 

@@ -113,6 +113,10 @@ class PeerSet:
         hello = self._hellos.get(entry[1])
         return hello if hello is not None and key_of(hello) == key else None
 
+    def links(self) -> list[tuple[str, PeerLink]]:
+        """Return the links to known nodes, with their names."""
+        return [(key.name, link) for key, (_, link) in self._by_key.items()]
+
     def keep(self, keys: Set[MemberKey]) -> None:
         """Hang up on every node that is not among these, and dial it no more."""
         for key in self._by_key.keys() - keys:

@@ -174,6 +174,7 @@ class Claims:
         if self._accused_incarnation >= self.incarnation:
             # Lifeguard: who is accused has probably been slow.
             self.awareness.change(+1)
+            self._metrics.suspicion_refuted()
             self._raise_above(self._accused_incarnation)
 
     # --- whose word counts --------------------------------------------------------------------
@@ -367,6 +368,7 @@ class Claims:
     def _suspect(self, member: KnownMember, incarnation: int, accuser: str) -> None:
         member.incarnation = incarnation
         if member.suspicion is None:
+            self._metrics.member_suspected()
             self._table.move(member, Liveness.SUSPECT, self._tick)
             member.suspicion = Suspicion(self.config, self._live_count, accuser, self._tick)
             self._suspects[member.key] = member

@@ -84,6 +84,7 @@ class Endpoint(Resource):
     def __init__(self, context: HttpContext) -> None:
         super().__init__()
         self.context = context
+        self._metrics = context.metrics
 
     def render(self, request: Any) -> int:
         """Answer a request, now or later."""
@@ -158,6 +159,7 @@ class Endpoint(Resource):
         self._refuse(request, error, subject)
 
     def _refuse(self, request: HttpRequest, error: BaseException, subject: str) -> None:
+        self._metrics.request_refused(type(error).__name__)
         path = request.path.decode("ascii", "replace")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
             self.logger.warn(

@@ -11,7 +11,9 @@ from twisted.web.server import NOT_DONE_YET
 
 from loghouse.config.values import Address
 from loghouse.http.answers import plain_refusal
+from loghouse.http.collector import Watched
 from loghouse.http.health import Health, Probed
+from loghouse.http.metrics import MetricsPage
 from loghouse.http.rest import RestEndpoint
 from loghouse.http.site import HttpContext, HttpSite
 from loghouse.net.one_port import listening, take_address
@@ -47,7 +49,7 @@ class Tree(Resource):
 def make_tree(context: HttpContext, node: Probed) -> Tree:
     """Return all that is served: what answers at which path is put in here, and nowhere else.
 
-    What asks who calls is an `Endpoint`.
+    What asks who calls is an `Endpoint`. `/metrics` comes with `HttpServer.watch`.
     """
     tree = Tree()
     tree.putChild(b"healthz", Health(node, is_ready=False))
@@ -65,10 +67,14 @@ class HttpServer:
         """Make the parts; nothing is bound yet."""
         self._context = context  # fixed
         self.tree = make_tree(context, node)  # fixed
-        self._site = HttpSite(self.tree, context)  # fixed
+        self.site = HttpSite(self.tree, context)  # counts connections; fixed
         self._socket: socket.socket | None = None  # has the address; made by `bind`, closed by `listen`
         self._port: Any = None  # Twisted's listening port; made by `listen`
         self.address = ""  # where a browser goes; set by `bind`
+
+    def watch(self, watched: Watched) -> None:
+        """Serve metrics, too."""
+        self.tree.putChild(b"metrics", MetricsPage(self._context, watched))
 
     def bind(self, host: str, port: int) -> int:
         """Take the address and return the port. Until `listen` the kernel refuses who connects.
@@ -92,29 +98,29 @@ class HttpServer:
         assert taken is not None
         with listening(*taken.getsockname()[:2]):
             taken.listen(BACKLOG)
-        factory: Any = self._site
+        factory: Any = self.site
         if context.tls is not None:
-            factory = BulkTlsFactory(context.tls, False, self._site, clock=context.reactor, soon=context.soon)
+            factory = BulkTlsFactory(context.tls, False, self.site, clock=context.reactor, soon=context.soon)
             factory.noisy = False
         self._port = context.reactor.adoptStreamPort(taken.fileno(), taken.family, factory)
         taken.close()
 
     def enter_stop(self) -> None:
         """Begin nothing new but answers about health, which say from now on that the node stops."""
-        self._site.close_idle()
+        self.site.close_idle()
 
     def stop(self) -> Deferred[None]:
         """Take no more connections; fires when those that are left have ended, or were cut off."""
-        self._site.close_idle()
+        self.site.close_idle()
         port, self._port = self._port, None
         closed = maybeDeferred(port.stopListening) if port is not None else succeed(None)
-        empty = self._site.when_empty()
+        empty = self.site.when_empty()
         empty.addTimeout(LAST_ANSWERS_SECONDS, self._context.reactor, lambda _, __: self.abort())
         return empty.addCallback(lambda _: closed)
 
     def abort(self) -> None:
         """Cut every connection off, and give the address back."""
-        self._site.abort_all()
+        self.site.abort_all()
         port, self._port = self._port, None
         if port is not None:
             port.stopListening()

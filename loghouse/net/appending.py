@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError, short_of
 from loghouse.limits import APPEND_COST, BODIES
+from loghouse.metrics import AppendTally
 from loghouse.net.link import Link
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, proposal_alone, refusal_of
@@ -45,7 +46,9 @@ class Appender:
         scheduler: Any,
         in_thread: Callable[..., Deferred[Any]],
         bodies: Ledger | None = None,
+        tally: AppendTally | None = None,
     ) -> None:
+        self._tally = tally  # counts what became of batches; fixed, None when nobody asks for it
         self._node = gate.node  # whose logs are appended to; fixed
         self._node_name = gate.node.name  # fixed
         self.check_batch = gate.check_batch  # checks a batch, in steps; fixed
@@ -64,7 +67,7 @@ class Appender:
         if found is None:
             logs = self._node.logs
             self._coalescers = {group: one for group, one in self._coalescers.items() if group in logs}
-            found = Coalescer(log.propose, self._soon, self.flush, entries_max=ENTRIES_MAX)
+            found = Coalescer(log.propose, self._soon, self.flush, ENTRIES_MAX, tally=self._tally)
             self._coalescers[log.group] = found
         return found
 

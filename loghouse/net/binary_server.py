@@ -19,6 +19,7 @@ from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action
 from loghouse.errors import PermissionDeniedError, RequestError, UnknownLogError
 from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, LOGS_PER_PAGE_DEFAULT, LOGS_PER_PAGE_MAX
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.appending import Appender, Appends
 from loghouse.net.link import Link
 from loghouse.node.api import LogDescription, LogLike, NodeLike, page_of, servers_of
@@ -73,12 +74,14 @@ class BinaryServer:
         scheduler: The reactor's clock.
         appends: Puts batches into the log.
         shares: Counts what subjects hold.
+        metrics: Told of refusals.
     """
 
     gate: Gate
     scheduler: Any
     appends: Appender
     shares: Shares = field(default_factory=Shares)
+    metrics: Metrics = NO_METRICS
 
 
 class BinarySession:
@@ -87,6 +90,7 @@ class BinarySession:
     def __init__(self, server: BinaryServer, link: Link, identity: Identity) -> None:
         self._server = server  # what all sessions share; fixed
         self._gate = server.gate  # checks every request; fixed
+        self._metrics = server.metrics  # told of refusals; fixed
         self._link = link  # the client's connection; fixed
         self._identity = identity  # who the client is; fixed
         assert link.session is not None
@@ -122,6 +126,7 @@ class BinarySession:
                 try:
                     self._begin(event)
                 except RequestError as error:
+                    self._metrics.request_refused(type(error).__name__)
                     self._session.refuse(event.stream, error)
             case CreditReceived():
                 self._follow_on(event.stream)
@@ -157,6 +162,13 @@ class BinarySession:
         Raises:
             RequestError: Its body is not to be read.
         """
+        try:
+            self._check_header(request, group, size)
+        except RequestError as error:
+            self._metrics.request_refused(type(error).__name__)
+            raise
+
+    def _check_header(self, request: type[Message], group: int, size: int) -> None:
         action = _ACTIONS.get(request)
         if action is None:
             self._gate.check_permission(self._identity, ANY_OBJECT, None)
@@ -265,6 +277,7 @@ class BinarySession:
         error = failure.value
         assert error is not None
         if not isinstance(error, CancelledError):
+            self._metrics.request_refused(type(error).__name__)
             self._session.refuse(stream, refusal_of(error, "a binary request", may_be_done=False))
 
     def _finish(self, _: object, stream: int) -> None:
@@ -346,6 +359,8 @@ class BinarySession:
 
     def _send_frames(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
         self._running.pop(stream, None)
+        if self._metrics.tallies is not None:
+            self._metrics.tallies.binary_bytes_out += len(fetched.frames)
         reply: Message
         if is_follow:
             reply = FollowFrames(next_offset=fetched.next_offset, frames=fetched.frames)

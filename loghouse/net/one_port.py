@@ -104,6 +104,11 @@ class OnePort:
         self.tls = TlsContexts(options.tls, clock=wall_clock) if options.tls else None  # fixed
 
     @property
+    def admission(self) -> Admission | None:
+        """Counts the connections of the port; None before `listen`."""
+        return self._listener.admission if self._listener is not None else None
+
+    @property
     def grpc_address(self) -> str:
         """The address for `GrpcServer.bind`. The first call makes the private directory."""
         if self._directory is None:
@@ -129,6 +134,7 @@ class OnePort:
         """
         assert self._socket is not None
         gate = self.gate
+        metrics = self._options.metrics
         links = LinkContext(
             binary=BinaryServer(
                 gate=gate,
@@ -139,8 +145,10 @@ class OnePort:
                     scheduler=self._reactor,
                     in_thread=self._in_thread,
                     bodies=self.shares.bodies,
+                    tally=tallies.binary_appends if (tallies := metrics.tallies) is not None else None,
                 ),
                 shares=self.shares,
+                metrics=metrics,
             ),
             watch=self.watch,
             times=self._options.times,

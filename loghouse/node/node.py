@@ -425,6 +425,11 @@ class Node(Service):
         return all(log.has_leader and log.is_writable for log in hosted)
 
     @property
+    def budgets(self) -> Budgets:
+        """What the logs here share."""
+        return self._budgets
+
+    @property
     def set_aside(self) -> Mapping[int, str]:
         """Why logs cannot be opened here, by group: their files stay until an operator has looked at them."""
         return self._named.hosted.damaged if self._named is not None else {}

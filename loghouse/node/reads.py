@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
+from loghouse.metrics import ReadTally
 from loghouse.protocol.log_state import encode_log_state
 from loghouse.replica.api import Fetched, LogBounds
 from loghouse.replica.driver import RaftDriver
@@ -34,8 +35,10 @@ class LogReads:
         member: Callable[[], RaftDriver],
         is_damaged: Callable[[], bool],
         read_failed: Callable[[BaseException], BaseException],
+        tally: ReadTally | None = None,
     ) -> None:
         """Serve a log."""
+        self._tally = tally  # counts what is read; None when nobody asks for it
         self._readers = readers  # threads for what may wait for a disk
         self._log = log
         self._member = member  # what drives the core now; raises UnavailableError while nothing does
@@ -69,8 +72,20 @@ class LogReads:
             frames, next_offset = log.read(offset, size_max, high_index)
             return Fetched(frames=frames, next_offset=next_offset)
 
-        reading = maybeDeferred(read) if log.is_hot(offset) else run_on(self._readers, read)
+        is_hot = log.is_hot(offset)
+        reading = maybeDeferred(read) if is_hot else run_on(self._readers, read)
+        if self._tally is not None:
+            reading.addCallback(self._count, self._tally, is_hot)
         return reading.addErrback(self._trimmed_meanwhile, offset).addErrback(self._read_failed)
+
+    def _count(self, fetched: Fetched, tally: ReadTally, is_hot: bool) -> Fetched:
+        if is_hot:
+            tally.reads_by_map += 1
+            tally.bytes_by_map += len(fetched.frames)
+        else:
+            tally.reads_by_pread += 1
+            tally.bytes_by_pread += len(fetched.frames)
+        return fetched
 
     def _read_failed(self, failure: Failure) -> Failure:
         assert failure.value is not None
@@ -159,4 +174,5 @@ def reads_of(replica: Replica) -> LogReads:
         member=replica.member,
         is_damaged=lambda: replica.damage is not None,
         read_failed=replica.damage_control.read_failed,
+        tally=tallies.reads if (tallies := replica.options.metrics.tallies) is not None else None,
     )

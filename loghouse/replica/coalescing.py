@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
+from loghouse.metrics import AppendTally
 from loghouse.protocol.entry import Buffer
 from loghouse.replica.api import Appended, Proposal, Propose
 from loghouse.runtime.scheduling import Cancellable, Later
@@ -63,8 +64,9 @@ class Share(Protocol):
 
 @dataclass(slots=True)
 class _Gathering:
-    """Batches on their way to one entry, in the order they came. `size` in bytes."""
+    """Batches on their way to one entry, in the order they came, the first at `began`. `size` in bytes."""
 
+    began: float = 0.0
     shares: list[Share] = field(default_factory=list)
     size: int = 0
     record_count: int = 0
@@ -88,8 +90,10 @@ class Coalescer:
         settled: Callable[[], None] = lambda: None,
         entries_max: int = 1,
         later: Later | None = None,
+        tally: AppendTally | None = None,
     ) -> None:
         """Gather for `propose`."""
+        self._tally = tally  # counts what became of batches; None when nobody asks for it
         self._append = propose
         self._soon = soon  # runs work at the end of this turn of the reactor
         self._settled = settled  # called whenever the answers to an entry have been given
@@ -115,7 +119,7 @@ class Coalescer:
     def submit_alone(self, share: Share, proposal: Proposal) -> Cancellable | None:
         """Propose a batch that may not share, behind what gathered; return what `LogLike.propose` does."""
         self.flush()
-        return self._hand_over([share], proposal, 0)
+        return self._hand_over([share], proposal, 0, self._tally.now() if self._tally is not None else 0.0)
 
     @property
     def _is_idle(self) -> bool:
@@ -132,7 +136,8 @@ class Coalescer:
             self._propose_full(subject)
             gathering = None
         if gathering is None:
-            gathering = self._gatherings[subject] = _Gathering()
+            began = self._tally.now() if self._tally is not None else 0.0
+            gathering = self._gatherings[subject] = _Gathering(began)
         gathering.shares.append(share)
         gathering.size += size
         gathering.record_count += share.record_count
@@ -165,7 +170,8 @@ class Coalescer:
         self._propose(subject, 0)
 
     def _propose(self, subject: str, counted: int) -> None:
-        shares = [share for share in self._gatherings.pop(subject).shares if share.is_wanted]
+        gathering = self._gatherings.pop(subject)
+        shares = [share for share in gathering.shares if share.is_wanted]
         if not shares:
             return
         payload, payload_crc = shares[0].payload, shares[0].payload_crc
@@ -177,20 +183,27 @@ class Coalescer:
             record_count=sum([share.record_count for share in shares]),
             subject=subject,
         )
-        self._hand_over(shares, proposal, counted)
+        self._hand_over(shares, proposal, counted, gathering.began)
 
-    def _hand_over(self, shares: list[Share], proposal: Proposal, counted: int) -> Cancellable | None:
+    def _hand_over(
+        self, shares: list[Share], proposal: Proposal, counted: int, began: float
+    ) -> Cancellable | None:
         self._under_way += counted
+        size = len(proposal.payload)
         failed = partial(self._failed, shares, counted)
         try:
-            return self._append(proposal, partial(self._appended, shares, counted), failed)
+            return self._append(proposal, partial(self._appended, shares, counted, began, size), failed)
         except Exception as error:  # a bug: tell those whom nobody else will
             failed(error)
             return None
 
-    def _appended(self, shares: list[Share], counted: int, appended: Appended) -> None:
+    def _appended(
+        self, shares: list[Share], counted: int, began: float, size: int, appended: Appended
+    ) -> None:
         self._end_entry(counted, len(shares))
         base_offset = appended.base_offset
+        if self._tally is not None:
+            self._tally.appended(len(shares), appended.record_count, size, began)
         for share in shares:
             if share.is_wanted:
                 share.appended(base_offset, appended.timestamp)
@@ -199,6 +212,8 @@ class Coalescer:
 
     def _failed(self, shares: list[Share], counted: int, error: BaseException) -> None:
         self._end_entry(counted, len(shares))
+        if self._tally is not None:
+            self._tally.count(type(error).__name__, len(shares))
         for share in shares:
             if share.is_wanted:
                 share.failed(error)

@@ -158,6 +158,8 @@ class DamageControl:
             scrub_pace: See `Scrubber`.
         """
         assert log_repair.log is not None
+        self._metrics = metrics  # told of damage that is found and repaired
+        self._mended_count = 0  # entries that were told to be repaired
         self._owner = owner  # the replica
         self._log = log = log_repair.log
         self._log_repair = log_repair  # what opened the log
@@ -243,11 +245,15 @@ class DamageControl:
         if self._owner.is_ending:
             return False
         is_member = self.is_member
+        pending = self.entry_repair.pending
         if is_member and self.entry_repair.take(error):
+            if self.entry_repair.pending > pending:
+                self._metrics.damage_found()
             return True
         place = (error.file, error.position)
         if place not in self._places and len(self._places) < PLACES_MAX:
             self._places.add(place)
+            self._metrics.damage_found()
             self.logger.critical("damage was met: {reason}", reason=str(error))
         if is_member:
             self._owner.fatal(error)
@@ -303,6 +309,9 @@ class DamageControl:
     def tick(self) -> None:
         """Read and mend what is due."""
         self.entry_repair.look(self._clocks.monotonic())
+        if self.entry_repair.mended != self._mended_count:
+            self._metrics.damage_repaired(self.entry_repair.mended - self._mended_count)
+            self._mended_count = self.entry_repair.mended
         self.scrubber.look()
         self._look_at_loss()
 

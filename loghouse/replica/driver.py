@@ -24,6 +24,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.limits import MICROSECONDS, SYNC_GROUP_SIZE_MAX
+from loghouse.metrics import GroupTally
 from loghouse.protocol.configuration import Configuration, decode_trim
 from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.protocol.message import Message
@@ -132,6 +133,7 @@ class RaftDriver:
         wall: Callable[[], float],
         owner: ReplicaLike,
         read_ahead: ReadAhead | None = None,
+        tally: GroupTally | None = None,
     ) -> None:
         """Take over a core and its log; nothing happens before `start`."""
         self.raft = raft  # the core; the same one for life
@@ -140,6 +142,10 @@ class RaftDriver:
         self._soon = soon  # runs work at the end of this turn of the reactor
         self._later = later  # runs work after so many seconds
         self._wall = wall  # seconds since the epoch, for timestamps
+        self._tally = tally  # counts groups of writes; fixed, None when nobody asks for it
+        self._queued_at = 0.0  # when the first of `_to_write` came, by the tally's clock
+        # When a leader's own disk had which entry, until a majority has it; 0 while none is followed.
+        self._durable_at, self._followed_index = 0.0, 0
         self._owner = owner  # is told of roles, commits, damage and full disks
         # The core's way to the log when that is not the log itself, else None.
         self._read_ahead = read_ahead
@@ -404,8 +410,11 @@ class RaftDriver:
         if ready.soft_state is not None:
             if self._read_ahead is not None:
                 self._read_ahead.forget()
+            self._durable_at = 0.0
             self._owner.role_changed(ready.soft_state)
         if ready.waits_for_disk:
+            if self._tally is not None and not self._to_write:
+                self._queued_at = self._tally.now()
             self._to_write.append(ready)
         if ready.snapshot is not None:
             self._unsettled.skipped(ready.snapshot.index, ready.snapshot.term)
@@ -435,7 +444,14 @@ class RaftDriver:
         if not must_persist:
             self._finish_write()
             return True
-        self._write = GroupWrite(self._log, group)
+        tally = self._tally
+        if tally is None:
+            self._write = GroupWrite(self._log, group)
+        else:
+            self._write = GroupWrite(self._log, group, tally.now)
+            tally.queue.observe(tally.now() - self._queued_at)
+            tally.entries.observe(self._write.entry_count)
+            tally.bytes.observe(size)
         self._is_at_disk = True
         if has_sent:
             # Behind what was sent, which leaves at the end of this turn: others' disks then work beside this
@@ -454,6 +470,8 @@ class RaftDriver:
 
     def _written(self, _: None) -> None:
         self._is_at_disk = False
+        if self._tally is not None and self._write is not None:
+            self._count_write(self._tally, self._write)
         try:
             if self.is_full:
                 self.is_full = False
@@ -468,6 +486,16 @@ class RaftDriver:
             self._schedule()
         except Exception as error:
             self._owner.fatal(error)
+
+    def _count_write(self, tally: GroupTally, write: GroupWrite) -> None:
+        """Count a group that is durable now, and follow its last entry to a majority if none is followed."""
+        tally.write.observe(write.write_seconds)
+        tally.sync.observe(write.sync_seconds)
+        if write.last_index and not self._durable_at and self.raft.role is Role.LEADER:
+            if self.raft.commit_index >= write.last_index:
+                tally.replication.observe(0.0)
+            else:
+                self._durable_at, self._followed_index = tally.now(), write.last_index
 
     def _not_written(self, error: BaseException) -> None:
         self._is_at_disk = False
@@ -508,6 +536,10 @@ class RaftDriver:
             self._unsettled.committed(entry.index, entry.term, entry.timestamp)
             trim = decode_trim(bytes(entry.payload)) if entry.kind == EntryKind.TRIM else 0
             self._applied.append((entry.index, entry.next_offset, trim))
+        if self._durable_at and entries[-1].index >= self._followed_index:
+            assert self._tally is not None
+            self._tally.replication.observe(self._tally.now() - self._durable_at)
+            self._durable_at = 0.0
         self._publish()
 
     def _publish(self) -> None:

@@ -15,9 +15,16 @@ from loghouse.storage.log import Log
 class GroupWrite:
     """Writes the group on the disk thread; goes on where a full disk stopped it."""
 
-    def __init__(self, log: Log, group: list[Ready]) -> None:
-        """Take the group apart: its steps, in the order that `Ready` asks for."""
+    def __init__(self, log: Log, group: list[Ready], now: Callable[[], float] | None = None) -> None:
+        """Take the group apart: its steps, in the order that `Ready` asks for.
+
+        Args:
+            now: Seconds that only rise, to measure the steps with; None measures nothing.
+        """
         self._log = log
+        self._now = now
+        self.entry_count = self.last_index = 0
+        self.write_seconds = self.sync_seconds = 0.0  # set by `run`
         self._commit_index = group[-1].commit_index
         self._steps: deque[Callable[[], None]] = deque()
         entries: list[Entry] = []
@@ -37,6 +44,8 @@ class GroupWrite:
 
     def _flush(self, entries: list[Entry]) -> None:
         if entries:
+            self.entry_count += len(entries)
+            self.last_index = entries[-1].index
             self._steps.append(self._append_step(tuple(entries)))
             entries.clear()
 
@@ -55,7 +64,12 @@ class GroupWrite:
 
     def run(self) -> None:
         """Do the steps that are left, then sync."""
+        now = self._now
+        began = now() if now is not None else 0.0
         while self._steps:
             self._steps[0]()
             self._steps.popleft()
+        written = now() if now is not None else 0.0
         self._log.sync(self._commit_index)
+        if now is not None:
+            self.write_seconds, self.sync_seconds = written - began, now() - written

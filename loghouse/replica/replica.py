@@ -108,6 +108,7 @@ class Replica:
         assert opened.log is not None
         self._owner = owner  # the node, for this log; fixed
         self.options = options  # where it is and how it works; others after `change`
+        self._metrics = options.metrics  # told of elections; fixed
         self._clocks = clocks  # time; fixed
         self._rng = rng  # makes election timeouts and ids of requests; fixed
         self._disk = disk  # runs writes on the disk's thread, in order; fixed
@@ -119,6 +120,8 @@ class Replica:
         self._is_renewing = False  # True while the disk thread syncs between one driver and the next
         self.is_writable = True  # whether the disk takes appends; set by the disk room, False once stopped
         self.has_leader = False  # whether a leader is known; set at each change of role, False once stopped
+        self._last_leader = 0  # the last member that was known to lead; 0 before there was one
+        self._last_role = Role.FOLLOWER  # the role last told
         # What this log shares with the others of the node; fixed.
         self._budgets = budgets or Budgets.for_node(options.raft)
         # What is done about damage in the log; fixed.
@@ -205,6 +208,7 @@ class Replica:
             wall=clocks.wall,
             owner=self,
             read_ahead=read_ahead,
+            tally=tallies.groups if (tallies := self.options.metrics.tallies) is not None else None,
         )
         name_lines(self.options.log_name, driver)
         return driver
@@ -353,6 +357,12 @@ class Replica:
     def role_changed(self, state: SoftState) -> None:
         """Role, leader or term are others now."""
         self.has_leader = state.leader != 0
+        if state.leader not in (0, self._last_leader):
+            self._last_leader = state.leader
+            self._metrics.leader_changed()
+        if self._last_role is Role.CANDIDATE and state.role is not Role.LEADER:
+            self._metrics.election_lost()
+        self._last_role = state.role
         self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
         self._owner.role_changed(state)
 

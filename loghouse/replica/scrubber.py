@@ -81,6 +81,14 @@ class Scrubber:
             self._exam = Examination(self._files, segment, is_end_exact=is_end_exact)
         self._step(self._exam, now)
 
+    @property
+    def pass_ratio(self) -> float:
+        """How much of the pass that is under way is read; 0 between two."""
+        if self._pass_began is None:
+            return 0.0
+        whole = sum(segment.size for segment in self._log.sealed_segments())
+        return min(1.0, self._size / whole) if whole else 1.0
+
     def _next_segment(self) -> Segment | None:
         """Return the first sealed segment behind the last one read whose entries are all committed."""
         committed = self._owner.committed_index
@@ -135,6 +143,8 @@ class Scrubber:
                 size = outcome
                 self._judge(exam)
             self._size += size
+            if size:
+                self._metrics.bytes_scrubbed(size)
             seconds = size / self.rate if self.rate else 0.0  # it was switched off meanwhile
             by_rate = self._pace.due(seconds, max(self._due, began - LATE_SECONDS_MAX)) + seconds
             self._due = max(by_rate, now + REST_FACTOR * (now - began))

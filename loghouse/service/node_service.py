@@ -34,6 +34,9 @@ from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.config.settings import LoggingConfig, NodeConfig
 from loghouse.errors import LoghouseError, ReloadRefusedError
 from loghouse.gossip import config as swim_config
+from loghouse.http.collector import Watched
+from loghouse.http.counters import Counters
+from loghouse.http.delays import Delays
 from loghouse.http.server import HttpServer
 from loghouse.http.site import HttpContext
 from loghouse.http.tls import HttpTls
@@ -129,7 +132,10 @@ class NodeService(Service):
 
     def __init__(self, config: NodeConfig, reactor: Any, metrics: Metrics = NO_METRICS) -> None:
         self._config = config
+        if metrics is NO_METRICS and config.http_listen is not None:
+            metrics = Counters()  # somebody may ask
         self._metrics = metrics
+        self._heartbeat = Delays(reactor)
         self._reactor = reactor
         self._watches: list[FileWatch] = []
         self._http: HttpServer | None = None  # made by the start; None without `http_listen`
@@ -197,6 +203,7 @@ class NodeService(Service):
             listen=str(config.listen),
         )
         if self._http is not None:
+            self._heartbeat.start()
             self.logger.info("HTTP on {address}", address=self._http.address)
 
     def _join(self) -> None:
@@ -350,6 +357,7 @@ class NodeService(Service):
             check_caller=credentials.check if credentials is not None else lambda identity: None,
             shares=self._one_port.shares,
             callers=self._one_port.callers,
+            metrics=self._metrics,
         )
         server.bind(self._one_port.grpc_address)
         if config.grpc_listen is not None:
@@ -384,6 +392,19 @@ class NodeService(Service):
         )
         self._gates.append(context.gate)
         server = HttpServer(context, self.node)
+        if isinstance(self._metrics, Counters):
+            server.watch(
+                Watched(
+                    node=self.node,
+                    cluster=self.cluster,
+                    one_port=self._one_port,
+                    site=server.site,
+                    counters=self._metrics,
+                    heartbeat=self._heartbeat,
+                    credentials=credentials,
+                    monotonic=time.monotonic,
+                )
+            )
         server.bind(listen.host, listen.port)
         return server
 
@@ -430,6 +451,7 @@ class NodeService(Service):
             self.cluster.stop("the node is stopping")
         await self._one_port.leave_nodes(LEAVE_SECONDS_MAX)
         self._one_port.abort()
+        self._heartbeat.stop()
         if self._http is not None:
             await self._http.stop()
         await self.node.stopService()

@@ -217,6 +217,12 @@ class ReadableLog:
                 raise damage.error()
 
     @property
+    def size(self) -> int:
+        """Bytes in use of all segments."""
+        view = self._view
+        return sum(segment.end.position for segment in view.segments[:-1]) + view.end.position
+
+    @property
     def active_size(self) -> int:
         """Bytes in use of the segment that takes appends."""
         return self._view.end.position

@@ -64,6 +64,13 @@ class Client(Protocol):
         return self.received
 
 
+async def connect_to(case, port):
+    """Return a plain connection to a port, cut at the test's end."""
+    client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Client())
+    case.addCleanup(client.cut)
+    return client
+
+
 class HttpCase(SecuredCase):
     """A server of a fake node, whose policy permits root everything and nobody else anything."""
 
@@ -106,12 +113,11 @@ class HttpCase(SecuredCase):
 
     @property
     def site(self):
-        return self.server._site
+        return self.server.site
 
     async def connect(self):
         """Return a plain connection."""
-        client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Client())
-        self.addCleanup(client.cut)
+        client = await connect_to(self, self.port)
         await until(lambda: self.site._channels)
         return client
 

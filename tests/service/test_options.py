@@ -146,6 +146,7 @@ class OptionsTests(ServiceCase):
                 "record_size_max": 64 * KIB,
                 "shares": port.shares,
                 "callers": port.callers,
+                "metrics": metrics,
             },
         )
         self.assertIs(service.cluster.options.metrics, metrics)

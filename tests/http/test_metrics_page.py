@@ -1,0 +1,221 @@
+"""/metrics of a node in this process: read by the official parser, bounded, and complete."""
+
+import gc
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from loghouse.api.v1 import log_pb2
+from loghouse.http.counters import OTHER, Counters
+from loghouse.http.delays import HEARTBEAT_SECONDS, Delays
+from loghouse.http.metric_table import COUNTER, HISTOGRAM, LOGS_SHOWN_MAX, TABLE, VALUES_MAX
+from loghouse.metrics import SECONDS, AppendTally, Distribution
+from loghouse.protocol.batch import encode_batch
+from loghouse.testing.process import free_port
+from tests.http.case import connect_to
+from tests.service.case import ServiceCase, turn
+
+MONITORING = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
+PROCESS = {
+    "process_virtual_memory_bytes",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_cpu_seconds",
+    "process_open_fds",
+    "process_max_fds",
+}
+SIZE_MAX = 200_000
+
+
+class ScrapeCase(ServiceCase):
+    """A node that serves HTTP."""
+
+    async def serve(self, *lines, **arguments):
+        self.http_port = free_port()
+        service = self.start(f"http_listen: 127.0.0.1:{self.http_port}", *lines, **arguments)
+        await self.lead(service)
+        return service
+
+    async def scrape(self):
+        """Return the text, and the families by name."""
+        client = await connect_to(self, self.http_port)
+        client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        status, headers, body = await client.answer()
+        self.assertEqual(status, 200, body)
+        self.assertEqual(headers["content-type"], "text/plain; version=0.0.4; charset=utf-8")
+        client.cut()
+        return body, {family.name: family for family in text_string_to_metric_families(body.decode())}
+
+
+class PageTests(ScrapeCase):
+    """What is on the page."""
+
+    async def test_every_metric(self):
+        """The page has every metric of the table, of its kind, and nothing else but the process's own."""
+        await self.serve(security=self.write_tls_files())
+        _, families = await self.scrape()
+        names = {name.removesuffix("_total") for name in TABLE}
+        self.assertEqual(set(families), names | PROCESS)
+        for name, described in TABLE.items():
+            family = families[name.removesuffix("_total")]
+            self.assertEqual((family.type, family.documentation), (described.kind, described.text), name)
+            for sample in family.samples:
+                self.assertEqual(set(sample.labels) - {"le"}, set(described.labels), name)
+
+    async def test_names(self):
+        """Names follow Prometheus' conventions: base units, and `_total` for what only grows."""
+        units = ("_seconds", "_bytes", "_ratio", "_info", "_total", "_entries", "_offset", "_frames")
+        counts = {
+            "loghouse_ready", "loghouse_hindered_logs", "loghouse_logs", "loghouse_log_leader",
+            "loghouse_log_term", "loghouse_log_segments", "loghouse_peer_link_up", "loghouse_gossip_members",
+            "loghouse_connections", "loghouse_shares_held", "loghouse_damaged_segments",
+        }  # fmt: skip
+        for name, described in TABLE.items():
+            self.assertRegex(name, r"^loghouse_[a-z_]+$")
+            self.assertEqual(name.endswith("_total"), described.kind == COUNTER, name)
+            self.assertEqual(not name.endswith(units), name in counts, name)
+            self.assertNotRegex(name, "milli|micro|percent|kilo|mib")
+
+    async def test_appends(self):
+        """An append moves its counters and each part of its way."""
+        service = await self.serve()
+        connection = await self.connect()
+        batch = encode_batch([log_pb2.Record(value=b"x" * 100)])
+        await connection.produce(batch, record_count=1)
+        await connection.fetch(0)
+        _, families = await self.scrape()
+        values = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in families.values()
+            for sample in family.samples
+        }
+        self.assertEqual(values["loghouse_appends_total", "binary", "appended"], 1)
+        self.assertEqual(values["loghouse_append_records_total", "binary"], 1)
+        self.assertEqual(values["loghouse_append_bytes_total", "binary"], len(batch))
+        self.assertEqual(values["loghouse_append_seconds_count", "binary"], 1)
+        self.assertGreater(values["loghouse_append_seconds_sum", "binary"], 0)
+        for name in ("disk_write_seconds", "disk_sync_seconds", "append_queue_seconds", "write_group_bytes"):
+            self.assertGreaterEqual(values[f"loghouse_{name}_count",], 1, name)
+        self.assertGreater(values["loghouse_fetch_bytes_total", "binary"], len(batch))
+        self.assertEqual(values["loghouse_reads_total", "map"], 1)
+        self.assertEqual(values["loghouse_log_next_offset", "default"], 1)
+        self.assertEqual(values["loghouse_log_leader", "default"], 1)
+        self.assertEqual(values["loghouse_ready",], 1)
+        self.assertEqual(service.node.name, "n1")
+
+    async def test_thousand_logs(self):
+        """With a thousand logs the page has at most 200 kB: some logs have series of their own."""
+        service = await self.serve()
+        template = service.node.membership
+        for group in range(1000, 2000):
+            log = service.node.serve(f"log-with-a-rather-long-name-of-some-team-{group}", group)
+            log.replica = template.replica
+        self.addCleanup(lambda: [service.node.forget(log) for log in list(service.node.logs.values())[1:]])
+        body, families = await self.scrape()
+        self.assertLess(len(body), SIZE_MAX)
+        self.assertEqual(len(families["loghouse_log_term"].samples), LOGS_SHOWN_MAX)
+        [leaders] = [one for one in families["loghouse_logs"].samples if one.labels["role"] == "leader"]
+        self.assertGreaterEqual(leaders.value, 1000)
+        for log in list(service.node.logs.values()):
+            if log.group >= 1000:
+                log.replica = None
+
+    async def test_beats(self):
+        """The heartbeat runs while the node does."""
+        service = await self.serve()
+        self.reactor.clock.advance(HEARTBEAT_SECONDS)
+        await turn()
+        _, families = await self.scrape()
+        [count] = [
+            one.value
+            for one in families["loghouse_event_loop_delay_seconds"].samples
+            if one.name.endswith("_count")
+        ]
+        self.assertGreaterEqual(count, 1)
+        await service.stopService()
+        self.assertEqual(self.reactor.clock.getDelayedCalls(), [])
+
+    async def test_certificates(self):
+        """When the certificate and the CA expire."""
+        await self.serve(security=self.write_tls_files())
+        _, families = await self.scrape()
+        samples = families["loghouse_certificate_expiry_timestamp_seconds"].samples
+        self.assertEqual({one.labels["file"] for one in samples}, {"certificate", "ca"})
+
+
+class DocumentTests(SynchronousTestCase):
+    """docs/monitoring.md and the code say the same."""
+
+    def test_table(self):
+        """Each metric is in the page's table once, with its labels and its text, in this order."""
+        rows = re.findall(
+            r"(?m)^\| `(loghouse_\w+)(?:\{([\w, ]+)\})?` \| (\w+) \| (.+) \|$", MONITORING.read_text()
+        )
+        expected = [(name, ", ".join(one.labels), one.kind, one.text) for name, one in TABLE.items()]
+        self.assertEqual(rows, expected)
+
+
+class CountersTests(SynchronousTestCase):
+    """What is counted, and in which range."""
+
+    def test_bounded(self):
+        """A label has so many values; what comes later is counted as others."""
+        counters = Counters()
+        for number in range(VALUES_MAX + 5):
+            counters.peer_dialled(f"n{number}")
+        found = dict(counters.of("loghouse_peer_dials_total"))
+        self.assertEqual((len(found), found[OTHER]), (VALUES_MAX + 1, 5))
+
+    def test_distribution(self):
+        """A value at a bound is within it; one above the last is in the last place."""
+        found = Distribution((1.0, 2.0))
+        for value in (0.5, 1.0, 1.5, 2.0, 9.0):
+            found.observe(value)
+        found.observe(9.0, 2)
+        self.assertEqual((found.counts, found.total), ([2, 2, 3], 32.0))
+
+    def test_appends(self):
+        """Appends that share an entry share its time."""
+        now = iter([3.0])
+        tally = AppendTally(lambda: next(now))
+        tally.appended(64, 64, 1000, 2.5)
+        tally.count("NotLeaderError", 2)
+        self.assertEqual(tally.outcomes, {"appended": 64, "NotLeaderError": 2})
+        self.assertEqual((tally.records, tally.bytes, tally.seconds.total), (64, 1000, 32.0))
+
+    def test_histograms(self):
+        """Every histogram has bounds that rise."""
+        self.assertEqual(list(SECONDS), sorted(SECONDS))
+        self.assertTrue(any(one.kind == HISTOGRAM for one in TABLE.values()))
+
+
+class HeartbeatTests(SynchronousTestCase):
+    """How late, and how long."""
+
+    def test_late(self):
+        """A beat that comes late says by how much."""
+        clock, times = Clock(), [0.0]
+        beat = Delays(clock, lambda: times[0])
+        beat.start()
+        self.addCleanup(beat.stop)
+        times[0] = 0.1
+        clock.advance(HEARTBEAT_SECONDS)
+        times[0] = 0.5
+        clock.advance(HEARTBEAT_SECONDS)
+        self.assertEqual(sum(beat.delays.counts), 2)
+        self.assertAlmostEqual(beat.delays.total, 0.3)
+
+    def test_collections(self):
+        """Each garbage collection is timed, until the end."""
+        times = iter(range(100))
+        beat = Delays(Clock(), lambda: float(next(times)))
+        beat.start()
+        gc.collect()
+        beat.stop()
+        count = sum(beat.pauses.counts)
+        self.assertGreaterEqual(count, 1)
+        gc.collect()
+        self.assertEqual(sum(beat.pauses.counts), count)
