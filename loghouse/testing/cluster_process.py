@@ -54,17 +54,20 @@ class ClusterProcess:
         settings: str = "",
         is_proxied: bool = False,
         has_grpc_ports: bool = False,
+        has_http_ports: bool = False,
     ) -> None:
         """Write certificates and settings; nothing is started.
 
         Args:
             settings: More YAML for every node.yaml, at the top level.
             has_grpc_ports: Every node has a second port for gRPC alone, and tells clients of it.
+            has_http_ports: Every node serves HTTP, without TLS, at its `http_port`.
         """
         self.folder = folder
         self.cluster = cluster
         self.settings = settings
         self.has_grpc_ports = has_grpc_ports
+        self.has_http_ports = has_http_ports
         self.certificates = certificates or Certificates(folder / "certs", cluster)
         self.proxies = Proxies() if is_proxied else None
         self._proxy_of: dict[str, LinkProxy] = {}
@@ -81,6 +84,9 @@ class ClusterProcess:
     def _make(self, number: int) -> NodeProcess:
         name = f"node-{number}"
         port = f"grpc_listen: 127.0.0.1:{free_port()}\n" if self.has_grpc_ports else ""
+        http_port = free_port() if self.has_http_ports else 0
+        if http_port:
+            port += f"http_listen: 127.0.0.1:{http_port}\n"
         node = NodeProcess(
             self.folder / name,
             self.certificates,
@@ -88,6 +94,7 @@ class ClusterProcess:
             cluster=self.cluster,
             settings=self.settings + port,
         )
+        node.http_port = http_port
         if self.proxies is not None:
             target = ("127.0.0.1", node.port)
             self._proxy_of[name] = self.proxies.add(target, self._source_of, seed=number)

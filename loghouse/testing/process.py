@@ -134,6 +134,7 @@ class NodeProcess:
         self.name = name
         self.cluster = cluster
         self.port = free_port()
+        self.http_port = 0  # where its settings say that it serves HTTP; 0: nowhere
         self.data_dir = folder / "data"
         self.output_path = folder / "output.log"
         self.process: subprocess.Popen[bytes] | None = None
