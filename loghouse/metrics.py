@@ -30,19 +30,20 @@ class Distribution:
         self.total += value * times
 
 
-class AppendTally:
-    """What became of the appends that came by one door.
+class DoorTally:
+    """What became of the appends that came by one door, and what went out there.
 
     They are counted entry by entry: the appends of one entry, up to hundreds, cost as much as one.
     """
 
-    __slots__ = ("bytes", "now", "outcomes", "records", "seconds")
+    __slots__ = ("bytes", "bytes_out", "now", "outcomes", "records", "seconds")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now  # seconds that only rise
         self.outcomes: dict[str, int] = {}  # how many, by `appended` or the class of what they were told
         self.records = 0  # appended
         self.bytes = 0  # appended, as they came
+        self.bytes_out = 0  # of entries given to clients
         self.seconds = Distribution(SECONDS)  # from the first batch's arrival at its entry to the answers
 
     def appended(self, append_count: int, record_count: int, size: int, began: float) -> None:
@@ -86,11 +87,10 @@ class ReadTally:
 class Tallies:
     """What is counted where a call for each event would cost too much."""
 
-    __slots__ = ("binary_appends", "binary_bytes_out", "groups", "grpc_appends", "grpc_bytes_out", "reads")
+    __slots__ = ("binary", "groups", "grpc", "http", "reads")
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self.binary_appends, self.grpc_appends = AppendTally(now), AppendTally(now)
-        self.binary_bytes_out = self.grpc_bytes_out = 0  # frames given to clients
+        self.binary, self.grpc, self.http = DoorTally(now), DoorTally(now), DoorTally(now)
         self.groups = GroupTally(now)
         self.reads = ReadTally()
 

@@ -28,7 +28,7 @@ from loghouse.errors import (
     short_of,
 )
 from loghouse.limits import FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX, KIB, READER_SIZE_MIN, READERS_SIZE_MAX
-from loghouse.metrics import Tallies
+from loghouse.metrics import DoorTally
 from loghouse.node.api import LogLike, servers_of
 from loghouse.node.gate import Gate, describe_log, proposal_alone
 from loghouse.node.long_checks import LongChecks
@@ -55,9 +55,9 @@ _Answer = Callable[[int, int, int], bytes]
 class LogService:
     """Answers the calls of `log.v1.Log` from the node behind the gate."""
 
-    def __init__(self, gate: Gate, tallies: Tallies | None = None) -> None:
+    def __init__(self, gate: Gate, tally: DoorTally | None = None) -> None:
         self._gate = gate
-        self._tallies = tallies  # counts appends and what is read; None when nobody asks for it
+        self._tally = tally  # counts appends and what is read; None when nobody asks for it
         self._node = gate.node
         # By group; one for each log that is appended to, as long as there is that log.
         self._coalescers: dict[int, Coalescer] = {}
@@ -205,7 +205,7 @@ class LogService:
                 log.propose,
                 soon(),
                 later=later(),
-                tally=self._tallies.grpc_appends if self._tallies is not None else None,
+                tally=self._tally,
             )
         if proposal is None:
             # grpc hands over about one call a turn of the loop: waiting for its end would gather nothing.
@@ -238,7 +238,6 @@ class LogService:
         with self.reader(), call.following():
             while True:
                 fetched = await self.read_on(call, log, offset, CONSUME_SIZE)
-                self._count_out(len(fetched.frames))
                 with call.holding(len(fetched.frames)):
                     for entry in decode_entries(log.seed, fetched.frames):
                         async for record in records_from(entry, offset, share):
@@ -252,15 +251,14 @@ class LogService:
             fetched = await to_asyncio(log.fetch(request.offset, self.share_of(size_max)))
             fetched = _readable_by_all(log, fetched)
             fetched = await fitting(log.seed, fetched, request.offset, request.size_max)
-        return self._fetch_answer(fetched, log.group)
+        self.count_out(fetched)
+        return _fetch_response(fetched, log.group)
 
-    def _fetch_answer(self, fetched: Fetched, group: int) -> bytes:
-        self._count_out(len(fetched.frames))
-        return _fetch_response(fetched, group)
-
-    def _count_out(self, size: int) -> None:
-        if self._tallies is not None:
-            self._tallies.grpc_bytes_out += size
+    def count_out(self, fetched: Fetched) -> Fetched:
+        """Count what is read for a client; return it."""
+        if self._tally is not None:
+            self._tally.bytes_out += len(fetched.frames)
+        return fetched
 
     async def _fetch_stream(self, call: Call, request: Any) -> None:
         log = call.find_log(request.log, request.group)
@@ -272,14 +270,14 @@ class LogService:
                 fetched = _readable_by_all(log, fetched)
                 with call.holding(len(fetched.frames)):
                     fetched = await fitting(log.seed, fetched, offset, request.size_max)
-                    await call.write(self._fetch_answer(fetched, log.group))
+                    await call.write(_fetch_response(fetched, log.group))
                 offset = fetched.next_offset
 
     async def read_on(self, call: GatedCall, log: LogLike, offset: int, size_max: int) -> Fetched:
         """Return entries from `offset` on, sleeping in the node while there are none."""
         await to_asyncio(log.wait_for(offset))
         call.find_log(log.name, log.group)  # it may have waited for days: is there still, and may the caller?
-        return await to_asyncio(log.fetch(offset, self.share_of(size_max)))
+        return self.count_out(await to_asyncio(log.fetch(offset, self.share_of(size_max))))
 
     @contextmanager
     def reader(self) -> Iterator[None]:

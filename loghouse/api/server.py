@@ -115,8 +115,12 @@ class GrpcServer:
         self.health = HealthService(node)
         self._health_timer: asyncio.TimerHandle | None = None
         self._server = aio.server(options=channel_options(), maximum_concurrent_rpcs=CALLS_BEGUN_MAX)
+        tallies = metrics.tallies
         services: list[tuple[str, Any]] = [
-            (log_service.SERVICE, LogService(gate, metrics.tallies)),
+            (
+                log_service.SERVICE,
+                LogService(gate, tallies.grpc if tallies is not None else None),
+            ),
             (cluster_service.SERVICE, ClusterService(node)),
             (logs_service.SERVICE, LogsService(gate)),
             (health.SERVICE, self.health),

@@ -26,7 +26,7 @@ from loghouse.http.counters import Counters
 from loghouse.http.delays import Delays
 from loghouse.http.metric_table import COUNTER, HISTOGRAM, LOGS_SHOWN_MAX, TABLE
 from loghouse.http.site import HttpSite
-from loghouse.metrics import AppendTally, Distribution
+from loghouse.metrics import Distribution, DoorTally
 from loghouse.net.one_port import OnePort
 from loghouse.net.peer import PeerState
 from loghouse.node.condition import Hindrance
@@ -135,12 +135,9 @@ def _buckets(distribution: Distribution) -> list[tuple[str, float]]:
 def _tallied(counters: Counters) -> Iterator[Sample]:
     tallies = counters.tallies
     assert tallies is not None
-    for api, tally, size in (
-        ("binary", tallies.binary_appends, tallies.binary_bytes_out),
-        ("grpc", tallies.grpc_appends, tallies.grpc_bytes_out),
-    ):
+    for api, tally in (("binary", tallies.binary), ("grpc", tallies.grpc), ("http", tallies.http)):
         yield from _appends(api, tally)
-        yield "loghouse_fetch_bytes_total", (api,), size
+        yield "loghouse_fetch_bytes_total", (api,), tally.bytes_out
     groups, reads = tallies.groups, tallies.reads
     yield "loghouse_append_queue_seconds", (), groups.queue
     yield "loghouse_disk_write_seconds", (), groups.write
@@ -154,7 +151,7 @@ def _tallied(counters: Counters) -> Iterator[Sample]:
     yield "loghouse_read_bytes_total", ("pread",), reads.bytes_by_pread
 
 
-def _appends(api: str, tally: AppendTally) -> Iterator[Sample]:
+def _appends(api: str, tally: DoorTally) -> Iterator[Sample]:
     for outcome, count in {"appended": 0, **tally.outcomes}.items():
         yield "loghouse_appends_total", (api, outcome), count
     yield "loghouse_append_records_total", (api,), tally.records

@@ -26,7 +26,7 @@ class RestEndpoint(Endpoint):
 
     def __init__(self, context: HttpContext) -> None:
         super().__init__(context)
-        self._service = RestService(context.gate, context.shares)
+        self._service = RestService(context.gate, context.shares, metrics=context.metrics)
 
     def _behaviour(self, request: HttpRequest) -> Answering | HttpAnswer:
         problem = origin_problem(request, is_plain=self.context.tls is None)
@@ -54,6 +54,7 @@ class RestEndpoint(Endpoint):
         return None
 
     def _refuse(self, request: HttpRequest, error: BaseException, subject: str) -> None:
+        self._metrics.request_refused(type(error).__name__)
         where = request.path.decode("ascii", "replace")
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
             self.logger.warn("refused {method}: {error}", method=where, error=error)

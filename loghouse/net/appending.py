@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 
 from loghouse.errors import OutcomeUnknownError, ResourceExhaustedError, short_of
 from loghouse.limits import APPEND_COST, BODIES
-from loghouse.metrics import AppendTally
+from loghouse.metrics import DoorTally
 from loghouse.net.link import Link
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, proposal_alone, refusal_of
@@ -46,7 +46,7 @@ class Appender:
         scheduler: Any,
         in_thread: Callable[..., Deferred[Any]],
         bodies: Ledger | None = None,
-        tally: AppendTally | None = None,
+        tally: DoorTally | None = None,
     ) -> None:
         self._tally = tally  # counts what became of batches; fixed, None when nobody asks for it
         self._node = gate.node  # whose logs are appended to; fixed

@@ -360,7 +360,7 @@ class BinarySession:
     def _send_frames(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
         self._running.pop(stream, None)
         if self._metrics.tallies is not None:
-            self._metrics.tallies.binary_bytes_out += len(fetched.frames)
+            self._metrics.tallies.binary.bytes_out += len(fetched.frames)
         reply: Message
         if is_follow:
             reply = FollowFrames(next_offset=fetched.next_offset, frames=fetched.frames)

@@ -145,7 +145,7 @@ class OnePort:
                     scheduler=self._reactor,
                     in_thread=self._in_thread,
                     bodies=self.shares.bodies,
-                    tally=tallies.binary_appends if (tallies := metrics.tallies) is not None else None,
+                    tally=tallies.binary if (tallies := metrics.tallies) is not None else None,
                 ),
                 shares=self.shares,
                 metrics=metrics,

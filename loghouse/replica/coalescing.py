@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from loghouse.limits import JOINED_SIZE_MAX, RECORDS_PER_BATCH_MAX, SHARE_SIZE_MAX
-from loghouse.metrics import AppendTally
+from loghouse.metrics import DoorTally
 from loghouse.protocol.entry import Buffer
 from loghouse.replica.api import Appended, Proposal, Propose
 from loghouse.runtime.scheduling import Cancellable, Later
@@ -90,7 +90,7 @@ class Coalescer:
         settled: Callable[[], None] = lambda: None,
         entries_max: int = 1,
         later: Later | None = None,
-        tally: AppendTally | None = None,
+        tally: DoorTally | None = None,
     ) -> None:
         """Gather for `propose`."""
         self._tally = tally  # counts what became of batches; None when nobody asks for it

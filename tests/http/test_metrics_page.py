@@ -12,7 +12,7 @@ from loghouse.api.v1 import log_pb2
 from loghouse.http.counters import OTHER, Counters
 from loghouse.http.delays import HEARTBEAT_SECONDS, Delays
 from loghouse.http.metric_table import COUNTER, HISTOGRAM, LOGS_SHOWN_MAX, TABLE, VALUES_MAX
-from loghouse.metrics import SECONDS, AppendTally, Distribution
+from loghouse.metrics import SECONDS, Distribution, DoorTally
 from loghouse.protocol.batch import encode_batch
 from loghouse.testing.process import free_port
 from tests.http.case import connect_to
@@ -180,7 +180,7 @@ class CountersTests(SynchronousTestCase):
     def test_appends(self):
         """Appends that share an entry share its time."""
         now = iter([3.0])
-        tally = AppendTally(lambda: next(now))
+        tally = DoorTally(lambda: next(now))
         tally.appended(64, 64, 1000, 2.5)
         tally.count("NotLeaderError", 2)
         self.assertEqual(tally.outcomes, {"appended": 64, "NotLeaderError": 2})

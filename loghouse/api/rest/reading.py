@@ -75,6 +75,7 @@ class RestReads:
         with self._service.reader():
             while offset < bounds.next_offset and len(records) < count_max and size < REST_ANSWER_SIZE_MAX:
                 fetched = await to_asyncio(log.fetch(offset, self._service.share_of(FETCH_SIZE_DEFAULT)))
+                self._service.count_out(fetched)
                 with call.holding(len(fetched.frames)):
                     async with contextlib.aclosing(self._records(log, fetched, offset)) as found:
                         async for record in found:

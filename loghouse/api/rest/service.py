@@ -43,6 +43,7 @@ from loghouse.limits import (
     REST_COUNT_MAX,
     REST_SECONDS,
 )
+from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.runtime.bridge import to_asyncio
@@ -64,17 +65,26 @@ class RestService:
 
     logger = Logger()
 
-    def __init__(self, gate: Gate, shares: Shares, *, request_seconds: float = REST_SECONDS) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        shares: Shares,
+        *,
+        request_seconds: float = REST_SECONDS,
+        metrics: Metrics = NO_METRICS,
+    ) -> None:
         """Serve a node.
 
         Args:
             shares: Counts what subjects hold, for all servers of the node.
             request_seconds: How long a request may wait for a leader or a disk.
+            metrics: Told of refusals, and what appends and reads are counted in.
         """
         self._gate = gate  # checks every request, and has the node; fixed
         self._shares = shares  # what subjects hold; fixed
         self._request_seconds = request_seconds  # fixed
-        log_service = LogService(gate)
+        self._metrics = metrics  # told of refusals; fixed
+        log_service = LogService(gate, tallies.http if (tallies := metrics.tallies) is not None else None)
         # What gRPC's services do for each call, by its name; fixed.
         self._rpcs: dict[str, Rpc] = {
             **LogsService(gate).rpcs(),
@@ -117,6 +127,7 @@ class RestService:
             raise UnavailableError(f"no answer within {seconds:g} s; is there a leader?") from None
 
     def _refused(self, error: Exception, request: ApiRequest) -> ApiResponse:
+        self._metrics.request_refused(type(error).__name__)
         response = refusal(error, f"{PREFIX}{request.path}")
         asked = f"{request.method} {request.path}"
         if response.status == 500:
