@@ -107,6 +107,60 @@ class AskingTests(RemoteReadsCase):
         self.assertEqual(len(self.forwarder.cancelled), 2)
 
 
+class SharedTests(RemoteReadsCase):
+    """Equal reads are one."""
+
+    def fetch(self, offset=7, size_max=100):
+        return self.reads.fetch(offset, size_max)
+
+    def test_shared(self):
+        """Who asks for the same while a read is under way gets its answer; the next one asks anew."""
+        reading = [self.fetch(), self.fetch(), self.fetch(8), self.fetch(7, 99), self.fetch()]
+        self.assertEqual([what[3:] for what in self.asked()], [(7, 100), (8, 100), (7, 99)])
+        fetched = Fetched(frames=b"x", next_offset=9)
+        self.forwarder.done[0].callback(fetched)
+        for place in (0, 1, 4):
+            self.assertIs(self.successResultOf(reading[place]), fetched)
+        self.assertNoResult(reading[2])
+        self.assertNoResult(self.fetch())
+        self.assertEqual(len(self.asked()), 1)
+
+    def test_refused(self):
+        """All are told of a failure."""
+        self.names = ["b"]
+        reading = [self.fetch(), self.fetch()]
+        self.forwarder.done[0].errback(UnavailableError("lost"))
+        for one in reading:
+            self.failureResultOf(one, UnavailableError)
+
+    def test_appended_meanwhile(self):
+        """Who came later is not told that there is no record yet, but asks again: all of them together."""
+        reading = [self.fetch() for _ in range(3)]
+        self.forwarder.done[0].errback(OffsetOutOfRangeError(7, 0, 7))
+        self.failureResultOf(reading[0], OffsetOutOfRangeError)
+        self.assertEqual(len(self.asked()), 2)
+        self.forwarder.done[1].errback(OffsetOutOfRangeError(7, 0, 7))
+        for one in reading[1:]:
+            self.failureResultOf(one, OffsetOutOfRangeError)
+        self.assertEqual(self.asked(), [])
+
+    def test_cancelled(self):
+        """The read goes on until the last one leaves; then it is dropped, and the next one asks anew."""
+        first, second = self.fetch(), self.fetch()
+        for done, cancelled in ((first, 0), (second, 1)):
+            done.cancel()
+            self.failureResultOf(done, CancelledError)
+            self.assertEqual(len(self.forwarder.cancelled), cancelled)
+        self.assertNoResult(self.fetch())
+        self.assertEqual(len(self.asked()), 2)
+
+    def test_answered_at_once(self):
+        """A read that is answered before the question returns leaves nothing behind."""
+        self.names = []
+        for _ in range(2):
+            self.failureResultOf(self.fetch(), UnavailableError)
+
+
 class WaitingTests(RemoteReadsCase):
     """Waiting for records that nobody has here."""
 

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from loghouse.errors import RequestError, UnavailableError
 from loghouse.limits import FORWARD_RETRY_SECONDS
 from loghouse.node.forwarded_reads import ReadForwarder
+from loghouse.node.shared_reads import SharedReads
 from loghouse.node.waiters import Waiters
 from loghouse.replica.api import Fetched, LogBounds
 
@@ -46,6 +47,7 @@ class RemoteReads:
         self._waiters = waiters  # who waits for records here; woken by what other nodes say, too; fixed
         self._forwarder = forwarder  # the way to the other nodes; fixed
         self._clock = clock  # for the time between attempts; fixed
+        self._shared = SharedReads(self._fetch)  # fixed
         self._known_end = 0  # every record below is readable, as a node has said; only rises
         self._waiting: Deferred[Any] | None = None  # the request that waits; None while none does
         self._waiting_offset = 0  # the offset for which that waits
@@ -53,6 +55,9 @@ class RemoteReads:
 
     def fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`."""
+        return self._shared.fetch(offset, size_max)
+
+    def _fetch(self, offset: int, size_max: int) -> Deferred[Fetched]:
         log, forwarder = self._log, self._forwarder
         fetching = self._ask_each(lambda name: forwarder.read(name, log.group, offset, size_max))
         return fetching.addCallback(self._fetched)
