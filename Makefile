@@ -26,7 +26,7 @@ SOURCES := $(shell find loghouse twisted -name '*.py' -o -name '*.pyi' -o -name 
 file_tests = $(patsubst %,tests/test_%.py,$(1))
 PART_planted := tests/mutants tests/sim $(call file_tests,backup_mutants certificate_mutants door_mutants driving_mutants keeping_mutants log_mutants) \
 	$(patsubst %,tests/gossip/test_%.py,mutants attacks failures properties regressions restart slow_node)
-PART_processes := tests/cluster tests/compat tests/e2e $(call file_tests,docs floors packaging tidy)
+PART_processes := tests/cluster tests/compat tests/console tests/e2e $(call file_tests,docs floors packaging tidy)
 PART_counted := tests/auth tests/protocol tests/raft tests/storage $(filter-out $(PART_planted) $(PART_processes) \
 	$(call file_tests,bridge raw_client_example tap),$(wildcard tests/gossip/test_*.py tests/test_*.py))
 PART_doors := $(filter-out tests/gossip $(PART_planted) $(PART_processes) $(PART_counted), \
@@ -36,14 +36,14 @@ TEST_PATHS = $(foreach part,$(TESTS),$(or $(PART_$(part)),$(part)))
 # Tests start hundreds of processes: compile once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
+.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging screenshots bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it, FULL=1 all of its slow tests'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: venv, requirements, certs, proto, coverage, packaging, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
+	@echo 'also: venv, requirements, certs, proto, coverage, packaging, screenshots, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -147,6 +147,10 @@ coverage-report: $(VENV)/.developed
 
 packaging: $(VENV)/.developed
 	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py
+
+# The pictures in docs/console.md, anew, by the tests of the console.
+screenshots: $(VENV)/.developed
+	LOGHOUSE_SCREENSHOTS=docs/images $(BIN)/python -m pytest --timeout 600 tests/console
 
 bench: $(VENV)/.developed
 	$(BIN)/python -m bench.storage

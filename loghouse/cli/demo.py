@@ -110,9 +110,9 @@ def _print_next(folder: Path, nodes: Sequence[DemoNode]) -> None:
     command = "loghouse" if shutil.which("loghouse") else shown(Path(sys.executable).parent / "loghouse")
     config = "" if folder == Path.cwd() / "dev" else f" --config {shown(folder / 'client.yaml')}"
     certs = shown(folder / "certs")
-    addresses = ", ".join(f"http://{node.http_listen}/readyz" for node in nodes)
+    addresses = ", ".join(f"http://{node.http_listen}/" for node in nodes)
     write_line(
-        f"\nHTTP, for everyone on this machine: {addresses}\n"
+        f"\nthe console, for everyone on this machine: {addresses}\n"
         f"\ntry, in another terminal:\n"
         f"  {command} consume{config} --offset 0 --count 5\n"
         f"  {command} consume{config} --offset latest --follow\n"

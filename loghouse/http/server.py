@@ -12,6 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 from loghouse.config.values import Address
 from loghouse.http.answers import plain_refusal
 from loghouse.http.collector import Watched
+from loghouse.http.console_endpoint import ConsoleEndpoint
 from loghouse.http.health import Health, Probed
 from loghouse.http.metrics import MetricsPage
 from loghouse.http.rest import RestEndpoint
@@ -54,6 +55,7 @@ def make_tree(context: HttpContext, node: Probed) -> Tree:
     tree = Tree()
     tree.putChild(b"healthz", Health(node, is_ready=False))
     tree.putChild(b"readyz", Health(node, is_ready=True))
+    tree.putChild(b"", ConsoleEndpoint(context))
     api = Tree()
     api.putChild(b"v1", RestEndpoint(context))
     tree.putChild(b"api", api)

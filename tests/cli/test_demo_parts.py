@@ -514,7 +514,7 @@ class RunTests(CastCase):
         lines = out.splitlines()
         self.assertEqual(lines[0], "shown input")
         self.assertEqual(lines[1].split(), ["NODE", "ROLE", "TERM", "HIGHEST", "OFFSET"])
-        self.assertIn("http://127.0.0.1:8480/readyz, http://127.0.0.1:8481/readyz, ", out)
+        self.assertIn("http://127.0.0.1:8480/, http://127.0.0.1:8481/, ", out)
         self.assertEqual(lines[-3:], ["serving until Ctrl-C", "serving 0", "stopping the nodes"])
         for words in ("consume --offset 0 --count 5", "cluster status", "produce --value 'hello'\n",
                       "--cert dev/certs/nobody.pem --key dev/certs/nobody.key   # is refused"):  # fmt: skip

@@ -292,7 +292,7 @@ class PathTests(ChannelCase):
             "/api/../healthz/x",
             "/%ff%fe",
             "*",
-            "/",
+            "//",
             "/.git/config",
         ):
             status, headers, found = await self.get(path)
