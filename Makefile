@@ -177,10 +177,11 @@ kill: $(VENV)/.developed
 kill-cluster: $(VENV)/.developed
 	LOGHOUSE_CLUSTER_CYCLES=$(CYCLES) $(BIN)/python -m pytest --timeout=0 tests/cluster
 
-# Simulated clusters for so many cluster-hours, with FULL=1 of whole nodes; see docs/simulation.md.
+# Simulated clusters for so many cluster-hours, with FULL=1 of whole nodes, with LOGS=8 with so many named logs
+# beside; see docs/simulation.md.
 HOURS ?= 1
 sim: $(VENV)/.developed
-	$(BIN)/python -m loghouse.testing.sim $(if $(FULL),--full) --hours $(HOURS) --json simulation.json
+	$(BIN)/python -m loghouse.testing.sim $(if $(LOGS),--logs $(LOGS),$(if $(FULL),--full)) --hours $(HOURS) --json simulation.json
 
 # Every planted bug must be found, then clean seeds: about 5 minutes on one core.
 sim-ci: $(VENV)/.developed

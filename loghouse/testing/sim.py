@@ -33,7 +33,7 @@ from loghouse.testing.nemesis import plan_faults
 from loghouse.testing.shrink import Shrinker
 from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import SwarmOptions
-from loghouse.testing.worlds import CORE, FULL, NAMED, World
+from loghouse.testing.worlds import CORE, FULL, NAMED, World, named_world
 
 # What the whole CI run may take, in CPU seconds: mutants first, then clean seeds with what is left.
 CI_SECONDS = 280.0
@@ -49,7 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loghouse.testing.sim", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--full", action="store_true", help="run whole production nodes")
-    parser.add_argument("--logs", action="store_true", help="the same, with named logs, too")
+    parser.add_argument(
+        "--logs",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="the same with named logs, too: N of them, or as many as the seed says",
+    )
     parser.add_argument("--seed", type=int, help="run this seed")
     parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
     parser.add_argument("--shrink", action="store_true", help="with --seed: find a small schedule that fails")
@@ -60,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write a report to this file")
     given = parser.parse_args(arguments)
     _hush_nodes()
-    world = NAMED if given.logs else FULL if given.full else CORE
+    world = FULL if given.full else CORE
+    if given.logs is not None:
+        world = named_world(given.logs) if given.logs else NAMED
     if given.ci:
         return run_ci(given.first, given.json)
     if given.hours is not None:
@@ -92,8 +101,8 @@ def _hush_nodes() -> None:
 
 def _bank(world: World) -> Sequence[Mutant]:
     mutants = importlib.import_module(MUTANTS)
-    banks = {CORE.flag: mutants.BANK, FULL.flag: mutants.FULL_BANK, NAMED.flag: mutants.NAMED_BANK}
-    bank: Sequence[Mutant] = banks[world.flag]
+    banks = {CORE.flag: mutants.BANK, FULL.flag: mutants.FULL_BANK}
+    bank: Sequence[Mutant] = banks.get(world.flag, mutants.NAMED_BANK)
     return bank
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from loghouse.testing.cluster import SimCluster
@@ -29,3 +29,10 @@ class World:
 CORE: Final = World("", draw_options, SimCluster)
 FULL: Final = World("--full ", draw_full_options, FullCluster)
 NAMED: Final = World("--logs ", draw_named_options, FullCluster)
+
+
+def named_world(log_count: int) -> World:
+    """Return `NAMED` with so many named logs in every seed."""
+    return World(
+        f"--logs {log_count} ", lambda seed: replace(draw_named_options(seed), logs=log_count), FullCluster
+    )

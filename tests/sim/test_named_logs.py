@@ -1,6 +1,7 @@
 """Named logs on three production nodes over simulated disks, links and clocks."""
 
 import os
+from dataclasses import replace
 
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,6 +13,7 @@ from loghouse.node.api import proposing
 from loghouse.replica.api import Proposal
 from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import FullOptions, draw_named_options
+from loghouse.testing.worlds import NAMED, named_world
 from tests.sim.seeds import SeedTests
 
 RECORD = b"\x0a\x03\x0a\x01x"
@@ -30,6 +32,13 @@ class SeedsTests(SeedTests, SynchronousTestCase):
         result = FullCluster(draw_named_options(seed)).run()
         self.flushLoggedErrors()
         return result
+
+    def test_so_many_logs(self):
+        """A campaign may ask for a number of logs in every seed; all else is as the seed says."""
+        world = named_world(8)
+        for seed in range(1, 6):
+            self.assertEqual(world.draw(seed), replace(NAMED.draw(seed), logs=8))
+        self.assertEqual((world.flag, world.cluster), ("--logs 8 ", FullCluster))
 
 
 class NamedLogsCase(SynchronousTestCase):
