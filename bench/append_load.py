@@ -4,6 +4,8 @@
         --size 65536 --count 2000 --window 16
 
 APIs: binary (the binary protocol), batches (gRPC ProduceBatchStream), unary (gRPC Produce, several channels).
+With `--logs a,b` the binary client asks the leader of each of these logs, with a window for each; the count
+is of all together.
 """
 
 import argparse
@@ -13,11 +15,13 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from bench.ceiling import reactor, result
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
 from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.entry import DEFAULT_GROUP
 
 RECORD_SIZE = 1000
 WARM_UP_COUNT = 50
@@ -33,10 +37,10 @@ def make_batch(size: int) -> tuple[bytes, int]:
 
 
 class BinaryClient:
-    """Keeps `window` appends in flight on one connection."""
+    """Keeps `window` appends to one log in flight on one connection."""
 
-    def __init__(self, connection, options):
-        self.connection, self.options = connection, options
+    def __init__(self, connection, options, group=DEFAULT_GROUP):
+        self.connection, self.options, self.group = connection, options, group
         self.batch, self.record_count = make_batch(options.size)
         self.latencies: list[float] = []
 
@@ -44,7 +48,7 @@ class BinaryClient:
         from twisted.internet.defer import Deferred
 
         self.left, self.open, self.done = count, 0, Deferred()
-        self.latencies, self.begin = [], time.perf_counter()
+        self.latencies = []
         for _ in range(min(self.options.window, count)):
             self.send()
         return self.done
@@ -53,7 +57,7 @@ class BinaryClient:
         self.left -= 1
         self.open += 1
         sent_at = time.perf_counter()
-        asked = self.connection.produce(self.batch, record_count=self.record_count)
+        asked = self.connection.produce(self.batch, record_count=self.record_count, group=self.group)
         asked.addCallbacks(lambda _: self.answered(sent_at), self.failed)
 
     def answered(self, sent_at):
@@ -63,7 +67,6 @@ class BinaryClient:
         if self.left:
             self.send()
         elif not self.open:
-            self.seconds = now - self.begin
             self.done.callback(None)
 
     def failed(self, failure):
@@ -81,15 +84,34 @@ def run_binary(options) -> None:
         key=options.certs / "root.key",
     )
 
-    async def work():
-        host, _, port = options.address.rpartition(":")
-        client = BinaryClient(await connect(loop, host, int(port), tls), options)
-        await client.run(WARM_UP_COUNT)
-        await client.run(options.count)
-        print(result(len(client.batch), client.latencies, client.seconds), flush=True)
-        await client.connection.close()
+    connections: dict[str, Any] = {}
 
-    from twisted.internet.defer import Deferred
+    async def connected(address):
+        if address not in connections:
+            host, _, port = address.rpartition(":")
+            connections[address] = await connect(loop, host, int(port), tls)
+        return connections[address]
+
+    async def client_of(name):
+        connection = await connected(options.address)
+        if not name:
+            return BinaryClient(connection, options)
+        log = await connection.describe_log(name)
+        (leader,) = [server for server in log.servers if server.name == log.leader]
+        return BinaryClient(await connected(leader.address), options, log.group)
+
+    async def work():
+        clients = [await client_of(name) for name in options.logs.split(",")]
+        for count in (WARM_UP_COUNT, options.count):
+            begin = time.perf_counter()
+            await gatherResults([client.run(max(count // len(clients), 1)) for client in clients])
+            seconds = time.perf_counter() - begin
+        latencies = [latency for client in clients for latency in client.latencies]
+        print(result(len(clients[0].batch), latencies, seconds), flush=True)
+        for connection in connections.values():
+            await connection.close()
+
+    from twisted.internet.defer import Deferred, gatherResults
 
     def start():
         working = Deferred.fromCoroutine(work())
@@ -169,6 +191,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--window", type=int, required=True)
+    parser.add_argument("--logs", default="", help="named logs, with commas between; of the binary protocol")
     options = parser.parse_args()
     if options.api == "binary":
         run_binary(options)

@@ -41,11 +41,11 @@ SAMPLE_SECONDS = 1.0
 
 
 def append_load(
-    node: NodeProcess | EmptyServer, api: str, size: int, count: int, window: int
+    node: NodeProcess | EmptyServer, api: str, size: int, count: int, window: int, logs: str = ""
 ) -> dict[str, float]:
-    """Run one client process against a node; return what it measured."""
+    """Run one client process against a node; return what it measured. `logs` as in `bench.append_load`."""
     words = ["--api", api, "--address", node.address, "--certs", node.certificates.folder]
-    words += ["--size", size, "--count", count, "--window", window]
+    words += ["--size", size, "--count", count, "--window", window, "--logs", logs]
     command = [sys.executable, "-m", "bench.append_load", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=300)
     found: dict[str, float] = json.loads(done.stdout)

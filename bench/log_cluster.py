@@ -1,31 +1,41 @@
-"""Three nodes with many logs: making them, what idle ones cost, and how long failures are felt by each.
+"""Nodes with many logs: making them, what idle and busy ones cost, where they are, how failures are felt.
 
-    python -m bench.log_cluster [--logs N] [--rounds N] [--json FILE]
+    python -m bench.log_cluster [--only PART] [--logs N] [--rounds N] [--json FILE]
 
-Real nodes on this machine, asked over gRPC. What is felt: after `kill -9` of all nodes, from the first start
-until every log took an append; after `kill -9` of the node that leads most, the same for each log it led.
+Real nodes on this machine.
+
+idle    Three nodes, N logs, asked over gRPC. What is felt: after `kill -9` of all nodes, from the first start
+        until every log took an append; after `kill -9` of the node that leads most, the same for each log
+        it led.
+busy    Three nodes, 16 logs, each asked by its leader, in the binary protocol, against `default` alone.
+spread  Five nodes, 20 logs of three replicas: the share of all bytes that each node has.
 """
 
 import argparse
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 
-from bench.cluster import cpu_seconds
-from bench.measure import Table, finish, median, scratch
+from bench.append_load import make_batch
+from bench.cluster import append_load, cpu_seconds
+from bench.measure import Table, finish, median, ratio, rounds, scratch
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.limits import MIB
+from loghouse.limits import KIB, MIB
 from loghouse.testing.cluster_process import ClusterProcess
 from loghouse.testing.process import NodeProcess
+
+Part = Callable[[Table, ClusterProcess, argparse.Namespace], None]
 
 IDLE_SECONDS = 8.0
 FELT_SECONDS_MAX = 60.0
 ASKERS = 16
+BUSY_LOGS, BUSY_WINDOW, BUSY_COUNT = 16, 4, 8000  # the count is of a round, of all logs together
+SPREAD_NODES, SPREAD_LOGS, SPREAD_SIZE = 5, 20, 4 * MIB  # the size is that of each log
 
 
 class Asker:
@@ -76,6 +86,18 @@ class Asker:
                     time.sleep(0.02)
         raise SystemExit(f"{log} took no append for {FELT_SECONDS_MAX} s")
 
+    def append_batch(self, request: log_pb2.ProduceBatchRequest) -> None:
+        """Append a batch; again while nobody can."""
+        end = time.monotonic() + FELT_SECONDS_MAX
+        while True:
+            try:
+                self._stubs[0].ProduceBatch(request, timeout=30)
+                return
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
     def all_appended(self, logs: Sequence[str]) -> list[float]:
         with ThreadPoolExecutor(ASKERS) as pool:
             return list(pool.map(self.appended_at, logs))
@@ -90,9 +112,8 @@ def idle(nodes: Sequence[NodeProcess]) -> tuple[float, float]:
     return max(shares), max(node.anonymous_size() for node in nodes)
 
 
-def bench(table: Table, cluster: ClusterProcess, count: int, rounds: int) -> None:
-    cluster.start()
-    cluster.wait_voters()
+def idle_and_felt(table: Table, cluster: ClusterProcess, options: argparse.Namespace) -> None:
+    count = options.logs
     asker = Asker(cluster.nodes)
     asker.appended_at("")
     one_share, one_size = idle(cluster.nodes)
@@ -117,7 +138,7 @@ def bench(table: Table, cluster: ClusterProcess, count: int, rounds: int) -> Non
     )
 
     back, failovers = [], []
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for node in cluster.nodes:
             node.kill()
         begun = time.monotonic()
@@ -145,19 +166,86 @@ def bench(table: Table, cluster: ClusterProcess, count: int, rounds: int) -> Non
     asker.close()
 
 
+def busy(table: Table, cluster: ClusterProcess, options: argparse.Namespace) -> None:
+    """Many logs with few appends in flight each, and one log with all of them, in turn."""
+    asker = Asker(cluster.nodes)
+    names = [f"log-{number:02d}" for number in range(BUSY_LOGS)]
+    for name in names:
+        asker.create(name)
+    asker.all_appended(names)
+    asker.close()
+    leader = cluster.wait_leader()
+    used: dict[str, list[float]] = {"many": [], "one": []}
+
+    def rate(side: str, window: int, logs: str) -> float:
+        before = sum(map(cpu_seconds, cluster.nodes))
+        found = append_load(leader, "binary", 1000, BUSY_COUNT, window, logs)
+        used[side].append((sum(map(cpu_seconds, cluster.nodes)) - before) / BUSY_COUNT * 1e6)
+        return found["batches_per_second"]
+
+    many, one = rounds(
+        options.rounds,
+        lambda: rate("many", BUSY_WINDOW, ",".join(names)),
+        lambda: rate("one", BUSY_LOGS * BUSY_WINDOW, ""),
+    )
+    table.add(f"{BUSY_LOGS} logs, 1 kB x {BUSY_WINDOW}", median(many), "appends/s")
+    table.add(f"  to one log, 1 kB x {BUSY_LOGS * BUSY_WINDOW}", ratio(many, one), "x", bar=1.0)
+    table.add("  processor time of all nodes", median(used["many"]), "us an append")
+    table.add("  the same, one log", median(used["one"]), "us an append")
+
+
+def spread(table: Table, cluster: ClusterProcess, _: argparse.Namespace) -> None:
+    """Fill all logs alike, and see how much of it is where."""
+    asker = Asker(cluster.nodes)
+    names = [f"log-{number:02d}" for number in range(SPREAD_LOGS)]
+    for name in names:
+        asker.create(name)
+        batch, record_count = make_batch(256 * KIB)
+        request = log_pb2.ProduceBatchRequest(batch=batch, record_count=record_count, log=name)
+        asker.appended_at(name)
+        for _ in range(SPREAD_SIZE // len(batch)):
+            asker.append_batch(request)
+    asker.close()
+    time.sleep(2)  # the last of them are on their way to who is behind
+    sizes = [stored(node.data_dir / "logs") for node in cluster.nodes]
+    whole = sum(sizes) / 3
+    for name, share in (("least", min(sizes) / whole), ("most", max(sizes) / whole)):
+        what = f"{SPREAD_NODES} nodes, {SPREAD_LOGS} logs x 3: the {name} of all bytes on a node"
+        table.add(what, share, "", bar=0.6 * (0.85 if name == "least" else 1.15), at_most=name == "most")
+
+
+def stored(folder: Path) -> int:
+    """Bytes on the disk below a folder."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*"))
+
+
+# What runs, and on how many nodes.
+PARTS: dict[str, tuple[int, Part]] = {
+    "idle": (3, idle_and_felt),
+    "busy": (3, busy),
+    "spread": (SPREAD_NODES, spread),
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", default="", help="run only the parts whose name contains this")
     parser.add_argument("--logs", type=int, default=100, help="how many logs beside the default one")
     parser.add_argument("--rounds", type=int, default=3, help="how often nodes are killed")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     table = Table()
-    with scratch() as folder:
-        cluster = ClusterProcess(Path(folder))
-        try:
-            bench(table, cluster, options.logs, options.rounds)
-        finally:
-            cluster.close()
+    for name, (node_count, part) in PARTS.items():
+        if options.only not in name:
+            continue
+        with scratch() as folder:
+            cluster = ClusterProcess(Path(folder), node_count=node_count)
+            try:
+                cluster.start()
+                cluster.wait_voters()
+                part(table, cluster, options)
+            finally:
+                cluster.close()
     finish(table, options)
 
 
