@@ -14,7 +14,7 @@ from loghouse.raft.membership import BOOTSTRAP_TERM
 from loghouse.raft.ready import Damage, Ready, Ticket
 from loghouse.replica.bootstrap import beginning
 from loghouse.replica.damage import LogRepair
-from loghouse.replica.group_write import GroupWrite
+from loghouse.replica.group_write import SHARED_SIZE_MAX, GroupWrite
 from loghouse.replica.unsettled import Unsettled
 from loghouse.storage.loss import UNKNOWN_INDEX, Loss, read_loss, write_loss
 from loghouse.testing.disk import SimDisk
@@ -27,7 +27,7 @@ def ready(*indexes, **fields):
     """Return work of the core with entries of these indexes."""
     nothing = dict.fromkeys(("hard_state", "snapshot", "truncate_after", "soft_state"))
     none = dict.fromkeys(("messages_now", "messages_after_persist", "committed", "read_states"), ())
-    entries = tuple(SimpleNamespace(index=index) for index in indexes)
+    entries = tuple(SimpleNamespace(index=index, size=100) for index in indexes)
     return Ready(**{**nothing, **none, "token": 1, "commit_index": 0, "entries": entries, **fields})
 
 
@@ -120,6 +120,45 @@ class GroupWriteTests(SynchronousTestCase):
         self.sync = real
         write.run()
         self.assertEqual(self.done, [5, ("sync", 0)])
+
+    def test_steps(self):
+        """In steps it does the same, and goes on where a full disk stopped it, before the sync or behind."""
+        write = GroupWrite(self, [ready(5, 6), ready(7, commit_index=4)])
+        self.begin_sync = lambda commit_index: SimpleNamespace(
+            run=lambda: self.done.append("sync"), finish=lambda: self.done.append(("finish", commit_index))
+        )
+        self.room = 1
+        self.assertRaises(DiskFullError, write.begin)
+        self.room = 9
+        for _ in range(2):
+            sync = write.begin()
+            sync()
+            write.finish()
+        self.assertEqual(self.done, [5, 6, 7, *["sync", ("finish", 4)] * 2])
+
+    def test_measured_steps(self):
+        """What is measured of it in steps is its own writing and its own sync, not the wait for others."""
+        times = iter((1.0, 3.0, 10.0, 14.5))
+        write = GroupWrite(self, [ready(5)], lambda: next(times))
+        self.begin_sync = lambda commit_index: SimpleNamespace(run=lambda: None, finish=lambda: None)
+        write.begin()()
+        write.finish()
+        self.assertEqual((write.write_seconds, write.sync_seconds), (2.0, 4.5))
+
+    def test_may_share(self):
+        """Others may wait for a few entries, and for nothing else that syncs or takes long."""
+        size = ready(1).entries[0].size
+        count = SHARED_SIZE_MAX // size
+        for group, may_share in (
+            ([ready(5), ready(6)], True),
+            ([ready(*range(1, count + 1))], True),
+            ([ready(*range(1, count + 2))], False),
+            ([ready(5, hard_state=HardState(2, 1))], False),
+            ([ready(hard_state=HardState(2, 1))], False),
+            ([ready(5), ready(6, truncate_after=5)], False),
+            ([ready(31, snapshot=LogState(index=30))], False),
+        ):
+            self.assertEqual(GroupWrite(self, group).may_share, may_share)
 
 
 class UnsettledTests(SynchronousTestCase):

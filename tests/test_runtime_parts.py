@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
@@ -156,6 +157,72 @@ class QueueTests(QueueCase):
         self.failureResultOf(bad, ZeroDivisionError)
         self.assertEqual(self.told, [1])
         self.assertRaises(TypeError, WorkQueue)
+
+    def test_all(self):
+        """A piece of work has others done side by side, on as many threads as there may be, and waits."""
+        queue, meeting = self.queue(3), threading.Barrier(3, timeout=SECONDS_MAX)
+        queue.submit(lambda: queue.do_all([meeting.wait] * 3), self.told.append, self.told.append)
+        self.tell(1)
+        self.assertEqual(self.told, [[None] * 3])
+        self.assertEqual(len(queue._threads), 3)
+        self.assertEqual(self.calls, [])  # what helped is told to nobody
+
+    def test_all_waits(self):
+        """It is over when the last one is, whoever does that."""
+        queue, gates = self.queue(3), [threading.Event() for _ in range(3)]
+        queue.submit(
+            lambda: queue.do_all([lambda gate=gate: gate.wait(SECONDS_MAX) for gate in gates]),
+            self.told.append,
+            self.told.append,
+        )
+        for gate in gates:
+            self.assertEqual(self.calls, [])
+            gate.set()
+        self.tell(1)
+        self.assertEqual(self.told, [[None] * 3])
+
+    def test_all_errors(self):
+        """Each of them is done, whatever others raise; who asks gets what each raised, in its place."""
+        done = []
+        calls = [lambda: done.append(1), lambda: 1 // 0, lambda: done.append(2), lambda: [][0]]
+        for queue in (self.queue(2), HereQueue()):
+            done.clear()
+            for count in range(5):
+                queue.submit(partial(queue.do_all, calls[:count]), self.told.append, None)
+            if isinstance(queue, ThreadQueue):
+                self.tell(5)
+            kinds = [type(error) for error in self.told[-1]]
+            self.assertEqual(kinds, [type(None), ZeroDivisionError, type(None), IndexError])
+            self.assertEqual([len(raised) for raised in self.told[-5:]], [0, 1, 2, 3, 4])
+            self.assertEqual(sorted(done), [1] * 4 + [2] * 2)
+
+    def test_all_without_threads(self):
+        """Where other threads have work, or none can be had, the asker does all of it."""
+        queue = self.queue(2)
+        self.patch(threading.Thread, "start", mock.Mock(side_effect=RuntimeError))
+        queue.submit(lambda: queue.do_all([lambda: None] * 3), self.told.append, None)
+        self.tell(1)
+        self.assertEqual((self.told, len(queue._threads)), ([[None] * 3], 1))
+
+    def test_all_in_a_stop(self):
+        """What a piece of work has done during a stop is done, and no thread is started for it."""
+        queue, begun, gate = ThreadQueue("tried", self.call, 4), threading.Event(), threading.Event()
+        done = []
+
+        def work():
+            begun.set()
+            gate.wait(SECONDS_MAX)
+            return queue.do_all([lambda: done.append(1)] * 4)
+
+        queue.submit(work, self.told.append, self.told.append)
+        self.assertTrue(begun.wait(SECONDS_MAX))
+        stop = threading.Thread(target=queue.stop)
+        stop.start()
+        while not queue._is_ending:
+            stop.join(0.001)
+        gate.set()
+        stop.join(SECONDS_MAX)
+        self.assertEqual((done, len(queue._threads), stop.is_alive()), ([1] * 4, 1, False))
 
     def test_do(self):
         """Who is to be told, and what."""

@@ -466,7 +466,7 @@ class RaftDriver:
             return  # nobody was promised anything of it
         assert self._write is not None
         self._is_at_disk = True
-        self._disk.submit(self._write.run, self._written, self._not_written)
+        self._disk.submit(self._write, self._written, self._not_written)
 
     def _written(self, _: None) -> None:
         self._is_at_disk = False

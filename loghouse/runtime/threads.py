@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,13 +24,26 @@ Job: TypeAlias = tuple[Callable[[], Any], Callable[[Any], object], OnRaised]
 """A piece of work, who is told what it returned, and who is told what it raised."""
 
 
-def do(job: Job) -> tuple[Callable[[Any], object], Any]:
+Outcome: TypeAlias = tuple[Callable[[Any], object], Any]
+"""Who is told how a piece of work ended, and what."""
+
+
+def do(job: Job) -> Outcome:
     """Do a piece of work; return who is to be told, and what."""
     work, done, failed = job
     try:
         return done, work()
     except Exception as error:
         return failed, error
+
+
+def raised_by(call: Callable[[], object]) -> Exception | None:
+    """Call it; return what it raised."""
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
 
 
 def _nothing(_: object) -> None:
@@ -60,6 +74,13 @@ class WorkQueue(ABC):
     def stop(self) -> None:
         """Finish what was given, then end. Blocks until the threads are gone."""
 
+    def do_all(self, calls: Sequence[Callable[[], object]]) -> list[Exception | None]:
+        """Do all of these, side by side where there are threads for it; return what each raised.
+
+        For a piece of work, on its thread. Blocks until the last one is done.
+        """
+        return [raised_by(call) for call in calls]
+
     def run(
         self,
         work: Callable[[], T],
@@ -87,12 +108,23 @@ class ThreadQueue(WorkQueue):
     ) -> None:
         self._name = name
         self._thread_count = thread_count
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        # What is to be done, what helps a piece of work on another thread, and None for each thread to end.
+        self._queue: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
         self._call_from_thread = call_from_thread
-        self._outcomes: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._outcomes: deque[Outcome] = deque()
         self._untold_count = 0  # pieces of work whose outcome was not told yet
         self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()  # held while threads are counted, started or told to end
+        self._is_ending = False  # set once, by `stop`
         self._start_thread()
+
+    def _want_threads(self, count: int) -> None:
+        """See to it that there are so many threads, as far as there may be."""
+        if len(self._threads) >= min(count, self._thread_count):
+            return
+        with self._starting, suppress(RuntimeError):  # the system has no thread to give: those there will do
+            while len(self._threads) < min(count, self._thread_count) and not self._is_ending:
+                self._start_thread()
 
     def _start_thread(self) -> None:
         # Daemons: a thread stuck in a dead disk must not keep a stopping process alive.
@@ -104,19 +136,47 @@ class ThreadQueue(WorkQueue):
         """Run `work` on one of the threads; see `WorkQueue.submit`."""
         self._queue.put((work, done, failed))
         self._untold_count += 1
-        if len(self._threads) < min(self._untold_count, self._thread_count):
-            with suppress(RuntimeError):  # the system has no thread to give: those there are will do
-                self._start_thread()
+        self._want_threads(self._untold_count)
+
+    def do_all(self, calls: Sequence[Callable[[], object]]) -> list[Exception | None]:
+        """Do all of these; see `WorkQueue.do_all`. Nobody waits for a thread: what is left is done here."""
+        if len(calls) < 2:
+            return super().do_all(calls)
+        raised: list[Exception | None] = [None] * len(calls)
+        left, ends, over = deque(enumerate(calls)), count(1), threading.Lock()
+        over.acquire()
+
+        def help_out() -> None:
+            while True:
+                try:
+                    place, call = left.popleft()
+                except IndexError:
+                    return
+                raised[place] = raised_by(call)
+                if next(ends) == len(calls):
+                    over.release()
+
+        self._want_threads(len(calls))
+        for _ in calls[1:]:
+            self._queue.put(help_out)
+        help_out()
+        over.acquire()
+        return raised
 
     def stop(self) -> None:
         """Finish what was given, then end the threads."""
-        for _ in self._threads:
-            self._queue.put(None)
+        with self._starting:
+            self._is_ending = True
+            for _ in self._threads:
+                self._queue.put(None)
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
+            if not isinstance(job, tuple):
+                job()
+                continue
             self._outcomes.append(do(job))
             del job  # while this thread waits for the next, what it holds must be gone
             self._call_from_thread(self._tell)

@@ -52,6 +52,7 @@ from loghouse.storage.recovery import INDEX, RESERVE_NAME, STATE, check_entries,
 from loghouse.storage.segment import End, Segment
 from loghouse.storage.start import write_start
 from loghouse.storage.store import Watermark, newest_watermark
+from loghouse.storage.writing import SyncUnderWay, Writing
 
 CHECKPOINT_ENTRIES: Final = 4096  # a fold over as many headers takes a few milliseconds
 INDEX_SHARE: Final = 8  # an index has an eighth of its store's size: entries from 96 bytes on fill the store
@@ -158,7 +159,7 @@ class Log(ReadableLog):
         try:
             if not self._failed:
                 self.sync(self._watermark.commit_index)
-                with _Writing(self, "closing"):
+                with Writing(self, "closing"):
                     self._files.fdatasync(active.store().fd)  # the watermark too
                     self._rooms.forget_spares()
                     pair, hard_state = (self.last_term, self.last_index), self.hard_state
@@ -224,7 +225,7 @@ class Log(ReadableLog):
         """
         if not entries:
             return
-        with _Writing(self, "append"):
+        with Writing(self, "append"):
             state, active = self._state, self._active
             check_entries(state, entries)
             chunks, stores, is_tight = self._rooms.sizes.split(active, entries)
@@ -302,7 +303,7 @@ class Log(ReadableLog):
             DiskFullError: No room for the watermark; nothing may be acknowledged before this was done again.
             DiskFailedError: The sync failed; a failed sync is never retried.
         """
-        with _Writing(self, "sync"):
+        with Writing(self, "sync"):
             active, watermark = self._active, self._watermark
             last_index = active.last_index
             commit_index = max(min(commit_index, last_index), watermark.commit_index)
@@ -316,25 +317,16 @@ class Log(ReadableLog):
             self._move_checkpoint(commit_index)
             active.clear_ahead(active.end.position - watermark.position)
 
+    def begin_sync(self, commit_index: int) -> SyncUnderWay:
+        """Return what does the same as `sync` in two steps, and is to be done before anything else."""
+        commit_index = max(min(commit_index, self._active.last_index), self._watermark.commit_index)
+        return SyncUnderWay(self, self._active, commit_index)
+
     def _sync_store(self, segment: Segment, commit_index: int) -> None:
         """Make the active segment durable and say so, to readers and in its watermark."""
-        # All is made before the sync: its end finds this thread's processor cold, and callers wait for it.
-        end, fd = segment.end, segment.store().fd
-        last_index = segment.last_index
-        view = self._view_to(end, last_index, end.next_offset)
-        watermark = Watermark(
-            counter=self._watermark.counter + 1,
-            durable_index=last_index,
-            durable_term=end.term,
-            position=end.position,
-            commit_index=commit_index,
-        )
-        encoded, position = [watermark.encode(self.seed)], watermark.slot_position
-        sync_written(self._files, fd)
-        self._view = view
-        self._files.pwritev(fd, encoded, position)
-        # Not before: one that found no room is written again, to the same slot. The other is good.
-        self._watermark = watermark
+        under_way = SyncUnderWay(self, segment, commit_index)
+        under_way.sync()
+        under_way.publish()
 
     def _move_checkpoint(self, commit_index: int) -> None:
         """Keep a recent state that is committed, so that cuts and `state_at` fold little."""
@@ -349,7 +341,7 @@ class Log(ReadableLog):
         Raises:
             DiskFullError: There is none; nothing changed.
         """
-        with _Writing(self, "preallocation"):
+        with Writing(self, "preallocation"):
             self._rooms.ensure_spares([self._rooms.sizes.store_after(self._active.size)])
             self._rooms.check_small_file(segment_name(self._state.index + 1, STATE))
 
@@ -366,7 +358,7 @@ class Log(ReadableLog):
         """
         if self.sealed_segment(damage.base_index) is None:
             return False
-        with _Writing(self, "mending a segment"):
+        with Writing(self, "mending a segment"):
             write_over(self._files, damage, frames)
         return True
 
@@ -379,7 +371,7 @@ class Log(ReadableLog):
         segment = self.sealed_segment(base_index)
         if segment is None:
             return
-        with _Writing(self, "making an index anew"):
+        with Writing(self, "making an index anew"):
             try:
                 replace_index(self._files, self._rooms, self._directory, base_index, entries, len(entries))
             except DiskFullError:
@@ -394,7 +386,7 @@ class Log(ReadableLog):
             DiskFullError: No room, not even where they were before; they must be saved again.
             DiskFailedError: A write or sync failed.
         """
-        with _Writing(self, "saving term and vote"):
+        with Writing(self, "saving term and vote"):
             self._rooms.using_reserve(lambda: self._hard_state.save(HardState(term, vote)))
 
     def truncate_suffix(self, index: int) -> None:
@@ -408,7 +400,7 @@ class Log(ReadableLog):
         assert index >= view.first_index - 1
         if index >= view.last_index:
             return
-        with _Writing(self, "cutting the log"):
+        with Writing(self, "cutting the log"):
             place = max(bisect_right(view.base_indexes, index) - 1, 0)
             state = self.state_at(index)
             target = self._cut_target(view, place, index, state)
@@ -504,7 +496,7 @@ class Log(ReadableLog):
             place += 1
         if place == 0:
             return view.first_index
-        with _Writing(self, "trimming the log"):
+        with Writing(self, "trimming the log"):
             start = self._state_in(view, place - 1, view.base_indexes[place] - 1)
 
             def write() -> None:
@@ -537,7 +529,7 @@ class Log(ReadableLog):
             DiskFullError: No room for the first segment, or to say so; nothing changed.
             DiskFailedError: A step failed.
         """
-        with _Writing(self, "installing a start"):
+        with Writing(self, "installing a start"):
             self._rooms.ensure_spares([self._rooms.sizes.first])
             start = state.copy()
             # From this rename on, the old log does not count.
@@ -561,25 +553,3 @@ class Log(ReadableLog):
             self._checkpoint, self._next_checkpoint = start.copy(), None
             self._watermark = self._first_watermark(segment)
             self._view = make_view([segment])
-
-
-class _Writing:
-    """Refuses when the log has failed; makes any error of the disk its failure for good.
-
-    A class, as a generator would cost every append ten calls more.
-    """
-
-    __slots__ = ("_log", "_what")
-
-    def __init__(self, log: Log, what: str) -> None:
-        self._log = log
-        self._what = what
-
-    def __enter__(self) -> None:
-        log = self._log
-        if log._failed:
-            raise DiskFailedError(f"{log._directory}: writing is refused since: {log._failed}")
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise self._log._fail(f"{self._what}: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from loghouse.runtime.lanes import RoundOutcomes
 from loghouse.runtime.threads import Job, OnRaised, WorkQueue, do
 from loghouse.testing.disk import CHANGING, PowerLossError
 from loghouse.testing.host import Host
@@ -19,6 +20,12 @@ RETURN_SECONDS: Final = 0.00005  # from the thread back to the reactor
 # second sync, else so many operations.
 SYNCS: Final = ("fdatasync", "fsync", "sync_directory")
 BROKEN_OFF_MAX: Final = 8
+
+
+def _is_power_loss(outcome: object) -> bool:
+    """Whether the power went during a piece of work, or during one of those that shared a round."""
+    parts = [part[1] for part in outcome] if isinstance(outcome, RoundOutcomes) else [outcome]
+    return any(isinstance(part, PowerLossError) for part in parts)
 
 
 class DiskQueue(WorkQueue):
@@ -63,7 +70,7 @@ class DiskQueue(WorkQueue):
     def _do(self, job: Job) -> None:
         host = self._host
         tell, outcome = do(job)
-        if isinstance(outcome, PowerLossError):
+        if _is_power_loss(outcome):
             host.lose_power()
             return
         host.worked()

@@ -76,7 +76,7 @@ ORDER = (
         "after ENOSPC the rest of the group is written without it",
         "A step that found a full disk is not tried again.",
         (
-            "loghouse.replica.group_write:GroupWrite.run",
+            "loghouse.replica.group_write:GroupWrite._do_steps",
             "self._steps[0]()",
             "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
         ),

@@ -48,7 +48,11 @@ ORDER = (
         "write-without-sync",
         "NATS#7564 (fsync every two minutes)",
         "A group of writes ends without a sync.",
-        (WRITE + "run", "self._log.sync(", "(lambda index: None)("),
+        (
+            "loghouse.storage.writing:SyncUnderWay.sync",
+            "sync_written(self._log._files, self._fd)",
+            "pass",
+        ),
     ),
     bug(
         "vote-lost-on-the-way",
@@ -92,7 +96,7 @@ ORDER = (
         "after ENOSPC the rest of the group is written without it",
         "A step that found a full disk is not tried again.",
         (
-            WRITE + "run",
+            WRITE + "_do_steps",
             "self._steps[0]()",
             "step = self._steps.popleft(); step(); self._steps.appendleft(step)",
         ),

@@ -4,6 +4,8 @@ from tests.mutants.named import bug
 
 LANE = "loghouse.runtime.lanes:Lane."
 LANES = "test_lanes:LaneTests."
+ROUNDS = "loghouse.runtime.lanes:SyncRounds."
+TRIED = "test_lanes:RoundTests."
 
 SHARED = (
     bug(
@@ -43,6 +45,80 @@ SHARED = (
         "A stop finishes what threads are at, and forgets what waits behind it.",
         (LANE + "stop", "[do(job) for job in waiting]", "[]"),
         by=LANES + "test_stop",
+    ),
+    bug(
+        "round-without-syncs",
+        "many logs: what shared a round is acknowledged without its sync",
+        "A round finishes what it began and syncs nothing.",
+        (ROUNDS + "_do", "self._threads.do_all(syncs)", "[None for _ in syncs]"),
+        by=TRIED + "test_round",
+    ),
+    bug(
+        "failed-sync-of-a-round-ignored",
+        "fsyncgate, of logs that sync together",
+        "What shared a round counts as durable although its own sync failed.",
+        (ROUNDS + "_do", "do(job) if raised is None else (job[2], raised)", "do(job)"),
+        by=TRIED + "test_errors",
+    ),
+    bug(
+        "finished-before-the-syncs",
+        "many logs: a watermark says durable before the sync",
+        "What shares a round is finished as it begins.",
+        (ROUNDS + "_do", "syncs.append(work.begin())", "syncs.append(work.begin()); work.finish()"),
+        by=TRIED + "test_round",
+    ),
+    bug(
+        "one-failure-for-the-round",
+        "many logs: one log's full disk or damage fails its neighbours",
+        "What one part raises ends the round.",
+        (ROUNDS + "_do", "except Exception as error:", "except LookupError as error:"),
+        by=TRIED + "test_errors",
+    ),
+    bug(
+        "no-round-behind-the-last",
+        "many logs: what comes while all rounds are at the disk is never written",
+        "The end of a round begins no other one.",
+        (ROUNDS + "_told", "if self._due:", "if False:"),
+        by=TRIED + "test_rounds_at_a_time",
+    ),
+    bug(
+        "rounds-without-bound",
+        "many logs: a thread for each write, as without rounds",
+        "Each round of one begins at once.",
+        (ROUNDS + "_open", " and self._count < ROUNDS_MAX", ""),
+        by=TRIED + "test_rounds_at_a_time",
+    ),
+    bug(
+        "round-opened-too-late",
+        "many logs: a write that comes while a round begins is forgotten",
+        "A round is said to have begun once it has taken what is due, not before.",
+        (ROUNDS + "_do", "self._is_open = False", "pass"),
+        by=TRIED + "test_order",
+    ),
+    bug(
+        "stop-drops-a-round",
+        "many logs: a stop loses what waits for a round",
+        "A stop forgets what waits for a round.",
+        (ROUNDS + "stop", "self._do()", "RoundOutcomes()"),
+        by=TRIED + "test_stop",
+    ),
+    bug(
+        "no-zeroes-behind-a-round",
+        "many logs: each sync writes the file's map of blocks",
+        "What shares a round writes no zeroes ahead.",
+        (
+            "loghouse.storage.writing:SyncUnderWay.finish",
+            "segment.clear_ahead(segment.end.position - position)",
+            "pass",
+        ),
+        by="storage.test_clearing:ClearingTests.test_in_steps",
+    ),
+    bug(
+        "votes-share-a-round",
+        "many logs: a hundred elections wait for each other's votes",
+        "Writes with syncs of their own in them share rounds, too.",
+        ("loghouse.replica.group_write:GroupWrite.__init__", "not self._steps and ", ""),
+        by="test_replica_parts:GroupWriteTests.test_may_share",
     ),
     bug(
         "all-at-one-instant",

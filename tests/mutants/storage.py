@@ -3,6 +3,7 @@
 from tests.mutants.hunted import bug
 
 LOG = "loghouse.storage.log:Log."
+SYNC = "loghouse.storage.writing:SyncUnderWay."
 CRASHES = (("crash", 4.0), ("power_loss", 10.0))
 SMALL = (("disk.index_size", 60), ("disk.keep", 0.3))
 
@@ -11,16 +12,16 @@ STORAGE = (
         "no-sync",
         "NATS#7564 (fsync every two minutes); PySyncObj (no fsync)",
         "Entries are acknowledged without a sync.",
-        (LOG + "_sync_store", "sync_written(self._files, fd)", "pass"),
+        (SYNC + "sync", "sync_written(self._log._files, self._fd)", "pass"),
     ),
     bug(
         "sync-error-ignored",
         "fsyncgate; CockroachDB#37102",
         "A failed sync counts as done.",
         (
-            LOG + "_sync_store",
-            "sync_written(self._files, fd)",
-            "try:\n        sync_written(self._files, fd)\n    except OSError:\n        pass",
+            SYNC + "sync",
+            "sync_written(self._log._files, self._fd)",
+            "try:\n        sync_written(self._log._files, self._fd)\n    except OSError:\n        pass",
         ),
         faults=(("disk_error", 2.0), ("crash", 4.0)),
     ),

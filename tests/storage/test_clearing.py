@@ -48,6 +48,20 @@ class ClearingTests(EdgeCase):
         self.append(GROUP_SIZE)
         self.assertEqual(self.cleared(), [(end + CLEARED_SIZE, CLEARED_SIZE)])
 
+    def test_in_steps(self):
+        """Behind a sync that is done in steps, too."""
+        with patch.object(self.log, "sync", self.sync_in_steps):
+            self.cleared()
+            self.append(GROUP_SIZE)
+            self.assertEqual(self.cleared(), [(self.log.active_size, CLEARED_SIZE)])
+            self.append(CLEARED_GROUP_SIZES[0] - 1)
+            self.assertEqual(self.cleared(), [])
+
+    def sync_in_steps(self, commit_index):
+        under_way = self.log.begin_sync(commit_index)
+        under_way.run()
+        under_way.finish()
+
     def test_behind_a_larger_group(self):
         """A group that reached beyond the zeroes is not written over: the next begin behind it."""
         self.append(GROUP_SIZE)

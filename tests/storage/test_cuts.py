@@ -345,6 +345,33 @@ class WritingTests(CutCase):
         self.log.sync(99)
         self.assertEqual(self.log.commit_index, 4)
 
+    def test_sync_in_steps(self):
+        """A sync in steps makes durable what was written when it began, and says so when it is finished."""
+        self.fill(3)
+        self.log.append([self.writer.records()])
+        under_way = self.log.begin_sync(99)
+        under_way.run()
+        self.assertEqual((self.log.durable_index, self.log.commit_index), (3, 3))
+        self.disk.fail(errno.ENOSPC, kinds=("pwritev",))
+        self.assertRaises(DiskFullError, under_way.finish)
+        self.assertEqual((self.log.failure, self.log.commit_index), ("", 3))
+        again = self.log.begin_sync(3)
+        again.run()
+        again.finish()
+        self.assertEqual((self.log.durable_index, self.log.commit_index), (4, 3))
+        self.assertEqual(self.watermark(self.log.view.segments[-1].base_index).durable_index, 4)
+
+    def test_failed_sync_in_steps(self):
+        """A sync that failed fails the log for good, on whichever thread it was."""
+        self.fill(3)
+        self.log.append([self.writer.records()])
+        under_way = self.log.begin_sync(3)
+        self.disk.fail(errno.EIO, kinds=("fdatasync",))
+        self.assertRaises(DiskFailedError, under_way.run)
+        self.assertIn("sync", self.log.failure)
+        self.assertRaises(DiskFailedError, under_way.finish)
+        self.assertEqual(self.log.durable_index, 3)
+
 
 class OpeningTests(CutCase):
     """What a start makes of what it finds."""
