@@ -370,6 +370,8 @@ class CompletingTests(AdministrationCase):
         self.node.is_ending = False
         self.admin.look()
         self.assertEqual(self.placed(), [])
+        self.node.logs[2], self.node.catalogue_log = self.catalogue, None
+        self.admin.look()
 
     def test_tried_again(self):
         """What found no leader is tried again by the next look."""

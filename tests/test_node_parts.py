@@ -339,6 +339,25 @@ class GateTests(SynchronousTestCase):
         )
         self.assertEqual(error.name, "orders")
 
+    def test_describe(self):
+        """The catalogue is on the members of the default log; of other logs, it says what they are."""
+        here = [ReplicaState(node=name, member=id_, is_leader=id_ == 1, is_alive=True)
+                for id_, name in ((1, "n1"), (2, "n2"))]  # fmt: skip
+        settings = LogSettings(replicas=2, retention_bytes=70)
+        default = LogDescription(
+            name="default", group=1, epoch=3, settings=settings, replicas=tuple(here), leader="n1"
+        )
+        self.node.log = lambda name: SimpleNamespace(name=name, group=2, leader_name="n2")
+        self.node.log_administration = SimpleNamespace(
+            describe=lambda name: succeed(default if name == "default" else name)
+        )
+        self.assertEqual(self.successResultOf(gates.describe_log(self.node, "orders")), "orders")
+        found = self.successResultOf(gates.describe_log(self.node, "_catalog"))
+        self.assertEqual((found.name, found.group, found.epoch, found.leader), ("_catalog", 2, 0, "n2"))
+        self.assertEqual(found.settings, LogSettings(replicas=2))
+        told = [(one.node, one.member, one.is_leader, one.is_alive) for one in found.replicas]
+        self.assertEqual(told, [("n1", 1, False, True), ("n2", 2, True, True)])
+
     def test_the_catalogue(self):
         """Who administers the cluster may read the catalogue; nobody changes it, whatever the rules say."""
         self.allowed |= {("ann", "_catalog", action) for action in ("consume", "produce", "manage")}

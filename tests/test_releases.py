@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.catalogue.records import LogDeleted, LogPlaced
 from loghouse.errors import UnavailableError
@@ -220,3 +221,43 @@ class StrayTests(ReleaseCase):
         self.hosted.sizes = {1: 1, 2: 2}
         self.assertEqual(self.strays(), [StrayLog(group=2, name="", size=2)])
         self.named.log = log
+
+
+class PaceTests(SynchronousTestCase):
+    """How often is asked, and of how many at once."""
+
+    def setUp(self):
+        self.asked, self.answers = [], []
+        self.releases = releases.Releases("n1", self.fail)
+
+    def administer(self, node, group, order):
+        self.asked.append(group)
+        self.answers.append(Deferred())
+        return self.answers[-1]
+
+    def look(self, now, *groups):
+        logs = [SimpleNamespace(group=group, next_member=4, nodes=("n2", "n3")) for group in groups]
+        self.asked.clear()
+        self.releases.look(now, logs, self)
+        return list(self.asked)
+
+    def test_after_an_answer(self):
+        """A log is left alone for two seconds; one that belonged here meanwhile is a new one."""
+        for now, groups, asked in (
+            (1.0, (16, 17), [16, 17]),
+            (2.9, (16, 17), []),
+            (3.0, (16,), [16]),
+            (3.5, (16, 17), [17]),
+        ):
+            self.assertEqual(self.look(now, *groups), asked, now)
+            for answer in self.answers:
+                answer.callback(THERE)
+            self.answers.clear()
+
+    def test_unanswered(self):
+        """Nothing is asked twice at once, however long the answer takes, and of sixteen logs at most."""
+        self.assertEqual(self.look(1.0, *range(16, 40)), list(range(16, 32)))
+        self.assertEqual(self.look(100.0, *range(16, 40)), [])
+        self.answers[0].callback(THERE)
+        self.answers[1].errback(UnavailableError("gone"))
+        self.assertEqual(self.look(101.0, *range(16, 40)), [16, 17])
