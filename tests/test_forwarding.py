@@ -272,17 +272,16 @@ def vars_of(appended):
 class AdminTests(ForwardCase):
     """Orders of operators and producers."""
 
+    LAST = 2**64 - 1
     ROWS = (
         (AdminOrder(operation=AdminOperation.ADD, name="c", number=1), AdminResult()),
         (AdminOrder(operation=AdminOperation.REMOVE, name="c"), AdminResult()),
         (AdminOrder(operation=AdminOperation.TRANSFER), AdminResult(name="c")),
-        (AdminOrder(operation=AdminOperation.TRIM, number=2**64 - 1), AdminResult(number=40)),
+        (AdminOrder(operation=AdminOperation.TRIM, number=LAST), AdminResult(number=40)),
         (AdminOrder(operation=AdminOperation.REGISTER_PRODUCER, name="root"), AdminResult(number=12)),
-        (
-            AdminOrder(operation=AdminOperation.PROGRESS),
-            AdminResult(number=9, matches=((1, 9), (2, 2**64 - 1))),
-        ),
+        (AdminOrder(operation=AdminOperation.PROGRESS), AdminResult(number=9, matches=((1, 9), (2, LAST)))),
         (AdminOrder(operation=AdminOperation.FOUND_CATALOGUE), AdminResult()),
+        (AdminOrder(operation=AdminOperation.HAS_LEFT, name="c", number=3), AdminResult(number=1)),
     )
 
     def test_orders(self):
