@@ -373,6 +373,22 @@ class CompletingTests(AdministrationCase):
         self.node.logs[2], self.node.catalogue_log = self.catalogue, None
         self.admin.look()
 
+    def test_one_at_a_time(self):
+        """While a replica is being placed, no look places another one."""
+        asked = []
+
+        async def change(decide):
+            asked.append(Deferred())
+            return await asked[-1]
+
+        self.patch(self.node.catalogue_log, "change", change)
+        self.admin.look()
+        self.admin.look()
+        self.assertEqual(len(asked), 1)
+        asked[0].callback(True)
+        self.admin.look()
+        self.assertEqual(len(asked), 2)
+
     def test_tried_again(self):
         """What found no leader is tried again by the next look."""
         self.played.problem = UnavailableError("no leader is known")

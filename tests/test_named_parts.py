@@ -510,6 +510,15 @@ class ServedTests(SynchronousTestCase):
             self.log.role_changed(SimpleNamespace(leader=leader))
         self.assertEqual((self.leaders, self.calls), ([7], ["hand over", "hand over"]))
 
+    def test_waits_here(self):
+        """Who has a copy asks nobody else to wait, and who has none, does."""
+        self.patch(type(self.log._remote), "reads", SimpleNamespace(wait_for=lambda offset: succeed(offset)))
+        self.assertEqual(self.successResultOf(self.log.wait_for(3)), 3)
+        self.log.host(self.replica)
+        self.replica.driver.readable_offset = 3
+        self.assertNoResult(self.log.wait_for(3))
+        self.assertIsNone(self.successResultOf(self.log.wait_for(2)))
+
     def test_release(self):
         """Who waits when the node stops is told where to go on."""
         waiting = self.log.wait_for(3)

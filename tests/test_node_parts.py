@@ -289,6 +289,12 @@ class GateTests(SynchronousTestCase):
             Action.CONSUME,
         )
 
+    def test_record_sizes(self):
+        """A record has a size of the node's, or a smaller one of its log's."""
+        gate = Gate(self.node, self.gate.authorizer, clock=lambda: 0.0, record_size_max=50)
+        for own, size_max in ((0, 50), (49, 49), (51, 50)):
+            self.assertEqual(gate.record_size_max_of(SimpleNamespace(record_size_max=own)), size_max)
+
     def test_callers(self):
         """Who is looked at anew with each request may be refused whatever the policy says."""
 
