@@ -266,7 +266,9 @@ class LoneTests(ReplicaCase):
             scrub_pace=budgets.scrubbing,
         )
         self.assertEqual(choose_id(), random.Random(5).getrandbits(64))
-        room.assert_called_once_with(made, self.log, disk=self.disk, clocks=clocks, data_dir="/data")
+        room.assert_called_once_with(
+            made, self.log, disk=self.disk, clocks=clocks, data_dir="/data", log_name=""
+        )
         self.assertEqual((made.is_writable, made.has_leader, made.driver), (True, False, None))
         with (
             patch.object(damage_module, "EntryRepair") as repair,
