@@ -36,6 +36,7 @@ _MODULES: Final[Mapping[str, str]] = {
     "dissect": "dissect",
     "certs": "certs",
     "config": "settings",
+    "doctor": "doctor",
     "demo": "demo",
 }
 """Where each command is, in the order of `loghouse --help`. All of them take most of a second to load."""

@@ -48,6 +48,7 @@ DEFAULTS = {
     },
     "cluster status": {"watch": False, **CONNECTION},
     "cluster health": {"wait": 0.0, **CONNECTION},
+    "doctor": {"config": "node.yaml"},
     "node reload": {"nodes": [], "all": False, **CONNECTION},
     "cluster add n1": {"node": "n1", "learner": False, **CONNECTION},
     "cluster remove n1": {"node": "n1", **CONNECTION},
