@@ -178,6 +178,22 @@ class ResourceExhaustedError(RequestError):
         self.limit = limit
 
 
+class QuotaExceededError(ResourceExhaustedError):
+    """A subject used more than node.yaml gives it; nothing was done, try again after `retry_milliseconds`."""
+
+    code = 34
+
+    def __init__(self, retry_milliseconds: int, resource: str, limit: str) -> None:
+        super().__init__(resource, f"{limit}; try again in {retry_milliseconds / 1000:g} s")
+        self.retry_milliseconds = retry_milliseconds
+        self.limit = limit
+
+    @property
+    def retry_seconds(self) -> float:
+        """After how long the same request may be made again."""
+        return self.retry_milliseconds / 1000
+
+
 def short_of(error: BaseException) -> ResourceExhaustedError | None:
     """Return the refusal of a request for which memory or files did not suffice, None for other errors.
 

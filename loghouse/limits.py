@@ -117,6 +117,14 @@ CATCH_UP_RATE: Final = 64 * MIB  # bytes a second read for followers far behind,
 WAITERS_MAX: Final = 16_384  # streams waiting at the tail, of all logs together
 FOLLOWERS: Final = Quota("followers", WAITERS_MAX, WAITERS_MAX // 2)  # the same by subject; each costs 2 KiB
 
+# --- quotas of node.yaml -------------------------------------------------------------
+QUOTA_RULES_MAX: Final = 256  # subjects and patterns
+QUOTA_SUBJECTS_MAX: Final = 4096  # that are counted at a time; more than there are connections
+QUOTA_RATE_MIN: Final = 64 * KIB  # bytes a second: the largest batch keeps a connection waiting for 2 minutes
+QUOTA_BURST_SECONDS: Final = 1.0  # so much of its rate a subject has at once
+QUOTA_HOLD_SECONDS_MAX: Final = 2.0  # so long it is slowed down; what would have to wait longer is refused
+QUOTA_RETRY_SECONDS: Final = 0.1  # until one more request, or connection, may be taken: some will have ended
+
 # --- identities and permissions ---------------------------------------------------
 CERTIFICATE_FILE_SIZE_MAX: Final = 256 * KIB  # a bundle of a hundred CAs; anything larger is a wrong path
 CERTIFICATE_SIZE_MAX: Final = 6 * KIB  # of a leaf, in DER; gRPC takes some 8 KiB of a peer's whole handshake
@@ -218,6 +226,7 @@ HOLDING_STEP: Final = 256 * KIB  # and what it takes and gives back at a time
 LOG_LINES: Final = Quota(
     "lines a minute about peers", 300, 60
 )  # in the diagnostics: a flood must not fill the disk
+AUDIT_LINES: Final = Quota("lines a second of the audit", 1000, 200)  # some 300 bytes each
 LASTING_LINES_MAX: Final = 1024  # texts remembered, so that what lasts is said once
 LOG_TEXT_SIZE_MAX: Final = 256  # characters of what a peer says of itself, in such a line
 

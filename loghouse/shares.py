@@ -3,16 +3,34 @@
 One concept for whatever a client can make a node hold: a `Quota` (limits.py) says how much there is and what
 one subject's share of it is; a `Ledger` counts who holds how much, and refuses what goes beyond. Both servers
 of a node write into the same ledgers, so a subject gains nothing by using both. The logs of a node have a
-`Budget` together for what each could otherwise have for itself, and a `Pace` for what they do.
+`Budget` together for what each could otherwise have for itself, and a `Pace` for what they do. What node.yaml
+gives single subjects beside that is in `Quotas`, which every server asks, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
-from loghouse.errors import ResourceExhaustedError
-from loghouse.limits import ANSWERS, BODIES, CALLS, FOLLOWERS, HOLDING_FREE, HOLDING_STEP, RATES_MAX, Quota
+from loghouse.errors import QuotaExceededError, ResourceExhaustedError
+from loghouse.limits import (
+    ANSWERS,
+    BODIES,
+    CALLS,
+    FOLLOWERS,
+    HOLDING_FREE,
+    HOLDING_STEP,
+    QUOTA_BURST_SECONDS,
+    QUOTA_HOLD_SECONDS_MAX,
+    QUOTA_RETRY_SECONDS,
+    QUOTA_SUBJECTS_MAX,
+    RATES_MAX,
+    READER_SIZE_MIN,
+    Quota,
+)
 
 SLACK: Final = 4 * HOLDING_STEP  # kept while a connection is busy
 
@@ -162,6 +180,10 @@ class Pace:
         self._free_at = due + amount / self.rate
         return due
 
+    def owed(self, now: float) -> float:
+        """Return how many seconds what was asked for so far still takes."""
+        return max(0.0, self._free_at - now)
+
     def take(self, amount: float, now: float) -> bool:
         """Do so much now, however large; False, and nothing is counted, while a second's worth is owed."""
         if self._free_at - now >= 1.0:
@@ -170,12 +192,174 @@ class Pace:
         return True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectQuota:
+    """What node.yaml gives one subject of one node; 0: no less than everybody has.
+
+    `bytes_in` of requests and `bytes_out` of answers are a second; `requests` are under way at a time.
+    """
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    requests: int = 0
+    connections: int = 0
+
+
+class SubjectUse:
+    """What one subject has used lately, over all servers of a node.
+
+    A second's worth of bytes is free at once. Beyond it whoever serves the subject waits: it does not read
+    the connection, or holds the answer back. Only what would have to wait for too long is refused, with the
+    time after which it may come again.
+    """
+
+    __slots__ = ("_in", "_out", "quota", "requests", "subject")
+
+    def __init__(self, subject: str, quota: SubjectQuota) -> None:
+        self.subject = subject
+        self.requests = 0  # under way
+        self.change(quota)
+
+    def change(self, quota: SubjectQuota) -> None:
+        """Have another quota from now on."""
+        self.quota = quota
+        self._in, self._out = Pace(quota.bytes_in), Pace(quota.bytes_out)
+
+    def is_at_rest(self, now: float) -> bool:
+        """Whether nothing would be lost by forgetting this."""
+        return not (self.requests or self._in.owed(now) or self._out.owed(now))
+
+    def begin(self) -> None:
+        """Count one more request that is under way; `end` follows.
+
+        Raises:
+            QuotaExceededError: There are as many as may be.
+        """
+        if 0 < self.quota.requests <= self.requests:
+            limit = f"{self.subject!r} has {self.requests} under way, all that its quota allows"
+            raise QuotaExceededError(round(1000 * QUOTA_RETRY_SECONDS), "requests", limit)
+        self.requests += 1
+
+    def end(self) -> None:
+        """A request is answered, or given up."""
+        self.requests -= 1
+
+    def check_receive(self, now: float) -> None:
+        """Raise when a request would have to wait for too long.
+
+        Raises:
+            QuotaExceededError: After which time to come again.
+        """
+        self._check(self._in, "bytes in", now)
+
+    def receive(self, size: int, now: float) -> None:
+        """Count the bytes of a request that came.
+
+        Raises:
+            QuotaExceededError: As `check_receive`; nothing was counted.
+        """
+        if self.quota.bytes_in:
+            self._check(self._in, "bytes in", now)
+            self._in.due(size, now)
+
+    def hold_seconds(self, now: float) -> float:
+        """Return for how long nothing more of the subject is to be read."""
+        return min(QUOTA_HOLD_SECONDS_MAX, _wait_of(self._in, now))
+
+    def send(self, size: int, now: float) -> None:
+        """Count the bytes of an answer."""
+        if self.quota.bytes_out:
+            self._out.due(size, now)
+
+    def check_send(self, now: float) -> None:
+        """Raise when an answer would have to wait for too long.
+
+        Raises:
+            QuotaExceededError: After which time to ask again.
+        """
+        self._check(self._out, "bytes out", now)
+
+    def send_seconds(self, now: float) -> float:
+        """Return after how long the next answer may be made."""
+        return _wait_of(self._out, now)
+
+    def size_max(self, size: int) -> int:
+        """Return how much of an answer of `size` bytes to make at a time: a second's worth."""
+        rate = self.quota.bytes_out
+        return min(size, max(rate, READER_SIZE_MIN)) if rate else size
+
+    def _check(self, pace: Pace, what: str, now: float) -> None:
+        wait = _wait_of(pace, now)
+        if wait > QUOTA_HOLD_SECONDS_MAX:
+            limit = f"{self.subject!r} used its quota of {pace.rate} bytes a second"
+            raise QuotaExceededError(ceil(1000 * wait), what, limit)
+
+
+def _wait_of(pace: Pace, now: float) -> float:
+    return max(0.0, pace.owed(now) - QUOTA_BURST_SECONDS)
+
+
+class Quotas:
+    """What each subject may use, by its name or a pattern, and what it has used.
+
+    Attributes:
+        is_used: Whether there is any quota: servers look at this before they ask for a subject's.
+        seconds: The clock, which only rises.
+    """
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self.is_used = False
+        self.seconds = seconds
+        self._rules: Mapping[str, SubjectQuota] = {}
+        self._uses: dict[str, SubjectUse] = {}
+
+    def change(self, rules: Mapping[str, SubjectQuota]) -> None:
+        """Let these rules count from now on: for a name, for what begins so (`team-*`), for all (`*`)."""
+        self._rules = dict(rules)
+        self.is_used = bool(rules)
+        for use in self._uses.values():
+            quota = self._quota_of(use.subject)
+            if quota != use.quota:
+                use.change(quota)
+
+    def of(self, subject: str) -> SubjectUse:
+        """Return what a subject has used; not to be kept for longer than a request."""
+        use = self._uses.get(subject)
+        if use is None:
+            use = SubjectUse(subject, self._quota_of(subject))
+            if len(self._uses) >= QUOTA_SUBJECTS_MAX:
+                now = self.seconds()
+                self._uses = {name: one for name, one in self._uses.items() if not one.is_at_rest(now)}
+            if len(self._uses) < QUOTA_SUBJECTS_MAX:
+                self._uses[subject] = use
+        return use
+
+    def connections_of(self, subject: str) -> int:
+        """Return how many connections a subject may have; 0: as many as everybody."""
+        return self.of(subject).quota.connections if self.is_used else 0
+
+    def _quota_of(self, subject: str) -> SubjectQuota:
+        """Return the quota of the rule that fits best: the name itself, or the longest beginning of it."""
+        rules = self._rules
+        beginnings = (f"{subject[:size]}*" for size in range(len(subject), -1, -1))
+        best = next((one for one in (subject, *beginnings) if one in rules), None)
+        return rules[best] if best is not None else NO_QUOTA
+
+
+NO_QUOTA: Final = SubjectQuota()
+
+
 class Shares:
-    """The ledgers that the servers of one node share."""
+    """The ledgers and quotas that the servers of one node share.
+
+    Args:
+        seconds: The clock for quotas, which only rises; without one there are none.
+    """
 
     def __init__(
         self,
         *,
+        seconds: Callable[[], float] = float,
         calls: Quota = CALLS,
         followers: Quota = FOLLOWERS,
         bodies: Quota = BODIES,
@@ -185,3 +369,4 @@ class Shares:
         self.followers = Ledger(followers)
         self.bodies = Ledger(bodies)
         self.answers = Ledger(answers)
+        self.quotas = Quotas(seconds)

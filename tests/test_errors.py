@@ -50,6 +50,7 @@ class TextTests(SynchronousTestCase):
         (errors.MembershipError("text"), 29, "text"),
         (errors.NotSupportedError("text"), 30, "text"),
         (errors.ReloadRefusedError("text"), 33, "text"),
+        (errors.QuotaExceededError(1500, "calls", "too many"), 34, "calls: too many; try again in 1.5 s"),
         (errors.UnknownServiceError("s"), 31, "no gRPC service named 's' here"),
         (errors.ProtocolError("text"), 1, "text"),
         (

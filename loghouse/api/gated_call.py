@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action
-from loghouse.errors import InvalidRequestError, PermissionDeniedError
+from loghouse.errors import InvalidRequestError, PermissionDeniedError, ResourceExhaustedError
 from loghouse.limits import NAME_SIZE_MAX
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate
 from loghouse.protocol.entry import DEFAULT_LOG
-from loghouse.shares import Holding, Shares
+from loghouse.shares import Holding, Shares, SubjectUse
 
 
 class GatedCall:
@@ -21,7 +22,7 @@ class GatedCall:
     `subject` is the caller's casbin subject, `log` what it asked for last.
     """
 
-    __slots__ = ("_gate", "_identity", "_shares", "action", "log", "subject")
+    __slots__ = ("_gate", "_identity", "_shares", "_use", "action", "log", "quotas", "subject")
 
     def __init__(self, gate: Gate, shares: Shares, identity: Identity, action: Action | None) -> None:
         """Begin a call.
@@ -31,7 +32,7 @@ class GatedCall:
 
         Raises:
             PermissionDeniedError: There is nothing that the caller may do with this call.
-            ResourceExhaustedError: The caller has its share of calls.
+            ResourceExhaustedError: The caller has its share of calls, or as many as its quota allows.
             UnauthenticatedError, IdentityError: Its certificate does not count.
         """
         self._gate = gate
@@ -41,14 +42,85 @@ class GatedCall:
         self.subject = identity.subject
         self.log: LogLike | None = None
         gate.check_any_log(identity, action)
-        shares.calls.take(self.subject)
+        self.quotas = shares.quotas  # whoever has much to do looks first whether there are any
+        self._use: SubjectUse | None = None  # where it counts against the quota of requests
+        if shares.quotas.is_used:
+            use = shares.quotas.of(self.subject)
+            use.begin()
+            self._use = use
+        try:
+            shares.calls.take(self.subject)
+        except ResourceExhaustedError:
+            self._end_use()
+            raise
 
     def end(self) -> None:
         """It is answered, or nobody waits for the answer."""
+        self._end_use()
         self._shares.calls.give_back(self.subject)
 
     def name_leader(self, name: str) -> None:
         """Tell the caller which other node leads the log; nothing where a protocol has no place for that."""
+
+    def _end_use(self) -> None:
+        if self._use is not None:
+            self._use.end()
+
+    # --- quotas of bytes ----------------------------------------------------------------------
+
+    def received(self, size: int) -> float:
+        """Count the bytes of a request; return for how many seconds it, and the connection, has to wait.
+
+        Raises:
+            QuotaExceededError: For too long; it is refused.
+        """
+        quotas = self._shares.quotas
+        if not quotas.is_used:
+            return 0.0
+        use, now = quotas.of(self.subject), quotas.seconds()
+        use.receive(size, now)
+        return use.hold_seconds(now)
+
+    def sent(self, size: int) -> None:
+        """Count the bytes of an answer."""
+        quotas = self._shares.quotas
+        if quotas.is_used:
+            quotas.of(self.subject).send(size, quotas.seconds())
+
+    def answer_seconds(self, *, is_last: bool = False) -> float:
+        """Return for how many seconds the next answer has to wait.
+
+        Args:
+            is_last: There is one answer alone, and its caller may come again.
+
+        Raises:
+            QuotaExceededError: For too long, and it is the last one.
+        """
+        quotas = self._shares.quotas
+        if not quotas.is_used:
+            return 0.0
+        use, now = quotas.of(self.subject), quotas.seconds()
+        if is_last:
+            use.check_send(now)
+        return use.send_seconds(now)
+
+    async def may_answer(self, *, is_last: bool = True) -> None:
+        """Return once the next answer may be made: at once, unless the caller has used its quota.
+
+        Args:
+            is_last: As for `answer_seconds`.
+        """
+        await self.wait(self.answer_seconds(is_last=is_last))
+
+    async def wait(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        if seconds:
+            await asyncio.sleep(seconds)
+
+    def answer_size_max(self, size: int) -> int:
+        """Return how much of an answer of `size` bytes to make at a time."""
+        quotas = self._shares.quotas
+        return quotas.of(self.subject).size_max(size) if quotas.is_used else size
 
     @contextmanager
     def following(self) -> Iterator[None]:

@@ -15,11 +15,13 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.text_format import MessageToString
 from grpc import aio
 from twisted.logger import Logger
 
 from loghouse.api.gated_call import GatedCall
 from loghouse.api.status import answer_of
+from loghouse.api.v1 import log_pb2
 from loghouse.auth.identity import Identity, IdentityReader
 from loghouse.auth.policy import Action
 from loghouse.errors import (
@@ -65,6 +67,11 @@ class Rpc:
     behaviour: Callable[..., Awaitable[bytes | None]]
     shape: Shape = Shape.UNARY
     check: Callable[[Call, bytes], Awaitable[None]] | None = None
+
+    @property
+    def changes_things(self) -> bool:
+        """Whether it is an act of administration: all that only administrators may do, but looking."""
+        return self.action in (Action.ADMIN, Action.MANAGE) and self.request is not log_pb2.StatusRequest
 
 
 class Guard:
@@ -151,9 +158,16 @@ class Guard:
             raise UnauthenticatedError(f"{version.decode(errors='replace')} is too old; TLS 1.3 is needed")
         return self._identities.read(auth_context)
 
-    def report(self, error: BaseException, method: str, subject: str) -> None:
+    def place_of(self, context: Any) -> str:
+        """Return from where a call comes."""
+        peer = str(context.peer())
+        caller = self.callers.find(peer)
+        return caller.place if caller is not None else peer
+
+    def report(self, error: BaseException, method: str, subject: str, where: str = "") -> None:
         """Count a refusal, and write it down; `subject` is empty when nobody knows whose call it was."""
         self._metrics.request_refused(type(error).__name__)
+        self.gate.audit.refused(error, who=subject, what=method, where=where)
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
             self.logger.warn(
                 "refused {method} of {peer}: {error}",
@@ -193,6 +207,11 @@ class Call(GatedCall):
         if self._caller is not None:
             self._caller.call_ended()
 
+    @property
+    def where(self) -> str:
+        """From where the call comes."""
+        return self._guard.place_of(self._context)
+
     def name_leader(self, name: str) -> None:
         """Tell the caller in the trailers which node leads, whether the call succeeds or not."""
         self._context.set_trailing_metadata(((LEADER_KEY, name),))
@@ -211,7 +230,10 @@ class Call(GatedCall):
             raise InvalidRequestError("request", f"was not complete within {seconds:g} s") from None
         if message is aio.EOF:
             raise InvalidRequestError("request", "is missing; the call ended without one")
-        return await self.parse(self._delivered(message))
+        self._delivered(message)
+        if self.quotas.is_used:
+            await self.wait(self.received(len(message)))
+        return await self.parse(message)
 
     async def _read_message(self) -> Any:
         caller = self._caller
@@ -223,10 +245,9 @@ class Call(GatedCall):
         finally:
             caller.read_ended()
 
-    def _delivered(self, message: bytes) -> bytes:
+    def _delivered(self, message: bytes) -> None:
         if self._caller is not None:
             self._caller.delivered(len(message))
-        return message
 
     async def read(self) -> Any:
         """Return the next request, or None when there will be no more."""
@@ -243,7 +264,11 @@ class Call(GatedCall):
         if message is aio.EOF:
             return None
         self._guard.check_open(self._rpc)
-        return self._delivered(message)
+        self._delivered(message)
+        if self.quotas.is_used:
+            await self.wait(self.received(len(message)))
+        delivered: bytes = message
+        return delivered
 
     async def parse(self, message: bytes) -> Any:
         """Return the parsed request.
@@ -261,6 +286,8 @@ class Call(GatedCall):
     async def write(self, response: bytes) -> None:
         """Send a serialized response; returns when flow control took it."""
         await self._context.write(response)
+        if self.quotas.is_used:
+            self.sent(len(response))
 
 
 def parse(kind: type[Message], message: bytes) -> Any:
@@ -300,7 +327,14 @@ def _answer(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitab
             call = Call(guard, rpc, context)
             if is_stream:
                 return await rpc.behaviour(call)
-            return await rpc.behaviour(call, await call.receive())
+            request = await call.receive()
+            if rpc.changes_things:
+                response = await _audited(guard, call, rpc, method, request)
+            else:
+                response = await rpc.behaviour(call, request)
+            if response is not None and call.quotas.is_used:
+                call.sent(len(response))
+            return response
         except Exception as error:
             await _refuse(guard, context, method, error, call.subject if call is not None else "")
         finally:
@@ -311,6 +345,22 @@ def _answer(guard: Guard, rpc: Rpc, method: str) -> Callable[[Any, Any], Awaitab
     return answer
 
 
+async def _audited(guard: Guard, call: Call, rpc: Rpc, method: str, request: Any) -> bytes | None:
+    """Carry out an act of administration, and tell how it ended; a refusal is told as such elsewhere."""
+    told = f"{method} {MessageToString(request, as_one_line=True)}".strip()
+    about = {"who": call.subject, "what": told, "where": call.where}
+    audit = guard.gate.audit
+    try:
+        response = await rpc.behaviour(call, request)
+    except (PermissionDeniedError, UnauthenticatedError, IdentityError):
+        raise
+    except BaseException as error:
+        audit.done(**about, outcome=f"{type(error).__name__.removesuffix('Error')}: {error}")
+        raise
+    audit.done(**about)
+    return response
+
+
 async def _refuse(guard: Guard, context: Any, method: str, error: Exception, subject: str) -> None:
     if context.cancelled() or isinstance(error, aio.BaseError):
         # The client is gone or the server stopped, which is why a write or read failed; nobody hears
@@ -319,5 +369,6 @@ async def _refuse(guard: Guard, context: Any, method: str, error: Exception, sub
     answer = answer_of(error)
     if answer.is_internal:
         report_unexpected(method, error)
-    guard.report(error, method, getattr(error, "subject", "") or subject)
+    where = guard.place_of(context)
+    guard.report(error, method, getattr(error, "subject", "") or subject, where)
     await context.abort(answer.code, answer.text, (*context.trailing_metadata(), *answer.trailers))

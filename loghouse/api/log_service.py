@@ -225,6 +225,8 @@ class LogService:
 
     async def _consume(self, call: GatedCall, request: Any) -> bytes:
         log = call.find_log(request.log, request.group)
+        if call.quotas.is_used:
+            await call.may_answer()
         fetched = await to_asyncio(log.fetch(request.offset, 1))
         for entry in decode_entries(log.seed, fetched.frames):
             async for record in records_from(entry, request.offset, lambda: 1):
@@ -248,6 +250,9 @@ class LogService:
         log = call.find_log(request.log, request.group)
         with self.reader():
             size_max = _fetch_size(request.size_max)
+            if call.quotas.is_used:
+                await call.may_answer()
+                size_max = call.answer_size_max(size_max)
             fetched = await to_asyncio(log.fetch(request.offset, self.share_of(size_max)))
             fetched = _readable_by_all(log, fetched)
             fetched = await fitting(log.seed, fetched, request.offset, request.size_max)
@@ -275,6 +280,9 @@ class LogService:
 
     async def read_on(self, call: GatedCall, log: LogLike, offset: int, size_max: int) -> Fetched:
         """Return entries from `offset` on, sleeping in the node while there are none."""
+        if call.quotas.is_used:
+            await call.may_answer(is_last=False)
+            size_max = call.answer_size_max(size_max)
         await to_asyncio(log.wait_for(offset))
         call.find_log(log.name, log.group)  # it may have waited for days: is there still, and may the caller?
         return self.count_out(await to_asyncio(log.fetch(offset, self.share_of(size_max))))

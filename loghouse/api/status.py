@@ -48,6 +48,7 @@ _TABLE: Final[Mapping[type[LoghouseError], _Row]] = {
     errors.SequenceReusedError: _Row(StatusCode.FAILED_PRECONDITION, "PRODUCER_SEQUENCE_REUSED"),
     errors.UnknownProducerError: _Row(StatusCode.FAILED_PRECONDITION, "UNKNOWN_PRODUCER"),
     errors.ResourceExhaustedError: _Row(StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"),
+    errors.QuotaExceededError: _Row(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"),
     errors.DiskFullError: _Row(
         StatusCode.RESOURCE_EXHAUSTED,
         "DISK_FULL",
@@ -105,6 +106,10 @@ def answer_of(error: BaseException) -> Answer:
     metadata = {key: _shortened(str(value)) for key, value in told.details.items()}
     status = status_pb2.Status(code=told.code.value[0], message=told.text)
     _add_detail(status, error_details_pb2.ErrorInfo(reason=told.reason, domain=DOMAIN, metadata=metadata))
+    if isinstance(error, errors.QuotaExceededError):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(error.retry_milliseconds)
+        _add_detail(status, retry)
     if isinstance(error, errors.OffsetOutOfRangeError):
         # As the original said it; its clients show this text.
         message = f"The requested offset is outside the log's range: {error.offset}"

@@ -91,6 +91,13 @@ def _detached(kind: type[LoghouseError], names: Set[str]) -> _Build:
     return build
 
 
+def _quota_exceeded(text: str, fields: _Fields) -> LoghouseError:
+    error = _detached(errors.QuotaExceededError, {"resource", "limit"})(text, fields, 0)
+    assert isinstance(error, errors.QuotaExceededError)
+    error.retry_milliseconds = _number(fields, "retry_milliseconds")
+    return error
+
+
 _REASONS: Final[Mapping[str, _Build]] = {
     "INVALID_REQUEST": lambda text, fields, offset: InvalidRequestError(
         fields.get("field", ""), fields.get("problem", "")
@@ -106,6 +113,7 @@ _REASONS: Final[Mapping[str, _Build]] = {
     "PRODUCER_SEQUENCE_REUSED": _numbers(errors.SequenceReusedError, "producer_id", "sequence"),
     "UNKNOWN_PRODUCER": _numbers(errors.UnknownProducerError, "producer_id"),
     "RESOURCE_EXHAUSTED": _detached(ResourceExhaustedError, {"resource", "limit"}),
+    "QUOTA_EXCEEDED": lambda text, fields, offset: _quota_exceeded(text, fields),
     "DISK_FULL": _detached(errors.DiskFullError, {"resource", "limit", "directory"}),
     "PERMISSION_DENIED": _detached(PermissionDeniedError, {"subject", "action", "object"}),
     "UNAUTHENTICATED": _plain(UnauthenticatedError),

@@ -17,7 +17,7 @@ from loghouse.client.calls import Calls
 from loghouse.client.channels import Answers, Channel, FetchAnswer
 from loghouse.client.failures import CallFailedError, CallFailure, Effect
 from loghouse.client.records import batches_of
-from loghouse.client.retrying import backoff
+from loghouse.client.retrying import backoff, pause_after
 from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, UnavailableError
 from loghouse.protocol.entry import Buffer, frame_seed
 
@@ -193,7 +193,7 @@ class Reader:
         now = calls.now
         if self._failing_since is None:
             self._failing_since = now
-        pause = self._backoff.next_seconds()
+        pause = pause_after(failure, self._backoff)
         if now + pause >= self._failing_since + self._timeout_seconds:
             raise self._given_up(failure.error)
         await calls.await_news(pause)

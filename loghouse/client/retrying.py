@@ -6,7 +6,13 @@ import random
 from typing import Final
 
 from loghouse.client.failures import CallFailure, Effect
-from loghouse.errors import DeadlineError, LoghouseError, OutcomeUnknownError, ResourceExhaustedError
+from loghouse.errors import (
+    DeadlineError,
+    LoghouseError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+    ResourceExhaustedError,
+)
 from loghouse.protocol.backoff import Backoff
 
 PAUSE_SECONDS: Final = 0.02
@@ -20,6 +26,13 @@ ATTEMPT_SECONDS_MIN: Final = 0.1
 def backoff(rng: random.Random) -> Backoff:
     """Return the pauses of calls that failed."""
     return Backoff(rng.random, PAUSE_SECONDS, PAUSE_SECONDS_MAX)
+
+
+def pause_after(failure: CallFailure, backoff: Backoff) -> float:
+    """Return how long to wait after one more failure: as long as the server said, if it said that."""
+    seconds = backoff.next_seconds()
+    error = failure.error
+    return max(seconds, error.retry_seconds) if isinstance(error, QuotaExceededError) else seconds
 
 
 class Attempts:
@@ -53,7 +66,7 @@ class Attempts:
         if failure.effect is Effect.REFUSED or (failure.effect is Effect.UNKNOWN and not self._is_safe):
             raise failure.error
         # A node that named the leader, or is not there at all, says by itself where to go on: elsewhere.
-        pause = 0.0 if self._count == 1 and failure.leader else self._backoff.next_seconds()
+        pause = 0.0 if self._count == 1 and failure.leader else pause_after(failure, self._backoff)
         least = min(ATTEMPT_SECONDS_MIN, (self._deadline - self._begun_at) / 4)
         if now + pause + least >= self._deadline:
             raise self._given_up(failure, now)

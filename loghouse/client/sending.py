@@ -18,7 +18,7 @@ from loghouse.client.batching import Accumulator, OutgoingBatch
 from loghouse.client.calls import Calls
 from loghouse.client.channels import AppendStream, Channel
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, lost_call
-from loghouse.client.retrying import ATTEMPT_SECONDS, backoff
+from loghouse.client.retrying import ATTEMPT_SECONDS, backoff, pause_after
 from loghouse.client.sequencing import Sequencer
 from loghouse.errors import ClosedError, DeadlineError, LoghouseError, UnavailableError
 from loghouse.protocol.client_messages import Produce
@@ -214,7 +214,7 @@ class Sending:
         elif not failure.is_permanent:
             calls.note(failure, address)
         is_first = not self._backoff.failures
-        pause = self._backoff.next_seconds()
+        pause = pause_after(failure, self._backoff)
         if is_first and failure.leader:
             pause = 0.0
         await calls.await_news(max(pause, CHECK_SECONDS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
@@ -32,15 +32,19 @@ def declare(
     key: str = "",
     shown: bool = False,
     live: bool = False,
+    default_factory: Callable[[], Any] | None = None,
 ) -> Any:
     """Declare a setting; one with a default is commented out in the example, unless it is `shown`.
 
     Args:
         shown: Whether the example has it as it is nevertheless.
+        default_factory: Makes the default, in the place of `default`.
         live: Whether a node that runs takes a new value when it reads its settings again.
     """
-    shown = shown or default is MISSING
+    shown = shown or (default is MISSING and default_factory is None)
     declared = Setting(comment, read, example or _text_of(default), shown, key=key, is_live=live)
+    if default_factory is not None:
+        return field(default_factory=default_factory, metadata={"setting": declared})
     return field(default=default, metadata={"setting": declared})
 
 

@@ -28,7 +28,9 @@ from loghouse.config.values import (
     read_file,
     read_folder,
     read_name,
+    read_path,
     read_place,
+    read_quotas,
     read_servers,
     read_subject,
     seconds_between,
@@ -49,6 +51,7 @@ from loghouse.limits import (
     SEGMENT_SIZE_MIN,
     UINT64_MAX,
 )
+from loghouse.shares import SubjectQuota
 
 SEGMENT_SIZE_MAX: Final = 1 * GIB  # one segment is preallocated, mapped and trimmed as a whole
 RESERVE_SIZE_MAX: Final = 1 * GIB
@@ -299,6 +302,20 @@ class NodeConfig:
     retention: RetentionConfig = group(RetentionConfig, "What a new cluster keeps of its log.", shown=False)
     limits: LimitsConfig = group(LimitsConfig, "Bounds for clients.", shown=False)
     http: HttpConfig = group(HttpConfig, "Who may ask what at http_listen.", shown=False)
+    quotas: Mapping[str, SubjectQuota] = declare(
+        read_quotas,
+        "What single subjects may use of this node: a name, a beginning (team-*), or all of them (*).",
+        example='{"team-*": {in: 10MiB, out: 20MiB, requests: 64, connections: 16}}',
+        default_factory=dict,
+        live=True,
+    )
+    audit: Path | None = declare(
+        read_path,
+        "A line of JSON for each refusal and each act of administration; left out: into the diagnostics.",
+        None,
+        example="audit.log",
+        live=True,
+    )
     logging: LoggingConfig = group(LoggingConfig, "The node's own diagnostics.", shown=False)
     shutdown: ShutdownConfig = group(ShutdownConfig, "How the node stops.", shown=False)
     timing: TimingConfig = group(TimingConfig, "Patience among the nodes.", shown=False)

@@ -15,7 +15,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from loghouse.limits import GIB, KIB, MIB, NAME_SIZE_MAX, SUBJECT_SIZE_MAX, UINT64_MAX
+from loghouse.limits import (
+    CONNECTIONS_MAX,
+    GIB,
+    GRPC_CALLS_MAX,
+    KIB,
+    MIB,
+    NAME_SIZE_MAX,
+    QUOTA_RATE_MIN,
+    QUOTA_RULES_MAX,
+    SUBJECT_SIZE_MAX,
+    UINT64_MAX,
+)
+from loghouse.shares import SubjectQuota
 
 Reader = Callable[[object, Path], Any]
 
@@ -297,6 +309,59 @@ def one_of(*allowed: str) -> Reader:
         return value
 
     return read
+
+
+def read_quotas(value: object, base: Path) -> Mapping[str, SubjectQuota]:
+    """Read what single subjects may use: `{SUBJECT: {in: SIZE, out: SIZE, requests: N, connections: N}}`."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > QUOTA_RULES_MAX:
+        raise ValueError(
+            f"is no group of subjects; allowed: at most {QUOTA_RULES_MAX} lines `subject: {{...}}`"
+        )
+    return {_quota_subject(name): _quota(name, given, base) for name, given in value.items()}
+
+
+def _quota_subject(name: object) -> str:
+    subject = _read_text(name, "a subject")
+    if "*" in subject[:-1]:
+        raise ValueError(
+            f"names {subject!r}, which is no subject; * stands only at the end, for all that begin so"
+        )
+    return subject
+
+
+def _quota(name: object, given: object, base: Path) -> SubjectQuota:
+    allowed = f"allowed: {', '.join(_QUOTA_READERS)}"
+    if not isinstance(given, dict) or not given:
+        raise ValueError(f"gives {name!r} no group of bounds; {allowed}")
+    values = {}
+    for key, value in given.items():
+        if not isinstance(key, str) or key not in _QUOTA_READERS:
+            raise ValueError(f"gives {name!r} a bound {key!r}, which is none; {allowed}")
+        attribute, read = _QUOTA_READERS[key]
+        try:
+            values[attribute] = read(value, base)
+        except ValueError as error:
+            raise ValueError(f"gives {name!r} a bound {key}: {value!r}, which {error}") from None
+    return SubjectQuota(**values)
+
+
+_QUOTA_READERS: Final[Mapping[str, tuple[str, Reader]]] = {
+    "in": ("bytes_in", size_between(QUOTA_RATE_MIN, UINT64_MAX)),
+    "out": ("bytes_out", size_between(QUOTA_RATE_MIN, UINT64_MAX)),
+    "requests": ("requests", count_between(1, GRPC_CALLS_MAX)),
+    "connections": ("connections", count_between(1, CONNECTIONS_MAX)),
+}
+
+
+def quota_text(quota: SubjectQuota) -> str:
+    """Return a quota as node.yaml has it."""
+    given = ((key, getattr(quota, attribute)) for key, (attribute, _) in _QUOTA_READERS.items())
+    texts = (
+        f"{key}: {format_size(value) if key in ('in', 'out') else value}" for key, value in given if value
+    )
+    return f"{{{', '.join(texts)}}}"
 
 
 def read_addresses(value: object, base: Path) -> tuple[Address, ...]:

@@ -161,6 +161,10 @@ class Endpoint(Resource):
     def _refuse(self, request: HttpRequest, error: BaseException, subject: str) -> None:
         self._metrics.request_refused(type(error).__name__)
         path = request.path.decode("ascii", "replace")
+        who = getattr(error, "subject", "") or subject
+        transport: Any = request.channel.transport
+        where = str(getattr(transport.getPeer(), "host", "?"))
+        self.context.gate.audit.refused(error, who=who, what=f"HTTP {path}", where=where)
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
             self.logger.warn(
                 "refused {method} of {peer}: {error}",

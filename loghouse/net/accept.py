@@ -90,10 +90,20 @@ class AcceptedLink(Link):
     def turn_away(self, error: ProtocolError) -> None:
         """Refuse the peer before there is a session; what it sends is not read."""
         self.problem = str(error)
+        self._tell_refused(error)
         self._warn("refused a link from {peer}: {problem}", error, f"{self.log_account}: {error}")
         self.session = Session(self._context.hello(), is_dialler=False)
         self.session.fail(error)
         self.flush()
+
+    def _note_problem(self, error: ProtocolError) -> None:
+        self._tell_refused(error)
+        super()._note_problem(error)
+
+    def _tell_refused(self, error: ProtocolError) -> None:
+        identity = self._identity
+        who = identity.subject if identity is not None else ""
+        self._context.binary.gate.audit.refused(error, who=who, what="a connection", where=self.place)
 
     def _admit(self, hello: Hello) -> None:
         """Refuse the peer after its Hello, or count its connection as a client's or a node's."""
@@ -110,6 +120,13 @@ class AcceptedLink(Link):
             self._ticket.identify(subject, is_node=is_node, has_rule=has_rule)
         except ResourceExhaustedError as error:
             raise ProtocolError(str(error)) from None
+
+    def flush(self) -> None:
+        """Write what the session has to send; requests that were answered count against no quota."""
+        super().flush()
+        server = self._server
+        if server is not None and server.counted:
+            server.count_requests()
 
     def event_received(self, event: Event) -> None:
         """Pass the event to what serves this link."""

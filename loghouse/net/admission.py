@@ -66,8 +66,14 @@ def limits_for(all_max: int) -> ConnectionLimits:
 class Admission:
     """Counts connections; every `ConnectionTicket` must be closed once."""
 
-    def __init__(self, limits: ConnectionLimits, metrics: Metrics = NO_METRICS) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        metrics: Metrics = NO_METRICS,
+        quota_of: Callable[[str], int] = lambda subject: 0,
+    ) -> None:
         self._limits = limits  # fixed
+        self.quota_of = quota_of  # how many connections a subject's quota allows; 0: no quota; fixed
         self._metrics = metrics  # counts refusals; fixed
         self.all = 0  # open connections, of strangers, clients and nodes
         # Connections of clients, by subject.
@@ -175,8 +181,10 @@ class ConnectionTicket:
         assert self._is_stranger
         ledger = self._admission.nodes if is_node else self._admission.clients
         share = ledger.quota.share
-        if not is_node and not has_rule:
-            share = min(share, CONNECTIONS_WITHOUT_RULE_MAX)
+        if not is_node:
+            share = min(share, self._admission.quota_of(subject) or share)
+            if not has_rule:
+                share = min(share, CONNECTIONS_WITHOUT_RULE_MAX)
         self._admission._identify(self, subject, ledger, share)
         self._subject, self._ledger = subject, ledger
         self._pass_on()

@@ -49,8 +49,9 @@ from loghouse.protocol.client_messages import (
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, without_kinds
 from loghouse.protocol.message import Message
 from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived
+from loghouse.protocol.streams import STREAM_MAX
 from loghouse.replica.api import Fetched
-from loghouse.shares import Holding, Shares
+from loghouse.shares import Holding, Shares, SubjectUse
 
 READS_PER_TURN_MAX: Final = 4
 
@@ -113,6 +114,11 @@ class BinarySession:
         self._unsent_size = 0  # bytes of answers that were read and not written to the link yet
         # The subject's share of answers that its clients have not taken; follows `_hold_answers`.
         self._answers = Holding(server.shares.answers, identity.subject)
+        # Requests under way that count against the subject's quota; follows `count_requests`.
+        self.counted = 0
+        if server.shares.quotas.is_used:
+            self._bound_requests()
+        self._held: Any = None  # the end of a time without reading, for a quota; None while there is none
         # The batches that are not answered yet.
         self._appends = Appends(server.appends, link, link.session, identity.subject)
         self._session.check_before_body(self._check_unread)
@@ -124,9 +130,11 @@ class BinarySession:
         match event:
             case RequestReceived():
                 try:
+                    if self._server.shares.quotas.is_used:
+                        self._count_begun(event.request)
                     self._begin(event)
                 except RequestError as error:
-                    self._metrics.request_refused(type(error).__name__)
+                    self._tell_refused(error, type(event.request))
                     self._session.refuse(event.stream, error)
             case CreditReceived():
                 self._follow_on(event.stream)
@@ -153,6 +161,50 @@ class BinarySession:
             self._end_read(stream)
         self._ready = None
         self._answers.close()
+        if self._held is not None:
+            self._held.cancel()
+        self._count(0)
+
+    # --- quotas ---------------------------------------------------------------------------
+
+    def _count_begun(self, request: Message) -> None:
+        """Count a request that came just now; read no more for a while when the subject used its quota.
+
+        Raises:
+            QuotaExceededError: The subject has as many under way as it may, over all its connections, or used
+                more bytes than it may.
+        """
+        quotas = self._server.shares.quotas
+        use = self._bound_requests()
+        self._count(min(self.counted, self._session.served.count))
+        now = quotas.seconds()
+        use.receive(len(request.batch) if isinstance(request, Produce) else 0, now)
+        if not isinstance(request, Follow):
+            use.begin()
+            self.counted += 1
+        seconds = use.hold_seconds(now)
+        if seconds and self._held is None:
+            self._link.hold_reading("quota")
+            self._held = self._server.scheduler.callLater(seconds, self._read_again)
+
+    def _bound_requests(self) -> SubjectUse:
+        """Let no more come on this connection at a time than the subject may have; return its use."""
+        use = self._server.shares.quotas.of(self._identity.subject)
+        self._session.served.count_max = use.quota.requests or STREAM_MAX
+        return use
+
+    def _read_again(self) -> None:
+        self._held = None
+        self._link.release_reading("quota")
+
+    def count_requests(self) -> None:
+        """Some were answered: they count no more."""
+        self._count(min(self.counted, self._session.served.count))
+
+    def _count(self, count: int) -> None:
+        if count != self.counted:
+            self._server.shares.quotas.of(self._identity.subject).requests += count - self.counted
+            self.counted = count
 
     # --- requests ------------------------------------------------------------------------
 
@@ -165,8 +217,14 @@ class BinarySession:
         try:
             self._check_header(request, group, size)
         except RequestError as error:
-            self._metrics.request_refused(type(error).__name__)
+            self._tell_refused(error, request)
             raise
+
+    def _tell_refused(self, error: RequestError, request: type[Message]) -> None:
+        self._metrics.request_refused(type(error).__name__)
+        self._gate.audit.refused(
+            error, who=self._identity.subject, what=request.__name__, where=self._link.place
+        )
 
     def _check_header(self, request: type[Message], group: int, size: int) -> None:
         action = _ACTIONS.get(request)
@@ -174,6 +232,9 @@ class BinarySession:
             self._gate.check_permission(self._identity, ANY_OBJECT, None)
             return
         self._check_log(group, action)
+        quotas = self._server.shares.quotas
+        if quotas.is_used:
+            quotas.of(self._identity.subject).check_receive(quotas.seconds())
         if request is Produce:
             self._appends.expect(size)
 
@@ -189,6 +250,9 @@ class BinarySession:
             case Produce() as request:
                 self._appends.take(log, stream, request)
             case Fetch() as request:
+                quotas = self._server.shares.quotas
+                if quotas.is_used:
+                    quotas.of(self._identity.subject).check_send(quotas.seconds())
                 self._reads.append((stream, min(request.size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)))
                 self._places[stream] = log, request.offset
                 self._read_next()
@@ -277,7 +341,10 @@ class BinarySession:
         error = failure.value
         assert error is not None
         if not isinstance(error, CancelledError):
-            self._metrics.request_refused(type(error).__name__)
+            if isinstance(error, RequestError):
+                self._tell_refused(error, Fetch)
+            else:
+                self._metrics.request_refused(type(error).__name__)
             self._session.refuse(stream, refusal_of(error, "a binary request", may_be_done=False))
 
     def _finish(self, _: object, stream: int) -> None:
@@ -319,6 +386,13 @@ class BinarySession:
             if self._is_reading or not self._reads or self._ready is not None:
                 self._is_in_turn = False
                 return
+            quotas = self._server.shares.quotas
+            if quotas.is_used:
+                seconds = quotas.of(self._identity.subject).send_seconds(quotas.seconds())
+                if seconds:
+                    # Its other streams wait, too: they are of the same subject.
+                    self._server.scheduler.callLater(seconds, self._next_turn)
+                    return
             self._is_reading = True
             self._read(*self._reads.popleft())
         self._server.scheduler.callLater(0, self._next_turn)
@@ -335,6 +409,9 @@ class BinarySession:
         is_follow = served.request is Follow
         if is_follow:
             size_max = min(size_max, served.credit)
+        quotas = self._server.shares.quotas
+        if quotas.is_used:
+            size_max = quotas.of(self._identity.subject).size_max(size_max)
         log, offset = self._places[stream]
         read_state = log.read_state if stream in self._states else None
         # A follower may have waited for days: ask the policy and the certificate again.
@@ -369,6 +446,9 @@ class BinarySession:
         else:
             reply = FetchReply(next_offset=fetched.next_offset, frames=fetched.frames)
         self._session.answer(stream, reply)
+        quotas = self._server.shares.quotas
+        if quotas.is_used:
+            quotas.of(self._identity.subject).send(len(fetched.frames), quotas.seconds())
         self._link.flush()
         if self._link.is_writable:
             self._hold_answers(0)

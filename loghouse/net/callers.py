@@ -62,6 +62,11 @@ class Caller:
         self._ticket.identify(identity.subject, is_node=False, has_rule=has_rule)
         self.identity = identity
 
+    @property
+    def place(self) -> str:
+        """The host that the connection is of."""
+        return self._ticket.network
+
     def call_begun(self) -> None:
         """A call begins."""
         self._call_count += 1

@@ -319,6 +319,11 @@ class Link(Protocol):
         return (peer.node_name if peer else "") or str(getattr(self._transport.getPeer(), "host", "?"))
 
     @property
+    def place(self) -> str:
+        """The host at the other end."""
+        return str(getattr(self._transport.getPeer(), "host", "?"))
+
+    @property
     def log_account(self) -> str:
         """Whose share of the log's lines a line about this link uses up."""
         return self.peer_name

@@ -92,7 +92,8 @@ class OnePort:
         # Checks every request of the binary protocol; fixed. Links check their certificates once a second,
         # so it has no check for each request.
         self.gate = Gate(node, authorizer, clock=wall_clock, record_size_max=options.record_size_max)
-        self.shares = shares or Shares()  # counts what subjects hold, over both protocols
+        # Counts what subjects hold, over all protocols.
+        self.shares = shares or Shares(seconds=reactor.seconds)
         self.callers = Callers(self.shares.bodies)  # the connections of gRPC clients
         # Holds the gRPC server's socket; made when `grpc_address` is first asked for, gone after `abort`.
         self._directory: PrivateDirectory | None = None
@@ -158,7 +159,9 @@ class OnePort:
             peers=self._peers,
             soon=self._soon,
         )
-        admission = Admission(limits_for(connections_allowed()), self._options.metrics)
+        admission = Admission(
+            limits_for(connections_allowed()), self._options.metrics, self.shares.quotas.connections_of
+        )
         path = self.grpc_address.removeprefix("unix:")
         self._listener = Listener(self._reactor, links, admission, path, self.callers)
         with listening(*self._socket.getsockname()[:2]):

@@ -29,6 +29,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
 from loghouse.node.api import LogDescription, LogLike, NodeLike
+from loghouse.node.audit import Audit
 from loghouse.protocol.checking import check_steps
 from loghouse.protocol.entry import CATALOGUE_LOG, DEFAULT_LOG, Buffer
 from loghouse.replica.api import Proposal
@@ -56,8 +57,10 @@ class Gate:
         clock: Callable[[], float],
         check_caller: Callable[[Identity], None] | None = None,
         record_size_max: int = RECORD_SIZE_MAX,
+        audit: Audit | None = None,
     ) -> None:
         """Guard a node."""
+        self.audit = audit or Audit(clock)  # is told of refusals, and of acts of administration
         self.node = node
         self.authorizer = authorizer
         self.record_size_max = record_size_max  # bytes one record may have

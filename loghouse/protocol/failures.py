@@ -91,6 +91,7 @@ FAILURE_FIELDS: Final[Mapping[type[LoghouseError], tuple[tuple[str, ...], tuple[
     errors.UnknownProducerError: (("producer_id",), ()),
     errors.ResourceExhaustedError: ((), ("resource", "limit")),
     errors.DiskFullError: ((), ("directory",)),
+    errors.QuotaExceededError: (("retry_milliseconds",), ("resource", "limit")),
     errors.PermissionDeniedError: ((), ("subject", "action", "object")),
     errors.UnauthenticatedError: _TEXT_ALONE,
     errors.UnknownLogError: ((), ("name",)),

@@ -42,13 +42,19 @@ class ServedStreams:
     def __init__(self) -> None:
         self.open: dict[int, ServedStream] = {}
         self._size = 0
+        self.count_max = STREAM_MAX  # of those that will be answered; less by a quota
         self._follow_count = 0
         self._last = 0
 
     @property
+    def count(self) -> int:
+        """How many are open that will be answered."""
+        return len(self.open) - self._follow_count
+
+    @property
     def is_full(self) -> bool:
         """Whether no request is to be taken before some are answered."""
-        return self._size > REQUESTS_SIZE_MAX
+        return self._size > REQUESTS_SIZE_MAX or len(self.open) - self._follow_count >= self.count_max
 
     def begin(self, stream: int, request: Message) -> None:
         """Note a new request.

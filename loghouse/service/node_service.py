@@ -32,7 +32,7 @@ from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Action, Authorizer, Rules
 from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.config.settings import LoggingConfig, NodeConfig
-from loghouse.errors import LoghouseError, ReloadRefusedError
+from loghouse.errors import ConfigError, LoghouseError, ReloadRefusedError
 from loghouse.gossip import config as swim_config
 from loghouse.http.collector import Watched
 from loghouse.http.counters import Counters
@@ -45,6 +45,7 @@ from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions, replicas_allowed
 from loghouse.net.peer import DialContext
 from loghouse.node.api import Reloaded
+from loghouse.node.audit import Audit, left_out_line
 from loghouse.node.gate import Gate
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
@@ -52,6 +53,7 @@ from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import CATALOGUE_LOG
 from loghouse.raft import config as raft_config
 from loghouse.runtime.bridge import call_from_thread, from_asyncio, later, soon
+from loghouse.runtime.line_file import LineFile
 from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import ThreadQueue
 from loghouse.service.proving import credentials_of, paths_of_tls
@@ -65,6 +67,7 @@ _SWIM: Final = {"local": swim_config.LOCAL, "lan": swim_config.LAN, "wan": swim_
 _RAFT: Final = {"local": raft_config.LAN, "lan": raft_config.LAN, "wan": raft_config.WAN}
 LEAVE_SECONDS_MAX: Final = 1.0
 WARNINGS_TOLD_MAX: Final = 20  # of one policy
+AUDIT_CLOSE_SECONDS_MAX: Final = 1.0  # for what waits to be written
 
 
 def make_service(
@@ -140,6 +143,9 @@ class NodeService(Service):
         self._watches: list[FileWatch] = []
         self._http: HttpServer | None = None  # made by the start; None without `http_listen`
         self._gates: list[Gate] = []  # one for each server; made by the start
+        self._has_rotated = False  # whether SIGUSR1 opens the audit's file anew
+        self._audit = Audit(time.time)
+        self._audit_file: LineFile | None = None  # what it writes into; None: the diagnostics
         self._reloading = DeferredLock()  # settings are read and taken one time after the other
         self.change_logging: Callable[[LoggingConfig], None] = lambda logging: None
         self.node = Node(
@@ -170,6 +176,7 @@ class NodeService(Service):
         authorizer, credentials = self._read_security()
         try:
             self.node.claim()
+            self._open_audit(config.audit)
             self._server = self._bind(authorizer, credentials)
             self.node.startService()
             # Who connects is served from the next turn of the reactor on, at both addresses.
@@ -177,6 +184,7 @@ class NodeService(Service):
                 self._http.listen()
             self._one_port.listen()
         except BaseException:
+            self._open_audit(None)
             self._one_port.abort()
             if self._http is not None:
                 self._http.abort()
@@ -194,6 +202,8 @@ class NodeService(Service):
             lambda failure: self.logger.failure("watching certificates and policy", failure)
         )
         signal.signal(signal.SIGHUP, self._hung_up(signal.getsignal(signal.SIGHUP)))
+        for gate in self._gates:
+            gate.audit = self._audit
         super().startService()  # type: ignore[no-untyped-call]
         self._one_port.warn_of_expiry()
         self.logger.info(
@@ -252,6 +262,7 @@ class NodeService(Service):
             peers=self.cluster.accepted,
             soon=soon(),
         )
+        self._one_port.shares.quotas.change(config.quotas)
         self._watch_files()
         return authorizer, credentials
 
@@ -313,6 +324,9 @@ class NodeService(Service):
         self.change_logging(config.logging)
         for gate in self._gates:
             gate.record_size_max = config.limits.record_size_max
+        self._one_port.shares.quotas.change(config.quotas)
+        if config.audit != (self._audit_file.path if self._audit_file is not None else None):
+            self._open_audit(config.audit)
         self.node.change(_node_options(config, self._metrics))
         report = replace(report, changed=told, warnings=fresh.rules.warnings[:WARNINGS_TOLD_MAX])
         self.logger.info(
@@ -421,9 +435,56 @@ class NodeService(Service):
 
         return run
 
+    def _reopen_audit(self) -> None:
+        if self._audit_file is not None:
+            self._audit_file.reopen()
+
     def _reload_all(self) -> None:
-        self.reload("SIGHUP").addErrback(lambda failure: None)  # it was logged
+        self._reopen_audit()
+        told = partial(self._audit.done, who="SIGHUP", what="reload", where="this machine")
+        # What is wrong was logged.
+        self.reload("SIGHUP").addCallbacks(
+            lambda _: told(), lambda failure: told(outcome=failure.getErrorMessage())
+        )
         self._one_port.warn_of_expiry()
+
+    def _open_audit(self, path: Path | None) -> None:
+        """Tell refusals and acts of administration there from now on; None: in the diagnostics.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        before, opened = self._audit_file, None
+        if path is not None:
+            try:
+                opened = LineFile(path, lambda count: left_out_line(time.time(), count), self._audit_failed)
+            except OSError as error:
+                raise ConfigError(
+                    [f"audit: {path}: {error.strerror}; choose a file that can be written"]
+                ) from None
+            if not self._has_rotated:
+                self._has_rotated = True
+                signal.signal(signal.SIGUSR1, self._rotated(signal.getsignal(signal.SIGUSR1)))
+        self._audit_file = opened
+        self._audit.write = opened.write if opened is not None else None
+        if before is not None:
+            before.close(AUDIT_CLOSE_SECONDS_MAX)
+
+    def _audit_failed(self, error: OSError) -> None:
+        """A line of the audit was not written; called on its thread."""
+        self._reactor.callFromThread(
+            self.logger.error,
+            "the audit cannot be written, lines are lost: {error}; make room or fix the path",
+            error=str(error),
+        )
+
+    def _rotated(self, before: Any) -> Callable[[int, Any], None]:
+        def run(number: int, frame: Any) -> None:
+            if callable(before):
+                before(number, frame)  # opens the log file anew
+            self._reactor.callFromThread(self._reopen_audit)
+
+        return run
 
     def stopService(self) -> Deferred[None]:
         """Stop the servers, give calls under way their grace, close the logs."""
@@ -455,6 +516,7 @@ class NodeService(Service):
         if self._http is not None:
             await self._http.stop()
         await self.node.stopService()
+        self._open_audit(None)
 
 
 def _cluster_options(config: NodeConfig, metrics: Metrics) -> ClusterOptions:

@@ -5,7 +5,7 @@ What can change is marked where a setting is declared. The rest is compared, tol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from loghouse.auth.credentials import Credentials, Material
 from loghouse.auth.policy import Authorizer, Rules
 from loghouse.config.declaring import Setting, settings_of
 from loghouse.config.settings import NodeConfig, load
-from loghouse.config.values import format_size
+from loghouse.config.values import format_size, quota_text
 from loghouse.errors import ConfigError, LoghouseError, ReloadRefusedError
 from loghouse.node.api import Reloaded
 from loghouse.service.proving import paths_of_tls
@@ -58,6 +58,12 @@ def read_fresh(path: Path, authorizer: Authorizer, credentials: Credentials | No
             material = credentials.read(paths_of_tls(config))
         except LoghouseError as error:
             problems.append(str(error))
+    if config.audit is not None:
+        try:
+            with open(config.audit, "ab"):
+                pass
+        except OSError as error:
+            problems.append(f"audit: {config.audit}: {error.strerror}; choose a file that can be written")
     if problems:
         raise _refused(path, problems)
     assert rules is not None
@@ -119,8 +125,10 @@ def _flat(config: NodeConfig) -> Iterator[tuple[str, tuple[Setting, Any]]]:
 
 def _text(path: str, value: Any) -> str:
     """Return a value as node.yaml has it."""
-    if value is None or value in ("", ()):
+    if value is None or value in ("", (), {}):
         return "none"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {quota_text(quota)}' for name, quota in value.items())}}}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

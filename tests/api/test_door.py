@@ -202,7 +202,7 @@ class PermissionTests(DoorCase):
         """Every call of the descriptors is denied to a subject without rules, naming it."""
         channel = self.channel("nobody")
         calls = list(every_rpc())
-        self.assertEqual(len(calls), 12 + 6 + 7 + 2 + 1)
+        self.assertEqual(len(calls), 12 + 7 + 7 + 2 + 1)
         for name, method in calls:
             request = b"" if "Reflection" not in name else b"\x3a\x00"
             error = await self.refused(

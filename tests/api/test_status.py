@@ -63,6 +63,11 @@ class StatusTests(SynchronousTestCase):
         (errors.MembershipError("no"), "FAILED_PRECONDITION", {}),
         (errors.NotSupportedError("later"), "UNIMPLEMENTED", {}),
         (errors.ReloadRefusedError("nothing was changed"), "FAILED_PRECONDITION", {}),
+        (
+            errors.QuotaExceededError(2500, "bytes in", "too many"),
+            "RESOURCE_EXHAUSTED",
+            {"retry_milliseconds": "2500", "resource": "bytes in", "limit": "too many"},
+        ),
     ]
 
     def test_rows(self):

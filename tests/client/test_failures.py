@@ -48,6 +48,8 @@ SURE = {
     errors.UnknownProducerError(9): Effect.REFUSED,
     errors.ResourceExhaustedError("proposals", "64 wait"): Effect.NOTHING,
     errors.DiskFullError("/var/lib"): Effect.NOTHING,
+    errors.QuotaExceededError(2500, "bytes in", "'ann' used its quota"): Effect.NOTHING,
+    errors.ReloadRefusedError("nothing was changed"): Effect.REFUSED,
     errors.PermissionDeniedError("nobody", "produce", "default"): Effect.REFUSED,
     errors.UnauthenticatedError("no certificate"): Effect.REFUSED,
     errors.IdentityError("two names"): Effect.REFUSED,

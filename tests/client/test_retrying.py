@@ -12,6 +12,7 @@ from loghouse.errors import (
     ExpectOffsetError,
     NotLeaderError,
     OutcomeUnknownError,
+    QuotaExceededError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -45,6 +46,14 @@ class AttemptsTests(SynchronousTestCase):
         """An unknown outcome ends an unsafe call, and only that."""
         self.assertRaises(OutcomeUnknownError, attempts().pause_after, LOST, 100.0)
         self.assertGreater(attempts(is_safe=True).pause_after(LOST, 100.0), 0.0)
+
+    def test_told_time(self):
+        """A quota that is used up says when to come again: not before, and not when that is too late."""
+        used_up = QuotaExceededError(2500, "bytes in", "'ann' used its quota")
+        failure = CallFailure(error=used_up, effect=Effect.NOTHING)
+        self.assertEqual(attempts().pause_after(failure, 100.0), 2.5)
+        error = self.assertRaises(QuotaExceededError, attempts(seconds=2.0).pause_after, failure, 100.0)
+        self.assertIs(error, used_up)
 
     def test_refused(self):
         """A refusal is final, though the call is safe."""

@@ -4,8 +4,11 @@ import json
 import os
 import signal
 
+import grpc
+
+from loghouse.api.v1 import log_pb2
 from loghouse.testing.process import wait_until
-from tests.e2e.test_node_process import ProcessTestCase
+from tests.e2e.test_node_process import ProcessTestCase, error_details
 
 
 class OperatingCase(ProcessTestCase):
@@ -64,3 +67,40 @@ class ReloadTests(OperatingCase):
         self.assertStopped(node)
         unreached = self.command(node, "cluster", "health", "--timeout", "0.5")
         self.assertEqual(unreached.returncode, 3)
+
+
+class LifeTests(OperatingCase):
+    """Quotas, the audit and the doctor, on one node that runs."""
+
+    def test_audit_and_quotas(self):
+        """Who appends beyond a quota is told when to come again; that is a line of the audit."""
+        node = self.started(settings="audit: audit.log\nquotas: {root: {in: 64KiB}}\n")
+        self.head = (node.folder / "node.yaml").read_text()
+        stub = self.stub(node)
+        self.produce(stub, b"x" * 400_000)
+        error = self.assertStatus(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            stub.Produce,
+            log_pb2.ProduceRequest(record=log_pb2.Record(value=b"y")),
+        )
+        details = error_details(error)
+        self.assertEqual(details["reason"], "QUOTA_EXCEEDED")
+        self.assertGreater(int(details["retry_milliseconds"]), 1000)
+        self.assertStatus(
+            grpc.StatusCode.PERMISSION_DENIED, self.stub(node, "nobody").Bounds, log_pb2.BoundsRequest()
+        )
+        path = node.folder / "audit.log"
+        wait_until(lambda: path.read_text().count("\n") >= 2, "two lines of the audit")
+        path.rename(node.folder / "audit.log.1")
+        os.kill(node.process.pid, signal.SIGHUP)
+        wait_until(lambda: path.exists() and "SIGHUP" in path.read_text(), "the new file")
+        lines = [json.loads(line) for line in (node.folder / "audit.log.1").read_text().splitlines()]
+        self.assertEqual(
+            {(line["kind"], line["who"]) for line in lines}, {("refusal", "root"), ("refusal", "nobody")}
+        )
+        done = self.loghouse("doctor", "--config", node.folder / "node.yaml", "--json")
+        self.assertIn(done.returncode, (0, 6), done.stdout)
+        found = {(one["area"], one["level"]) for one in json.loads(done.stdout)["findings"]}
+        self.assertIn(("start", "ok"), found)
+        self.assertIn(("certificates", "ok"), found)
+        self.assertStopped(node)

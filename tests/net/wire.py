@@ -72,6 +72,7 @@ class WireCase(SecuredCase):
     times = LinkTimes()
     peers = None
     grpc_path = None
+    scheduler = reactor
 
     def setUp(self):
         super().setUp()
@@ -105,7 +106,7 @@ class WireCase(SecuredCase):
         gate = Gate(self.node, self.authorizer, clock=lambda: self.wall_clock())
         server = BinaryServer(
             gate=gate,
-            scheduler=reactor,
+            scheduler=self.scheduler,
             appends=Appender(
                 gate,
                 soon=soon(),
@@ -125,7 +126,7 @@ class WireCase(SecuredCase):
             peers=self.peers,
         )
         self.metrics = RecordingMetrics()
-        self.admission = Admission(self.limits, self.metrics)
+        self.admission = Admission(self.limits, self.metrics, self.shares.quotas.connections_of)
         self.listener = Listener(reactor, links, self.admission, self.grpc_path, self.callers)
         self.listener.port = reactor.listenTCP(0, self.listener, backlog=512, interface="127.0.0.1")
         self.port = self.listener.port.getHost().port

@@ -221,6 +221,7 @@ class FailureTests(SynchronousTestCase):
         errors.MembershipError("no"),
         errors.NotSupportedError("not yet"),
         errors.ReloadRefusedError("nothing was changed"),
+        errors.QuotaExceededError(1500, "bytes in", "'ann' used its quota"),
         errors.FrameTooLargeError(1, 2, 3),
         errors.IdentityError("who?"),
     ]

@@ -1,27 +1,32 @@
 """Certificates and policy are read again: when their files change, and at SIGHUP."""
 
+import contextlib
+import json
 import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
+from grpc import aio
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.api.v1 import log_pb2
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import make_node_certificate, write_issued
 from loghouse.auth.policy import Authorizer
 from loghouse.cli.certs import POLICY_TEXT
 from loghouse.config.settings import load
-from loghouse.errors import InvalidRequestError, PermissionDeniedError, ReloadRefusedError
+from loghouse.errors import ConfigError, InvalidRequestError, PermissionDeniedError, ReloadRefusedError
 from loghouse.limits import KIB, MIB
 from loghouse.net.one_port import OnePort
 from loghouse.node.api import Reloaded
 from loghouse.protocol.batch import encode_batch
+from loghouse.runtime.bridge import from_asyncio
 from loghouse.service.node_service import WATCH_SECONDS, FileWatch
+from loghouse.shares import SubjectQuota
 from loghouse.testing.process import free_port
-from tests.service.case import HOSTS, ServiceCase, authority, until
+from tests.service.case import HOSTS, ServiceCase, authority, turn, until
 
 
 class FileWatchTests(SynchronousTestCase):
@@ -362,3 +367,81 @@ class SettingsTests(ServiceCase):
             await self.assertFailure(service.reload("ann"), ZeroDivisionError)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(await service.reload("ann"), Reloaded())
+
+    async def test_quotas(self):
+        """Quotas count from the next request on, and are told as node.yaml has them."""
+        service = self.start()
+        quotas = service._one_port.shares.quotas
+        self.assertFalse(quotas.is_used)
+        self.rewrite('quotas: {"team-*": {in: 10MiB, requests: 4}}')
+        report = await service.reload("ann")
+        self.assertEqual(report.changed, ("quotas: none -> {team-*: {in: 10MiB, requests: 4}}",))
+        self.assertEqual(quotas.of("team-a").quota, SubjectQuota(bytes_in=10 * MIB, requests=4))
+        self.rewrite('quotas: {"team-*": {in: 1KiB}}')
+        error = await self.assertFailure(service.reload("ann"), ReloadRefusedError)
+        self.assertIn(
+            "gives 'team-*' a bound in: '1KiB', which is out of range; allowed: 64KiB to", str(error)
+        )
+
+
+class AuditTests(ServiceCase):
+    """What is refused and changed gets into the audit's file."""
+
+    def told(self, path):
+        """Return the lines that are there by now."""
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    async def test_file(self):
+        """Refusals and acts over both protocols are lines; a signal begins a file that was moved anew."""
+        before = signal.getsignal(signal.SIGUSR1)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        self.policy.write_text("p, root, *, admin\n")
+        service = self.start("audit: audit.log")
+        await self.lead(service)
+        path = self.folder / "audit.log"
+        connection = await self.connect()
+        with self.assertRaises(PermissionDeniedError):
+            await connection.produce(encode_batch([log_pb2.Record(value=b"x")]), record_count=1)
+        await until(lambda: path.read_text())
+        [line] = self.told(path)
+        self.assertEqual(
+            [line[key] for key in ("kind", "who", "what", "from", "outcome")],
+            ["refusal", "root", "Produce", "127.0.0.1", "'root' is not permitted to produce 'default'"],
+        )
+        moved = self.folder / "moved"
+        path.rename(moved)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+        async def administer():
+            async with aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+                stub = log_pb2_grpc.ClusterStub(channel)
+                await stub.Reload(log_pb2.ReloadRequest())
+                with contextlib.suppress(aio.AioRpcError):
+                    await stub.Remove(log_pb2.RemoveRequest(name="n1"))
+
+        done = from_asyncio(administer())
+        while not done.called:
+            self.reactor.clock.advance(0.001)
+            await turn()
+        await done
+        await until(lambda: path.exists() and len(self.told(path)) == 2)
+        first, second = self.told(path)
+        self.assertEqual((first["what"], first["outcome"]), ("/log.v1.Cluster/Reload", "done"))
+        self.assertEqual(second["what"], '/log.v1.Cluster/Remove name: "n1"')
+        self.assertIn("Membership: ", second["outcome"])
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: len(self.told(path)) == 3)
+        self.assertEqual((self.told(path)[2]["who"], self.told(path)[2]["what"]), ("SIGHUP", "reload"))
+
+    async def test_no_file(self):
+        """A file that cannot be written ends a start, and refuses a reload."""
+        service = self.make("audit: nowhere/audit.log")
+        self.assertRaises(ConfigError, service.startService)
+        service = self.start()
+        self.write_settings("audit: nowhere/audit.log")
+        error = await self.assertFailure(service.reload("ann"), ReloadRefusedError)
+        self.assertIn("audit: ", str(error))
+        self.write_settings("audit: audit.log")
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
+        await service.reload("ann")
+        self.assertTrue((self.folder / "audit.log").exists())

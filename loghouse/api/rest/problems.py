@@ -32,6 +32,7 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     "PRODUCER_SEQUENCE_REUSED": (409, "Send the same bytes again, or other records as the next sequence."),
     "UNKNOWN_PRODUCER": (409, "Register a producer: POST /api/v1/logs/LOG/producers."),
     "RESOURCE_EXHAUSTED": (429, "Try again later, slower or smaller."),
+    "QUOTA_EXCEEDED": (429, "Try again after the time in `retry_milliseconds`."),
     "DISK_FULL": (507, "Free space on the node, or shorten the retention of its logs; appends then go on."),
     "PERMISSION_DENIED": (403, "Ask an operator for a rule in the policy, or use another certificate."),
     "UNAUTHENTICATED": (401, "Come with a client certificate of the cluster's CA that has not expired."),

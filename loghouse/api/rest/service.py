@@ -120,7 +120,10 @@ class RestService:
         seconds = self._request_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await bound.behaviour(call, request, log)
+                await call.wait(call.received(len(request.body)))
+                response = await bound.behaviour(call, request, log)
+                call.sent(len(response.body))
+                return response
         except TimeoutError:
             if request.method == "POST":
                 raise OutcomeUnknownError(f"not done within {seconds:g} s; it may still be done") from None
@@ -130,6 +133,7 @@ class RestService:
         self._metrics.request_refused(type(error).__name__)
         response = refusal(error, f"{PREFIX}{request.path}")
         asked = f"{request.method} {request.path}"
+        self._gate.audit.refused(error, who=request.identity.subject, what=asked, where="HTTP")
         if response.status == 500:
             report_unexpected(asked, error)
         elif response.status in (401, 403):
