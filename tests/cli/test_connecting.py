@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from loghouse.cli import cluster, servers, target
 from loghouse.cli.output import ExitCode
+from loghouse.cli.watching import WATCH_SECONDS
 from loghouse.errors import DeadlineError, OutcomeUnknownError, UnavailableError
 from tests.cli.test_commands import Log
 from tests.cli.test_edges import SaidCase
@@ -155,7 +156,7 @@ class StatusTests(SaidCase):
         out, err = self.said(lambda: codes.append(cluster.run_status(args)))
         self.assertEqual((codes, out), ([None], "good False orders\n\nbad False orders\n\n"))
         self.assertEqual(err, "loghouse cluster: away\nloghouse cluster: ?\n")
-        self.assertEqual(waits, [cluster.WATCH_SECONDS] * 4)
+        self.assertEqual(waits, [WATCH_SECONDS] * 4)
 
     def test_servers(self):
         """Every node with all that is known of it; what is not is a dash."""

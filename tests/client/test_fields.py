@@ -115,6 +115,7 @@ METHODS = {
     "add": (("n1",), {"name": (*NO_TEXTS, None), "learner": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
     "remove": (("n1",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
     "leave": (("n1",), {"server": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
+    "reload": ((), {"server": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
     "transfer": (("n1",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
     "trim": ((0,), {"offset": (*NO_OFFSETS, None), "timeout_seconds": NO_SECONDS}),
     "log": (("orders",), {"name": (*NO_TEXTS, None)}),
@@ -131,7 +132,7 @@ METHODS = {
     "logs": ((), {"timeout_seconds": NO_SECONDS}),
     "describe_log": (("orders",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
 }  # fmt: skip
-NOT_CALLS = {"close", "timeout_of", "read_range"}
+NOT_CALLS = {"close", "timeout_of", "read_range", "read_entries", "read_state"}
 
 
 def cases(flavour):
