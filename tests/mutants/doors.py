@@ -221,3 +221,56 @@ FLOW = (
         by="api.test_large_batches:LargeBatchTests.test_fetch",
     ),
 )
+
+WEB = (
+    bug(
+        "slowloris",
+        "RFC 9112 (limits.py: HTTP_HEAD_SECONDS)",
+        "A head may take as long as it likes, while a byte comes now and then.",
+        ("loghouse.http.channel:HttpChannel.connectionMade", "self._within(HTTP_HEAD_SECONDS)", "pass"),
+        by="http.test_channel:SlowTests.test_head",
+    ),
+    bug(
+        "folded-headers",
+        "RFC 9112 5.2",
+        "A header in several lines is taken.",
+        ("loghouse.http.channel:HttpChannel.lineReceived", 'if line[:1] in (b" ", b"\\t"):', "if False:"),
+        by="http.test_channel:SmugglingTests.test_lines",
+    ),
+    bug(
+        "body-without-an-end",
+        "limits.py (HTTP_BODY_SIZE_MAX)",
+        "Chunks are kept, however many come.",
+        (
+            "loghouse.http.channel:HttpRequest.handleContentChunk",
+            "self.content.tell() + len(data) > HTTP_BODY_SIZE_MAX",
+            "False",
+        ),
+        by="http.test_channel:SizeTests.test_body",
+    ),
+    bug(
+        "any-host-will-do",
+        "DNS rebinding",
+        "A page that has this machine's address under its own name is answered.",
+        (
+            "loghouse.http.endpoint:origin_problem",
+            "if is_plain and not _is_this_machine(name):",
+            "if False:",
+        ),
+        by="http.test_endpoint:PlainTests.test_other_sites",
+    ),
+    bug(
+        "series-for-every-log",
+        "200 kB (docs/monitoring.md)",
+        "Every log has series of its own.",
+        ("loghouse.http.collector:_of_logs", "sorted(hosted)[:LOGS_SHOWN_MAX]", "sorted(hosted)"),
+        by="http.test_metrics_page:PageTests.test_thousand_logs",
+    ),
+    bug(
+        "healthy-in-any-state",
+        "docs/operations.md (Health)",
+        "A node that is behind says that it is ready.",
+        ("loghouse.node.condition:_of_replica", "yield Hindrance.BEHIND", "pass"),
+        by="http.test_health:ConditionTests.test_replicas",
+    ),
+)
