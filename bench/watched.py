@@ -54,9 +54,8 @@ def main() -> None:
                 append(node, options)  # warm
 
             def scraped() -> float:
-                used = append(watched, options)
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read()
-                return used
+                return append(watched, options)
 
             without, with_it = rounds(options.rounds, lambda: append(plain, options), scraped)
         finally:

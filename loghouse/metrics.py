@@ -36,11 +36,14 @@ class DoorTally:
     They are counted entry by entry: the appends of one entry, up to hundreds, cost as much as one.
     """
 
-    __slots__ = ("bytes", "bytes_out", "now", "outcomes", "records", "seconds")
+    __slots__ = ("appends", "bytes", "bytes_out", "failures", "now", "records", "seconds")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now  # seconds that only rise
-        self.outcomes: dict[str, int] = {}  # how many, by `appended` or the class of what they were told
+        self.failures: dict[
+            str, int
+        ] = {}  # appends that did not go well, by the class of what they were told
+        self.appends = 0  # appended
         self.records = 0  # appended
         self.bytes = 0  # appended, as they came
         self.bytes_out = 0  # of entries given to clients
@@ -48,14 +51,14 @@ class DoorTally:
 
     def appended(self, append_count: int, record_count: int, size: int, began: float) -> None:
         """An entry of so many appends is durable."""
+        self.appends += append_count
         self.records += record_count
         self.bytes += size
-        self.count("appended", append_count)
         self.seconds.observe(self.now() - began, append_count)
 
-    def count(self, outcome: str, append_count: int) -> None:
-        """Count an outcome."""
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + append_count
+    def failed(self, error: str, append_count: int) -> None:
+        """So many appends were told an error of this class."""
+        self.failures[error] = self.failures.get(error, 0) + append_count
 
 
 class GroupTally:

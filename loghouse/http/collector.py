@@ -152,7 +152,7 @@ def _tallied(counters: Counters) -> Iterator[Sample]:
 
 
 def _appends(api: str, tally: DoorTally) -> Iterator[Sample]:
-    for outcome, count in {"appended": 0, **tally.outcomes}.items():
+    for outcome, count in {"appended": tally.appends, **tally.failures}.items():
         yield "loghouse_appends_total", (api, outcome), count
     yield "loghouse_append_records_total", (api,), tally.records
     yield "loghouse_append_bytes_total", (api,), tally.bytes

@@ -47,6 +47,8 @@ class Delays:
         self._wait()
 
     def _collecting(self, phase: str, info: Mapping[str, Any]) -> None:
+        if not info["generation"]:
+            return  # the youngest objects alone: microseconds, hundreds of times a second
         if phase == "start":
             self._began = self._now()
         elif self._began:

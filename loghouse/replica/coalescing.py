@@ -213,7 +213,7 @@ class Coalescer:
     def _failed(self, shares: list[Share], counted: int, error: BaseException) -> None:
         self._end_entry(counted, len(shares))
         if self._tally is not None:
-            self._tally.count(type(error).__name__, len(shares))
+            self._tally.failed(type(error).__name__, len(shares))
         for share in shares:
             if share.is_wanted:
                 share.failed(error)

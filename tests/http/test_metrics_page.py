@@ -182,9 +182,11 @@ class CountersTests(SynchronousTestCase):
         now = iter([3.0])
         tally = DoorTally(lambda: next(now))
         tally.appended(64, 64, 1000, 2.5)
-        tally.count("NotLeaderError", 2)
-        self.assertEqual(tally.outcomes, {"appended": 64, "NotLeaderError": 2})
-        self.assertEqual((tally.records, tally.bytes, tally.seconds.total), (64, 1000, 32.0))
+        tally.failed("NotLeaderError", 2)
+        self.assertEqual(tally.failures, {"NotLeaderError": 2})
+        self.assertEqual(
+            (tally.appends, tally.records, tally.bytes, tally.seconds.total), (64, 64, 1000, 32.0)
+        )
 
     def test_histograms(self):
         """Every histogram has bounds that rise."""
