@@ -209,6 +209,7 @@ DESCRIBE_SIZE_MAX: Final = 256 * KIB
 PRODUCE_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64
 FORWARD_SIZE_MAX: Final = PAYLOAD_SIZE_MAX + 64 + SUBJECT_SIZE_MAX  # a produce passed on, with its subject
 LEADS_SIZE_MAX: Final = 128 * KIB  # LOGS_MAX pairs of 12 bytes
+BEAT_SIZE_MAX: Final = 256 * KIB  # LOGS_MAX times 20 bytes
 ENTRIES_REPLY_SIZE_MAX: Final = ENTRY_SIZE_MAX + 64  # what a repair asks another node for; one entry at least
 STATE_REPLY_SIZE_MAX: Final = STATE_SIZE_MAX + 64  # the replicated state: mostly what producers sent last
 FETCH_REPLY_SIZE_MAX: Final = max(FETCH_SIZE_MAX, ENTRY_SIZE_MAX) + 64

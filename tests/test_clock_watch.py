@@ -106,6 +106,7 @@ class MajorityTests(SynchronousTestCase):
                 newest_timestamp=spans[1].newest_timestamp,
             ),
             lowest_offset=0,
+            wake=lambda: None,
             propose=lambda proposal, done, failed: proposed.append(proposal),
         )
         # No `state`: the disk thread folds on it meanwhile, and a copy of it costs milliseconds.

@@ -47,6 +47,7 @@ class PartCase(SynchronousTestCase):
         self.lowest_offset = self.readable_index = 0
         self.is_full = self.must_go_back = False
         self.retries = 0
+        self.woken = 0
         self.gone_back = []
         self.proposed = []
         # The log.
@@ -68,6 +69,9 @@ class PartCase(SynchronousTestCase):
         """The levels and texts of what was logged since the last look."""
         events, self.events = self.events, []
         return events
+
+    def wake(self):
+        self.woken += 1
 
     def fatal(self, error):
         self.failures.append(error)
@@ -301,6 +305,19 @@ class TrimmerTests(PartCase):
         self.assertEqual(self.look(300), [])
         self.raft.majority_time = lambda: 1151 * MICROSECONDS
         self.assertEqual(self.look(), [9])
+
+    def test_asleep(self):
+        """Only a log that trims by age is woken for it, so that the clocks of the others are heard again."""
+        self.look()
+        self.assertEqual(self.woken, 0)
+        self.retain(age_max_seconds=160)
+        self.look(RETENTION_SECONDS - 1)
+        self.assertEqual(self.woken, 0)
+        self.look(1)
+        self.assertEqual(self.woken, 1)
+        self.sealed = []
+        self.look()
+        self.assertEqual(self.woken, 1)
 
     def test_clock_jumped(self):
         """While the clocks part nothing is trimmed by age, and that is told once; by size as ever."""

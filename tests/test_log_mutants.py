@@ -2,6 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.mutants.asleep import ASLEEP
 from tests.mutants.many_logs import BIRTHS, CATALOGUE, ENDS, PLACES
 from tests.mutants.named import survivors
 from tests.processes import PLANTED
@@ -17,6 +18,7 @@ class MutantTests(SynchronousTestCase):
         births=("Bugs in how logs come into being are seen.", BIRTHS),
         catalogue=("Bugs in how the catalogue is changed and known are seen.", CATALOGUE),
         ends=("Bugs in how logs end are seen.", ENDS),
+        asleep=("Bugs in who sleeps, and what wakes them, are seen.", ASLEEP),
         places=("Bugs in where logs are, and in frames that find them, are seen.", PLACES),
     )
     def test(self, bank):

@@ -15,7 +15,7 @@ from loghouse.errors import (
 )
 from loghouse.node.options import NoOthers
 from loghouse.protocol.client_messages import DescribedServer
-from loghouse.protocol.configuration import Retention
+from loghouse.protocol.configuration import Configuration, Retention
 from loghouse.protocol.forward_messages import ForwardReply
 from loghouse.protocol.message import NO_UUID
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
@@ -40,7 +40,10 @@ class FakeLog:
             last_words=self.last_words,
             log=SimpleNamespace(close=self.note("closed")),
         )
-        self.driver = SimpleNamespace(raft=SimpleNamespace(leader_link_lost=self.note("leader lost")))
+        raft = SimpleNamespace(leader_link_lost=self.note("leader lost"), leader=0, id=1)
+        self.driver = SimpleNamespace(raft=raft, is_asleep=False, is_at_rest=False)
+        self.is_asleep, self.is_hosted = False, True
+        self.configuration, self.placed_names = Configuration(), ()
         for name in ("tick", "look", "release_waiters", "stop"):
             setattr(self, name, self.note(name))
 

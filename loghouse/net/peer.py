@@ -27,6 +27,7 @@ from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.link import Link, LinkTimes, LinkWatch
 from loghouse.net.tls import TlsContexts
 from loghouse.protocol.backoff import Backoff
+from loghouse.protocol.beat_messages import NodeBeat
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
 from loghouse.protocol.greeting import Certified
@@ -43,7 +44,9 @@ BACKOFF_SECONDS_MIN: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 5.0
 IDLE_SECONDS_MAX: Final = 300.0
 TURN_SIZE_MAX: Final = 256 * KIB  # of bulk to one peer, before others have their turn of the reactor
-COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND, Leads.KIND))
+COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND, Leads.KIND, NodeBeat.KIND))
+# What the other node must be capable of, to be sent a kind.
+_NEEDED: Final = {**dict.fromkeys(ROUTING_KINDS, Capability.MANY_LOGS), NodeBeat.KIND: Capability.BEATS}
 
 
 class PeerState(Enum):
@@ -146,6 +149,7 @@ class PeerLink:
         self.link: DialledLink | None = None  # the connection, from LinkUp until it is lost
         # Whether one end was of no cluster when the two met: only a new link can carry more.
         self._is_restricted = False
+        self._capabilities = 0  # what the peer's Hello says that it can do; as `link`
         self._group_max = DEFAULT_GROUP  # the highest group that the peer may be sent frames of; as `link`
         self._context = context  # what all peers share; fixed
         self._metrics = context.metrics  # counts what is lost and what fails; fixed
@@ -176,8 +180,8 @@ class PeerLink:
 
     def send(self, message: Message, *, group: int = 0) -> bool:
         """Send another message that a node may send; otherwise as `send_raft`."""
-        is_old = self.state is PeerState.UP and self._group_max == DEFAULT_GROUP
-        if is_old and message.KIND in ROUTING_KINDS:
+        needed = _NEEDED.get(message.KIND, 0)
+        if self.state is PeerState.UP and needed & ~self._capabilities:
             self._metrics.frames_dropped(self.expected_node, 1)
             return False
         return self._send(message.KIND, group, encode(message, group=group))
@@ -253,8 +257,8 @@ class PeerLink:
         self.state = PeerState.UP
         self.link = link
         self._is_restricted = event.agreement.is_restricted
-        has_groups = event.hello.capabilities & Capability.MANY_LOGS
-        self._group_max = UINT32_MAX if has_groups else DEFAULT_GROUP
+        self._capabilities = event.hello.capabilities
+        self._group_max = UINT32_MAX if self._capabilities & Capability.MANY_LOGS else DEFAULT_GROUP
         self._backoff.reset()
         self._metrics.peer_link_up(self.expected_node)
         self._event_received(event)

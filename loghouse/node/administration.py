@@ -307,6 +307,8 @@ class Administration:
         """
         removal = _Removal(configuration, Deferred())
         self._removals.append(removal)
+        if self._log.driver is not None:
+            self._log.driver.wake()
         self._look_at_removals(0)
         return removal.done
 
@@ -397,6 +399,11 @@ class Administration:
             return  # still under way, or nobody is heard to lead yet
         stayed = "the other node did not take over in time, or that was taken back; this one leads on"
         self._settle_hand_overs(stayed if raft.role is Role.LEADER else "")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way."""
+        return bool(self._hand_overs or self._removals)
 
     def tick(self) -> None:
         """Look at what is under way."""

@@ -26,6 +26,7 @@ from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, 
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
 from loghouse.node.api import Reloaded, StrayLog
+from loghouse.node.beats import Beats
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.condition import Hindrance, hindrances_of
 from loghouse.node.elsewhere import ELSEWHERE_KINDS, Elsewhere
@@ -37,6 +38,7 @@ from loghouse.node.named_logs import NamedLogs
 from loghouse.node.options import NodeOptions, NoOthers, Transport
 from loghouse.node.served_log import ServedLog
 from loghouse.node.wheel import Wheel
+from loghouse.protocol.beat_messages import NodeBeat
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import Retention
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, frame_seed
@@ -109,6 +111,7 @@ class Node(Service):
         self._logs_by_name: dict[str, ServedLog] = {}
         # The log whose group says who is a member of the cluster: the default one; fixed.
         self.membership = self._logs_by_name[""] = self.serve(DEFAULT_LOG, DEFAULT_GROUP)
+        self._beats = Beats(self, options.raft, rng)  # has quiet logs sleep; fixed
         # The catalogue and the logs that it names; None until this node belongs to a cluster.
         self._named: NamedLogs | None = None
         self.log_administration = LogAdministration(self, clocks)  # what may be asked about logs; fixed
@@ -248,7 +251,8 @@ class Node(Service):
     def _begin_tick(self) -> list[Callable[[], None]]:
         if self._named is not None and self._named.log is None:
             self._named.look_for_birth()
-        return [log.tick for log in self.logs.values()]
+        self._beats.tick()
+        return [log.tick for log in self.logs.values() if not log.is_asleep]
 
     @property
     def catalogue_log(self) -> CatalogueLog | None:
@@ -287,6 +291,7 @@ class Node(Service):
 
     def _keep_house(self) -> list[Callable[[], None]]:
         self.address_book.look()
+        self._beats.look()
         if self.elsewhere is not None:
             self.elsewhere.news.look()
         if self._named is not None:
@@ -396,6 +401,8 @@ class Node(Service):
         if isinstance(message, EntriesRequest | EntriesReply):
             if log is not None and log.replica is not None:
                 log.replica.damage_control.message_received(source, message)
+        elif isinstance(message, NodeBeat):
+            self._beats.message_received(source, message)
         elif self.forwarder is not None:
             elsewhere = self.elsewhere if message.KIND in ELSEWHERE_KINDS else None
             if elsewhere is None or not elsewhere.message_received(source, message, group):
@@ -408,8 +415,9 @@ class Node(Service):
         if self.elsewhere is not None:
             self.elsewhere.node_lost(name)
         for log in self.logs.values():
-            if log.driver is not None and name == log.leader_name:
+            if log.driver is not None and name == log.leader_name and not log.is_asleep:
                 log.driver.raft.leader_link_lost()
+        self._beats.node_lost(name)
 
     # --- what servers ask (`node.api.NodeLike`) ------------------------------------------------
 

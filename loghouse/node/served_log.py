@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -144,6 +144,8 @@ class ServedLog:
         replica = self.replica
         if replica is not None:
             replica.disk_room.look()
+            if self.is_asleep:
+                replica.damage_control.tick()  # damage is looked for in logs that sleep, too
             if self.catalogued is not None and replica.leads:
                 self._look_at_settings(replica, self.catalogued.settings)
 
@@ -178,6 +180,27 @@ class ServedLog:
     def driver(self) -> RaftDriver | None:
         """What runs the core; None while this node is no member of the group."""
         return self.replica.driver if self.replica is not None else None
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether there is a copy of it here."""
+        return self.replica is not None
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it needs no ticks: nothing happens in it (`beats.Beats`)."""
+        driver = self.driver
+        return driver is not None and driver.is_asleep
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way beside the core that needs ticks."""
+        return bool(self._stand_ticks) or self.administration.is_busy
+
+    @property
+    def placed_names(self) -> Sequence[str]:
+        """The nodes that have it by the catalogue; none when that is not known."""
+        return self._remote.replica_names
 
     @property
     def configuration(self) -> Configuration:

@@ -14,6 +14,7 @@ from typing import Final
 from loghouse.errors import MalformedMessageError
 from loghouse.limits import UNKNOWN_SIZE_MAX
 from loghouse.protocol import (
+    beat_messages,
     client_messages,
     forward_messages,
     gossip_messages,
@@ -40,6 +41,7 @@ _MODULES: Final = (
     repair_messages,
     roster_messages,
     routing_messages,
+    beat_messages,
     gossip_messages,
     client_messages,
 )

@@ -31,6 +31,8 @@ class Capability(IntFlag):
 
     MANY_LOGS = 1
     """A node: it looks at the group of every frame. Only it is sent frames of groups above 1, and routing."""
+    BEATS = 2
+    """A node: it takes a beat in place of the heartbeats of logs that sleep. Only it is sent any."""
 
 
 @message(0x0001, HELLO_SIZE_MAX)

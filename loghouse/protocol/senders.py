@@ -12,6 +12,7 @@ from enum import Flag, auto
 from types import MappingProxyType
 from typing import Any, Final
 
+from loghouse.protocol import beat_messages as beat
 from loghouse.protocol import client_messages as client
 from loghouse.protocol import forward_messages as forward
 from loghouse.protocol import gossip_messages as gossip
@@ -53,6 +54,8 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.MEMBER, (routing.ForwardWait, routing.ForwardWaitReply)),
     (Sender.MEMBER, (routing.ForwardBounds, routing.ForwardBoundsReply)),
     (Sender.MEMBER, (routing.ForwardFindOffset, routing.ForwardFindOffsetReply)),
+    # Whoever is believed here keeps logs asleep.
+    (Sender.MEMBER, (beat.NodeBeat,)),
     # What a node needs to become a member.
     (Sender.NODE, (roster.RosterRequest, roster.RosterReply)),
     (Sender.NODE, (gossip.SwimPing, gossip.SwimPingReq, gossip.SwimAck, gossip.SwimNack)),

@@ -40,13 +40,13 @@ from loghouse.protocol.raft_messages import (
     TimeoutNow,
 )
 from loghouse.raft.ready import TERM_JUMP_MAX, Ready, Role, SoftState
-from loghouse.raft.room import Room
+from loghouse.raft.rest import Rest
 
 _FROM_LEADER: Final = (AppendEntries, Heartbeat, InstallSnapshot)
 _TO_LEADER: Final = (AppendEntriesReply, HeartbeatReply, NoRoom)
 
 
-class Raft(Room):
+class Raft(Rest):
     """One member of one group.
 
     Its constructor is that of `Roles`. The last state of `reader` has the configuration to begin with, if

@@ -55,12 +55,15 @@ class Elections(Reads):
         if is_free and self.may_campaign:
             self._campaign()
 
-    def leader_link_lost(self) -> None:
+    def leader_link_lost(self, elections: int = 1) -> None:
         """Take the end of the leader's connection for a sign that it is gone: look for another one soon.
 
         A process that dies takes its connections along; waiting out an election timeout for it is time lost
         (ADR 10). It is a hint, nothing more: the others are asked by pre-vote and refuse while they hear the
         leader, and one heartbeat of it takes the hint back.
+
+        Args:
+            elections: Over how many election timeouts to spread who stands: more for a leader of many logs.
         """
         if self.role not in (Role.FOLLOWER, Role.LEARNER) or self.leader == NOBODY:
             return
@@ -68,7 +71,7 @@ class Elections(Reads):
         self._election_elapsed = max(self._election_elapsed, ticks)
         # Two heartbeats' time for a leader that only lost the connection, then at random as ever.
         first = 2 * self.config.heartbeat_ticks + 1
-        self._election_timeout = ticks + self._rng.randrange(first, max(first + 1, ticks))
+        self._election_timeout = ticks + self._rng.randrange(first, max(first + 1, elections * ticks))
 
     def _tick_leader(self) -> None:
         if self.is_stalled:

@@ -93,6 +93,11 @@ class RaftLog:
         return self._reader.record_room - self.undurable_size
 
     @property
+    def is_released(self) -> bool:
+        """Whether no entry is in memory: the disk has all, and there were no new ones for long."""
+        return not self._ends
+
+    @property
     def is_writing(self) -> bool:
         """Whether the disk was handed something that it has not finished."""
         return bool(self._writes)

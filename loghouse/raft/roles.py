@@ -1,7 +1,8 @@
 """A member's state and its changes of role: what all the other parts of the core stand on.
 
 The core is a chain of small classes, each adding one part of the protocol to those below it:
-`Roles` < `Replication` < `Reads` < `Elections` < `Proposals` < `Room` < `Raft`.
+`Roles` < `Replication` < `Reads` < `Elections` < `Proposals` < `Room` < `Rest` <
+`Raft`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from loghouse.metrics import GroupTally
 from loghouse.protocol.configuration import Configuration, decode_trim
 from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.protocol.message import Message
-from loghouse.protocol.raft_messages import Envelope
+from loghouse.protocol.raft_messages import Envelope, HeartbeatReply
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
 from loghouse.replica.api import Appended, OnAppended, OnFailed
@@ -172,6 +172,7 @@ class RaftDriver:
         self.readable_offset = state.next_offset  # the offset behind that entry; never falls
         self.lowest_offset = max(state.lowest_offset, log.first_offset)  # raised by trims and snapshots
         self.is_full = False  # the last write found no room; False again when it succeeds
+        self.is_asleep = False  # the core is not ticked: set by `sleep`, and False again by `wake`
 
     # --- in ---------------------------------------------------------------------------
 
@@ -222,6 +223,27 @@ class RaftDriver:
     def _is_idle(self) -> bool:
         return self._unsettled.is_empty and not (self._to_write or self._writing or self._is_scheduled)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing waits for the disk, for commits, for reads or for the leader."""
+        is_quiet = self._is_idle and not (self._reads or self._behind or self._notification)
+        return is_quiet and not self.is_full and self.raft.is_at_rest
+
+    def sleep(self) -> None:
+        """Need no ticks until `wake`, which whatever happens in the log calls by itself."""
+        self.is_asleep = True
+
+    def wake(self) -> None:
+        """Need ticks again, if this one sleeps."""
+        if self.is_asleep:
+            self.is_asleep = False
+            self.raft.wake()
+
+    def leader_lost(self, elections: int = 1) -> None:
+        """The leader's node, or the link with it, is gone. See `Raft.leader_link_lost`."""
+        self.wake()
+        self.raft.leader_link_lost(elections)
+
     def receive(self, envelope: Envelope, *, is_member: bool = True) -> None:
         """Take a message from another member.
 
@@ -234,6 +256,8 @@ class RaftDriver:
         """
         if self._is_stopped:
             return
+        if self.is_asleep and not self._is_late_reply(envelope.message):
+            self.wake()
         try:
             self.raft.step(envelope)
         except _BEYOND_REPAIR as error:
@@ -242,6 +266,10 @@ class RaftDriver:
             self._owner.fatal(error)
             return
         self._schedule()
+
+    def _is_late_reply(self, message: object) -> bool:
+        """Whether a message only answers the last heartbeat before this leader slept."""
+        return isinstance(message, HeartbeatReply) and message.last_index == self.raft.last_index
 
     def tick(self) -> None:
         """Let a tick of time pass."""
@@ -287,6 +315,8 @@ class RaftDriver:
         if self._is_stopped:
             failed(UnavailableError("the node is stopping; nothing was appended, try another node"))
             return
+        if self.is_asleep:
+            self.wake()
         try:
             ticket = self.raft.propose(proposal, self._now())
         except LoghouseError as error:
@@ -301,6 +331,7 @@ class RaftDriver:
         if self._is_stopped:
             failed(UnavailableError("the node is stopping; nothing was changed, try another node"))
             return
+        self.wake()
         try:
             ticket = self.raft.propose_configuration(configuration, self._now())
         except LoghouseError as error:
@@ -310,11 +341,13 @@ class RaftDriver:
 
     def stand(self) -> None:
         """Stand for election at once, where no leader is known."""
+        self.wake()
         self.raft.stand()
         self._schedule()
 
     def transfer_leadership(self, target: int = 0) -> None:
         """Hand leadership to another voter, 0 for the best one; see `Raft.transfer_leadership` for errors."""
+        self.wake()
         self.raft.transfer_leadership(target)
         self._schedule()
 
@@ -335,6 +368,8 @@ class RaftDriver:
         if self._is_stopped:
             failed(UnavailableError("the node is stopping; go on at another node"))
             return
+        if self.is_asleep:
+            self.wake()
         try:
             id_ = self.raft.read_index()
         except LoghouseError as error:

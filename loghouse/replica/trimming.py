@@ -36,6 +36,8 @@ class Trimmer:
         if monotonic - self._looked_at < RETENTION_SECONDS or self._replica.raft.role is not Role.LEADER:
             return
         self._looked_at = monotonic
+        if self._replica.raft.configuration.retention.age_max_seconds and self._log.sealed_segments():
+            self._replica.wake()  # for the next look: a leader that sleeps does not hear the others' clocks
         lowest = self._lowest_wanted(self._age_now(wall, monotonic))
         if lowest is not None and lowest > max(self._replica.lowest_offset, self._proposed):
             self._proposed = lowest

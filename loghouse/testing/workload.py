@@ -52,6 +52,7 @@ class Workload:
         self.options = options
         self.stopped = False
         self.think_seconds_min = 0.0
+        self.quiet_until = 0.0
         self.acknowledged = 0
         self.refused = 0
         self.timed_out = 0
@@ -81,7 +82,9 @@ class SimClient:
         """Do something after a while, unless the run's clients are stopped by then."""
 
         def act() -> None:
-            if not self.work.stopped:
+            if self.work.clock.seconds() < self.work.quiet_until:
+                self.work.clock.at(self.work.quiet_until, act)
+            elif not self.work.stopped:
                 then()
 
         mean = max(self.work.options.think_seconds_mean, self.work.think_seconds_min)

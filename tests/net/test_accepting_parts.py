@@ -491,4 +491,5 @@ class LinkTests(PortCase):
         hello = make()
         self.assertEqual((hello.role, hello.cluster_name, hello.cluster_uuid), (LinkRole.NODE, "c1", NO_UUID))
         self.assertEqual((hello.node_name, hello.disk_uuid), ("n1", b"1" * 16))
-        self.assertEqual((hello.capabilities, hello.software), (Capability.MANY_LOGS, "loghouse 9"))
+        capabilities = Capability.MANY_LOGS | Capability.BEATS
+        self.assertEqual((hello.capabilities, hello.software), (capabilities, "loghouse 9"))

@@ -12,6 +12,7 @@ from loghouse.limits import KIB, PEER_QUEUE_MAX, PEER_QUEUE_SIZE_MAX, UINT32_MAX
 from loghouse.net import peer as peer_module
 from loghouse.net.link import LinkWatch
 from loghouse.net.peer import CONNECT_SECONDS_MAX, TURN_SIZE_MAX, DialContext, PeerLink, PeerState, SendQueue
+from loghouse.protocol.beat_messages import NodeBeat
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Capability, Goodbye, Hello
@@ -168,6 +169,21 @@ class SendingTests(DiallingCase):
             before = self.dropped()
             self.assertFalse(self.peer.send(message))
             self.assertEqual(self.dropped(), before + 1)
+
+    def test_beats(self):
+        """Beats are sent to nodes that take them alone; a newer one takes the place of one that waits."""
+        self.up(capabilities=Capability.MANY_LOGS)
+        self.assertFalse(self.peer.send(NodeBeat(life=1)))
+        self.assertEqual(self.dropped(), 1)
+        self.peer = self.make()
+        link = self.up(capabilities=Capability.MANY_LOGS | Capability.BEATS)
+        self.assertTrue(self.peer.send(NodeBeat(life=1)))
+        link.pauseProducing()
+        for life in (2, 3):
+            self.assertTrue(self.peer.send(NodeBeat(life=life)))
+        self.assertEqual(len(self.peer.queue), 1)
+        link.resumeProducing()
+        self.assertEqual(self.transport.take_frames()[-1][1], (3).to_bytes(8, "big"))
 
     def test_newer_leads(self):
         """What a node leads now takes the place of what it led before and did not tell yet."""

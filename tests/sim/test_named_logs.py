@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,7 +11,7 @@ from loghouse.catalogue.records import LogSettings
 from loghouse.errors import DamageError, UnavailableError, UnknownLogError
 from loghouse.limits import MIB
 from loghouse.node.api import proposing
-from loghouse.replica.api import Proposal
+from loghouse.replica.api import Appended, Proposal
 from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import FullOptions, draw_named_options
 from loghouse.testing.worlds import NAMED, named_world
@@ -239,3 +240,102 @@ class NamedLogsTests(NamedLogsCase):
         self.assertEqual(self.append(2, "orders"), 2)
         fetched = self.ask(2, lambda node: node.log("orders").reads.fetch(0, MIB))
         self.assertEqual(fetched.next_offset, 3)
+
+
+class QuietLogsTests(NamedLogsCase):
+    """What happens to logs that sleep when something happens to their nodes."""
+
+    def setUp(self):
+        super().setUp()
+        self.begin()
+        for name in ("orders", "audit", "events"):
+            self.create(1, name)
+            self.append(1, name)
+        self.until_asleep()
+
+    def replicas(self):
+        nodes = [host.node for host in self.cluster.nodes.values() if host.is_up and host.node is not None]
+        return [log for node in nodes for log in node.logs.values() if log.group != 1]
+
+    def until_asleep(self, count=12):
+        self.until(lambda: len(self.replicas()) == count and all(log.is_asleep for log in self.replicas()))
+
+    def leading(self):
+        """A node that leads a named log, and the names of those that it leads."""
+        for number in self.cluster.numbers():
+            names = [
+                log.name for log in self.node(number).logs.values() if log.replica.leads and log.group > 2
+            ]
+            if names:
+                return number, names
+        return self.fail("nobody leads")
+
+    def _append(self, node, name):
+        return proposing(node.log(name).propose, Proposal(payload=RECORD, record_count=1))
+
+    def append_all(self, number, names):
+        """Append to each until that succeeds, at a node that may ask a leader that is gone."""
+        for name in names:
+            for _ in range(50):
+                answer = self.ask(number, lambda node, name=name: maybeDeferred(self._append, node, name))
+                if isinstance(answer, Appended):
+                    break
+                self.clock.advance(0.05)
+            else:
+                self.fail(f"not appended: {answer}")
+
+    def test_asleep(self):
+        """Quiet logs are asleep on all nodes, the catalogue too, and answer as ever."""
+        self.clock.advance(60.0)
+        self.assertTrue(all(log.is_asleep for log in self.replicas()))
+        self.assertFalse(self.node(1).membership.is_asleep)
+        self.assertTrue(all(node.is_serving for node in map(self.node, (1, 2, 3))))
+        for number in (1, 2, 3):
+            self.assertEqual(self.ask(number, lambda node: node.log("orders").bounds()).next_offset, 1)
+        self.assertEqual([self.append(number, "orders") for number in (1, 2, 3)], [1, 2, 3])
+        self.until_asleep()
+
+    def test_leader_killed(self):
+        """When the process of a leader is killed all that it led takes appends again within three seconds."""
+        number, names = self.leading()
+        self.cluster.nodes[number].kill()
+        began = self.clock.seconds()
+        self.append_all(number % 3 + 1, names)
+        self.assertLess(self.clock.seconds() - began, 3.0)
+        self.until_asleep(8)
+        self.cluster.nodes[number].restart_after(0.0)
+        self.until_asleep()
+        self.append(number, names[0])
+
+    def test_leader_without_power(self):
+        """The same when nothing tells that its node is gone."""
+        number, names = self.leading()
+        host = self.cluster.nodes[number]
+        host.pause(8.0)
+        began = self.clock.seconds()
+        self.append_all(number % 3 + 1, names)
+        self.assertLess(self.clock.seconds() - began, 6.0)
+        self.clock.advance(8.0)
+        self.until_asleep()
+        self.append(number, names[0])
+
+    def test_all_killed(self):
+        """After all processes were killed and began again, every log is led and sleeps again."""
+        for host in self.cluster.nodes.values():
+            host.kill()
+            host.restart_after(0.1)
+        self.until(lambda: all(host.node is not None for host in self.cluster.nodes.values()))
+        self.append_all(2, ("orders", "audit", "events"))
+        self.until_asleep()
+        self.assertEqual(self.append(2, "orders"), 2)
+
+    def test_leader_closes_its_log(self):
+        """A leader whose log is closed for damage is replaced, though its node lives and beats."""
+        number, [name, *_] = self.leading()
+        log = self.node(number).log(name)
+        store = f"/data/logs/{log.group}/{1:020d}.store"
+        life = self.cluster.nodes[number].life
+        log._node._named.hosted.damaged[log.group] = "found by hand"  # it stays closed
+        life.enter(log.fatal, DamageError(store, 5000, "found by hand"))
+        self.assertIsNone(log.replica)
+        self.assertEqual(self.append(number % 3 + 1, name), 1)

@@ -1,6 +1,7 @@
 """One message of every kind, and more where a field can be there or not: the source of the wire vectors."""
 
 from loghouse import errors
+from loghouse.protocol.beat_messages import NodeBeat, encode_sleeping
 from loghouse.protocol.client_messages import (
     Bounds,
     BoundsReply,
@@ -198,6 +199,8 @@ MESSAGES = (
     ("roster reply: none", RosterReply(request_id=2, index=0), 0),
     ("leads", Leads(leads=(Lead(group=16, term=3), Lead(group=2**32 - 1, term=2**64 - 1))), 0),
     ("leads: none", Leads(), 0),
+    ("beat", NodeBeat(life=2**64 - 1, sleeping=encode_sleeping([(16, 3, 9), (2**32 - 1, 1, 2**64 - 1)])), 0),
+    ("beat: no log sleeps", NodeBeat(life=1), 0),
     ("forward read", ForwardRead(request_id=7, offset=1, size_max=65_536), 0),
     ("forward frames", ForwardFrames(request_id=7, next_offset=2, frames=ENTRY.frame), 0),
     ("forward wait", ForwardWait(request_id=8, offset=2), 0),

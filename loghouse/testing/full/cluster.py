@@ -147,6 +147,7 @@ class FullCluster(Simulation[FullHost]):
         network = self.network
         counters = super()._counters()
         counters["acknowledged"] = sum(work.acknowledged for work in self._works())
+        counters["slept"] = sum(log.slept for log in self.named)
         counters.update(
             {
                 "lost": network.lost,

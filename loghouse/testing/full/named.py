@@ -27,6 +27,9 @@ from loghouse.testing.workload import AcknowledgedAppend, Answer, Ask, Workload
 
 CREATE_SECONDS: Final = 2.0
 """How long a creator waits before it asks another node for the same log."""
+BUSY_SECONDS: Final = 3.0
+QUIET_SECONDS: Final = (1.0, 8.0)
+"""How long the clients of a log work, in the mean, and then pause."""
 
 
 class Books:
@@ -52,7 +55,9 @@ class NamedLog:
         self.work = Workload(cluster.clock, _Servers(cluster, self), self.history, cluster.options)
         self._cluster = cluster
         self._rng = cluster.stream(f"log.{name}")
+        self._pauses = cluster.stream(f"log.{name}.pauses")
         self._attempt = 0
+        self.slept = 0  # how many replicas slept when its clients began again, of all pauses
 
     def begin(self) -> None:
         """Have the log created, through one node after the other until one says that it is."""
@@ -79,6 +84,22 @@ class NamedLog:
             if not self.group:
                 self.group = answer.group
                 self.work.start(lambda what: self._cluster.stream(f"{self.name}.{what}"))
+                self._pause()
+
+    def _pause(self) -> None:
+        """Have its clients ask nothing for a while, now and then: a quiet log sleeps."""
+        rng, clock = self._pauses, self._cluster.clock
+        busy_seconds, quiet_seconds = rng.expovariate(1 / BUSY_SECONDS), rng.uniform(*QUIET_SECONDS)
+
+        def begin() -> None:
+            self.work.quiet_until = clock.seconds() + quiet_seconds
+
+        def end() -> None:
+            self.slept += sum(log.is_asleep for log in self._replicas())
+            self._pause()
+
+        clock.after(busy_seconds, begin)
+        clock.after(busy_seconds + quiet_seconds, end)
 
     @property
     def books(self) -> Books:

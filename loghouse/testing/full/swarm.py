@@ -51,7 +51,10 @@ def draw_named_options(seed: int) -> FullOptions:
     options, rng = draw_full_options(seed), substream(seed, "named logs")
     faults = tuple((kind, mean) for kind, mean in options.faults if kind not in NOT_WITH_NAMED_LOGS)
     voters = max(3, options.voters)
-    return replace(options, logs=rng.choice((1, 2, 3, 5, 8)), voters=voters, spares=0, faults=faults)
+    logs = rng.choice((1, 2, 3, 5, 8))
+    # Most logs are quiet soon enough to sleep while faults strike.
+    raft = replace(options.raft, quiet_ticks=rng.choice((1, 3, 10, 50)))
+    return replace(options, logs=logs, voters=voters, spares=0, faults=faults, raft=raft)
 
 
 def draw_full_options(seed: int) -> FullOptions:
