@@ -53,13 +53,16 @@ class FakeServed:
     def __init__(self, name, group):
         self.name, self.group = name, group
         self.replica = self.catalogued = None
-        self.stands = 0
+        self.stands = self.stands_again = 0
 
     def placed(self, log):
         self.catalogued = log
 
     def stand(self):
         self.stands += 1
+
+    def stand_again(self):
+        self.stands_again += 1
 
     def unhost(self):
         self.replica = None
@@ -262,6 +265,7 @@ class FollowTests(NamedCase):
         self.add(created("b", 17, placed(1, "n1"), placed(2, "n2")))
         self.open(last_index=2)
         self.assertEqual((self.served[17].stands, len(self.changes)), (0, 4))
+        self.assertEqual([self.served[group].stands_again for group in (16, 17)], [0, 1])
         self.assertIs(self.served[17].replica is None, False)
 
     def test_others(self):
@@ -394,8 +398,8 @@ class FailTests(NamedCase):
         self.assertIsNone(self.served[16].replica)
 
 
-class ServedTests(SynchronousTestCase):
-    """A log as it is served, from its first steps to its end."""
+class ServedCase(SynchronousTestCase):
+    """A log as it is served, with a replica that the test plays."""
 
     def setUp(self):
         self.calls, self.leaders = [], []
@@ -405,7 +409,10 @@ class ServedTests(SynchronousTestCase):
         self.log = ServedLog(self.node, "orders", 7, monotonic=lambda: 0.0)
         self.patch(served_log, "reads_of", lambda replica: None)
         self.replica = SimpleNamespace(
-            driver=SimpleNamespace(stand=self.note("stand")),
+            driver=SimpleNamespace(
+                stand=self.note("stand"), is_asleep=False, raft=SimpleNamespace(vote=2, id=1)
+            ),
+            damage_control=SimpleNamespace(tick=self.note("damage")),
             log=SimpleNamespace(seed=9),
             leads=True,
             has_leader=False,
@@ -435,6 +442,10 @@ class ServedTests(SynchronousTestCase):
             created_at=1,
             founders=replicas,
         )
+
+
+class ServedTests(ServedCase):
+    """A log as it is served, from its first steps to its end."""
 
     def test_stand(self):
         """The first replica of a new log stands, and ten ticks long again, until there is a leader."""

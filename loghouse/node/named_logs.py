@@ -196,6 +196,8 @@ class NamedLogs:
         self._node.host(served, opened)
         if is_first and opened.log.last_index == 1:
             served.stand()
+        else:
+            served.stand_again()
 
     def fail(self, group: int, error: BaseException) -> bool:
         """Close a log that is damaged, or contradicts its group; False when the process must end for it.

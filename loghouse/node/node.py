@@ -204,7 +204,11 @@ class Node(Service):
         self._named = NamedLogs(
             self, hosted, scheduler=self._clocks.scheduler, changed=self.log_administration.catalogue_changed
         )
+        assert opened.log is not None
+        has_named_logs = opened.log.state.birth is not None
         self.host(self.membership, opened)
+        if has_named_logs:
+            self.membership.stand_again()  # no named log is known before it has a leader
 
     # --- which logs there are (`named_logs.LogsOwner`) ------------------------------------------
 

@@ -35,6 +35,8 @@ from loghouse.shares import Budget, Pace
 
 STAND_TICKS: Final = 10
 """How long the first replica of a new log stands for election: the others may be born a moment later."""
+STAND_AGAIN_TICKS: Final = 100
+"""The same of who stood last, after a restart: the others may start a while later."""
 
 
 class ServedLog:
@@ -107,6 +109,16 @@ class ServedLog:
         """Be the first to stand for election in a group that has just begun: this node is to lead it."""
         self._stand_ticks = STAND_TICKS
         self._stand()
+
+    def stand_again(self) -> None:
+        """Stand for election at once if this node was the last to, as far as its disk tells.
+
+        When all nodes start anew that is who led. Nobody need wait for a timeout, and no vote is split.
+        """
+        driver = self.driver
+        if driver is not None and driver.raft.vote == driver.raft.id:
+            self._stand_ticks = STAND_AGAIN_TICKS
+            self._stand()
 
     def _stand(self) -> None:
         if self.driver is not None and not self.has_leader:

@@ -157,6 +157,13 @@ ASLEEP = (
         by=WAKE + "test_no_configuration",
     ),
     bug(
+        "who-led-waits",
+        "many-logs 5.6: after all nodes began anew each log waited for a timeout",
+        "After a restart nobody stands before its timeout.",
+        ("loghouse.node.served_log:ServedLog.stand_again", "driver.raft.vote == driver.raft.id", "False"),
+        by="sim.test_named_logs:QuietLogsTests.test_all_killed",
+    ),
+    bug(
         "clocks-not-heard-for-trims",
         "found while this was built: the age of records stood still in a log that sleeps",
         "A leader that trims by age sleeps through it.",
