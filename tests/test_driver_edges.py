@@ -20,7 +20,8 @@ from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import LogState
 from loghouse.raft.ready import ReadState, Role, SoftState, Ticket
-from loghouse.replica.driver import BEHIND_ELECTIONS_MAX, COMMIT_NOTIFICATION_SECONDS
+from loghouse.replica.driver import COMMIT_NOTIFICATION_SECONDS
+from loghouse.replica.pending_reads import BEHIND_ELECTIONS_MAX
 from tests.driver.alone import ELECTION_TICKS, EdgeCase, Entry
 
 

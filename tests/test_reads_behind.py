@@ -7,7 +7,7 @@ from loghouse.protocol.configuration import encode_trim
 from loghouse.protocol.entry import EntryKind
 from loghouse.raft.config import LAN
 from loghouse.raft.ready import Proposal
-from loghouse.replica.driver import BEHIND_ELECTIONS_MAX
+from loghouse.replica.pending_reads import BEHIND_ELECTIONS_MAX
 from tests.driver.group import Group
 
 

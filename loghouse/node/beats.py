@@ -128,7 +128,7 @@ class Beats:
             if group == DEFAULT_GROUP or driver is None:
                 continue
             if not driver.is_asleep and self._may_sleep(log, driver):
-                driver.sleep()
+                driver.is_asleep = True
             if driver.is_asleep:
                 asleep[group] = log
         if asleep.keys() != self._asleep.keys():

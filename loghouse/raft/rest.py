@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from loghouse.protocol.raft_messages import HeartbeatReply
 from loghouse.raft.progress import Progress, ProgressState
 from loghouse.raft.quorum import has_quorum
 from loghouse.raft.ready import Role
@@ -91,6 +92,10 @@ class Rest(Room):
         progress = self._progress.get(id)
         if progress is not None:
             progress.silent_ticks = max(progress.silent_ticks, 2 * self.config.election_ticks)
+
+    def is_late_reply(self, message: object) -> bool:
+        """Whether a message only answers the last heartbeat before this leader slept."""
+        return isinstance(message, HeartbeatReply) and message.last_index == self._log.last_index
 
     def wake(self) -> None:
         """Let time go on: whoever was heard counts as heard until now."""

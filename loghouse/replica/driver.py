@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from loghouse.errors import (
@@ -28,11 +27,12 @@ from loghouse.metrics import GroupTally
 from loghouse.protocol.configuration import Configuration, decode_trim
 from loghouse.protocol.entry import Entry, EntryKind
 from loghouse.protocol.message import Message
-from loghouse.protocol.raft_messages import Envelope, HeartbeatReply
+from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, ReadState, Ready, Role, SoftState, Ticket
 from loghouse.replica.api import Appended, OnAppended, OnFailed
 from loghouse.replica.group_write import GroupWrite
+from loghouse.replica.pending_reads import BEHIND_ELECTIONS_MAX, BehindRead, PendingRead
 from loghouse.replica.read_ahead import ReadAhead
 from loghouse.replica.unsettled import Unsettled
 from loghouse.runtime.events import Logger
@@ -45,9 +45,6 @@ COMMIT_NOTIFICATION_SECONDS: Final = 0.002
 
 _BEYOND_REPAIR: Final = (EntryDamagedError, ConsensusError, StorageError)
 """The logs contradict each other, or this one is damaged: never guess."""
-
-# How long a confirmed read waits for its entries, in election timeouts: they may be on their way.
-BEHIND_ELECTIONS_MAX: Final = 5
 
 
 class ReplicaLike(Protocol):
@@ -94,23 +91,6 @@ class ReplicaLike(Protocol):
 
     def fatal(self, error: BaseException) -> None:
         """The process must end: the disk failed, or the log contradicts what is committed."""
-
-
-@dataclass(slots=True)
-class _Read:
-    """A read, and who is told the index at which it may be done, or why there is none."""
-
-    done: Callable[[int], object]
-    failed: OnFailed
-
-
-@dataclass(slots=True)
-class _Behind:
-    """A confirmed read that waits until this node has got as far as `index`."""
-
-    index: int
-    read: _Read
-    ticks_left: int
 
 
 class RaftDriver:
@@ -162,8 +142,8 @@ class RaftDriver:
         self._is_at_disk = False  # that write is with the disk thread, or will be this turn
         self._has_moved = False  # more is readable than readers were told; they are at the end of a turn
         self._unsettled = Unsettled()  # the appends without an outcome
-        self._reads: dict[int, _Read] = {}  # reads without an index, by the core's id of them
-        self._behind: list[_Behind] = []  # reads with an index that is not readable here yet
+        self._reads: dict[int, PendingRead] = {}  # reads without an index, by the core's id of them
+        self._behind: list[BehindRead] = []  # reads with an index that is not readable here yet
         self._idle: list[Callable[[], object]] = []  # callers of `when_idle`, until nothing waits
         # Committed, not readable yet: index, next offset, and what a trim made the lowest offset (else 0).
         self._applied: deque[tuple[int, int, int]] = deque()
@@ -172,7 +152,7 @@ class RaftDriver:
         self.readable_offset = state.next_offset  # the offset behind that entry; never falls
         self.lowest_offset = max(state.lowest_offset, log.first_offset)  # raised by trims and snapshots
         self.is_full = False  # the last write found no room; False again when it succeeds
-        self.is_asleep = False  # the core is not ticked: set by `sleep`, and False again by `wake`
+        self.is_asleep = False  # the core is not ticked: set by `Beats`, and False again by `wake`
 
     # --- in ---------------------------------------------------------------------------
 
@@ -226,12 +206,8 @@ class RaftDriver:
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing waits for the disk, for commits, for reads or for the leader."""
-        is_quiet = self._is_idle and not (self._reads or self._behind or self._notification)
-        return is_quiet and not self.is_full and self.raft.is_at_rest
-
-    def sleep(self) -> None:
-        """Need no ticks until `wake`, which whatever happens in the log calls by itself."""
-        self.is_asleep = True
+        reads = self._reads or self._behind or self._notification
+        return self._is_idle and not reads and self.raft.is_at_rest
 
     def wake(self) -> None:
         """Need ticks again, if this one sleeps."""
@@ -256,7 +232,7 @@ class RaftDriver:
         """
         if self._is_stopped:
             return
-        if self.is_asleep and not self._is_late_reply(envelope.message):
+        if self.is_asleep and not self.raft.is_late_reply(envelope.message):
             self.wake()
         try:
             self.raft.step(envelope)
@@ -266,10 +242,6 @@ class RaftDriver:
             self._owner.fatal(error)
             return
         self._schedule()
-
-    def _is_late_reply(self, message: object) -> bool:
-        """Whether a message only answers the last heartbeat before this leader slept."""
-        return isinstance(message, HeartbeatReply) and message.last_index == self.raft.last_index
 
     def tick(self) -> None:
         """Let a tick of time pass."""
@@ -368,21 +340,22 @@ class RaftDriver:
         if self._is_stopped:
             failed(UnavailableError("the node is stopping; go on at another node"))
             return
-        if self.is_asleep:
-            self.wake()
+        self.wake()
         try:
             id_ = self.raft.read_index()
         except LoghouseError as error:
             failed(error)
             return
-        self._reads[id_] = _Read(done, failed)
+        self._reads[id_] = PendingRead(done, failed)
         self._schedule()
 
-    def _until_readable(self, read: _Read, index: int) -> None:
+    def _until_readable(self, read: PendingRead, index: int) -> None:
         if index <= self.readable_index:
             read.done(index)
         else:
-            self._behind.append(_Behind(index, read, BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks))
+            self._behind.append(
+                BehindRead(index, read, BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks)
+            )
 
     def _now(self) -> int:
         return int(self._wall() * MICROSECONDS)

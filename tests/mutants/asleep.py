@@ -161,7 +161,7 @@ ASLEEP = (
         "many-logs 5.6: after all nodes began anew each log waited for a timeout",
         "After a restart nobody stands before its timeout.",
         ("loghouse.node.served_log:ServedLog.stand_again", "driver.raft.vote == driver.raft.id", "False"),
-        by="sim.test_named_logs:QuietLogsTests.test_all_killed",
+        by="test_served_asleep:AgainTests.test_stand_again",
     ),
     bug(
         "clocks-not-heard-for-trims",
