@@ -72,6 +72,7 @@ loghouse dissect --as wire -""",
     "certs deny": "loghouse certs deny lost.pem --denylist certs/denylist.txt",
     "config check": "loghouse config check node.yaml",
     "config example": "loghouse config example",
+    "doctor": "loghouse doctor --config node.yaml",
     "demo": "loghouse demo --nodes 3 --file README.md",
 }
 """For each command, ways to use it, a line each."""
