@@ -27,6 +27,7 @@ class CommandLineTests(ClusterCase):
                 *["--key", str(certificates.key_path("root"))],
             ],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=self.cluster.certificates.folder,  # no client.yaml of who runs the tests is found there
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Many logs on a real cluster of three, by the commands and the client that people use."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from loghouse.testing.process import wait_until
 from tests.cluster.case import SETTINGS
 from tests.processes import SKIP, long
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS_MAX = 60
 
 
@@ -50,6 +52,8 @@ class CommandsCase(SynchronousTestCase):
             capture_output=True,
             text=True,
             timeout=SECONDS_MAX,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=self.folder,  # no client.yaml of who runs the tests is found there
         )
         self.assertEqual(run.returncode, code, run.stderr + self.cluster.outputs()[-3000:])
         return run.stdout + run.stderr

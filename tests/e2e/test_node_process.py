@@ -121,6 +121,7 @@ class ProcessTestCase(SynchronousTestCase):
             text=True,
             timeout=60,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            cwd=self.folder,  # no client.yaml of who runs the tests is found there
             check=False,
         )
 
