@@ -255,7 +255,7 @@ class WatchedTests(SynchronousTestCase):
     def check_no_majority(self, *nodes):
         leader = self.cluster.wait_leader()
         left, other = self.cluster.others(leader)
-        before = self.scrape(left)
+        before = self.scrape_all()[left.name]
         changes = self.value(left, "loghouse_leader_changes_total")
         leader.kill()
         self.cluster.wait_leader([left, other])
@@ -263,9 +263,12 @@ class WatchedTests(SynchronousTestCase):
             lambda: self.value(left, "loghouse_leader_changes_total") > changes,
             "another leader to be counted",
         )
+        self.scrape_all()  # either of them leads
         wait_until(lambda: self.value(left, "loghouse_peer_link_up", peer=leader.name) == 0, "the link to go")
         other.kill()
         wait_until(lambda: "no_leader" in self.reasons(left), "nobody to lead")
+        members = "loghouse_gossip_members"
+        wait_until(lambda: self.scrape(left) and members in self.moved, "gossip to miss a node")
         after = self.scrape(left)
         self.assertFires("LoghouseNoLeader", before, after)
         self.assertFires("LoghouseNotReady", before, after)
