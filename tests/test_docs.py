@@ -27,7 +27,8 @@ CITATION = re.compile(
     r"\b(architecture|design|house|reliability|style|wire_format|disk_format) ([A-Z]?\d+)\b"
 )
 # What a path begins with when it is one of this repository's.
-TOPS = ("loghouse/", "tests/", "docs/", "bench/", "examples/", "proto/", "certs/", "twisted/", ".ci/")
+TOPS = ("loghouse/", "tests/", "docs/", "deploy/", "bench/", "examples/", "proto/", "certs/")
+TOPS = (*TOPS, "twisted/", ".ci/")
 # What looks like a path and is none: the protocol's name in TLS.
 NO_PATHS = {"loghouse/1"}
 # A dotted name of the package, with the name of a class behind it.

@@ -40,6 +40,7 @@ from loghouse.protocol.session import Session
 from loghouse.raft.core import Raft
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
+from loghouse.service.systemd import SystemdNotifier
 from tests.processes import thorough
 from tests.sources import tree_of
 
@@ -83,6 +84,7 @@ STATEFUL = (
     HttpChannel,
     HttpServer,
     HttpSite,
+    SystemdNotifier,
 )
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
@@ -60,6 +60,9 @@ from loghouse.service.proving import credentials_of, paths_of_tls
 from loghouse.service.reloading import Fresh, compare, in_force, material_told, read_fresh, rules_told
 from loghouse.service.start_checks import read_policy
 from loghouse.storage.files import OsFiles
+
+if TYPE_CHECKING:
+    from loghouse.service.systemd import SystemdNotifier
 
 WATCH_SECONDS: Final = 5.0
 EXIT_DISK_FAILED: Final = 1
@@ -146,6 +149,7 @@ class NodeService(Service):
         self._has_rotated = False  # whether SIGUSR1 opens the audit's file anew
         self._audit = Audit(time.time)
         self._audit_file: LineFile | None = None  # what it writes into; None: the diagnostics
+        self._notifier: SystemdNotifier | None = None  # made by the start; None: not started by systemd
         self._reloading = DeferredLock()  # settings are read and taken one time after the other
         self.change_logging: Callable[[LoggingConfig], None] = lambda logging: None
         self.node = Node(
@@ -193,7 +197,7 @@ class NodeService(Service):
             else:
                 self.node.release()
             raise
-        from_asyncio(self._server.start()).addErrback(self._die)
+        from_asyncio(self._server.start()).addCallback(self._serves).addErrback(self._die)
         if not self.node.options.is_alone or self.node.is_in_cluster:
             self._join()
         self._watching = LoopingCall(self._check_files)
@@ -204,6 +208,10 @@ class NodeService(Service):
         signal.signal(signal.SIGHUP, self._hung_up(signal.getsignal(signal.SIGHUP)))
         for gate in self._gates:
             gate.audit = self._audit
+        if os.environ.get("NOTIFY_SOCKET"):
+            from loghouse.service.systemd import SystemdNotifier
+
+            self._notifier = SystemdNotifier(os.environ, self._reactor)
         super().startService()  # type: ignore[no-untyped-call]
         self._one_port.warn_of_expiry()
         self.logger.info(
@@ -215,6 +223,11 @@ class NodeService(Service):
         if self._http is not None:
             self._heartbeat.start()
             self.logger.info("HTTP on {address}", address=self._http.address)
+
+    def _serves(self, started: object) -> None:
+        if self._notifier is not None:
+            config = self._config
+            self._notifier.ready(f"node {config.name} of cluster {config.cluster} serves on {config.listen}")
 
     def _join(self) -> None:
         """Look for the other nodes. One that is alone dials nobody."""
@@ -309,7 +322,10 @@ class NodeService(Service):
 
     def _reload(self, by: str) -> Deferred[Reloaded]:
         read = self._in_thread(read_fresh, self._config.path, self._authorizer, self._credentials)
-        return read.addCallbacks(partial(self._take, by), partial(self._refused, by))
+        read.addCallbacks(partial(self._take, by), partial(self._refused, by))
+        if self._notifier is not None:
+            self._notifier.reloading(read)
+        return read
 
     def _take(self, by: str, fresh: Fresh) -> Reloaded:
         """Put in force what can change, and tell the rest."""
@@ -489,6 +505,8 @@ class NodeService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop the servers, give calls under way their grace, close the logs."""
         super().stopService()  # type: ignore[no-untyped-call]
+        if self._notifier is not None:
+            self._notifier.stopping()
         if self._watching.running:
             self._watching.stop()
         return Deferred.fromCoroutine(self._stop())
@@ -517,6 +535,8 @@ class NodeService(Service):
             await self._http.stop()
         await self.node.stopService()
         self._open_audit(None)
+        if self._notifier is not None:
+            self._notifier.end()
 
 
 def _cluster_options(config: NodeConfig, metrics: Metrics) -> ClusterOptions:
