@@ -12,6 +12,7 @@ DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "loghouse.service"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
+CHART = DEPLOY / "helm" / "loghouse"
 
 
 def unit_settings(path=UNIT):
