@@ -36,14 +36,14 @@ TEST_PATHS = $(foreach part,$(TESTS),$(or $(PART_$(part)),$(part)))
 # Tests start hundreds of processes: compile once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run venv requirements certs test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging screenshots bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
+.PHONY: help run venv requirements certs man test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging screenshots bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it, FULL=1 all of its slow tests'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: venv, requirements, certs, proto, coverage, packaging, screenshots, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
+	@echo 'also: venv, requirements, certs, man, proto, coverage, packaging, screenshots, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -93,6 +93,11 @@ certs: $(VENV)/.installed
 	$(BIN)/loghouse certs node node-1 --cluster loghouse --host localhost --host 127.0.0.1
 	$(BIN)/loghouse certs client root
 	$(BIN)/loghouse certs client nobody
+
+# loghouse(1), out of the command's own parser.
+man: $(VENV)/.developed
+	@mkdir -p build
+	$(BIN)/python .ci/man_page.py > build/loghouse.1
 
 # What a developer needs, without running anything.
 venv: $(VENV)/.developed

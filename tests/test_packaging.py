@@ -65,6 +65,11 @@ class SettingsTests(SynchronousTestCase):
         self.assertTrue((ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module)
         self.assertIn("pytest", self.setup["options.extras_require"]["pytest"])
 
+    def test_completion(self):
+        """What completes a shell's line is an extra, which the command's refusal names."""
+        self.assertIn("shtab", self.setup["options.extras_require"]["completion"])
+        self.assertIn("'loghouse[completion]'", (ROOT / "loghouse/cli/completion.py").read_text())
+
     def test_every_import_is_a_dependency(self):
         """The package imports nothing that installing it does not bring."""
         names = {
@@ -87,6 +92,8 @@ class SettingsTests(SynchronousTestCase):
                 top = name.split(".")[0]
                 if top == "pytest" and path == ROOT / "loghouse/testing/fixtures/plugin.py":
                     continue  # of the extra of that name; pytest itself reads the plugin
+                if top == "shtab" and path == ROOT / "loghouse/cli/completion.py":
+                    continue  # of an extra; the command names it when it is not there
                 if top not in sys.stdlib_module_names and top != "loghouse":
                     found.add(names.get(top, top))
         self.assertEqual(found - set(required), set())

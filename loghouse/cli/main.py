@@ -38,6 +38,7 @@ _MODULES: Final[Mapping[str, str]] = {
     "config": "settings",
     "doctor": "doctor",
     "demo": "demo",
+    "completion": "completion",
 }
 """Where each command is, in the order of `loghouse --help`. All of them take most of a second to load."""
 

@@ -74,6 +74,9 @@ loghouse dissect --as wire -""",
     "config example": "loghouse config example",
     "doctor": "loghouse doctor --config node.yaml",
     "demo": "loghouse demo --nodes 3 --file README.md",
+    "completion": """\
+loghouse completion bash | sudo tee /etc/bash_completion.d/loghouse
+loghouse completion zsh | tee ~/.zfunc/_loghouse              # with ~/.zfunc in $fpath, before compinit""",
 }
 """For each command, ways to use it, a line each."""
 

@@ -71,6 +71,7 @@ DEFAULTS = {
     "config example": {"client": False},
     "demo": {"dir": Path("dev"), "file": Path("README.md"), "nodes": 3, "listen": Address("127.0.0.1", 8400),
              "once": False},
+    "completion bash": {"shell": "bash"},
 }  # fmt: skip
 
 # For a command: words behind it, and what they set.
