@@ -11,9 +11,13 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse import errors
 from loghouse.cli.main import make_parser
 from loghouse.config.declaring import settings_of
-from loghouse.config.settings import NodeConfig
+from loghouse.config.settings import NodeConfig, all_paths, example_text
+from loghouse.errors import LoghouseError
+from loghouse.http.metric_table import TABLE
+from loghouse.protocol.failures import FAILURE_FIELDS
 from tests.mutants import BANK, FULL_BANK
 from tests.mutants.named import Caught
 from tests.processes import thorough
@@ -213,16 +217,50 @@ def _can_be_found(name: str) -> bool:
     return False
 
 
+def section_of(name: str, title: str) -> str:
+    """The text of a page of docs/ below a title of the second rank."""
+    text = (ROOT / "docs" / f"{name}.md").read_text().partition(f"\n## {title}\n")[2]
+    assert text, f"{name}.md has no section {title!r}"
+    return text.partition("\n## ")[0]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The rows of all tables in a text, without their heads: cells without what stands around them."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")] for line in lines]
+    heads = {index + step for index, line in enumerate(lines) if line.startswith("|---") for step in (-1, 0)}
+    return [row for index, row in enumerate(rows) if index not in heads]
+
+
 @thorough
 class SettingsTests(SynchronousTestCase):
-    """The page of operations says which settings change while a node runs."""
+    """The page of operations has every setting, and says which change while a node runs."""
+
+    def test_all(self):
+        """The table has each setting of node.yaml, in order, with its default, and says when to change it."""
+        shown = dict(re.findall(r"^# +(\w+): (\S+)$", example_text(), re.MULTILINE))
+        rows = rows_of(section_of("operations", "Settings"))
+        self.assertEqual([row[0].strip("`") for row in rows], all_paths())
+        for path, default, text in rows:
+            self.assertGreater(len(text), 40, path)
+            if re.fullmatch(r"`?[\w]*\d\w*`?|`(?:false|lan|info|text|unlimited|root)`", default):
+                self.assertEqual(default.strip("`"), shown[path.strip("`").rpartition(".")[2]], path)
+
+    def test_required(self):
+        """What has no default is called required, or belongs to a group that is."""
+        required = set()
+        for _, setting, is_required in settings_of(NodeConfig):
+            inner = settings_of(setting.section) if setting.section is not None else []
+            prefix = f"{setting.key}."
+            required |= {prefix + one.key for _, one, needed in inner if needed}
+            required |= {setting.key} if is_required and setting.section is None else set()
+        rows = rows_of(section_of("operations", "Settings"))
+        self.assertEqual({row[0].strip("`") for row in rows if row[1] == "required"}, required)
 
     def test_live(self):
         """The table has every setting that is declared so, and no other."""
-        section = (
-            (ROOT / "docs" / "operations.md").read_text().partition("\n## Change settings while it runs\n")[2]
-        )
-        rows = re.findall(r"^\| (`.*?) \|", section.partition("\n## ")[0], re.MULTILINE)
+        section = section_of("operations", "Change settings while it runs")
+        rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
         told = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
         declared = []
         for _, setting, _ in settings_of(NodeConfig):
@@ -230,6 +268,66 @@ class SettingsTests(SynchronousTestCase):
             inner = settings_of(setting.section) if setting.section is not None else [("", setting, False)]
             declared += [f"{prefix}{one.key}" for _, one, _ in inner if one.is_live]
         self.assertEqual(sorted(told), sorted(declared))
+
+
+@thorough
+class ErrorTests(SynchronousTestCase):
+    """Whoever meets an error finds what to do about it."""
+
+    # Nobody raises these: each error that is one has a row of its own.
+    BASES = frozenset((errors.LoghouseError, errors.EntryError, errors.ConsensusError))
+
+    def test_what_to_do(self):
+        """The page of operations has a row of each error, with its number, what happened, what to do."""
+        declared = {
+            (str(one.code), one.__name__)
+            for one in vars(errors).values()
+            if isinstance(one, type) and issubclass(one, LoghouseError) and one not in self.BASES
+        }
+        rows = rows_of(section_of("operations", "Errors"))
+        self.assertEqual(len(rows), len(declared))
+        self.assertEqual({(number, name.strip("`")) for number, name, *_ in rows}, declared)
+        for row in rows:
+            self.assertEqual(len(row), 4, row)
+            self.assertTrue(all(len(cell) > 5 for cell in row[2:]), row)
+
+    def test_bases(self):
+        """No code of ours raises an error that is left out there."""
+        pattern = re.compile(rf"raise (?:errors\.)?(?:{'|'.join(one.__name__ for one in self.BASES)})\(")
+        self.assertEqual(
+            [relative(path) for path in sources("loghouse") if pattern.search(path.read_text())], []
+        )
+
+    def test_wire(self):
+        """The page of the wire has every number that is sent, with its details in their order."""
+        rows = {row[0]: row[2:4] for row in rows_of(section_of("wire_format", "4. Errors"))}
+        expected = {
+            str(one.code): [", ".join(numbers), ", ".join(texts)]
+            for one, (numbers, texts) in FAILURE_FIELDS.items()
+        }
+        expected[str(errors.NotLeaderError.code)][1] = "leader, or empty"
+        self.assertEqual(rows, expected)
+
+
+def metrics_of(text: str) -> set[str]:
+    """The metrics that a text names; the parts of a histogram are that histogram."""
+    return {re.sub(r"_(?:sum|count|bucket)$", "", name) for name in re.findall(r"\bloghouse_\w+", text)}
+
+
+@thorough
+class MetricTests(SynchronousTestCase):
+    """Whoever sees a metric move finds what to do about it."""
+
+    def test_what_to_do(self):
+        """Each metric is in an alert, or in the table of those that have none, beside the list of all."""
+        text = section_of("monitoring", "Alerts") + section_of("monitoring", "Numbers that have no alert")
+        self.assertEqual(sorted(set(TABLE) - metrics_of(text)), [])
+
+    def test_no_others(self):
+        """No page for operators names a metric that nodes do not have."""
+        for name in ("console", "monitoring", "operations"):
+            text = (ROOT / "docs" / f"{name}.md").read_text()
+            self.assertEqual(sorted(metrics_of(text) - set(TABLE)), [], name)
 
 
 @thorough
