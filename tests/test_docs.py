@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -53,9 +54,10 @@ def commands_of(document: Path, program: str) -> Iterator[list[str]]:
                 words = shlex.split(part, comments=True)
             except ValueError:
                 continue  # not a command line
-            while words and re.match(r"[A-Z_]+=", words[0]):
+            while words and (words[0] == "$" or re.match(r"[A-Z_]+=", words[0])):
                 words.pop(0)
-            if words and words[0].removeprefix(".venv/bin/") == program:
+            is_complaint = len(words) > 1 and words[1].endswith(":")  # `loghouse produce: no log named ...`
+            if words and words[0].removeprefix(".venv/bin/") == program and not is_complaint:
                 yield words[1:]
 
 
@@ -233,6 +235,30 @@ def rows_of(text: str) -> list[list[str]]:
 
 
 @thorough
+class MapTests(SynchronousTestCase):
+    """docs/README.md is where a newcomer begins."""
+
+    def test_all_pages(self):
+        """The map leads to each page of docs/, and the repository's README to the map."""
+        links = set(re.findall(r"\]\(([^)#\s]+)", (ROOT / "docs" / "README.md").read_text()))
+        pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+        self.assertEqual(sorted(pages - links), [])
+        self.assertIn("](docs/README.md)", (ROOT / "README.md").read_text())
+
+    def test_pictures(self):
+        """Each drawing is small, has words for those who do not see it, and colours for light and dark."""
+        drawings = sorted((ROOT / "docs" / "images").glob("*.svg"))
+        self.assertTrue(drawings)
+        for path in drawings:
+            text = path.read_text()
+            self.assertLess(len(text), 10_000, path.name)
+            root = ElementTree.fromstring(text)
+            found = {element.tag.rpartition("}")[2]: element.text for element in root}
+            self.assertTrue(found["title"] and found["desc"], path.name)
+            self.assertIn("@media (prefers-color-scheme:dark)", found["style"] or "", path.name)
+
+
+@thorough
 class SettingsTests(SynchronousTestCase):
     """The page of operations has every setting, and says which change while a node runs."""
 
@@ -325,7 +351,7 @@ class MetricTests(SynchronousTestCase):
 
     def test_no_others(self):
         """No page for operators names a metric that nodes do not have."""
-        for name in ("console", "monitoring", "operations"):
+        for name in ("console", "monitoring", "operations", "operator_guide"):
             text = (ROOT / "docs" / f"{name}.md").read_text()
             self.assertEqual(sorted(metrics_of(text) - set(TABLE)), [], name)
 
