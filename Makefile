@@ -151,7 +151,7 @@ coverage-report: $(VENV)/.developed
 	$(BIN)/python .ci/coverage.py build/coverage.json
 
 packaging: $(VENV)/.developed
-	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py
+	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py tests/deploy/test_image.py
 
 # The pictures in docs/console.md, anew, by the tests of the console.
 screenshots: $(VENV)/.developed

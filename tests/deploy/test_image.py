@@ -11,8 +11,9 @@ import threading
 from pathlib import Path
 
 import yaml
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from loghouse import __version__
 from tests.deploy.recipes import (
     COMPOSE,
     DOCKERFILE,
@@ -126,6 +127,62 @@ class DockerfileTests(SynchronousTestCase):
             status = answer
             done = subprocess.run([sys.executable, *rest], env=environment, capture_output=True, timeout=60)
             self.assertEqual(done.returncode == 0, is_well, done.stderr)
+
+
+class BuildTests(SynchronousTestCase):
+    """The steps that build, done one by one in an empty folder."""
+
+    timeout = 600
+
+    def setUp(self):
+        if not os.environ.get("LOGHOUSE_PACKAGING"):
+            raise SkipTest("slow, and needs a package index; set LOGHOUSE_PACKAGING=1")
+        self.folder = Path(self.mktemp()).absolute()
+        (self.folder / "src").mkdir(parents=True)
+
+    def run_step(self, text):
+        """Run a RUN, with this Python, and an /opt of its own."""
+        text = text.replace("/opt/loghouse", str(self.folder / "opt"))
+        text = re.sub(r"^python ", f"{sys.executable} ", text)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            ["sh", "-ec", text], cwd=self.folder / "src", env=environment, capture_output=True, timeout=600
+        )
+        self.assertEqual(done.returncode, 0, f"{text}\n{done.stderr.decode()}")
+
+    def copy(self, text):
+        """Copy what a COPY copies."""
+        *names, to = text.split()
+        for name in names:
+            target = self.folder / "src" / to
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, target)
+
+    def test_build(self):
+        """They install node and command, in pinned versions, with twistd's list of plugins."""
+        for word, text in instructions()[0]:
+            if word == "RUN":
+                self.run_step(text)
+            elif word == "COPY":
+                self.copy(text)
+        programs = self.folder / "opt" / "bin"
+        self.assertEqual(
+            self.shown(programs / "twistd", "loghouse", "--version"), f"loghouse {__version__}\n"
+        )
+        self.assertEqual(self.shown(programs / "loghouse", "--version"), f"loghouse {__version__}\n")
+        pinned = (self.folder / "src" / "versions.txt").read_text().splitlines()
+        lines = [line.lower().split("==") for line in self.shown(programs / "pip", "freeze").splitlines()]
+        installed = {f"{re.sub('[._]', '-', name)}=={version}" for name, *rest in lines for version in rest}
+        self.assertGreater(len(installed), 20)
+        self.assertEqual(installed - set(pinned), set())
+        [plugins] = self.folder.glob("opt/lib/*/site-packages/twisted/plugins")
+        self.assertTrue((plugins / "dropin.cache").exists())
+
+    def shown(self, *words):
+        """Return what a program prints."""
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 class ComposeTests(SynchronousTestCase):
