@@ -96,7 +96,9 @@ class AdministrationCase(SynchronousTestCase):
             is_heard=lambda id_: id_ in self.heard,
             check_voters=self.check_voters,
         )
+        self.woken = []  # once for each time that the log was woken
         self.driver = SimpleNamespace(
+            wake=lambda: self.woken.append(True),
             raft=self.raft,
             lowest_offset=5,
             readable_offset=99,
@@ -350,6 +352,12 @@ class RemoveTests(AdministrationCase):
             self.assertNoResult(done)
         self.administration.tick()
         self.assertIn("not heard: [2]", str(self.failureResultOf(done, MembershipError).value))
+
+    def test_wakes_the_log(self):
+        """A log that sleeps is woken: its voters say nothing while they sleep."""
+        self.heard = {1}
+        self.do(AdminOperation.REMOVE, "n3")
+        self.assertEqual(self.woken, [True])
 
     def test_does_not_lead_any_more(self):
         """Who lost the lead while it waited does nothing."""
