@@ -26,12 +26,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "loghouse"
 # monotonic clock.
 WALL_CLOCK_USES = {
     "runtime/reactor.py": (1, "where the reactor's seconds begin"),
-    "service/node_service.py": (3, "append times, age and its pauses, dates of certificates"),
+    "service/node_service.py": (
+        7,
+        "append times, age and its pauses, dates of certificates, of audited acts",
+    ),
+    "service/checkup.py": (1, "dates of certificates"),
     "service/proving.py": (1, "dates of certificates"),
     "auth/credentials.py": (1, "dates of certificates"),
     "cli/certs.py": (None, "dates of certificates"),
     "cli/demo_nodes.py": (None, "dates of certificates"),
-    "cli/consume.py": (None, "HH:MM of today"),
+    "cli/places.py": (None, "times of today, and so long ago"),
+    "cli/backup.py": (None, "when a part was made"),
+    "cli/restore.py": (None, "append time of the first entry of the new cluster"),
     "cli/disk.py": (None, "append time of a new cluster's first entry"),
     "testing/process.py": (None, "dates of certificates"),
     "testing/hooks/sitecustomize.py": (None, "it shifts this clock"),

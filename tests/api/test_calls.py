@@ -318,7 +318,9 @@ class AnswerTests(CallCase):
     def answer(self, behaviour, context, shape=Shape.UNARY, **options):
         guard = self.guard(**options)
         self.reports = []
-        guard.report = lambda error, method, subject: self.reports.append((str(error), method, subject))
+        guard.report = lambda error, method, subject, where: self.reports.append(
+            (str(error), method, subject)
+        )
         return _answer(guard, self.rpc(behaviour, shape), "/s/m")(None, context)
 
     @timed

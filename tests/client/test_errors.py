@@ -139,6 +139,7 @@ class EveryErrorTests(SynchronousTestCase):
                 errors.DeadlineError,
                 errors.PeerTimeoutError,
                 errors.ResourceExhaustedError,
+                errors.QuotaExceededError,
                 errors.DiskFullError,
             },
         )

@@ -98,8 +98,13 @@ class PortCase(SynchronousTestCase):
             servers=tuple,
         )
         self.node = node
+        self.audited = []  # subject and address of each refusal that the audit has
         gate = SimpleNamespace(
-            node=node, authorizer=SimpleNamespace(permits_anything=lambda subject: subject in self.rules)
+            node=node,
+            authorizer=SimpleNamespace(permits_anything=lambda subject: subject in self.rules),
+            audit=SimpleNamespace(
+                refused=lambda error, *, who, what, where: self.audited.append((who, where))
+            ),
         )
         links = LinkContext(
             binary=SimpleNamespace(gate=gate),
@@ -441,6 +446,7 @@ class LinkTests(PortCase):
                 event_received=self.heard.append,
                 write_resumed=lambda: self.heard.append("resumed"),
                 link_lost=lambda: self.heard.append("lost"),
+                counted=0,
             )
 
         self.patch(accept_module, "BinarySession", make)

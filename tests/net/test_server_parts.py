@@ -57,7 +57,9 @@ class ServerCase(SynchronousTestCase):
             refuse=lambda stream, error: self.outcomes.append((stream, type(error))),
             check_before_body=lambda check: self.before_body.append(check),
         )
-        self.link = SimpleNamespace(is_writable=True, session=self.session, flush=self.flush)
+        self.link = SimpleNamespace(
+            is_writable=True, session=self.session, flush=self.flush, place="192.0.2.7"
+        )
         self.log = SimpleNamespace(
             group=1,
             record_size_max=0,
