@@ -133,6 +133,12 @@ class HttpRequest(Request):
         for name, value in HEADERS:
             self.setHeader(name, value)
 
+    @property
+    def place(self) -> str:
+        """The address that it comes from, for the audit."""
+        transport: Any = self.channel.transport
+        return str(getattr(transport.getPeer(), "host", "?"))
+
     # --- what goes ------------------------------------------------------------------------
 
     def answer(self, answer: HttpAnswer) -> None:

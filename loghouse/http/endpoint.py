@@ -20,6 +20,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from loghouse.api.gated_call import GatedCall
+from loghouse.auth.identity import Identity
 from loghouse.auth.policy import Action
 from loghouse.errors import (
     IdentityError,
@@ -36,21 +37,31 @@ Answering = Callable[["HttpCall"], Awaitable[HttpAnswer | None]]
 SAFE_METHODS: Final = frozenset((b"GET", b"HEAD"))
 
 
-class HttpCall(GatedCall):
+class HttpCall:
     """One request under way, of a caller who is known.
 
     `request` is Twisted's: a behaviour that returns None has written its answer, and finished it, itself.
     """
 
-    __slots__ = ("_streams", "end_stream", "is_streaming", "request")
+    __slots__ = ("_streams", "end_stream", "gated", "identity", "is_streaming", "request")
 
-    def __init__(self, context: HttpContext, request: HttpRequest, action: Action | None) -> None:
-        """Begin a call; see `GatedCall` for what is raised, and `HttpChannel.identify`."""
+    def __init__(self, request: HttpRequest, identity: Identity, gated: GatedCall | None) -> None:
+        """Begin.
+
+        Args:
+            gated: Asks the gate and counts the call, until its end; None: whoever answers does that.
+        """
         self.request = request
+        self.identity = identity
         self.is_streaming = False
         self.end_stream: Callable[[], object] = lambda: None
         self._streams = request.channel.site.streams  # Twisted takes the channel away at the end
-        super().__init__(context.gate, context.shares, request.channel.identify(), action)
+        self.gated = gated
+
+    @property
+    def subject(self) -> str:
+        """The caller's casbin subject."""
+        return self.identity.subject
 
     @property
     def body(self) -> bytes:
@@ -66,7 +77,8 @@ class HttpCall(GatedCall):
     def end(self) -> None:
         """It is answered, or nobody waits for the answer."""
         self._streams.discard(self.end_stream)
-        super().end()
+        if self.gated is not None:
+            self.gated.end()
 
 
 class Endpoint(Resource):
@@ -74,7 +86,7 @@ class Endpoint(Resource):
 
     Attributes:
         action: What every method needs of whatever object; None: any permission at all. A behaviour asks
-            more of its call: `check_cluster`, `find_log`.
+            more of `call.gated`: `check_cluster`, `find_log`.
     """
 
     isLeaf = True
@@ -96,12 +108,18 @@ class Endpoint(Resource):
                 return NOT_DONE_YET
             if request.channel.site.is_stopping:
                 raise UnavailableError("the node is stopping; nothing was done, try another node")
-            call = HttpCall(self.context, request, self.action)
+            call = self._begin(request)
         except Exception as error:
             self._refuse(request, error, "")
             return NOT_DONE_YET
         self._run(call, behaviour)
         return NOT_DONE_YET
+
+    def _begin(self, request: HttpRequest) -> HttpCall:
+        """Begin a call; see `GatedCall` for what is raised, and `HttpChannel.identify`."""
+        identity = request.channel.identify()
+        gated = GatedCall(self.context.gate, self.context.shares, identity, self.action)
+        return HttpCall(request, identity, gated)
 
     def _behaviour(self, request: HttpRequest) -> Answering | HttpAnswer:
         """Return what answers, or why nothing does."""
@@ -162,9 +180,7 @@ class Endpoint(Resource):
         self._metrics.request_refused(type(error).__name__)
         path = request.path.decode("ascii", "replace")
         who = getattr(error, "subject", "") or subject
-        transport: Any = request.channel.transport
-        where = str(getattr(transport.getPeer(), "host", "?"))
-        self.context.gate.audit.refused(error, who=who, what=f"HTTP {path}", where=where)
+        self.context.gate.audit.refused(error, who=who, what=f"HTTP {path}", where=request.place)
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
             self.logger.warn(
                 "refused {method} of {peer}: {error}",
@@ -172,7 +188,11 @@ class Endpoint(Resource):
                 peer=subject or getattr(request.getClientAddress(), "host", "a stranger"),
                 error=error,
             )
-        request.answer(refusal(error, path))
+        request.answer(self._refusal(error, path))
+
+    def _refusal(self, error: BaseException, path: str) -> HttpAnswer:
+        """Return what a caller is told of a failure."""
+        return refusal(error, path)
 
 
 def origin_problem(request: HttpRequest, *, is_plain: bool) -> str:

@@ -11,7 +11,7 @@ from zope.interface import implementer
 from loghouse.api.rest.exchange import ApiRequest, ApiResponse, Pieces
 from loghouse.api.rest.problems import UsageError, refusal
 from loghouse.api.rest.service import RestService
-from loghouse.errors import IdentityError, InvalidRequestError, PermissionDeniedError, UnauthenticatedError
+from loghouse.errors import InvalidRequestError
 from loghouse.http.answers import HttpAnswer
 from loghouse.http.channel import HttpRequest
 from loghouse.http.endpoint import Answering, Endpoint, HttpCall, origin_problem
@@ -27,6 +27,12 @@ class RestEndpoint(Endpoint):
     def __init__(self, context: HttpContext) -> None:
         super().__init__(context)
         self._service = RestService(context.gate, context.shares, metrics=context.metrics)
+
+    def _begin(self, request: HttpRequest) -> HttpCall:
+        # The service counts the call once it knows what is asked for.
+        identity = request.channel.identify()
+        self.context.gate.check_any_log(identity, self.action)
+        return HttpCall(request, identity, None)
 
     def _behaviour(self, request: HttpRequest) -> Answering | HttpAnswer:
         problem = origin_problem(request, is_plain=self.context.tls is None)
@@ -53,12 +59,8 @@ class RestEndpoint(Endpoint):
         call.request.finish()
         return None
 
-    def _refuse(self, request: HttpRequest, error: BaseException, subject: str) -> None:
-        self._metrics.request_refused(type(error).__name__)
-        where = request.path.decode("ascii", "replace")
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | IdentityError):
-            self.logger.warn("refused {method}: {error}", method=where, error=error)
-        request.answer(http_answer_of(refusal(error, where)))
+    def _refusal(self, error: BaseException, path: str) -> HttpAnswer:
+        return http_answer_of(refusal(error, path))
 
 
 async def _write(request: HttpRequest, response: ApiResponse, pieces: Pieces) -> None:
@@ -118,7 +120,8 @@ def api_request_of(call: HttpCall) -> ApiRequest:
     return ApiRequest(
         method="GET" if request.method == b"HEAD" else request.method.decode("ascii", "replace"),
         path="/" + "/".join(part.decode("utf-8", "replace") for part in request.postpath),
-        identity=request.channel.identify(),
+        identity=call.identity,
+        place=request.place,
         query=query,
         content_type=kind.decode("ascii", "replace").partition(";")[0].strip().lower(),
         headers={name: value for name, value in found if value is not None},

@@ -2,8 +2,10 @@
 
 import json
 
+from loghouse.auth.identity import Identity
 from loghouse.http.rest import Flow
 from loghouse.limits import REST_EVENT_SIZE_MAX
+from loghouse.shares import SubjectQuota
 from tests.http.case import HttpCase
 from tests.service.case import turn, until
 
@@ -105,6 +107,36 @@ class RestEndpointTests(HttpCase):
         client.send(f"HEAD {FOLLOW} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode())
         await until(lambda: client.received.endswith(b"\r\n\r\n"))
         self.assertEqual((client.statuses, self.shares.calls.held), ([200], 0))
+
+    async def test_counted_once(self):
+        """A request counts once: one under way is what a quota of one allows."""
+        self.shares.quotas.change({"root": SubjectQuota(requests=1)})
+        lines = []
+        self.context.gate.audit.write = lines.append
+        client = await self.connect()
+        client.send(f"GET {FOLLOW} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode())
+        await until(lambda: b"text/event-stream" in client.received)
+        self.assertEqual(self.shares.calls.held, 1)
+        status, _, problem = await self.get("/api/v1/logs/default/bounds")
+        self.assertEqual((status, problem["reason"]), (429, "QUOTA_EXCEEDED"))
+        told = json.loads(lines.pop())
+        self.assertEqual((told["who"], told["from"]), ("root", "127.0.0.1"))
+        client.cut()
+        await until(lambda: not self.shares.calls.held)
+        self.assertEqual((await self.get("/api/v1/logs/default/bounds"))[0], 200)
+
+    async def test_audited(self):
+        """The audit has who was refused what, and from where, wherever that was refused."""
+        lines = []
+        self.context.gate.audit.write = lines.append
+        await self.get("/api/v1/cluster")
+        self.assertEqual(lines, [])
+        self.site.anonymous = Identity(subject="nobody", expires_at=float("inf"))
+        for path in ("/api/v1/cluster", "/api/v1/nothing"):
+            self.assertEqual((await self.get(path))[0], 403)
+            told = json.loads(lines.pop())
+            self.assertEqual((told["who"], told["from"]), ("nobody", "127.0.0.1"))
+            self.assertIn(path, told["what"])
 
     async def test_flow(self):
         """A flow that is resumed, once or twice, waits no more."""

@@ -25,11 +25,13 @@ class ApiRequest:
         content_type: The media type of the body, without parameters, in lower case; empty: none was named.
         headers: Others that matter, by name in lower case.
         identity: Who asks; the certificate was verified.
+        place: Where from, for the audit: an address.
     """
 
     method: str
     path: str
     identity: Identity
+    place: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
     content_type: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)

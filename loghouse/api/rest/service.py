@@ -133,7 +133,7 @@ class RestService:
         self._metrics.request_refused(type(error).__name__)
         response = refusal(error, f"{PREFIX}{request.path}")
         asked = f"{request.method} {request.path}"
-        self._gate.audit.refused(error, who=request.identity.subject, what=asked, where="HTTP")
+        self._gate.audit.refused(error, who=request.identity.subject, what=asked, where=request.place)
         if response.status == 500:
             report_unexpected(asked, error)
         elif response.status in (401, 403):
