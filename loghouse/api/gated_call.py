@@ -44,8 +44,8 @@ class GatedCall:
         gate.check_any_log(identity, action)
         self.quotas = shares.quotas  # whoever has much to do looks first whether there are any
         self._use: SubjectUse | None = None  # where it counts against the quota of requests
-        if shares.quotas.is_used:
-            use = shares.quotas.of(self.subject)
+        if self.quotas.is_used:
+            use = self.quotas.of(self.subject)
             use.begin()
             self._use = use
         try:
@@ -74,7 +74,7 @@ class GatedCall:
         Raises:
             QuotaExceededError: For too long; it is refused.
         """
-        quotas = self._shares.quotas
+        quotas = self.quotas
         if not quotas.is_used:
             return 0.0
         use, now = quotas.of(self.subject), quotas.seconds()
@@ -83,7 +83,7 @@ class GatedCall:
 
     def sent(self, size: int) -> None:
         """Count the bytes of an answer."""
-        quotas = self._shares.quotas
+        quotas = self.quotas
         if quotas.is_used:
             quotas.of(self.subject).send(size, quotas.seconds())
 
@@ -96,7 +96,7 @@ class GatedCall:
         Raises:
             QuotaExceededError: For too long, and it is the last one.
         """
-        quotas = self._shares.quotas
+        quotas = self.quotas
         if not quotas.is_used:
             return 0.0
         use, now = quotas.of(self.subject), quotas.seconds()
@@ -119,7 +119,7 @@ class GatedCall:
 
     def answer_size_max(self, size: int) -> int:
         """Return how much of an answer of `size` bytes to make at a time."""
-        quotas = self._shares.quotas
+        quotas = self.quotas
         return quotas.of(self.subject).size_max(size) if quotas.is_used else size
 
     @contextmanager
