@@ -60,7 +60,7 @@ from loghouse.storage.directory import (
     DataDirectory,
     DiskIdentity,
 )
-from loghouse.storage.files import Files, disk_work, remove_file, replace_file
+from loghouse.storage.files import Files, disk_work, remove_file, remove_folder, replace_file
 from loghouse.storage.groups import GROUPS_NAME, GroupState, groups_file
 from loghouse.storage.hard_state import replace_hard_state
 from loghouse.storage.log import Log
@@ -169,9 +169,7 @@ class Restoring:
         if not files.exists(logs):
             return
         for group in files.list_directory(logs):
-            for name in files.list_directory(f"{logs}/{group}"):
-                files.unlink(f"{logs}/{group}/{name}")
-            files.remove_directory(f"{logs}/{group}")
+            remove_folder(files, f"{logs}/{group}")
         files.remove_directory(logs)
         files.sync_directory(self._directory.path)
 

@@ -328,6 +328,13 @@ def remove_file(files: Files, path: str) -> bool:
     return is_there
 
 
+def remove_folder(files: Files, path: str) -> None:
+    """Remove a directory that holds files alone; the caller syncs the one that it is in."""
+    for name in files.list_directory(path):
+        files.unlink(f"{path}/{name}")
+    files.remove_directory(path)
+
+
 def write_temporary(files: Files, directory: str, name: str, content: bytes) -> str:
     """Write what is to replace a small file, durably; return its path. One that failed is removed."""
     temporary = f"{directory}/{name}.tmp"

@@ -27,7 +27,7 @@ from loghouse.limits import LOGS_MAX, TOMBSTONES_MAX
 from loghouse.protocol.entry import with_crc
 from loghouse.protocol.fields import U32, Items32, plain, struct_of
 from loghouse.storage.directory import FORMAT_VERSION, LOGS_NAME, DataDirectory, decode_small_file
-from loghouse.storage.files import Files, OpenFile, disk_work, read_file, replace_file
+from loghouse.storage.files import Files, OpenFile, disk_work, read_file, remove_folder, replace_file
 from loghouse.storage.log import Log
 
 GROUPS_NAME: Final = "groups"
@@ -230,13 +230,9 @@ class BornGroups:
 
     def _remove_tree(self, path: str) -> None:
         """Remove a log's directory; what is left after a crash is still of the same kind."""
-        files = self._files
-        if not files.exists(path):
-            return
-        for name in files.list_directory(path):
-            files.unlink(f"{path}/{name}")
-        files.remove_directory(path)
-        files.sync_directory(self._logs)
+        if self._files.exists(path):
+            remove_folder(self._files, path)
+            self._files.sync_directory(self._logs)
 
     def _settle(self, now: int) -> None:
         """Finish what a crash interrupted."""
