@@ -34,12 +34,8 @@ from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.config.settings import LoggingConfig, NodeConfig
 from loghouse.errors import ConfigError, LoghouseError, ReloadRefusedError
 from loghouse.gossip import config as swim_config
-from loghouse.http.collector import Watched
 from loghouse.http.counters import Counters
 from loghouse.http.delays import Delays
-from loghouse.http.server import HttpServer
-from loghouse.http.site import HttpContext
-from loghouse.http.tls import HttpTls
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import own_hello
 from loghouse.net.one_port import OnePort, OnePortOptions, replicas_allowed
@@ -62,6 +58,7 @@ from loghouse.service.start_checks import read_policy
 from loghouse.storage.files import OsFiles
 
 if TYPE_CHECKING:
+    from loghouse.http.server import HttpServer
     from loghouse.service.systemd import SystemdNotifier
 
 WATCH_SECONDS: Final = 5.0
@@ -402,6 +399,12 @@ class NodeService(Service):
         listen = config.http_listen
         if listen is None:
             return None
+        # A tenth of a second of processor time, which a node without HTTP need not spend.
+        from loghouse.http.collector import Watched
+        from loghouse.http.server import HttpServer
+        from loghouse.http.site import HttpContext
+        from loghouse.http.tls import HttpTls
+
         is_plain = credentials is None or listen.is_loopback
         default = config.plaintext_subject if credentials is None else ""
         context = HttpContext(
