@@ -321,6 +321,23 @@ class ClusterProcess:
 
     def entries(self, node: NodeProcess) -> list[Entry]:
         """Every entry that this node serves, of every kind, checked; offsets must be dense."""
+        entries: list[Entry] = []
+
+        def are_read() -> bool:
+            # On a busy machine an election may fall into the reading; that is no fault of the node.
+            try:
+                entries[:] = self._read_entries(node)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+            return True
+
+        wait_until(are_read, f"{node.name} to serve its entries")
+        return entries
+
+    def _read_entries(self, node: NodeProcess) -> list[Entry]:
+        """Read once; `grpc.RpcError` when the node does not answer, or has no leader to ask."""
         with self.stub(node) as stub:
             # A node with much to do may be late for a handshake: dial again.
             request = log_pb2.GetServersRequest()
