@@ -42,6 +42,7 @@ CORE = (
             "(message.last_log_term, message.last_log_index) >= self._vote_pair",
             "True",
         ),
+        first_seed=3,
     ),
     bug(
         "vote-by-length",
@@ -182,7 +183,7 @@ CORE = (
             "min(progress.match_index, self._log.commit_index)",
             "self._log.commit_index",
         ),
-        first_seed=12,
+        first_seed=14,
     ),
     bug(
         "commit-goes-back",
@@ -223,6 +224,7 @@ CORE = (
             "        log.truncate(max(last_new, log.commit_index))\n"
             "    if message.entries and not log.matches(last_new, message.entries[-1].term):",
         ),
+        first_seed=4,
     ),
     bug(
         "aba-stable",
@@ -417,7 +419,7 @@ CORE = (
         (QUEUE + "ask", "context = self.new_id()", "context = 1"),
         options=(*READING, ("network.stray", 0.05), ("network.duplicate", 0.2)),
         faults=(("clog", 4.0),),
-        first_seed=21,
+        first_seed=38,
     ),
     bug(
         "read-round-not-first-index",

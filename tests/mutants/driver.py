@@ -89,6 +89,7 @@ DRIVER = (
         (DRIVING + "_wait", "if ticket.index <= self.raft.commit_index:", "if ticket.duplicate:"),
         options=(("request_timeout_seconds", 0.3), ("producers", 3)),
         faults=(("partition", 4.0), ("crash", 5.0)),
+        first_seed=11,
     ),
     bug(
         "ack-at-append",

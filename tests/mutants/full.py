@@ -89,7 +89,7 @@ ORDER = (
         "A write that found a full disk is not tried again.",
         (DRIVER + "retry_write", "if self.is_full and", "if False and"),
         faults=(("disk_full", 4.0),),
-        first_seed=2,
+        first_seed=9,
     ),
     bug(
         "failed-step-skipped",
@@ -127,7 +127,7 @@ ANSWERS = (
         ),
         options=(*THREE, ("request_timeout_seconds", 0.3), ("producers", 3)),
         faults=(("partition", 4.0), ("crash", 5.0)),
-        first_seed=6,
+        first_seed=11,
     ),
     bug(
         "behind-for-ever",
@@ -212,7 +212,7 @@ FORWARDING = (
         (FORWARDER + "_ask", "deadline = self._clock.seconds() +", "deadline = 1e9 +"),
         options=(*THREE, ("writers", 2), ("request_timeout_seconds", 3.0)),
         faults=(("one_way_cut", 3.0), ("partition", 3.0)),
-        first_seed=2,
+        first_seed=29,
     ),
     bug(
         "expectation-not-forwarded",
@@ -220,7 +220,7 @@ FORWARDING = (
         "The expected offset gets lost on its way to the leader.",
         (FORWARDER + "propose", "expect_offset=proposal.expect_offset", "expect_offset=None"),
         options=(*THREE, ("writers", 2)),
-        first_seed=4,
+        first_seed=7,
     ),
 )
 

@@ -121,6 +121,7 @@ STORAGE = (
         "A trim removes one segment more than it may.",
         (LOG + "trim_prefix", "view.base_offsets[place + 1] <= lowest", "view.base_offsets[place] <= lowest"),
         options=(*SMALL, ("trim_seconds_mean", 0.3)),
+        first_seed=5,
     ),
     bug(
         "start-not-installed",
@@ -151,6 +152,6 @@ STORAGE = (
         ),
         options=(("trim_seconds_mean", 0.1), ("disk.segment_size", 4096 + 400), ("large_share", 0.5)),
         faults=(("crash", 4.0), ("partition", 4.0)),
-        first_seed=5,
+        first_seed=8,
     ),
 )
