@@ -51,6 +51,7 @@ from loghouse.protocol.forward_messages import (
     Match,
 )
 from loghouse.protocol.message import Message, RequestIds
+from loghouse.protocol.trace_messages import ForwardTrace
 from loghouse.raft.held_back import HeldBack, held_back_error
 from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal
 from loghouse.runtime.deadlines import Deadlines
@@ -314,7 +315,9 @@ class Forwarder:
         if isinstance(message, ForwardReply | ForwardAdminReply | ForwardFailure):
             self._answer(source_name, group, message)
             return
-        assert isinstance(message, ForwardProduce | ForwardAdmin), type(message).__name__
+        if not isinstance(message, ForwardProduce | ForwardAdmin):
+            assert isinstance(message, ForwardTrace), type(message).__name__
+            return  # nothing is traced here
         if leading is None:
             # It may have one soon: nodes hear of a new log one after the other.
             problem = f"the node that was asked has no log of group {group}; nothing was done, try again"

@@ -23,6 +23,7 @@ from loghouse.protocol import (
     repair_messages,
     roster_messages,
     routing_messages,
+    trace_messages,
 )
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS
@@ -44,6 +45,7 @@ _MODULES: Final = (
     beat_messages,
     gossip_messages,
     client_messages,
+    trace_messages,
 )
 
 

@@ -21,6 +21,7 @@ from loghouse.protocol import raft_messages as raft
 from loghouse.protocol import repair_messages as repair
 from loghouse.protocol import roster_messages as roster
 from loghouse.protocol import routing_messages as routing
+from loghouse.protocol import trace_messages as trace
 
 
 class Sender(Flag):
@@ -47,6 +48,7 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.SPEAKER, raft.MESSAGES),
     # Requests in the name of clients, and records without a question to the policy.
     (Sender.MEMBER, (forward.ForwardProduce, forward.ForwardReply, forward.ForwardFailure)),
+    (Sender.MEMBER, (trace.ForwardTrace,)),
     (Sender.MEMBER, (forward.ForwardAdmin, forward.ForwardAdminReply)),
     (Sender.MEMBER, (repair.EntriesRequest, repair.EntriesReply)),
     # Records without a question to the policy, too, and where appends go.
@@ -64,7 +66,7 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.CLIENT | Sender.NODE, (client.Describe, client.Cancel)),
     (Sender.CLIENT, (client.Produce, client.RegisterProducer, client.Fetch, client.Follow, client.Credit)),
     (Sender.CLIENT, (client.Bounds, client.FindOffset, client.DescribeLog, client.DescribeLogs)),
-    (Sender.CLIENT, (client.FetchState,)),
+    (Sender.CLIENT, (client.FetchState, trace.RequestTrace)),
     (Sender.ACCEPTOR, (client.DescribeReply, client.ProduceReply, client.RegisterProducerReply)),
     (Sender.ACCEPTOR, (client.FetchReply, client.FollowFrames, client.BoundsReply, client.FindOffsetReply)),
     (Sender.ACCEPTOR, (client.DescribeLogReply, client.DescribeLogsReply, client.FetchStateReply)),

@@ -50,6 +50,7 @@ from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.protocol.senders import ACCEPTOR_SENDS, CLIENT_SENDS, NODE_SENDS
 from loghouse.protocol.streams import AskedStreams, ServedStreams
+from loghouse.protocol.trace_messages import RequestTrace
 
 
 class LinkState(Enum):
@@ -108,6 +109,14 @@ class CancelReceived:
     stream: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceReceived:
+    """The request that the dialler sends next on this stream belongs to a trace."""
+
+    stream: int
+    trace: RequestTrace
+
+
 @dataclass(slots=True)
 class Answered:
     """The answer to a request; a Follow gets many."""
@@ -153,6 +162,7 @@ Event: TypeAlias = (
     | RequestReceived
     | CreditReceived
     | CancelReceived
+    | TraceReceived
     | Answered
     | Refused
     | LeaderNamed
@@ -165,7 +175,8 @@ CheckUnread: TypeAlias = Callable[[type[Message], int, int], None]
 
 
 _LINK: Final = frozenset({Hello.KIND, Ping.KIND, Pong.KIND, LinkError.KIND, Goodbye.KIND})
-_ABOUT_OPEN: Final = frozenset({Credit.KIND, Cancel.KIND})
+_ABOUT_STREAMS: Final = (Credit, Cancel, RequestTrace)
+_ABOUT_STREAMS_KINDS: Final = frozenset(message.KIND for message in _ABOUT_STREAMS)
 _DESCRIBING: Final = frozenset({Describe.KIND, Cancel.KIND})
 _DESCRIBED: Final = frozenset({DescribeReply.KIND, Failure.KIND})
 
@@ -321,6 +332,11 @@ class Session:
 
     # --- the dialler's requests -------------------------------------------------
 
+    def trace_next(self, trace: RequestTrace) -> None:
+        """Queue the trace of the request that comes next."""
+        assert self.state is LinkState.UP, self.state
+        self._send(trace, stream=self.asked.following)
+
     def request(self, request: Message, *, group: int = 1) -> int:
         """Queue a request and return its stream.
 
@@ -373,7 +389,7 @@ class Session:
         return body_size_max(kind)
 
     def _takes_body(self, kind: int, size: int, group: int, stream: int) -> bool:
-        if kind not in CLIENT_SENDS or kind not in CLIENT_KINDS or kind in _ABOUT_OPEN:
+        if kind not in CLIENT_SENDS or kind not in CLIENT_KINDS or kind in _ABOUT_STREAMS_KINDS:
             return True
         assert self._check_unread is not None
         try:
@@ -449,14 +465,8 @@ class Session:
 
     def _receive_request(self, message: Message, frame: Frame) -> Event | None:
         try:
-            match message:
-                case Credit():
-                    if self.served.add_credit(frame.stream, message.credit):
-                        return CreditReceived(stream=frame.stream)
-                    return None
-                case Cancel():
-                    cancelled = self.served.cancel(frame.stream)
-                    return CancelReceived(stream=frame.stream) if cancelled else None
+            if isinstance(message, _ABOUT_STREAMS):
+                return self._receive_about(message, frame.stream)
             self.served.begin(frame.stream, message)
         except RequestError as error:
             was_open = self.served.end(frame.stream)
@@ -468,6 +478,18 @@ class Session:
             )
             return None
         return RequestReceived(message, frame.group, frame.stream)
+
+    def _receive_about(self, message: Credit | Cancel | RequestTrace, stream: int) -> Event | None:
+        """Take what the dialler says of a stream, and that is no request."""
+        match message:
+            case Credit():
+                return (
+                    CreditReceived(stream=stream) if self.served.add_credit(stream, message.credit) else None
+                )
+            case Cancel():
+                return CancelReceived(stream=stream) if self.served.cancel(stream) else None
+            case RequestTrace():
+                return TraceReceived(stream=stream, trace=message)
 
     def _receive_answer(self, message: Message, frame: Frame) -> Event | None:
         if isinstance(message, LeaderHint):

@@ -160,6 +160,11 @@ class AskedStreams:
         """Whether no stream number is left: a new connection is needed."""
         return self._last == STREAM_MAX
 
+    @property
+    def following(self) -> int:
+        """The number of the next stream."""
+        return self._last + 1
+
     def begin(self, request: Message) -> int:
         """Return the number of a new stream.
 

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse import errors, limits
 from loghouse.errors import (
     IdentityError,
+    MalformedMessageError,
     ProtocolError,
     ResourceExhaustedError,
     UnavailableError,
@@ -29,7 +30,7 @@ from loghouse.protocol.client_messages import (
     Produce,
     ProduceReply,
 )
-from loghouse.protocol.codec import encode
+from loghouse.protocol.codec import OPTIONAL_KIND, encode
 from loghouse.protocol.forward_messages import AdminOperation, ForwardAdmin, ForwardProduce
 from loghouse.protocol.framing import pack_header
 from loghouse.protocol.gossip_messages import SwimNack
@@ -48,7 +49,9 @@ from loghouse.protocol.session import (
     Refused,
     RequestReceived,
     Session,
+    TraceReceived,
 )
+from loghouse.protocol.trace_messages import ForwardTrace, RequestTrace
 from tests.fuzzing import EXAMPLES
 
 UUID = b"u" * 16
@@ -394,6 +397,39 @@ class RequestTests(SynchronousTestCase):
         self.assertIsInstance(move(self.acceptor, self.dialler)[0], Refused)
         self.dialler.add_credit(stream, 1)
         self.assertEqual(self.dialler.bytes_to_send(), [])
+
+    def test_trace(self):
+        """The trace of the next request comes before it, on its stream, and is not counted as a request."""
+        trace = RequestTrace(traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+        self.dialler.request(Bounds())
+        self.dialler.trace_next(trace)
+        stream = self.dialler.request(Bounds())
+        _, traced, request = move(self.dialler, self.acceptor)
+        self.assertEqual(traced, TraceReceived(stream=stream, trace=trace))
+        self.assertEqual(request.stream, stream)
+        self.assertEqual(sorted(self.acceptor.served.open), [1, 2])
+        self.assertEqual(sorted(self.dialler.asked.open), [1, 2])
+
+    def test_trace_is_dropped_by_older_versions(self):
+        """Kinds of traces have the bit by which whoever does not know a kind drops the frame."""
+        for kind in (RequestTrace.KIND, ForwardTrace.KIND):
+            self.assertTrue(kind & OPTIONAL_KIND)
+
+    def test_trace_with_too_much_text(self):
+        """Texts beyond their bounds, and such with line breaks, are malformed."""
+        for fields in ({"tracestate": "x" * 513}, {"tracestate": "a\n"}, {"traceparent": "a\r"}):
+            trace = RequestTrace(**{"traceparent": "", **fields})
+            _, acceptor = connect(CLIENT, CERTIFIED_ROOT)
+            with self.assertRaises(MalformedMessageError):
+                acceptor.receive(wire(trace, stream=1))
+            with self.assertRaises(MalformedMessageError):
+                ForwardTrace.decode(
+                    b"".join(
+                        ForwardTrace(
+                            request_id=1, traceparent=trace.traceparent, tracestate=trace.tracestate
+                        ).encode()
+                    )
+                )
 
     def test_credit_is_bounded(self):
         """Credit beyond its cap ends the stream, at once or when it adds up; the link goes on."""

@@ -82,6 +82,7 @@ from loghouse.protocol.routing_messages import (
     Lead,
     Leads,
 )
+from loghouse.protocol.trace_messages import ForwardTrace, RequestTrace
 
 CLUSTER = bytes.fromhex("6c6f67686f7573652d74657374000001")
 DISK_A = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
@@ -201,6 +202,24 @@ MESSAGES = (
     ("leads: none", Leads(), 0),
     ("beat", NodeBeat(life=2**64 - 1, sleeping=encode_sleeping([(16, 3, 9), (2**32 - 1, 1, 2**64 - 1)])), 0),
     ("beat: no log sleeps", NodeBeat(life=1), 0),
+    (
+        "forward trace",
+        ForwardTrace(request_id=7, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        0,
+    ),
+    (
+        "request trace",
+        RequestTrace(
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            tracestate="rojo=00f067aa0b",
+        ),
+        5,
+    ),
+    (
+        "request trace: no state",
+        RequestTrace(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+        6,
+    ),
     ("forward read", ForwardRead(request_id=7, offset=1, size_max=65_536), 0),
     ("forward frames", ForwardFrames(request_id=7, next_offset=2, frames=ENTRY.frame), 0),
     ("forward wait", ForwardWait(request_id=8, offset=2), 0),
