@@ -102,6 +102,7 @@ FORWARDS_MAX: Final = 4096  # the same, counted; also what a leader does at a ti
 FORWARD_SECONDS: Final = 10.0  # until the leader's answer: several elections, or one long stall of its disk
 FORWARD_GRACE_SECONDS: Final = 1.0  # the same once another node leads: the old one knows soon, or never
 FORWARDS_REMEMBERED_MAX: Final = 4096  # ids of one node's last requests: a copy is not done a second time
+FORWARD_TRACES_MAX: Final = 1024  # traces that a node holds until their requests come; they come at once
 LEADERS_MAX: Final = LOGS_MAX  # logs of which a node remembers who leads them, by what others say
 LEADER_SECONDS_MAX: Final = 5.0  # so long after a node last said that it leads a log, that is believed
 FORWARDED_READS_SIZE_MAX: Final = 8 * MIB  # answers on their way to a node; half of what a link queues

@@ -40,7 +40,11 @@ FLOORS = (
         "catalogue": "which logs there are",
     },
     {"protocol": "entries, messages, replicated state"},
-    {"api.v1": "generated stubs", "shares": "what one subject, or log, may hold"},
+    {
+        "api.v1": "generated stubs",
+        "shares": "what one subject, or log, may hold",
+        "tracing": "spans, by OpenTelemetry",
+    },
     {"errors": "", "limits": "", "metrics": "", "text": ""},
 )
 LEVELS = {room: -index for index, floor in enumerate(FLOORS) for room in floor}
@@ -77,14 +81,15 @@ ONLY_IN = {
     "grpc": {"api.v1", "api", "client", "cli", "testing"},
     "asyncio": {"api", "client", "embedded", "runtime", "cli", "testing"},
     "casbin": {"auth"},
+    "opentelemetry": {"tracing"},
     "prometheus_client": {"http"},
     "yaml": {"config", "testing"},
-    "twisted": set(LEVELS) - PURE - {"client", "cli", "config", "embedded", "replica"},
+    "twisted": set(LEVELS) - PURE - {"client", "cli", "config", "embedded", "replica", "tracing"},
 }
 # Rooms that stand high and need little: what they may import of the house. A program that uses a log imports
 # the client, which therefore brings nothing of the server.
 NEEDS_ONLY = {
-    "client": {"api.v1", "protocol", "errors", "limits"},
+    "client": {"api.v1", "protocol", "errors", "limits", "tracing"},
     "embedded": {
         "client",
         "replica",

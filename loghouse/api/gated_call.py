@@ -62,6 +62,10 @@ class GatedCall:
     def name_leader(self, name: str) -> None:
         """Tell the caller which other node leads the log; nothing where a protocol has no place for that."""
 
+    def trace_texts(self) -> tuple[str, str]:
+        """Return `traceparent` and `tracestate` of the call; empty where a protocol has no place for them."""
+        return "", ""
+
     def _end_use(self) -> None:
         if self._use is not None:
             self._use.end()

@@ -48,12 +48,14 @@ CONSUME_SIZE: Final = 256 * KIB
 
 
 _Behaviour = Callable[..., Awaitable[bytes | None]]
-_Answer = Callable[[int, int, int], bytes]
+Answer = Callable[[int, int, int], bytes]
 """Makes the serialized answer of base offset, record count and timestamp."""
 
 
 class LogService:
     """Answers the calls of `log.v1.Log` from the node behind the gate."""
+
+    coalescer_class = Coalescer
 
     def __init__(self, gate: Gate, tally: DoorTally | None = None) -> None:
         self._gate = gate
@@ -62,6 +64,8 @@ class LogService:
         # By group; one for each log that is appended to, as long as there is that log.
         self._coalescers: dict[int, Coalescer] = {}
         self._checks = LongChecks(deferToThread)
+        # Makes what waits for an append's outcome; another one where appends are traced.
+        self._make_share: Callable[[bytes, int | None, int, Answer], BatchShare] = BatchShare
         self._reader_count = 0
 
     def rpcs(self) -> Mapping[str, Rpc]:
@@ -183,12 +187,12 @@ class LogService:
         request: Any,
         payload: bytes,
         record_count: int,
-        answer: _Answer,
+        answer: Answer,
         codec: int = Codec.NONE,
         payload_crc: int | None = None,
     ) -> asyncio.Future[bytes]:
         """Propose a checked batch; the future gives the serialized answer."""
-        share = _Share(payload, payload_crc, record_count, answer)
+        share = self._make_share(payload, payload_crc, record_count, answer)
         proposal = proposal_alone(
             share,
             call.subject,
@@ -201,7 +205,7 @@ class LogService:
         if coalescer is None:
             logs = self._node.logs
             self._coalescers = {group: one for group, one in self._coalescers.items() if group in logs}
-            coalescer = self._coalescers[log.group] = Coalescer(
+            coalescer = self._coalescers[log.group] = self.coalescer_class(
                 log.propose,
                 soon(),
                 later=later(),
@@ -344,7 +348,7 @@ class LogService:
         return bytes(response.SerializeToString())
 
 
-class _Share:
+class BatchShare:
     """A batch on its way into the log, alone or in company (`coalescing.Share`).
 
     `done` gives the serialized answer; who cancels it waits no more.
@@ -352,7 +356,7 @@ class _Share:
 
     __slots__ = ("_answer", "done", "payload", "payload_crc", "record_count")
 
-    def __init__(self, payload: bytes, payload_crc: int | None, record_count: int, answer: _Answer) -> None:
+    def __init__(self, payload: bytes, payload_crc: int | None, record_count: int, answer: Answer) -> None:
         self.payload = payload
         self.payload_crc = payload_crc
         self.record_count = record_count
@@ -361,12 +365,15 @@ class _Share:
 
     @property
     def is_wanted(self) -> bool:
+        """Whether its caller still waits."""
         return not self.done.done()
 
     def appended(self, base_offset: int, timestamp: int) -> None:
+        """It is durable: the answer says where."""
         self.done.set_result(self._answer(base_offset, self.record_count, timestamp))
 
     def failed(self, error: BaseException) -> None:
+        """It was not appended, or nobody knows."""
         self.done.set_exception(error)
 
 

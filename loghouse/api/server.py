@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
 
@@ -34,6 +35,9 @@ from loghouse.net.callers import Callers
 from loghouse.node.api import NodeLike
 from loghouse.node.gate import Gate
 from loghouse.shares import Ledger, Shares
+
+if TYPE_CHECKING:
+    from loghouse.tracing.spans import Tracer
 
 CALLS_BEGUN_MAX: Final = 2 * GRPC_CALLS_MAX  # also those that are about to be refused
 HEALTH_SECONDS: Final = 1.0
@@ -85,6 +89,7 @@ class GrpcServer:
         check_caller: Raises IdentityError for a certificate that is denied, or whose CA was removed; asked at
             every call.
         metrics: Told of refusals, and what appends and reads are counted in.
+        tracer: Makes spans of appends; None: nobody traces.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class GrpcServer:
         callers: Callers | None = None,
         check_caller: Callable[[Identity], None] = lambda identity: None,
         metrics: Metrics = NO_METRICS,
+        tracer: Tracer | None = None,
     ) -> None:
         self._credentials = credentials
         gate = self.gate = Gate(
@@ -119,7 +125,7 @@ class GrpcServer:
         services: list[tuple[str, Any]] = [
             (
                 log_service.SERVICE,
-                LogService(gate, tallies.grpc if tallies is not None else None),
+                _log_service_class(tracer)(gate, tallies.grpc if tallies is not None else None),
             ),
             (cluster_service.SERVICE, ClusterService(node)),
             (logs_service.SERVICE, LogsService(gate)),
@@ -179,6 +185,14 @@ class GrpcServer:
         self.health.refresh()
         loop = asyncio.get_running_loop()
         self._health_timer = loop.call_later(HEALTH_SECONDS, self._refresh_health)
+
+
+def _log_service_class(tracer: Tracer | None) -> Callable[..., LogService]:
+    if tracer is None:
+        return LogService
+    from loghouse.api.traced_log_service import TracedLogService
+
+    return partial(TracedLogService, tracer=tracer)
 
 
 def _is_loopback(address: str) -> bool:

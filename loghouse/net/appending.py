@@ -23,7 +23,7 @@ from loghouse.node.gate import Gate, proposal_alone, refusal_of
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
 from loghouse.protocol.entry import CODEC_MASK, Buffer
-from loghouse.protocol.session import Session
+from loghouse.protocol.session import Session, TraceReceived
 from loghouse.replica.api import Proposal
 from loghouse.replica.coalescing import Coalescer
 from loghouse.runtime.deadlines import Deadlines
@@ -37,6 +37,8 @@ ENTRIES_MAX: Final = 2  # shared entries under way: half of the sessions sends w
 
 class Appender:
     """Proposes the batches of all binary sessions, small ones of one turn together in one entry."""
+
+    coalescer_class = Coalescer
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class Appender:
         if found is None:
             logs = self._node.logs
             self._coalescers = {group: one for group, one in self._coalescers.items() if group in logs}
-            found = Coalescer(log.propose, self._soon, self.flush, ENTRIES_MAX, tally=self._tally)
+            found = self.coalescer_class(log.propose, self._soon, self.flush, ENTRIES_MAX, tally=self._tally)
             self._coalescers[log.group] = found
         return found
 
@@ -155,6 +157,8 @@ class Append:
 class Appends:
     """The unanswered appends of one session: bounded in bytes, each with a deadline."""
 
+    append_class = Append  # fixed; another one where appends are traced
+
     def __init__(self, appender: Appender, link: Link, session: Session, subject: str) -> None:
         self.appender = appender  # proposes; shared by all sessions, fixed
         self._link = link  # the client's connection; fixed
@@ -183,7 +187,8 @@ class Appends:
     def take(self, log: LogLike, stream: int, request: Produce) -> None:
         """Append a batch to a log; its outcome is the stream's answer."""
         appender = self.appender
-        append = self._open[stream] = Append(self, log, stream, request, appender.scheduler.seconds())
+        now = appender.scheduler.seconds()
+        append = self._open[stream] = self.append_class(self, log, stream, request, now)
         self._size += len(append.payload) + APPEND_COST
         self._coming = 0
         try:
@@ -209,6 +214,9 @@ class Appends:
             self._line.append((append, request))  # a producer's batches must not overtake each other
         else:
             self._propose(append, request)
+
+    def trace(self, received: TraceReceived) -> None:
+        """The next batch belongs to a trace; nothing is made of it here."""
 
     def _checked(self, append: Append, error: BaseException | None) -> None:
         append.is_checked = True

@@ -48,7 +48,14 @@ from loghouse.protocol.client_messages import (
 )
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, without_kinds
 from loghouse.protocol.message import Message
-from loghouse.protocol.session import CancelReceived, CreditReceived, Event, RequestReceived
+from loghouse.protocol.session import (
+    CancelReceived,
+    CreditReceived,
+    Event,
+    RequestReceived,
+    Session,
+    TraceReceived,
+)
 from loghouse.protocol.streams import STREAM_MAX
 from loghouse.replica.api import Fetched
 from loghouse.shares import Holding, Shares, SubjectUse
@@ -74,6 +81,7 @@ class BinaryServer:
         gate: Checks every request, and has the node.
         scheduler: The reactor's clock.
         appends: Puts batches into the log.
+        make_appends: Makes what has the appends of one session.
         shares: Counts what subjects hold.
         metrics: Told of refusals.
     """
@@ -81,6 +89,7 @@ class BinaryServer:
     gate: Gate
     scheduler: Any
     appends: Appender
+    make_appends: Callable[[Appender, Link, Session, str], Appends] = Appends
     shares: Shares = field(default_factory=Shares)
     metrics: Metrics = NO_METRICS
 
@@ -120,7 +129,7 @@ class BinarySession:
             self._bound_requests()
         self._held: Any = None  # the end of a time without reading, for a quota; None while there is none
         # The batches that are not answered yet.
-        self._appends = Appends(server.appends, link, link.session, identity.subject)
+        self._appends = server.make_appends(server.appends, link, link.session, identity.subject)
         self._session.check_before_body(self._check_unread)
 
     # --- from the link ------------------------------------------------------------------
@@ -140,6 +149,8 @@ class BinarySession:
                 self._follow_on(event.stream)
             case CancelReceived():
                 self._forget(event.stream)
+            case TraceReceived():
+                self._appends.trace(event)
 
     def write_resumed(self) -> None:
         """The link is writable again: send what was read ahead, and read on."""

@@ -12,7 +12,8 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
@@ -26,7 +27,7 @@ from loghouse.limits import CONNECTIONS_MAX, RECORD_SIZE_MAX, REPLICA_FILES
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.net.accept import LinkContext, Peers, own_hello
 from loghouse.net.admission import Admission, limits_for
-from loghouse.net.appending import Appender
+from loghouse.net.appending import Appender, Appends
 from loghouse.net.binary_server import BinaryServer
 from loghouse.net.callers import Callers
 from loghouse.net.link import LinkTimes, LinkWatch
@@ -37,6 +38,9 @@ from loghouse.node.api import NodeLike
 from loghouse.node.gate import Gate
 from loghouse.runtime.scheduling import Soon
 from loghouse.shares import Shares
+
+if TYPE_CHECKING:
+    from loghouse.tracing.spans import Tracer
 
 BACKLOG: Final = 1024
 _REMEDIES: Final = {
@@ -51,13 +55,27 @@ FILES_PER_CONNECTION: Final = 3  # of gRPC: the client's, the one to the gRPC se
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnePortOptions:
-    """How to serve. `tls` None is plaintext, for loopback: every client is `anonymous`."""
+    """How to serve.
+
+    `tls` None is plaintext, for loopback: every client is `anonymous`. `tracer` makes spans of appends; None:
+    nobody traces.
+    """
 
     tls: Credentials | None
     anonymous: str = ""
     record_size_max: int = RECORD_SIZE_MAX
     times: LinkTimes = field(default_factory=LinkTimes)
     metrics: Metrics = NO_METRICS
+    tracer: Tracer | None = None
+
+
+def _appending_by(tracer: Tracer | None) -> tuple[Callable[..., Appender], Callable[..., Appends]]:
+    """Return what makes the appender of the node, and the appends of a session."""
+    if tracer is None:
+        return Appender, Appends
+    from loghouse.net.traced_appends import TracedAppender, TracedAppends
+
+    return partial(TracedAppender, tracer=tracer), TracedAppends
 
 
 class OnePort:
@@ -136,11 +154,12 @@ class OnePort:
         assert self._socket is not None
         gate = self.gate
         metrics = self._options.metrics
+        make_appender, make_appends = _appending_by(self._options.tracer)
         links = LinkContext(
             binary=BinaryServer(
                 gate=gate,
                 scheduler=self._reactor,
-                appends=Appender(
+                appends=make_appender(
                     gate,
                     soon=self._soon,
                     scheduler=self._reactor,
@@ -148,6 +167,7 @@ class OnePort:
                     bodies=self.shares.bodies,
                     tally=tallies.binary if (tallies := metrics.tallies) is not None else None,
                 ),
+                make_appends=make_appends,
                 shares=self.shares,
                 metrics=metrics,
             ),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, gatherResults
@@ -54,12 +55,23 @@ from loghouse.shares import Budget
 from loghouse.storage.directory import DataDirectory
 from loghouse.storage.files import Files
 
+if TYPE_CHECKING:
+    from loghouse.tracing.spans import Tracer
+
 DISK_QUEUE: Final = "loghouse-disk"
 READER_QUEUE: Final = "loghouse-reader"
 HOUSEKEEPING_SECONDS: Final = 1.0
 # What a stop waits for, before the links and the log close: another leader, then the appends under way.
 HAND_OVER_SECONDS_MAX: Final = 2.0
 SETTLE_SECONDS_MAX: Final = 1.0
+
+
+def _forwarder_class(tracer: Tracer | None) -> Callable[..., Forwarder]:
+    if tracer is None:
+        return Forwarder
+    from loghouse.node.traced_forwarding import TracedForwarder
+
+    return partial(TracedForwarder, tracer=tracer)
 
 
 class Node(Service):
@@ -242,6 +254,7 @@ class Node(Service):
                 scrub_rate=options.scrub_rate,
                 metrics=options.metrics,
                 log_name=log.name,
+                tracer=options.tracer,
             ),
             files=self._files,
             clocks=self._clocks,
@@ -371,7 +384,8 @@ class Node(Service):
         """Give the node its way to the others; before they can be heard."""
         self.transport = transport
         clock, metrics = self._clocks.scheduler, self.options.metrics
-        self.forwarder = Forwarder(
+        elsewhere: Elsewhere
+        self.forwarder = _forwarder_class(self.options.tracer)(
             transport.send,
             clock=clock,
             rng=self._rng,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from loghouse.gossip.members import MemberKey, MemberView
 from loghouse.limits import REPLICAS_PER_NODE_DEFAULT
@@ -16,6 +16,9 @@ from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.config import LAN, RaftConfig
 
+if TYPE_CHECKING:
+    from loghouse.tracing.spans import Tracer
+
 TICK_SECONDS: Final = 0.1
 
 
@@ -25,7 +28,8 @@ class NodeOptions:
 
     Addresses are for `servers`, sizes in bytes, `scrub_rate` in bytes a second (0: sealed segments are read
     only when somebody asks for them). `host` and `rack` are empty where node.yaml does not name them; the
-    files of a log that was deleted are kept for `keep_deleted_seconds`.
+    files of a log that was deleted are kept for `keep_deleted_seconds`. `tracer` makes spans of appends;
+    None: nobody traces.
     """
 
     name: str
@@ -46,6 +50,7 @@ class NodeOptions:
     raft: RaftConfig = LAN
     scrub_rate: int = 0
     metrics: Metrics = NO_METRICS
+    tracer: Tracer | None = None
 
     def as_server(self, *, is_leader: bool) -> DescribedServer:
         """Return the node as clients are told of it when it is the whole cluster."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 from loghouse.errors import (
     DamageError,
@@ -38,6 +39,9 @@ from loghouse.runtime.scheduling import Clocks
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.files import Files
 
+if TYPE_CHECKING:
+    from loghouse.tracing.spans import Tracer
+
 # How lately the leader must have heard the voters that a change of its own accord would leave.
 HEARD_TICKS: Final = 3
 
@@ -48,6 +52,7 @@ class ReplicaOptions:
 
     Sizes are bytes, `scrub_rate` bytes a second (0: no scrubbing). `metrics` is told of ignored
     messages and of scrubs. `log_name` is what lines about it begin with; empty: nothing.
+    `tracer` makes spans of appends; None: nobody traces.
     """
 
     node_name: str
@@ -57,6 +62,15 @@ class ReplicaOptions:
     scrub_rate: int
     metrics: Metrics
     log_name: str = ""
+    tracer: Tracer | None = None
+
+
+def _driver_class(tracer: Tracer | None) -> Callable[..., RaftDriver]:
+    if tracer is None:
+        return RaftDriver
+    from loghouse.replica.tracing import TracedDriver
+
+    return partial(TracedDriver, tracer=tracer)
 
 
 class ReplicaOwner(Protocol):
@@ -199,7 +213,7 @@ class Replica:
             metrics=self.options.metrics,
             caches=budgets.caches,
         )
-        driver = RaftDriver(
+        driver = _driver_class(self.options.tracer)(
             raft,
             log,
             disk=self._disk,

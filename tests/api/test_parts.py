@@ -538,7 +538,7 @@ class ReaderTests(SynchronousTestCase):
         """A share is wanted until it is answered, failed or given up; its answer has its own offsets."""
 
         def share():
-            return log_service._Share(b"payload", 5, 2, log_service._batch_answer)
+            return log_service.BatchShare(b"payload", 5, 2, log_service._batch_answer)
 
         done = share()
         self.assertEqual(

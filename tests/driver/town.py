@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -87,6 +88,7 @@ class Resident:
             is_alone=False,
             scrub_rate=town.scrub_rate,
             metrics=self.metrics,
+            tracer=town.tracer,
         )
         self.node = Node(
             options,
@@ -208,8 +210,10 @@ class Town:
         scrub_rate: int = 0,
         segment_size: int = 64 * KIB,
         reserve_size: int = 0,
+        tracer: Any = None,
     ) -> None:
         self.clock = SimClock()
+        self.tracer = tracer
         self.scrub_rate = scrub_rate
         self.segment_size = segment_size
         self.reserve_size = reserve_size

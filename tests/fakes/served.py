@@ -28,6 +28,7 @@ class ServedNode(FakeNode):
     """A fake node on a port. Without credentials there is no TLS, and everybody is `root`."""
 
     knows_producers = True
+    tracer = None  # makes spans of appends
 
     def __init__(self, cluster=None, name="n1", *, credentials=None, reactor=None):
         super().__init__(cluster, name)
@@ -46,7 +47,7 @@ class ServedNode(FakeNode):
             self,
             authorizer(),
             wall_clock=time.time,
-            options=OnePortOptions(tls=self._credentials, anonymous="root"),
+            options=OnePortOptions(tls=self._credentials, anonymous="root", tracer=self.tracer),
             soon=soon(),
         )
         self.shares = one_port.shares
@@ -58,6 +59,7 @@ class ServedNode(FakeNode):
             anonymous="root",
             shares=one_port.shares,
             callers=one_port.callers,
+            tracer=self.tracer,
             **secured,
         )
         self._grpc.bind(one_port.grpc_address)
