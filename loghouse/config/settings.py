@@ -316,6 +316,11 @@ class NodeConfig:
         example="audit.log",
         live=True,
     )
+    tracing: bool = declare(
+        read_boolean,
+        "With true: spans of appends that belong to a trace, by OpenTelemetry (docs/tracing.md).",
+        False,
+    )
     logging: LoggingConfig = group(LoggingConfig, "The node's own diagnostics.", shown=False)
     shutdown: ShutdownConfig = group(ShutdownConfig, "How the node stops.", shown=False)
     timing: TimingConfig = group(TimingConfig, "Patience among the nodes.", shown=False)

@@ -55,11 +55,13 @@ from loghouse.runtime.threads import ThreadQueue
 from loghouse.service.proving import credentials_of, paths_of_tls
 from loghouse.service.reloading import Fresh, compare, in_force, material_told, read_fresh, rules_told
 from loghouse.service.start_checks import read_policy
+from loghouse.service.tracing import export_of
 from loghouse.storage.files import OsFiles
 
 if TYPE_CHECKING:
     from loghouse.http.server import HttpServer
     from loghouse.service.systemd import SystemdNotifier
+    from loghouse.tracing.spans import Tracer
 
 WATCH_SECONDS: Final = 5.0
 EXIT_DISK_FAILED: Final = 1
@@ -138,6 +140,7 @@ class NodeService(Service):
         if metrics is NO_METRICS and config.http_listen is not None:
             metrics = Counters()  # somebody may ask
         self._metrics = metrics
+        self._export = export_of(config)  # sends spans away; None where nothing is traced
         self._heartbeat = Delays(reactor)
         self._reactor = reactor
         self._watches: list[FileWatch] = []
@@ -150,13 +153,17 @@ class NodeService(Service):
         self._reloading = DeferredLock()  # settings are read and taken one time after the other
         self.change_logging: Callable[[LoggingConfig], None] = lambda logging: None
         self.node = Node(
-            _node_options(config, metrics),
+            _node_options(config, metrics, self._tracer),
             files=OsFiles(),
             clocks=Clocks(cast(IReactorTime, reactor), soon(), later(), time.time, time.monotonic),
             rng=random.SystemRandom(),
             make_queue=lambda name, count: ThreadQueue(name, call_from_thread(), count),
             on_fatal=self._die,
         )
+
+    @property
+    def _tracer(self) -> Tracer | None:
+        return self._export.tracer if self._export is not None else None
 
     def _die(self, failure: Failure) -> None:
         """End the process at once: what the disk holds after a failed sync is known only to a new start."""
@@ -194,6 +201,8 @@ class NodeService(Service):
             else:
                 self.node.release()
             raise
+        if self._export is not None:
+            self._export.start()
         from_asyncio(self._server.start()).addCallback(self._serves).addErrback(self._die)
         if not self.node.options.is_alone or self.node.is_in_cluster:
             self._join()
@@ -268,6 +277,7 @@ class NodeService(Service):
                 anonymous=config.plaintext_subject,
                 record_size_max=config.limits.record_size_max,
                 metrics=self._metrics,
+                tracer=self._tracer,
             ),
             peers=self.cluster.accepted,
             soon=soon(),
@@ -340,7 +350,7 @@ class NodeService(Service):
         self._one_port.shares.quotas.change(config.quotas)
         if config.audit != (self._audit_file.path if self._audit_file is not None else None):
             self._open_audit(config.audit)
-        self.node.change(_node_options(config, self._metrics))
+        self.node.change(_node_options(config, self._metrics, self._tracer))
         report = replace(report, changed=told, warnings=fresh.rules.warnings[:WARNINGS_TOLD_MAX])
         self.logger.info(
             "settings were read again, asked for by {by}: {changed} changed, {waiting} wait for a restart",
@@ -385,6 +395,7 @@ class NodeService(Service):
             shares=self._one_port.shares,
             callers=self._one_port.callers,
             metrics=self._metrics,
+            tracer=self._tracer,
         )
         server.bind(self._one_port.grpc_address)
         if config.grpc_listen is not None:
@@ -538,6 +549,8 @@ class NodeService(Service):
             await self._http.stop()
         await self.node.stopService()
         self._open_audit(None)
+        if self._export is not None:
+            await self._in_thread(self._export.stop)
         if self._notifier is not None:
             self._notifier.end()
 
@@ -553,7 +566,7 @@ def _cluster_options(config: NodeConfig, metrics: Metrics) -> ClusterOptions:
     )
 
 
-def _node_options(config: NodeConfig, metrics: Metrics) -> NodeOptions:
+def _node_options(config: NodeConfig, metrics: Metrics, tracer: Tracer | None) -> NodeOptions:
     return NodeOptions(
         name=config.name,
         cluster_name=config.cluster,
@@ -569,6 +582,7 @@ def _node_options(config: NodeConfig, metrics: Metrics) -> NodeOptions:
         rack=config.rack,
         replicas_max=replicas_allowed(config.limits.replicas_max),
         metrics=metrics,
+        tracer=tracer,
         drain_seconds=config.shutdown.drain_seconds,
         raft=replace(_RAFT[config.timing.network], proposals_size_max=config.limits.proposals_size_max),
         retention=Retention(

@@ -56,7 +56,7 @@ class OptionsTests(ServiceCase):
             raft=replace(raft_config.LAN, proposals_size_max=9 * MIB),
             retention=Retention(size_max=5 * MIB, age_max_seconds=60),
         )
-        self.assertEqual(node_service._node_options(config, metrics), expected)
+        self.assertEqual(node_service._node_options(config, metrics, None), expected)
         self.assertTrue(expected.grpc_address)
 
     def test_alone(self):
@@ -68,7 +68,7 @@ class OptionsTests(ServiceCase):
             (("bootstrap: false", "join: ['127.0.0.1:1']"), False),
         ):
             config = self.config(*lines)
-            options = node_service._node_options(config, Metrics())
+            options = node_service._node_options(config, Metrics(), None)
             self.assertIs(options.is_alone, is_alone, lines)
             self.assertEqual(options.grpc_address, "")
 
@@ -89,7 +89,7 @@ class OptionsTests(ServiceCase):
             self.assertEqual(options.join, ("127.0.0.1:1", "127.0.0.1:2"))
             self.assertIs(options.bootstrap, True)
             self.assertEqual((options.swim, options.metrics), (swim, metrics))
-            made = node_service._node_options(config, metrics)
+            made = node_service._node_options(config, metrics, None)
             self.assertEqual(made.raft, replace(raft, proposals_size_max=9 * MIB))
         plain = node_service._cluster_options(self.config("bootstrap: false"), metrics)
         self.assertEqual((plain.bootstrap, plain.join, plain.grpc_address), (False, (), ""))
@@ -147,6 +147,7 @@ class OptionsTests(ServiceCase):
                 "shares": port.shares,
                 "callers": port.callers,
                 "metrics": metrics,
+                "tracer": None,
             },
         )
         self.assertIs(service.cluster.options.metrics, metrics)
