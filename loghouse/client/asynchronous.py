@@ -10,7 +10,6 @@ from typing import Any, Final, Self, TypedDict
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView
-from loghouse.client.calls import Calls
 from loghouse.client.channels import Channels
 from loghouse.client.fields import flag_of, seconds_of, text_of
 from loghouse.client.log import AsyncLog
@@ -18,6 +17,7 @@ from loghouse.client.log_settings import changes_of, names_of, settings_of
 from loghouse.client.pin import ClusterPin
 from loghouse.client.routes import Routes
 from loghouse.client.target import Tls, parse_target
+from loghouse.client.tracing import calls_class
 from loghouse.client.transport import Transport, channel_maker
 from loghouse.protocol.entry import DEFAULT_LOG
 
@@ -33,6 +33,7 @@ class ClientOptions(TypedDict, total=False):
     is_direct: bool
     transport: Transport
     cluster: str
+    tracing: Any
 
 
 class AsyncClient(AsyncLog):
@@ -59,6 +60,7 @@ class AsyncClient(AsyncLog):
         is_direct: bool = False,
         transport: Transport = "binary",
         cluster: str = "",
+        tracing: Any = False,
         rng: random.Random | None = None,
     ) -> None:
         """See `connect`; nothing is dialled before the first call."""
@@ -69,9 +71,10 @@ class AsyncClient(AsyncLog):
         balancer = Balancer(parse_target(target), rng, is_direct=is_direct, is_grpc=transport == "grpc")
         pin = ClusterPin(text_of("cluster", cluster))
         routes = Routes()
-        channels = Channels(channel_maker(transport, tls, routes.hinted, pin))
+        make_calls = calls_class(tracing)
+        channels = Channels(channel_maker(transport, tls, routes.hinted, pin, tracing))
         default = log if log == DEFAULT_LOG else ""
-        self.cluster_calls = Calls(balancer, channels, rng, pin, routes=routes, log=default)
+        self.cluster_calls = make_calls(balancer, channels, rng, pin, routes=routes, log=default)
         super().__init__(self.cluster_calls.of_log(log), float(timeout_seconds))
 
     async def __aenter__(self) -> Self:
@@ -304,6 +307,7 @@ def connect(
     is_direct: bool = False,
     transport: Transport = "binary",
     cluster: str = "",
+    tracing: Any = False,
 ) -> AsyncClient:
     """Return a client of the cluster that any of these addresses belongs to, for use with asyncio.
 
@@ -324,6 +328,8 @@ def connect(
             administration only; "grpc" speaks nothing else, for proxies and for ports that serve gRPC alone.
         cluster: The cluster's name, as every node.yaml has it: no node of another one is spoken to, though
             the same CA signed it. When empty, the first node that is reached says which it is.
+        tracing: True makes a span of each append, and of each batch of a producer, by OpenTelemetry
+            (`loghouse[otel]`), and tells the nodes; they go to the program's TracerProvider, or to one given.
 
     Raises:
         InvalidRequestError: The target is not understood.
@@ -337,4 +343,5 @@ def connect(
         is_direct=is_direct,
         transport=transport,
         cluster=cluster,
+        tracing=tracing,
     )

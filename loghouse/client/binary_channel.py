@@ -49,6 +49,7 @@ class BinaryChannel(Channel):
         hinted: Called with the name and the group of a leader, when a node that is not it names it.
         make_other: Makes the gRPC channel for what the binary protocol does not have.
         pin: The cluster that the server must be of.
+        make: The class of its connections, when it is not `Connection` itself.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class BinaryChannel(Channel):
         hinted: Hinted,
         make_other: Callable[[str], Channel],
         pin: ClusterPin | None = None,
+        make: type[Connection] | None = None,
     ) -> None:
         super().__init__(address)
         self._context = context
         self._hinted = hinted
         self._make_other = make_other
         self._pin = pin
+        self._make = make
         self._other: Channel | None = None
         self._connection: Connection | None = None
         self._connections: set[Connection] = set()  # those before it, too, while they answer what is open
@@ -149,7 +152,9 @@ class BinaryChannel(Channel):
         return await self._dialling.wait(seconds)
 
     async def _dial(self) -> Connection:
-        connection = await dial(self.address, self._context, self._hinted, DIAL_SECONDS, self._pin)
+        connection = await dial(
+            self.address, self._context, self._hinted, DIAL_SECONDS, self._pin, self._make
+        )
         self._connection = connection
         self._connections.add(connection)
         connection.lost.add_done_callback(lambda _: self._connections.discard(connection))

@@ -21,6 +21,7 @@ from loghouse.client.producing import WINDOW
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
 from loghouse.client.starts import Compression, codec_of
+from loghouse.client.tracing import sending_class
 from loghouse.errors import UnavailableError
 
 
@@ -147,7 +148,7 @@ class Producer(GatheringProducer):
             linger_seconds=linger_ms / 1000,
             timeout_seconds=log.timeout_of(timeout_seconds),
         )
-        self._sending = Sending(
+        self._sending = sending_class(log.calls, Sending)(
             log.calls,
             self._accumulator,
             codec=codec_of(compression),

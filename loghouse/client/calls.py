@@ -60,7 +60,10 @@ class Calls:
         is_named: Whether it is another one than the default one.
         group: Its number; 0 until a server told it. From then on it is kept: another log that gets the name
             is not the one that was asked for.
+        tracer: Begins the spans of appends; None: there are none.
     """
+
+    tracer: Any = None
 
     def __init__(
         self,
@@ -86,12 +89,15 @@ class Calls:
         self._refreshing: asyncio.Task[None] | None = None
         self._rested_at = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._make: Callable[..., Calls] = Calls  # makes the calls about another log
 
     def of_log(self, name: str) -> Calls:
         """Return calls about another log, which end with these."""
         if name in ("", DEFAULT_LOG) and not self.is_named:
             return self
-        made = Calls(self.balancer.of_log(), self.channels, self.rng, self.pin, routes=self._routes, log=name)
+        made = self._make(
+            self.balancer.of_log(), self.channels, self.rng, self.pin, routes=self._routes, log=name
+        )
         made.place, made._tasks = self.place, self._tasks
         return made
 

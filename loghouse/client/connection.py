@@ -101,14 +101,18 @@ async def dial(
     hinted: Hinted,
     seconds: float,
     pin: ClusterPin | None = None,
+    make: type[Connection] | None = None,
 ) -> Connection:
     """Return a connection to a node of the one cluster that has greeted back.
+
+    Args:
+        make: The class of it, when it is not `Connection` itself.
 
     Raises:
         CallFailedError: There is none; nothing was asked.
     """
     loop = asyncio.get_running_loop()
-    connection = Connection(address, hinted, pin or ClusterPin())
+    connection = (make or Connection)(address, hinted, pin or ClusterPin())
     settings: dict[str, Any] = {}
     if context is not None:
         settings = {"ssl": context, "ssl_handshake_timeout": seconds, "ssl_shutdown_timeout": CLOSE_SECONDS}

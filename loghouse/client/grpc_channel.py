@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from grpc import aio
@@ -80,12 +81,16 @@ class GrpcChannel(Channel):
     Args:
         prover: Looks at the server before it is spoken to; None without TLS.
         hinted: Called with the name and the group of a leader, when a node that is not it names it.
+        interceptors: What its calls go through.
     """
 
-    def __init__(self, address: str, prover: Prover | None, hinted: Hinted) -> None:
+    def __init__(
+        self, address: str, prover: Prover | None, hinted: Hinted, interceptors: Sequence[Any] = ()
+    ) -> None:
         super().__init__(address)
         self._prover = prover
         self._hinted = hinted
+        self._more: dict[str, Any] = {"interceptors": list(interceptors)} if interceptors else {}
         self._stubs: Stubs | None = None
         self._opening = Opening(address, self._open)
         self._closing: list[Stubs] = []  # those before them
@@ -102,10 +107,10 @@ class GrpcChannel(Channel):
 
     async def _open(self) -> Stubs:
         if self._prover is None:
-            made = Stubs(aio.insecure_channel(self.address, _OPTIONS))
+            made = Stubs(aio.insecure_channel(self.address, _OPTIONS, **self._more))
         else:
             credentials = await self._prover.credentials(self.address, OPEN_SECONDS)
-            made = Stubs(aio.secure_channel(self.address, credentials, _OPTIONS))
+            made = Stubs(aio.secure_channel(self.address, credentials, _OPTIONS, **self._more))
         self._stubs = made
         return made
 

@@ -15,6 +15,7 @@ from loghouse.client.place import Place
 from loghouse.client.producer_settings import check_settings, warn_of
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
+from loghouse.client.tracing import sending_class
 from loghouse.errors import ClosedError, LoghouseError
 from loghouse.protocol.entry import Codec
 
@@ -97,7 +98,7 @@ class AsyncProducer:
         self._ledger = ProducerLedger(buffer_bytes)
         self._check_here = calls.place.check
         self._progress = _Progress(self._ledger, calls.place)
-        self._sending = Sending(
+        self._sending = sending_class(calls, Sending)(
             calls,
             self._accumulator,
             codec=codec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from loghouse.client.binary_channel import BinaryChannel
 from loghouse.client.channels import Channel, Hinted
@@ -13,6 +13,7 @@ from loghouse.client.grpc_channel import GrpcChannel
 from loghouse.client.pin import ClusterPin
 from loghouse.client.proving import Prover
 from loghouse.client.target import Tls
+from loghouse.client.tracing import connection_class, interceptors_of
 from loghouse.errors import InvalidRequestError
 
 Transport = Literal["binary", "grpc"]
@@ -20,7 +21,7 @@ TRANSPORTS: Final[tuple[str, ...]] = get_args(Transport)
 
 
 def channel_maker(
-    transport: Transport, tls: Tls | None, hinted: Hinted, pin: ClusterPin
+    transport: Transport, tls: Tls | None, hinted: Hinted, pin: ClusterPin, tracing: Any = False
 ) -> Callable[[str], Channel]:
     """Return what makes a channel to an address.
 
@@ -28,6 +29,7 @@ def channel_maker(
         tls: The client's certificates; None speaks plaintext, which nodes accept on loopback only.
         pin: The cluster that every server must be of.
         hinted: Called with the name and the group of a leader, when a node that is not it names it.
+        tracing: False, or what the spans of appends go to.
 
     Raises:
         InvalidRequestError: There is no such transport.
@@ -42,10 +44,13 @@ def channel_maker(
         tls = Tls(ca=ca, certificate=certificate, key=key)
     prover = cache(lambda: Prover(tls, pin) if tls is not None else None)  # a binary client may never need it
 
+    interceptors = interceptors_of(tracing)
+
     def make_grpc(address: str) -> Channel:
-        return GrpcChannel(address, prover(), hinted)
+        return GrpcChannel(address, prover(), hinted, interceptors)
 
     if transport == "grpc":
         return make_grpc
     context = context_of(tls)
-    return lambda address: BinaryChannel(address, context, hinted, make_grpc, pin)
+    make = connection_class(tracing)
+    return lambda address: BinaryChannel(address, context, hinted, make_grpc, pin, make)

@@ -217,7 +217,7 @@ class ClientTests(ThreadCase):
         """What connects hands over every setting."""
         options = {
             "tls": "tls", "log": "l", "timeout_seconds": 3.0, "is_direct": True, "transport": "grpc",
-            "cluster": "c",
+            "cluster": "c", "tracing": True,
         }  # fmt: skip
         made = []
 
@@ -234,7 +234,7 @@ class ClientTests(ThreadCase):
         connect("h1:1")
         plain = {
             "tls": None, "log": "", "timeout_seconds": 30.0, "is_direct": False, "transport": "binary",
-            "cluster": "",
+            "cluster": "", "tracing": False,
         }  # fmt: skip
         self.assertEqual(made, [("h1:1", plain)])
 

@@ -267,7 +267,7 @@ class ChannelTests(WireCase):
                 ),
             ),
         )
-        self.assertEqual(self.dialled, [("h1:1", "context", "hinted", 3.0, "pin")])
+        self.assertEqual(self.dialled, [("h1:1", "context", "hinted", 3.0, "pin", None)])
 
     @timed
     async def test_endless_time(self):
