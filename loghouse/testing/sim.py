@@ -35,8 +35,8 @@ from loghouse.testing.simulation import RunResult
 from loghouse.testing.swarm import SwarmOptions
 from loghouse.testing.worlds import CORE, FULL, NAMED, World, named_world
 
-# What the whole CI run should take, in CPU seconds: mutants first, then clean seeds. Twice that ends it: seconds of a
-# CPU that others use weigh up to twice as much (their caches, their hyper-threads).
+# What the whole CI run should take, in CPU seconds: mutants first, then clean seeds. Twice that ends it:
+# seconds of a CPU that others use weigh up to twice as much (their caches, their hyper-threads).
 CI_SECONDS = 400.0
 CI_HOURS_MIN = 2.0
 CI_FAULTS_MIN = 20_000
