@@ -63,7 +63,7 @@ class GatedCall:
         """Tell the caller which other node leads the log; nothing where a protocol has no place for that."""
 
     def trace_texts(self) -> tuple[str, str]:
-        """Return `traceparent` and `tracestate` of the call; empty where a protocol has no place for them."""
+        """Return `traceparent` and `tracestate` as they came; empty where a protocol has no place for it."""
         return "", ""
 
     def _end_use(self) -> None:

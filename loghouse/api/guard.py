@@ -39,7 +39,6 @@ from loghouse.net.callers import Caller, Callers
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.checking import PARSED_SIZE_MAX, check_fields
 from loghouse.protocol.failures import LEADER_KEY
-from loghouse.protocol.trace_messages import TRACESTATE_SIZE_MAX
 from loghouse.shares import Shares
 
 LAST_WORDS_SECONDS: Final = 0.5  # for the refusal to reach a client whose connection then ends
@@ -218,11 +217,9 @@ class Call(GatedCall):
         self._context.set_trailing_metadata(((LEADER_KEY, name),))
 
     def trace_texts(self) -> tuple[str, str]:
-        """Return what the call's metadata has; each text empty when it is not there, or too long."""
+        """Return what the call's metadata has."""
         sent = dict(self._context.invocation_metadata() or ())
-        texts = (sent.get("traceparent", ""), sent.get("tracestate", ""))
-        fits = [isinstance(text, str) and len(text) <= TRACESTATE_SIZE_MAX for text in texts]
-        return texts if all(fits) else ("", "")
+        return sent.get("traceparent", ""), sent.get("tracestate", "")
 
     async def receive(self) -> Any:
         """Return the request of a call that has only one.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
@@ -15,9 +14,9 @@ from loghouse.api.cluster_service import ClusterService
 from loghouse.api.credentials import grpc_credentials
 from loghouse.api.guard import Guard, handlers_of
 from loghouse.api.health import HealthService
-from loghouse.api.log_service import LogService
 from loghouse.api.logs_service import LogsService
 from loghouse.api.reflection import ReflectionService
+from loghouse.api.tracing import log_service_class
 from loghouse.auth.credentials import Credentials
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import Authorizer
@@ -125,7 +124,7 @@ class GrpcServer:
         services: list[tuple[str, Any]] = [
             (
                 log_service.SERVICE,
-                _log_service_class(tracer)(gate, tallies.grpc if tallies is not None else None),
+                log_service_class(tracer)(gate, tallies.grpc if tallies is not None else None),
             ),
             (cluster_service.SERVICE, ClusterService(node)),
             (logs_service.SERVICE, LogsService(gate)),
@@ -185,14 +184,6 @@ class GrpcServer:
         self.health.refresh()
         loop = asyncio.get_running_loop()
         self._health_timer = loop.call_later(HEALTH_SECONDS, self._refresh_health)
-
-
-def _log_service_class(tracer: Tracer | None) -> Callable[..., LogService]:
-    if tracer is None:
-        return LogService
-    from loghouse.api.traced_log_service import TracedLogService
-
-    return partial(TracedLogService, tracer=tracer)
 
 
 def _is_loopback(address: str) -> bool:

@@ -12,6 +12,7 @@ from loghouse.metrics import DoorTally
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate
 from loghouse.protocol.entry import Codec
+from loghouse.protocol.trace_messages import TRACESTATE_SIZE_MAX
 from loghouse.replica.tracing import TracedCoalescer
 from loghouse.tracing.spans import Attributes, Span, Tracer, end
 
@@ -53,7 +54,7 @@ class TracedLogService(LogService):
         codec: int = Codec.NONE,
         payload_crc: int | None = None,
     ) -> asyncio.Future[bytes]:
-        traceparent, tracestate = call.trace_texts()
+        traceparent, tracestate = _texts_of(call)
         told: Attributes = {"loghouse.log": log.name, "loghouse.records": record_count}
         span = self._span = self._tracer.received("serve append", traceparent, tracestate, told)
         try:
@@ -63,6 +64,13 @@ class TracedLogService(LogService):
         if span is not None:
             done.add_done_callback(lambda done: _end(span, done))
         return done
+
+
+def _texts_of(call: GatedCall) -> tuple[str, str]:
+    """Return the texts of a trace; empty when there is none, or one of them is no text, or too long."""
+    texts = call.trace_texts()
+    fits = (isinstance(text, str) and len(text) <= TRACESTATE_SIZE_MAX for text in texts)
+    return texts if all(fits) else ("", "")
 
 
 def _end(span: Span, done: asyncio.Future[bytes]) -> None:

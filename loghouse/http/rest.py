@@ -19,6 +19,7 @@ from loghouse.http.site import HttpContext
 from loghouse.runtime.bridge import from_asyncio, to_asyncio
 
 _HEADERS = ("last-event-id",)
+_NO_TRACE = ("", "")
 
 
 class RestEndpoint(Endpoint):
@@ -26,7 +27,10 @@ class RestEndpoint(Endpoint):
 
     def __init__(self, context: HttpContext) -> None:
         super().__init__(context)
-        self._service = RestService(context.gate, context.shares, metrics=context.metrics)
+        self._trace_of = trace_of if context.tracer is not None else lambda request: _NO_TRACE  # fixed
+        self._service = RestService(
+            context.gate, context.shares, metrics=context.metrics, tracer=context.tracer
+        )
 
     def _begin(self, request: HttpRequest) -> HttpCall:
         # The service counts the call once it knows what is asked for.
@@ -45,7 +49,7 @@ class RestEndpoint(Endpoint):
         return await from_asyncio(self._serve(call))
 
     async def _serve(self, call: HttpCall) -> HttpAnswer | None:
-        response = await self._service.answer(api_request_of(call))
+        response = await self._service.answer(api_request_of(call, self._trace_of(call.request)))
         if response.pieces is None:
             return http_answer_of(response)
         try:
@@ -102,8 +106,18 @@ class Flow:
             await to_asyncio(self._paused)
 
 
-def api_request_of(call: HttpCall) -> ApiRequest:
+def trace_of(request: HttpRequest) -> tuple[str, str]:
+    """Return `traceparent` and `tracestate` of a request: a list of states may come in several headers."""
+    headers = request.requestHeaders
+    parent, state = (headers.getRawHeaders(name) or () for name in (b"traceparent", b"tracestate"))
+    return b",".join(parent).decode("utf-8", "replace"), b",".join(state).decode("utf-8", "replace")
+
+
+def api_request_of(call: HttpCall, trace: tuple[str, str] = _NO_TRACE) -> ApiRequest:
     """Return a request as the JSON API takes it.
+
+    Args:
+        trace: The trace that it belongs to, as texts.
 
     Raises:
         InvalidRequestError: A parameter is there twice, or is no text.
@@ -122,6 +136,7 @@ def api_request_of(call: HttpCall) -> ApiRequest:
         path="/" + "/".join(part.decode("utf-8", "replace") for part in request.postpath),
         identity=call.identity,
         place=request.place,
+        trace=trace,
         query=query,
         content_type=kind.decode("ascii", "replace").partition(";")[0].strip().lower(),
         headers={name: value for name, value in found if value is not None},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -21,6 +21,9 @@ from loghouse.net.admission import Admission, ConnectionLimits
 from loghouse.node.gate import Gate
 from loghouse.runtime.scheduling import Soon
 from loghouse.shares import Shares
+
+if TYPE_CHECKING:
+    from loghouse.tracing.spans import Tracer
 
 LIMITS: Final = ConnectionLimits(
     all_max=HTTP_CONNECTIONS_MAX,
@@ -42,6 +45,7 @@ class HttpContext:
         tls: None is plain HTTP, for loopback: everyone is `anonymous`, or nobody when that is empty.
         soon: See `BulkTlsFactory`.
         metrics_are_open: Whether /metrics asks for no permission.
+        tracer: Makes spans of appends; None: nobody traces.
     """
 
     reactor: Any
@@ -52,6 +56,7 @@ class HttpContext:
     soon: Soon | None = None
     metrics_are_open: bool = False
     metrics: Metrics = NO_METRICS
+    tracer: Tracer | None = None
 
 
 class HttpSite(Site):

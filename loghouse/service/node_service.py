@@ -433,6 +433,7 @@ class NodeService(Service):
             soon=soon(),
             metrics_are_open=is_plain or config.http.metrics_are_open,
             metrics=self._metrics,
+            tracer=self._tracer,
         )
         self._gates.append(context.gate)
         server = HttpServer(context, self.node)

@@ -26,12 +26,14 @@ class ApiRequest:
         headers: Others that matter, by name in lower case.
         identity: Who asks; the certificate was verified.
         place: Where from, for the audit: an address.
+        trace: `traceparent` and `tracestate`, as they came; empty where they are not there, or nobody traces.
     """
 
     method: str
     path: str
     identity: Identity
     place: str = ""
+    trace: tuple[str, str] = ("", "")
     query: Mapping[str, str] = field(default_factory=dict)
     content_type: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from loghouse import __version__
 from loghouse.api.cluster_service import ClusterService
 from loghouse.api.guard import Rpc
-from loghouse.api.log_service import LogService
 from loghouse.api.logs_service import LogsService
 from loghouse.api.rest.call import RestCall
 from loghouse.api.rest.exchange import EVENTS, JSON, OCTETS, ApiRequest, ApiResponse, Pieces, json_bytes
@@ -33,6 +32,7 @@ from loghouse.api.rest.openapi import PREFIX, ApiRoute, document
 from loghouse.api.rest.problems import UsageError, refusal
 from loghouse.api.rest.reading import RecordShape, RestReads
 from loghouse.api.rest.routes import ROUTES, SCHEMAS
+from loghouse.api.tracing import log_service_class
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import InvalidRequestError, OutcomeUnknownError, UnavailableError
 from loghouse.limits import (
@@ -48,6 +48,9 @@ from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.runtime.bridge import to_asyncio
 from loghouse.shares import Shares
+
+if TYPE_CHECKING:
+    from loghouse.tracing.spans import Tracer
 
 _Behaviour = Callable[[RestCall, ApiRequest, str], Awaitable[ApiResponse]]
 
@@ -72,6 +75,7 @@ class RestService:
         *,
         request_seconds: float = REST_SECONDS,
         metrics: Metrics = NO_METRICS,
+        tracer: Tracer | None = None,
     ) -> None:
         """Serve a node.
 
@@ -79,12 +83,14 @@ class RestService:
             shares: Counts what subjects hold, for all servers of the node.
             request_seconds: How long a request may wait for a leader or a disk.
             metrics: Told of refusals, and what appends and reads are counted in.
+            tracer: Makes spans of appends; None: nobody traces.
         """
         self._gate = gate  # checks every request, and has the node; fixed
         self._shares = shares  # what subjects hold; fixed
         self._request_seconds = request_seconds  # fixed
         self._metrics = metrics  # told of refusals; fixed
-        log_service = LogService(gate, tallies.http if (tallies := metrics.tallies) is not None else None)
+        tally = tallies.http if (tallies := metrics.tallies) is not None else None
+        log_service = log_service_class(tracer)(gate, tally)
         # What gRPC's services do for each call, by its name; fixed.
         self._rpcs: dict[str, Rpc] = {
             **LogsService(gate).rpcs(),
@@ -105,7 +111,7 @@ class RestService:
         try:
             bound, log = self._find(request)
             bound.route.check(request, log)
-            call = RestCall(self._gate, self._shares, request.identity, bound.route.action)
+            call = RestCall(self._gate, self._shares, request.identity, bound.route.action, request.trace)
             response = await self._within_time(bound, call, request, log)
         except Exception as error:
             response = self._refused(error, request)
