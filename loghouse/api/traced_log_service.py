@@ -54,7 +54,7 @@ class TracedLogService(LogService):
         codec: int = Codec.NONE,
         payload_crc: int | None = None,
     ) -> asyncio.Future[bytes]:
-        traceparent, tracestate = _texts_of(call)
+        traceparent, tracestate = _texts_of(call, request)
         told: Attributes = {"loghouse.log": log.name, "loghouse.records": record_count}
         span = self._span = self._tracer.received("serve append", traceparent, tracestate, told)
         try:
@@ -66,9 +66,12 @@ class TracedLogService(LogService):
         return done
 
 
-def _texts_of(call: GatedCall) -> tuple[str, str]:
-    """Return the texts of a trace; empty when there is none, or one of them is no text, or too long."""
-    texts = call.trace_texts()
+def _texts_of(call: GatedCall, request: Any) -> tuple[str, str]:
+    """Return the texts of a trace: of the request, else of the whole call.
+
+    They are empty when there is none, and when one of them is no text, or too long.
+    """
+    texts = (request.traceparent, request.tracestate) if request.traceparent else call.trace_texts()
     fits = (isinstance(text, str) and len(text) <= TRACESTATE_SIZE_MAX for text in texts)
     return texts if all(fits) else ("", "")
 

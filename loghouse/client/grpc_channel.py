@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from grpc import aio
@@ -82,12 +82,19 @@ class GrpcChannel(Channel):
         prover: Looks at the server before it is spoken to; None without TLS.
         hinted: Called with the name and the group of a leader, when a node that is not it names it.
         interceptors: What its calls go through.
+        make_appends: Makes a stream of appends, when it is not `GrpcAppends` itself.
     """
 
     def __init__(
-        self, address: str, prover: Prover | None, hinted: Hinted, interceptors: Sequence[Any] = ()
+        self,
+        address: str,
+        prover: Prover | None,
+        hinted: Hinted,
+        interceptors: Sequence[Any] = (),
+        make_appends: Callable[[GrpcChannel, LogId], AppendStream] | None = None,
     ) -> None:
         super().__init__(address)
+        self._make_appends = make_appends or GrpcAppends  # fixed
         self._prover = prover
         self._hinted = hinted
         self._more: dict[str, Any] = {"interceptors": list(interceptors)} if interceptors else {}
@@ -124,7 +131,7 @@ class GrpcChannel(Channel):
 
     async def append(self, request: Produce, log: LogId, seconds: float) -> AppendAnswer:
         """See `Channel.append`."""
-        message = _message_of(request, log)
+        message = message_of(request, log)
         message.batch = bytes(request.batch)
         reply = await self._call("log", "ProduceBatch", message, seconds, led=log)
         return AppendAnswer(reply.base_offset, reply.record_count)
@@ -165,7 +172,7 @@ class GrpcChannel(Channel):
 
     def appends(self, log: LogId) -> AppendStream:
         """See `Channel.appends`."""
-        return _GrpcAppends(self, log)
+        return self._make_appends(self, log)
 
     def answers(self, offset: int, log: LogId) -> Answers:
         """See `Channel.answers`."""
@@ -196,16 +203,18 @@ class GrpcChannel(Channel):
         return reply
 
 
-class _GrpcAppends(AppendStream):
+class GrpcAppends(AppendStream):
     """A ProduceBatchStream."""
 
     def __init__(self, channel: GrpcChannel, log: LogId) -> None:
+        self._message_of = message_of  # what a request is on the stream, but for its batch; fixed
         self._channel = channel
         self._log = log
         self._call: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._call.add_done_callback(seen)
 
     async def write(self, request: Produce) -> None:
+        """See `AppendStream.write`."""
         if not self._call.done():
             try:
                 stubs = await self._channel.stubs()
@@ -214,14 +223,16 @@ class _GrpcAppends(AppendStream):
                 raise
             self._call.set_result(stubs.produce_batch_stream())
         number = log_pb2.ProduceBatchRequest.BATCH_FIELD_NUMBER
-        rest = _message_of(request, self._log).SerializeToString()
+        rest = self._message_of(request, self._log).SerializeToString()
         await self._call.result().write(join_bytes_field(number, request.batch, rest))
 
     async def read(self) -> AppendAnswer:
+        """See `AppendStream.read`."""
         reply = await _read(await asyncio.shield(self._call), self._channel)
         return AppendAnswer(reply.base_offset, reply.record_count)
 
     def cancel(self) -> None:
+        """See `AppendStream.cancel`."""
         if self._call.done() and self._call.exception() is None:
             self._call.result().cancel()
 
@@ -275,7 +286,7 @@ async def _read(call: Any, channel: GrpcChannel, offset: int = 0) -> Any:
     return message
 
 
-def _message_of(request: Produce, log: LogId) -> log_pb2.ProduceBatchRequest:
+def message_of(request: Produce, log: LogId) -> log_pb2.ProduceBatchRequest:
     """Return a request but for the batch itself."""
     return log_pb2.ProduceBatchRequest(
         record_count=request.record_count,

@@ -11,10 +11,13 @@ from typing import Any
 
 from grpc import aio
 
+from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Purpose
 from loghouse.client.batching import OutgoingBatch
 from loghouse.client.calls import Calls, Make
+from loghouse.client.channels import LogId
 from loghouse.client.connection import Asked, Connection
+from loghouse.client.grpc_channel import GrpcAppends, GrpcChannel, message_of
 from loghouse.client.sending import Sending
 from loghouse.errors import InvalidRequestError
 from loghouse.protocol.client_messages import Produce
@@ -121,6 +124,20 @@ class TracedSending(Sending):
                 span.set_attribute("loghouse.offset", batch.base_offset)
             end(span, batch.error)
         self._tell(batch)
+
+
+class TracedGrpcAppends(GrpcAppends):
+    """A stream of appends by gRPC whose batches each name their trace: a stream has one metadata for all."""
+
+    def __init__(self, channel: GrpcChannel, log: LogId) -> None:
+        super().__init__(channel, log)
+        self._message_of = _traced_message_of
+
+
+def _traced_message_of(request: Produce, log: LogId) -> log_pb2.ProduceBatchRequest:
+    message = message_of(request, log)
+    message.traceparent, message.tracestate = texts_here()
+    return message
 
 
 class TraceMetadata(aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpc has no annotations

@@ -8,6 +8,7 @@ from typing import Any
 
 from loghouse.client.calls import Calls
 from loghouse.client.connection import Connection
+from loghouse.client.grpc_channel import GrpcChannel
 from loghouse.client.sending import Sending
 from loghouse.errors import InvalidRequestError
 
@@ -40,13 +41,13 @@ def connection_class(tracing: Any) -> type[Connection]:
     return TracedConnection
 
 
-def interceptors_of(tracing: Any) -> list[Any]:
-    """Return what a client's gRPC calls go through."""
+def grpc_channel_class(tracing: Any) -> Callable[..., GrpcChannel]:
+    """Return what makes the gRPC channels of a client."""
     if tracing is False:
-        return []
-    from loghouse.client.traced import TraceMetadata
+        return GrpcChannel
+    from loghouse.client.traced import TracedGrpcAppends, TraceMetadata
 
-    return [TraceMetadata()]
+    return partial(GrpcChannel, interceptors=[TraceMetadata()], make_appends=TracedGrpcAppends)
 
 
 def sending_class(calls: Calls, plain: type[Sending]) -> Callable[..., Sending]:

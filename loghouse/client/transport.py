@@ -9,11 +9,10 @@ from typing import Any, Final, Literal, get_args
 from loghouse.client.binary_channel import BinaryChannel
 from loghouse.client.channels import Channel, Hinted
 from loghouse.client.connection import context_of
-from loghouse.client.grpc_channel import GrpcChannel
 from loghouse.client.pin import ClusterPin
 from loghouse.client.proving import Prover
 from loghouse.client.target import Tls
-from loghouse.client.tracing import connection_class, interceptors_of
+from loghouse.client.tracing import connection_class, grpc_channel_class
 from loghouse.errors import InvalidRequestError
 
 Transport = Literal["binary", "grpc"]
@@ -44,10 +43,10 @@ def channel_maker(
         tls = Tls(ca=ca, certificate=certificate, key=key)
     prover = cache(lambda: Prover(tls, pin) if tls is not None else None)  # a binary client may never need it
 
-    interceptors = interceptors_of(tracing)
+    make_channel = grpc_channel_class(tracing)
 
     def make_grpc(address: str) -> Channel:
-        return GrpcChannel(address, prover(), hinted, interceptors)
+        return make_channel(address, prover(), hinted)
 
     if transport == "grpc":
         return make_grpc

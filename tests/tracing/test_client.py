@@ -4,9 +4,11 @@ import subprocess
 import sys
 from unittest import mock
 
+from grpc import aio
 from opentelemetry import trace
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client import AsyncClient, connect_blocking, tracing
 from loghouse.errors import InvalidRequestError, NotLeaderError, OutcomeUnknownError, PermissionDeniedError
 from loghouse.tracing.records import trace_context, trace_headers
@@ -15,7 +17,7 @@ from tests.fakes.node import LOST
 from tests.fakes.served import ServedNode
 from tests.fakes.tasks import asynchronous
 from tests.processes import in_children
-from tests.tracing.spans import Spans
+from tests.tracing.spans import SAMPLED, TRACE_ID, Spans
 
 
 class TracedCase(FakeCase):
@@ -139,14 +141,31 @@ class ProducerTests(TracedCase):
         self.assertEqual([event.name for event in span.events], ["sent again"])
         self.assertNotIn("error.type", span.attributes)
 
+
+ProducerGrpcTests = over_grpc(ProducerTests)
+
+
+class StreamTests(TracedCase):
+    """Streams of clients that are not ours."""
+
     @asynchronous
-    async def test_by_grpc(self):
-        """By gRPC a producer's batches have spans of the client alone: a stream has one metadata for all."""
-        self.transport = "grpc"
-        _, log = await self.traced()
-        async with log.producer(linger_ms=0) as producer:
-            await (await producer.append(b"a"))
-        self.assertEqual([span.name for span in self.spans.finished], ["append"])
+    async def test_whose_trace(self):
+        """A message's own trace counts before that of the stream's metadata; what is too long is no trace."""
+        cluster, _ = await self.traced()
+        own, other = SAMPLED.replace("0af7", "1af7"), f"{TRACE_ID:032x}"
+        async with aio.insecure_channel(cluster.nodes[0].address) as channel:
+            stub = log_pb2_grpc.LogStub(channel)
+            for name, kind, fields in (
+                ("ProduceBatchStream", log_pb2.ProduceBatchRequest, {"batch": b"\n\0", "record_count": 1}),
+                ("ProduceStream", log_pb2.ProduceRequest, {"record": log_pb2.Record(value=b"a")}),
+            ):
+                self.spans.exporter.clear()
+                traces = ({}, {"traceparent": own}, {"traceparent": "no"}, {"traceparent": own * 100})
+                requests = [kind(**fields, **trace) for trace in traces]
+                call = getattr(stub, name)(iter(requests), metadata=[("traceparent", SAMPLED)])
+                self.assertEqual(len([answer async for answer in call]), 4)
+                found = [f"{span.context.trace_id:032x}" for span in self.spans.finished]
+                self.assertEqual(found, [other, own.split("-")[1]], name)
 
 
 class RecordTests(TracedCase):

@@ -53,20 +53,24 @@ class EncodedRecords(_message.Message):
     def __init__(self, records: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ProduceRequest(_message.Message):
-    __slots__ = ("record", "log", "expect_offset", "producer_id", "producer_sequence", "group")
+    __slots__ = ("record", "log", "expect_offset", "producer_id", "producer_sequence", "group", "traceparent", "tracestate")
     RECORD_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     EXPECT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     record: Record
     log: str
     expect_offset: int
     producer_id: int
     producer_sequence: int
     group: int
-    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, record: _Optional[_Union[Record, _Mapping]] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class ProduceResponse(_message.Message):
     __slots__ = ("offset",)
@@ -127,7 +131,7 @@ class Server(_message.Message):
     def __init__(self, id: _Optional[str] = ..., rpc_addr: _Optional[str] = ..., is_leader: bool = ..., role: _Optional[str] = ..., grpc_addr: _Optional[str] = ..., is_alive: bool = ...) -> None: ...
 
 class ProduceBatchRequest(_message.Message):
-    __slots__ = ("batch", "record_count", "codec", "batch_crc", "log", "expect_offset", "producer_id", "producer_sequence", "group")
+    __slots__ = ("batch", "record_count", "codec", "batch_crc", "log", "expect_offset", "producer_id", "producer_sequence", "group", "traceparent", "tracestate")
     BATCH_FIELD_NUMBER: _ClassVar[int]
     RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +141,8 @@ class ProduceBatchRequest(_message.Message):
     PRODUCER_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     batch: bytes
     record_count: int
     codec: Codec
@@ -146,7 +152,9 @@ class ProduceBatchRequest(_message.Message):
     producer_id: int
     producer_sequence: int
     group: int
-    def __init__(self, batch: _Optional[bytes] = ..., record_count: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., batch_crc: _Optional[int] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, batch: _Optional[bytes] = ..., record_count: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., batch_crc: _Optional[int] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class ProduceBatchResponse(_message.Message):
     __slots__ = ("base_offset", "record_count", "timestamp")
