@@ -169,7 +169,7 @@ async def _read(args: argparse.Namespace, log: AsyncClient | DirectoryReader, ou
     shows_progress = total is not None and not is_terminal
     selection = selection_of(args, output)
     batches = _batches(log.read_range(offset, end, is_unconfirmed=is_unconfirmed))
-    with progress_bar(total, " records", "reading") as bar:
+    with progress_bar(total, " records", "reading", is_alone=shows_progress) as bar:
         async with aclosing(batches):
             async for batch in batches:
                 wanted = batch if end is None else batch.before(end)

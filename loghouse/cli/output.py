@@ -135,15 +135,19 @@ def watch_reader(on_gone: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="reader of stdout", daemon=True).start()
 
 
-def progress_bar(total: int | None, unit: str, description: str) -> tqdm[Any]:
-    """Return a progress bar on stderr; silent unless stderr is a terminal."""
+def progress_bar(total: int | None, unit: str, description: str, *, is_alone: bool = True) -> tqdm[Any]:
+    """Return a progress bar on stderr; silent unless stderr is a terminal.
+
+    Args:
+        is_alone: Whether no results go to a terminal meanwhile: a bar would come between them.
+    """
     return tqdm(
         total=total,
         unit=unit,
         desc=description,
         unit_scale=True,
         unit_divisor=1024 if unit == "B" else 1000,
-        disable=not sys.stderr.isatty(),
+        disable=not (is_alone and sys.stderr.isatty()),
         leave=False,
         file=sys.stderr,
     )

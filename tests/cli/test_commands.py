@@ -18,8 +18,9 @@ from tests.fakes.clock_loop import ClockLoop
 class Bar:
     """In the place of a progress bar: how it was made, and how far it went."""
 
-    def __init__(self, total, unit, description):
+    def __init__(self, total, unit, description, *, is_alone=True):
         self.made = (total, unit, description)
+        self.is_alone = is_alone
         self.steps = []
 
     def __enter__(self):
@@ -39,8 +40,8 @@ class BarCase(SaidCase):
         super().setUp()
         self.bars = []
 
-        def bar(*made):
-            self.bars.append(Bar(*made))
+        def bar(*made, **fields):
+            self.bars.append(Bar(*made, **fields))
             return self.bars[-1]
 
         for module in (bench, consume, produce):
@@ -153,6 +154,7 @@ class ConsumeTests(BarCase):
         self.assertEqual(self.output.flushes, 1)
         (bar,) = self.bars
         self.assertEqual((bar.made, bar.steps), ((10, " records", "reading"), [3, 3, 3, 1]))
+        self.assertTrue(bar.is_alone)
 
     def test_ends(self):
         """Reading ends at the end, within a batch, too; at or behind the end nothing is asked for."""
@@ -181,6 +183,7 @@ class ConsumeTests(BarCase):
         self.assertIn(("read", 4, None, False), self.log.asked)
         self.assertEqual(self.written, [(4, 7, True), (7, 10, True)])
         self.assertEqual((self.output.flushes, self.bars[-1].made[0], self.bars[-1].steps), (3, None, []))
+        self.assertFalse(self.bars[-1].is_alone)
         self.consume((4, None), follow=True, count=1)
         self.assertEqual((self.written, self.output.flushes), ([(4, 5, False)], 2))
 
@@ -188,6 +191,7 @@ class ConsumeTests(BarCase):
         """Between the records of a terminal comes no bar, and what it would obey is visible."""
         self.consume((0, 3), terminal=True)
         self.assertEqual((self.bars[-1].made[0], self.bars[-1].steps), (3, []))
+        self.assertFalse(self.bars[-1].is_alone)
         self.assertNotIn(b"\x07", self.output.getvalue())
 
     def test_range(self):

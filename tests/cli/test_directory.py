@@ -1,13 +1,23 @@
 """`--dir`: commands on a data directory itself, without a node."""
 
 import asyncio
+import fcntl
 import json
+import os
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
 from types import SimpleNamespace
 
 import loghouse
 from loghouse.cli.directory import DirectoryReader
 from loghouse.cli.output import ExitCode
 from tests.cli.support import CommandCase
+from tests.processes import in_children
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class DirectoryTests(CommandCase):
@@ -34,6 +44,26 @@ class DirectoryTests(CommandCase):
         self.assertEqual(
             self.run_well("consume", "--dir", "events", "--from", "1", "-n", "2"), "two\nthree\n"
         )
+
+    @in_children
+    def test_terminal(self):
+        """Of records that are shown on a terminal, no bar is between them."""
+        self.run_well("produce", "--dir", "events", "--value", "one", "--value", "two")
+        ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        words = [sys.executable, "-m", "loghouse", "consume", "--dir", "events"]
+        places = os.pathsep.join(os.path.abspath(place) for place in filter(None, (ROOT, *sys.path)))
+        subprocess.run(
+            words,
+            stdout=theirs,
+            stderr=theirs,
+            check=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": places},
+        )
+        os.close(theirs)
+        self.assertEqual(os.read(ours, 1000), b"one\r\ntwo\r\n")
+        os.close(ours)
 
     def test_range(self):
         """A range ends where it is to end, within what one look at the directory gives, too."""

@@ -180,18 +180,22 @@ class OutputTests(SaidCase):
         self.assertEqual(out, "A    LONG\nbbb  c\nd\n")
 
     def test_progress(self):
-        """A bar is on stderr, for people alone; bytes go up by 1024, records by 1000."""
+        """A bar is on stderr, for people who see nothing else there; bytes go up by 1024, records by 1000."""
         made = []
         self.patch(output, "tqdm", lambda **fields: made.append(fields))
-        for is_terminal, unit, divisor in ((True, "B", 1024), (False, " records", 1000)):
+        for is_terminal, is_alone, unit, divisor in (
+            (True, True, "B", 1024),
+            (True, False, "B", 1024),
+            (False, True, " records", 1000),
+        ):
             stream = SimpleNamespace(isatty=lambda is_terminal=is_terminal: is_terminal)
             self.patch(sys, "stderr", stream)
-            output.progress_bar(7, unit, "reading")
+            output.progress_bar(7, unit, "reading", is_alone=is_alone)
             self.assertEqual(
                 made.pop(),
                 {
                     "total": 7, "unit": unit, "desc": "reading", "unit_scale": True, "unit_divisor": divisor,
-                    "disable": not is_terminal, "leave": False, "file": stream,
+                    "disable": not (is_terminal and is_alone), "leave": False, "file": stream,
                 },
             )  # fmt: skip
 
