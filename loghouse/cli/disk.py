@@ -11,8 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from tqdm import tqdm
 
 from loghouse.cli.options import number
 from loghouse.cli.output import (
@@ -29,14 +31,21 @@ from loghouse.cli.output import (
 from loghouse.errors import DamageError
 from loghouse.limits import MICROSECONDS, UINT64_MAX, UUID_SIZE
 from loghouse.protocol.entry import DEFAULT_GROUP, Entry, EntryKind
-from loghouse.storage.directory import DataDirectory
+from loghouse.storage.directory import LOGS_NAME, DataDirectory
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.groups import groups_of
-from loghouse.storage.inspect import LogSummary, SegmentSummary, dump, inspect
+from loghouse.storage.inspect import DirectorySummary, LogSummary, SegmentSummary, dump, inspect
 from loghouse.storage.new_cluster import Rewrite
 from loghouse.storage.others import knows_others
 from loghouse.storage.repair import Repair, accept_data_loss, cut_for_refetch
-from loghouse.storage.verify import Checked, Finding, VerifyProgress, read_identity, verify
+from loghouse.storage.verify import (
+    Checked,
+    Finding,
+    VerifyProgress,
+    read_identity,
+    stores_size,
+    verify,
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -94,8 +103,8 @@ def add_parser(commands: Any) -> None:
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Print the segments, then the entries if asked for; damage seen on the way is exit code 5."""
-    files = OsFiles()
-    summary = inspect(files, args.data_dir)
+    with _reading(args.data_dir) as (files, _):
+        summary = inspect(files, args.data_dir)
     identity = summary.identity
     if args.json:
         write_json(
@@ -114,9 +123,34 @@ def run_inspect(args: argparse.Namespace) -> int:
         for log in summary.logs:
             _print_log(log)
     if args.entries:
-        _print_entries(files, args, [log.group for log in summary.logs])
+        _print_entries(OsFiles(), args, summary)
     is_damaged = any(log.problems or _problems(log.segments) for log in summary.logs)
     return ExitCode.DAMAGED if is_damaged else ExitCode.OK
+
+
+class _CountingFiles(OsFiles):
+    """The real disk, which moves a bar by what is read."""
+
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self._bar = bar
+
+    def pread(self, fd: int, size: int, position: int) -> bytes:
+        """Read, and count."""
+        chunk = super().pread(fd, size, position)
+        # Some places are read twice.
+        self._bar.update(min(len(chunk), max(self._bar.total - self._bar.n, 0)))
+        return chunk
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[tuple[Files, tqdm[Any]]]:
+    """Give a disk for work that reads all stores once, and a bar that shows how far it is."""
+    files, path, size = OsFiles(), path.rstrip("/"), 0
+    with suppress(OSError):  # the work says better what is wrong
+        for group in groups_of(files, path):
+            size += stores_size(files, f"{path}/{LOGS_NAME}/{group}")
+    with progress_bar(size, "B", "reading") as bar:
+        yield _CountingFiles(bar), bar
 
 
 def _problems(segments: tuple[SegmentSummary, ...]) -> list[str]:
@@ -155,17 +189,23 @@ def _range(low: int, high: int) -> str:
     return f"{low} to {high - 1}" if high > low else "none"
 
 
-def _print_entries(files: Files, args: argparse.Namespace, groups: list[int]) -> None:
+def _print_entries(files: Files, args: argparse.Namespace, summary: DirectorySummary) -> None:
     if not args.json:
         write_line()
-    for group in groups or [DEFAULT_GROUP]:
-        for file, position, entry in dump(
-            files, args.data_dir, group=group, low=args.low, high=args.high + 1
-        ):
-            if args.json:
-                write_json(_entry_as_json(file, position, entry))
-            else:
-                write_line(_entry_as_text(position, entry))
+    low, high = args.low, args.high + 1
+    count = sum(
+        max(min(segment.last_index + 1, high) - max(segment.base_index, low), 0)
+        for log in summary.logs
+        for segment in log.segments
+    )
+    with progress_bar(count, " entries", "writing", is_alone=not sys.stdout.isatty()) as bar:
+        for log in summary.logs:
+            for file, position, entry in dump(files, summary, log, low=low, high=high):
+                if args.json:
+                    write_json(_entry_as_json(file, position, entry))
+                else:
+                    write_line(_entry_as_text(position, entry))
+                bar.update()
 
 
 def _kind(entry: Entry) -> str:
@@ -267,15 +307,15 @@ def run_recover(args: argparse.Namespace) -> None:
             "to go on, add --accept-data-loss",
             ExitCode.USAGE,
         )
-    files = OsFiles()
     path = args.data_dir.rstrip("/") or "/"
     results = []
-    with _locked(files, path) as directory:
+    with _reading(path) as (files, bar), _locked(files, path) as directory:
         directory.check_finished()
         for group in groups_of(files, path):
             repair = _give_up(files, directory, group)
             results.append({"group": group, **dataclasses.asdict(repair)})
             if not args.json:
+                bar.clear()
                 for action in repair.actions or ("nothing to do: the log is as it should be",):
                     write_line(action)
                 lost = repair.lost_index - repair.last_index

@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from loghouse.cli.output import CommandError, ExitCode, count_text, time_text, write_json, write_line
+from loghouse.cli.output import (
+    CommandError,
+    ExitCode,
+    count_text,
+    progress_bar,
+    time_text,
+    write_json,
+    write_line,
+)
 from loghouse.errors import LoghouseError, ProtocolError
 from loghouse.limits import (
     ENTRY_HEADER_SIZE,
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.what != "-" and _is_file(path):
         with path.open("rb") as file:
             if file.read(len(MAGIC)) == MAGIC and args.form is None:
-                return _show(args, _dissect_store(file, str(path)))
+                return _show(args, _dissect_store(file, str(path)), path.stat().st_size)
             file.seek(0)
             data = file.read(INPUT_SIZE_MAX + 1)
     else:
@@ -84,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"{args.what}: has more than {INPUT_SIZE_MAX} bytes", ExitCode.USAGE)
     seed = frame_seed(args.cluster, args.group) if args.cluster else None
     if (args.form or _guess(data)) == "wire":
-        return _show(args, dissect_wire(data))
-    return _show(args, dissect_entries(data, seed))
+        return _show(args, dissect_wire(data), len(data))
+    return _show(args, dissect_entries(data, seed), len(data))
 
 
 def _is_file(path: Path) -> bool:
@@ -113,18 +121,20 @@ def _guess(data: bytes) -> str:
     return "wire" if is_known and length <= codec.body_size_max(kind) else "entries"
 
 
-def _show(args: argparse.Namespace, found: Iterator[dict[str, Any]]) -> int:
+def _show(args: argparse.Namespace, found: Iterator[dict[str, Any]], size: int) -> int:
     is_damaged = False
-    for item in found:
-        is_damaged = is_damaged or "problem" in item
-        if args.json:
-            write_json(item)
-            continue
-        shown = dict(item)
-        position, what = shown.pop("position"), shown.pop("what")
-        write_line(f"@{position:<8} {what}")
-        for name, value in shown.items():
-            write_line(f"{'':>10}{name}: {visible(str(value))}")
+    with progress_bar(size, "B", "reading", is_alone=not sys.stdout.isatty()) as bar:
+        for item in found:
+            is_damaged = is_damaged or "problem" in item
+            bar.update(item["position"] - bar.n)
+            if args.json:
+                write_json(item)
+                continue
+            shown = dict(item)
+            position, what = shown.pop("position"), shown.pop("what")
+            write_line(f"@{position:<8} {what}")
+            for name, value in shown.items():
+                write_line(f"{'':>10}{name}: {visible(str(value))}")
     return ExitCode.DAMAGED if is_damaged else ExitCode.OK
 
 

@@ -142,21 +142,22 @@ def _segment(files: Files, directory: str, seed: int, base: int) -> SegmentSumma
     )
 
 
-def dump(files: Files, path: str, *, group: int, low: int, high: int) -> Iterator[tuple[str, int, Entry]]:
-    """Yield (file, position, entry) for the entries from index `low` up to, not including, `high`.
+def dump(
+    files: Files, summary: DirectorySummary, log: LogSummary, *, low: int, high: int
+) -> Iterator[tuple[str, int, Entry]]:
+    """Yield (file, position, entry) for a log's entries from index `low` up to, not including, `high`.
+
+    Args:
+        summary: What `inspect` returned, with the log.
 
     Raises:
         DamageError: An entry of the range is damaged.
-        DataDirectoryError: The directory cannot be read.
+        OSError: The disk cannot be read.
     """
-    summary = inspect(files, path)
-    for log in summary.logs:
-        if log.group != group:
-            continue
-        seed = frame_seed(summary.identity.cluster_uuid, group)
-        for segment in log.segments:
-            if segment.last_index >= low and segment.base_index < high:
-                yield from _entries(files, segment, seed, low, high)
+    seed = frame_seed(summary.identity.cluster_uuid, log.group)
+    for segment in log.segments:
+        if segment.last_index >= low and segment.base_index < high:
+            yield from _entries(files, segment, seed, low, high)
 
 
 def _entries(

@@ -12,6 +12,7 @@ judgement, `opening.survey`, is part of the check: what a start refuses or repai
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from loghouse.errors import DamageError, DataDirectoryError, EntryDamagedError, InvalidRequestError
@@ -34,6 +35,7 @@ from loghouse.storage.recovery import (
     FrameScan,
     plan_directory,
     segment_name,
+    stores_among,
 )
 from loghouse.storage.start import read_start, read_state
 from loghouse.storage.store import StoreHeader, newest_watermark
@@ -110,12 +112,29 @@ def verify(files: Files, path: str) -> Iterator[Step]:
         yield Finding(f"{path}/{NEW_NODE_NAME}", 0, problem)
     yield from _check_births(files, path, groups)
     counted = [0, 0, 0, 0]
+    sizes = {group: stores_size(files, f"{path}/{LOGS_NAME}/{group}") for group in groups}
+    done, left = 0, sum(sizes.values())  # bytes of the logs before, and of those behind
     for group in groups:
+        left -= sizes[group]
         check = _LogCheck(files, f"{path}/{LOGS_NAME}/{group}", identity.cluster_uuid, group)
-        yield from check.run()
+        for step in check.run():
+            if isinstance(step, VerifyProgress):
+                total = done + step.total_size + left
+                step = VerifyProgress(step.file, done + step.done_size, total)
+            yield step
+        done += check.total_size
         for place, more in enumerate((check.segments, check.entries, check.records, check.size)):
             counted[place] += more
     yield Checked(*counted)
+
+
+def stores_size(files: Files, directory: str) -> int:
+    """Return how many bytes the stores of a log's directory have; of a running node's, about as many."""
+    size = 0
+    for base in stores_among(files.list_directory(directory)):
+        with suppress(FileNotFoundError):  # trimmed meanwhile
+            size += OpenFile.open(files, f"{directory}/{segment_name(base, STORE)}").size()
+    return size
 
 
 def _check_births(files: Files, path: str, groups: Sequence[int]) -> Iterator[Finding]:
@@ -137,7 +156,8 @@ class _LogCheck:
         self._cluster = cluster
         self._group = group
         self._seed = frame_seed(cluster, group)
-        self._done_size = self._total_size = 0
+        self._done_size = 0
+        self.total_size = 0  # of all stores; set once they are known
         self.segments = self.entries = self.records = self.size = 0
 
     def run(self) -> Iterator[Step]:
@@ -181,7 +201,7 @@ class _LogCheck:
         if not plan.bases:
             yield Finding(self._path(start.index + 1, STORE), 0, "the file is gone")
         sizes = [OpenFile.open(self._files, self._path(base, STORE)).size() for base in plan.bases]
-        self._total_size = sum(sizes)
+        self.total_size = sum(sizes)
         state: LogState | None = start
         for place, base in enumerate(plan.bases):
             is_last = place == len(plan.bases) - 1
@@ -270,7 +290,7 @@ class _LogCheck:
                 scan.skip_payload()
                 needed = 64
             self._done_size = before + scan.position
-            yield VerifyProgress(path, self._done_size, self._total_size)
+            yield VerifyProgress(path, self._done_size, self.total_size)
         if not scan.is_done and scan.position + needed > size and needed > 64:
             scan.problem = f"the file ends inside an entry of {needed} bytes"
         self._done_size = before + size

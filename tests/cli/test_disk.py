@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from loghouse.api.v1.log_pb2 import Record
-from loghouse.cli.output import ExitCode
+from loghouse.cli import disk as disk_commands
+from loghouse.cli.output import ExitCode, progress_bar
 from loghouse.limits import KIB
 from loghouse.protocol.address_book import AddressBook, Contact, encode_address_book
 from loghouse.protocol.batch import encode_batch
@@ -13,6 +15,7 @@ from loghouse.protocol.configuration import Configuration, MemberRole, encode_co
 from loghouse.protocol.entry import DEFAULT_GROUP, Codec, EntryKind, frame_seed, make_entry
 from loghouse.storage.files import OsFiles
 from loghouse.storage.loss import Loss
+from loghouse.storage.verify import VerifyProgress, verify
 from tests.cli.support import CommandCase
 from tests.storage.entries import open_directory
 from tests.vectors.payloads import WHOLE
@@ -101,6 +104,25 @@ class InspectTests(DiskCase):
             out, rf"(?m)^entry {ENTRIES}  term 1  records  offsets 78 to 79  \d+ bytes at \d+  1970-"
         )
 
+    def test_progress_on_a_terminal(self):
+        """On a terminal stderr shows how far it is, to the end; of entries, too, that go into a file."""
+        bars = []
+
+        def bar(*made, **fields):
+            bars.append(progress_bar(*made, **fields))
+            return bars[-1]
+
+        self.patch(disk_commands, "progress_bar", bar)
+        code, out, err = self.run_command("inspect", "data", "--entries", terminal=True)
+        self.assertEqual((code, len(bars)), (0, 2))
+        reading, writing = bars
+        self.assertEqual(reading.total, sum(store.stat().st_size for store in self.stores()))
+        self.assertGreater(reading.n, reading.total / 2)
+        self.assertLessEqual(reading.n, reading.total)
+        self.assertEqual((writing.n, writing.total), (ENTRIES, ENTRIES))
+        self.assertIn("reading", err)
+        self.assertNotIn("reading:", out)
+
     def test_damage(self):
         """A damaged header is shown beside what is good, and is exit code 5."""
         self.flip(self.stores()[0], 4096 + 20)
@@ -179,9 +201,28 @@ class VerifyTests(DiskCase):
         self.assertIn("checking", err)
         self.assertNotIn("checking:", out)
 
+    def test_progress_of_several_logs(self):
+        """How far it is, is of all logs together."""
+        for group in ("7", "19"):
+            shutil.copytree("data/logs/1", f"data/logs/{group}")
+        steps = [step for step in verify(OsFiles(), "data") if isinstance(step, VerifyProgress)]
+        size = sum(path.stat().st_size for path in Path("data/logs").glob("*/*.store"))
+        self.assertEqual({step.total_size for step in steps}, {size})
+        done = [step.done_size for step in steps]
+        self.assertEqual(done, sorted(done))
+        self.assertGreater(done[-1], size * 2 / 3)
+
 
 class RecoverTests(DiskCase):
     """Cutting at the damage."""
+
+    def test_progress_on_a_terminal(self):
+        """On a terminal stderr shows how far it is; stdout stays clean."""
+        self.flip(self.stores()[1], 4096 + 64 + 1000)
+        code, out, err = self.run_command("recover", "data", "--accept-data-loss", terminal=True)
+        self.assertEqual(code, 0)
+        self.assertIn("reading", err)
+        self.assertNotIn("reading:", out)
 
     def test_needs_consent(self):
         """Without the flag it explains and changes nothing."""

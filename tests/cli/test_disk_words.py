@@ -41,7 +41,7 @@ class Bar:
     def __exit__(self, *error):
         pass
 
-    def update(self, count):
+    def update(self, count=1):
         self.n += count
         self.steps.append((self.n, self.total))
 
@@ -121,21 +121,33 @@ class InspectTests(SaidCase):
         """Both ends of the range belong to it, of every log; an empty line is before them."""
         asked = []
 
-        def dump(files, path, *, group, low, high):
-            asked.append((path, group, low, high))
+        def dump(files, summary, log, *, low, high):
+            asked.append((log.group, low, high))
             yield "a.store", 64, self.entry()
 
+        bars = []
+
+        def bar(*made, **fields):
+            bars.append((made, fields))
+            return Bar()
+
         self.patch(disk, "dump", dump)
-        args = SimpleNamespace(data_dir="data", low=3, high=5, json=False)
-        out, _ = self.said(disk._print_entries, None, args, [1, 7])
-        self.assertEqual(asked, [("data", 1, 3, 6), ("data", 7, 3, 6)])
+        self.patch(disk, "progress_bar", bar)
+        args = SimpleNamespace(data_dir="data", low=3, high=11, json=False)
+        segments = (segment(1), segment(11), segment(21))
+        logs = [
+            LogSummary(group=group, first_index=1, first_offset=0, hard_state=None, segments=segments)
+            for group in (1, 7)
+        ]
+        out, _ = self.said(disk._print_entries, None, args, SimpleNamespace(logs=logs))
+        self.assertEqual(asked, [(1, 3, 12), (7, 3, 12)])
         line = disk._entry_as_text(64, self.entry())
         self.assertEqual(out, f"\n{line}\n{line}\n")
-        asked.clear()
+        self.assertEqual(bars, [((18, " entries", "writing"), {"is_alone": True})])
         args.json = True
-        out, _ = self.said(disk._print_entries, None, args, [])
-        self.assertEqual([group for _, group, _, _ in asked], [1])
+        out, _ = self.said(disk._print_entries, None, args, SimpleNamespace(logs=logs[:1]))
         self.assertEqual(json.loads(out)["position"], 64)
+        self.assertEqual(self.said(disk._print_entries, None, args, SimpleNamespace(logs=())), ("", ""))
 
 
 class VerifyTests(SaidCase):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from loghouse.cli import dissect
-from loghouse.cli.output import ExitCode
+from loghouse.cli.output import ExitCode, progress_bar
 from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol import codec
 from loghouse.protocol.client_messages import Bounds, FollowFrames, Produce
@@ -55,6 +55,22 @@ class WireTests(CommandCase):
         Path("capture").write_bytes(b"".join(codec.encode(Ping(token=7))))
         code, out, _ = self.run_command("dissect", "capture")
         self.assertEqual((code, "Ping" in out), (ExitCode.OK, True))
+
+    def test_progress_on_a_terminal(self):
+        """What goes into a file is told how far it is, on a terminal that shows nothing else."""
+        bars = []
+
+        def bar(*made, **fields):
+            bars.append(progress_bar(*made, **fields))
+            return bars[-1]
+
+        self.patch(dissect, "progress_bar", bar)
+        frame = b"".join(codec.encode(Ping(token=7)))
+        Path("capture").write_bytes(3 * frame)
+        code, out, err = self.run_command("dissect", "capture", terminal=True)
+        self.assertEqual((code, "reading" in err, "reading" in out), (ExitCode.OK, True, False))
+        [shown] = bars
+        self.assertEqual((shown.total, shown.n), (3 * len(frame), 2 * len(frame)))
 
     def test_nonsense(self):
         """Neither a file nor hex is a mistake in the command line."""

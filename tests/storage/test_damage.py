@@ -441,7 +441,8 @@ class ToolTests(DamageCase):
     def test_inspect(self):
         """Segments with their ranges and sizes, and the entries of a range, come out as they are."""
         self.make(30)
-        (log,) = inspect(self.disk, "/data").logs
+        summary = inspect(self.disk, "/data")
+        (log,) = summary.logs
         self.assertEqual(log.hard_state.term, 1)
         self.assertEqual(log.segments[-1].last_index, 30)
         self.assertEqual([s.problem for s in log.segments], [""] * len(log.segments))
@@ -451,7 +452,7 @@ class ToolTests(DamageCase):
             self.assertEqual(
                 (before.last_index + 1, before.next_offset), (after.base_index, after.base_offset)
             )
-        dumped = [entry.frame for _, _, entry in dump(self.disk, "/data", group=1, low=7, high=22)]
+        dumped = [entry.frame for _, _, entry in dump(self.disk, summary, log, low=7, high=22)]
         self.assertEqual(dumped, [entry.frame for entry in self.entries[6:21]])
 
     def test_inspect_damaged(self):
@@ -465,8 +466,9 @@ class ToolTests(DamageCase):
         self.assertNotEqual(log.segments[0].problem, "")
         self.restore()
         self.disk.flip(STORE, (4096 + 70) * 8)
+        summary = inspect(self.disk, "/data")
         with self.assertRaises(DamageError):
-            list(dump(self.disk, "/data", group=1, low=1, high=5))
+            list(dump(self.disk, summary, summary.logs[0], low=1, high=5))
 
     def recovered(self, last_index):
         before = self.disk.contents()

@@ -343,8 +343,10 @@ class Scene:
             yield from (f"= {short(str(segment))}" for segment in log.segments)
 
     def do_dump(self, low, high):
-        for file, position, entry in dump(self.disk, DATA, group=GROUP, low=int(low), high=int(high)):
-            yield f"= {short(file)} {position}: entry {entry.index}, {len(entry.payload)} bytes"
+        summary = inspect(self.disk, DATA)
+        for log in summary.logs:
+            for file, position, entry in dump(self.disk, summary, log, low=int(low), high=int(high)):
+                yield f"= {short(file)} {position}: entry {entry.index}, {len(entry.payload)} bytes"
 
     def do_recover(self):
         yield from self._repaired(accept_data_loss)

@@ -451,16 +451,20 @@ class InspectTests(VerifyCase):
         self.assertEqual((log.first_index, log.first_offset, log.segments), (100, 5, ()))
         self.assertIn("a start is being installed; the next start of the node finishes it", log.problems)
 
-    def dumped(self, low, high, group=1):
-        return [entry.index for _, _, entry in dump(self.disk, "/data", group=group, low=low, high=high)]
+    def dumped(self, low, high):
+        return [entry.index for _, _, entry in self.dump(low, high)]
+
+    def dump(self, low, high):
+        summary = inspect(self.disk, "/data")
+        [log] = summary.logs
+        return dump(self.disk, summary, log, low=low, high=high)
 
     def test_dump(self):
         """A range is dumped from its first entry up to, not including, its end, across segments."""
         second = self.bases[1]
         for low, high in ((1, 31), (0, 99), (second - 1, second), (second, second + 1), (second, second)):
             self.assertEqual(self.dumped(low, high), list(range(max(low, 1), min(high, 31))))
-        self.assertEqual(self.dumped(1, 31, group=2), [])
-        for file, position, entry in dump(self.disk, "/data", group=1, low=1, high=31):
+        for file, position, entry in self.dump(1, 31):
             base = max(base for base in self.bases if base <= entry.index)
             self.assertEqual((file, position), (name_of(base, "store"), self.position(entry.index)))
 
