@@ -54,7 +54,7 @@ $(VENV)/pyvenv.cfg:
 # The package alone, not editable, for `make run`: what a user would get.
 $(VENV)/.installed: $(VENV)/pyvenv.cfg $(SOURCES)
 	@rm -rf build/lib  # setuptools would pack modules that are long gone
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[node]'
 	@touch $@
 
 # What tests and checks need, CI's too: exactly the files that requirements/dev.txt has the hashes of.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 def _again(kind: type[PortableError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PortableError:
@@ -453,3 +453,34 @@ class CertificateError(LoghouseError):
 
 class ReactorError(LoghouseError):
     """Another reactor than the asyncio one is already installed."""
+
+
+# --- packages that are not installed ----------------------------------------------
+
+NODE_MODULES: Final = frozenset(
+    {
+        "OpenSSL",
+        "casbin",
+        "cryptography",
+        "grpc_health",
+        "grpc_reflection",
+        "prometheus_client",
+        "twisted",
+        "zope",
+    }
+)
+"""What `loghouse[node]` brings, by the names that Python imports."""
+
+
+def what_brings(error: ModuleNotFoundError) -> str:
+    """Say of a package that is not installed what installs it.
+
+    Raises:
+        ModuleNotFoundError: The module is one of ours, which no user can have forgotten.
+    """
+    package = (error.name or "loghouse").partition(".")[0]
+    if package == "loghouse":
+        raise error
+    if package in NODE_MODULES:
+        return f"{package} is not installed; pip install 'loghouse[node]' brings all that a node needs"
+    return f"{package} is not installed; pip install loghouse brings it"

@@ -18,7 +18,7 @@ from typing import Any, TextIO, cast
 # gRPC's C core writes lines of its own past any logger; what it knows reaches us as errors, too.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from loghouse.errors import ConfigError, LoghouseError, ReactorError
+from loghouse.errors import ConfigError, LoghouseError, ReactorError, what_brings
 from loghouse.runtime import reactor as _reactor
 
 try:
@@ -41,7 +41,11 @@ from loghouse.runtime.daemon import (
     print_one_line,
     settle_pid_file,
 )
-from loghouse.service.node_service import make_service
+
+try:
+    from loghouse.service.node_service import make_service
+except ModuleNotFoundError as error:
+    sys.exit(f"twistd loghouse: {what_brings(error)}")
 
 
 class Options(usage.Options):

@@ -1,12 +1,16 @@
 """What is in the wheel and the sdist, and that both work from a clean venv (slow: LOGHOUSE_PACKAGING=1)."""
 
+import atexit
 import configparser
+import functools
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 import venv
 import zipfile
@@ -15,11 +19,36 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.processes import thorough
+from loghouse.errors import NODE_MODULES
+from loghouse.testing.process import Certificates, NodeProcess
+from tests.processes import in_children, thorough
 from tests.sources import tree_of
-from tests.test_floors import imports_of
+from tests.test_floors import MODULES, imports_of, room_of
 
 ROOT = Path(__file__).resolve().parent.parent
+# The distributions that bring modules of another name.
+DISTRIBUTIONS = {
+    "twisted": "Twisted",
+    "zope": "Twisted",
+    "OpenSSL": "pyOpenSSL",
+    "grpc": "grpcio",
+    "grpc_health": "grpcio-health-checking",
+    "grpc_reflection": "grpcio-reflection",
+    "google": "protobuf",
+    "yaml": "PyYAML",
+    "prometheus_client": "prometheus-client",
+}
+# What makes modules of this process missing, as they are where they were not installed.
+MISSING = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
 
 
 def run(*command, cwd):
@@ -52,10 +81,26 @@ class SettingsTests(SynchronousTestCase):
         included = self.setup["options.packages.find"]["include"].split()
         self.assertEqual(included, ["loghouse", "loghouse.*", "twisted.plugins"])
 
+    def names_of(self, section, key):
+        """The distributions that a setting lists."""
+        return set(re.findall(r"(?m)^([A-Za-z0-9-]+)", self.setup[section][key].strip()))
+
     def test_every_dependency_has_a_lower_bound(self):
         """A dependency without one breaks on machines that have an old version."""
-        for line in self.setup["options"]["install_requires"].strip().splitlines():
-            self.assertRegex(line, r"^[A-Za-z0-9-]+(\[[a-z,]+\])?>=[0-9.]+(;.*)?$")
+        extras = self.setup["options.extras_require"]
+        for line in f"{self.setup['options']['install_requires']}\n{extras['node']}".split("\n"):
+            if line:
+                self.assertRegex(line, r"^[A-Za-z0-9-]+(\[[a-z,]+\])?>=[0-9.]+(;.*)?$")
+
+    def test_every_dependency_has_a_reason(self):
+        """ADR 2 names each, where it belongs to."""
+        text = (ROOT / "docs" / "adr" / "0002-dependencies.md").read_text()
+        common, _, node = text.partition("| a node needs |")
+        for names, part in (
+            (self.names_of("options", "install_requires"), common),
+            (self.names_of("options.extras_require", "node"), node),
+        ):
+            self.assertEqual([name for name in sorted(names) if not re.search(rf"\b{name}\b", part)], [])
 
     def test_pytest_plugin(self):
         """pytest finds the fixtures by the distribution's entry point, which names a module there is."""
@@ -71,21 +116,9 @@ class SettingsTests(SynchronousTestCase):
         self.assertIn("'loghouse[completion]'", (ROOT / "loghouse/cli/completion.py").read_text())
 
     def test_every_import_is_a_dependency(self):
-        """The package imports nothing that installing it does not bring."""
-        names = {
-            "twisted": "Twisted",
-            "zope": "Twisted",
-            "OpenSSL": "pyOpenSSL",
-            "service_identity": "service-identity",
-            "grpc": "grpcio",
-            "grpc_health": "grpcio-health-checking",
-            "grpc_reflection": "grpcio-reflection",
-            "grpc_status": "grpcio-status",
-            "google": "protobuf",
-            "yaml": "PyYAML",
-            "prometheus_client": "prometheus-client",
-        }
-        required = re.findall(r"(?m)^([A-Za-z0-9-]+)", self.setup["options"]["install_requires"].strip())
+        """The package imports nothing that installing it, with a node's extra, does not bring."""
+        node = self.names_of("options.extras_require", "node")
+        required = self.names_of("options", "install_requires") | node
         found = set()
         for path in (ROOT / "loghouse").rglob("*.py"):
             for name in imports_of(tree_of(path)):
@@ -97,8 +130,72 @@ class SettingsTests(SynchronousTestCase):
                 if top == "opentelemetry" and path.parent == ROOT / "loghouse/tracing":
                     continue  # of the extra `otel`; nobody imports that package who does not trace
                 if top not in sys.stdlib_module_names and top != "loghouse":
-                    found.add(names.get(top, top))
-        self.assertEqual(found - set(required), set())
+                    found.add(top)
+        self.assertEqual({DISTRIBUTIONS.get(name, name) for name in found} - required, set())
+        self.assertEqual({name for name in found if DISTRIBUTIONS.get(name, name) in node}, NODE_MODULES)
+
+
+class WithoutNodeTests(SynchronousTestCase):
+    """A machine on which `pip install loghouse` was said, and no extra."""
+
+    def python(self, program, *words, there=frozenset()):
+        """Run a program on such a machine, in a folder of its own; some of what a node needs may be there."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir(parents=True)
+        places = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+        return subprocess.run(
+            [sys.executable, "-c", MISSING.format(names=sorted(NODE_MODULES - there)) + program, *words],
+            cwd=folder, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    def command(self, *words):
+        """Return how `loghouse` ends there, and what it prints."""
+        done = self.python("from loghouse.cli.main import main\nsys.exit(main())", *words)
+        return done.returncode, done.stdout, done.stderr
+
+    @in_children
+    def test_imports(self):
+        """Client, embedded log and the plugin for pytest are there."""
+        modules = sorted(
+            module
+            for module in MODULES
+            if room_of(module)
+            in ("client", "embedded", "backup", "catalogue", "storage", "protocol", "replica")
+        )
+        modules.append("loghouse.testing.fixtures.plugin")
+        done = self.python("\n".join(f"import {module}" for module in modules))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    @in_children
+    def test_commands(self):
+        """The command works; what makes or judges a node's files says what to install."""
+        code, out, err = self.command("--help")
+        self.assertEqual((code, err), (0, ""))
+        needy = set(re.findall(r"(?m)^    (\w+) +\w+ is not installed", re.sub(r"\n {24}", " ", out)))
+        self.assertEqual(needy, {"certs", "doctor", "demo"})
+        for words in (
+            ("doctor", "--config", "x.yaml"),
+            ("certs", "init"),
+            ("demo", "--once", "--nodes", "1"),
+        ):
+            code, out, err = self.command(*words)
+            self.assertEqual((code, out), (2, ""))
+            self.assertRegex(err, rf"^loghouse {words[0]}: \w+ is not installed; .*'loghouse\[node\]'.*\n$")
+            self.assertEqual(err.count("\n"), 1)
+        code, out, err = self.command("config", "example", "--client")
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("server:", out)
+
+    @in_children
+    def test_twistd(self):
+        """twistd, which is there for another program, says in a line what a node needs."""
+        done = self.python(
+            "from twisted.scripts.twistd import run\nrun()",
+            *("-n", "loghouse", "--config", "node.yaml"),
+            there={"twisted", "zope"},
+        )
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertRegex(done.stderr, r"^twistd loghouse: \w+ is not installed; .*'loghouse\[node\]'.*\n$")
 
 
 @thorough
@@ -118,7 +215,7 @@ class PinTests(SynchronousTestCase):
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
         extras = setup["options.extras_require"]
-        wanted = f"{setup['options']['install_requires']}\n{extras['test']}\n{extras['dev']}"
+        wanted = f"{setup['options']['install_requires']}\n{extras['dev']}"
         pins = self.pins("dev.txt")
         missing = []
         for line in wanted.splitlines():
@@ -137,8 +234,17 @@ class PinTests(SynchronousTestCase):
         self.assertEqual([f"{name}=={pins.get(name)}" for name in ("grpcio-tools",)], wanted)
 
 
-class InstallTests(SynchronousTestCase):
-    """Both distributions, built and installed as a user would."""
+@functools.cache
+def built():
+    """Return the wheel and the sdist, in a folder that lasts as long as this process."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+    return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
+
+
+class BuiltCase(SynchronousTestCase):
+    """Both distributions, and an empty folder."""
 
     timeout = 900
 
@@ -147,9 +253,11 @@ class InstallTests(SynchronousTestCase):
             raise SkipTest("slow, and needs a package index; set LOGHOUSE_PACKAGING=1")
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir(parents=True)
-        run(sys.executable, "-m", "build", "--outdir", self.folder / "dist", ROOT, cwd=self.folder)
-        (self.wheel,) = (self.folder / "dist").glob("*.whl")
-        (self.sdist,) = (self.folder / "dist").glob("*.tar.gz")
+        self.wheel, self.sdist = built()
+
+
+class InstallTests(BuiltCase):
+    """Both distributions, installed as a user would."""
 
     def test_distributions(self):
         """Each holds what it should, and installs, works and goes away again."""
@@ -157,23 +265,59 @@ class InstallTests(SynchronousTestCase):
         for distribution in (self.wheel, self.sdist):
             self.check_install(distribution)
 
-    def test_without_the_server(self):
-        """By the lines of docs/embedded.md the README's program runs, and nothing of a server is there."""
-        needed = re.search(
-            r"pip install --no-deps loghouse\npip install (.+)", (ROOT / "docs" / "embedded.md").read_text()
-        )
+    def install(self, name, *words):
+        """Make an environment with what pip installs by these words; return its folder of programs."""
+        home = self.folder / f"venv-{name}"
+        venv.create(home, with_pip=True)
+        pip = [home / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        run(*pip, "install", *words, cwd=self.folder)
+        run(*pip, "check", cwd=self.folder)
+        return home / "bin"
+
+    def installed(self, programs):
+        """Return the distributions of an environment."""
+        lines = run(programs / "python", "-m", "pip", "freeze", cwd=self.folder).splitlines()
+        return {re.split("[=@ ]", line)[0] for line in lines}
+
+    def test_without_the_node(self):
+        """`pip install loghouse` is the log in a program, the client and the command: no part of a node."""
+        programs = self.install("client", self.wheel)
+        self.assertEqual(self.installed(programs) & {"Twisted", "casbin", "cryptography"}, set())
         program = re.search(
             r"```python\n(import loghouse\n.+?)```", (ROOT / "README.md").read_text(), re.DOTALL
         )
-        home = self.folder / "venv-embedded"
-        venv.create(home, with_pip=True)
-        pip = [home / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        run(*pip, "install", "--no-deps", self.wheel, cwd=self.folder)
-        run(*pip, "install", *needed[1].split(), cwd=self.folder)
-        shown = run(home / "bin" / "python", "-c", program[1], cwd=self.folder)
+        shown = run(programs / "python", "-c", program[1], cwd=self.folder)
         self.assertEqual(shown.split(maxsplit=1)[1:], ["b'moved'\n"], shown)
-        installed = {line.split("==")[0] for line in run(*pip, "freeze", cwd=self.folder).splitlines()}
-        self.assertEqual(installed & {"Twisted", "grpcio", "casbin", "cryptography"}, set())
+        certificates = Certificates(self.folder / "certs")
+        node = NodeProcess(self.folder / "node", certificates)
+        self.addCleanup(node.close)
+        node.start()
+
+        def command(*words):
+            names = {"--server": node.address, "--ca": "ca.pem", "--cert": "root.pem", "--key": "root.key"}
+            places = [
+                word
+                for option, value in names.items()
+                for word in (option, value if option == "--server" else certificates.folder / value)
+            ]
+            return run(programs / "loghouse", *words, *places, cwd=self.folder)
+
+        self.assertIn("offset 0", command("produce", "--value", "hello"))
+        self.assertEqual(command("consume"), "hello\n")
+        self.assertEqual(command("consume", "--transport", "grpc"), "hello\n")
+        self.assertIn("1 new record", command("backup", "--all", "backup"))
+        self.assertIn("node-1", command("cluster", "status"))
+
+    def test_log_alone(self):
+        """By the other lines of docs/embedded.md not even the client's gRPC comes along."""
+        needed = re.search(
+            r"pip install --no-deps loghouse\npip install (.+)", (ROOT / "docs" / "embedded.md").read_text()
+        )
+        programs = self.install("log", *needed[1].split())
+        run(programs / "pip", "--quiet", "install", "--no-deps", self.wheel, cwd=self.folder)
+        program = "import loghouse\nwith loghouse.open('log-alone') as log: print(log.append(b'x'))"
+        self.assertEqual(run(programs / "python", "-c", program, cwd=self.folder), "0\n")
+        self.assertNotIn("grpcio", self.installed(programs))
 
     def check_contents(self):
         wheel = zipfile.ZipFile(self.wheel)
@@ -189,23 +333,11 @@ class InstallTests(SynchronousTestCase):
         )
         self.assertEqual([name for name in names if name.startswith(("tests/", "bench/"))], [])
         self.assertTrue(any(name.endswith("/LICENSE") for name in names), names)
-        with tarfile.open(self.sdist) as archive:
-            inside = {name.split("/", 1)[-1] for name in archive.getnames()}
-        for name in (
-            "setup.cfg",
-            "README.md",
-            "LICENSE",
-            "loghouse/tap.py",
-            "twisted/plugins/loghouse_plugin.py",
-        ):
-            self.assertIn(name, inside)
 
     def check_install(self, distribution):
-        home = self.folder / f"venv-{distribution.suffix.strip('.')}"
-        venv.create(home, with_pip=True)
-        python, scripts = home / "bin" / "python", home / "bin"
+        scripts = self.install(distribution.suffix.strip("."), f"{distribution}[node]")
+        python, home = scripts / "python", scripts.parent
         pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        run(*pip, "install", distribution, cwd=self.folder)
         self.assertIn("Run a node of Loghouse", run(scripts / "twistd", "--help", cwd=self.folder))
         self.assertIn("--config", run(scripts / "twistd", "loghouse", "--help", cwd=self.folder))
         self.assertRegex(run(scripts / "loghouse", "--version", cwd=self.folder), r"^loghouse \d")
@@ -220,7 +352,6 @@ class InstallTests(SynchronousTestCase):
             cwd=self.folder,
         )
         self.assertIn("every byte came back as it went in", shown)
-        run(*pip, "check", cwd=self.folder)
         run(*pip, "uninstall", "--yes", "loghouse", cwd=self.folder)
         self.assertNotIn("oghouse", run(scripts / "twistd", "--help", cwd=self.folder))
         run(python, "-c", "import twisted.plugins, twisted.application.service", cwd=self.folder)

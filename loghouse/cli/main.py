@@ -10,13 +10,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from loghouse import __version__
 from loghouse.cli.failures import exit_code, failure_as_json, next_step
-from loghouse.cli.output import EXIT_CODES_TEXT, ExitCode, complain
+from loghouse.cli.output import EXIT_CODES_TEXT, CommandError, ExitCode, complain
 from loghouse.cli.parser import Parser, joined
-from loghouse.errors import LoghouseError
+from loghouse.errors import LoghouseError, what_brings
 from loghouse.text import visible_json
 
 _MODULES: Final[Mapping[str, str]] = {
@@ -55,8 +55,26 @@ def make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"loghouse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in _needed(words):
-        import_module(f"loghouse.cli.{module}").add_parser(commands)
+        try:
+            found = import_module(f"loghouse.cli.{module}")
+        except ModuleNotFoundError as error:
+            _stand_in(commands, module, what_brings(error))
+        else:
+            found.add_parser(commands)
     return parser
+
+
+def _stand_in(commands: Any, module: str, text: str) -> None:
+    """Add the commands of a module that needs what is not installed: they say so."""
+
+    def refuse(args: argparse.Namespace) -> None:
+        raise CommandError(text, ExitCode.USAGE)
+
+    for name in (name for name, place in _MODULES.items() if place == module):
+        # Without a character that begins options all that follows is words: nobody knows here what it means.
+        parser = commands.add_parser(name, help=text, add_help=False, prefix_chars="\0")
+        parser.add_argument("words", nargs="*")
+        parser.set_defaults(run=refuse)
 
 
 def _needed(words: Sequence[str]) -> Sequence[str]:
@@ -80,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.OK
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except ModuleNotFoundError as error:
+        _complain(args, CommandError(what_brings(error), ExitCode.USAGE))
+        return ExitCode.USAGE
     except (LoghouseError, OSError) as error:
         _complain(args, error)
         return exit_code(error)

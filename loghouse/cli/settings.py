@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from loghouse.auth.certificates import load_certificates, read_issued, read_pem
 from loghouse.cli.output import ExitCode, complain, write_json, write_result
 from loghouse.config.settings import client_example_text, example_text, load, load_client
 from loghouse.errors import CertificateError, ConfigError
-from loghouse.service.start_checks import check_start, read_policy
 
 
 def add_parser(commands: Any) -> None:
@@ -42,6 +40,9 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def _check_client(path: str) -> str:
+    # Here and below: a machine without what a node needs prints examples, too.
+    from loghouse.auth.certificates import load_certificates, read_issued, read_pem
+
     loaded = load_client(path)
     if loaded.tls is not None:
         read_issued(loaded.tls.certificate, loaded.tls.key)
@@ -50,6 +51,8 @@ def _check_client(path: str) -> str:
 
 
 def _check_node(path: str) -> str:
+    from loghouse.service.start_checks import check_start, read_policy
+
     loaded = load(path)
     checked = check_start(loaded)
     if checked.problems:

@@ -96,7 +96,8 @@ class DockerfileTests(SynchronousTestCase):
         self.assertEqual([line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[^\s\\;]+", line)], [])
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
-        needed = re.findall(r"(?m)^([A-Za-z0-9-]+)", setup["options"]["install_requires"])
+        wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["node"]
+        needed = re.findall(r"(?m)^([A-Za-z0-9-]+)", wanted)
         self.assertEqual(
             {name.lower() for name in needed} - {line.partition("==")[0] for line in lines}, set()
         )
