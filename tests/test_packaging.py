@@ -2,6 +2,7 @@
 
 import atexit
 import configparser
+import email
 import functools
 import os
 import re
@@ -51,11 +52,11 @@ sys.meta_path.insert(0, Missing())
 """
 
 
-def run(*command, cwd):
-    """Run a command outside the checkout's reach; return its output."""
+def run(*command, cwd, **more):
+    """Run a command outside the checkout's reach, with more in its environment; return its output."""
     environment = {
         key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
-    }
+    } | more
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
@@ -254,6 +255,73 @@ class BuiltCase(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir(parents=True)
         self.wheel, self.sdist = built()
+
+    def unpacked(self):
+        """Return the folder that the sdist is, unpacked."""
+        with tarfile.open(self.sdist) as archive:
+            archive.extractall(self.folder, filter="data")
+        return self.folder / self.sdist.name.removesuffix(".tar.gz")
+
+
+class ReleaseTests(BuiltCase):
+    """What is published."""
+
+    ADDRESS = "https://host.example/owner/loghouse"
+
+    def test_whole(self):
+        """The sdist has every file of the repository, and none beside, such as keys that lie around."""
+        if not (ROOT / ".git").exists():
+            raise SkipTest("this is no clone")
+        tree = self.unpacked()
+        found = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
+        found = {name for name in found if not name.startswith("loghouse.egg-info/")} - {"PKG-INFO"}
+        tracked = set(run("git", "ls-files", cwd=ROOT).splitlines())
+        there = {name for name in tracked if (ROOT / name).exists()}
+        self.assertEqual((sorted(there - found), sorted(found - tracked)), ([], []))
+
+    def test_its_tests(self):
+        """Its tests run from it: those that read files of the repository do; all others can be read."""
+        tree = self.unpacked()
+        self.assertIn(
+            str(tree), run(sys.executable, "-c", "import loghouse; print(loghouse.__file__)", cwd=tree)
+        )
+        some = (
+            "deploy",
+            "protocol",
+            "http/test_deploy.py",
+            "test_docs.py",
+            "test_floors.py",
+            "test_packaging.py",
+            "test_tidy.py",
+        )
+        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        run(*pytest, *(f"tests/{name}" for name in some), cwd=tree, LOGHOUSE_PACKAGING="")
+        self.assertRegex(run(*pytest, "--collect-only", "tests", cwd=tree), r"(?m)^\d{4} tests collected")
+
+    def test_links(self):
+        """With an address no link of the README is relative, and there are links to it; else it refuses."""
+        tree = self.unpacked()
+        version = self.sdist.name.removesuffix(".tar.gz").partition("-")[2]
+        program = (sys.executable, ".ci/release.py")
+        for words, text in (((), "say where"), ((self.ADDRESS, "out"), f"has no section {version}")):
+            self.assertIn(text, str(self.assertRaises(AssertionError, run, *program, *words, cwd=tree)))
+        changes = tree / "CHANGELOG.md"
+        changes.write_text(changes.read_text().replace("## Unreleased", f"## {version} (2026-11-30)"))
+        run(*program, self.ADDRESS, "out", cwd=tree)
+        [wheel] = (tree / "out").glob("*.whl")
+        archive = zipfile.ZipFile(wheel)
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+        links = re.findall(r"\]\(([^)\s]+)\)", metadata.get_payload())
+        files = f"{self.ADDRESS}/blob/v{version}/"
+        self.assertGreater(len(links), 20)
+        self.assertEqual([link for link in links if not link.startswith(("https://", "#"))], [])
+        places = {link.removeprefix(files).partition("#")[0] for link in links if link.startswith(files)}
+        self.assertEqual([place for place in places if not (tree / place).exists()], [])
+        urls = dict(line.split(", ") for line in metadata.get_all("Project-URL"))
+        self.assertEqual(urls["Source"], self.ADDRESS)
+        self.assertEqual(urls["Changes"], f"{files}CHANGELOG.md")
+        self.assertEqual(len(list((tree / "out").glob("*.tar.gz"))), 1)
 
 
 class InstallTests(BuiltCase):
