@@ -52,6 +52,7 @@ class Watched:
     counters: Counters
     heartbeat: Delays
     credentials: Credentials | None
+    settings_waiting: Callable[[], int]
     monotonic: Callable[[], float]
 
 
@@ -78,6 +79,7 @@ class NodeCollector(Collector):
         yield "loghouse_event_loop_delay_seconds", (), watched.heartbeat.delays
         yield "loghouse_gc_pause_seconds", (), watched.heartbeat.pauses
         yield from self._certificates()
+        yield "loghouse_settings_waiting", (), watched.settings_waiting()
         yield from _tallied(watched.counters)
         yield from _of_condition(watched)
         yield from _of_logs(watched.node)

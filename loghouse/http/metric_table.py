@@ -42,6 +42,9 @@ TABLE: Final[Mapping[str, Described]] = {
     "loghouse_certificate_expiry_timestamp_seconds": _metric(
         GAUGE, "When the first certificate of a file expires, in seconds since the epoch.", "file"
     ),
+    "loghouse_settings_waiting": _metric(
+        GAUGE, "Settings of node.yaml, as it was read last, that count after a restart alone."
+    ),
     # --- appends ----------------------------------------------------------------------------
     "loghouse_appends_total": _metric(
         COUNTER, "Appends by what became of them: appended, or the class of the error.", "api", "outcome"

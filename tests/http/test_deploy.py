@@ -80,6 +80,10 @@ class AlertTests(SynchronousTestCase):
             series("loghouse_certificate_expiry_timestamp_seconds", 86400 * 15, file="ca"),
             series("loghouse_certificate_expiry_timestamp_seconds", 86400 * 13, file="ca"),
         ),
+        "LoghouseRestartNeeded": (
+            series("loghouse_settings_waiting", 0),
+            series("loghouse_settings_waiting", 2),
+        ),
         "LoghouseRefusedCallers": (
             series("loghouse_requests_refused_total", 5, error="PermissionDeniedError"),
             series("loghouse_requests_refused_total", 5 + SECONDS, error="PermissionDeniedError"),

@@ -72,6 +72,7 @@ class PageTests(ScrapeCase):
             "loghouse_ready", "loghouse_hindered_logs", "loghouse_logs", "loghouse_log_leader",
             "loghouse_log_term", "loghouse_log_segments", "loghouse_peer_link_up", "loghouse_gossip_members",
             "loghouse_connections", "loghouse_shares_held", "loghouse_damaged_segments",
+            "loghouse_settings_waiting",
         }  # fmt: skip
         for name, described in TABLE.items():
             self.assertRegex(name, r"^loghouse_[a-z_]+$")
@@ -105,6 +106,20 @@ class PageTests(ScrapeCase):
         self.assertEqual(values["loghouse_log_leader", "default"], 1)
         self.assertEqual(values["loghouse_ready",], 1)
         self.assertEqual(service.node.name, "n1")
+
+    async def test_settings(self):
+        """What node.yaml says otherwise, and a restart would take, is counted until the file is as it was."""
+        service = await self.serve()
+        http = f"http_listen: 127.0.0.1:{self.http_port}"
+        for lines, count in (
+            (("timing: {network: wan}", "host: h1", "retention: {age: 7d}", "quotas: {'*': {in: 1MiB}}"), 2),
+            ((), 0),
+        ):
+            self.write_settings(http, *lines)
+            await service.reload("ann")
+            _, families = await self.scrape()
+            [sample] = families["loghouse_settings_waiting"].samples
+            self.assertEqual(sample.value, count)
 
     async def test_thousand_logs(self):
         """With a thousand logs the page has at most 200 kB: some logs have series of their own."""
