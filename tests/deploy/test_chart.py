@@ -10,6 +10,7 @@ import yaml
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from loghouse import __version__
+from loghouse.auth.identity import node_uri
 from loghouse.auth.policy import Authorizer
 from loghouse.cli.certs import MODEL_TEXT, POLICY_TEXT
 from tests.deploy.recipes import CHART, instructions, settings_of
@@ -67,6 +68,7 @@ class ChartTests(SynchronousTestCase):
             ("settings", {"listen": "0.0.0.0:1"}),
             ("storage", {"sise": "1Gi", "size": "1Gi"}),
             ("certificates", {}),
+            ("certificates", {"secret": "s", "issuer": {"name": "ca", "kind": "Issuers"}}),
             ("podDisruptionBudget", {"maxUnavailable": 0}),
         ):
             self.assertEqual(len(list(problems({**self.values, path: value}, self.schema))), 1, path)
@@ -187,6 +189,30 @@ class RenderedTests(SynchronousTestCase):
             self.assertEqual(container["args"], ["loghouse", "--config", "/etc/loghouse/$(POD_NAME).yaml"])
             places = {one["mountPath"] for one in container["volumeMounts"]}
             self.assertEqual(places, {"/etc/loghouse", "/etc/loghouse-certs", "/var/lib/loghouse", "/tmp"})
+
+    @in_children
+    def test_cert_manager(self):
+        """With an issuer each pod has a certificate of a node's name, in the files that its settings name."""
+        objects = self.render("--set", "certificates.issuer.name=ca,cluster=c1")
+        mounted = set()
+        [certificates] = [
+            one["projected"]["sources"]
+            for one in objects["StatefulSet", "prod-loghouse"]["spec"]["template"]["spec"]["volumes"]
+            if one["name"] == "certificates"
+        ]
+        for config, source in zip(self.settings(objects), certificates, strict=True):
+            spec = objects["Certificate", config.name]["spec"]
+            self.assertEqual(spec["uris"], [node_uri("c1", config.name)])
+            self.assertIn(config.public_address.host, spec["dnsNames"])
+            self.assertEqual(spec["issuerRef"], {"name": "ca", "kind": "Issuer"})
+            self.assertLessEqual({"server auth", "client auth"}, set(spec["usages"]))
+            self.assertEqual(spec["secretName"], source["secret"]["name"])
+            files = {item["path"]: item["key"] for item in source["secret"]["items"]}
+            self.assertEqual(files[config.tls.certificate.name], "tls.crt")
+            self.assertEqual(files[config.tls.key.name], "tls.key")
+            mounted |= set(files)
+        self.assertIn("ca.pem", mounted)
+        self.assertEqual([kind for kind, _ in self.render() if kind == "Certificate"], [])
 
     @in_children
     def test_refused(self):
