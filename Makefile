@@ -36,14 +36,14 @@ TEST_PATHS = $(foreach part,$(TESTS),$(or $(PART_$(part)),$(part)))
 # Tests start hundreds of processes: compile once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run venv requirements certs man test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging release screenshots bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
+.PHONY: help run venv requirements certs man test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging tools release screenshots bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it, FULL=1 all of its slow tests'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: venv, requirements, certs, man, proto, coverage, packaging, release ADDRESS=..., screenshots, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
+	@echo 'also: venv, requirements, certs, man, proto, coverage, packaging, tools, release ADDRESS=..., screenshots, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -152,6 +152,10 @@ coverage-report: $(VENV)/.developed
 
 packaging: $(VENV)/.developed
 	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py tests/deploy/test_image.py
+
+# Helm, which draws the chart in tests/deploy where it is there: by Go, out of some hundred packages.
+tools:
+	GOBIN=$(CURDIR)/build/tools go install helm.sh/helm/v3/cmd/helm@v3.20.2
 
 # What is published, in dist/. ADDRESS is where the repository can be read (CONTRIBUTING.md).
 ADDRESS ?=

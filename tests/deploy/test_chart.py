@@ -1,6 +1,7 @@
 """The Helm chart: its files by themselves and, where there is a helm, what it makes of them."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from loghouse.cli.certs import MODEL_TEXT, POLICY_TEXT
 from tests.deploy.recipes import CHART, instructions, settings_of
 from tests.processes import in_children
 
+TOOLS = CHART.parents[2] / "build" / "tools"
 TYPES = {"object": dict, "array": list, "string": str, "integer": int}
 
 
@@ -105,14 +107,15 @@ class RenderedTests(SynchronousTestCase):
     """What helm makes of it."""
 
     def setUp(self):
-        if shutil.which("helm") is None:
-            raise SkipTest("there is no helm here")
+        self.program = shutil.which("helm", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
+        if self.program is None:
+            raise SkipTest("there is no helm here; `make tools` compiles one")
 
     def helm(self, *words):
         """Run `helm template`."""
         # Built from source, helm takes itself for one of Kubernetes 1.20.
         command = [
-            "helm",
+            self.program,
             "template",
             "prod",
             CHART,
