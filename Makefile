@@ -151,7 +151,7 @@ coverage-report: $(VENV)/.developed
 	$(BIN)/python .ci/coverage.py build/coverage.json
 
 packaging: $(VENV)/.developed
-	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest tests/test_packaging.py tests/deploy/test_image.py
+	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest --timeout 900 tests/test_packaging.py tests/deploy/test_image.py
 
 # Helm, which draws the chart in tests/deploy where it is there: by Go, out of some hundred packages.
 tools:

@@ -131,14 +131,16 @@ def run_inspect(args: argparse.Namespace) -> int:
 class _CountingFiles(OsFiles):
     """The real disk, which moves a bar by what is read."""
 
-    def __init__(self, bar: tqdm[Any]) -> None:
+    def __init__(self, bar: tqdm[Any], size: int) -> None:
         self._bar = bar
+        self._left = size  # bytes that the bar has not moved by; some places are read twice
 
     def pread(self, fd: int, size: int, position: int) -> bytes:
         """Read, and count."""
         chunk = super().pread(fd, size, position)
-        # Some places are read twice.
-        self._bar.update(min(len(chunk), max(self._bar.total - self._bar.n, 0)))
+        step = min(len(chunk), self._left)
+        self._left -= step
+        self._bar.update(step)
         return chunk
 
 
@@ -150,7 +152,7 @@ def _reading(path: str) -> Iterator[tuple[Files, tqdm[Any]]]:
         for group in groups_of(files, path):
             size += stores_size(files, f"{path}/{LOGS_NAME}/{group}")
     with progress_bar(size, "B", "reading") as bar:
-        yield _CountingFiles(bar), bar
+        yield _CountingFiles(bar, size), bar
 
 
 def _problems(segments: tuple[SegmentSummary, ...]) -> list[str]:
