@@ -24,6 +24,7 @@ from loghouse.protocol.entry import (
     frame_seed,
 )
 from loghouse.storage.store import StoreHeader
+from loghouse.testing.patience import patiently
 from loghouse.testing.process import (
     CLUSTER,
     DEADLINE_SECONDS,
@@ -206,6 +207,13 @@ class ClusterProcess:
             reply = stub.Bounds(log_pb2.BoundsRequest(), timeout=seconds_max)
         return int(reply.lowest), int(reply.next)
 
+    def confirmed_end(self, node: NodeProcess) -> int:
+        """Return the next offset as a node confirms it with the leader; -1 when it cannot."""
+        try:
+            return self.bounds(node)[1]
+        except grpc.RpcError:
+            return -1
+
     # --- conditions ---------------------------------------------------------------------
 
     def wait_leader(
@@ -219,7 +227,7 @@ class ClusterProcess:
             self._check_alive(asked)
             names = {self.leader_seen_by(node) for node in asked}
             found[:] = [node for node in asked if names == {node.name}]
-            return bool(found) and self._next_offset(found[0]) >= 0
+            return bool(found) and self.confirmed_end(found[0]) >= 0
 
         self._wait(agree, f"one leader of {_names(asked)}", seconds_max)
         return found[0]
@@ -246,7 +254,7 @@ class ClusterProcess:
         def same() -> bool:
             self._check_alive(asked)
             ends.clear()
-            ends.update(map(self._next_offset, asked))
+            ends.update(map(self.confirmed_end, asked))
             return len(ends) == 1 and -1 not in ends
 
         self._wait(same, f"{_names(asked)} to catch up", seconds_max)
@@ -270,13 +278,6 @@ class ClusterProcess:
                 f"{node.name} to see {_names(running)} as voters",
                 seconds_max,
             )
-
-    def _next_offset(self, node: NodeProcess) -> int:
-        """Return the next offset as a node confirms it with the leader; -1 when it cannot."""
-        try:
-            return self.bounds(node)[1]
-        except grpc.RpcError:
-            return -1
 
     def _check_alive(self, nodes: Sequence[NodeProcess]) -> None:
         for node in nodes:
@@ -321,20 +322,8 @@ class ClusterProcess:
 
     def entries(self, node: NodeProcess) -> list[Entry]:
         """Every entry that this node serves, of every kind, checked; offsets must be dense."""
-        entries: list[Entry] = []
-
-        def are_read() -> bool:
-            # On a busy machine an election may fall into the reading; that is no fault of the node.
-            try:
-                entries[:] = self._read_entries(node)
-            except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise
-                return False
-            return True
-
-        wait_until(are_read, f"{node.name} to serve its entries")
-        return entries
+        what = f"{node.name} to serve its entries"
+        return patiently(lambda: self._read_entries(node), what, is_repeatable=True)
 
     def _read_entries(self, node: NodeProcess) -> list[Entry]:
         """Read once; `grpc.RpcError` when the node does not answer, or has no leader to ask."""

@@ -6,6 +6,7 @@ import threading
 from loghouse.api.v1 import log_pb2
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.protocol.batch import encode_batch
+from loghouse.testing.patience import patiently
 from loghouse.testing.process import wait_until
 from tests.cluster.test_named_logs import SECONDS_MAX, CommandsCase
 from tests.processes import long
@@ -16,17 +17,15 @@ class BackupTests(CommandsCase):
 
     def produce(self, producer_id, sequence, value):
         """Append to orders as a producer; return the offset."""
+        request = log_pb2.ProduceBatchRequest(
+            log="orders",
+            batch=encode_batch([Record(value=value, key=b"k", timestamp=7)]),
+            record_count=1,
+            producer_id=producer_id,
+            producer_sequence=sequence,
+        )
         with self.cluster.stub(self.cluster.nodes[0]) as stub:
-            reply = stub.ProduceBatch(
-                log_pb2.ProduceBatchRequest(
-                    log="orders",
-                    batch=encode_batch([Record(value=value, key=b"k", timestamp=7)]),
-                    record_count=1,
-                    producer_id=producer_id,
-                    producer_sequence=sequence,
-                ),
-                timeout=SECONDS_MAX,
-            )
+            reply = patiently(lambda: stub.ProduceBatch(request, timeout=SECONDS_MAX), is_repeatable=True)
         return reply.base_offset
 
     def records(self):
@@ -45,7 +44,9 @@ class BackupTests(CommandsCase):
         self.command("cluster", "trim", "--offset", "50")
         with self.cluster.stub(self.cluster.nodes[0]) as stub:
             registering = log_pb2.RegisterProducerRequest(log="orders")
-            producer_id = stub.RegisterProducer(registering, timeout=SECONDS_MAX).producer_id
+            producer_id = patiently(
+                lambda: stub.RegisterProducer(registering, timeout=SECONDS_MAX), is_repeatable=True
+            ).producer_id
         self.produce(producer_id, 0, b"zero")
         load = self.client().log("orders")
         is_over = threading.Event()

@@ -47,7 +47,7 @@ class CommandLineTests(ClusterCase):
         produce = self.start("produce")
         produce.stdin.write(b"\n".join(lines[:LINES]) + b"\n")
         produce.stdin.flush()
-        wait_until(lambda: self.cluster.bounds(leader)[1] == start + LINES, "the lines before the kill")
+        wait_until(lambda: self.cluster.confirmed_end(leader) == start + LINES, "the lines before the kill")
         leader.kill()
         _, err = produce.communicate(b"\n".join(lines[LINES:]), SECONDS_MAX)
         self.assertEqual((produce.returncode, err), (0, b""))

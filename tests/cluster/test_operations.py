@@ -6,6 +6,7 @@ import grpc
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.testing.cluster_process import ClusterProcess
+from loghouse.testing.patience import patiently
 from loghouse.testing.process import Certificates, NodeProcess, wait_until
 from tests.cluster.case import CYCLES, ClusterCase, OwnClusterCase
 from tests.processes import long
@@ -92,7 +93,8 @@ class StrangerTests(ClusterCase):
     def uuid_of(self, cluster: ClusterProcess) -> bytes:
         cluster.nodes[0].wait_serving()
         with cluster.stub(cluster.nodes[0]) as stub:
-            return stub.GetServers(log_pb2.GetServersRequest(), timeout=20).cluster_uuid
+            request = log_pb2.GetServersRequest()
+            return patiently(lambda: stub.GetServers(request, timeout=20), is_repeatable=True).cluster_uuid
 
     def test_foreign_certificate(self):
         """A node with a certificate of another CA is nobody here: it never becomes a member."""
@@ -129,7 +131,8 @@ class MembershipTests(OwnClusterCase):
         load.wait_acknowledged(BETWEEN)
         leaver = self.cluster.nodes[2]
         with leaver.channel() as channel:
-            log_pb2_grpc.ClusterStub(channel).Leave(log_pb2.LeaveRequest(), timeout=30)
+            stub = log_pb2_grpc.ClusterStub(channel)
+            patiently(lambda: stub.Leave(log_pb2.LeaveRequest(), timeout=30))
         rest = self.cluster.others(leaver)
         self.cluster.wait_leader(rest)
         wait_until(lambda: leaver.name not in self.cluster.roles_seen_by(rest[0]), "the leaver to be gone")
@@ -157,7 +160,8 @@ class TwinTests(OwnClusterCase):
         def shown() -> list[tuple[int, str]]:
             with asked.channel("root") as channel:
                 stub = log_pb2_grpc.ClusterStub(channel)
-                members = stub.Status(log_pb2.StatusRequest(), timeout=5).members
+                request = log_pb2.StatusRequest()
+                members = patiently(lambda: stub.Status(request, timeout=5), is_repeatable=True).members
             return sorted((m.id, m.address) for m in members if m.name == member.name)
 
         wait_until(lambda: len(shown()) == 2, "the twin is seen")
@@ -167,7 +171,8 @@ class TwinTests(OwnClusterCase):
         self.assertEqual(member_address, str(member.address))
         self.assertEqual(cluster.roles_seen_by(asked)[member.name], "voter")
         with asked.channel("root") as channel, self.assertRaises(grpc.RpcError) as caught:
-            log_pb2_grpc.ClusterStub(channel).Remove(log_pb2.RemoveRequest(name=member.name), timeout=5)
+            stub, request = log_pb2_grpc.ClusterStub(channel), log_pb2.RemoveRequest(name=member.name)
+            patiently(lambda: stub.Remove(request, timeout=5), is_repeatable=True)
         self.assertIn("two machines call themselves", caught.exception.details())
         self.assertEqual(cluster.roles_seen_by(asked)[member.name], "voter")
         # The twin does not take the place of a member that it was seen beside.

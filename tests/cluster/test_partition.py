@@ -5,6 +5,7 @@ import grpc
 from loghouse.api.v1 import log_pb2
 from loghouse.client.failures import Effect, failure_of
 from loghouse.errors import UnavailableError
+from loghouse.testing.patience import patiently
 from tests.cluster.case import CYCLES, ClusterCase
 
 BETWEEN = 40  # acknowledged appends between two faults
@@ -79,7 +80,11 @@ class PartitionTests(ClusterCase):
         with self.cluster.stub(lonely) as stub:
             error = self.assertRaises(grpc.RpcError, stub.Bounds, log_pb2.BoundsRequest(), timeout=20)
         self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE, error)
-        self.assertIsInstance(self.produce(leader, b"taken by the majority", 20), int)
+        with self.cluster.stub(leader) as stub:
+            value = b"taken by the majority"
+            write = self.recorder.write(value)
+            request = log_pb2.ProduceRequest(record=log_pb2.Record(value=value))
+            self.recorder.acknowledge(write, patiently(lambda: stub.Produce(request, timeout=20)).offset)
         self.cluster.heal()
         self.judge()
 

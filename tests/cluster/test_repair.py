@@ -14,6 +14,7 @@ from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, EntryKind, decode_entries, decode_entry
 from loghouse.storage.store import StoreHeader, newest_watermark
 from loghouse.testing.cluster_process import ClusterProcess
+from loghouse.testing.patience import patiently
 from loghouse.testing.process import NodeProcess, wait_until
 from tests.processes import SKIP, long
 
@@ -42,7 +43,7 @@ class RepairTests(SynchronousTestCase):
                 value = b"%06d " % len(self.acknowledged) * (RECORD_SIZE // 7)
                 batch = encode_batch([log_pb2.Record(value=value)])
                 request = log_pb2.ProduceBatchRequest(batch=batch, record_count=1)
-                reply = stub.ProduceBatch(request, timeout=CALL_SECONDS)
+                reply = patiently(lambda request=request: stub.ProduceBatch(request, timeout=CALL_SECONDS))
                 self.assertEqual(reply.base_offset, len(self.acknowledged))
                 self.acknowledged.append(value)
 
@@ -107,7 +108,7 @@ class RepairTests(SynchronousTestCase):
         node.start(wait=False)
         self.cluster.wait_leader()
         self.cluster.wait_caught_up()
-        self.read(node, 0)
+        patiently(lambda: self.read(node, 0), is_repeatable=True)
         with self.assertRaises(grpc.RpcError) as refused:
             self.read(node, offset)
         self.assertEqual(refused.exception.code(), grpc.StatusCode.UNAVAILABLE)
@@ -115,7 +116,7 @@ class RepairTests(SynchronousTestCase):
         wait_until(lambda: "repaired at byte" in node.output(), f"{node.name} to mend its segment")
         wait_until(lambda: "every entry is good" in node.output(), f"{node.name} to read its segment again")
         self.assertTrue(node.is_running)
-        self.read(node, offset)
+        patiently(lambda: self.read(node, offset), is_repeatable=True)
         self.produce(3)
         self.judge()
         node.kill()

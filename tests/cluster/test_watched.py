@@ -16,6 +16,7 @@ from loghouse.http.metric_table import TABLE
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.testing.cluster_process import ClusterProcess
+from loghouse.testing.patience import patiently
 from loghouse.testing.process import wait_until
 from tests.http.promql import firing, series_of
 from tests.processes import SKIP, long
@@ -128,9 +129,10 @@ class WatchedTests(SynchronousTestCase):
     def produce(self, node, count=1, subject="root"):
         """Append records through a node over gRPC."""
         batch = encode_batch([log_pb2.Record(value=b"x" * RECORD_SIZE)])
+        request = log_pb2.ProduceBatchRequest(batch=batch, record_count=1)
         with self.cluster.stub(node, subject) as stub:
             for _ in range(count):
-                stub.ProduceBatch(log_pb2.ProduceBatchRequest(batch=batch, record_count=1), timeout=20)
+                patiently(lambda: stub.ProduceBatch(request, timeout=20))
 
     def produce_binary(self, node, count):
         """Append, and read, by the binary protocol."""
@@ -177,10 +179,11 @@ class WatchedTests(SynchronousTestCase):
         self.produce(follower, 40)
         self.produce_binary(leader, 20)
         self.cluster.wait_caught_up()
-        self.read(follower, 0)
+        patiently(lambda: self.read(follower, 0), is_repeatable=True)
         self.cluster.values(leader)
         with leader.channel() as channel:
-            log_pb2_grpc.ClusterStub(channel).Trim(log_pb2.TrimRequest(offset=12), timeout=20)
+            stub = log_pb2_grpc.ClusterStub(channel)
+            patiently(lambda: stub.Trim(log_pb2.TrimRequest(offset=12), timeout=20), is_repeatable=True)
         wait_until(lambda: self.value(leader, "loghouse_log_lowest_offset", log="default") > 0, "the trim")
         after = self.scrape_all()
         for name, scraped in after.items():

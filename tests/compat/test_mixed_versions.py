@@ -16,6 +16,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.protocol.entry import EntryKind
 from loghouse.testing.cluster_process import ClusterProcess
+from loghouse.testing.patience import patiently
 from loghouse.testing.process import wait_until
 from tests.processes import SKIP, long
 
@@ -66,10 +67,16 @@ class MixedCase(SynchronousTestCase):
             value = b"%d through %s" % (len(self.sent), node.name.encode())
             with self.cluster.stub(node) as stub:
                 request = log_pb2.ProduceRequest(record=log_pb2.Record(value=value))
-                self.assertEqual(stub.Produce(request, timeout=30).offset, len(self.sent))
-                self.assertGreater(
-                    stub.RegisterProducer(log_pb2.RegisterProducerRequest(), timeout=30).producer_id, 0
+                offset = patiently(
+                    lambda stub=stub, request=request: stub.Produce(request, timeout=30)
+                ).offset
+                self.assertEqual(offset, len(self.sent))
+                registering = log_pb2.RegisterProducerRequest()
+                registered = patiently(
+                    lambda stub=stub, request=registering: stub.RegisterProducer(request, timeout=30),
+                    is_repeatable=True,
                 )
+                self.assertGreater(registered.producer_id, 0)
             self.sent.append(value)
 
     def upgrade(self, node):
@@ -115,7 +122,8 @@ class MixedVersionsTests(MixedCase):
         if leader is not node:
             with leader.channel() as channel:
                 cluster_stub = log_pb2_grpc.ClusterStub(channel)
-                cluster_stub.Transfer(log_pb2.TransferRequest(name=node.name), timeout=30)
+                request = log_pb2.TransferRequest(name=node.name)
+                patiently(lambda: cluster_stub.Transfer(request, timeout=30), is_repeatable=True)
         self.assertIs(cluster.wait_leader(), node)
 
     def test_rolling(self):
@@ -195,9 +203,9 @@ class BirthTests(MixedCase):
 
         def is_seen():
             with leader.channel() as channel:
-                members = (
-                    log_pb2_grpc.ClusterStub(channel).Status(log_pb2.StatusRequest(), timeout=30).members
-                )
+                stub = log_pb2_grpc.ClusterStub(channel)
+                request = log_pb2.StatusRequest()
+                members = patiently(lambda: stub.Status(request, timeout=30), is_repeatable=True).members
             return [member.id for member in members if member.name == node.name]
 
         wait_until(lambda: 0 in is_seen(), "the emptied node to be seen")
@@ -208,7 +216,8 @@ class BirthTests(MixedCase):
         """The cluster goes on without the others."""
         for node in nodes:
             with self.cluster.stub(node) as stub:
-                stub.Produce(log_pb2.ProduceRequest(record=log_pb2.Record(value=b"x")), timeout=30)
+                request = log_pb2.ProduceRequest(record=log_pb2.Record(value=b"x"))
+                patiently(lambda stub=stub, request=request: stub.Produce(request, timeout=30))
 
 
 class OldClientTests(MixedCase):

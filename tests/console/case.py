@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.testing.cluster_process import ClusterProcess
+from loghouse.testing.patience import patiently
 from loghouse.testing.process import free_port
 from tests.console.browser import LOST, NO_BROWSER, chromium
 
@@ -43,17 +44,19 @@ class ConsoleCluster(ClusterProcess):
                 settings = log_pb2.LogSettings(
                     replicas=3, retention_seconds=604800 * (number % 2), tags=["billing"] * (number % 2)
                 )
-                stub.Create(log_pb2.CreateLogRequest(name=name, settings=settings), timeout=30)
+                request = log_pb2.CreateLogRequest(name=name, settings=settings)
+                patiently(lambda request=request: stub.Create(request, timeout=30), is_repeatable=True)
 
     def append(self, node, log, records):
         batch = log_pb2.RecordBatch(records=records).SerializeToString()
         request = log_pb2.ProduceBatchRequest(batch=batch, record_count=len(records), log=log)
         with self.stub(node) as stub:
-            return stub.ProduceBatch(request, timeout=30)
+            return patiently(lambda: stub.ProduceBatch(request, timeout=30))
 
     def next_offset(self, log):
         with self.stub(self.nodes[0]) as stub:
-            return stub.Bounds(log_pb2.BoundsRequest(log=log), timeout=30).next
+            request = log_pb2.BoundsRequest(log=log)
+            return patiently(lambda: stub.Bounds(request, timeout=30), is_repeatable=True).next
 
 
 def orders(first, count):
