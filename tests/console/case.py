@@ -109,15 +109,14 @@ class ConsoleCase(SynchronousTestCase):
     cluster = None
 
     @classmethod
-    def setUpClass(cls):
-        if NO_BROWSER is None:
-            cls.folder = Path(tempfile.mkdtemp(prefix="loghouse-console-"))
-            cls.cluster = ConsoleCluster(cls.folder)
-            cls.cluster.start()
-            cls.cluster.wait_voters()
-            cls.cluster.create_logs()
-            for number, log in enumerate(("default", *LOGS)):
-                cls.cluster.append(cls.cluster.nodes[0], log, orders(0, 400 + 150 * number))
+    def start_cluster(cls):
+        cls.folder = Path(tempfile.mkdtemp(prefix="loghouse-console-"))
+        cls.cluster = ConsoleCluster(cls.folder)
+        cls.cluster.start()
+        cls.cluster.wait_voters()
+        cls.cluster.create_logs()
+        for number, log in enumerate(("default", *LOGS)):
+            cls.cluster.append(cls.cluster.nodes[0], log, orders(0, 400 + 150 * number))
 
     @classmethod
     def tearDownClass(cls):
@@ -126,6 +125,8 @@ class ConsoleCase(SynchronousTestCase):
             shutil.rmtree(cls.folder, ignore_errors=True)
 
     def setUp(self):
+        if self.cluster is None:
+            self.start_cluster()
         opened = chromium()
         self.browser = opened.__enter__()
         self.addCleanup(opened.__exit__, None, None, None)
