@@ -56,6 +56,7 @@ class ClusterProcess:
         is_proxied: bool = False,
         has_grpc_ports: bool = False,
         has_http_ports: bool = False,
+        is_forked: bool = False,
     ) -> None:
         """Write certificates and settings; nothing is started.
 
@@ -63,12 +64,14 @@ class ClusterProcess:
             settings: More YAML for every node.yaml, at the top level.
             has_grpc_ports: Every node has a second port for gRPC alone, and tells clients of it.
             has_http_ports: Every node serves HTTP, without TLS, at its `http_port`.
+            is_forked: As of every `NodeProcess`.
         """
         self.folder = folder
         self.cluster = cluster
         self.settings = settings
         self.has_grpc_ports = has_grpc_ports
         self.has_http_ports = has_http_ports
+        self.is_forked = is_forked
         self.certificates = certificates or Certificates(folder / "certs", cluster)
         self.proxies = Proxies() if is_proxied else None
         self._proxy_of: dict[str, LinkProxy] = {}
@@ -94,6 +97,7 @@ class ClusterProcess:
             name=name,
             cluster=self.cluster,
             settings=self.settings + port,
+            is_forked=self.is_forked,
         )
         node.http_port = http_port
         if self.proxies is not None:
@@ -116,6 +120,7 @@ class ClusterProcess:
             name=node.name,
             cluster=self.cluster,
             settings=self.settings,
+            is_forked=self.is_forked,
         )
         twin.write_config(join=[seed.address for seed in self._seeds], bootstrap=False, advertise=None)
         return twin

@@ -29,6 +29,7 @@ from loghouse.auth.certificates import (
 )
 from loghouse.cli.certs import write_policy
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
+from loghouse.testing.forking import ForkedProcess, Forker
 
 DEADLINE_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.01
@@ -73,6 +74,7 @@ def free_port() -> int:
 
 
 _given_ports: set[int] = set()
+_forker: Final = Forker()
 
 
 class Certificates:
@@ -123,11 +125,14 @@ class NodeProcess:
         name: str = "node-1",
         cluster: str = CLUSTER,
         settings: str = "",
+        is_forked: bool = False,
     ) -> None:
         """Write the settings; nothing is started.
 
         Args:
             settings: More YAML for node.yaml, at the top level.
+            is_forked: Each start forks a process that has imported what it needs, unless that start has a
+                prefix or its Python other folders to look through.
         """
         self.folder = folder
         self.certificates = certificates
@@ -137,7 +142,8 @@ class NodeProcess:
         self.http_port = 0  # where its settings say that it serves HTTP; 0: nowhere
         self.data_dir = folder / "data"
         self.output_path = folder / "output.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
+        self._is_forked = is_forked
         # For the next start: more variables, and folders that Python looks through before all others.
         self.environment: dict[str, str] = {}
         self.python_path: tuple[Path, ...] = ()
@@ -209,14 +215,20 @@ class NodeProcess:
         twistd = Path(sys.executable).with_name("twistd")
         node = [sys.executable, twistd, "-n", "--pidfile=", "loghouse", "--config", self.config_path]
         path = os.pathsep.join(filter(None, [*map(str, self.python_path), *sys.path]))
+        environment = {**os.environ, **self.environment, "PYTHONPATH": path}
         with open(self.output_path, "ab") as output:
-            self.process = subprocess.Popen(
-                [*prefix, *map(str, node)],
-                stdout=output,
-                stderr=output,
-                cwd=self.folder,
-                env={**os.environ, **self.environment, "PYTHONPATH": path},
-            )
+            if self._is_forked and not prefix and not self.python_path:
+                self.process = _forker.start(
+                    [*map(str, node[1:])], folder=self.folder, environment=environment, output=output
+                )
+            else:
+                self.process = subprocess.Popen(
+                    [*prefix, *map(str, node)],
+                    stdout=output,
+                    stderr=output,
+                    cwd=self.folder,
+                    env=environment,
+                )
         if wait:
             self.wait_serving()
 

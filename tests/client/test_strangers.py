@@ -41,7 +41,7 @@ class StrangersTests(SynchronousTestCase):
     @cached_property
     def node(self):
         """A node with TLS, which serves."""
-        node = NodeProcess(self.folder / "node", self.ours)
+        node = NodeProcess(self.folder / "node", self.ours, is_forked=True)
         self.addCleanup(node.close)
         node.start()
         return node
@@ -51,7 +51,7 @@ class StrangersTests(SynchronousTestCase):
         return Tls(ca=ca.path("ca"), certificate=own.path(name), key=own.key_path(name))
 
     def plain(self):
-        plain = NodeProcess(self.folder / "plain", self.ours, name="node-2")
+        plain = NodeProcess(self.folder / "plain", self.ours, name="node-2", is_forked=True)
         lines = [
             f"node: {plain.name}", f"cluster: {plain.cluster}", f"data_dir: {plain.data_dir}",
             f"listen: {plain.address}", "plaintext: true", "plaintext_subject: root",
@@ -130,7 +130,7 @@ class StrangersTests(SynchronousTestCase):
             self.ours.authority, cluster="other", node=name, hosts=["127.0.0.1"], now=datetime.now(UTC)
         )
         self.ours._write(name, issued)
-        other = NodeProcess(self.folder / name, self.ours, name=name, cluster="other")
+        other = NodeProcess(self.folder / name, self.ours, name=name, cluster="other", is_forked=True)
         if port is not None:
             other.port = port
             other.write_config()

@@ -29,7 +29,7 @@ class SharedCluster:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="loghouse-cluster-"))
-        self.cluster = ClusterProcess(self.folder, settings=SETTINGS, is_proxied=True)
+        self.cluster = ClusterProcess(self.folder, settings=SETTINGS, is_proxied=True, is_forked=True)
         self.recorder = Recorder()
         self.is_well = False
 
@@ -118,6 +118,7 @@ class OwnClusterCase(ClusterCase):
             "node_count": self.node_count,
             "settings": SETTINGS,
             "is_proxied": self.is_proxied,
+            "is_forked": True,
             **options,
         }
         cluster = ClusterProcess(folder, **options)

@@ -50,7 +50,11 @@ class Clusters:
         if is_proxied not in self.clusters:
             folder = self.folders[is_proxied] = Path(tempfile.mkdtemp(prefix="loghouse-clients-"))
             cluster = ClusterProcess(
-                folder, settings=SETTINGS, is_proxied=is_proxied, has_grpc_ports=not is_proxied
+                folder,
+                settings=SETTINGS,
+                is_proxied=is_proxied,
+                has_grpc_ports=not is_proxied,
+                is_forked=True,
             )
             self.clusters[is_proxied] = cluster
             cluster.start()

@@ -26,7 +26,7 @@ class CommandsCase(SynchronousTestCase):
 
     def setUp(self):
         self.folder = Path(self.mktemp()).absolute()
-        self.cluster = ClusterProcess(self.folder, settings=SETTINGS)
+        self.cluster = ClusterProcess(self.folder, settings=SETTINGS, is_forked=True)
         self.addCleanup(self.cluster.close)
         self.cluster.start()
         self.cluster.wait_voters()

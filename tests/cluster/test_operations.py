@@ -71,7 +71,8 @@ class StrangerTests(ClusterCase):
     def test_two_clusters_do_not_merge(self):
         """A node of another cluster of the same name and CA is turned away, and says so; both go on."""
         folder = Path(self.mktemp()).absolute()
-        other = ClusterProcess(folder, node_count=1, certificates=self.cluster.certificates)
+        certificates = self.cluster.certificates
+        other = ClusterProcess(folder, node_count=1, certificates=certificates, is_forked=True)
         self.addCleanup(other.close)
         (stranger,) = other.nodes
         other.start()
@@ -99,7 +100,7 @@ class StrangerTests(ClusterCase):
     def test_foreign_certificate(self):
         """A node with a certificate of another CA is nobody here: it never becomes a member."""
         folder = Path(self.mktemp()).absolute()
-        node = NodeProcess(folder / "node", Certificates(folder / "certs"), name="node-4")
+        node = NodeProcess(folder / "node", Certificates(folder / "certs"), name="node-4", is_forked=True)
         self.addCleanup(node.close)
         node.write_config(join=[self.cluster.advertised(node) for node in self.cluster.nodes])
         node.start(wait=False)

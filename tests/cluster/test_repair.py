@@ -30,7 +30,7 @@ class RepairTests(SynchronousTestCase):
     skip = SKIP
 
     def setUp(self):
-        self.cluster = ClusterProcess(Path(self.mktemp()).absolute(), settings=SETTINGS)
+        self.cluster = ClusterProcess(Path(self.mktemp()).absolute(), settings=SETTINGS, is_forked=True)
         self.addCleanup(self.cluster.close)
         self.acknowledged: list[bytes] = []
         self.cluster.start()

@@ -115,7 +115,7 @@ def shared_cluster() -> ClusterProcess:
     """The three nodes that the programs of this file share."""
     if not _cluster:
         folder = Path(tempfile.mkdtemp(prefix="loghouse-compat-"))
-        cluster = ClusterProcess(folder, settings=SETTINGS)
+        cluster = ClusterProcess(folder, settings=SETTINGS, is_forked=True)
         _cluster.append(cluster)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(cluster.close)

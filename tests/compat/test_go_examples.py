@@ -151,7 +151,7 @@ class RealNodeTests(SynchronousTestCase):
     def setUp(self):
         built("client")
         folder = Path(self.mktemp()).absolute()
-        self.cluster = ClusterProcess(folder, settings=SETTINGS)
+        self.cluster = ClusterProcess(folder, settings=SETTINGS, is_forked=True)
         self.addCleanup(self.cluster.close)
         self.cluster.start()
         self.cluster.wait_voters()

@@ -53,7 +53,7 @@ class MixedCase(SynchronousTestCase):
         self.addCleanup(scratch.cleanup)
         self.folder = folder = Path(scratch.name)
         self.old = unpacked(BEFORE_GROUPS, folder / "old")
-        self.cluster = ClusterProcess(folder / "cluster")
+        self.cluster = ClusterProcess(folder / "cluster", is_forked=True)
         self.addCleanup(self.cluster.close)
         # Versions of before know no action `manage`: such a rule comes with the last node's upgrade.
         policy = folder / "cluster/certs/policy.csv"

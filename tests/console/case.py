@@ -27,7 +27,7 @@ class ConsoleCluster(ClusterProcess):
 
     def __init__(self, folder):
         self.ports = {}
-        super().__init__(folder)
+        super().__init__(folder, is_forked=True)
 
     def _make(self, number):
         port = self.ports[f"node-{number}"] = free_port()

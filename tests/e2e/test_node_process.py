@@ -52,7 +52,7 @@ class ProcessTestCase(SynchronousTestCase):
         self.certificates = Certificates(self.folder / "certs")
 
     def make_node(self, name: str = "node", settings: str = "") -> NodeProcess:
-        node = NodeProcess(self.folder / name, self.certificates, settings=settings)
+        node = NodeProcess(self.folder / name, self.certificates, settings=settings, is_forked=True)
         self.addCleanup(node.close)
         return node
 

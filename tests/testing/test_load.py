@@ -93,7 +93,7 @@ class RealNodeTests(SynchronousTestCase):
 
     def test_load_and_frames(self):
         """A killed node's history has no problems; a flipped byte or a missing entry in a copy is found."""
-        cluster = ClusterProcess(Path(self.mktemp()).absolute(), node_count=1)
+        cluster = ClusterProcess(Path(self.mktemp()).absolute(), node_count=1, is_forked=True)
         self.addCleanup(cluster.close)
         cluster.start()
         (node,) = cluster.nodes
