@@ -122,13 +122,13 @@ SHORT ?=
 knobs = $(if $(FULL),,$(LESS)) $(if $(1),$(LEAST))
 
 test-pytest: $(VENV)/.developed
-	$(call knobs,$(SHORT)) $(BIN)/python -m $(PYTEST) $(if $(JOBS),-n $(JOBS) --dist worksteal) $(TEST_PATHS)
+	$(call knobs,$(SHORT)) $(BIN)/python $(if $(JOBS),.ci/parts.py pytest $(JOBS) $(PARTS),-m $(PYTEST) $(TEST_PATHS))
 
-# A process for each folder and file, JOBS at a time: trial's own `--jobs` loses workers to tests that use the reactor.
-TRIAL_PATHS = $(if $(filter tests,$(TEST_PATHS)),$(foreach part,planted processes counted doors,$(PART_$(part))),$(TEST_PATHS))
+# What one process runs; JOBS of them at a time.
+PARTS = $(if $(filter tests,$(TEST_PATHS)),$(foreach part,planted processes counted doors,$(PART_$(part))),$(TEST_PATHS))
 test-trial: $(VENV)/.developed
 	LOGHOUSE_PROCESS_TESTS=0 $(call knobs,$(SHORT)$(if $(FULL),,$(TRIED))) \
-		$(BIN)/python .ci/trial.py $(or $(JOBS),1) $(subst /,.,$(TRIAL_PATHS:.py=))
+		$(BIN)/python .ci/parts.py trial $(or $(JOBS),1) $(PARTS)
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .
