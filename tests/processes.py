@@ -27,9 +27,10 @@ def long(test: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def thorough(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark tests, or a class of them, that try case after case, always the same ones, or read source text.
+    """Mark tests, or a class of them, that try case after case, always the same ones.
 
-    LOGHOUSE_THOROUGH_TESTS=0 leaves them out.
+    So do those that simulate a cluster, and those that read source text. LOGHOUSE_THOROUGH_TESTS=0 leaves
+    them out.
     """
     if _THOROUGH is not None:
         test.skip = _THOROUGH  # type: ignore[attr-defined]

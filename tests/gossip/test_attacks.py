@@ -12,11 +12,13 @@ from loghouse.limits import (
 from loghouse.protocol.gossip_messages import Liveness, PushPull, Statement, SwimBroadcast
 from tests.gossip.bench import said
 from tests.gossip.town import Town
+from tests.processes import thorough
 
 EVIL = 10
 HONEST = range(1, 10)
 
 
+@thorough
 class AttackTests(SynchronousTestCase):
     """Nine honest nodes and one that says what it likes."""
 

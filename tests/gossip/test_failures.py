@@ -6,8 +6,10 @@ from loghouse.gossip.config import LAN, LOCAL, WAN
 from loghouse.gossip.ready import EventKind
 from loghouse.protocol.gossip_messages import Liveness
 from tests.gossip.town import Town
+from tests.processes import thorough
 
 
+@thorough
 class CrashTests(SynchronousTestCase):
     """A node that is gone is found to have failed by everybody, once."""
 
@@ -33,6 +35,7 @@ class CrashTests(SynchronousTestCase):
         self.assertEqual(town[1].kinds("node-2")[-2:], [EventKind.FAILED, EventKind.JOINED])
 
 
+@thorough
 class PresetTests(SynchronousTestCase):
     """The presets work for the networks that they are named after."""
 
@@ -51,6 +54,7 @@ class PresetTests(SynchronousTestCase):
             self.assertEqual({name for _, _, name in town.failures}, {"node-3"})
 
 
+@thorough
 class CutTests(SynchronousTestCase):
     """Links that fail are not nodes that fail."""
 

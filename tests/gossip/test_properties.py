@@ -26,6 +26,7 @@ from loghouse.protocol.gossip_messages import (
 )
 from tests.gossip.bench import Bench, alive, dead, key, left, suspect
 from tests.gossip.town import Town
+from tests.processes import thorough
 
 NAMES = ("me", "a", "b", "c")
 INCARNATIONS = st.one_of(
@@ -176,6 +177,7 @@ class DeterminismTests(SynchronousTestCase):
         self.assertNotEqual(runs[0], runs[2])
 
 
+@thorough
 class TurmoilTests(SynchronousTestCase):
     """Random crashes, restarts, partitions, pauses and loss; then quiet; then everybody must agree."""
 

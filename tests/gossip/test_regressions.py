@@ -9,11 +9,13 @@ from loghouse.gossip.ready import EventKind
 from loghouse.limits import GOSSIP_MEMBERS_MAX
 from loghouse.protocol.gossip_messages import Liveness, SwimBroadcast
 from tests.gossip.town import Town
+from tests.processes import thorough
 
 # A day of dead-reclaim in half a minute.
 SHORT_LIVED = replace(LAN, dead_reclaim_ticks=300, gossip_to_dead_ticks=100)
 
 
+@thorough
 class LongPartitionTests(SynchronousTestCase):
     """weaviate #10698, serf #333: after a long partition nobody probes the dead any more."""
 
@@ -57,6 +59,7 @@ class LongPartitionTests(SynchronousTestCase):
         self.assertNotIn(town[3].address, tried)
 
 
+@thorough
 class LeaveTests(SynchronousTestCase):
     """Leaving, leaving twice, and what comes after."""
 
@@ -176,6 +179,7 @@ class LeaveTests(SynchronousTestCase):
         self.assertFalse(old in targets)
 
 
+@thorough
 class BudgetTests(SynchronousTestCase):
     """serf #78, consul #18078, #14200: nothing grows, and nothing is sent without need."""
 

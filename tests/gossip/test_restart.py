@@ -4,12 +4,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.gossip.ready import EventKind
 from tests.gossip.town import Town
-from tests.processes import long
+from tests.processes import long, thorough
 
 SIZES = (3, 10, 50)
 CONVERGENCE_SECONDS_MAX = 30
 
 
+@thorough
 class JoinTests(SynchronousTestCase):
     """Nodes with one seed in common become one membership."""
 
@@ -47,6 +48,7 @@ class JoinTests(SynchronousTestCase):
             self.assertEqual(town[number].kinds("node-10"), [EventKind.JOINED], number)
 
 
+@thorough
 class FullRestartTests(SynchronousTestCase):
     """All nodes restart at once, without seeds (memberlist #311, #345)."""
 

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.streams import substream
 from tests.gossip.town import Town
+from tests.processes import thorough
 
 HOURS = float(os.environ.get("LOGHOUSE_GOSSIP_HOURS", "0.25"))
 PAUSES_SECONDS = (0.5, 1, 2, 4, 8, 16, 32)
@@ -35,6 +36,7 @@ def suffer(town, number, *, pauses, delays):
         delay()
 
 
+@thorough
 class SlowNodeTests(SynchronousTestCase):
     """One of ten nodes is slow; nobody, not even the slow one, declares one of the other nine dead."""
 

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.cluster import SimCluster
 from loghouse.testing.swarm import SwarmOptions, draw_options
+from tests.processes import thorough
 from tests.sim.seeds import SeedTests
 
 
@@ -20,6 +21,7 @@ class ClusterTests(SeedTests, SynchronousTestCase):
     def run_seed(self, seed):
         return SimCluster(draw_options(seed)).run()
 
+    @thorough
     def test_calm(self):
         """Without any fault every request of every client is answered, and all members end equal."""
         cluster = SimCluster(SwarmOptions(seed=1))

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import FullOptions, draw_full_options
+from tests.processes import thorough
 from tests.sim.seeds import SeedTests
 
 
@@ -24,6 +25,7 @@ class FullTests(SeedTests, SynchronousTestCase):
         self.flushLoggedErrors()
         return result
 
+    @thorough
     def test_calm(self):
         """Three nodes find each other, elect once and answer; without any fault no node ever starts again."""
         cluster = FullCluster(FullOptions(seed=1, tick_seconds=0.1))

@@ -6,8 +6,10 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.testing.cluster import SimCluster
 from loghouse.testing.network import NetworkOptions
 from loghouse.testing.swarm import SwarmOptions
+from tests.processes import thorough
 
 
+@thorough
 class HealTests(SynchronousTestCase):
     """What was begun under a fault does not outlast it."""
 

@@ -37,6 +37,7 @@ class CrashPointTests(SynchronousTestCase):
         self.assertIsNone(result.violation)
         self.assertGreater(result.counters["restarts"], 0)
 
+    @thorough
     def test_disk_at_work(self):
         """A power loss finds the work of the disk's thread done up to some operation, and nobody is told."""
         found = set()

@@ -15,6 +15,7 @@ from loghouse.replica.api import Appended, Proposal
 from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import FullOptions, draw_named_options
 from loghouse.testing.worlds import NAMED, named_world
+from tests.processes import thorough
 from tests.sim.seeds import SeedTests
 
 RECORD = b"\x0a\x03\x0a\x01x"
@@ -84,6 +85,7 @@ class NamedLogsCase(SynchronousTestCase):
         self.fail(f"not appended: {answer}")
 
 
+@thorough
 class NamedLogsTests(NamedLogsCase):
     """What a cluster does with named logs."""
 
@@ -242,6 +244,7 @@ class NamedLogsTests(NamedLogsCase):
         self.assertEqual(fetched.next_offset, 3)
 
 
+@thorough
 class QuietLogsTests(NamedLogsCase):
     """What happens to logs that sleep when something happens to their nodes."""
 
