@@ -265,10 +265,14 @@ def _read(files: Sequence[tuple[int, str]], format_: str) -> Iterator[NewRecord]
 
 def _completed(records: Iterator[NewRecord], args: argparse.Namespace) -> Iterator[NewRecord]:
     """Give each record the key and the headers of the command line."""
-    key, headers = os.fsencode(args.record_key or ""), tuple(args.header)
-    if not key and not headers:
+    key = os.fsencode(args.record_key) if args.record_key is not None else None
+    headers = tuple(args.header)
+    if key is None and not headers:
         return records
-    return (record._replace(key=record.key or key, headers=(*record.headers, *headers)) for record in records)
+    return (
+        record._replace(key=key if record.key is None else record.key, headers=(*record.headers, *headers))
+        for record in records
+    )
 
 
 def _explain(error: BaseException, appended: AppendTotals) -> None:

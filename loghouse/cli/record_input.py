@@ -26,10 +26,13 @@ _ALLOWED: Final = ("value", "value_base64", "key", "key_base64", "headers", "tim
 
 
 class NewRecord(NamedTuple):
-    """A record to append; `timestamp` in microseconds since the epoch, None for the leader's time."""
+    """A record to append; `timestamp` in microseconds since the epoch, None for the leader's time.
+
+    `key` None: it has none.
+    """
 
     value: bytes
-    key: bytes = b""
+    key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp: int | None = None
 
@@ -145,17 +148,17 @@ def record_of_json(line: bytes) -> NewRecord:
     if timestamp is not None and not (type(timestamp) is int and 0 <= timestamp < 2**64):
         raise ValueError("has a timestamp that is no number of microseconds since the epoch")
     return NewRecord(
-        _bytes_of(told, "value"), _bytes_of(told, "key"), _headers_of(told.get("headers")), timestamp
+        _bytes_of(told, "value") or b"", _bytes_of(told, "key"), _headers_of(told.get("headers")), timestamp
     )
 
 
-def _bytes_of(told: dict[str, Any], name: str) -> bytes:
+def _bytes_of(told: dict[str, Any], name: str) -> bytes | None:
     text, encoded = told.get(name), told.get(f"{name}_base64")
     if text is not None and encoded is not None:
         raise ValueError(f"has both {name} and {name}_base64; give one")
     given = text if encoded is None else encoded
     if given is None:
-        return b""
+        return None
     if not isinstance(given, str):
         raise ValueError(f"has a {name} that is no text, but {type(given).__name__}")
     if encoded is None:
@@ -178,7 +181,7 @@ def _headers_of(told: Any) -> tuple[tuple[str, bytes], ...]:
         isinstance(one, dict) and isinstance(one.get("key"), str) for one in told
     ):
         raise ValueError("has headers that are no list of {'key': ..., 'value': ...}, nor an object of texts")
-    return tuple((one["key"], _bytes_of(one, "value")) for one in told)
+    return tuple((one["key"], _bytes_of(one, "value") or b"") for one in told)
 
 
 READERS: Final[dict[str, Callable[[int, str], Iterator[NewRecord]]]] = {

@@ -73,7 +73,7 @@ def record_as_json(record: Record) -> dict[str, Any]:
         "time": time_text(record.timestamp),
         **bytes_as_json("value", record.value),
     }
-    if record.key:
+    if record.key is not None:
         line.update(bytes_as_json("key", record.key))
     if record.headers:
         line["headers"] = [{"key": name, **bytes_as_json("value", value)} for name, value in record.headers]

@@ -28,7 +28,8 @@ _FIELDS: Final[Mapping[str, Callable[[Record, Paint], bytes]]] = {
     "o": lambda record, paint: paint("offset", b"%d" % record.offset),
     "t": lambda record, paint: paint("time", time_text(record.timestamp).encode()),
     "T": lambda record, paint: paint("time", b"%d" % record.timestamp),
-    "k": lambda record, paint: paint("key", record.key),
+    "k": lambda record, paint: paint("key", record.key or b""),
+    "K": lambda record, paint: b"%d" % (-1 if record.key is None else len(record.key)),
     "v": lambda record, paint: paint("value", record.value),
     "h": lambda record, paint: paint(
         "value", b",".join(name.encode() + b"=" + value for name, value in record.headers)
@@ -37,7 +38,8 @@ _FIELDS: Final[Mapping[str, Callable[[Record, Paint], bytes]]] = {
     "%": lambda record, paint: b"%",
 }
 TEMPLATE_ALLOWED: Final = (
-    r"%o offset, %t time, %T microseconds, %k key, %v value, %h headers, %s size, %% percent, \n, \t, \0, \\"
+    r"%o offset, %t time, %T microseconds, %k key, %K its size (-1: none), %v value, %h headers, %s size, "
+    r"%% percent, \n, \t, \0, \\"
 )
 
 

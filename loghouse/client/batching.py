@@ -23,7 +23,6 @@ from loghouse.protocol.varint import encode_varint
 if TYPE_CHECKING:
     from loghouse.api.v1 import log_pb2
 
-NO_KEY: Final = b""
 NO_HEADERS: Final = ()
 _TAG: Final = b"\n"  # field 1, length-delimited: `records` of a RecordBatch, and `value` of a Record
 _HEADS_MAX: Final = 8192  # lengths of which the head is remembered
@@ -47,7 +46,7 @@ def message_of(value: Any, key: Any, headers: Any, timestamp: datetime | int | N
     """
     message = _record_type()(
         value=bytes_of("value", value),
-        key=b"" if key is None else bytes_of("key", key),
+        key=None if key is None else bytes_of("key", key),
         timestamp=timestamp_of("timestamp", timestamp),
     )
     if headers != ():
@@ -310,7 +309,7 @@ def encode_record(
         InvalidRequestError: A part is not of its kind, or the record is larger than a batch may be.
     """
     # Each of them the default itself: what is only empty, such as "", is looked at like anything else.
-    if key is NO_KEY and headers is NO_HEADERS and timestamp is None:
+    if key is None and headers is NO_HEADERS and timestamp is None:
         body = value if type(value) is bytes else bytes_of("value", value)
         head = head_of(len(body))
     else:

@@ -163,7 +163,7 @@ class Producer(GatheringProducer):
         self,
         value: bytes,
         *,
-        key: bytes = b"",
+        key: bytes | None = None,
         headers: Headers = (),
         timestamp: datetime | int | None = None,
     ) -> BlockingDelivery:

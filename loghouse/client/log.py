@@ -48,7 +48,7 @@ class AsyncLog:
         self,
         value: bytes,
         *,
-        key: bytes = b"",
+        key: bytes | None = None,
         headers: Headers = (),
         timestamp: datetime | int | None = None,
         expect_offset: int | None = None,

@@ -129,7 +129,7 @@ class AsyncProducer:
         self,
         value: bytes,
         *,
-        key: bytes = b"",
+        key: bytes | None = None,
         headers: Headers = (),
         timestamp: datetime | int | None = None,
     ) -> Delivery:

@@ -38,13 +38,14 @@ class Record(NamedTuple):
     """A record as it was read.
 
     `timestamp` is in microseconds since the epoch: what its producer gave, else when the leader appended it.
-    `headers` are (name, value) pairs in their order.
+    `key` is None when it has none, which is not the same as an empty one. `headers` are (name, value) pairs
+    in their order.
     """
 
     offset: int
     timestamp: int
     value: bytes
-    key: bytes = b""
+    key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
 
     @property
@@ -132,7 +133,7 @@ class Batch:
     def __iter__(self) -> Iterator[Record]:
         values = self._plain_values()
         if values is not None:
-            fields = count(self.offset), repeat(self.timestamp), self._mine(values), repeat(b""), repeat(())
+            fields = count(self.offset), repeat(self.timestamp), self._mine(values), repeat(None), repeat(())
             return map(_new, repeat(Record), zip(*fields, strict=False))
         return self._records()
 
@@ -146,7 +147,7 @@ class Batch:
                     offset,
                     message.timestamp or timestamp,
                     message.value,
-                    message.key,
+                    message.key or (b"" if message.HasField("key") else None),
                     tuple((header.key, header.value) for header in headers) if headers else (),
                 ),
             )

@@ -116,7 +116,7 @@ class AsyncEmbeddedLog:
         self,
         value: bytes,
         *,
-        key: bytes = b"",
+        key: bytes | None = None,
         headers: Headers = (),
         timestamp: datetime | int | None = None,
         expect_offset: int | None = None,
@@ -252,7 +252,7 @@ class AsyncEmbeddedProducer:
         self,
         value: bytes,
         *,
-        key: bytes = b"",
+        key: bytes | None = None,
         headers: Headers = (),
         timestamp: datetime | int | None = None,
     ) -> AsyncEmbeddedDelivery:

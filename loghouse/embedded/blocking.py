@@ -70,7 +70,7 @@ class EmbeddedLog(EmbeddedReads):
         self,
         value: bytes,
         *,
-        key: bytes = b"",
+        key: bytes | None = None,
         headers: Headers = (),
         timestamp: datetime | int | None = None,
         expect_offset: int | None = None,
@@ -232,7 +232,7 @@ def check_only_log(name: str) -> None:
 
 def record_request(
     value: bytes,
-    key: bytes,
+    key: bytes | None,
     headers: Headers,
     timestamp: datetime | int | None,
     expect_offset: int | None,

@@ -146,7 +146,7 @@ class EmbeddedProducer(GatheringProducer):
         self,
         value: bytes,
         *,
-        key: bytes = b"",
+        key: bytes | None = None,
         headers: Headers = (),
         timestamp: datetime | int | None = None,
     ) -> EmbeddedDelivery:

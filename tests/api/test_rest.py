@@ -217,16 +217,18 @@ class AppendTests(RestCase):
                 "headers": [{"key": "h", "value_base64": b64encode(BYTES).decode()}],
             },
             {"value_base64": b64encode(BYTES).decode(), "timestamp": 7, "type": 3, "term": 4},
-            {},
+            {"key": ""},
+            {"key": None},
         ]
         status, told = await self.post(self.PATH, {"records": records})
         self.assertEqual(
-            (status, told), (201, {"base_offset": 0, "record_count": 3, "timestamp": FIRST_TIMESTAMP})
+            (status, told), (201, {"base_offset": 0, "record_count": 4, "timestamp": FIRST_TIMESTAMP})
         )
-        self.assertEqual(self.kept, [b"one", BYTES, b""])
+        self.assertEqual(self.kept, [b"one", BYTES, b"", b""])
         page = await self.get(self.PATH)
         self.assertEqual(page["records"][1]["timestamp"], 7)
         self.assertEqual(page["records"][0]["headers"], records[0]["headers"])
+        self.assertEqual([record.get("key") for record in page["records"]], ["k", None, "", None])
 
     @asynchronous
     async def test_octets(self):

@@ -41,10 +41,13 @@ class JsonTests(SaidCase):
             ({}, NewRecord(b"")),
             ({"value": "v", "key": "k", "timestamp": 0}, NewRecord(b"v", b"k", (), 0)),
             ({"value": None, "value_base64": "YQ=="}, NewRecord(b"a")),
-            ({"timestamp": 2**64 - 1}, NewRecord(b"", b"", (), 2**64 - 1)),
-            ({"headers": {"a": "b", "c": "d"}}, NewRecord(b"", b"", (("a", b"b"), ("c", b"d")))),
+            ({"timestamp": 2**64 - 1}, NewRecord(b"", None, (), 2**64 - 1)),
+            ({"headers": {"a": "b", "c": "d"}}, NewRecord(b"", None, (("a", b"b"), ("c", b"d")))),
             ({"headers": [{"key": "a", "value_base64": "/w=="}, {"key": ""}]},
-             NewRecord(b"", b"", (("a", b"\xff"), ("", b"")))),
+             NewRecord(b"", None, (("a", b"\xff"), ("", b"")))),
+            ({"key": ""}, NewRecord(b"", b"")),
+            ({"key": None, "key_base64": ""}, NewRecord(b"", b"")),
+            ({"key": None}, NewRecord(b"", None)),
             ({"value": "v", "offset": 5, "headers": None, "timestamp": None}, NewRecord(b"v")),
         ):  # fmt: skip
             self.assertEqual(record_of_json(json.dumps(told).encode()), record, told)
@@ -109,7 +112,7 @@ class InputTests(SaidCase):
             (None, [], [bare, own]),
             ("k", [], [NewRecord(b"v", b"k"), own]),
             (None, [("h", b"2")], [
-                NewRecord(b"v", b"", (("h", b"2"),)),
+                NewRecord(b"v", None, (("h", b"2"),)),
                 NewRecord(b"v", b"own", (("a", b"1"), ("h", b"2")), 7),
             ]),
             ("k", [("h", b"2")], [

@@ -117,6 +117,20 @@ class FormatTests(test_records.RecordsCase):
         self.produce("--value", "v", "--record-key", "k")
         self.assertEqual(self.records(), [{"value": "v", "key": "k"}])
 
+    def test_empty_keys(self):
+        """An empty key is told from none, there and back; --record-key fills in what is missing alone."""
+        told = b'{"value": "v"}\n{"value": "w", "key": ""}\n'
+        self.produce("--format", "json", stdin=told)
+        self.assertEqual(self.records(), [{"value": "v"}, {"value": "w", "key": ""}])
+        code, out, _ = self.run_command("consume", "--template", "%K:%k", *self.target)
+        self.assertEqual((code, out), (0, "-1:\n0:\n"))
+        self.clear()
+        self.produce("--format", "json", "--record-key", "k", stdin=told)
+        self.assertEqual(self.records(), [{"value": "v", "key": "k"}, {"value": "w", "key": ""}])
+        self.clear()
+        self.produce("--value", "v", "--record-key", "")
+        self.assertEqual(self.records(), [{"value": "v", "key": ""}])
+
     def test_raw_and_hexadecimal(self):
         """raw writes the bytes alone, hex only digits, with offsets when they are wanted."""
         self.add(Record(value=b"a\n"), Record(value=b"\x00b"))

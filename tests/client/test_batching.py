@@ -66,7 +66,7 @@ class EncodingTests(SynchronousTestCase):
             st.lists(
                 st.tuples(
                     st.binary(max_size=200),
-                    st.binary(max_size=5),
+                    st.none() | st.binary(max_size=5),
                     st.lists(st.tuples(st.text(max_size=3), st.binary(max_size=3)), max_size=3),
                     st.none() | st.integers(0, 2**63),
                 ),
@@ -86,12 +86,19 @@ class EncodingTests(SynchronousTestCase):
         message = message_of(b"", b"", (), datetime(2023, 11, 14, 22, 13, 20, 5, tzinfo=UTC))
         self.assertEqual(message.timestamp, 1_700_000_000_000_005)
 
+    def test_empty_key(self):
+        """An empty key is not the same as none, which costs nothing."""
+        self.assertEqual(encode_record(b"v", None, (), None), (head_of(1), b"v"))
+        for key in (b"", bytearray()):
+            _, body = encode_record(b"v", key, (), None)
+            self.assertEqual(body, b"\x0a\x01v\x2a\x00")
+
     def test_kinds_of_values(self):
         """Whatever holds bytes is taken; text and numbers are refused by name."""
         for value in (bytearray(b"ab"), memoryview(b"ab")):
-            self.assertEqual(encode_record(value, b"", (), None), (head_of(2), b"ab"))
+            self.assertEqual(encode_record(value, None, (), None), (head_of(2), b"ab"))
         for value in ("text", 5, None, [b"x"]):
-            error = self.assertRaises(InvalidRequestError, encode_record, value, b"", (), None)
+            error = self.assertRaises(InvalidRequestError, encode_record, value, None, (), None)
             self.assertIn(type(value).__name__, str(error))
         for key, headers in (("text", ()), (b"", [("name", "text")]), (b"", [(5, b"")])):
             self.assertRaises(InvalidRequestError, encode_record, b"", key, headers, None)
@@ -113,9 +120,9 @@ class EncodingTests(SynchronousTestCase):
         size = PAYLOAD_SIZE_MAX - len(head_of(PAYLOAD_SIZE_MAX - 10))
         payload, record_count = encode_batch_of([bytes(size)])
         self.assertEqual((len(payload), record_count), (PAYLOAD_SIZE_MAX, 1))
-        head, body = encode_record(bytes(size), b"", (), None)
+        head, body = encode_record(bytes(size), None, (), None)
         self.assertEqual(len(head) + len(body), PAYLOAD_SIZE_MAX)
-        self.assertRaises(InvalidRequestError, encode_record, bytes(size + 1), b"", (), None)
+        self.assertRaises(InvalidRequestError, encode_record, bytes(size + 1), None, (), None)
         self.assertEqual(encode_batch_of([b""] * RECORDS_PER_BATCH_MAX)[1], RECORDS_PER_BATCH_MAX)
 
     def test_other_bytes(self):
@@ -139,7 +146,7 @@ class EncodingTests(SynchronousTestCase):
 
     def test_too_much(self):
         """What no batch can hold, and a batch of nothing, are refused here."""
-        self.assertRaises(InvalidRequestError, encode_record, bytes(PAYLOAD_SIZE_MAX), b"", (), None)
+        self.assertRaises(InvalidRequestError, encode_record, bytes(PAYLOAD_SIZE_MAX), None, (), None)
         self.assertRaises(InvalidRequestError, encode_batch_of, [bytes(PAYLOAD_SIZE_MAX // 2)] * 2)
         self.assertRaises(InvalidRequestError, encode_batch_of, [])
         self.assertRaises(InvalidRequestError, encode_batch_of, [b""] * (RECORDS_PER_BATCH_MAX + 1))
@@ -150,7 +157,7 @@ class OutgoingTests(SynchronousTestCase):
 
     def sealed(self, value, codec):
         batch = OutgoingBatch(due_at=0.0, deadline=1.0)
-        batch.pieces += encode_record(value, b"", (), None)
+        batch.pieces += encode_record(value, None, (), None)
         batch.record_count = 1
         batch.seal(codec)
         check_batch(batch.payload, record_count=1, codec=batch.codec, payload_crc=batch.crc)

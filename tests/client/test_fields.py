@@ -270,7 +270,7 @@ class TakenTests(FakeCase):
         first, second, third, fourth, *rest = [record async for record in log.read(0)]
         self.assertEqual((first.value, first.key), (b"before", b"key"))
         self.assertEqual(first.headers, (("b", b"2"), ("a", b"1")))
-        self.assertEqual((second.time, second.key, second.headers), (moment, b"", ()))
+        self.assertEqual((second.time, second.key, second.headers), (moment, None, ()))
         self.assertEqual((third.timestamp, third.headers), (7, (("a", b"1"), ("a", b"2"))))
         self.assertEqual((fourth.value, fourth.timestamp), (b"ba", cluster.entries[1].timestamp))
         self.assertEqual([record.value for record in rest], [b"x", b"y"])

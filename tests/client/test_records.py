@@ -136,11 +136,19 @@ class RecordTests(SynchronousTestCase):
         batch = Batch(4, TIME, split_batch(encode_batch([message, log_pb2.Record()])), 0, 2)
         first, second = batch
         self.assertEqual(first, Record(4, TIME + 5, b"v", b"k", (("unit", b"mm"), ("unit", b""))))
-        self.assertEqual(second, Record(5, TIME, b"", b"", ()))
+        self.assertEqual(second, Record(5, TIME, b"", None, ()))
         self.assertEqual(second.time, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC))
         self.assertEqual((len(batch), batch.next_offset, batch.values()), (2, 6, [b"v", b""]))
         self.assertEqual(list(batch.messages), [message, log_pb2.Record()])
         self.assertIn("offset=4", repr(batch))
+
+    def test_keys(self):
+        """A record without a key has None, also among others that have one, and among plain ones."""
+        for keys in ([None, b"", b"k"], [None, None]):
+            messages = [log_pb2.Record(value=b"v", key=key) for key in keys]
+            batch = Batch(0, TIME, split_batch(encode_batch(messages)), 0, len(keys))
+            self.assertEqual([record.key for record in batch], keys)
+        self.assertEqual((Record(0, 0, b"").key, Record(0, 0, b"", b"").key), (None, b""))
 
     def test_part(self):
         """A part of a batch has its own records alone, in whatever form; with keys and without."""

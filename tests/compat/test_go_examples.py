@@ -135,7 +135,7 @@ class SourceTests(SynchronousTestCase):
             {
                 "wire.json": (27, 43),  # skipped: between nodes
                 "wire_refused.json": (45, 65),  # between nodes, requests, sessions
-                "entry.json": (7, 0),
+                "entry.json": (8, 0),
                 "small_files.json": (6, 1),  # the index
                 "disk_refused.json": (54, 2),  # the address book
                 "batch_refused.json": (13, 1),  # zstd

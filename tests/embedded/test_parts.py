@@ -59,7 +59,7 @@ class UsableTests(EmbeddedTestCase):
     def test_closed_while_it_waits(self):
         """What was left behind a close is refused as closed, and nothing of it is done."""
         log = self.open()
-        request = blocking.record_request(b"x", b"", (), None, None, None)
+        request = blocking.record_request(b"x", None, (), None, None, None)
         log.node._close()
         log.node._close()
         log.node.rounds.settle(request)
@@ -322,7 +322,7 @@ class AppendTests(EmbeddedTestCase):
     def test_times(self):
         """A time that is none is refused, though it bounds nothing."""
         for call in (
-            lambda: blocking.record_request(b"v", b"", (), None, None, 0),
+            lambda: blocking.record_request(b"v", None, (), None, None, 0),
             lambda: blocking.batch_request([b"v"], "none", None, 0),
         ):
             self.assertEqual(self.assertRaises(InvalidRequestError, call).field, "timeout_seconds")
@@ -367,7 +367,7 @@ class AppendTests(EmbeddedTestCase):
         with self.open() as log:
             before = log.node.driver.readable_index
             requests = [
-                blocking.record_request(value, b"", (), None, expected, None)
+                blocking.record_request(value, None, (), None, expected, None)
                 for value, expected in (
                     (b"a", None),
                     (b"b", None),

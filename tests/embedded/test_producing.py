@@ -80,7 +80,7 @@ class SendingTests(SynchronousTestCase):
         return outcome
 
     def add(self, value=b"x"):
-        head, body = encode_record(value, b"", (), None)
+        head, body = encode_record(value, None, (), None)
         self.ledger.take(len(head) + len(body))
         return self.accumulator.add(head, body, self.now)
 
@@ -238,7 +238,7 @@ class ProducerTests(SynchronousTestCase):
     def test_just_full(self):
         """A buffer that is full to the byte has no room."""
         self.go.clear()
-        size = sum(map(len, encode_record(bytes(40), b"", (), None)))
+        size = sum(map(len, encode_record(bytes(40), None, (), None)))
         made = self.make(buffer_bytes=size, batch_bytes=1000)
         made.append(bytes(40))
         self.assertFalse(made.has_room)

@@ -86,7 +86,7 @@ class VectorTests(SynchronousTestCase):
         )
         self.assertEqual((state.index, flags), (0, 1))
         state, _ = decode_state_file(STATE_MAGIC, disk.SEED, raw("state behind the entries of entry.json"))
-        self.assertEqual((state.index, state.next_offset, state.lowest_offset), (7, 4, 2))
+        self.assertEqual((state.index, state.next_offset, state.lowest_offset), (8, 7, 2))
         self.assertEqual(list(state.producers), [4])
         content = raw("held by a log that was closed")
         held = Held(6, 1, HardState(7, 1), is_closed=True)

@@ -50,6 +50,7 @@ HEADER_FIELDS = (
 def entries():
     """One entry of each kind, as they follow each other in a log."""
     batch = encode_batch([Record(value=b"hello"), Record(value=b"world")])
+    keyed = encode_batch([Record(value=b"a"), Record(value=b"b", key=b""), Record(value=b"c", key=b"k")])
     rows = [
         ("no-op", EntryKind.NOOP, b"", {}),
         ("configuration", EntryKind.CONFIGURATION, encode_configuration(CONFIGURATION), {}),
@@ -63,6 +64,7 @@ def entries():
         ),
         ("trim", EntryKind.TRIM, encode_trim(2), {}),
         ("birth", EntryKind.BIRTH, encode_birth(CATALOGUE_GROUP, CONFIGURATION), {}),
+        ("records with no key, an empty one, and one", EntryKind.RECORDS, keyed, {"record_count": 3}),
     ]
     offset = 0
     for index, (name, kind, payload, fields) in enumerate(rows, 1):

@@ -32,9 +32,9 @@ def record_form(record: Any, *, is_text: bool, value_size_max: int) -> dict[str,
         value_size_max: How many bytes of the value are shown.
     """
     form: dict[str, Any] = {"offset": record.offset, "timestamp": record.timestamp}
-    key, value = record.key, record.value
-    if key:
-        _add_bytes(form, "key", key, is_text)
+    value = record.value
+    if record.HasField("key"):
+        _add_bytes(form, "key", record.key, is_text)
     if len(value) > value_size_max:
         form["value_size"] = len(value)
         value = _cut(value, value_size_max)
@@ -153,7 +153,9 @@ def batch_from_json(body: bytes) -> log_pb2.ProduceBatchRequest:
 
 def batch_from_octets(body: bytes, query: Mapping[str, str]) -> log_pb2.ProduceBatchRequest:
     """Return the batch of the one record whose value the body is; the query has its key."""
-    record = {"value": body, "key": query.get("key", "").encode()}
+    record: dict[str, Any] = {"value": body}
+    if "key" in query:
+        record["key"] = query["key"].encode()
     expect = query.get("expect_offset")
     return _request([record], {} if expect is None else {"expect_offset": number_of("expect_offset", expect)})
 
@@ -174,7 +176,9 @@ def _request(records: list[dict[str, Any]], fields: Mapping[str, Any]) -> log_pb
 
 def _record(where: str, asked: Any) -> dict[str, Any]:
     fields = _object(where, asked, _RECORD_FIELDS)
-    record: dict[str, Any] = {"value": _bytes(where, fields, "value"), "key": _bytes(where, fields, "key")}
+    record: dict[str, Any] = {"value": _bytes(where, fields, "value")}
+    if any(fields.get(name) is not None for name in ("key", "key_base64")):
+        record["key"] = _bytes(where, fields, "key")
     for name, most in _NUMBERS.items():
         if name in fields:
             record[name] = _number(f"{where}.{name}", fields[name], most)
