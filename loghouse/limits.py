@@ -38,6 +38,8 @@ ZSTD_WINDOW_SIZE_MAX: Final = 8 * MIB  # what RFC 8878 asks every decoder to sup
 ZSTD_BLOCKS_MAX: Final = 64 * KIB  # one for each record that is flushed; walked over in Python, 10 ms
 RECORDS_PER_BATCH_MAX: Final = 128 * KIB  # empty, they pack into 50 bytes: a check costs 30 ms (ADR 19)
 HEADERS_PER_RECORD_MAX: Final = 64 * KIB  # a parse makes as many at once, and cannot be made in parts
+FILTER_TERMS_MAX: Final = 16  # keys, their beginnings and headers in a read: each is a search of its own
+FILTER_SIZE_MAX: Final = 4 * KIB  # bytes of them all; with their lengths they fit a control frame
 
 # --- replicated state -----------------------------------------------------------
 PRODUCERS_MAX: Final = 4096  # 64 batches x 16 bytes x 4096 = 4 MiB in a state file at worst
@@ -112,6 +114,9 @@ FORWARD_WAIT_SECONDS: Final = 5.0  # a read that waits is answered by then, and 
 FORWARD_RETRY_SECONDS: Final = 1.0  # until those that have a copy are asked anew by who waits for a record
 FETCH_SIZE_DEFAULT: Final = 512 * KIB
 FETCH_SIZE_MAX: Final = 2 * MIB  # one entry may have more; 8 MiB of small ones held the reactor for 20 ms
+READ_SCAN_SIZE_MAX: Final = 16 * MIB  # unpacked, looked through for one answer to a filtered read
+READ_SCAN_STEP_SIZE: Final = 1 * MIB  # of these at once on a reader thread: a few milliseconds, then others
+READ_WAIT_MILLISECONDS_MAX: Final = 30_000  # for a record to come, within what calls have deadlines of
 READ_AHEAD_SIZE: Final = 256 * KIB  # read at once for a follower far behind; a larger entry comes whole
 READ_AHEAD_MAX: Final = 8  # such pieces that a leader holds or reads
 CATCH_UP_RATE: Final = 64 * MIB  # bytes a second read for followers far behind, of all logs together

@@ -123,6 +123,10 @@ class PeerTests(LimitCase):
         self.check(
             FETCH_SIZE_DEFAULT=512 * KIB,
             FETCH_SIZE_MAX=2 * MIB,
+            FILTER_TERMS_MAX=16,
+            FILTER_SIZE_MAX=4 * KIB,
+            READ_SCAN_SIZE_MAX=16 * MIB,
+            READ_WAIT_MILLISECONDS_MAX=30_000,
             REQUESTS_PER_CONNECTION_MAX=256,
             FOLLOWS_PER_CONNECTION_MAX=256,
             FOLLOW_CREDIT_MAX=64 * MIB,

@@ -16,7 +16,7 @@ from loghouse.errors import InvalidRequestError
 from loghouse.protocol.compression import decompress
 from loghouse.protocol.entry import Buffer, Codec
 
-_FormT = TypeVar("_FormT", RecordBatch, EncodedRecords)
+_FormT = TypeVar("_FormT", RecordBatch, EncodedRecords, Record)
 
 
 def encode_batch(records: Iterable[Record]) -> bytes:
