@@ -365,6 +365,43 @@ class ReadableLog:
         return segment.frames(header, count=count, end=end, size_max=size_max, mapped=True)
 
     @again_when_gone
+    def read_before(
+        self, offset: int, size_max: int, high_index: int, low_offset: int = 0
+    ) -> tuple[bytes, int]:
+        """Return whole checked entry frames up to the entry that holds the record before `offset`.
+
+        They are in the order of the log, and end with that entry.
+
+        Args:
+            size_max: Bytes; the last entry comes whole even when larger. A read begins at a segment's start.
+            high_index: As for `read`.
+            low_offset: Entries whose records are all below are not wanted.
+
+        Returns:
+            The frames, and the offset before which to read next; nothing and `offset` itself when no readable
+            entry holds the record.
+
+        Raises:
+            OffsetOutOfRangeError: The record is below what is held.
+            DamageError: The entry is damaged.
+        """
+        view, last = self._view, offset - 1
+        if last < view.base_offsets[0]:
+            raise OffsetOutOfRangeError(last, self.lowest_offset, view.durable_offset)
+        place = bisect_right(view.base_offsets, last) - 1
+        segment, end = self._segment(view, place), view.end_of(place)
+        count = min(min(high_index, view.durable_index) - segment.base_index + 1, end.count)
+        if count < 1:
+            return b"", offset
+        for damage in self._damaged:
+            if damage.base_offset <= last < damage.next_offset:
+                raise damage.error()
+        header = segment.number_at_offset(last, count)
+        if header.next_offset <= last:
+            return b"", offset
+        return segment.frames_up_to(header, size_max=size_max, low_offset=low_offset)
+
+    @again_when_gone
     def index_of_offset(self, offset: int) -> int:
         """Return the Raft index of the durable entry that holds a record.
 

@@ -372,6 +372,43 @@ class Segment:
         )
         return (buffer, scan.next_offset) if scan.next_offset > offset else None
 
+    def frames_up_to(self, header: FrameHeader, *, size_max: int, low_offset: int) -> tuple[bytes, int]:
+        """Return whole checked frames that end with `header`'s, and the base offset of the first.
+
+        Args:
+            header: Of the last frame, which is committed; it comes even when it is larger than `size_max`.
+            size_max: Bytes.
+            low_offset: Entries whose records are all below are left out.
+
+        Raises:
+            DamageError: The last frame is damaged. (When an earlier one is, the last comes alone.)
+        """
+        number, stop = header.index - self.base_index, header.position + header.length
+        first, index = header, self.index()
+        if header.length < size_max:
+            lowest = max(index.last_at_offset(low_offset - self.base_offset, number + 1), 0)
+            earliest = bisect_left(range(lowest, number), stop - size_max, key=index.position) + lowest
+            known = self._header_at(index, earliest) if earliest < number else None
+            # An index that is wrong must not make us read more than was asked for.
+            if known is not None and 0 < stop - known.position <= size_max:
+                first = known
+        buffer = self.read_bytes(first.position, stop, mapped=True)
+        scan = FrameScan(
+            self.seed,
+            index=first.index - 1,
+            term=first.term,
+            next_offset=first.base_offset,
+            base_offset=self.base_offset,
+            position=first.position,
+            index_max=header.index,
+        )
+        scan.feed(buffer)
+        if scan.index == header.index and scan.position == stop:
+            return buffer, first.base_offset
+        if first is header:
+            raise self.damage(header.position, scan.problem or "the entry is cut short")
+        return self.frames_up_to(header, size_max=0, low_offset=low_offset)
+
     def _scanned(
         self,
         number: int,
