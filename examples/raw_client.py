@@ -62,14 +62,14 @@ class Reader:
         """Take one field.
 
         B H I Q are unsigned integers of 1, 2, 4, 8 bytes; F a byte, 0 or 1; U 16 bytes; S and T UTF-8 text
-        behind a length of 1 or 2 bytes; O bytes behind a length of 1 byte; R the rest.
+        behind a length of 1 or 2 bytes; O and P bytes behind a length of 1 or 2 bytes; R the rest.
         """
         if type_ == "R":
             return self.take(len(self.body) - self.position)
         if type_ == "U":
             return self.take(16)
-        if type_ == "O":
-            return self.take(self.field("B"))
+        if type_ in "OP":
+            return self.take(self.field("B" if type_ == "O" else "H"))
         if type_ in "ST":
             return self.take(self.field("B" if type_ == "S" else "H")).decode("utf8")
         if type_ == "F":

@@ -21,13 +21,15 @@ from loghouse.node.forwarded_reads import REPLIES, REQUESTS, ReadForwarder
 from loghouse.node.waiters import Waiters
 from loghouse.protocol.forward_messages import ForwardFailure
 from loghouse.protocol.message import RequestIds
+from loghouse.protocol.record_filter import RecordFilter
+from loghouse.protocol.record_range import Consistency, RecordRange
 from loghouse.protocol.routing_messages import (
     ForwardBoundsReply,
     ForwardFrames,
     ForwardRead,
     ForwardWaitReply,
 )
-from loghouse.replica.api import Fetched, LogBounds
+from loghouse.replica.api import Fetched, LogBounds, ReadPage
 from tests.recording import RecordingMetrics
 from tests.test_forwarding import over_the_wire
 
@@ -44,6 +46,10 @@ class FakeReads:
 
     def fetch(self, offset, size_max):
         return self._answer(("fetch", offset, size_max), self.outcome)
+
+    def read_range(self, wanted):
+        page = ReadPage(frames=memoryview(FRAMES), next_offset=4, lowest=2, committed=9, is_confirmed=True)
+        return self._answer(wanted, page)
 
     def bounds(self):
         return self._answer("bounds", LogBounds(lowest=2, next_offset=9))
@@ -160,6 +166,34 @@ class AnswerTests(ReadCase):
         self.assertEqual(message.size_max, FETCH_SIZE_MAX)
         self.b.receive("a", ForwardRead(request_id=1, offset=0, size_max=2**32 - 1))
         self.assertEqual(self.b.reads.asked, [("fetch", 0, FETCH_SIZE_MAX)])
+
+    def test_range(self):
+        """A range goes there with all that is wanted, and comes back with all that is known there."""
+        wanted = RecordRange(
+            first=4,
+            end=7,
+            is_reverse=True,
+            count_max=3,
+            size_max=100,
+            filter=RecordFilter(keys=(b"k",), key_prefixes=(b"p",), headers=(("h", b"v"),)),
+            consistency=Consistency.LOCAL,
+        )
+        done = self.a.forwarder.read_range("b", GROUP, wanted)
+        self.assertEqual(self.a.forwarder._asked_size, READER_SIZE_MIN)
+        self.deliver()
+        self.assertEqual(self.b.reads.asked, [wanted])
+        page = self.successResultOf(done)
+        self.assertEqual((bytes(page.frames), page.next_offset), (FRAMES, 4))
+        self.assertEqual((page.lowest, page.committed, page.is_confirmed), (2, 9, True))
+        self.assertQuiet()
+
+    def test_range_that_cannot_be_meant(self):
+        """What a later version may ask for and this one does not know is refused."""
+        done = self.a.forwarder.read_range("b", GROUP, RecordRange(consistency=7))
+        self.deliver()
+        self.assertIn("consistency", str(self.failureResultOf(done, errors.InvalidRequestError).value))
+        self.assertEqual(self.b.reads.asked, [])
+        self.assertQuiet()
 
     def test_bounds_and_times(self):
         """The readable range, and the first offset of a time."""

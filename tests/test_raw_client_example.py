@@ -86,10 +86,16 @@ LIMITS = (
     ("| ForwardProduce | 8 MiB + 319 |", 0x0120, 8 * MIB + 319),
     ("| forwarding but ForwardProduce; EntriesRequest; Roster", 0x0124, 8 * KIB),
     ("| forwarding but ForwardProduce; EntriesRequest; Roster", 0x01A0, 8 * KIB),
-    ("RosterReply; routing but Leads, ForwardFrames; link frames", 0x01B8, 8 * KIB),
-    ("FollowFrames, EntriesReply, ForwardFrames | 8 MiB + 128 |", 0x0306, 8 * MIB + 128),
-    ("FollowFrames, EntriesReply, ForwardFrames | 8 MiB + 128 |", 0x01A1, 8 * MIB + 128),
-    ("FollowFrames, EntriesReply, ForwardFrames | 8 MiB + 128 |", 0x01B2, 8 * MIB + 128),
+    ("RosterReply; routing but Leads, ForwardFrames, ForwardRangeReply; link", 0x01B8, 8 * KIB),
+    (
+        "FollowFrames, ReadReply, EntriesReply, ForwardFrames, ForwardRangeReply | 8 MiB + 128 |",
+        0x0306,
+        8 * MIB + 128,
+    ),
+    ("EntriesReply, ForwardFrames, ForwardRangeReply | 8 MiB + 128 |", 0x01A1, 8 * MIB + 128),
+    ("EntriesReply, ForwardFrames, ForwardRangeReply | 8 MiB + 128 |", 0x01B2, 8 * MIB + 128),
+    ("ReadReply, EntriesReply, ForwardFrames, ForwardRangeReply | 8 MiB + 128 |", 0x0331, 8 * MIB + 128),
+    ("EntriesReply, ForwardFrames, ForwardRangeReply | 8 MiB + 128 |", 0x01BA, 8 * MIB + 128),
     ("| Leads | 128 KiB |", 0x01B0, 128 * KIB),
     ("| DescribeReply, NodeBeat | 256 KiB |", 0x030A, 256 * KIB),
     ("| DescribeReply, NodeBeat | 256 KiB |", 0x01C0, 256 * KIB),
@@ -110,6 +116,8 @@ def as_published(found):
         found["expect_offset"] = found["expect_offset"] if given & 2 else None
     if "logs" in found:
         found["logs"] = [[log["group"], log["name"]] for log in found["logs"]]
+    if "headers" in found:
+        found["headers"] = [[header["name"], header["value"]] for header in found["headers"]]
     return found
 
 

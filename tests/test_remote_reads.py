@@ -13,6 +13,7 @@ from loghouse.node.leaders import LeaderTable
 from loghouse.node.remote_log import RemoteLog
 from loghouse.node.remote_reads import RemoteReads
 from loghouse.node.waiters import Waiters
+from loghouse.protocol.record_range import RecordRange
 from loghouse.protocol.routing_messages import Lead
 from loghouse.replica.api import Fetched, LogBounds
 
@@ -69,6 +70,15 @@ class AskingTests(RemoteReadsCase):
         for done, answer in zip((read, bounds, found), answers, strict=True):
             self.assertIs(self.successResultOf(done), answer)
         self.assertEqual(self.asked(), [])
+
+    def test_range(self):
+        """A range is asked for as any read, and is nobody else's answer."""
+        wanted = RecordRange(first=3)
+        reading = [self.reads.read_range(wanted), self.reads.read_range(wanted)]
+        self.assertEqual(self.asked(), [("read_range", "b", 16, wanted)] * 2)
+        for done, deferred, answer in zip(reading, self.forwarder.done, ("one", "two"), strict=True):
+            deferred.callback(answer)
+            self.assertEqual(self.successResultOf(done), answer)
 
     def test_next(self):
         """When the first node cannot tell, the next one is asked; each once."""

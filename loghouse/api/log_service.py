@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from twisted.internet.threads import deferToThread
 
 from loghouse.api.gated_call import GatedCall
 from loghouse.api.guard import Call, Rpc, Shape
 from loghouse.api.pipeline import Pipeline
+from loghouse.api.ranges import fitting_range, range_of, range_response, wait_at_most
 from loghouse.api.unpacking import fitting, records_from
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
@@ -37,7 +38,7 @@ from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.entry import LATER_KINDS, Codec, decode_entries, index_of, without_kinds
 from loghouse.protocol.varint import join_bytes_field
-from loghouse.replica.api import Fetched
+from loghouse.replica.api import Fetched, ReadPage
 from loghouse.replica.coalescing import Coalescer
 from loghouse.runtime.bridge import later, soon, to_asyncio
 
@@ -47,6 +48,7 @@ CONSUME_SIZE: Final = 256 * KIB
 """Bytes of entries that a record stream takes at a time: what a reader who stops reading holds."""
 
 
+FramesT = TypeVar("FramesT", Fetched, ReadPage)
 _Behaviour = Callable[..., Awaitable[bytes | None]]
 Answer = Callable[[int, int, int], bytes]
 """Makes the serialized answer of base offset, record count and timestamp."""
@@ -91,6 +93,7 @@ class LogService:
             ),
             "Fetch": Rpc(log_pb2.FetchRequest, consume, self._fetch),
             "FetchStream": Rpc(log_pb2.FetchRequest, consume, self._fetch_stream, Shape.SERVER_STREAM),
+            "Read": Rpc(log_pb2.ReadRequest, consume, self._read_range),
             "Bounds": Rpc(log_pb2.BoundsRequest, consume, self._bounds),
             "FindOffset": Rpc(log_pb2.FindOffsetRequest, consume, self._find_offset),
             "RegisterProducer": Rpc(log_pb2.RegisterProducerRequest, produce, led(self._register_producer)),
@@ -263,7 +266,25 @@ class LogService:
         self.count_out(fetched)
         return _fetch_response(fetched, log.group)
 
-    def count_out(self, fetched: Fetched) -> Fetched:
+    async def _read_range(self, call: GatedCall, request: Any) -> bytes:
+        log = call.find_log(request.log, request.group)
+        wanted = range_of(request)
+        if wanted.wait_milliseconds:
+            with call.following():
+                await wait_at_most(log.wait_for(wanted.first), wanted.wait_milliseconds / 1000)
+            call.find_log(log.name, log.group)
+        with self.reader():
+            size_max = _fetch_size(request.size_max)
+            if call.quotas.is_used:
+                await call.may_answer()
+                size_max = call.answer_size_max(size_max)
+            wanted = replace(wanted, size_max=self.share_of(size_max))
+            page = _readable_by_all(log, await to_asyncio(log.read_range(wanted)))
+            page = await fitting_range(log.seed, page, wanted, request.size_max)
+        self.count_out(page)
+        return range_response(page, log.group)
+
+    def count_out(self, fetched: FramesT) -> FramesT:
         """Count what is read for a client; return it."""
         if self._tally is not None:
             self._tally.bytes_out += len(fetched.frames)
@@ -392,7 +413,7 @@ def _fetch_size(size_max: int) -> int:
     return min(size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX)
 
 
-def _readable_by_all(log: LogLike, fetched: Fetched) -> Fetched:
+def _readable_by_all(log: LogLike, fetched: FramesT) -> FramesT:
     """Return what was fetched without entries of later kinds: a gRPC client does not say which it knows.
 
     They hold no records. Only what begins at or before the log's birth entry is looked through.

@@ -61,6 +61,8 @@ from loghouse.protocol.client_messages import (
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer, Entry, crc32c, decode_entries, frame_seed
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.message import Message
+from loghouse.protocol.range_messages import Read, ReadReply
+from loghouse.protocol.record_range import RecordRange
 from loghouse.protocol.session import Answered, Event, LinkFailed, LinkUp, Refused, Session
 from loghouse.runtime.bridge import soon_of
 from loghouse.runtime.bulk_tls import BulkTlsFactory, write_at_once
@@ -196,6 +198,15 @@ class BinaryConnection(Protocol):
         has fired) is asked for again. An exception in it ends the stream with that.
         """
         return self._ask(Follow(offset=offset, credit=credit_size), group, on_frames=on_frames)
+
+    def read(self, wanted: RecordRange, *, group: int = DEFAULT_GROUP) -> Deferred[ReadReply]:
+        """Read some of a range of records, forwards or backwards, all or by key and header; see `Read`.
+
+        Raises (as failure):
+            InvalidRequestError: The range cannot be meant.
+            NotSupportedError: The node is of a version without such reads.
+        """
+        return self._ask(Read.of(wanted), group)
 
     def bounds(self, *, group: int = DEFAULT_GROUP) -> Deferred[BoundsReply]:
         """Ask for the readable range."""

@@ -48,6 +48,8 @@ from loghouse.protocol.client_messages import (
 )
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, without_kinds
 from loghouse.protocol.message import Message
+from loghouse.protocol.range_messages import Read, ReadReply
+from loghouse.protocol.record_range import RecordRange
 from loghouse.protocol.session import (
     CancelReceived,
     CreditReceived,
@@ -57,7 +59,7 @@ from loghouse.protocol.session import (
     TraceReceived,
 )
 from loghouse.protocol.streams import STREAM_MAX
-from loghouse.replica.api import Fetched
+from loghouse.replica.api import Fetched, ReadPage
 from loghouse.shares import Holding, Shares, SubjectUse
 
 READS_PER_TURN_MAX: Final = 4
@@ -70,6 +72,7 @@ _ACTIONS: Final = {
     Bounds: Action.CONSUME,
     FindOffset: Action.CONSUME,
     FetchState: Action.CONSUME,
+    Read: Action.CONSUME,
 }
 
 
@@ -117,8 +120,9 @@ class BinarySession:
         self._is_reading = False  # the node reads for one of the streams
         self._is_in_turn = False  # `_read_next` runs, or goes on in the next turn of the reactor
         # What was read ahead while the link was not writable, its stream, and whether that follows.
-        self._ready: tuple[Fetched, int, bool] | None = None
+        self._ready: tuple[Fetched | ReadPage, int, bool] | None = None
         self._states: set[int] = set()  # the streams that read the log's state; until they end
+        self._ranges: dict[int, RecordRange] = {}  # what the streams want that read a range; until they end
         self._followed: set[int] = set()  # the streams that follow; each holds one of the subject's share
         self._unsent_size = 0  # bytes of answers that were read and not written to the link yet
         # The subject's share of answers that its clients have not taken; follows `_hold_answers`.
@@ -272,6 +276,8 @@ class BinarySession:
                 self._reads.append((stream, 0))
                 self._places[stream] = log, request.offset
                 self._read_next()
+            case Read() as request:
+                self._begin_range(log, stream, request.wanted())
             case Follow() as request:
                 self._server.shares.followers.take(self._identity.subject)
                 self._followed.add(stream)
@@ -382,6 +388,31 @@ class BinarySession:
         waiting.addCallback(self._readable, stream)
         waiting.addErrback(self._read_failed, stream)
 
+    def _begin_range(self, log: LogLike, stream: int, wanted: RecordRange) -> None:
+        """Read a range in its turn; of one that waits for a record, once that is here or its time is over."""
+        quotas, subject = self._server.shares.quotas, self._identity.subject
+        if quotas.is_used:
+            quotas.of(subject).check_send(quotas.seconds())
+        if wanted.wait_milliseconds:
+            self._server.shares.followers.take(subject)
+            self._followed.add(stream)
+        self._ranges[stream] = wanted
+        self._places[stream] = log, wanted.first
+        if not wanted.wait_milliseconds:
+            self._range_readable(None, stream)
+            return
+        waiting = maybeDeferred(log.wait_for, wanted.first)
+        self._running[stream] = waiting
+        seconds = wanted.wait_milliseconds / 1000
+        waiting.addTimeout(seconds, self._server.scheduler, onTimeoutCancel=lambda _, __: None)
+        waiting.addCallback(self._range_readable, stream)
+        waiting.addErrback(self._read_failed, stream)
+
+    def _range_readable(self, _: object, stream: int) -> None:
+        size_max = self._ranges[stream].size_max or FETCH_SIZE_DEFAULT
+        self._reads.append((stream, min(size_max, FETCH_SIZE_MAX)))
+        self._read_next()
+
     def _readable(self, _: object, stream: int) -> None:
         self._reads.append((stream, FETCH_SIZE_DEFAULT))
         self._read_next()
@@ -424,18 +455,24 @@ class BinarySession:
         if quotas.is_used:
             size_max = quotas.of(self._identity.subject).size_max(size_max)
         log, offset = self._places[stream]
-        read_state = log.read_state if stream in self._states else None
+        read: Callable[[], Deferred[Any]]
+        if stream in self._states:
+            read = partial(log.read_state, offset)
+        elif stream in self._ranges:
+            read = partial(log.read_range, replace(self._ranges[stream], size_max=size_max))
+        else:
+            read = partial(log.fetch, offset, size_max)
         # A follower may have waited for days: ask the policy and the certificate again.
         reading: Deferred[Any] = maybeDeferred(
             self._gate.check_permission, self._identity, log.name, Action.CONSUME
         )
-        reading.addCallback(lambda _: read_state(offset) if read_state else log.fetch(offset, size_max))
+        reading.addCallback(lambda _: read())
         self._running[stream] = reading
         reading.addCallback(self._frames_read, stream, is_follow)
         reading.addErrback(self._read_failed, stream)
         reading.addBoth(self._read_done)
 
-    def _frames_read(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
+    def _frames_read(self, fetched: Fetched | ReadPage, stream: int, is_follow: bool) -> None:
         if self._unreadable and stream not in self._states:
             fetched = replace(fetched, frames=without_kinds(fetched.frames, self._unreadable))
         self._hold_answers(self._unsent_size + len(fetched.frames))
@@ -445,12 +482,14 @@ class BinarySession:
             # Read one answer ahead: the disk works while the client takes the one before.
             self._ready = (fetched, stream, is_follow)
 
-    def _send_frames(self, fetched: Fetched, stream: int, is_follow: bool) -> None:
+    def _send_frames(self, fetched: Fetched | ReadPage, stream: int, is_follow: bool) -> None:
         self._running.pop(stream, None)
         if self._metrics.tallies is not None:
             self._metrics.tallies.binary.bytes_out += len(fetched.frames)
         reply: Message
-        if is_follow:
+        if isinstance(fetched, ReadPage):
+            reply = _read_reply(fetched)
+        elif is_follow:
             reply = FollowFrames(next_offset=fetched.next_offset, frames=fetched.frames)
         elif stream in self._states:
             reply = FetchStateReply(next_offset=fetched.next_offset, state=fetched.frames)
@@ -481,6 +520,7 @@ class BinarySession:
     def _end_read(self, stream: int) -> None:
         self._places.pop(stream, None)
         self._states.discard(stream)
+        self._ranges.pop(stream, None)
         if stream in self._followed:
             self._followed.discard(stream)
             self._server.shares.followers.give_back(self._identity.subject)
@@ -493,6 +533,16 @@ class BinarySession:
     def _read_done(self, _: object) -> None:
         self._is_reading = False
         self._read_next()
+
+
+def _read_reply(page: ReadPage) -> ReadReply:
+    return ReadReply(
+        next_offset=page.next_offset,
+        lowest=page.lowest,
+        committed=page.committed,
+        is_confirmed=page.is_confirmed,
+        frames=page.frames,
+    )
 
 
 def describe(node: NodeLike) -> DescribeReply:

@@ -34,6 +34,7 @@ from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Capability, Hello
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope, Heartbeat, HeartbeatReply
+from loghouse.protocol.range_messages import RANGE_KINDS
 from loghouse.protocol.routing_messages import ROUTING_KINDS, Leads
 from loghouse.protocol.session import Event, LinkUp, Session
 from loghouse.runtime.bulk_tls import BulkTlsFactory
@@ -46,7 +47,11 @@ IDLE_SECONDS_MAX: Final = 300.0
 TURN_SIZE_MAX: Final = 256 * KIB  # of bulk to one peer, before others have their turn of the reactor
 COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND, Leads.KIND, NodeBeat.KIND))
 # What the other node must be capable of, to be sent a kind.
-_NEEDED: Final = {**dict.fromkeys(ROUTING_KINDS, Capability.MANY_LOGS), NodeBeat.KIND: Capability.BEATS}
+_NEEDED: Final = {
+    **dict.fromkeys(ROUTING_KINDS, Capability.MANY_LOGS),
+    **dict.fromkeys(RANGE_KINDS, Capability.RANGES),
+    NodeBeat.KIND: Capability.BEATS,
+}
 
 
 class PeerState(Enum):

@@ -17,7 +17,17 @@ from loghouse.catalogue.records import LogSettings
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.gossip_messages import Liveness
-from loghouse.replica.api import Appended, Fetched, LogBounds, OnAppended, OnFailed, Proposal, Propose
+from loghouse.protocol.record_range import RecordRange
+from loghouse.replica.api import (
+    Appended,
+    Fetched,
+    LogBounds,
+    OnAppended,
+    OnFailed,
+    Proposal,
+    Propose,
+    ReadPage,
+)
 from loghouse.runtime.deferring import deferred
 from loghouse.runtime.scheduling import Cancellable
 
@@ -131,6 +141,18 @@ class LogLike(Protocol):
 
         Raises (as failures):
             OffsetOutOfRangeError: `offset` is below the lowest or not below the next one.
+        """
+
+    def read_range(self, wanted: RecordRange) -> Deferred[ReadPage]:
+        """Read some of a range: entries that hold wanted records, as many as fit, and where to go on.
+
+        An answer may hold no record though more are there: then it says how far it looked. At the log's end
+        there are none, which is no error. A local read asks no other node unless there is no copy here, and
+        tells what the replica that was read knows.
+
+        Raises (as failures):
+            OffsetOutOfRangeError: The range begins at what is trimmed, or behind the next offset.
+            UnavailableError: A local read begins behind what the replica has, or no leader confirms the end.
         """
 
     def read_state(self, offset: int) -> Deferred[Fetched]:

@@ -17,10 +17,11 @@ from loghouse.node.waiters import Waiters
 from loghouse.protocol.configuration import Configuration
 from loghouse.protocol.forward_messages import ForwardFailure
 from loghouse.protocol.message import Message, RequestIds
+from loghouse.protocol.range_messages import RANGE_KINDS
 from loghouse.protocol.routing_messages import ROUTING_KINDS, Lead, Leads
 
 # The kinds of what `message_received` may take. A failure may be one of an order, which it leaves alone.
-ELSEWHERE_KINDS: Final = ROUTING_KINDS | {ForwardFailure.KIND}
+ELSEWHERE_KINDS: Final = ROUTING_KINDS | RANGE_KINDS | {ForwardFailure.KIND}
 
 
 class RoutedLog(LogWithCopy, Protocol):

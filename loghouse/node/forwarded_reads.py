@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from loghouse.errors import LoghouseError, RequestError, ResourceExhaustedError, UnavailableError
 from loghouse.limits import (
+    FETCH_SIZE_DEFAULT,
     FETCH_SIZE_MAX,
     FORWARD_READ_SECONDS,
     FORWARD_WAIT_SECONDS,
@@ -38,6 +39,8 @@ from loghouse.node.reads import LogReads
 from loghouse.protocol.failures import is_told_whole
 from loghouse.protocol.forward_messages import ForwardFailure
 from loghouse.protocol.message import Message, RequestIds
+from loghouse.protocol.range_messages import ForwardRange, ForwardRangeReply
+from loghouse.protocol.record_range import RecordRange
 from loghouse.protocol.routing_messages import (
     ForwardBounds,
     ForwardBoundsReply,
@@ -48,14 +51,22 @@ from loghouse.protocol.routing_messages import (
     ForwardWait,
     ForwardWaitReply,
 )
-from loghouse.replica.api import Fetched, LogBounds
+from loghouse.replica.api import Fetched, LogBounds, ReadPage
 from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.deadlines import Deadlines
 
-Request: TypeAlias = ForwardRead | ForwardWait | ForwardBounds | ForwardFindOffset
-REQUESTS: Final = (ForwardRead, ForwardWait, ForwardBounds, ForwardFindOffset)
-Reply: TypeAlias = ForwardFrames | ForwardWaitReply | ForwardBoundsReply | ForwardFindOffsetReply
-REPLIES: Final = (ForwardFrames, ForwardWaitReply, ForwardBoundsReply, ForwardFindOffsetReply)
+Request: TypeAlias = ForwardRead | ForwardRange | ForwardWait | ForwardBounds | ForwardFindOffset
+REQUESTS: Final = (ForwardRead, ForwardRange, ForwardWait, ForwardBounds, ForwardFindOffset)
+Reply: TypeAlias = (
+    ForwardFrames | ForwardRangeReply | ForwardWaitReply | ForwardBoundsReply | ForwardFindOffsetReply
+)
+REPLIES: Final = (
+    ForwardFrames,
+    ForwardRangeReply,
+    ForwardWaitReply,
+    ForwardBoundsReply,
+    ForwardFindOffsetReply,
+)
 
 
 class LogWithCopy(Protocol):
@@ -164,6 +175,11 @@ class ReadForwarder:
         request = ForwardRead(request_id=self._ids.take(), offset=offset, size_max=size_max)
         return self._ask(name, group, request, ForwardFrames, max(size_max, READER_SIZE_MIN))
 
+    def read_range(self, name: str, group: int, wanted: RecordRange) -> Deferred[ReadPage]:
+        """Read some of a range on the node of that name, as `LogLike.read_range`; fails as `read`."""
+        request = ForwardRange.asking(self._ids.take(), wanted)
+        return self._ask(name, group, request, ForwardRangeReply, _size_of(wanted))
+
     def wait(self, name: str, group: int, offset: int) -> Deferred[int]:
         """Fire once the record at `offset` is readable there, or after a while, with the end of what is.
 
@@ -271,6 +287,16 @@ class ReadForwarder:
         match message:
             case ForwardFrames():
                 asked.done.callback(Fetched(frames=message.frames, next_offset=message.next_offset))
+            case ForwardRangeReply():
+                asked.done.callback(
+                    ReadPage(
+                        frames=message.frames,
+                        next_offset=message.next_offset,
+                        lowest=message.lowest,
+                        committed=message.committed,
+                        is_confirmed=bool(message.is_confirmed),
+                    )
+                )
             case ForwardWaitReply():
                 asked.done.callback(message.next_offset)
             case ForwardBoundsReply():
@@ -312,6 +338,8 @@ class ReadForwarder:
                 size_max = min(request.size_max, FETCH_SIZE_MAX)
                 size = max(size_max, READER_SIZE_MIN)
                 self._serve(source_name, group, request, lambda: reads.fetch(offset, size_max), _frames, size)
+            case ForwardRange():
+                self._serve_range(source_name, group, request, reads)
             case ForwardBounds():
                 self._serve(source_name, group, request, reads.bounds, _bounds)
             case ForwardFindOffset(timestamp=timestamp):
@@ -345,6 +373,15 @@ class ReadForwarder:
                 self._reply(source_name, reply(request_id, outcome), group)
 
         self._logged(maybeDeferred(work).addBoth(finish), source_name)
+
+    def _serve_range(self, source_name: str, group: int, request: ForwardRange, reads: LogReads) -> None:
+        try:
+            wanted = request.wanted()
+        except RequestError as error:
+            self._refuse(source_name, group, request.request_id, error)
+            return
+        size = _size_of(wanted)
+        self._serve(source_name, group, request, lambda: reads.read_range(wanted), _page, size)
 
     def _wait(self, source_name: str, group: int, request: ForwardWait, log: LogWithCopy) -> None:
         key = source_name, group
@@ -411,7 +448,7 @@ class ReadForwarder:
         if self._send(source_name, message, group):
             return
         self._metrics.forwarded_answer_dropped()
-        if isinstance(message, ForwardFrames):
+        if isinstance(message, ForwardFrames | ForwardRangeReply):
             # Too much waits for that node; a few bytes may still fit, and spare it the wait for its deadline.
             limit = "the link to the node that asked has no room for the answer now; read slower"
             self._refuse(
@@ -440,6 +477,22 @@ class ReadForwarder:
 
 def _frames(request_id: int, fetched: Fetched) -> Message:
     return ForwardFrames(request_id=request_id, next_offset=fetched.next_offset, frames=fetched.frames)
+
+
+def _page(request_id: int, page: ReadPage) -> Message:
+    return ForwardRangeReply(
+        request_id=request_id,
+        next_offset=page.next_offset,
+        lowest=page.lowest,
+        committed=page.committed,
+        is_confirmed=page.is_confirmed,
+        frames=page.frames,
+    )
+
+
+def _size_of(wanted: RecordRange) -> int:
+    """Return for how many bytes of an answer there must be room."""
+    return max(min(wanted.size_max or FETCH_SIZE_DEFAULT, FETCH_SIZE_MAX), READER_SIZE_MIN)
 
 
 def _bounds(request_id: int, bounds: LogBounds) -> Message:

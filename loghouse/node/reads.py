@@ -7,7 +7,7 @@ group knows (that a record does not exist, where the log begins and ends) is ask
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
@@ -16,12 +16,16 @@ from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.metrics import ReadTally
 from loghouse.protocol.log_state import encode_log_state
-from loghouse.replica.api import Fetched, LogBounds
+from loghouse.protocol.record_range import RecordRange
+from loghouse.replica.api import Fetched, LogBounds, ReadPage
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.deferring import deferred, run_on
 from loghouse.runtime.threads import WorkQueue
 from loghouse.storage.log import Log
+from loghouse.storage.range_scan import RangeScan, Scanned
+
+FramesT = TypeVar("FramesT", Fetched, Scanned)
 
 
 class LogReads:
@@ -78,7 +82,7 @@ class LogReads:
             reading.addCallback(self._count, self._tally, is_hot)
         return reading.addErrback(self._trimmed_meanwhile, offset).addErrback(self._read_failed)
 
-    def _count(self, fetched: Fetched, tally: ReadTally, is_hot: bool) -> Fetched:
+    def _count(self, fetched: FramesT, tally: ReadTally, is_hot: bool) -> FramesT:
         if is_hot:
             tally.reads_by_map += 1
             tally.bytes_by_map += len(fetched.frames)
@@ -86,6 +90,48 @@ class LogReads:
             tally.reads_by_pread += 1
             tally.bytes_by_pread += len(fetched.frames)
         return fetched
+
+    def read_range(self, wanted: RecordRange) -> Deferred[ReadPage]:
+        """Read some of a range. See `LogLike.read_range`.
+
+        What is here is served at once. About what is not the leader is asked first, unless the read is local.
+        """
+        try:
+            driver = self._member()
+        except UnavailableError:
+            return fail()
+        if wanted.is_local or wanted.is_hit(driver.lowest_offset, driver.readable_offset):
+            return maybeDeferred(self._read_range, wanted, False)
+        return self._read_barrier(driver).addCallback(lambda _: self._read_range(wanted, True))
+
+    def _read_range(self, wanted: RecordRange, is_confirmed: bool) -> Deferred[ReadPage]:
+        driver = self._member()
+        lowest, committed = driver.lowest_offset, driver.readable_offset
+        low, high = wanted.window(lowest, committed)
+        scan = RangeScan(self._log, wanted, low, high, driver.readable_index)
+        begin = high - 1 if wanted.is_reverse else low
+        is_hot = not scan.is_filtered and self._log.is_hot(begin)
+        scanning = maybeDeferred(scan.run) if is_hot else self._scan(scan)
+        if self._tally is not None:
+            scanning.addCallback(self._count, self._tally, is_hot)
+        paging: Deferred[ReadPage] = scanning.addCallback(
+            lambda scanned: ReadPage(
+                frames=scanned.frames,
+                next_offset=scanned.next_offset,
+                lowest=lowest,
+                committed=committed,
+                is_confirmed=is_confirmed,
+            )
+        )
+        return paging.addErrback(self._trimmed_meanwhile, begin).addErrback(self._read_failed)
+
+    def _scan(self, scan: RangeScan) -> Deferred[Scanned]:
+        """Take the steps of a scan, one at a time: other readers have their turns between them."""
+
+        def go_on(is_more: bool) -> Deferred[Scanned] | Scanned:
+            return self._scan(scan) if is_more else scan.scanned
+
+        return run_on(self._readers, scan.step).addCallback(go_on)
 
     def _read_failed(self, failure: Failure) -> Failure:
         assert failure.value is not None

@@ -15,7 +15,8 @@ from loghouse.limits import FORWARD_RETRY_SECONDS
 from loghouse.node.forwarded_reads import ReadForwarder
 from loghouse.node.shared_reads import SharedReads
 from loghouse.node.waiters import Waiters
-from loghouse.replica.api import Fetched, LogBounds
+from loghouse.protocol.record_range import RecordRange
+from loghouse.replica.api import Fetched, LogBounds, ReadPage
 
 T = TypeVar("T")
 
@@ -65,6 +66,10 @@ class RemoteReads:
     def _fetched(self, fetched: Fetched) -> Fetched:
         self._readable_to(fetched.next_offset)
         return fetched
+
+    def read_range(self, wanted: RecordRange) -> Deferred[ReadPage]:
+        """Read some of a range of records. See `LogLike.read_range`."""
+        return self._ask_each(lambda name: self._forwarder.read_range(name, self._log.group, wanted))
 
     def bounds(self) -> Deferred[LogBounds]:
         """Return the readable range. See `LogLike.bounds`."""

@@ -26,8 +26,9 @@ from loghouse.node.waiters import Waiters
 from loghouse.protocol.configuration import Configuration, Retention
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
+from loghouse.protocol.record_range import RecordRange
 from loghouse.raft.ready import SoftState
-from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
+from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal, ReadPage
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.scheduling import Cancellable
@@ -338,6 +339,11 @@ class ServedLog:
         """Read whole entry frames from the one that holds `offset` on. See `LogLike.fetch`."""
         reads = self.reads or self._remote.reads
         return reads.fetch(offset, size_max) if reads is not None else fail(self._not_here())
+
+    def read_range(self, wanted: RecordRange) -> Deferred[ReadPage]:
+        """Read some of a range of records. See `LogLike.read_range`."""
+        reads = self.reads or self._remote.reads
+        return reads.read_range(wanted) if reads is not None else fail(self._not_here())
 
     def read_state(self, offset: int) -> Deferred[Fetched]:
         """Read the replicated state before an offset, of the copy here. See `LogLike.read_state`."""

@@ -28,6 +28,7 @@ from loghouse.protocol.failures import FailureFields
 from loghouse.protocol.fields import U16, U32, U64, Items16, LongText, Rest, ShortText, Truth, Uuid, message
 from loghouse.protocol.layout import FixedLayout
 from loghouse.protocol.message import Message, check_name, check_text
+from loghouse.protocol.range_messages import Read, ReadReply
 
 HAS_CRC: Final = 0x01
 HAS_EXPECT_OFFSET: Final = 0x02
@@ -382,4 +383,5 @@ REPLIES: Final[Mapping[type[Message], type[Message]]] = {
     DescribeLog: DescribeLogReply,
     DescribeLogs: DescribeLogsReply,
     FetchState: FetchStateReply,
+    Read: ReadReply,
 }

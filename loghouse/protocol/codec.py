@@ -20,6 +20,7 @@ from loghouse.protocol import (
     gossip_messages,
     link_messages,
     raft_messages,
+    range_messages,
     repair_messages,
     roster_messages,
     routing_messages,
@@ -29,6 +30,7 @@ from loghouse.protocol.entry import Buffer
 from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS
 from loghouse.protocol.framing import Frame, pack_header
 from loghouse.protocol.message import Message
+from loghouse.protocol.range_messages import RANGE_BULK_KINDS
 from loghouse.protocol.repair_messages import REPAIR_BULK_KINDS
 from loghouse.protocol.routing_messages import ROUTING_BULK_KINDS
 
@@ -42,6 +44,7 @@ _MODULES: Final = (
     repair_messages,
     roster_messages,
     routing_messages,
+    range_messages,
     beat_messages,
     gossip_messages,
     client_messages,
@@ -64,7 +67,9 @@ def _registry() -> Mapping[int, type[Message]]:
 MESSAGES: Final = _registry()
 # Raft's messages carry addresses before them and entries of a log in them, so they decode to envelopes.
 RAFT_KINDS: Final = frozenset(raft_messages.BY_KIND)
-BULK_KINDS: Final = raft_messages.BULK_KINDS | FORWARD_BULK_KINDS | REPAIR_BULK_KINDS | ROUTING_BULK_KINDS
+BULK_KINDS: Final = (
+    raft_messages.BULK_KINDS | FORWARD_BULK_KINDS | REPAIR_BULK_KINDS | ROUTING_BULK_KINDS | RANGE_BULK_KINDS
+)
 _SIZE_MAX: Final = {
     **{kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()},
     **{kind: cls.SIZE_MAX + raft_messages.ADDRESS_SIZE for kind, cls in raft_messages.BY_KIND.items()},

@@ -33,6 +33,8 @@ class Capability(IntFlag):
     """A node: it looks at the group of every frame. Only it is sent frames of groups above 1, and routing."""
     BEATS = 2
     """A node: it takes a beat in place of the heartbeats of logs that sleep. Only it is sent any."""
+    RANGES = 4
+    """A node: it reads a range for another one (`range_messages`). Only it is asked for one."""
 
 
 @message(0x0001, HELLO_SIZE_MAX)

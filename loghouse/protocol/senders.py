@@ -18,6 +18,7 @@ from loghouse.protocol import forward_messages as forward
 from loghouse.protocol import gossip_messages as gossip
 from loghouse.protocol import link_messages as link
 from loghouse.protocol import raft_messages as raft
+from loghouse.protocol import range_messages as ranges
 from loghouse.protocol import repair_messages as repair
 from loghouse.protocol import roster_messages as roster
 from loghouse.protocol import routing_messages as routing
@@ -56,6 +57,7 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.MEMBER, (routing.ForwardWait, routing.ForwardWaitReply)),
     (Sender.MEMBER, (routing.ForwardBounds, routing.ForwardBoundsReply)),
     (Sender.MEMBER, (routing.ForwardFindOffset, routing.ForwardFindOffsetReply)),
+    (Sender.MEMBER, (ranges.ForwardRange, ranges.ForwardRangeReply)),
     # Whoever is believed here keeps logs asleep.
     (Sender.MEMBER, (beat.NodeBeat,)),
     # What a node needs to become a member.
@@ -66,10 +68,11 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.CLIENT | Sender.NODE, (client.Describe, client.Cancel)),
     (Sender.CLIENT, (client.Produce, client.RegisterProducer, client.Fetch, client.Follow, client.Credit)),
     (Sender.CLIENT, (client.Bounds, client.FindOffset, client.DescribeLog, client.DescribeLogs)),
-    (Sender.CLIENT, (client.FetchState, trace.RequestTrace)),
+    (Sender.CLIENT, (client.FetchState, ranges.Read, trace.RequestTrace)),
     (Sender.ACCEPTOR, (client.DescribeReply, client.ProduceReply, client.RegisterProducerReply)),
     (Sender.ACCEPTOR, (client.FetchReply, client.FollowFrames, client.BoundsReply, client.FindOffsetReply)),
     (Sender.ACCEPTOR, (client.DescribeLogReply, client.DescribeLogsReply, client.FetchStateReply)),
+    (Sender.ACCEPTOR, (ranges.ReadReply,)),
     (Sender.ACCEPTOR, (client.LeaderHint, client.Failure)),
 )
 SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(

@@ -133,7 +133,7 @@ class SourceTests(SynchronousTestCase):
         self.assertEqual(
             found,
             {
-                "wire.json": (27, 43),  # skipped: between nodes
+                "wire.json": (27, 49),  # skipped: between nodes
                 "wire_refused.json": (45, 65),  # between nodes, requests, sessions
                 "entry.json": (8, 0),
                 "small_files.json": (6, 1),  # the index

@@ -21,7 +21,8 @@ from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, DEFAULT_LOG, EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState, encode_log_state
-from loghouse.replica.api import Appended, Fetched, LogBounds
+from loghouse.replica.api import Appended, Fetched, LogBounds, ReadPage
+from loghouse.storage.range_scan import RangeScan
 from tests.fakes.logs import FakeCatalogue, FakeLogAdmin
 
 FIRST_TIMESTAMP = 1_700_000_000_000_000
@@ -118,6 +119,35 @@ class FakeCluster:
         ]
 
 
+class FakeStorage:
+    """The files of a fake log, as far as `RangeScan` reads them."""
+
+    def __init__(self, entries):
+        self._entries = [entry for entry in entries if entry.record_count]
+
+    def read(self, offset, size_max, high_index):
+        found = [entry for entry in self._entries if entry.next_offset > offset]
+        taken = _fitting(found, size_max)
+        return b"".join(entry.frame for entry in taken), taken[-1].next_offset if taken else offset
+
+    def read_before(self, offset, size_max, high_index, low_offset=0):
+        found = [entry for entry in self._entries if entry.base_offset < offset]
+        wanted = [entry for entry in found[:-1] if entry.next_offset > low_offset] + found[-1:]
+        taken = _fitting(wanted[::-1], size_max)[::-1]
+        return b"".join(entry.frame for entry in taken), taken[0].base_offset if taken else offset
+
+
+def _fitting(entries, size_max):
+    """The first entries, as many as fit; one at least."""
+    taken, size = [], 0
+    for entry in entries:
+        size += entry.size
+        if taken and size > size_max:
+            break
+        taken.append(entry)
+    return taken
+
+
 class FakeLog:
     """A log of a `FakeNode`, which does the work: a `LogLike`."""
 
@@ -128,7 +158,7 @@ class FakeLog:
         self._is_deleted = False
 
     def __getattr__(self, name):
-        if self._is_deleted and name in ("fetch", "wait_for", "bounds", "find_offset", "trim"):
+        if self._is_deleted and name in ("fetch", "read_range", "wait_for", "bounds", "find_offset", "trim"):
             return lambda *arguments: fail(UnknownLogError(self.name))
         return getattr(self._node, name)
 
@@ -179,6 +209,7 @@ class FakeNode:
         self.waiters = {}
         self.checks = 0
         self.sizes = []  # of fetches: how much was asked for
+        self.ranges = []  # what was asked for by reads of a range
         self.sent_size = 0
         self.change_frames = lambda frames: frames
         self.orders = []  # what it was asked about the cluster
@@ -334,6 +365,25 @@ class FakeNode:
         return succeed(
             Fetched(frames=memoryview(self.change_frames(b"".join(frames))), next_offset=next_offset)
         )
+
+    def read_range(self, wanted):
+        self.ranges.append(wanted)
+
+        def answer():
+            lowest, committed = self.cluster.lowest, self.next_offset
+            window = wanted.window(lowest, committed)
+            scanned = RangeScan(FakeStorage(self.entries), wanted, *window, 0).run()
+            frames = self.change_frames(bytes(scanned.frames))
+            self.sent_size += len(frames)
+            return ReadPage(
+                frames=memoryview(frames),
+                next_offset=scanned.next_offset,
+                lowest=lowest,
+                committed=committed,
+                is_confirmed=not (wanted.is_local or wanted.is_hit(lowest, committed)),
+            )
+
+        return self._answer("Read", answer)
 
     @property
     def fetches(self):

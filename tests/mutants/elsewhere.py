@@ -117,7 +117,7 @@ PASSED_ON = (
         "dropped-frames-not-told",
         "a reader that waits for an answer that was dropped",
         "An answer for which the link has no room is silence.",
-        (FORWARDED + "_reply", "if isinstance(message, ForwardFrames):", "if False:"),
+        (FORWARDED + "_reply", "if isinstance(message, ForwardFrames | ForwardRangeReply):", "if False:"),
         by="test_forwarded_reads:WayTests.test_answer_that_does_not_fit_the_link",
     ),
     bug(

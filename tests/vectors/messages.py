@@ -68,6 +68,7 @@ from loghouse.protocol.raft_messages import (
     RequestVoteReply,
     TimeoutNow,
 )
+from loghouse.protocol.range_messages import ForwardRange, ForwardRangeReply, Read, ReadReply
 from loghouse.protocol.repair_messages import EntriesReply, EntriesRequest
 from loghouse.protocol.roster_messages import RosterEntry, RosterReply, RosterRequest
 from loghouse.protocol.routing_messages import (
@@ -228,6 +229,29 @@ MESSAGES = (
     ("forward bounds reply", ForwardBoundsReply(request_id=9, lowest=1, next_offset=2**64 - 1), 0),
     ("forward find offset", ForwardFindOffset(request_id=2**64 - 1, timestamp=TIME), 0),
     ("forward find offset reply", ForwardFindOffsetReply(request_id=10, offset=1, timestamp=TIME), 0),
+    (
+        "forward range",
+        ForwardRange(
+            request_id=11,
+            first=1,
+            end=5,
+            is_reverse=True,
+            consistency=1,
+            count_max=10,
+            size_max=4096,
+            keys=(b"k",),
+            key_prefixes=(b"",),
+            headers=(("unit", b"mm"),),
+        ),
+        0,
+    ),
+    (
+        "forward range reply",
+        ForwardRangeReply(
+            request_id=11, next_offset=0, lowest=0, committed=2, is_confirmed=True, frames=ENTRY.frame
+        ),
+        0,
+    ),
     ("swim ping", SwimPing(sequence=9, name="b", disk_uuid=DISK_B, broadcasts=(ALIVE,)), 0),
     ("swim ping request", SwimPingReq(sequence=10, name="b", disk_uuid=DISK_B), 0),
     ("swim ack", SwimAck(sequence=9, broadcasts=(SUSPECT, LEFT)), 0),
@@ -313,6 +337,29 @@ MESSAGES = (
         "fetch state reply",
         FetchStateReply(next_offset=6, state=encode_log_state(LogState(index=9, term=2))),
         11,
+    ),
+    ("read of a whole log", Read(), 12),
+    (
+        "read with everything",
+        Read(
+            first=7,
+            end=2**64 - 2,
+            is_reverse=False,
+            consistency=1,
+            count_max=2**32 - 1,
+            size_max=1048576,
+            wait_milliseconds=30_000,
+            keys=(b"sensor-7", b""),
+            key_prefixes=(b"sensor-",),
+            headers=(("unit", b"mm"), ("", b"")),
+        ),
+        12,
+    ),
+    ("read backwards", Read(end=2, is_reverse=True, count_max=1), 13),
+    (
+        "read reply",
+        ReadReply(next_offset=1, lowest=0, committed=2, is_confirmed=False, frames=ENTRY.frame),
+        13,
     ),
     ("leader hint", LeaderHint(name="b"), 0),
     ("failure: offset out of range", Failure.of(errors.OffsetOutOfRangeError(9, 0, 2)), 3),

@@ -11,8 +11,15 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CODEC_NONE: _ClassVar[Codec]
     CODEC_ZSTD: _ClassVar[Codec]
+
+class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONSISTENCY_CONFIRMED: _ClassVar[Consistency]
+    CONSISTENCY_LOCAL: _ClassVar[Consistency]
 CODEC_NONE: Codec
 CODEC_ZSTD: Codec
+CONSISTENCY_CONFIRMED: Consistency
+CONSISTENCY_LOCAL: Consistency
 
 class Header(_message.Message):
     __slots__ = ("key", "value")
@@ -187,6 +194,56 @@ class FetchResponse(_message.Message):
     next_offset: int
     group: int
     def __init__(self, frames: _Optional[bytes] = ..., next_offset: _Optional[int] = ..., group: _Optional[int] = ...) -> None: ...
+
+class RecordFilter(_message.Message):
+    __slots__ = ("keys", "key_prefixes", "headers")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    KEY_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    key_prefixes: _containers.RepeatedScalarFieldContainer[bytes]
+    headers: _containers.RepeatedCompositeFieldContainer[Header]
+    def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., key_prefixes: _Optional[_Iterable[bytes]] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ...) -> None: ...
+
+class ReadRequest(_message.Message):
+    __slots__ = ("first", "end", "reverse", "count_max", "size_max", "filter", "consistency", "wait_milliseconds", "log", "group")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    REVERSE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
+    SIZE_MAX_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    end: int
+    reverse: bool
+    count_max: int
+    size_max: int
+    filter: RecordFilter
+    consistency: Consistency
+    wait_milliseconds: int
+    log: str
+    group: int
+    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ..., reverse: bool = ..., count_max: _Optional[int] = ..., size_max: _Optional[int] = ..., filter: _Optional[_Union[RecordFilter, _Mapping]] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., wait_milliseconds: _Optional[int] = ..., log: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
+
+class ReadResponse(_message.Message):
+    __slots__ = ("frames", "next_offset", "group", "lowest", "committed", "is_confirmed")
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    IS_CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    frames: bytes
+    next_offset: int
+    group: int
+    lowest: int
+    committed: int
+    is_confirmed: bool
+    def __init__(self, frames: _Optional[bytes] = ..., next_offset: _Optional[int] = ..., group: _Optional[int] = ..., lowest: _Optional[int] = ..., committed: _Optional[int] = ..., is_confirmed: bool = ...) -> None: ...
 
 class BoundsRequest(_message.Message):
     __slots__ = ("log", "group")

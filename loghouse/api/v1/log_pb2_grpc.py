@@ -82,6 +82,11 @@ class LogStub(object):
                 request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.FetchRequest.SerializeToString,
                 response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.FetchResponse.FromString,
                 _registered_method=True)
+        self.Read = channel.unary_unary(
+                '/log.v1.Log/Read',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReadRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReadResponse.FromString,
+                _registered_method=True)
         self.Bounds = channel.unary_unary(
                 '/log.v1.Log/Bounds',
                 request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.BoundsRequest.SerializeToString,
@@ -168,6 +173,13 @@ class LogServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Read(self, request, context):
+        """Read a range, forwards or backwards, all its records or some by key and header.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Bounds(self, request, context):
         """The lowest readable offset and the next one to be given out.
         """
@@ -236,6 +248,11 @@ def add_LogServicer_to_server(servicer, server):
                     servicer.FetchStream,
                     request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.FetchRequest.FromString,
                     response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.FetchResponse.SerializeToString,
+            ),
+            'Read': grpc.unary_unary_rpc_method_handler(
+                    servicer.Read,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReadRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ReadResponse.SerializeToString,
             ),
             'Bounds': grpc.unary_unary_rpc_method_handler(
                     servicer.Bounds,
@@ -499,6 +516,33 @@ class Log(object):
             '/log.v1.Log/FetchStream',
             loghouse_dot_api_dot_v1_dot_log__pb2.FetchRequest.SerializeToString,
             loghouse_dot_api_dot_v1_dot_log__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Read(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Log/Read',
+            loghouse_dot_api_dot_v1_dot_log__pb2.ReadRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.ReadResponse.FromString,
             options,
             channel_credentials,
             insecure,
