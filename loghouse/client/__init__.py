@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from loghouse.client.balancing import ClusterView, Server
     from loghouse.client.blocking import Client, connect_blocking
     from loghouse.client.blocking_producer import BlockingDelivery, Producer
+    from loghouse.client.choice import ReadOptions
+    from loghouse.client.pages import RecordPage
     from loghouse.client.producing import AsyncProducer, Delivery
     from loghouse.client.records import Batch, Bounds, Record
     from loghouse.client.target import Tls
@@ -27,7 +29,9 @@ __all__ = [
     "ClusterView",
     "Delivery",
     "Producer",
+    "ReadOptions",
     "Record",
+    "RecordPage",
     "Server",
     "Tls",
     "connect",
@@ -44,7 +48,9 @@ _MODULES = {
     "ClusterView": "balancing",
     "Delivery": "producing",
     "Producer": "blocking_producer",
+    "ReadOptions": "choice",
     "Record": "records",
+    "RecordPage": "pages",
     "Server": "balancing",
     "Tls": "target",
     "connect": "asynchronous",

@@ -23,6 +23,7 @@ from loghouse.client.channels import (
 from loghouse.client.connection import Asked, Connection, dial
 from loghouse.client.failures import unreached
 from loghouse.client.following import Following
+from loghouse.client.pages import PageAnswer
 from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
 from loghouse.protocol.client_messages import (
@@ -37,6 +38,8 @@ from loghouse.protocol.client_messages import (
 )
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.entry import DEFAULT_GROUP
+from loghouse.protocol.range_messages import Read
+from loghouse.protocol.record_range import RecordRange
 
 DIAL_SECONDS: Final = 3.0
 """How long one connection may take; a black hole is given up then."""
@@ -90,6 +93,17 @@ class BinaryChannel(Channel):
     async def find_offset(self, timestamp: int, log: LogId, seconds: float) -> int:
         """See `Channel.find_offset`."""
         return int((await self._ask(FindOffset(timestamp=timestamp), log, seconds)).offset)
+
+    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> PageAnswer:
+        """See `Channel.read_range`."""
+        reply = await self._ask(Read.of(wanted), log, seconds)
+        return PageAnswer(
+            frames=reply.frames,
+            next_offset=reply.next_offset,
+            lowest=reply.lowest,
+            committed=reply.committed,
+            is_confirmed=bool(reply.is_confirmed),
+        )
 
     async def read_state(self, offset: int, log: LogId, seconds: float) -> bytes:
         """See `Channel.read_state`."""

@@ -15,8 +15,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from loghouse.client.asynchronous import AsyncClient, ClientOptions
 from loghouse.client.blocking_producer import OpenClient, Producer
+from loghouse.client.choice import ReadOptions
 from loghouse.client.fields import values_of
 from loghouse.client.log import AsyncLog
+from loghouse.client.pages import in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Record
 from loghouse.client.starts import Compression, Start
@@ -110,9 +112,7 @@ class BlockingLog:
 
     # --- reading --------------------------------------------------------------------------
 
-    def read(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
-    ) -> Iterator[Record]:
+    def read(self, from_: Start = "earliest", **options: Unpack[ReadOptions]) -> Iterator[Record]:
         """Yield records; see `AsyncLog.read`.
 
             for record in log.read("earliest"):
@@ -120,14 +120,13 @@ class BlockingLog:
 
         Leaving the loop ends the reading.
         """
-        for batch in self.read_batches(from_, follow=follow, timeout_seconds=timeout_seconds):
-            yield from batch
+        is_reverse = bool(options.get("reverse"))
+        for batch in self.read_batches(from_, **options):
+            yield from in_order(batch, is_reverse)
 
-    def read_batches(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
-    ) -> Iterator[Batch]:
+    def read_batches(self, from_: Start = "earliest", **options: Unpack[ReadOptions]) -> Iterator[Batch]:
         """Yield whole batches; see `AsyncLog.read_batches`."""
-        answers = self._client.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        answers = self._client.read_answers(from_, **options)
         try:
             while (batches := self._open.thread.run(_next(answers))) is not None:
                 yield from batches
@@ -136,6 +135,8 @@ class BlockingLog:
             with contextlib.suppress(UnavailableError, ClientUseError):
                 self._open.thread.run(_close(answers))
 
+    newest = _waiting(AsyncLog.newest, "Return the last records in the order of the log")
+    read_page = _waiting(AsyncLog.read_page, "Return what a server gives at once, and where to go on")
     bounds = _waiting(AsyncLog.bounds, "Return the offsets that the log holds")
     find_offset = _waiting(AsyncLog.find_offset, "Return the first offset appended at or after a time")
 

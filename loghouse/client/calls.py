@@ -122,7 +122,14 @@ class Calls:
     # --- one call, however many attempts ------------------------------------------------
 
     async def call(
-        self, make: Make, *, purpose: Purpose, timeout_seconds: float, is_safe: bool, server: str = ""
+        self,
+        make: Make,
+        *,
+        purpose: Purpose,
+        timeout_seconds: float,
+        is_safe: bool,
+        server: str = "",
+        address: str = "",
     ) -> Any:
         """Make a call until it is answered, refused, or its time is over.
 
@@ -130,6 +137,7 @@ class Calls:
             make: Starts one attempt.
             is_safe: Whether it may be made again though it may have been carried out.
             server: The name of the only server that can do it; empty for any.
+            address: Where to try first; empty: wherever is best.
 
         Raises:
             LoghouseError: The server's refusal; DeadlineError when time is over and nothing was done;
@@ -142,7 +150,7 @@ class Calls:
         if self.balancer.view is None:
             await self.refresh(timeout_seconds)
         while True:
-            address = self._address(purpose, server)
+            address = address or self._address(purpose, server)
             try:
                 with self.unless_closed(is_safe=is_safe):
                     return await self._attempt(make, address, attempts.seconds_left(self.now))
@@ -150,6 +158,7 @@ class Calls:
                 failure = error.failure
             self.note(failure, address)
             failure = await self.confirmed(self.judged(failure), address)
+            address = ""
             pause = attempts.pause_after(failure, self.now)
             await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
             await asyncio.sleep(pause)

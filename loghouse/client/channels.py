@@ -13,10 +13,12 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from loghouse.client.balancing import ClusterView
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, unexpected, unreached
+from loghouse.client.pages import PageAnswer
 from loghouse.client.records import Bounds
 from loghouse.errors import ClosedError, LoghouseError, NotSupportedError
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
+from loghouse.protocol.record_range import RecordRange
 
 _T = TypeVar("_T")
 
@@ -124,6 +126,10 @@ class Channel(ABC):
     @abstractmethod
     async def find_offset(self, timestamp: int, log: LogId, seconds: float) -> int:
         """Return the first offset appended at or after a time in microseconds, else the next offset."""
+
+    @abstractmethod
+    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> PageAnswer:
+        """Return some of a range."""
 
     async def read_state(self, offset: int, log: LogId, seconds: float) -> bytes:
         """Return the log's replicated state before the entry that holds an offset, encoded as on a disk."""

@@ -30,12 +30,14 @@ from loghouse.client.failures import (
     lost_call,
     unmade_call,
 )
+from loghouse.client.pages import PageAnswer
 from loghouse.client.proving import Prover
 from loghouse.client.records import Bounds, split_answer
 from loghouse.errors import NotSupportedError, UnavailableError
-from loghouse.limits import GRPC_MESSAGE_SIZE_MAX
+from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, UINT64_MAX
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.entry import DEFAULT_GROUP
+from loghouse.protocol.record_range import RecordRange
 from loghouse.protocol.varint import join_bytes_field
 
 OPEN_SECONDS: Final = 3.0
@@ -152,6 +154,35 @@ class GrpcChannel(Channel):
         """See `Channel.find_offset`."""
         request = log_pb2.FindOffsetRequest(timestamp=timestamp, log=log.name, group=log.pin)
         return int((await self._call("log", "FindOffset", request, seconds)).offset)
+
+    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> PageAnswer:
+        """See `Channel.read_range`."""
+        filter_ = wanted.filter
+        request = log_pb2.ReadRequest(
+            first=wanted.first,
+            end=wanted.end if wanted.end != UINT64_MAX else None,
+            reverse=wanted.is_reverse,
+            count_max=wanted.count_max,
+            size_max=wanted.size_max,
+            consistency=wanted.consistency,  # type: ignore[arg-type]  # the same numbers
+            wait_milliseconds=wanted.wait_milliseconds,
+            log=log.name,
+            group=log.pin,
+        )
+        if filter_:
+            headers = [log_pb2.Header(key=name, value=value) for name, value in filter_.headers]
+            asked = log_pb2.RecordFilter(
+                keys=filter_.keys, key_prefixes=filter_.key_prefixes, headers=headers
+            )
+            request.filter.CopyFrom(asked)
+        reply = await self._call("log", "Read", request, seconds)
+        return PageAnswer(
+            frames=reply.frames,
+            next_offset=reply.next_offset,
+            lowest=reply.lowest,
+            committed=reply.committed,
+            is_confirmed=reply.is_confirmed,
+        )
 
     async def servers(self, seconds: float) -> ClusterView:
         """See `Channel.servers`."""

@@ -6,21 +6,30 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Purpose
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import AppendAnswer, Channel
+from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
 from loghouse.client.failures import CallFailedError, Effect
 from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
+from loghouse.client.pages import RecordPage, in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.producing import AsyncProducer
+from loghouse.client.range_reading import RangeReader
 from loghouse.client.reading import Reader
 from loghouse.client.records import Batch, Bounds, Headers, Record
 from loghouse.client.starts import Compression, Start, codec_of, start_of
-from loghouse.errors import DeadlineError, OffsetOutOfRangeError, ResourceExhaustedError
+from loghouse.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    OffsetOutOfRangeError,
+    ResourceExhaustedError,
+)
+from loghouse.limits import UINT32_MAX, UINT64_MAX
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Buffer, Codec, Entry, crc32c, decode_entries
@@ -160,12 +169,14 @@ class AsyncLog:
     # --- reading --------------------------------------------------------------------------
 
     async def read(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+        self, from_: Start = "earliest", **options: Unpack[ReadOptions]
     ) -> AsyncGenerator[Record, None]:
         """Yield records from `from_` on, up to where the log ends now, or for ever with `follow`.
 
             async for record in log.read("earliest"):
                 print(record.offset, record.value)
+            async for record in log.read(until=100, reverse=True, limit=10, key=b"sensor-7"):
+                print(record.offset)  # of its last ten before offset 100, the last one first
 
         It goes on at another server when one fails; each record comes once. Leave an endless one by closing
         it (`async with contextlib.aclosing(log.read(follow=True)) as records:`) or by cancelling its task.
@@ -173,53 +184,154 @@ class AsyncLog:
         From an offset on it needs no majority: when nobody can confirm where the log ends, it yields what the
         servers that can be reached have committed, and a warning of the logger `loghouse.client` says so.
 
+        Keys and headers are looked for by the server: batches without one that is wanted do not come here.
+
         Args:
             from_: An offset, "earliest", "latest" (the next record to be appended), or a datetime: the first
                 record that the leader appended then or later.
-            timeout_seconds: How long no server may be found before it fails.
+            options: See `ReadOptions`.
 
         Raises:
             OffsetOutOfRangeError: `from_` is below the lowest offset held, or (without `follow`) beyond the
                 next one; or the reader was so slow that its next record has been trimmed.
             DeadlineError: No server answered for that long.
+            NotSupportedError: The server is of a version that does not read backwards, nor by key.
         """
-        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        is_reverse = bool(options.get("reverse"))
+        answers = self.read_answers(from_, **options)
         async with aclosing(answers):
             async for batches in answers:
                 for batch in batches:
-                    for record in batch:
+                    for record in in_order(batch, is_reverse):
                         yield record
 
     async def read_batches(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+        self, from_: Start = "earliest", **options: Unpack[ReadOptions]
     ) -> AsyncGenerator[Batch, None]:
         """As `read`, whole batches at a time: several times as fast.
 
             async for batch in log.read_batches():
                 total += sum(map(len, batch.values()))
 
-        A batch holds what was appended together, from `from_` on.
+        A batch holds what was appended together, from `from_` on; of a key, the records with that key. With
+        `reverse` the last batch comes first, and a batch has its records in the order of the log.
         """
-        answers = self.read_answers(from_, follow=follow, timeout_seconds=timeout_seconds)
+        answers = self.read_answers(from_, **options)
         async with aclosing(answers):
             async for batches in answers:
                 for batch in batches:
                     yield batch
 
+    async def newest(self, count: int, **options: Unpack[PageOptions]) -> list[Record]:
+        """Return the last `count` records in the order of the log; fewer when there are no more.
+
+            for record in await log.newest(3, key=b"sensor-7"):
+                print(record.offset, record.value)
+
+        Args:
+            options: Which ones, and whom to ask; see `ReadOptions`.
+        """
+        count = integer_of("count", count, lowest=1, highest=UINT32_MAX)
+        records = [record async for record in self.read(limit=count, reverse=True, **options)]
+        return records[::-1]
+
+    async def read_page(self, from_: Start = "earliest", **options: Unpack[ReadOptions]) -> RecordPage:
+        """Return what a server gives at once of what `read` would yield, and where to go on.
+
+            page = await log.read_page(0, key=b"sensor-7")
+            print(page.records, page.next_offset, page.bounds)
+
+        It may have no record though more are there: then nothing was found up to `next_offset`, which is the
+        next `from_`, or with `reverse` the next `until`. For programs that keep their place themselves, and
+        for those that want to know how much the server that answered knows.
+
+        Raises:
+            As `read`.
+        """
+        choice = choice_of(**options)
+        if choice.follow:
+            raise InvalidRequestError("follow", "goes with read; a page is what there is now")
+        seconds = self.timeout_of(choice.timeout_seconds)
+        reader = self._range_reader(choice, seconds)
+        if isinstance(from_, str) and not (choice.is_local or choice.is_reverse):
+            reader.between(*await self._offsets_of(from_, choice, seconds))
+        else:
+            await self._begin(reader, from_, choice, seconds)
+        found = await reader.page()
+        answer = found.answer
+        return RecordPage(
+            batches=list(found.batches),
+            next_offset=answer.next_offset,
+            bounds=Bounds(answer.lowest, answer.committed),
+            is_confirmed=answer.is_confirmed,
+            is_reverse=choice.is_reverse,
+        )
+
     async def read_answers(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+        self, from_: Start = "earliest", **options: Unpack[ReadOptions]
     ) -> AsyncGenerator[Iterator[Batch], None]:
         """As `read_batches`, but the batches of one answer at a time, decoded only as they are taken.
 
         What `Client` is made of: the decoding is done by the thread that reads.
         """
-        seconds = self.timeout_of(timeout_seconds)
-        offset, end = await self.find_range(from_, follow=follow, timeout_seconds=seconds)
-        is_unconfirmed = end is None and not follow
-        answers = self.read_range(offset, end, is_unconfirmed=is_unconfirmed, timeout_seconds=seconds)
+        choice = choice_of(**options)
+        seconds = self.timeout_of(choice.timeout_seconds)
+        if choice.is_plain:
+            offset, end = await self._offsets_of(from_, choice, seconds)
+            is_unconfirmed = end is None and not choice.follow
+            ends = [one for one in (end, offset + choice.limit if choice.limit else None) if one is not None]
+            answers = self.read_range(
+                offset, min(ends, default=None), is_unconfirmed=is_unconfirmed, timeout_seconds=seconds
+            )
+        else:
+            answers = self._read_pages(from_, choice, seconds)
         async with aclosing(answers):
             async for batches in answers:
                 yield batches
+
+    async def _read_pages(
+        self, from_: Start, choice: Choice, seconds: float
+    ) -> AsyncGenerator[Iterator[Batch], None]:
+        """Yield the batches of one page at a time."""
+        reader = self._range_reader(choice, seconds)
+        if choice.is_local or choice.is_reverse:
+            await self._begin(reader, from_, choice, seconds)
+        else:
+            reader.between(*await self._offsets_of(from_, choice, seconds))
+        async with aclosing(reader.pages()) as pages:
+            async for page in pages:
+                yield page.batches
+
+    def _range_reader(self, choice: Choice, seconds: float) -> RangeReader:
+        return RangeReader(self.calls, choice.range(0, UINT64_MAX), choice.follow, timeout_seconds=seconds)
+
+    async def _begin(self, reader: RangeReader, from_: Start, choice: Choice, seconds: float) -> None:
+        """Tell a reader where to begin; the leader is asked about times alone, the reader finds the end."""
+        start = start_of(from_)
+        until = await self._until(choice, seconds)
+        until = UINT64_MAX if until is None else until
+        if isinstance(start, datetime):
+            start = await self.find_offset(start, timeout_seconds=seconds)
+        if isinstance(start, int):
+            reader.between(start, until)
+        elif choice.is_reverse and start == "earliest":
+            reader.between(None, until)
+        else:
+            bounds = await reader.bounds()
+            reader.between(bounds.lowest if start == "earliest" else bounds.next_offset, until)
+
+    async def _offsets_of(self, from_: Start, choice: Choice, seconds: float) -> tuple[int, int | None]:
+        """Return what `find_range` does, up to where the choice ends."""
+        offset, end = await self.find_range(from_, follow=choice.follow, timeout_seconds=seconds)
+        until = await self._until(choice, seconds)
+        ends = [one for one in (end, until) if one is not None]
+        return offset, min(ends, default=None)
+
+    async def _until(self, choice: Choice, seconds: float) -> int | None:
+        until = choice.until
+        if isinstance(until, datetime):
+            return await self.find_offset(until, timeout_seconds=seconds)
+        return until
 
     async def read_range(
         self,
@@ -307,8 +419,18 @@ class AsyncLog:
             raise OffsetOutOfRangeError(from_, *bounds)
         return from_, end
 
-    async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
-        """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended."""
+    async def bounds(
+        self, *, consistency: Trust = "confirmed", timeout_seconds: float | None = None
+    ) -> Bounds:
+        """Return the offsets that the log holds, confirmed by the leader: it counts all that was appended.
+
+        Args:
+            consistency: "local": the offsets that some replica knows to be readable, which may be old. No
+                leader is needed.
+        """
+        choice = choice_of(consistency=consistency)
+        if choice.is_local:
+            return await self._range_reader(choice, self.timeout_of(timeout_seconds)).bounds()
         bounds: Bounds = await self._ask(
             lambda channel, seconds: channel.bounds(self.calls.where, seconds), timeout_seconds
         )

@@ -10,7 +10,7 @@ from loghouse.protocol.batch import decode_batch, plain_values, split_batch
 from loghouse.protocol.checking import check_not_more
 from loghouse.protocol.entry import Buffer, Entry
 
-__all__ = ["decode_batch", "parse_answer", "plain_values", "split_entry"]
+__all__ = ["EncodedRecords", "decode_batch", "parse_answer", "plain_values", "split_entry"]
 
 
 def split_entry(unpacked: Buffer, entry: Entry) -> EncodedRecords:

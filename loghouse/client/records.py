@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from itertools import count, repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from loghouse.client.fields import datetime_of
 from loghouse.errors import ProtocolError
@@ -23,6 +24,8 @@ Headers = Iterable[tuple[str, bytes]] | Mapping[str, bytes]
 _FRAMES_TAG: Final = 0x0A  # field 1, length-delimited
 _NEXT_OFFSET_TAG: Final = 0x10  # field 2, varint
 _new: Final = tuple.__new__
+Places: TypeAlias = Callable[[Sequence[bytes]], list[int]]
+"""Returns which of some encoded records are wanted, by their places."""
 _T = TypeVar("_T")
 
 
@@ -106,6 +109,20 @@ class Batch:
         last = self._first + max(0, end - self.offset)
         return Batch(self.offset, self.timestamp, self._encoded, self._first, last)
 
+    def first_of(self, count: int) -> Batch:
+        """Return the first `count` records of this batch."""
+        return Batch(self.offset, self.timestamp, self._encoded, self._first, self._first + count)
+
+    def last_of(self, count: int) -> Batch:
+        """Return the last `count` records of this batch."""
+        first = self._last - count
+        return Batch(self.next_offset - count, self.timestamp, self._encoded, first, self._last)
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """The records' offsets."""
+        return range(self.offset, self.next_offset)
+
     @property
     def messages(self) -> Sequence[log_pb2.Record]:
         """The generated messages, parsed anew; their `offset` means nothing, and `timestamp` may be 0.
@@ -133,13 +150,13 @@ class Batch:
     def __iter__(self) -> Iterator[Record]:
         values = self._plain_values()
         if values is not None:
-            fields = count(self.offset), repeat(self.timestamp), self._mine(values), repeat(None), repeat(())
+            fields = self.offsets, repeat(self.timestamp), self._mine(values), repeat(None), repeat(())
             return map(_new, repeat(Record), zip(*fields, strict=False))
         return self._records()
 
     def _records(self) -> Iterator[Record]:
-        offset, timestamp, new = self.offset, self.timestamp, _new
-        for message in self.messages:
+        timestamp, new = self.timestamp, _new
+        for offset, message in zip(self.offsets, self.messages, strict=False):
             headers = message.headers
             yield new(
                 Record,
@@ -151,10 +168,71 @@ class Batch:
                     tuple((header.key, header.value) for header in headers) if headers else (),
                 ),
             )
-            offset += 1
 
     def _mine(self, records: list[_T]) -> list[_T]:
         return records if len(self) == len(records) else records[self._first : self._last]
+
+
+class PickedBatch(Batch):
+    """Some records of one batch: those that were wanted. Their offsets may have gaps.
+
+    `offset` is the first one's, and `next_offset` the one behind the last.
+
+    Args:
+        offsets: Of the records.
+        encoded: These records alone.
+    """
+
+    __slots__ = ("_offsets",)
+
+    def __init__(
+        self, offsets: Sequence[int], timestamp: int, encoded: log_pb2.EncodedRecords | UniformRecords
+    ) -> None:
+        super().__init__(offsets[0] if offsets else 0, timestamp, encoded, 0, len(offsets))
+        self._offsets = offsets
+
+    @classmethod
+    def of(cls, entry: Entry, unpacked: bytes, first: int, last: int, places: Places) -> PickedBatch | None:
+        """Return those records of an entry, from an offset up to another, that `places` finds; None: no such.
+
+        Raises:
+            InvalidRequestError, ProtocolError: As `batches_in`.
+        """
+        base_offset = entry.base_offset
+        records = _parsing().split_entry(unpacked, entry).records[:]
+        found = [place for place in places(records) if first <= base_offset + place < last]
+        if not found:
+            return None
+        encoded = _parsing().EncodedRecords(records=[records[place] for place in found])
+        return cls([base_offset + place for place in found], entry.timestamp, encoded)
+
+    @property
+    def next_offset(self) -> int:
+        """The offset behind the last record."""
+        return self.offsets[-1] + 1 if self.offsets else self.offset
+
+    def before(self, end: int) -> Batch:
+        """Return those before an offset; the batch itself when all are."""
+        count = bisect_left(self.offsets, end)
+        return self if count == len(self.offsets) else self.first_of(count)
+
+    def first_of(self, count: int) -> Batch:
+        """Return the first `count` records of this batch."""
+        return self._part(0, count)
+
+    def last_of(self, count: int) -> Batch:
+        """Return the last `count` records of this batch."""
+        return self._part(len(self) - count, len(self))
+
+    def _part(self, first: int, last: int) -> Batch:
+        encoded: Any = self._encoded
+        part = _parsing().EncodedRecords(records=encoded.records[first:last])
+        return PickedBatch(self.offsets[first:last], self.timestamp, part)
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """The records' offsets."""
+        return self._offsets
 
 
 def split_answer(message: bytes) -> tuple[Buffer, int]:
@@ -182,6 +260,28 @@ def split_answer(message: bytes) -> tuple[Buffer, int]:
         return frames, next_offset
     answer: tuple[Buffer, int] = _parsing().parse_answer(message)
     return answer
+
+
+def unpacked_entry(entry: Entry) -> bytes:
+    """Return the uncompressed payload of an entry.
+
+    Raises:
+        InvalidRequestError: It unpacks to too much.
+    """
+    return bytes(decompress(entry.payload, entry.attributes & CODEC_MASK))
+
+
+def batch_of(entry: Entry, first: int, last: int) -> Batch:
+    """Return the records of an entry from an offset up to, not including, another.
+
+    Raises:
+        InvalidRequestError: The payload is not a batch, or unpacks to too much.
+        ProtocolError: It holds others than the entry says.
+    """
+    unpacked = decompress(entry.payload, entry.attributes & CODEC_MASK)
+    encoded = uniform_records(unpacked, entry.record_count) or _parsing().split_entry(unpacked, entry)
+    base_offset = entry.base_offset
+    return Batch(first, entry.timestamp, encoded, first - base_offset, last - base_offset)
 
 
 def batches_of(seed: int, frames: Buffer, offset: int, next_offset: int, end: int | None) -> Iterator[Batch]:
@@ -214,13 +314,9 @@ def batches_in(entries: Iterable[Entry], offset: int, next_offset: int, end: int
             continue
         if entry.base_offset > offset:
             raise ProtocolError(f"the server sent offset {entry.base_offset} where {offset} belongs")
-        unpacked = decompress(entry.payload, entry.attributes & CODEC_MASK)
-        size = entry.record_count
-        encoded = uniform_records(unpacked, size) or _parsing().split_entry(unpacked, entry)
-        first = offset - entry.base_offset
-        last = size if end is None else min(size, end - entry.base_offset)
-        if last > first:
-            yield Batch(offset, entry.timestamp, encoded, first, last)
+        last = entry.next_offset if end is None else min(entry.next_offset, end)
+        if last > offset:
+            yield batch_of(entry, offset, last)
         offset = entry.next_offset
     if offset != next_offset:
         raise ProtocolError(f"the server's frames end at offset {offset}, but it said {next_offset}")

@@ -59,12 +59,24 @@ class TracedCalls(Calls):
         self._make = partial(TracedCalls, tracer=tracer)
 
     async def call(
-        self, make: Make, *, purpose: Purpose, timeout_seconds: float, is_safe: bool, server: str = ""
+        self,
+        make: Make,
+        *,
+        purpose: Purpose,
+        timeout_seconds: float,
+        is_safe: bool,
+        server: str = "",
+        address: str = "",
     ) -> Any:
         """See `Calls.call`."""
         if purpose is not Purpose.APPEND or is_safe:
             return await super().call(
-                make, purpose=purpose, timeout_seconds=timeout_seconds, is_safe=is_safe, server=server
+                make,
+                purpose=purpose,
+                timeout_seconds=timeout_seconds,
+                is_safe=is_safe,
+                server=server,
+                address=address,
             )
         span = self.tracer.begin_here("append", {"loghouse.log": self.log})
         try:

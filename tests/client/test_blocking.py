@@ -157,7 +157,7 @@ class ClientTests(ThreadCase):
         """Batches come as they are iterated; reading ends with the answers, or when it is left."""
         client = self.wrapped()
         self.assertEqual(list(client.read_batches()), ["a", "b", "c"])
-        self.assertEqual(client._client.asked, (("earliest",), {"follow": False, "timeout_seconds": None}))
+        self.assertEqual(client._client.asked, (("earliest",), {}))
         self.assertTrue(client._client.has_ended)
         reading = client.read_batches(5, follow=True, timeout_seconds=3)
         self.assertEqual(next(reading), "a")
@@ -181,7 +181,7 @@ class ClientTests(ThreadCase):
         self.assertEqual(
             given,
             [
-                (("earliest",), {"follow": False, "timeout_seconds": None}),
+                (("earliest",), {}),
                 ((3,), {"follow": True, "timeout_seconds": 1}),
             ],
         )

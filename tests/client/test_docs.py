@@ -80,13 +80,14 @@ class ExampleTests(SynchronousTestCase):
 
     def check_document(self):
         blocks = blocks_of((ROOT / "docs" / "clients.md").read_text())
-        self.assertEqual(len(blocks), 9)
+        self.assertEqual(len(blocks), 10)
         printed = [self.run_example(f"docs/clients.md block {n}", text) for n, text in enumerate(blocks, 1)]
         self.assertIn("b'sensor-7' b'moved'", printed[0][0])
         self.assertIn("the next offset is", printed[2][-1])
         self.assertIn("the log holds 0 to", printed[5][-1])
-        self.assertEqual(printed[6][0], f"node-1 {self.node.address} voter leads")
-        self.assertEqual(printed[7], ["appended at 0", "['default', 'orders']"])
+        self.assertIn("found up to offset", printed[6][-2])
+        self.assertEqual(printed[7][0], f"node-1 {self.node.address} voter leads")
+        self.assertEqual(printed[8], ["appended at 0", "['default', 'orders']"])
 
     def check_methods(self):
         tls = client.Tls(
@@ -97,8 +98,8 @@ class ExampleTests(SynchronousTestCase):
         lines = [b"a", b"b"]
         asynchronous = {**dict(examples_of(AsyncLog)), **dict(examples_of(client.AsyncClient))}
         blocking = dict(examples_of(BlockingLog))
-        self.assertEqual({name.partition(".")[2] for name in asynchronous},
-                         {"append", "log", "producer", "read", "read_batches"})  # fmt: skip
+        shown = {name.partition(".")[2] for name in asynchronous}
+        self.assertEqual(shown, {"append", "log", "newest", "producer", "read", "read_batches", "read_page"})
         self.assertEqual({name.partition(".")[2] for name in blocking}, {"producer", "read"})
 
         async def work():

@@ -4,10 +4,12 @@ import asyncio
 import inspect
 import math
 from datetime import UTC, date, datetime, timedelta, timezone
+from typing import get_type_hints
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
+from loghouse.client.choice import PageOptions, ReadOptions
 from loghouse.client.fields import (
     SECONDS_MAX,
     bytes_of,
@@ -87,6 +89,15 @@ NO_SETTINGS = {
     "tags": NO_NAMES,
 }
 
+NO_CHOICES = {
+    "key": ("text", "", 7, 0, False, [], ["a"], [7]), "key_prefix": ("text", 7, [], [b"a", "b"]),
+    "headers": NO_HEADERS, "consistency": (None, True, "eventual", b"local"), "timeout_seconds": NO_SECONDS,
+}  # fmt: skip
+NO_READS = {
+    "from_": NO_STARTS, "follow": NO_FLAGS, "limit": (True, 0, -1, 1.5, "3", 2**32), "reverse": NO_FLAGS,
+    "until": (NAIVE, True, 1.5, "noon", -1, 2**64), **NO_CHOICES,
+}  # fmt: skip
+
 # For each public method: what else it is given, and which values of which field it refuses.
 METHODS = {
     "append": ((b"v",), {
@@ -102,11 +113,13 @@ METHODS = {
         "compression": (None, b"zstd", "gzip"), "buffer_bytes": (True, 1.5, 0, None),
         "timeout_seconds": NO_SECONDS,
     }),
-    "read": ((), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
-    "read_batches": ((), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
-    "read_answers": ((), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
+    "read": ((), NO_READS),
+    "read_batches": ((), NO_READS),
+    "read_answers": ((), NO_READS),
+    "read_page": ((), {**NO_READS, "follow": (*NO_FLAGS, True)}),
+    "newest": ((3,), {"count": (True, 0, -1, 1.5, "3", 2**32, None), **NO_CHOICES}),
     "find_range": ((0,), {"from_": NO_STARTS, "follow": NO_FLAGS, "timeout_seconds": NO_SECONDS}),
-    "bounds": ((), {"timeout_seconds": NO_SECONDS}),
+    "bounds": ((), {"consistency": NO_CHOICES["consistency"], "timeout_seconds": NO_SECONDS}),
     "find_offset": ((7,), {
         "time": (NAIVE, True, 1.5, "08:30", -1, 2**64, None), "timeout_seconds": NO_SECONDS,
     }),
@@ -142,6 +155,8 @@ def cases(flavour):
             continue
         given, fields = METHODS[name]
         parameters = list(inspect.signature(method).parameters)[1:]
+        if parameters[-1:] == ["options"]:
+            parameters[-1:] = get_type_hints(PageOptions if name == "newest" else ReadOptions)
         assert set(fields) == set(parameters), (name, parameters)
         for field, values in fields.items():
             for value in values:

@@ -76,6 +76,9 @@ class ScriptedChannel(Channel):
     async def bounds(self, log, seconds):
         return await self._do("bounds", seconds)
 
+    async def read_range(self, wanted, log, seconds):
+        return await self._do("range", seconds)
+
     async def append(self, request, log, seconds):
         return await self._do("append", seconds)
 

@@ -36,6 +36,7 @@ from loghouse.protocol.client_messages import (
 )
 from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec
+from loghouse.protocol.range_messages import Read
 from loghouse.runtime.bridge import from_asyncio
 from tests.fakes.secured import client_certificate
 from tests.net.test_same_rule import ASK, CALL, BothDoorsCase, is_answered, is_answered_h2
@@ -76,6 +77,8 @@ def call_of(stub, request, log="default"):
             return stub.GetServers(log_pb2.GetServersRequest(), timeout=30)
         case DescribeLog():
             return stub.GetServers(log_pb2.GetServersRequest(log=request.name), timeout=30)
+        case Read():
+            return stub.Read(log_pb2.ReadRequest(log=log), timeout=30)
         case FindOffset():
             return stub.FindOffset(
                 log_pb2.FindOffsetRequest(log=log, timestamp=request.timestamp), timeout=30
@@ -158,7 +161,7 @@ class RequestTests(RefusalCase):
         """Every request without a rule, with one for another action, and of no log there is."""
         writing = [produce(), RegisterProducer()]
         reading = [Bounds(), Fetch(offset=0), Follow(offset=0, credit=MIB), FindOffset(timestamp=0)]
-        reading.append(FetchState(offset=0))
+        reading += [FetchState(offset=0), Read()]
         looking = [Describe(), DescribeLogs(), DescribeLog(name="default")]
         self.assertEqual({type(request) for request in [*writing, *reading, *looking]}, set(REPLIES))
         for name, action, requests in (
