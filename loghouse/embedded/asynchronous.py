@@ -12,7 +12,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
-from loghouse.client.fields import seconds_of
+from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
+from loghouse.client.pages import RecordPage, in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Bounds, Headers, Record, batches_in
 from loghouse.client.starts import Compression, Start
@@ -25,8 +26,11 @@ from loghouse.embedded.blocking import (
     record_request,
 )
 from loghouse.embedded.producer import EmbeddedDelivery, EmbeddedProducer
+from loghouse.embedded.reads import decoded_range
 from loghouse.embedded.requests import Request
+from loghouse.limits import UINT64_MAX
 from loghouse.protocol.entry import checked_entries
+from loghouse.protocol.record_range import RecordRange
 
 T = TypeVar("T")
 READERS: Final = 4
@@ -163,23 +167,29 @@ class AsyncEmbeddedLog:
     # --- reading --------------------------------------------------------------------------
 
     async def read(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+        self, from_: Start = "earliest", **options: Unpack[ReadOptions]
     ) -> AsyncGenerator[Record, None]:
         """Yield records from `from_` on; see `EmbeddedLog.read`."""
-        batches = self.read_batches(from_, follow=follow, timeout_seconds=timeout_seconds)
+        is_reverse = bool(options.get("reverse"))
+        batches = self.read_batches(from_, **options)
         async with aclosing(batches):
             async for batch in batches:
-                for record in batch:
+                for record in in_order(batch, is_reverse):
                     yield record
 
     async def read_batches(
-        self, from_: Start = "earliest", *, follow: bool = False, timeout_seconds: float | None = None
+        self, from_: Start = "earliest", **options: Unpack[ReadOptions]
     ) -> AsyncGenerator[Batch, None]:
         """As `read`, whole batches at a time."""
-        if timeout_seconds is not None:
-            seconds_of(timeout_seconds)
+        choice = choice_of(**options)
         log = self._log
-        offset, end = await self._on_thread(partial(log.find_range, from_, follow=follow))
+        offset, end = await self._on_thread(partial(log.offsets_of, from_, choice))
+        if not choice.is_plain:
+            batches = self._batches_of(offset, end, choice)
+            async with aclosing(batches):
+                async for batch in batches:
+                    yield batch
+            return
         while end is None or offset < end:
             frames, next_offset = await self._on_thread(partial(log.fetch, offset))
             if next_offset == offset:
@@ -188,6 +198,24 @@ class AsyncEmbeddedLog:
             for batch in batches_in(checked_entries(frames), offset, next_offset, end):
                 yield batch
             offset = next_offset
+
+    async def _batches_of(self, offset: int, end: int | None, choice: Choice) -> AsyncGenerator[Batch, None]:
+        wanted: RecordRange | None = choice.range(offset, UINT64_MAX if end is None else end)
+        while wanted is not None and wanted.first < wanted.end:
+            if choice.follow:
+                await self._wait_for(wanted.first)
+            answer = await self._on_thread(partial(self._log.read_range, wanted))
+            batches, wanted = decoded_range(wanted, answer)
+            for batch in batches:
+                yield batch
+
+    async def newest(self, count: int, **options: Unpack[PageOptions]) -> list[Record]:
+        """Return the last `count` records in the order of the log; see `EmbeddedLog.newest`."""
+        return await self._on_thread(partial(self._log.newest, count, **options))
+
+    async def read_page(self, from_: Start = "earliest", **options: Unpack[ReadOptions]) -> RecordPage:
+        """Return some of what `read` would yield, and where to go on; see `EmbeddedLog.read_page`."""
+        return await self._on_thread(partial(self._log.read_page, from_, **options))
 
     async def _wait_for(self, offset: int) -> None:
         loop, told = asyncio.get_running_loop(), asyncio.Event()
@@ -199,7 +227,9 @@ class AsyncEmbeddedLog:
         finally:
             end()
 
-    async def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
+    async def bounds(
+        self, *, consistency: Trust = "confirmed", timeout_seconds: float | None = None
+    ) -> Bounds:
         """Return the offsets that the log holds."""
         return self._log.bounds()
 

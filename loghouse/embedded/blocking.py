@@ -10,19 +10,22 @@ from types import TracebackType
 from typing import Final, Self, TypedDict
 
 from loghouse.client.batching import encode_batch_of, encode_record
+from loghouse.client.choice import Trust
 from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of, text_of
+from loghouse.client.pages import PageAnswer
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Bounds, Headers
 from loghouse.client.starts import Compression, codec_of
 from loghouse.embedded.lone_node import LoneNode
 from loghouse.embedded.producer import EmbeddedProducer
-from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads
+from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads, scanned
 from loghouse.embedded.requests import Request
 from loghouse.errors import DamageError, OffsetOutOfRangeError, UnknownLogError
 from loghouse.limits import MIB, SEGMENT_SIZE_DEFAULT
 from loghouse.protocol.compression import compress
 from loghouse.protocol.configuration import Retention, encode_trim
 from loghouse.protocol.entry import DEFAULT_LOG, Codec, EntryKind
+from loghouse.protocol.record_range import RecordRange
 from loghouse.storage.files import OsFiles
 
 NODE_NAME: Final = "node-1"
@@ -176,9 +179,22 @@ class EmbeddedLog(EmbeddedReads):
         except OffsetOutOfRangeError:
             raise OffsetOutOfRangeError(offset, driver.lowest_offset, driver.readable_offset) from None
         except (DamageError, OSError, MemoryError) as error:
-            told = node.replica.damage_control.read_failed(error)
-            if told is error:
-                raise
+            self._tell_of(error)
+            raise
+
+    def read_range(self, wanted: RecordRange) -> PageAnswer:
+        """Return some of a range; see `EmbeddedReads.read_range`."""
+        log, driver = self.node.log, self.node.driver
+        try:
+            return scanned(log, wanted, driver.lowest_offset, driver.readable_offset, driver.readable_index)
+        except (DamageError, OSError, MemoryError) as error:
+            self._tell_of(error)
+            raise
+
+    def _tell_of(self, error: BaseException) -> None:
+        """Have what a read found damaged looked after; raise what it means, if that is another error."""
+        told = self.node.replica.damage_control.read_failed(error)
+        if told is not error:
             raise told from error
 
     def wait_for(self, offset: int) -> None:
@@ -196,7 +212,7 @@ class EmbeddedLog(EmbeddedReads):
         finally:
             end()
 
-    def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
+    def bounds(self, *, consistency: Trust = "confirmed", timeout_seconds: float | None = None) -> Bounds:
         """Return the offsets that the log holds."""
         driver = self.node.driver
         return Bounds(driver.lowest_offset, driver.readable_offset)

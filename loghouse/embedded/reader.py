@@ -8,10 +8,13 @@ from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
+from loghouse.client.choice import Trust
 from loghouse.client.fields import moment_of
+from loghouse.client.pages import PageAnswer
 from loghouse.client.records import Bounds
-from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads
+from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads, scanned
 from loghouse.errors import ClosedError, OffsetOutOfRangeError
+from loghouse.protocol.record_range import RecordRange
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.following import FollowedLog
 
@@ -65,12 +68,21 @@ class EmbeddedReader(EmbeddedReads):
             log = followed.log
             return log.read(offset, READ_SIZE_MAX, log.durable_index)
 
+    def read_range(self, wanted: RecordRange) -> PageAnswer:
+        """Return some of a range; see `EmbeddedReads.read_range`."""
+        followed = self._followed
+        if wanted.end > followed.next_offset or self._closed.is_set():
+            followed = self._refresh()
+        with self._lock:
+            log = followed.log
+            return scanned(log, wanted, followed.lowest_offset, followed.next_offset, log.durable_index)
+
     def wait_for(self, offset: int) -> None:
         """Return once the record at `offset` is readable."""
         while self._refresh().next_offset <= offset:
             self._closed.wait(POLL_SECONDS)
 
-    def bounds(self, *, timeout_seconds: float | None = None) -> Bounds:
+    def bounds(self, *, consistency: Trust = "confirmed", timeout_seconds: float | None = None) -> Bounds:
         """Return the offsets that the log holds: what is durable by now."""
         followed = self._refresh()
         return Bounds(followed.lowest_offset, followed.next_offset)
