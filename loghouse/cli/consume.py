@@ -13,13 +13,15 @@ from typing import Any, BinaryIO
 
 from loghouse.cli import places
 from loghouse.cli.directory import DirectoryReader, add_option
-from loghouse.cli.options import number
+from loghouse.cli.options import header, number
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
 from loghouse.cli.record_output import WRITERS, for_terminal
-from loghouse.cli.selection import TEMPLATE_ALLOWED, Template, check, pattern, selection_of
+from loghouse.cli.selection import TEMPLATE_ALLOWED, Template, check, choices_of, pattern, selection_of
 from loghouse.cli.target import add_options, connect_async, contact
 from loghouse.client import AsyncClient, Batch
+from loghouse.client.choice import ReadOptions
 from loghouse.client.loop_thread import let_calls_end
+from loghouse.client.pages import in_order
 
 
 def add_parser(commands: Any) -> None:
@@ -43,7 +45,10 @@ def add_parser(commands: Any) -> None:
         "time: 2026-11-23T08:30:00Z (local time without the Z), 08:30 (today), or 2h (so long ago; -2h, too)",
     )
     place.add_argument(
-        "--last", type=number("a count"), metavar="N", help="begin so many records before the log's end"
+        "--last",
+        type=number("a count"),
+        metavar="N",
+        help="begin so many records before the log's end; of those with --record-key and --header",
     )
     parser.add_argument(
         "--until",
@@ -55,6 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--count", "-n", type=number("a count"), metavar="N", help="stop after this many records"
     )
+    parser.add_argument("--reverse", action="store_true", help="the same records, the last one first")
     _add_output(parser)
     parser.set_defaults(run=run)
     tail = commands.add_parser(
@@ -67,12 +73,25 @@ def add_parser(commands: Any) -> None:
         "--last", "-n", type=number("a count"), default=10, metavar="N", help="how many to begin with (10)"
     )
     _add_output(tail)
-    tail.set_defaults(run=run, start="earliest", until=None, follow=True, count=None)
+    tail.set_defaults(run=run, start="earliest", until=None, follow=True, count=None, reverse=False)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     """Add what chooses records and says how they are written, and where to connect."""
     parser.add_argument("--record-key", metavar="TEXT", help="only records with this key")
+    parser.add_argument(
+        "--header",
+        type=header,
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="only records with this header; several: with all of them",
+    )
+    parser.add_argument(
+        "--local",
+        action="store_true",
+        help="ask nobody where the log ends: read what one node knows, which may be old, without a majority",
+    )
     parser.add_argument(
         "--grep", type=pattern, metavar="REGEX", help="only records in whose value this is found"
     )
@@ -160,21 +179,28 @@ def _opened(path: str | None) -> Iterator[BinaryIO]:
 
 
 async def _read(args: argparse.Namespace, log: AsyncClient | DirectoryReader, output: BinaryIO) -> None:
-    offset, end, is_unconfirmed = await _range(args, log)
-    if end is not None and offset >= end:
+    choices, total, end = choices_of(args), None, None
+    if choices and args.count == 0:
         return
-    total = end - offset if end is not None else None
+    if choices:
+        answers = await _chosen(args, log, choices)
+    else:
+        offset, end, is_unconfirmed = await _range(args, log)
+        if end is not None and offset >= end:
+            return
+        total = end - offset if end is not None else None
+        answers = log.read_range(offset, end, is_unconfirmed=is_unconfirmed)
     is_terminal = output.isatty()
     # A bar would come between the records of a terminal.
     shows_progress = total is not None and not is_terminal
     selection = selection_of(args, output)
-    batches = _batches(log.read_range(offset, end, is_unconfirmed=is_unconfirmed))
+    batches = _batches(answers)
     with progress_bar(total, " records", "reading", is_alone=shows_progress) as bar:
         async with aclosing(batches):
             async for batch in batches:
                 wanted = batch if end is None else batch.before(end)
                 if selection is not None:
-                    output.write(selection.write(wanted))
+                    output.write(selection.write(in_order(wanted, args.reverse)))
                 else:
                     text = WRITERS[args.format](wanted, with_offsets=args.offsets)
                     output.write(for_terminal(text) if is_terminal else text)
@@ -194,6 +220,25 @@ async def _batches(answers: AsyncGenerator[Iterator[Batch], None]) -> AsyncGener
         async for batches in answers:
             for batch in batches:
                 yield batch
+
+
+async def _chosen(
+    args: argparse.Namespace, log: AsyncClient | DirectoryReader, choices: ReadOptions
+) -> AsyncGenerator[Iterator[Batch], None]:
+    """Return the answers with the records that the server chooses."""
+    start = args.start
+    if args.last is not None:
+        start = "latest"
+        before: ReadOptions = {**choices, "reverse": True, "limit": args.last}
+        if not args.follow:
+            before["until"] = args.until
+        if args.last:
+            async for batch in _batches(log.read_answers(**before)):
+                start = batch.offset
+    options: ReadOptions = {**choices, "follow": args.follow, "until": args.until}
+    if args.count and args.grep is None:
+        options["limit"] = args.count
+    return log.read_answers(start, **options)
 
 
 async def _range(

@@ -6,15 +6,19 @@ import argparse
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from loghouse.cli.output import CommandError, ExitCode
 from loghouse.client import Batch
+from loghouse.client.choice import ReadOptions, choice_of
 from loghouse.client.records import batches_in
 from loghouse.client.starts import Start
 from loghouse.embedded.blocking import EmbeddedLog, open_embedded
 from loghouse.embedded.reader import POLL_SECONDS, open_reader
+from loghouse.embedded.reads import decoded_range
+from loghouse.limits import UINT64_MAX
 from loghouse.protocol.entry import checked_entries
+from loghouse.protocol.record_range import RecordRange
 
 _CONNECTION = ("server", "cluster", "ca", "cert", "key", "config", "plaintext", "direct", "log")
 
@@ -71,6 +75,20 @@ class DirectoryReader:
                 continue
             yield batches_in(checked_entries(frames), offset, next_offset, end)
             offset = next_offset
+
+    async def read_answers(
+        self, from_: Start = "earliest", **options: Unpack[ReadOptions]
+    ) -> AsyncGenerator[Iterator[Batch], None]:
+        """Yield what is chosen of one look at the directory at a time; see `AsyncLog.read_answers`."""
+        reader, choice = self._reader, choice_of(**options)
+        offset, end = await asyncio.to_thread(reader.offsets_of, from_, choice)
+        wanted: RecordRange | None = choice.range(offset, UINT64_MAX if end is None else end)
+        while wanted is not None and wanted.first < wanted.end:
+            if choice.follow and (await asyncio.to_thread(reader.bounds)).next_offset <= wanted.first:
+                await asyncio.sleep(POLL_SECONDS)
+                continue
+            batches, wanted = decoded_range(wanted, await asyncio.to_thread(reader.read_range, wanted))
+            yield batches
 
 
 def _check_alone(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 
 from loghouse.limits import UINT64_MAX
@@ -20,3 +21,15 @@ def number(
         return int(text)
 
     return read
+
+
+def header(text: str) -> tuple[str, bytes]:
+    """Read the name and the value of a header.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no header; allowed: NAME=TEXT")
+    return name, os.fsencode(value)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from loghouse.cli.directory import add_option, open_directory
+from loghouse.cli.options import header
 from loghouse.cli.output import (
     CommandError,
     ExitCode,
@@ -64,7 +65,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--header",
         action="append",
-        type=_header,
+        type=header,
         default=[],
         metavar="NAME=TEXT",
         help="a header for every record (may be repeated)",
@@ -112,13 +113,6 @@ def _rate(text: str) -> float:
             f"{text!r} is no rate; allowed: records a second, above 0, at most {RATE_MAX}"
         )
     return rate
-
-
-def _header(text: str) -> tuple[str, bytes]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is no header; allowed: NAME=TEXT")
-    return name, os.fsencode(value)
 
 
 @dataclass(slots=True)

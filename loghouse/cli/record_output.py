@@ -82,6 +82,6 @@ def record_as_json(record: Record) -> dict[str, Any]:
 
 def _a_line_each(batch: Batch, texts: list[bytes], with_offsets: bool) -> bytes:
     if with_offsets:
-        texts = [b"%d\t%s" % (offset, text) for offset, text in enumerate(texts, batch.offset)]
+        texts = [b"%d\t%s" % (offset, text) for offset, text in zip(batch.offsets, texts, strict=True)]
     texts.append(b"")
     return b"\n".join(texts)

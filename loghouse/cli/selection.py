@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO, Final, TypeAlias
 
 from loghouse.cli.output import CommandError, ExitCode, time_text
 from loghouse.cli.record_output import for_terminal, record_as_bytes
-from loghouse.client import Batch, Record
+from loghouse.client import Record
+from loghouse.client.choice import ReadOptions
 
 Paint: TypeAlias = Callable[[str, bytes], bytes]
 
@@ -111,10 +112,10 @@ class Selection:
         """Whether there are enough."""
         return self._left == 0
 
-    def write(self, batch: Batch) -> bytes:
-        """Return what is written of a batch."""
+    def write(self, records: Iterable[Record]) -> bytes:
+        """Return what is written of records."""
         lines = []
-        for record in batch:
+        for record in records:
             if self._left == 0:
                 break
             if self._key is not None and record.key != self._key:
@@ -158,9 +159,23 @@ class Selection:
 
 def selection_of(args: argparse.Namespace, output: BinaryIO) -> Selection | None:
     """Return what selects records; None when all are written, batch by batch, which is faster."""
-    chooses = args.record_key is not None or args.grep is not None or args.template is not None
+    chooses = any(one is not None for one in (args.record_key, args.grep, args.template)) or args.reverse
     has_colours = args.offsets and args.format in ("lines", "hex") and wants_colours(output)
     return Selection(args, output) if chooses or has_colours else None
+
+
+def choices_of(args: argparse.Namespace) -> ReadOptions:
+    """Return what the server is asked to choose by; nothing when all records are read in their order."""
+    choices: ReadOptions = {}
+    if args.record_key is not None:
+        choices["key"] = os.fsencode(args.record_key)
+    if args.header:
+        choices["headers"] = args.header
+    if args.reverse:
+        choices["reverse"] = True
+    if args.local:
+        choices["consistency"] = "local"
+    return choices
 
 
 def check(args: argparse.Namespace) -> None:
@@ -169,3 +184,5 @@ def check(args: argparse.Namespace) -> None:
         raise CommandError("--template says all; leave out --format, --json and --offsets", ExitCode.USAGE)
     if args.follow and args.until is not None and not isinstance(args.until, int):
         raise CommandError("--follow ends at an offset, not at a time: give --until OFFSET", ExitCode.USAGE)
+    if args.follow and args.reverse:
+        raise CommandError("--follow goes forwards: leave out --reverse", ExitCode.USAGE)

@@ -111,7 +111,10 @@ class Output(io.BytesIO):
 
 
 # What `consume` takes when nothing chooses among the records.
-SELECTION = {"last": None, "until": None, "record_key": None, "grep": None, "template": None}
+SELECTION = {
+    "last": None, "until": None, "record_key": None, "header": [], "reverse": False, "local": False,
+    "grep": None, "template": None,
+}  # fmt: skip
 
 
 class ConsumeTests(BarCase):

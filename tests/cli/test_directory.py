@@ -88,6 +88,20 @@ class DirectoryTests(CommandCase):
         ):
             self.assertEqual(loop.run_until_complete(read(offset, end)), values, (offset, end))
 
+    def test_chosen(self):
+        """Keys and directions, as of a node."""
+        for number in range(4):
+            key = ("--record-key", "odd") if number % 2 else ()
+            self.run_well("produce", "--dir", "events", "--value", str(number), *key)
+        for options, lines in (
+            (("--record-key", "odd"), "1\n3\n"),
+            (("--record-key", "odd", "--last", "1"), "3\n"),
+            (("--reverse", "--count", "2"), "3\n2\n"),
+            (("--record-key", "no"), ""),
+            (("--follow", "--record-key", "odd", "--count", "2"), "1\n3\n"),
+        ):
+            self.assertEqual(self.run_well("consume", "--dir", "events", *options), lines, options)
+
     def test_beside_the_writer(self):
         """A directory that a program writes is read along, but not written by another."""
         with loghouse.open("events") as log:

@@ -131,6 +131,34 @@ class FormatTests(test_records.RecordsCase):
         self.produce("--value", "v", "--record-key", "")
         self.assertEqual(self.records(), [{"value": "v", "key": ""}])
 
+    def test_chosen(self):
+        """The server chooses by key and headers, and reads backwards; what it leaves out does not count."""
+        for number in range(6):
+            key, header = "odd" if number % 2 else "even", [Header(key="n", value=b"%d" % (number % 3))]
+            self.add(Record(value=b"%d" % number, key=key.encode(), headers=header))
+        for options, lines in (
+            (("--record-key", "odd"), "1 3 5"),
+            (("--record-key", "odd", "--offsets"), "1\t1 3\t3 5\t5"),
+            (("--record-key", "odd", "--last", "2"), "3 5"),
+            (("--record-key", "odd", "--last", "2", "--until", "5"), "1 3"),
+            (("--record-key", "odd", "--last", "0"), ""),
+            (("--record-key", "odd", "--count", "2"), "1 3"),
+            (("--record-key", "odd", "--count", "0"), ""),
+            (("--record-key", "odd", "--from", "2", "--count", "1", "--grep", "5"), "5"),
+            (("--record-key", "no"), ""),
+            (("--header", "n=0"), "0 3"),
+            (("--header", "n=0", "--record-key", "odd"), "3"),
+            (("--reverse", "--count", "3"), "5 4 3"),
+            (("--reverse", "--last", "2"), "5 4"),
+            (("--reverse", "--from", "1", "--until", "4"), "3 2 1"),
+            (("--reverse", "--record-key", "odd", "--template", "%o:%k"), "5:odd 3:odd 1:odd"),
+            (("--local", "--from", "4"), "4 5"),
+        ):
+            code, out, err = self.run_command("consume", *options, *self.target)
+            self.assertEqual(
+                (code, out.split("\n")[:-1], err), (0, lines.split(" ") if lines else [], ""), options
+            )
+
     def test_raw_and_hexadecimal(self):
         """raw writes the bytes alone, hex only digits, with offsets when they are wanted."""
         self.add(Record(value=b"a\n"), Record(value=b"\x00b"))

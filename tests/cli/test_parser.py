@@ -23,7 +23,8 @@ CONNECTION = {
     "transport": "binary",
     "log": "",
 }
-OUTPUT = {"record_key": None, "grep": None, "format": "lines", "offsets": False, "template": None,
+OUTPUT = {"record_key": None, "header": [], "local": False, "reverse": False, "grep": None,
+          "format": "lines", "offsets": False, "template": None,
           "output": None, "dir": None, **CONNECTION}  # fmt: skip
 SETTINGS = {"retention_bytes": None, "retention_age": None, "record_max": None, "rate_max": None, "tag": None}
 ISSUED = {"dir": Path("certs"), "key": "p256", "days": None, "force": False}
@@ -104,6 +105,8 @@ OPTIONS = {
         "--last 0": {"last": 0},
         "--until 9": {"until": 9},
         "--record-key k": {"record_key": "k"},
+        "--header a=1 --header b=": {"header": [("a", b"1"), ("b", b"")]},
+        "--reverse --local": {"reverse": True, "local": True},
         "--count 0": {"count": 0},
         "--format length-prefixed --offsets": {"format": "length-prefixed", "offsets": True},
         "--output file": {"output": "file"},

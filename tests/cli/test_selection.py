@@ -118,6 +118,7 @@ class SelectionTests(SynchronousTestCase):
             {"template": 1, "format": "json"},
             {"template": 1, "offsets": True},
             {"follow": True, "until": datetime.now(UTC)},
+            {"follow": True, "reverse": True},
         ):
             self.assertRaises(CommandError, check, SimpleNamespace(**{**plain, **options}))
         check(SimpleNamespace(**{**plain, "follow": True, "until": 9}))
