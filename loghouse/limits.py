@@ -126,6 +126,7 @@ FOLLOWERS: Final = Quota("followers", WAITERS_MAX, WAITERS_MAX // 2)  # the same
 # --- quotas of node.yaml -------------------------------------------------------------
 QUOTA_RULES_MAX: Final = 256  # subjects and patterns
 QUOTA_SUBJECTS_MAX: Final = 4096  # that are counted at a time; more than there are connections
+QUOTA_SUBJECTS_SHOWN_MAX: Final = 32  # with metrics of their own: the first to come
 QUOTA_RATE_MIN: Final = 64 * KIB  # bytes a second: the largest batch keeps a connection waiting for 2 minutes
 QUOTA_BURST_SECONDS: Final = 1.0  # so much of its rate a subject has at once
 QUOTA_HOLD_SECONDS_MAX: Final = 2.0  # so long it is slowed down; what would have to wait longer is refused

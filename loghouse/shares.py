@@ -10,7 +10,7 @@ gives single subjects beside that is in `Quotas`, which every server asks, too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
@@ -27,6 +27,7 @@ from loghouse.limits import (
     QUOTA_HOLD_SECONDS_MAX,
     QUOTA_RETRY_SECONDS,
     QUOTA_SUBJECTS_MAX,
+    QUOTA_SUBJECTS_SHOWN_MAX,
     RATES_MAX,
     READER_SIZE_MIN,
     Quota,
@@ -205,6 +206,21 @@ class SubjectQuota:
     connections: int = 0
 
 
+class QuotaTally:
+    """What counted against a subject's quotas since the node began, and what they refused it."""
+
+    __slots__ = ("bytes_in", "bytes_out", "refusals")
+
+    def __init__(self) -> None:
+        self.bytes_in = 0  # of requests that were taken
+        self.bytes_out = 0  # of answers
+        self.refusals: dict[str, int] = {}  # by what it had used up
+
+    def refuse(self, resource: str) -> None:
+        """Count a refusal."""
+        self.refusals[resource] = self.refusals.get(resource, 0) + 1
+
+
 class SubjectUse:
     """What one subject has used lately, over all servers of a node.
 
@@ -213,16 +229,17 @@ class SubjectUse:
     time after which it may come again.
     """
 
-    __slots__ = ("_in", "_out", "quota", "requests", "subject")
+    __slots__ = ("_in", "_out", "quota", "requests", "subject", "tally")
 
-    def __init__(self, subject: str, quota: SubjectQuota) -> None:
+    def __init__(self, subject: str, quota: SubjectQuota, tally: QuotaTally) -> None:
         self.subject = subject
         self.requests = 0  # under way
-        self.change(quota)
+        self.change(quota, tally)
 
-    def change(self, quota: SubjectQuota) -> None:
-        """Have another quota from now on."""
+    def change(self, quota: SubjectQuota, tally: QuotaTally) -> None:
+        """Have another quota from now on, and count what it is used for there."""
         self.quota = quota
+        self.tally = tally
         self._in, self._out = Pace(quota.bytes_in), Pace(quota.bytes_out)
 
     def is_at_rest(self, now: float) -> bool:
@@ -237,6 +254,7 @@ class SubjectUse:
         """
         if 0 < self.quota.requests <= self.requests:
             limit = f"{self.subject!r} has {self.requests} under way, all that its quota allows"
+            self.tally.refuse("requests")
             raise QuotaExceededError(round(1000 * QUOTA_RETRY_SECONDS), "requests", limit)
         self.requests += 1
 
@@ -261,6 +279,7 @@ class SubjectUse:
         if self.quota.bytes_in:
             self._check(self._in, "bytes in", now)
             self._in.due(size, now)
+            self.tally.bytes_in += size
 
     def hold_seconds(self, now: float) -> float:
         """Return for how long nothing more of the subject is to be read."""
@@ -270,6 +289,7 @@ class SubjectUse:
         """Count the bytes of an answer."""
         if self.quota.bytes_out:
             self._out.due(size, now)
+            self.tally.bytes_out += size
 
     def check_send(self, now: float) -> None:
         """Raise when an answer would have to wait for too long.
@@ -278,6 +298,10 @@ class SubjectUse:
             QuotaExceededError: After which time to ask again.
         """
         self._check(self._out, "bytes out", now)
+
+    def receive_seconds(self, now: float) -> float:
+        """Return after how long nothing of what came is owed any more but a burst."""
+        return _wait_of(self._in, now)
 
     def send_seconds(self, now: float) -> float:
         """Return after how long the next answer may be made."""
@@ -292,6 +316,7 @@ class SubjectUse:
         wait = _wait_of(pace, now)
         if wait > QUOTA_HOLD_SECONDS_MAX:
             limit = f"{self.subject!r} used its quota of {pace.rate} bytes a second"
+            self.tally.refuse(what)
             raise QuotaExceededError(ceil(1000 * wait), what, limit)
 
 
@@ -305,6 +330,8 @@ class Quotas:
     Attributes:
         is_used: Whether there is any quota: servers look at this before they ask for a subject's.
         seconds: The clock, which only rises.
+        tallies: What counted against quotas so far, by subject: the first `QUOTA_SUBJECTS_SHOWN_MAX` to
+            come, and `OTHERS` for the rest.
     """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -312,6 +339,8 @@ class Quotas:
         self.seconds = seconds
         self._rules: Mapping[str, SubjectQuota] = {}
         self._uses: dict[str, SubjectUse] = {}
+        self.tallies: dict[str, QuotaTally] = {}
+        self._untold = QuotaTally()  # of those without a quota: nothing is counted there
 
     def change(self, rules: Mapping[str, SubjectQuota]) -> None:
         """Let these rules count from now on: for a name, for what begins so (`team-*`), for all (`*`)."""
@@ -320,13 +349,14 @@ class Quotas:
         for use in self._uses.values():
             quota = self._quota_of(use.subject)
             if quota != use.quota:
-                use.change(quota)
+                use.change(quota, self._tally_of(use.subject, quota))
 
     def of(self, subject: str) -> SubjectUse:
         """Return what a subject has used; not to be kept for longer than a request."""
         use = self._uses.get(subject)
         if use is None:
-            use = SubjectUse(subject, self._quota_of(subject))
+            quota = self._quota_of(subject)
+            use = SubjectUse(subject, quota, self._tally_of(subject, quota))
             if len(self._uses) >= QUOTA_SUBJECTS_MAX:
                 now = self.seconds()
                 self._uses = {name: one for name, one in self._uses.items() if not one.is_at_rest(now)}
@@ -338,6 +368,26 @@ class Quotas:
         """Return how many connections a subject may have; 0: as many as everybody."""
         return self.of(subject).quota.connections if self.is_used else 0
 
+    def connection_refused(self, subject: str) -> None:
+        """Count that a subject has all the connections that its quota allows."""
+        self.of(subject).tally.refuse("connections")
+
+    def uses_shown(self) -> Iterator[SubjectUse]:
+        """Yield what the subjects use that have a tally of their own."""
+        for subject in self.tallies:
+            use = self._uses.get(subject)
+            if use is not None and use.quota != NO_QUOTA:
+                yield use
+
+    def _tally_of(self, subject: str, quota: SubjectQuota) -> QuotaTally:
+        if quota == NO_QUOTA:
+            return self._untold
+        tally = self.tallies.get(subject)
+        if tally is None:
+            name = subject if len(self.tallies) < QUOTA_SUBJECTS_SHOWN_MAX else OTHERS
+            tally = self.tallies.setdefault(name, QuotaTally())
+        return tally
+
     def _quota_of(self, subject: str) -> SubjectQuota:
         """Return the quota of the rule that fits best: the name itself, or the longest beginning of it."""
         rules = self._rules
@@ -347,6 +397,7 @@ class Quotas:
 
 
 NO_QUOTA: Final = SubjectQuota()
+OTHERS: Final = "other"  # all subjects that have no tally of their own
 
 
 class Shares:

@@ -6,8 +6,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import QuotaExceededError
-from loghouse.limits import KIB, MIB, QUOTA_BURST_SECONDS, QUOTA_HOLD_SECONDS_MAX, QUOTA_SUBJECTS_MAX
-from loghouse.shares import NO_QUOTA, Quotas, SubjectQuota
+from loghouse.limits import (
+    KIB,
+    MIB,
+    QUOTA_BURST_SECONDS,
+    QUOTA_HOLD_SECONDS_MAX,
+    QUOTA_SUBJECTS_MAX,
+    QUOTA_SUBJECTS_SHOWN_MAX,
+)
+from loghouse.shares import NO_QUOTA, OTHERS, Quotas, SubjectQuota
 
 
 class QuotaCase(SynchronousTestCase):
@@ -159,6 +166,66 @@ class RuleTests(QuotaCase):
         self.assertEqual(self.quotas.connections_of("ann"), 0)
         self.use(connections=3)
         self.assertEqual([self.quotas.connections_of(one) for one in ("ann", "bob")], [3, 0])
+
+
+class TallyTests(QuotaCase):
+    """What is counted of the subjects that have quotas."""
+
+    def test_bytes(self):
+        """Bytes count that were taken, in and out, where there is a quota of them; over other quotas, too."""
+        use = self.use(bytes_in=MIB)
+        use.receive(10 * MIB, 0.0)
+        use.send(KIB, 0.0)
+        self.assertRaises(QuotaExceededError, use.receive, KIB, 0.0)
+        self.quotas.change({"*": SubjectQuota(bytes_out=MIB)})
+        use.receive(KIB, 0.0)
+        use.send(2 * KIB, 0.0)
+        tally = self.quotas.tallies["ann"]
+        self.assertEqual((tally.bytes_in, tally.bytes_out), (10 * MIB, 2 * KIB))
+
+    def test_refusals(self):
+        """Each refusal counts, by what was used up."""
+        use = self.use(bytes_in=MIB, bytes_out=MIB, requests=1)
+        use.receive(10 * MIB, 0.0)
+        use.send(10 * MIB, 0.0)
+        use.begin()
+        for ask, times in ((use.check_receive, 1), (use.check_send, 2), (lambda now: use.begin(), 3)):
+            for _ in range(times):
+                self.assertRaises(QuotaExceededError, ask, 0.0)
+        self.quotas.connection_refused("ann")
+        expected = {"bytes in": 1, "bytes out": 2, "requests": 3, "connections": 1}
+        self.assertEqual(self.quotas.tallies["ann"].refusals, expected)
+
+    def test_remembered(self):
+        """What was counted of a subject stays when the subject itself is forgotten."""
+        self.use(bytes_in=MIB).receive(KIB, 0.0)
+        self.quotas.change({"*": SubjectQuota(bytes_in=MIB)})
+        self.clock.advance(1.0)
+        for number in range(QUOTA_SUBJECTS_MAX + 1):
+            self.quotas.of(f"s{number}")
+        self.assertNotIn("ann", self.quotas._uses)
+        self.quotas.of("ann").receive(KIB, 0.0)
+        self.assertEqual(self.quotas.tallies["ann"].bytes_in, 2 * KIB)
+
+    def test_bounded(self):
+        """The first subjects have a tally each, the others one together; who has no quota has none."""
+        self.quotas.of("nobody")
+        self.quotas.change({"s*": SubjectQuota(bytes_in=MIB)})
+        for number in range(QUOTA_SUBJECTS_SHOWN_MAX + 5):
+            self.quotas.of(f"s{number}").receive(KIB, 0.0)
+        tallies = self.quotas.tallies
+        self.assertEqual(len(tallies), QUOTA_SUBJECTS_SHOWN_MAX + 1)
+        self.assertEqual((tallies["s0"].bytes_in, tallies[OTHERS].bytes_in), (KIB, 5 * KIB))
+        self.assertNotIn("nobody", tallies)
+
+    def test_shown(self):
+        """The uses that are shown are those of subjects with a quota now, and a tally."""
+        self.quotas.change({"s*": SubjectQuota(bytes_in=MIB), "ann": SubjectQuota(requests=1)})
+        for subject in ("ann", "s1", "bob"):
+            self.quotas.of(subject)
+        self.assertEqual([use.subject for use in self.quotas.uses_shown()], ["ann", "s1"])
+        self.quotas.change({"ann": SubjectQuota(requests=1)})
+        self.assertEqual([use.subject for use in self.quotas.uses_shown()], ["ann"])
 
 
 class TableTests(QuotaCase):

@@ -34,6 +34,7 @@ from loghouse.node.node import Node
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.raft.ready import Role
+from loghouse.shares import Quotas
 
 Value: TypeAlias = "float | Distribution"
 Sample: TypeAlias = "tuple[str, tuple[str, ...], Value]"
@@ -86,6 +87,7 @@ class NodeCollector(Collector):
         yield from _of_followers(watched.node)
         yield from _of_peers(watched.cluster)
         yield from _of_clients(watched)
+        yield from _of_quotas(watched.one_port.shares.quotas)
         yield from _of_disk(watched.node)
 
     def _counted(self) -> Iterator[Sample]:
@@ -264,6 +266,19 @@ def _of_clients(watched: Watched) -> Iterator[Sample]:
         yield "loghouse_share_refusals_total", (resource,), ledger.refused_count
     under_way = watched.node.budgets.under_way.ledger
     yield "loghouse_share_refusals_total", ("proposals",), under_way.refused_count
+
+
+def _of_quotas(quotas: Quotas) -> Iterator[Sample]:
+    for subject, tally in quotas.tallies.items():
+        yield "loghouse_quota_bytes_total", (subject, "in"), tally.bytes_in
+        yield "loghouse_quota_bytes_total", (subject, "out"), tally.bytes_out
+        for resource, count in tally.refusals.items():
+            yield "loghouse_quota_refusals_total", (subject, resource), count
+    now = quotas.seconds()
+    for use in quotas.uses_shown():
+        yield "loghouse_quota_requests", (use.subject,), use.requests
+        yield "loghouse_quota_wait_seconds", (use.subject, "in"), use.receive_seconds(now)
+        yield "loghouse_quota_wait_seconds", (use.subject, "out"), use.send_seconds(now)
 
 
 def _of_disk(node: Node) -> Iterator[Sample]:

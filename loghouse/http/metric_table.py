@@ -125,6 +125,19 @@ TABLE: Final[Mapping[str, Described]] = {
     "loghouse_share_refusals_total": _metric(
         COUNTER, "Refusals because a subject, or all, held too much of it.", "resource"
     ),
+    "loghouse_quota_bytes_total": _metric(
+        COUNTER, "Bytes, in or out, that counted against a subject's quota.", "subject", "direction"
+    ),
+    "loghouse_quota_requests": _metric(GAUGE, "Requests under way of a subject with a quota.", "subject"),
+    "loghouse_quota_wait_seconds": _metric(
+        GAUGE,
+        "How long until what a subject did, in or out, is within its quota again.",
+        "subject",
+        "direction",
+    ),
+    "loghouse_quota_refusals_total": _metric(
+        COUNTER, "Refusals of a subject because its quota of something is used up.", "subject", "resource"
+    ),
     # --- the disk ---------------------------------------------------------------------------
     "loghouse_disk_free_bytes": _metric(GAUGE, "Room on the disk of data_dir for this user."),
     "loghouse_disk_size_bytes": _metric(GAUGE, "The size of that disk."),

@@ -71,9 +71,11 @@ class Admission:
         limits: ConnectionLimits,
         metrics: Metrics = NO_METRICS,
         quota_of: Callable[[str], int] = lambda subject: 0,
+        quota_used_up: Callable[[str], None] = lambda subject: None,
     ) -> None:
         self._limits = limits  # fixed
         self.quota_of = quota_of  # how many connections a subject's quota allows; 0: no quota; fixed
+        self._quota_used_up = quota_used_up  # told of a subject that has them all, and wants one more; fixed
         self._metrics = metrics  # counts refusals; fixed
         self.all = 0  # open connections, of strangers, clients and nodes
         # Connections of clients, by subject.
@@ -142,6 +144,8 @@ class Admission:
             ledger.take(subject, share=share)
         except ResourceExhaustedError:
             self._metrics.connection_refused("too many of one subject, or of all")
+            if ledger is self.clients and 0 < self.quota_of(subject) <= ledger.held_by(subject):
+                self._quota_used_up(subject)
             raise
         self._known.pop(ticket.network, None)
         self._known[ticket.network] = None

@@ -179,8 +179,9 @@ class OnePort:
             peers=self._peers,
             soon=self._soon,
         )
+        quotas = self.shares.quotas
         admission = Admission(
-            limits_for(connections_allowed()), self._options.metrics, self.shares.quotas.connections_of
+            limits_for(connections_allowed()), metrics, quotas.connections_of, quotas.connection_refused
         )
         path = self.grpc_address.removeprefix("unix:")
         self._listener = Listener(self._reactor, links, admission, path, self.callers)

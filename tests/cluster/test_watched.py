@@ -1,6 +1,8 @@
 """A real cluster that is watched: each metric moves when the thing happens, and health says why."""
 
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -160,12 +162,13 @@ class WatchedTests(SynchronousTestCase):
 
     @long
     def test_everything(self):
-        """Load, refusals, a full disk, a pause, a flipped byte, a dead leader, no majority."""
+        """Load, refusals, a quota, a full disk, a pause, a flipped byte, a dead leader, no majority."""
         self.scrape_all()
         leader = self.cluster.wait_leader()
         follower, other = self.cluster.others(leader)
         self.check_load(leader, follower)
         self.check_refusals(leader)
+        self.check_quotas(leader)
         self.check_full_disk(follower)
         self.check_pause(leader, other)
         self.check_damage(other)
@@ -204,6 +207,33 @@ class WatchedTests(SynchronousTestCase):
             with self.assertRaises(grpc.RpcError):
                 self.produce(node, subject="nobody")
         self.assertFires("LoghouseRefusedCallers", before, self.scrape(node))
+
+    def check_quotas(self, node):
+        """A client far beyond its quota is held back, and then refused, until the quota is gone."""
+        settings = node.config_path.read_text()
+        self.reload(node, f"{settings}quotas: {{root: {{in: 64KiB, requests: 8}}}}\n")
+        batch = encode_batch([log_pb2.Record(value=b"x" * 600_000)])
+        request = log_pb2.ProduceBatchRequest(batch=batch, record_count=1)
+        with self.cluster.stub(node) as stub:
+            held_back = stub.ProduceBatch.future(request, timeout=20)
+            wait_until(lambda: self.value(node, "loghouse_quota_requests") == 1, "the append to be held back")
+            self.assertGreater(self.value(node, "loghouse_quota_wait_seconds", direction="in"), 2)
+            held_back.result()
+            with self.assertRaises(grpc.RpcError) as refused:
+                stub.ProduceBatch(request, timeout=20)
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self.assertEqual(self.value(node, "loghouse_quota_requests"), 0)
+        refusals = self.value(node, "loghouse_quota_refusals_total", subject="root", resource="bytes in")
+        self.assertGreaterEqual(refusals, 1)
+        self.assertGreater(self.value(node, "loghouse_quota_bytes_total", direction="in"), 600_000)
+        self.reload(node, settings)
+
+    def reload(self, node, settings):
+        """Let a node go on with other settings."""
+        count = node.output().count("asked for by SIGHUP")
+        node.config_path.write_text(settings)
+        os.kill(node.process.pid, signal.SIGHUP)
+        wait_until(lambda: node.output().count("asked for by SIGHUP") > count, "the reload")
 
     def check_full_disk(self, node):
         before = self.scrape(node)

@@ -9,14 +9,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1 import log_pb2
+from loghouse.errors import QuotaExceededError
 from loghouse.http.counters import OTHER, Counters
 from loghouse.http.delays import HEARTBEAT_SECONDS, Delays
 from loghouse.http.metric_table import COUNTER, HISTOGRAM, LOGS_SHOWN_MAX, TABLE, VALUES_MAX
 from loghouse.metrics import SECONDS, Distribution, DoorTally
 from loghouse.protocol.batch import encode_batch
+from loghouse.shares import SubjectQuota
 from loghouse.testing.process import free_port
 from tests.http.case import connect_to
-from tests.service.case import ServiceCase, turn
+from tests.service.case import ServiceCase, turn, until
 
 MONITORING = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
 PROCESS = {
@@ -72,7 +74,7 @@ class PageTests(ScrapeCase):
             "loghouse_ready", "loghouse_hindered_logs", "loghouse_logs", "loghouse_log_leader",
             "loghouse_log_term", "loghouse_log_segments", "loghouse_peer_link_up", "loghouse_gossip_members",
             "loghouse_connections", "loghouse_shares_held", "loghouse_damaged_segments",
-            "loghouse_settings_waiting",
+            "loghouse_settings_waiting", "loghouse_quota_requests",
         }  # fmt: skip
         for name, described in TABLE.items():
             self.assertRegex(name, r"^loghouse_[a-z_]+$")
@@ -121,9 +123,47 @@ class PageTests(ScrapeCase):
             [sample] = families["loghouse_settings_waiting"].samples
             self.assertEqual(sample.value, count)
 
+    async def test_quotas(self):
+        """What a subject uses of its quotas, and how often it is refused; not of others."""
+        service = await self.serve("quotas: {root: {in: 1MiB, out: 1MiB, requests: 1}}")
+        connection = await self.connect()
+        batch = encode_batch([log_pb2.Record(value=b"x" * 1000)])
+        await connection.produce(batch, record_count=1)
+        use = service._one_port.shares.quotas.of("root")
+        await until(lambda: not use.requests)  # the answer is here a little before it is counted off
+        use.send(3 << 20, use_now := service._one_port.shares.quotas.seconds())
+        use.begin()
+        for ask in (lambda: use.check_send(use_now - 1.0), use.begin):
+            self.assertRaises(QuotaExceededError, ask)
+        _, families = await self.scrape()
+        found = {
+            (name, *(text for _, text in sorted(sample.labels.items()))): sample.value
+            for name, family in families.items()
+            if name.startswith("loghouse_quota")
+            for sample in family.samples
+        }
+        self.assertEqual(
+            found,
+            {
+                ("loghouse_quota_bytes", "in", "root"): len(batch),
+                ("loghouse_quota_bytes", "out", "root"): 3 << 20,
+                ("loghouse_quota_requests", "root"): 1,
+                ("loghouse_quota_wait_seconds", "in", "root"): 0,
+                ("loghouse_quota_wait_seconds", "out", "root"): 2,
+                ("loghouse_quota_refusals", "bytes out", "root"): 1,
+                ("loghouse_quota_refusals", "requests", "root"): 1,
+            },
+        )
+
     async def test_thousand_logs(self):
         """With a thousand logs the page has at most 200 kB: some logs have series of their own."""
         service = await self.serve()
+        quotas = service._one_port.shares.quotas
+        quotas.change({"*": SubjectQuota(bytes_in=1, bytes_out=1, requests=1)})
+        for number in range(1000):
+            use = quotas.of(f"a-client-with-a-rather-long-name-of-some-team-{number}")
+            for resource in ("bytes in", "bytes out", "requests", "connections"):
+                use.tally.refuse(resource)
         template = service.node.membership
         for group in range(1000, 2000):
             log = service.node.serve(f"log-with-a-rather-long-name-of-some-team-{group}", group)

@@ -152,5 +152,6 @@ class QuotaTests(WireCase):
             self.assertIn("'reader' holds 1 of its share of 1", str(error))
         else:
             self.fail("was let in")
+        self.assertEqual(self.shares.quotas.tallies["reader"].refusals, {"connections": 1})
         await self.connect()
         await self.connect()

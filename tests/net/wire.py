@@ -126,7 +126,12 @@ class WireCase(SecuredCase):
             peers=self.peers,
         )
         self.metrics = RecordingMetrics()
-        self.admission = Admission(self.limits, self.metrics, self.shares.quotas.connections_of)
+        self.admission = Admission(
+            self.limits,
+            self.metrics,
+            self.shares.quotas.connections_of,
+            self.shares.quotas.connection_refused,
+        )
         self.listener = Listener(reactor, links, self.admission, self.grpc_path, self.callers)
         self.listener.port = reactor.listenTCP(0, self.listener, backlog=512, interface="127.0.0.1")
         self.port = self.listener.port.getHost().port
