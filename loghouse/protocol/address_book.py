@@ -7,6 +7,7 @@ what it said before. Storage keeps the bytes and does not look into them. Layout
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from construct import Bytes, ConstructError, Int16ub, Struct, Terminated
@@ -69,8 +70,11 @@ def decode_address_book(content: bytes) -> AddressBook:
         MalformedMessageError: It is damaged, or of another version. A node may go on with an empty book: it
             then needs a seed, and learns its incarnation from the others.
     """
-    if not content:
-        return AddressBook()
+    return _decoded(bytes(content)) if content else AddressBook()
+
+
+@lru_cache(maxsize=1)  # each log that is opened looks whether there are others
+def _decoded(content: bytes) -> AddressBook:
     if len(content) > ADDRESS_BOOK_SIZE_MAX:
         raise MalformedMessageError(f"address book of {len(content)} bytes, at most {ADDRESS_BOOK_SIZE_MAX}")
     fields = without_crc(content)

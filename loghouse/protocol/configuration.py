@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Final
 
@@ -148,9 +149,17 @@ def encode_configuration(configuration: Configuration) -> bytes:
 def decode_configuration(payload: bytes) -> Configuration:
     """Parse the payload of a configuration entry.
 
+    The last few are remembered: the logs of a node have few different ones, and each is read several times
+    when a log is opened.
+
     Raises:
         MalformedMessageError: It is not one.
     """
+    return _decoded(bytes(payload))
+
+
+@lru_cache(maxsize=16)
+def _decoded(payload: bytes) -> Configuration:
     if int.from_bytes(payload[:4], "big") > MEMBERS_MAX:
         raise MalformedMessageError(f"a configuration has at most {MEMBERS_MAX} members")
     try:

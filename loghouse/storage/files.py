@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from loghouse.errors import DiskFailedError, DiskFullError
-from loghouse.limits import IOV_MAX, MIB
+from loghouse.limits import IOV_MAX, KIB, MIB
 from loghouse.protocol.entry import Buffer
 
 ZEROES: Final = bytes(1 * MIB)
+LOOK_SIZE: Final = 64 * KIB  # read at once: the memory of larger blocks comes from the kernel each time
 
 # What says "no room" when space is asked for: a full disk, a quota, or the process's file size limit.
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -306,9 +307,9 @@ def sync_written(files: Files, fd: int) -> None:
 
 def end_of_nonzero(file: OpenFile, start: int, size: int) -> int:
     """Return the byte behind the last one that is not zero, `start` when all are."""
-    end = start
-    for position in range(start, size, len(ZEROES)):
-        chunk = file.pread(min(len(ZEROES), size - position), position)
+    end, step = start, min(LOOK_SIZE, len(ZEROES))
+    for position in range(start, size, step):
+        chunk = file.pread(min(step, size - position), position)
         if chunk != ZEROES[: len(chunk)]:
             end = position + len(chunk.rstrip(b"\0"))
     return end

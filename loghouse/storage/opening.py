@@ -64,6 +64,7 @@ class Survey:
     indexes: dict[int, bytes] = field(default_factory=dict)
     state: LogState = field(default_factory=LogState)
     scan: FrameScan | None = None  # of the active store
+    has_active_state: bool = False  # whether the state file of the active segment is good
     watermark: Watermark | None = None
     tail: Tail = Tail.CLEAN
     tail_end: int = 0  # the byte behind the last one that is not zero
@@ -299,7 +300,9 @@ def _scan_active(files: Files, found: Survey) -> None:
     watermark = newest_watermark(store.pread(STORE_HEADER_SIZE, 0), found.seed)
     if watermark is None:
         raise segment.damage(1024, "no valid watermark slot")
-    state = state_before(files, found, place)
+    from_file = segment.state_before()
+    found.has_active_state = from_file is not None
+    state = from_file if from_file is not None else state_before(files, found, place)
     if (state.term, state.next_offset) != (segment.header.previous_term, segment.base_offset):
         raise segment.damage(0, "does not join the state before it")
     scan = FrameScan.of_segment(found.seed, segment.header, timestamp=state.timestamp, state=state)
@@ -458,7 +461,7 @@ class Settlement:
 
         self._if_room("the watermark", mark)
         files.fdatasync(store.fd)
-        if segment.state_before() is None:
+        if not found.has_active_state:
             before = state_before(files, found, len(found.segments) - 1)
             try:
                 self._rooms.using_reserve(lambda: write_state(files, found.directory, found.seed, before))

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Final
 
 from loghouse.errors import EntryDamagedError, MalformedMessageError
-from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, MIB, STORE_HEADER_SIZE
+from loghouse.limits import ENTRY_HEADER_SIZE, ENTRY_SIZE_MAX, KIB, MIB, STORE_HEADER_SIZE
 from loghouse.protocol.configuration import (
     decode_birth,
     decode_configuration,
@@ -37,6 +37,7 @@ from loghouse.storage.index import INDEX_ENTRY, RELATIVE_OFFSET_MAX
 from loghouse.storage.store import StoreHeader
 
 SCAN_CHUNK_SIZE: Final = 4 * MIB
+SCAN_CHUNK_SIZE_FIRST: Final = 64 * KIB  # four times as much with each: most logs of many hold little
 _ZERO_HEADER: Final = bytes(ENTRY_HEADER_SIZE)
 
 
@@ -181,7 +182,7 @@ class FrameScan:
         Args:
             read: `read(size, position)` returns that many bytes, fewer at the end of the file.
         """
-        needed = ENTRY_HEADER_SIZE
+        needed, chunk_size = ENTRY_HEADER_SIZE, SCAN_CHUNK_SIZE_FIRST
         while not self.is_done:
             room = size - self.position
             if room < needed:
@@ -192,7 +193,8 @@ class FrameScan:
                 else:
                     self.is_ended = True
                 return
-            buffer = read(min(max(needed, SCAN_CHUNK_SIZE), room), self.position)
+            buffer = read(min(max(needed, min(chunk_size, SCAN_CHUNK_SIZE)), room), self.position)
+            chunk_size *= 4
             if len(buffer) < needed:
                 self.problem = "the file is shorter than it was"
                 return
