@@ -205,7 +205,7 @@ class RestTests(SynchronousTestCase):
         ticks = 3 * self.ticks
         stood = Counter()
         for seed in range(60):
-            raft = self.quiet(seed + 1)[2]
+            raft = self.quiet(seed + 1)[2 + seed % 2]
             raft.leader_link_lost(3)
             for tick in range(ticks):
                 raft.tick()
