@@ -14,7 +14,7 @@ from loghouse.protocol.routing_messages import Lead, Leads
 
 
 def group_of(*names):
-    return SimpleNamespace(members=[SimpleNamespace(name=name) for name in names])
+    return SimpleNamespace(members=[SimpleNamespace(name=name, disk_uuid=name) for name in names])
 
 
 def log(group, names, *, leader=0, term=3):
@@ -55,6 +55,13 @@ class ElsewhereTests(SynchronousTestCase):
         self.elsewhere.stop()
         self.elsewhere.news.look()
         self.assertEqual(self.sent, [])
+
+    def test_news_for_an_emptied_disk(self):
+        """A node that is a member with another disk than the group knows has no copy: it hears, too."""
+        self.node.logs[18] = whole = log(18, ("n1", "n2", "n3"), leader=1)
+        self.assertEqual([lead.group for lead in self.elsewhere._leads()], [16])
+        whole.configuration.members[2].disk_uuid = "lost"
+        self.assertEqual([lead.group for lead in self.elsewhere._leads()], [16, 18])
 
     def test_another_leader(self):
         """What was asked of a leader is told of the next one, unless this node is a member of the group."""

@@ -501,6 +501,15 @@ class JoiningTests(ReplicaCase):
         self.settle()
         self.assertEqual(self.replica.driver.raft.term, 6)
 
+    def test_former_member(self):
+        """A disk that lost what a member promised is not that member, whoever calls it so."""
+        self.replica.options = dataclasses.replace(self.replica.options, member_min=4)
+        self.replica.start()
+        self.replica.receive(self.heartbeat(3), is_member=True)
+        self.assertIsNone(self.replica.driver)
+        self.replica.receive(self.heartbeat(4), is_member=True)
+        self.assertEqual(self.replica.driver.raft.id, 4)
+
     def test_stranger(self):
         """What a stranger sends that contradicts the log is its fault alone."""
         self.test_first_message()
@@ -561,6 +570,21 @@ class JoiningTests(ReplicaCase):
         self.replica.driver.readable_offset = 77
         self.replica.committed()
         self.assertEqual((self.readable[-1], told), (77, [self.replica.driver]))
+
+
+class FormerMemberTests(ReplicaCase):
+    """A copy that came back empty, and got the group's first entry again, which names it."""
+
+    voters = ("n", "b", "c")
+
+    def test_own_log(self):
+        """It is not the member that it was, which may have voted; the one that it is by its log, it is."""
+        self.replica.options = dataclasses.replace(self.replica.options, member_min=4)
+        self.replica.start()
+        self.assertIsNone(self.replica.driver)
+        self.replica.options = dataclasses.replace(self.replica.options, member_min=1)
+        self.replica.start()
+        self.assertEqual(self.replica.driver.raft.id, 1)
 
 
 class OtherDiskTests(ReplicaCase):

@@ -138,6 +138,23 @@ def replace_replica(catalogue: Catalogue, name: str, *, lost: str, new: str, at:
     return LogPlaced(at=at, by=by, group=log.group, replicas=(*kept, replica))
 
 
+def renew_replica(catalogue: Catalogue, group: int, node: str, *, at: int, by: str) -> LogPlaced | None:
+    """Return the record that gives a log a new replica on a node, for the one whose disk is gone.
+
+    The new one is another member: the old one may have voted, and what it promised is lost with its disk.
+    None when the log has no replica on another disk of that node than the one that the node has now.
+    """
+    log, known = catalogue.log_of(group), catalogue.nodes.get(node)
+    if log is None or known is None or log.name == DEFAULT_LOG:
+        return None
+    lost = [one for one in log.replicas if one.node == node and one.disk_uuid != known.disk_uuid]
+    if not lost:
+        return None
+    new = PlacedReplica(member=log.next_member, node=node, disk_uuid=known.disk_uuid)
+    replicas = tuple(new if one in lost else one for one in log.replicas)
+    return LogPlaced(at=at, by=by, group=group, replicas=replicas)
+
+
 def complete_replicas(catalogue: Catalogue, alive: Iterable[str], *, at: int, by: str) -> LogPlaced | None:
     """Return the record that gives a log one more of the replicas that its settings ask for.
 

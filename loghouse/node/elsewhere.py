@@ -83,13 +83,14 @@ class Elsewhere:
 
     def _leads(self) -> list[Lead]:
         """Return what this node leads, but for groups of which every member of the cluster hears by Raft."""
-        members = {member.name for member in self._node.membership.configuration.members}
+        # A node that came back with an empty disk has no copy, and hears nothing by Raft.
+        members = _disks_of(self._node.membership.configuration)
         found = []
         for log in self._node.logs.values():
             raft = log.driver.raft if log.driver is not None else None
             if raft is None or raft.leader != raft.id:
                 continue
-            if members - {member.name for member in log.configuration.members}:
+            if members - _disks_of(log.configuration):
                 found.append(Lead(group=log.group, term=raft.term))
         return found
 
@@ -130,3 +131,7 @@ class Elsewhere:
         """Ask and tell nothing more; who waits is told so."""
         self.news.stop()
         self.reads.stop()
+
+
+def _disks_of(configuration: Configuration) -> set[tuple[str, bytes]]:
+    return {(member.name, member.disk_uuid) for member in configuration.members}

@@ -37,6 +37,7 @@ from loghouse.node.identity import claim_directory, create_identity, lock_direct
 from loghouse.node.log_administration import LogAdministration
 from loghouse.node.named_logs import NamedLogs
 from loghouse.node.options import NodeOptions, NoOthers, Transport
+from loghouse.node.renewals import Renewals
 from loghouse.node.served_log import ServedLog
 from loghouse.node.wheel import Wheel
 from loghouse.protocol.beat_messages import NodeBeat
@@ -127,6 +128,7 @@ class Node(Service):
         # The catalogue and the logs that it names; None until this node belongs to a cluster.
         self._named: NamedLogs | None = None
         self.log_administration = LogAdministration(self, clocks)  # what may be asked about logs; fixed
+        self._renewals = Renewals(self, clocks.wall)  # new copies for those on lost disks; fixed
         self._has_pointed_out = False  # whether retention was compared with that of node.yaml
 
     # --- start and stop -------------------------------------------------------
@@ -255,6 +257,7 @@ class Node(Service):
                 metrics=options.metrics,
                 log_name=log.name,
                 tracer=options.tracer,
+                member_min=log.placed_member,
             ),
             files=self._files,
             clocks=self._clocks,
@@ -314,6 +317,7 @@ class Node(Service):
         if self._named is not None:
             self._named.look(self._clocks.monotonic(), self._clocks.wall())
             self.log_administration.look()
+            self._renewals.look()
         return [log.look for log in self.logs.values()]
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:

@@ -216,6 +216,13 @@ class ServedLog:
         return self._remote.replica_names
 
     @property
+    def placed_member(self) -> int:
+        """The member that the copy on this node is by the catalogue; 0 where that says nothing."""
+        replicas = self.catalogued.replicas if self.catalogued is not None else ()
+        own = (self._node.name, self._node.disk_uuid)
+        return next((one.member for one in replicas if (one.node, one.disk_uuid) == own), 0)
+
+    @property
     def configuration(self) -> Configuration:
         """The latest configuration of the log; empty while there is none."""
         return self.replica.configuration if self.replica is not None else Configuration()

@@ -51,7 +51,8 @@ class ReplicaOptions:
     """Where a replica is and how it works.
 
     Sizes are bytes, `scrub_rate` bytes a second (0: no scrubbing). `metrics` is told of ignored
-    messages and of scrubs. `log_name` is what lines about it begin with; empty: nothing.
+    messages and of scrubs. `log_name` is what lines about it begin with; empty: nothing. As a member below
+    `member_min` it takes no part, whatever its log or a message says: the disk lost what that one promised.
     `tracer` makes spans of appends; None: nobody traces.
     """
 
@@ -63,6 +64,7 @@ class ReplicaOptions:
     metrics: Metrics
     log_name: str = ""
     tracer: Tracer | None = None
+    member_min: int = 0
 
 
 def _driver_class(tracer: Tracer | None) -> Callable[..., RaftDriver]:
@@ -179,8 +181,9 @@ class Replica:
             self._begin(member.id)
 
     def _own_member(self) -> Member | None:
-        members = self.configuration.named(self.options.node_name)
-        return next((one for one in members if one.disk_uuid == self.options.disk_uuid), None)
+        options, members = self.options, self.configuration.named(self.options.node_name)
+        own = [one for one in members if one.disk_uuid == options.disk_uuid and one.id >= options.member_min]
+        return own[0] if own else None
 
     def _begin(self, id_: int) -> None:
         driver = self.driver = self._make_driver(id_)
@@ -315,6 +318,8 @@ class Replica:
         if self._is_renewing:
             return  # Raft says it again
         if self.driver is None:
+            if envelope.target < self.options.member_min:
+                return
             # The leader knows by which entry this node became a member; its own log may not hold that yet.
             self.logger.info("this node is member {id}", id=envelope.target)
             self._begin(envelope.target)
