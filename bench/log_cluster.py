@@ -34,6 +34,7 @@ Part = Callable[[Table, ClusterProcess, argparse.Namespace], None]
 IDLE_SECONDS = 8.0
 FELT_SECONDS_MAX = 60.0
 ASKERS = 16
+ATTEMPT_SECONDS = 0.05  # between two attempts; what they cost is taken from the nodes, on the same processors
 BUSY_LOGS, BUSY_WINDOW, BUSY_COUNT = 16, 4, 8000  # the count is of a round, of all logs together
 SPREAD_NODES, SPREAD_LOGS, SPREAD_SIZE = 5, 20, 4 * MIB  # the size is that of each log
 
@@ -83,7 +84,7 @@ class Asker:
                     stub.Produce(request, timeout=1.0)
                     return time.monotonic()
                 except grpc.RpcError:
-                    time.sleep(0.02)
+                    time.sleep(ATTEMPT_SECONDS)
         raise SystemExit(f"{log} took no append for {FELT_SECONDS_MAX} s")
 
     def append_batch(self, request: log_pb2.ProduceBatchRequest) -> None:
