@@ -67,6 +67,7 @@ LOG_TAGS_MAX: Final = 8
 LOGS_PER_PAGE_DEFAULT: Final = 500  # of a list of logs; some 300 bytes each
 LOGS_PER_PAGE_MAX: Final = 1000
 LOG_TAG_SIZE_MAX: Final = 63
+LAG_ENTRIES_MAX: Final = 10_000  # that a copy may be behind and still be well: seconds of a busy log
 
 # --- backups ------------------------------------------------------------------------
 BACKUP_PART_SIZE: Final = 256 * MIB  # of frames in one file of a backup: what a copy of it may have to repeat

@@ -14,7 +14,7 @@ from loghouse.api.guard import Rpc
 from loghouse.api.v1 import log_pb2
 from loghouse.auth.policy import Action
 from loghouse.errors import InvalidRequestError, UnavailableError
-from loghouse.node.api import GroupAdmin, NodeLike, Reloaded, StrayLog
+from loghouse.node.api import GroupAdmin, LogProblem, NodeLike, Reloaded, StrayLog
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS
 from loghouse.protocol.message import check_name
@@ -61,7 +61,7 @@ class ClusterService:
     async def _status(self, request: Any) -> Any:
         node = self._node
         status = await to_asyncio(self._group(request).status())
-        strays = await self._strays()
+        strays, problems = await self._strays(), await self._problems()
         return log_pb2.StatusResponse(
             cluster_uuid=node.cluster_uuid,
             cluster_name=node.cluster_name,
@@ -91,6 +91,14 @@ class ClusterService:
                 for stray in strays or ()
             ],
             knows_strays=strays is not None,
+            problems=[
+                log_pb2.LogProblem(
+                    log=problem.log, node=problem.node, reason=problem.trouble.value, entries=problem.entries
+                )
+                for problem in problems or ()
+                if request.log in ("", problem.log)
+            ],
+            log_count=len(node.logs) if problems is not None else 0,
         )
 
     async def _strays(self) -> Sequence[StrayLog] | None:
@@ -100,6 +108,14 @@ class ClusterService:
         except UnavailableError:
             return None
         return strays
+
+    async def _problems(self) -> Sequence[LogProblem] | None:
+        """Return what needs attention of the copies of logs; None while the node cannot tell."""
+        try:
+            problems: Sequence[LogProblem] = await to_asyncio(self._node.log_administration.problems())
+        except UnavailableError:
+            return None
+        return problems
 
     async def _add(self, request: Any) -> Any:
         await to_asyncio(self._node.administration.add(_node_name(request), request.learner))

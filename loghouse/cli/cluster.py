@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from loghouse.api.v1 import log_pb2
+from loghouse.cli.copies import ALL_WELL, Copies, copies_of
 from loghouse.cli.logs import why_stray
 from loghouse.cli.options import number
 from loghouse.cli.output import (
@@ -27,17 +28,16 @@ from loghouse.cli.output import (
     write_result,
     write_table,
 )
-from loghouse.cli.target import add_options, addresses, connect, seconds
+from loghouse.cli.target import CONTACT_SECONDS, add_options, addresses, connect, seconds
 from loghouse.cli.watching import show_again
 from loghouse.client import Client
 from loghouse.cluster.reconcile import FIRST_VOTERS
 from loghouse.errors import OutcomeUnknownError, UnavailableError
-from loghouse.limits import VOTERS_MAX
+from loghouse.limits import LAG_ENTRIES_MAX, VOTERS_MAX
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
 
 HEALTH_SECONDS: Final = 0.5  # between two looks of `cluster health --wait`
-HEALTH_LAG_MAX: Final = 10_000  # entries that a member may be behind and still be well: seconds of a busy log
 _RUNNING: Final = {LIVENESS_TEXTS[one] for one in (Liveness.ALIVE, Liveness.SUSPECT)}
 
 
@@ -96,19 +96,33 @@ def run_status(args: argparse.Namespace) -> int | None:
     with connect(args, is_direct=True) as log:
         if not args.watch:
             status = log.status()
-            show(status, args.json, args.log)
+            show(status, args.json, args.log, copies=_copies(status, args))
             return ExitCode.OK if can_append(status) else ExitCode.UNAVAILABLE
         gone = threading.Event()
         watch_reader(gone.set)
-        watch(log, args.json, gone.wait, args.log)
+        watch(log, args.json, gone.wait, args.log, copies=partial(_copies, args=args))
     return None
+
+
+def _copies(status: log_pb2.StatusResponse, args: argparse.Namespace) -> Copies:
+    """Ask all nodes how the copies of logs are, where there are named logs; with --direct no others."""
+    if args.direct or status.log_count <= 1:
+        return copies_of(status, None)
+    with connect(args) as cluster:
+        return copies_of(status, partial(_ask, cluster, args))
+
+
+def _ask(cluster: Client, args: argparse.Namespace, server: str) -> log_pb2.StatusResponse:
+    return cluster.status(server=server, timeout_seconds=min(args.timeout, CONTACT_SECONDS))
 
 
 def run_health(args: argparse.Namespace) -> ExitCode:
     """Say whether all is well; with --wait as soon as it is, or when that time is over."""
     health = until_healthy(partial(_health, args), args.wait, time.monotonic, time.sleep)
     if args.json:
-        write_json({"health": health.word, "problems": list(health.problems)})
+        write_json(
+            {"health": health.word, "problems": list(health.problems), "logs": health.copies.as_json()}
+        )
     else:
         write_line(health.word)
         for problem in health.problems:
@@ -136,25 +150,45 @@ def _health(args: argparse.Namespace) -> ClusterHealth:
     """Ask once. Each node that is named may answer; a cluster that nobody answers for is not available."""
     try:
         with connect(args) as log:
-            return health_of(log.status(), args.log)
+            status = log.status()
+            copies = copies_of(status, None if args.direct else partial(_ask, log, args))
+            return health_of(status, args.log, copies)
     except (UnavailableError, OutcomeUnknownError) as error:
         return ClusterHealth(ExitCode.UNAVAILABLE, (str(error),))
 
 
-def watch(log: Client, as_json: bool, wait: Callable[[float], bool], name: str = "") -> None:
+def watch(
+    log: Client,
+    as_json: bool,
+    wait: Callable[[float], bool],
+    name: str = "",
+    copies: Callable[[log_pb2.StatusResponse], Copies] = lambda status: ALL_WELL,
+) -> None:
     """Show the status again and again; a node that is away for a while is no reason to stop.
 
     Args:
         wait: Waits so many seconds; True when there is nobody to show it to any more.
         name: The log's; empty for the default one.
+        copies: Finds out how the copies of logs are.
     """
-    show_again("cluster", log.status, lambda status: show(status, as_json, name), as_json=as_json, wait=wait)
+
+    def ask() -> tuple[log_pb2.StatusResponse, Copies]:
+        status = log.status()
+        return status, copies(status)
+
+    show_again(
+        "cluster",
+        ask,
+        lambda answer: show(answer[0], as_json, name, copies=answer[1]),
+        as_json=as_json,
+        wait=wait,
+    )
 
 
-def show(status: log_pb2.StatusResponse, as_json: bool, log: str = "") -> None:
+def show(status: log_pb2.StatusResponse, as_json: bool, log: str = "", *, copies: Copies = ALL_WELL) -> None:
     """Print a status; `log` is whose it is, empty: the default one's."""
     if as_json:
-        write_json(_as_json(status, log))
+        write_json(_as_json(status, log, copies))
         return
     held = (
         f"offsets {status.lowest_offset} to {status.next_offset - 1}"
@@ -182,7 +216,7 @@ def show(status: log_pb2.StatusResponse, as_json: bool, log: str = "") -> None:
         for member in status.members
     ]
     write_table(["NODE", "ID", "ROLE", "LEADS", "STATE", "BEHIND", "ADDRESS", "VERSION"], rows)
-    for note in notes_on(status, log):
+    for note in (*notes_on(status, log), *copies.notes()):
         write_line()
         write_line(note)
 
@@ -195,10 +229,14 @@ def can_append(status: log_pb2.StatusResponse) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ClusterHealth:
-    """How a cluster is: OK, DEGRADED (it works, and something needs attention) or UNAVAILABLE."""
+    """How a cluster is: OK, DEGRADED (it works, and something needs attention) or UNAVAILABLE.
+
+    `problems` are lines for people, those of `copies` among them.
+    """
 
     code: ExitCode
     problems: Sequence[str]
+    copies: Copies = ALL_WELL
 
     @property
     def word(self) -> str:
@@ -207,11 +245,11 @@ class ClusterHealth:
         return words.get(self.code, "unavailable")
 
 
-def health_of(status: log_pb2.StatusResponse, log: str = "") -> ClusterHealth:
+def health_of(status: log_pb2.StatusResponse, log: str = "", copies: Copies = ALL_WELL) -> ClusterHealth:
     """Judge a cluster by its status; `log` is whose that is, empty: the default one's."""
-    notes = tuple(notes_on(status, log))
+    notes = (*notes_on(status, log), *copies.notes())
     if not can_append(status):
-        return ClusterHealth(ExitCode.UNAVAILABLE, notes)
+        return ClusterHealth(ExitCode.UNAVAILABLE, notes, copies)
     _, missing = _voters(status)
     alive = LIVENESS_TEXTS[Liveness.ALIVE]
     problems = [note for note in notes if missing and note.startswith("Not running")]
@@ -223,9 +261,10 @@ def health_of(status: log_pb2.StatusResponse, log: str = "") -> ClusterHealth:
             problems.append(f"{member.name} does not answer at the moment ({member.liveness or 'not seen'}).")
         elif lag is None:
             problems.append(f"{member.name}: it is not known how far behind it is; ask again.")
-        elif lag > HEALTH_LAG_MAX:
+        elif lag > LAG_ENTRIES_MAX:
             problems.append(f"{member.name} is {lag} entries behind.")
-    return ClusterHealth(ExitCode.DEGRADED if problems else ExitCode.OK, tuple(problems))
+    problems += copies.notes()
+    return ClusterHealth(ExitCode.DEGRADED if problems else ExitCode.OK, tuple(problems), copies)
 
 
 def _voters(status: log_pb2.StatusResponse) -> tuple[list[log_pb2.MemberStatus], list[str]]:
@@ -328,7 +367,7 @@ def _fields(message: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(message, name) for name in names}
 
 
-def _as_json(status: log_pb2.StatusResponse, log: str) -> dict[str, Any]:
+def _as_json(status: log_pb2.StatusResponse, log: str, copies: Copies) -> dict[str, Any]:
     return {
         "cluster": status.cluster_name,
         "cluster_uuid": status.cluster_uuid.hex(),
@@ -346,7 +385,8 @@ def _as_json(status: log_pb2.StatusResponse, log: str) -> dict[str, Any]:
         ],
         "removed": list(status.removed),
         "strays": [_fields(stray, "group", "name", "size") for stray in status.strays],
-        "notes": list(notes_on(status, log)),
+        "logs": copies.as_json(),
+        "notes": [*notes_on(status, log), *copies.notes()],
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from typing import Protocol
 
@@ -251,6 +252,33 @@ class StrayLog:
     size: int
 
 
+class CopyTrouble(Enum):
+    """What may be wrong with a log, or with one copy of it; the worst of a copy comes first."""
+
+    LOST = "lost"  # the disks of half of its copies and more are gone: nobody can lead it any more
+    NO_LEADER = "no_leader"  # the answering node knows no leader
+    DAMAGED = "damaged"  # nobody can mend the copy: it stays closed
+    REPAIRING = "repairing"  # damage in the copy is being repaired
+    NO_COPY = "no_copy"  # the node has none, or not all of it yet
+    AWAY = "away"  # the node is
+    BEHIND = "behind"  # the copy lacks entries and does not get on, or lacks very many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogProblem:
+    """What needs attention of a log, or of one copy of it.
+
+    Attributes:
+        node: Whose copy it is; of a log that is lost or has no leader: the answering node.
+        entries: How many committed entries the copy lacks, where that is known.
+    """
+
+    log: str
+    node: str
+    trouble: CopyTrouble
+    entries: int = 0
+
+
 class LogAdmin(Protocol):
     """What may be asked about which logs there are; every call works on every node.
 
@@ -299,6 +327,14 @@ class LogAdmin(Protocol):
 
     def strays(self) -> Deferred[Sequence[StrayLog]]:
         """Return the logs on the disk of this node that do not belong there; they are kept, and not opened.
+
+        Raises (as failure) UnavailableError: This node does not know all logs yet.
+        """
+
+    def problems(self) -> Deferred[Sequence[LogProblem]]:
+        """Return what needs attention of the copies of logs, as far as this node knows.
+
+        A leader knows of every copy of its log, another node of its own.
 
         Raises (as failure) UnavailableError: This node does not know all logs yet.
         """

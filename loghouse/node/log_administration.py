@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -32,8 +32,9 @@ from loghouse.catalogue.records import (
     PlacedReplica,
 )
 from loghouse.errors import OutcomeUnknownError, RequestError, UnavailableError, UnknownLogError
+from loghouse.gossip.members import MemberKey
 from loghouse.limits import MICROSECONDS, REPLICAS_PER_LOG_MAX
-from loghouse.node.api import LogDescription, ReplicaState, StrayLog
+from loghouse.node.api import LogDescription, LogProblem, ReplicaState, StrayLog
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.forwarding import AdminOrder
 from loghouse.node.options import NodeOptions, Transport
@@ -72,6 +73,9 @@ class CataloguedHost(Protocol):
 
     async def strays(self) -> Sequence[StrayLog]:
         """Return the logs on this node's disk that do not belong here."""
+
+    def problems(self) -> Sequence[LogProblem]:
+        """Return what needs attention of the copies of logs."""
 
 
 class LogAdministration:
@@ -176,6 +180,10 @@ class LogAdministration:
     def strays(self) -> Deferred[Sequence[StrayLog]]:
         """Return the logs on this node's disk that do not belong here."""
         return _running(self._node.strays())
+
+    def problems(self) -> Deferred[Sequence[LogProblem]]:
+        """Return what needs attention of the copies of logs, as far as this node knows."""
+        return maybeDeferred(self._node.problems)
 
     def changed(self, after: int) -> Deferred[int]:
         """Fire once the catalogue has a record above an offset; may be cancelled."""
@@ -403,13 +411,15 @@ class LogAdministration:
         )
 
     def _states(self, replicas: Sequence[PlacedReplica], group: int) -> tuple[ReplicaState, ...]:
-        leader, alive = self._leader_of(group), set(self._alive())
+        leader, node = self._leader_of(group), self._node
+        # A node that came back with an empty disk has no copy on the one that it had.
+        alive = {MemberKey(node.name, node.disk_uuid), *node.transport.present()}
         return tuple(
             ReplicaState(
                 node=one.node,
                 member=one.member,
                 is_leader=one.node == leader,
-                is_alive=one.node in alive,
+                is_alive=MemberKey(one.node, one.disk_uuid) in alive,
             )
             for one in replicas
         )

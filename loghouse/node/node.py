@@ -26,10 +26,11 @@ from loghouse.errors import (
 from loghouse.limits import DISK_THREADS_MAX, MICROSECONDS, READER_THREADS_MAX, UUID_SIZE, WAITERS_MAX
 from loghouse.node.address_book import AddressBookFile
 from loghouse.node.administration import Administration
-from loghouse.node.api import Reloaded, StrayLog
+from loghouse.node.api import LogProblem, Reloaded, StrayLog
 from loghouse.node.beats import Beats
 from loghouse.node.catalogue_log import CatalogueLog
 from loghouse.node.condition import Hindrance, hindrances_of
+from loghouse.node.copy_watch import CopyWatch
 from loghouse.node.elsewhere import ELSEWHERE_KINDS, Elsewhere
 from loghouse.node.forwarding import Forwarder
 from loghouse.node.hosted_logs import HostedLogs
@@ -128,6 +129,7 @@ class Node(Service):
         # The catalogue and the logs that it names; None until this node belongs to a cluster.
         self._named: NamedLogs | None = None
         self.log_administration = LogAdministration(self, clocks)  # what may be asked about logs; fixed
+        self._copies = CopyWatch(self, clocks.monotonic)  # which copies of logs need attention; fixed
         self._renewals = Renewals(self, clocks.wall)  # new copies for those on lost disks; fixed
         self._has_pointed_out = False  # whether retention was compared with that of node.yaml
 
@@ -303,6 +305,12 @@ class Node(Service):
             raise UnavailableError("this node has not joined its cluster yet; try another node")
         return await self._named.strays()
 
+    def problems(self) -> Sequence[LogProblem]:
+        """Return what needs attention of the copies of logs. See `LogAdmin.problems`."""
+        if self._named is None or not self._named.knows_all:
+            raise UnavailableError("this node does not know all logs yet; try again")
+        return self._copies.problems()
+
     async def catch_up_with_logs(self) -> None:
         """Know all the logs that there are now. See `NamedLogs.catch_up`."""
         if self._named is None:
@@ -318,6 +326,7 @@ class Node(Service):
             self._named.look(self._clocks.monotonic(), self._clocks.wall())
             self.log_administration.look()
             self._renewals.look()
+            self._copies.look()
         return [log.look for log in self.logs.values()]
 
     def when_settled(self, seconds_max: float) -> Deferred[None]:

@@ -191,7 +191,8 @@ class Rewrite:
             numbers = ", ".join(map(str, others)) or "none of them here"
             raise DataDirectoryError(
                 f"{self._path}: this cluster has logs beside the default one (groups {numbers}), and a new "
-                "cluster would lose them; nothing was modified. Bring back a majority of the old nodes"
+                "cluster would lose them; nothing was modified. Bring back a majority of the old nodes, or "
+                "restore a backup into an empty data directory (`loghouse restore`)"
             )
 
     def _check_room(self, found: Survey) -> None:

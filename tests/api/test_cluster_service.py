@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse import __version__, errors
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.node.api import Reloaded, StrayLog
+from loghouse.node.api import CopyTrouble, LogProblem, Reloaded, StrayLog
 from loghouse.protocol.configuration import ROLE_TEXTS, MemberRole
 from loghouse.protocol.failures import LEADER_KEY
 from loghouse.protocol.gossip_messages import LIVENESS_TEXTS, Liveness
@@ -106,6 +106,24 @@ class AdministrationTests(ClusterCase):
         admin.stray_logs = errors.UnavailableError("it has just started")
         status = await self.cluster().Status(log_pb2.StatusRequest())
         self.assertEqual((len(status.strays), status.knows_strays, status.node), (0, False, "n1"))
+
+    @asynchronous
+    async def test_problems(self):
+        """What needs attention of copies is told, of one log or all, and whether the node knows."""
+        admin = self.node.log_administration
+        admin.log_problems = [
+            LogProblem(log="default", node="n3", trouble=CopyTrouble.BEHIND, entries=7),
+            LogProblem(log="orders", node="n1", trouble=CopyTrouble.DAMAGED),
+        ]
+        for log, count in (("", 2), ("default", 1)):
+            status = await self.cluster().Status(log_pb2.StatusRequest(log=log))
+            self.assertEqual((len(status.problems), status.log_count), (count, 1))
+            first = status.problems[0]
+            told = first.log, first.node, first.reason, first.entries
+            self.assertEqual(told, ("default", "n3", "behind", 7))
+        admin.log_problems = errors.UnavailableError("it has just started")
+        status = await self.cluster().Status(log_pb2.StatusRequest())
+        self.assertEqual((len(status.problems), status.log_count), (0, 0))
 
     @asynchronous
     async def test_refused_change(self):

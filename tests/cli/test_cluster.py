@@ -288,7 +288,7 @@ class HealthTests(ClusterCase):
         """A leader, and every member alive and close behind it: 0."""
         self.assertEqual(self.health(), (0, ["healthy"]))
         code, out, _ = self.run_cluster("health", "--json")
-        self.assertEqual((code, json.loads(out)), (0, {"health": "healthy", "problems": []}))
+        self.assertEqual((code, json.loads(out)), (0, {"health": "healthy", "problems": [], "logs": []}))
 
     def test_degraded(self):
         """A voter that is away or does not answer, a member far behind or of which that is not known: 6."""

@@ -33,6 +33,12 @@ class CommandsCase(SynchronousTestCase):
 
     def command(self, *words, stdin=None, code=0):
         """Run `loghouse WORDS` as root; return what it writes."""
+        run = self.try_command(*words, stdin=stdin)
+        self.assertEqual(run.returncode, code, run.stderr + self.cluster.outputs()[-3000:])
+        return run.stdout + run.stderr
+
+    def try_command(self, *words, stdin=None):
+        """Run `loghouse WORDS` as root; return how it ended, and what it wrote."""
         certificates = self.cluster.certificates
         target = [
             "--ca", certificates.path("ca"),
@@ -42,11 +48,17 @@ class CommandsCase(SynchronousTestCase):
         ]  # fmt: skip
         if "--server" not in words:
             target += ["--server", ",".join(str(node.address) for node in self.cluster.nodes)]
-        return self.run_command(*words, *map(str, target), stdin=stdin, code=code)
+        return self.run_words(*words, *map(str, target), stdin=stdin)
 
     def run_command(self, *words, stdin=None, code=0):
         """Run `loghouse WORDS`; return what it writes."""
-        run = subprocess.run(
+        run = self.run_words(*words, stdin=stdin)
+        self.assertEqual(run.returncode, code, run.stderr + self.cluster.outputs()[-3000:])
+        return run.stdout + run.stderr
+
+    def run_words(self, *words, stdin=None):
+        """Run `loghouse WORDS`; return how it ended, and what it wrote."""
+        return subprocess.run(
             [sys.executable, "-m", "loghouse.cli.main", *words],
             input=stdin,
             capture_output=True,
@@ -55,8 +67,6 @@ class CommandsCase(SynchronousTestCase):
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             cwd=self.folder,  # no client.yaml of who runs the tests is found there
         )
-        self.assertEqual(run.returncode, code, run.stderr + self.cluster.outputs()[-3000:])
-        return run.stdout + run.stderr
 
     def client(self, **options):
         certificates = self.cluster.certificates

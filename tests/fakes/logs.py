@@ -62,6 +62,7 @@ class FakeLogAdmin:
         self.node = node
         self.failure = None
         self.orders = []
+        self.log_problems = []  # what needs attention; an error: it does not know
         self.stray_logs = []  # what does not belong on the node's disk; an error: it does not know
 
     @property
@@ -124,6 +125,10 @@ class FakeLogAdmin:
 
     def changed(self, after):
         return self._catalogue.changed(after)
+
+    def problems(self):
+        told = self.log_problems
+        return fail(told) if isinstance(told, Exception) else succeed(told)
 
     def strays(self):
         told = self.stray_logs

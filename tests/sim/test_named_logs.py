@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.catalogue.records import LogSettings
 from loghouse.errors import DamageError, UnavailableError, UnknownLogError
 from loghouse.limits import MIB
-from loghouse.node.api import proposing
+from loghouse.node.api import CopyTrouble, proposing
 from loghouse.replica.api import Appended, Proposal
 from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import FullOptions, draw_named_options
@@ -242,6 +242,91 @@ class NamedLogsTests(NamedLogsCase):
         self.assertEqual(self.append(2, "orders"), 2)
         fetched = self.ask(2, lambda node: node.log("orders").reads.fetch(0, MIB))
         self.assertEqual(fetched.next_offset, 3)
+
+
+@thorough
+class EmptiedDiskTests(NamedLogsCase):
+    """A node comes back with an empty disk, under its name."""
+
+    def empty(self, number):
+        """Put an empty disk into a machine, and start it."""
+        host = self.cluster.nodes[number]
+        host.kill()
+        self.cluster.atlas.expect_loss(host)
+        for books in (self.cluster, *self.cluster._books.values()):
+            for one in books.oracle.numbers_of(host.machine.disk_uuid):
+                books.oracle.view(one).excused = True
+        host.replace_disk()
+        host.restart_after(0.5)
+        self.until(lambda: host.node is not None)
+
+    def troubles(self, number):
+        """What a node says of the copies of logs, as (log, node, trouble)."""
+        found = self.ask(number, lambda node: node.log_administration.problems())
+        return {(one.log, one.node, one.trouble) for one in found}
+
+    def holds(self, number, name, count):
+        """Whether a node votes in a log, and has so many of its records."""
+        node = self.cluster.nodes[number].node
+        log = node.logs.get(node._logs_by_name[name].group) if name in node._logs_by_name else None
+        is_voter = log is not None and log.member_id in log.configuration.voters
+        return is_voter and log.driver.readable_offset == count
+
+    def test_all_copies_again(self):
+        """It gets all its copies again by itself, as other members; until then each is said to be missing."""
+        self.begin(spares=0)
+        names = ("orders", "audit", "events")
+        for name in names:
+            self.create(1, name)
+            self.append(1, name)
+        self.clock.advance(20.0)  # all are asleep
+        old = {name: self.node(3).log(name).member_id for name in names}
+        self.empty(3)
+        seen = set()
+
+        def is_whole():
+            for number in (1, 2):
+                seen.update(self.troubles(number))
+            return all(self.holds(3, name, 1) for name in names)
+
+        self.until(is_whole, 60.0)
+        self.assertLessEqual({(name, "n3", CopyTrouble.NO_COPY) for name in names}, seen)
+        for name in names:
+            log = self.node(3).log(name)
+            self.assertGreater(log.member_id, old[name])
+            self.assertEqual(len(log.configuration.members), 3)
+            self.assertEqual(self.append(3, name), 1)
+        self.until(lambda: not any(map(self.troubles, (1, 2, 3))))
+
+    def test_no_vote_for_who_forgot(self):
+        """An emptied voter does not stand in for itself: without it there is no majority, and no leader."""
+        self.begin(voters=5, spares=0)
+        self.until(lambda: len(self.leader().raft.configuration.voters) == 5)
+        self.create(1, "orders", on=("n2", "n3", "n4"))
+        self.append(1, "orders")
+        self.cluster.nodes[4].kill()
+        self.empty(3)
+        self.clock.advance(30.0)
+        self.assertNotIn("16", self.cluster.nodes[3].machine.disk.list_directory("/data/logs"))
+        for number in (1, 2, 3):
+            self.assertEqual(self.node(number).log("orders").leader_name, "")
+            self.assertIn(("orders", f"n{number}", CopyTrouble.NO_LEADER), self.troubles(number))
+        self.cluster.nodes[4].restart_after(0.0)
+        self.until(lambda: self.holds(3, "orders", 1), 60.0)
+        self.assertEqual(self.append(3, "orders"), 1)
+
+    def test_lost(self):
+        """A log whose every copy was there is lost, and said to be; the others are made whole."""
+        self.begin(spares=0)
+        self.create(1, "single", replicas=1, on=("n3",))
+        self.create(1, "orders")
+        self.append(1, "single")
+        self.empty(3)
+        self.until(lambda: self.holds(3, "orders", 0), 60.0)
+        for number in (1, 2, 3):
+            lost = {("single", f"n{number}", CopyTrouble.LOST)}
+            self.until(lambda number=number, lost=lost: self.troubles(number) == lost)
+        self.assertNotIn("16", self.cluster.nodes[3].machine.disk.list_directory("/data/logs"))
 
 
 @thorough
