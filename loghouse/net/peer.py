@@ -33,7 +33,13 @@ from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Capability, Hello
 from loghouse.protocol.message import Message
-from loghouse.protocol.raft_messages import Envelope, Heartbeat, HeartbeatReply
+from loghouse.protocol.raft_messages import (
+    Envelope,
+    Heartbeat,
+    HeartbeatReply,
+    RequestVote,
+    RequestVoteReply,
+)
 from loghouse.protocol.range_messages import RANGE_KINDS
 from loghouse.protocol.routing_messages import ROUTING_KINDS, Leads
 from loghouse.protocol.session import Event, LinkUp, Session
@@ -46,6 +52,11 @@ BACKOFF_SECONDS_MAX: Final = 5.0
 IDLE_SECONDS_MAX: Final = 300.0
 TURN_SIZE_MAX: Final = 256 * KIB  # of bulk to one peer, before others have their turn of the reactor
 COALESCED_KINDS: Final = frozenset((Heartbeat.KIND, HeartbeatReply.KIND, Leads.KIND, NodeBeat.KIND))
+# Of named logs these go together, at the end of a turn: a hundred logs say them at once, and nobody's append
+# waits for them. Each alone costs a record of TLS and a call of the kernel.
+GATHERED_KINDS: Final = frozenset(
+    (Heartbeat.KIND, HeartbeatReply.KIND, RequestVote.KIND, RequestVoteReply.KIND)
+)
 # What the other node must be capable of, to be sent a kind.
 _NEEDED: Final = {
     **dict.fromkeys(ROUTING_KINDS, Capability.MANY_LOGS),
@@ -171,6 +182,8 @@ class PeerLink:
         self._soon = context.soon or (lambda work: context.reactor.callLater(0, work))
         self._turn_size = 0  # bytes written since `_end_turn` last ran
         self._is_turn_ending = False  # `_end_turn` is due
+        # Frames that go together once this turn has ended; emptied by that, and when the link is lost.
+        self._gathered: list[tuple[Buffer, ...]] = []
 
     # --- what the cluster calls ----------------------------------------------------------
 
@@ -214,7 +227,10 @@ class PeerLink:
         elif group > self._group_max:
             pass  # a node of before many logs would take the frame for one of its only log
         elif not self.queue and self.link.is_writable and self._turn_size < TURN_SIZE_MAX:
-            self._write(self.link, frame)  # as nearly always
+            if group > DEFAULT_GROUP and kind in GATHERED_KINDS:
+                self._gather(frame)
+            else:
+                self._write(self.link, frame)  # as nearly always
             return True
         elif kind in COALESCED_KINDS and self.queue.replace(kind, group, frame):
             self._metrics.frame_coalesced(self.expected_node)
@@ -244,8 +260,19 @@ class PeerLink:
             self._is_turn_ending = True
             self._soon(self._end_turn)
 
+    def _gather(self, frame: tuple[Buffer, ...]) -> None:
+        if not self._gathered:
+            self._soon(self._write_gathered)
+        self._gathered.append(frame)
+
+    def _write_gathered(self) -> None:
+        frames, self._gathered = self._gathered, []
+        if frames and self.link is not None:
+            self._write(self.link, tuple(piece for frame in frames for piece in frame))
+
     def _drop_queue(self) -> None:
-        count = self.queue.clear()
+        count = self.queue.clear() + len(self._gathered)
+        self._gathered = []
         if count:
             self._metrics.frames_dropped(self.expected_node, count)
 

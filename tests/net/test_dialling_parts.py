@@ -118,6 +118,32 @@ class SendingTests(DiallingCase):
         self.assertEqual(self.transport.sizes, [5, 3, 4, 1])
         self.assertEqual((len(self.peer.queue), self.peer.queue.size), (0, 0))
 
+    def test_gathered(self):
+        """What named logs say at once goes in one write at the end of the turn; the rest goes at once."""
+        self.up()
+        self.transport.sizes.clear()
+        for size, kind, group in ((1, BEAT, 16), (2, VOTE, 17), (4, BEAT, 1), (8, BULK, 16), (16, BEAT, 18)):
+            self.assertTrue(self.send(size, kind, group))
+        self.assertEqual((self.transport.sizes, len(self.ends)), ([4, 8], 1))
+        self.end_turn()
+        self.assertEqual((self.transport.sizes, self.ends), ([4, 8, 19], []))
+        self.send(32, BEAT, 16)
+        self.end_turn()
+        self.assertEqual(self.transport.sizes[-1], 32)
+
+    def test_gathered_and_lost(self):
+        """What was gathered when the link is lost is dropped and counted, and the next link is not told."""
+        link = self.up()
+        self.send(1, BEAT, 16)
+        self.send(1, BEAT, 17)
+        link.connectionLost()
+        self.assertEqual(self.dropped(), 2)
+        self.reactor.advance(1.0)
+        self.connect().dataReceived(frame_of(hello_of("n2")))
+        self.transport.sizes.clear()
+        self.end_turn()
+        self.assertEqual(self.transport.sizes, [])
+
     def test_only_beats_are_coalesced(self):
         """A second vote does not take the place of the first."""
         self.up().pauseProducing()
@@ -362,6 +388,7 @@ class LifeTests(DiallingCase):
             (lambda: self.peer.send_raft(envelope), RequestVote.KIND, 7),
         ):
             self.assertIs(send(), True)
+            self.end_turn()
             _, found, _, found_group, _ = HEADER.unpack(self.transport.value()[:16])
             self.assertEqual((found, found_group), (kind, group))
             self.transport.clear()
