@@ -12,6 +12,7 @@ spread  Five nodes, 20 logs of three replicas: the share of all bytes that each 
 """
 
 import argparse
+import os
 import threading
 import time
 from collections import Counter
@@ -240,6 +241,9 @@ def main() -> None:
         if options.only not in name:
             continue
         with scratch() as folder:
+            # A node that starts again finds its modules compiled, as in an installation.
+            os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+            os.environ["PYTHONPYCACHEPREFIX"] = str(Path(folder) / "compiled")
             cluster = ClusterProcess(Path(folder), node_count=node_count)
             try:
                 cluster.start()
