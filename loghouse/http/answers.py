@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, Final
 
 from loghouse.api.status import told_of
+from loghouse.errors import QuotaExceededError
 from loghouse.node.gate import report_unexpected
 from loghouse.text import visible_json
 
@@ -72,4 +74,7 @@ def refusal(error: BaseException, asked: str) -> HttpAnswer:
     if told.reason == "DISK_FULL":
         status = FULL_DISK
     details = {"details": dict(told.details)} if told.details else {}
-    return json_answer({"error": {"reason": told.reason, "message": told.text, **details}}, status)
+    answer = json_answer({"error": {"reason": told.reason, "message": told.text, **details}}, status)
+    if isinstance(error, QuotaExceededError):
+        return replace(answer, headers=((b"Retry-After", b"%d" % ceil(error.retry_seconds)),))
+    return answer

@@ -11,6 +11,7 @@ from loghouse.errors import (
     DiskFullError,
     NotLeaderError,
     OutcomeUnknownError,
+    QuotaExceededError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -329,6 +330,19 @@ class AppendTests(RestCase):
             self.assertNotIn("a bug", json.dumps(problem))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         await self.refused("POST", "/logs/none/records", 404, "UNKNOWN_LOG", body=body)
+
+    @asynchronous
+    async def test_retry_after(self):
+        """A quota's refusal says after how many whole seconds, never too early; others a second."""
+        for error, seconds in (
+            (QuotaExceededError(1, "requests", "x"), "1"),
+            (QuotaExceededError(2000, "bytes in", "x"), "2"),
+            (QuotaExceededError(2001, "bytes in", "x"), "3"),
+            (UnavailableError("no leader"), "1"),
+        ):
+            self.node.failure = error
+            await self.post(self.PATH, {"records": [{"value": "x"}]})
+            self.assertEqual(self.headers["Retry-After"], seconds, error)
 
     @asynchronous
     async def test_leader_is_named(self):

@@ -5,7 +5,14 @@ from twisted.internet.ssl import TLSVersion
 
 from loghouse.auth.credentials import Credentials
 from loghouse.auth.policy import Action
-from loghouse.errors import DiskFullError, NotLeaderError, OffsetOutOfRangeError, UnknownLogError
+from loghouse.errors import (
+    DiskFullError,
+    NotLeaderError,
+    OffsetOutOfRangeError,
+    QuotaExceededError,
+    ResourceExhaustedError,
+    UnknownLogError,
+)
 from loghouse.http.answers import HttpAnswer, json_answer
 from loghouse.http.endpoint import Endpoint
 from loghouse.limits import CALLS, HTTP_ANSWER_SECONDS
@@ -136,6 +143,22 @@ class PlainTests(EndpointCase):
         self.assertNotIn("secret", str(found))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(self.shares.calls.held, 0)
+
+    async def test_retry_after(self):
+        """A refusal for a quota says after how many whole seconds to come again; others do not know."""
+        self.serve()
+        for error, expected in (
+            (QuotaExceededError(100, "requests", "x"), "1"),
+            (QuotaExceededError(61_001, "bytes in", "x"), "62"),
+            (ResourceExhaustedError("calls", "x"), None),
+        ):
+
+            async def fail(call, error=error):
+                raise error
+
+            self.work = fail
+            status, headers, _ = await self.get("/work")
+            self.assertEqual((status, headers.get("retry-after")), (429, expected))
 
     async def test_shares(self):
         """A request is one of its subject's calls, until it is answered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any, Final
 
 from loghouse import errors
@@ -100,6 +101,8 @@ def refusal(error: BaseException, where: str) -> ApiResponse:
     """Return the response that tells of any exception."""
     status, problem = problem_of(error, where)
     headers = dict(error.headers) if isinstance(error, UsageError) else {}
-    if isinstance(error, errors.NotLeaderError | errors.UnavailableError | errors.ResourceExhaustedError):
+    if isinstance(error, errors.QuotaExceededError):
+        headers["Retry-After"] = str(ceil(error.retry_seconds))  # it has no fractions
+    elif isinstance(error, errors.NotLeaderError | errors.UnavailableError | errors.ResourceExhaustedError):
         headers["Retry-After"] = str(RETRY_SECONDS)
     return ApiResponse(status=status, content_type=PROBLEM, headers=headers, body=json_bytes(problem))
