@@ -133,6 +133,9 @@ QUOTA_BURST_SECONDS: Final = 1.0  # so much of its rate a subject has at once
 QUOTA_HOLD_SECONDS_MAX: Final = 2.0  # so long it is slowed down; what would have to wait longer is refused
 QUOTA_RETRY_SECONDS: Final = 0.1  # until one more request, or connection, may be taken: some will have ended
 
+# --- clocks ----------------------------------------------------------------------------
+CLOCK_DIFFERENCE_SECONDS_MAX: Final = 2.0  # of two nodes' wall clocks: NTP keeps them within milliseconds
+
 # --- identities and permissions ---------------------------------------------------
 CERTIFICATE_FILE_SIZE_MAX: Final = 256 * KIB  # a bundle of a hundred CAs; anything larger is a wrong path
 CERTIFICATE_SIZE_MAX: Final = 6 * KIB  # of a leaf, in DER; gRPC takes some 8 KiB of a peer's whole handshake

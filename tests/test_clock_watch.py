@@ -30,7 +30,7 @@ WALL_CLOCK_USES = {
         7,
         "append times, age and its pauses, dates of certificates, of audited acts",
     ),
-    "service/checkup.py": (1, "dates of certificates"),
+    "service/checkup.py": (2, "dates of certificates, and other nodes' clocks"),
     "service/proving.py": (1, "dates of certificates"),
     "auth/credentials.py": (1, "dates of certificates"),
     "cli/certs.py": (None, "dates of certificates"),

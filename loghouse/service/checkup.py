@@ -24,11 +24,12 @@ from cryptography import x509
 
 from loghouse.auth.certificates import find_expiring
 from loghouse.auth.identity import identity_of_certificate
-from loghouse.config.settings import NodeConfig, load
+from loghouse.config.settings import NodeConfig, TLSConfig, load
 from loghouse.config.values import Address, format_size
 from loghouse.errors import ConfigError, IdentityError, LoghouseError
-from loghouse.limits import MIB
+from loghouse.limits import CLOCK_DIFFERENCE_SECONDS_MAX, MIB
 from loghouse.net.tls import ALPN
+from loghouse.service.peer_clocks import ask_clock
 from loghouse.service.proving import credentials_of
 from loghouse.service.start_checks import check_start, read_policy
 
@@ -220,7 +221,38 @@ def _peers(config: NodeConfig) -> Iterator[Symptom]:
     own = {str(config.listen), str(config.public_address)}
     for address in config.join:
         if str(address) not in own:
-            yield _peer(config, address)
+            found = _peer(config, address)
+            yield found
+            if found.level == OK and config.http_listen is not None:
+                yield _peer_clock(config, Address(address.host, config.http_listen.port))
+
+
+def context_of(tls: TLSConfig) -> ssl.SSLContext:
+    """Return what a node with these files shakes hands with another one by.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # who it is, is in its certificate's URI
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(tls.ca)
+    context.load_cert_chain(tls.certificate, tls.key)
+    return context
+
+
+def _peer_clock(config: NodeConfig, address: Address) -> Symptom:
+    """Compare the clock of a node with this machine's, if it serves HTTP at the port that this one has."""
+    tls = config.tls
+    assert tls is not None, "a cluster has TLS"
+    found = ask_clock(address, None if address.is_loopback else context_of(tls), time.time)
+    if found is None or found.node == config.name:
+        return Symptom(OK, "clock", f"{address}: no other node's HTTP there, its clock was not compared")
+    if abs(found.ahead_seconds) <= CLOCK_DIFFERENCE_SECONDS_MAX:
+        return Symptom(OK, "clock", f"{address}: that of {found.node} says the same")
+    text = f"{address}: that of {found.node} is {found.text}"
+    return Symptom(WARNING, "clock", text, "see which is wrong (`timedatectl` on both), and run NTP there")
 
 
 def _peer(config: NodeConfig, address: Address) -> Symptom:
@@ -228,12 +260,7 @@ def _peer(config: NodeConfig, address: Address) -> Symptom:
     tls = config.tls
     assert tls is not None, "a cluster has TLS"
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False  # who it is, is in its certificate's URI
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(tls.ca)
-        context.load_cert_chain(tls.certificate, tls.key)
+        context = context_of(tls)
         context.set_alpn_protocols([ALPN.decode()])
         with (
             socket.create_connection((address.host, address.port), CONNECT_SECONDS_MAX) as plain,

@@ -7,7 +7,7 @@ import signal
 import grpc
 
 from loghouse.api.v1 import log_pb2
-from loghouse.testing.process import wait_until
+from loghouse.testing.process import NodeProcess, free_port, wait_until
 from tests.e2e.test_node_process import ProcessTestCase, error_details
 
 
@@ -67,6 +67,35 @@ class ReloadTests(OperatingCase):
         self.assertStopped(node)
         unreached = self.command(node, "cluster", "health", "--timeout", "0.5")
         self.assertEqual(unreached.returncode, 3)
+
+
+class ClockTests(OperatingCase):
+    """The doctor of a node that is to join another one."""
+
+    def test_another_clock(self):
+        """A clock that is an hour off is told, with what to do; one that says the same is not."""
+        port = free_port()
+        settings = f"http_listen: 127.0.0.1:{port}\n"
+        node = self.make_node(settings=settings)
+        node.add_hooks()
+        node.start()
+        joiner = NodeProcess(self.folder / "joiner", self.certificates, name="node-2", settings=settings)
+        joiner.write_config(join=[node.address])
+
+        def clocks():
+            done = self.loghouse("doctor", "--config", joiner.config_path, "--json")
+            found = json.loads(done.stdout)["findings"]
+            return [one for one in found if one["area"] == "clock" and str(port) in one["text"]]
+
+        self.assertEqual([(one["level"], "says the same" in one["text"]) for one in clocks()], [("ok", True)])
+        for seconds in (3600, -3600):
+            node.step_clock(seconds)
+            [found] = clocks()
+            self.assertEqual(found["level"], "warning")
+            self.assertRegex(found["text"], "(1:00:0|0:59:5)")
+            self.assertIn("ahead of" if seconds > 0 else "behind", found["text"])
+            self.assertIn("timedatectl", found["remedy"])
+        self.assertStopped(node)
 
 
 class LifeTests(OperatingCase):

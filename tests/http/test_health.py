@@ -1,12 +1,19 @@
 """Health over HTTP: what a balancer is told, and why."""
 
+import time
 from types import SimpleNamespace
 
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
+from loghouse.auth.credentials import Credentials
+from loghouse.config.values import Address
 from loghouse.node.condition import Hindrance, hindrances_of
 from loghouse.raft.ready import Role
+from loghouse.service.checkup import context_of
+from loghouse.service.peer_clocks import PeerClock, ask_clock
 from tests.http.case import HttpCase
+from tests.service.case import until
 
 
 class HealthTests(HttpCase):
@@ -28,6 +35,25 @@ class HealthTests(HttpCase):
             self.assertEqual((status, found["status"], found["reasons"]), (503, "unavailable", [reason]))
             is_fault = hindrance in (Hindrance.DAMAGED_LOG, Hindrance.DISK_NOT_WRITABLE)
             self.assertEqual((await self.get("/healthz"))[0], 503 if is_fault else 200, hindrance)
+
+    async def test_clock(self):
+        """Every answer has its date, which is how another node learns what the clock is here."""
+        self.serve()
+        self.assertEqual(await self.asked_clock(None), PeerClock("n1", 0.0))
+        for path in ("/nothing", "/api/v1/cluster", "/"):
+            client = await self.connect()
+            client.send(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await until(lambda client=client: b"\r\n\r\n" in client.received)
+            self.assertIn(b" GMT\r\n", client.received.partition(b"\r\nDate: ")[2], path)
+
+    async def test_clock_by_tls(self):
+        """With TLS another node learns it, too."""
+        self.serve(credentials=Credentials(self.tls_paths()))
+        found = await self.asked_clock(context_of(self.tls_paths("n2")))
+        self.assertEqual(found, PeerClock("n1", 0.0))
+
+    async def asked_clock(self, tls):
+        return await deferToThread(ask_clock, Address("127.0.0.1", self.port), tls, time.time)
 
     async def test_many_logs(self):
         """Of a thousand logs some are named, and all are counted, in one line."""

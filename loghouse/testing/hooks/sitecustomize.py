@@ -16,7 +16,7 @@ from typing import Any
 
 
 def _shift_clock(path: Path) -> None:
-    wall, wall_ns = time.time, time.time_ns
+    wall, wall_ns, gmtime = time.time, time.time_ns, time.gmtime
 
     def shift() -> int:
         text = path.read_text() if path.exists() else ""
@@ -24,6 +24,7 @@ def _shift_clock(path: Path) -> None:
 
     time.time = lambda: wall() + shift()
     time.time_ns = lambda: wall_ns() + shift() * 10**9
+    time.gmtime = lambda seconds=None: gmtime(time.time() if seconds is None else seconds)
 
 
 def _fill_disk(path: str) -> None:
