@@ -18,7 +18,7 @@ from loghouse.http.endpoint import Answering, Endpoint, HttpCall, origin_problem
 from loghouse.http.site import HttpContext
 from loghouse.runtime.bridge import from_asyncio, to_asyncio
 
-_HEADERS = ("last-event-id",)
+_HEADERS = (b"last-event-id",)
 _NO_TRACE = ("", "")
 
 
@@ -120,7 +120,7 @@ def api_request_of(call: HttpCall, trace: tuple[str, str] = _NO_TRACE) -> ApiReq
         trace: The trace that it belongs to, as texts.
 
     Raises:
-        InvalidRequestError: A parameter is there twice, or is no text.
+        InvalidRequestError: A parameter is there twice, or it or a header is no text.
     """
     request: Any = call.request
     query = {}
@@ -139,7 +139,7 @@ def api_request_of(call: HttpCall, trace: tuple[str, str] = _NO_TRACE) -> ApiReq
         trace=trace,
         query=query,
         content_type=kind.decode("ascii", "replace").partition(";")[0].strip().lower(),
-        headers={name: value for name, value in found if value is not None},
+        headers={name.decode(): _text(name, value) for name, value in found if value is not None},
         body=call.body,
     )
 

@@ -69,6 +69,12 @@ class RestEndpointTests(HttpCase):
         status, _, problem = await self.post(b"x", "Content-Type: text/plain")
         self.assertEqual((status, problem["reason"]), (415, "UNSUPPORTED_MEDIA_TYPE"))
 
+    async def test_last_event_id(self):
+        """A header that is no text, or no offset, is the client's mistake."""
+        for value in ("\xff", "x"):
+            status, _, problem = await self.get(FOLLOW, None, f"Last-Event-ID: {value}")
+            self.assertEqual((status, problem["reason"]), (400, "INVALID_REQUEST"), value)
+
     async def test_follow(self):
         """Events come as records are appended, and a client that goes holds nothing any more."""
         client = await self.connect()
