@@ -274,6 +274,75 @@ class ReloadRefusedError(RequestError):
     code = 33
 
 
+class CursorHeldError(RequestError):
+    """Another holder has the cursor, and was heard within its lease; `milliseconds` are left of that."""
+
+    code = 35
+
+    def __init__(self, milliseconds: int, name: str, holder: str) -> None:
+        super().__init__(
+            f"cursor {name!r} is held by {holder!r}, whose lease has {milliseconds / 1000:g} s left; wait, "
+            "or let that holder release it"
+        )
+        self.milliseconds = milliseconds
+        self.name = name
+        self.holder = holder
+
+
+class CursorFencedError(RequestError):
+    """The cursor was acquired, released or set since: it has another epoch now, and nothing was done."""
+
+    code = 36
+
+    def __init__(self, epoch: int, current: int, name: str) -> None:
+        super().__init__(
+            f"cursor {name!r} has epoch {current} by now, not {epoch}: somebody else acquired or set it; "
+            "nothing was done, acquire it again and go on from its position"
+        )
+        self.epoch = epoch
+        self.current = current
+        self.name = name
+
+
+class CursorRewindError(RequestError):
+    """A cursor does not go back unless that is asked for, and moves on with records; nothing was done."""
+
+    code = 37
+
+    def __init__(self, position: int, current: int, name: str) -> None:
+        super().__init__(
+            f"cursor {name!r} stands at {current} and does not go to {position}; nothing was done: a "
+            "position rises, with records by one at least, unless a rewind is asked for"
+        )
+        self.position = position
+        self.current = current
+        self.name = name
+
+
+class UnknownCursorError(RequestError):
+    """The log has no cursor of that name; nothing was done."""
+
+    code = 38
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"this log has no cursor {name!r}; acquire it, that makes it")
+        self.name = name
+
+
+class TooManyCursorsError(RequestError):
+    """The log has as many cursors as it may; nothing was done."""
+
+    code = 39
+
+    def __init__(self, count: int, name: str) -> None:
+        super().__init__(
+            f"cursor {name!r} would be one more than the {count} that a log has at most; nothing was done: "
+            "delete one that nobody uses"
+        )
+        self.count = count
+        self.name = name
+
+
 # --- the wire -----------------------------------------------------------------
 
 

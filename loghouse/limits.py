@@ -52,7 +52,17 @@ VOTERS_MAX: Final = 5
 REMOVED_MAX: Final = 1024  # names kept out; all of 63 bytes they are 64 KiB of a configuration
 NAME_SIZE_MAX: Final = 63  # node and log names; also a DNS label
 SUBJECT_SIZE_MAX: Final = 255
-STATE_SIZE_MAX: Final = 8 * MIB
+STATE_SIZE_MAX: Final = 10 * MIB  # 7.1 of producers and 2.3 of cursors, if all have the longest names
+
+# --- cursors ------------------------------------------------------------------------
+CURSORS_MAX: Final = 4096  # of a log; nothing pushes one out, so one more is refused
+CURSOR_NAME_SIZE_MAX: Final = 127
+CURSOR_HOLDER_SIZE_MAX: Final = 127  # who works on it: a host, a process and a number
+CURSORS_PER_PAGE_MAX: Final = 256  # of a list of cursors; with the longest texts each has 540 bytes
+CURSORS_SIZE_MAX: Final = 256 * KIB  # of such a page on the wire
+LEASE_SECONDS_MIN: Final = 1.0  # shorter ones run out in a long write of a disk
+LEASE_SECONDS_MAX: Final = 600.0  # so long the work of a dead holder waits at worst
+LEASE_SECONDS_DEFAULT: Final = 10.0
 
 # --- the catalogue ----------------------------------------------------------------
 LOGS_MAX: Final = 10_000  # of a cluster; a checkpoint of so many has less than 8 MiB

@@ -51,6 +51,30 @@ class TextTests(SynchronousTestCase):
         (errors.NotSupportedError("text"), 30, "text"),
         (errors.ReloadRefusedError("text"), 33, "text"),
         (errors.QuotaExceededError(1500, "calls", "too many"), 34, "calls: too many; try again in 1.5 s"),
+        (
+            errors.CursorHeldError(1500, "b", "h"),
+            35,
+            "cursor 'b' is held by 'h', whose lease has 1.5 s left; wait, or let that holder release it",
+        ),
+        (
+            errors.CursorFencedError(7, 9, "b"),
+            36,
+            "cursor 'b' has epoch 9 by now, not 7: somebody else acquired or set it; nothing was done, "
+            "acquire it again and go on from its position",
+        ),
+        (
+            errors.CursorRewindError(3, 5, "b"),
+            37,
+            "cursor 'b' stands at 5 and does not go to 3; nothing was done: a position rises, with records "
+            "by one at least, unless a rewind is asked for",
+        ),
+        (errors.UnknownCursorError("b"), 38, "this log has no cursor 'b'; acquire it, that makes it"),
+        (
+            errors.TooManyCursorsError(4, "b"),
+            39,
+            "cursor 'b' would be one more than the 4 that a log has at most; nothing was done: delete one "
+            "that nobody uses",
+        ),
         (errors.UnknownServiceError("s"), 31, "no gRPC service named 's' here"),
         (errors.ProtocolError("text"), 1, "text"),
         (

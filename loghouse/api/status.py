@@ -62,6 +62,11 @@ _TABLE: Final[Mapping[type[LoghouseError], _Row]] = {
     errors.MembershipError: _Row(StatusCode.FAILED_PRECONDITION, "MEMBERSHIP"),
     errors.NotSupportedError: _Row(StatusCode.UNIMPLEMENTED, "NOT_SUPPORTED"),
     errors.ReloadRefusedError: _Row(StatusCode.FAILED_PRECONDITION, "RELOAD_REFUSED"),
+    errors.CursorHeldError: _Row(StatusCode.FAILED_PRECONDITION, "CURSOR_HELD"),
+    errors.CursorFencedError: _Row(StatusCode.FAILED_PRECONDITION, "CURSOR_FENCED"),
+    errors.CursorRewindError: _Row(StatusCode.FAILED_PRECONDITION, "CURSOR_REWIND"),
+    errors.UnknownCursorError: _Row(StatusCode.NOT_FOUND, "UNKNOWN_CURSOR"),
+    errors.TooManyCursorsError: _Row(StatusCode.FAILED_PRECONDITION, "TOO_MANY_CURSORS"),
 }
 
 # What went wrong inside is for the node's diagnostics, not for its clients.

@@ -39,6 +39,7 @@ from loghouse.protocol.configuration import (
     encode_birth,
     encode_producer,
 )
+from loghouse.protocol.cursors import CursorAction, CursorChange, Cursors, encode_cursor_change
 from loghouse.protocol.entry import (
     CATALOGUE_GROUP,
     DEFAULT_GROUP,
@@ -278,6 +279,7 @@ class Restoring:
         start.configuration = replace(self._configuration, retention=final.configuration.retention)
         start.configuration_index = start.index
         start.birth = None
+        start.cursors = Cursors()  # those of the backup's end are set behind the last entry
         if has_catalogue and manifest.group == DEFAULT_GROUP:
             start.birth = Birth(
                 group=CATALOGUE_GROUP,
@@ -294,7 +296,7 @@ class Restoring:
                 self.done_size += end - position
                 position = end
                 on_progress()
-        writer.finish()
+        writer.finish(final.cursors)
         log.sync(log.last_index)
         restored = RestoredLog(
             name=manifest.name,
@@ -350,9 +352,17 @@ class _Writer:
         else:  # of another group of members, or said by the state that the log begins with
             self._add(EntryKind.NOOP)
 
-    def finish(self) -> None:
-        """Write everything up to the log's end."""
+    def finish(self, cursors: Cursors) -> None:
+        """Write everything up to the log's end, and behind it where the cursors stood there.
+
+        Each begins anew at its position: nobody who held it in the other cluster goes on as its holder.
+        """
         self._fill(self._end + 1)
+        for cursor in cursors.by_name.values():
+            change = CursorChange(
+                action=CursorAction.SET, name=cursor.name, subject=cursor.subject, position=cursor.position
+            )
+            self._add(EntryKind.CURSOR, encode_cursor_change(change))
         self._flush()
 
     def _fill(self, index: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -74,8 +74,10 @@ def _plain(kind: type[LoghouseError]) -> _Build:
     return lambda text, fields, offset: kind(text)
 
 
-def _numbers(kind: Callable[..., LoghouseError], *names: str) -> _Build:
-    return lambda text, fields, offset: kind(*(_number(fields, name) for name in names))
+def _numbers(kind: Callable[..., LoghouseError], *names: str, texts: Sequence[str] = ()) -> _Build:
+    return lambda text, fields, offset: kind(
+        *(_number(fields, name) for name in names), *(fields.get(name, "") for name in texts)
+    )
 
 
 def _detached(kind: type[LoghouseError], names: Set[str]) -> _Build:
@@ -122,6 +124,11 @@ _REASONS: Final[Mapping[str, _Build]] = {
     "MEMBERSHIP": _plain(errors.MembershipError),
     "NOT_SUPPORTED": _plain(NotSupportedError),
     "RELOAD_REFUSED": _plain(errors.ReloadRefusedError),
+    "CURSOR_HELD": _numbers(errors.CursorHeldError, "milliseconds", texts=("name", "holder")),
+    "CURSOR_FENCED": _numbers(errors.CursorFencedError, "epoch", "current", texts=("name",)),
+    "CURSOR_REWIND": _numbers(errors.CursorRewindError, "position", "current", texts=("name",)),
+    "UNKNOWN_CURSOR": _numbers(errors.UnknownCursorError, texts=("name",)),
+    "TOO_MANY_CURSORS": _numbers(errors.TooManyCursorsError, "count", texts=("name",)),
 }
 
 # gRPC says UNAVAILABLE both for "never got there" and for "the link broke after the request left".

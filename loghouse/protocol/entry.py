@@ -33,6 +33,7 @@ class EntryKind(IntEnum):
     TRIM = 4
     PRODUCER = 5
     BIRTH = 6
+    CURSOR = 7
 
 
 class Codec(IntEnum):
@@ -65,8 +66,10 @@ _CRC: Final = struct.Struct(">I")
 assert HEADER.size == ENTRY_HEADER_SIZE
 
 KINDS: Final = frozenset(int(kind) for kind in EntryKind)
-LATER_KINDS: Final = frozenset({int(EntryKind.BIRTH)})
+LATER_KINDS: Final = frozenset({int(EntryKind.BIRTH), int(EntryKind.CURSOR)})
 """Those that versions of before do not know: whoever offers none of them in its Hello is never sent one."""
+FILLING_KINDS: Final = frozenset({int(EntryKind.RECORDS), int(EntryKind.CURSOR)})
+"""Those that clients write without end: a full disk takes none of them, but for the others it has room."""
 
 # CRC-32C (Castagnoli), as iSCSI uses it (RFC 3720, 12.1): `crc32c(data, value_to_continue)`. See ADR 4.
 crc32c: Final = crc32.iscsi

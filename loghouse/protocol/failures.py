@@ -99,6 +99,11 @@ FAILURE_FIELDS: Final[Mapping[type[LoghouseError], tuple[tuple[str, ...], tuple[
     errors.MembershipError: _TEXT_ALONE,
     errors.NotSupportedError: _TEXT_ALONE,
     errors.ReloadRefusedError: _TEXT_ALONE,
+    errors.CursorHeldError: (("milliseconds",), ("name", "holder")),
+    errors.CursorFencedError: (("epoch", "current"), ("name",)),
+    errors.CursorRewindError: (("position", "current"), ("name",)),
+    errors.UnknownCursorError: ((), ("name",)),
+    errors.TooManyCursorsError: (("count",), ("name",)),
 }
 """Which attributes go as numbers and which as texts, in the order in which the class takes them."""
 

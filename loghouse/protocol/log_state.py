@@ -1,7 +1,8 @@
 """The replicated state: a function of the log up to an entry, the same on every replica.
 
 It holds what the log's own entries say of the log: who is in the group, where
-offsets stand, what is trimmed, and which producer sent what. Storage folds it
+offsets stand, what is trimmed, which producer sent what, and where cursors
+stand. Storage folds it
 over the entries it writes (`<base>.state`), the consensus core over the entries
 it appends; a suffix cut rolls it back because it is computed again from the
 shorter log. `design.md` 5 and 6.
@@ -47,6 +48,7 @@ from loghouse.protocol.configuration import (
     encode_birth,
     encode_configuration,
 )
+from loghouse.protocol.cursors import Cursors, decode_cursors, encode_cursors
 from loghouse.protocol.entry import Entry, EntryKind
 
 
@@ -88,6 +90,8 @@ class LogState:
     producers: dict[int, ProducerState] = field(default_factory=dict)
     # The group that this log brought into being; the first such entry counts, a later one changes nothing.
     birth: Birth | None = None
+    # Changes in place.
+    cursors: Cursors = field(default_factory=Cursors)
 
     def apply(self, entry: Entry) -> None:
         """Fold one more entry in; `check_follows` must have passed.
@@ -99,19 +103,29 @@ class LogState:
         if kind == EntryKind.RECORDS:
             if entry.producer_id:
                 self._note_batch(entry)
-        elif kind == EntryKind.CONFIGURATION:
+            if self.cursors.awaited is not None:
+                self.cursors.take_records(entry.index, entry.term, entry.base_offset, entry.record_count)
+        else:
+            self.cursors.awaited = None  # it came alone, and counts for nothing
+            self._apply_control(entry)
+        self.index = entry.index
+        self.term = entry.term
+        self.timestamp = entry.timestamp
+        self.next_offset = entry.base_offset + entry.record_count
+
+    def _apply_control(self, entry: Entry) -> None:
+        kind = entry.kind
+        if kind == EntryKind.CONFIGURATION:
             self.configuration = decode_configuration(bytes(entry.payload))
             self.configuration_index = entry.index
         elif kind == EntryKind.TRIM:
             self.lowest_offset = max(self.lowest_offset, decode_trim(bytes(entry.payload)))
         elif kind == EntryKind.PRODUCER:
             self._register(entry.index, decode_producer(bytes(entry.payload)))
+        elif kind == EntryKind.CURSOR:
+            self.cursors.apply(entry)
         elif kind == EntryKind.BIRTH and self.birth is None:
             self.birth = decode_birth(bytes(entry.payload), index=entry.index, timestamp=entry.timestamp)
-        self.index = entry.index
-        self.term = entry.term
-        self.timestamp = entry.timestamp
-        self.next_offset = entry.base_offset + entry.record_count
 
     def _register(self, producer_id: int, subject: str) -> None:
         self.producers[producer_id] = ProducerState(subject)
@@ -160,7 +174,14 @@ class LogState:
                 for id_, producer in self.producers.items()
             },
             birth=self.birth,
+            cursors=self.cursors.copy(),
         )
+
+    @property
+    def later_index(self) -> int:
+        """The index of the last entry of a kind that older readers do not know; 0: there never was one."""
+        birth_index = self.birth.index if self.birth is not None else 0
+        return max(birth_index, self.cursors.last_index)
 
 
 def check_follows(before: LogState | Entry, entry: Entry) -> None:
@@ -197,12 +218,15 @@ _WIRE: Final = Struct(
     # Only where a birth was: without one the bytes are those of the versions that knew none.
     "birth"
     / Optional(Struct("index" / Int64ub, "timestamp" / Int64ub, "payload" / Prefixed(Int32ub, _GreedyBytes))),
+    # The same with cursors; before them stands a birth, of index 0 where there was none.
+    "cursors" / Optional(Prefixed(Int32ub, _GreedyBytes)),
     Terminated,
 )
 
 
 def encode_log_state(state: LogState) -> bytes:
     """Return the bytes of a state, as in `<base>.state` and in a snapshot."""
+    has_cursors = state.cursors.last_index > 0
     return bytes(
         _WIRE.build(
             {
@@ -220,13 +244,16 @@ def encode_log_state(state: LogState) -> bytes:
                     }
                     for id_, producer in state.producers.items()
                 ],
-                "birth": _birth_fields(state.birth) if state.birth is not None else None,
+                "birth": _birth_fields(state.birth, wanted=has_cursors),
+                "cursors": encode_cursors(state.cursors) if has_cursors else None,
             }
         )
     )
 
 
-def _birth_fields(birth: Birth) -> dict[str, object]:
+def _birth_fields(birth: Birth | None, *, wanted: bool) -> dict[str, object] | None:
+    if birth is None:
+        return {"index": 0, "timestamp": 0, "payload": b""} if wanted else None
     payload = encode_birth(birth.group, birth.configuration)
     return {"index": birth.index, "timestamp": birth.timestamp, "payload": payload}
 
@@ -254,9 +281,16 @@ def decode_log_state(data: bytes) -> LogState:
         raise MalformedMessageError(f"log state: {len(producers)} producers, at most {PRODUCERS_MAX}")
     numbers = {name: parsed[name] for name in _NUMBERS}
     birth = parsed.birth
+    if birth and not birth.index and (birth.timestamp or birth.payload or parsed.cursors is None):
+        raise MalformedMessageError("log state: a birth of no entry")
     return LogState(
         **numbers,
         configuration=decode_configuration(parsed.configuration),
         producers=producers,
-        birth=birth and decode_birth(birth.payload, index=birth.index, timestamp=birth.timestamp),
+        birth=(
+            decode_birth(birth.payload, index=birth.index, timestamp=birth.timestamp)
+            if birth and birth.index
+            else None
+        ),
+        cursors=decode_cursors(parsed.cursors) if parsed.cursors is not None else Cursors(),
     )

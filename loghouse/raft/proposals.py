@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loghouse.errors import (
+    CursorRewindError,
     DamageError,
     DiskFullError,
     ExpectOffsetError,
@@ -23,7 +24,14 @@ from loghouse.protocol.configuration import (
     decode_trim,
     encode_configuration,
 )
-from loghouse.protocol.entry import EntryKind, crc32c
+from loghouse.protocol.cursors import (
+    WITH_RECORDS,
+    CursorChange,
+    check_cursor_change,
+    decode_cursor_change,
+    encode_cursor_change,
+)
+from loghouse.protocol.entry import FILLING_KINDS, EntryKind, crc32c
 from loghouse.protocol.log_state import ProducedBatch
 from loghouse.protocol.raft_messages import NOBODY
 from loghouse.raft.elections import Elections
@@ -52,8 +60,8 @@ class Proposals(Elections):
 
         Raises:
             NotLeaderError, UnavailableError, ResourceExhaustedError, DiskFullError, InvalidRequestError,
-            UnknownProducerError, SequenceError, SequenceReusedError, ExpectOffsetError: Certainly not
-                appended.
+            UnknownProducerError, SequenceError, SequenceReusedError, ExpectOffsetError, UnknownCursorError,
+            CursorFencedError, CursorRewindError, TooManyCursorsError: Certainly not appended.
         """
         try:
             return self._append_proposal(proposal, now)
@@ -70,15 +78,22 @@ class Proposals(Elections):
         elif proposal.record_count < 1:
             raise InvalidRequestError("record_count", "a batch has at least 1 record")
         state = self._log.state
+        original: Ticket | None = None
         if proposal.producer_id:
             original = self._find_original(proposal)
-            if original is not None:
-                return original
+        if proposal.cursor is not None:
+            original = self._find_advanced(proposal, proposal.cursor)
+        if original is not None:
+            return original
         if proposal.expect_offset is not None and proposal.expect_offset != state.next_offset:
             raise ExpectOffsetError(proposal.expect_offset, state.next_offset)
-        if self._without_room and proposal.kind == EntryKind.RECORDS:
+        if self._without_room and proposal.kind in FILLING_KINDS:
             raise DiskFullError(self._without_room)
         self._check_room(len(proposal.payload))
+        if proposal.cursor is not None:
+            # Two entries, and the first one counts by the second: either both are in a log, or it is as if
+            # neither were. The one with records stays what every reader knows.
+            self._append_own(EntryKind.CURSOR, now, encode_cursor_change(proposal.cursor))
         entry = self._append_own(
             proposal.kind,
             now,
@@ -99,7 +114,7 @@ class Proposals(Elections):
             raise UnavailableError("leadership is being handed over; try again in a moment")
 
     def _check_other_kind(self, proposal: Proposal) -> None:
-        if proposal.record_count or proposal.producer_id or proposal.attributes:
+        if proposal.record_count or proposal.producer_id or proposal.attributes or proposal.cursor:
             raise InvalidRequestError("kind", "only a records entry has records, a producer or attributes")
         try:
             if proposal.kind == EntryKind.TRIM:
@@ -114,6 +129,12 @@ class Proposals(Elections):
                 birth = decode_birth(bytes(proposal.payload), index=0, timestamp=0)
                 if self._log.state.birth is not None:
                     raise InvalidRequestError("group", f"{birth.group}: a log brings one group into being")
+            elif proposal.kind == EntryKind.CURSOR:
+                change = decode_cursor_change(bytes(proposal.payload))
+                check_cursor_change(change)
+                if change.flags & WITH_RECORDS:
+                    raise InvalidRequestError("flags", "the records that it counts with are missing")
+                self._log.state.cursors.check(change)
             else:
                 raise InvalidRequestError("kind", f"{proposal.kind} cannot be proposed")
         except MalformedMessageError as error:
@@ -130,17 +151,10 @@ class Proposals(Elections):
                 raise held_back_error(error.producer_id, held) from None
             raise
         if batch is not None:
-            header: EntryHeader | None = None
-            try:
-                header = self._log.header_at(batch.index)
-            except DamageError as error:
-                if batch.index > self._log.commit_index:
-                    raise
-                self._unreadable = error  # committed: that is all its caller must know
-            if not _is_same(proposal, batch, header):
+            ticket = self._ticket_of(proposal, batch)
+            if ticket is None:
                 raise SequenceReusedError(proposal.producer_id, proposal.producer_sequence)
-            term, timestamp = (header.term, header.timestamp) if header is not None else (0, 0)
-            return Ticket(batch.index, term, batch.base_offset, batch.record_count, timestamp, duplicate=True)
+            return ticket
         batches = state.producers[proposal.producer_id].batches
         if len(batches) == PRODUCER_BATCHES_MAX and batches[0].index > self._log.commit_index:
             # One more would push an uncommitted batch out of the table: its retry could not be recognised.
@@ -149,6 +163,42 @@ class Proposals(Elections):
                 f"{PRODUCER_BATCHES_MAX} batches are in flight; wait for the oldest",
             )
         return None
+
+    def _find_advanced(self, proposal: Proposal, change: CursorChange) -> Ticket | None:
+        """Return the ticket of a batch that is in the log with this very advance of its cursor.
+
+        Raises:
+            UnknownCursorError, CursorFencedError, CursorRewindError: The advance would come to nothing.
+        """
+        if change.flags != WITH_RECORDS or proposal.producer_id:
+            raise InvalidRequestError(
+                "cursor", "its advance stands for a producer: a batch has one of the two"
+            )
+        check_cursor_change(change)
+        cursors = self._log.state.cursors
+        cursor = cursors.find_batch(change)
+        if cursor is None:
+            cursors.check(change)
+            return None
+        batch = ProducedBatch(0, cursor.batch_offset, cursor.batch_count, cursor.batch_index)
+        ticket = self._ticket_of(proposal, batch)
+        if ticket is None:
+            raise CursorRewindError(change.position, cursor.position, change.name)
+        return ticket
+
+    def _ticket_of(self, proposal: Proposal, batch: ProducedBatch) -> Ticket | None:
+        """Return the ticket of a batch that is in the log; None when it is another one than is proposed."""
+        header: EntryHeader | None = None
+        try:
+            header = self._log.header_at(batch.index)
+        except DamageError as error:
+            if batch.index > self._log.commit_index:
+                raise
+            self._unreadable = error  # committed: that is all its caller must know
+        if not _is_same(proposal, batch, header):
+            return None
+        term, timestamp = (header.term, header.timestamp) if header is not None else (0, 0)
+        return Ticket(batch.index, term, batch.base_offset, batch.record_count, timestamp, duplicate=True)
 
     def _check_room(self, payload_size: int) -> None:
         config, log = self.config, self._log

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import Buffer, Entry, EntryKind
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
@@ -126,7 +127,9 @@ class Proposal:
     The payload must have been checked (`batch.check_batch`); it is stored as it is and not copied, so it must
     not change. `attributes` are the entry's: the codec it is compressed by. `payload_crc` is its CRC32C when
     its maker sent one, None to have it computed. `subject` is who proposes: the owner of `producer_id`, when
-    that is not 0. `expect_offset` refuses the append unless the first record gets that offset.
+    that is not 0. `expect_offset` refuses the append unless the first record gets that offset. `cursor` is an
+    advance that counts together with the records, and does what a producer's sequence does: a retry of it is
+    answered with the original's place.
     """
 
     payload: Buffer = b""
@@ -138,6 +141,7 @@ class Proposal:
     producer_sequence: int = 0
     subject: str = ""
     expect_offset: int | None = None
+    cursor: CursorChange | None = None
 
 
 @dataclass(slots=True)  # made for every append: not frozen

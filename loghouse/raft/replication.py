@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from loghouse.errors import DamageError, DivergenceError, MalformedMessageError
-from loghouse.protocol.entry import EntryKind
+from loghouse.protocol.entry import FILLING_KINDS
 from loghouse.protocol.log_state import decode_log_state, encode_log_state
 from loghouse.protocol.raft_messages import (
     NOBODY,
@@ -320,10 +320,10 @@ class Replication(Roles):
         return self._acknowledge(source, max(last_new, log.commit_index))
 
     def _without_what_has_no_room(self, message: AppendEntries) -> AppendEntries:
-        """Leave out the records that a full disk cannot take, and all behind them."""
+        """Leave out what a full disk cannot take, records and cursors, and all behind that."""
         room = self._log.record_room
         for place, entry in enumerate(message.entries):
-            if entry.kind == EntryKind.RECORDS and not self._log.matches(entry.index, entry.term):
+            if entry.kind in FILLING_KINDS and not self._log.matches(entry.index, entry.term):
                 room -= entry.size
                 if room < 0:
                     return replace(message, entries=message.entries[:place])

@@ -13,6 +13,7 @@ from typing import Any
 from loghouse.errors import DamageError, StorageError
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.protocol.configuration import Birth, Configuration
+from loghouse.protocol.cursors import Cursors
 from loghouse.protocol.entry import Buffer, Entry, EntryKind, make_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.raft_messages import NOBODY, Envelope, Message
@@ -136,6 +137,16 @@ class Roles:
         """The group that this log brought into being, once that is committed."""
         birth = self._log.state.birth
         return birth if birth is not None and birth.index <= self._log.commit_index else None
+
+    @property
+    def cursors(self) -> Cursors:
+        """The cursors after the last entry of the log, committed or not. To look at, not to touch."""
+        return self._log.state.cursors
+
+    @property
+    def later_index(self) -> int:
+        """The index of the last entry of a kind that older readers do not know, 0 when there is none."""
+        return self._log.state.later_index
 
     @property
     def configuration_index(self) -> int:

@@ -25,7 +25,7 @@ from loghouse.errors import (
 from loghouse.limits import MICROSECONDS, SYNC_GROUP_SIZE_MAX
 from loghouse.metrics import GroupTally
 from loghouse.protocol.configuration import Configuration, decode_trim
-from loghouse.protocol.entry import Entry, EntryKind
+from loghouse.protocol.entry import FILLING_KINDS, Entry, EntryKind
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.core import Raft
@@ -184,7 +184,7 @@ class RaftDriver:
         if not self.raft.is_alone:
             return self.raft.role is not Role.LEADER and self._unsettled.is_empty
         stuck = [entry.kind for ready in (*self._writing, *self._to_write) for entry in ready.entries]
-        return EntryKind.RECORDS in stuck
+        return not FILLING_KINDS.isdisjoint(stuck)
 
     def go_back(self, directory: str) -> None:
         """Stop, as a process does. What is not on the disk of who is alone is certainly not appended."""

@@ -40,6 +40,7 @@ def traced(proposal: Proposal, spans: Sequence[Span]) -> TracedProposal:
         producer_sequence=proposal.producer_sequence,
         subject=proposal.subject,
         expect_offset=proposal.expect_offset,
+        cursor=proposal.cursor,
         spans=tuple(spans),
     )
 

@@ -31,7 +31,7 @@ from loghouse.limits import (
     SEGMENT_SIZE_FIRST,
     STORE_HEADER_SIZE,
 )
-from loghouse.protocol.entry import Entry, EntryKind, frame_seed
+from loghouse.protocol.entry import FILLING_KINDS, Entry, frame_seed
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
 from loghouse.storage.creation import LogSizes, Reserve, Rooms
@@ -249,11 +249,11 @@ class Log(ReadableLog):
     def _take_room(self, chunks: list[Sequence[Entry]], stores: list[int], is_tight: bool) -> None:
         """Make sure that there is room for entries before any of them is written.
 
-        Records leave some behind them, or there is a whole segment more: so a full disk still takes the
-        no-ops of elections, and the trims that free room.
+        Records and cursors leave some behind them, or there is a whole segment more: so a full disk still
+        takes the no-ops of elections, and the trims that free room.
         """
         rooms = self._rooms
-        if any(entry.kind == EntryKind.RECORDS for chunk in chunks for entry in chunk):
+        if any(entry.kind in FILLING_KINDS for chunk in chunks for entry in chunk):
             last = stores[-1] if stores else self._active.size
             rooms.ensure_spares([*stores, rooms.sizes.store_after(last)] if is_tight else stores)
         elif stores:

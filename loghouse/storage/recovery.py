@@ -21,6 +21,7 @@ from loghouse.protocol.configuration import (
     decode_producer,
     decode_trim,
 )
+from loghouse.protocol.cursors import decode_cursor_change
 from loghouse.protocol.entry import (
     CODEC_MASK,
     HEADER,
@@ -114,6 +115,7 @@ class FrameScan:
         unpack, pack, out = HEADER.unpack_from, INDEX_ENTRY.pack, self.entries
         header_size, version_known, kinds, bits_unknown = ENTRY_HEADER_SIZE, VERSION, KINDS, ~CODEC_MASK
         of_records, problem, count = int(EntryKind.RECORDS), "", 0
+        cursors = state.cursors if state is not None else None
         while index < index_max:
             if size - at < header_size:
                 break
@@ -155,6 +157,8 @@ class FrameScan:
                 except (EntryDamagedError, MalformedMessageError) as error:
                     problem = str(error)
                     break
+            elif cursors is not None and cursors.awaited is not None:
+                cursors.take_records(i, t, base, records)
             out += pack(base - base_offset, position + at)
             index, term, timestamp, next_offset = i, t, time, base + records
             count += 1
@@ -307,5 +311,7 @@ def check_entries(state: LogState, entries: Sequence[Entry]) -> None:
         elif entry.kind == EntryKind.PRODUCER:
             decode_producer(bytes(entry.payload))
             registered.add(entry.index)
+        elif entry.kind == EntryKind.CURSOR:
+            decode_cursor_change(bytes(entry.payload))
         elif entry.kind == EntryKind.BIRTH:
             decode_birth(bytes(entry.payload), index=entry.index, timestamp=entry.timestamp)

@@ -41,6 +41,23 @@ class StatusTests(SynchronousTestCase):
             {"producer_id": "7", "sequence": "8"},
         ),
         (errors.UnknownProducerError(7), "FAILED_PRECONDITION", {"producer_id": "7"}),
+        (
+            errors.CursorHeldError(1500, "b", "h"),
+            "FAILED_PRECONDITION",
+            {"milliseconds": "1500", "name": "b", "holder": "h"},
+        ),
+        (
+            errors.CursorFencedError(7, 9, "b"),
+            "FAILED_PRECONDITION",
+            {"epoch": "7", "current": "9", "name": "b"},
+        ),
+        (
+            errors.CursorRewindError(3, 5, "b"),
+            "FAILED_PRECONDITION",
+            {"position": "3", "current": "5", "name": "b"},
+        ),
+        (errors.UnknownCursorError("b"), "NOT_FOUND", {"name": "b"}),
+        (errors.TooManyCursorsError(4, "b"), "FAILED_PRECONDITION", {"count": "4", "name": "b"}),
         (errors.ResourceExhaustedError("a", "b"), "RESOURCE_EXHAUSTED", {"resource": "a", "limit": "b"}),
         (
             errors.DiskFullError("/d"),

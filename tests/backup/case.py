@@ -70,6 +70,9 @@ class Source:
     def producer(self, subject="root"):
         return self.add(self.writer.producer(subject))
 
+    def cursor(self, action, name="billing", **fields):
+        return self.add(self.writer.cursor(action, name, **fields))
+
     def noop(self, term=1):
         return self.add(self.writer.noop(term=term))
 
@@ -171,7 +174,7 @@ class BackupCase(SynchronousTestCase):
         """Return the log of a group in DATA, open."""
         return self.open(disk).open_log(group)
 
-    def assertIsRestored(self, source=None, disk=None, about=None):
+    def assertIsRestored(self, source=None, disk=None, about=None, cursors=0):
         """DATA has the log as it is at the source."""
         source = source or self.source
         (disk or self.disk).stop_process()
@@ -179,7 +182,7 @@ class BackupCase(SynchronousTestCase):
         state = source.writer.state
         self.assertEqual((log.next_offset, log.lowest_offset), (source.next_offset, source.lowest), about)
         self.assertEqual(log.state.producers, state.producers, about)
-        self.assertEqual(log.last_index, state.index)
+        self.assertEqual(log.last_index, state.index + cursors)
         self.assertEqual(log.commit_index, log.last_index)
         found, index = {}, log.first_index
         while index <= log.last_index:

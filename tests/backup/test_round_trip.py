@@ -1,6 +1,7 @@
 """Backups and what is restored of them, on a simulated disk."""
 
 from loghouse.errors import BackupError, BackupGapError, LogReplacedError, ProtocolError
+from loghouse.protocol.cursors import WITH_RECORDS, CursorAction
 from tests.backup.case import PATH, BackupCase, Source
 
 
@@ -103,6 +104,30 @@ class RoundTripTests(BackupCase):
         )
         for source in (self.source, default, audit):
             self.assertIsRestored(source)
+
+    def test_cursors(self):
+        """Cursors stand where they stood, with their owners; nobody holds one, and every epoch is new."""
+        source = self.source
+        epoch = source.cursor(CursorAction.ACQUIRE, holder="h", subject="ann", lease_milliseconds=9).index
+        source.cursor(CursorAction.ACQUIRE, "gone", holder="h")
+        for number in range(1, 30):
+            flags = WITH_RECORDS if number % 2 else 0
+            source.cursor(CursorAction.ADVANCE, epoch=epoch, position=number, flags=flags)
+            source.records(2)
+        source.cursor(CursorAction.DELETE, "gone")
+        source.cursor(CursorAction.SET, "other", subject="bob", position=7)
+        end = source.writer.state
+        self.back_up(part_size=500)
+        self.assertEqual(self.verify()[1], [])
+        self.restore()
+        self.assertIsRestored(cursors=2)
+        found = self.restored(16).state.cursors
+        self.assertEqual(
+            {one.name: (one.position, one.subject, one.holder) for one in found.by_name.values()},
+            {"billing": (29, "ann", ""), "other": (7, "bob", "")},
+        )
+        self.assertEqual([one.epoch for one in found.by_name.values()], [end.index + 1, end.index + 2])
+        self.assertIsNone(found.awaited)
 
     def test_older_backup(self):
         """A run that did not come to its end does not count: the backup before it is restored."""

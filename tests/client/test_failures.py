@@ -56,6 +56,11 @@ SURE = {
     errors.UnknownLogError("other"): Effect.REFUSED,
     errors.MembershipError("n2 is not caught up"): Effect.REFUSED,
     errors.NotSupportedError("not served"): Effect.REFUSED,
+    errors.CursorHeldError(1500, "billing", "host-2"): Effect.REFUSED,
+    errors.CursorFencedError(7, 9, "billing"): Effect.REFUSED,
+    errors.CursorRewindError(3, 5, "billing"): Effect.REFUSED,
+    errors.UnknownCursorError("billing"): Effect.REFUSED,
+    errors.TooManyCursorsError(4096, "billing"): Effect.REFUSED,
 }
 
 

@@ -94,7 +94,7 @@ PRODUCERS = (
         "Kafka KIP-98: a sequence belongs to one batch",
         "Whatever a producer sends under a sequence that is in the log is acknowledged.",
         (
-            "loghouse.raft.proposals:Proposals._find_original",
+            "loghouse.raft.proposals:Proposals._ticket_of",
             "if not _is_same(proposal, batch, header):",
             "if False:",
         ),

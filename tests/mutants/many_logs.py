@@ -40,7 +40,7 @@ BIRTHS = (
         "many-logs: who was no founder has another first entry than the founders agreed on",
         "A group is founded again by every administrator that asks.",
         (
-            "loghouse.protocol.log_state:LogState.apply",
+            "loghouse.protocol.log_state:LogState._apply_control",
             "kind == EntryKind.BIRTH and self.birth is None",
             "kind == EntryKind.BIRTH",
         ),
@@ -51,8 +51,8 @@ BIRTHS = (
         "loghouse itself: Hello.entry_kinds was read by nobody",
         "A birth is written although a member cannot read it.",
         (
-            "loghouse.node.administration:Administration._found_catalogue",
-            "if EntryKind.BIRTH not in kinds:",
+            "loghouse.node.administration:check_known",
+            "if kind not in kinds:",
             "if False:",
         ),
         by="test_administration_rules:FoundingTests.test_too_old",

@@ -100,7 +100,7 @@ class SharedTests(SynchronousTestCase):
             (MemberRole, "VOTER LEARNER REPLICA"),
             (Liveness, "ALIVE SUSPECT DEAD LEFT"),
             (AdminOperation, "ADD REMOVE TRANSFER TRIM REGISTER_PRODUCER PROGRESS FOUND_CATALOGUE HAS_LEFT"),
-            (EntryKind, "RECORDS NOOP CONFIGURATION TRIM PRODUCER BIRTH"),
+            (EntryKind, "RECORDS NOOP CONFIGURATION TRIM PRODUCER BIRTH CURSOR"),
         ]:
             self.assertEqual(
                 [(one.name, one.value) for one in enum], [(n, i) for i, n in enumerate(names.split(), 1)]
@@ -178,7 +178,7 @@ class LinkTests(BoundsTestCase):
         """A Hello says version 1, no capabilities, every kind of entry, and no cluster."""
         hello = self.CLIENT
         found = (hello.version_min, hello.version_max, hello.capabilities, hello.entry_kinds)
-        self.assertEqual(found, (1, 1, 0, bytes([1, 2, 3, 4, 5, 6])))
+        self.assertEqual(found, (1, 1, 0, bytes([1, 2, 3, 4, 5, 6, 7])))
         self.assertEqual((hello.cluster_uuid, hello.disk_uuid, hello.software), (NO_UUID, NO_UUID, ""))
 
     def test_layout(self):

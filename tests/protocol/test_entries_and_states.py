@@ -71,7 +71,7 @@ class EntryTests(SynchronousTestCase):
             (version, "entry version 2, expected 1"),
             (good[:20] + b"\x01" + good[21:], "header checksum does not match (damaged, or of another log)"),
             (good[:-1] + b"x", "payload checksum of entry 1 does not match"),
-            (entry(kind=7).frame, "entry kind 7 is not known to this version"),
+            (entry(kind=8).frame, "entry kind 8 is not known to this version"),
             (entry(kind=0).frame, "entry kind 0 is not known to this version"),
             (entry(attributes=8).frame, "reserved attribute bits set: 0x0008"),
             (entry(record_count=1).frame, "record count 1 in an entry of kind 2"),

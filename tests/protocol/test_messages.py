@@ -222,6 +222,11 @@ class FailureTests(SynchronousTestCase):
         errors.NotSupportedError("not yet"),
         errors.ReloadRefusedError("nothing was changed"),
         errors.QuotaExceededError(1500, "bytes in", "'ann' used its quota"),
+        errors.CursorHeldError(1500, "billing", "host-2"),
+        errors.CursorFencedError(7, 9, "billing"),
+        errors.CursorRewindError(3, 5, "billing"),
+        errors.UnknownCursorError("billing"),
+        errors.TooManyCursorsError(4096, "billing"),
         errors.FrameTooLargeError(1, 2, 3),
         errors.IdentityError("who?"),
     ]

@@ -18,6 +18,7 @@ from loghouse.protocol.backoff import Backoff
 from loghouse.protocol.batch import decode_batch, encode_batch, plain_values, split_batch
 from loghouse.protocol.client_messages import Bounds, Failure, Fetch, FetchReply, Produce
 from loghouse.protocol.compression import compress, decompress
+from loghouse.protocol.cursor_messages import ForwardProduceWithCursor
 from loghouse.protocol.entry import (
     Codec,
     EntryKind,
@@ -267,7 +268,7 @@ class CodecTests(SynchronousTestCase):
 
     def test_bulk(self):
         """Entries, snapshots, forwarded batches and repairs may be large."""
-        large = {ForwardProduce.KIND, EntriesReply.KIND, ForwardFrames.KIND}
+        large = {ForwardProduce.KIND, ForwardProduceWithCursor.KIND, EntriesReply.KIND, ForwardFrames.KIND}
         self.assertEqual(codec.BULK_KINDS, {0x0103, 0x0107, *large})
 
     def test_pieces(self):

@@ -5,6 +5,7 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.protocol.configuration import encode_birth, encode_configuration, encode_producer, encode_trim
+from loghouse.protocol.cursors import WITH_RECORDS, CursorAction, CursorChange, encode_cursor_change
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.raft import raft_log as raft_log_module
@@ -46,6 +47,15 @@ class Model:
             state.apply(self.entries[number])
         return state
 
+    def change(self, state):
+        """What is done with a cursor: it is acquired, or moves on with the records of the next entry."""
+        if self.rng.random() < 0.3 or "a" not in state.cursors.by_name:
+            return CursorChange(action=CursorAction.ACQUIRE, name="a", holder="h")
+        epoch, position = state.cursors.by_name["a"].epoch, state.index
+        return CursorChange(
+            action=CursorAction.ADVANCE, name="a", epoch=epoch, position=position, flags=WITH_RECORDS
+        )
+
     # --- what may happen ------------------------------------------------------------
 
     def append(self):
@@ -58,6 +68,7 @@ class Model:
             EntryKind.TRIM: encode_trim(state.next_offset),
             EntryKind.PRODUCER: encode_producer("me"),
             EntryKind.BIRTH: encode_birth(2, configuration(1)),
+            EntryKind.CURSOR: encode_cursor_change(self.change(state)),
         }.get(kind, b"")
         count = self.rng.randrange(1, 4) if kind == EntryKind.RECORDS else 0
         producer = self.rng.choice([0, *state.producers]) if count else 0

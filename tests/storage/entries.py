@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from loghouse.protocol.configuration import encode_producer, encode_trim
+from loghouse.protocol.cursors import CursorAction, CursorChange, encode_cursor_change
 from loghouse.protocol.entry import Entry, EntryKind, frame_seed, make_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
@@ -85,6 +87,11 @@ class Writer:
     def producer(self, subject: str, *, term: int = 1) -> Entry:
         """Make an entry that registers a producer."""
         return self._make(EntryKind.PRODUCER, encode_producer(subject), term=term)
+
+    def cursor(self, action: CursorAction, name: str = "billing", *, term: int = 1, **fields: Any) -> Entry:
+        """Make an entry that does something with a cursor."""
+        change = CursorChange(action=action, name=name, **fields)
+        return self._make(EntryKind.CURSOR, encode_cursor_change(change), term=term)
 
     def _make(self, kind: EntryKind, payload: bytes, *, term: int, **fields: int) -> Entry:
         state = self.state

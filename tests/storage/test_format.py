@@ -14,6 +14,7 @@ from loghouse.errors import (
     MalformedMessageError,
 )
 from loghouse.protocol.address_book import decode_address_book
+from loghouse.protocol.cursors import AwaitedAdvance, Cursors
 from loghouse.protocol.entry import crc32c, decode_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
@@ -86,7 +87,16 @@ class VectorTests(SynchronousTestCase):
         )
         self.assertEqual((state.index, flags), (0, 1))
         state, _ = decode_state_file(STATE_MAGIC, disk.SEED, raw("state behind the entries of entry.json"))
-        self.assertEqual((state.index, state.next_offset, state.lowest_offset), (8, 7, 2))
+        self.assertEqual((state.index, state.next_offset, state.lowest_offset), (15, 9, 2))
+        self.assertEqual(state.cursors.awaited, AwaitedAdvance("orders→bills", 5, 1))
+        (cursor,) = state.cursors.by_name.values()
+        self.assertEqual((cursor.epoch, cursor.position, cursor.batch_index), (9, 2, 11))
+        before, _ = decode_state_file(
+            STATE_MAGIC,
+            disk.SEED,
+            raw("state behind the first eight entries of entry.json: without cursors"),
+        )
+        self.assertEqual((before.index, before.cursors, before.birth), (8, Cursors(), state.birth))
         self.assertEqual(list(state.producers), [4])
         content = raw("held by a log that was closed")
         held = Held(6, 1, HardState(7, 1), is_closed=True)

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.errors import EntryDamagedError, OffsetOutOfRangeError
 from loghouse.limits import KIB, STORE_HEADER_SIZE
+from loghouse.protocol.cursors import WITH_RECORDS, CursorAction
 from loghouse.protocol.entry import EntryKind, decode_entries
 from loghouse.protocol.log_state import LogState, encode_log_state
 from loghouse.storage.files import OsFiles
@@ -92,6 +93,30 @@ class LogTests(LogCase):
         self.reopen()
         self.assertEqual(self.log.warnings, ())
         self.check(entries)
+
+    def test_cursors(self):
+        """Cursors come back with the state, also where a segment ends between an advance and its records."""
+        writer = Writer(self.log.state)
+        epoch = writer.cursor(CursorAction.ACQUIRE, holder="h", subject="ann")
+        entries = [epoch]
+        for number in range(1, 150):
+            advance = {"epoch": epoch.index, "position": number, "flags": WITH_RECORDS}
+            entries += [writer.cursor(CursorAction.ADVANCE, **advance), writer.records(2, 300)]
+        self.log.append(entries)
+        self.log.sync(entries[-1].index)
+        for _ in range(2):
+            self.check(entries)
+            for entry in entries:
+                position = self.log.state_at(entry.index).cursors.by_name["billing"].position
+                self.assertEqual(position, (entry.index - epoch.index) // 2)
+            self.reopen()
+        awaited = [
+            self.log.state_at(one.base_index - 1).cursors.awaited for one in self.log.sealed_segments()
+        ]
+        self.assertIn(True, [one is not None for one in awaited])
+        self.log.truncate_suffix(entries[-2].index)
+        self.assertEqual(self.log.state.cursors.by_name["billing"].position, 148)
+        self.assertIsNotNone(self.log.state.cursors.awaited)
 
     def test_segments_grow(self):
         """A log begins with a small segment; each further one is twice as large, with its share of index."""

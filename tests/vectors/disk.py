@@ -1,5 +1,7 @@
 """Vectors of the disk format: entry frames, header block, hard state, start and state files, index."""
 
+from dataclasses import replace
+
 from loghouse.api.v1.log_pb2 import Record
 from loghouse.limits import STORE_HEADER_SIZE
 from loghouse.protocol.batch import encode_batch
@@ -12,6 +14,7 @@ from loghouse.protocol.configuration import (
     encode_producer,
     encode_trim,
 )
+from loghouse.protocol.cursors import WITH_RECORDS, CursorAction, CursorChange, encode_cursor_change
 from loghouse.protocol.entry import CATALOGUE_GROUP, HEADER, EntryKind, frame_seed, make_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState, check_follows
@@ -30,6 +33,20 @@ TIMESTAMP = 1_790_000_000_000_000
 CONFIGURATION = Configuration(retention=Retention(size_max=2**30, age_max_seconds=86_400)).with_member(
     "a", bytes(range(16)), MemberRole.VOTER
 )
+ACQUIRED = CursorChange(
+    action=CursorAction.ACQUIRE,
+    name="orders→bills",
+    holder="host-1:4711",
+    subject="root",
+    lease_milliseconds=10_000,
+)
+ADVANCED = CursorChange(
+    action=CursorAction.ADVANCE, name="orders→bills", epoch=9, position=2, flags=WITH_RECORDS
+)
+PUT = CursorChange(action=CursorAction.SET, name="billing", subject="root", position=1)
+RELEASED = CursorChange(action=CursorAction.RELEASE, name="billing", epoch=12)
+DELETED = CursorChange(action=CursorAction.DELETE, name="billing")
+MISSING = replace(ADVANCED, position=5)
 HEADER_FIELDS = (
     "header_crc",
     "length",
@@ -65,6 +82,13 @@ def entries():
         ("trim", EntryKind.TRIM, encode_trim(2), {}),
         ("birth", EntryKind.BIRTH, encode_birth(CATALOGUE_GROUP, CONFIGURATION), {}),
         ("records with no key, an empty one, and one", EntryKind.RECORDS, keyed, {"record_count": 3}),
+        ("cursor that is acquired", EntryKind.CURSOR, encode_cursor_change(ACQUIRED), {}),
+        ("advance with records", EntryKind.CURSOR, encode_cursor_change(ADVANCED), {}),
+        ("records of an advance", EntryKind.RECORDS, batch, {"record_count": 2}),
+        ("cursor that is set", EntryKind.CURSOR, encode_cursor_change(PUT), {}),
+        ("cursor that is released", EntryKind.CURSOR, encode_cursor_change(RELEASED), {}),
+        ("cursor that is deleted", EntryKind.CURSOR, encode_cursor_change(DELETED), {}),
+        ("advance whose records are missing", EntryKind.CURSOR, encode_cursor_change(MISSING), {}),
     ]
     offset = 0
     for index, (name, kind, payload, fields) in enumerate(rows, 1):
@@ -135,10 +159,12 @@ def store_header_vectors():
 
 def small_file_vectors():
     """Hard state slot, start and state files, the node file, and an index."""
-    state = LogState()
+    state, before_cursors = LogState(), LogState()
     for _, entry in entries():
         check_follows(state, entry)
         state.apply(entry)
+        if not state.cursors.last_index:
+            before_cursors.apply(entry)
     identity = DiskIdentity(
         cluster_uuid=CLUSTER, disk_uuid=bytes(range(16)), cluster_name="logs", node_name="a"
     )
@@ -156,6 +182,11 @@ def small_file_vectors():
             "name": "start of an empty log, being installed",
             "fields": {"flags": FLAG_INSTALLING},
             "hex": encode_state_file(START_MAGIC, SEED, LogState(), FLAG_INSTALLING).hex(),
+        },
+        {
+            "name": "state behind the first eight entries of entry.json: without cursors",
+            "fields": {"flags": 0, "index": before_cursors.index, "next_offset": before_cursors.next_offset},
+            "hex": encode_state_file(STATE_MAGIC, SEED, before_cursors).hex(),
         },
         {
             "name": "state behind the entries of entry.json",

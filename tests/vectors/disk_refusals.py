@@ -5,8 +5,11 @@ checksums are good, but it has a version, kind or bit that is not known) or "non
 if it were not there). "entry" is one frame, "entries" are frames from the first of a log on.
 """
 
-from loghouse.limits import ENTRY_SIZE_MAX
+from dataclasses import replace
+
+from loghouse.limits import CURSOR_NAME_SIZE_MAX, ENTRY_SIZE_MAX
 from loghouse.protocol.address_book import AddressBook, encode_address_book
+from loghouse.protocol.cursors import encode_cursor_change
 from loghouse.protocol.entry import HEADER, EntryKind, crc32c, frame_seed, make_entry
 from loghouse.protocol.hard_state import HardState
 from loghouse.protocol.log_state import LogState
@@ -16,7 +19,17 @@ from loghouse.storage.held import Held
 from loghouse.storage.loss import Loss
 from loghouse.storage.start import START_MAGIC, STATE_MAGIC, encode_state_file
 from loghouse.storage.store import StoreHeader, Watermark
-from tests.vectors.disk import CLUSTER, GROUP, SEED, TIMESTAMP, entries
+from tests.vectors.disk import (
+    ACQUIRED,
+    CLUSTER,
+    DELETED,
+    GROUP,
+    PUT,
+    RELEASED,
+    SEED,
+    TIMESTAMP,
+    entries,
+)
 
 GOOD = dict(entries())
 RECORDS = GOOD["records"].frame
@@ -54,6 +67,11 @@ def made(index, kind=EntryKind.NOOP, payload=b"", *, term=1, base_offset=0, time
     ).frame
 
 
+def resized(file):
+    """Return a start or state file, but for its checksum, whose length is that of its state."""
+    return changed(file, 12, (len(file) - 16).to_bytes(4, "big"))
+
+
 def single_entries():
     """Frames that are none, whatever stands before them."""
     yield "cut in the header", "header_crc", DAMAGED, RECORDS[:63]
@@ -66,12 +84,34 @@ def single_entries():
     yield "shorter than a header", "length", DAMAGED, headed(4, (63).to_bytes(4, "big"))
     yield "longer than an entry may be", "length", DAMAGED, headed(4, (ENTRY_SIZE_MAX + 1).to_bytes(4, "big"))
     yield "version 2", "version", NEWER, headed(8, b"\2")
-    yield "kind 7", "kind", NEWER, headed(9, b"\7")
+    yield "kind 8", "kind", NEWER, headed(9, b"\x08")
     yield "a reserved bit of the attributes", "attributes", NEWER, headed(11, b"\x08")
     yield "records without a record", "record_count", DAMAGED, headed(12, bytes(4))
     yield "a no-op with a record", "record_count", DAMAGED, headed(15, b"\1", GOOD["no-op"].frame)
     yield "index 0", "index", DAMAGED, headed(16, bytes(8))
     yield "term 0", "term", DAMAGED, headed(24, bytes(8))
+
+
+def cursor_payloads():
+    """Payloads that say of a cursor what cannot be."""
+    acquired = bytes(GOOD["cursor that is acquired"].payload)
+    advanced = bytes(GOOD["advance with records"].payload)
+    name = "n" * (CURSOR_NAME_SIZE_MAX + 1)
+    yield "a cursor without its last byte", acquired[:-1]
+    yield "a cursor and a byte", acquired + b"\0"
+    yield "a cursor's action 0", changed(acquired, 0, b"\0")
+    yield "a cursor's action 6", changed(acquired, 0, b"\6")
+    yield "a cursor that is acquired with flags", changed(acquired, 1, b"\1")
+    yield "an advance with flag 4", changed(advanced, 1, b"\4")
+    yield "a rewind with records", changed(advanced, 1, b"\3")
+    yield "a cursor without a name", encode_cursor_change(replace(DELETED, name=""))
+    yield "a cursor's name of 128 bytes", encode_cursor_change(replace(DELETED, name=name))
+    yield "a cursor's name that is not UTF-8", changed(acquired, 3, b"\xff")
+    yield "a cursor that is acquired by nobody", encode_cursor_change(replace(ACQUIRED, holder=""))
+    yield "a cursor that is acquired at a position", encode_cursor_change(replace(ACQUIRED, position=1))
+    yield "a cursor that is released at a position", encode_cursor_change(replace(RELEASED, position=1))
+    yield "a cursor that is set with an epoch", encode_cursor_change(replace(PUT, epoch=1))
+    yield "a cursor that is deleted with a subject", encode_cursor_change(replace(DELETED, subject="a"))
 
 
 def runs():
@@ -96,6 +136,7 @@ def runs():
         ("a trim of 9 bytes", "lowest_offset", EntryKind.TRIM, bytes(9)),
         ("a subject longer than it is", "subject", EntryKind.PRODUCER, b"\5root"),
         ("a subject that is not UTF-8", "subject", EntryKind.PRODUCER, b"\1\xff"),
+        *((name, "cursor", EntryKind.CURSOR, payload) for name, payload in cursor_payloads()),
     ):
         yield name, place, DAMAGED, first + made(2, kind, payload)
 
@@ -133,6 +174,19 @@ def small_files():
         ("a start that ends in its state", "length", DAMAGED, start[:-1]),
     ):
         yield name, "start", place, error, sealed(fields, SEED)
+    no_birth, last_index = bytes(20), (1).to_bytes(8, "big")
+    for name, place, behind in (
+        ("a start with one cursor that is missing", "cursors", last_index + b"\0\0\0\1" + b"\0"),
+        ("a start with more cursors than there may be", "cursors", last_index + b"\0\0\x10\1" + b"\0"),
+        (
+            "a start that awaits a cursor that is not there",
+            "cursors",
+            last_index + bytes(4) + b"\1a" + bytes(16),
+        ),
+        ("a start with a birth of no entry", "birth", b""),
+    ):
+        fields = start + no_birth + (len(behind).to_bytes(4, "big") + behind if behind else b"")
+        yield name, "start", place, DAMAGED, sealed(resized(fields), SEED)
     yield "a start of another log", "start", "crc", DAMAGED, sealed(start, SEED ^ 1)
     yield "a start with a wrong bit", "start", "crc", DAMAGED, changed(sealed(start, SEED), 23, b"\1")
     node = DiskIdentity(

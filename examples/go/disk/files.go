@@ -71,12 +71,26 @@ func decodeState(data []byte, magic string, seed uint32) (s state, err error) {
 		producers.Take(int(producers.U8()) * 24) // its last batches
 		s.said.Producers[id] = subject
 	}
-	if len(r.Data) > 0 { // a birth: where and when, and its payload
-		r.Take(8 + 8)
-		r.Take(int(r.U32()))
+	var cursors []byte
+	if len(r.Data) > 0 { // a birth: where and when, and its payload; all zero when there are cursors alone
+		born := r.U64()
+		r.Take(8)
+		size := r.U32()
+		r.Take(int(size))
+		if born == 0 && (size > 0 || len(r.Data) == 0) {
+			return s, format.Damaged("birth", "a birth of no entry")
+		}
+	}
+	if len(r.Data) > 0 {
+		cursors = r.Take(int(r.U32()))
 	}
 	if !whole.Done() || !r.Done() || producers.Failed {
 		return s, format.Damaged("length", "the state does not fill the file")
+	}
+	if cursors != nil {
+		if err := format.SkipCursors(cursors); err != nil {
+			return s, err
+		}
 	}
 	s.said.Members, err = format.DecodeConfiguration(configuration)
 	return s, err

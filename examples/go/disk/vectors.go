@@ -98,7 +98,7 @@ func checkSmallFile(v vector) (bool, error) {
 		_, good = decodeSlot(data, sample)
 	case "start of an empty log, being installed":
 		_, err = decodeState(data, "LOGHSTRT", sample)
-	case "state behind the entries of entry.json":
+	case "state behind the entries of entry.json", "state behind the first eight entries of entry.json: without cursors":
 		_, err = decodeState(data, "LOGHSTAT", sample)
 	case "node":
 		_, err = decodeNode(data)

@@ -55,6 +55,8 @@ func (c *Control) Apply(e *Entry) error {
 		c.Producers[e.Index] = subject
 	case Birth:
 		return checkBirth(e.Payload)
+	case Cursor:
+		return checkCursor(e.Payload)
 	}
 	return nil
 }

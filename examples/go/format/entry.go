@@ -20,6 +20,7 @@ const (
 	Trim
 	Producer
 	Birth
+	Cursor
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -81,7 +82,7 @@ func Length(seed uint32, head []byte) (int, error) {
 	if head[8] != 1 {
 		return 0, Newer("version", head[8])
 	}
-	if kind := head[9]; kind < Records || kind > Birth {
+	if kind := head[9]; kind < Records || kind > Cursor {
 		return 0, Newer("kind", kind)
 	}
 	if attributes := be.Uint16(head[10:]); attributes > 7 {

@@ -37,21 +37,25 @@ func sizeMax(kind uint16) uint32 {
 	case 0x0103:
 		return 9*mib + 72
 	case 0x0107:
-		return 8*mib + 80
+		return 10*mib + 80
 	case 0x0120:
 		return 8*mib + 319
-	case 0x0205, 0x0206, 0x030A:
+	case 0x0127:
+		return 8*mib + 463
+	case 0x0126, 0x0205, 0x0206, 0x030A, 0x0321:
 		return 256 * kib
 	case 0x0301:
 		return 8*mib + 64
+	case 0x0322:
+		return 8*mib + 208
 	case 0x01A1, 0x0304, 0x0306:
 		return 8*mib + 128
 	}
 	switch {
 	case kind >= 0x0101 && kind <= 0x010A, kind == 0x0180:
 		return 80
-	case kind >= 0x0002 && kind <= 0x0005, kind >= 0x0121 && kind <= 0x0124, kind >= 0x0302 && kind <= 0x0311,
-		kind == 0x0190, kind == 0x0191, kind == 0x01A0, kind == 0x0380:
+	case kind >= 0x0002 && kind <= 0x0005, kind >= 0x0121 && kind <= 0x0125, kind >= 0x0302 && kind <= 0x0311,
+		kind == 0x0190, kind == 0x0191, kind == 0x01A0, kind == 0x0320, kind == 0x0380:
 		return 8 * kib
 	}
 	return 64 * kib // gossip, and what this client does not know

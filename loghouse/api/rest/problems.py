@@ -43,6 +43,11 @@ _TABLE: Final[Mapping[str, tuple[int, str]]] = {
     "MEMBERSHIP": (409, "See `loghouse cluster status`."),
     "NOT_SUPPORTED": (501, "Upgrade the node."),
     "RELOAD_REFUSED": (409, "Mend the lines that the text names; `loghouse config check` tries them."),
+    "CURSOR_HELD": (409, "Try again after the time in `milliseconds`."),
+    "CURSOR_FENCED": (409, "Acquire the cursor again, and go on from its position."),
+    "CURSOR_REWIND": (409, "Go on from the position in `current`."),
+    "UNKNOWN_CURSOR": (404, "`loghouse cursor list` lists the log's cursors."),
+    "TOO_MANY_CURSORS": (409, "Delete a cursor that nobody uses."),
     "INTERNAL": (500, "Look into the node's diagnostics."),
     # Those of HTTP itself.
     "NO_SUCH_PATH": (404, "GET /api/v1/openapi.json describes every path."),
