@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from loghouse.auth.identity import Identity
 from loghouse.auth.policy import ANY_OBJECT, Action
@@ -12,6 +13,7 @@ from loghouse.errors import InvalidRequestError, PermissionDeniedError, Resource
 from loghouse.limits import NAME_SIZE_MAX
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate
+from loghouse.protocol.cursor_messages import CursorOrder
 from loghouse.protocol.entry import DEFAULT_LOG
 from loghouse.shares import Holding, Shares, SubjectUse
 
@@ -159,6 +161,14 @@ class GatedCall:
         assert self.action is not None
         self.log = self._gate.find_log(self._identity, name, self.action, group)
         return self.log
+
+    def cursor_order(self, log: LogLike, **fields: Any) -> CursorOrder:
+        """Return what the caller asks of a log's cursors; see `Gate.cursor_order`."""
+        return self._gate.cursor_order(self._identity, log, **fields)
+
+    def check_also(self, log: LogLike, action: Action) -> None:
+        """Raise unless the caller may do this on a log, too; as `Gate.check_permission`."""
+        self._gate.check_permission(self._identity, log.name, action)
 
     def check_log(self, name: str) -> None:
         """Raise unless the caller may do this on a log of that name, whether there is one or not.

@@ -36,6 +36,7 @@ from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.checking import check_record_size, record_steps
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import ROLE_TEXTS
+from loghouse.protocol.cursors import CursorChange, advance_with_records
 from loghouse.protocol.entry import LATER_KINDS, Codec, decode_entries, index_of, without_kinds
 from loghouse.protocol.varint import join_bytes_field
 from loghouse.replica.api import Fetched, ReadPage
@@ -155,6 +156,8 @@ class LogService:
     async def _submit_batch(self, call: GatedCall, request: Any) -> asyncio.Future[bytes]:
         """Check a batch and propose its bytes as they are."""
         log = call.find_log(request.log, request.group)
+        if request.HasField("cursor"):
+            call.check_also(log, Action.CONSUME)
         batch = request.batch
         payload_crc = request.batch_crc if request.HasField("batch_crc") else None
         steps = self._gate.check_batch(log, batch, request.record_count, request.codec, payload_crc)
@@ -163,8 +166,20 @@ class LogService:
                 await self._check_on(call.subject, steps)
         except MemoryError as error:
             raise short_of(error) or error from None
+        cursor = None
+        if request.HasField("cursor"):
+            advance = request.cursor
+            cursor = advance_with_records(advance.name, advance.epoch, advance.position)
         return self._append(
-            log, call, request, batch, request.record_count, _batch_answer, request.codec, payload_crc
+            log,
+            call,
+            request,
+            batch,
+            request.record_count,
+            _batch_answer,
+            request.codec,
+            payload_crc,
+            cursor=cursor,
         )
 
     async def _check_on(self, subject: str, steps: Iterator[int]) -> None:
@@ -193,6 +208,8 @@ class LogService:
         answer: Answer,
         codec: int = Codec.NONE,
         payload_crc: int | None = None,
+        *,
+        cursor: CursorChange | None = None,
     ) -> asyncio.Future[bytes]:
         """Propose a checked batch; the future gives the serialized answer."""
         share = self._make_share(payload, payload_crc, record_count, answer)
@@ -203,6 +220,7 @@ class LogService:
             expect_offset=request.expect_offset if request.HasField("expect_offset") else None,
             producer_id=request.producer_id,
             producer_sequence=request.producer_sequence,
+            cursor=cursor,
         )
         coalescer = self._coalescers.get(log.group)
         if coalescer is None:
@@ -416,9 +434,9 @@ def _fetch_size(size_max: int) -> int:
 def _readable_by_all(log: LogLike, fetched: FramesT) -> FramesT:
     """Return what was fetched without entries of later kinds: a gRPC client does not say which it knows.
 
-    They hold no records. Only what begins at or before the log's birth entry is looked through.
+    They hold no records. Only what begins at or before the last of them is looked through.
     """
-    if not fetched.frames or index_of(fetched.frames) > log.birth_index:
+    if not fetched.frames or index_of(fetched.frames) > log.later_index:
         return fetched
     return replace(fetched, frames=without_kinds(fetched.frames, LATER_KINDS))
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
 
-from loghouse.api import cluster_service, health, log_service, logs_service, reflection
+from loghouse.api import cluster_service, cursors_service, health, log_service, logs_service, reflection
 from loghouse.api.cluster_service import ClusterService
 from loghouse.api.credentials import grpc_credentials
+from loghouse.api.cursors_service import CursorsService
 from loghouse.api.guard import Guard, handlers_of
 from loghouse.api.health import HealthService
 from loghouse.api.logs_service import LogsService
@@ -128,6 +129,7 @@ class GrpcServer:
             ),
             (cluster_service.SERVICE, ClusterService(node)),
             (logs_service.SERVICE, LogsService(gate)),
+            (cursors_service.SERVICE, CursorsService()),
             (health.SERVICE, self.health),
         ]
         services.append((reflection.SERVICE, ReflectionService([name for name, _ in services])))

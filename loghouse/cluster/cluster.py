@@ -381,11 +381,15 @@ class Cluster:
 
     def _admissible(self) -> list[MemberKey]:
         """The nodes that are present and can read what is in the log by now."""
-        present = self.present()
-        if self.node.catalogue_log is None:
+        present, needed = self.present(), set[int]()
+        if self.node.catalogue_log is not None:
+            needed.add(EntryKind.BIRTH)
+        if self.node.membership.has_cursors:
+            needed.add(EntryKind.CURSOR)
+        if not needed:
             return present
         own = MemberKey(self.node.name, self.node.disk_uuid)
-        return [key for key in present if key == own or EntryKind.BIRTH in self.entry_kinds_of(key)]
+        return [key for key in present if key == own or needed <= set(self.entry_kinds_of(key))]
 
     def _reconcile_logs(self) -> None:
         """Propose the changes that are due in the groups beside the default one that this node leads."""

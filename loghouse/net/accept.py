@@ -194,6 +194,6 @@ def own_hello(node: Any, software: str) -> Callable[[], Hello]:
         cluster_uuid=node.cluster_uuid,
         node_name=node.name,
         disk_uuid=node.disk_uuid,
-        capabilities=Capability.MANY_LOGS | Capability.BEATS | Capability.RANGES,
+        capabilities=Capability.MANY_LOGS | Capability.BEATS | Capability.RANGES | Capability.CURSORS,
         software=software,
     )

@@ -22,6 +22,7 @@ from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, proposal_alone, refusal_of
 from loghouse.node.long_checks import LongChecks
 from loghouse.protocol.client_messages import LeaderHint, Produce, ProduceReply
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import CODEC_MASK, Buffer
 from loghouse.protocol.session import Session, TraceReceived
 from loghouse.replica.api import Proposal
@@ -104,6 +105,7 @@ class Append:
     Attributes:
         stream: The session's, which the outcome answers.
         payload, payload_crc, record_count: The batch.
+        cursor: The advance that comes with it; None: none does.
         seconds: How long the client waits.
         deadline: When it no longer waits, in seconds of the scheduler's clock.
         is_checked: Whether the batch is what it says; True once its check ended well or badly.
@@ -113,6 +115,7 @@ class Append:
 
     __slots__ = (
         "_appends",
+        "cursor",
         "deadline",
         "is_checked",
         "is_wanted",
@@ -128,6 +131,7 @@ class Append:
     def __init__(self, appends: Appends, log: LogLike, stream: int, request: Produce, now: float) -> None:
         self._appends = appends
         self.log = log
+        self.cursor: CursorChange | None = None
         self.stream = stream
         self.payload: Buffer = request.batch
         self.payload_crc = request.batch_crc
@@ -184,11 +188,12 @@ class Appends:
         self._holding.hold(self._size + size)
         self._coming = size
 
-    def take(self, log: LogLike, stream: int, request: Produce) -> None:
-        """Append a batch to a log; its outcome is the stream's answer."""
+    def take(self, log: LogLike, stream: int, request: Produce, cursor: CursorChange | None = None) -> None:
+        """Append a batch to a log, with an advance or without; its outcome is the stream's answer."""
         appender = self.appender
         now = appender.scheduler.seconds()
         append = self._open[stream] = self.append_class(self, log, stream, request, now)
+        append.cursor = cursor
         self._size += len(append.payload) + APPEND_COST
         self._coming = 0
         try:
@@ -242,6 +247,7 @@ class Appends:
             expect_offset=request.expect_offset,
             producer_id=request.producer_id,
             producer_sequence=request.producer_sequence,
+            cursor=append.cursor,
         )
         if proposal is None:
             self.appender.join(append, self._subject)

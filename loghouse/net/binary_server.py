@@ -46,7 +46,8 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
-from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, without_kinds
+from loghouse.protocol.cursor_messages import CURSOR_FIELDS, AskCursor, AskCursorReply, ProduceWithCursor
+from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, index_of, without_kinds
 from loghouse.protocol.message import Message
 from loghouse.protocol.range_messages import Read, ReadReply
 from loghouse.protocol.record_range import RecordRange
@@ -73,6 +74,8 @@ _ACTIONS: Final = {
     FindOffset: Action.CONSUME,
     FetchState: Action.CONSUME,
     Read: Action.CONSUME,
+    AskCursor: Action.CONSUME,
+    ProduceWithCursor: Action.PRODUCE,
 }
 
 
@@ -193,7 +196,12 @@ class BinarySession:
         use = self._bound_requests()
         self._count(min(self.counted, self._session.served.count))
         now = quotas.seconds()
-        use.receive(len(request.batch) if isinstance(request, Produce) else 0, now)
+        size = 0
+        if isinstance(request, Produce):
+            size = len(request.batch)
+        elif isinstance(request, ProduceWithCursor):
+            size = len(request.produce)
+        use.receive(size, now)
         if not isinstance(request, Follow):
             use.begin()
             self.counted += 1
@@ -246,11 +254,13 @@ class BinarySession:
         if action is None:
             self._gate.check_permission(self._identity, ANY_OBJECT, None)
             return
-        self._check_log(group, action)
+        log = self._check_log(group, action)
+        if request is ProduceWithCursor:
+            self._gate.check_permission(self._identity, log.name, Action.CONSUME)
         quotas = self._server.shares.quotas
         if quotas.is_used:
             quotas.of(self._identity.subject).check_receive(quotas.seconds())
-        if request is Produce:
+        if request in (Produce, ProduceWithCursor):
             self._appends.expect(size)
 
     def _begin(self, event: RequestReceived) -> None:
@@ -283,6 +293,11 @@ class BinarySession:
                 self._followed.add(stream)
                 self._places[stream] = log, request.offset
                 self._follow_on(stream)
+            case ProduceWithCursor() as request:
+                self._gate.check_permission(self._identity, log.name, Action.CONSUME)
+                self._appends.take(log, stream, request.request, request.change)
+            case AskCursor() as request:
+                self._ask_cursor(stream, log, request)
             case Bounds():
                 self._run(
                     stream, log.bounds, lambda b: BoundsReply(lowest=b.lowest, next_offset=b.next_offset)
@@ -299,6 +314,15 @@ class BinarySession:
                     lambda: log.register_producer(self._identity.subject),
                     lambda found: RegisterProducerReply(producer_id=found),
                 )
+
+    def _ask_cursor(self, stream: int, log: LogLike, request: AskCursor) -> None:
+        fields = {name: getattr(request, name) for name in CURSOR_FIELDS}
+        order = self._gate.cursor_order(self._identity, log, **fields)
+        self._run(
+            stream,
+            lambda: log.order_cursor(order),
+            lambda page: AskCursorReply(cursors=page.cursors, next=page.next),
+        )
 
     def _check_log(self, group: int, action: Action) -> LogLike:
         """Return the log of a group, if the client may do this on it.
@@ -473,8 +497,10 @@ class BinarySession:
         reading.addBoth(self._read_done)
 
     def _frames_read(self, fetched: Fetched | ReadPage, stream: int, is_follow: bool) -> None:
-        if self._unreadable and stream not in self._states:
-            fetched = replace(fetched, frames=without_kinds(fetched.frames, self._unreadable))
+        if self._unreadable and fetched.frames and stream not in self._states:
+            place = self._places.get(stream)
+            if place is None or index_of(fetched.frames) <= place[0].later_index:
+                fetched = replace(fetched, frames=without_kinds(fetched.frames, self._unreadable))
         self._hold_answers(self._unsent_size + len(fetched.frames))
         if self._link.is_writable:
             self._send_frames(fetched, stream, is_follow)

@@ -29,6 +29,7 @@ from loghouse.net.tls import TlsContexts
 from loghouse.protocol.backoff import Backoff
 from loghouse.protocol.beat_messages import NodeBeat
 from loghouse.protocol.codec import BULK_KINDS, encode, encode_envelope
+from loghouse.protocol.cursor_messages import ForwardCursor, ForwardProduceWithCursor
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
 from loghouse.protocol.greeting import Certified
 from loghouse.protocol.link_messages import Capability, Hello
@@ -62,6 +63,8 @@ _NEEDED: Final = {
     **dict.fromkeys(ROUTING_KINDS, Capability.MANY_LOGS),
     **dict.fromkeys(RANGE_KINDS, Capability.RANGES),
     NodeBeat.KIND: Capability.BEATS,
+    ForwardCursor.KIND: Capability.CURSORS,
+    ForwardProduceWithCursor.KIND: Capability.CURSORS,
 }
 
 

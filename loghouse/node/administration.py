@@ -196,22 +196,10 @@ class Administration:
             NotSupportedError: A member is of a version that could not read its own log any more.
             UnavailableError: One of them is not reached, so that this is not known.
         """
-        raft, transport = driver.raft, self._node.transport
+        raft = driver.raft
         if raft.birth is not None:
             return succeed(AdminResult())
-        for member in raft.configuration.members:
-            if member.disk_uuid == self._node.disk_uuid:
-                continue
-            kinds = transport.entry_kinds_of(MemberKey(member.name, member.disk_uuid))
-            if not kinds:
-                raise UnavailableError(
-                    f"{member.name} is not reached: it must be known first whether its version has named "
-                    "logs; start it, or remove it for good"
-                )
-            if EntryKind.BIRTH not in kinds:
-                raise NotSupportedError(
-                    f"{member.name} runs a version without named logs; upgrade it, nothing was done"
-                )
+        check_known(self._node, raft.configuration, EntryKind.BIRTH, "named logs")
         founders = replace(raft.configuration, retention=Retention())
         proposal = Proposal(kind=EntryKind.BIRTH, payload=encode_birth(CATALOGUE_GROUP, founders))
         proposed = proposing(driver.propose, proposal)
@@ -474,6 +462,31 @@ class Administration:
             members=tuple(members),
             removed=configuration.removed,
         )
+
+
+def check_known(node: LogHost, configuration: Configuration, kind: EntryKind, what: str) -> None:
+    """Raise unless every member of a group can read entries of a kind that came with a later version.
+
+    Args:
+        what: What they are for, in words.
+
+    Raises:
+        NotSupportedError: A member is of a version that could not read its own log any more.
+        UnavailableError: One of them is not reached, so that this is not known.
+    """
+    for member in configuration.members:
+        if member.disk_uuid == node.disk_uuid:
+            continue
+        kinds = node.transport.entry_kinds_of(MemberKey(member.name, member.disk_uuid))
+        if not kinds:
+            raise UnavailableError(
+                f"{member.name} is not reached: it must be known first whether its version has {what}; "
+                "start it, or remove it for good"
+            )
+        if kind not in kinds:
+            raise NotSupportedError(
+                f"{member.name} runs a version without {what}; upgrade it, nothing was done"
+            )
 
 
 def _being_founded(failure: Failure) -> AdminResult:

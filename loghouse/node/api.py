@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from loghouse.catalogue.records import LogSettings
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.record_range import RecordRange
 from loghouse.replica.api import (
@@ -114,8 +115,11 @@ class LogLike(Protocol):
         """Bytes that one of its records may have; 0: as many as the node takes."""
 
     @property
-    def birth_index(self) -> int:
-        """The index of the entry of kind `birth`, which older readers do not know; 0: the log has none."""
+    def later_index(self) -> int:
+        """The index of the last entry of a kind that older readers do not know; 0: the log has none.
+
+        Not below it where that is not known.
+        """
 
     @property
     def leader_name(self) -> str:
@@ -189,6 +193,17 @@ class LogLike(Protocol):
 
     def trim(self, offset: int) -> Deferred[int]:
         """Let records below `offset` go; fires with the lowest offset once that is committed."""
+
+    def order_cursor(self, order: CursorOrder) -> Deferred[CursorPage]:
+        """Do something about a cursor of the log, on behalf of `order.subject`; works on every node.
+
+        Fires with the cursor, or with several, once what was done is committed.
+
+        Raises (as failures):
+            CursorHeldError, CursorFencedError, CursorRewindError, UnknownCursorError, TooManyCursorsError,
+            PermissionDeniedError, InvalidRequestError, UnavailableError: Nothing was done, and why.
+            NotSupportedError: A member of the log is of a version without cursors; says which.
+        """
 
 
 class ClusterAdmin(GroupAdmin, Protocol):

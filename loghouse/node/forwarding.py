@@ -40,6 +40,15 @@ from loghouse.limits import (
 )
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.node.api import proposing
+from loghouse.protocol.cursor_messages import (
+    CursorOperation,
+    CursorOrder,
+    CursorPage,
+    ForwardCursor,
+    ForwardCursorReply,
+    ForwardProduceWithCursor,
+)
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.failures import is_told_whole
 from loghouse.protocol.forward_messages import (
     AdminOperation,
@@ -57,6 +66,7 @@ from loghouse.replica.api import Appended, OnAppended, OnFailed, Proposal
 from loghouse.runtime.deadlines import Deadlines
 
 OPERATIONS: Final = frozenset(AdminOperation)
+_LOOKS: Final = (CursorOperation.RENEW, CursorOperation.GET, CursorOperation.LIST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +100,9 @@ class Leading(Protocol):
     def administer_here(self, order: AdminOrder) -> Deferred[AdminResult]:
         """Carry out an order; fires when it is done, and committed where it changes the log."""
 
+    def order_cursor_here(self, order: CursorOrder) -> Deferred[CursorPage]:
+        """Do something about a cursor; as `administer_here`."""
+
 
 @dataclass(slots=True)
 class _Asked:
@@ -97,7 +110,7 @@ class _Asked:
 
     leader_name: str
     group: int
-    order: AdminOrder | None
+    order: AdminOrder | CursorOrder | None
     size: int
     deadline: float
     done: Deferred[Any]
@@ -121,6 +134,7 @@ class Forwarder:
         clock: IReactorTime,
         rng: random.Random,
         check_subject: Callable[[str, str], None] = lambda subject, log: None,
+        check_cursor: Callable[[str, str, bool], None] = lambda subject, log, is_admin: None,
         denied: Callable[[int, str, str], None] = lambda group, name, leader: None,
         timeout_seconds: float = FORWARD_SECONDS,
         size_max: int = FORWARDS_SIZE_MAX,
@@ -133,6 +147,8 @@ class Forwarder:
         # Raises PermissionDeniedError for a subject that may not append to a log (its name) by this node's
         # policy, whatever the node says that passed its request on.
         self._check_subject = check_subject
+        # The same for cursors, and for a subject that is said to be an administrator.
+        self._check_cursor = check_cursor
         # Told that a node that was asked does not lead a group, and who does by its word (empty: nobody).
         self._denied = denied
         self._metrics = metrics  # told of messages that were ignored or did not get there
@@ -166,7 +182,7 @@ class Forwarder:
         if refusal is not None:
             return fail(refusal)
         request_id = self.ids.take()
-        message = ForwardProduce(
+        message: Message = ForwardProduce(
             request_id=request_id,
             subject=proposal.subject,
             batch=proposal.payload,
@@ -177,6 +193,13 @@ class Forwarder:
             producer_id=proposal.producer_id,
             producer_sequence=proposal.producer_sequence,
         )
+        if proposal.cursor is not None:
+            message = ForwardProduceWithCursor(
+                cursor=proposal.cursor.name,
+                epoch=proposal.cursor.epoch,
+                position=proposal.cursor.position,
+                produce=b"".join(message.encode()),
+            )
         return self._ask(leader_name, group, request_id, message, None, len(proposal.payload))
 
     def _refusal(
@@ -216,13 +239,19 @@ class Forwarder:
         )
         return self._ask(leader_name, group, request_id, message, order, 0)
 
+    def order_cursor(self, leader_name: str, group: int, order: CursorOrder) -> Deferred[CursorPage]:
+        """Let the leader do something about a cursor; as `propose`."""
+        request_id = self.ids.take()
+        message = ForwardCursor.asking(request_id, order)
+        return self._ask(leader_name, group, request_id, message, order, 0)
+
     def _ask(
         self,
         leader_name: str,
         group: int,
         request_id: int,
         message: Message,
-        order: AdminOrder | None,
+        order: AdminOrder | CursorOrder | None,
         size: int,
     ) -> Deferred[Any]:
         if self._is_stopped:
@@ -312,10 +341,13 @@ class Forwarder:
             group: Of which log it is.
             leading: Does here what is asked for; asked only for requests. None: this node has no such log.
         """
-        if isinstance(message, ForwardReply | ForwardAdminReply | ForwardFailure):
+        if isinstance(message, ForwardReply | ForwardAdminReply | ForwardCursorReply | ForwardFailure):
             self._answer(source_name, group, message)
             return
-        if not isinstance(message, ForwardProduce | ForwardAdmin):
+        cursor: CursorChange | None = None
+        if isinstance(message, ForwardProduceWithCursor):
+            cursor, message = message.change, message.request
+        if not isinstance(message, ForwardProduce | ForwardAdmin | ForwardCursor):
             assert isinstance(message, ForwardTrace), type(message).__name__
             return  # nothing is traced here
         if leading is None:
@@ -334,6 +366,7 @@ class Forwarder:
                     producer_id=message.producer_id,
                     producer_sequence=message.producer_sequence,
                     subject=message.subject,
+                    cursor=cursor,
                 )
                 self._serve(
                     source_name,
@@ -341,6 +374,16 @@ class Forwarder:
                     message.request_id,
                     lambda: self._propose_here(leading, proposal).addCallback(_reply_of, message.request_id),
                     proposal,
+                )
+            case ForwardCursor():
+                wanted = message.order
+                self._serve(
+                    source_name,
+                    group,
+                    message.request_id,
+                    lambda: self._order_cursor_here(leading, wanted).addCallback(
+                        _cursor_reply_of, message.request_id
+                    ),
                 )
             case ForwardAdmin() if message.operation not in OPERATIONS:
                 problem = f"operation {message.operation} is not known to the leader's version: upgrade it"
@@ -359,7 +402,10 @@ class Forwarder:
                 )
 
     def _answer(
-        self, source_name: str, group: int, message: ForwardReply | ForwardAdminReply | ForwardFailure
+        self,
+        source_name: str,
+        group: int,
+        message: ForwardReply | ForwardAdminReply | ForwardCursorReply | ForwardFailure,
     ) -> None:
         asked = self._asked.get(message.request_id)
         is_ours = asked is not None and (asked.leader_name, asked.group) == (source_name, group)
@@ -382,6 +428,8 @@ class Forwarder:
             case ForwardAdminReply():
                 matches = tuple((match.member, match.index) for match in message.matches)
                 asked.done.callback(AdminResult(name=message.name, number=message.number, matches=matches))
+            case ForwardCursorReply():
+                asked.done.callback(CursorPage(cursors=message.cursors, next=message.next))
             case ForwardFailure():
                 error = message.error()
                 if isinstance(error, NotLeaderError):
@@ -428,12 +476,18 @@ class Forwarder:
 
     def _propose_here(self, leading: Leading, proposal: Proposal) -> Deferred[Appended]:
         self._check_subject(proposal.subject, leading.name)
+        if proposal.cursor is not None:
+            self._check_cursor(proposal.subject, leading.name, False)
         return proposing(leading.propose_here, proposal)
 
     def _administer_here(self, leading: Leading, order: AdminOrder) -> Deferred[AdminResult]:
         if order.operation is AdminOperation.REGISTER_PRODUCER:
             self._check_subject(order.name, leading.name)
         return leading.administer_here(order)
+
+    def _order_cursor_here(self, leading: Leading, order: CursorOrder) -> Deferred[CursorPage]:
+        self._check_cursor(order.subject, leading.name, order.is_admin)
+        return leading.order_cursor_here(order)
 
     def _is_new(self, source_name: str, request_id: int) -> bool:
         """Whether a node did not ask under that id before; remembers it."""
@@ -463,10 +517,11 @@ class Forwarder:
             self._metrics.forwarded_answer_dropped()  # its sender's deadline tells its caller
 
 
-def _fits(message: ForwardReply | ForwardAdminReply | ForwardFailure, asked: _Asked) -> bool:
-    if isinstance(message, ForwardFailure):
-        return True
-    return isinstance(message, ForwardReply) == (asked.order is None)
+def _fits(message: Message, asked: _Asked) -> bool:
+    if isinstance(asked.order, CursorOrder):
+        return isinstance(message, ForwardCursorReply | ForwardFailure)
+    wanted = ForwardAdminReply if asked.order is not None else ForwardReply
+    return isinstance(message, wanted | ForwardFailure)
 
 
 def _lost(asked: _Asked, what: str) -> RequestError:
@@ -477,6 +532,10 @@ def _lost(asked: _Asked, what: str) -> RequestError:
             f"{leader}: the records may or may not have been appended; a retry may append them twice, "
             "unless it carries the same producer id and sequence"
         )
+    if isinstance(asked.order, CursorOrder):
+        if asked.order.operation in _LOOKS:
+            return UnavailableError(f"{leader}; try again")
+        return OutcomeUnknownError(f"{leader}: it may or may not have been done; look at the cursor first")
     if asked.order.operation is AdminOperation.PROGRESS:
         return UnavailableError(f"{leader}; try again")
     return OutcomeUnknownError(
@@ -508,6 +567,10 @@ def _reply_of(appended: Appended, request_id: int) -> Message:
         index=appended.index,
         term=appended.term,
     )
+
+
+def _cursor_reply_of(page: CursorPage, request_id: int) -> Message:
+    return ForwardCursorReply(request_id=request_id, cursors=page.cursors, next=page.next)
 
 
 def _admin_reply_of(result: AdminResult, request_id: int) -> Message:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -31,6 +31,8 @@ from loghouse.limits import NAME_SIZE_MAX, RECORD_SIZE_MAX
 from loghouse.node.api import LogDescription, LogLike, NodeLike
 from loghouse.node.audit import Audit
 from loghouse.protocol.checking import check_steps
+from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
+from loghouse.protocol.cursors import CursorChange, check_texts
 from loghouse.protocol.entry import CATALOGUE_LOG, DEFAULT_LOG, Buffer
 from loghouse.replica.api import Proposal
 from loghouse.replica.coalescing import Share, may_share
@@ -117,6 +119,22 @@ class Gate:
             return True
         return self.authorizer.permits(subject, ANY_OBJECT, Action.ADMIN)
 
+    def cursor_order(self, identity: Identity, log: LogLike, *, operation: int, **fields: Any) -> CursorOrder:
+        """Return what a caller asks of a log's cursors, who may consume that log.
+
+        Raises:
+            InvalidRequestError: It is the catalogue, which nobody but the nodes writes to; or a text is too
+                long, or cannot be shown.
+        """
+        if log.name == CATALOGUE_LOG:
+            raise InvalidRequestError("log", f"{CATALOGUE_LOG} keeps no cursors")
+        is_admin = operation in (CursorOperation.SET, CursorOperation.DELETE) and self.authorizer.permits(
+            identity.subject, ANY_OBJECT, Action.ADMIN
+        )
+        order = CursorOrder(operation=operation, subject=identity.subject, is_admin=is_admin, **fields)
+        check_texts(order.name, order.holder, order.subject)
+        return order
+
     def check_any_log(self, identity: Identity, action: Action | None) -> None:
         """Raise when the caller may not do this, whichever log a request that is not read yet will name.
 
@@ -201,9 +219,12 @@ def proposal_alone(
     expect_offset: int | None,
     producer_id: int,
     producer_sequence: int,
+    cursor: CursorChange | None = None,
 ) -> Proposal | None:
     """Return the proposal of a checked batch that needs an entry of its own; None when it may share one."""
-    if may_share(attributes=attributes, producer_id=producer_id, expect_offset=expect_offset):
+    if cursor is None and may_share(
+        attributes=attributes, producer_id=producer_id, expect_offset=expect_offset
+    ):
         return None
     return Proposal(
         payload=share.payload,
@@ -214,6 +235,7 @@ def proposal_alone(
         producer_id=producer_id,
         producer_sequence=producer_sequence,
         subject=subject,
+        cursor=cursor,
     )
 
 

@@ -115,6 +115,8 @@ class Node(Service):
         self.reload_settings: Callable[[str], Deferred[Reloaded]] = _nothing_to_reload
         # Raises for a subject that may not append, also where another node passes its request on.
         self.check_subject: Callable[[str, str], None] = lambda subject, log: None
+        # The same for cursors of the log; and that the subject may change those of others, when that is said.
+        self.check_cursor: Callable[[str, str, bool], None] = lambda subject, log, is_admin: None
         self.cluster_uuid = NO_UUID  # read from the disk when the log is opened
         self.disk_uuid = NO_UUID  # read with it, or chosen at the start when the disk is empty
         self._budgets = Budgets.for_node(options.raft)  # what all logs here share; fixed
@@ -403,6 +405,7 @@ class Node(Service):
             clock=clock,
             rng=self._rng,
             check_subject=self.check_subject,
+            check_cursor=self.check_cursor,
             denied=lambda group, name, leader: elsewhere.denied(group, name, leader),
             metrics=metrics,
         )

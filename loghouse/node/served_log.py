@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -18,12 +19,15 @@ from loghouse.errors import (
     UnavailableError,
     UnknownLogError,
 )
-from loghouse.node.administration import Administration, LogHost
+from loghouse.limits import UINT64_MAX
+from loghouse.node.administration import Administration, LogHost, check_known
 from loghouse.node.forwarding import AdminOrder, AdminResult
 from loghouse.node.reads import LogReads, reads_of
 from loghouse.node.remote_log import RemoteLog
 from loghouse.node.waiters import Waiters
 from loghouse.protocol.configuration import Configuration, Retention
+from loghouse.protocol.cursor_messages import CHANGES, CursorOrder, CursorPage
+from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.protocol.record_range import RecordRange
@@ -31,6 +35,7 @@ from loghouse.raft.ready import SoftState
 from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal, ReadPage
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
+from loghouse.runtime.deferring import deferred
 from loghouse.runtime.scheduling import Cancellable
 from loghouse.shares import Budget, Pace
 
@@ -257,6 +262,18 @@ class ServedLog:
         return birth.index if birth is not None else 0
 
     @property
+    def has_cursors(self) -> bool:
+        """Whether there ever was a cursor in the log, so that its entries are to be read."""
+        driver = self.driver
+        return driver is not None and driver.raft.cursors.last_index > 0
+
+    @property
+    def later_index(self) -> int:
+        """The index of the last entry of a kind that older readers do not know. See `LogLike.later_index`."""
+        driver = self.driver
+        return driver.raft.later_index if driver is not None else UINT64_MAX
+
+    @property
     def leader_id(self) -> int:
         """The member that leads, 0 when none is known."""
         driver = self.driver
@@ -386,6 +403,33 @@ class ServedLog:
         if forwarder is not None and leader_name:
             return forwarder.administer(leader_name, self.group, order)
         return fail(UnavailableError("no leader is known; nothing was done, try again"))
+
+    # --- cursors ------------------------------------------------------------------------------
+
+    def order_cursor(self, order: CursorOrder) -> Deferred[CursorPage]:
+        """Do something about a cursor: here if this node leads, else the leader is asked, once."""
+        forwarder, leader_name = self._node.forwarder, self.leader_name
+        if self._node.is_ending:
+            return fail(UnavailableError("the node is stopping; nothing was done, try another node"))
+        if leader_name == self._node.name or (self.driver is None and not self._remote.is_known):
+            return self.order_cursor_here(order)
+        if forwarder is not None and leader_name:
+            return forwarder.order_cursor(leader_name, self.group, order)
+        return fail(UnavailableError("no leader is known; nothing was done, try again"))
+
+    def order_cursor_here(self, order: CursorOrder) -> Deferred[CursorPage]:
+        """Do something about a cursor if this node leads; never passes it on."""
+        replica = self.replica
+        if replica is None:
+            leader = self.leader_name
+            return fail(NotLeaderError(leader) if leader else self._not_here("nothing was done"))
+        try:
+            if replica.leads and order.operation in CHANGES and not replica.member().raft.cursors.last_index:
+                # The first one: from then on, every member must be able to read such entries.
+                check_known(self._node, replica.configuration, EntryKind.CURSOR, "cursors")
+        except RequestError:
+            return fail()
+        return deferred(partial(replica.cursors.carry_out, order))
 
     # --- what the replica tells (`replica.ReplicaOwner`) ------------------------------------
 

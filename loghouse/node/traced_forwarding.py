@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from loghouse.limits import FORWARD_TRACES_MAX
 from loghouse.node.forwarding import AdminOrder, Forwarder, Leading
+from loghouse.protocol.cursor_messages import CursorOrder
 from loghouse.protocol.forward_messages import ForwardProduce
 from loghouse.protocol.message import Message
 from loghouse.protocol.trace_messages import ForwardTrace
@@ -48,7 +49,7 @@ class TracedForwarder(Forwarder):
         group: int,
         request_id: int,
         message: Message,
-        order: AdminOrder | None,
+        order: AdminOrder | CursorOrder | None,
         size: int,
     ) -> Deferred[Any]:
         span, self._asking = self._asking, None

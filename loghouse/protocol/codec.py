@@ -16,6 +16,7 @@ from loghouse.limits import UNKNOWN_SIZE_MAX
 from loghouse.protocol import (
     beat_messages,
     client_messages,
+    cursor_messages,
     forward_messages,
     gossip_messages,
     link_messages,
@@ -26,6 +27,7 @@ from loghouse.protocol import (
     routing_messages,
     trace_messages,
 )
+from loghouse.protocol.cursor_messages import CURSOR_BULK_KINDS
 from loghouse.protocol.entry import Buffer
 from loghouse.protocol.forward_messages import FORWARD_BULK_KINDS
 from loghouse.protocol.framing import Frame, pack_header
@@ -49,6 +51,7 @@ _MODULES: Final = (
     gossip_messages,
     client_messages,
     trace_messages,
+    cursor_messages,
 )
 
 
@@ -68,7 +71,12 @@ MESSAGES: Final = _registry()
 # Raft's messages carry addresses before them and entries of a log in them, so they decode to envelopes.
 RAFT_KINDS: Final = frozenset(raft_messages.BY_KIND)
 BULK_KINDS: Final = (
-    raft_messages.BULK_KINDS | FORWARD_BULK_KINDS | REPAIR_BULK_KINDS | ROUTING_BULK_KINDS | RANGE_BULK_KINDS
+    raft_messages.BULK_KINDS
+    | FORWARD_BULK_KINDS
+    | REPAIR_BULK_KINDS
+    | ROUTING_BULK_KINDS
+    | RANGE_BULK_KINDS
+    | CURSOR_BULK_KINDS
 )
 _SIZE_MAX: Final = {
     **{kind: cls.SIZE_MAX for kind, cls in MESSAGES.items()},

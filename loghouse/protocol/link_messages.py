@@ -35,6 +35,8 @@ class Capability(IntFlag):
     """A node: it takes a beat in place of the heartbeats of logs that sleep. Only it is sent any."""
     RANGES = 4
     """A node: it reads a range for another one (`range_messages`). Only it is asked for one."""
+    CURSORS = 8
+    """A node: as a leader it carries out what is asked about cursors. Only it is sent such requests."""
 
 
 @message(0x0001, HELLO_SIZE_MAX)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from loghouse.protocol import beat_messages as beat
 from loghouse.protocol import client_messages as client
+from loghouse.protocol import cursor_messages as cursor
 from loghouse.protocol import forward_messages as forward
 from loghouse.protocol import gossip_messages as gossip
 from loghouse.protocol import link_messages as link
@@ -51,6 +52,7 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.MEMBER, (forward.ForwardProduce, forward.ForwardReply, forward.ForwardFailure)),
     (Sender.MEMBER, (trace.ForwardTrace,)),
     (Sender.MEMBER, (forward.ForwardAdmin, forward.ForwardAdminReply)),
+    (Sender.MEMBER, (cursor.ForwardCursor, cursor.ForwardCursorReply, cursor.ForwardProduceWithCursor)),
     (Sender.MEMBER, (repair.EntriesRequest, repair.EntriesReply)),
     # Records without a question to the policy, too, and where appends go.
     (Sender.MEMBER, (routing.Leads, routing.ForwardRead, routing.ForwardFrames)),
@@ -73,7 +75,8 @@ _RULES: Final[tuple[tuple[Sender, tuple[Any, ...]], ...]] = (
     (Sender.ACCEPTOR, (client.FetchReply, client.FollowFrames, client.BoundsReply, client.FindOffsetReply)),
     (Sender.ACCEPTOR, (client.DescribeLogReply, client.DescribeLogsReply, client.FetchStateReply)),
     (Sender.ACCEPTOR, (ranges.ReadReply,)),
-    (Sender.ACCEPTOR, (client.LeaderHint, client.Failure)),
+    (Sender.ACCEPTOR, (client.LeaderHint, client.Failure, cursor.AskCursorReply)),
+    (Sender.CLIENT, (cursor.AskCursor, cursor.ProduceWithCursor)),
 )
 SENDERS: Final[Mapping[int, Sender]] = MappingProxyType(
     {message.KIND: sender for sender, messages in _RULES for message in messages}

@@ -18,7 +18,8 @@ from loghouse.limits import (
     REQUESTS_PER_CONNECTION_MAX,
     REQUESTS_SIZE_MAX,
 )
-from loghouse.protocol.client_messages import REPLIES, Failure, Follow, Produce
+from loghouse.protocol.client_messages import Failure, Follow, Produce
+from loghouse.protocol.cursor_messages import REPLIES, ProduceWithCursor
 from loghouse.protocol.message import Message
 
 STREAM_MAX: Final = 2**32 - 1
@@ -66,6 +67,8 @@ class ServedStreams:
         self.pass_over(stream)
         if isinstance(request, Produce):
             cost, credit = APPEND_COST + len(request.batch), 0
+        elif isinstance(request, ProduceWithCursor):
+            cost, credit = APPEND_COST + len(request.produce), 0
         elif isinstance(request, Follow):
             cost, credit = 0, request.credit
             if credit > FOLLOW_CREDIT_MAX:

@@ -33,6 +33,7 @@ from loghouse.replica.budgets import Budgets
 from loghouse.replica.damage import DamageControl, LogRepair
 from loghouse.replica.disk_room import DiskRoom
 from loghouse.replica.driver import RaftDriver
+from loghouse.replica.led_cursors import LedCursors
 from loghouse.replica.read_ahead import ReadAhead
 from loghouse.runtime.events import Logger, name_lines
 from loghouse.runtime.scheduling import Clocks
@@ -162,6 +163,8 @@ class Replica:
             data_dir=options.data_dir,
             log_name=options.log_name,
         )
+        # Whoever asks about cursors while this node leads; fixed.
+        self.cursors = LedCursors(self, clocks.monotonic)
         mending = self.damage_control, self.damage_control.entry_repair, self.damage_control.scrubber
         name_lines(options.log_name, self, self.disk_room, *mending)
 
@@ -344,6 +347,8 @@ class Replica:
             failed(DiskFullError(self.options.data_dir))
         else:
             self._budgets.under_way.propose(self.driver.propose, proposal, appended, failed)
+            if proposal.cursor is not None:
+                self.cursors.advanced(proposal.cursor)
 
     def change_configuration(self, configuration: Configuration) -> None:
         """Propose a configuration on the leader; what is refused is tried again by the next look."""
@@ -382,6 +387,8 @@ class Replica:
         if self._last_role is Role.CANDIDATE and state.role is not Role.LEADER:
             self._metrics.election_lost()
         self._last_role = state.role
+        if state.role is Role.LEADER:
+            self.cursors.leads(state.term)
         self.logger.info("{role} in term {term}", role=state.role.value, term=state.term)
         self._owner.role_changed(state)
 

@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from loghouse import __version__
 from loghouse.api.server import GrpcServer
 from loghouse.auth.credentials import Credentials
-from loghouse.auth.policy import Action, Authorizer, Rules
+from loghouse.auth.policy import Authorizer, Rules
 from loghouse.cluster.cluster import Cluster, ClusterOptions
 from loghouse.config.settings import LoggingConfig, NodeConfig
 from loghouse.errors import ConfigError, LoghouseError, ReloadRefusedError
@@ -46,7 +46,6 @@ from loghouse.node.gate import Gate
 from loghouse.node.node import HAND_OVER_SECONDS_MAX, SETTLE_SECONDS_MAX, Node
 from loghouse.node.options import NodeOptions
 from loghouse.protocol.configuration import Retention
-from loghouse.protocol.entry import CATALOGUE_LOG
 from loghouse.raft import config as raft_config
 from loghouse.runtime.bridge import call_from_thread, from_asyncio, later, soon
 from loghouse.runtime.line_file import LineFile
@@ -55,6 +54,7 @@ from loghouse.runtime.threads import ThreadQueue
 from loghouse.service.proving import credentials_of, paths_of_tls
 from loghouse.service.reloading import Fresh, compare, in_force, material_told, read_fresh, rules_told
 from loghouse.service.start_checks import read_policy
+from loghouse.service.subject_checks import append_check, cursor_check
 from loghouse.service.tracing import export_of
 from loghouse.storage.files import OsFiles
 
@@ -255,12 +255,8 @@ class NodeService(Service):
         config = self._config
         authorizer = read_policy(config)
 
-        def check_subject(subject: str, log: str) -> None:
-            # To the catalogue nodes append for themselves; what clients ask for does not get so far.
-            if log != CATALOGUE_LOG:
-                authorizer.check(subject, log, Action.PRODUCE)
-
-        self.node.check_subject = check_subject
+        self.node.check_subject = append_check(authorizer)
+        self.node.check_cursor = cursor_check(authorizer)
         self.node.reload_settings = self.reload
         credentials = credentials_of(config)
         self._authorizer, self._credentials = authorizer, credentials

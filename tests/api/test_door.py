@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.api import cluster_service, log_service, logs_service
+from loghouse.api import cluster_service, cursors_service, log_service, logs_service
 from loghouse.api.server import GrpcServer
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.auth.certificates import make_ca, make_client_certificate, make_node_certificate
@@ -202,7 +202,7 @@ class PermissionTests(DoorCase):
         """Every call of the descriptors is denied to a subject without rules, naming it."""
         channel = self.channel("nobody")
         calls = list(every_rpc())
-        self.assertEqual(len(calls), 12 + 7 + 7 + 2 + 1)
+        self.assertEqual(len(calls), 13 + 7 + 7 + 8 + 2 + 1)
         for name, method in calls:
             request = b"" if "Reflection" not in name else b"\x3a\x00"
             error = await self.refused(
@@ -218,6 +218,7 @@ class PermissionTests(DoorCase):
             ("Log", log_service.LogService(gate)),
             ("Cluster", cluster_service.ClusterService(self.node)),
             ("Logs", logs_service.LogsService(gate)),
+            ("Cursors", cursors_service.CursorsService()),
         ):
             described = log_pb2.DESCRIPTOR.services_by_name[name]
             self.assertEqual(set(service.rpcs()), {method.name for method in described.methods})
@@ -515,6 +516,7 @@ class ReflectionTests(DoorCase):
                 "log.v1.Log",
                 "log.v1.Cluster",
                 "log.v1.Logs",
+                "log.v1.Cursors",
                 "grpc.health.v1.Health",
                 "grpc.reflection.v1alpha.ServerReflection",
             },

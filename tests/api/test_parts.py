@@ -102,7 +102,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual((served.options, served.calls_max), (channel_options(), 2 * GRPC_CALLS_MAX))
 
     def test_services(self):
-        """Five services are served, and reflection knows them all."""
+        """Six services are served, and reflection knows them all."""
         names = [handler.service_name() for handler in self.server()._server.handlers]
         self.assertEqual(
             names,
@@ -110,6 +110,7 @@ class ServerTests(SynchronousTestCase):
                 "log.v1.Log",
                 "log.v1.Cluster",
                 "log.v1.Logs",
+                "log.v1.Cursors",
                 "grpc.health.v1.Health",
                 "grpc.reflection.v1alpha.ServerReflection",
             ],

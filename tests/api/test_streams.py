@@ -294,7 +294,7 @@ class FollowTests(DoorCase):
         cluster = self.node.cluster
         kinds = []
         cluster.add_values(b"0")
-        self.node.birth_index = cluster.append(b"birth", 0, kind=EntryKind.BIRTH).index
+        self.node.later_index = cluster.append(b"birth", 0, kind=EntryKind.BIRTH).index
         cluster.add_values(b"1", b"2")
         cluster.append(b"", 0, kind=EntryKind.NOOP)
         answers = [await self.root.Fetch(log_pb2.FetchRequest(offset=offset)) for offset in (0, 1)]
@@ -310,7 +310,7 @@ class FollowTests(DoorCase):
     async def test_entries_behind_the_birth_are_not_looked_through(self):
         """What begins behind the birth is passed on as the same bytes, not walked through."""
         self.node.cluster.append(b"birth", 0, kind=EntryKind.BIRTH)
-        self.node.birth_index = 1
+        self.node.later_index = 1
         self.node.cluster.add_values(b"0")
         self.patch(log_service, "without_kinds", None)
         answer = await self.root.Fetch(log_pb2.FetchRequest())

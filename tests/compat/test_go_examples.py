@@ -133,11 +133,11 @@ class SourceTests(SynchronousTestCase):
         self.assertEqual(
             found,
             {
-                "wire.json": (27, 49),  # skipped: between nodes
-                "wire_refused.json": (45, 65),  # between nodes, requests, sessions
-                "entry.json": (8, 0),
-                "small_files.json": (6, 1),  # the index
-                "disk_refused.json": (54, 2),  # the address book
+                "wire.json": (27, 60),  # skipped: between nodes
+                "wire_refused.json": (48, 79),  # between nodes, requests, sessions
+                "entry.json": (15, 0),
+                "small_files.json": (7, 1),  # the index
+                "disk_refused.json": (73, 2),  # the address book
                 "batch_refused.json": (13, 1),  # zstd
             },
         )

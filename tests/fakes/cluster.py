@@ -73,6 +73,7 @@ class FakeNode:
         self.changes = []
         self.refusal = None
         self.catalogue_log = None
+        self.has_cursors = False
 
     @property
     def settled(self):

@@ -18,11 +18,13 @@ from loghouse.node.api import ClusterStatus, MemberState, Reloaded
 from loghouse.protocol.batch import decode_batch, encode_batch
 from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.cursor_messages import CursorOperation
 from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, DEFAULT_LOG, EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState, encode_log_state
 from loghouse.replica.api import Appended, Fetched, LogBounds, ReadPage
 from loghouse.storage.range_scan import RangeScan
+from tests.fakes import cursors
 from tests.fakes.logs import FakeCatalogue, FakeLogAdmin
 
 FIRST_TIMESTAMP = 1_700_000_000_000_000
@@ -115,6 +117,7 @@ class FakeCluster:
         return [
             record.value
             for entry in self.entries
+            if entry.record_count
             for record in decode_batch(entry.payload, entry.attributes & CODEC_MASK).records
         ]
 
@@ -189,7 +192,7 @@ class FakeNode:
     is_writable = True
     is_mute = False
     record_size_max = 0
-    birth_index = 0
+    later_index = 0
     failure = None
     knows_producers = False  # whether it refuses those that are not registered, and finds their batches again
 
@@ -328,9 +331,16 @@ class FakeNode:
                 return self._appended(self.cluster.entries[found.index - 1])
         if proposal.expect_offset not in (None, self.next_offset):
             raise ExpectOffsetError(proposal.expect_offset, self.next_offset)
+        if proposal.cursor is not None:
+            found = self.cluster.state.cursors.find_batch(proposal.cursor)
+            if found is not None:
+                return self._appended(self.cluster.entries[found.batch_index - 1])
+            cursors.change(self.cluster, proposal.cursor)
         entry = self.cluster.append(
             proposal.payload, proposal.record_count, proposal.attributes, proposal.payload_crc
         )
+        if proposal.cursor is not None:
+            self.cluster.state.cursors.take_records(entry.index, entry.term, entry.base_offset, 1)
         if knows_producer:
             self.cluster.state.producers[proposal.producer_id].batches.append(
                 ProducedBatch(proposal.producer_sequence, entry.base_offset, entry.record_count, entry.index)
@@ -484,6 +494,15 @@ class FakeNode:
             if node.name == name:
                 self.cluster.leader = node
         return self._do("Transfer", name, result=name or "n3")
+
+    def order_cursor(self, order):
+        def answer():
+            self.orders.append(("cursor", order))
+            if self.failure is not None:
+                raise self.failure
+            return cursors.carry_out(self.cluster, order)
+
+        return self._answer(CursorOperation(order.operation).name.title(), answer)
 
     def trim(self, offset):
         return self._do("Trim", offset, result=max(0, offset - 1))

@@ -497,5 +497,5 @@ class LinkTests(PortCase):
         hello = make()
         self.assertEqual((hello.role, hello.cluster_name, hello.cluster_uuid), (LinkRole.NODE, "c1", NO_UUID))
         self.assertEqual((hello.node_name, hello.disk_uuid), ("n1", b"1" * 16))
-        capabilities = Capability.MANY_LOGS | Capability.BEATS
+        capabilities = Capability.MANY_LOGS | Capability.BEATS | Capability.RANGES | Capability.CURSORS
         self.assertEqual((hello.capabilities, hello.software), (capabilities, "loghouse 9"))

@@ -13,6 +13,8 @@ from loghouse.net import peer as peer_module
 from loghouse.net.link import LinkWatch
 from loghouse.net.peer import CONNECT_SECONDS_MAX, TURN_SIZE_MAX, DialContext, PeerLink, PeerState, SendQueue
 from loghouse.protocol.beat_messages import NodeBeat
+from loghouse.protocol.cursor_messages import ForwardCursor, ForwardProduceWithCursor
+from loghouse.protocol.forward_messages import ForwardProduce
 from loghouse.protocol.framing import HEADER
 from loghouse.protocol.gossip_messages import SwimNack
 from loghouse.protocol.link_messages import Capability, Goodbye, Hello
@@ -195,6 +197,26 @@ class SendingTests(DiallingCase):
             before = self.dropped()
             self.assertFalse(self.peer.send(message))
             self.assertEqual(self.dropped(), before + 1)
+
+    def test_cursors(self):
+        """What is asked about cursors is sent to nodes alone that carry it out."""
+        for message in (
+            ForwardCursor(request_id=1, operation=7, name="a"),
+            ForwardProduceWithCursor(
+                cursor="a",
+                epoch=1,
+                position=2,
+                produce=b"".join(
+                    ForwardProduce(request_id=1, subject="ann", batch=b"x", record_count=1).encode()
+                ),
+            ),
+        ):
+            self.peer = self.make()
+            self.up(capabilities=Capability.MANY_LOGS | Capability.BEATS)
+            self.assertFalse(self.peer.send(message))
+            self.peer = self.make()
+            self.up(capabilities=Capability.MANY_LOGS | Capability.CURSORS)
+            self.assertTrue(self.peer.send(message))
 
     def test_beats(self):
         """Beats are sent to nodes that take them alone; a newer one takes the place of one that waits."""

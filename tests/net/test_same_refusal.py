@@ -22,7 +22,6 @@ from loghouse.node.gate import UNEXPECTED
 from loghouse.protocol import checking
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.client_messages import (
-    REPLIES,
     Bounds,
     Describe,
     DescribeLog,
@@ -35,6 +34,7 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
 )
 from loghouse.protocol.compression import compress
+from loghouse.protocol.cursor_messages import REPLIES, AskCursor, ProduceWithCursor
 from loghouse.protocol.entry import Codec
 from loghouse.protocol.range_messages import Read
 from loghouse.runtime.bridge import from_asyncio
@@ -52,6 +52,12 @@ ANY = None  # a text that a library makes: the same from both, whatever it says
 def produce(batch=ONE, record_count=1, **fields):
     """A request to append, for both protocols."""
     return Produce(batch=batch, record_count=record_count, **fields)
+
+
+def produce_with_cursor(epoch=7):
+    """A request to append with an advance."""
+    body = b"".join(map(bytes, produce().encode()))
+    return ProduceWithCursor(cursor="billing", epoch=epoch, position=1, produce=body)
 
 
 def call_of(stub, request, log="default"):
@@ -83,6 +89,18 @@ def call_of(stub, request, log="default"):
             return stub.FindOffset(
                 log_pb2.FindOffsetRequest(log=log, timestamp=request.timestamp), timeout=30
             )
+        case AskCursor():  # all of them need to consume
+            cursors = log_pb2_grpc.CursorsStub(stub.channel)
+            return cursors.Renew(
+                log_pb2.HeldCursorRequest(log=log, name=request.name, epoch=request.epoch), timeout=30
+            )
+        case ProduceWithCursor():
+            inner, change = request.request, request.change
+            advance = log_pb2.CursorAdvance(name=change.name, epoch=change.epoch, position=change.position)
+            asked = log_pb2.ProduceBatchRequest(
+                log=log, batch=bytes(inner.batch), record_count=inner.record_count, cursor=advance
+            )
+            return stub.ProduceBatch(asked, timeout=30)
         case RegisterProducer():
             return stub.RegisterProducer(log_pb2.RegisterProducerRequest(log=log), timeout=30)
     return stub.Bounds(log_pb2.BoundsRequest(log=log), timeout=30)
@@ -113,7 +131,10 @@ class RefusalCase(BothDoorsCase):
     async def clients_of(self, name):
         """Return the gRPC and the binary client of a subject; it has one of each."""
         if name not in self.clients:
-            self.clients[name] = log_pb2_grpc.LogStub(self.channel(name)), await self.connect(name)
+            channel = self.channel(name)
+            stub = log_pb2_grpc.LogStub(channel)
+            stub.channel = channel
+            self.clients[name] = stub, await self.connect(name)
         return self.clients[name]
 
     async def refused_by_grpc(self, stub, request, log="default"):
@@ -141,7 +162,9 @@ class RefusalCase(BothDoorsCase):
         log = "default" if group == 1 else f"group {group}"
         stub, connection = await self.clients_of(name)
         by_binary = await self.refused_by_binary(
-            lambda: connection._ask(request, group, is_produce=isinstance(request, Produce))
+            lambda: connection._ask(
+                request, group, is_produce=isinstance(request, Produce | ProduceWithCursor)
+            )
         )
         return await self.refused_by_grpc(stub, request, log), by_binary
 
@@ -159,9 +182,9 @@ class RequestTests(RefusalCase):
     @asynchronous
     async def test_permission(self):
         """Every request without a rule, with one for another action, and of no log there is."""
-        writing = [produce(), RegisterProducer()]
+        writing = [produce(), RegisterProducer(), produce_with_cursor()]
         reading = [Bounds(), Fetch(offset=0), Follow(offset=0, credit=MIB), FindOffset(timestamp=0)]
-        reading += [FetchState(offset=0), Read()]
+        reading += [FetchState(offset=0), Read(), AskCursor(operation=6, name="billing", epoch=7)]
         looking = [Describe(), DescribeLogs(), DescribeLog(name="default")]
         self.assertEqual({type(request) for request in [*writing, *reading, *looking]}, set(REPLIES))
         for name, action, requests in (
@@ -172,12 +195,28 @@ class RequestTests(RefusalCase):
         ):
             for request in requests:
                 await self.check_same(errors.PermissionDeniedError(name, action, "default"), request, name)
+        # A batch with an advance needs to consume the log as well.
+        denied = errors.PermissionDeniedError("writer", "consume", "default")
+        await self.check_same(denied, produce_with_cursor(), "writer")
         for request in writing + reading:
             await self.check_same(errors.UnknownLogError("group 2"), request, group=2)
         await self.check_same(errors.UnknownLogError("nothing"), DescribeLog(name="nothing"))
         refused = errors.PermissionDeniedError("reader", "consume", "orders")
         await self.check_same(refused, DescribeLog(name="orders"), "reader")
         self.assertEqual((self.node.proposals, self.node.waiters), ([], {}))
+
+    @asynchronous
+    async def test_cursors(self):
+        """What the log refuses of its cursors, and of batches that come with an advance."""
+        ask = AskCursor(operation=6, name="billing", epoch=7)
+        for request in (ask, produce_with_cursor()):
+            await self.check_same(errors.UnknownCursorError("billing"), request)
+        _, connection = await self.clients_of("root")
+        acquire = AskCursor(operation=1, name="billing", holder="h", lease_milliseconds=1000)
+        made = await connection._ask(acquire, 1)
+        self.assertEqual([cursor.name for cursor in made.cursors], ["billing"])
+        for request in (ask, produce_with_cursor()):
+            await self.check_same(errors.CursorFencedError(7, made.cursors[0].epoch, "billing"), request)
 
     @asynchronous
     async def test_batch(self):
@@ -248,6 +287,9 @@ class RequestTests(RefusalCase):
             errors.SequenceError(7, 9, 3),
             errors.SequenceReusedError(7, 8),
             errors.UnknownProducerError(7),
+            errors.CursorFencedError(7, 9, "billing"),
+            errors.CursorRewindError(3, 5, "billing"),
+            errors.UnknownCursorError("billing"),
             errors.ResourceExhaustedError("proposals", "64 MiB are under way"),
             errors.DiskFullError("/srv/loghouse"),
             errors.NotLeaderError("n2"),

@@ -211,15 +211,18 @@ class OldClientTests(ServerCase):
             7, index=1, term=1, kind=kind, base_offset=0, timestamp=1, record_count=records, payload=payload
         ).frame
 
-    def sent(self, kinds):
-        """What a client that lists these kinds gets of three entries, the one in the middle a birth."""
+    def sent(self, kinds, later_index=None):
+        """What a client that lists these kinds gets of four entries, those in the middle of later kinds."""
         self.session.peer = Hello(role=LinkRole.CLIENT, entry_kinds=kinds)
         server = BinarySession(self.server._server, self.link, self.identity)
         frames = [
             self.frame(EntryKind.RECORDS, b"abc", 1),
             self.frame(EntryKind.BIRTH, b"birth"),
+            self.frame(EntryKind.CURSOR, b"cursor"),
             self.frame(EntryKind.NOOP),
         ]
+        if later_index is not None:
+            server._places[3] = SimpleNamespace(later_index=later_index), 0
         server._frames_read(Fetched(frames=b"".join(frames), next_offset=1), 3, is_follow=False)
         stream, reply = self.outcomes.pop()
         self.assertEqual((stream, reply.next_offset), (3, 1))
@@ -228,13 +231,18 @@ class OldClientTests(ServerCase):
     def test_left_out(self):
         """Entries that such a client could not read are left out; they hold no records."""
         found, frames = self.sent(bytes([1, 2, 3, 4, 5]))
-        self.assertEqual(found, [True, False, True])
+        self.assertEqual(found, [True, False, False, True])
         self.assertEqual(len(list(decode_entries(7, frames))), 2)
-        self.assertEqual(self.sent(b"")[0], [True, False, True])
+        self.assertEqual(self.sent(b"")[0], [True, False, False, True])
+        self.assertEqual(self.sent(bytes([1, 2, 3, 4, 5, 6]), 1)[0], [True, True, False, True])
 
     def test_sent(self):
         """Who lists them gets everything as it is."""
-        self.assertEqual(self.sent(bytes(EntryKind))[0], [True, True, True])
+        self.assertEqual(self.sent(bytes(EntryKind))[0], [True, True, True, True])
+
+    def test_not_looked_through(self):
+        """What begins behind the last of them is passed on as it is."""
+        self.assertEqual(self.sent(b"", 0)[0], [True, True, True, True])
 
 
 class FollowTests(ServerCase):

@@ -37,6 +37,7 @@ from loghouse.protocol.raft_messages import (
     envelope_from_wire,
     from_wire,
 )
+from loghouse.protocol.range_messages import ForwardRangeReply
 from loghouse.protocol.repair_messages import EntriesReply
 from loghouse.protocol.routing_messages import ForwardFrames
 from loghouse.protocol.varint import decode_varint, encode_varint, join_bytes_field
@@ -269,6 +270,7 @@ class CodecTests(SynchronousTestCase):
     def test_bulk(self):
         """Entries, snapshots, forwarded batches and repairs may be large."""
         large = {ForwardProduce.KIND, ForwardProduceWithCursor.KIND, EntriesReply.KIND, ForwardFrames.KIND}
+        large.add(ForwardRangeReply.KIND)
         self.assertEqual(codec.BULK_KINDS, {0x0103, 0x0107, *large})
 
     def test_pieces(self):

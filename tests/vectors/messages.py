@@ -31,6 +31,16 @@ from loghouse.protocol.client_messages import (
     RegisterProducerReply,
 )
 from loghouse.protocol.configuration import MemberRole
+from loghouse.protocol.cursor_messages import (
+    AskCursor,
+    AskCursorReply,
+    CursorOperation,
+    DescribedCursor,
+    ForwardCursor,
+    ForwardCursorReply,
+    ForwardProduceWithCursor,
+    ProduceWithCursor,
+)
 from loghouse.protocol.entry import EntryKind, crc32c, frame_seed, make_entry
 from loghouse.protocol.forward_messages import (
     AdminOperation,
@@ -54,6 +64,7 @@ from loghouse.protocol.gossip_messages import (
 )
 from loghouse.protocol.link_messages import Goodbye, Hello, LinkError, LinkRole, Ping, Pong
 from loghouse.protocol.log_state import LogState, encode_log_state
+from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -102,6 +113,22 @@ ENTRY = make_entry(
     payload=BATCH,
     record_count=2,
 )
+
+CURSOR = DescribedCursor(
+    name="orders→bills",
+    position=2**64 - 1,
+    epoch=8,
+    holder="host-1:4711",
+    subject="root",
+    lease_milliseconds=10_000,
+    left_milliseconds=9_000,
+)
+
+
+def body_of(message: Message) -> bytes:
+    """Return the body of a message that is a part of another one."""
+    return b"".join(map(bytes, message.encode()))
+
 
 ALIVE = Statement(
     liveness=Liveness.ALIVE,
@@ -153,6 +180,42 @@ MESSAGES = (
         ),
         0,
     ),
+    (
+        "forward produce with a cursor",
+        ForwardProduceWithCursor(
+            cursor="orders→bills",
+            epoch=8,
+            position=2,
+            produce=body_of(ForwardProduce(request_id=1, subject="root", batch=BATCH, record_count=2)),
+        ),
+        0,
+    ),
+    (
+        "forward cursor: acquire",
+        ForwardCursor(
+            request_id=1,
+            operation=CursorOperation.ACQUIRE,
+            name="billing",
+            holder="host-1:4711",
+            subject="root",
+            lease_milliseconds=10_000,
+        ),
+        0,
+    ),
+    (
+        "forward cursor: set, by an administrator",
+        ForwardCursor(
+            request_id=2,
+            operation=CursorOperation.SET,
+            name="billing",
+            subject="root",
+            is_admin=True,
+            position=3,
+        ),
+        0,
+    ),
+    ("forward cursor reply", ForwardCursorReply(request_id=1, cursors=(CURSOR,)), 0),
+    ("forward cursor reply: none", ForwardCursorReply(request_id=2**64 - 1), 0),
     (
         "forward reply",
         ForwardReply(request_id=1, base_offset=0, record_count=2, timestamp=TIME, index=3, term=1),
@@ -272,6 +335,35 @@ MESSAGES = (
             producer_sequence=6,
             timeout_milliseconds=1500,
         ),
+        2,
+    ),
+    (
+        "produce with a cursor",
+        ProduceWithCursor(
+            cursor="orders→bills",
+            epoch=8,
+            position=2,
+            produce=body_of(Produce(batch=BATCH, record_count=2, batch_crc=crc32c(BATCH))),
+        ),
+        1,
+    ),
+    (
+        "ask cursor: acquire",
+        AskCursor(
+            operation=CursorOperation.ACQUIRE, name="billing", holder="host-1:4711", lease_milliseconds=10_000
+        ),
+        2,
+    ),
+    (
+        "ask cursor: advance, back",
+        AskCursor(operation=CursorOperation.ADVANCE, flags=1, name="billing", epoch=8, position=1),
+        2,
+    ),
+    ("ask cursor: list", AskCursor(operation=CursorOperation.LIST, name="b", count_max=2), 2),
+    ("ask cursor reply", AskCursorReply(cursors=(CURSOR,)), 2),
+    (
+        "ask cursor reply: a page",
+        AskCursorReply(cursors=(DescribedCursor(name="c", position=0, epoch=9),), next="c"),
         2,
     ),
     ("produce reply", ProduceReply(base_offset=0, record_count=2, timestamp=TIME), 1),

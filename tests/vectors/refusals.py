@@ -60,6 +60,9 @@ def headers():
         ("fetch", 0x0303, 8 * KIB),
         ("follow frames", 0x0306, 8 * MIB + 128),
         ("describe reply", 0x030A, 256 * KIB),
+        ("ask cursor", 0x0320, 8 * KIB),
+        ("ask cursor reply", 0x0321, 256 * KIB),
+        ("produce with a cursor", 0x0322, 8 * MIB + 208),
         ("unknown kind", 0x0077, 64 * KIB),
     ):
         yield f"{name} of {size_max + 1} bytes", "length", pack_header(size_max + 1, kind), SIZE
@@ -103,6 +106,19 @@ def node_bodies():
     yield "forward produce with a reserved bit", "given", changed("forward produce", 8, b"\4")
     yield "forward produce of no records", "record_count", changed("forward produce", 11, bytes(4))
     yield "forward produce with reserved attributes", "attributes", changed("forward produce", 10, b"\x08")
+    yield (
+        "forward produce with a cursor, of a producer",
+        "produce",
+        changed("forward produce with a cursor", 64, b"\1"),
+    )
+    yield (
+        "forward produce with a cursor, cut in its batch's fields",
+        "produce",
+        cut("forward produce with a cursor", 30),
+    )
+    yield "forward cursor of a third truth", "is_admin", changed("forward cursor: acquire", 35, b"\2")
+    yield "forward cursor and a byte", "count_max", longer("forward cursor: acquire")
+    yield "forward cursor reply of 65535 cursors", "cursors", pack_header(10, 0x0126) + bytes(8) + b"\xff\xff"
     yield "forward admin: add nobody", "name", changed("forward admin: transfer", 8, b"\x01")
     yield "forward admin reply cut in its matches", "matches", cut("forward admin reply: progress")
     yield "forward reply and a byte", "term", longer("forward reply")
@@ -132,6 +148,15 @@ def client_bodies():
     yield "produce with reserved attributes", "attributes", changed("produce", 2, b"\x08")
     yield "produce with a checksum that is not given", "batch_crc", changed("produce", 0, b"\0")
     yield "produce with an offset that is not given", "expect_offset", changed("produce", 18, b"\1")
+    yield "produce with a cursor without a batch", "produce", cut("produce with a cursor", 53)
+    yield "produce with a cursor and a reserved bit", "given", changed("produce with a cursor", 31, b"\x04")
+    yield "produce with a cursor, of a producer", "produce", changed("produce with a cursor", 57, b"\1")
+    yield "produce with a cursor in two lines", "cursor", changed("produce with a cursor", 1, b"\n")
+    yield "ask cursor without its last byte", "count_max", cut("ask cursor: acquire")
+    yield "ask cursor and a byte", "count_max", longer("ask cursor: list")
+    yield "ask cursor in two lines", "name", changed("ask cursor: list", 3, b"\n")
+    yield "ask cursor reply of 65535 cursors", "cursors", pack_header(2, 0x0321, stream=1) + b"\xff\xff"
+    yield "ask cursor reply cut in its cursor", "cursors", cut("ask cursor reply", 9)
     yield "produce reply without its last byte", "timestamp", cut("produce reply")
     yield "fetch without its last byte", "size_max", cut("fetch")
     yield "fetch and a byte", "size_max", longer("fetch")

@@ -138,7 +138,7 @@ class Server(_message.Message):
     def __init__(self, id: _Optional[str] = ..., rpc_addr: _Optional[str] = ..., is_leader: bool = ..., role: _Optional[str] = ..., grpc_addr: _Optional[str] = ..., is_alive: bool = ...) -> None: ...
 
 class ProduceBatchRequest(_message.Message):
-    __slots__ = ("batch", "record_count", "codec", "batch_crc", "log", "expect_offset", "producer_id", "producer_sequence", "group", "traceparent", "tracestate")
+    __slots__ = ("batch", "record_count", "codec", "batch_crc", "log", "expect_offset", "producer_id", "producer_sequence", "group", "traceparent", "tracestate", "cursor")
     BATCH_FIELD_NUMBER: _ClassVar[int]
     RECORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,7 @@ class ProduceBatchRequest(_message.Message):
     GROUP_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
     batch: bytes
     record_count: int
     codec: Codec
@@ -161,7 +162,18 @@ class ProduceBatchRequest(_message.Message):
     group: int
     traceparent: str
     tracestate: str
-    def __init__(self, batch: _Optional[bytes] = ..., record_count: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., batch_crc: _Optional[int] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    cursor: CursorAdvance
+    def __init__(self, batch: _Optional[bytes] = ..., record_count: _Optional[int] = ..., codec: _Optional[_Union[Codec, str]] = ..., batch_crc: _Optional[int] = ..., log: _Optional[str] = ..., expect_offset: _Optional[int] = ..., producer_id: _Optional[int] = ..., producer_sequence: _Optional[int] = ..., group: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., cursor: _Optional[_Union[CursorAdvance, _Mapping]] = ...) -> None: ...
+
+class CursorAdvance(_message.Message):
+    __slots__ = ("name", "epoch", "position")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    epoch: int
+    position: int
+    def __init__(self, name: _Optional[str] = ..., epoch: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ProduceBatchResponse(_message.Message):
     __slots__ = ("base_offset", "record_count", "timestamp")
@@ -626,3 +638,115 @@ class DeletedLog(_message.Message):
     name: str
     group: int
     def __init__(self, name: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
+
+class Cursor(_message.Message):
+    __slots__ = ("name", "position", "epoch", "holder", "subject", "lease_milliseconds", "left_milliseconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    position: int
+    epoch: int
+    holder: str
+    subject: str
+    lease_milliseconds: int
+    left_milliseconds: int
+    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., epoch: _Optional[int] = ..., holder: _Optional[str] = ..., subject: _Optional[str] = ..., lease_milliseconds: _Optional[int] = ..., left_milliseconds: _Optional[int] = ...) -> None: ...
+
+class CursorResponse(_message.Message):
+    __slots__ = ("cursor",)
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    cursor: Cursor
+    def __init__(self, cursor: _Optional[_Union[Cursor, _Mapping]] = ...) -> None: ...
+
+class AcquireCursorRequest(_message.Message):
+    __slots__ = ("log", "group", "name", "holder", "lease_milliseconds")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    group: int
+    name: str
+    holder: str
+    lease_milliseconds: int
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ..., name: _Optional[str] = ..., holder: _Optional[str] = ..., lease_milliseconds: _Optional[int] = ...) -> None: ...
+
+class AdvanceCursorRequest(_message.Message):
+    __slots__ = ("log", "group", "name", "epoch", "position", "rewind")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    REWIND_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    group: int
+    name: str
+    epoch: int
+    position: int
+    rewind: bool
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ..., name: _Optional[str] = ..., epoch: _Optional[int] = ..., position: _Optional[int] = ..., rewind: bool = ...) -> None: ...
+
+class HeldCursorRequest(_message.Message):
+    __slots__ = ("log", "group", "name", "epoch")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    group: int
+    name: str
+    epoch: int
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ..., name: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class NamedCursorRequest(_message.Message):
+    __slots__ = ("log", "group", "name")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    group: int
+    name: str
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+
+class SetCursorRequest(_message.Message):
+    __slots__ = ("log", "group", "name", "position")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    group: int
+    name: str
+    position: int
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ..., name: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ListCursorsRequest(_message.Message):
+    __slots__ = ("log", "group", "after", "count_max")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    group: int
+    after: str
+    count_max: int
+    def __init__(self, log: _Optional[str] = ..., group: _Optional[int] = ..., after: _Optional[str] = ..., count_max: _Optional[int] = ...) -> None: ...
+
+class ListCursorsResponse(_message.Message):
+    __slots__ = ("cursors", "next")
+    CURSORS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    cursors: _containers.RepeatedCompositeFieldContainer[Cursor]
+    next: str
+    def __init__(self, cursors: _Optional[_Iterable[_Union[Cursor, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
+
+class DeleteCursorResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

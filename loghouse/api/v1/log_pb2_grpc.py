@@ -1314,3 +1314,394 @@ class Logs(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class CursorsStub(object):
+    """Cursors of a log: named positions, each moved by one holder at a time. Any node
+    can be asked. Every call needs the `consume` permission on the log; to set or
+    delete a cursor of another subject, `admin` as well.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Acquire = channel.unary_unary(
+                '/log.v1.Cursors/Acquire',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.AcquireCursorRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+                _registered_method=True)
+        self.Advance = channel.unary_unary(
+                '/log.v1.Cursors/Advance',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.AdvanceCursorRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+                _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/log.v1.Cursors/Renew',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.HeldCursorRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/log.v1.Cursors/Release',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.HeldCursorRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+                _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/log.v1.Cursors/Get',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.NamedCursorRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/log.v1.Cursors/List',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListCursorsRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListCursorsResponse.FromString,
+                _registered_method=True)
+        self.Set = channel.unary_unary(
+                '/log.v1.Cursors/Set',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.SetCursorRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/log.v1.Cursors/Delete',
+                request_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.NamedCursorRequest.SerializeToString,
+                response_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.DeleteCursorResponse.FromString,
+                _registered_method=True)
+
+
+class CursorsServicer(object):
+    """Cursors of a log: named positions, each moved by one holder at a time. Any node
+    can be asked. Every call needs the `consume` permission on the log; to set or
+    delete a cursor of another subject, `admin` as well.
+    """
+
+    def Acquire(self, request, context):
+        """Have a cursor, and make it at position 0 if it is not there. Whoever had it
+        is fenced: FAILED_PRECONDITION while that holder is heard within its lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Advance(self, request, context):
+        """Move it, as the holder of its epoch. FAILED_PRECONDITION: it has another
+        epoch by now, or the position would go back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """Begin the lease anew, without moving it. An advance does so, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Let others have it at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """One cursor, as it is once all that was answered before counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """The cursors by name, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Set(self, request, context):
+        """Put it somewhere, whoever holds it: that holder is fenced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CursorsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Acquire': grpc.unary_unary_rpc_method_handler(
+                    servicer.Acquire,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.AcquireCursorRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.SerializeToString,
+            ),
+            'Advance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Advance,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.AdvanceCursorRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.HeldCursorRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.HeldCursorRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.SerializeToString,
+            ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.NamedCursorRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListCursorsRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.ListCursorsResponse.SerializeToString,
+            ),
+            'Set': grpc.unary_unary_rpc_method_handler(
+                    servicer.Set,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.SetCursorRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=loghouse_dot_api_dot_v1_dot_log__pb2.NamedCursorRequest.FromString,
+                    response_serializer=loghouse_dot_api_dot_v1_dot_log__pb2.DeleteCursorResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'log.v1.Cursors', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('log.v1.Cursors', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Cursors(object):
+    """Cursors of a log: named positions, each moved by one holder at a time. Any node
+    can be asked. Every call needs the `consume` permission on the log; to set or
+    delete a cursor of another subject, `admin` as well.
+    """
+
+    @staticmethod
+    def Acquire(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/Acquire',
+            loghouse_dot_api_dot_v1_dot_log__pb2.AcquireCursorRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Advance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/Advance',
+            loghouse_dot_api_dot_v1_dot_log__pb2.AdvanceCursorRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/Renew',
+            loghouse_dot_api_dot_v1_dot_log__pb2.HeldCursorRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/Release',
+            loghouse_dot_api_dot_v1_dot_log__pb2.HeldCursorRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/Get',
+            loghouse_dot_api_dot_v1_dot_log__pb2.NamedCursorRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/List',
+            loghouse_dot_api_dot_v1_dot_log__pb2.ListCursorsRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.ListCursorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Set(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/Set',
+            loghouse_dot_api_dot_v1_dot_log__pb2.SetCursorRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.CursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/log.v1.Cursors/Delete',
+            loghouse_dot_api_dot_v1_dot_log__pb2.NamedCursorRequest.SerializeToString,
+            loghouse_dot_api_dot_v1_dot_log__pb2.DeleteCursorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -1,0 +1,56 @@
+"""The cursors of fake nodes: changed by the product's rules, without leases."""
+
+from loghouse.errors import CursorFencedError, CursorHeldError, UnknownCursorError
+from loghouse.protocol.cursor_messages import (
+    CHANGES,
+    CursorOperation,
+    CursorPage,
+    DescribedCursor,
+    check_order,
+)
+from loghouse.protocol.cursors import check_cursor_change, encode_cursor_change
+from loghouse.protocol.entry import EntryKind
+
+
+def described(cursor):
+    left = cursor.lease_milliseconds
+    return DescribedCursor(
+        name=cursor.name,
+        position=cursor.position,
+        epoch=cursor.epoch,
+        holder=cursor.holder,
+        subject=cursor.subject,
+        lease_milliseconds=left,
+        left_milliseconds=left,
+    )
+
+
+def carry_out(cluster, order):
+    """Do what is asked of the cursors of a `FakeCluster`'s log; leases never run out."""
+    check_order(order)
+    cursors = cluster.state.cursors
+    found = cursors.by_name.get(order.name)
+    if order.operation in CHANGES:
+        if order.operation == CursorOperation.ACQUIRE and found and found.holder not in ("", order.holder):
+            raise CursorHeldError(found.lease_milliseconds, found.name, found.holder)
+        change(cluster, order.change)
+        found = cursors.by_name.get(order.name)
+        return CursorPage(cursors=(described(found),) if found else ())
+    if order.operation == CursorOperation.LIST:
+        names = sorted(name for name in cursors.by_name if name > order.name)
+        size = order.count_max or 2
+        page = tuple(described(cursors.by_name[name]) for name in names[:size])
+        return CursorPage(cursors=page, next=names[size - 1] if len(names) > size else "")
+    if found is None:
+        raise UnknownCursorError(order.name)
+    if order.operation == CursorOperation.RENEW and found.epoch != order.epoch:
+        raise CursorFencedError(order.epoch, found.epoch, order.name)
+    return CursorPage(cursors=(described(found),))
+
+
+def change(cluster, wanted):
+    """Append the entry of a change that does something."""
+    check_cursor_change(wanted)
+    cluster.state.cursors.check(wanted)
+    entry = cluster.append(encode_cursor_change(wanted), 0, kind=EntryKind.CURSOR)
+    cluster.state.cursors.apply(entry)
