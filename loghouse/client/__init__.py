@@ -14,19 +14,24 @@ if TYPE_CHECKING:
     from loghouse.client.blocking import Client, connect_blocking
     from loghouse.client.blocking_producer import BlockingDelivery, Producer
     from loghouse.client.choice import ReadOptions
+    from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, Cursor
     from loghouse.client.pages import RecordPage
     from loghouse.client.producing import AsyncProducer, Delivery
     from loghouse.client.records import Batch, Bounds, Record
     from loghouse.client.target import Tls
 
 __all__ = [
+    "Advance",
     "AsyncClient",
+    "AsyncCursors",
     "AsyncProducer",
     "Batch",
+    "BlockingCursors",
     "BlockingDelivery",
     "Bounds",
     "Client",
     "ClusterView",
+    "Cursor",
     "Delivery",
     "Producer",
     "ReadOptions",
@@ -39,13 +44,17 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Advance": "cursors",
     "AsyncClient": "asynchronous",
+    "AsyncCursors": "cursors",
     "AsyncProducer": "producing",
     "Batch": "records",
+    "BlockingCursors": "cursors",
     "BlockingDelivery": "blocking_producer",
     "Bounds": "records",
     "Client": "blocking",
     "ClusterView": "balancing",
+    "Cursor": "cursors",
     "Delivery": "producing",
     "Producer": "blocking_producer",
     "ReadOptions": "choice",

@@ -37,6 +37,14 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
 )
 from loghouse.protocol.configuration import ROLE_TEXTS
+from loghouse.protocol.cursor_messages import (
+    CURSOR_FIELDS,
+    AskCursor,
+    CursorOrder,
+    CursorPage,
+    ProduceWithCursor,
+)
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.range_messages import Read
 from loghouse.protocol.record_range import RecordRange
@@ -80,6 +88,24 @@ class BinaryChannel(Channel):
         milliseconds = min(int(seconds * 1000), 2**32 - 1)
         reply = await self._ask(replace(request, timeout_milliseconds=milliseconds), log, seconds)
         return AppendAnswer(reply.base_offset, reply.record_count)
+
+    async def append_with_cursor(
+        self, request: Produce, cursor: CursorChange, log: LogId, seconds: float
+    ) -> AppendAnswer:
+        """See `Channel.append_with_cursor`."""
+        milliseconds = min(int(seconds * 1000), 2**32 - 1)
+        produce = b"".join(replace(request, timeout_milliseconds=milliseconds).encode())
+        asked = ProduceWithCursor(
+            cursor=cursor.name, epoch=cursor.epoch, position=cursor.position, produce=produce
+        )
+        reply = await self._ask(asked, log, seconds)
+        return AppendAnswer(reply.base_offset, reply.record_count)
+
+    async def ask_cursor(self, order: CursorOrder, log: LogId, seconds: float) -> CursorPage:
+        """See `Channel.ask_cursor`."""
+        asked = AskCursor(**{name: getattr(order, name) for name in CURSOR_FIELDS})
+        reply = await self._ask(asked, log, seconds)
+        return CursorPage(cursors=reply.cursors, next=reply.next)
 
     async def register_producer(self, log: LogId, seconds: float) -> int:
         """See `Channel.register_producer`."""

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 from loghouse.client.asynchronous import AsyncClient, ClientOptions
 from loghouse.client.blocking_producer import OpenClient, Producer
 from loghouse.client.choice import ReadOptions
+from loghouse.client.cursors import Advance, BlockingCursors
 from loghouse.client.fields import values_of
 from loghouse.client.log import AsyncLog
 from loghouse.client.pages import in_order
@@ -70,6 +71,7 @@ class BlockingLog:
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,
+        cursor: Advance | None = None,
         timeout_seconds: float | None = None,
     ) -> range:
         """Append records together and return their offsets; see `AsyncLog.append_batch`."""
@@ -78,6 +80,7 @@ class BlockingLog:
                 list(values_of(values)),
                 compression=compression,
                 expect_offset=expect_offset,
+                cursor=cursor,
                 timeout_seconds=timeout_seconds,
             )
         )
@@ -139,6 +142,12 @@ class BlockingLog:
     read_page = _waiting(AsyncLog.read_page, "Return what a server gives at once, and where to go on")
     bounds = _waiting(AsyncLog.bounds, "Return the offsets that the log holds")
     find_offset = _waiting(AsyncLog.find_offset, "Return the first offset appended at or after a time")
+
+    # --- cursors ------------------------------------------------------------------------------
+
+    def cursors(self) -> BlockingCursors:
+        """Return what moves, lists and changes this log's cursors; see `AsyncLog.cursors`."""
+        return BlockingCursors(self._client.cursors(), self._open.thread.run)
 
     # --- administration -----------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from loghouse.client.pages import PageAnswer
 from loghouse.client.records import Bounds
 from loghouse.errors import ClosedError, LoghouseError, NotSupportedError
 from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
 from loghouse.protocol.record_range import RecordRange
 
@@ -100,6 +102,11 @@ class Answers(ABC):
         """Nobody reads any more."""
 
 
+def refused(text: str) -> CallFailedError:
+    """Return the failure of a call that a channel, or a server, does not have."""
+    return CallFailedError(CallFailure(error=NotSupportedError(text), effect=Effect.REFUSED))
+
+
 class Channel(ABC):
     """What can be asked of the server at one address.
 
@@ -131,10 +138,19 @@ class Channel(ABC):
     async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> PageAnswer:
         """Return some of a range."""
 
+    async def append_with_cursor(
+        self, request: Produce, cursor: CursorChange, log: LogId, seconds: float
+    ) -> AppendAnswer:
+        """As `append`, and move a cursor with the batch."""
+        raise refused(f"{self.address}: this channel knows no cursors")
+
+    async def ask_cursor(self, order: CursorOrder, log: LogId, seconds: float) -> CursorPage:
+        """Have something about a cursor done."""
+        raise refused(f"{self.address}: this channel knows no cursors")
+
     async def read_state(self, offset: int, log: LogId, seconds: float) -> bytes:
         """Return the log's replicated state before the entry that holds an offset, encoded as on a disk."""
-        error = NotSupportedError("the state of a log is read over the binary protocol: leave out transport")
-        raise CallFailedError(CallFailure(error=error, effect=Effect.REFUSED))
+        raise refused("the state of a log is read over the binary protocol: leave out transport")
 
     @abstractmethod
     async def servers(self, seconds: float) -> ClusterView:

@@ -40,6 +40,7 @@ from loghouse.errors import (
 )
 from loghouse.limits import MIB, REQUESTS_PER_CONNECTION_MAX
 from loghouse.protocol.client_messages import Follow, FollowFrames, Produce
+from loghouse.protocol.cursor_messages import AskCursor, ProduceWithCursor
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.link_messages import ALPN, Hello, LinkRole
 from loghouse.protocol.message import Message
@@ -90,6 +91,7 @@ def context_of(tls: Tls | None) -> ssl.SSLContext | None:
     return context
 
 
+_CHANGES: Final = (Produce, ProduceWithCursor, AskCursor)
 _TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 _NEVER_SERVED: Final = (IdentityError, VersionError, UnauthenticatedError, PermissionDeniedError)
 """What a node says before it greets to whom it will never serve."""
@@ -147,7 +149,7 @@ class Asked(NamedTuple):
 
     stream: int
     answer: asyncio.Future[Any]
-    is_append: bool
+    is_append: bool  # or changes something else: without its answer nobody knows whether it was done
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -242,7 +244,7 @@ class Connection(asyncio.BufferedProtocol):
             CallFailedError: Nothing was sent.
         """
         stream = self._send(request, group)
-        asked = Asked(stream, self._loop.create_future(), isinstance(request, Produce))
+        asked = Asked(stream, self._loop.create_future(), isinstance(request, _CHANGES))
         self._asked[stream] = asked
         self._flush_soon()
         return asked

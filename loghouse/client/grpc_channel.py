@@ -21,6 +21,7 @@ from loghouse.client.channels import (
     Opening,
     seen,
 )
+from loghouse.client.cursor_calls import cursor_page, cursor_request
 from loghouse.client.failures import (
     CallFailedError,
     CallFailure,
@@ -36,6 +37,8 @@ from loghouse.client.records import Bounds, split_answer
 from loghouse.errors import NotSupportedError, UnavailableError
 from loghouse.limits import GRPC_MESSAGE_SIZE_MAX, UINT64_MAX
 from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.record_range import RecordRange
 from loghouse.protocol.varint import join_bytes_field
@@ -68,6 +71,7 @@ class Stubs:
         self.log: Any = log_pb2_grpc.LogStub(channel)  # type: ignore[no-untyped-call]
         self.cluster: Any = log_pb2_grpc.ClusterStub(channel)  # type: ignore[no-untyped-call]
         self.logs: Any = log_pb2_grpc.LogsStub(channel)  # type: ignore[no-untyped-call]
+        self.cursors: Any = log_pb2_grpc.CursorsStub(channel)  # type: ignore[no-untyped-call]
         # As bytes both: frames and batches are large, and a message would copy them.
         self.produce_batch_stream: Any = channel.stream_stream(
             "/log.v1.Log/ProduceBatchStream", response_deserializer=log_pb2.ProduceBatchResponse.FromString
@@ -137,6 +141,27 @@ class GrpcChannel(Channel):
         message.batch = bytes(request.batch)
         reply = await self._call("log", "ProduceBatch", message, seconds, led=log)
         return AppendAnswer(reply.base_offset, reply.record_count)
+
+    async def append_with_cursor(
+        self, request: Produce, cursor: CursorChange, log: LogId, seconds: float
+    ) -> AppendAnswer:
+        """See `Channel.append_with_cursor`.
+
+        A node of before would append without a look at the cursor: it must have been asked about that first.
+        """
+        message = message_of(request, log)
+        message.batch = bytes(request.batch)
+        message.cursor.name, message.cursor.epoch = cursor.name, cursor.epoch
+        message.cursor.position = cursor.position
+        held = log_pb2.HeldCursorRequest(log=log.name, group=log.pin, name=cursor.name, epoch=cursor.epoch)
+        await self._call("cursors", "Renew", held, seconds)
+        reply = await self._call("log", "ProduceBatch", message, seconds, led=log)
+        return AppendAnswer(reply.base_offset, reply.record_count)
+
+    async def ask_cursor(self, order: CursorOrder, log: LogId, seconds: float) -> CursorPage:
+        """See `Channel.ask_cursor`."""
+        method, request = cursor_request(order, log)
+        return cursor_page(await self._call("cursors", method, request, seconds, led=log))
 
     async def register_producer(self, log: LogId, seconds: float) -> int:
         """See `Channel.register_producer`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
@@ -14,6 +14,7 @@ from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import AppendAnswer, Channel
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
+from loghouse.client.cursors import Advance, AsyncCursors, advance_of
 from loghouse.client.failures import CallFailedError, Effect
 from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.pages import RecordPage, in_order
@@ -32,6 +33,8 @@ from loghouse.errors import (
 from loghouse.limits import UINT32_MAX, UINT64_MAX
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.compression import compress
+from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import Buffer, Codec, Entry, crc32c, decode_entries
 
 CONFIRM_SECONDS: Final = 5.0
@@ -88,21 +91,27 @@ class AsyncLog:
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,
+        cursor: Advance | None = None,
         timeout_seconds: float | None = None,
     ) -> range:
         """Append records together, all or none, and return their offsets.
 
         Args:
             values: The records' values: at least one, 8 MiB together at most.
+            cursor: Where a cursor of this log goes with them: both are done, or neither. Such a batch is
+                tried again after any failure, and appended once.
 
         Raises:
-            As `append`.
+            As `append`. With a cursor also:
+            CursorFencedError, UnknownCursorError: Somebody else has it by now; nothing was appended.
+            CursorRewindError: It stands there, or further on, with other records; nothing was appended.
         """
+        change = advance_of(cursor)
         payload, record_count = encode_batch_of(values)
         codec = codec_of(compression)
         expected = optional_offset_of("expect_offset", expect_offset)
         packed = compress(payload, codec)
-        appended = await self._append(packed, record_count, codec, expected, timeout_seconds)
+        appended = await self._append(packed, record_count, codec, expected, timeout_seconds, change)
         return range(appended.base_offset, appended.base_offset + appended.record_count)
 
     async def _append(
@@ -112,6 +121,7 @@ class AsyncLog:
         codec: Codec,
         expect_offset: int | None,
         timeout_seconds: float | None,
+        cursor: CursorChange | None = None,
     ) -> AppendAnswer:
         request = Produce(
             batch=payload,
@@ -120,11 +130,17 @@ class AsyncLog:
             batch_crc=crc32c(payload),
             expect_offset=expect_offset,
         )
+
+        def make(channel: Channel, seconds: float) -> Awaitable[AppendAnswer]:
+            if cursor is not None:
+                return channel.append_with_cursor(request, cursor, self.calls.where, seconds)
+            return channel.append(request, self.calls.where, seconds)
+
         appended: AppendAnswer = await self.calls.call(
-            lambda channel, seconds: channel.append(request, self.calls.where, seconds),
+            make,
             purpose=Purpose.APPEND,
             timeout_seconds=self.timeout_of(timeout_seconds),
-            is_safe=False,
+            is_safe=cursor is not None,
         )
         return appended
 
@@ -448,6 +464,23 @@ class AsyncLog:
             timeout_seconds,
         )
         return offset
+
+    # --- cursors --------------------------------------------------------------------------
+
+    def cursors(self) -> AsyncCursors:
+        """Return what moves, lists and changes this log's cursors: positions that it keeps for programs."""
+        return AsyncCursors(self._ask_cursor)
+
+    async def _ask_cursor(
+        self, order: CursorOrder, timeout_seconds: float | None, is_safe: bool
+    ) -> CursorPage:
+        page: CursorPage = await self.calls.call(
+            lambda channel, seconds: channel.ask_cursor(order, self.calls.where, seconds),
+            purpose=Purpose.APPEND,
+            timeout_seconds=self.timeout_of(timeout_seconds),
+            is_safe=is_safe,
+        )
+        return page
 
     # --- administration -----------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
+from loghouse.client.cursors import Advance, AsyncCursors
+from loghouse.client.fields import seconds_of
 from loghouse.client.pages import RecordPage, in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Bounds, Headers, Record, batches_in
@@ -29,6 +31,7 @@ from loghouse.embedded.producer import EmbeddedDelivery, EmbeddedProducer
 from loghouse.embedded.reads import decoded_range
 from loghouse.embedded.requests import Request
 from loghouse.limits import UINT64_MAX
+from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.entry import checked_entries
 from loghouse.protocol.record_range import RecordRange
 
@@ -43,7 +46,11 @@ class _TaskRequest(Request):
 
     def __init__(self, log: AsyncEmbeddedLog, like: Request) -> None:
         super().__init__(
-            like.payload, like.record_count, attributes=like.attributes, expect_offset=like.expect_offset
+            like.payload,
+            like.record_count,
+            attributes=like.attributes,
+            expect_offset=like.expect_offset,
+            cursor=like.cursor,
         )
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -137,10 +144,11 @@ class AsyncEmbeddedLog:
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,
+        cursor: Advance | None = None,
         timeout_seconds: float | None = None,
     ) -> range:
         """Append records together, all or none; see `EmbeddedLog.append_batch`."""
-        request = batch_request(values, compression, expect_offset, timeout_seconds)
+        request = batch_request(values, compression, expect_offset, timeout_seconds, cursor)
         base_offset = await self._settle(request)
         return range(base_offset, base_offset + request.record_count)
 
@@ -163,6 +171,17 @@ class AsyncEmbeddedLog:
                 timeout_seconds=timeout_seconds,
             )
         )
+
+    def cursors(self) -> AsyncCursors:
+        """Return what moves, lists and changes the log's cursors; see `loghouse.client.AsyncCursors`."""
+        return AsyncCursors(self._ask_cursor)
+
+    async def _ask_cursor(
+        self, order: CursorOrder, timeout_seconds: float | None, is_safe: bool
+    ) -> CursorPage:
+        if timeout_seconds is not None:
+            seconds_of(timeout_seconds)
+        return await self._on_thread(partial(self._node.order_cursor, order))
 
     # --- reading --------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Final, Self, TypedDict
+from typing import Any, Final, Self, TypedDict
 
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.choice import Trust
+from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, advance_of
 from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.pages import PageAnswer
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
@@ -24,6 +25,7 @@ from loghouse.errors import DamageError, OffsetOutOfRangeError, UnknownLogError
 from loghouse.limits import MIB, SEGMENT_SIZE_DEFAULT
 from loghouse.protocol.compression import compress
 from loghouse.protocol.configuration import Retention, encode_trim
+from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.entry import DEFAULT_LOG, Codec, EntryKind
 from loghouse.protocol.record_range import RecordRange
 from loghouse.storage.files import OsFiles
@@ -105,17 +107,22 @@ class EmbeddedLog(EmbeddedReads):
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,
+        cursor: Advance | None = None,
         timeout_seconds: float | None = None,
     ) -> range:
         """Append records together, all or none, and return their offsets.
 
         Args:
             values: The records' values: at least one, 8 MiB together at most.
+            cursor: Where a cursor of the log goes with them: both are done, or neither. A second batch with
+                the same advance is answered as the first was.
 
         Raises:
-            As `append`.
+            As `append`. With a cursor also:
+            CursorFencedError, UnknownCursorError: Somebody else has it by now; nothing was appended.
+            CursorRewindError: It stands there, or further on, with other records; nothing was appended.
         """
-        request = batch_request(values, compression, expect_offset, timeout_seconds)
+        request = batch_request(values, compression, expect_offset, timeout_seconds, cursor)
         base_offset = self.node.settle(request)
         return range(base_offset, base_offset + request.record_count)
 
@@ -158,6 +165,23 @@ class EmbeddedLog(EmbeddedReads):
             buffer_bytes=buffer_bytes,
             timeout_seconds=TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds,
         )
+
+    def cursors(self) -> BlockingCursors:
+        """Return what moves, lists and changes the log's cursors; see `loghouse.client.AsyncCursors`.
+
+        cursors = log.cursors()
+        mine = cursors.acquire("billing")
+        for record in log.read(mine.position):
+            handle(record)
+            cursors.advance("billing", mine.epoch, record.offset + 1)
+        """
+
+        async def ask(order: CursorOrder, timeout_seconds: float | None, is_safe: bool) -> CursorPage:
+            if timeout_seconds is not None:
+                seconds_of(timeout_seconds)
+            return self.node.order_cursor(order)
+
+        return BlockingCursors(AsyncCursors(ask), _run)
 
     # --- reading --------------------------------------------------------------------------
 
@@ -267,8 +291,10 @@ def batch_request(
     compression: Compression,
     expect_offset: int | None,
     timeout_seconds: float | None,
+    cursor: Advance | None = None,
 ) -> Request:
     """Return the request to append a batch, compressed when that makes it smaller."""
+    change = advance_of(cursor)
     payload, record_count = encode_batch_of(values)
     if timeout_seconds is not None:
         seconds_of(timeout_seconds)
@@ -277,8 +303,17 @@ def batch_request(
     if codec is not Codec.NONE:
         packed = compress(payload, codec)
         if len(packed) < len(payload):
-            return Request(packed, record_count, attributes=codec, expect_offset=expected)
-    return Request(payload, record_count, expect_offset=expected)
+            return Request(packed, record_count, attributes=codec, expect_offset=expected, cursor=change)
+    return Request(payload, record_count, expect_offset=expected, cursor=change)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a coroutine comes to that waits for nothing: all is done in this thread."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits for something")
 
 
 class OpenOptions(TypedDict, total=False):

@@ -30,6 +30,7 @@ from loghouse.errors import (
 from loghouse.limits import KIB, MICROSECONDS, UUID_SIZE
 from loghouse.metrics import NO_METRICS
 from loghouse.protocol.configuration import Retention
+from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.entry import DEFAULT_GROUP, EntryKind
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
@@ -224,6 +225,32 @@ class LoneNode:
         with _WithoutInterrupts():
             self.rounds.settle(request)
         return request.result()
+
+    def order_cursor(self, order: CursorOrder) -> CursorPage:
+        """Have something about a cursor done; return what is told of it once that is durable.
+
+        Whoever has the directory may change every cursor in it.
+
+        Raises:
+            CursorHeldError, CursorFencedError, ...: Nothing was done.
+            As `settle`.
+        """
+        self.check()
+        order = replace(order, is_admin=True)
+        told: list[CursorPage] = []
+        refusals: list[BaseException] = []
+
+        def carry_out() -> None:
+            self.replica.cursors.carry_out(order, told.append, refusals.append)
+            self._turns.run()
+
+        with _WithoutInterrupts():
+            self.rounds.exclusively(carry_out)
+        if refusals:
+            raise refusals[0]
+        if not told:
+            raise self._left_over()
+        return told[0]
 
     def _work(self, requests: list[Request]) -> None:
         try:

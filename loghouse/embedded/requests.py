@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from loghouse.limits import PROPOSALS_SIZE_MAX
+from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import Buffer, EntryKind
 from loghouse.raft.ready import Proposal
 from loghouse.replica.api import Appended
@@ -30,6 +31,7 @@ class Request:
     __slots__ = (
         "attributes",
         "base_offset",
+        "cursor",
         "error",
         "expect_offset",
         "gate",
@@ -48,12 +50,14 @@ class Request:
         attributes: int = 0,
         expect_offset: int | None = None,
         kind: int = EntryKind.RECORDS,
+        cursor: CursorChange | None = None,
     ) -> None:
         self.payload = payload
         self.record_count = record_count
         self.attributes = attributes
         self.expect_offset = expect_offset
         self.kind = kind
+        self.cursor = cursor
         self.base_offset = -1
         self.error: BaseException | None = None
         self.gate: threading.Lock | None = None
@@ -66,8 +70,10 @@ class Request:
     @property
     def may_share(self) -> bool:
         """Whether it may share an entry with others."""
-        return self.kind == EntryKind.RECORDS and may_share(
-            attributes=self.attributes, producer_id=0, expect_offset=self.expect_offset
+        return (
+            self.kind == EntryKind.RECORDS
+            and self.cursor is None
+            and may_share(attributes=self.attributes, producer_id=0, expect_offset=self.expect_offset)
         )
 
     @property
@@ -79,6 +85,7 @@ class Request:
             kind=self.kind,
             attributes=self.attributes,
             expect_offset=self.expect_offset,
+            cursor=self.cursor,
         )
 
     def outcome(self, appended: Appended) -> None:
