@@ -42,7 +42,17 @@ _LOG_STEPS: Final[Mapping[type[Exception], str]] = {
     errors.ResourceExhaustedError: "",
 }
 
-_OWN_STEPS: Final = {"cluster": _CLUSTER_STEPS, "log": _LOG_STEPS, "node": _CLUSTER_STEPS}
+_CURSOR_STEPS: Final[Mapping[type[Exception], str]] = {
+    errors.OutcomeUnknownError: "it may or may not have been done: `loghouse cursor list` shows",
+    errors.UnknownCursorError: "`loghouse cursor list` shows those there are",
+}
+
+_OWN_STEPS: Final = {
+    "cursor": _CURSOR_STEPS,
+    "cluster": _CLUSTER_STEPS,
+    "log": _LOG_STEPS,
+    "node": _CLUSTER_STEPS,
+}
 
 _EXIT_CODES: Final[Mapping[type[Exception], ExitCode]] = {
     errors.ConfigError: ExitCode.USAGE,

@@ -26,6 +26,7 @@ _MODULES: Final[Mapping[str, str]] = {
     "bench": "bench",
     "servers": "servers",
     "log": "logs",
+    "cursor": "cursors",
     "cluster": "cluster",
     "node": "node",
     "inspect": "disk",

@@ -1,0 +1,123 @@
+"""`loghouse cursor`: where the cursors of a log stand, who holds them, and how to put them elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from loghouse.cli.options import number
+from loghouse.cli.output import CommandError, ExitCode, write_json, write_result, write_table
+from loghouse.cli.target import add_options, connect
+from loghouse.client import Cursor
+from loghouse.limits import UINT64_MAX
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its actions to the parser."""
+    parser = commands.add_parser(
+        "cursor",
+        help="list the cursors of a log, and put them elsewhere",
+        description="List, set and delete the cursors that a log keeps. It needs the permission to consume "
+        "the log; to set or delete the cursor of another subject, also to administer the cluster.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_action(actions, "list", run_list, "the cursors of a log, and how far each is behind", has_name=False)
+    _add_action(actions, "get", run_get, "one cursor")
+    change = _add_action(actions, "set", run_set, "put a cursor somewhere; whoever holds it is fenced")
+    change.add_argument(
+        "--position",
+        required=True,
+        type=number("a position", lowest=0, highest=UINT64_MAX, allowed=f"0 to {UINT64_MAX}"),
+        metavar="N",
+        help="the next one to do: an offset, or what the cursor counts",
+    )
+    delete = _add_action(actions, "delete", run_delete, "forget a cursor; whoever holds it is fenced")
+    delete.add_argument("--yes", action="store_true", help="yes, forget where it stands")
+
+
+def _add_action(
+    actions: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    what: str,
+    *,
+    has_name: bool = True,
+) -> Any:
+    parser = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    if has_name:
+        parser.add_argument("name", metavar="NAME", help="the cursor's name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run_list(args: argparse.Namespace) -> None:
+    """List the cursors."""
+    with connect(args) as log:
+        cursors = log.cursors().list()
+        next_offset = log.bounds().next_offset
+    if args.json:
+        write_json({"cursors": [as_json(cursor, next_offset) for cursor in cursors]})
+    else:
+        show(cursors, next_offset)
+
+
+def run_get(args: argparse.Namespace) -> None:
+    """Show one cursor."""
+    with connect(args) as log:
+        cursor = log.cursors().get(args.name)
+        next_offset = log.bounds().next_offset
+    if args.json:
+        write_json(as_json(cursor, next_offset))
+    else:
+        show([cursor], next_offset)
+
+
+def run_set(args: argparse.Namespace) -> None:
+    """Put a cursor somewhere."""
+    with connect(args) as log:
+        cursor = log.cursors().set(args.name, args.position)
+        next_offset = log.bounds().next_offset
+    write_result(args, as_json(cursor, next_offset), f"cursor {cursor.name} stands at {cursor.position}")
+
+
+def run_delete(args: argparse.Namespace) -> None:
+    """Forget a cursor, if that is meant."""
+    if not args.yes:
+        raise CommandError(
+            f"delete: this forgets where cursor {args.name} stands; if you mean that, add --yes",
+            ExitCode.USAGE,
+        )
+    with connect(args) as log:
+        log.cursors().delete(args.name)
+    write_result(args, {"deleted": args.name}, f"cursor {args.name} is deleted")
+
+
+def show(cursors: Sequence[Cursor], next_offset: int) -> None:
+    """Print cursors of a log that ends before an offset."""
+    rows = []
+    for cursor in cursors:
+        lag = lag_of(cursor, next_offset)
+        rows.append(
+            [
+                cursor.name,
+                str(cursor.position),
+                "-" if lag is None else str(lag),
+                cursor.holder or "nobody",
+                f"{cursor.left_seconds:.1f}s" if cursor.left_seconds else "-",
+                cursor.subject,
+            ]
+        )
+    write_table(["CURSOR", "POSITION", "LAG", "HOLDER", "LEASE", "OWNER"], rows)
+
+
+def lag_of(cursor: Cursor, next_offset: int) -> int | None:
+    """Return how many records of this log are behind a cursor's position; None when it counts others."""
+    return next_offset - cursor.position if cursor.position <= next_offset else None
+
+
+def as_json(cursor: Cursor, next_offset: int) -> Mapping[str, Any]:
+    """Return a cursor as scripts read it."""
+    return {**cursor._asdict(), "lag": lag_of(cursor, next_offset)}
