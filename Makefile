@@ -153,7 +153,7 @@ coverage-report: $(VENV)/.developed
 packaging: $(VENV)/.developed
 	LOGHOUSE_PACKAGING=1 $(BIN)/python -m pytest --timeout 900 tests/test_packaging.py tests/deploy/test_image.py
 
-# Helm, which draws the chart in tests/deploy where it is there: by Go, out of some hundred packages.
+# Helm, with which tests/deploy draws the chart: five minutes of processor time the first time, so CI leaves it out.
 tools:
 	GOBIN=$(CURDIR)/build/tools go install helm.sh/helm/v3/cmd/helm@v3.20.2
 
