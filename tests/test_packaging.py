@@ -289,7 +289,8 @@ class ReleaseTests(BuiltCase):
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         less = {"LOGHOUSE_PACKAGING": "", "LOGHOUSE_CHILD_TESTS": "0"}
         run(*pytest, *(f"tests/{name}" for name in some), cwd=tree, **less)
-        self.assertRegex(run(*pytest, "--collect-only", "tests", cwd=tree), r"(?m)^\d{4} tests collected")
+        collected = run(*pytest, "--collect-only", "tests", cwd=tree)
+        self.assertGreater(sum(map(int, re.findall(r"(?m)^tests/\S+: (\d+)$", collected))), 3000)
 
     def test_links(self):
         """With an address no link of the README is relative, and there are links to it; else it refuses."""
