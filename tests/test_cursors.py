@@ -300,6 +300,15 @@ class VersionTests(CursorCase):
         kinds.clear()
         self.done(self.leader, ACQUIRE)  # they are in the log now: nobody is asked again
 
+    def test_old_leader(self):
+        """A node does not pass on to a leader of before what that could not read: it says why."""
+        self.patch(self.other.node.transport, "entry_kinds_of", lambda key: bytes(range(1, 7)))
+        error = self.refused(NotSupportedError, self.other, GET)
+        self.assertEqual(
+            str(error),
+            f"{self.leader.name} leads, and runs a version without cursors; upgrade it, nothing was done",
+        )
+
     def test_who_is_let_in(self):
         """Once there was a cursor, only nodes that can read it become members."""
         cluster = self.leader.cluster

@@ -39,6 +39,8 @@ from loghouse.node.served_log import ServedLog
 from loghouse.protocol.session import Session
 from loghouse.raft.core import Raft
 from loghouse.replica.driver import RaftDriver
+from loghouse.replica.leases import Leases
+from loghouse.replica.led_cursors import LedCursors
 from loghouse.replica.replica import Replica
 from loghouse.service.systemd import SystemdNotifier
 from tests.processes import thorough
@@ -50,6 +52,8 @@ STATEFUL = (
     Raft,
     RaftDriver,
     Replica,
+    LedCursors,
+    Leases,
     LoneNode,
     Rounds,
     ServedLog,

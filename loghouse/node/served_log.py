@@ -14,11 +14,13 @@ from twisted.python.failure import Failure
 from loghouse.catalogue.records import CataloguedLog, LogSettings
 from loghouse.errors import (
     NotLeaderError,
+    NotSupportedError,
     RequestError,
     ResourceExhaustedError,
     UnavailableError,
     UnknownLogError,
 )
+from loghouse.gossip.members import MemberKey
 from loghouse.limits import UINT64_MAX
 from loghouse.node.administration import Administration, LogHost, check_known
 from loghouse.node.forwarding import AdminOrder, AdminResult
@@ -414,6 +416,11 @@ class ServedLog:
         if leader_name == self._node.name or (self.driver is None and not self._remote.is_known):
             return self.order_cursor_here(order)
         if forwarder is not None and leader_name:
+            for member in self.configuration.named(leader_name):
+                kinds = self._node.transport.entry_kinds_of(MemberKey(member.name, member.disk_uuid))
+                if kinds and EntryKind.CURSOR not in kinds:
+                    too_old = f"{leader_name} leads, and runs a version without cursors"
+                    return fail(NotSupportedError(f"{too_old}; upgrade it, nothing was done"))
             return forwarder.order_cursor(leader_name, self.group, order)
         return fail(UnavailableError("no leader is known; nothing was done, try again"))
 

@@ -111,10 +111,6 @@ class MixedCase(SynchronousTestCase):
         """The kinds of the entries on a node's disk."""
         return {frame[9] for frame in self.cluster.stored_frames(node).values()}
 
-
-class MixedVersionsTests(MixedCase):
-    """Two old nodes and a new one, and the way from one version to the other."""
-
     def transfer_to(self, node):
         """Let a node lead."""
         cluster = self.cluster
@@ -125,6 +121,20 @@ class MixedVersionsTests(MixedCase):
                 request = log_pb2.TransferRequest(name=node.name)
                 patiently(lambda: cluster_stub.Transfer(request, timeout=30), is_repeatable=True)
         self.assertIs(cluster.wait_leader(), node)
+
+    def refuse_downgrade(self, node, kind):
+        """The older version refuses the directory as it is, says why, and changes nothing of it."""
+        node.stop()
+        node.python_path = (self.old,)
+        before = {path: path.read_bytes() for path in (node.data_dir / "logs/1").glob("*.store")}
+        node.start(wait=False)
+        self.assertEqual(node.wait(), 1)
+        self.assertIn(f"kind {kind}, attributes 0x0000 is not known; use a newer Loghouse", node.output())
+        self.assertEqual({path: path.read_bytes() for path in before}, before)
+
+
+class MixedVersionsTests(MixedCase):
+    """Two old nodes and a new one, and the way from one version to the other."""
 
     def test_rolling(self):
         """Each version leads the other, forwards to it, and is replaced by it without a record lost."""
@@ -146,6 +156,40 @@ class MixedVersionsTests(MixedCase):
             self.assertEqual(cluster.values(node), self.sent)
         for node in cluster.nodes:
             self.assertNotIn("Traceback", node.output())
+
+
+class CursorTests(MixedCase):
+    """The first cursor: an entry of a kind that the older version does not know."""
+
+    @long
+    def test_waits_for_the_last_upgrade(self):
+        """There is none while a node is too old, and the refusal names it; then there is, and no way back."""
+        cluster = self.cluster
+        old = cluster.nodes[2]
+        old.python_path = (self.old,)
+        cluster.start()
+        cluster.wait_voters()
+        self.append_through_each()
+        self.transfer_to(old)
+        refused = self.command("cursor", "set", "billing", "--position", "2", code=1)
+        self.assertIn(f"{old.name} leads, and runs a version without cursors; upgrade it", refused)
+        self.transfer_to(cluster.nodes[0])
+        refused = self.command("cursor", "set", "billing", "--position", "2", code=1)
+        self.assertIn(f"{old.name} runs a version without cursors; upgrade it, nothing was done", refused)
+        self.append_through_each()
+        for node in cluster.nodes:
+            self.assertNotIn(EntryKind.CURSOR, self.kinds(node))
+        old.stop()
+        old.python_path = ()
+        old.start()
+        cluster.wait_voters()
+        self.assertIn("stands at 2", self.command("cursor", "set", "billing", "--position", "2"))
+        self.append_through_each()
+        cluster.wait_caught_up()
+        for node in cluster.nodes:
+            self.assertIn(EntryKind.CURSOR, self.kinds(node))
+            self.assertEqual(cluster.values(node), self.sent)
+        self.refuse_downgrade(old, 7)
 
 
 class BirthTests(MixedCase):
@@ -181,18 +225,8 @@ class BirthTests(MixedCase):
         for node in cluster.nodes:
             self.assertIn(EntryKind.BIRTH, self.kinds(node))
             self.assertEqual(cluster.values(node), self.sent)
-        self.refuse_downgrade(old)
+        self.refuse_downgrade(old, 6)
         self.refuse_joining(old)
-
-    def refuse_downgrade(self, node):
-        """The older version refuses the directory as it is, says why, and changes nothing of it."""
-        node.stop()
-        node.python_path = (self.old,)
-        before = {path: path.read_bytes() for path in (node.data_dir / "logs/1").glob("*.store")}
-        node.start(wait=False)
-        self.assertEqual(node.wait(), 1)
-        self.assertIn("kind 6, attributes 0x0000 is not known; use a newer Loghouse", node.output())
-        self.assertEqual({path: path.read_bytes() for path in before}, before)
 
     def refuse_joining(self, node):
         """A node of the older version is not let into a cluster that has named logs."""
