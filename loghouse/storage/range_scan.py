@@ -159,7 +159,8 @@ class RangeScan:
     def _wanted_in(self, frames: bytes, place: _Place, matcher: Matcher) -> list[int]:
         """Return the offsets of wanted records in an entry.
 
-        Of a batch that nobody can read, all: whoever gets it is told so, as without a filter.
+        Of a batch that nobody can read, all: whoever gets it is told so, as without a filter. Where they are
+        not counted, of a batch that is likely to hold some, one: whoever gets it looks at its records anyway.
         """
         low, high = max(self._low, place.base_offset), min(self._high, place.next_offset)
         if self._is_reverse:
@@ -174,12 +175,16 @@ class RangeScan:
                 self._scanned_size += place.end - place.start
                 if not matcher.may_be_in(frames, start, place.end):
                     return []
+                if self._left is None and matcher.is_likely_in(frames, start, place.end):
+                    return [low]
                 payload = frames[start : place.end]
             else:
                 payload = bytes(decompress(memoryview(frames)[start : place.end], place.codec))
                 self._scanned_size += max(len(payload), place.end - place.start)
                 if not matcher.may_be_in(payload):
                     return []
+                if self._left is None and matcher.is_likely_in(payload):
+                    return [low]
             offset, found = place.base_offset, []
             for records in encoded_records(payload):
                 found += [offset + number for number in matcher.places(records)]

@@ -100,6 +100,20 @@ class FilterTests(SynchronousTestCase):
         ):
             self.assertFalse(Matcher(RecordFilter(**fields)).may_be_in(payload), fields)
 
+    def test_likely(self):
+        """A key as a record has it is found without a look at any record, unless more is asked for."""
+        payload = encode_batch([record(b"a"), record(value=b"\x2a\x01c, b")])
+        for fields, is_likely in (
+            ({"keys": (b"a",)}, True),
+            ({"keys": (b"no", b"a")}, True),
+            ({"keys": (b"b",)}, False),
+            ({"keys": (b"c",)}, True),
+            ({"keys": (b"a",), "headers": (("h", b""),)}, False),
+            ({"keys": (b"a",), "key_prefixes": (b"b",)}, False),
+            ({"key_prefixes": (b"a",)}, False),
+        ):
+            self.assertEqual(Matcher(RecordFilter(**fields)).is_likely_in(payload), is_likely, fields)
+
     def test_any(self):
         """What is taken is what a look at every record takes."""
         text = st.text("ab", max_size=2)

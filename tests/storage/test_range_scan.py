@@ -191,6 +191,18 @@ class RangeTests(ScanCase):
             self.assertEqual(len(list(decode_entries(SEED, scanned.frames))), 1)
             self.assertEqual(scanned.next_offset, 2)
 
+    def test_left_out(self):
+        """A batch whose values hold a key's bytes, and no key does, is left out."""
+        log, writer = new_log(SimDisk()), Writer()
+        for records in ([Record(value=b"of a")], [Record(value=b"v", key=b"a")], [Record(value=b"v")]):
+            log.append([writer._make(1, encode_batch(records), record_count=1, term=1)])
+        log.sync(3)
+        for count in (0, 5):
+            wanted = RecordRange(filter=RecordFilter(keys=(b"a",)), count_max=count)
+            scanned = RangeScan(log, wanted, 0, 3, 3).run()
+            self.assertEqual([one.index for one in decode_entries(SEED, scanned.frames)], [2])
+            self.assertEqual(scanned.next_offset, 3)
+
     def test_what_is_not_committed(self):
         """Nothing behind the commit index is read, either way."""
         last = self.entries[9]
