@@ -120,8 +120,11 @@ class StatusTests(SaidCase):
         self.patch(cluster, "connect", connect)
         self.patch(servers, "connect", connect)
         self.patch(
-            cluster, "show", lambda status, as_json, log: cluster.write_line(f"{status} {as_json}{log}")
+            cluster,
+            "show",
+            lambda status, as_json, log, *, copies: cluster.write_line(f"{status} {as_json}{log}{copies}"),
         )
+        self.patch(cluster, "_copies", lambda status, args: "")
         self.patch(cluster, "can_append", lambda status: status == "good")
 
     def test_once(self):

@@ -399,7 +399,7 @@ class ClusterTests(SaidCase):
             list(told),
             [
                 "cluster", "cluster_uuid", "node", "version", "term", "leader", "commit_index",
-                "lowest_offset", "next_offset", "members", "removed", "strays", "notes",
+                "lowest_offset", "next_offset", "members", "removed", "strays", "logs", "notes",
             ],
         )  # fmt: skip
         self.assertEqual(

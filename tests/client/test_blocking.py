@@ -125,12 +125,12 @@ class ClientTests(ThreadCase):
             (
                 "append_batch",
                 ([b"a", b"b"],),
-                {"compression": "none", "expect_offset": None, "timeout_seconds": None},
+                {"compression": "none", "expect_offset": None, "cursor": None, "timeout_seconds": None},
             ),
         )
         self.assertEqual(
             client.append_batch(iter([b"a"]), compression="zstd", expect_offset=7, timeout_seconds=2)[2],
-            {"compression": "zstd", "expect_offset": 7, "timeout_seconds": 2},
+            {"compression": "zstd", "expect_offset": 7, "cursor": None, "timeout_seconds": 2},
         )
         self.assertRaises(InvalidRequestError, client.append_batch, b"a")
 

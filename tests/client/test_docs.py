@@ -80,14 +80,15 @@ class ExampleTests(SynchronousTestCase):
 
     def check_document(self):
         blocks = blocks_of((ROOT / "docs" / "clients.md").read_text())
-        self.assertEqual(len(blocks), 10)
+        self.assertEqual(len(blocks), 11)
         printed = [self.run_example(f"docs/clients.md block {n}", text) for n, text in enumerate(blocks, 1)]
         self.assertIn("b'sensor-7' b'moved'", printed[0][0])
         self.assertIn("the next offset is", printed[2][-1])
         self.assertIn("the log holds 0 to", printed[5][-1])
         self.assertIn("found up to offset", printed[6][-2])
-        self.assertEqual(printed[7][0], f"node-1 {self.node.address} voter leads")
-        self.assertEqual(printed[8], ["appended at 0", "['default', 'orders']"])
+        self.assertEqual(printed[7], ["imported from line 0 to 3"])
+        self.assertEqual(printed[8][0], f"node-1 {self.node.address} voter leads")
+        self.assertEqual(printed[9], ["appended at 0", "['default', 'orders']"])
 
     def check_methods(self):
         tls = client.Tls(

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
 from loghouse.client.choice import PageOptions, ReadOptions
+from loghouse.client.cursors import Advance
 from loghouse.client.fields import (
     SECONDS_MAX,
     bytes_of,
@@ -80,6 +81,7 @@ NO_VALUES = (
     [(b"k", b"v")],
 )
 
+NO_ADVANCES = ("a", 7, True, {}, ("a", 1, 2), Advance(7, 1, 2), Advance("\ud800", 1, 2))
 NO_NAMES = ("a", b"a", 7, [1], ["\ud800"])
 NO_SETTINGS = {
     "retention_bytes": NO_OFFSETS,
@@ -106,8 +108,9 @@ METHODS = {
     }),
     "append_batch": (([b"v"],), {
         "values": NO_VALUES, "compression": (None, b"zstd", 7, "gzip", ""), "expect_offset": NO_OFFSETS,
-        "timeout_seconds": NO_SECONDS,
+        "cursor": NO_ADVANCES, "timeout_seconds": NO_SECONDS,
     }),
+    "cursors": ((), {}),
     "producer": ((), {
         "linger_ms": (True, "5", -1, math.nan, 60_001, None), "batch_bytes": (True, 1.5, "1", 0, 2**30, None),
         "compression": (None, b"zstd", "gzip"), "buffer_bytes": (True, 1.5, 0, None),

@@ -109,7 +109,7 @@ class ProducingTests(FakeCase):
         self.assertEqual(cluster.entries[0].attributes, 1)
         first, second = [record async for record in log.read()]
         self.assertEqual((first.key, first.headers, first.timestamp), (b"k", (("unit", b"mm"),), 7))
-        self.assertEqual((second.value, second.key), (b"plain", b""))
+        self.assertEqual((second.value, second.key), (b"plain", None))
 
     @asynchronous
     async def test_flush(self):
