@@ -99,6 +99,7 @@ class ClusterService:
                 if request.log in ("", problem.log)
             ],
             log_count=len(node.logs) if problems is not None else 0,
+            waiting_settings=node.waiting_settings,
         )
 
     async def _strays(self) -> Sequence[StrayLog] | None:

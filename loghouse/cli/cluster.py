@@ -321,6 +321,12 @@ def notes_on(status: log_pb2.StatusResponse, log: str = "") -> Sequence[str]:
             "(`loghouse log list --strays`)."
             for stray in status.strays
         ]
+    if status.waiting_settings:
+        notes.append(
+            f"{status.node} runs with other settings than its node.yaml has: "
+            f"{', '.join(status.waiting_settings)}. Restart it, or take them back "
+            f"(`loghouse node reload {status.node}` tells both values)."
+        )
     if status.removed:
         names = ", ".join(status.removed)
         notes.append(f"Removed and kept out: {names} (`loghouse cluster add NODE` lets a node back in).")
@@ -385,6 +391,7 @@ def _as_json(status: log_pb2.StatusResponse, log: str, copies: Copies) -> dict[s
         ],
         "removed": list(status.removed),
         "strays": [_fields(stray, "group", "name", "size") for stray in status.strays],
+        "waiting_settings": list(status.waiting_settings),
         "logs": copies.as_json(),
         "notes": [*notes_on(status, log), *copies.notes()],
     }

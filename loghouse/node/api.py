@@ -399,6 +399,10 @@ class NodeLike(Protocol):
     def servers(self) -> Sequence[DescribedServer]:
         """The nodes of the cluster, this one included."""
 
+    @property
+    def waiting_settings(self) -> Sequence[str]:
+        """The settings of node.yaml, as it was read last, that the node has not until a restart: paths."""
+
     def reload(self, by: str) -> Deferred[Reloaded]:
         """Read the settings again, with certificates and policy, because somebody (`by`) asks for it.
 

@@ -113,6 +113,8 @@ class Node(Service):
         self.elsewhere: Elsewhere | None = None
         # Reads the settings again for whoever asks for it; nobody can until the service says how.
         self.reload_settings: Callable[[str], Deferred[Reloaded]] = _nothing_to_reload
+        # What of node.yaml, as it was read last, needs a restart; the service sets it.
+        self.waiting_settings: Sequence[str] = ()
         # Raises for a subject that may not append, also where another node passes its request on.
         self.check_subject: Callable[[str, str], None] = lambda subject, log: None
         # The same for cursors of the log; and that the subject may change those of others, when that is said.

@@ -151,7 +151,6 @@ class NodeService(Service):
         self._audit_file: LineFile | None = None  # what it writes into; None: the diagnostics
         self._notifier: SystemdNotifier | None = None  # made by the start; None: not started by systemd
         self._reloading = DeferredLock()  # settings are read and taken one time after the other
-        self._waiting_count = 0  # settings that need a restart, as node.yaml was read last
         self.change_logging: Callable[[LoggingConfig], None] = lambda logging: None
         self.node = Node(
             _node_options(config, metrics, self._tracer),
@@ -350,7 +349,8 @@ class NodeService(Service):
         self.node.change(_node_options(config, self._metrics, self._tracer))
         report = replace(report, changed=told, warnings=fresh.rules.warnings[:WARNINGS_TOLD_MAX])
         # A restart does not change what a log keeps.
-        self._waiting_count = sum(not line.startswith("retention.") for line in report.waiting)
+        paths = (line.partition(":")[0] for line in report.waiting)
+        self.node.waiting_settings = tuple(path for path in paths if not path.startswith("retention."))
         self.logger.info(
             "settings were read again, asked for by {by}: {changed} changed, {waiting} wait for a restart",
             by=by,
@@ -446,7 +446,7 @@ class NodeService(Service):
                     counters=self._metrics,
                     heartbeat=self._heartbeat,
                     credentials=credentials,
-                    settings_waiting=lambda: self._waiting_count,
+                    settings_waiting=lambda: len(self.node.waiting_settings),
                     monotonic=time.monotonic,
                 )
             )

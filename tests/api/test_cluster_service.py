@@ -126,6 +126,13 @@ class AdministrationTests(ClusterCase):
         self.assertEqual((len(status.problems), status.log_count), (0, 0))
 
     @asynchronous
+    async def test_waiting_settings(self):
+        """What of node.yaml needs a restart is told."""
+        self.node.waiting_settings = ("timing.network", "host")
+        status = await self.cluster().Status(log_pb2.StatusRequest())
+        self.assertEqual(list(status.waiting_settings), ["timing.network", "host"])
+
+    @asynchronous
     async def test_refused_change(self):
         """A change that would lose the quorum is FAILED_PRECONDITION, with the reason as it was given."""
         self.node.failure = errors.MembershipError("n3 is needed: without it 1 of 2 voters is alive")

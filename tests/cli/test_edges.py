@@ -399,7 +399,8 @@ class ClusterTests(SaidCase):
             list(told),
             [
                 "cluster", "cluster_uuid", "node", "version", "term", "leader", "commit_index",
-                "lowest_offset", "next_offset", "members", "removed", "strays", "logs", "notes",
+                "lowest_offset", "next_offset", "members", "removed", "strays", "waiting_settings", "logs",
+                "notes",
             ],
         )  # fmt: skip
         self.assertEqual(
@@ -409,6 +410,18 @@ class ClusterTests(SaidCase):
                 "version",
             ],
         )  # fmt: skip
+
+    def test_waiting_settings(self):
+        """A node that runs with other settings than its file has is named, and what to do."""
+        status = self.status("a", waiting_settings=["timing.network", "host"])
+        status.node = "n1"
+        note = (
+            "n1 runs with other settings than its node.yaml has: timing.network, host. Restart it, or take "
+            "them back (`loghouse node reload n1` tells both values)."
+        )
+        self.assertIn(note, self.shown(status).splitlines())
+        told = json.loads(self.shown(status, as_json=True))
+        self.assertEqual((told["waiting_settings"], told["notes"]), (["timing.network", "host"], [note]))
 
     def test_behind(self):
         """How many entries a member lacks, as far as it is known."""

@@ -435,6 +435,8 @@ class FakeNode:
         )
         return self._answer("FindOffset", lambda: next(later, (self.next_offset, 0)))
 
+    waiting_settings = ()
+
     def reload(self, by):
         self.orders.append(("reload", by))
         return fail(self.reloaded) if isinstance(self.reloaded, Exception) else succeed(self.reloaded)

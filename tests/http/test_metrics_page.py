@@ -122,6 +122,7 @@ class PageTests(ScrapeCase):
             _, families = await self.scrape()
             [sample] = families["loghouse_settings_waiting"].samples
             self.assertEqual(sample.value, count)
+            self.assertEqual(service.node.waiting_settings, ("host", "timing.network")[:count])
 
     async def test_quotas(self):
         """What a subject uses of its quotas, and how often it is refused; not of others."""
@@ -129,11 +130,14 @@ class PageTests(ScrapeCase):
         connection = await self.connect()
         batch = encode_batch([log_pb2.Record(value=b"x" * 1000)])
         await connection.produce(batch, record_count=1)
-        use = service._one_port.shares.quotas.of("root")
+        quotas = service._one_port.shares.quotas
+        use = quotas.of("root")
         await until(lambda: not use.requests)  # the answer is here a little before it is counted off
-        use.send(3 << 20, use_now := service._one_port.shares.quotas.seconds())
+        now = quotas.seconds()
+        quotas.seconds = lambda: now
+        use.send(3 << 20, now)
         use.begin()
-        for ask in (lambda: use.check_send(use_now - 1.0), use.begin):
+        for ask in (lambda: use.check_send(now - 1.0), use.begin):
             self.assertRaises(QuotaExceededError, ask)
         _, families = await self.scrape()
         found = {

@@ -314,7 +314,7 @@ class StatusRequest(_message.Message):
     def __init__(self, log: _Optional[str] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("cluster_uuid", "cluster_name", "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset", "members", "removed", "strays", "knows_strays", "problems", "log_count")
+    __slots__ = ("cluster_uuid", "cluster_name", "node", "version", "term", "leader", "commit_index", "lowest_offset", "next_offset", "members", "removed", "strays", "knows_strays", "problems", "log_count", "waiting_settings")
     CLUSTER_UUID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +330,7 @@ class StatusResponse(_message.Message):
     KNOWS_STRAYS_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     LOG_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WAITING_SETTINGS_FIELD_NUMBER: _ClassVar[int]
     cluster_uuid: bytes
     cluster_name: str
     node: str
@@ -345,7 +346,8 @@ class StatusResponse(_message.Message):
     knows_strays: bool
     problems: _containers.RepeatedCompositeFieldContainer[LogProblem]
     log_count: int
-    def __init__(self, cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[str] = ..., commit_index: _Optional[int] = ..., lowest_offset: _Optional[int] = ..., next_offset: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., strays: _Optional[_Iterable[_Union[StrayLog, _Mapping]]] = ..., knows_strays: bool = ..., problems: _Optional[_Iterable[_Union[LogProblem, _Mapping]]] = ..., log_count: _Optional[int] = ...) -> None: ...
+    waiting_settings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cluster_uuid: _Optional[bytes] = ..., cluster_name: _Optional[str] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[str] = ..., commit_index: _Optional[int] = ..., lowest_offset: _Optional[int] = ..., next_offset: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., strays: _Optional[_Iterable[_Union[StrayLog, _Mapping]]] = ..., knows_strays: bool = ..., problems: _Optional[_Iterable[_Union[LogProblem, _Mapping]]] = ..., log_count: _Optional[int] = ..., waiting_settings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogProblem(_message.Message):
     __slots__ = ("log", "node", "reason", "entries")
