@@ -1,9 +1,15 @@
 """The files under deploy/, read as what runs them would read them."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
+
+from twisted.trial.unittest import SkipTest
 
 from loghouse.config.settings import load
 
@@ -13,6 +19,8 @@ UNIT = DEPLOY / "systemd" / "loghouse.service"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
 CHART = DEPLOY / "helm" / "loghouse"
+GO = Path(__file__).resolve().parent / "go"
+BUILD_SECONDS = 280
 
 
 def unit_settings(path=UNIT):
@@ -64,3 +72,25 @@ def settings_of(text, folder, place):
     path = folder / "node.yaml"
     path.write_text(text.replace(place, f"{folder}/"))
     return load(path)
+
+
+def go_program(case, name):
+    """Compile a program of tests/deploy/go for a test; return its path, or skip where that cannot be."""
+    go = shutil.which("go")
+    if go is None:
+        raise SkipTest("there is no Go here; the files are judged without it, too, only not as strictly")
+    folder = tempfile.mkdtemp(prefix=f"loghouse-{name}-")
+    case.addCleanup(shutil.rmtree, folder)
+    environment = {**os.environ, "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
+    options = {"cwd": GO, "env": environment, "capture_output": True, "text": True}
+    try:
+        # Only what is compiled is fetched; an older Go, or no way to the modules, is told here.
+        listed = subprocess.run([go, "list", "-deps", f"./{name}"], timeout=BUILD_SECONDS / 4, **options)
+    except subprocess.TimeoutExpired:
+        raise SkipTest("the modules of Go are not at hand, and take too long to come") from None
+    if listed.returncode:
+        raise SkipTest(f"the modules of Go cannot be had: {listed.stderr.strip()[-300:]}")
+    program = Path(folder, name)
+    built = subprocess.run([go, "build", "-o", program, f"./{name}"], timeout=BUILD_SECONDS, **options)
+    case.assertEqual(built.returncode, 0, built.stderr)
+    return program

@@ -14,7 +14,7 @@ from loghouse import __version__
 from loghouse.auth.identity import node_uri
 from loghouse.auth.policy import Authorizer
 from loghouse.cli.certs import MODEL_TEXT, POLICY_TEXT
-from tests.deploy.recipes import CHART, instructions, settings_of
+from tests.deploy.recipes import CHART, go_program, instructions, settings_of
 from tests.processes import in_children
 
 TOOLS = CHART.parents[2] / "build" / "tools"
@@ -103,36 +103,36 @@ class ChartTests(SynchronousTestCase):
             self.assertIn(f"{name}: {user}\n", text)
 
 
+def find_helm():
+    """Return the path of a helm, None if there is none."""
+    return shutil.which("helm", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
+
+
+def helm(*values):
+    """Run `helm template` with such values, `path=value` each."""
+    # Built from source, helm takes itself for one of Kubernetes 1.20.
+    command = [find_helm(), "template", "prod", CHART, "--namespace", "logs", "--kube-version", "1.30.0"]
+    command += [word for value in values for word in ("--set", value)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def objects_of(case, done):
+    """Return what was drawn, by kind and name."""
+    case.assertEqual(done.returncode, 0, done.stderr)
+    found = [one for one in yaml.safe_load_all(done.stdout) if one]
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
 class RenderedTests(SynchronousTestCase):
-    """What helm makes of it."""
+    """What Go makes of the templates, with the functions that helm gives it; helm itself takes minutes."""
 
     def setUp(self):
-        self.program = shutil.which("helm", path=f"{TOOLS}{os.pathsep}{os.environ['PATH']}")
-        if self.program is None:
-            raise SkipTest("there is no helm here; `make tools` compiles one")
+        self.program = go_program(self, "chart")
 
-    def helm(self, *words):
-        """Run `helm template`."""
-        # Built from source, helm takes itself for one of Kubernetes 1.20.
-        command = [
-            self.program,
-            "template",
-            "prod",
-            CHART,
-            "--namespace",
-            "logs",
-            "--kube-version",
-            "1.30.0",
-            *words,
-        ]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    def render(self, *words):
+    def render(self, *values):
         """Return the objects by kind and name."""
-        done = self.helm(*words)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        found = [one for one in yaml.safe_load_all(done.stdout) if one]
-        return {(one["kind"], one["metadata"]["name"]): one for one in found}
+        command = [self.program, "prod", CHART, "logs", *values]
+        return objects_of(self, subprocess.run(command, capture_output=True, text=True, timeout=60))
 
     def settings(self, objects):
         """Return each node's settings, read as the node would."""
@@ -177,7 +177,7 @@ class RenderedTests(SynchronousTestCase):
     def test_settings(self):
         """Each pod finds settings of its name that a node takes; the first one begins the cluster."""
         for count in (1, 3, 5):
-            objects = self.render("--set", f"replicas={count}", "--set", "settings.retention.bytes=1GiB")
+            objects = self.render(f"replicas={count}", "settings.retention.bytes=1GiB")
             configs = self.settings(objects)
             names = [f"prod-loghouse-{number}" for number in range(count)]
             self.assertEqual([config.name for config in configs], names)
@@ -196,7 +196,7 @@ class RenderedTests(SynchronousTestCase):
     @in_children
     def test_cert_manager(self):
         """With an issuer each pod has a certificate of a node's name, in the files that its settings name."""
-        objects = self.render("--set", "certificates.issuer.name=ca,cluster=c1")
+        objects = self.render("certificates.issuer.name=ca", "cluster=c1")
         mounted = set()
         [certificates] = [
             one["projected"]["sources"]
@@ -218,9 +218,23 @@ class RenderedTests(SynchronousTestCase):
         self.assertEqual([kind for kind, _ in self.render() if kind == "Certificate"], [])
 
     @in_children
+    def test_as_helm(self):
+        """Where there is a helm, it makes the same."""
+        if find_helm() is None:
+            raise SkipTest("there is no helm here; `make tools` compiles one")
+        for values in ((), ("replicas=5",), ("certificates.issuer.name=ca", "service.annotations.a=b")):
+            self.assertEqual(self.render(*values), objects_of(self, helm(*values)), values)
+
+
+class HelmTests(SynchronousTestCase):
+    """What helm itself says."""
+
+    @in_children
     def test_refused(self):
-        """helm refuses what the schema refuses."""
+        """It refuses what the schema refuses."""
+        if find_helm() is None:
+            raise SkipTest("there is no helm here; `make tools` compiles one")
         for value in ("replicas=2", "settings.listen=x", "storage.sise=1Gi"):
-            done = self.helm("--set", value)
+            done = helm(value)
             self.assertNotEqual(done.returncode, 0, value)
             self.assertIn("schema", done.stderr)

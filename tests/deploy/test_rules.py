@@ -1,42 +1,20 @@
 """Alert rules and the dashboard's queries, judged by Prometheus' own code, which is Go."""
 
-import os
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
+from tests.deploy.recipes import go_program
 from tests.http.test_deploy import ALERTS, expressions
 from tests.processes import in_children
-
-SOURCE = Path(__file__).resolve().parent / "go"
-BUILD_SECONDS = 280
 
 
 class PrometheusTests(SynchronousTestCase):
     """What `promtool check rules` checks, and whether each query can be read."""
 
     def setUp(self):
-        go = shutil.which("go")
-        if go is None:
-            raise SkipTest("there is no Go here; tests/http/test_deploy.py judges the same files by itself")
-        folder = tempfile.mkdtemp(prefix="loghouse-rules-")
-        self.addCleanup(shutil.rmtree, folder)
-        self.program = Path(folder, "rules")
-        environment = {**os.environ, "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
-        options = {"cwd": SOURCE, "env": environment, "capture_output": True, "text": True}
-        try:
-            # Only what is compiled is fetched; an older Go, or no way to the modules, is told here.
-            listed = subprocess.run([go, "list", "-deps", "."], timeout=BUILD_SECONDS / 4, **options)
-        except subprocess.TimeoutExpired:
-            raise SkipTest("Prometheus' modules are not at hand, and take too long to come") from None
-        if listed.returncode:
-            raise SkipTest(f"Prometheus' modules cannot be had: {listed.stderr.strip()[-300:]}")
-        command = [go, "build", "-o", self.program, "."]
-        built = subprocess.run(command, timeout=BUILD_SECONDS, **options)
-        self.assertEqual(built.returncode, 0, built.stderr)
+        self.program = go_program(self, "rules")
 
     def problems(self, rules, queries):
         """Return what Prometheus has against rules and queries."""
