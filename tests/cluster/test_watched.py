@@ -162,13 +162,14 @@ class WatchedTests(SynchronousTestCase):
 
     @long
     def test_everything(self):
-        """Load, refusals, a quota, a full disk, a pause, a flipped byte, a dead leader, no majority."""
+        """Load, refusals, a quota, a setting, a full disk, a pause, a flipped byte, no leader."""
         self.scrape_all()
         leader = self.cluster.wait_leader()
         follower, other = self.cluster.others(leader)
         self.check_load(leader, follower)
         self.check_refusals(leader)
         self.check_quotas(leader)
+        self.check_settings(follower)
         self.check_full_disk(follower)
         self.check_pause(leader, other)
         self.check_damage(other)
@@ -227,6 +228,15 @@ class WatchedTests(SynchronousTestCase):
         self.assertGreaterEqual(refusals, 1)
         self.assertGreater(self.value(node, "loghouse_quota_bytes_total", direction="in"), 600_000)
         self.reload(node, settings)
+
+    def check_settings(self, node):
+        """A setting that needs a restart is counted until the file is as it was."""
+        before, settings = self.scrape(node), node.config_path.read_text()
+        self.reload(node, f"{settings}host: h1\n")
+        waiting = self.scrape(node)
+        self.assertFires("LoghouseRestartNeeded", before, waiting)
+        self.reload(node, settings)
+        self.assertSilent("LoghouseRestartNeeded", waiting, self.scrape(node))
 
     def reload(self, node, settings):
         """Let a node go on with other settings."""
