@@ -345,17 +345,9 @@ class ReadableLog:
             OffsetOutOfRangeError: It is below what is held.
             DamageError: The entry is damaged.
         """
-        view = self._view
-        if offset < view.base_offsets[0]:
-            raise OffsetOutOfRangeError(offset, self.lowest_offset, view.durable_offset)
-        place = bisect_right(view.base_offsets, offset) - 1
-        segment, end = self._segment(view, place), view.end_of(place)
-        count = min(min(high_index, view.durable_index) - segment.base_index + 1, end.count)
+        segment, end, count = self._segment_of(offset, high_index)
         if count < 1:
             return b"", offset
-        for damage in self._damaged:
-            if damage.base_offset <= offset < damage.next_offset:
-                raise damage.error()
         found = segment.frames_behind(offset, count=count, end=end, size_max=size_max, mapped=True)
         if found is not None:
             return found
@@ -385,21 +377,33 @@ class ReadableLog:
             OffsetOutOfRangeError: The record is below what is held.
             DamageError: The entry is damaged.
         """
-        view, last = self._view, offset - 1
-        if last < view.base_offsets[0]:
-            raise OffsetOutOfRangeError(last, self.lowest_offset, view.durable_offset)
-        place = bisect_right(view.base_offsets, last) - 1
-        segment, end = self._segment(view, place), view.end_of(place)
-        count = min(min(high_index, view.durable_index) - segment.base_index + 1, end.count)
+        last = offset - 1
+        segment, _, count = self._segment_of(last, high_index)
         if count < 1:
             return b"", offset
-        for damage in self._damaged:
-            if damage.base_offset <= last < damage.next_offset:
-                raise damage.error()
         header = segment.number_at_offset(last, count)
         if header.next_offset <= last:
             return b"", offset
         return segment.frames_up_to(header, size_max=size_max, low_offset=low_offset)
+
+    def _segment_of(self, offset: int, high_index: int) -> tuple[Segment, End, int]:
+        """Return the segment whose span has a record, its end, and how many of its entries may be read.
+
+        Raises:
+            OffsetOutOfRangeError: The record is below what is held.
+            DamageError: Its entry is damaged.
+        """
+        view = self._view
+        if offset < view.base_offsets[0]:
+            raise OffsetOutOfRangeError(offset, self.lowest_offset, view.durable_offset)
+        place = bisect_right(view.base_offsets, offset) - 1
+        segment, end = self._segment(view, place), view.end_of(place)
+        count = min(min(high_index, view.durable_index) - segment.base_index + 1, end.count)
+        if count > 0:
+            for damage in self._damaged:
+                if damage.base_offset <= offset < damage.next_offset:
+                    raise damage.error()
+        return segment, end, count
 
     @again_when_gone
     def index_of_offset(self, offset: int) -> int:
