@@ -28,7 +28,7 @@ from loghouse.cli.output import (
     write_result,
     write_table,
 )
-from loghouse.cli.target import CONTACT_SECONDS, add_options, addresses, connect, seconds
+from loghouse.cli.target import CONTACT_SECONDS, add_action, addresses, connect, seconds
 from loghouse.cli.watching import show_again
 from loghouse.client import Client
 from loghouse.cluster.reconcile import FIRST_VOTERS
@@ -50,27 +50,27 @@ def add_parser(commands: Any) -> None:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    status = _add_action(actions, "status", run_status, "members, roles, who is reachable, how far behind")
+    status = add_action(actions, "status", run_status, "members, roles, who is reachable, how far behind")
     status.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
 
-    health = _add_action(actions, "health", run_health, "whether all is well, as an exit code: 0, 6 or 3")
+    health = add_action(actions, "health", run_health, "whether all is well, as an exit code: 0, 6 or 3")
     health.add_argument(
         "--wait", type=seconds, default=0.0, metavar="TIME", help="try again for so long until all is well"
     )
 
-    add = _add_action(actions, "add", run_add, "let a node in, also one that was removed")
+    add = add_action(actions, "add", run_add, "let a node in, also one that was removed")
     add.add_argument("node", metavar="NODE", help="its name")
     add.add_argument("--learner", action="store_true", help="it only reads along and never votes")
 
-    remove = _add_action(actions, "remove", run_remove, "take a node out of the cluster and keep it out")
+    remove = add_action(actions, "remove", run_remove, "take a node out of the cluster and keep it out")
     remove.add_argument("node", metavar="NODE", help="its name; it need not be running")
 
-    _add_action(actions, "leave", run_leave, "take out the node that is asked (--server)")
+    add_action(actions, "leave", run_leave, "take out the node that is asked (--server)")
 
-    transfer = _add_action(actions, "transfer", run_transfer, "hand leadership to another voter")
+    transfer = add_action(actions, "transfer", run_transfer, "hand leadership to another voter")
     transfer.add_argument("node", metavar="NODE", nargs="?", default="", help="its name (the best candidate)")
 
-    trim = _add_action(actions, "trim", run_trim, "let the oldest records go, on every node")
+    trim = add_action(actions, "trim", run_trim, "let the oldest records go, on every node")
     trim.add_argument(
         "--offset",
         type=number("an offset"),
@@ -78,14 +78,6 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="records below this offset may go",
     )
-
-
-def _add_action(actions: Any, name: str, run: Callable[[argparse.Namespace], int | None], what: str) -> Any:
-    parser = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_options(parser)
-    parser.set_defaults(run=run)
-    return parser
 
 
 # --- status ------------------------------------------------------------------------

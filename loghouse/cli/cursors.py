@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, ExitCode, write_json, write_result, write_table
-from loghouse.cli.target import add_options, connect
+from loghouse.cli.target import add_action, connect
 from loghouse.client import Cursor
 from loghouse.limits import UINT64_MAX
 
@@ -22,9 +23,12 @@ def add_parser(commands: Any) -> None:
         "the log; to set or delete the cursor of another subject, also to administer the cluster.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _add_action(actions, "list", run_list, "the cursors of a log, and how far each is behind", has_name=False)
-    _add_action(actions, "get", run_get, "one cursor")
-    change = _add_action(actions, "set", run_set, "put a cursor somewhere; whoever holds it is fenced")
+    add_action(actions, "list", run_list, "the cursors of a log, and how far each is behind")
+    add_one = partial(add_action, actions, names="cursor")
+    add_one("get", run_get, "one cursor")
+    change = add_action(
+        actions, "set", run_set, "put a cursor somewhere; whoever holds it is fenced", names="cursor"
+    )
     change.add_argument(
         "--position",
         required=True,
@@ -32,25 +36,10 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="the next one to do: an offset, or what the cursor counts",
     )
-    delete = _add_action(actions, "delete", run_delete, "forget a cursor; whoever holds it is fenced")
+    delete = add_action(
+        actions, "delete", run_delete, "forget a cursor; whoever holds it is fenced", names="cursor"
+    )
     delete.add_argument("--yes", action="store_true", help="yes, forget where it stands")
-
-
-def _add_action(
-    actions: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    what: str,
-    *,
-    has_name: bool = True,
-) -> Any:
-    parser = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-    if has_name:
-        parser.add_argument("name", metavar="NAME", help="the cursor's name")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_options(parser)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def run_list(args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from loghouse.cli.output import (
     write_result,
     write_table,
 )
-from loghouse.cli.target import CONTACT_SECONDS, add_options, connect
+from loghouse.cli.target import CONTACT_SECONDS, add_action, connect
 from loghouse.cli.watching import show_again
 from loghouse.client import Client
 from loghouse.config.values import UNLIMITED, format_size, parse_size, read_age
@@ -53,8 +53,9 @@ def add_parser(commands: Any) -> None:
         "logs of such a name.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add_one = partial(add_action, actions, names="log", has_log=False)
 
-    create = _add_action(actions, "create", run_create, "make a log, and wait until it can be appended to")
+    create = add_one("create", run_create, "make a log, and wait until it can be appended to")
     create.add_argument(
         "--replicas",
         type=number("a number of nodes", lowest=1, highest=REPLICAS_PER_LOG_MAX, allowed="1 to 5"),
@@ -71,43 +72,26 @@ def add_parser(commands: Any) -> None:
         help="the nodes to hold it (the least loaded)",
     )
 
-    listing = _add_action(actions, "list", run_list, "the logs that you may do anything with", has_name=False)
+    listing = add_action(actions, "list", run_list, "the logs that you may do anything with", has_log=False)
     listing.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
     listing.add_argument(
         "--strays",
         action="store_true",
         help="instead, files of logs on nodes where they do not belong; needs the admin permission",
     )
-    _add_action(actions, "describe", run_describe, "a log's settings, where it is and who leads it")
+    add_one("describe", run_describe, "a log's settings, where it is and who leads it")
 
-    alter = _add_action(actions, "alter", run_alter, "change settings of a log while it runs")
+    alter = add_one("alter", run_alter, "change settings of a log while it runs")
     _add_settings(alter)
 
-    delete = _add_action(actions, "delete", run_delete, "delete a log with all its records, for good")
+    delete = add_one("delete", run_delete, "delete a log with all its records, for good")
     delete.add_argument("--yes", action="store_true", help="yes, delete it")
 
-    repair = _add_action(actions, "repair", run_repair, "give a log a replica for one on a node that is lost")
+    repair = add_one("repair", run_repair, "give a log a replica for one on a node that is lost")
     repair.add_argument("--replace", required=True, metavar="NODE", help="the node that will not come back")
     repair.add_argument(
         "--with", required=True, dest="new", metavar="NODE", help="the node that gets a replica instead"
     )
-
-
-def _add_action(
-    actions: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    what: str,
-    *,
-    has_name: bool = True,
-) -> Any:
-    parser = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-    if has_name:
-        parser.add_argument("name", metavar="NAME", help="the log's name")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_options(parser, has_log=False)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _add_settings(parser: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,30 @@ CONTACT_SECONDS: Final = 3.0
 """How long a command looks for the first node that answers; with one, it tries for its whole --timeout."""
 
 _DEFAULT_FILES = (Path("client.yaml"), Path("dev/client.yaml"))
+
+
+def add_action(
+    actions: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    what: str,
+    *,
+    names: str = "",
+    has_log: bool = True,
+) -> Any:
+    """Add one of the things that a command does with a cluster, and return its parser.
+
+    Args:
+        names: The kind of what it does it to, which has a name: a log, say.
+        has_log: As for `add_options`.
+    """
+    parser = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    if names:
+        parser.add_argument("name", metavar="NAME", help=f"the {names}'s name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser, has_log=has_log)
+    parser.set_defaults(run=run)
+    return parser
 
 
 def add_options(parser: argparse.ArgumentParser, *, has_log: bool = True) -> None:
