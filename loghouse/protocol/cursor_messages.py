@@ -186,12 +186,9 @@ class AskCursorReply(Message):
         _check_described(self.cursors, self.next)
 
 
-@message(0x0322, PRODUCE_SIZE_MAX + CURSOR_NAME_SIZE_MAX + 17)
-class ProduceWithCursor(Message):
-    """Append a batch, and move a cursor with it: both, or neither. `produce` is the body of a Produce.
-
-    Answered by ProduceReply; again with the same answer, when the batch came with this very advance before.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WithCursor:
+    """What ProduceWithCursor and ForwardProduceWithCursor share: an advance, and the batch's request."""
 
     cursor: ShortText
     epoch: U64
@@ -205,14 +202,27 @@ class ProduceWithCursor(Message):
             raise ValueError("a batch has a producer or a cursor")
 
     @property
-    def request(self) -> Produce:
+    def request(self) -> Produce | ForwardProduce:
         """The batch; it is decoded anew each time."""
-        return _inner(Produce, self.produce)
+        raise NotImplementedError
 
     @property
     def change(self) -> CursorChange:
         """The advance."""
         return advance_with_records(self.cursor, self.epoch, self.position)
+
+
+@message(0x0322, PRODUCE_SIZE_MAX + CURSOR_NAME_SIZE_MAX + 17)
+class ProduceWithCursor(_WithCursor, Message):
+    """Append a batch, and move a cursor with it: both, or neither. `produce` is the body of a Produce.
+
+    Answered by ProduceReply; again with the same answer, when the batch came with this very advance before.
+    """
+
+    @property
+    def request(self) -> Produce:
+        """The batch; it is decoded anew each time."""
+        return _inner(Produce, self.produce)
 
 
 @message(0x0125)
@@ -264,29 +274,13 @@ class ForwardCursorReply(Message):
 
 
 @message(0x0127, FORWARD_SIZE_MAX + CURSOR_NAME_SIZE_MAX + 17)
-class ForwardProduceWithCursor(Message):
+class ForwardProduceWithCursor(_WithCursor, Message):
     """Append this batch, and move a cursor with it. `produce` is a ForwardProduce's body, answered alike."""
-
-    cursor: ShortText
-    epoch: U64
-    position: U64
-    produce: Rest
-
-    def check(self) -> None:
-        """Raise ValueError when the batch is none, or is a producer's."""
-        _check_texts(self.cursor)
-        if self.request.producer_id:
-            raise ValueError("a batch has a producer or a cursor")
 
     @property
     def request(self) -> ForwardProduce:
         """The batch; it is decoded anew each time."""
         return _inner(ForwardProduce, self.produce)
-
-    @property
-    def change(self) -> CursorChange:
-        """The advance."""
-        return advance_with_records(self.cursor, self.epoch, self.position)
 
 
 # What answers a client's request when it succeeds, those about cursors among them.
