@@ -11,8 +11,6 @@ from loghouse.errors import OutcomeUnknownError
 from loghouse.metrics import DoorTally
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate
-from loghouse.protocol.cursors import CursorChange
-from loghouse.protocol.entry import Codec
 from loghouse.protocol.trace_messages import TRACESTATE_SIZE_MAX
 from loghouse.replica.tracing import TracedCoalescer
 from loghouse.tracing.spans import Attributes, Span, Tracer, end
@@ -51,19 +49,14 @@ class TracedLogService(LogService):
         request: Any,
         payload: bytes,
         record_count: int,
-        answer: Answer,
-        codec: int = Codec.NONE,
-        payload_crc: int | None = None,
-        *,
-        cursor: CursorChange | None = None,
+        *rest: Any,
+        **fields: Any,
     ) -> asyncio.Future[bytes]:
         traceparent, tracestate = _texts_of(call, request)
         told: Attributes = {"loghouse.log": log.name, "loghouse.records": record_count}
         span = self._span = self._tracer.received("serve append", traceparent, tracestate, told)
         try:
-            done = super()._append(
-                log, call, request, payload, record_count, answer, codec, payload_crc, cursor=cursor
-            )
+            done = super()._append(log, call, request, payload, record_count, *rest, **fields)
         finally:
             self._span = None
         if span is not None:

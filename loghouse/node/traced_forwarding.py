@@ -8,8 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from loghouse.limits import FORWARD_TRACES_MAX
-from loghouse.node.forwarding import AdminOrder, Forwarder, Leading
-from loghouse.protocol.cursor_messages import CursorOrder
+from loghouse.node.forwarding import Forwarder, Leading
 from loghouse.protocol.forward_messages import ForwardProduce
 from loghouse.protocol.message import Message
 from loghouse.protocol.trace_messages import ForwardTrace
@@ -43,21 +42,13 @@ class TracedForwarder(Forwarder):
         finally:
             self._asking = None
 
-    def _ask(
-        self,
-        leader_name: str,
-        group: int,
-        request_id: int,
-        message: Message,
-        order: AdminOrder | CursorOrder | None,
-        size: int,
-    ) -> Deferred[Any]:
+    def _ask(self, leader_name: str, group: int, request_id: int, *rest: Any) -> Deferred[Any]:
         span, self._asking = self._asking, None
         if span is not None and leader_name:
             traceparent, tracestate = texts_of(span)
             trace = ForwardTrace(request_id=request_id, traceparent=traceparent, tracestate=tracestate)
             self._send(leader_name, trace, group)
-        return super()._ask(leader_name, group, request_id, message, order, size)
+        return super()._ask(leader_name, group, request_id, *rest)
 
     def message_received(
         self, source_name: str, message: Message, group: int, leading: Leading | None
