@@ -22,14 +22,14 @@ from loghouse.node.waiters import Waiters
 from loghouse.protocol.forward_messages import ForwardFailure
 from loghouse.protocol.message import RequestIds
 from loghouse.protocol.record_filter import RecordFilter
-from loghouse.protocol.record_range import Consistency, RecordRange
+from loghouse.protocol.record_range import Consistency, ReadPage, RecordRange
 from loghouse.protocol.routing_messages import (
     ForwardBoundsReply,
     ForwardFrames,
     ForwardRead,
     ForwardWaitReply,
 )
-from loghouse.replica.api import Fetched, LogBounds, ReadPage
+from loghouse.replica.api import Fetched, LogBounds
 from tests.recording import RecordingMetrics
 from tests.test_forwarding import over_the_wire
 

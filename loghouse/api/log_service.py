@@ -38,8 +38,9 @@ from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import ROLE_TEXTS
 from loghouse.protocol.cursors import CursorChange, advance_with_records
 from loghouse.protocol.entry import LATER_KINDS, Codec, decode_entries, index_of, without_kinds
+from loghouse.protocol.record_range import ReadPage
 from loghouse.protocol.varint import join_bytes_field
-from loghouse.replica.api import Fetched, ReadPage
+from loghouse.replica.api import Fetched
 from loghouse.replica.coalescing import Coalescer
 from loghouse.runtime.bridge import later, soon, to_asyncio
 

@@ -16,9 +16,9 @@ from loghouse.protocol.compression import decompress
 from loghouse.protocol.entry import CODEC_MASK, Entry, EntryKind, decode_entries, make_entry
 from loghouse.protocol.record_filter import EVERYTHING, RecordFilter
 from loghouse.protocol.record_matching import encoded_records
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.protocol.varint import join_bytes_field
-from loghouse.replica.api import Fetched, ReadPage
+from loghouse.replica.api import Fetched
 from loghouse.runtime.bridge import to_asyncio
 
 RECORD_HEAD_SIZE: Final = 6

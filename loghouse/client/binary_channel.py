@@ -23,7 +23,6 @@ from loghouse.client.channels import (
 from loghouse.client.connection import Asked, Connection, dial
 from loghouse.client.failures import unreached
 from loghouse.client.following import Following
-from loghouse.client.pages import PageAnswer
 from loghouse.client.pin import ClusterPin
 from loghouse.client.records import Bounds as ClientBounds
 from loghouse.protocol.client_messages import (
@@ -47,7 +46,7 @@ from loghouse.protocol.cursor_messages import (
 from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.protocol.range_messages import Read
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 
 DIAL_SECONDS: Final = 3.0
 """How long one connection may take; a black hole is given up then."""
@@ -120,10 +119,10 @@ class BinaryChannel(Channel):
         """See `Channel.find_offset`."""
         return int((await self._ask(FindOffset(timestamp=timestamp), log, seconds)).offset)
 
-    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> PageAnswer:
+    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> ReadPage:
         """See `Channel.read_range`."""
         reply = await self._ask(Read.of(wanted), log, seconds)
-        return PageAnswer(
+        return ReadPage(
             frames=reply.frames,
             next_offset=reply.next_offset,
             lowest=reply.lowest,

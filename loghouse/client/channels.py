@@ -13,14 +13,13 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from loghouse.client.balancing import ClusterView
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, unexpected, unreached
-from loghouse.client.pages import PageAnswer
 from loghouse.client.records import Bounds
 from loghouse.errors import ClosedError, LoghouseError, NotSupportedError
 from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import DEFAULT_GROUP, Buffer
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 
 _T = TypeVar("_T")
 
@@ -135,7 +134,7 @@ class Channel(ABC):
         """Return the first offset appended at or after a time in microseconds, else the next offset."""
 
     @abstractmethod
-    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> PageAnswer:
+    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> ReadPage:
         """Return some of a range."""
 
     async def append_with_cursor(

@@ -31,7 +31,6 @@ from loghouse.client.failures import (
     lost_call,
     unmade_call,
 )
-from loghouse.client.pages import PageAnswer
 from loghouse.client.proving import Prover
 from loghouse.client.records import Bounds, split_answer
 from loghouse.errors import NotSupportedError, UnavailableError
@@ -40,7 +39,7 @@ from loghouse.protocol.client_messages import Produce
 from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import DEFAULT_GROUP
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.protocol.varint import join_bytes_field
 
 OPEN_SECONDS: Final = 3.0
@@ -180,7 +179,7 @@ class GrpcChannel(Channel):
         request = log_pb2.FindOffsetRequest(timestamp=timestamp, log=log.name, group=log.pin)
         return int((await self._call("log", "FindOffset", request, seconds)).offset)
 
-    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> PageAnswer:
+    async def read_range(self, wanted: RecordRange, log: LogId, seconds: float) -> ReadPage:
         """See `Channel.read_range`."""
         filter_ = wanted.filter
         request = log_pb2.ReadRequest(
@@ -201,7 +200,7 @@ class GrpcChannel(Channel):
             )
             request.filter.CopyFrom(asked)
         reply = await self._call("log", "Read", request, seconds)
-        return PageAnswer(
+        return ReadPage(
             frames=reply.frames,
             next_offset=reply.next_offset,
             lowest=reply.lowest,

@@ -8,22 +8,11 @@ from typing import TYPE_CHECKING
 
 from loghouse.client.records import Batch, Bounds, PickedBatch, Record, batch_of, unpacked_entry
 from loghouse.errors import ProtocolError
-from loghouse.protocol.entry import Buffer, Entry, EntryKind
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.entry import Entry, EntryKind
+from loghouse.protocol.record_range import ReadPage, RecordRange
 
 if TYPE_CHECKING:
     from loghouse.protocol.record_matching import Matcher
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageAnswer:
-    """A server's answer: whole entry frames, where to go on, and what it knows of the log's bounds."""
-
-    frames: Buffer
-    next_offset: int
-    lowest: int
-    committed: int
-    is_confirmed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +94,13 @@ def _picked(entry: Entry, first: int, last: int, matcher: Matcher) -> Batch | No
     return PickedBatch.of(entry, unpacked, first, last, matcher.places)
 
 
-def begin_of(wanted: RecordRange, answer: PageAnswer) -> int:
+def begin_of(wanted: RecordRange, answer: ReadPage) -> int:
     """Return where a range began, as far as whoever answered knows."""
     return min(wanted.end, answer.committed) if wanted.is_reverse else wanted.first
 
 
 def decoded(
-    entries: Iterable[Entry], wanted: RecordRange, answer: PageAnswer, matcher: Matcher | None
+    entries: Iterable[Entry], wanted: RecordRange, answer: ReadPage, matcher: Matcher | None
 ) -> tuple[Iterator[Batch], int]:
     """Return the batches of an answer, and how many wanted records they have, where that matters.
 

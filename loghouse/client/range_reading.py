@@ -15,13 +15,13 @@ from typing import Final
 from loghouse.client.balancing import Purpose
 from loghouse.client.calls import Calls
 from loghouse.client.channels import Channel, seen
-from loghouse.client.pages import PageAnswer, begin_of, decoded
+from loghouse.client.pages import begin_of, decoded
 from loghouse.client.records import Batch, Bounds
 from loghouse.errors import OffsetOutOfRangeError, ProtocolError
 from loghouse.limits import UINT64_MAX
 from loghouse.protocol.entry import decode_entries, frame_seed
 from loghouse.protocol.record_matching import Matcher
-from loghouse.protocol.record_range import Consistency, RecordRange
+from loghouse.protocol.record_range import Consistency, ReadPage, RecordRange
 
 _logger: Final = logging.getLogger("loghouse.client")
 WAIT_MILLISECONDS: Final = 5_000
@@ -32,7 +32,7 @@ WAIT_MILLISECONDS: Final = 5_000
 class RangePage:
     """An answer, and its batches, decoded as they are taken."""
 
-    answer: PageAnswer
+    answer: ReadPage
     batches: Iterator[Batch]
 
 
@@ -130,7 +130,7 @@ class RangeReader:
             yield batch
             check()
 
-    def _rest(self, wanted: RecordRange, answer: PageAnswer, count: int) -> RecordRange | None:
+    def _rest(self, wanted: RecordRange, answer: ReadPage, count: int) -> RecordRange | None:
         """Return what to ask for next; None when everything is read.
 
         Raises:
@@ -169,18 +169,18 @@ class RangeReader:
 
     # --- asking -----------------------------------------------------------------------------
 
-    def _ask_ahead(self, wanted: RecordRange) -> asyncio.Task[PageAnswer]:
+    def _ask_ahead(self, wanted: RecordRange) -> asyncio.Task[ReadPage]:
         return asyncio.ensure_future(self.ask(wanted))
 
-    async def ask(self, wanted: RecordRange) -> PageAnswer:
+    async def ask(self, wanted: RecordRange) -> ReadPage:
         """Return the answer of a server, of the same one as the last if it answers."""
 
-        async def make(channel: Channel, seconds: float) -> PageAnswer:
+        async def make(channel: Channel, seconds: float) -> ReadPage:
             answer = await channel.read_range(wanted, self._calls.where, seconds)
             self._address = channel.address
             return answer
 
-        answer: PageAnswer = await self._calls.call(
+        answer: ReadPage = await self._calls.call(
             make,
             purpose=Purpose.STREAM,
             timeout_seconds=self._timeout_seconds,

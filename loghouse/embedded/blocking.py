@@ -13,7 +13,6 @@ from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.choice import Trust
 from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, advance_of
 from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of, text_of
-from loghouse.client.pages import PageAnswer
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Bounds, Headers
 from loghouse.client.starts import Compression, codec_of
@@ -27,7 +26,7 @@ from loghouse.protocol.compression import compress
 from loghouse.protocol.configuration import Retention, encode_trim
 from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.entry import DEFAULT_LOG, Codec, EntryKind
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.storage.files import OsFiles
 
 NODE_NAME: Final = "node-1"
@@ -206,7 +205,7 @@ class EmbeddedLog(EmbeddedReads):
             self._tell_of(error)
             raise
 
-    def read_range(self, wanted: RecordRange) -> PageAnswer:
+    def read_range(self, wanted: RecordRange) -> ReadPage:
         """Return some of a range; see `EmbeddedReads.read_range`."""
         log, driver = self.node.log, self.node.driver
         try:

@@ -10,11 +10,10 @@ from typing import Final, Self
 
 from loghouse.client.choice import Trust
 from loghouse.client.fields import moment_of
-from loghouse.client.pages import PageAnswer
 from loghouse.client.records import Bounds
 from loghouse.embedded.reads import READ_SIZE_MAX, EmbeddedReads, scanned
 from loghouse.errors import ClosedError, OffsetOutOfRangeError
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.storage.files import Files, OsFiles
 from loghouse.storage.following import FollowedLog
 
@@ -68,7 +67,7 @@ class EmbeddedReader(EmbeddedReads):
             log = followed.log
             return log.read(offset, READ_SIZE_MAX, log.durable_index)
 
-    def read_range(self, wanted: RecordRange) -> PageAnswer:
+    def read_range(self, wanted: RecordRange) -> ReadPage:
         """Return some of a range; see `EmbeddedReads.read_range`."""
         followed = self._followed
         if wanted.end > followed.next_offset or self._closed.is_set():

@@ -9,13 +9,13 @@ from typing import Final, Unpack
 
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
 from loghouse.client.fields import flag_of, integer_of
-from loghouse.client.pages import PageAnswer, RecordPage, decoded, in_order
+from loghouse.client.pages import RecordPage, decoded, in_order
 from loghouse.client.records import Batch, Bounds, Record, batches_in
 from loghouse.client.starts import Start, start_of
 from loghouse.errors import InvalidRequestError, OffsetOutOfRangeError
 from loghouse.limits import KIB, UINT32_MAX, UINT64_MAX
 from loghouse.protocol.entry import checked_entries
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.storage.reading import ReadableLog
 
 READ_SIZE_MAX: Final = 512 * KIB
@@ -136,7 +136,7 @@ class EmbeddedReads(ABC):
         """
 
     @abstractmethod
-    def read_range(self, wanted: RecordRange) -> PageAnswer:
+    def read_range(self, wanted: RecordRange) -> ReadPage:
         """Return some of a range.
 
         Raises:
@@ -165,7 +165,7 @@ class EmbeddedReads(ABC):
         """
 
 
-def decoded_range(wanted: RecordRange, answer: PageAnswer) -> tuple[Iterator[Batch], RecordRange | None]:
+def decoded_range(wanted: RecordRange, answer: ReadPage) -> tuple[Iterator[Batch], RecordRange | None]:
     """Return the batches of an answer, and what is left of the range behind it; None: nothing."""
     matcher = None
     if wanted.filter:
@@ -176,14 +176,12 @@ def decoded_range(wanted: RecordRange, answer: PageAnswer) -> tuple[Iterator[Bat
     return batches, wanted.rest(answer.next_offset, count)
 
 
-def scanned(
-    log: ReadableLog, wanted: RecordRange, lowest: int, committed: int, high_index: int
-) -> PageAnswer:
+def scanned(log: ReadableLog, wanted: RecordRange, lowest: int, committed: int, high_index: int) -> ReadPage:
     """Read some of a range of a log with these bounds; raises as `EmbeddedReads.read_range`."""
     from loghouse.storage.range_scan import RangeScan  # as above
 
     found = RangeScan(log, wanted, *wanted.window(lowest, committed), high_index).run()
-    return PageAnswer(
+    return ReadPage(
         frames=found.frames,
         next_offset=found.next_offset,
         lowest=lowest,

@@ -50,7 +50,7 @@ from loghouse.protocol.cursor_messages import CURSOR_FIELDS, AskCursor, AskCurso
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, index_of, without_kinds
 from loghouse.protocol.message import Message
 from loghouse.protocol.range_messages import Read, ReadReply
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.protocol.session import (
     CancelReceived,
     CreditReceived,
@@ -60,7 +60,7 @@ from loghouse.protocol.session import (
     TraceReceived,
 )
 from loghouse.protocol.streams import STREAM_MAX
-from loghouse.replica.api import Fetched, ReadPage
+from loghouse.replica.api import Fetched
 from loghouse.shares import Holding, Shares, SubjectUse
 
 READS_PER_TURN_MAX: Final = 4

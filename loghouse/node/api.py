@@ -19,7 +19,7 @@ from loghouse.protocol.client_messages import DescribedServer
 from loghouse.protocol.configuration import MemberRole
 from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
 from loghouse.protocol.gossip_messages import Liveness
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.replica.api import (
     Appended,
     Fetched,
@@ -28,7 +28,6 @@ from loghouse.replica.api import (
     OnFailed,
     Proposal,
     Propose,
-    ReadPage,
 )
 from loghouse.runtime.deferring import deferred
 from loghouse.runtime.scheduling import Cancellable

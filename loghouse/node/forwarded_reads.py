@@ -40,7 +40,7 @@ from loghouse.protocol.failures import is_told_whole
 from loghouse.protocol.forward_messages import ForwardFailure
 from loghouse.protocol.message import Message, RequestIds
 from loghouse.protocol.range_messages import ForwardRange, ForwardRangeReply
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.protocol.routing_messages import (
     ForwardBounds,
     ForwardBoundsReply,
@@ -51,7 +51,7 @@ from loghouse.protocol.routing_messages import (
     ForwardWait,
     ForwardWaitReply,
 )
-from loghouse.replica.api import Fetched, LogBounds, ReadPage
+from loghouse.replica.api import Fetched, LogBounds
 from loghouse.replica.driver import RaftDriver
 from loghouse.runtime.deadlines import Deadlines
 

@@ -16,8 +16,8 @@ from loghouse.errors import OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import FETCH_SIZE_MAX
 from loghouse.metrics import ReadTally
 from loghouse.protocol.log_state import encode_log_state
-from loghouse.protocol.record_range import RecordRange
-from loghouse.replica.api import Fetched, LogBounds, ReadPage
+from loghouse.protocol.record_range import ReadPage, RecordRange
+from loghouse.replica.api import Fetched, LogBounds
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.deferring import deferred, run_on

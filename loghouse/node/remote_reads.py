@@ -15,8 +15,8 @@ from loghouse.limits import FORWARD_RETRY_SECONDS
 from loghouse.node.forwarded_reads import ReadForwarder
 from loghouse.node.shared_reads import SharedReads
 from loghouse.node.waiters import Waiters
-from loghouse.protocol.record_range import RecordRange
-from loghouse.replica.api import Fetched, LogBounds, ReadPage
+from loghouse.protocol.record_range import ReadPage, RecordRange
+from loghouse.replica.api import Fetched, LogBounds
 
 T = TypeVar("T")
 

@@ -32,9 +32,9 @@ from loghouse.protocol.cursor_messages import CHANGES, CursorOrder, CursorPage
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.raft.ready import SoftState
-from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal, ReadPage
+from loghouse.replica.api import Fetched, LogBounds, OnAppended, OnFailed, Proposal
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.replica import Replica
 from loghouse.runtime.deferring import deferred

@@ -1,4 +1,4 @@
-"""What a reader asks for: a range of offsets, from which end, and which of its records. Pure.
+"""What a reader asks for: a range of offsets, from which end, and which of its records; and the answer. Pure.
 
 The same records are in a range whichever way it is read. A read goes on where the last answer says: that is
 the range's new beginning, or read backwards its new end. So a reader always knows where it stands, and comes
@@ -12,6 +12,7 @@ from enum import IntEnum
 
 from loghouse.errors import InvalidRequestError, OffsetOutOfRangeError, UnavailableError
 from loghouse.limits import READ_WAIT_MILLISECONDS_MAX, UINT64_MAX
+from loghouse.protocol.entry import Buffer
 from loghouse.protocol.record_filter import EVERYTHING, RecordFilter
 
 
@@ -126,3 +127,20 @@ class RecordRange:
         if self.is_reverse:
             return replace(self, end=next_offset, count_max=left)
         return replace(self, first=next_offset, count_max=left)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPage:
+    """What a read of a range gives: whole entry frames in the order of the log, and where to go on.
+
+    Records between the beginning of the range (read backwards: its end) and `next_offset` were looked at.
+    Frames without wanted records may be left out. `lowest` and `committed` bound what the replica that was
+    read knows to be readable: the first offset, and the one behind the last. With `is_confirmed` the leader
+    confirmed that there was no more; else there may be.
+    """
+
+    frames: Buffer
+    next_offset: int
+    lowest: int
+    committed: int
+    is_confirmed: bool

@@ -56,23 +56,6 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadPage:
-    """What a read of a range gives: whole entry frames in the order of the log, and where to go on.
-
-    Records between the beginning of the range (read backwards: its end) and `next_offset` were looked at.
-    Frames without wanted records may be left out. `lowest` and `committed` bound what the replica that was
-    read knows to be readable: the first offset, and the one behind the last. With `is_confirmed` the leader
-    confirmed that there was no more; else there may be.
-    """
-
-    frames: Buffer
-    next_offset: int
-    lowest: int
-    committed: int
-    is_confirmed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LogBounds:
     """`lowest` is the first readable offset, `next_offset` the next to be given out; equal: no records."""
 

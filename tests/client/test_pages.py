@@ -3,7 +3,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Record as Message
-from loghouse.client.pages import PageAnswer, begin_of, decoded, in_order
+from loghouse.client.pages import begin_of, decoded, in_order
 from loghouse.client.records import PickedBatch
 from loghouse.errors import InvalidRequestError, ProtocolError
 from loghouse.protocol.batch import encode_batch
@@ -11,7 +11,7 @@ from loghouse.protocol.compression import compress
 from loghouse.protocol.entry import Codec, EntryKind, decode_entries, frame_seed, make_entry
 from loghouse.protocol.record_filter import RecordFilter
 from loghouse.protocol.record_matching import Matcher
-from loghouse.protocol.record_range import RecordRange
+from loghouse.protocol.record_range import ReadPage, RecordRange
 
 SEED = frame_seed(b"c" * 16, 1)
 TIME = 1_700_000_000_000_000
@@ -48,7 +48,7 @@ class RangeTests(SynchronousTestCase):
     """Ten records in four batches, and what an answer makes of them."""
 
     def read(self, wanted, next_offset, frames=FRAMES, committed=10):
-        answer = PageAnswer(
+        answer = ReadPage(
             frames=b"".join(frames), next_offset=next_offset, lowest=0, committed=committed, is_confirmed=True
         )
         matcher = Matcher(wanted.filter) if wanted.filter else None
@@ -108,7 +108,7 @@ class RangeTests(SynchronousTestCase):
         self.assertEqual(begin_of(RecordRange(is_reverse=True), self.answer()), 10)
 
     def answer(self):
-        return PageAnswer(frames=b"", next_offset=10, lowest=0, committed=10, is_confirmed=True)
+        return ReadPage(frames=b"", next_offset=10, lowest=0, committed=10, is_confirmed=True)
 
     def test_gaps(self):
         """Without a filter no record may be missing: in the middle, at the beginning, or at the end."""

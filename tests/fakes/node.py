@@ -22,7 +22,8 @@ from loghouse.protocol.cursor_messages import CursorOperation
 from loghouse.protocol.entry import CODEC_MASK, DEFAULT_GROUP, DEFAULT_LOG, EntryKind, frame_seed, make_entry
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState, encode_log_state
-from loghouse.replica.api import Appended, Fetched, LogBounds, ReadPage
+from loghouse.protocol.record_range import ReadPage
+from loghouse.replica.api import Appended, Fetched, LogBounds
 from loghouse.storage.range_scan import RangeScan
 from tests.fakes import cursors
 from tests.fakes.logs import FakeCatalogue, FakeLogAdmin
