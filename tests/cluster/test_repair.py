@@ -80,7 +80,7 @@ class RepairTests(SynchronousTestCase):
         self.cluster.wait_caught_up()
         damage = node.data_dir / "logs" / str(DEFAULT_GROUP) / "damage"
         wait_until(lambda: not damage.exists(), f"{node.name} to be repaired")
-        self.assertIn("the damaged log is repaired", node.output())
+        wait_until(lambda: "the damaged log is repaired" in node.output(), f"{node.name} to say so")
 
     def judge(self) -> None:
         """Every node serves exactly what was acknowledged, and has the same frames on its disk."""

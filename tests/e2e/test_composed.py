@@ -6,12 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
-from loghouse.testing.process import free_port
+from loghouse.testing.process import free_port, wait_until
 from tests.deploy.recipes import COMPOSE, health_command, start_command
 from tests.processes import SKIP, long
 
@@ -102,9 +103,11 @@ class ComposedTests(SynchronousTestCase):
         health = self.run_words(*service["entrypoint"], "cluster", "health", "--wait", "50s", **environment)
         outputs = "\n".join((self.folder / name / "output").read_text() for name in self.nodes)
         self.assertEqual((health.returncode, health.stdout), (0, "healthy\n"), health.stderr + outputs)
-        for words in (service["command"], ["produce", "--value", "hello"]):
-            done = self.run_words(*service["entrypoint"], *words, **environment)
-            self.assertEqual(done.returncode, 0, done.stderr)
+        command = partial(self.run_words, *service["entrypoint"], **environment)
+        # The node that is asked now may hear of the others a moment after the one that said "healthy".
+        wait_until(lambda: command(*service["command"]).returncode == 0, "a leader and a majority")
+        done = command("produce", "--value", "hello")
+        self.assertEqual(done.returncode, 0, done.stderr)
         for number, name in enumerate(self.nodes, 1):
             ready = f"http://127.77.0.{number}:{self.http_port}/readyz"
             done = self.run_words(*health_command(), LOGHOUSE_HEALTH=ready)
