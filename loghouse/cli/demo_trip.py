@@ -10,8 +10,9 @@ from typing import Any
 
 from loghouse.cli.output import CommandError, count_text, progress_bar, size_text
 from loghouse.cli.produce import AppendTotals, append
-from loghouse.cli.record_input import NewRecord, lines_of
+from loghouse.cli.record_input import lines_of
 from loghouse.client import Batch, Client
+from loghouse.client.records import NewRecord
 
 
 def append_file(log: Client, path: Path) -> AppendTotals:

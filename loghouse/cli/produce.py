@@ -23,9 +23,10 @@ from loghouse.cli.output import (
     write_json,
     write_line,
 )
-from loghouse.cli.record_input import READERS, NewRecord, paced
+from loghouse.cli.record_input import READERS, paced
 from loghouse.cli.target import add_options, connect
 from loghouse.client import Client
+from loghouse.client.records import NewRecord
 from loghouse.client.starts import Compression
 from loghouse.config.values import parse_size
 from loghouse.embedded.blocking import EmbeddedLog

@@ -12,9 +12,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from loghouse.cli.output import CommandError, ExitCode
+from loghouse.client.records import NewRecord
 from loghouse.limits import KIB, PAYLOAD_SIZE_MAX
 
 READ_SIZE: Final = 256 * KIB
@@ -23,18 +24,6 @@ BURST_SECONDS: Final = 0.05  # what a paced source may catch up at once
 
 _IGNORED: Final = frozenset({"offset", "time"})  # `consume --json` writes them; the cluster gives its own
 _ALLOWED: Final = ("value", "value_base64", "key", "key_base64", "headers", "timestamp")
-
-
-class NewRecord(NamedTuple):
-    """A record to append; `timestamp` in microseconds since the epoch, None for the leader's time.
-
-    `key` None: it has none.
-    """
-
-    value: bytes
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-    timestamp: int | None = None
 
 
 def lines_of(descriptor: int, name: str) -> Iterator[bytes]:

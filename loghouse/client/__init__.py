@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, Cursor
     from loghouse.client.pages import RecordPage
     from loghouse.client.producing import AsyncProducer, Delivery
-    from loghouse.client.records import Batch, Bounds, Record
+    from loghouse.client.records import Batch, Bounds, NewRecord, Record
     from loghouse.client.target import Tls
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ClusterView",
     "Cursor",
     "Delivery",
+    "NewRecord",
     "Producer",
     "ReadOptions",
     "Record",
@@ -56,6 +57,7 @@ _MODULES = {
     "ClusterView": "balancing",
     "Cursor": "cursors",
     "Delivery": "producing",
+    "NewRecord": "records",
     "Producer": "blocking_producer",
     "ReadOptions": "choice",
     "Record": "records",

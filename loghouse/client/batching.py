@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from loghouse.client.fields import bytes_of, headers_of, timestamp_of, values_of
+from loghouse.client.records import NewRecord
 from loghouse.errors import InvalidRequestError, LoghouseError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX, UNREPORTED_BATCHES_MAX
 from loghouse.protocol.compression import compress
@@ -73,33 +74,49 @@ def head_of(size: int) -> bytes:
 
 
 def encode_batch_of(values: Iterable[Any]) -> tuple[bytes, int]:
-    """Return the serialized batch of some values, and how many there are.
+    """Return the serialized batch of some values or `NewRecord`s, and how many there are.
 
     Raises:
-        InvalidRequestError: There are none, too many, or they are no bytes.
+        InvalidRequestError: There are none, too many, or they are neither bytes nor records.
     """
     given = list(values_of(values))
     record_count = len(given)
-    if list(map(type, given)).count(bytes) < record_count:
-        given = [
-            value if type(value) is bytes else bytes_of("values", value, f"{place} ")
-            for place, value in enumerate(given)
-        ]
-    sizes = list(map(len, given))
-    if given and sizes.count(sizes[0]) == record_count:
-        payload = head_of(sizes[0]).join([b"", *given])
+    kinds = list(map(type, given))
+    if kinds.count(bytes) == record_count:
+        payload = _batch_of_values(given)
+    elif NewRecord in kinds:
+        payload = b"".join(piece for place, value in enumerate(given) for piece in _pieces_of(value, place))
     else:
-        heads: list[bytes | None] = list(map(_heads.get, sizes))
-        pieces: list[Any] = [None] * (2 * record_count)
-        pieces[::2] = map(head_of, sizes) if None in heads else heads
-        pieces[1::2] = given
-        payload = b"".join(pieces)
+        payload = _batch_of_values([_value_of(value, place) for place, value in enumerate(given)])
     if not 0 < record_count <= RECORDS_PER_BATCH_MAX:
         raise InvalidRequestError(
             "values", f"are {record_count} records; allowed: 1 to {RECORDS_PER_BATCH_MAX}"
         )
     check_fits(len(payload))
     return payload, record_count
+
+
+def _batch_of_values(given: list[bytes]) -> bytes:
+    """Return the serialized batch of records that are only a value."""
+    sizes = list(map(len, given))
+    if given and sizes.count(sizes[0]) == len(given):
+        return head_of(sizes[0]).join([b"", *given])
+    heads: list[bytes | None] = list(map(_heads.get, sizes))
+    pieces: list[Any] = [None] * (2 * len(given))
+    pieces[::2] = map(head_of, sizes) if None in heads else heads
+    pieces[1::2] = given
+    return b"".join(pieces)
+
+
+def _value_of(value: Any, place: int) -> bytes:
+    return value if type(value) is bytes else bytes_of("values", value, f"{place} ")
+
+
+def _pieces_of(value: Any, place: int) -> tuple[bytes, bytes]:
+    """Return the two pieces of a record that is a value, or more."""
+    if isinstance(value, NewRecord):
+        return encode_record(*value)
+    return encode_record(_value_of(value, place), None, NO_HEADERS, None)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from loghouse.client.fields import values_of
 from loghouse.client.log import AsyncLog
 from loghouse.client.pages import in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
-from loghouse.client.records import Batch, Record
+from loghouse.client.records import Batch, NewRecord, Record
 from loghouse.client.starts import Compression, Start
 from loghouse.errors import ClientUseError, UnavailableError
 
@@ -67,7 +67,7 @@ class BlockingLog:
 
     def append_batch(
         self,
-        values: Iterable[bytes],
+        values: Iterable[bytes | NewRecord],
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,

@@ -22,7 +22,7 @@ from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MI
 from loghouse.client.producing import AsyncProducer
 from loghouse.client.range_reading import RangeReader
 from loghouse.client.reading import Reader
-from loghouse.client.records import Batch, Bounds, Headers, Record
+from loghouse.client.records import Batch, Bounds, Headers, NewRecord, Record
 from loghouse.client.starts import Compression, Start, codec_of, start_of
 from loghouse.errors import (
     DeadlineError,
@@ -87,7 +87,7 @@ class AsyncLog:
 
     async def append_batch(
         self,
-        values: Iterable[bytes],
+        values: Iterable[bytes | NewRecord],
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,
@@ -97,7 +97,8 @@ class AsyncLog:
         """Append records together, all or none, and return their offsets.
 
         Args:
-            values: The records' values: at least one, 8 MiB together at most.
+            values: The records' values, or a `NewRecord` where one has more: at least one, 8 MiB together at
+                most.
             cursor: Where a cursor of this log goes with them: both are done, or neither. Such a batch is
                 tried again after any failure, and appended once.
 

@@ -57,6 +57,15 @@ class Record(NamedTuple):
         return datetime_of(self.timestamp)
 
 
+class NewRecord(NamedTuple):
+    """A record for `append_batch`, where a value alone does not say all of it; parts as in `append`."""
+
+    value: bytes
+    key: bytes | None = None
+    headers: Headers = ()
+    timestamp: datetime | int | None = None
+
+
 class Bounds(NamedTuple):
     """The offsets a log holds: `lowest` is the first readable one, `next_offset` the next to be given out."""
 

@@ -17,7 +17,7 @@ from loghouse.client.cursors import Advance, AsyncCursors
 from loghouse.client.fields import seconds_of
 from loghouse.client.pages import RecordPage, in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
-from loghouse.client.records import Batch, Bounds, Headers, Record, batches_in
+from loghouse.client.records import Batch, Bounds, Headers, NewRecord, Record, batches_in
 from loghouse.client.starts import Compression, Start
 from loghouse.embedded.blocking import (
     EmbeddedLog,
@@ -140,7 +140,7 @@ class AsyncEmbeddedLog:
 
     async def append_batch(
         self,
-        values: Iterable[bytes],
+        values: Iterable[bytes | NewRecord],
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,

@@ -14,7 +14,7 @@ from loghouse.client.choice import Trust
 from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, advance_of
 from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
-from loghouse.client.records import Bounds, Headers
+from loghouse.client.records import Bounds, Headers, NewRecord
 from loghouse.client.starts import Compression, codec_of
 from loghouse.embedded.lone_node import LoneNode
 from loghouse.embedded.producer import EmbeddedProducer
@@ -102,7 +102,7 @@ class EmbeddedLog(EmbeddedReads):
 
     def append_batch(
         self,
-        values: Iterable[bytes],
+        values: Iterable[bytes | NewRecord],
         *,
         compression: Compression = "none",
         expect_offset: int | None = None,
@@ -112,7 +112,8 @@ class EmbeddedLog(EmbeddedReads):
         """Append records together, all or none, and return their offsets.
 
         Args:
-            values: The records' values: at least one, 8 MiB together at most.
+            values: The records' values, or a `NewRecord` where one has more: at least one, 8 MiB together at
+                most.
             cursor: Where a cursor of the log goes with them: both are done, or neither. A second batch with
                 the same advance is answered as the first was.
 
@@ -286,7 +287,7 @@ def record_request(
 
 
 def batch_request(
-    values: Iterable[bytes],
+    values: Iterable[bytes | NewRecord],
     compression: Compression,
     expect_offset: int | None,
     timeout_seconds: float | None,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from loghouse.cli import bench, consume, demo, produce
 from loghouse.cli.output import CommandError, ExitCode
-from loghouse.cli.record_input import NewRecord
+from loghouse.client.records import NewRecord
 from loghouse.errors import OutcomeUnknownError, UnavailableError
 from loghouse.limits import KIB
 from tests.cli.test_edges import SaidCase

@@ -13,7 +13,8 @@ from loghouse.cli.failures import next_step
 from loghouse.cli.options import number
 from loghouse.cli.output import CommandError, bytes_as_json, count_text, size_text, time_text, write_table
 from loghouse.cli.produce import AppendTotals
-from loghouse.cli.record_input import NewRecord, paced, record_of_json, records_of_file, records_of_lengths
+from loghouse.cli.record_input import paced, record_of_json, records_of_file, records_of_lengths
+from loghouse.client.records import NewRecord
 from loghouse.errors import OutcomeUnknownError, UnavailableError
 from tests.cli.support import CommandCase
 

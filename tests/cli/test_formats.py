@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1.log_pb2 import Header, Record
 from loghouse.cli.bench import percentile
-from loghouse.cli.record_input import NewRecord, paced
+from loghouse.cli.record_input import paced
+from loghouse.client.records import NewRecord
 from tests.cli import test_records
 
 

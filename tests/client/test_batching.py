@@ -19,6 +19,7 @@ from loghouse.client.batching import (
     head_of,
     message_of,
 )
+from loghouse.client.records import NewRecord
 from loghouse.errors import DeadlineError, InvalidRequestError
 from loghouse.limits import PAYLOAD_SIZE_MAX, RECORDS_PER_BATCH_MAX
 from loghouse.protocol.batch import decode_batch, encode_batch
@@ -78,6 +79,9 @@ class EncodingTests(SynchronousTestCase):
             pieces = [piece for record in records for piece in encode_record(*record)]
             messages = [message_of(*record) for record in records]
             self.assertEqual(b"".join(pieces), encode_batch(messages))
+            mixed = [*(NewRecord(*record) for record in records), bytearray(b"plain")]
+            messages.append(log_pb2.Record(value=b"plain"))
+            self.assertEqual(encode_batch_of(mixed), (encode_batch(messages), len(messages)))
 
         check()
 
@@ -108,6 +112,12 @@ class EncodingTests(SynchronousTestCase):
         most = f"a batch holds at most {PAYLOAD_SIZE_MAX}"
         for refused, field, text in (
             ((encode_batch_of, [b"", "a"]), "values", "1 is a str; give bytes, such as text.encode()"),
+            (
+                (encode_batch_of, [NewRecord(b""), 7]),
+                "values",
+                "1 is a int; give bytes, such as text.encode()",
+            ),
+            ((encode_batch_of, [NewRecord("a")]), "value", "is a str; give bytes, such as text.encode()"),
             ((encode_batch_of, []), "values", f"are 0 records; allowed: 1 to {RECORDS_PER_BATCH_MAX}"),
             ((check_fits, PAYLOAD_SIZE_MAX + 1), "record", f"has {PAYLOAD_SIZE_MAX + 1} bytes; {most}"),
         ):
