@@ -63,6 +63,9 @@ CURSORS_SIZE_MAX: Final = 256 * KIB  # of such a page on the wire
 LEASE_SECONDS_MIN: Final = 1.0  # shorter ones run out in a long write of a disk
 LEASE_SECONDS_MAX: Final = 600.0  # so long the work of a dead holder waits at worst
 LEASE_SECONDS_DEFAULT: Final = 10.0
+WAIT_SECONDS: Final = 3.0  # so long a leader remembers who was refused a held cursor; ask once a second
+WAITING_PER_CURSOR_MAX: Final = 64  # holders that are remembered to wait for one cursor; told by name
+WAITING_MAX: Final = 4096  # of all cursors of a log: 1 MiB, in its leader's memory alone
 
 # --- the catalogue ----------------------------------------------------------------
 LOGS_MAX: Final = 10_000  # of a cluster; a checkpoint of so many has less than 8 MiB

@@ -5,7 +5,7 @@ Without a bug those tests pass: they are part of this suite.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.mutants.cursors import CURSOR_BUGS, EPOCHS, LEASES, POSITIONS, RECORDS
+from tests.mutants.cursors import CURSOR_BUGS, EPOCHS, LEASES, POSITIONS, RECORDS, WAITS
 from tests.mutants.named import survivors
 from tests.processes import PLANTED
 
@@ -34,3 +34,7 @@ class MutantTests(SynchronousTestCase):
     def test_leases(self):
         """Bugs in who waits for whom, and in who is told what, are seen."""
         self.assertEqual(survivors(LEASES), [])
+
+    def test_waits(self):
+        """Bugs in who is said to wait are seen."""
+        self.assertEqual(survivors(WAITS), [])

@@ -15,7 +15,7 @@ from loghouse.errors import (
     UnavailableError,
     UnknownCursorError,
 )
-from loghouse.limits import CURSORS_PER_PAGE_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
+from loghouse.limits import CURSORS_PER_PAGE_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, WAIT_SECONDS
 from loghouse.protocol.configuration import Configuration, MemberRole
 from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from loghouse.protocol.cursors import REWIND, WITH_RECORDS, Cursors, CursorState, advance_with_records
@@ -235,6 +235,60 @@ class LeaseTests(CursorCase):
         self.assertLess(abs(leases._monotonic() - self.place.clock.seconds()), 1)
         self.place.advance(LEASE / 1000 + 1)
         self.assertGreater(self.done(self.other, ACQUIRE, holder="two").epoch, epoch)
+
+
+class WaitTests(CursorCase):
+    """What a holder hears of those that wait."""
+
+    def setUp(self):
+        super().setUp()
+        self.epoch = self.done(self.leader, ACQUIRE).epoch
+        for holder in ("two", "three"):
+            self.refused(CursorHeldError, self.other, ACQUIRE, holder=holder)
+
+    def waiting(self, at, *arguments, **fields):
+        """Return who waits, as the answer to something says."""
+        page = self.result(self.place, self.ask(at, *arguments, **fields))
+        self.assertEqual(page.cursors[0].waiting_count, len(page.waiting))
+        return page.waiting
+
+    def test_told(self):
+        """Every answer about the cursor tells who waits for it, through any node; a list tells how many."""
+        for at in (self.leader, self.third):
+            for operation in (RENEW, ADVANCE, GET):
+                self.assertEqual(self.waiting(at, operation, epoch=self.epoch), ("two", "three"), operation)
+            self.done(at, SET, "another", position=1)
+            page = self.result(self.place, self.ask(at, LIST, ""))
+            counts = [(one.name, one.waiting_count) for one in page.cursors]
+            self.assertEqual((counts, page.waiting), ([("another", 0), ("billing", 2)], ()))
+
+    def test_acquired(self):
+        """Who gets the cursor waits no more; the others do."""
+        self.done(self.leader, RELEASE, epoch=self.epoch)
+        self.assertEqual(self.waiting(self.leader, ACQUIRE, holder="two"), ("three",))
+
+    def test_silent(self):
+        """Who asks no more is forgotten."""
+        self.place.advance(WAIT_SECONDS - 0.5)
+        self.refused(CursorHeldError, self.other, ACQUIRE, holder="three")
+        self.place.advance(0.6)
+        self.assertEqual(self.waiting(self.leader, RENEW, epoch=self.epoch), ("three",))
+
+    def test_deleted(self):
+        """Nobody waits for a cursor that was deleted, nor for a new one of its name."""
+        self.result(self.place, self.ask(self.leader, DELETE))
+        self.assertEqual(self.waiting(self.leader, ACQUIRE), ())
+
+    def test_leads_again(self):
+        """A leader remembers what it heard since it leads."""
+        first = self.leader
+        self.result(self.place, first.log.administration.transfer(self.other.name))
+        self.place.until(lambda: self.other.leads)
+        self.assertEqual(self.waiting(self.other, RENEW, epoch=self.epoch), ())
+        self.result(self.place, self.other.log.administration.transfer(first.name))
+        self.place.until(lambda: first.leads)
+        self.patch(first.replica.cursors._waits, "_monotonic", lambda: 0.0)  # no time went by
+        self.assertEqual(self.waiting(first, RENEW, epoch=self.epoch), ())
 
 
 class BatchTests(CursorCase):

@@ -62,6 +62,8 @@ class FormatTests(LimitCase):
             CURSOR_HOLDER_SIZE_MAX=127,
             LEASE_SECONDS_MIN=1.0,
             LEASE_SECONDS_MAX=600.0,
+            WAITING_PER_CURSOR_MAX=64,
+            WAITING_MAX=4096,
             MEMBERS_MAX=64,
             VOTERS_MAX=5,
             REMOVED_MAX=1024,

@@ -38,6 +38,7 @@ from loghouse.node.remote_reads import RemoteReads
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.session import Session
 from loghouse.raft.core import Raft
+from loghouse.replica.cursor_waits import CursorWaits
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.leases import Leases
 from loghouse.replica.led_cursors import LedCursors
@@ -54,6 +55,7 @@ STATEFUL = (
     Replica,
     LedCursors,
     Leases,
+    CursorWaits,
     LoneNode,
     Rounds,
     ServedLog,

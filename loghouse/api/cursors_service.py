@@ -82,7 +82,7 @@ async def _ask(
 
 def _one(page: CursorPage) -> bytes:
     """Return the answer that tells of one cursor; of none, when it was deleted meanwhile."""
-    response = log_pb2.CursorResponse()
+    response = log_pb2.CursorResponse(waiting=page.waiting)
     for cursor in page.cursors:
         response.cursor.CopyFrom(as_message(cursor))
     return bytes(response.SerializeToString())
@@ -98,4 +98,5 @@ def as_message(cursor: DescribedCursor) -> log_pb2.Cursor:
         subject=cursor.subject,
         lease_milliseconds=cursor.lease_milliseconds,
         left_milliseconds=cursor.left_milliseconds,
+        waiting_count=cursor.waiting_count,
     )

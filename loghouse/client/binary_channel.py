@@ -42,6 +42,7 @@ from loghouse.protocol.cursor_messages import (
     CursorOrder,
     CursorPage,
     ProduceWithCursor,
+    page_of,
 )
 from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.entry import DEFAULT_GROUP
@@ -104,7 +105,7 @@ class BinaryChannel(Channel):
         """See `Channel.ask_cursor`."""
         asked = AskCursor(**{name: getattr(order, name) for name in CURSOR_FIELDS})
         reply = await self._ask(asked, log, seconds)
-        return CursorPage(cursors=reply.cursors, next=reply.next)
+        return page_of(reply)
 
     async def register_producer(self, log: LogId, seconds: float) -> int:
         """See `Channel.register_producer`."""

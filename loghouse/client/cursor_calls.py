@@ -40,7 +40,7 @@ def cursor_page(reply: Any) -> CursorPage:
     if isinstance(reply, log_pb2.ListCursorsResponse):
         return CursorPage(cursors=tuple(map(_described, reply.cursors)), next=reply.next)
     if isinstance(reply, log_pb2.CursorResponse):
-        return CursorPage(cursors=(_described(reply.cursor),))
+        return CursorPage(cursors=(_described(reply.cursor),), waiting=tuple(reply.waiting))
     return CursorPage()
 
 
@@ -53,4 +53,5 @@ def _described(cursor: log_pb2.Cursor) -> DescribedCursor:
         subject=cursor.subject,
         lease_milliseconds=cursor.lease_milliseconds,
         left_milliseconds=cursor.left_milliseconds,
+        waiting_count=cursor.waiting_count,
     )

@@ -32,7 +32,8 @@ class Cursor(NamedTuple):
 
     `position` is the next one to do: an offset, or what its user counts. Whoever holds it moves it by its
     `epoch`. `left_seconds` is what is left of the holder's lease; 0: others may acquire it. `subject` is who
-    made it.
+    made it. `waiting_count` holders were refused it within the last seconds; `waiting` has their names, but
+    not in a list of cursors.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Cursor(NamedTuple):
     subject: str
     lease_seconds: float
     left_seconds: float
+    waiting_count: int = 0
+    waiting: tuple[str, ...] = ()
 
 
 class Advance(NamedTuple):
@@ -221,10 +224,10 @@ class AsyncCursors:
     ) -> Cursor:
         order = CursorOrder(operation=operation, name=text_of("cursor", name), **fields)
         page = await self._ask(order, timeout_seconds, is_safe)
-        return cursor_of(page.cursors[0])
+        return cursor_of(page.cursors[0], page.waiting)
 
 
-def cursor_of(described: DescribedCursor) -> Cursor:
+def cursor_of(described: DescribedCursor, waiting: tuple[str, ...] = ()) -> Cursor:
     """Return a cursor as programs see it."""
     return Cursor(
         name=described.name,
@@ -234,6 +237,8 @@ def cursor_of(described: DescribedCursor) -> Cursor:
         subject=described.subject,
         lease_seconds=described.lease_milliseconds / 1000,
         left_seconds=described.left_milliseconds / 1000,
+        waiting_count=described.waiting_count,
+        waiting=waiting,
     )
 
 

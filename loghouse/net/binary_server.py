@@ -46,7 +46,13 @@ from loghouse.protocol.client_messages import (
     RegisterProducer,
     RegisterProducerReply,
 )
-from loghouse.protocol.cursor_messages import CURSOR_FIELDS, AskCursor, AskCursorReply, ProduceWithCursor
+from loghouse.protocol.cursor_messages import (
+    CURSOR_FIELDS,
+    AskCursor,
+    AskCursorReply,
+    ProduceWithCursor,
+    page_fields,
+)
 from loghouse.protocol.entry import DEFAULT_GROUP, DEFAULT_LOG, LATER_KINDS, index_of, without_kinds
 from loghouse.protocol.message import Message
 from loghouse.protocol.range_messages import Read, ReadReply
@@ -321,7 +327,7 @@ class BinarySession:
         self._run(
             stream,
             lambda: log.order_cursor(order),
-            lambda page: AskCursorReply(cursors=page.cursors, next=page.next),
+            lambda page: AskCursorReply(**page_fields(page)),
         )
 
     def _check_log(self, group: int, action: Action) -> LogLike:

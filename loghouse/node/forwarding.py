@@ -47,6 +47,8 @@ from loghouse.protocol.cursor_messages import (
     ForwardCursor,
     ForwardCursorReply,
     ForwardProduceWithCursor,
+    page_fields,
+    page_of,
 )
 from loghouse.protocol.cursors import CursorChange
 from loghouse.protocol.failures import is_told_whole
@@ -429,7 +431,7 @@ class Forwarder:
                 matches = tuple((match.member, match.index) for match in message.matches)
                 asked.done.callback(AdminResult(name=message.name, number=message.number, matches=matches))
             case ForwardCursorReply():
-                asked.done.callback(CursorPage(cursors=message.cursors, next=message.next))
+                asked.done.callback(page_of(message))
             case ForwardFailure():
                 error = message.error()
                 if isinstance(error, NotLeaderError):
@@ -570,7 +572,7 @@ def _reply_of(appended: Appended, request_id: int) -> Message:
 
 
 def _cursor_reply_of(page: CursorPage, request_id: int) -> Message:
-    return ForwardCursorReply(request_id=request_id, cursors=page.cursors, next=page.next)
+    return ForwardCursorReply(request_id=request_id, **page_fields(page))
 
 
 def _admin_reply_of(result: AdminResult, request_id: int) -> Message:

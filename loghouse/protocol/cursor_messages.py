@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from loghouse.errors import InvalidRequestError, MalformedMessageError
 from loghouse.limits import (
@@ -22,12 +22,13 @@ from loghouse.limits import (
     LEASE_SECONDS_MIN,
     PRODUCE_SIZE_MAX,
     SUBJECT_SIZE_MAX,
+    WAITING_PER_CURSOR_MAX,
 )
 from loghouse.protocol.client_messages import REPLIES as PLAIN_REPLIES
 from loghouse.protocol.client_messages import Produce, ProduceReply
 from loghouse.protocol.cursors import REWIND, CursorAction, CursorChange, advance_with_records
 from loghouse.protocol.entry import Buffer
-from loghouse.protocol.fields import U8, U16, U32, U64, Items16, Rest, ShortText, Truth, message
+from loghouse.protocol.fields import U8, U16, U32, U64, Items8, Items16, Rest, ShortText, Truth, message
 from loghouse.protocol.forward_messages import ForwardProduce
 from loghouse.protocol.message import Message, check_text
 
@@ -120,6 +121,7 @@ class DescribedCursor:
     """A cursor as its log's leader tells of it.
 
     `left_milliseconds` is how much of its lease is left: 0 when nobody holds it, or the holder was not heard.
+    `waiting_count` is how many were refused it within the last WAIT_SECONDS.
     """
 
     name: ShortText
@@ -129,14 +131,21 @@ class DescribedCursor:
     subject: ShortText = ""
     lease_milliseconds: U32 = 0
     left_milliseconds: U32 = 0
+    waiting_count: U16 = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorPage:
-    """The answer to a request about cursors. `next`: the name to go on behind, empty: there are no more."""
+    """The answer to a request about cursors.
+
+    Attributes:
+        next: The name to go on behind; empty: there are no more.
+        waiting: Who waits for the cursor, by the holders' names; of a list that is not told.
+    """
 
     cursors: tuple[DescribedCursor, ...] = ()
     next: str = ""
+    waiting: tuple[str, ...] = ()
 
 
 def _check_texts(name: str, holder: str = "", subject: str = "") -> None:
@@ -145,11 +154,15 @@ def _check_texts(name: str, holder: str = "", subject: str = "") -> None:
     check_text("subject", subject, SUBJECT_SIZE_MAX)
 
 
-def _check_described(cursors: tuple[DescribedCursor, ...], following: str) -> None:
+def _check_page(cursors: tuple[DescribedCursor, ...], following: str, waiting: tuple[str, ...]) -> None:
     if len(cursors) > CURSORS_PER_PAGE_MAX:
         raise ValueError(f"{len(cursors)} cursors, at most {CURSORS_PER_PAGE_MAX}")
+    if len(waiting) > WAITING_PER_CURSOR_MAX:
+        raise ValueError(f"{len(waiting)} wait, at most {WAITING_PER_CURSOR_MAX}")
     for cursor in cursors:
         _check_texts(cursor.name, cursor.holder, cursor.subject)
+    for holder in waiting:
+        check_text("holder", holder, CURSOR_HOLDER_SIZE_MAX)
     _check_texts(following)
 
 
@@ -176,14 +189,15 @@ class AskCursor(Message):
 
 @message(0x0321, CURSORS_SIZE_MAX)
 class AskCursorReply(Message):
-    """The cursor as it is now, none where it was deleted; or a page of them. `next` as in `CursorPage`."""
+    """The cursor as it is now, none where it was deleted; or a page of them. Fields as in `CursorPage`."""
 
     cursors: Items16[DescribedCursor] = ()
     next: ShortText = ""
+    waiting: Items8[ShortText] = ()
 
     def check(self) -> None:
         """Raise ValueError when there are too many, or a text is too long or unprintable."""
-        _check_described(self.cursors, self.next)
+        _check_page(self.cursors, self.next, self.waiting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,10 +281,11 @@ class ForwardCursorReply(Message):
     request_id: U64
     cursors: Items16[DescribedCursor] = ()
     next: ShortText = ""
+    waiting: Items8[ShortText] = ()
 
     def check(self) -> None:
         """Raise ValueError when there are too many, or a text is too long or unprintable."""
-        _check_described(self.cursors, self.next)
+        _check_page(self.cursors, self.next, self.waiting)
 
 
 @message(0x0127, FORWARD_SIZE_MAX + CURSOR_NAME_SIZE_MAX + 17)
@@ -291,6 +306,16 @@ REPLIES: Final[Mapping[type[Message], type[Message]]] = {
 }
 CURSOR_FIELDS: Final = tuple(field.name for field in fields(AskCursor))
 CURSOR_BULK_KINDS: Final = frozenset((ForwardProduceWithCursor.KIND,))
+
+
+def page_of(reply: AskCursorReply | ForwardCursorReply) -> CursorPage:
+    """Return what an answer tells."""
+    return CursorPage(cursors=reply.cursors, next=reply.next, waiting=reply.waiting)
+
+
+def page_fields(page: CursorPage) -> dict[str, Any]:
+    """Return the fields of an answer that tells this."""
+    return {field.name: getattr(page, field.name) for field in fields(page)}
 
 
 def _inner(kind: type[_Batch], body: Buffer) -> _Batch:

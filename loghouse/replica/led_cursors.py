@@ -32,6 +32,7 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.api import Appended, OnAppended, OnFailed
+from loghouse.replica.cursor_waits import CursorWaits
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.leases import Leases
 
@@ -55,6 +56,7 @@ class LedCursors:
     def __init__(self, replica: CursorReplica, monotonic: Callable[[], float]) -> None:
         self._replica = replica  # the log; fixed
         self._leases = Leases(monotonic)  # of this leadership; begun anew by each
+        self._waits = CursorWaits(monotonic)  # the same
         self._term = 0  # the term that the leases are of
 
     def leads(self, term: int) -> None:
@@ -62,6 +64,7 @@ class LedCursors:
         if term != self._term:
             self._term = term
             self._leases.begin()
+            self._waits.begin()
 
     def advanced(self, change: CursorChange) -> None:
         """Records with an advance were proposed: its holder is at work."""
@@ -123,8 +126,10 @@ class LedCursors:
         written.append(after)
         if after is None:
             self._leases.forget(order.name)
+            self._waits.forget(order.name)
         elif after is not before and after.holder:
             self._leases.renew(after)
+            self._waits.acquired(after.name, after.holder)
 
     def _check_free(self, cursor: CursorState, order: CursorOrder) -> None:
         """Raise unless a cursor may be had by who asks for it."""
@@ -133,6 +138,7 @@ class LedCursors:
         if order.operation == CursorOperation.ACQUIRE and cursor.holder not in ("", order.holder):
             left = self._leases.left_milliseconds(cursor)
             if left:
+                self._waits.refused(cursor.name, order.holder)
                 raise CursorHeldError(left, cursor.name, cursor.holder)
 
     # --- looks ----------------------------------------------------------------------------
@@ -166,7 +172,9 @@ class LedCursors:
         return CursorPage(cursors=page, next=names[count_max - 1] if len(names) > count_max else "")
 
     def _page_of(self, cursor: CursorState | None) -> CursorPage:
-        return CursorPage(cursors=(self._described(cursor),) if cursor is not None else ())
+        if cursor is None:
+            return CursorPage()
+        return CursorPage(cursors=(self._described(cursor),), waiting=self._waits.of(cursor.name))
 
     def _described(self, cursor: CursorState) -> DescribedCursor:
         return DescribedCursor(
@@ -177,6 +185,7 @@ class LedCursors:
             subject=cursor.subject,
             lease_milliseconds=cursor.lease_milliseconds,
             left_milliseconds=self._leases.left_milliseconds(cursor),
+            waiting_count=self._waits.count(cursor.name),
         )
 
 

@@ -1,5 +1,7 @@
 """The cursors of fake nodes: changed by the product's rules, without leases."""
 
+from dataclasses import replace
+
 from loghouse.errors import CursorFencedError, CursorHeldError, UnknownCursorError
 from loghouse.protocol.cursor_messages import (
     CHANGES,
@@ -25,17 +27,27 @@ def described(cursor):
     )
 
 
+def page_of(cluster, cursor):
+    """Return the answer that tells of one cursor."""
+    if cursor.holder:
+        cluster.waits.acquired(cursor.name, cursor.holder)
+    waiting = cluster.waits.of(cursor.name)
+    found = replace(described(cursor), waiting_count=len(waiting))
+    return CursorPage(cursors=(found,), waiting=waiting)
+
+
 def carry_out(cluster, order):
-    """Do what is asked of the cursors of a `FakeCluster`'s log; leases never run out."""
+    """Do what is asked of the cursors of a `FakeCluster`'s log; leases and waits never run out."""
     check_order(order)
     cursors = cluster.state.cursors
     found = cursors.by_name.get(order.name)
     if order.operation in CHANGES:
         if order.operation == CursorOperation.ACQUIRE and found and found.holder not in ("", order.holder):
+            cluster.waits.refused(found.name, order.holder)
             raise CursorHeldError(found.lease_milliseconds, found.name, found.holder)
         change(cluster, order.change)
         found = cursors.by_name.get(order.name)
-        return CursorPage(cursors=(described(found),) if found else ())
+        return page_of(cluster, found) if found else CursorPage()
     if order.operation == CursorOperation.LIST:
         names = sorted(name for name in cursors.by_name if name > order.name)
         size = order.count_max or 2
@@ -45,7 +57,7 @@ def carry_out(cluster, order):
         raise UnknownCursorError(order.name)
     if order.operation == CursorOperation.RENEW and found.epoch != order.epoch:
         raise CursorFencedError(order.epoch, found.epoch, order.name)
-    return CursorPage(cursors=(described(found),))
+    return page_of(cluster, found)
 
 
 def change(cluster, wanted):

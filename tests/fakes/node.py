@@ -24,6 +24,7 @@ from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.log_state import LogState, ProducedBatch, ProducerState, encode_log_state
 from loghouse.protocol.record_range import ReadPage
 from loghouse.replica.api import Appended, Fetched, LogBounds
+from loghouse.replica.cursor_waits import CursorWaits
 from loghouse.storage.range_scan import RangeScan
 from tests.fakes import cursors
 from tests.fakes.logs import FakeCatalogue, FakeLogAdmin
@@ -53,6 +54,7 @@ class FakeCluster:
         self.named = {}
         self.entries = []
         self.state = LogState()  # of producers
+        self.waits = CursorWaits(lambda: 0.0)
         self.producer_count = 0
         self.lowest = 0
         self.next_offset = 0

@@ -180,4 +180,43 @@ LEASES = (
     ),
 )
 
-CURSOR_BUGS = EPOCHS + POSITIONS + RECORDS + LEASES
+WAITS = (
+    bug(
+        "waits-of-another-leadership",
+        "what a leader remembers is of its own leadership",
+        "Holders let go for somebody who was told by another leader long ago, and may have what it wanted.",
+        ("loghouse.replica.led_cursors:LedCursors.leads", "self._waits.begin()", "pass"),
+        by="test_cursors:WaitTests.test_leads_again",
+    ),
+    bug(
+        "dead-waiters-are-remembered",
+        "a process that died waits for nothing",
+        "Holders let go for somebody who died, and nobody takes what is free.",
+        (
+            "loghouse.replica.cursor_waits:CursorWaits._forget_silent",
+            "if self._until[key] > now:",
+            "if True:",
+        ),
+        by="test_cursor_waits:WaitTests.test_silent",
+    ),
+    bug(
+        "waits-for-what-it-has",
+        "a consumer that got what it waited for",
+        "A holder hears of itself among those that wait.",
+        ("loghouse.replica.led_cursors:LedCursors._change", "self._waits.acquired(", "(lambda *_: 0)("),
+        by="test_cursors:WaitTests.test_acquired",
+    ),
+    bug(
+        "waits-without-end",
+        "CWE-770: allocation without limits",
+        "Whoever may consume fills the leader's memory with names.",
+        (
+            "loghouse.replica.cursor_waits:CursorWaits.refused",
+            "len(self._until) >= WAITING_MAX",
+            "False",
+        ),
+        by="test_cursor_waits:CapTests.test_log",
+    ),
+)
+
+CURSOR_BUGS = EPOCHS + POSITIONS + RECORDS + LEASES + WAITS

@@ -122,7 +122,10 @@ CURSOR = DescribedCursor(
     subject="root",
     lease_milliseconds=10_000,
     left_milliseconds=9_000,
+    waiting_count=2,
 )
+
+WAITING = ("host-2:7", "host-3:8")
 
 
 def body_of(message: Message) -> bytes:
@@ -214,7 +217,7 @@ MESSAGES = (
         ),
         0,
     ),
-    ("forward cursor reply", ForwardCursorReply(request_id=1, cursors=(CURSOR,)), 0),
+    ("forward cursor reply", ForwardCursorReply(request_id=1, cursors=(CURSOR,), waiting=WAITING), 0),
     ("forward cursor reply: none", ForwardCursorReply(request_id=2**64 - 1), 0),
     (
         "forward reply",
@@ -360,7 +363,7 @@ MESSAGES = (
         2,
     ),
     ("ask cursor: list", AskCursor(operation=CursorOperation.LIST, name="b", count_max=2), 2),
-    ("ask cursor reply", AskCursorReply(cursors=(CURSOR,)), 2),
+    ("ask cursor reply", AskCursorReply(cursors=(CURSOR,), waiting=WAITING), 2),
     (
         "ask cursor reply: a page",
         AskCursorReply(cursors=(DescribedCursor(name="c", position=0, epoch=9),), next="c"),

@@ -156,7 +156,10 @@ def client_bodies():
     yield "ask cursor and a byte", "count_max", longer("ask cursor: list")
     yield "ask cursor in two lines", "name", changed("ask cursor: list", 3, b"\n")
     yield "ask cursor reply of 65535 cursors", "cursors", pack_header(2, 0x0321, stream=1) + b"\xff\xff"
-    yield "ask cursor reply cut in its cursor", "cursors", cut("ask cursor reply", 9)
+    yield "ask cursor reply cut in its cursor", "cursors", cut("ask cursor reply", 27)
+    yield "ask cursor reply cut in who waits", "waiting", cut("ask cursor reply")
+    second_line = reframed(FRAMES["ask cursor reply"], FRAMES["ask cursor reply"][HEADER_SIZE:-1] + b"\n")
+    yield "ask cursor reply of a waiter in two lines", "waiting", second_line
     yield "produce reply without its last byte", "timestamp", cut("produce reply")
     yield "fetch without its last byte", "size_max", cut("fetch")
     yield "fetch and a byte", "size_max", longer("fetch")

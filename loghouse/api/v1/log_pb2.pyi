@@ -642,7 +642,7 @@ class DeletedLog(_message.Message):
     def __init__(self, name: _Optional[str] = ..., group: _Optional[int] = ...) -> None: ...
 
 class Cursor(_message.Message):
-    __slots__ = ("name", "position", "epoch", "holder", "subject", "lease_milliseconds", "left_milliseconds")
+    __slots__ = ("name", "position", "epoch", "holder", "subject", "lease_milliseconds", "left_milliseconds", "waiting_count")
     NAME_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -650,6 +650,7 @@ class Cursor(_message.Message):
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     LEASE_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     LEFT_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_COUNT_FIELD_NUMBER: _ClassVar[int]
     name: str
     position: int
     epoch: int
@@ -657,13 +658,16 @@ class Cursor(_message.Message):
     subject: str
     lease_milliseconds: int
     left_milliseconds: int
-    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., epoch: _Optional[int] = ..., holder: _Optional[str] = ..., subject: _Optional[str] = ..., lease_milliseconds: _Optional[int] = ..., left_milliseconds: _Optional[int] = ...) -> None: ...
+    waiting_count: int
+    def __init__(self, name: _Optional[str] = ..., position: _Optional[int] = ..., epoch: _Optional[int] = ..., holder: _Optional[str] = ..., subject: _Optional[str] = ..., lease_milliseconds: _Optional[int] = ..., left_milliseconds: _Optional[int] = ..., waiting_count: _Optional[int] = ...) -> None: ...
 
 class CursorResponse(_message.Message):
-    __slots__ = ("cursor",)
+    __slots__ = ("cursor", "waiting")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     cursor: Cursor
-    def __init__(self, cursor: _Optional[_Union[Cursor, _Mapping]] = ...) -> None: ...
+    waiting: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cursor: _Optional[_Union[Cursor, _Mapping]] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AcquireCursorRequest(_message.Message):
     __slots__ = ("log", "group", "name", "holder", "lease_milliseconds")
