@@ -60,6 +60,7 @@ CURSOR_NAME_SIZE_MAX: Final = 127
 CURSOR_HOLDER_SIZE_MAX: Final = 127  # who works on it: a host, a process and a number
 CURSORS_PER_PAGE_MAX: Final = 256  # of a list of cursors; with the longest texts each has 540 bytes
 CURSORS_SIZE_MAX: Final = 256 * KIB  # of such a page on the wire
+CURSORS_SHOWN_MAX: Final = 64  # with metrics of their own; with the longest names they are 75 kB of a scrape
 LEASE_SECONDS_MIN: Final = 1.0  # shorter ones run out in a long write of a disk
 LEASE_SECONDS_MAX: Final = 600.0  # so long the work of a dead holder waits at worst
 LEASE_SECONDS_DEFAULT: Final = 10.0

@@ -291,6 +291,62 @@ class WaitTests(CursorCase):
         self.assertEqual(self.waiting(first, RENEW, epoch=self.epoch), ())
 
 
+class WatchTests(CursorCase):
+    """What a leader tells of cursors to those who watch it."""
+
+    def watched(self, at=None):
+        """Return the one cursor."""
+        (cursor,) = (at or self.leader).replica.cursors.watch(9)
+        return cursor
+
+    def test_moves(self):
+        """A cursor stands since it was made, moved or set; not since it was renewed or let go."""
+        epoch = self.done(self.leader, ACQUIRE).epoch
+        for position, (operation, fields) in enumerate(
+            ((ADVANCE, {}), (RENEW, {}), (None, {}), (RELEASE, {}), (SET, {}), (SET, {"position": 5})), 1
+        ):
+            self.place.advance(2)
+            before = self.watched().idle_seconds
+            self.assertGreater(before, 1.9)
+            if operation is None:
+                self.result(self.place, self.append(self.other, epoch, position))
+            else:
+                told = {"position": position} if operation in (ADVANCE, SET) else {}
+                told |= {"epoch": epoch} if operation in (ADVANCE, RENEW, RELEASE) else {}
+                self.done(self.other, operation, **{**told, **fields})
+            moves = operation not in (RENEW, RELEASE) and fields != {"position": 5}
+            self.assertEqual(self.watched().idle_seconds < before, moves, (operation, position))
+            self.assertEqual(self.watched().lag is None, True)
+        self.done(self.leader, ACQUIRE, holder="two")
+        self.result(self.place, self.ask(self.leader, DELETE))
+        self.place.advance(2)
+        self.done(self.leader, ACQUIRE)
+        self.assertLess(self.watched().idle_seconds, 1)
+
+    def test_new_leader(self):
+        """A new leader tells of no more than it saw; a holder that was heard before has its lease still."""
+        epoch = self.done(self.leader, ACQUIRE, lease_milliseconds=60_000).epoch
+        self.place.advance(30)
+        self.assertGreater(self.watched().idle_seconds, 29)
+        self.result(self.place, self.leader.log.administration.transfer(self.other.name))
+        self.place.until(lambda: self.other.leads)
+        cursor = self.watched(self.other)
+        self.assertEqual((cursor.is_held, cursor.idle_seconds < 5), (True, True))
+        self.done(self.other, RELEASE, epoch=epoch)
+        self.assertFalse(self.watched(self.other).is_held)
+
+    def test_lag(self):
+        """The lag is in records of the log; a position that moved with some counts something else."""
+        epoch = self.done(self.leader, ACQUIRE).epoch
+        self.assertEqual(self.watched().lag, 0)
+        self.result(self.place, self.leader.propose())
+        self.assertEqual(self.watched().lag, 1)
+        self.result(self.place, self.append(self.leader, epoch, 1))
+        self.assertIsNone(self.watched().lag)
+        self.done(self.leader, ADVANCE, epoch=epoch, position=2)
+        self.assertEqual(self.watched().lag, 0)
+
+
 class BatchTests(CursorCase):
     """Records that come with an advance."""
 

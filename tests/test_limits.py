@@ -60,6 +60,7 @@ class FormatTests(LimitCase):
             CURSORS_MAX=4096,
             CURSOR_NAME_SIZE_MAX=127,
             CURSOR_HOLDER_SIZE_MAX=127,
+            CURSORS_SHOWN_MAX=64,
             LEASE_SECONDS_MIN=1.0,
             LEASE_SECONDS_MAX=600.0,
             WAITING_PER_CURSOR_MAX=64,

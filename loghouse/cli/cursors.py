@@ -12,6 +12,7 @@ from loghouse.cli.output import CommandError, ExitCode, write_json, write_result
 from loghouse.cli.target import add_action, connect
 from loghouse.client import Cursor
 from loghouse.limits import UINT64_MAX
+from loghouse.protocol.cursors import lag_of
 
 
 def add_parser(commands: Any) -> None:
@@ -88,7 +89,7 @@ def show(cursors: Sequence[Cursor], next_offset: int) -> None:
     """Print cursors of a log that ends before an offset."""
     rows = []
     for cursor in cursors:
-        lag = lag_of(cursor, next_offset)
+        lag = lag_of(cursor.position, next_offset)
         rows.append(
             [
                 cursor.name,
@@ -102,11 +103,6 @@ def show(cursors: Sequence[Cursor], next_offset: int) -> None:
     write_table(["CURSOR", "POSITION", "LAG", "HOLDER", "LEASE", "OWNER"], rows)
 
 
-def lag_of(cursor: Cursor, next_offset: int) -> int | None:
-    """Return how many records of this log are behind a cursor's position; None when it counts others."""
-    return next_offset - cursor.position if cursor.position <= next_offset else None
-
-
 def as_json(cursor: Cursor, next_offset: int) -> Mapping[str, Any]:
     """Return a cursor as scripts read it."""
-    return {**cursor._asdict(), "lag": lag_of(cursor, next_offset)}
+    return {**cursor._asdict(), "lag": lag_of(cursor.position, next_offset)}

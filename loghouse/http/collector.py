@@ -26,6 +26,7 @@ from loghouse.http.counters import Counters
 from loghouse.http.delays import Delays
 from loghouse.http.metric_table import COUNTER, HISTOGRAM, LOGS_SHOWN_MAX, TABLE
 from loghouse.http.site import HttpSite
+from loghouse.limits import CURSORS_SHOWN_MAX
 from loghouse.metrics import Distribution, DoorTally
 from loghouse.net.one_port import OnePort
 from loghouse.net.peer import PeerState
@@ -84,6 +85,7 @@ class NodeCollector(Collector):
         yield from _tallied(watched.counters)
         yield from _of_condition(watched)
         yield from _of_logs(watched.node)
+        yield from _of_cursors(watched.node)
         yield from _of_followers(watched.node)
         yield from _of_peers(watched.cluster)
         yield from _of_clients(watched)
@@ -212,6 +214,25 @@ def _of_log(log: ServedLog) -> Iterator[Sample]:
         yield "loghouse_log_lowest_offset", labels, driver.lowest_offset
         yield "loghouse_log_next_offset", labels, driver.readable_offset
         yield "loghouse_log_behind_entries", labels, behind
+
+
+def _of_cursors(node: Node) -> Iterator[Sample]:
+    """Yield what leaders know of cursors: of the first, by the number of their log and by name."""
+    count = shown = 0
+    for _, log in sorted(node.logs.items()):
+        driver, replica = log.driver, log.replica
+        if driver is None or driver.raft.role is not Role.LEADER or replica is None:
+            continue
+        count += len(driver.raft.cursors.by_name)
+        for cursor in replica.cursors.watch(CURSORS_SHOWN_MAX - shown):
+            shown += 1
+            labels = (log.name, cursor.name)
+            if cursor.lag is not None:
+                yield "loghouse_cursor_lag_records", labels, cursor.lag
+            yield "loghouse_cursor_held", labels, int(cursor.is_held)
+            yield "loghouse_cursor_idle_seconds", labels, round(cursor.idle_seconds, 3)
+    yield "loghouse_cursors", (), count
+    yield "loghouse_cursors_not_shown", (), count - shown
 
 
 def _of_followers(node: Node) -> Iterator[Sample]:

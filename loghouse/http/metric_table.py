@@ -1,8 +1,8 @@
 """Every metric of a node, in one table: what it is called, what its labels are, and what it says.
 
 Names and units are Prometheus' conventions. Labels take few values: `peer` is the name of a member, `log`
-that of one of the first `LOGS_SHOWN_MAX` logs, everything else is a word of the code. docs/monitoring.md
-shows this table.
+that of one of the first `LOGS_SHOWN_MAX` logs, or of one with a `cursor` that is among the first
+`CURSORS_SHOWN_MAX`; everything else is a word of the code. docs/monitoring.md shows this table.
 """
 
 from __future__ import annotations
@@ -85,6 +85,20 @@ TABLE: Final[Mapping[str, Described]] = {
     "loghouse_log_behind_entries": _metric(GAUGE, "Committed entries that the copy here lacks.", "log"),
     "loghouse_log_retention_bytes": _metric(GAUGE, "Bytes that are kept, at most; 0: all.", "log"),
     "loghouse_log_retention_seconds": _metric(GAUGE, "How long records are kept; 0: for ever.", "log"),
+    "loghouse_cursors": _metric(GAUGE, "Cursors of the logs that this node leads."),
+    "loghouse_cursors_not_shown": _metric(GAUGE, "Those of them without series of their own: beyond 64."),
+    "loghouse_cursor_lag_records": _metric(
+        GAUGE,
+        "Records of the log from the cursor's position on; of one that counts something else there is none.",
+        "log",
+        "cursor",
+    ),
+    "loghouse_cursor_held": _metric(
+        GAUGE, "1 while a holder of the cursor was heard within its lease.", "log", "cursor"
+    ),
+    "loghouse_cursor_idle_seconds": _metric(
+        GAUGE, "How long the cursor has stood; at most as long as this node leads its log.", "log", "cursor"
+    ),
     "loghouse_leader_changes_total": _metric(COUNTER, "Another node leads a log of this node."),
     "loghouse_elections_lost_total": _metric(COUNTER, "This node stood for election and does not lead."),
     "loghouse_raft_messages_refused_total": _metric(COUNTER, "Raft messages that did not fit.", "reason"),

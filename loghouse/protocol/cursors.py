@@ -94,6 +94,21 @@ class CursorState:
     batch_offset: int = 0
     batch_count: int = 0
 
+    def lag(self, next_offset: int) -> int | None:
+        """Return how far it is behind the end of its log, in records; None when it counts something else.
+
+        What moved with records of this log last was where their maker stood, in a source of its own.
+        """
+        return None if self.batch_count else lag_of(self.position, next_offset)
+
+
+def lag_of(position: int, next_offset: int) -> int | None:
+    """Return how many records a log that ends before `next_offset` has from a position on.
+
+    None: the position is behind all of them, so it counts something else.
+    """
+    return next_offset - position if position <= next_offset else None
+
 
 @dataclass(frozen=True, slots=True)
 class AwaitedAdvance:

@@ -6,8 +6,9 @@ the log does not say: whether another holder was heard within its lease, and who
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from heapq import nsmallest
+from typing import Final, NamedTuple, Protocol
 
 from loghouse.errors import (
     CursorFencedError,
@@ -32,12 +33,26 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.raft.core import Raft
 from loghouse.raft.ready import Proposal, Role
 from loghouse.replica.api import Appended, OnAppended, OnFailed
+from loghouse.replica.cursor_moves import CursorMoves
 from loghouse.replica.cursor_waits import CursorWaits
 from loghouse.replica.driver import RaftDriver
 from loghouse.replica.leases import Leases
 
 OnDone = Callable[[CursorPage], object]
 _OWNER_ONLY: Final = (CursorOperation.SET, CursorOperation.DELETE)
+
+
+class WatchedCursor(NamedTuple):
+    """What a leader tells of a cursor to those who watch it.
+
+    `lag` is in records, None when the position counts something else. `is_held`: its holder was heard within
+    its lease. For `idle_seconds` it has stood, at least.
+    """
+
+    name: str
+    lag: int | None
+    is_held: bool
+    idle_seconds: float
 
 
 class CursorReplica(Protocol):
@@ -57,7 +72,8 @@ class LedCursors:
         self._replica = replica  # the log; fixed
         self._leases = Leases(monotonic)  # of this leadership; begun anew by each
         self._waits = CursorWaits(monotonic)  # the same
-        self._term = 0  # the term that the leases are of
+        self._moves = CursorMoves(monotonic)  # the same
+        self._term = 0  # the term that they are of
 
     def leads(self, term: int) -> None:
         """This node leads, since this term began: every holder has one whole lease from here on."""
@@ -65,6 +81,7 @@ class LedCursors:
             self._term = term
             self._leases.begin()
             self._waits.begin()
+            self._moves.begin()
 
     def advanced(self, change: CursorChange) -> None:
         """Records with an advance were proposed: its holder is at work."""
@@ -73,6 +90,21 @@ class LedCursors:
         if cursor is not None and cursor.epoch == change.epoch and raft.role is Role.LEADER:
             self.leads(raft.term)
             self._leases.renew(cursor)
+            if cursor.position == change.position:
+                self._moves.moved(cursor.name)
+
+    def watch(self, count_max: int) -> Iterator[WatchedCursor]:
+        """Yield the first cursors by name, as they are in the log of a leader; for metrics."""
+        driver = self._replica.member()
+        by_name = driver.raft.cursors.by_name
+        for name in nsmallest(count_max, by_name):
+            cursor = by_name[name]
+            yield WatchedCursor(
+                name=name,
+                lag=cursor.lag(driver.readable_offset),
+                is_held=bool(self._leases.left_milliseconds(cursor)),
+                idle_seconds=self._moves.idle_seconds(name),
+            )
 
     def carry_out(self, order: CursorOrder, done: OnDone, failed: OnFailed) -> None:
         """Do what is asked, and call one of the two; neither may raise.
@@ -127,7 +159,11 @@ class LedCursors:
         if after is None:
             self._leases.forget(order.name)
             self._waits.forget(order.name)
-        elif after is not before and after.holder:
+            self._moves.forget(order.name)
+            return
+        if before is None or after.position != before.position:
+            self._moves.moved(order.name)
+        if after is not before and after.holder:
             self._leases.renew(after)
             self._waits.acquired(after.name, after.holder)
 

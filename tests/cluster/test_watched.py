@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
 from loghouse.client import Tls, connect_blocking
 from loghouse.http.metric_table import TABLE
+from loghouse.limits import CURSORS_SHOWN_MAX
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.entry import DEFAULT_GROUP
 from loghouse.testing.cluster_process import ClusterProcess
@@ -136,15 +137,19 @@ class WatchedTests(SynchronousTestCase):
             for _ in range(count):
                 patiently(lambda: stub.ProduceBatch(request, timeout=20))
 
-    def produce_binary(self, node, count):
-        """Append, and read, by the binary protocol."""
+    def client_of(self, node):
+        """Connect to one node by the binary protocol."""
         certificates = self.cluster.certificates
         tls = Tls(
             ca=certificates.path("ca"),
             certificate=certificates.path("root"),
             key=certificates.key_path("root"),
         )
-        with connect_blocking(node.address, tls=tls, is_direct=True) as client:
+        return connect_blocking(node.address, tls=tls, is_direct=True)
+
+    def produce_binary(self, node, count):
+        """Append, and read, by the binary protocol."""
+        with self.client_of(node) as client:
             for _ in range(count):
                 client.append(b"y" * 100)
             self.assertTrue(next(client.read("earliest")))
@@ -168,6 +173,7 @@ class WatchedTests(SynchronousTestCase):
         follower, other = self.cluster.others(leader)
         self.check_load(leader, follower)
         self.check_refusals(leader)
+        self.check_cursors(leader, follower)
         self.check_quotas(leader)
         self.check_settings(follower)
         self.check_full_disk(follower)
@@ -208,6 +214,27 @@ class WatchedTests(SynchronousTestCase):
             with self.assertRaises(grpc.RpcError):
                 self.produce(node, subject="nobody")
         self.assertFires("LoghouseRefusedCallers", before, self.scrape(node))
+
+    def check_cursors(self, leader, follower):
+        """A cursor that nobody holds falls behind; its leader alone tells, and of not too many."""
+        with self.client_of(follower) as client:
+            cursors = client.cursors()
+            epoch = cursors.acquire("billing").epoch
+            cursors.advance("billing", epoch, client.bounds().lowest)
+            held = self.scrape(leader)
+            self.produce(leader, 5)
+            self.assertSilent("LoghouseCursorUnheld", held, self.scrape(leader))
+            cursors.release("billing", epoch)
+            self.produce(leader, 5)
+            free = self.scrape(leader)
+            self.assertFires("LoghouseCursorUnheld", held, free)
+            for number in range(CURSORS_SHOWN_MAX):
+                cursors.set(f"other-{number}", 0)
+            self.assertEqual(self.value(leader, "loghouse_cursors_not_shown"), 1)
+            self.assertGreaterEqual(self.value(leader, "loghouse_cursor_lag_records", cursor="billing"), 10)
+            self.assertEqual(self.value(follower, "loghouse_cursors"), 0)
+            cursors.set("billing", client.bounds().next_offset)
+            self.assertSilent("LoghouseCursorUnheld", free, self.scrape(leader))
 
     def check_quotas(self, node):
         """A client far beyond its quota is held back, and then refused, until the quota is gone."""

@@ -1,4 +1,4 @@
-"""As much of PromQL as the alert rules use: selectors, rates, arithmetic and one comparison.
+"""As much of PromQL as the alert rules use: selectors, rates, arithmetic and comparisons that all hold.
 
 A series is a name with labels. What a range function sees are two scrapes, `SECONDS` apart.
 """
@@ -21,10 +21,16 @@ def series_of(families, **labels):
 
 def firing(expression, before, after, now=0.0):
     """Return the labels of the series for which the expression of an alert holds."""
-    left, sign, right = re.fullmatch(r"(.+) (==|>|<) (.+)", expression).groups()
+    found = [_holding(part, before, after, now) for part in expression.split(" and ")]
+    return [dict(labels) for labels in found[0] if all(labels in one for one in found)]
+
+
+def _holding(comparison, before, after, now):
+    """Return the labels for which one comparison holds."""
+    left, sign, right = re.fullmatch(r"(.+) (==|>|<) (.+)", comparison).groups()
     values, bound = _sum(left, before, after, now), _sum(right, before, after, now)
     holds = {"==": lambda a: a == bound, ">": lambda a: a > bound, "<": lambda a: a < bound}[sign]
-    return [dict(labels) for labels, value in values.items() if holds(value)]
+    return [labels for labels, value in values.items() if holds(value)]
 
 
 def _sum(expression, before, after, now):
@@ -45,10 +51,12 @@ def _sum(expression, before, after, now):
         return now
     if re.fullmatch(r"[\d.]+", expression):
         return float(expression)
-    called = re.fullmatch(r"(rate|increase)\((.+)\)", expression)
+    called = re.fullmatch(r"(rate|increase|delta)\((.+)\)", expression)
     if called is None:
         return _select(expression, after)
     old, new = _select(called[2], before), _select(called[2], after)
+    if called[1] == "delta":
+        return {labels: new[labels] - old[labels] for labels in new.keys() & old.keys()}
     seconds = SECONDS if called[1] == "rate" else 1.0
     return {labels: (value - old.get(labels, 0.0)) / seconds for labels, value in new.items()}
 

@@ -45,6 +45,16 @@ def series(name, value, **labels):
     return {(name, frozenset({"instance": "n1", **labels}.items())): value}
 
 
+def cursor(**values):
+    """The series of a cursor."""
+    names = {"lag": "lag_records", "held": "held", "idle": "idle_seconds"}
+    return {
+        key: one
+        for name, value in values.items()
+        for key, one in series(f"loghouse_cursor_{names[name]}", value, log="a", cursor="b").items()
+    }
+
+
 class AlertTests(SynchronousTestCase):
     """Each rule fires for what it is for, and not before; what to do is written down."""
 
@@ -72,6 +82,8 @@ class AlertTests(SynchronousTestCase):
         "LoghouseSlowDisk": ("loghouse_disk_sync_seconds", 0.01, 0.2),
         "LoghouseSlowAppends": ("loghouse_append_seconds", 0.01, 1.5),
         "LoghouseEventLoopLate": ("loghouse_event_loop_delay_seconds", 0.001, 0.06),
+        "LoghouseCursorUnheld": (cursor(lag=4, held=1, idle=1), cursor(lag=9, held=0, idle=1)),
+        "LoghouseCursorStuck": (cursor(lag=4, held=1, idle=299), cursor(lag=4, held=1, idle=301)),
         "LoghouseDamageFound": (
             series("loghouse_damage_found_total", 1),
             series("loghouse_damage_found_total", 2),
@@ -131,6 +143,19 @@ class AlertTests(SynchronousTestCase):
             # What the summary shows is there.
             for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
                 self.assertIn(label, [*fired[0], "instance", "api", "error"], rule["alert"])
+
+    def test_cursors_at_rest(self):
+        """A cursor without work, one whose holder goes on, and one of a batch job raise no alarm."""
+        expressions = {rule["alert"]: rule["expr"] for rule in rules()}
+        for alert, before, after in (
+            ("Unheld", cursor(lag=9, held=0, idle=1), cursor(lag=9, held=0, idle=9)),
+            ("Unheld", cursor(lag=9, held=0, idle=1), cursor(lag=4, held=0, idle=9)),
+            ("Unheld", cursor(held=0, idle=1), cursor(held=0, idle=99)),
+            ("Stuck", cursor(lag=0, held=1, idle=1), cursor(lag=0, held=1, idle=9999)),
+            ("Stuck", cursor(lag=9, held=0, idle=1), cursor(lag=9, held=0, idle=9999)),
+            ("Stuck", cursor(held=1, idle=1), cursor(held=1, idle=9999)),
+        ):
+            self.assertEqual(firing(expressions[f"LoghouseCursor{alert}"], before, after), [], after)
 
     def test_documented(self):
         """docs/monitoring.md has each rule's expression, how long it must hold, what it means, what to do."""

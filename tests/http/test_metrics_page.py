@@ -13,8 +13,10 @@ from loghouse.errors import QuotaExceededError
 from loghouse.http.counters import OTHER, Counters
 from loghouse.http.delays import HEARTBEAT_SECONDS, Delays
 from loghouse.http.metric_table import COUNTER, HISTOGRAM, LOGS_SHOWN_MAX, TABLE, VALUES_MAX
+from loghouse.limits import CURSOR_NAME_SIZE_MAX, CURSORS_SHOWN_MAX
 from loghouse.metrics import SECONDS, Distribution, DoorTally
 from loghouse.protocol.batch import encode_batch
+from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from loghouse.shares import SubjectQuota
 from loghouse.testing.process import free_port
 from tests.http.case import connect_to
@@ -69,12 +71,16 @@ class PageTests(ScrapeCase):
 
     async def test_names(self):
         """Names follow Prometheus' conventions: base units, and `_total` for what only grows."""
-        units = ("_seconds", "_bytes", "_ratio", "_info", "_total", "_entries", "_offset", "_frames")
+        units = (
+            *("_seconds", "_bytes", "_ratio", "_info", "_total"),
+            *("_entries", "_records", "_offset", "_frames"),
+        )
         counts = {
             "loghouse_ready", "loghouse_hindered_logs", "loghouse_logs", "loghouse_log_leader",
             "loghouse_log_term", "loghouse_log_segments", "loghouse_peer_link_up", "loghouse_gossip_members",
             "loghouse_connections", "loghouse_shares_held", "loghouse_damaged_segments",
-            "loghouse_settings_waiting", "loghouse_quota_requests",
+            "loghouse_settings_waiting", "loghouse_quota_requests", "loghouse_cursors",
+            "loghouse_cursors_not_shown", "loghouse_cursor_held",
         }  # fmt: skip
         for name, described in TABLE.items():
             self.assertRegex(name, r"^loghouse_[a-z_]+$")
@@ -159,6 +165,61 @@ class PageTests(ScrapeCase):
                 ("loghouse_quota_refusals", "requests", "root"): 1,
             },
         )
+
+    async def cursor_of(self, service, name, operation, **fields):
+        """Do something about a cursor of the default log, and return it."""
+        order = CursorOrder(operation=operation, name=name, subject="ann", **fields)
+        return (await service.node.log("").order_cursor(order)).cursors[0]
+
+    async def cursors(self):
+        """Scrape, and return the values of each cursor's series, by its name."""
+        _, families = await self.scrape()
+        found = {}
+        for name in ("lag_records", "held", "idle_seconds"):
+            for sample in families[f"loghouse_cursor_{name}"].samples:
+                self.assertEqual(sample.labels["log"], "default")
+                found.setdefault(sample.labels["cursor"], {})[name] = sample.value
+        for values in found.values():
+            self.assertTrue(0 <= values.pop("idle_seconds") < 60)
+        return found
+
+    async def test_cursors(self):
+        """A cursor's lag, whether it is held, and since when it stands; whatever text is its name."""
+        service = await self.serve()
+        connection = await self.connect()
+        batch = encode_batch([log_pb2.Record(value=b"x")] * 9)
+        await connection.produce(batch, record_count=9)
+        for name in ("bill", 'a "b" \\ {c}\u00e9', "ahead"):
+            await self.cursor_of(service, name, CursorOperation.SET, position=99 if name == "ahead" else 2)
+        lease = {"holder": "one", "lease_milliseconds": 5000}
+        epoch = (await self.cursor_of(service, "bill", CursorOperation.ACQUIRE, **lease)).epoch
+        waiting = {"lag_records": 7, "held": 0}
+        self.assertEqual(
+            await self.cursors(),
+            {
+                "bill": {**waiting, "held": 1},
+                'a "b" \\ {c}\u00e9': waiting,
+                "ahead": {"held": 0},
+            },
+        )
+        await self.cursor_of(service, "bill", CursorOperation.ADVANCE, epoch=epoch, position=5)
+        self.assertEqual((await self.cursors())["bill"], {"lag_records": 4, "held": 1})
+        await self.cursor_of(service, "bill", CursorOperation.RELEASE, epoch=epoch)
+        self.assertEqual((await self.cursors())["bill"], {"lag_records": 4, "held": 0})
+
+    async def test_many_cursors(self):
+        """With more cursors than are shown, all with the longest names, the rest is counted."""
+        service = await self.serve()
+        name = '"' * (CURSOR_NAME_SIZE_MAX - 4)
+        for number in range(CURSORS_SHOWN_MAX + 3):
+            await self.cursor_of(service, f"{name}{number:04}", CursorOperation.SET, position=0)
+        body, families = await self.scrape()
+        self.assertLess(len(body), SIZE_MAX - 100_000)  # a thousand logs take the rest
+        shown = [sample.labels["cursor"] for sample in families["loghouse_cursor_lag_records"].samples]
+        self.assertEqual(shown, [f"{name}{number:04}" for number in range(CURSORS_SHOWN_MAX)])
+        for family, value in (("cursors", CURSORS_SHOWN_MAX + 3), ("cursors_not_shown", 3)):
+            [sample] = families[f"loghouse_{family}"].samples
+            self.assertEqual(sample.value, value)
 
     async def test_thousand_logs(self):
         """With a thousand logs the page has at most 200 kB: some logs have series of their own."""
