@@ -15,7 +15,10 @@ ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
 # From the top down, each room with what it is for: a folder, or a module beside the folders. A room imports
 # from lower floors only, never from one of its own floor.
 FLOORS = (
-    {"testing": "simulated clusters, fault injection, test processes, pytest fixtures"},
+    {
+        "testing": "simulated clusters, fault injection, test processes, pytest fixtures",
+        "integrations": "Loghouse within frameworks",
+    },
     {"tap": "the twistd plugin", "cli": "the loghouse command"},
     {
         "service": "the service tree",
@@ -79,17 +82,21 @@ PURE_FORBIDDEN = {
 STORAGE_MAY = {"os", "mmap"}
 ONLY_IN = {
     "grpc": {"api.v1", "api", "client", "cli", "testing"},
-    "asyncio": {"api", "client", "embedded", "runtime", "cli", "testing"},
+    "asyncio": {"api", "client", "embedded", "integrations", "runtime", "cli", "testing"},
     "casbin": {"auth"},
+    "faststream": {"integrations"},
     "opentelemetry": {"tracing"},
     "prometheus_client": {"http"},
     "yaml": {"config", "testing"},
-    "twisted": set(LEVELS) - PURE - {"client", "cli", "config", "embedded", "replica", "tracing"},
+    "twisted": set(LEVELS)
+    - PURE
+    - {"client", "cli", "config", "embedded", "integrations", "replica", "tracing"},
 }
 # Rooms that stand high and need little: what they may import of the house. A program that uses a log imports
 # the client, which therefore brings nothing of the server.
 NEEDS_ONLY = {
     "client": {"api.v1", "protocol", "errors", "limits", "tracing"},
+    "integrations": {"client", "errors", "limits"},
     "embedded": {
         "client",
         "replica",

@@ -39,6 +39,8 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
     "prometheus_client": "prometheus-client",
 }
+# What the extra `faststream` brings, of which more than FastStream itself is imported.
+FASTSTREAM = {"faststream", "fast_depends"}
 # What makes modules of this process missing, as they are where they were not installed.
 MISSING = """
 import sys
@@ -116,6 +118,27 @@ class SettingsTests(SynchronousTestCase):
         self.assertIn("shtab", self.setup["options.extras_require"]["completion"])
         self.assertIn("'loghouse[completion]'", (ROOT / "loghouse/cli/completion.py").read_text())
 
+    def test_faststream(self):
+        """FastStream is an extra, of one minor version: one module imports what is private to it."""
+        extra = self.setup["options.extras_require"]["faststream"].strip()
+        self.assertRegex(extra, r"^faststream>=0\.(\d+)\.\d+,<0\.\d+$")
+        pinned = re.search(r"(?m)^faststream==(\S+)", (ROOT / "requirements/dev.txt").read_text())[1]
+        self.assertIn(pinned, SpecifierSet(extra.removeprefix("faststream")))
+        users = {
+            path.parent.name
+            for path in (ROOT / "loghouse").rglob("*.py")
+            for name in imports_of(tree_of(path))
+            if name.startswith("loghouse.integrations") and path.parent.name != "faststream"
+        }
+        self.assertEqual(users, set())
+        private = {
+            path.name
+            for path in (ROOT / "loghouse/integrations/faststream").rglob("*.py")
+            for name in imports_of(tree_of(path))
+            if name.startswith("faststream._")
+        }
+        self.assertEqual(private, {"private.py"})
+
     def test_every_import_is_a_dependency(self):
         """The package imports nothing that installing it, with a node's extra, does not bring."""
         node = self.names_of("options.extras_require", "node")
@@ -130,6 +153,8 @@ class SettingsTests(SynchronousTestCase):
                     continue  # of an extra; the command names it when it is not there
                 if top == "opentelemetry" and path.parent == ROOT / "loghouse/tracing":
                     continue  # of the extra `otel`; nobody imports that package who does not trace
+                if top in FASTSTREAM and path.parent == ROOT / "loghouse/integrations/faststream":
+                    continue  # of the extra `faststream`; nobody else imports that package
                 if top not in sys.stdlib_module_names and top != "loghouse":
                     found.add(top)
         self.assertEqual({DISTRIBUTIONS.get(name, name) for name in found} - required, set())

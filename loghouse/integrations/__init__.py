@@ -1,0 +1,1 @@
+"""Loghouse within frameworks. Each needs an extra, and is imported by those who use it alone."""
