@@ -438,11 +438,13 @@ class CommittedTests(SynchronousTestCase):
     def setUp(self):
         cursors = Cursors()
         cursors.by_name["a"], cursors.last_index = CursorState(name="a", position=7), 9
-        self.barriers = []
+        self.barriers, self.waits = [], []
         raft = SimpleNamespace(role=Role.LEADER, term=3, leader=1, cursors=cursors)
         raft.configuration = Configuration().with_member("n1", bytes(16), MemberRole.VOTER)
         driver = self.driver = SimpleNamespace(
-            raft=raft, read_barrier=lambda done, failed: self.barriers.append((done, failed))
+            raft=raft,
+            read_barrier=lambda done, failed: self.barriers.append((done, failed)),
+            when_readable=lambda index, done, failed: self.waits.append((index, done)),
         )
         self.told, self.refused = [], []
         led = LedCursors(SimpleNamespace(member=lambda: driver), lambda: 0.0)
@@ -455,9 +457,29 @@ class CommittedTests(SynchronousTestCase):
     def test_waits(self):
         """What was seen is told once it is committed, and not before."""
         self.confirm(8)
-        self.assertEqual((self.told, len(self.barriers)), ([], 1))
+        self.assertEqual(self.told, [])
+        ((index, readable),) = self.waits
+        self.assertEqual(index, 9)
+        readable(index)
+        self.assertEqual([page.cursors[0].position for page in self.told], [7])
+
+    def test_asks_once(self):
+        """Until then nobody is asked again: a lone node is answered at once, and would do nothing else."""
+        self.confirm(8)
+        self.assertEqual((self.barriers, len(self.waits)), ([], 1))
+
+    def test_is_committed(self):
+        """What a majority has already is told as soon as this node is known to lead."""
         self.confirm(9)
         self.assertEqual([page.cursors[0].position for page in self.told], [7])
+
+    def test_deposed_meanwhile(self):
+        """Who leads no more when its entries would be committed does not tell of them."""
+        self.confirm(8)
+        self.driver.raft.role = Role.FOLLOWER
+        ((index, readable),) = self.waits
+        readable(index)
+        self.assertEqual((self.told, [error.leader for error in self.refused]), ([], ["n1"]))
 
     def test_leads_no_more(self):
         """It is not told when this node does not lead any more, or leads again."""

@@ -195,6 +195,19 @@ class ReadTests(EdgeCase):
         )
         self.assertEqual([one.index for one in self.driver._behind], [8])
 
+    def test_until_readable(self):
+        """Who waits for an index is told once it is readable, at once if it is; and by a stop."""
+        for index in (5, 6, 7):
+            self.driver.when_readable(index, lambda index: self.told.append(index), self.failed)
+        self.assertEqual(self.told, [5])
+        self.raft.durable_index = 6
+        self.give(committed=(Entry(6), Entry(7)))
+        self.turn()
+        self.assertEqual(self.told, [5, 6])
+        self.driver.stop()
+        stopping = UnavailableError, "the node is stopping; go on at another node"
+        self.assertEqual(self.told, [5, 6, stopping])
+
     def test_not_confirmed(self):
         """One that the leader did not confirm is told; an answer to none is nothing."""
         self.confirm(None)

@@ -349,13 +349,13 @@ class RaftDriver:
         self._reads[id_] = PendingRead(done, failed)
         self._schedule()
 
-    def _until_readable(self, read: PendingRead, index: int) -> None:
+    def when_readable(self, index: int, done: Callable[[int], object], failed: OnFailed) -> None:
+        """Call `done` with an index once it is readable here; else `failed`, as `read_barrier` does."""
         if index <= self.readable_index:
-            read.done(index)
+            done(index)
         else:
-            self._behind.append(
-                BehindRead(index, read, BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks)
-            )
+            ticks = BEHIND_ELECTIONS_MAX * self.raft.config.election_ticks
+            self._behind.append(BehindRead(index, PendingRead(done, failed), ticks))
 
     def _now(self) -> int:
         return int(self._wall() * MICROSECONDS)
@@ -586,7 +586,7 @@ class RaftDriver:
         if state.index is None:
             read.failed(UnavailableError("the leader did not confirm the read; try again"))
         else:
-            self._until_readable(read, state.index)
+            self.when_readable(state.index, read.done, read.failed)
 
     def _fail_reads(self, text: str) -> None:
         reads, self._reads = self._reads, {}

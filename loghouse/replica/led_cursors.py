@@ -189,7 +189,9 @@ class LedCursors:
             if raft.term != term or raft.role is not Role.LEADER:
                 failed(NotLeaderError(_leader_name(raft)))
             elif index < last_index:
-                driver.read_barrier(confirmed, failed)  # what was looked at is on its way to a majority
+                # What was looked at is on its way to a majority. Not by asking until it is there: a lone
+                # node has its answer at once, and would never come to hear of its disk.
+                driver.when_readable(last_index, confirmed, failed)
             elif isinstance(found, CursorPage):
                 done(found)
             else:

@@ -178,6 +178,17 @@ LEASES = (
         ("loghouse.replica.led_cursors:LedCursors._read", "elif index < last_index:", "elif False:"),
         by="test_cursors:CommittedTests.test_waits",
     ),
+    bug(
+        "asks-until-it-is-committed",
+        "found by the simulator: a lone node that is asked for a cursor while it writes one hangs",
+        "A look at a cursor asks again and again whether what it saw is committed.",
+        (
+            "loghouse.replica.led_cursors:LedCursors._read",
+            "driver.when_readable(last_index, confirmed, failed)",
+            "driver.read_barrier(confirmed, failed)",
+        ),
+        by="test_cursors:CommittedTests.test_asks_once",
+    ),
 )
 
 WAITS = (

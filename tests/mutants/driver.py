@@ -109,6 +109,6 @@ DRIVER = (
         "read-not-waiting",
         "etcd raft#105, #3879; rqlite#2747",
         "A confirmed read is answered before this node has got that far.",
-        (DRIVING + "_until_readable", "if index <= self.readable_index:", "if True:"),
+        (DRIVING + "when_readable", "if index <= self.readable_index:", "if True:"),
     ),
 )

@@ -125,7 +125,7 @@ ANSWERS = (
         "read-before-readable",
         "ReadIndex without waiting for apply",
         "A read barrier fires before the entries are readable here.",
-        (DRIVER + "_until_readable", "if index <= self.readable_index:", "if True:"),
+        (DRIVER + "when_readable", "if index <= self.readable_index:", "if True:"),
         by="test_driver:ReadTests.test_follower",
     ),
     bug(

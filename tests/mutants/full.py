@@ -142,7 +142,7 @@ ANSWERS = (
         "read-before-readable",
         "ReadIndex without waiting for apply",
         "A read barrier fires before the entries are readable here.",
-        (DRIVER + "_until_readable", "if index <= self.readable_index:", "if True:"),
+        (DRIVER + "when_readable", "if index <= self.readable_index:", "if True:"),
         options=THREE,
         first_seed=5,
     ),
