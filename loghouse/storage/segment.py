@@ -22,8 +22,11 @@ from loghouse.storage.recovery import INDEX, STORE, FrameScan, segment_name
 from loghouse.storage.start import read_state
 from loghouse.storage.store import StoreHeader
 
-CLEARED_SIZE: Final = 256 * KIB
-"""How many bytes of zeroes are written ahead at a time."""
+CLEARED_SIZE_MIN: Final = 256 * KIB
+"""How many bytes of zeroes are written ahead at a time, at least."""
+CLEARED_GROUPS: Final = 8
+"""For how many groups like the last one they are, if that is more: a sync seldom meets the disk writing them.
+A log that takes a few small groups does not pay for a megabyte."""
 CLEARED_GROUP_SIZES: Final = range(4 * KIB, 128 * KIB + 1)
 """Bytes of a group that is synced: a smaller one seldom comes to a new block, and for a larger one the zeroes
 cost more than they spare."""
@@ -227,7 +230,8 @@ class Segment:
         if is_enough or group_size not in CLEARED_GROUP_SIZES:
             return
         assert self._store is not None
-        self._cleared = min(start + CLEARED_SIZE, self.size)
+        size = max(CLEARED_SIZE_MIN, CLEARED_GROUPS * group_size)
+        self._cleared = min(start + size, self.size)
         try:
             self.files.pwritev(self._store.fd, [memoryview(ZEROES)[: self._cleared - start]], start)
         except OSError as error:

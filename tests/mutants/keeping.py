@@ -294,7 +294,7 @@ ZEROES = (
         "zeroes-beyond-the-file",
         "ADR 38 (only room that was taken)",
         "Zeroes make the file longer.",
-        (CLEAR, "min(start + CLEARED_SIZE, self.size)", "start + CLEARED_SIZE"),
+        (CLEAR, "min(start + size, self.size)", "start + size"),
         by=CLEARING + "test_end_of_the_file",
     ),
     bug(

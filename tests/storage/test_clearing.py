@@ -6,7 +6,7 @@ from unittest.mock import patch
 from loghouse.errors import DiskFailedError
 from loghouse.limits import ENTRY_HEADER_SIZE, KIB, SEGMENT_SIZE_FIRST
 from loghouse.storage.log import Log
-from loghouse.storage.segment import CLEARED_GROUP_SIZES, CLEARED_SIZE
+from loghouse.storage.segment import CLEARED_GROUP_SIZES, CLEARED_GROUPS, CLEARED_SIZE_MIN
 from loghouse.testing.disk import DiskFault, SimDisk, disk_error
 from tests.storage.entries import CLUSTER, GROUP, frames_of
 from tests.storage.test_log_edges import DIRECTORY, EdgeCase
@@ -42,18 +42,31 @@ class ClearingTests(EdgeCase):
         self.cleared()
         self.append(GROUP_SIZE)
         end = self.log.active_size
-        self.assertEqual(self.cleared(), [(end, CLEARED_SIZE)])
-        self.append(*[GROUP_SIZE] * (CLEARED_SIZE // GROUP_SIZE - 1))
+        self.assertEqual(self.cleared(), [(end, CLEARED_SIZE_MIN)])
+        self.append(*[GROUP_SIZE] * (CLEARED_SIZE_MIN // GROUP_SIZE - 1))
         self.assertEqual(self.cleared(), [])
         self.append(GROUP_SIZE)
-        self.assertEqual(self.cleared(), [(end + CLEARED_SIZE, CLEARED_SIZE)])
+        self.assertEqual(self.cleared(), [(end + CLEARED_SIZE_MIN, CLEARED_SIZE_MIN)])
+
+    def test_large_groups(self):
+        """They reach some large groups far: a sync seldom meets the disk writing zeroes."""
+        size = 100 * KIB
+        self.cleared()
+        self.append(size)
+        end = self.log.active_size
+        self.assertEqual(self.cleared(), [(end, CLEARED_GROUPS * size)])
+        self.append(*[size] * (CLEARED_GROUPS - 1))
+        self.assertEqual(self.cleared(), [])
+        self.append(size)
+        end = self.log.active_size
+        self.assertEqual(self.cleared(), [(end, SEGMENT_SIZE_FIRST - end)])
 
     def test_in_steps(self):
         """Behind a sync that is done in steps, too."""
         with patch.object(self.log, "sync", self.sync_in_steps):
             self.cleared()
             self.append(GROUP_SIZE)
-            self.assertEqual(self.cleared(), [(self.log.active_size, CLEARED_SIZE)])
+            self.assertEqual(self.cleared(), [(self.log.active_size, CLEARED_SIZE_MIN)])
             self.append(CLEARED_GROUP_SIZES[0] - 1)
             self.assertEqual(self.cleared(), [])
 
@@ -68,7 +81,7 @@ class ClearingTests(EdgeCase):
         self.append(400 * KIB)
         self.cleared()
         self.append(GROUP_SIZE)
-        self.assertEqual(self.cleared(), [(self.log.active_size, CLEARED_SIZE)])
+        self.assertEqual(self.cleared(), [(self.log.active_size, CLEARED_SIZE_MIN)])
         sizes = [len(frame) for frame in frames_of(self.log)]
         self.assertEqual(sizes, [GROUP_SIZE, 400 * KIB, GROUP_SIZE])
 
@@ -109,7 +122,7 @@ class ClearingTests(EdgeCase):
         write = SimDisk.pwritev
 
         def refusing(disk, fd, buffers, position):
-            if len(buffers) == 1 and len(buffers[0]) == CLEARED_SIZE:
+            if len(buffers) == 1 and len(buffers[0]) == CLEARED_SIZE_MIN:
                 raise OSError(errno.ENOSPC, "no room")
             write(disk, fd, buffers, position)
 
