@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from loghouse.protocol.configuration import Configuration, MemberRole, decode_configuration
+from loghouse.protocol.cursors import Cursors
 from loghouse.protocol.entry import Entry, EntryKind, crc32c
 from loghouse.protocol.log_state import LogState, check_follows, encode_log_state
 from loghouse.protocol.raft_messages import AppendEntriesReply, Envelope, RequestVote, RequestVoteReply
@@ -132,6 +133,8 @@ class Oracle:
         # Which disks had an id. A configuration entry that was cut may have given it to another one.
         self._disks: dict[int, list[bytes]] = {}
         self.checks = 0
+        # (member, index, term, the cursors after that entry) of each state that a member found or was given.
+        self.recovered_cursors: list[tuple[int, int, int, Cursors]] = []
 
     def number(self, id_: int, disk_uuid: bytes) -> int:
         """Return what a member is called here: its id, unless another disk had that before."""
@@ -249,6 +252,11 @@ class Oracle:
                 f"member {member} has another log up to entry {entry.index} of term {entry.term} than others",
             )
 
+    def recovered(self, member: int, state: LogState) -> None:
+        """Note the state that a member has, to be compared with the log once that is committed."""
+        if state.cursors.last_index:
+            self.recovered_cursors.append((member, state.index, state.term, state.cursors.copy()))
+
     def installed(self, member: int, state: LogState) -> None:
         """Note that a member was told its log starts behind `state`."""
         view = self.view(member)
@@ -261,6 +269,7 @@ class Oracle:
             raise Violation(
                 "snapshot-stale", f"member {member} went back from {view.commit_index} to {state.index}"
             )
+        self.recovered(member, state)
         view.restart_at(state.index, chain)
         view.durable_index = min(view.durable_index, state.index)
         if view.promised_index > state.index:

@@ -18,6 +18,7 @@ from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.raft_messages import Envelope, envelope_from_wire, envelope_to_wire
 from loghouse.raft.membership import bootstrap_entry
 from loghouse.testing.atlas import CoreAtlas
+from loghouse.testing.cursor_work import CursorWork
 from loghouse.testing.machine import GROUP
 from loghouse.testing.nemesis import Fault, Nemesis, plan_faults
 from loghouse.testing.network import SimNetwork
@@ -62,6 +63,7 @@ class SimCluster(Simulation[SimNode]):
         self.reconciler = Reconciler(self, self.places)
         self.nemesis = Nemesis(self, plan_faults(options) if faults is None else faults)
         self.work = Workload(self.clock, self, self.history, options)
+        self.cursor_work = CursorWork(self.clock, self, self.history, options)
 
     # --- the run ----------------------------------------------------------------------
 
@@ -80,6 +82,7 @@ class SimCluster(Simulation[SimNode]):
         for node in self.nodes.values():
             node.start()
         self.work.start(self.stream)
+        self.cursor_work.start(self.stream)
         self.reconciler.begin()
 
     @property

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from twisted.python.failure import Failure
 
-from loghouse.errors import DamageError, DiskFullError, LoghouseError, UnavailableError
+from loghouse.errors import DamageError, LoghouseError, UnavailableError
 from loghouse.metrics import NO_METRICS
 from loghouse.node.reads import reads_of
 from loghouse.protocol.configuration import Configuration, MemberRole
+from loghouse.protocol.cursor_messages import CursorOrder
 from loghouse.protocol.message import Message
 from loghouse.protocol.raft_messages import Envelope
 from loghouse.raft.ready import Proposal, SoftState
@@ -211,14 +212,22 @@ class SimNode(Host):
         self._ask(answer, self._propose, proposal)
 
     def _propose(self, answer: Answer, proposal: Proposal) -> None:
-        if self.driver is None:
+        if self._replica is None:
             answer(UnavailableError("this node is no member; ask another"))
-        elif self._replica is not None and not self._replica.is_writable:
-            answer(DiskFullError(self.name))
         else:
-            self.driver.propose(
+            self._replica.propose(
                 proposal, lambda done: answer(AcknowledgedAppend(done.index, done.base_offset)), answer
             )
+
+    def order_cursor(self, order: CursorOrder, answer: Answer) -> None:
+        """Do something about a cursor, if this node leads; answers the `CursorPage` or an error."""
+        self._ask(answer, self._order_cursor, order)
+
+    def _order_cursor(self, answer: Answer, order: CursorOrder) -> None:
+        if self._replica is None:
+            answer(UnavailableError("this node is no member; ask another"))
+        else:
+            self._replica.cursors.carry_out(order, answer, answer)
 
     def read(self, offset: int, answer: Answer) -> None:
         """Answer the entry that holds `offset`; a miss only once a leader said where the end is."""

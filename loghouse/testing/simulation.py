@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from loghouse.errors import DamageError
 from loghouse.testing.checkers import Violation
+from loghouse.testing.cursor_work import CursorWork
 from loghouse.testing.history import History
 from loghouse.testing.host import Host
 from loghouse.testing.run import Run, violation_of
@@ -47,6 +48,7 @@ class Simulation(Run, Generic[M]):
     nodes: dict[int, M]
     reconciler: Any
     work: Workload
+    cursor_work: CursorWork
 
     def __init__(self, options: SwarmOptions, write_trace: Callable[[str], object] | None = None) -> None:
         """Prepare; nothing runs yet. `write_trace` gets every step as a line."""
@@ -114,15 +116,19 @@ class Simulation(Run, Generic[M]):
         step = options.election_seconds
         # Under full load a new member may never be within a window of one entry of the leader.
         works = self._works()
-        for work in works:
+        for work in (*works, self.cursor_work):
             work.think_seconds_min = 2 * options.election_seconds
+        self.cursor_work.rest()
         # Clients go on for a while, so that writes are seen to work, then stop, so that logs can be equal.
         acknowledged = [work.acknowledged for work in works]
         while True:
             is_idle = any(work.acknowledged == count for work, count in zip(works, acknowledged, strict=True))
-            if not is_idle and self.reconciler.is_settled():
+            has_taken_over = self.cursor_work.look(self.oracle)
+            if not is_idle and has_taken_over and self.reconciler.is_settled():
                 break
             problem = "no write was acknowledged" if is_idle else "the members are not as wanted"
+            if not has_taken_over:
+                problem = "nobody takes over a cursor"
             self._check_deadline(deadline, f"{problem}: {self.reconciler.describe()}")
             self.clock.advance(step)
         for work in works:
@@ -138,6 +144,8 @@ class Simulation(Run, Generic[M]):
 
     def _is_converged(self) -> bool:
         """Whether every member holds the same log, and serves it."""
+        if not self.cursor_work.is_drained(self.oracle.state.next_offset):
+            return False
         leader = self.leader()
         raft = leader.raft if leader is not None else None
         if raft is None or raft.last_index != self.oracle.committed_index:
@@ -165,9 +173,12 @@ class Simulation(Run, Generic[M]):
             else:
                 number = self.oracle.number(member.id, member.disk_uuid)
                 self.oracle.check_replica(number, entries, node.log.state, node.raft._log.state)
+                for state in (node.log.state, node.raft._log.state):
+                    self.oracle.recovered(number, state)
         problems = self.history.problems(self.oracle.committed)
         if problems:
             raise Violation("history", "; ".join(problems[:5]))
+        self.cursor_work.check(self.oracle)
         self.check()
 
     def _counters(self) -> Counter[str]:
@@ -183,6 +194,7 @@ class Simulation(Run, Generic[M]):
                 "entries": self.oracle.committed_index,
                 "leaders": self.oracle.leader_count,
                 "checks": self.oracle.checks,
+                **self.cursor_work.counts,
                 "restarts": sum(max(0, node.incarnation - 1) for node in self.nodes.values()),
             }
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from loghouse.raft.config import RaftConfig
 from loghouse.testing.network import NetworkOptions
@@ -90,7 +90,8 @@ class SwarmOptions:
     """Everything that is drawn for a seed before it runs. Times in seconds.
 
     `faults` maps a class of fault to the mean time between two of its kind. `drift` is how fast or slow the
-    nodes' clocks may run, as a fraction, `large_share` how many batches fill a segment.
+    nodes' clocks may run, as a fraction, `large_share` how many batches fill a segment. `cursors` are the
+    kinds of the cursors that there are (`cursor_work.KINDS`).
     """
 
     seed: int
@@ -111,6 +112,9 @@ class SwarmOptions:
     think_seconds_mean: float = 0.1
     request_timeout_seconds: float = 1.0
     pipeline: int = 1
+    cursors: tuple[str, ...] = ()
+    cursor_workers: int = 2
+    lease_seconds: float = 1.0
     trim_seconds_mean: float = 0.0
     large_share: float = 0.03
     faults: tuple[tuple[str, float], ...] = ()
@@ -129,6 +133,7 @@ def draw_options(seed: int) -> SwarmOptions:
     tick_seconds = rng.choice((0.02, 0.02, 0.05, 0.1))
     voters = rng.choice((1, 2, 3, 3, 3, 3, 3, 5, 5))
     return SwarmOptions(
+        **draw_cursors(seed),
         seed=seed,
         voters=voters,
         spares=rng.choice((0, 0, 1, 2)),
@@ -156,6 +161,23 @@ def draw_options(seed: int) -> SwarmOptions:
             rarity=3,
         ),
     )
+
+
+CURSOR_SHARE: Final = 0.2
+"""How many seeds have cursors."""
+
+
+def draw_cursors(seed: int) -> dict[str, Any]:
+    """Return a seed's options about cursors, drawn from a stream of their own: most seeds have none."""
+    rng = substream(seed, "cursors")
+    if rng.random() >= CURSOR_SHARE:
+        return {}
+    kinds = rng.choice((("consumer",), ("importer",), ("consumer", "importer"), ("pipeline", "consumer")))
+    return {
+        "cursors": kinds,
+        "cursor_workers": rng.choice((2, 2, 3)),
+        "lease_seconds": rng.choice((1.0, 2.0, 4.0)),
+    }
 
 
 RAFT_CHOICES: Final[Mapping[str, Sequence[int]]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from loghouse.errors import LoghouseError, NotLeaderError, OffsetOutOfRangeError, UnavailableError
@@ -100,7 +101,9 @@ class SimClient:
             return self.leader
         return self.some_node()
 
-    def ask(self, request: Ask, number: int, done: Callable[[object], None]) -> None:
+    def ask(
+        self, request: Ask, number: int, done: Callable[[object], None], seconds_max: float = inf
+    ) -> None:
         """Make a request; `done` is called once, with the answer or with None when none came in time."""
         waiting = True
 
@@ -116,7 +119,7 @@ class SimClient:
                 answered(None)
 
         self.work.servers.request(number, request, answered)
-        self.work.clock.after(self.work.options.request_timeout_seconds, gave_up)
+        self.work.clock.after(min(self.work.options.request_timeout_seconds, seconds_max), gave_up)
 
     def heard(self, number: int, result: object) -> None:
         """Learn from an answer who leads."""

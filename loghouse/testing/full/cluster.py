@@ -16,6 +16,7 @@ from typing import Any
 from loghouse.protocol.entry import frame_seed
 from loghouse.protocol.gossip_messages import Liveness
 from loghouse.protocol.message import NO_UUID
+from loghouse.testing.cursor_work import CursorWork
 from loghouse.testing.full.atlas import FullAtlas
 from loghouse.testing.full.follower import Follower
 from loghouse.testing.full.host import ANSWER_SECONDS_MAX, FullHost
@@ -64,6 +65,7 @@ class FullCluster(Simulation[FullHost]):
         self.reconciler = Operators(self, trims=options.trims)
         self.nemesis = FullNemesis(self, plan_faults(options) if faults is None else faults)
         self.work = Workload(self.clock, self, self.history, options)
+        self.cursor_work = CursorWork(self.clock, self, self.history, options)
         self.follower = Follower(self, self.stream("follower"))
         # The books of each group that has a name, from when a node first opens its log.
         self._books: dict[int, Books] = {}
@@ -100,6 +102,7 @@ class FullCluster(Simulation[FullHost]):
         for number in range(1, self.options.voters + 1):
             self.clock.after(rng.random(), self._start_first, self.nodes[number])
         self.work.start(self.stream)
+        self.cursor_work.start(self.stream)
         self.follower.begin()
         self.reconciler.begin()
         for log in self.named:

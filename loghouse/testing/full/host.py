@@ -27,6 +27,7 @@ from loghouse.node.node import DISK_QUEUE, HAND_OVER_SECONDS_MAX, SETTLE_SECONDS
 from loghouse.node.options import NodeOptions
 from loghouse.node.served_log import ServedLog
 from loghouse.protocol.configuration import MemberRole, decode_producer
+from loghouse.protocol.cursor_messages import CursorOrder
 from loghouse.protocol.entry import EntryKind
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.raft.ready import Proposal
@@ -333,6 +334,10 @@ class FullHost(Host):
     def tail(self, answer: Answer) -> Callable[[], None]:
         """Answer the next offset."""
         return self._ask("tail", lambda n: n.log("").bounds(), self._bounds, answer)
+
+    def order_cursor(self, order: CursorOrder, answer: Answer) -> Callable[[], None]:
+        """Do something about a cursor; answers the `CursorPage` or an error."""
+        return self._ask("cursor", lambda n: n.log("").order_cursor(order), lambda page: page, answer)
 
     def wait_for(self, offset: int, answer: Answer) -> Callable[[], None]:
         """Answer None once the record at `offset` can be read."""

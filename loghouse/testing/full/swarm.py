@@ -8,7 +8,14 @@ from typing import Final
 from loghouse.gossip.config import LAN, LOCAL, SwimConfig
 from loghouse.testing.network import NetworkOptions
 from loghouse.testing.streams import substream
-from loghouse.testing.swarm import FAULT_CLASSES, SwarmOptions, draw_disk, draw_faults, draw_raft
+from loghouse.testing.swarm import (
+    FAULT_CLASSES,
+    SwarmOptions,
+    draw_cursors,
+    draw_disk,
+    draw_faults,
+    draw_raft,
+)
 
 # Every class of fault a seed may have. ONLY APPEND: the order is the order of drawing.
 FULL_FAULT_CLASSES: Final = (*FAULT_CLASSES, "link_reset", "stop")
@@ -72,6 +79,7 @@ def draw_full_options(seed: int) -> FullOptions:
     election_seconds = tick_seconds * raft.election_ticks
     voters = rng.choice((1, 2, 3, 3, 3, 3, 3, 3, 4, 5))
     return FullOptions(
+        **draw_cursors(seed),
         seed=seed,
         voters=voters,
         spares=rng.choice((0, 0, 1)) if 1 < voters < 5 else 0,
