@@ -154,6 +154,8 @@ class PeerTests(LimitCase):
             REGISTRATIONS_AT_ONCE_MAX=256,
             REGISTRATION_SECONDS=2,
             UNREPORTED_BATCHES_MAX=1024,
+            WAITING_APPENDS_MAX=4096,
+            WAITING_SIZE_MAX=64 * MIB,
             RATES_MAX=4096,
             LOGS_PER_PAGE_DEFAULT=500,
             LOGS_PER_PAGE_MAX=1000,

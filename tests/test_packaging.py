@@ -139,6 +139,11 @@ class SettingsTests(SynchronousTestCase):
         }
         self.assertEqual(private, {"private.py"})
 
+    def test_twisted(self):
+        """The client for Twisted programs is an extra, with a node's bound of Twisted."""
+        extras = self.setup["options.extras_require"]
+        self.assertIn(extras["twisted"].strip().replace("Twisted", "Twisted[tls]"), extras["node"])
+
     def test_every_import_is_a_dependency(self):
         """The package imports nothing that installing it, with a node's extra, does not bring."""
         node = self.names_of("options.extras_require", "node")
@@ -190,6 +195,16 @@ class WithoutNodeTests(SynchronousTestCase):
         )
         modules.append("loghouse.testing.fixtures.plugin")
         done = self.python("\n".join(f"import {module}" for module in modules))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    @in_children
+    def test_deferred(self):
+        """The client for Twisted programs needs nothing but Twisted, and says what brings it."""
+        done = self.python("import loghouse.client.deferred")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("ModuleNotFoundError: loghouse.client.deferred needs Twisted", done.stderr)
+        self.assertIn("pip install 'loghouse[twisted]' brings it\n", done.stderr)
+        done = self.python("from loghouse.client.deferred import connect", there={"twisted", "zope"})
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     @in_children

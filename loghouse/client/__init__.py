@@ -1,8 +1,8 @@
-"""Clients of a Loghouse cluster: `connect` for asyncio, `connect_blocking` for everybody else.
+"""Clients of a Loghouse cluster: `connect` for asyncio, `connect_blocking` where there is no event loop.
 
-Needs neither Twisted nor anything of the server. The client of the binary protocol for Twisted programs is
-`loghouse.net.binary_client`. A name is imported when it is first asked for: the embedded log shares the
-records of this package and brings no gRPC.
+Needs neither Twisted nor anything of the server. For Twisted programs there is `loghouse.client.deferred`. A
+name is imported when it is first asked for: the embedded log shares the records of this package and brings no
+gRPC.
 """
 
 from importlib import import_module

@@ -78,6 +78,7 @@ class AsyncClient(AsyncLog):
         super().__init__(self.cluster_calls.of_log(log), float(timeout_seconds))
 
     async def __aenter__(self) -> Self:
+        self.cluster_calls.place.check_task()
         return self
 
     async def __aexit__(

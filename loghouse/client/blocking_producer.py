@@ -70,6 +70,7 @@ class OpenClient:
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
+        client.calls.place.check_process()  # where its thread is
         self.thread = LoopThread()
         self._running: dict[asyncio.Task[None], tuple[Pending, Sending]] = {}
         exiting.opened(self)

@@ -143,7 +143,7 @@ class Calls:
             LoghouseError: The server's refusal; DeadlineError when time is over and nothing was done;
                 OutcomeUnknownError when something may have been.
         """
-        self.place.check()
+        self.place.check_task()
         begun_at = self.now
         deadline = begun_at + timeout_seconds
         attempts = Attempts(begun_at=begun_at, deadline=deadline, is_safe=is_safe, rng=self.rng)
@@ -238,7 +238,7 @@ class Calls:
         Raises:
             DeadlineError: No server answered in time.
         """
-        self.place.check()
+        self.place.check_task()
         if self.balancer.view is None:
             await self.refresh(timeout_seconds)
         assert self.balancer.view is not None
@@ -256,7 +256,7 @@ class Calls:
             DeadlineError: None did in time.
             LoghouseError: One refused this client.
         """
-        self.place.check()
+        self.place.check_task()
         begun_at = self.now
         attempts = Attempts(
             begun_at=begun_at, deadline=begun_at + timeout_seconds, is_safe=True, rng=self.rng

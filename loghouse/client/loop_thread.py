@@ -34,8 +34,10 @@ class LoopThread:
     def __init__(self) -> None:
         self.loop = _new_loop()
         self._place = Place()
+        self._place.check_process()  # the thread is this process's
         self._is_closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._then: Callable[[], object] = _nothing
         self._thread = threading.Thread(target=self._run, name="loghouse client", daemon=True)
         self._thread.start()
 
@@ -45,6 +47,7 @@ class LoopThread:
             self.loop.run_forever()
         finally:
             self.loop.close()
+            self._then()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and return its result.
@@ -54,24 +57,53 @@ class LoopThread:
         Raises:
             UnavailableError: The loop is closed, or was closed meanwhile.
         """
+        self._check(work)
+        return self._wait_for(work)
+
+    def begin(
+        self, work: Coroutine[Any, Any, T], ended: Callable[[asyncio.Task[T]], object]
+    ) -> Callable[[], None]:
+        """Start a coroutine there, and return what cancels it; `ended` gets its task at the end, on the loop.
+
+        Raises:
+            As `run`, when the loop is closed.
+        """
+        self._check(work)
+        tasks: list[asyncio.Task[T]] = []
+
+        def start() -> None:
+            task = self._start(work)
+            task.add_done_callback(ended)
+            tasks.append(task)
+
+        def cancel() -> None:
+            self.soon(lambda: tasks[0].cancel())  # it has begun by then
+
+        self._soon(start)
+        return cancel
+
+    def _check(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Raise unless work can begin here; it is closed then."""
         try:
             self._place.check_process()
-        except ClientUseError:
+            if self._is_closing:
+                raise ClosedError("the client is closed")
+        except (ClientUseError, ClosedError):
             work.close()
             raise
-        if self._is_closing:
-            work.close()
-            raise ClosedError("the client is closed")
-        return self._wait_for(work)
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         tasks: list[asyncio.Task[T]] = []
         done = threading.Event()
 
         def start() -> None:
-            task = self.loop.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task = self._start(work)
             task.add_done_callback(lambda _: done.set())
             tasks.append(task)
 
@@ -99,7 +131,12 @@ class LoopThread:
         except asyncio.CancelledError:
             raise ClosedError("the client was closed before the answer came") from None
 
-    def _soon(self, callback: Callable[[], None]) -> None:
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Do something on the loop; nothing when it is closed."""
+        with contextlib.suppress(UnavailableError):
+            self._soon(callback)
+
+    def _soon(self, callback: Callable[[], object]) -> None:
         try:
             self.loop.call_soon_threadsafe(callback)
         except RuntimeError:
@@ -112,22 +149,27 @@ class LoopThread:
         self._is_closing = True  # nobody's clean-up may come into the way of ours
         with contextlib.suppress(Exception):
             self._wait_for(self._finish(last))
-        with contextlib.suppress(UnavailableError):
-            self._soon(self.loop.stop)
+        self.soon(self.loop.stop)
         self.join(JOIN_SECONDS)
 
-    def close_soon(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """As `close`, but nobody waits: any thread may call it, at any moment, this one included."""
+    def close_soon(
+        self, last: Callable[[], Coroutine[Any, Any, None]], then: Callable[[], object] | None = None
+    ) -> None:
+        """As `close`, but nobody waits: any thread may call it, at any moment, this one included.
+
+        Args:
+            then: The last thing that the thread does.
+        """
         if self._is_closing:
             return
         self._is_closing = True
+        self._then = then or _nothing
 
         def begin() -> None:
             ending = self.loop.create_task(self._finish(last))
             ending.add_done_callback(self._ended)
 
-        with contextlib.suppress(UnavailableError):
-            self._soon(begin)
+        self.soon(begin)
 
     def join(self, seconds: float) -> None:
         """Wait until the thread has ended, at most so long."""
@@ -143,10 +185,14 @@ class LoopThread:
             await last()
         finally:
             myself = asyncio.current_task()
-            await _end(self._tasks - {myself})
+            await end_tasks(self._tasks - {myself})
             await let_calls_end()
-            await _end(asyncio.all_tasks() - {myself})
+            await end_tasks(asyncio.all_tasks() - {myself})
             await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _nothing() -> None:
+    pass
 
 
 async def let_calls_end() -> None:
@@ -160,7 +206,8 @@ async def let_calls_end() -> None:
         await asyncio.wait(others, timeout=SETTLE_SECONDS)
 
 
-async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+async def end_tasks(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
     for task in tasks:
         task.cancel()
     if tasks:

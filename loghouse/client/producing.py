@@ -39,7 +39,7 @@ class Delivery:
     def __await__(self) -> Generator[Any, None, int]:
         batch = self._batch
         while not batch.is_settled:
-            self._progress.place.check()
+            self._progress.place.check_task()
             waiter = batch.waiter
             if waiter is None:
                 waiter = batch.waiter = asyncio.get_running_loop().create_future()
@@ -70,6 +70,7 @@ class _Progress:
 
     async def wait(self) -> None:
         """Wait for the next batch of which the outcome is known."""
+        self.place.check_task()
         if self._waiter is None:
             self._waiter = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._waiter)

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 import textwrap
 import types
 from pathlib import Path
@@ -80,8 +82,14 @@ class ExampleTests(SynchronousTestCase):
 
     def check_document(self):
         blocks = blocks_of((ROOT / "docs" / "clients.md").read_text())
-        self.assertEqual(len(blocks), 11)
-        printed = [self.run_example(f"docs/clients.md block {n}", text) for n, text in enumerate(blocks, 1)]
+        self.assertEqual(len(blocks), 12)
+        [program] = [text for text in blocks if "react(main)" in text]
+        printed = [
+            self.run_example(f"docs/clients.md block {n}", text)
+            for n, text in enumerate(blocks, 1)
+            if text != program
+        ]
+        self.check_program(program)
         self.assertIn("b'sensor-7' b'moved'", printed[0][0])
         self.assertIn("the next offset is", printed[2][-1])
         self.assertIn("the log holds 0 to", printed[5][-1])
@@ -89,6 +97,16 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual(printed[7], ["imported from line 0 to 3"])
         self.assertEqual(printed[8][0], f"node-1 {self.node.address} voter leads")
         self.assertEqual(printed[9], ["appended at 0", "['default', 'orders']"])
+
+    def check_program(self, text):
+        """An example that runs a reactor is a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-c", self.adapt(text)], capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        lines = done.stdout.splitlines()
+        self.assertEqual(lines[:3], ["appended up to 1000", "0 b'moved'", "1 b'0'"])
+        self.assertEqual((lines[3], lines[-1], len(lines)), ("read b'1'", "ended by CancelledError", 1003))
 
     def check_methods(self):
         tls = client.Tls(
