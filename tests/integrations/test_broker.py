@@ -18,9 +18,14 @@ class BrokerCase(NamedCase):
 
     async def opened(self, **options):
         cluster, self.client = await super().opened()
-        self.broker = LoghouseBroker(cluster.target, timeout_seconds=20.0, logger=None, **options)
-        self.closers.append(self.broker.stop)
+        self.broker = self.another(cluster, **options)
         return cluster
+
+    def another(self, cluster, **options):
+        options.setdefault("logger", None)
+        broker = LoghouseBroker(cluster.target, timeout_seconds=20.0, **options)
+        self.closers.append(broker.stop)
+        return broker
 
     async def records(self, log="orders"):
         return [record async for record in self.client.log(log).read()]
@@ -202,10 +207,13 @@ class SetupTests(SynchronousTestCase):
             (("a", "b"), {"cursor": "c", "into": "d"}, "`into` goes with one log"),
             (("a",), {"max_workers": 2, "batch": True}, "`max_workers` or `batch`"),
             (("a",), {"max_workers": 2, "ack_policy": AckPolicy.MANUAL}, "MANUAL"),
+            (("a",), {"max_workers": 2, "ack_policy": "manual"}, "MANUAL"),
             (("a",), {"cursor": "c", "into": "d", "ack_policy": AckPolicy.ACK_FIRST}, "first"),
         ):
             error = self.assertRaises(SetupError, broker.subscriber, *logs, **options)
             self.assertIn(text, str(error))
+        by_hand = LoghouseBroker(ack_policy=AckPolicy.MANUAL)
+        self.assertRaises(SetupError, by_hand.subscriber, "a", max_workers=2)
         for logs, options in (
             ((7,), {}),
             (("a",), {"max_workers": 0}),

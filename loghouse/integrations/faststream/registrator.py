@@ -80,7 +80,7 @@ class LoghouseRegistrator(Registrator[Received, LoghouseBrokerConfig]):
         Raises:
             SetupError, InvalidRequestError: These do not go together, or make no sense; says which.
         """
-        _check(logs, cursor, into, options, ack_policy, is_batch=batch, max_workers=max_workers)
+        _check(logs, cursor, into, options)
         settings = LoghouseSubscriberConfig(
             logs=logs,
             cursor=cursor,
@@ -180,24 +180,15 @@ def _subscriber_of(
     specification: LoghouseSubscriberSpecificationConfig,
     into: LoghousePublisher | None,
 ) -> LoghouseSubscriber:
+    _check_handling(settings, has_into=into is not None)
     calls = CallsCollection[Received]()
     config = cast("LoghouseBrokerConfig", settings._outer_config)
     documented = LoghouseSubscriberSpecification(config, specification, calls)
     return LoghouseSubscriber(settings, documented, calls, into)
 
 
-def _check(
-    logs: tuple[str, ...],
-    cursor: str | None,
-    into: object,
-    options: Mapping[str, Any],
-    ack_policy: AckPolicy,
-    *,
-    is_batch: bool,
-    max_workers: int,
-) -> None:
-    """Raise SetupError for a subscriber that cannot be meant."""
-    integer_of("max_workers", max_workers, lowest=1, highest=FASTSTREAM_WORKERS_MAX)
+def _check(logs: tuple[str, ...], cursor: str | None, into: object, options: Mapping[str, Any]) -> None:
+    """Raise SetupError for logs that cannot be read so."""
     if not logs:
         raise SetupError('a subscriber needs a log: @broker.subscriber("orders")')
     for log in logs:
@@ -210,12 +201,17 @@ def _check(
         raise SetupError(f'{what} only with a cursor: @broker.subscriber("{logs[0]}", cursor="...")')
     if is_group and into is not None:
         raise SetupError("`into` goes with one log; subscribe to each by a subscriber of its own")
-    if max_workers > 1 and is_batch:
+
+
+def _check_handling(settings: LoghouseSubscriberConfig, *, has_into: bool) -> None:
+    """Raise SetupError for records that cannot be handled so."""
+    integer_of("max_workers", settings.max_workers, lowest=1, highest=FASTSTREAM_WORKERS_MAX)
+    if settings.max_workers > 1 and settings.is_batch:
         raise SetupError("batches are handled one after the other; leave `max_workers` or `batch` out")
-    if max_workers > 1 and ack_policy is AckPolicy.MANUAL:
+    if settings.max_workers > 1 and settings.ack_policy is AckPolicy.MANUAL:
         raise SetupError(
             "an acknowledgement passes all records before its own, which are still at work with "
             "`max_workers`; leave it or AckPolicy.MANUAL out"
         )
-    if into is not None and ack_policy is AckPolicy.ACK_FIRST:
+    if has_into and settings.ack_policy is AckPolicy.ACK_FIRST:
         raise SetupError("`into` moves the cursor with the answer, so that nothing can be acknowledged first")

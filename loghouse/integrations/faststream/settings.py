@@ -26,7 +26,7 @@ from loghouse.integrations.faststream.private import (
     make_logger_state,
 )
 
-_MESSAGE_ID_WIDTH = 16
+_OFFSET_WIDTH = 20  # of all there can be
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,7 @@ class LoghouseSubscriberConfig(SubscriberUsecaseConfig):
         """What happens to a record whose handler fails: it is handled again, unless another policy is set."""
         for policy in (self._ack_policy, self._outer_config.ack_policy):
             if policy is not EMPTY:
-                return policy
+                return AckPolicy(policy)
         return AckPolicy.NACK_ON_ERROR
 
 
@@ -135,10 +135,10 @@ class LoghouseLoggerStorage(DefaultLoggerStorage):
             logger = get_broker_logger(
                 name="loghouse",
                 default_context={"log": ""},
-                message_id_ln=_MESSAGE_ID_WIDTH,
+                message_id_ln=_OFFSET_WIDTH,
                 fmt=(
                     f"%(asctime)s %(levelname)-8s - %(log)-{self._log_width}s | "
-                    f"%(message_id)-{_MESSAGE_ID_WIDTH}s - %(message)s"
+                    "%(message_id)-8s - %(message)s"
                 ),
                 context=context,
                 log_level=self.logger_log_level,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, Final
 
 from faststream.exceptions import SetupError
@@ -68,6 +68,8 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
         self.retry_seconds = config.retry_seconds
         self._following: LogFollower | None = None  # without a cursor: where it is, from `start` on
         self._task: asyncio.Task[None] | None = None  # reads, from `start` on
+        self._wait: asyncio.Future[None] | None = None  # what that waits for, and `stop` cancels
+        self._stopping: asyncio.Future[None] | None = None  # ends that, once it has begun
         self.tasks: set[asyncio.Task[Any] | None] = set()  # that handlers run in
         self._iterator: AsyncGenerator[StreamMessage[Received], None] | None = None  # of `get_one`, to `stop`
         self._next: asyncio.Future[Any] | None = None  # what `get_one` waits for, also beyond its time
@@ -124,22 +126,31 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
             if "*" not in name:
                 await self._outer_config.client.log(name).bounds()
         await self._begin()
+        self._stopping = None
         await super().start()
         self._post_start()
         if self.calls:
             self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Let handlers at work end, for `graceful_timeout` at most; then commit, and release the cursor."""
-        was_running = self.running
+        """Let handlers at work end, for `graceful_timeout` at most; then commit, and release the cursor.
+
+        A handler that ends its own subscriber does not wait for that.
+        """
+        self.running = False
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop())
+        if asyncio.current_task() not in self.tasks:
+            await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         await super().stop()
-        task, current = self._task, asyncio.current_task()
-        if task is not None:
-            if was_running and current is not task:
-                task.cancel()
-            if current not in self.tasks:  # a handler that ends its own subscriber does not wait for itself
-                await asyncio.wait([task])
-                self._task = None
+        if self._task is not None:
+            # Not the task itself: it may be leaving its consumer already, which commits and releases.
+            if self._wait is not None:
+                self._wait.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait([self._next])
@@ -181,10 +192,7 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
             try:
                 async with self._consumer() as consumer:
                     handling = Handling(self, consumer)
-                    await handling.run(self._marks(consumer))
-            except asyncio.CancelledError:
-                if self.running:
-                    raise
+                    await self._until_stopped(handling.run(self._marks(consumer)))
             except Exception as error:
                 failure_count = 1 if handling is not None and handling.handled_count else failure_count + 1
                 pause = retry_seconds(RESTART_SECONDS, failure_count)
@@ -194,14 +202,20 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
                     self.get_log_context(None),
                     None if isinstance(error, LoghouseError) else error,
                 )
-                await self._pause(pause)
+                await self._until_stopped(asyncio.sleep(pause))
 
-    async def _pause(self, seconds: float) -> None:
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await something, or the end of this subscriber."""
+        self._wait = asyncio.ensure_future(work)
+        if not self.running:
+            self._wait.cancel()  # stopped before there was something to wait for
         try:
-            await asyncio.sleep(seconds)
+            await self._wait
         except asyncio.CancelledError:
             if self.running:
                 raise
+        finally:
+            self._wait = None
 
     # --- without handlers -------------------------------------------------------------------
 
@@ -246,9 +260,11 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
         return (ReplyPublisher(self._outer_config.producer, message.reply_to),)
 
     def get_log_context(self, message: StreamMessage[Received] | None) -> dict[str, str]:
-        """Return what a line of log says beside its text."""
-        log = ",".join(self.logs) if message is None else message.raw_message.log
-        return {"log": log, **super().get_log_context(message)}
+        """Return what a line of log says beside its text: the log, and as the message's id its offset."""
+        if message is None:
+            return {"log": ",".join(self.logs), "message_id": ""}
+        received = message.raw_message
+        return {"log": received.log, "message_id": str(received.offset)}
 
 
 class LoghouseSubscriberSpecification(
