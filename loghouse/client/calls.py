@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from loghouse.client.balancing import Balancer, ClusterView, Purpose
-from loghouse.client.channels import Channel, Channels, LogId, seen
+from loghouse.client.channels import AppendAnswer, Channel, Channels, LogId, seen
 from loghouse.client.failures import CallFailedError, CallFailure, Effect, refused_link
 from loghouse.client.pin import ClusterPin
 from loghouse.client.place import Place
@@ -162,6 +162,19 @@ class Calls:
             pause = attempts.pause_after(failure, self.now)
             await self.await_news(min(REFRESH_SECONDS_MAX, max(0.0, deadline - self.now)))
             await asyncio.sleep(pause)
+
+    async def append(
+        self,
+        make: Callable[[Channel, float], Awaitable[AppendAnswer]],
+        *,
+        timeout_seconds: float,
+        is_safe: bool = False,
+    ) -> AppendAnswer:
+        """Make a call that appends a batch; as `call`."""
+        answer: AppendAnswer = await self.call(
+            make, purpose=Purpose.APPEND, timeout_seconds=timeout_seconds, is_safe=is_safe
+        )
+        return answer
 
     async def _attempt(self, make: Make, address: str, seconds: float) -> Any:
         with self.channels.lend(address) as channel:

@@ -137,13 +137,9 @@ class AsyncLog:
                 return channel.append_with_cursor(request, cursor, self.calls.where, seconds)
             return channel.append(request, self.calls.where, seconds)
 
-        appended: AppendAnswer = await self.calls.call(
-            make,
-            purpose=Purpose.APPEND,
-            timeout_seconds=self.timeout_of(timeout_seconds),
-            is_safe=cursor is not None,
+        return await self.calls.append(
+            make, timeout_seconds=self.timeout_of(timeout_seconds), is_safe=cursor is not None
         )
-        return appended
 
     def producer(
         self,

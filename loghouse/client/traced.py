@@ -5,22 +5,22 @@ Taken instead of what it derives from when a client is made with `tracing`; impo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from grpc import aio
 
 from loghouse.api.v1 import log_pb2
-from loghouse.client.balancing import Purpose
 from loghouse.client.batching import OutgoingBatch
-from loghouse.client.calls import Calls, Make
-from loghouse.client.channels import LogId
+from loghouse.client.calls import Calls
+from loghouse.client.channels import AppendAnswer, Channel, LogId
 from loghouse.client.connection import Asked, Connection
 from loghouse.client.grpc_channel import GrpcAppends, GrpcChannel, message_of
 from loghouse.client.sending import Sending
 from loghouse.errors import InvalidRequestError
 from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.cursor_messages import ProduceWithCursor
 from loghouse.protocol.message import Message
 from loghouse.protocol.trace_messages import RequestTrace
 from loghouse.tracing.spans import (
@@ -58,32 +58,18 @@ class TracedCalls(Calls):
         self.tracer: Tracer = tracer
         self._make = partial(TracedCalls, tracer=tracer)
 
-    async def call(
+    async def append(
         self,
-        make: Make,
+        make: Callable[[Channel, float], Awaitable[AppendAnswer]],
         *,
-        purpose: Purpose,
         timeout_seconds: float,
-        is_safe: bool,
-        server: str = "",
-        address: str = "",
-    ) -> Any:
-        """See `Calls.call`."""
-        if purpose is not Purpose.APPEND or is_safe:
-            return await super().call(
-                make,
-                purpose=purpose,
-                timeout_seconds=timeout_seconds,
-                is_safe=is_safe,
-                server=server,
-                address=address,
-            )
+        is_safe: bool = False,
+    ) -> AppendAnswer:
+        """See `Calls.append`."""
         span = self.tracer.begin_here("append", {"loghouse.log": self.log})
         try:
             with make_current(span):
-                answer = await super().call(
-                    make, purpose=purpose, timeout_seconds=timeout_seconds, is_safe=is_safe, server=server
-                )
+                answer = await super().append(make, timeout_seconds=timeout_seconds, is_safe=is_safe)
         except BaseException as error:
             end(span, error)
             raise
@@ -97,7 +83,7 @@ class TracedConnection(Connection):
 
     def begin(self, request: Message, group: int) -> Asked:
         """See `Connection.begin`."""
-        if isinstance(request, Produce) and self.is_up:
+        if isinstance(request, Produce | ProduceWithCursor) and self.is_up:
             traceparent, tracestate = texts_here()
             if traceparent:
                 self._session.trace_next(RequestTrace(traceparent=traceparent, tracestate=tracestate))

@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from loghouse.limits import FORWARD_TRACES_MAX
 from loghouse.node.forwarding import Forwarder, Leading
+from loghouse.protocol.cursor_messages import ForwardProduceWithCursor
 from loghouse.protocol.forward_messages import ForwardProduce
 from loghouse.protocol.message import Message
 from loghouse.protocol.trace_messages import ForwardTrace
@@ -18,13 +19,13 @@ from loghouse.tracing.spans import CLIENT, Span, Tracer, end, texts_of
 
 
 class TracedForwarder(Forwarder):
-    """Both ends of forwarding, with a ForwardTrace before each ForwardProduce that belongs to a trace."""
+    """Both ends of forwarding, with a ForwardTrace before each append that belongs to a trace."""
 
     def __init__(self, *args: Any, tracer: Tracer, **fields: Any) -> None:
         super().__init__(*args, **fields)
         self._tracer = tracer  # fixed
         self._asking: Span | None = None  # of the proposal that `propose` is about, until it is sent
-        # What came before its ForwardProduce, by who sent it and the request's id. The oldest ones go.
+        # What came before its append, by who sent it and the request's id. The oldest ones go.
         self._traces: dict[tuple[str, int], ForwardTrace] = {}
         self._arrived: ForwardTrace | None = None  # that of the request that `message_received` is about
 
@@ -59,8 +60,9 @@ class TracedForwarder(Forwarder):
             if len(self._traces) > FORWARD_TRACES_MAX:
                 del self._traces[next(iter(self._traces))]
             return
-        if isinstance(message, ForwardProduce):
-            self._arrived = self._traces.pop((source_name, message.request_id), None)
+        if isinstance(message, ForwardProduce | ForwardProduceWithCursor):
+            request = message if isinstance(message, ForwardProduce) else message.request
+            self._arrived = self._traces.pop((source_name, request.request_id), None)
         try:
             super().message_received(source_name, message, group, leading)
         finally:

@@ -20,6 +20,28 @@ TRACING = (
         by=FORWARDED + "test_at_a_follower",
     ),
     bug(
+        "a-trace-ends-where-a-cursor-moves",
+        "W3C Trace Context 2.2: propagating",
+        "A leader does not look for the trace of a batch that comes with an advance.",
+        (
+            FORWARDING + "TracedForwarder.message_received",
+            "ForwardProduce | ForwardProduceWithCursor",
+            "ForwardProduce",
+        ),
+        by=FORWARDED + "test_with_a_cursor",
+    ),
+    bug(
+        "an-advance-is-no-append",
+        "docs/tracing.md: in a client",
+        "A client sends no trace before a batch that moves a cursor.",
+        (
+            "loghouse.client.traced:TracedConnection.begin",
+            "Produce | ProduceWithCursor",
+            "Produce",
+        ),
+        by=CLIENTS + "AppendTests.test_with_a_cursor",
+    ),
+    bug(
         "traces-that-nobody-fetches",
         "limits.py (FORWARD_TRACES_MAX)",
         "Traces whose requests do not come are kept, however many there are.",
@@ -117,7 +139,7 @@ TRACING = (
         "a-client-s-failure-has-no-end",
         "OpenTelemetry: a span that is started must be ended",
         "The client's span of an append that fails stays open.",
-        ("loghouse.client.traced:TracedCalls.call", "end(span, error)", "pass"),
+        ("loghouse.client.traced:TracedCalls.append", "end(span, error)", "pass"),
         by=CLIENTS + "AppendTests.test_refused",
     ),
     bug(

@@ -9,7 +9,7 @@ from opentelemetry import trace
 from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.api.v1 import log_pb2, log_pb2_grpc
-from loghouse.client import AsyncClient, connect_blocking, tracing
+from loghouse.client import Advance, AsyncClient, connect_blocking, tracing
 from loghouse.errors import InvalidRequestError, NotLeaderError, OutcomeUnknownError, PermissionDeniedError
 from loghouse.tracing.records import trace_context, trace_headers
 from tests.client.fake import FakeCase, over_grpc
@@ -49,6 +49,35 @@ class AppendTests(TracedCase):
             self.assertEqual(await log.append(b"a"), 1)
         self.assertEqual(self.trace_of(work), {"work": "", "append": "work", "serve append": "append"})
         self.assertEqual(self.spans.named("append").attributes["loghouse.offset"], 1)
+
+    @asynchronous
+    async def test_with_a_cursor(self):
+        """An append that moves a cursor is traced as any other; what is asked of cursors alone is not."""
+        _, log = await self.traced()
+        cursors = log.cursors()
+        mine = await cursors.acquire("import")
+        self.spans.exporter.clear()
+        with self.user.start_as_current_span("work") as work:
+            await log.append_batch([b"a", b"b"], cursor=Advance("import", mine.epoch, 2))
+        self.assertEqual(self.trace_of(work), {"work": "", "append": "work", "serve append": "append"})
+        self.assertEqual(self.spans.named("append").attributes["loghouse.offset"], 0)
+        self.spans.exporter.clear()
+        await cursors.release("import", mine.epoch)
+        await cursors.delete("import")
+        self.assertEqual(self.spans.finished, [])
+
+    @asynchronous
+    async def test_with_a_cursor_sent_again(self):
+        """Such an append, which is tried again after a lost answer, stays one span."""
+        cluster, log = await self.traced()
+        mine = await log.cursors().acquire("import")
+        self.spans.exporter.clear()
+        cluster.nodes[0].faults["ProduceBatch"] = [LOST]
+        await log.append_batch([b"a"], cursor=Advance("import", mine.epoch, 1))
+        span = self.spans.named("append")
+        self.assertNotIn("error.type", span.attributes)
+        parents = {one.parent.span_id for one in self.spans.finished if one.name == "serve append"}
+        self.assertEqual(parents, {span.context.span_id})
 
     @asynchronous
     async def test_another_log(self):

@@ -11,6 +11,8 @@ from loghouse.node.forwarding import Forwarder
 from loghouse.node.gate import Gate
 from loghouse.protocol.batch import encode_batch
 from loghouse.protocol.client_messages import Produce
+from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder, ProduceWithCursor
+from loghouse.protocol.cursors import advance_with_records
 from loghouse.protocol.link_messages import Hello, LinkRole
 from loghouse.protocol.session import Answered, Refused, RequestReceived, Session, TraceReceived
 from loghouse.protocol.trace_messages import ForwardTrace, RequestTrace
@@ -56,17 +58,29 @@ class Door:
         self.answers = [event for event in told if isinstance(event, Answered | Refused)]
         return events
 
-    def produce(self, traceparent="", tracestate="", **fields):
-        """Send a batch, with a trace if there is one; return its stream."""
+    def produce(self, traceparent="", tracestate="", cursor=None, **fields):
+        """Send a batch, with a trace if there is one, and an advance; return its stream."""
         if traceparent:
             self.client.trace_next(RequestTrace(traceparent=traceparent, tracestate=tracestate))
-        stream = self.client.request(Produce(batch=BATCH, record_count=2, **fields))
+        request = Produce(batch=BATCH, record_count=2, **fields)
+        if cursor is not None:
+            request = ProduceWithCursor(
+                cursor=cursor.name,
+                epoch=cursor.epoch,
+                position=cursor.position,
+                produce=b"".join(request.encode()),
+            )
+        stream = self.client.request(request)
         for event in self.move():
             match event:
                 case TraceReceived():
                     self.appends.trace(event)
                 case RequestReceived():
-                    self.appends.take(self.log, event.stream, event.request)
+                    taken = event.request
+                    advance = taken.change if cursor is not None else None
+                    self.appends.take(
+                        self.log, event.stream, taken if advance is None else taken.request, advance
+                    )
         return stream
 
     @property
@@ -137,6 +151,28 @@ class ForwardedAppendTests(TracedTownCase):
             self.append(self.follower, SAMPLED, producer_id=id_)
         names = [span.name for span in self.spans.finished]
         self.assertEqual((names.count("sync"), names.count("replicate"), names.count("commit")), (1, 2, 2))
+
+    def test_with_a_cursor(self):
+        """A batch that moves a cursor is traced all the way, and its trace is fetched by the leader."""
+        for at, path in (
+            (self.leader, {"replicate": "serve append"}),
+            (self.follower, {"forward append": "serve append", "serve forwarded append": "forward append"}),
+        ):
+            self.spans.exporter.clear()
+            order = CursorOrder(
+                operation=CursorOperation.ACQUIRE,
+                name="import",
+                holder="one",
+                subject="root",
+                lease_milliseconds=5000,
+            )
+            (cursor,) = self.result(self.town, at.log.order_cursor(order)).cursors
+            advance = advance_with_records("import", cursor.epoch, cursor.position + 2)
+            door = self.append(at, SAMPLED, cursor=advance)
+            self.assertEqual([answer.reply.record_count for answer in door.answers], [2])
+            self.assertEqual(self.spans.tree(), {**OF_LEADER, "serve append": "", **path})
+            self.assertEqual({span.status.is_ok for span in self.spans.finished}, {True})
+        self.assertEqual(self.leader.node.forwarder._traces, {})
 
     def test_only_what_is_sampled(self):
         """A node begins no trace: not without texts, not with false ones, and not for what is not sampled."""
