@@ -16,6 +16,7 @@ from loghouse.errors import (
     UnavailableError,
 )
 from loghouse.limits import REST_BODY_AT_ONCE_MAX, REST_COUNT_MAX, REST_RECORDS_MAX
+from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from loghouse.runtime.bridge import to_asyncio
 from tests.api.rest import RestCase
 from tests.api.schemas import schema_problems
@@ -82,6 +83,60 @@ class ClusterTests(RestCase):
         self.assertEqual(late, {"offset": 3, "timestamp": 0})
         await self.refused("GET", "/logs/default/offset", 400, "INVALID_REQUEST")
         await self.refused("GET", "/logs/default/offset", 400, "INVALID_REQUEST", time="soon")
+
+
+class CursorTests(RestCase):
+    """Cursors as JSON."""
+
+    PATH = "/logs/default/cursor"
+
+    async def order(self, name, operation, **fields):
+        order = CursorOrder(operation=operation, name=name, subject="root", **fields)
+        return (await to_asyncio(self.node.order_cursor(order))).cursors[0]
+
+    @asynchronous
+    async def test_list(self):
+        """The cursors of a log come by name, a page at a time, with lag and holder."""
+        self.node.cluster.add_values(*(b"x" for _ in range(9)))
+        lease = {"holder": "<b>one</b>", "lease_milliseconds": 5000}
+        epoch = (await self.order("bill/a b", CursorOperation.ACQUIRE, **lease)).epoch
+        await self.order("bill/a b", CursorOperation.ADVANCE, epoch=epoch, position=4)
+        for name, position in (("ahead", 99), ("end", 9)):
+            await self.order(name, CursorOperation.SET, position=position)
+        first = await self.get(self.PATH + "s", count=2)
+        second = await self.get(self.PATH + "s", count=2, after=first["next"])
+        self.assertEqual((first["next"], second["next"]), ("bill/a b", ""))
+        told = [*first["cursors"], *second["cursors"]]
+        self.assertEqual(
+            [(one["name"], one["position"], one["lag"]) for one in told],
+            [("ahead", 99, None), ("bill/a b", 4, 5), ("end", 9, 0)],
+        )
+        self.assertEqual(
+            [(one["holder"], one["subject"], one["lease_milliseconds"]) for one in told],
+            [("", "root", 0), ("<b>one</b>", "root", 5000), ("", "root", 0)],
+        )
+        self.assertEqual(told[1]["epoch"], epoch)
+        self.assertEqual(await self.get(self.PATH, name="bill/a b"), told[1])
+
+    @asynchronous
+    async def test_refused(self):
+        """Cursors are for those who may consume the log; what is not there is named."""
+        self.assertEqual(await self.get(self.PATH + "s", subject="reader"), {"cursors": [], "next": ""})
+        await self.refused("GET", self.PATH + "s", 403, "PERMISSION_DENIED", subject="ann")
+        await self.refused("GET", self.PATH, 403, "PERMISSION_DENIED", subject="ann", name="a")
+        problem = await self.refused("GET", self.PATH, 404, "UNKNOWN_CURSOR", name="a")
+        self.assertIn("a", problem["detail"])
+        await self.refused("GET", "/logs/none/cursors", 404, "UNKNOWN_LOG")
+        for path, query, field in (
+            (self.PATH, {}, "name"),
+            (self.PATH, {"name": ""}, "cursor"),
+            (self.PATH, {"name": "x" * 128}, "cursor"),
+            (self.PATH + "s", {"count": 0}, "count"),
+            (self.PATH + "s", {"name": "a"}, "name"),
+        ):
+            problem = await self.refused("GET", path, 400, "INVALID_REQUEST", **query)
+            self.assertTrue(problem["detail"].startswith(field), problem)
+        await self.refused("POST", self.PATH, 405, "METHOD_NOT_ALLOWED", body={})
 
 
 class RecordTests(RestCase):

@@ -14,6 +14,8 @@ from typing import Any, Final
 from loghouse.api.v1 import log_pb2
 from loghouse.errors import InvalidRequestError
 from loghouse.limits import REST_RECORDS_MAX, UINT32_MAX, UINT64_MAX
+from loghouse.protocol.cursor_messages import DescribedCursor
+from loghouse.protocol.cursors import lag_of
 
 _BATCH_FIELDS: Final = {"records", "expect_offset", "producer_id", "producer_sequence"}
 _RECORD_FIELDS: Final = {"value", "value_base64", "key", "key_base64", "headers", "timestamp", "type", "term"}
@@ -127,6 +129,26 @@ def log_form(log: Any) -> dict[str, Any]:
         "created_at": log.created_at,
         "settings": {**settings, "tags": list(log.settings.tags)},
         "replicas": [{name: getattr(one, name) for name in _REPLICA} for one in log.replicas],
+    }
+
+
+_CURSOR: Final = (
+    "epoch",
+    "holder",
+    "subject",
+    "lease_milliseconds",
+    "left_milliseconds",
+    "waiting_count",
+)
+
+
+def cursor_form(cursor: DescribedCursor, next_offset: int) -> dict[str, Any]:
+    """Return a cursor of a log that ends before an offset as JSON."""
+    return {
+        "name": cursor.name,
+        "position": cursor.position,
+        "lag": lag_of(cursor.position, next_offset),
+        **{name: getattr(cursor, name) for name in _CURSOR},
     }
 
 

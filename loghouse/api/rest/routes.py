@@ -132,6 +132,24 @@ ROUTES: Final = (
         statuses=(404,),
     ),
     ApiRoute(
+        name="get_cursors",
+        path="/logs/{log}/cursors",
+        summary="The cursors that a log keeps, by name, a page at a time, as its leader knows them.",
+        action=Action.CONSUME,
+        parameters=(_COUNT, Parameter("after", _TEXT, "The cursors whose names come after this one.")),
+        reply="Cursors",
+        statuses=(404, 501),
+    ),
+    ApiRoute(
+        name="get_cursor",
+        path="/logs/{log}/cursor",
+        summary="One cursor: where it stands, who holds it, and how far it is behind.",
+        action=Action.CONSUME,
+        parameters=(Parameter("name", _TEXT, "The cursor's name.", is_needed=True),),
+        reply="Cursor",
+        statuses=(404, 501),
+    ),
+    ApiRoute(
         name="append_records",
         method="POST",
         path="/logs/{log}/records",
@@ -260,6 +278,20 @@ SCHEMAS: Final[dict[str, Any]] = {
     ),
     "Bounds": _BOUNDS,
     "FoundOffset": _object({"offset": _NUMBER, "timestamp": _NUMBER}),
+    "Cursor": _object(
+        {
+            "name": _TEXT,
+            "position": _NUMBER,
+            "lag": {"type": ["integer", "null"]},
+            "epoch": _NUMBER,
+            "holder": _TEXT,
+            "subject": _TEXT,
+            "lease_milliseconds": _NUMBER,
+            "left_milliseconds": _NUMBER,
+            "waiting_count": _NUMBER,
+        }
+    ),
+    "Cursors": _object({"cursors": _list(_named("Cursor")), "next": _TEXT}),
     "Header": _HEADER,
     "Record": _object(
         {"offset": _NUMBER, "timestamp": _NUMBER, **_VALUES, "value_size": _NUMBER, **_MORE},

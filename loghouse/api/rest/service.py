@@ -24,6 +24,7 @@ from loghouse.api.rest.forms import (
     batch_from_json,
     batch_from_octets,
     cluster_form,
+    cursor_form,
     log_form,
     members_form,
     number_of,
@@ -46,6 +47,7 @@ from loghouse.limits import (
 from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
+from loghouse.protocol.cursor_messages import CursorOperation, CursorPage
 from loghouse.runtime.bridge import to_asyncio
 from loghouse.shares import Shares
 
@@ -209,6 +211,26 @@ class RestService:
         asked = log_pb2.FindOffsetRequest(log=log, timestamp=_time_of(request.query.get("time", "")))
         reply = await self._ask(call, "FindOffset", asked, log_pb2.FindOffsetResponse)
         return _json({"offset": reply.offset, "timestamp": reply.timestamp})
+
+    async def _get_cursors(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        after, count = request.query.get("after", ""), _count(request, REST_COUNT_DEFAULT)
+        page, cursors = await self._ask_cursors(call, log, CursorOperation.LIST, after, count_max=count)
+        return _json({"cursors": cursors, "next": page.next})
+
+    async def _get_cursor(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
+        _, [cursor] = await self._ask_cursors(call, log, CursorOperation.GET, request.query["name"])
+        return _json(cursor)
+
+    async def _ask_cursors(
+        self, call: RestCall, log: str, operation: CursorOperation, name: str, count_max: int = 0
+    ) -> tuple[CursorPage, list[dict[str, Any]]]:
+        """Look at cursors, and return what the leader says, and each of them as JSON."""
+        found = call.find_log(log)
+        order = call.cursor_order(found, operation=operation, name=name, count_max=count_max)
+        page = await to_asyncio(found.order_cursor(order))
+        # Asked for last: the log has whatever a cursor stands behind.
+        bounds = await to_asyncio(found.bounds())
+        return page, [cursor_form(cursor, bounds.next_offset) for cursor in page.cursors]
 
     # --- records ------------------------------------------------------------------------------
 
