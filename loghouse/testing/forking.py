@@ -40,7 +40,7 @@ _IMPORTED: Final = (
 )
 # What a node does not need, or only with a library that not everybody has.
 _LEFT_OUT: Final = tuple(
-    f"loghouse.{name}" for name in ("cli", "client", "embedded", "tap", "testing", "tracing")
+    f"loghouse.{name}" for name in ("cli", "client", "embedded", "integrations", "tap", "testing", "tracing")
 )
 
 
