@@ -169,13 +169,14 @@ class SettingsTests(SynchronousTestCase):
 class WithoutNodeTests(SynchronousTestCase):
     """A machine on which `pip install loghouse` was said, and no extra."""
 
-    def python(self, program, *words, there=frozenset()):
+    def python(self, program, *words, there=frozenset(), missing=frozenset()):
         """Run a program on such a machine, in a folder of its own; some of what a node needs may be there."""
         folder = Path(self.mktemp()).absolute()
         folder.mkdir(parents=True)
         places = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+        absent = NODE_MODULES - there | missing
         return subprocess.run(
-            [sys.executable, "-c", MISSING.format(names=sorted(NODE_MODULES - there)) + program, *words],
+            [sys.executable, "-c", MISSING.format(names=sorted(absent)) + program, *words],
             cwd=folder, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
@@ -205,6 +206,13 @@ class WithoutNodeTests(SynchronousTestCase):
         self.assertIn("ModuleNotFoundError: loghouse.client.deferred needs Twisted", done.stderr)
         self.assertIn("pip install 'loghouse[twisted]' brings it\n", done.stderr)
         done = self.python("from loghouse.client.deferred import connect", there={"twisted", "zope"})
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    @in_children
+    def test_fixtures(self):
+        """What forks nodes for the tests of users needs a node's packages, and no framework's."""
+        program = "from loghouse.testing import forking\nforking._import_all()"
+        done = self.python(program, there=NODE_MODULES, missing=FASTSTREAM)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     @in_children
