@@ -1,5 +1,8 @@
 """The broker for FastStream on clusters of fake nodes: what it appends, what it reads without a cursor."""
 
+import subprocess
+import sys
+
 from faststream.exceptions import IncorrectState, SetupError
 from faststream.message import AckStatus
 from faststream.middlewares import AckPolicy
@@ -8,9 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from loghouse.errors import DeadlineError, InvalidRequestError, UnknownLogError
 from loghouse.integrations.faststream import LoghouseBroker, LoghouseRouter, producing
 from loghouse.integrations.faststream import annotations as given
+from loghouse.integrations.faststream import subscriber as subscriber_module
 from loghouse.limits import FASTSTREAM_WORKERS_MAX
 from tests.client.test_named_logs import NamedCase
 from tests.fakes.tasks import asynchronous, until
+from tests.processes import CHILDREN
+from tests.test_tidy import ROOT
 
 
 class BrokerCase(NamedCase):
@@ -154,6 +160,17 @@ class ReadTests(BrokerCase):
         self.assertEqual(all_seen, [(0, "old"), (1, "new"), (2, "newer")])
 
     @asynchronous
+    async def test_begins(self):
+        """What is appended once the start is over is read, though the reading begins later."""
+        await self.opened()
+        await self.client.log("orders").append(b"old")
+        subscriber = self.broker.subscriber("orders")
+        await self.broker.start()
+        await self.client.log("orders").append(b"new")
+        message = await subscriber.get_one()
+        self.assertEqual(await message.decode(), b"new")
+
+    @asynchronous
     async def test_again(self):
         """A record whose handler failed is handled again, before the next one."""
         await self.opened()
@@ -189,6 +206,62 @@ class ReadTests(BrokerCase):
         async for message in self.broker.subscriber("orders", from_=1):
             self.assertEqual(message.offset, 1)
             break
+
+    @asynchronous
+    async def test_stopped_waiting(self):
+        """Who waits for a record when the broker stops waits no longer."""
+        await self.opened()
+        subscriber = self.broker.subscriber("orders")
+        await self.broker.start()
+        self.assertIsNone(await subscriber.get_one(timeout=0.01))
+        await self.broker.stop()
+        await self.broker.start()
+        await self.client.log("orders").append(b"a")
+        self.assertEqual((await subscriber.get_one()).offset, 0)
+
+    @asynchronous
+    async def test_trimmed(self):
+        """Records that were trimmed before they were read are passed, and the program's log tells so."""
+        lines = []
+
+        class Noting:
+            def log(self, level, message, *args, **kwargs):
+                lines.append(str(message))
+
+        await self.opened(logger=Noting())
+        self.patch(subscriber_module, "RESTART_SECONDS", 0.001)
+        await self.client.log("orders").append_batch([b"a", b"b", b"c"])
+        self.held.forget(2)
+        seen = []
+
+        @self.broker.subscriber("orders", from_=0)
+        async def note(body: str):
+            seen.append(body)
+
+        await self.broker.start()
+        await self.client.log("orders").append(b"d")
+        await until(lambda: "d" in seen)
+        self.assertEqual(seen, ["c", "d"])
+        self.assertTrue(any("offset 0 is out of range" in line for line in lines), lines)
+
+
+class MissingTests(SynchronousTestCase):
+    """A machine without FastStream."""
+
+    skip = CHILDREN
+
+    def test_told(self):
+        """Who imports the broker there is told what to install; the client does not need it."""
+        missing = "import sys; sys.modules['faststream'] = None; import "
+        for module, text in (
+            ("loghouse.integrations.faststream", "pip install 'loghouse[faststream]'"),
+            ("loghouse.client.asynchronous", ""),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", f"{missing}{module}"], cwd=ROOT, capture_output=True, text=True
+            )
+            self.assertEqual(done.returncode, 1 if text else 0, done.stderr)
+            self.assertIn(text, done.stderr)
 
 
 class SetupTests(SynchronousTestCase):

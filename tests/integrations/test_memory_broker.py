@@ -1,7 +1,12 @@
 """The test broker for FastStream: handlers called without a cluster, as a program's tests call them."""
 
-from faststream import FastStream
-from faststream.exceptions import FeatureNotSupportedException, NackMessage, RejectMessage
+from faststream import BaseMiddleware, FastStream
+from faststream.exceptions import (
+    FeatureNotSupportedException,
+    NackMessage,
+    RejectMessage,
+    SubscriberNotFound,
+)
 from faststream.middlewares import AckPolicy
 from faststream.specification import AsyncAPI
 from twisted.trial.unittest import TestCase
@@ -231,6 +236,24 @@ class AnswerTests(MemoryCase):
             self.assertEqual(await bills.publish("outside"), 1)
 
     @asynchronous
+    async def test_acknowledged_into(self):
+        """An answer goes with the cursor also when its handler acknowledged the record before."""
+        received = []
+
+        @self.broker.subscriber("orders", cursor="billing", into="bills", ack_policy=AckPolicy.MANUAL)
+        async def bill(order: int, message: given.LoghouseMessage) -> int:
+            received.append(message.raw_message)
+            if order:
+                await message.ack()
+            return order
+
+        async with self.test:
+            await self.broker.publish(1, "orders")
+            await self.broker.publish(0, "orders")
+        self.assertEqual([len(one.answers) for one in received], [1, 1])
+        self.assertEqual((self.values("bills"), self.test.position("billing", "orders")), ([b"1"], 1))
+
+    @asynchronous
     async def test_batch_into(self):
         """A handler of batches answers with a list, each element a record; nothing stands for no answer."""
 
@@ -292,6 +315,82 @@ class AnswerTests(MemoryCase):
         async with self.test:
             await self.broker.publish("x", "orders")
         self.assertEqual(sorted(map(str, seen)), ["None", "None", "a", "b"])
+
+
+class ExtensionTests(MemoryCase):
+    """What FastStream lets programs put in between."""
+
+    @asynchronous
+    async def test_middlewares(self):
+        """A middleware sees each message, and each publication, also one that goes with a cursor."""
+        seen = []
+
+        class Noting(BaseMiddleware):
+            async def consume_scope(self, call_next, msg):
+                seen.append(("consumed", msg.log))
+                return await call_next(msg)
+
+            async def publish_scope(self, call_next, cmd):
+                seen.append(("published", cmd.destination))
+                cmd.headers["by"] = "middleware"
+                return await call_next(cmd)
+
+        self.broker.add_middleware(Noting)
+
+        @self.broker.subscriber("orders", cursor="billing", into="bills")
+        async def bill(order: int) -> int:
+            return order
+
+        async with self.test:
+            await self.broker.publish(1, "orders")
+            await self.broker.publish_batch(log="orders")
+        expected = [("published", "orders"), ("consumed", "orders"), ("published", "bills")]
+        self.assertEqual(seen[:3], expected)
+        self.assertEqual(dict(self.test.records("bills")[0].headers)["by"], b"middleware")
+
+    @asynchronous
+    async def test_codec(self):
+        """A codec makes the values, and reads them."""
+
+        class Reversing:
+            async def encode(self, msg, serializer=None):
+                return msg[::-1].encode(), None
+
+            async def decode(self, msg):
+                return msg.body.decode()[::-1]
+
+        broker = LoghouseBroker(codec=Reversing())
+        test = TestLoghouseBroker(broker)
+        seen = []
+
+        @broker.subscriber("orders")
+        async def note(order: str):
+            seen.append(order)
+
+        async with test:
+            await broker.publish("abc", "orders")
+        self.assertEqual((seen, test.records("orders")[0].value), (["abc"], b"cba"))
+
+    @asynchronous
+    async def test_filter(self):
+        """Handlers of one subscriber share its records; one that none wants has failed."""
+        seen = []
+        subscriber = self.broker.subscriber("orders", cursor="billing")
+
+        @subscriber(filter=lambda message: message.key == b"a")
+        async def note_a(order: str):
+            seen.append(("a", order))
+
+        @subscriber(filter=lambda message: message.key == b"b")
+        async def note_b(order: str):
+            seen.append(("b", order))
+
+        async with self.test:
+            await self.broker.publish("x", "orders", key=b"b")
+            await self.broker.publish("y", "orders", key=b"a")
+            await self.raises(SubscriberNotFound, self.broker.publish("z", "orders"))
+            self.assertEqual(self.test.position("billing", "orders"), 2)
+        self.assertEqual(seen, [("b", "x"), ("a", "y")])
 
 
 class RouterTests(MemoryCase):

@@ -155,6 +155,7 @@ class Handling:
         Raises:
             LoghouseError: They could not be appended; nor did the cursor move.
         """
+        received.is_over = True
         if received.status is None:
             return  # nobody said what became of it: it waits for the next one that is acknowledged
         self.handled_count += 1

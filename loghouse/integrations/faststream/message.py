@@ -31,6 +31,7 @@ class Received:
         into: The publisher whose answers go into its log in one step with the cursor; None: there is none.
         status: What became of it; None: it is being handled, or nobody said.
         answers: The encoded answers for `into` so far.
+        is_over: Whether its answers are on their way, so that no further one goes along.
     """
 
     log: str
@@ -40,6 +41,7 @@ class Received:
     into: Any = None
     status: AckStatus | None = None
     answers: list[Any] = field(default_factory=list)
+    is_over: bool = False
 
     @property
     def offset(self) -> int:

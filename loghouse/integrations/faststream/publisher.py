@@ -106,7 +106,7 @@ class LoghousePublisher(PublisherUsecase):
         message = self._outer_config.context.get_local("message")
         if isinstance(message, LoghouseMessage) and message.source_type is SourceType.CONSUME:
             received = message.raw_message
-            if received.into is self and received.status is None:
+            if received.into is self and not received.is_over:
                 return received
         return None
 

@@ -66,7 +66,7 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
         self.is_batch = config.is_batch
         self.max_workers = config.max_workers
         self.retry_seconds = config.retry_seconds
-        self._following: LogFollower | None = None  # without a cursor: where it is, from `start` on
+        self._following: LogFollower | None = None  # without a cursor: where it is, until `stop`
         self._task: asyncio.Task[None] | None = None  # reads, from `start` on
         self._wait: asyncio.Future[None] | None = None  # what that waits for, and `stop` cancels
         self._stopping: asyncio.Future[None] | None = None  # ends that, once it has begun
@@ -158,6 +158,7 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
         if self._iterator is not None:
             await self._iterator.aclose()
             self._iterator = None
+        self._following = None
 
     async def _begin(self) -> None:
         """Without a cursor: find where reading begins, the first time."""
