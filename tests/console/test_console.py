@@ -2,7 +2,8 @@
 
 import urllib.request
 
-from loghouse.api.v1 import log_pb2
+from loghouse.api.v1 import log_pb2, log_pb2_grpc
+from loghouse.testing.patience import patiently
 from tests.console.browser import axe_violations
 from tests.console.case import SCRIPT, ConsoleCase, orders
 from tests.processes import long
@@ -81,6 +82,25 @@ class ViewTests(ConsoleCase):
         page.fill("#place", "99999999")
         page.click("button:has-text('Show')")
         page.wait_for_selector("text=No record has the offset 99999999")
+
+    @long
+    def test_cursors(self):
+        """A log's cursors come with their lag and holder; a name that is a script is shown and never run."""
+        node = self.cluster.nodes[0]
+        self.cluster.append(node, "payments", orders(0, 9))
+        with node.channel() as channel:
+            stub = log_pb2_grpc.CursorsStub(channel)
+            held = log_pb2.AcquireCursorRequest(
+                log="payments", name="billing", holder=SCRIPT, lease_milliseconds=600_000
+            )
+            patiently(lambda: stub.Acquire(held, timeout=20), is_repeatable=True)
+            far = log_pb2.SetCursorRequest(log="payments", name=SCRIPT, position=10**12)
+            patiently(lambda: stub.Set(far, timeout=20), is_repeatable=True)
+        page = self.open("#/logs/payments")
+        page.wait_for_selector("td:has-text('9 behind')")
+        page.wait_for_selector("td:has-text('counts something else')")
+        page.wait_for_selector("strong:has-text('<script>')")
+        self.assertIn("Loghouse", page.title())
 
     @long
     def test_scripts_are_text(self):
@@ -198,7 +218,7 @@ class LiveTests(ConsoleCase):
     @long
     def test_flood(self):
         """At 10,000 records a second the page goes on, shows the newest, and says how many it left out."""
-        page = self.open("#/logs/clicks")
+        page = self.open("#/logs/payments")
         page.click("button:has-text('Live tail')")
         page.wait_for_selector(".tail-state:has-text('Live')")
         writer = self.write("clicks", 10_000, count=1000)

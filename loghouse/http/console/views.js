@@ -263,24 +263,65 @@ function replicaRow() {
   };
 }
 
+const CURSORS_SHOWN = 50;
+
+function cursorRow() {
+  const name = h("strong");
+  const cells = { position: h("td"), lag: h("td"), holder: h("td"), lease: h("td", { class: "dim" }) };
+  const element = h("tr", {}, h("td", {}, name), cells.position, cells.lag, cells.holder, cells.lease);
+  return {
+    element,
+    update(cursor) {
+      setText(name, cursor.name);
+      setText(cells.position, whole.format(cursor.position));
+      setText(cells.lag, cursor.lag === null ? "counts something else" : cursor.lag ? `${number(cursor.lag)} behind` : "up to date");
+      setText(cells.holder, cursor.holder || "nobody");
+      const lease = cursor.left_milliseconds ? `${tenths(cursor.left_milliseconds / 1000)} s left` : cursor.holder ? "run out" : "–";
+      setText(cells.lease, cursor.waiting_count ? `${lease}, ${cursor.waiting_count} waiting` : lease);
+    },
+  };
+}
+
+function cursorsPanel(log) {
+  const made = table(`Cursors of ${log}`, [["Cursor"], ["Position", "number"], ["Lag", "number"], ["Holder"], ["Lease"]]);
+  const note = h("p", { class: "dim" });
+  let told = null;
+  return {
+    element: h("section", {}, h("h2", { text: "Cursors" }), note, h("div", { class: "scroll" }, made.element)),
+    async look() {
+      told = await ask(`${logPath(log)}/cursors`, { count: CURSORS_SHOWN }).catch((error) => { if (!(error instanceof Refusal)) throw error; return { refused: error.message }; });
+    },
+    update() {
+      if (!told) return;
+      const cursors = told.cursors ?? [];
+      updateRows(made, cursors, (cursor) => cursor.name, cursorRow);
+      made.element.hidden = !cursors.length;
+      setText(note, told.refused ?? (told.next ? `The first ${cursors.length}, by name.` : cursors.length ? "" : "The log keeps no cursor."));
+      note.hidden = !note.textContent;
+    },
+  };
+}
+
 function logView(name) {
   const facts = new Facts(["Records", "Lowest offset", "Next offset", "Size on this node", "Appended a second", "Leader", "Kept"]);
   const made = table(`Replicas of ${name}`, [["Node"], ["State"], ["Replication"]]);
   const throughput = new Plot("Throughput", "records a second", (one) => one.rate, rate);
   const latency = new Plot("A read confirmed by the leader", "ms", (one) => one.milliseconds, tenths);
   const note = h("p", { class: "dim" });
-  const tail = tailPanel(name);
+  const tail = tailPanel(name), cursors = cursorsPanel(name);
   let status = null, described = null;
   return {
     title: `Log ${name}`,
     element: h("div", {}, h("p", { class: "crumb" }, h("a", { href: "#/logs", text: "All logs" })), h("h1", { tabindex: "-1", text: name }), note,
       h("section", { "aria-label": "The log at a glance" }, facts.element), tail.element,
       h("div", { class: "two" }, throughput.element, latency.element),
+      cursors.element,
       h("section", {}, h("h2", { text: "Replicas" }), h("div", { class: "scroll" }, made.element))),
     logs: () => [name],
     async look() {
       described = await ask(logPath(name)).catch((error) => { if (!(error instanceof Refusal)) throw error; setText(note, error.message); return null; });
       status = await ask("/members", { log: name }).catch((error) => { if (!(error instanceof Refusal)) throw error; return null; });
+      await cursors.look();
     },
     update() {
       const bounds = seen.bounds.get(name), ring = ringOf(name);
@@ -303,6 +344,7 @@ function logView(name) {
       }
       throughput.draw(ring);
       latency.draw(ring);
+      cursors.update();
       tail.update();
     },
     close: () => tail.close(),
