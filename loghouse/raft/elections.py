@@ -106,15 +106,13 @@ class Elections(Reads):
         return None
 
     def _tick_progress(self) -> None:
-        """Count how long snapshots are unanswered and followers within one in-flight window."""
-        near = self._log.last_index - self.config.inflight_entries_max
+        """Count how long snapshots are unanswered, and how long followers have kept up."""
         for progress in self._progress.values():
             progress.silent_ticks += 1
             progress.no_room_ticks = max(0, progress.no_room_ticks - 1)
             if progress.state is ProgressState.SNAPSHOT:
                 progress.waited_ticks += 1
-            caught_up = progress.state is ProgressState.REPLICATE and progress.match_index >= near
-            progress.caught_up_ticks = progress.caught_up_ticks + 1 if caught_up else 0
+            progress.count_round(self._log.last_index, self.config.election_ticks)
 
     # --- campaigns ----------------------------------------------------------------------
 

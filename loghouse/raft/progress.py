@@ -67,9 +67,10 @@ class Progress:
     lifts it. `must_probe`: it answered a heartbeat, so entries in flight may be lost; the next turn sends an
     empty append behind them, which shows that, and clears it.
     `active` says whether it was heard since the last quorum check, `silent_ticks` how long ago it was.
-    `waited_ticks` counts since a snapshot was sent, `caught_up_ticks` how long it was within one in-flight
-    window. While there are `no_room_ticks` its disk counts as full, and it is probed only when the leader
-    `wants_look`. `timestamp` is its wall clock at its last heartbeat reply, microseconds since the epoch.
+    `waited_ticks` counts since a snapshot was sent. It is in a round: it gets what the log held `round_ticks`
+    ago, up to `round_goal`; `caught_up_ticks` is how long its rounds have been short. While there are
+    `no_room_ticks` its disk counts as full, and it is probed only when the leader `wants_look`. `timestamp`
+    is its wall clock at its last heartbeat reply, microseconds since the epoch.
     """
 
     next_index: int
@@ -82,12 +83,28 @@ class Progress:
     silent_ticks: int = 0
     pending_snapshot: int = 0
     waited_ticks: int = 0
+    round_goal: int = 0
+    round_ticks: int = 0
     caught_up_ticks: int = 0
     no_room_ticks: int = 0
     wants_look: bool = False
     sent_commit: int = 0
     read_round: int = 0
     timestamp: int = 0
+
+    def count_round(self, last_index: int, ticks_max: int) -> None:
+        """Count a tick of keeping up with a log that ends at `last_index` now.
+
+        What the log held when a round began, it is to have within `ticks_max` (Ongaro 2014, 4.2.1): however
+        few entries it lacks, with a slow link to it they may take longer than an election.
+        """
+        self.round_ticks += 1
+        if self.state is not ProgressState.REPLICATE or self.round_ticks > ticks_max:
+            self.caught_up_ticks = 0
+        if self.match_index >= self.round_goal:
+            if self.state is ProgressState.REPLICATE and self.round_ticks <= ticks_max:
+                self.caught_up_ticks += self.round_ticks
+            self.round_goal, self.round_ticks = last_index, 0
 
     def become_probe(self) -> None:
         """Send one append at a time, behind what it is known to hold."""

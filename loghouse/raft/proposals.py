@@ -274,7 +274,7 @@ class Proposals(Elections):
             )
 
     def is_caught_up(self, id: int) -> bool:
-        """Whether a member was, for an election timeout, replicating within one in-flight window."""
+        """Whether a member got, for an election timeout, all that was appended within one. See `Progress`."""
         progress = self._progress.get(id)
         return progress is not None and progress.caught_up_ticks >= self.config.election_ticks
 

@@ -256,17 +256,16 @@ class LeaderTests(SynchronousTestCase):
             self.assertEqual(reply.timestamp, expected)
 
     def test_caught_up(self):
-        """A follower is caught up once it was within a window for an election timeout without a break."""
-        config = RaftConfig(inflight_entries_max=3)
-        for behind, is_near in [(0, True), (3, True), (4, False)]:
-            bench = leading(learners=1, config=config)
-            for _ in range(behind):
+        """A follower keeps up that has, within an election timeout, what was appended."""
+        for late, keeps_up in [(0, True), (TICKS, True), (TICKS + 1, False)]:
+            bench = leading(learners=1)
+            learner = bench.raft.followers[4]
+            for _ in range(3 * TICKS):
                 bench.raft.propose(RECORD, 0)
-            bench.raft.followers[4].match_index = bench.raft.last_index - behind
-            age(bench, TICKS - 1, 2, 3)
-            self.assertFalse(bench.raft.is_caught_up(4), behind)
-            age(bench, 1, 2, 3)
-            self.assertEqual(bench.raft.is_caught_up(4), is_near, behind)
+                learner.match_index = max(learner.match_index, bench.raft.last_index - late)
+                learner.next_index = learner.match_index + 1
+                age(bench, 1, 2, 3)
+            self.assertEqual(bench.raft.is_caught_up(4), keeps_up, late)
 
     def test_probed_follower_is_not_caught_up(self):
         """One whose log is looked for is not, however near it was; it begins anew."""
