@@ -186,12 +186,16 @@ class Accumulator:
         batch_size: Bytes at which a batch is full.
         linger_seconds: How long a record may wait for others.
         timeout_seconds: How long a batch is tried.
+
+    Attributes:
+        is_over: Whether everything was dropped: what is added from then on is not sent by anybody.
     """
 
     def __init__(self, *, batch_size: int, linger_seconds: float, timeout_seconds: float) -> None:
         self._batch_size = batch_size
         self._linger_seconds = linger_seconds
         self._timeout_seconds = timeout_seconds
+        self.is_over = False
         self._open: OutgoingBatch | None = None
         self._full: deque[OutgoingBatch] = deque()
 
@@ -253,7 +257,8 @@ class Accumulator:
         return expired
 
     def drop(self) -> list[OutgoingBatch]:
-        """Return every batch gathered, not to be sent any more."""
+        """Return every batch gathered, not to be sent any more; add nothing behind that."""
+        self.is_over = True
         dropped = [*self._full, *([self._open] if self._open is not None else [])]
         self._full.clear()
         self._open = None

@@ -179,7 +179,7 @@ class Producer(GatheringProducer):
         with self._changed:
             while self._ledger.room <= 0 and not self._running.done():
                 self._changed.wait()
-            if self._is_closed or self._running.done():
+            if self._is_closed or self._accumulator.is_over or self._running.done():
                 raise self._sending.closed_error
             batch = self._accumulator.add(head, body, self._loop.time())
             self._ledger.take(len(head) + len(body))

@@ -6,6 +6,7 @@ import threading
 
 from loghouse.client import connect_blocking, retrying, sending, sequencing
 from loghouse.errors import (
+    ClosedError,
     DeadlineError,
     InvalidRequestError,
     LoghouseError,
@@ -69,6 +70,32 @@ class EndedTests(FakeCase):
                 for fail in (delivery.offset, lambda: producer.append(b"c")):
                     error = self.assertRaises(UnavailableError, fail)
                     self.assertIn("MemoryError: no room", str(error))
+
+        await asyncio.to_thread(use)
+
+    @asynchronous
+    async def test_taken_while_it_ends(self):
+        """Behind the moment at which everything fails no record is taken, for nobody would tell of it."""
+        cluster = await self.cluster()
+
+        def use():
+            with connect_blocking(cluster.target) as log:
+                producer = log.producer(linger_ms=60_000)
+                delivery = producer.append(b"a")
+                fail, late = producer._sending._fail_everything, []
+
+                def fail_and_append(error):
+                    fail(error)
+                    try:
+                        late.append(producer.append(b"late"))
+                    except ClosedError as error_:
+                        late.append(error_)
+
+                producer._sending._fail_everything = fail_and_append
+                producer._running.get_loop().call_soon_threadsafe(producer._running.cancel)
+                self.assertRaises(ClosedError, delivery.offset)
+                producer.abort()
+                self.assertIsInstance(late[0], ClosedError)
 
         await asyncio.to_thread(use)
 
