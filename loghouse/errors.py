@@ -343,6 +343,20 @@ class TooManyCursorsError(RequestError):
         self.name = name
 
 
+class CursorTrimmedError(RequestError):
+    """The records at a consumer's position have been trimmed, and it skips nothing unless told to."""
+
+    def __init__(self, name: str, position: int, lowest: int) -> None:
+        super().__init__(
+            f"cursor {name!r} stands at {position}, but the log begins at {lowest}: what is between was "
+            "trimmed before this consumer had it; to go on without it give on_trimmed='earliest' (or "
+            f"'latest'), or put the cursor elsewhere: loghouse cursor set {name!r} --position {lowest}"
+        )
+        self.name = name
+        self.position = position
+        self.lowest = lowest
+
+
 # --- the wire -----------------------------------------------------------------
 
 

@@ -67,6 +67,8 @@ LEASE_SECONDS_DEFAULT: Final = 10.0
 WAIT_SECONDS: Final = 3.0  # so long a leader remembers who was refused a held cursor; ask once a second
 WAITING_PER_CURSOR_MAX: Final = 64  # holders that are remembered to wait for one cursor; told by name
 WAITING_MAX: Final = 4096  # of all cursors of a log: 1 MiB, in its leader's memory alone
+CONSUMER_BUFFER_SIZE: Final = 4 * MIB  # of records emitted and not acknowledged; then a consumer waits
+CONSUMER_STEP_SIZE: Final = 1 * MIB  # of what several emits append together; a larger one goes alone
 
 # --- the catalogue ----------------------------------------------------------------
 LOGS_MAX: Final = 10_000  # of a cluster; a checkpoint of so many has less than 8 MiB

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from loghouse.client.blocking import Client, connect_blocking
     from loghouse.client.blocking_producer import BlockingDelivery, Producer
     from loghouse.client.choice import ReadOptions
+    from loghouse.client.consumer_settings import ConsumerOptions
+    from loghouse.client.consuming import AsyncConsumer
     from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, Cursor
+    from loghouse.client.group_consuming import AsyncGroupConsumer
+    from loghouse.client.group_records import GroupBatch, GroupRecord
     from loghouse.client.pages import RecordPage
     from loghouse.client.producing import AsyncProducer, Delivery
     from loghouse.client.records import Batch, Bounds, NewRecord, Record
@@ -23,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Advance",
     "AsyncClient",
+    "AsyncConsumer",
     "AsyncCursors",
+    "AsyncGroupConsumer",
     "AsyncProducer",
     "Batch",
     "BlockingCursors",
@@ -31,8 +37,11 @@ __all__ = [
     "Bounds",
     "Client",
     "ClusterView",
+    "ConsumerOptions",
     "Cursor",
     "Delivery",
+    "GroupBatch",
+    "GroupRecord",
     "NewRecord",
     "Producer",
     "ReadOptions",
@@ -47,7 +56,9 @@ __all__ = [
 _MODULES = {
     "Advance": "cursors",
     "AsyncClient": "asynchronous",
+    "AsyncConsumer": "consuming",
     "AsyncCursors": "cursors",
+    "AsyncGroupConsumer": "group_consuming",
     "AsyncProducer": "producing",
     "Batch": "records",
     "BlockingCursors": "cursors",
@@ -55,9 +66,12 @@ _MODULES = {
     "Bounds": "records",
     "Client": "blocking",
     "ClusterView": "balancing",
+    "ConsumerOptions": "consumer_settings",
     "Cursor": "cursors",
     "Delivery": "producing",
     "NewRecord": "records",
+    "GroupBatch": "group_records",
+    "GroupRecord": "group_records",
     "Producer": "blocking_producer",
     "ReadOptions": "choice",
     "Record": "records",

@@ -14,6 +14,8 @@ from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import AppendAnswer, Channel
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
+from loghouse.client.consumer_settings import ConsumerOptions, settings_of
+from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.cursors import Advance, AsyncCursors, advance_of
 from loghouse.client.failures import CallFailedError, Effect
 from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
@@ -140,6 +142,19 @@ class AsyncLog:
         return await self.calls.append(
             make, timeout_seconds=self.timeout_of(timeout_seconds), is_safe=cursor is not None
         )
+
+    async def append_encoded(
+        self,
+        payload: bytes,
+        record_count: int,
+        *,
+        codec: Codec = Codec.NONE,
+        cursor: Advance | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Append a serialized batch, compressed by `codec`; return the offset of its first record."""
+        change = advance_of(cursor)
+        return (await self._append(payload, record_count, codec, None, timeout_seconds, change)).base_offset
 
     def producer(
         self,
@@ -467,6 +482,35 @@ class AsyncLog:
     def cursors(self) -> AsyncCursors:
         """Return what moves, lists and changes this log's cursors: positions that it keeps for programs."""
         return AsyncCursors(self._ask_cursor)
+
+    def consumer(
+        self, name: str, *, into: AsyncLog | None = None, **options: Unpack[ConsumerOptions]
+    ) -> AsyncConsumer:
+        """Return a consumer of this log: it goes on where its cursor stands, and moves it.
+
+            async with log.consumer("billing") as consumer:
+                async for record in consumer:
+                    print(record.value)
+                    consumer.done(record)  # committed in the background
+                    if record.offset + 1 == (await log.bounds()).next_offset:
+                        break
+
+        One consumer of a cursor is at work at a time; others stand by. At the block's end, however it is
+        left, what is done is committed, and the next one goes on at once.
+
+        Args:
+            name: The cursor's.
+            into: The log that keeps the cursor, and gets what is emitted; None: this one.
+            options: See `ConsumerOptions`.
+
+        Raises:
+            InvalidRequestError: An option makes no sense.
+        """
+        if into is not None and not isinstance(into, AsyncLog):
+            raise InvalidRequestError("into", f"is a {type(into).__name__}; give a log of this client's kind")
+        keeping = self if into is None else into
+        settings = settings_of(name, **options)
+        return AsyncConsumer(self, keeping, settings, spawn=keeping.calls.spawn, place=self.calls.place)
 
     async def _ask_cursor(
         self, order: CursorOrder, timeout_seconds: float | None, is_safe: bool

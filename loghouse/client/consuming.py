@@ -1,0 +1,243 @@
+"""The asyncio consumer: it goes on where its cursor stands, and its cursor follows what is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Final, Self
+
+from loghouse.client.batching import encode_batch_of
+from loghouse.client.consumer_settings import ConsumerSettings, Done, position_behind, warn_of_consumer
+from loghouse.client.consumption import ConsumedLog, Consumption
+from loghouse.client.fields import values_of
+from loghouse.client.keeping import KeepingLog, Spawn
+from loghouse.client.place import Place
+from loghouse.client.records import Batch, Record
+from loghouse.errors import ClientUseError, LoghouseError
+
+CLOSE_SECONDS: Final = 30.0
+LEAVE_SECONDS: Final = 10.0
+"""How long leaving the block by an error, a cancellation or Ctrl-C may take for what is to be committed."""
+
+
+class AsyncConsumer:
+    """Consumes a log through a cursor. See `AsyncLog.consumer`; use it as an async context manager.
+
+        async with log.consumer("billing") as consumer:
+            async for record in consumer:
+                await handle(record)
+                consumer.done(record)
+
+    One consumer of a cursor is at work at a time. Others wait, and go on where it stood once it left, or was
+    silent for its lease. Whoever lost the cursor gets CursorFencedError from whatever it does next.
+
+    Attributes:
+        cursor_name: The name of the cursor.
+        holder: Who acquires it.
+    """
+
+    _is_open = False  # until it is entered
+
+    def __init__(
+        self, log: ConsumedLog, into: KeepingLog, settings: ConsumerSettings, *, spawn: Spawn, place: Place
+    ) -> None:
+        """Use `AsyncLog.consumer`."""
+        self._work = Consumption(log, into, settings, spawn)
+        self._keeper = self._work.keeper
+        self._place = place
+        self._given: Record | Batch | None = None  # what the program got last
+        self._iterations = 0
+        self.cursor_name = settings.name
+        self.holder = self._keeper.holder
+
+    async def __aenter__(self) -> Self:
+        self._place.check()
+        self._loop = asyncio.get_running_loop()
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._place.is_elsewhere:
+            return  # it is the parent's
+        if error is None:
+            await self.close()
+            return
+        try:
+            await self._close(LEAVE_SECONDS)
+        except LoghouseError as own:  # the error of the block is the one to tell
+            if own is not error:
+                error.add_note(f"its consumer failed, too: {own}")
+
+    # --- what there is to do ----------------------------------------------------------------
+
+    async def acquire(self, *, wait_seconds: float | None = None) -> int:
+        """Have the cursor, and return its position; iterating and `emit` do that by themselves.
+
+        Args:
+            wait_seconds: How long to stand by while another one holds it; None: for ever, 0: not at all.
+
+        Raises:
+            CursorHeldError: Another one holds it still.
+        """
+        self._check()
+        return (await self._keeper.acquire(wait_seconds)).position
+
+    async def __aiter__(self) -> AsyncGenerator[Record, None]:
+        """Yield records from the position on, for ever; wait while another one holds the cursor.
+
+        A second iteration goes on behind what the first one gave.
+
+        Raises:
+            CursorFencedError: Another one has the cursor by now.
+            CursorTrimmedError: What comes next has been trimmed.
+            LoghouseError: The log cannot be read, or the cursor cannot be kept.
+        """
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                for record in batch:
+                    self._given = record
+                    yield record
+                    self._check()
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """As iterating, whole batches at a time: several times as fast."""
+        self._check()
+        self._iterations += 1
+        iteration = self._iterations
+        if self._given is not None:
+            await self._work.read_from(position_behind(self._given))
+        while True:
+            for batch in await self._work.next_batches():
+                self._given = batch
+                yield batch
+                self._check()
+                if iteration != self._iterations:
+                    raise ClientUseError("this consumer is iterated anew, and gives each record once")
+
+    # --- what is done -----------------------------------------------------------------------
+
+    def done(self, done: Done | None = None) -> None:
+        """This record or batch, and all before it, is handled; it is committed in the background.
+
+        Args:
+            done: A record, a batch, or the position behind what is handled; None: what was given last.
+
+        Raises:
+            CursorFencedError: Another one has the cursor; it gets this record, too.
+            ClientUseError: Nothing was given yet.
+        """
+        self._check()
+        self._keeper.done(self._position_behind(done))
+
+    async def commit(self) -> None:
+        """Return once everything that is done is durable.
+
+        Raises:
+            CursorFencedError: Another one has the cursor; it gets what was not committed.
+            DeadlineError: No server answered for so long; it is still tried.
+        """
+        self._check()
+        await self._keeper.commit()
+
+    async def emit(self, values: Iterable[bytes], done: Done | None = None) -> None:
+        """Append records to the log that keeps the cursor, and move it behind what they were made of: in one.
+
+        It returns when they are on their way, and waits while more than 4 MiB of them are. They are appended
+        in order, exactly once, or the consumer fails; `commit` waits for that.
+
+        Args:
+            values: The records' values; none only moves the cursor. 8 MiB together at most.
+            done: What they were made of; None: what was given last.
+
+        Raises:
+            CursorFencedError: Another one has the cursor: it makes these records anew.
+            InvalidRequestError: They are too much for one batch, or that was done before.
+            DeadlineError: No server took what was emitted before; these were not taken.
+        """
+        self._check()
+        given = list(values_of(values))
+        position = self._position_behind(done)
+        await self._keeper.acquire()
+        if given:
+            await self._keeper.emit(*encode_batch_of(given), position)
+        else:
+            self._keeper.done(position)
+
+    # --- where it is ------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """The next one to do, committed or not; 0 before the cursor was acquired."""
+        holding = self._keeper.holding
+        return holding.position if holding is not None else 0
+
+    @property
+    def committed(self) -> int:
+        """The next one to do for who takes over; 0 before the cursor was acquired."""
+        holding = self._keeper.holding
+        return holding.committed if holding is not None else 0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this consumer holds the cursor, as far as it knows."""
+        return self._keeper.is_active
+
+    async def lag(self) -> int:
+        """Return how many of the log's records are not done."""
+        self._check()
+        return await self._work.lag()
+
+    # --- the end ----------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Commit what is done, and let others have the cursor at once.
+
+        Raises:
+            LoghouseError: Something that is done could not be committed.
+        """
+        if not self._place.is_elsewhere:
+            await self._close(CLOSE_SECONDS)
+
+    async def abort(self) -> None:
+        """End at once: nothing is committed any more, and others wait until the lease runs out."""
+        self._is_open = False
+        if not self._place.is_elsewhere:
+            await self._work.stop_reading()
+            await self._keeper.abort()
+
+    async def _close(self, seconds: float) -> None:
+        if not self._is_open:
+            return  # it is closed already, or was aborted
+        self._is_open = False
+        await self._work.stop_reading()
+        await self._keeper.close(seconds)
+
+    def _check(self) -> None:
+        """Raise unless this consumer can do something.
+
+        Raises:
+            ClientUseError: It is another process, or loop; or the consumer was not entered.
+            CursorFencedError, ClosedError: As `Keeper.check`.
+        """
+        self._place.check()
+        self._keeper.check()
+        if not self._is_open:
+            raise ClientUseError("this consumer is not open; use `async with`")
+
+    def _position_behind(self, done: Any) -> int:
+        if done is None:
+            done = self._given
+            if done is None:
+                raise ClientUseError("this consumer gave nothing yet; say what is done")
+        return position_behind(done)
+
+    def __del__(self) -> None:
+        if self._is_open and self._keeper.is_active and not self._place.is_elsewhere:
+            warn_of_consumer(self.cursor_name)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._keeper.finish)

@@ -1,0 +1,382 @@
+"""A cursor kept for a consumer: acquired, its lease renewed, its position committed, and released.
+
+    acquired -> Holding -> steps -> the log that keeps the cursor
+                   ^--- done, emit, commit: from the consumer
+
+Drives `holding` with a log and the loop's clock. One task, which outlives a consumer that is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from loghouse.client.consumer_settings import ConsumerSettings
+from loghouse.client.cursors import Advance, AsyncCursors, Cursor
+from loghouse.client.holding import Holding, Step, stand_by_seconds
+from loghouse.errors import (
+    ClientUseError,
+    ClosedError,
+    CursorFencedError,
+    CursorHeldError,
+    DeadlineError,
+    LoghouseError,
+    OutcomeUnknownError,
+    UnavailableError,
+    UnknownCursorError,
+)
+from loghouse.protocol.compression import compress
+from loghouse.protocol.entry import Codec
+
+_logger: Final = logging.getLogger("loghouse.client")
+RETRY_SECONDS: Final = 0.5
+"""Between two attempts at a step that nobody answered; each attempt itself takes long."""
+
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class KeepingLog(Protocol):
+    """The log that keeps the cursor, as asyncio programs use it."""
+
+    def cursors(self) -> AsyncCursors:
+        """Return its cursors."""
+
+    async def append_encoded(
+        self,
+        payload: bytes,
+        record_count: int,
+        *,
+        codec: Codec = Codec.NONE,
+        cursor: Advance | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Append a serialized batch, compressed by `codec`; return the offset of its first record."""
+
+
+class Keeper:
+    """Keeps one cursor.
+
+    Attributes:
+        name: The cursor's.
+        holder: Who acquires it.
+        holding: What is held; None before it was acquired.
+        is_new: Whether nobody had this cursor before.
+        failure: Why it is not held any more; None while it is, or nobody tried.
+    """
+
+    def __init__(self, log: KeepingLog, settings: ConsumerSettings, spawn: Spawn) -> None:
+        self._log = log
+        self._cursors = log.cursors()
+        self._settings = settings
+        self._spawn = spawn
+        self.name = settings.name
+        self.holder = self._cursors.holder if settings.holder is None else settings.holder
+        self.holding: Holding | None = None
+        self.is_new = False
+        self.failure: LoghouseError | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_finishing = False
+        self._held: CursorHeldError | None = None  # what the last acquisition came to, if to that
+        self._problem: LoghouseError | None = None  # of the last step that nobody answered
+        self._problem_count = 0
+        self._changed = asyncio.Event()  # there may be something to ask for
+        self._news: asyncio.Future[None] | None = None  # the log answered
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the cursor is held, as far as is known."""
+        return self.holding is not None and self.failure is None and not self._is_finishing
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The task that keeps the cursor; it ends when that is over."""
+        assert self._task is not None
+        return self._task
+
+    # --- for the consumer -------------------------------------------------------------------
+
+    async def acquire(self, wait_seconds: float | None = None) -> Holding:
+        """Return what is held, once it is.
+
+        Args:
+            wait_seconds: How long to wait for another holder; None: for ever, 0: not at all.
+
+        Raises:
+            CursorHeldError: Another one has the cursor still.
+            LoghouseError: It cannot be had; or it was lost.
+        """
+        if self.failure is not None and self.holding is None:
+            self._task = self.failure = self._held = None  # it came to nothing the last time
+        self.check()
+        until = None if wait_seconds is None else self._now + wait_seconds
+        if self._task is None:
+            self._task = self._spawn(self._run())
+        while self.holding is None:
+            if self._held is not None and until is not None and self._now >= until:
+                raise self._held
+            await self._wait_for_news(until if self._held is not None else None)
+            self.check()
+        return self.holding
+
+    def check(self) -> None:
+        """Raise if the cursor is not held any more, or never will be.
+
+        Raises:
+            CursorFencedError: Another one has it.
+            ClosedError: The consumer is closed.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._is_finishing:
+            raise ClosedError("the consumer is closed")
+
+    def done(self, position: int) -> None:
+        """Everything before a position is done.
+
+        Raises:
+            ClientUseError: The cursor was not acquired yet.
+        """
+        if self.holding is None:
+            raise ClientUseError("this consumer does not have its cursor yet; iterate it, or await acquire()")
+        if self.holding.done(position, self._now):
+            self.wake()
+
+    async def position(self) -> int:
+        """Return the next one to do; of a cursor that is not held, as the log knows it."""
+        if self.holding is not None:
+            return self.holding.position
+        seconds = self._settings.timeout_seconds
+        try:
+            return (await self._cursors.get(self.name, timeout_seconds=seconds)).position
+        except UnknownCursorError:
+            return 0
+
+    def wake(self) -> None:
+        """There may be something to do; on the loop."""
+        self._changed.set()
+
+    async def emit(self, payload: bytes, record_count: int, position: int) -> None:
+        """Take records to be appended with a position; wait only while too many are not appended.
+
+        Raises:
+            DeadlineError: Nothing could be appended for long; these records were not taken.
+            LoghouseError: As `check`; or why what was emitted before cannot be appended.
+        """
+        holding = await self.acquire()
+        failed_before = self._problem_count
+        while not holding.has_room:
+            await self._wait_for_news(None)
+            self.check()
+            self._raise_problem(failed_before)
+        holding.emit(payload, record_count, position)
+        self.wake()
+
+    async def commit(self) -> None:
+        """Return once everything that is done is durable.
+
+        Raises:
+            DeadlineError: No server answered for so long; it is still tried.
+            LoghouseError: The cursor is not held any more.
+        """
+        holding = self.holding
+        if holding is None:
+            return self.check()
+        goal, failed_before = holding.position, self._problem_count
+        while holding.committed < goal:
+            if self.failure is not None:
+                raise self.failure
+            self._raise_problem(failed_before)
+            holding.hurry(self._now)
+            self.wake()
+            await self._wait_for_news(None)
+
+    def finish(self) -> None:
+        """Commit what is done, release the cursor, and end; on the loop."""
+        self._is_finishing = True
+        if self.holding is not None:
+            self.holding.hurry(self._now)
+        self.wake()
+
+    async def close(self, seconds: float) -> None:
+        """Finish, within so many seconds.
+
+        Raises:
+            LoghouseError: Something that was done is not committed, and why.
+        """
+        if self._task is None:
+            self._is_finishing = True
+            return
+        self.finish()
+        try:
+            await asyncio.wait({self._task}, timeout=seconds)
+            if not self._task.done():
+                self.failure = self._given_up(seconds)
+        finally:
+            await self.abort()
+        if self.failure is not None and self.holding is not None and not self.holding.is_settled:
+            raise self.failure
+
+    async def abort(self) -> None:
+        """End at once: nothing is committed any more, and the cursor is not released."""
+        self._is_finishing = True
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def _given_up(self, seconds: float) -> LoghouseError:
+        why = f": {self._problem}" if self._problem is not None else ""
+        return DeadlineError(f"cursor {self.name!r} was not committed for {seconds:g} s{why}")
+
+    def _raise_problem(self, failed_before: int) -> None:
+        if self._problem is not None and self._problem_count != failed_before:
+            raise self._problem
+
+    # --- the task ---------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self._have()
+            await self._keep()
+        except LoghouseError as error:
+            self.failure = error
+            if not (error.may_retry or isinstance(error, CursorFencedError | UnknownCursorError)):
+                await self._release()
+        except asyncio.CancelledError:
+            self.failure = self.failure or ClosedError("the consumer, or its client, was closed")
+            raise
+        except Exception as error:
+            self.failure = UnavailableError(f"the consumer failed: {type(error).__name__}: {error}")
+            self.failure.__cause__ = error
+            raise  # whoever waits is told; the loop says where it comes from
+        finally:
+            self._tell()
+
+    async def _have(self) -> None:
+        """Acquire the cursor; while another one holds it, stand by."""
+        settings, is_unknown = self._settings, await self._is_unknown()
+        while not self._is_finishing:
+            asked_at = self._now
+            try:
+                cursor = await self._cursors.acquire(
+                    self.name,
+                    holder=self.holder,
+                    lease_seconds=settings.lease_seconds,
+                    timeout_seconds=settings.timeout_seconds,
+                )
+            except CursorHeldError as held:
+                is_unknown = False
+                self._held = held
+                self._tell()
+                await self._rest(asked_at + stand_by_seconds(held))
+                continue
+            self.is_new = is_unknown and cursor.position == 0
+            self.holding = Holding(
+                cursor,
+                commit_seconds=settings.commit_seconds,
+                commit_records=settings.commit_records,
+                now=asked_at,
+            )
+            return self._tell()
+
+    async def _is_unknown(self) -> bool:
+        """Whether the log has no such cursor: one that is made stands at 0, as one may that is there."""
+        try:
+            await self._cursors.get(self.name, timeout_seconds=self._settings.timeout_seconds)
+        except UnknownCursorError:
+            return True
+        return False
+
+    async def _keep(self) -> None:
+        """Ask for one step after the other; in the end, release the cursor."""
+        holding = self.holding
+        if holding is None:
+            return
+        while not (self._is_finishing and holding.is_settled):
+            if self._is_finishing:
+                holding.hurry(self._now)
+            step = holding.next_step(self._now)
+            if step is None:
+                await self._rest(holding.due_at(self._now))
+            else:
+                await self._carry_out(holding, step)
+        await self._release()
+
+    async def _carry_out(self, holding: Holding, step: Step) -> None:
+        asked_at = self._now
+        try:
+            cursor = await self._ask(holding, step)
+        except LoghouseError as error:
+            if not (error.may_retry or isinstance(error, OutcomeUnknownError)):
+                raise
+            _logger.warning("cursor %r is not %s: %s", self.name, _what(step), error)
+            self._problem, self._problem_count = error, self._problem_count + 1
+            self._tell()
+            if self._is_finishing:
+                raise
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        holding.succeeded(asked_at, cursor)
+        self._tell()
+
+    async def _ask(self, holding: Holding, step: Step) -> Cursor | None:
+        epoch, seconds = holding.cursor.epoch, self._settings.timeout_seconds
+        if step.position is None:
+            return await self._cursors.renew(self.name, epoch, timeout_seconds=seconds)
+        if not step.payload:
+            return await self._cursors.advance(self.name, epoch, step.position, timeout_seconds=seconds)
+        await self._log.append_encoded(
+            compress(step.payload, self._settings.codec),
+            step.record_count,
+            codec=self._settings.codec,
+            cursor=Advance(self.name, epoch, step.position),
+            timeout_seconds=seconds,
+        )
+        return None
+
+    async def _release(self) -> None:
+        holding = self.holding
+        if holding is None:
+            return
+        try:
+            await self._cursors.release(
+                self.name, holding.cursor.epoch, timeout_seconds=self._settings.lease_seconds
+            )
+        except LoghouseError as error:
+            # Others wait until the lease runs out, that is all.
+            _logger.info("cursor %r was not released: %s", self.name, error)
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _rest(self, until: float) -> None:
+        """Wait for a change, at most until a moment of the loop's clock."""
+        alarm = asyncio.get_running_loop().call_at(until, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            self._changed.clear()
+            alarm.cancel()
+
+    async def _wait_for_news(self, until: float | None) -> None:
+        """Wait until the log answered, at most until a moment of the loop's clock."""
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        seconds = None if until is None else max(0.0, until - self._now)
+        await asyncio.wait({self._news}, timeout=seconds)
+
+    def _tell(self) -> None:
+        """Wake who waits for news."""
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+
+def _what(step: Step) -> str:
+    if step.position is None:
+        return "renewed"
+    return f"at {step.position}" + (f" with {step.record_count} records" if step.payload else "")
