@@ -6,14 +6,19 @@ import random
 from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict
+from typing import Any, Final, Self, TypedDict, Unpack, overload
 
 from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView
 from loghouse.client.channels import Channels
+from loghouse.client.consumer_settings import ConsumerOptions
+from loghouse.client.consumer_settings import settings_of as consumer_settings_of
+from loghouse.client.consuming import AsyncConsumer, kept_in
 from loghouse.client.fields import flag_of, seconds_of, text_of
+from loghouse.client.group_consuming import AsyncGroupConsumer, wanted_logs
 from loghouse.client.log import AsyncLog
 from loghouse.client.log_settings import changes_of, names_of, settings_of
+from loghouse.client.membership import Membership
 from loghouse.client.pin import ClusterPin
 from loghouse.client.routes import Routes
 from loghouse.client.target import Tls, parse_target
@@ -101,6 +106,77 @@ class AsyncClient(AsyncLog):
         another log gets its name. Ask for that one by this method again.
         """
         return AsyncLog(self.cluster_calls.of_log(text_of("name", name)), self.timeout_seconds)
+
+    # --- groups -------------------------------------------------------------------------------
+
+    @overload
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: None = None,
+        into: AsyncLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> AsyncConsumer: ...
+
+    @overload
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: Iterable[str],
+        into: AsyncLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> AsyncGroupConsumer: ...
+
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: Iterable[str] | None = None,
+        into: AsyncLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> AsyncConsumer | AsyncGroupConsumer:
+        """Return a consumer of this log (`AsyncLog.consumer`); with `logs`, a member of a group.
+
+            async with cluster.consumer("billing", logs="orders-*") as consumer:
+                async for record in consumer:
+                    print(record.log, record.offset, record.value)
+                    consumer.done(record)
+
+        All members of a group have its name and the same logs, which they share: each log is with one member
+        at a time, and each has as many as any other, or one more. What a member that died had, the others
+        have a lease later; a member that comes gets its share, one that leaves gives it back at once.
+
+        Args:
+            name: The group's; each log keeps a cursor of that name. With `into` that log keeps all cursors,
+                as "name/log".
+            logs: Their names; or a pattern of names, such as "orders-*": logs that are made later are found.
+            into: The log that keeps the cursors, and gets what is emitted.
+            options: See `ConsumerOptions`. A `holder` is one member's own.
+
+        Raises:
+            InvalidRequestError: An option makes no sense.
+        """
+        if logs is None:
+            return super().consumer(name, into=into, **options)
+        wanted, settings = wanted_logs(logs), consumer_settings_of(name, **options)
+        if into is not None:
+            kept_in(self, into)
+        holder = self.cursors().holder if settings.holder is None else settings.holder
+        membership = Membership(
+            settings,
+            wanted,
+            find_logs=self._log_names,
+            open_log=self.log,
+            into=into,
+            holder=holder,
+            spawn=self.cluster_calls.spawn,
+        )
+        return AsyncGroupConsumer(membership, settings.name, holder, self.calls.place)
+
+    async def _log_names(self) -> list[str]:
+        return [log.name for log in await self.logs()]
 
     # --- the cluster ------------------------------------------------------------------------
 

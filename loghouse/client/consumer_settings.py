@@ -86,7 +86,7 @@ def settings_of(
         allowed = f"{LEASE_SECONDS_MIN:g} to {LEASE_SECONDS_MAX:g}"
         raise InvalidRequestError("lease_seconds", f"{lease:g} is out of range; allowed: {allowed}")
     return ConsumerSettings(
-        name=text_of("cursor", name),
+        name=text_of("name", name),
         from_=start_of(from_),
         on_trimmed=on_trimmed,
         commit_seconds=number_of("commit_seconds", commit_seconds, COMMIT_SECONDS_MAX),

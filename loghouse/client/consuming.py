@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from loghouse.client.batching import encode_batch_of
 from loghouse.client.consumer_settings import ConsumerSettings, Done, position_behind, warn_of_consumer
@@ -16,11 +16,26 @@ from loghouse.client.fields import values_of
 from loghouse.client.keeping import KeepingLog, Spawn
 from loghouse.client.place import Place
 from loghouse.client.records import Batch, Record
-from loghouse.errors import ClientUseError, LoghouseError
+from loghouse.errors import ClientUseError, InvalidRequestError, LoghouseError
 
+_Log = TypeVar("_Log")
 CLOSE_SECONDS: Final = 30.0
 LEAVE_SECONDS: Final = 10.0
 """How long leaving the block by an error, a cancellation or Ctrl-C may take for what is to be committed."""
+
+
+def kept_in(log: _Log, into: _Log | None) -> _Log:
+    """Return the log that keeps the cursors of a consumer of `log`: itself, unless another one is given.
+
+    Raises:
+        InvalidRequestError: That is no log of a client of this kind.
+    """
+    if into is None:
+        return log
+    base = next(kind for kind in reversed(type(log).__mro__) if hasattr(kind, "append_encoded"))
+    if not isinstance(into, base):
+        raise InvalidRequestError("into", f"is a {type(into).__name__}; give a log of this client's kind")
+    return into
 
 
 class AsyncConsumer:

@@ -14,7 +14,7 @@ from typing import Final, Protocol, Unpack
 
 from loghouse.client.choice import ReadOptions
 from loghouse.client.consumer_settings import ConsumerSettings
-from loghouse.client.holding import Holding
+from loghouse.client.holding import HeldCursor
 from loghouse.client.keeping import Keeper, KeepingLog, Spawn
 from loghouse.client.records import Batch, Bounds
 from loghouse.client.starts import Start
@@ -102,7 +102,7 @@ class Consumption:
 
     # --- where to read ----------------------------------------------------------------------
 
-    async def _beginning(self, holding: Holding) -> int:
+    async def _beginning(self, holding: HeldCursor) -> int:
         """Return where to begin; of a cursor that is new this is committed, to be the same the next time."""
         if self.keeper.is_new and not holding.position:
             position = await self._find(self._settings.from_)

@@ -3,7 +3,7 @@
 One step at a time, each asked for until it is answered: so that steps never overtake each other, and one that
 may have been done without an answer is asked for again as it was, which is done once.
 
-    done, emit -> Holding -> next_step -> the driver asks -> succeeded
+    done, emit -> HeldCursor -> next_step -> the driver asks -> succeeded
                      ^------- the same step again, later ---'
 """
 
@@ -43,7 +43,7 @@ class _Output(NamedTuple):
     record_count: int
 
 
-class Holding:
+class HeldCursor:
     """A cursor that is held, from when it was acquired.
 
     Args:

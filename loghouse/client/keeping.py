@@ -1,6 +1,6 @@
 """A cursor kept for a consumer: acquired, its lease renewed, its position committed, and released.
 
-    acquired -> Holding -> steps -> the log that keeps the cursor
+    acquired -> HeldCursor -> steps -> the log that keeps the cursor
                    ^--- done, emit, commit: from the consumer
 
 Drives `holding` with a log and the loop's clock. One task, which outlives a consumer that is dropped.
@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.cursors import Advance, AsyncCursors, Cursor
-from loghouse.client.holding import Holding, Step, stand_by_seconds
+from loghouse.client.holding import HeldCursor, Step, stand_by_seconds
 from loghouse.errors import (
     ClientUseError,
     ClosedError,
@@ -73,7 +73,7 @@ class Keeper:
         self._spawn = spawn
         self.name = settings.name
         self.holder = self._cursors.holder if settings.holder is None else settings.holder
-        self.holding: Holding | None = None
+        self.holding: HeldCursor | None = None
         self.is_new = False
         self.failure: LoghouseError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -97,7 +97,7 @@ class Keeper:
 
     # --- for the consumer -------------------------------------------------------------------
 
-    async def acquire(self, wait_seconds: float | None = None) -> Holding:
+    async def acquire(self, wait_seconds: float | None = None) -> HeldCursor:
         """Return what is held, once it is.
 
         Args:
@@ -272,7 +272,7 @@ class Keeper:
                 await self._rest(asked_at + stand_by_seconds(held))
                 continue
             self.is_new = is_unknown and cursor.position == 0
-            self.holding = Holding(
+            self.holding = HeldCursor(
                 cursor,
                 commit_seconds=settings.commit_seconds,
                 commit_records=settings.commit_records,
@@ -303,7 +303,7 @@ class Keeper:
                 await self._carry_out(holding, step)
         await self._release()
 
-    async def _carry_out(self, holding: Holding, step: Step) -> None:
+    async def _carry_out(self, holding: HeldCursor, step: Step) -> None:
         asked_at = self._now
         try:
             cursor = await self._ask(holding, step)
@@ -320,7 +320,7 @@ class Keeper:
         holding.succeeded(asked_at, cursor)
         self._tell()
 
-    async def _ask(self, holding: Holding, step: Step) -> Cursor | None:
+    async def _ask(self, holding: HeldCursor, step: Step) -> Cursor | None:
         epoch, seconds = holding.cursor.epoch, self._settings.timeout_seconds
         if step.position is None:
             return await self._cursors.renew(self.name, epoch, timeout_seconds=seconds)

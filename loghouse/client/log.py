@@ -15,7 +15,7 @@ from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import AppendAnswer, Channel
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
 from loghouse.client.consumer_settings import ConsumerOptions, settings_of
-from loghouse.client.consuming import AsyncConsumer
+from loghouse.client.consuming import AsyncConsumer, kept_in
 from loghouse.client.cursors import Advance, AsyncCursors, advance_of
 from loghouse.client.failures import CallFailedError, Effect
 from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
@@ -492,24 +492,15 @@ class AsyncLog:
                 async for record in consumer:
                     print(record.value)
                     consumer.done(record)  # committed in the background
-                    if record.offset + 1 == (await log.bounds()).next_offset:
-                        break
 
-        One consumer of a cursor is at work at a time; others stand by. At the block's end, however it is
-        left, what is done is committed, and the next one goes on at once.
+        One consumer of a cursor is at work at a time; others stand by. However the block is left, what is
+        done is committed, and the next one goes on at once.
 
         Args:
-            name: The cursor's.
             into: The log that keeps the cursor, and gets what is emitted; None: this one.
             options: See `ConsumerOptions`.
-
-        Raises:
-            InvalidRequestError: An option makes no sense.
         """
-        if into is not None and not isinstance(into, AsyncLog):
-            raise InvalidRequestError("into", f"is a {type(into).__name__}; give a log of this client's kind")
-        keeping = self if into is None else into
-        settings = settings_of(name, **options)
+        keeping, settings = kept_in(self, into), settings_of(name, **options)
         return AsyncConsumer(self, keeping, settings, spawn=keeping.calls.spawn, place=self.calls.place)
 
     async def _ask_cursor(

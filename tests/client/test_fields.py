@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from loghouse.client import AsyncClient, Client, Tls, connect, connect_blocking
 from loghouse.client.choice import PageOptions, ReadOptions
+from loghouse.client.consumer_settings import ConsumerOptions
 from loghouse.client.cursors import Advance
 from loghouse.client.fields import (
     SECONDS_MAX,
@@ -111,6 +112,13 @@ METHODS = {
         "cursor": NO_ADVANCES, "timeout_seconds": NO_SECONDS,
     }),
     "cursors": ((), {}),
+    "consumer": (("billing",), {
+        "name": (*NO_TEXTS, None), "logs": ("", [], 7, {}, [7], [b"a"]), "into": ("bills", 7, True),
+        "from_": NO_STARTS, "on_trimmed": (None, True, "skip"),
+        "commit_seconds": (-1, True, "1", math.nan, 3601),
+        "commit_records": (-1, True, "1", 1.5, None), "lease_seconds": (*NO_SECONDS, 0.9, 601, None),
+        "holder": NO_TEXTS, "compression": (None, b"zstd", "gzip"), "timeout_seconds": NO_SECONDS,
+    }),
     "producer": ((), {
         "linger_ms": (True, "5", -1, math.nan, 60_001, None), "batch_bytes": (True, 1.5, "1", 0, 2**30, None),
         "compression": (None, b"zstd", "gzip"), "buffer_bytes": (True, 1.5, 0, None),
@@ -148,7 +156,8 @@ METHODS = {
     "logs": ((), {"timeout_seconds": NO_SECONDS}),
     "describe_log": (("orders",), {"name": (*NO_TEXTS, None), "timeout_seconds": NO_SECONDS}),
 }  # fmt: skip
-NOT_CALLS = {"close", "timeout_of", "read_range", "read_entries", "read_state"}
+NOT_CALLS = {"close", "timeout_of", "read_range", "read_entries", "read_state", "append_encoded"}
+OPTIONS = {"newest": PageOptions, "consumer": ConsumerOptions}
 
 
 def cases(flavour):
@@ -159,7 +168,7 @@ def cases(flavour):
         given, fields = METHODS[name]
         parameters = list(inspect.signature(method).parameters)[1:]
         if parameters[-1:] == ["options"]:
-            parameters[-1:] = get_type_hints(PageOptions if name == "newest" else ReadOptions)
+            parameters[-1:] = get_type_hints(OPTIONS.get(name, ReadOptions))
         assert set(fields) == set(parameters), (name, parameters)
         for field, values in fields.items():
             for value in values:
