@@ -15,7 +15,7 @@ from loghouse.client import AsyncClient, connect_blocking, place
 from loghouse.client.place import Place
 from loghouse.errors import ClientUseError
 from tests.client.fake import FakeCase
-from tests.fakes.tasks import asynchronous
+from tests.fakes.tasks import asynchronous, until
 
 SECONDS = 20
 
@@ -204,6 +204,23 @@ class LoopTests(FakeCase):
             self.assertIn("no asyncio loop runs here", str(error))
             self.assertIn("connect_blocking", str(error))
         self.assertIsInstance(error, RuntimeError)
+
+    @asynchronous
+    async def test_no_task(self):
+        """Where a loop runs but no task of it, as in a coroutine of Twisted, the way out is named as well."""
+        _, log = await self.connected(1)
+        producer = log.producer(linger_ms=60_000)
+        delivery = await producer.append(b"a")
+        told = []
+
+        def use():
+            works = log.append(b"x"), log.bounds(), anext(log.read(0)), delivery, producer.flush()
+            told.extend(self.assertRaises(ClientUseError, next, work.__await__()) for work in works)
+
+        asyncio.get_running_loop().call_soon(use)
+        await until(lambda: len(told) == 5)
+        self.assertEqual({"loghouse.client.deferred.connect" in str(error) for error in told}, {True})
+        await producer.close()
 
 
 class ForkCountTests(SynchronousTestCase):

@@ -7,6 +7,7 @@ from tests.mutants.named import bug
 
 CONNECTION = "loghouse.client.connection:"
 CALLS = "loghouse.client.calls:Calls."
+OPENED = "loghouse.client.deferred.opened:OpenedClient."
 
 CLIENT = (
     bug(
@@ -139,5 +140,33 @@ CLIENT = (
         "A batch in which one record has a key is taken for one of values alone.",
         ("loghouse.protocol.batch:plain_values", "and fields.ByteSize() == len(joined)", ""),
         by="protocol.test_batch:PlainValuesTests.test_anything_else",
+    ),
+    bug(
+        "awaited-outside-of-a-task",
+        "ADR 45",
+        "The asyncio client waits in a coroutine that no task of its loop runs.",
+        ("loghouse.client.place:Place.check_task", "asyncio.current_task() is None", "False"),
+        by="client.test_place:LoopTests.test_no_task",
+    ),
+    bug(
+        "reactor-stops-before-the-answer",
+        "ADR 45",
+        "The reactor's stop closes a client with calls under way.",
+        (OPENED + "_is_busy", "bool(self._calls) or ", ""),
+        by="client.test_deferred:StopTests.test_waits_for_calls",
+    ),
+    bug(
+        "first-trigger-closes",
+        "ADR 45",
+        "A client closes before others were told of the reactor's stop.",
+        (OPENED + "_is_busy", "await deferLater(self._reactor, 0)", "pass"),
+        by="client.test_deferred:StopTests.test_after_the_others",
+    ),
+    bug(
+        "any-thread-will-do",
+        "ADR 45",
+        "Other threads than the reactor's use a Deferred client.",
+        (OPENED + "check_here", "self._thread != threading.get_ident()", "False"),
+        by="client.test_deferred:EndTests.test_other_thread",
     ),
 )
