@@ -189,6 +189,7 @@ class GroupShares:
             and log.seen_at > -math.inf
             and log.rests_until <= now
             and name not in self._leaving
+            and name not in self._mine  # its own lease may have run out; it has the log still
         ]
         mine = loads[self._me]
         others = [load for member, load in loads.items() if member != self._me]

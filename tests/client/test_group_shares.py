@@ -66,6 +66,13 @@ class RuleTests(ShareCase):
         self.see("a -", "b me", "c one two")
         self.assertEqual(self.turn().acquire, [])
 
+    def test_own_lease_is_over(self):
+        """Whoever renews late does not ask for what it has: that would fence it at its own work."""
+        self.see("a me", "b one")
+        self.shares.saw("a", self.now, holder="me", left_seconds=0.0)
+        turn = self.turn()
+        self.assertEqual((turn.acquire, turn.let_go, self.shares.mine), ([], [], {"a"}))
+
     def test_nobody_else(self):
         """A free log that those with the fewest do not take is for anybody after a while."""
         self.see("a -", "b me", "c one two")
