@@ -163,7 +163,7 @@ def draw_options(seed: int) -> SwarmOptions:
     )
 
 
-CURSOR_SHARE: Final = 0.2
+CURSOR_SHARE: Final = 0.16
 """How many seeds have cursors."""
 
 
@@ -172,12 +172,12 @@ def draw_cursors(seed: int) -> dict[str, Any]:
     rng = substream(seed, "cursors")
     if rng.random() >= CURSOR_SHARE:
         return {}
-    kinds = rng.choice((("consumer",), ("importer",), ("consumer", "importer"), ("pipeline", "consumer")))
-    return {
-        "cursors": kinds,
-        "cursor_workers": rng.choice((2, 2, 3)),
-        "lease_seconds": rng.choice((1.0, 2.0, 4.0)),
-    }
+    choices = (("consumer",), ("importer",), ("consumer", "importer"), ("pipeline", "consumer"))
+    kinds: tuple[str, ...] = rng.choice(choices)
+    workers, lease_seconds = rng.choice((2, 2, 3)), rng.choice((1.0, 2.0, 4.0))
+    if rng.random() < 0.2:
+        kinds, lease_seconds = ("group",), max(2.0, lease_seconds)  # while all is quiet no lease may run out
+    return {"cursors": kinds, "cursor_workers": workers, "lease_seconds": lease_seconds}
 
 
 RAFT_CHOICES: Final[Mapping[str, Sequence[int]]] = {

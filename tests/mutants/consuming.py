@@ -9,6 +9,7 @@ CURSORS = "loghouse.protocol.cursors:Cursors."
 BYTES = "loghouse.protocol.cursors:"
 LED = "loghouse.replica.led_cursors:LedCursors."
 LEASES = "loghouse.replica.leases:Leases."
+SHARES = "loghouse.client.group_shares:GroupShares."
 FORWARDER = "loghouse.node.forwarding:Forwarder."
 THREE = (("voters", 3), ("spares", 0))
 
@@ -33,7 +34,6 @@ EPOCHS = (
         (BYTES + "encode_cursors", "_FIXED.pack(cursor.epoch,", "_FIXED.pack(0,"),
         options=kinds("consumer"),
         faults=(("crash", 3.0),),
-        first_seed=3,
     ),
     bug(
         "epoch-is-kept",
@@ -77,7 +77,7 @@ POSITIONS = (
         "A position goes back although nobody asked for a rewind.",
         (CURSORS + "check", "if change.position < lowest:", "if False:"),
         options=kinds("consumer"),
-        first_seed=2,
+        first_seed=7,
     ),
     bug(
         "advance-without-its-records",
@@ -92,7 +92,6 @@ POSITIONS = (
         "A node that does not lead passes records on, and not the advance that came with them.",
         (FORWARDER + "propose", "if proposal.cursor is not None:", "if False:"),
         options=kinds("importer"),
-        first_seed=3,
     ),
     bug(
         "retry-is-refused",
@@ -100,6 +99,7 @@ POSITIONS = (
         "Whoever lost the answer is told that its cursor is ahead, and not where its records are.",
         (CURSORS + "find_batch", "return cursor if is_same else None", "return None"),
         options=(*kinds("importer"), ("request_timeout_seconds", 0.3)),
+        first_seed=4,
     ),
     bug(
         "retry-is-done-twice",
@@ -108,6 +108,7 @@ POSITIONS = (
         (CURSORS + "find_batch", "return cursor if is_same else None", "return None"),
         (CURSORS + "check", "cursor.position + 1 if change.flags & WITH_RECORDS else", ""),
         options=(*kinds("importer"), ("request_timeout_seconds", 0.3)),
+        first_seed=4,
     ),
     bug(
         "position-lost-at-a-start",
@@ -132,7 +133,6 @@ POSITIONS = (
         ),
         options=(*kinds("consumer"), ("trims", True)),
         faults=(("crash", 3.0),),
-        first_seed=7,
     ),
     bug(
         "awaited-not-in-the-snapshot",
@@ -153,7 +153,6 @@ LIVENESS = (
         ("loghouse.replica.replica:Replica.__init__", "clocks.monotonic)", "clocks.wall)"),
         options=kinds("importer", "consumer", lease_seconds=4.0),
         faults=(("clock_step", 2.0),),
-        first_seed=2,
     ),
     bug(
         "new-leader-without-grace",
@@ -170,7 +169,7 @@ LIVENESS = (
         (LED + "leads", "self._leases.begin()", "pass"),
         options=kinds("importer", "consumer", lease_seconds=4.0),
         faults=(("transfer", 2.0),),
-        first_seed=3,
+        first_seed=4,
     ),
     bug(
         "work-does-not-renew",
@@ -178,6 +177,7 @@ LIVENESS = (
         "A holder that advances all the time loses its cursor.",
         (LED + "_change", "self._leases.renew(after)", "pass"),
         options=kinds("consumer", "consumer"),
+        first_seed=2,
     ),
     bug(
         "records-do-not-renew",
@@ -185,7 +185,7 @@ LIVENESS = (
         "A holder that appends all the time loses its cursor.",
         (LED + "advanced", "self._leases.renew(cursor)", "pass"),
         options=kinds("importer", "importer"),
-        first_seed=2,
+        first_seed=5,
     ),
     bug(
         "lease-is-not-asked-for",
@@ -206,10 +206,49 @@ LIVENESS = (
         "a read of what is not committed",
         "A position is told that no majority has yet.",
         (LED + "_read", "elif index < last_index:", "elif False:"),
-        options=(*kinds("importer", "consumer"), ("think_seconds_mean", 0.05)),
-        faults=(("partition", 3.0), ("crash", 3.0)),
+        options=(*kinds("importer", "importer", "importer"), ("think_seconds_mean", 0.02)),
+        faults=(("partition", 3.0), ("crash", 3.0), ("disk_slow", 3.0)),
         first_seed=6,
     ),
 )
 
-CONSUMING = (*EPOCHS, *POSITIONS, *LIVENESS)
+SHARING = (
+    bug(
+        "nobody-hears-who-waits",
+        "Kafka's group coordinator is what tells members of each other",
+        "A leader does not tell the holder of a cursor that another member waits for it.",
+        ("loghouse.replica.cursor_waits:CursorWaits.of", "tuple(self._waiting.get(name, ()))", "()"),
+        options=kinds("group", lease_seconds=2.0),
+    ),
+    bug(
+        "shares-move-for-ever",
+        "a rebalance storm: Kafka before KIP-429",
+        "A member lets go of a log for one that has one fewer: so both change places, again and again.",
+        (
+            SHARES + "_to_let_go",
+            "loads[member] + 2 <= loads[self._me]",
+            "loads[member] + 1 <= loads[self._me]",
+        ),
+        (SHARES + "_to_wait_for", "if loads[holder] < loads[me] + 2:", "if loads[holder] < loads[me] + 1:"),
+        options=kinds("group", lease_seconds=2.0),
+    ),
+    bug(
+        "nothing-is-let-go",
+        "a group whose first member keeps everything",
+        "A member that has more than its share keeps it, whoever waits.",
+        (SHARES + "_to_let_go", "for name in sorted(self._mine):", "for name in ():"),
+        options=kinds("group", lease_seconds=2.0),
+        first_seed=8,
+    ),
+    bug(
+        "own-log-is-asked-for",
+        "found by the simulator: a member that renewed late fenced itself at its own work",
+        "A member whose lease ran out asks for the log that it has still.",
+        (SHARES + "_free_ones", "and name not in self._mine", ""),
+        options=kinds("group"),
+        faults=(("pause", 2.0), ("partition", 3.0)),
+        first_seed=13,
+    ),
+)
+
+CONSUMING = (*EPOCHS, *POSITIONS, *LIVENESS, *SHARING)

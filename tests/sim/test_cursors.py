@@ -17,7 +17,7 @@ from loghouse.protocol.entry import EntryKind
 from loghouse.testing.checkers import Oracle, Violation
 from loghouse.testing.cluster import SimCluster
 from loghouse.testing.cursor_books import Claim, CursorBooks, CursorHistory
-from loghouse.testing.cursor_work import KINDS
+from loghouse.testing.cursor_workers import KINDS
 from loghouse.testing.full.cluster import FullCluster
 from loghouse.testing.full.swarm import FullOptions
 from loghouse.testing.swarm import SwarmOptions
@@ -274,8 +274,9 @@ class CalmTests(SynchronousTestCase):
         self.assertIsNone(result.violation)
         for count in ("acquired", "committed", "emitted"):
             self.assertGreater(result.counters[count], 0, count)
-        workers = [worker for drill in cluster.cursor_work.drills for worker in drill.workers]
-        self.assertEqual({worker.kind for worker in workers}, set(KINDS))
+        work = cluster.cursor_work
+        self.assertEqual(len(work.drills) + len(work.groups), len(KINDS))
+        self.assertTrue(all(drill.is_over for drill in (*work.drills, *work.groups)))
 
     @thorough
     def test_core(self):
