@@ -33,7 +33,7 @@ class RestCase(SecuredCase):
         gate = Gate(self.node, self.authorizer, clock=lambda: self.wall_clock())
         self.rest = RestService(gate, self.shares, **arguments)
 
-    def request(self, method, path, *, subject="root", body=b"", content_type="", headers=(), **query):
+    def request(self, method, path, *, subject="root", body=b"", content_type="", told=(), **query):
         if not isinstance(body, bytes):
             body, content_type = json.dumps(body).encode(), content_type or JSON
         identity = Identity(subject=subject, expires_at=float("inf"))
@@ -43,7 +43,7 @@ class RestCase(SecuredCase):
             identity=identity,
             query={name: str(value) for name, value in query.items()},
             content_type=content_type,
-            headers=dict(headers),
+            headers=dict(told),
             body=body,
         )
 

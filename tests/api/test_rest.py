@@ -207,6 +207,80 @@ class RecordTests(RestCase):
         await self.refused("GET", "/logs/default/records", 400, "INVALID_REQUEST", offset=1, last=2)
 
     @asynchronous
+    async def test_choices(self):
+        """Records are chosen by key, header and place, either way; the answer says where to go on."""
+        unit = Header(key="unit", value=b"mm")
+        for number in range(10, 16):
+            headers = [unit] if number % 3 == 0 else []
+            self.node.cluster.add_records(
+                Record(value=b"%d" % number, key=b"odd" if number % 2 else b"even", headers=headers)
+            )
+        for query, found in (
+            ({"key": "odd"}, (["11", "13", "15"], 16)),
+            ({"key": "odd", "count": 2}, (["11", "13"], 14)),
+            ({"key": "odd", "offset": 14}, (["15"], 16)),
+            ({"key": "odd", "reverse": "true", "count": 2}, (["15", "13"], 13)),
+            ({"key": "odd", "reverse": "true", "until": 13}, (["11"], 0)),
+            ({"key": "odd", "newest": 2}, (["13", "15"], 13)),
+            ({"key_prefix": "e"}, (["10", "12", "14"], 16)),
+            ({"key_prefix": "ev", "key": "odd", "last": 2}, (["14", "15"], 16)),
+            ({"headers": '{"unit":"mm"}'}, (["12", "15"], 16)),
+            ({"headers": '{"unit":"mm"}', "key": "even"}, (["12"], 16)),
+            ({"key": "nobody"}, ([], 16)),
+            ({"offset": 3, "until": 5}, (["3", "4"], 5)),
+            ({"until": 0}, ([], 0)),
+            ({"reverse": "true", "count": 1}, (["15"], 15)),
+            ({"newest": 3}, (["13", "14", "15"], 13)),
+            ({"newest": 2, "until": 5}, (["3", "4"], 3)),
+            ({"until": "2000-01-01"}, ([], 0)),
+            ({"consistency": "local", "offset": 14}, (["14", "15"], 16)),
+        ):
+            self.assertEqual(await self.values(**query), found, query)
+
+    @asynchronous
+    async def test_local(self):
+        """A local read asks no leader where the log ends, and says that nobody confirmed it."""
+        self.node.faults["Bounds"] = [UnavailableError("no leader")] * 2
+        page = await self.get("/logs/default/records", consistency="local", last=1)
+        self.assertEqual(([one["offset"] for one in page["records"]], page["is_confirmed"]), ([9], False))
+        await self.refused("GET", "/logs/default/records", 503, "UNAVAILABLE", reverse="true")
+
+    @asynchronous
+    async def test_wrong_choices(self):
+        """What cannot be chosen is refused by the parameter's name."""
+        for query in (
+            {"until": "soon"},
+            {"until": 3, "offset": 5},
+            {"reverse": "yes"},
+            {"newest": 0},
+            {"newest": REST_COUNT_MAX + 1},
+            {"newest": 1, "offset": 1},
+            {"newest": 1, "reverse": "true"},
+            {"consistency": "none"},
+            {"headers": "{"},
+            {"headers": "[]"},
+            {"headers": '{"a":1}'},
+            {"headers": '{"a":"\\ud800"}'},
+        ):
+            name = next(iter(query))
+            problem = await self.refused("GET", "/logs/default/records", 400, "INVALID_REQUEST", **query)
+            self.assertTrue(problem["detail"].startswith(f"{name}: "), (query, problem["detail"]))
+        long = {"key": "x" * 5000}
+        problem = await self.refused("GET", "/logs/default/records", 400, "INVALID_REQUEST", **long)
+        self.assertTrue(problem["detail"].startswith("filter: "), problem)
+        await self.refused(
+            "GET", "/logs/default/records", 416, "OFFSET_OUT_OF_RANGE", offset=11, key="a", until=12
+        )
+
+    @asynchronous
+    async def test_chosen_answer_is_bounded(self):
+        """An answer with chosen records ends behind the one that makes it too large, either way."""
+        self.patch(service.RecordShape, "size_of", lambda shape, record: 400_000)
+        self.assertEqual((await self.values(until=9))[1], 3)
+        self.assertEqual((await self.values(reverse="true"))[1], 7)
+        self.assertEqual(self.shares.answers.held, 0)
+
+    @asynchronous
     async def test_cut(self):
         """A long value is cut where a character ends, and its record says how long it is."""
         self.node.cluster.add_values("aé".encode(), b"x" * 100)

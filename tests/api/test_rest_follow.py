@@ -36,7 +36,7 @@ class FollowTests(RestCase):
         """Without a place it begins at the end, and behind the last event when it comes again."""
         self.node.cluster.add_values(b"a", b"b")
         events = await self.follow()
-        again = await self.follow(headers={"last-event-id": "1"})
+        again = await self.follow(told={"last-event-id": "1"})
         self.node.cluster.add_values(b"c")
         self.assertEqual(self.values(await self.event(events)), ["c"])
         self.assertEqual(self.values(await self.event(again)), ["b", "c"])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from loghouse.api.gated_call import GatedCall
 from loghouse.api.log_service import CONSUME_SIZE, LogService
+from loghouse.api.rest.choosing import pick
 from loghouse.api.rest.exchange import json_bytes
 from loghouse.api.rest.forms import record_form
 from loghouse.api.rest.problems import problem_of
@@ -27,9 +28,11 @@ from loghouse.limits import (
     REST_EVENT_SIZE_MAX,
     REST_LIVE_RECORDS_MAX,
     REST_LIVE_SECONDS,
+    UINT64_MAX,
 )
 from loghouse.node.api import LogLike
 from loghouse.protocol.entry import decode_entries
+from loghouse.protocol.record_range import Consistency, RecordRange
 from loghouse.replica.api import Fetched
 from loghouse.runtime.bridge import to_asyncio
 
@@ -90,6 +93,33 @@ class RestReads:
             "records": records,
             "next_offset": offset,
             "bounds": {"lowest": bounds.lowest, "next": bounds.next_offset},
+        }
+
+    async def bounds(self, log: LogLike, consistency: Consistency) -> tuple[int, int]:
+        """Return the lowest offset and the next one: as the leader or this node knows them."""
+        if consistency is Consistency.CONFIRMED:
+            bounds = await to_asyncio(log.bounds())
+            return bounds.lowest, bounds.next_offset
+        nothing = RecordRange(first=UINT64_MAX, end=UINT64_MAX, is_reverse=True, consistency=consistency)
+        page = await to_asyncio(log.read_range(nothing))
+        return page.lowest, page.committed
+
+    async def chosen(
+        self, call: GatedCall, log: LogLike, wanted: RecordRange, shape: RecordShape
+    ) -> dict[str, Any]:
+        """Return the records of a range that one look of the node finds, and where to go on."""
+        with self._service.reader():
+            wanted = replace(wanted, size_max=self._service.share_of(FETCH_SIZE_DEFAULT))
+            page = self._service.count_out(await to_asyncio(log.read_range(wanted)))
+            with call.holding(len(page.frames)):
+                records, next_offset = await asyncio.to_thread(
+                    pick, log.seed, page, wanted, size_of=shape.size_of, size_max=REST_ANSWER_SIZE_MAX
+                )
+        return {
+            "records": [shape.form(record) for record in records],
+            "next_offset": next_offset,
+            "bounds": {"lowest": page.lowest, "next": page.committed},
+            "is_confirmed": page.is_confirmed,
         }
 
     async def _records(self, log: LogLike, fetched: Fetched, offset: int) -> AsyncGenerator[Any, None]:

@@ -38,6 +38,29 @@ _SHAPE: Final = (
 )
 
 
+_CHOICE: Final = (
+    Parameter("key", _TEXT, "Only records with this key."),
+    Parameter("key_prefix", _TEXT, "Only records with a key that begins so, or with the one of `key`."),
+    Parameter("headers", _TEXT, 'Only records with all of these headers: a JSON object, `{"unit":"mm"}`.'),
+    Parameter("until", _TEXT, "The first record not to read: an offset, or an ISO 8601 time."),
+    Parameter(
+        "reverse",
+        {"enum": ["false", "true"], "default": "false"},
+        "true: the same records, the last one first; go on with `until` at `next_offset`.",
+    ),
+    Parameter(
+        "newest",
+        {"type": "integer", "minimum": 1, "maximum": REST_COUNT_MAX},
+        "The last so many of the records that are chosen, in the order of the log.",
+    ),
+    Parameter(
+        "consistency",
+        {"enum": ["confirmed", "local"], "default": "confirmed"},
+        "local: nobody is asked where the log ends; what the node knows may be old.",
+    ),
+)
+
+
 def _place(usual: str) -> tuple[Parameter, ...]:
     return (
         Parameter(
@@ -109,7 +132,7 @@ ROUTES: Final = (
         path="/logs/{log}/records",
         summary="Records from a place on, and where to go on.",
         action=Action.CONSUME,
-        parameters=(*_place("earliest"), _COUNT, *_SHAPE),
+        parameters=(*_place("earliest"), *_CHOICE, _COUNT, *_SHAPE),
         reply="Records",
         statuses=(404, 416),
     ),
@@ -300,7 +323,13 @@ SCHEMAS: Final[dict[str, Any]] = {
         "value_size",
     ),
     "Records": _object(
-        {"records": _list(_named("Record")), "next_offset": _NUMBER, "bounds": _named("Bounds")}
+        {
+            "records": _list(_named("Record")),
+            "next_offset": _NUMBER,
+            "bounds": _named("Bounds"),
+            "is_confirmed": _TRUTH,
+        },
+        "is_confirmed",
     ),
     "NewRecord": _object({**_VALUES, "timestamp": _NUMBER, **_MORE}, *_VALUES, *_MORE, "timestamp"),
     "Append": _object(

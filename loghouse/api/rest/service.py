@@ -19,6 +19,7 @@ from loghouse.api.cluster_service import ClusterService
 from loghouse.api.guard import Rpc
 from loghouse.api.logs_service import LogsService
 from loghouse.api.rest.call import RestCall
+from loghouse.api.rest.choosing import CHOOSING, choice_of
 from loghouse.api.rest.exchange import EVENTS, JSON, OCTETS, ApiRequest, ApiResponse, Pieces, json_bytes
 from loghouse.api.rest.forms import (
     batch_from_json,
@@ -35,7 +36,12 @@ from loghouse.api.rest.reading import RecordShape, RestReads
 from loghouse.api.rest.routes import ROUTES, SCHEMAS
 from loghouse.api.tracing import log_service_class
 from loghouse.api.v1 import log_pb2
-from loghouse.errors import InvalidRequestError, OutcomeUnknownError, UnavailableError
+from loghouse.errors import (
+    InvalidRequestError,
+    OffsetOutOfRangeError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
 from loghouse.limits import (
     MICROSECONDS,
     REST_ANSWER_SIZE_MAX,
@@ -48,6 +54,7 @@ from loghouse.metrics import NO_METRICS, Metrics
 from loghouse.node.api import LogLike
 from loghouse.node.gate import Gate, report_unexpected
 from loghouse.protocol.cursor_messages import CursorOperation, CursorPage
+from loghouse.protocol.record_range import Consistency, RecordRange
 from loghouse.runtime.bridge import to_asyncio
 from loghouse.shares import Shares
 
@@ -237,8 +244,40 @@ class RestService:
     async def _get_records(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
         found = call.find_log(log)
         count, shape = _count(request, REST_COUNT_DEFAULT), _shape(request)
+        if any(name in request.query for name in CHOOSING):
+            return _json(await self._choose_records(call, found, request, count, shape))
         offset = await self._start(found, request, "earliest")
         return _json(await self._reads.page(call, found, offset, count, shape))
+
+    async def _choose_records(
+        self, call: RestCall, log: LogLike, request: ApiRequest, count: int, shape: RecordShape
+    ) -> dict[str, Any]:
+        """Return those records of a range that the query chooses."""
+        newest = _count(request, count, "newest") if "newest" in request.query else None
+        choice = choice_of(request.query, count, newest)
+        lowest, next_offset = await self._reads.bounds(log, choice.consistency)
+        first = await self._start(log, request, "earliest", (lowest, next_offset))
+        end, until = next_offset, request.query.get("until", "")
+        if until.isascii() and until.isdigit():
+            end = number_of("until", until)
+        elif "until" in request.query:
+            end, _ = await to_asyncio(log.find_offset(_time_of(until, "until")))
+        if end < first:
+            raise InvalidRequestError("until", f"is offset {end}, before the first one to read, {first}")
+        if not lowest <= first <= next_offset:
+            raise OffsetOutOfRangeError(first, lowest, next_offset)
+        wanted = RecordRange(
+            first=first,
+            end=min(end, next_offset),
+            is_reverse=choice.is_backwards,
+            count_max=choice.count_max,
+            filter=choice.filter,
+            consistency=choice.consistency,
+        )
+        answer = await self._reads.chosen(call, log, wanted, shape)
+        if choice.is_newest:
+            answer["records"].reverse()
+        return answer
 
     async def _follow_records(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
         found, shape = call.find_log(log), _shape(request)
@@ -248,8 +287,14 @@ class RestService:
         events = self._reads.follow(call, found, offset, shape, is_live=is_live, where=where)
         return ApiResponse(status=200, content_type=EVENTS, pieces=Pieces(events, call.end))
 
-    async def _start(self, log: LogLike, request: ApiRequest, usual: str) -> int:
-        """Return the offset at which a request begins to read."""
+    async def _start(
+        self, log: LogLike, request: ApiRequest, usual: str, known: tuple[int, int] | None = None
+    ) -> int:
+        """Return the offset at which a request begins to read.
+
+        Args:
+            known: The lowest offset of the log and the next one; None: the leader is asked, where it matters.
+        """
         query = request.query
         given = [name for name in ("offset", "time", "last") if name in query]
         if len(given) > 1:
@@ -263,10 +308,10 @@ class RestService:
         asked = query.get("offset", usual)
         if "last" not in query and asked not in ("earliest", "latest"):
             return number_of("offset", asked)
-        bounds = await to_asyncio(log.bounds())
+        lowest, next_offset = known or await self._reads.bounds(log, Consistency.CONFIRMED)
         if "last" in query:
-            return max(bounds.lowest, bounds.next_offset - number_of("last", query["last"]))
-        return bounds.lowest if asked == "earliest" else bounds.next_offset
+            return max(lowest, next_offset - number_of("last", query["last"]))
+        return lowest if asked == "earliest" else next_offset
 
     async def _append_records(self, call: RestCall, request: ApiRequest, log: str) -> ApiResponse:
         call.check_log(log)
@@ -296,10 +341,10 @@ def _json(value: Any, status: int = 200) -> ApiResponse:
     return ApiResponse(status=status, body=json_bytes(value))
 
 
-def _count(request: ApiRequest, usual: int) -> int:
-    count = number_of("count", request.query.get("count", str(usual)), REST_COUNT_MAX)
+def _count(request: ApiRequest, usual: int, name: str = "count") -> int:
+    count = number_of(name, request.query.get(name, str(usual)), REST_COUNT_MAX)
     if not count:
-        raise InvalidRequestError("count", f"must be a number from 1 to {REST_COUNT_MAX}")
+        raise InvalidRequestError(name, f"must be a number from 1 to {REST_COUNT_MAX}")
     return count
 
 
@@ -318,15 +363,15 @@ def _choice(request: ApiRequest, name: str, choices: Sequence[str]) -> str:
     return chosen
 
 
-def _time_of(text: str) -> int:
+def _time_of(text: str, name: str = "time") -> int:
     """Return microseconds since the epoch: of such a number, or of an ISO 8601 time (UTC without a zone)."""
     if text.isascii() and text.isdigit():
-        return number_of("time", text)
+        return number_of(name, text)
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidRequestError(
-            "time", "must be microseconds since the epoch, or a time as 2026-01-31T12:00:00Z"
+            name, "must be microseconds since the epoch, or a time as 2026-01-31T12:00:00Z"
         ) from None
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
