@@ -36,14 +36,14 @@ TEST_PATHS = $(foreach part,$(TESTS),$(or $(PART_$(part)),$(part)))
 # Tests start hundreds of processes: compile once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run venv requirements certs man test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging tools release screenshots bench abuse bench-cluster fuzz kill kill-cluster sim sim-ci mutate check clean
+.PHONY: help run venv requirements certs man test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging tools release screenshots bench abuse bench-cluster compare cost fuzz kill kill-cluster sim sim-ci mutate check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
 	@echo 'make test     the suite under both runners; TESTS=tests/raft a part of it, FULL=1 all of its slow tests'
 	@echo 'make fuzz     every decoder against FUZZ=100000 inputs'
 	@echo 'make check    everything that must be green: lint, types, drift, tests'
-	@echo 'also: venv, requirements, certs, man, proto, coverage, packaging, tools, release ADDRESS=..., screenshots, bench, abuse, bench-cluster, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
+	@echo 'also: venv, requirements, certs, man, proto, coverage, packaging, tools, release ADDRESS=..., screenshots, bench, abuse, bench-cluster, compare PEER=... SHAPE=..., cost, kill CYCLES=..., kill-cluster CYCLES=..., sim HOURS=..., sim-ci, mutate PACKAGE=... N=..., clean'
 
 # --- environments: each has a stamp file, newer than what it was made from ------
 
@@ -183,6 +183,16 @@ abuse: $(VENV)/.developed
 
 bench-cluster: $(VENV)/.developed
 	$(BIN)/python -m bench.cluster
+
+# Loghouse beside other logs, in alternating runs; PEER=nats SHAPE=1k64 one of them alone, DOCS=1 makes the section of
+# docs/performance.md anew. What it builds and installs stays in build/compare.
+compare: $(VENV)/.developed
+	$(BIN)/python -m bench.compare $(if $(PEER),--peer $(PEER)) $(if $(SHAPE),--shape $(SHAPE)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DOCS),--docs)
+
+# Whether an append and a start cost the processor what they did: under a minute.
+cost: $(VENV)/.developed
+	$(BIN)/python -m bench.cost --check
 
 kill: $(VENV)/.developed
 	LOGHOUSE_KILL_CYCLES=$(CYCLES) $(BIN)/python -m pytest --timeout=0 tests/e2e/test_kill.py

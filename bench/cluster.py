@@ -225,7 +225,7 @@ def bench_idle(table: Table, cluster: ClusterProcess) -> None:
     for node, start in zip(cluster.nodes, before, strict=True):
         role = "leader" if node is leader else "follower"
         share = 100 * (cpu_seconds(node) - start) / elapsed
-        table.add(f"idle {role}", share, "% of a core", bar=2, at_most=True)
+        table.add(f"idle {role}", share, "% of a core", bar=1.5, at_most=True)
 
 
 def bench_memory(table: Table, options: argparse.Namespace, cluster: ClusterProcess) -> None:

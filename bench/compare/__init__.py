@@ -1,0 +1,1 @@
+"""Loghouse beside other logs of three durable nodes: `make compare`."""

@@ -1,0 +1,64 @@
+"""Loghouse beside other logs of three durable nodes, in alternating runs on this machine.
+
+    python -m bench.compare [--peer nats] [--shape 1k64] [--rounds N] [--json FILE] [--docs]
+
+One peer after the other: three nodes of it and three of Loghouse, mTLS, client and all on this machine. What
+a peer needs is built under build/compare the first time. With `--docs` the section of docs/performance.md and
+its plots are made anew; a peer that cannot be had is named there, too. See BENCH_DIR in docs/performance.md.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sysconfig
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.compare import report
+from bench.compare.peer import BUILD, clients_python
+from bench.compare.peers import Loghouse, all_peers
+from bench.compare.runner import compare
+from bench.compare.shape import SHAPES, shape_of
+from bench.measure import scratch
+
+DOCUMENT = Path("docs/performance.md")
+IMAGES = Path("docs/images")
+
+
+def interpreter() -> str:
+    """Return which Python this is, and whether it was built with PGO."""
+    has_pgo = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return f"CPython {platform.python_version()} {'with' if has_pgo else 'without'} PGO"
+
+
+def main() -> None:
+    peers = all_peers()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--peer", choices=peers, action="append", help="only this one; more than once")
+    parser.add_argument("--shape", type=shape_of, action="append", help="only this one, as 1k64 or 100b1")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs to run; medians are of these")
+    parser.add_argument("--json", type=Path, default=BUILD / "figures.json", help="where the figures go")
+    parser.add_argument("--docs", action="store_true", help="make the section of docs/performance.md anew")
+    options = parser.parse_args()
+    chosen = [peers[name] for name in options.peer or peers]
+    with scratch() as folder:
+        found = compare(Loghouse(), chosen, options.shape or SHAPES, options.rounds, Path(folder))
+    figures = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "interpreter": interpreter(),
+        "rounds": options.rounds,
+        **found,
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(figures, indent=1))
+    print(report.text(figures))
+    if options.docs:
+        command = [clients_python(), "-m", "bench.compare.plots", options.json, IMAGES]
+        names = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+        section = report.markdown(figures, [f"images/{name}" for name in names])
+        DOCUMENT.write_text(report.replaced(DOCUMENT.read_text(), section))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The systems that are compared, Loghouse first."""
+
+import socket
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.cluster import append_load
+from bench.compare.peer import Peer, Servers, UnavailableError, build_go, clients_python, run_client
+from bench.compare.shape import Shape
+from loghouse import __version__
+from loghouse.testing.cluster_process import ClusterProcess
+from loghouse.testing.process import Certificates, free_port, wait_until
+
+NODES = (1, 2, 3)
+CLUSTER_SECRET = "compare"
+
+
+class Loghouse(Peer):
+    """This tree, by one bare connection of the binary protocol."""
+
+    name = "Loghouse"
+    version = __version__
+    durability = "fdatasync on 2 of 3"
+
+    def install(self) -> None:
+        """It is here."""
+
+    def start(self, folder: Path, certificates: Certificates) -> None:
+        self._cluster = ClusterProcess(folder, certificates=certificates)
+        self._cluster.start()
+        self._cluster.wait_voters()
+
+    def append(self, shape: Shape) -> dict[str, float]:
+        leader = self._cluster.wait_leader()
+        found = append_load(leader, "binary", shape.size, shape.count, shape.window)
+        found["per_second"] = found.pop("batches_per_second")
+        return found
+
+    def pids(self) -> Sequence[int]:
+        return [node.pid for node in self._cluster.nodes]
+
+    def stop(self) -> None:
+        if hasattr(self, "_cluster"):
+            self._cluster.close()
+
+
+class Nats(Peer):
+    """JetStream with three replicas of a stream of files; TLS for clients and between servers."""
+
+    name = "NATS"
+    version = "v2.15.3"
+    durability = "sync_interval: always, on 2 of 3"
+
+    def __init__(self) -> None:
+        self._servers = Servers()
+
+    def install(self) -> None:
+        module = "github.com/nats-io/nats-server/v2"
+        self._program = build_go("nats-server", module, self.version, module)
+        clients_python()
+
+    def start(self, folder: Path, certificates: Certificates) -> None:
+        self._certificates = certificates
+        self._ports = [free_port() for _ in NODES]
+        routes = [free_port() for _ in NODES]
+        urls = ", ".join(f'"tls://127.0.0.1:{port}"' for port in routes)
+        for number, port, route in zip(NODES, self._ports, routes, strict=True):
+            tls = (
+                f'tls {{ cert_file: "{certificates.path(f"node-{number}")}", '
+                f'key_file: "{certificates.key_path(f"node-{number}")}", '
+                f'ca_file: "{certificates.path("ca")}", verify: true, timeout: 10 }}'
+            )
+            settings = folder / f"nats-{number}.conf"
+            settings.write_text(
+                f"server_name: node-{number}\nlisten: 127.0.0.1:{port}\n{tls}\n"
+                f'jetstream {{ store_dir: "{folder}/data-{number}", sync_interval: always }}\n'
+                f"cluster {{ name: compare, listen: 127.0.0.1:{route}, routes: [{urls}], {tls} }}\n"
+            )
+            self._servers.start([self._program, "-c", settings], folder / f"nats-{number}.log")
+        logs = [folder / f"nats-{number}.log" for number in NODES]
+        wait_until(
+            lambda: any("JetStream cluster new metadata leader" in log.read_text() for log in logs),
+            "NATS to elect a leader",
+        )
+
+    def append(self, shape: Shape) -> dict[str, float]:
+        target = ",".join(f"127.0.0.1:{port}" for port in self._ports)
+        return run_client("nats", target, self._certificates, shape)
+
+    def pids(self) -> Sequence[int]:
+        return self._servers.pids
+
+    def stop(self) -> None:
+        self._servers.stop()
+
+
+class Etcd(Peer):
+    """Puts of one key each; TLS for clients and between servers. Reads and history are not what it is for."""
+
+    name = "etcd"
+    version = "v3.7.3"
+    durability = "fdatasync of the WAL on 2 of 3"
+
+    def __init__(self) -> None:
+        self._servers = Servers()
+
+    def install(self) -> None:
+        module = "go.etcd.io/etcd/server/v3"
+        self._program = build_go("etcd", module, self.version, module)
+        clients_python()
+
+    def start(self, folder: Path, certificates: Certificates) -> None:
+        self._certificates = certificates
+        self._ports = [free_port() for _ in NODES]
+        peers = [f"https://127.0.0.1:{free_port()}" for _ in NODES]
+        members = ",".join(f"node-{number}={url}" for number, url in zip(NODES, peers, strict=True))
+        for number, port, peer in zip(NODES, self._ports, peers, strict=True):
+            name, client = f"node-{number}", f"https://127.0.0.1:{port}"
+            files = (certificates.path(name), certificates.key_path(name), certificates.path("ca"))
+            command = [self._program, "--name", name, "--data-dir", folder / f"data-{number}"]
+            command += ["--listen-client-urls", client, "--advertise-client-urls", client]
+            command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+            command += ["--initial-cluster", members, "--quota-backend-bytes", 8 << 30]
+            command += ["--initial-cluster-token", CLUSTER_SECRET, "--log-level", "warn"]
+            for side in ("", "peer-"):
+                command += [f"--{side}cert-file", files[0], f"--{side}key-file", files[1]]
+                command += [f"--{side}trusted-ca-file", files[2], f"--{side}client-cert-auth"]
+            self._servers.start(command, folder / f"etcd-{number}.log")
+        wait_until(lambda: all(map(self._is_healthy, self._ports)), "etcd to be healthy")
+        self._ports.sort(key=self._leads, reverse=True)
+
+    def _is_healthy(self, port: int) -> bool:
+        return '"health":"true"' in self._get(port, "/health")
+
+    def _leads(self, port: int) -> bool:
+        return "\netcd_server_is_leader 1" in self._get(port, "/metrics")
+
+    def _get(self, port: int, path: str) -> str:
+        certificates = self._certificates
+        tls = ssl.create_default_context(cafile=certificates.path("ca"))
+        tls.load_cert_chain(certificates.path("root"), certificates.key_path("root"))
+        try:
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+                tls.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+            ):
+                connection.sendall(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+                return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        except OSError:
+            return ""
+
+    def append(self, shape: Shape) -> dict[str, float]:
+        return run_client("etcd", f"127.0.0.1:{self._ports[0]}", self._certificates, shape)
+
+    def pids(self) -> Sequence[int]:
+        return self._servers.pids
+
+    def stop(self) -> None:
+        self._servers.stop()
+
+
+class NotYet(Peer):
+    """A system that somebody would ask for, and why it is not compared."""
+
+    version = durability = ""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name  # type: ignore[misc]
+        self._reason = reason
+
+    def install(self) -> None:
+        raise UnavailableError(f"{self.name}: {self._reason}")
+
+    def start(self, folder: Path, certificates: Certificates) -> None:
+        raise NotImplementedError
+
+    def append(self, shape: Shape) -> dict[str, float]:
+        raise NotImplementedError
+
+    def pids(self) -> Sequence[int]:
+        return []
+
+    def stop(self) -> None:
+        """Nothing was started."""
+
+
+def all_peers() -> dict[str, Peer]:
+    """Return the peers by the name that `PEER=` takes."""
+    later = "this command does not start it yet; the figures on record are of other commands"
+    return {
+        "nats": Nats(),
+        "etcd": Etcd(),
+        **{name.lower(): NotYet(name, later) for name in ("Kafka", "Redis", "RabbitMQ")},
+    }
