@@ -5,7 +5,6 @@ import asyncio
 from faststream.exceptions import NackMessage, RejectMessage, StopConsume
 from faststream.middlewares import AckPolicy
 
-from loghouse.client.log import AsyncLog
 from loghouse.client.records import NewRecord
 from loghouse.errors import UnknownCursorError
 from loghouse.integrations.faststream import annotations as given
@@ -16,8 +15,6 @@ from tests.integrations.test_broker import BrokerCase
 
 class CursorCase(BrokerCase):
     """A cluster with the logs `default` and `orders`, and a program on `orders` by the cursor `billing`."""
-
-    skip = None if hasattr(AsyncLog, "consumer") else "clients have no consumers yet"
 
     async def opened(self, **options):
         cluster = await super().opened(**options)
@@ -293,6 +290,28 @@ class ManyTests(CursorCase):
         await until(lambda: sum(map(len, seen)) == 3)
         self.assertEqual([order for orders in seen for order in orders], [1, 2, 3])
         self.assertEqual(await self.stopped(), 3)
+
+
+class GroupTests(CursorCase):
+    """Several logs, shared by a cursor's name."""
+
+    @asynchronous
+    async def test_two_logs(self):
+        """A subscriber gets the records of all its logs, and is told of which; each log's cursor follows."""
+        await self.opened()
+        seen = []
+
+        @self.broker.subscriber("default", "orders", cursor="billing")
+        async def bill(order: str, message: given.LoghouseMessage):
+            seen.append((message.log, order))
+
+        await self.broker.start()
+        await self.orders.append_batch([b"a", b"b"])
+        await self.client.append(b"c")
+        await until(lambda: len(seen) == 3)
+        self.assertEqual(sorted(seen), [("default", "c"), ("orders", "a"), ("orders", "b")])
+        self.assertEqual(await self.stopped(), 2)
+        self.assertEqual((await self.cursor("default")).position, 1)
 
 
 class IntoTests(CursorCase):

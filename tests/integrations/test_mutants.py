@@ -3,7 +3,6 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integrations.bugs import FASTSTREAM
-from tests.integrations.test_cursors import CursorCase
 from tests.mutants.named import survivors
 from tests.processes import PLANTED, long
 
@@ -11,7 +10,7 @@ from tests.processes import PLANTED, long
 class MutantTests(SynchronousTestCase):
     """Every mutant is caught."""
 
-    skip = PLANTED or CursorCase.skip
+    skip = PLANTED
 
     @long
     def test_faststream(self):

@@ -85,8 +85,9 @@ class LoghouseSubscriber(SubscriberUsecase[Received]):
         return len(self._config.logs) > 1 or "*" in self._config.logs[0]
 
     def log_of(self, mark: Mark) -> str:
-        """Return the log that a record or a batch is of."""
-        return self.logs[0]
+        """Return the log that a record or a batch is of: a group's tells, of which it is."""
+        log: str = getattr(mark, "log", self.logs[0])
+        return log
 
     # --- handlers ---------------------------------------------------------------------------
 
