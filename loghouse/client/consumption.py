@@ -18,7 +18,7 @@ from loghouse.client.holding import HeldCursor
 from loghouse.client.keeping import Keeper, KeepingLog, Spawn
 from loghouse.client.records import Batch, Bounds
 from loghouse.client.starts import Start
-from loghouse.errors import CursorTrimmedError, DeadlineError, OffsetOutOfRangeError
+from loghouse.errors import ClosedError, CursorTrimmedError, DeadlineError, OffsetOutOfRangeError
 
 _logger: Final = logging.getLogger("loghouse.client")
 CHECK_SECONDS: Final = 5.0
@@ -72,6 +72,8 @@ class Consumption:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         self.keeper.check()
         reading, self._reading = self._reading, None
+        if reading is None:
+            raise ClosedError("the consumer was closed, or iterated anew, while this waited")
         try:
             return reading.result()
         except BaseException:

@@ -15,12 +15,14 @@ except ModuleNotFoundError as error:
     ) from None
 
 from loghouse.client.deferred.client import DeferredClient, connect
+from loghouse.client.deferred.consumer import DeferredConsumer
 from loghouse.client.deferred.cursors import DeferredCursors
 from loghouse.client.deferred.log import DeferredLog
 from loghouse.client.deferred.producer import DeferredDelivery, DeferredProducer
 
 __all__ = [
     "DeferredClient",
+    "DeferredConsumer",
     "DeferredCursors",
     "DeferredDelivery",
     "DeferredLog",

@@ -10,7 +10,9 @@ from typing import Any, Literal, Unpack, overload
 from twisted.internet.defer import Deferred, fail
 
 from loghouse.client.choice import ReadOptions
+from loghouse.client.consumer_settings import ConsumerOptions
 from loghouse.client.cursors import Advance
+from loghouse.client.deferred.consumer import DeferredConsumer
 from loghouse.client.deferred.cursors import DeferredCursors, deferred
 from loghouse.client.deferred.opened import OpenedClient
 from loghouse.client.deferred.producer import DeferredProducer
@@ -192,6 +194,18 @@ class DeferredLog:
     def cursors(self) -> DeferredCursors:
         """Return what moves, lists and changes this log's cursors; see `AsyncLog.cursors`."""
         return DeferredCursors(self._inner.cursors(), self._run)
+
+    def consumer(
+        self, name: str, *, into: DeferredLog | None = None, **options: Unpack[ConsumerOptions]
+    ) -> DeferredConsumer:
+        """Return a consumer of this log; see `AsyncLog.consumer`.
+
+        At the reactor's stop one that is open commits what is done, and lets its cursor go.
+        """
+        keeping = None if into is None else into._inner
+        return DeferredConsumer(
+            self._opened, AsyncLog.consumer(self._inner, name, into=keeping, **options), self
+        )
 
     # --- administration -----------------------------------------------------------------------
 

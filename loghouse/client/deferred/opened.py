@@ -33,6 +33,13 @@ class UnsettledRecords(Protocol):
         """Return what nobody was told of, as a sentence; empty when there is nothing."""
 
 
+class OpenConsumer(Protocol):
+    """A consumer that commits what is done, and lets its cursor go, when it is closed."""
+
+    def close(self) -> Deferred[None]:
+        """Close it."""
+
+
 class OpenedClient:
     """An asyncio client on its loop, which begins with the first call and ends before the reactor does.
 
@@ -42,11 +49,13 @@ class OpenedClient:
 
     Attributes:
         unsettled: The producers that may still send.
+        consumers: Those that are open.
     """
 
     def __init__(self, client: AsyncClient, reactor: Any) -> None:
         self.client = client
         self.unsettled: set[UnsettledRecords] = set()
+        self.consumers: set[OpenConsumer] = set()
         self._reactor = reactor
         self._loop: ClientLoop | None = None
         self._thread = threading.get_ident()  # the one that uses it, from the first use on
@@ -145,6 +154,11 @@ class OpenedClient:
             waiting: Deferred[None] = Deferred()
             self._news.append(waiting)
             await waiting
+        for consumer in list(self.consumers) if self._closed is None else ():
+            try:
+                await consumer.close()
+            except LoghouseError as error:
+                _logger.error("a consumer could not commit before the reactor stopped: %s", error)
         if alarm is not None and alarm.active():
             alarm.cancel()
         left = "; ".join(filter(None, [one.unreported() for one in self.unsettled]))

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from loghouse.client.deferred.opened import OpenedClient
-from loghouse.client.records import Batch
+
+T = TypeVar("T")
 
 
-class PulledAnswers:
-    """The answers of `AsyncLog.read_answers`, for the reactor's thread, which decodes them."""
+class PulledAnswers(Generic[T]):
+    """What a generator of the loop yields, for the reactor's thread: answers not decoded yet, or batches."""
 
-    def __init__(self, opened: OpenedClient, answers: AsyncGenerator[Iterator[Batch], None]) -> None:
+    def __init__(self, opened: OpenedClient, answers: AsyncGenerator[T, None]) -> None:
         self._opened = opened
         self._answers = answers
         self._turn = asyncio.Lock()  # a generator does one thing at a time
         self._asked: Deferred[Any] | None = None
 
-    def next(self) -> Deferred[Iterator[Batch] | None]:
-        """Return the batches of the next answer, None behind the last one."""
+    def next(self) -> Deferred[T | None]:
+        """Return the next one, None behind the last."""
         self._asked = asked = self._opened.run(self._next(), is_endless=True)
         return asked
 
@@ -32,7 +33,7 @@ class PulledAnswers:
             self._asked.cancel()
             self._opened.run(self._close()).addErrback(lambda _: None)  # closed, and with it what it read
 
-    async def _next(self) -> Iterator[Batch] | None:
+    async def _next(self) -> T | None:
         async with self._turn:
             return await anext(self._answers, None)
 
