@@ -6,6 +6,7 @@ Runs by the Python that has matplotlib (`requirements/compare.txt`).
 """
 
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,9 @@ AXES = {
     "window": f"records of {LINE_SIZE} bytes in flight",
     "size": f"bytes in a record, {LINE_WINDOW} in flight",
 }
+
+# matplotlib writes its black into each element.
+DARK = "@media (prefers-color-scheme:dark){text{fill:#ddd!important}path,use{stroke:#999}}"
 
 
 def lines(figures: dict[str, Any], figure: str, axis: str) -> dict[str, list[tuple[float, float]]]:
@@ -41,12 +45,24 @@ def lines(figures: dict[str, Any], figure: str, axis: str) -> dict[str, list[tup
     }
 
 
+def dressed(drawing: str, title: str, description: str) -> str:
+    """Return a drawing with words for those who do not see it, in light colours on a dark page, and small."""
+    head, begin, rest = drawing.partition("<svg ")
+    attributes, end, body = rest.partition(">")
+    words = f"<title>{title}</title><desc>{description}</desc><style>{DARK}</style>"
+    body = body[: body.index("<metadata>")] + body[body.index("</metadata>") + len("</metadata>") :]
+    body = re.sub(r"\n\s+", "\n", re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL))
+    body = re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", body)
+    return f"{head}{begin}{attributes}{end}\n{words}{body}"
+
+
 def draw(figures: dict[str, Any], folder: Path) -> list[str]:
     """Write an SVG for each figure and axis that has points; return their names."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "loghouse"  # the same figures make the same file
+    # The same figures make the same file, a small one.
+    matplotlib.rcParams.update({"svg.hashsalt": "loghouse", "svg.fonttype": "none"})
     from matplotlib import pyplot
 
     names = []
@@ -59,11 +75,14 @@ def draw(figures: dict[str, Any], folder: Path) -> list[str]:
             for name, points in systems.items():
                 plot.plot(*zip(*points, strict=True), marker="o", label=name)
             plot.set(xscale="log", yscale="log", xlabel=title, ylabel=unit)
-            plot.grid(visible=True, which="both", alpha=0.3)
-            plot.legend()
+            plot.minorticks_off()
+            plot.legend(frameon=False)
             names.append(f"compare-{figure.partition('_')[0]}-{axis}.svg")
-            canvas.savefig(folder / names[-1], metadata={"Date": None}, bbox_inches="tight")
+            path = folder / names[-1]
+            canvas.savefig(path, metadata={"Date": None}, bbox_inches="tight", transparent=True)
             pyplot.close(canvas)
+            words = f"{unit} against {title}, of {', '.join(systems)}"
+            path.write_text(dressed(path.read_text(), unit, words))
     return names
 
 

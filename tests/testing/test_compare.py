@@ -182,6 +182,15 @@ class ReportTests(CompareCase):
             {"Loghouse": [(1024.0, 9.0), (65536.0, 7.0)], "peer": [(1024.0, 3.0), (65536.0, 2.0)]},
         )
 
+    def test_dressed(self):
+        """A drawing gets words and colours for dark pages in its root, and loses what nobody sees."""
+        unseen = "<metadata>m</metadata>\n <!-- a\n -->"
+        drawing = f'<?xml version="1.0"?>\n<svg width="1">\n {unseen}\n <a d="M 1.23456"/>\n</svg>\n'
+        made = plots.dressed(drawing, "p99", "of both")
+        self.assertIn('<svg width="1">\n<title>p99</title><desc>of both</desc><style>@media', made)
+        self.assertTrue(made.endswith('</style>\n<a d="M 1.2"/>\n</svg>\n'))
+        self.assertNotIn("metadata", made)
+
 
 class PeerTests(SynchronousTestCase):
     """The systems that have a name."""
