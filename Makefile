@@ -36,7 +36,7 @@ TEST_PATHS = $(foreach part,$(TESTS),$(or $(PART_$(part)),$(part)))
 # Tests start hundreds of processes: compile once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run venv requirements certs man test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging tools release screenshots bench abuse bench-cluster compare cost fuzz kill kill-cluster sim sim-ci mutate check clean
+.PHONY: help run venv requirements certs man test test-pytest test-trial lint types proto proto-go drift coverage coverage-report packaging tools release screenshots bench abuse bench-cluster compare cost fuzz kill kill-cluster kill-group sim sim-ci mutate check clean
 
 help:
 	@echo 'make run      three nodes with certificates; FILE=... LISTEN=... ONCE=1'
@@ -200,6 +200,10 @@ kill: $(VENV)/.developed
 # Three real nodes, so many rounds of each fault; 30 take about an hour.
 kill-cluster: $(VENV)/.developed
 	LOGHOUSE_CLUSTER_CYCLES=$(CYCLES) $(BIN)/python -m pytest --timeout=0 tests/cluster
+
+# A group of five workers on three nodes while both are killed, for ten minutes; see bench/group_faults.py.
+kill-group: $(VENV)/.developed
+	$(BIN)/python -m bench.group_faults --seconds 600
 
 # Simulated clusters for so many cluster-hours, with FULL=1 of whole nodes, with LOGS=8 with so many named logs
 # beside; see docs/simulation.md.
