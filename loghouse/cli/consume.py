@@ -11,7 +11,7 @@ from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Any, BinaryIO
 
-from loghouse.cli import places
+from loghouse.cli import consume_cursor, places
 from loghouse.cli.directory import DirectoryReader, add_option
 from loghouse.cli.options import header, number
 from loghouse.cli.output import CommandError, ExitCode, progress_bar, watch_reader
@@ -61,6 +61,7 @@ def add_parser(commands: Any) -> None:
         "--count", "-n", type=number("a count"), metavar="N", help="stop after this many records"
     )
     parser.add_argument("--reverse", action="store_true", help="the same records, the last one first")
+    consume_cursor.add_options(parser)
     _add_output(parser)
     parser.set_defaults(run=run)
     tail = commands.add_parser(
@@ -74,6 +75,7 @@ def add_parser(commands: Any) -> None:
     )
     _add_output(tail)
     tail.set_defaults(run=run, start="earliest", until=None, follow=True, count=None, reverse=False)
+    tail.set_defaults(cursor=None, wait=False)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
     if args.offsets and args.format not in ("lines", "hex"):
         raise CommandError("--offsets goes with --format lines or hex", ExitCode.USAGE)
     check(args)
+    consume_cursor.check(args)
     with _opened(args.output) as output:
         asyncio.run(_run_to_the_end(args, output))
 
@@ -156,6 +159,9 @@ async def _run(args: argparse.Namespace, output: BinaryIO) -> None:
             return
         async with connect_async(args) as log:
             await contact(log, args)
+            if args.cursor is not None:
+                await consume_cursor.consume(args, log, output)
+                return
             await _read(args, log, output)
     except asyncio.CancelledError:
         if is_read:

@@ -336,3 +336,41 @@ class ServersTests(RecordsCase):
         self.assertIn(self.node.address, err)
         self.assertIn("Connection refused", err)
         self.assertIn("is a node running", err)
+
+
+class ConsumeCursorTests(RecordsCase):
+    """`consume --cursor` goes on where it was."""
+
+    def consume(self, *arguments):
+        return self.run_command("consume", "--cursor", "billing", *arguments, *self.target)
+
+    def setUp(self):
+        super().setUp()
+        self.run_command("produce", "--value", "a", "--value", "b", "--value", "c", *self.target)
+
+    def test_goes_on(self):
+        """What was written is not written again; the cursor is free afterwards."""
+        self.assertEqual(self.consume("--count", "2"), (0, "a\nb\n", ""))
+        self.assertEqual(self.consume(), (0, "c\n", ""))
+        self.assertEqual(self.consume(), (0, "", ""))
+        _, out, _ = self.run_command("cursor", "get", "billing", "--json", *self.target)
+        told = json.loads(out)
+        self.assertEqual((told["position"], told["lag"], told["holder"]), (3, 0, ""))
+
+    def test_grep(self):
+        """Records that are passed over are done, too."""
+        self.assertEqual(self.consume("--grep", "b"), (0, "b\n", ""))
+        self.assertEqual(self.consume(), (0, "", ""))
+
+    def test_contradictions(self):
+        """What does not go with a cursor is refused by name, before anything is asked."""
+        for option in (["--last", "2"], ["--reverse"], ["--until", "2"], ["--local"]):
+            code, _, err = self.consume(*option)
+            self.assertEqual(code, 2)
+            self.assertIn(f"--cursor does not go with {option[0]}", err)
+        code, _, err = self.consume("--from", "1")
+        self.assertEqual(code, 2)
+        self.assertIn("loghouse cursor set", err)
+        code, _, err = self.run_command("consume", "--wait", *self.target)
+        self.assertEqual(code, 2)
+        self.assertIn("--wait goes with --cursor", err)
