@@ -15,7 +15,6 @@ from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder, Curs
 from loghouse.testing.checkers import Violation
 from loghouse.testing.cursor_workers import GROUP, CursorClient, CursorScene, Holder
 
-LOGS: Final = 5
 PATIENCE_SECONDS: Final = 1.0
 """For the answer of one node about a log, before the log is left alone for a while."""
 FATES: Final = (("die", 0.01), ("sleep", 0.02), ("leave", 0.03))

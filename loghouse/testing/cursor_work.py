@@ -12,10 +12,11 @@ from collections.abc import Callable
 from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder, CursorPage
 from loghouse.testing.checkers import Oracle, Violation
 from loghouse.testing.clock import SimClock
-from loghouse.testing.cursor_groups import LOGS, GroupDrill, GroupMember
+from loghouse.testing.cursor_groups import GroupDrill, GroupMember
 from loghouse.testing.cursor_workers import (
     CONSUMER,
     GROUP,
+    GROUP_LOGS,
     READERS,
     STAND_BY_SECONDS,
     CursorClient,
@@ -54,7 +55,7 @@ class CursorWork(CursorScene):
         Mover(self, kind, name, f"{name}.mover", make_rng(f"{name}.mover")).begin()
 
     def _start_group(self, name: str, make_rng: Callable[[str], random.Random]) -> None:
-        logs = tuple(f"{name}.log{number}" for number in range(LOGS))
+        logs = tuple(f"{name}.log{number}" for number in range(GROUP_LOGS))
         members = [
             GroupMember(self, logs, f"{name}.{number}", make_rng(f"{name}.{number}"))
             for number in range(self.options.cursor_workers)

@@ -39,6 +39,8 @@ IMPORTER: Final = "importer"
 GROUP: Final = "group"
 KINDS: Final = (CONSUMER, PIPELINE, IMPORTER, GROUP)
 READERS: Final = (CONSUMER, PIPELINE)
+GROUP_LOGS: Final = 5
+"""How many cursors a group shares."""
 STAND_BY_SECONDS: Final = 0.5
 """After so long a stand-by asks again, whatever is left of the holder's lease."""
 FATES: Final = (("die", 0.008), ("sleep", 0.016), ("release", 0.024), ("rewind", 0.03))
@@ -245,7 +247,9 @@ class Holder(CursorClient):
     def _step(self) -> None:
         if self._befallen():
             return
-        may_write = self.work.clock.seconds() - self._written >= self.work.pause_seconds
+        # All logs of a group together write as often as one cursor does: new members must catch up with them.
+        pause_seconds = self.work.pause_seconds * (GROUP_LOGS if self.kind == GROUP else 1)
+        may_write = self.work.clock.seconds() - self._written >= pause_seconds
         if self.kind not in READERS:
             self._import(may_write=may_write)
         elif self.position - self._committed >= 8 and may_write:

@@ -219,6 +219,7 @@ SHARING = (
         "A leader does not tell the holder of a cursor that another member waits for it.",
         ("loghouse.replica.cursor_waits:CursorWaits.of", "tuple(self._waiting.get(name, ()))", "()"),
         options=kinds("group", lease_seconds=2.0),
+        first_seed=3,
     ),
     bug(
         "shares-move-for-ever",
@@ -245,9 +246,9 @@ SHARING = (
         "found by the simulator: a member that renewed late fenced itself at its own work",
         "A member whose lease ran out asks for the log that it has still.",
         (SHARES + "_free_ones", "and name not in self._mine", ""),
-        options=kinds("group"),
+        options=(*kinds("group"), ("think_seconds_mean", 0.02)),
         faults=(("pause", 2.0), ("partition", 3.0)),
-        first_seed=13,
+        first_seed=11,
     ),
 )
 
