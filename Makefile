@@ -183,6 +183,7 @@ abuse: $(VENV)/.developed
 
 bench-cluster: $(VENV)/.developed
 	$(BIN)/python -m bench.cluster
+	$(BIN)/python -m bench.consumers
 
 # Loghouse beside other logs, in alternating runs; PEER=nats SHAPE=1k64 one of them alone, DOCS=1 makes the section of
 # docs/performance.md anew. What it builds and installs stays in build/compare.
