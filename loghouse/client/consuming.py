@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 from loghouse.client.batching import encode_batch_of
 from loghouse.client.consumer_settings import ConsumerSettings, Done, position_behind, warn_of_consumer
 from loghouse.client.consumption import ConsumedLog, Consumption
+from loghouse.client.database import DatabaseConnection, DatabasePosition
 from loghouse.client.fields import values_of
 from loghouse.client.keeping import KeepingLog, Spawn
 from loghouse.client.place import Place
@@ -183,7 +184,58 @@ class AsyncConsumer:
         else:
             self._keeper.done(position)
 
+    async def process(
+        self,
+        connection: DatabaseConnection,
+        handler: Callable[[Batch], object],
+        *,
+        name: str | None = None,
+        paramstyle: str = "qmark",
+    ) -> None:
+        """Handle batches for ever, each in a transaction of a database that holds the position, too.
+
+            await consumer.process(database, lambda batch: database.executemany(INSERT, rows_of(batch)))
+
+        What the handler did and the position are committed together: nothing is skipped and nothing done
+        twice, whatever dies. The database's position counts; the cursor follows it, and says who is at work.
+        The handler runs on this loop, which waits for the database.
+
+        Args:
+            connection: By PEP 249 (`sqlite3`, `psycopg`), not in autocommit mode.
+            handler: Called with each batch; its error rolls back, and is raised here.
+            name: The row's in the table `loghouse_positions`; None: the cursor's. Consumers of two logs that
+                share a database need two.
+            paramstyle: The driver's.
+
+        Raises:
+            CursorFencedError: Another one has the cursor, or had claimed the row; nothing was committed.
+        """
+        place = DatabasePosition(
+            connection, self.cursor_name if name is None else name, paramstyle=paramstyle
+        )
+        self._check()
+        beginning = await self._work.beginning()
+        position = place.claim(self.epoch, beginning)
+        await self._work.read_from(position)
+        self.done(position)
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                try:
+                    handler(batch)
+                    place.move(self.epoch, batch.next_offset)
+                    connection.commit()
+                except BaseException:
+                    connection.rollback()
+                    raise
+                self.done(batch)
+
     # --- where it is ------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """What the log knows this holder by: each has a higher one than those before; 0 before that."""
+        holding = self._keeper.holding
+        return holding.cursor.epoch if holding is not None else 0
 
     @property
     def position(self) -> int:

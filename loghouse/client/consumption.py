@@ -14,7 +14,6 @@ from typing import Final, Protocol, Unpack
 
 from loghouse.client.choice import ReadOptions
 from loghouse.client.consumer_settings import ConsumerSettings
-from loghouse.client.holding import HeldCursor
 from loghouse.client.keeping import Keeper, KeepingLog, Spawn
 from loghouse.client.records import Batch, Bounds
 from loghouse.client.starts import Start
@@ -63,9 +62,9 @@ class Consumption:
             OffsetOutOfRangeError: The cursor is beyond the log's end.
             LoghouseError: It cannot be read, or the cursor cannot be kept.
         """
-        holding = await self.keeper.acquire()
+        await self.keeper.acquire()
         if self._answers is None:
-            self._answers = self._read_from(await self._beginning(holding))
+            self._answers = self._read_from(await self.beginning())
         if self._reading is None:
             self._reading = asyncio.ensure_future(anext(self._answers))
         waited = {self._reading, self.keeper.task}
@@ -104,8 +103,15 @@ class Consumption:
 
     # --- where to read ----------------------------------------------------------------------
 
-    async def _beginning(self, holding: HeldCursor) -> int:
-        """Return where to begin; of a cursor that is new this is committed, to be the same the next time."""
+    async def beginning(self) -> int:
+        """Return where to begin, once the cursor is held.
+
+        Of a cursor that is new this is committed, to be the same the next time.
+
+        Raises:
+            As `next_batches`.
+        """
+        holding = await self.keeper.acquire()
         if self.keeper.is_new and not holding.position:
             position = await self._find(self._settings.from_)
             self.keeper.done(position)

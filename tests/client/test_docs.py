@@ -1,6 +1,7 @@
 """The examples of docs/clients.md and of the client's docstrings, run against a real node."""
 
 import ast
+import asyncio
 import inspect
 import re
 import subprocess
@@ -82,7 +83,7 @@ class ExampleTests(SynchronousTestCase):
 
     def check_document(self):
         blocks = blocks_of((ROOT / "docs" / "clients.md").read_text())
-        self.assertEqual(len(blocks), 12)
+        self.assertEqual(len(blocks), 16)
         [program] = [text for text in blocks if "react(main)" in text]
         printed = [
             self.run_example(f"docs/clients.md block {n}", text)
@@ -95,8 +96,13 @@ class ExampleTests(SynchronousTestCase):
         self.assertIn("the log holds 0 to", printed[5][-1])
         self.assertIn("found up to offset", printed[6][-2])
         self.assertEqual(printed[7], ["imported from line 0 to 3"])
-        self.assertEqual(printed[8][0], f"node-1 {self.node.address} voter leads")
-        self.assertEqual(printed[9], ["appended at 0", "['default', 'orders']"])
+        self.assertEqual(printed[8][-1].split()[1], "b'three'")
+        self.assertRegex(printed[9][0], r"^bills: \d+$")
+        self.assertEqual(printed[10], ["imported up to byte 14"])
+        self.assertEqual({line.split()[0] for line in printed[11]}, {"shop-0", "shop-1", "shop-2"})
+        self.assertEqual(printed[12][0], f"node-1 {self.node.address} voter leads")
+        self.assertEqual(printed[13][0], "appended at 0")
+        self.assertIn("'orders'", printed[13][1])
 
     def check_program(self, text):
         """An example that runs a reactor is a process of its own."""
@@ -118,18 +124,30 @@ class ExampleTests(SynchronousTestCase):
         asynchronous = {**dict(examples_of(AsyncLog)), **dict(examples_of(client.AsyncClient))}
         blocking = dict(examples_of(BlockingLog))
         shown = {name.partition(".")[2] for name in asynchronous}
-        self.assertEqual(shown, {"append", "log", "newest", "producer", "read", "read_batches", "read_page"})
+        reading = {"consumer", "newest", "read", "read_batches", "read_page"}
+        self.assertEqual(shown, {"append", "log", "producer"} | reading)
         self.assertEqual({name.partition(".")[2] for name in blocking}, {"producer", "read"})
 
         async def work():
             async with client.connect(self.node.address, tls=tls) as log:
+                await log.create_log("orders-00", replicas=1)
+                await log.log("orders-00").append(b"order")
                 for name, text in asynchronous.items():
                     code = (
                         f"async def example(log, lines, cluster, total=0):\n{textwrap.indent(text, '    ')}"
                     )
-                    names = {"print": lambda *words: None}
+                    has_printed = asyncio.Event()
+                    names = {"print": lambda *words, told=has_printed: told.set()}
                     exec(compile(code, name, "exec"), names)
-                    await names["example"](log, lines, log)
+                    example = asyncio.ensure_future(names["example"](log, lines, log))
+                    if name.endswith(".consumer"):  # it goes on for ever
+                        async with asyncio.timeout(60):
+                            await has_printed.wait()
+                        example.cancel()
+                        await asyncio.wait({example})
+                        self.assertTrue(example.cancelled(), name)
+                    else:
+                        await example
 
         self.thread.run(work())
         with client.connect_blocking(self.node.address, tls=tls) as log:
