@@ -78,6 +78,7 @@ class Keeper:
         self.failure: LoghouseError | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_finishing = False
+        self._is_aborted = False
         self._held: CursorHeldError | None = None  # what the last acquisition came to, if to that
         self._problem: LoghouseError | None = None  # of the last step that nobody answered
         self._problem_count = 0
@@ -211,6 +212,11 @@ class Keeper:
         self.finish()
         try:
             await asyncio.wait({self._task}, timeout=seconds)
+            if self._task.cancelled() and self.holding is not None and not self._is_aborted:
+                # `asyncio.run` that ends by a SystemExit cancels every task at once, this one among them.
+                self.failure = None
+                self._task = self._spawn(self._run())
+                await asyncio.wait({self._task}, timeout=seconds)
             if not self._task.done():
                 self.failure = self._given_up(seconds)
         finally:
@@ -220,7 +226,7 @@ class Keeper:
 
     async def abort(self) -> None:
         """End at once: nothing is committed any more, and the cursor is not released."""
-        self._is_finishing = True
+        self._is_finishing = self._is_aborted = True
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -237,7 +243,8 @@ class Keeper:
 
     async def _run(self) -> None:
         try:
-            await self._have()
+            if self.holding is None:
+                await self._have()
             await self._keep()
         except LoghouseError as error:
             self.failure = error

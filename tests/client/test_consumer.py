@@ -17,7 +17,7 @@ from loghouse.errors import (
 )
 from tests.client.fake import FakeCase, over_grpc
 from tests.fakes.node import BROKEN, LOST
-from tests.fakes.tasks import asynchronous
+from tests.fakes.tasks import asynchronous, until
 
 
 class ConsumerCase(FakeCase):
@@ -216,6 +216,28 @@ class UseTests(ConsumerCase):
             await consumer.abort()
         found = await self.cursor()
         self.assertEqual((found.position, found.holder), (2, consumer.holder))
+
+    @asynchronous
+    async def test_every_task_cancelled(self):
+        """`asyncio.run` cancels all tasks at once after a SystemExit: what is done is committed."""
+        await self.begin()
+
+        async def work():
+            async with self.log.consumer("billing", commit_seconds=3600) as consumer:
+                await self.take(consumer, 2)
+                consumer.done()
+                self.assertEqual(consumer.committed, 0)
+                tasks.append(consumer._keeper.task)
+                await asyncio.sleep(3600)
+
+        tasks = [asyncio.ensure_future(work())]
+        await until(lambda: len(tasks) == 2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        self.assertTrue(tasks[0].cancelled())
+        found = await self.cursor()
+        self.assertEqual((found.position, found.holder), (2, ""))
 
     @asynchronous
     async def test_dropped(self):
