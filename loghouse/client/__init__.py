@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from loghouse.client.asynchronous import AsyncClient, connect
     from loghouse.client.balancing import ClusterView, Server
     from loghouse.client.blocking import Client, connect_blocking
+    from loghouse.client.blocking_consumer import Consumer, GroupConsumer
     from loghouse.client.blocking_producer import BlockingDelivery, Producer
     from loghouse.client.choice import ReadOptions
     from loghouse.client.consumer_settings import ConsumerOptions
@@ -37,10 +38,12 @@ __all__ = [
     "Bounds",
     "Client",
     "ClusterView",
+    "Consumer",
     "ConsumerOptions",
     "Cursor",
     "Delivery",
     "GroupBatch",
+    "GroupConsumer",
     "GroupRecord",
     "NewRecord",
     "Producer",
@@ -66,12 +69,14 @@ _MODULES = {
     "Bounds": "records",
     "Client": "blocking",
     "ClusterView": "balancing",
+    "Consumer": "blocking_consumer",
     "ConsumerOptions": "consumer_settings",
     "Cursor": "cursors",
     "Delivery": "producing",
-    "NewRecord": "records",
     "GroupBatch": "group_records",
+    "GroupConsumer": "blocking_consumer",
     "GroupRecord": "group_records",
+    "NewRecord": "records",
     "Producer": "blocking_producer",
     "ReadOptions": "choice",
     "Record": "records",

@@ -11,11 +11,13 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from loghouse.client.asynchronous import AsyncClient, ClientOptions
+from loghouse.client.blocking_consumer import Consumer, GroupConsumer
 from loghouse.client.blocking_producer import OpenClient, Producer
 from loghouse.client.choice import ReadOptions
+from loghouse.client.consumer_settings import ConsumerOptions
 from loghouse.client.cursors import Advance, BlockingCursors
 from loghouse.client.fields import values_of
 from loghouse.client.log import AsyncLog
@@ -23,7 +25,7 @@ from loghouse.client.pages import in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, NewRecord, Record
 from loghouse.client.starts import Compression, Start
-from loghouse.errors import ClientUseError, UnavailableError
+from loghouse.errors import ClientUseError, InvalidRequestError, UnavailableError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -149,6 +151,19 @@ class BlockingLog:
         """Return what moves, lists and changes this log's cursors; see `AsyncLog.cursors`."""
         return BlockingCursors(self._client.cursors(), self._open.thread.run)
 
+    def consumer(
+        self, name: str, *, into: BlockingLog | None = None, **options: Unpack[ConsumerOptions]
+    ) -> Consumer:
+        """Return a consumer of this log; see `AsyncLog.consumer`.
+
+        with log.consumer("billing") as consumer:
+            for record in consumer:
+                print(record.value)
+                consumer.done(record)
+        """
+        made = AsyncLog.consumer(self._client, name, into=_unwrapped(into), **options)
+        return Consumer(made, self._open, self._client.calls.place, self)
+
     # --- administration -----------------------------------------------------------------------
 
     status = _waiting(AsyncLog.status, "Return the log's group as one server sees it")
@@ -187,6 +202,42 @@ class Client(BlockingLog):
         """Return one of the cluster's logs; see `AsyncClient.log`."""
         return BlockingLog(self._cluster.log(name), self._open, self)
 
+    # --- groups -------------------------------------------------------------------------------
+
+    @overload
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: None = None,
+        into: BlockingLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> Consumer: ...
+
+    @overload
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: Iterable[str],
+        into: BlockingLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> GroupConsumer: ...
+
+    def consumer(
+        self,
+        name: str,
+        *,
+        logs: Iterable[str] | None = None,
+        into: BlockingLog | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> Consumer | GroupConsumer:
+        """Return a consumer of this log; with `logs`, a member of a group. See `AsyncClient.consumer`."""
+        if logs is None:
+            return super().consumer(name, into=into, **options)
+        made = self._cluster.consumer(name, logs=logs, into=_unwrapped(into), **options)
+        return GroupConsumer(made, self._open, self._cluster.calls.place, self)
+
     # --- the cluster ------------------------------------------------------------------------
 
     servers = _waiting(AsyncClient.servers, "Ask who is in the cluster")
@@ -200,6 +251,15 @@ class Client(BlockingLog):
     replace_replica = _waiting(AsyncClient.replace_replica, "Give a log a replica for one that is lost")
     logs = _waiting(AsyncClient.logs, "Return the logs by name")
     describe_log = _waiting(AsyncClient.describe_log, "Return one log")
+
+
+def _unwrapped(into: BlockingLog | None) -> AsyncLog | None:
+    """Return the asyncio client's log; InvalidRequestError when it is no log of a client of this kind."""
+    if into is None:
+        return None
+    if not isinstance(into, BlockingLog):
+        raise InvalidRequestError("into", f"is a {type(into).__name__}; give a log of this client's kind")
+    return into._client
 
 
 async def _next(answers: AsyncGenerator[Iterator[Batch], None]) -> Iterator[Batch] | None:

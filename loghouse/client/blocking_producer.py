@@ -6,13 +6,18 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 from loghouse.client import exiting
 from loghouse.client.asynchronous import AsyncClient
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
+from loghouse.client.blocking_consumer import close_consumers
+from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.gathering import GatheredDelivery, GatheringProducer
+from loghouse.client.group_consuming import AsyncGroupConsumer
 from loghouse.client.log import AsyncLog
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
@@ -23,6 +28,8 @@ from loghouse.client.sending import Sending
 from loghouse.client.starts import Compression, codec_of
 from loghouse.client.tracing import sending_class
 from loghouse.errors import UnavailableError
+
+T = TypeVar("T")
 
 
 class BlockingDelivery(GatheredDelivery):
@@ -73,6 +80,7 @@ class OpenClient:
         client.calls.place.check_process()  # where its thread is
         self.thread = LoopThread()
         self._running: dict[asyncio.Task[None], tuple[Pending, Sending]] = {}
+        self._consumers: WeakSet[AsyncConsumer | AsyncGroupConsumer] = WeakSet()
         exiting.opened(self)
 
     def begin(self, pending: Pending, sending: Sending) -> asyncio.Task[None]:
@@ -91,7 +99,17 @@ class OpenClient:
         running = list(self._running.values())
         for _, sending in running:
             self.soon(sending.finish)
-        return "; ".join(filter(None, [pending.wait(until) for pending, _ in running]))
+        left = [pending.wait(until) for pending, _ in running]
+        # Behind that: what is done may rest on what was appended.
+        return "; ".join(filter(None, [*left, close_consumers(self, self._consumers, until)]))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and return its result; see `LoopThread.run`."""
+        return self.thread.run(work)
+
+    def opened(self, consumer: AsyncConsumer | AsyncGroupConsumer) -> None:
+        """Close this consumer at the interpreter's end, if it is open still."""
+        self._consumers.add(consumer)
 
     def soon(self, work: Callable[[], None]) -> None:
         """Do something on the loop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -16,7 +16,7 @@ from loghouse.client.database import DatabaseConnection, DatabasePosition
 from loghouse.client.fields import values_of
 from loghouse.client.keeping import KeepingLog, Spawn
 from loghouse.client.place import Place
-from loghouse.client.records import Batch, Record
+from loghouse.client.records import Batch, NewRecord, Record
 from loghouse.errors import ClientUseError, InvalidRequestError, LoghouseError
 
 _Log = TypeVar("_Log")
@@ -113,27 +113,45 @@ class AsyncConsumer:
             CursorTrimmedError: What comes next has been trimmed.
             LoghouseError: The log cannot be read, or the cursor cannot be kept.
         """
-        async with aclosing(self.batches()) as batches:
-            async for batch in batches:
-                for record in batch:
-                    self._given = record
+        async with aclosing(self.answers()) as answers:
+            async for answer in answers:
+                for record in self.records_in(answer):
                     yield record
                     self._check()
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """As iterating, whole batches at a time: several times as fast."""
+        async with aclosing(self.answers()) as answers:
+            async for answer in answers:
+                for batch in self.batches_in(answer):
+                    yield batch
+                    self._check()
+
+    async def answers(self) -> AsyncGenerator[Iterator[Batch], None]:
+        """Yield the batches of one answer at a time, decoded only as they are taken."""
         self._check()
         self._iterations += 1
         iteration = self._iterations
         if self._given is not None:
             await self._work.read_from(position_behind(self._given))
         while True:
-            for batch in await self._work.next_batches():
-                self._given = batch
-                yield batch
-                self._check()
-                if iteration != self._iterations:
-                    raise ClientUseError("this consumer is iterated anew, and gives each record once")
+            answer = await self._work.next_batches()
+            if iteration != self._iterations:
+                raise ClientUseError("this consumer is iterated anew, and gives each record once")
+            yield answer
+
+    def batches_in(self, answer: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches of an answer; any thread may take them."""
+        for batch in answer:
+            self._given = batch
+            yield batch
+
+    def records_in(self, answer: Iterator[Batch]) -> Iterator[Record]:
+        """Yield the records of an answer; any thread may take them."""
+        for batch in answer:
+            for record in batch:
+                self._given = record
+                yield record
 
     # --- what is done -----------------------------------------------------------------------
 
@@ -160,7 +178,7 @@ class AsyncConsumer:
         self._check()
         await self._keeper.commit()
 
-    async def emit(self, values: Iterable[bytes], done: Done | None = None) -> None:
+    async def emit(self, values: Iterable[bytes | NewRecord], done: Done | None = None) -> None:
         """Append records to the log that keeps the cursor, and move it behind what they were made of: in one.
 
         It returns when they are on their way, and waits while more than 4 MiB of them are. They are appended
@@ -213,21 +231,23 @@ class AsyncConsumer:
         place = DatabasePosition(
             connection, self.cursor_name if name is None else name, paramstyle=paramstyle
         )
-        self._check()
-        beginning = await self._work.beginning()
-        position = place.claim(self.epoch, beginning)
-        await self._work.read_from(position)
-        self.done(position)
+        beginning = await self.find_beginning()
+        await self.go_on_from(place.claim(self.epoch, beginning))
         async with aclosing(self.batches()) as batches:
             async for batch in batches:
-                try:
-                    handler(batch)
-                    place.move(self.epoch, batch.next_offset)
-                    connection.commit()
-                except BaseException:
-                    connection.rollback()
-                    raise
+                place.handle(handler, batch, self.epoch)
                 self.done(batch)
+
+    async def find_beginning(self) -> int:
+        """Have the cursor, and return where iterating would begin."""
+        self._check()
+        return await self._work.beginning()
+
+    async def go_on_from(self, position: int) -> None:
+        """Take everything before a position as done, and iterate from there."""
+        self._check()
+        await self._work.read_from(position)
+        self.done(position)
 
     # --- where it is ------------------------------------------------------------------------
 
@@ -253,6 +273,11 @@ class AsyncConsumer:
     def is_active(self) -> bool:
         """Whether this consumer holds the cursor, as far as it knows."""
         return self._keeper.is_active
+
+    @property
+    def failure(self) -> LoghouseError | None:
+        """Why this consumer cannot go on; None while it can."""
+        return self._keeper.failure
 
     async def lag(self) -> int:
         """Return how many of the log's records are not done."""

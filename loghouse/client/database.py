@@ -6,9 +6,11 @@ so that whoever was replaced cannot commit anything any more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from loghouse.client.fields import text_of
+from loghouse.client.records import Batch
 from loghouse.errors import CursorFencedError, InvalidRequestError
 
 TABLE: Final = "loghouse_positions"
@@ -89,6 +91,20 @@ class DatabasePosition:
         if moved.rowcount != 1:
             row = self._row()
             raise CursorFencedError(epoch, row[0] if row is not None else 0, self.name)
+
+    def handle(self, handler: Callable[[Batch], object], batch: Batch, epoch: int) -> None:
+        """Call a handler, and move the row behind its batch, in one transaction; its error rolls back.
+
+        Raises:
+            CursorFencedError: As `move`.
+        """
+        try:
+            handler(batch)
+            self.move(epoch, batch.next_offset)
+            self._connection.commit()
+        except BaseException:
+            self._connection.rollback()
+            raise
 
     def _row(self) -> tuple[int, int] | None:
         """Return the epoch and the position; None: there is no row."""

@@ -1,4 +1,4 @@
-"""Blocking clients that are open when the interpreter ends: what they took is sent first, for a bounded time.
+"""Blocking clients that are open when the interpreter ends: what they took is sent first, in a bounded time.
 
 By then the program's own threads have ended, except daemons; the clients' loops go on.
 """
@@ -54,7 +54,7 @@ def flush_all() -> None:
         for client in clients:
             left = client.flush(until)
             if left:
-                text = f"a producer was not closed before the interpreter ended: {left}"
+                text = f"a producer or consumer was not closed before the interpreter ended: {left}"
                 _logger.error("%s", text)
                 warnings.warn(text, ResourceWarning, stacklevel=1)
     finally:

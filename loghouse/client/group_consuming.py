@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from loghouse.client.batching import encode_batch_of
 from loghouse.client.consumer_settings import warn_of_consumer
@@ -17,9 +17,11 @@ from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, be
 from loghouse.client.log_settings import names_of
 from loghouse.client.membership import LOST, HeldLog, Membership
 from loghouse.client.place import Place
-from loghouse.client.records import Batch
+from loghouse.client.records import Batch, NewRecord
 from loghouse.errors import ClientUseError, ClosedError, InvalidRequestError, LoghouseError
 
+GroupAnswer: TypeAlias = tuple[HeldLog, Iterator[Batch]]
+"""The batches of one answer, and the share of this member that they are of."""
 LOGS_OF_GROUP_MAX: Final = 1024
 """Logs that are given by their names; each costs a look at its cursor by every member."""
 
@@ -100,20 +102,20 @@ class AsyncGroupConsumer:
             LoghouseError: A log cannot be read, or a cursor cannot be kept.
         """
         async with aclosing(self.answers()) as answers:
-            async for share, answer in answers:
-                for record in self.records_in(share, answer):
+            async for answer in answers:
+                for record in self.records_in(answer):
                     yield record
                     self._check()
 
     async def batches(self) -> AsyncGenerator[GroupBatch, None]:
         """As iterating, whole batches at a time: several times as fast."""
         async with aclosing(self.answers()) as answers:
-            async for share, answer in answers:
-                for batch in self.batches_in(share, answer):
+            async for answer in answers:
+                for batch in self.batches_in(answer):
                     yield batch
                     self._check()
 
-    async def answers(self) -> AsyncGenerator[tuple[HeldLog, Iterator[Batch]], None]:
+    async def answers(self) -> AsyncGenerator[GroupAnswer, None]:
         """Yield the batches of one answer at a time, and whose they are; decoded only as they are taken."""
         self._check()
         self._iterations += 1
@@ -134,18 +136,20 @@ class AsyncGroupConsumer:
             if answer is not None:
                 yield share, answer
 
-    def batches_in(self, share: HeldLog, answer: Iterator[Batch]) -> Iterator[GroupBatch]:
-        """Yield the batches of an answer, until the share is lost."""
-        for batch in answer:
+    def batches_in(self, answer: GroupAnswer) -> Iterator[GroupBatch]:
+        """Yield the batches of an answer, until the share is lost; any thread may take them."""
+        share, batches = answer
+        for batch in batches:
             if share.is_leaving:
                 return
             made = GroupBatch(batch, share.log, share.epoch)
             self._give(share, made)
             yield made
 
-    def records_in(self, share: HeldLog, answer: Iterator[Batch]) -> Iterator[GroupRecord]:
-        """Yield the records of an answer, until the share is lost."""
-        for batch in answer:
+    def records_in(self, answer: GroupAnswer) -> Iterator[GroupRecord]:
+        """Yield the records of an answer, until the share is lost; any thread may take them."""
+        share, batches = answer
+        for batch in batches:
             for record in GroupBatch(batch, share.log, share.epoch):
                 if share.is_leaving:
                     return
@@ -198,7 +202,7 @@ class AsyncGroupConsumer:
         except LOST as error:
             self._membership.lose(share, error)
 
-    async def emit(self, values: Iterable[Any], done: GroupDone | None = None) -> bool:
+    async def emit(self, values: Iterable[bytes | NewRecord], done: GroupDone | None = None) -> bool:
         """Append records to the log that keeps the cursors, and move one behind their source: in one step.
 
         As `AsyncConsumer.emit`; `into` is the log that gets them, or else the log that they were made of.
@@ -253,6 +257,11 @@ class AsyncGroupConsumer:
     def is_active(self) -> bool:
         """Whether this member holds a log."""
         return bool(self._membership.shares)
+
+    @property
+    def failure(self) -> LoghouseError | None:
+        """Why this consumer cannot go on; None while it can."""
+        return self._membership.failure
 
     async def lag(self) -> int:
         """Return how many records are not done, of the logs that this member holds."""

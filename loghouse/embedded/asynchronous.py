@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
-from loghouse.client.cursors import Advance, AsyncCursors
+from loghouse.client.consumer_settings import ConsumerOptions, settings_of
+from loghouse.client.cursors import Advance, AsyncCursors, advance_of
 from loghouse.client.fields import seconds_of
 from loghouse.client.pages import RecordPage, in_order
+from loghouse.client.place import Place
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, Bounds, Headers, NewRecord, Record, batches_in
 from loghouse.client.starts import Compression, Start
@@ -30,13 +32,19 @@ from loghouse.embedded.blocking import (
 from loghouse.embedded.producer import EmbeddedDelivery, EmbeddedProducer
 from loghouse.embedded.reads import decoded_range
 from loghouse.embedded.requests import Request
+from loghouse.errors import ClosedError
 from loghouse.limits import UINT64_MAX
 from loghouse.protocol.cursor_messages import CursorOrder, CursorPage
-from loghouse.protocol.entry import checked_entries
+from loghouse.protocol.entry import Codec, checked_entries
 from loghouse.protocol.record_range import RecordRange
+
+if TYPE_CHECKING:
+    from loghouse.client.consuming import AsyncConsumer
 
 T = TypeVar("T")
 READERS: Final = 4
+LEAVE_SECONDS: Final = 10.0
+"""How long what is done in consumers that were dropped may take to be committed."""
 
 
 class _TaskRequest(Request):
@@ -83,6 +91,8 @@ class AsyncEmbeddedLog:
         self._writer = ThreadPoolExecutor(1, "loghouse-embedded")
         self._readers = ThreadPoolExecutor(READERS, "loghouse-reader")
         self._is_closed = False
+        self._place = Place()
+        self._tasks: set[asyncio.Task[None]] = set()  # of consumers, which may have been dropped
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,8 +107,18 @@ class AsyncEmbeddedLog:
         if not self._is_closed:
             self._is_closed = True
             await asyncio.get_running_loop().run_in_executor(self._readers, self._log.close)
-            self._writer.shutdown(wait=False)
-            self._readers.shutdown(wait=False)
+            self._end_threads()
+
+    async def leave(self) -> None:
+        """End what this one began, once consumers that were dropped have committed; the log stays open."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS)
+        self._is_closed = True
+        self._end_threads()
+
+    def _end_threads(self) -> None:
+        self._writer.shutdown(wait=False)
+        self._readers.shutdown(wait=False)
 
     def log(self, name: str) -> Self:
         """Return the log of that name; see `EmbeddedLog.log`."""
@@ -119,6 +139,8 @@ class AsyncEmbeddedLog:
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         self._node.check()
+        if self._is_closed:
+            raise ClosedError(f"{self._node.path}: the log is closed")
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     # --- appending ------------------------------------------------------------------------
@@ -152,6 +174,19 @@ class AsyncEmbeddedLog:
         base_offset = await self._settle(request)
         return range(base_offset, base_offset + request.record_count)
 
+    async def append_encoded(
+        self,
+        payload: bytes,
+        record_count: int,
+        *,
+        codec: Codec = Codec.NONE,
+        cursor: Advance | None = None,
+        timeout_seconds: float | None = None,
+    ) -> int:
+        """Append a serialized batch, compressed by `codec`; return the offset of its first record."""
+        change = advance_of(cursor)
+        return await self._settle(Request(payload, record_count, attributes=codec, cursor=change))
+
     def producer(
         self,
         *,
@@ -182,6 +217,23 @@ class AsyncEmbeddedLog:
         if timeout_seconds is not None:
             seconds_of(timeout_seconds)
         return await self._on_thread(partial(self._node.order_cursor, order))
+
+    def consumer(
+        self, name: str, *, into: AsyncEmbeddedLog | None = None, **options: Unpack[ConsumerOptions]
+    ) -> AsyncConsumer:
+        """Return a consumer of this log; see `loghouse.client.AsyncClient.consumer`."""
+        from loghouse.client.consuming import AsyncConsumer, kept_in
+
+        keeping = kept_in(self, into)
+        return AsyncConsumer(
+            self, keeping, settings_of(name, **options), spawn=self._spawn, place=self._place
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- reading --------------------------------------------------------------------------
 
@@ -217,6 +269,15 @@ class AsyncEmbeddedLog:
             for batch in batches_in(checked_entries(frames), offset, next_offset, end):
                 yield batch
             offset = next_offset
+
+    async def read_answers(
+        self, from_: Start = "earliest", **options: Unpack[ReadOptions]
+    ) -> AsyncGenerator[Iterator[Batch], None]:
+        """As `read_batches`, in the form that consumers read."""
+        batches = self.read_batches(from_, **options)
+        async with aclosing(batches):
+            async for batch in batches:
+                yield iter((batch,))
 
     async def _batches_of(self, offset: int, end: int | None, choice: Choice) -> AsyncGenerator[Batch, None]:
         wanted: RecordRange | None = choice.range(offset, UINT64_MAX if end is None else end)

@@ -6,11 +6,13 @@ import os
 import threading
 from collections.abc import Coroutine, Iterable
 from datetime import datetime
+from importlib import import_module
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack
 
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.choice import Trust
+from loghouse.client.consumer_settings import ConsumerOptions
 from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, advance_of
 from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
@@ -29,6 +31,9 @@ from loghouse.protocol.entry import DEFAULT_LOG, Codec, EntryKind
 from loghouse.protocol.record_range import ReadPage, RecordRange
 from loghouse.storage.files import OsFiles
 
+if TYPE_CHECKING:
+    from loghouse.client.blocking_consumer import Consumer
+
 NODE_NAME: Final = "node-1"
 CLUSTER_NAME: Final = "loghouse"
 TIMEOUT_SECONDS: Final = 30.0
@@ -46,6 +51,7 @@ class EmbeddedLog(EmbeddedReads):
     def __init__(self, node: LoneNode) -> None:
         """Use `loghouse.open`."""
         self.node = node
+        self._consumers: Any = None  # `EmbeddedConsumers`, made by the first consumer
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +62,12 @@ class EmbeddedLog(EmbeddedReads):
         self.close()
 
     def close(self) -> None:
-        """Close the log and let the directory go; who follows the log gets ClosedError."""
+        """Close the log and let the directory go; who follows the log gets ClosedError.
+
+        What is done in a consumer that is open is committed first.
+        """
+        if self._consumers is not None:
+            self._consumers.close()
         self.node.close()
 
     def log(self, name: str) -> Self:
@@ -182,6 +193,28 @@ class EmbeddedLog(EmbeddedReads):
             return self.node.order_cursor(order)
 
         return BlockingCursors(AsyncCursors(ask), _run)
+
+    def consumer(
+        self, name: str, *, into: EmbeddedLog | None = None, **options: Unpack[ConsumerOptions]
+    ) -> Consumer:
+        """Return a consumer of this log: it goes on where its cursor stands, and moves it.
+
+            with log.consumer("billing") as consumer:
+                for record in consumer:
+                    print(record.value)
+                    consumer.done(record)
+
+        See `loghouse.client.AsyncLog.consumer`. `into` can only be this log.
+        """
+        from loghouse.client.consuming import kept_in
+
+        kept_in(self, into)
+        self.node.check()
+        if self._consumers is None:
+            # By its name: it is made of the asyncio form, which is made of this one.
+            self._consumers = import_module("loghouse.embedded.consumers").EmbeddedConsumers(self)
+        made: Consumer = self._consumers.blocking(self._consumers.log.consumer(name, **options), self)
+        return made
 
     # --- reading --------------------------------------------------------------------------
 

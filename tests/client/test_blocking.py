@@ -380,7 +380,7 @@ class OpenTests(ThreadCase):
                 except KeyboardInterrupt:
                     self.assertIsInstance(left, KeyboardInterrupt)
             self.assertEqual(noted, [("flush", 110.0), ("close", 110.0)])
-            text = f"a producer was not closed before the interpreter ended: {left}"
+            text = f"a producer or consumer was not closed before the interpreter ended: {left}"
             self.assertEqual(texts, [("ERROR", text)] * count)
             self.assertEqual(
                 [(one.category, str(one.message)) for one in caught], [(ResourceWarning, text)] * count

@@ -54,6 +54,8 @@ class ImportTests(ProcessCase):
                 log.append_batch([b"two", b"three"], compression="zstd")
                 with log.producer() as producer:
                     producer.append(b"four")
+                with log.consumer("billing") as consumer:
+                    consumer.done(next(iter(consumer)))
                 with loghouse.open_reader(sys.argv[1]) as reader:
                     print([record.value.decode() for record in reader.read()])
 

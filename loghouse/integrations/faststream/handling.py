@@ -20,7 +20,7 @@ LANE_SIZE: Final = 8
 Mark: TypeAlias = Record | Batch
 
 
-class Consumer(Protocol):
+class ToldConsumer(Protocol):
     """What is told of a consumer's records, once it has given them."""
 
     def done(self, mark: Mark) -> None:
@@ -55,7 +55,7 @@ class Handling:
         handled_count: What was handled and acknowledged, or rejected.
     """
 
-    def __init__(self, subscriber: Subscriber, consumer: Consumer) -> None:
+    def __init__(self, subscriber: Subscriber, consumer: ToldConsumer) -> None:
         self._subscriber = subscriber
         self._consumer = consumer
         self._in_order = HandledInOrder()  # with several workers: what is handled, or waits for its turn

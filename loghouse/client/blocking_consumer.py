@@ -1,0 +1,330 @@
+"""Blocking consumers: asyncio ones on their client's loop, for programs without an event loop.
+
+The loop reads, keeps the cursor and commits; records are decoded by the thread that takes them, and what it
+says is done crosses to the loop together, not one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from loghouse.client.consumer_settings import Done, position_behind
+from loghouse.client.consuming import AsyncConsumer
+from loghouse.client.database import DatabaseConnection, DatabasePosition
+from loghouse.client.fields import values_of
+from loghouse.client.group_consuming import AsyncGroupConsumer
+from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, behind
+from loghouse.client.place import Place
+from loghouse.client.records import Batch, NewRecord, Record
+from loghouse.errors import ClientUseError, ClosedError, LoghouseError, UnavailableError
+
+_T = TypeVar("_T")
+_C = TypeVar("_C", bound="AsyncConsumer | AsyncGroupConsumer")
+
+
+class ConsumerLoop(Protocol):
+    """The loop of a client, which its consumers work on."""
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine there and return its result."""
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Do something there; nothing once the loop is closed."""
+
+    def opened(self, consumer: AsyncConsumer | AsyncGroupConsumer) -> None:
+        """Close this consumer when the client or the interpreter ends before it is closed, or dropped."""
+
+
+class _BlockingConsumer(Generic[_C]):
+    """What consumers of one log and members of groups have in common; any thread may use them.
+
+    Attributes:
+        cursor_name: The name of the cursor, or of the group.
+        holder: Who acquires it.
+    """
+
+    def __init__(self, consumer: _C, loop: ConsumerLoop, place: Place, owner: object) -> None:
+        """Wait for what `consumer` does; `owner` is kept: it closes the loop when it is dropped."""
+        self._consumer = consumer
+        self._loop = loop
+        self._place = place
+        self._owner = owner
+        self._is_open = False
+        self._given: Any = None  # what the program got last
+        self._lock = threading.Lock()
+        # What is done and the loop has not heard of, by log: the last of each says it all. Under the lock.
+        self._done: dict[str, Any] = {}
+        self.cursor_name = consumer.cursor_name
+        self.holder = consumer.holder
+
+    def __enter__(self) -> Self:
+        self._place.check_process()
+        self._loop.run(self._consumer.__aenter__())
+        self._loop.opened(self._consumer)
+        self._is_open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(lambda: self._consumer.__aexit__(kind, error, trace))
+
+    # --- what there is to do ----------------------------------------------------------------
+
+    def _taken(self, decode: Callable[[Any], Iterator[_T]]) -> Iterator[_T]:
+        """Yield what answers hold, decoded here."""
+        self._check()
+        answers: AsyncGenerator[Any, None] = self._consumer.answers()
+        try:
+            while True:
+                for item in decode(self._loop.run(_next(answers))):
+                    self._given = item
+                    yield item
+                    self._check()
+        finally:
+            # Closed, and with it what it read; or in a forked child.
+            with contextlib.suppress(UnavailableError, ClientUseError):
+                self._loop.run(_close(answers))
+
+    # --- what is done -----------------------------------------------------------------------
+
+    def _note_done(self, done: Any, log: str, position_of: Callable[[Any], int]) -> None:
+        with self._lock:
+            before = self._done.get(log)
+            if before is None or position_of(done) > position_of(before):
+                self._done[log] = done
+        if before is None:
+            self._loop.soon(self._pass_on)
+
+    def _pass_on(self) -> None:
+        """Tell the consumer what is done; on the loop."""
+        with self._lock:
+            done, self._done = self._done, {}
+        for one in done.values():
+            with contextlib.suppress(LoghouseError):  # it is lost, and says so to what is done next
+                self._consumer.done(one)
+
+    def _what(self, done: Any) -> Any:
+        self._check()
+        if done is None:
+            done = self._given
+        if done is None:
+            raise ClientUseError("this consumer gave nothing yet; say what is done")
+        return done
+
+    def commit(self) -> None:
+        """Return once everything that is done is durable; see `AsyncConsumer.commit`."""
+
+        async def commit() -> None:
+            self._pass_on()
+            await self._consumer.commit()
+
+        self._check()
+        self._loop.run(commit())
+
+    async def _emit(self, values: list[bytes | NewRecord], done: Any) -> Any:
+        self._pass_on()
+        return await self._consumer.emit(values, done)
+
+    # --- where it is ------------------------------------------------------------------------
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this consumer holds a cursor, as far as it knows."""
+        return self._consumer.is_active
+
+    def lag(self) -> int:
+        """Return how many records are not done."""
+
+        async def lag() -> int:
+            self._pass_on()
+            return await self._consumer.lag()
+
+        self._check()
+        return self._loop.run(lag())
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Commit what is done, and let others go on at once.
+
+        Raises:
+            LoghouseError: Something that is done could not be committed.
+        """
+        self._end(self._consumer.close)
+
+    def abort(self) -> None:
+        """End at once: nothing is committed any more, and others wait until the lease runs out."""
+        with self._lock:
+            self._done.clear()
+        self._end(self._consumer.abort)
+
+    def _end(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def work() -> None:
+            self._pass_on()
+            await end()
+
+        if not self._is_open or self._place.is_elsewhere:
+            return  # it is closed; or the parent's
+        self._is_open = False
+        with contextlib.suppress(ClosedError):  # the client is closed, and this was with it
+            self._loop.run(work())
+
+    def _check(self) -> None:
+        """Raise unless this consumer can do something."""
+        self._place.check_process()
+        if self._consumer.failure is not None:
+            raise self._consumer.failure
+        if not self._is_open:
+            raise ClientUseError("this consumer is not open; use `with`")
+
+
+class Consumer(_BlockingConsumer[AsyncConsumer]):
+    """Consumes a log through a cursor. See `Client.consumer`; use it as a context manager.
+
+        with log.consumer("billing") as consumer:
+            for record in consumer:
+                handle(record)
+                consumer.done(record)
+
+    It is `AsyncConsumer` for programs without an event loop: the same methods and errors.
+    """
+
+    def acquire(self, *, wait_seconds: float | None = None) -> int:
+        """Have the cursor, and return its position; see `AsyncConsumer.acquire`."""
+        self._check()
+        return self._loop.run(self._consumer.acquire(wait_seconds=wait_seconds))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield records from the position on, for ever; wait while another one holds the cursor.
+
+        Errors are those of `AsyncConsumer.__aiter__`.
+        """
+        return self._taken(self._consumer.records_in)
+
+    def batches(self) -> Iterator[Batch]:
+        """As iterating, whole batches at a time: several times as fast."""
+        return self._taken(self._consumer.batches_in)
+
+    def done(self, done: Done | None = None) -> None:
+        """This record or batch, and all before it, is handled; it is committed in the background.
+
+        See `AsyncConsumer.done`. It costs the caller no wait.
+        """
+        self._note_done(self._what(done), "", position_behind)
+
+    def emit(self, values: Iterable[bytes | NewRecord], done: Done | None = None) -> None:
+        """Append records where the cursor is, and move it with them; see `AsyncConsumer.emit`."""
+        self._loop.run(self._emit(list(values_of(values)), self._what(done)))
+
+    def process(
+        self,
+        connection: DatabaseConnection,
+        handler: Callable[[Batch], object],
+        *,
+        name: str | None = None,
+        paramstyle: str = "qmark",
+    ) -> None:
+        """Handle batches for ever, each in a transaction of a database that holds the position, too.
+
+            consumer.process(database, lambda batch: database.executemany(INSERT, rows_of(batch)))
+
+        See `AsyncConsumer.process`. The handler and the database are this thread's.
+        """
+        row = self.cursor_name if name is None else name
+        place = DatabasePosition(connection, row, paramstyle=paramstyle)
+        self._check()
+        beginning = self._loop.run(self._consumer.find_beginning())
+        self._loop.run(self._consumer.go_on_from(place.claim(self._consumer.epoch, beginning)))
+        for batch in self.batches():
+            place.handle(handler, batch, self._consumer.epoch)
+            self.done(batch)
+
+    @property
+    def position(self) -> int:
+        """The next one to do, committed or not; 0 before the cursor was acquired."""
+        waits = self._done.get("")
+        position = self._consumer.position
+        return position if waits is None else max(position, position_behind(waits))
+
+    @property
+    def committed(self) -> int:
+        """The next one to do for who takes over; 0 before the cursor was acquired."""
+        return self._consumer.committed
+
+
+class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer]):
+    """Consumes several logs as a member of a group. See `Client.consumer`; use it as a context manager.
+
+    It is `AsyncGroupConsumer` for programs without an event loop: the same methods and errors.
+    """
+
+    def __iter__(self) -> Iterator[GroupRecord]:
+        """Yield records of all logs that this member holds, for ever; those of one log in their order."""
+        return self._taken(self._consumer.records_in)
+
+    def batches(self) -> Iterator[GroupBatch]:
+        """As iterating, whole batches at a time: several times as fast."""
+        return self._taken(self._consumer.batches_in)
+
+    def done(self, done: GroupDone | None = None) -> None:
+        """This record or batch, and all before it in its log, is handled; see `AsyncGroupConsumer.done`."""
+        what = self._what(done)
+        behind(what)
+        self._note_done(what, what.log, behind)
+
+    def emit(self, values: Iterable[bytes | NewRecord], done: GroupDone | None = None) -> bool:
+        """Append records, and move the cursor of their source with them; see `AsyncGroupConsumer.emit`."""
+        what = self._what(done)
+        return bool(self._loop.run(self._emit(list(values_of(values)), what)))
+
+    @property
+    def logs(self) -> list[str]:
+        """The logs that this member holds now, by name."""
+        return self._consumer.logs
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The next one to do in each log that this member holds, as its loop knows it."""
+        return self._consumer.positions
+
+
+async def _next(answers: AsyncGenerator[_T, None]) -> _T:
+    return await anext(answers)
+
+
+async def _close(answers: AsyncGenerator[Any, None]) -> None:
+    await answers.aclose()
+
+
+def close_consumers(
+    loop: ConsumerLoop, consumers: Iterable[AsyncConsumer | AsyncGroupConsumer], until: float
+) -> str:
+    """Close what is open, until a moment of the monotonic clock.
+
+    Returns:
+        What could not be committed, as a sentence; empty when everything is.
+    """
+
+    async def close() -> str:
+        seconds = max(0.0, until - time.monotonic())
+        closing = {asyncio.ensure_future(one.close()): one for one in list(consumers)}
+        if not closing:
+            return ""
+        await asyncio.wait(closing, timeout=seconds)
+        return "; ".join(
+            f"what is done is not committed in cursor {one.cursor_name!r}"
+            for task, one in closing.items()
+            if not task.done() or task.cancelled() or task.exception() is not None
+        )
+
+    try:
+        return loop.run(close())
+    except (UnavailableError, ClientUseError):
+        return ""  # the loop is closed, and they were with it
