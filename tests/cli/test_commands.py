@@ -208,7 +208,7 @@ class ConsumeTests(BarCase):
             ((3, 9), False, 40, (3, 9, False)),
         ):
             log = AsyncLog(bounds)
-            args = SimpleNamespace(start="latest", follow=follow, count=count, **SELECTION)
+            args = SimpleNamespace(cursor=None, start="latest", follow=follow, count=count, **SELECTION)
             loop = asyncio.new_event_loop()
             self.assertEqual(loop.run_until_complete(consume._range(args, log)), expected)
             loop.close()
@@ -237,7 +237,9 @@ class EndTests(BarCase):
 
         self.patch(consume, "watch_reader", watch)
         self.patch(consume, "connect_async", lambda args: Log())
-        args = SimpleNamespace(dir=None, follow=follow, start=0, count=None, timeout=1.0, **SELECTION)
+        args = SimpleNamespace(
+            dir=None, cursor=None, follow=follow, start=0, count=None, timeout=1.0, **SELECTION
+        )
         loop = ClockLoop()
         self.addCleanup(loop.close)
         loop.run_until_complete(consume._run(args, output))

@@ -70,5 +70,4 @@ class CursorCommandTests(NodeCase):
 
     def test_lag(self):
         """At the end nothing is behind; beyond it the position counts something else."""
-        cursor = Cursor("a", 7, 1, "", "", 0.0, 0.0)
-        self.assertEqual([lag_of(cursor, end) for end in (9, 7, 6)], [2, 0, None])
+        self.assertEqual([lag_of(7, end) for end in (9, 7, 6)], [2, 0, None])

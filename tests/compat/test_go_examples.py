@@ -134,7 +134,7 @@ class SourceTests(SynchronousTestCase):
             found,
             {
                 "wire.json": (27, 60),  # skipped: between nodes
-                "wire_refused.json": (48, 79),  # between nodes, requests, sessions
+                "wire_refused.json": (48, 81),  # between nodes, requests, sessions
                 "entry.json": (15, 0),
                 "small_files.json": (7, 1),  # the index
                 "disk_refused.json": (73, 2),  # the address book
