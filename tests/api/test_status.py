@@ -104,8 +104,8 @@ class StatusTests(SynchronousTestCase):
     def test_every_request_error_has_a_row(self):
         """No refusal is answered by accident, and the rows above are all there are."""
         kinds = {kind for kind in descendants(errors.RequestError) if kind.__module__ == errors.__name__}
-        # What a client says itself: nobody answered, it is closed, it is used where it cannot work, or its cursor
-        # stands where nothing is any more.
+        # What a client says itself: nobody answered, it is closed, it is used where it cannot work, or what
+        # its cursor stands at was trimmed.
         kinds -= {
             errors.DeadlineError,
             errors.ClosedError,

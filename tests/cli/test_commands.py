@@ -112,6 +112,7 @@ class Output(io.BytesIO):
 
 # What `consume` takes when nothing chooses among the records.
 SELECTION = {
+    "cursor": None,
     "last": None, "until": None, "record_key": None, "header": [], "reverse": False, "local": False,
     "grep": None, "template": None,
 }  # fmt: skip
@@ -208,7 +209,7 @@ class ConsumeTests(BarCase):
             ((3, 9), False, 40, (3, 9, False)),
         ):
             log = AsyncLog(bounds)
-            args = SimpleNamespace(cursor=None, start="latest", follow=follow, count=count, **SELECTION)
+            args = SimpleNamespace(start="latest", follow=follow, count=count, **SELECTION)
             loop = asyncio.new_event_loop()
             self.assertEqual(loop.run_until_complete(consume._range(args, log)), expected)
             loop.close()
@@ -237,9 +238,7 @@ class EndTests(BarCase):
 
         self.patch(consume, "watch_reader", watch)
         self.patch(consume, "connect_async", lambda args: Log())
-        args = SimpleNamespace(
-            dir=None, cursor=None, follow=follow, start=0, count=None, timeout=1.0, **SELECTION
-        )
+        args = SimpleNamespace(dir=None, follow=follow, start=0, count=None, timeout=1.0, **SELECTION)
         loop = ClockLoop()
         self.addCleanup(loop.close)
         loop.run_until_complete(consume._run(args, output))

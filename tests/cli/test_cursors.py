@@ -3,7 +3,6 @@
 import json
 
 from loghouse.cli.cursors import lag_of
-from loghouse.client import Cursor
 from loghouse.protocol.cursor_messages import CursorOperation, CursorOrder
 from tests.cli.support import NodeCase
 from tests.fakes.cursors import carry_out
