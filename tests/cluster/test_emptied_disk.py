@@ -31,10 +31,15 @@ class EmptiedDiskTests(CommandsCase):
         node = self.cluster.node("node-3")
         node.kill()
         self.cluster.wipe(node)
-        away = self.health(6)
-        self.assertEqual(
-            {one["log"] for one in away["logs"] if one["problem"] == "away"}, {*names, "_catalog"}
-        )
+
+        def are_away():
+            run = self.try_command("cluster", "health", "--json")
+            if run.returncode != 6:
+                return False
+            problems = json.loads(run.stdout)["logs"]
+            return {one["log"] for one in problems if one["problem"] == "away"} == {*names, "_catalog"}
+
+        wait_until(are_away, "every log to lack a copy", seconds_max=SECONDS_MAX)
         self.assertRegex(
             self.command("cluster", "status"),
             "Away with node-3: _catalog, audit, events, orders. Start it again, or, if it is gone for good, "
