@@ -139,6 +139,17 @@ class PlacedLogTests(SynchronousTestCase):
         ("a dead one goes before the new one votes", "aV bV cL", "1a 3c", "a c", "13", "13", "aV cL"),
         ("but not before that is caught up", "aV bV cL", "1a 3c", "a c", "13", "1", "-"),
         ("a learner that is not wanted goes", "aV bL", "1a", "a b", "12", "12", "aV"),
+        (
+            "who is to come back before it left goes first",
+            "aV bV cL",
+            "1a 4b",
+            "a b c",
+            "123",
+            "123",
+            "aV cL",
+        ),
+        ("and only then comes back", "aV cL", "1a 4b", "a b c", "123", "123", "aV cL bL"),
+        ("if others hold the log meanwhile", "aV", "2a", "a", "1", "1", "-"),
     ]
 
     def test_rows(self):

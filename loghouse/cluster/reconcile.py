@@ -84,7 +84,8 @@ def next_configuration_of_log(
 
     A new replica first learns everything. Then the voter that it replaces goes, if that is dead: it would
     count for the majority. One that lives goes when the new one votes; the two changes follow each other at
-    once, which is when two voters may be in one rack.
+    once, which is when two voters may be in one rack. A node that is to come back before it has left goes
+    first, for it is one member at a time.
     """
     wanted = {one.member for one in replicas}
     for replica in replicas:
@@ -92,6 +93,12 @@ def next_configuration_of_log(
         if configuration.member(replica.member) is None and replica.member >= configuration.next_id:
             if key not in present:
                 continue
+            old = [one.id for one in configuration.members if (one.name, one.disk_uuid) == key]
+            if old:
+                # It would let go of its vote to be the new member, and the others may need that to commit.
+                if configuration.voters <= set(old):
+                    continue  # nobody else could hold the log meanwhile
+                return configuration.without(old[0])
             member = Member(
                 id=replica.member, name=key.name, disk_uuid=key.disk_uuid, role=MemberRole.LEARNER
             )

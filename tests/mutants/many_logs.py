@@ -227,6 +227,13 @@ PLACES = (
         by="test_reconcile:PlacedLogTests.test_used_id",
     ),
     bug(
+        "back-before-it-left",
+        "test_replaced_and_back: a log of two, replaced twice in a second, never had a leader again",
+        "A node that is a member still is told of its next id, and leaves the vote of the old one.",
+        (RECONCILE + "next_configuration_of_log", "if old:", "if False:"),
+        by="test_reconcile:PlacedLogTests.test_rows",
+    ),
+    bug(
         "who-left-stays-in-the-catalogue",
         "many-logs: a node that was removed still counted for the catalogue's majority",
         "Only additions are taken over from the cluster.",
