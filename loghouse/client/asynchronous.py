@@ -11,9 +11,9 @@ from typing import Any, Final, Self, TypedDict, Unpack, overload
 from loghouse.api.v1 import log_pb2
 from loghouse.client.balancing import Balancer, ClusterView
 from loghouse.client.channels import Channels
-from loghouse.client.consumer_settings import ConsumerOptions
+from loghouse.client.consumer_settings import ConsumerOptions, checked_into
 from loghouse.client.consumer_settings import settings_of as consumer_settings_of
-from loghouse.client.consuming import AsyncConsumer, kept_in
+from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.fields import flag_of, seconds_of, text_of
 from loghouse.client.group_consuming import AsyncGroupConsumer, wanted_logs
 from loghouse.client.log import AsyncLog
@@ -161,8 +161,7 @@ class AsyncClient(AsyncLog):
         if logs is None:
             return super().consumer(name, into=into, **options)
         wanted, settings = wanted_logs(logs), consumer_settings_of(name, **options)
-        if into is not None:
-            kept_in(self, into)
+        checked_into(into, AsyncLog)
         holder = self.cursors().holder if settings.holder is None else settings.holder
         membership = Membership(
             settings,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
@@ -17,15 +17,15 @@ from loghouse.client.asynchronous import AsyncClient, ClientOptions
 from loghouse.client.blocking_consumer import Consumer, GroupConsumer
 from loghouse.client.blocking_producer import OpenClient, Producer
 from loghouse.client.choice import ReadOptions
-from loghouse.client.consumer_settings import ConsumerOptions
+from loghouse.client.consumer_settings import ConsumerOptions, checked_into
 from loghouse.client.cursors import Advance, BlockingCursors
 from loghouse.client.fields import values_of
 from loghouse.client.log import AsyncLog
+from loghouse.client.loop_thread import pulled
 from loghouse.client.pages import in_order
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
 from loghouse.client.records import Batch, NewRecord, Record
 from loghouse.client.starts import Compression, Start
-from loghouse.errors import ClientUseError, InvalidRequestError, UnavailableError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -132,13 +132,9 @@ class BlockingLog:
     def read_batches(self, from_: Start = "earliest", **options: Unpack[ReadOptions]) -> Iterator[Batch]:
         """Yield whole batches; see `AsyncLog.read_batches`."""
         answers = self._client.read_answers(from_, **options)
-        try:
-            while (batches := self._open.thread.run(_next(answers))) is not None:
+        with contextlib.closing(pulled(self._open.run, answers)) as found:
+            for batches in found:
                 yield from batches
-        finally:
-            # Closed, and with it what it read; or in a forked child.
-            with contextlib.suppress(UnavailableError, ClientUseError):
-                self._open.thread.run(_close(answers))
 
     newest = _waiting(AsyncLog.newest, "Return the last records in the order of the log")
     read_page = _waiting(AsyncLog.read_page, "Return what a server gives at once, and where to go on")
@@ -161,7 +157,7 @@ class BlockingLog:
                 print(record.value)
                 consumer.done(record)
         """
-        made = AsyncLog.consumer(self._client, name, into=_unwrapped(into), **options)
+        made = AsyncLog.consumer(self._client, name, into=_inner_of(into), **options)
         return Consumer(made, self._open, self._client.calls.place, self)
 
     # --- administration -----------------------------------------------------------------------
@@ -235,7 +231,7 @@ class Client(BlockingLog):
         """Return a consumer of this log; with `logs`, a member of a group. See `AsyncClient.consumer`."""
         if logs is None:
             return super().consumer(name, into=into, **options)
-        made = self._cluster.consumer(name, logs=logs, into=_unwrapped(into), **options)
+        made = self._cluster.consumer(name, logs=logs, into=_inner_of(into), **options)
         return GroupConsumer(made, self._open, self._cluster.calls.place, self)
 
     # --- the cluster ------------------------------------------------------------------------
@@ -253,21 +249,9 @@ class Client(BlockingLog):
     describe_log = _waiting(AsyncClient.describe_log, "Return one log")
 
 
-def _unwrapped(into: BlockingLog | None) -> AsyncLog | None:
-    """Return the asyncio client's log; InvalidRequestError when it is no log of a client of this kind."""
-    if into is None:
-        return None
-    if not isinstance(into, BlockingLog):
-        raise InvalidRequestError("into", f"is a {type(into).__name__}; give a log of this client's kind")
-    return into._client
-
-
-async def _next(answers: AsyncGenerator[Iterator[Batch], None]) -> Iterator[Batch] | None:
-    return await anext(answers, None)
-
-
-async def _close(answers: AsyncGenerator[Iterator[Batch], None]) -> None:
-    await answers.aclose()
+def _inner_of(into: BlockingLog | None) -> AsyncLog | None:
+    found = checked_into(into, BlockingLog)
+    return None if found is None else found._client
 
 
 def connect_blocking(target: str, **options: Unpack[ClientOptions]) -> Client:

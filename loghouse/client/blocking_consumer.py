@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from loghouse.client.consumer_base import AnyConsumer
 from loghouse.client.consumer_settings import Done, position_behind
 from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.database import DatabaseConnection, DatabasePosition
+from loghouse.client.done_crossing import DoneCrossing
 from loghouse.client.fields import values_of
 from loghouse.client.group_consuming import AsyncGroupConsumer
 from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, behind
+from loghouse.client.loop_thread import pulled
 from loghouse.client.place import Place
 from loghouse.client.records import Batch, NewRecord, Record
-from loghouse.errors import ClientUseError, ClosedError, LoghouseError, UnavailableError
+from loghouse.errors import ClientUseError, ClosedError, UnavailableError
 
 _T = TypeVar("_T")
-_C = TypeVar("_C", bound="AsyncConsumer | AsyncGroupConsumer")
+_C = TypeVar("_C", bound=AsyncConsumer | AsyncGroupConsumer)
 
 
 class ConsumerLoop(Protocol):
@@ -37,7 +39,7 @@ class ConsumerLoop(Protocol):
     def soon(self, work: Callable[[], None]) -> None:
         """Do something there; nothing once the loop is closed."""
 
-    def opened(self, consumer: AsyncConsumer | AsyncGroupConsumer) -> None:
+    def opened(self, consumer: AnyConsumer) -> None:
         """Close this consumer when the client or the interpreter ends before it is closed, or dropped."""
 
 
@@ -49,6 +51,8 @@ class _BlockingConsumer(Generic[_C]):
         holder: Who acquires it.
     """
 
+    _position_of: Callable[[Any], int]  # behind what is done
+
     def __init__(self, consumer: _C, loop: ConsumerLoop, place: Place, owner: object) -> None:
         """Wait for what `consumer` does; `owner` is kept: it closes the loop when it is dropped."""
         self._consumer = consumer
@@ -57,9 +61,7 @@ class _BlockingConsumer(Generic[_C]):
         self._owner = owner
         self._is_open = False
         self._given: Any = None  # what the program got last
-        self._lock = threading.Lock()
-        # What is done and the loop has not heard of, by log: the last of each says it all. Under the lock.
-        self._done: dict[str, Any] = {}
+        self._done = DoneCrossing(consumer, loop.soon, self._position_of)
         self.cursor_name = consumer.cursor_name
         self.holder = consumer.holder
 
@@ -80,35 +82,14 @@ class _BlockingConsumer(Generic[_C]):
     def _taken(self, decode: Callable[[Any], Iterator[_T]]) -> Iterator[_T]:
         """Yield what answers hold, decoded here."""
         self._check()
-        answers: AsyncGenerator[Any, None] = self._consumer.answers()
-        try:
-            while True:
-                for item in decode(self._loop.run(_next(answers))):
+        with contextlib.closing(pulled(self._loop.run, self._consumer.answers())) as answers:
+            for answer in answers:
+                for item in self._consumer.once(decode(answer)):
                     self._given = item
                     yield item
                     self._check()
-        finally:
-            # Closed, and with it what it read; or in a forked child.
-            with contextlib.suppress(UnavailableError, ClientUseError):
-                self._loop.run(_close(answers))
 
     # --- what is done -----------------------------------------------------------------------
-
-    def _note_done(self, done: Any, log: str, position_of: Callable[[Any], int]) -> None:
-        with self._lock:
-            before = self._done.get(log)
-            if before is None or position_of(done) > position_of(before):
-                self._done[log] = done
-        if before is None:
-            self._loop.soon(self._pass_on)
-
-    def _pass_on(self) -> None:
-        """Tell the consumer what is done; on the loop."""
-        with self._lock:
-            done, self._done = self._done, {}
-        for one in done.values():
-            with contextlib.suppress(LoghouseError):  # it is lost, and says so to what is done next
-                self._consumer.done(one)
 
     def _what(self, done: Any) -> Any:
         self._check()
@@ -122,14 +103,14 @@ class _BlockingConsumer(Generic[_C]):
         """Return once everything that is done is durable; see `AsyncConsumer.commit`."""
 
         async def commit() -> None:
-            self._pass_on()
+            self._done.pass_on()
             await self._consumer.commit()
 
         self._check()
         self._loop.run(commit())
 
     async def _emit(self, values: list[bytes | NewRecord], done: Any) -> Any:
-        self._pass_on()
+        self._done.pass_on()
         return await self._consumer.emit(values, done)
 
     # --- where it is ------------------------------------------------------------------------
@@ -143,7 +124,7 @@ class _BlockingConsumer(Generic[_C]):
         """Return how many records are not done."""
 
         async def lag() -> int:
-            self._pass_on()
+            self._done.pass_on()
             return await self._consumer.lag()
 
         self._check()
@@ -161,13 +142,12 @@ class _BlockingConsumer(Generic[_C]):
 
     def abort(self) -> None:
         """End at once: nothing is committed any more, and others wait until the lease runs out."""
-        with self._lock:
-            self._done.clear()
+        self._done.forget()
         self._end(self._consumer.abort)
 
     def _end(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def work() -> None:
-            self._pass_on()
+            self._done.pass_on()
             await end()
 
         if not self._is_open or self._place.is_elsewhere:
@@ -196,6 +176,8 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
     It is `AsyncConsumer` for programs without an event loop: the same methods and errors.
     """
 
+    _position_of = staticmethod(position_behind)
+
     def acquire(self, *, wait_seconds: float | None = None) -> int:
         """Have the cursor, and return its position; see `AsyncConsumer.acquire`."""
         self._check()
@@ -217,7 +199,7 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
 
         See `AsyncConsumer.done`. It costs the caller no wait.
         """
-        self._note_done(self._what(done), "", position_behind)
+        self._done.note(self._what(done))
 
     def emit(self, values: Iterable[bytes | NewRecord], done: Done | None = None) -> None:
         """Append records where the cursor is, and move it with them; see `AsyncConsumer.emit`."""
@@ -249,9 +231,7 @@ class Consumer(_BlockingConsumer[AsyncConsumer]):
     @property
     def position(self) -> int:
         """The next one to do, committed or not; 0 before the cursor was acquired."""
-        waits = self._done.get("")
-        position = self._consumer.position
-        return position if waits is None else max(position, position_behind(waits))
+        return max(self._consumer.position, self._done.position())
 
     @property
     def committed(self) -> int:
@@ -265,6 +245,8 @@ class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer]):
     It is `AsyncGroupConsumer` for programs without an event loop: the same methods and errors.
     """
 
+    _position_of = staticmethod(behind)
+
     def __iter__(self) -> Iterator[GroupRecord]:
         """Yield records of all logs that this member holds, for ever; those of one log in their order."""
         return self._taken(self._consumer.records_in)
@@ -277,7 +259,7 @@ class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer]):
         """This record or batch, and all before it in its log, is handled; see `AsyncGroupConsumer.done`."""
         what = self._what(done)
         behind(what)
-        self._note_done(what, what.log, behind)
+        self._done.note(what, what.log)
 
     def emit(self, values: Iterable[bytes | NewRecord], done: GroupDone | None = None) -> bool:
         """Append records, and move the cursor of their source with them; see `AsyncGroupConsumer.emit`."""
@@ -295,17 +277,7 @@ class GroupConsumer(_BlockingConsumer[AsyncGroupConsumer]):
         return self._consumer.positions
 
 
-async def _next(answers: AsyncGenerator[_T, None]) -> _T:
-    return await anext(answers)
-
-
-async def _close(answers: AsyncGenerator[Any, None]) -> None:
-    await answers.aclose()
-
-
-def close_consumers(
-    loop: ConsumerLoop, consumers: Iterable[AsyncConsumer | AsyncGroupConsumer], until: float
-) -> str:
+def close_consumers(loop: ConsumerLoop, consumers: Iterable[AnyConsumer], until: float) -> str:
     """Close what is open, until a moment of the monotonic clock.
 
     Returns:

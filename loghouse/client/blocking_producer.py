@@ -15,9 +15,8 @@ from loghouse.client import exiting
 from loghouse.client.asynchronous import AsyncClient
 from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger, encode_record
 from loghouse.client.blocking_consumer import close_consumers
-from loghouse.client.consuming import AsyncConsumer
+from loghouse.client.consumer_base import AnyConsumer
 from loghouse.client.gathering import GatheredDelivery, GatheringProducer
-from loghouse.client.group_consuming import AsyncGroupConsumer
 from loghouse.client.log import AsyncLog
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
@@ -80,7 +79,7 @@ class OpenClient:
         client.calls.place.check_process()  # where its thread is
         self.thread = LoopThread()
         self._running: dict[asyncio.Task[None], tuple[Pending, Sending]] = {}
-        self._consumers: WeakSet[AsyncConsumer | AsyncGroupConsumer] = WeakSet()
+        self._consumers: WeakSet[AnyConsumer] = WeakSet()
         exiting.opened(self)
 
     def begin(self, pending: Pending, sending: Sending) -> asyncio.Task[None]:
@@ -107,14 +106,13 @@ class OpenClient:
         """Run a coroutine on the loop and return its result; see `LoopThread.run`."""
         return self.thread.run(work)
 
-    def opened(self, consumer: AsyncConsumer | AsyncGroupConsumer) -> None:
+    def opened(self, consumer: AnyConsumer) -> None:
         """Close this consumer at the interpreter's end, if it is open still."""
         self._consumers.add(consumer)
 
     def soon(self, work: Callable[[], None]) -> None:
-        """Do something on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: what was appended has failed
-            self.thread.loop.call_soon_threadsafe(work)
+        """Do something on the loop; nothing when it is closed, for what was appended has failed then."""
+        self.thread.soon(work)
 
     def close(self, until: float = float("-inf")) -> None:
         """Close every connection and end the thread; wait for a thread that was ending already until then."""

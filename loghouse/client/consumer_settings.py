@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, TypedDict, TypeVar, get_args
 
 from loghouse.client.fields import integer_of, number_of, seconds_of, text_of
 from loghouse.client.records import Batch, Record
@@ -13,6 +13,7 @@ from loghouse.errors import InvalidRequestError
 from loghouse.limits import LEASE_SECONDS_DEFAULT, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
 from loghouse.protocol.entry import Codec
 
+_Log = TypeVar("_Log")
 COMMIT_SECONDS: Final = 1.0
 COMMIT_SECONDS_MAX: Final = 3600.0
 OnTrimmed = Literal["error", "earliest", "latest"]
@@ -96,6 +97,17 @@ def settings_of(
         codec=codec_of(compression),
         timeout_seconds=None if timeout_seconds is None else seconds_of(timeout_seconds),
     )
+
+
+def checked_into(into: Any, kind: type[_Log]) -> _Log | None:
+    """Return the log that is to keep the cursors of a consumer, as it was given; None: the one that is read.
+
+    Raises:
+        InvalidRequestError: It is no log of a client of this kind.
+    """
+    if into is not None and not isinstance(into, kind):
+        raise InvalidRequestError("into", f"is a {type(into).__name__}; give a log of this client's kind")
+    return into
 
 
 def position_behind(done: Any) -> int:

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
 
 from loghouse.client.batching import encode_batch_of
-from loghouse.client.consumer_settings import ConsumerSettings, Done, position_behind, warn_of_consumer
+from loghouse.client.consumer_base import ConsumerBase
+from loghouse.client.consumer_settings import ConsumerSettings, Done, position_behind
 from loghouse.client.consumption import ConsumedLog, Consumption
 from loghouse.client.database import DatabaseConnection, DatabasePosition
 from loghouse.client.fields import values_of
 from loghouse.client.keeping import KeepingLog, Spawn
 from loghouse.client.place import Place
 from loghouse.client.records import Batch, NewRecord, Record
-from loghouse.errors import ClientUseError, InvalidRequestError, LoghouseError
-
-_Log = TypeVar("_Log")
-CLOSE_SECONDS: Final = 30.0
-LEAVE_SECONDS: Final = 10.0
-"""How long leaving the block by an error, a cancellation or Ctrl-C may take for what is to be committed."""
+from loghouse.errors import LoghouseError
 
 
-def kept_in(log: _Log, into: _Log | None) -> _Log:
-    """Return the log that keeps the cursors of a consumer of `log`: itself, unless another one is given.
-
-    Raises:
-        InvalidRequestError: That is no log of a client of this kind.
-    """
-    if into is None:
-        return log
-    base = next(kind for kind in reversed(type(log).__mro__) if hasattr(kind, "append_encoded"))
-    if not isinstance(into, base):
-        raise InvalidRequestError("into", f"is a {type(into).__name__}; give a log of this client's kind")
-    return into
-
-
-class AsyncConsumer:
+class AsyncConsumer(ConsumerBase[Iterator[Batch], Batch, Record]):
     """Consumes a log through a cursor. See `AsyncLog.consumer`; use it as an async context manager.
 
         async with log.consumer("billing") as consumer:
@@ -49,13 +27,7 @@ class AsyncConsumer:
 
     One consumer of a cursor is at work at a time. Others wait, and go on where it stood once it left, or was
     silent for its lease. Whoever lost the cursor gets CursorFencedError from whatever it does next.
-
-    Attributes:
-        cursor_name: The name of the cursor.
-        holder: Who acquires it.
     """
-
-    _is_open = False  # until it is entered
 
     def __init__(
         self, log: ConsumedLog, into: KeepingLog, settings: ConsumerSettings, *, spawn: Spawn, place: Place
@@ -63,31 +35,7 @@ class AsyncConsumer:
         """Use `AsyncLog.consumer`."""
         self._work = Consumption(log, into, settings, spawn)
         self._keeper = self._work.keeper
-        self._place = place
-        self._given: Record | Batch | None = None  # what the program got last
-        self._iterations = 0
-        self.cursor_name = settings.name
-        self.holder = self._keeper.holder
-
-    async def __aenter__(self) -> Self:
-        self._place.check()
-        self._loop = asyncio.get_running_loop()
-        self._is_open = True
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._place.is_elsewhere:
-            return  # it is the parent's
-        if error is None:
-            await self.close()
-            return
-        try:
-            await self._close(LEAVE_SECONDS)
-        except LoghouseError as own:  # the error of the block is the one to tell
-            if own is not error:
-                error.add_note(f"its consumer failed, too: {own}")
+        super().__init__(settings.name, self._keeper.holder, place)
 
     # --- what there is to do ----------------------------------------------------------------
 
@@ -103,41 +51,14 @@ class AsyncConsumer:
         self._check()
         return (await self._keeper.acquire(wait_seconds)).position
 
-    async def __aiter__(self) -> AsyncGenerator[Record, None]:
-        """Yield records from the position on, for ever; wait while another one holds the cursor.
-
-        A second iteration goes on behind what the first one gave.
-
-        Raises:
-            CursorFencedError: Another one has the cursor by now.
-            CursorTrimmedError: What comes next has been trimmed.
-            LoghouseError: The log cannot be read, or the cursor cannot be kept.
-        """
-        async with aclosing(self.answers()) as answers:
-            async for answer in answers:
-                for record in self.records_in(answer):
-                    yield record
-                    self._check()
-
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """As iterating, whole batches at a time: several times as fast."""
-        async with aclosing(self.answers()) as answers:
-            async for answer in answers:
-                for batch in self.batches_in(answer):
-                    yield batch
-                    self._check()
-
     async def answers(self) -> AsyncGenerator[Iterator[Batch], None]:
         """Yield the batches of one answer at a time, decoded only as they are taken."""
-        self._check()
-        self._iterations += 1
-        iteration = self._iterations
+        iteration = self._iterate_anew()
         if self._given is not None:
             await self._work.read_from(position_behind(self._given))
         while True:
             answer = await self._work.next_batches()
-            if iteration != self._iterations:
-                raise ClientUseError("this consumer is iterated anew, and gives each record once")
+            self._check_iteration(iteration)
             yield answer
 
     def batches_in(self, answer: Iterator[Batch]) -> Iterator[Batch]:
@@ -166,7 +87,7 @@ class AsyncConsumer:
             ClientUseError: Nothing was given yet.
         """
         self._check()
-        self._keeper.done(self._position_behind(done))
+        self._keeper.done(position_behind(self._what(done)))
 
     async def commit(self) -> None:
         """Return once everything that is done is durable.
@@ -195,7 +116,7 @@ class AsyncConsumer:
         """
         self._check()
         given = list(values_of(values))
-        position = self._position_behind(done)
+        position = position_behind(self._what(done))
         await self._keeper.acquire()
         if given:
             await self._keeper.emit(*encode_batch_of(given), position)
@@ -286,50 +207,17 @@ class AsyncConsumer:
 
     # --- the end ----------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Commit what is done, and let others have the cursor at once.
+    @property
+    def _is_ending(self) -> bool:
+        return self._keeper.is_finishing
 
-        Raises:
-            LoghouseError: Something that is done could not be committed.
-        """
-        if not self._place.is_elsewhere:
-            await self._close(CLOSE_SECONDS)
-
-    async def abort(self) -> None:
-        """End at once: nothing is committed any more, and others wait until the lease runs out."""
-        self._is_open = False
-        if not self._place.is_elsewhere:
-            await self._work.stop_reading()
-            await self._keeper.abort()
-
-    async def _close(self, seconds: float) -> None:
-        if not self._is_open:
-            return  # it is closed already, or was aborted
-        self._is_open = False
+    async def _end(self, seconds: float) -> None:
         await self._work.stop_reading()
         await self._keeper.close(seconds)
 
-    def _check(self) -> None:
-        """Raise unless this consumer can do something.
+    async def _end_at_once(self) -> None:
+        await self._work.stop_reading()
+        await self._keeper.abort()
 
-        Raises:
-            ClientUseError: It is another process, or loop; or the consumer was not entered.
-            CursorFencedError, ClosedError: As `Keeper.check`.
-        """
-        self._place.check()
-        self._keeper.check()
-        if not self._is_open:
-            raise ClientUseError("this consumer is not open; use `async with`")
-
-    def _position_behind(self, done: Any) -> int:
-        if done is None:
-            done = self._given
-            if done is None:
-                raise ClientUseError("this consumer gave nothing yet; say what is done")
-        return position_behind(done)
-
-    def __del__(self) -> None:
-        if self._is_open and self._keeper.is_active and not self._place.is_elsewhere:
-            warn_of_consumer(self.cursor_name)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._keeper.finish)
+    def _finish(self) -> None:
+        self._keeper.finish()

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import aclosing
-from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from loghouse.client.batching import encode_batch_of
-from loghouse.client.consumer_settings import warn_of_consumer
-from loghouse.client.consuming import CLOSE_SECONDS, LEAVE_SECONDS
+from loghouse.client.consumer_base import ConsumerBase
 from loghouse.client.fields import values_of
 from loghouse.client.group_records import GroupBatch, GroupDone, GroupRecord, behind
 from loghouse.client.log_settings import names_of
 from loghouse.client.membership import LOST, HeldLog, Membership
 from loghouse.client.place import Place
 from loghouse.client.records import Batch, NewRecord
-from loghouse.errors import ClientUseError, ClosedError, InvalidRequestError, LoghouseError
+from loghouse.errors import InvalidRequestError, LoghouseError
 
 GroupAnswer: TypeAlias = tuple[HeldLog, Iterator[Batch]]
 """The batches of one answer, and the share of this member that they are of."""
@@ -42,7 +38,7 @@ def wanted_logs(logs: Any) -> tuple[str, ...] | str:
     return names
 
 
-class AsyncGroupConsumer:
+class AsyncGroupConsumer(ConsumerBase[GroupAnswer, GroupBatch, GroupRecord]):
     """Consumes several logs as a member of a group. See `AsyncClient.consumer`.
 
         async with cluster.consumer("billing", logs="orders-*") as consumer:
@@ -52,74 +48,21 @@ class AsyncGroupConsumer:
 
     A log that another member takes is not an error: what this one does about its records from then on comes
     to nothing, and the other member gets them.
-
-    Attributes:
-        cursor_name: The name of the group, and of its cursors.
-        holder: Who this member is.
     """
-
-    _is_open = False  # until it is entered
 
     def __init__(self, membership: Membership, name: str, holder: str, place: Place) -> None:
         """Use `AsyncClient.consumer`."""
         self._membership = membership
-        self._place = place
-        self._given: GroupDone | None = None  # what the program got last
-        self._iterations = 0
-        self.cursor_name = name
-        self.holder = holder
+        super().__init__(name, holder, place)
 
-    async def __aenter__(self) -> Self:
-        self._place.check()
-        self._loop = asyncio.get_running_loop()
+    async def _begin(self) -> None:
         await self._membership.start()
-        self._is_open = True
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._place.is_elsewhere:
-            return  # it is the parent's
-        if error is None:
-            await self.close()
-            return
-        try:
-            await self._close(LEAVE_SECONDS)
-        except LoghouseError as own:  # the error of the block is the one to tell
-            if own is not error:
-                error.add_note(f"its consumer failed, too: {own}")
 
     # --- what there is to do ----------------------------------------------------------------
 
-    async def __aiter__(self) -> AsyncGenerator[GroupRecord, None]:
-        """Yield records of all logs that this member holds, for ever; those of one log in their order.
-
-        A second iteration goes on behind what the first one gave.
-
-        Raises:
-            CursorTrimmedError: What comes next in a log has been trimmed.
-            LoghouseError: A log cannot be read, or a cursor cannot be kept.
-        """
-        async with aclosing(self.answers()) as answers:
-            async for answer in answers:
-                for record in self.records_in(answer):
-                    yield record
-                    self._check()
-
-    async def batches(self) -> AsyncGenerator[GroupBatch, None]:
-        """As iterating, whole batches at a time: several times as fast."""
-        async with aclosing(self.answers()) as answers:
-            async for answer in answers:
-                for batch in self.batches_in(answer):
-                    yield batch
-                    self._check()
-
     async def answers(self) -> AsyncGenerator[GroupAnswer, None]:
         """Yield the batches of one answer at a time, and whose they are; decoded only as they are taken."""
-        self._check()
-        self._iterations += 1
-        iteration = self._iterations
+        iteration = self._iterate_anew()
         membership = self._membership
         await membership.begin_anew()
         while True:
@@ -128,8 +71,7 @@ class AsyncGroupConsumer:
                 membership.news.clear()
                 await membership.news.wait()
                 self._check()
-                if iteration != self._iterations:
-                    raise ClientUseError("this consumer is iterated anew, and gives each record once")
+                self._check_iteration(iteration)
                 membership.read_on()
             share = membership.ready.popleft()
             answer = membership.answer_of(share)
@@ -175,9 +117,9 @@ class AsyncGroupConsumer:
             ClientUseError: Nothing was given yet.
         """
         self._check()
-        done = self._what(done)
-        position = behind(done)
-        share = self._share_of(done)
+        what = self._what(done)
+        position = behind(what)
+        share = self._share_of(what)
         if share is None:
             return
         try:
@@ -212,9 +154,9 @@ class AsyncGroupConsumer:
         """
         self._check()
         given = list(values_of(values))
-        done = self._what(done)
-        position = behind(done)
-        share = self._share_of(done)
+        what = self._what(done)
+        position = behind(what)
+        share = self._share_of(what)
         if share is None:
             return False
         try:
@@ -228,13 +170,6 @@ class AsyncGroupConsumer:
             return False
         share.check_drained()
         return True
-
-    def _what(self, done: GroupDone | None) -> GroupDone:
-        if done is not None:
-            return done
-        if self._given is None:
-            raise ClientUseError("this consumer gave nothing yet; say what is done")
-        return self._given
 
     def _share_of(self, done: GroupDone) -> HeldLog | None:
         """Return the share that something was given of; None when it is held no more, or anew."""
@@ -271,45 +206,15 @@ class AsyncGroupConsumer:
 
     # --- the end ----------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Commit what is done, and let others have the logs at once.
+    @property
+    def _is_ending(self) -> bool:
+        return self._membership.is_closing
 
-        Raises:
-            LoghouseError: Something that is done could not be committed.
-        """
-        if not self._place.is_elsewhere:
-            await self._close(CLOSE_SECONDS)
-
-    async def abort(self) -> None:
-        """End at once: nothing is committed any more, and others wait until the leases run out."""
-        self._is_open = False
-        if not self._place.is_elsewhere:
-            await self._membership.abort()
-
-    async def _close(self, seconds: float) -> None:
-        if not self._is_open:
-            return  # it is closed already, or was aborted
-        self._is_open = False
+    async def _end(self, seconds: float) -> None:
         await self._membership.close(seconds)
 
-    def _check(self) -> None:
-        """Raise unless this consumer can do something.
+    async def _end_at_once(self) -> None:
+        await self._membership.abort()
 
-        Raises:
-            ClientUseError: It is another process, or loop; or the consumer was not entered.
-            ClosedError: It is closed.
-            LoghouseError: Why it cannot go on.
-        """
-        self._place.check()
-        if self._membership.failure is not None:
-            raise self._membership.failure
-        if not self._is_open:
-            if self._membership.is_closing:
-                raise ClosedError("the consumer is closed")
-            raise ClientUseError("this consumer is not open; use `async with`")
-
-    def __del__(self) -> None:
-        if self._is_open and self._membership.shares and not self._place.is_elsewhere:
-            warn_of_consumer(self.cursor_name)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._membership.finish)
+    def _finish(self) -> None:
+        self._membership.finish()

@@ -77,7 +77,7 @@ class Keeper:
         self.is_new = False
         self.failure: LoghouseError | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_finishing = False
+        self.is_finishing = False
         self._is_aborted = False
         self._held: CursorHeldError | None = None  # what the last acquisition came to, if to that
         self._problem: LoghouseError | None = None  # of the last step that nobody answered
@@ -88,7 +88,7 @@ class Keeper:
     @property
     def is_active(self) -> bool:
         """Whether the cursor is held, as far as is known."""
-        return self.holding is not None and self.failure is None and not self._is_finishing
+        return self.holding is not None and self.failure is None and not self.is_finishing
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -130,7 +130,7 @@ class Keeper:
         """
         if self.failure is not None:
             raise self.failure
-        if self._is_finishing:
+        if self.is_finishing:
             raise ClosedError("the consumer is closed")
 
     def done(self, position: int) -> None:
@@ -195,7 +195,7 @@ class Keeper:
 
     def finish(self) -> None:
         """Commit what is done, release the cursor, and end; on the loop."""
-        self._is_finishing = True
+        self.is_finishing = True
         if self.holding is not None:
             self.holding.hurry(self._now)
         self.wake()
@@ -207,7 +207,7 @@ class Keeper:
             LoghouseError: Something that was done is not committed, and why.
         """
         if self._task is None:
-            self._is_finishing = True
+            self.is_finishing = True
             return
         self.finish()
         try:
@@ -226,7 +226,7 @@ class Keeper:
 
     async def abort(self) -> None:
         """End at once: nothing is committed any more, and the cursor is not released."""
-        self._is_finishing = self._is_aborted = True
+        self.is_finishing = self._is_aborted = True
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -263,7 +263,7 @@ class Keeper:
     async def _have(self) -> None:
         """Acquire the cursor; while another one holds it, stand by."""
         settings, is_unknown = self._settings, await self._is_unknown()
-        while not self._is_finishing:
+        while not self.is_finishing:
             asked_at = self._now
             try:
                 cursor = await self._cursors.acquire(
@@ -276,7 +276,7 @@ class Keeper:
                 is_unknown = False
                 self._held = held
                 self._tell()
-                await self._rest(asked_at + stand_by_seconds(held))
+                await rest(self._changed, asked_at + stand_by_seconds(held))
                 continue
             self.is_new = is_unknown and cursor.position == 0
             self.holding = HeldCursor(
@@ -300,12 +300,12 @@ class Keeper:
         holding = self.holding
         if holding is None:
             return
-        while not (self._is_finishing and holding.is_settled):
-            if self._is_finishing:
+        while not (self.is_finishing and holding.is_settled):
+            if self.is_finishing:
                 holding.hurry(self._now)
             step = holding.next_step(self._now)
             if step is None:
-                await self._rest(holding.due_at(self._now))
+                await rest(self._changed, holding.due_at(self._now))
             else:
                 await self._carry_out(holding, step)
         await self._release()
@@ -320,7 +320,7 @@ class Keeper:
             _logger.warning("cursor %r is not %s: %s", self.name, _what(step), error)
             self._problem, self._problem_count = error, self._problem_count + 1
             self._tell()
-            if self._is_finishing:
+            if self.is_finishing:
                 raise
             await asyncio.sleep(RETRY_SECONDS)
             return
@@ -360,15 +360,6 @@ class Keeper:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def _rest(self, until: float) -> None:
-        """Wait for a change, at most until a moment of the loop's clock."""
-        alarm = asyncio.get_running_loop().call_at(until, self._changed.set)
-        try:
-            await self._changed.wait()
-        finally:
-            self._changed.clear()
-            alarm.cancel()
-
     async def _wait_for_news(self, until: float | None) -> None:
         """Wait until the log answered, at most until a moment of the loop's clock."""
         if self._news is None:
@@ -387,3 +378,13 @@ def _what(step: Step) -> str:
     if step.position is None:
         return "renewed"
     return f"at {step.position}" + (f" with {step.record_count} records" if step.payload else "")
+
+
+async def rest(changed: asyncio.Event, until: float) -> None:
+    """Wait for a change, at most until a moment of the loop's clock; the event is clear then."""
+    alarm = asyncio.get_running_loop().call_at(until, changed.set)
+    try:
+        await changed.wait()
+    finally:
+        changed.clear()
+        alarm.cancel()

@@ -14,8 +14,8 @@ from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.calls import Calls, Make
 from loghouse.client.channels import AppendAnswer, Channel
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
-from loghouse.client.consumer_settings import ConsumerOptions, settings_of
-from loghouse.client.consuming import AsyncConsumer, kept_in
+from loghouse.client.consumer_settings import ConsumerOptions, checked_into, settings_of
+from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.cursors import Advance, AsyncCursors, advance_of
 from loghouse.client.failures import CallFailedError, Effect
 from loghouse.client.fields import flag_of, integer_of, moment_of, optional_offset_of, seconds_of, text_of
@@ -500,7 +500,7 @@ class AsyncLog:
             into: The log that keeps the cursor, and gets what is emitted; None: this one.
             options: See `ConsumerOptions`.
         """
-        keeping, settings = kept_in(self, into), settings_of(name, **options)
+        keeping, settings = checked_into(into, AsyncLog) or self, settings_of(name, **options)
         return AsyncConsumer(self, keeping, settings, spawn=keeping.calls.spawn, place=self.calls.place)
 
     async def _ask_cursor(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 from loghouse.client.place import Place
@@ -212,3 +212,28 @@ async def end_tasks(tasks: set[asyncio.Task[Any]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=JOIN_SECONDS)
+
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine on a loop in another thread, and returns its result."""
+
+
+def pulled(run: Run, answers: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """Yield here what a generator gives on the loop, and close it there in the end."""
+
+    async def next_one() -> tuple[T] | None:
+        try:
+            return (await anext(answers),)
+        except StopAsyncIteration:
+            return None
+
+    async def close() -> None:
+        await answers.aclose()
+
+    try:
+        while (found := run(next_one())) is not None:
+            yield found[0]
+    finally:
+        # Closed, and with it what it read; or in a forked child.
+        with contextlib.suppress(UnavailableError, ClientUseError):
+            run(close())

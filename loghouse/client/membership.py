@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loghouse.client.consumer_settings import ConsumerSettings
 from loghouse.client.consumption import Consumption
 from loghouse.client.group_shares import ASK_SECONDS, GroupShares
-from loghouse.client.keeping import Spawn
+from loghouse.client.keeping import Spawn, rest
 from loghouse.client.records import Batch
 from loghouse.errors import (
     ClosedError,
@@ -275,20 +275,12 @@ class Membership:
                     self._call(name, self._acquire(name))
                 for name in turn.let_go:
                     self._begin_to_leave(name)
-                await self._rest(min(turn.next_at, discover_at))
+                await rest(self._changed, min(turn.next_at, discover_at))
         except asyncio.CancelledError:
             raise
         except Exception as error:
             self._fail(UnavailableError(f"the group's consumer failed: {type(error).__name__}: {error}"))
             raise
-
-    async def _rest(self, until: float) -> None:
-        alarm = asyncio.get_running_loop().call_at(until, self._changed.set)
-        try:
-            await self._changed.wait()
-        finally:
-            self._changed.clear()
-            alarm.cancel()
 
     def _call(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Do something about a log, unless something is under way about it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Generator
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
@@ -76,7 +77,35 @@ class _Progress:
         await asyncio.shield(self._waiter)
 
 
-class AsyncProducer:
+class ProducerBlock(ABC):
+    """A producer as an async context manager: it is closed at the end, or aborted by what is no Exception."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+        elif isinstance(error, Exception):
+            try:
+                await self.close()
+            except LoghouseError as own:  # the error of the block is the one to tell
+                error.add_note(f"its producer failed, too: {own}")
+        else:
+            await self.abort()
+
+    @abstractmethod
+    def close(self) -> Awaitable[None]:
+        """Flush, and end."""
+
+    @abstractmethod
+    def abort(self) -> Awaitable[None]:
+        """End at once."""
+
+
+class AsyncProducer(ProducerBlock):
     """Appends records in batches. See `AsyncClient.producer`; use it as an async context manager."""
 
     _is_closed = True  # until there is something to close
@@ -109,22 +138,6 @@ class AsyncProducer:
         )
         self._running: asyncio.Task[None] | None = None
         self._is_closed = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            await self.close()
-        elif isinstance(error, Exception):
-            try:
-                await self.close()
-            except LoghouseError as own:  # the error of the block is the one to tell
-                error.add_note(f"its producer failed, too: {own}")
-        else:
-            await self.abort()
 
     async def append(
         self,

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
 from loghouse.client.choice import Choice, PageOptions, ReadOptions, Trust, choice_of
-from loghouse.client.consumer_settings import ConsumerOptions, settings_of
+from loghouse.client.consumer_settings import ConsumerOptions, checked_into, settings_of
 from loghouse.client.cursors import Advance, AsyncCursors, advance_of
 from loghouse.client.fields import seconds_of
 from loghouse.client.pages import RecordPage, in_order
@@ -222,9 +222,9 @@ class AsyncEmbeddedLog:
         self, name: str, *, into: AsyncEmbeddedLog | None = None, **options: Unpack[ConsumerOptions]
     ) -> AsyncConsumer:
         """Return a consumer of this log; see `loghouse.client.AsyncClient.consumer`."""
-        from loghouse.client.consuming import AsyncConsumer, kept_in
+        from loghouse.client.consuming import AsyncConsumer
 
-        keeping = kept_in(self, into)
+        keeping = checked_into(into, AsyncEmbeddedLog) or self
         return AsyncConsumer(
             self, keeping, settings_of(name, **options), spawn=self._spawn, place=self._place
         )

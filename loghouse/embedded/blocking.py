@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack
 
 from loghouse.client.batching import encode_batch_of, encode_record
 from loghouse.client.choice import Trust
-from loghouse.client.consumer_settings import ConsumerOptions
+from loghouse.client.consumer_settings import ConsumerOptions, checked_into
 from loghouse.client.cursors import Advance, AsyncCursors, BlockingCursors, advance_of
 from loghouse.client.fields import integer_of, moment_of, optional_offset_of, seconds_of, text_of
 from loghouse.client.producer_settings import BATCH_SIZE, BUFFER_SIZE, LINGER_MILLISECONDS
@@ -206,9 +206,7 @@ class EmbeddedLog(EmbeddedReads):
 
         See `loghouse.client.AsyncLog.consumer`. `into` can only be this log.
         """
-        from loghouse.client.consuming import kept_in
-
-        kept_in(self, into)
+        checked_into(into, EmbeddedLog)
         self.node.check()
         if self._consumers is None:
             # By its name: it is made of the asyncio form, which is made of this one.

@@ -9,8 +9,8 @@ from weakref import WeakSet
 
 from loghouse.client import exiting
 from loghouse.client.blocking_consumer import Consumer, close_consumers
+from loghouse.client.consumer_base import AnyConsumer
 from loghouse.client.consuming import AsyncConsumer
-from loghouse.client.group_consuming import AsyncGroupConsumer
 from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
 from loghouse.embedded.asynchronous import AsyncEmbeddedLog
@@ -30,7 +30,7 @@ class EmbeddedConsumers:
         self._place = Place()
         self._place.check_process()
         self._thread = LoopThread()
-        self._consumers: WeakSet[AsyncConsumer | AsyncGroupConsumer] = WeakSet()
+        self._consumers: WeakSet[AnyConsumer] = WeakSet()
         exiting.opened(self)
 
     def blocking(self, consumer: AsyncConsumer, owner: object) -> Consumer:
@@ -45,7 +45,7 @@ class EmbeddedConsumers:
         """Do something on the loop; nothing once it is closed."""
         self._thread.soon(work)
 
-    def opened(self, consumer: AsyncConsumer | AsyncGroupConsumer) -> None:
+    def opened(self, consumer: AnyConsumer) -> None:
         """Close this consumer when the log is closed, if it is open still."""
         self._consumers.add(consumer)
 

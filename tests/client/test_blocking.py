@@ -15,6 +15,7 @@ from loghouse.client.asynchronous import AsyncClient, connect
 from loghouse.client.batching import ProducerLedger
 from loghouse.client.blocking import BlockingLog, Client, connect_blocking
 from loghouse.client.blocking_producer import OpenClient, Pending
+from loghouse.client.loop_thread import LoopThread
 from loghouse.client.place import Place
 from loghouse.errors import (
     ClosedError,
@@ -38,6 +39,8 @@ class Thread:
             raise ClosedError("the client is closed")
         self.loop.restart()
         return self.loop.run_until_complete(work)
+
+    soon, _soon = LoopThread.soon, LoopThread._soon
 
     def close(self, last):
         self.noted.append(("close", last))

@@ -61,6 +61,17 @@ class ConsumerTests(ConsumerCase):
             self.assertEqual(await self.take(consumer, 2), [(1, b"b"), (2, b"c")])
 
     @asynchronous
+    async def test_iterated_anew(self):
+        """A second iteration goes on behind what was given; the first gives nothing more of its batch."""
+        await self.begin()
+        await self.log.append_batch([b"d", b"e"])
+        async with self.log.consumer("billing") as consumer, aclosing(consumer.__aiter__()) as records:
+            found = [(await anext(records)).value for _ in range(4)]
+            self.assertEqual(await self.take(consumer, 1), [(4, b"e")])
+            await self.raises(ClientUseError, anext(records))
+            self.assertEqual(found, [b"a", b"b", b"c", b"d"])
+
+    @asynchronous
     async def test_commit(self):
         """Commit returns once it is durable, also over a lost answer; a record or a batch is what is done."""
         await self.begin()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 
@@ -15,9 +14,12 @@ from loghouse.client.consuming import AsyncConsumer
 from loghouse.client.deferred.cursors import deferred
 from loghouse.client.deferred.opened import OpenedClient
 from loghouse.client.deferred.reading import PulledAnswers
+from loghouse.client.done_crossing import DoneCrossing
 from loghouse.client.fields import values_of
 from loghouse.client.records import Batch, Record
 from loghouse.errors import ClientUseError, LoghouseError
+
+_T = TypeVar("_T")
 
 
 class DeferredConsumer:
@@ -36,9 +38,8 @@ class DeferredConsumer:
         self._run = opened.run
         self._inner = consumer
         self._owner = owner  # which closes the client when it is dropped
-        self._given: Record | Batch | None = None  # what the program got last
-        self._done = 0  # the position behind what is done
-        self._is_telling = False  # the loop is about to look at it
+        self._given: Any = None  # what the program got last
+        self._done = DoneCrossing(consumer, self._soon, position_behind)
 
     async def __aenter__(self) -> Self:
         await self._run(self._inner.__aenter__())
@@ -58,20 +59,25 @@ class DeferredConsumer:
         return self._run(self._inner.acquire(wait_seconds=wait_seconds), is_endless=True)
 
     async def __aiter__(self) -> AsyncGenerator[Record, None]:
-        async with aclosing(self.batches()) as batches:
-            async for batch in batches:
-                for record in batch:
-                    self._given = record
-                    yield record
+        async with aclosing(self._taken(self._inner.records_in)) as records:
+            async for record in records:
+                yield record
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """As iterating, whole batches at a time; see `AsyncConsumer.batches`."""
-        self._inner._given = self._given  # a record of a batch, where that one knows the batch alone
-        pulled = PulledAnswers(self._opened, self._inner.batches())
-        try:
-            while (batch := await pulled.next()) is not None:
-                self._given = batch
+        async with aclosing(self._taken(self._inner.batches_in)) as batches:
+            async for batch in batches:
                 yield batch
+
+    async def _taken(self, decode: Callable[[Iterator[Batch]], Iterator[_T]]) -> AsyncGenerator[_T, None]:
+        """Yield what answers hold, decoded here."""
+        pulled = PulledAnswers(self._opened, self._inner.answers())
+        try:
+            while (answer := await pulled.next()) is not None:
+                for item in self._inner.once(decode(answer)):
+                    self._given = item
+                    yield item
+                    self._inner.check_open()
         finally:
             pulled.close()
 
@@ -80,11 +86,11 @@ class DeferredConsumer:
     def done(self, done: Done | None = None) -> None:
         """This record or batch, and all before it, is handled; see `AsyncConsumer.done`."""
         self._opened.check_here()
-        self._inner._keeper.check()
-        self._done = self._position_behind(done)
-        if not self._is_telling:
-            self._is_telling = True
-            self._opened.loop.soon(self._tell)
+        self._inner.check_open()
+        self._done.note(self._position_behind(done))
+
+    def _soon(self, work: Callable[[], None]) -> None:
+        self._opened.loop.soon(work)
 
     def emit(self, values: Iterable[bytes], done: Done | None = None) -> Deferred[None]:
         """Append records, and move the cursor behind what they were made of; see `AsyncConsumer.emit`."""
@@ -104,18 +110,12 @@ class DeferredConsumer:
                 raise ClientUseError("this consumer gave nothing yet; say what is done")
         return position_behind(done)
 
-    def _tell(self) -> None:
-        """Pass on what is done by now, at once for records that were done in one go; on the loop."""
-        self._is_telling = False
-        with contextlib.suppress(LoghouseError):  # whatever comes next raises it, too
-            self._inner.done(self._done)
-
     # --- where it is ------------------------------------------------------------------------
 
     @property
     def position(self) -> int:
         """The next one to do, committed or not; 0 before the cursor was acquired."""
-        return self._done if self._is_telling else self._inner.position
+        return max(self._inner.position, self._done.position())
 
     @property
     def committed(self) -> int:

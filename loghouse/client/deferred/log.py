@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack, overload
 from twisted.internet.defer import Deferred, fail
 
 from loghouse.client.choice import ReadOptions
-from loghouse.client.consumer_settings import ConsumerOptions
+from loghouse.client.consumer_settings import ConsumerOptions, checked_into
 from loghouse.client.cursors import Advance
 from loghouse.client.deferred.consumer import DeferredConsumer
 from loghouse.client.deferred.cursors import DeferredCursors, deferred
@@ -202,7 +202,8 @@ class DeferredLog:
 
         At the reactor's stop one that is open commits what is done, and lets its cursor go.
         """
-        keeping = None if into is None else into._inner
+        found = checked_into(into, DeferredLog)
+        keeping = None if found is None else found._inner
         return DeferredConsumer(
             self._opened, AsyncLog.consumer(self._inner, name, into=keeping, **options), self
         )

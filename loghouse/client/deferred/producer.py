@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -14,7 +13,7 @@ from loghouse.client.batching import Accumulator, OutgoingBatch, ProducerLedger,
 from loghouse.client.deferred.opened import OpenedClient
 from loghouse.client.log import AsyncLog
 from loghouse.client.producer_settings import check_settings, warn_of
-from loghouse.client.producing import WINDOW
+from loghouse.client.producing import WINDOW, ProducerBlock
 from loghouse.client.records import Headers
 from loghouse.client.sending import Sending
 from loghouse.client.starts import Compression, codec_of
@@ -228,7 +227,7 @@ class Outbox:
         self._note()
 
 
-class DeferredProducer:
+class DeferredProducer(ProducerBlock):
     """Appends records in batches, exactly once, in order. See `DeferredLog.producer`."""
 
     _is_closed = True  # until there is something to close
@@ -259,22 +258,6 @@ class DeferredProducer:
         )
         self._check_here = opened.check_here
         self._is_closed = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            await self.close()
-        elif isinstance(error, Exception):
-            try:
-                await self.close()
-            except LoghouseError as own:  # the error of the block is the one to tell
-                error.add_note(f"its producer failed, too: {own}")
-        else:
-            await self.abort()
 
     def append(
         self,
