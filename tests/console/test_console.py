@@ -218,7 +218,7 @@ class LiveTests(ConsoleCase):
     @long
     def test_flood(self):
         """At 10,000 records a second the page goes on, shows the newest, and says how many it left out."""
-        page = self.open("#/logs/payments")
+        page = self.open("#/logs/clicks")
         page.click("button:has-text('Live tail')")
         page.wait_for_selector(".tail-state:has-text('Live')")
         writer = self.write("clicks", 10_000, count=1000)
